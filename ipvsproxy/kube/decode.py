@@ -1,0 +1,321 @@
+"""Objects of the Kubernetes API into the values of `plan.model`.
+
+In: JSON bytes (the API) or already parsed mappings (manifests). Out: a `Decoded`: the value, or None for an
+object that is right but not ours to proxy (headless, ExternalName, another proxy's), together with complaints
+about parts that had to be left out. An object that cannot be understood raises `Refused`, which names the
+field; it costs that object only.
+
+Rules: contract sections 2, 3.1 and 3.2; the raw fields are named in `kube.raw`.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from ipvsproxy.kube.inbox import Kind, Object
+from ipvsproxy.kube.raw import (
+    Conditions,
+    Hints,
+    Meta,
+    Metadata,
+    NodeSpec,
+    RawEndpoint,
+    RawEndpointSlice,
+    RawNode,
+    RawService,
+    RawServicePort,
+    RawSlicePort,
+    ServiceSpec,
+)
+from ipvsproxy.plan.address import Cidr, family, parse_cidr, parse_ip
+from ipvsproxy.plan.model import Endpoint, EndpointSlice, Node, Protocol, Service, ServicePort, SlicePort
+
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+ZONE_LABEL = "topology.kubernetes.io/zone"
+DEFAULT_AFFINITY_SECONDS = 10800
+MAX_AFFINITY_SECONDS = 86400
+FAMILIES = {"IPv4": 4, "IPv6": 6}
+
+T = TypeVar("T")
+
+
+class Refused(ValueError):
+    """An object that cannot be used; `field` is its path, such as `spec.ports[0].port`."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+class Decoded(NamedTuple):
+    """A value (None: right, but not proxied) and complaints about what was left out of it."""
+
+    object: Object | None
+    complaints: tuple[str, ...] = ()
+
+
+def decode_json(kind: Kind, data: bytes | msgspec.Raw) -> Decoded:
+    """Decode one object from JSON.
+
+    Raises Refused when it cannot be used.
+    """
+    return _guarded(lambda: _BUILDERS[kind](_JSON_DECODERS[kind].decode(data)))
+
+
+def decode_mapping(kind: Kind, tree: Any) -> Decoded:
+    """Decode one object from parsed YAML or JSON.
+
+    Raises Refused when it cannot be used.
+    """
+    return _guarded(lambda: _BUILDERS[kind](msgspec.convert(tree, _RAW_TYPES[kind])))
+
+
+def identify(data: Any) -> Meta:
+    """Return kind and name of an object that may be wrong elsewhere (JSON bytes or a mapping).
+
+    Raises Refused when not even these can be read.
+    """
+    if isinstance(data, bytes | msgspec.Raw):
+        return _guarded(lambda: msgspec.json.decode(data, type=Meta))
+    return _guarded(lambda: msgspec.convert(data, Meta))
+
+
+def key_of(kind: Kind, metadata: Metadata) -> str:
+    """Return `namespace/name`, or the name for kinds without a namespace."""
+    return metadata.name if kind is Kind.NODE else f"{metadata.namespace or 'default'}/{metadata.name}"
+
+
+def _guarded(build: Callable[[], T]) -> T:
+    try:
+        return build()
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `")
+        raise Refused(path.rstrip("`").removeprefix("$").removeprefix("."), reason) from None
+    except msgspec.DecodeError as error:
+        raise Refused("", str(error)) from None
+
+
+def _service(raw: RawService) -> Decoded:
+    spec = raw.spec
+    labels = raw.metadata.labels or {}
+    if PROXY_NAME_LABEL in labels or spec.type == "ExternalName":
+        return Decoded(None)
+    cluster_ips = _cluster_ips(spec)
+    if not cluster_ips:
+        return Decoded(None)
+    complaints: list[str] = []
+    external_ips = _addresses("spec.externalIPs", spec.external_ips or (), complaints)
+    ingress = (raw.status.load_balancer.ingress or ()) if raw.status and raw.status.load_balancer else ()
+    vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
+    external_local = _external_local(spec)
+    service = Service(
+        namespace=raw.metadata.namespace or "default",
+        name=raw.metadata.name,
+        created=raw.metadata.creation_timestamp or "",
+        cluster_ips=cluster_ips,
+        ports=_service_ports(spec.ports or ()),
+        external_ips=external_ips,
+        load_balancer_ips=_addresses("status.loadBalancer.ingress", vips, complaints),
+        source_ranges=_source_ranges(spec.load_balancer_source_ranges or (), complaints),
+        external_local=external_local,
+        internal_local=spec.internal_traffic_policy == "Local",
+        affinity_seconds=_affinity(spec, complaints),
+        health_check_port=_health_check_port(spec, external_local),
+    )
+    return Decoded(service, tuple(complaints))
+
+
+def _cluster_ips(spec: ServiceSpec) -> tuple[bytes, ...]:
+    """Return the ClusterIPs, one a family at most (contract 3.1, flows.json cluster_ip_by_family)."""
+    if spec.ip_families:
+        pairs = zip(spec.ip_families, spec.cluster_ips or (spec.cluster_ip or "",), strict=False)
+        texts = {name: text for name, text in reversed(list(pairs)) if name in FAMILIES}
+    else:
+        texts = {"": spec.cluster_ip or next(iter(spec.cluster_ips or ()), "")}
+    found = []
+    for name, text in texts.items():
+        if text in ("", "None"):
+            continue
+        address = _strict_address("spec.clusterIP", text)
+        if name and family(address) != FAMILIES[name]:
+            raise Refused("spec.clusterIPs", f"{text} is not {name}")
+        found.append(address)
+    return tuple(sorted(found, key=len))
+
+
+def _strict_address(field: str, text: str) -> bytes:
+    try:
+        return parse_ip(text)
+    except ValueError as error:
+        raise Refused(field, str(error)) from None
+
+
+def _addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[bytes, ...]:
+    found: dict[bytes, None] = {}
+    for text in texts:
+        if not text.strip():
+            continue
+        try:
+            found[parse_ip(text.strip())] = None
+        except ValueError as error:
+            complaints.append(f"{field}: {error}; left out")
+    return tuple(found)
+
+
+def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, ...]:
+    """Return the ranges; a /0 opens its family, which then has none (contract 3.1)."""
+    found: dict[Cidr, None] = {}
+    for text in texts:
+        try:
+            found[parse_cidr(text.strip())] = None
+        except ValueError as error:
+            complaints.append(f"spec.loadBalancerSourceRanges: {error}; left out")
+    if texts and not found:
+        # Nothing usable must not mean open to all: an empty range list would.
+        raise Refused("spec.loadBalancerSourceRanges", "no entry is a CIDR")
+    open_families = {family(cidr.network) for cidr in found if cidr.prefix == 0}
+    return tuple(cidr for cidr in found if family(cidr.network) not in open_families)
+
+
+def _service_ports(raw_ports: Iterable[RawServicePort]) -> tuple[ServicePort, ...]:
+    ports: dict[tuple[str, Protocol], ServicePort] = {}
+    for index, raw in enumerate(raw_ports):
+        protocol = _protocol(f"spec.ports[{index}].protocol", raw.protocol)
+        port = ServicePort(sys.intern(raw.name or ""), protocol, raw.port, raw.node_port or 0)
+        if ports.setdefault((port.name, protocol), port) is not port:
+            raise Refused(f"spec.ports[{index}]", f"name {port.name!r} is used twice for {protocol.name}")
+    return tuple(ports.values())
+
+
+def _protocol(field: str, text: str | None) -> Protocol:
+    try:
+        return Protocol[text or "TCP"]
+    except KeyError:
+        raise Refused(field, f"{text!r} is none of TCP, UDP, SCTP") from None
+
+
+def _external_local(spec: ServiceSpec) -> bool:
+    """Local counts only where the type makes the Service reachable from outside (contract 3.1)."""
+    reachable = spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
+    return reachable and spec.external_traffic_policy == "Local"
+
+
+def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:
+    if spec.session_affinity != "ClientIP":
+        return 0
+    config = spec.session_affinity_config
+    seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
+    if seconds is None:
+        return DEFAULT_AFFINITY_SECONDS
+    if 0 < seconds <= MAX_AFFINITY_SECONDS:
+        return seconds
+    field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+    complaints.append(f"{field}: {seconds} is not within 1..{MAX_AFFINITY_SECONDS}; default used")
+    return DEFAULT_AFFINITY_SECONDS
+
+
+def _health_check_port(spec: ServiceSpec, external_local: bool) -> int:
+    if spec.type != "LoadBalancer" or not external_local:
+        return 0
+    return spec.health_check_node_port or 0
+
+
+def _slice(raw: RawEndpointSlice) -> Decoded:
+    labels = raw.metadata.labels or {}
+    service = labels.get(SERVICE_NAME_LABEL, "")
+    if raw.address_type == "FQDN" or HEADLESS_LABEL in labels:
+        return Decoded(None)
+    if raw.address_type not in FAMILIES:
+        raise Refused("addressType", f"{raw.address_type!r} is none of IPv4, IPv6, FQDN")
+    if not service:
+        return Decoded(None, (f"metadata.labels: no {SERVICE_NAME_LABEL}; slice ignored",))
+    complaints: list[str] = []
+    namespace = raw.metadata.namespace or "default"
+    wanted = FAMILIES[raw.address_type]
+    built = EndpointSlice(
+        namespace=namespace,
+        name=raw.metadata.name,
+        service=f"{namespace}/{service}",
+        family=wanted,
+        ports=_slice_ports(raw.ports or ()),
+        endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
+    )
+    return Decoded(built, tuple(complaints))
+
+
+def _slice_ports(raw_ports: Iterable[RawSlicePort]) -> tuple[SlicePort, ...]:
+    """Ports without a name or number are left out; an empty name is a name (contract 3.2)."""
+    return tuple(
+        SlicePort(sys.intern(raw.name), _protocol(f"ports[{index}].protocol", raw.protocol), raw.port)
+        for index, raw in enumerate(raw_ports)
+        if raw.name is not None and raw.port
+    )
+
+
+def _endpoints(raws: Iterable[RawEndpoint], wanted: int, complaints: list[str]) -> Iterable[Endpoint]:
+    for index, raw in enumerate(raws):
+        if not raw.addresses:
+            continue
+        try:
+            address = parse_ip(raw.addresses[0])
+        except ValueError as error:
+            complaints.append(f"endpoints[{index}].addresses[0]: {error}; left out")
+            continue
+        if family(address) != wanted:
+            complaints.append(f"endpoints[{index}].addresses[0]: {raw.addresses[0]} is of the other family")
+            continue
+        yield _endpoint(address, raw)
+
+
+def _endpoint(address: bytes, raw: RawEndpoint) -> Endpoint:
+    conditions = raw.conditions or Conditions()
+    hints = raw.hints or Hints()
+    return Endpoint(
+        address=address,
+        node=sys.intern(raw.node_name or ""),
+        ready=conditions.ready is not False,
+        serving=conditions.serving is not False,
+        terminating=conditions.terminating is True,
+        zone_hints=tuple(sys.intern(hint.name) for hint in hints.for_zones or ()),
+        node_hints=tuple(sys.intern(hint.name) for hint in hints.for_nodes or ()),
+    )
+
+
+def _node(raw: RawNode) -> Decoded:
+    complaints: list[str] = []
+    reported = (raw.status.addresses or ()) if raw.status else ()
+    texts = [a.address for kind in ("InternalIP", "ExternalIP") for a in reported if a.type == kind]
+    spec = raw.spec or NodeSpec()
+    cidrs = spec.pod_cidrs or ((spec.pod_cidr,) if spec.pod_cidr else ())
+    node = Node(
+        name=raw.metadata.name,
+        addresses=_addresses("status.addresses", texts, complaints),
+        pod_cidrs=tuple(_strict_cidr("spec.podCIDRs", text) for text in cidrs),
+        zone=(raw.metadata.labels or {}).get(ZONE_LABEL, ""),
+    )
+    return Decoded(node, tuple(complaints))
+
+
+def _strict_cidr(field: str, text: str) -> Cidr:
+    try:
+        return parse_cidr(text)
+    except ValueError as error:
+        raise Refused(field, str(error)) from None
+
+
+_RAW_TYPES: dict[Kind, Any] = {
+    Kind.SERVICE: RawService,
+    Kind.ENDPOINT_SLICE: RawEndpointSlice,
+    Kind.NODE: RawNode,
+}
+_JSON_DECODERS = {kind: msgspec.json.Decoder(type_) for kind, type_ in _RAW_TYPES.items()}
+_BUILDERS: dict[Kind, Callable[[Any], Decoded]] = {
+    Kind.SERVICE: _service,
+    Kind.ENDPOINT_SLICE: _slice,
+    Kind.NODE: _node,
+}

@@ -1,0 +1,108 @@
+"""What the API says, as plain frozen values with only the fields a service proxy uses.
+
+In: nothing; `kube.decode` builds these values, whatever the source of the objects. Out: `plan.wanted` reads
+them. Addresses are packed bytes (see `plan.address`), so a Service or slice that differs only in fields we
+do not use is equal to its predecessor and costs nothing.
+
+The words are Kubernetes' words. The kernel's words are in `plan.state`.
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+from ipvsproxy.plan.address import Cidr
+
+
+class Protocol(IntEnum):
+    """Transport protocols of a Service port, by their IP protocol number."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
+    """One entry of `spec.ports`. `node_port` 0 means none."""
+
+    name: str
+    protocol: Protocol
+    port: int
+    node_port: int = 0
+
+
+class Service(msgspec.Struct, frozen=True, gc=False):
+    """A Service that wants to be proxied: neither headless nor ExternalName (contract 2, 3.1).
+
+    `cluster_ips` holds at most one address a family. `source_ranges` is empty for "open", per family.
+    `affinity_seconds` 0 means no session affinity. `external_local` is already false where the Service is
+    not externally reachable by its type.
+    """
+
+    namespace: str
+    name: str
+    created: str
+    cluster_ips: tuple[bytes, ...]
+    ports: tuple[ServicePort, ...]
+    external_ips: tuple[bytes, ...] = ()
+    load_balancer_ips: tuple[bytes, ...] = ()
+    source_ranges: tuple[Cidr, ...] = ()
+    external_local: bool = False
+    internal_local: bool = False
+    affinity_seconds: int = 0
+    health_check_port: int = 0
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+class SlicePort(msgspec.Struct, frozen=True, gc=False):
+    """One usable entry of an EndpointSlice's `ports`."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
+    """One endpoint of a slice: its first address and the conditions after defaulting (contract 3.2)."""
+
+    address: bytes
+    node: str = ""
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    zone_hints: tuple[str, ...] = ()
+    node_hints: tuple[str, ...] = ()
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
+    """A slice that belongs to a Service; `service` is `namespace/name` of it, `family` is 4 or 6."""
+
+    namespace: str
+    name: str
+    service: str
+    family: int
+    ports: tuple[SlicePort, ...]
+    endpoints: tuple[Endpoint, ...]
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """The facts of a Node object: `addresses` are InternalIPs, then ExternalIPs, in order (contract 1.11)."""
+
+    name: str
+    addresses: tuple[bytes, ...] = ()
+    pod_cidrs: tuple[Cidr, ...] = ()
+    zone: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return the name: nodes have no namespace."""
+        return self.name
