@@ -1,0 +1,48 @@
+# Everything works from a bare clone: what is missing (packages, virtual environment, and a kernel with
+# IPVS in a micro-VM if this one has none) is installed on first use and remembered in .cache.
+
+PY  := .venv/bin/python
+RUN := $(PY) tests/integration/run
+VENV := .cache/venv.stamp
+ARGS :=
+# Exit code 5 of pytest (nothing collected) is no failure while a folder is still empty.
+NONE_IS_FINE = || test $$? -eq 5
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check unit integration integration-all bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
+	@echo "ARGS='...' is handed to pytest (unit, integration), the demo or the bench."
+
+demo: $(VENV)  ## two nodes, pods and a client: Services of every kind, with real requests
+	$(RUN) -- $(PY) tests/integration/demo.py $(ARGS)
+
+test: check unit integration  ## all but the slow tests
+
+test-all: check unit integration-all  ## all tests
+
+check: $(VENV)  ## lint, format, types, import layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+unit: $(VENV)  ## tests that need neither root nor a kernel
+	$(PY) -m pytest tests/unit $(ARGS) $(NONE_IS_FINE)
+
+integration: $(VENV)  ## real packets through a real kernel (in a micro-VM if need be)
+	$(RUN) -- $(PY) -m pytest tests/integration -m 'not slow' $(ARGS)
+
+integration-all: $(VENV)  ## the same with the slow tests
+	$(RUN) -- $(PY) -m pytest tests/integration $(ARGS)
+
+bench: $(VENV)  ## measure sync times and memory
+	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)
+
+clean:  ## forget everything that was built or fetched
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV): pyproject.toml tools/bootstrap tools/apt.sh
+	tools/bootstrap
+	@mkdir -p $(@D) && touch $@
