@@ -18,6 +18,7 @@ from ipvsproxy.kube.inbox import Kind, Object
 from ipvsproxy.kube.raw import (
     Conditions,
     Hints,
+    Identity,
     Meta,
     Metadata,
     NodeSpec,
@@ -75,18 +76,23 @@ def decode_mapping(kind: Kind, tree: Any) -> Decoded:
     return _guarded(lambda: _BUILDERS[kind](msgspec.convert(tree, _RAW_TYPES[kind])))
 
 
-def identify(data: Any) -> Meta:
-    """Return kind and name of an object that may be wrong elsewhere (JSON bytes or a mapping).
+def identify(data: Any) -> Identity:
+    """Return name, namespace and version of an object that may be wrong elsewhere (JSON or a mapping).
 
-    Raises Refused when not even these can be read.
+    A bookmark has no name. Raises Refused when not even this much can be read.
     """
     if isinstance(data, bytes | msgspec.Raw):
-        return _guarded(lambda: msgspec.json.decode(data, type=Meta))
-    return _guarded(lambda: msgspec.convert(data, Meta))
+        return _guarded(lambda: _META_DECODER.decode(data)).metadata
+    return _guarded(lambda: msgspec.convert(data, Meta)).metadata
 
 
-def key_of(kind: Kind, metadata: Metadata) -> str:
-    """Return `namespace/name`, or the name for kinds without a namespace."""
+def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
+    """Return `namespace/name`, or the name for kinds without a namespace.
+
+    Raises Refused when there is no name.
+    """
+    if not metadata.name:
+        raise Refused("metadata.name", "missing")
     return metadata.name if kind is Kind.NODE else f"{metadata.namespace or 'default'}/{metadata.name}"
 
 
@@ -94,10 +100,22 @@ def _guarded(build: Callable[[], T]) -> T:
     try:
         return build()
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `")
-        raise Refused(path.rstrip("`").removeprefix("$").removeprefix("."), reason) from None
-    except msgspec.DecodeError as error:
+        raise Refused(*_field_and_reason(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("", str(error)) from None
+    except RecursionError:
+        raise Refused("", "nested too deeply") from None
+
+
+def _field_and_reason(message: str) -> tuple[str, str]:
+    """Take msgspec's message apart: "Expected `int` - at `$.spec.ports[0].port`".
+
+    A wrong mapping key is shown as "- at `key` in `$.metadata.labels`".
+    """
+    reason, _, path = message.partition(" - at `")
+    if path.startswith("key` in `"):
+        reason, path = f"{reason} as a key", path.removeprefix("key` in `")
+    return path.rstrip("`").removeprefix("$").removeprefix("."), reason
 
 
 def _service(raw: RawService) -> Decoded:
@@ -313,6 +331,7 @@ _RAW_TYPES: dict[Kind, Any] = {
     Kind.ENDPOINT_SLICE: RawEndpointSlice,
     Kind.NODE: RawNode,
 }
+_META_DECODER = msgspec.json.Decoder(Meta)
 _JSON_DECODERS = {kind: msgspec.json.Decoder(type_) for kind, type_ in _RAW_TYPES.items()}
 _BUILDERS: dict[Kind, Callable[[Any], Decoded]] = {
     Kind.SERVICE: _service,

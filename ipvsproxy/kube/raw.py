@@ -25,11 +25,18 @@ class Metadata(Raw, frozen=True, gc=False, rename="camel"):
     labels: Mapping[str, str] | None = None
 
 
-class Meta(Raw, frozen=True, gc=False, rename="camel"):
-    """What every object has: enough to say which one was refused."""
+class Identity(Raw, frozen=True, gc=False, rename="camel"):
+    """As little as tells which object and version it is; a bookmark has a version only."""
 
-    metadata: Metadata
-    kind: str = ""
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+
+
+class Meta(Raw, frozen=True, gc=False, rename="camel"):
+    """What can be read even of an object that is refused."""
+
+    metadata: Identity
 
 
 class RawServicePort(Raw, frozen=True, gc=False, rename="camel"):

@@ -1,0 +1,227 @@
+"""One manifest file: what it says now, and what it said when it was last understood.
+
+In: a path. Out: `File.content`, the objects of the file after the last good reading of each. Refusals go to
+the log, each once. Reading again must never lose an object because the file, or that object, makes no sense
+at the moment.
+"""
+
+import os
+import stat
+import time
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from ipvsproxy.kube.decode import Decoded, Refused, decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.documents import Item, Unreadable, read_items
+from ipvsproxy.kube.inbox import Kind, Object
+
+GROUPS = {Kind.SERVICE: "", Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NODE: ""}
+KINDS = {kind.value: kind for kind in Kind}
+MAX_BYTES = 64 << 20
+# A file this fresh may change again without its time stamp changing: the kernel's stamps are that coarse.
+FRESH_NS = 1_000_000_000
+
+log = structlog.get_logger()
+
+Ident = tuple[Kind, str]
+Signature = tuple[int, ...]
+
+
+class Refusal(NamedTuple):
+    """An object that was not taken; `ident` is None when it does not even say its name."""
+
+    document: int
+    place: int
+    ident: Ident | None
+    field: str
+    reason: str
+
+    @property
+    def said(self) -> tuple[Ident | None, str, str]:
+        """What makes two refusals the same complaint, wherever in the file the object has moved."""
+        return self.ident, self.field, self.reason
+
+
+class Content(msgspec.Struct):
+    """What one file says. A value of None is an object that is right but not proxied (say, headless)."""
+
+    good: dict[Ident, Object | None] = msgspec.field(default_factory=dict)
+    refused: list[Refusal] = msgspec.field(default_factory=list)
+    complaints: dict[Ident, tuple[str, ...]] = msgspec.field(default_factory=dict)
+
+
+def parse(name: str, data: bytes) -> Content:
+    """Return what a file says.
+
+    Raises Unreadable when the file as a whole makes no sense.
+    """
+    if not data:
+        raise Unreadable("empty: somebody is writing it, or cut it off")
+    content = Content()
+    for item in read_items(name, data):
+        _take(name, item, content)
+    return content
+
+
+def _take(name: str, item: Item, content: Content) -> None:
+    ident = None
+    try:
+        kind = _kind_of(item)
+        if kind is None:
+            log.debug("manifest object of no interest", file=name, document=item.document, kind=item.kind)
+            return
+        ident = (kind, key_of(kind, identify(item.body)))
+        decoded = _decode(kind, item, repeated=ident in content.good)
+    except Refused as refused:
+        content.refused.append(Refusal(item.document, item.place, ident, refused.field, refused.reason))
+        return
+    content.good[ident] = decoded.object
+    if decoded.complaints:
+        content.complaints[ident] = decoded.complaints
+
+
+def _kind_of(item: Item) -> Kind | None:
+    """Return the kind, None for one we do not read (also a Service of another API group)."""
+    if not item.kind:
+        raise Refused("kind", "missing: this is no Kubernetes object")
+    kind = KINDS.get(item.kind)
+    group, _, version = item.api_version.rpartition("/")
+    if kind is None or not item.api_version:
+        return kind
+    if group != GROUPS[kind]:
+        return None
+    if version != "v1":
+        raise Refused("apiVersion", f"{item.api_version!r} is not read, only v1")
+    return kind
+
+
+def _decode(kind: Kind, item: Item, *, repeated: bool) -> Decoded:
+    if repeated:
+        raise Refused("metadata.name", "the file has this object already")
+    return (decode_json if isinstance(item.body, msgspec.Raw) else decode_mapping)(kind, item.body)
+
+
+class File:
+    """One file, remembered from one reading to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.content = Content()
+        self._path = path
+        self._signature: Signature | None = None
+        self._digest = b""
+        self._problem = ""
+
+    def refresh(self) -> None:
+        """Read the file again if it may have changed; on any trouble keep what it had."""
+        try:
+            before = self._status()
+            if self._signature == _signature(before):
+                return
+            self._signature = None
+            data = self._path.read_bytes()
+            if _signature(self._path.stat()) != _signature(before):
+                log.debug("manifest file changed while it was read", file=self.name)
+                return
+        except Unreadable as error:
+            self._refuse(error)
+            return
+        except OSError as error:
+            self._refuse(Unreadable(error.strerror or str(error)))
+            return
+        self._update(data)
+        if abs(time.time_ns() - before.st_mtime_ns) > FRESH_NS:
+            self._signature = _signature(before)
+
+    def _status(self) -> os.stat_result:
+        status = self._path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("not a regular file")  # opening a pipe would hang
+        if status.st_size > MAX_BYTES:
+            raise Unreadable(f"{status.st_size} bytes are more than {MAX_BYTES}")
+        return status
+
+    def _update(self, data: bytes) -> None:
+        digest = blake2b(data).digest()
+        if digest == self._digest:
+            return
+        try:
+            content = parse(self.name, data)
+        except Unreadable as error:
+            self._refuse(error)
+        else:
+            self._accept(content)
+        self._digest = digest
+
+    def _accept(self, content: Content) -> None:
+        if self._problem:
+            log.info("manifest file accepted again", file=self.name)
+        self._problem = ""
+        _log_content(self.name, self.content, content)
+        carry_over(self.content, content)
+        self.content = content
+        log.debug("manifest file read", file=self.name, objects=len(content.good))
+
+    def _refuse(self, error: Unreadable) -> None:
+        self._digest = b""
+        problem = f"{error.line}:{error.column}: {error.reason}"
+        if problem != self._problem:
+            where = {"line": error.line, "column": error.column} if error.line else {}
+            held = len(self.content.good)
+            log.warning(
+                "manifest file refused; what it held stays",
+                file=self.name,
+                **where,
+                reason=error.reason,
+                held=held,
+            )
+        self._problem = problem
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def carry_over(old: Content, new: Content) -> None:
+    """Keep the last good versions of refused objects, and the identity of values that did not change."""
+    refused = {refusal.ident for refusal in new.refused}
+    # Somebody lost its name: any of the old objects that are missing now may be the one.
+    doubtful = set(old.good) if None in refused else refused
+    for ident, value in old.good.items():
+        if ident in doubtful:
+            new.good.setdefault(ident, value)
+        if ident in new.good and new.good[ident] == value:
+            new.good[ident] = value
+
+
+def _log_content(name: str, old: Content, new: Content) -> None:
+    """Say what is wrong in a file, leaving out what was said about it before."""
+    said = {refusal.said for refusal in old.refused}
+    for refusal in new.refused:
+        if refusal.said not in said:
+            _log_refusal(name, refusal)
+    for ident, complaints in new.complaints.items():
+        if old.complaints.get(ident) != complaints:
+            _log_complaints(name, ident, complaints)
+    mended = {r.ident for r in old.refused if r.ident in new.good} - {r.ident for r in new.refused}
+    for ident in new.good:
+        if ident in mended:
+            log.info("manifest object accepted again", file=name, kind=ident[0], object=ident[1])
+
+
+def _log_refusal(name: str, refusal: Refusal) -> None:
+    where: dict[str, Any] = {"document": refusal.document}
+    if refusal.place:
+        where["item"] = refusal.place
+    if refusal.ident:
+        where.update(kind=refusal.ident[0], object=refusal.ident[1])
+    log.warning("manifest object refused", file=name, **where, field=refusal.field, reason=refusal.reason)
+
+
+def _log_complaints(name: str, ident: Ident, complaints: tuple[str, ...]) -> None:
+    for reason in complaints:
+        log.warning("part of a manifest object left out", file=name, kind=ident[0], object=ident[1], reason=reason)

@@ -1,0 +1,188 @@
+"""A folder of manifests as a source of objects.
+
+In: the *.yaml, *.yml and *.json files of one folder, hidden files and subfolders left aside. Out: one `Listed`
+a kind at the start, then again for each kind in which something changed. An empty folder is valid.
+
+What cannot be used is refused object by object, in one log line that says where (`kube.manifest_file`). Where
+two files hold the same object, the first by file name wins; a file wins only with a version that can be used.
+A folder that goes away changes nothing until it is back.
+
+`Folder` decides and needs no thread; `ManifestSource` only watches and calls it.
+"""
+
+import errno
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed, Object
+from ipvsproxy.kube.manifest_file import File, Ident
+
+SUFFIXES = (".yaml", ".yml", ".json")
+# Writers that pause for less than STEP_MS are waited for, at most DEBOUNCE_MS. POLL_MS is for file systems
+# without inotify, and for a folder that was replaced.
+STEP_MS, DEBOUNCE_MS, POLL_MS = 50, 1000, 2000
+
+log = structlog.get_logger()
+
+
+class Folder:
+    """The objects in a folder, remembered from one `load` to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files: dict[str, File] = {}
+        self._device: int | None = None
+        self._away = ""
+        self._told: dict[Kind, Listed] = {}
+        self._clashes: set[tuple[Ident, str, str]] = set()
+
+    def load(self) -> list[Listed]:
+        """Look at the folder and return a `Listed` for each kind that changed, at first for all.
+
+        Raises OSError when the folder cannot be read and never could.
+        """
+        try:
+            names = self._names()
+        except OSError as error:
+            if not self._told:
+                raise
+            self._note_away(error.strerror or str(error))
+            return []
+        self._note_away("")
+        for gone in self._files.keys() - names:
+            log.info("manifest file removed", file=gone, objects=len(self._files.pop(gone).content.good))
+        for name in sorted(names):
+            self._files.setdefault(name, File(self._path / name)).refresh()
+        return self._changes()
+
+    def identity(self) -> tuple[int, int] | None:
+        """Return device and inode of what is at the folder's path now."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _names(self) -> set[str]:
+        device = self._path.stat().st_dev
+        paths = [path for path in self._path.iterdir() if path.name.endswith(SUFFIXES) and path.name[0] != "."]
+        names = {path.name for path in paths if not path.is_dir()}
+        if not names and self._files and device != self._device:
+            # An unmounted volume leaves an empty folder behind: that is not the wish to remove everything.
+            raise OSError(errno.ENODEV, "another file system is there now, and it is empty")
+        self._device = device
+        return names
+
+    def _note_away(self, reason: str) -> None:
+        if reason and not self._away:
+            log.warning("manifests folder is away; its objects stay", folder=str(self._path), reason=reason)
+        elif self._away and not reason:
+            log.info("manifests folder is back", folder=str(self._path))
+        self._away = reason
+
+    def _changes(self) -> list[Listed]:
+        owners = self._owners()
+        objects: dict[Kind, dict[str, Object]] = {kind: {} for kind in Kind}
+        kept: dict[Kind, set[str]] = {kind: set() for kind in Kind}
+        for (kind, key), file in owners.items():
+            value = file.content.good[kind, key]
+            if value is not None:
+                objects[kind][key] = value
+        for kind, key in self._refused() - owners.keys():
+            kept[kind].add(key)
+        new = {kind: Listed(kind, objects[kind], frozenset(kept[kind])) for kind in Kind}
+        changed = [listed for kind, listed in new.items() if self._told.get(kind) != listed]
+        self._told = new
+        return changed
+
+    def _refused(self) -> set[Ident]:
+        return {r.ident for file in self._files.values() for r in file.content.refused if r.ident}
+
+    def _owners(self) -> dict[Ident, File]:
+        """Return which file each object is taken from."""
+        owners: dict[Ident, File] = {}
+        clashes = set()
+        for _, file in sorted(self._files.items()):
+            for ident in file.content.good:
+                owner = owners.setdefault(ident, file)
+                if owner is not file:
+                    clashes.add((ident, owner.name, file.name))
+        self._note_clashes(clashes)
+        return owners
+
+    def _note_clashes(self, clashes: set[tuple[Ident, str, str]]) -> None:
+        for (kind, key), winner, loser in sorted(clashes - self._clashes):
+            reason = f"{winner} has this object already"
+            log.warning(
+                "manifest object refused", file=loser, kind=kind, object=key, field="metadata.name", reason=reason
+            )
+        for (kind, key), _, loser in sorted(self._clashes - clashes):
+            log.info("manifest object has no rival in another file any more", file=loser, kind=kind, object=key)
+        self._clashes = clashes
+
+
+class ManifestSource:
+    """Watches a folder and delivers its objects."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder
+        self._folder = Folder(folder)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, inbox: Inbox) -> None:
+        """Begin to deliver; a folder that cannot be read is a `Failed`."""
+        self._thread = threading.Thread(target=self._run, args=(inbox,), name="manifests", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching and wait for the thread; what was delivered stays as it is."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, inbox: Inbox) -> None:
+        try:
+            self._deliver(inbox)
+        except OSError as error:
+            inbox.put(Failed(f"manifests folder {self._path}: {error.strerror or error}"))
+            return
+        while not self._stopping.is_set():
+            try:
+                self._follow(inbox)
+            except Exception:  # the top of a thread: nothing may end it
+                log.exception("watching the manifests folder failed; trying again", folder=str(self._path))
+            self._stopping.wait(POLL_MS / 1000)
+
+    def _deliver(self, inbox: Inbox) -> None:
+        for event in self._folder.load():
+            inbox.put(event)
+
+    def _follow(self, inbox: Inbox) -> None:
+        """Deliver after each change, until another folder (or none) is at the path."""
+        watched = self._folder.identity()
+        self._deliver(inbox)
+        if watched is None:
+            return
+        for _ in self._wakes():
+            self._deliver(inbox)
+            if self._folder.identity() != watched:
+                return
+
+    def _wakes(self) -> Iterator[object]:
+        """Yield after changes in the folder and every POLL_MS."""
+        import watchfiles
+
+        return watchfiles.watch(
+            self._path,
+            watch_filter=None,
+            step=STEP_MS,
+            debounce=DEBOUNCE_MS,
+            rust_timeout=POLL_MS,
+            yield_on_timeout=True,
+            stop_event=self._stopping,
+            recursive=False,
+        )
