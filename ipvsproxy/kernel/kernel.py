@@ -1,0 +1,191 @@
+"""The one hand that changes the kernel: it carries out steps, phase by phase, and keeps the shadow true.
+
+In: `Steps` from plan.diff. Out: a changed kernel, a changed shadow, and the names of what failed. A step that
+fails costs only the object it is about; the shadow records what the kernel accepted and nothing else. When
+answers were lost the shadow of that subsystem is read again from the kernel.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+
+import structlog
+
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.netlink import Lost
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.plan.address import format_ip
+from ipvsproxy.plan.diff import (
+    ElementStep,
+    IpvsStep,
+    Steps,
+    Verb,
+    record_element,
+    record_ipvs,
+    record_vip,
+)
+from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
+from nft import Client, NftError, Table, Transaction, ruleset
+
+TABLE = Table("inet", "ipvsproxy")
+"""Never `kube-proxy`: Calico's Felix takes that name for kube-proxy's nftables mode."""
+VERIFIED_AT_ONCE = 1000
+"""Servers whose destinations one verification reads: three system calls each."""
+
+log = structlog.get_logger()
+
+
+class Kernel:
+    """IPVS, VIPs and the ruleset of this network namespace, with the shadow of all three."""
+
+    def __init__(self, ipvs: Ipvs, links: Links, nft: Client) -> None:
+        self.shadow = KernelState()
+        self._ipvs = ipvs
+        self._links = links
+        self._nft = nft
+        self._ruleset = Ruleset(TABLE.name)
+        self._stamp: bytes = b""
+        self._verified = 0
+
+    def adopt(self) -> None:
+        """Fill the shadow of IPVS and VIPs from the kernel. Raises KernelError."""
+        self._links.ensure_link()
+        self.shadow.servers = self._ipvs.observe()
+        self.shadow.vips = self._links.vips()
+
+    def load_rules(self, elements: dict[Slot, str]) -> None:
+        """Replace our table by the static rules and these elements, atomically. Raises NftError."""
+        transaction = Transaction(TABLE)
+        transaction.delete_table()
+        transaction.load(ruleset())
+        transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
+        self._nft.run(transaction)
+        self.shadow.elements = dict(elements)
+        self._stamp = self._ruleset.stamp()
+
+    def apply(self, steps: Steps) -> Touched:
+        """Carry out all phases in order; return the names of what failed."""
+        failed = Touched()
+        self._change_elements(steps.raised, failed)
+        self._change_servers(steps.added, failed)
+        self._change_vips(steps.bound, failed, present=True)
+        self._change_vips(steps.unbound, failed, present=False)
+        self._change_servers(steps.removed, failed)
+        self._change_elements(steps.lowered, failed)
+        return failed
+
+    def verify(self) -> Touched:
+        """Compare the kernel with the shadow, correct the shadow, and return the names that differed.
+
+        All servers and VIPs are looked at, and the destinations of a part of the servers: the next part each
+        time, so that the cost of one call is bounded. A ruleset that is gone is noticed and loaded again.
+        Raises KernelError, NftError.
+        """
+        changed = Touched()
+        if self._links.ensure_link():
+            log.warning("kube-ipvs0 was gone and has been made again")
+        vips = self._links.vips()
+        changed.vips = {vip.address for vip in self.shadow.vips ^ vips}
+        self.shadow.vips = vips
+        changed.servers = self._verify_servers()
+        if self._ruleset.stamp() != self._stamp:
+            log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
+            self.load_rules(self.shadow.elements)
+        return changed
+
+    def _verify_servers(self) -> set[FrontendKey]:
+        servers = self._ipvs.servers()
+        order = list(self.shadow.servers)
+        start = self._verified % max(1, len(order))
+        part = order[start : start + VERIFIED_AT_ONCE]
+        self._verified = start + len(part)
+        suspects = {key for key, state in self.shadow.servers.items() if servers.get(key) != state.server}
+        suspects |= servers.keys() - self.shadow.servers.keys()
+        return self._reread(suspects | set(part), servers)
+
+    def _reread(self, keys: set[FrontendKey], servers: dict[FrontendKey, Server]) -> set[FrontendKey]:
+        """Read some servers with their destinations into the shadow; return those that were different."""
+        different = set()
+        for key in keys:
+            server = servers.get(key)
+            state = ServerState(server, self._ipvs.weights(key)) if server else None
+            if state == self.shadow.servers.get(key):
+                continue
+            different.add(key)
+            if state is None:
+                del self.shadow.servers[key]
+            else:
+                self.shadow.servers[key] = state
+        return different
+
+    def connections(self, key: FrontendKey) -> dict[Destination, int]:
+        """Return the number of connections of each destination of a server. Raises KernelError."""
+        return self._ipvs.connections(key)
+
+    def other_addresses(self) -> frozenset[bytes]:
+        """Return the addresses of links other than kube-ipvs0. Raises KernelError."""
+        return self._links.other_addresses()
+
+    def _change_elements(self, steps: Sequence[ElementStep], failed: Touched) -> None:
+        if not steps:
+            return
+        transaction = Transaction(TABLE)
+        transaction.delete_elements((s.slot.set, s.slot.key) for s in steps if s.value is None or s.replaces)
+        transaction.add_elements((s.slot.set, s.slot.key, s.value) for s in steps if s.value is not None)
+        try:
+            self._nft.run(transaction)
+        except NftError as error:
+            log.error("nftables transaction refused", error=error.text[:500], elements=len(steps))
+            failed.slots.update(step.slot for step in steps)
+            return
+        for step in steps:
+            record_element(step, self.shadow)
+
+    def _change_servers(self, steps: Sequence[IpvsStep], failed: Touched) -> None:
+        if not steps:
+            return
+        try:
+            failures = self._ipvs.apply(steps)
+        except Lost as error:
+            log.error("IPVS answers were lost, reading its state again", error=str(error))
+            failed.servers.update(step.key for step in steps)
+            self.shadow.servers = self._ipvs.observe()
+            return
+        for index, step in enumerate(steps):
+            if index not in failures:
+                record_ipvs(step, self.shadow)
+                continue
+            self._report(step, failures[index])
+            failed.servers.add(step.key)
+
+    def _report(self, step: IpvsStep, code: int) -> None:
+        if step.destination is not None and code in (errno.ESRCH, errno.ENOENT) and step.verb is Verb.NEW_DEST:
+            return  # its server was refused, which has been said
+        log.error(
+            "IPVS refused a change",
+            verb=step.verb.name,
+            frontend=str(step.key),
+            destination=str(step.destination) if step.destination else None,
+            error=os.strerror(code),
+        )
+
+    def _change_vips(self, vips: Sequence[Vip], failed: Touched, *, present: bool) -> None:
+        if not vips:
+            return
+        try:
+            failures = self._links.bind(vips) if present else self._links.unbind(vips)
+        except Lost as error:
+            log.error("rtnetlink answers were lost, reading VIPs again", error=str(error))
+            failed.vips.update(vip.address for vip in vips)
+            self.shadow.vips = self._links.vips()
+            return
+        for index, vip in enumerate(vips):
+            if index not in failures:
+                record_vip(vip, self.shadow, present=present)
+                continue
+            code = failures[index]
+            log.error(
+                "VIP could not be changed", vip=format_ip(vip.address), error=os.strerror(code), bind=present
+            )
+            failed.vips.add(vip.address)

@@ -1,0 +1,172 @@
+"""kube-ipvs0, the VIPs on it, and the addresses of the node's other links, over rtnetlink.
+
+A VIP is an address of the dummy link kube-ipvs0 (the link stays down; its addresses are local all the same), or
+a `local` host route. Routes are marked with a protocol number of our own, so that ours and only ours are read
+back and removed. IPv6 routes go to `lo`, since they need a link that is up.
+
+Layouts: include/uapi/linux/if_addr.h, rtnetlink.h. Addresses of kube-ipvs0 that nobody wants are removed, but
+IPv6 link-local ones (contract 4.2).
+"""
+
+import errno
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+
+from ipvsproxy.kernel.netlink import (
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    KernelError,
+    Message,
+    Wire,
+    attribute,
+    attributes,
+    listen,
+    messages_in,
+)
+from ipvsproxy.plan.address import is_node_address
+from ipvsproxy.plan.state import Vip, VipForm
+
+LINK_NAME = "kube-ipvs0"
+"""Calico recognises the IPVS mode by this name, so it is not ours to choose."""
+ROUTE_PROTOCOL = 118
+"""rtm_protocol of our routes; unused in iproute2's rt_protos."""
+NETLINK_ROUTE = 0
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+ADDRESS_NEWS = (RTM_NEWADDR, RTM_DELADDR)
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST = 255, 2, 254
+IFA_ADDRESS, IFA_LOCAL, RTA_DST, RTA_OIF = 1, 2, 1, 4
+IFA_F_NODAD = 0x02
+IFADDRMSG = struct.Struct("=BBBBI")
+RTMSG = struct.Struct("=BBBBBBBBI")
+U32 = struct.Struct("=I")
+GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV)
+
+
+class Links:
+    """The dummy link and the VIPs. Belongs to the loop's thread."""
+
+    def __init__(self) -> None:
+        self._wire = Wire(NETLINK_ROUTE)
+        self._index = 0
+        self._loopback = socket.if_nametoindex("lo")
+
+    def ensure_link(self) -> bool:
+        """Make sure that kube-ipvs0 exists and tell whether it had to be made.
+
+        Raises KernelError when it cannot be made, or when its name belongs to a link of another type.
+        """
+        with IPRoute() as route:
+            found = route.link_lookup(ifname=LINK_NAME)
+            try:
+                if not found:
+                    route.link("add", ifname=LINK_NAME, kind="dummy")
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise KernelError(f"adding the dummy link {LINK_NAME}", error.code) from error
+        self._index = socket.if_nametoindex(LINK_NAME)
+        return not found
+
+    def vips(self) -> set[Vip]:
+        """Read the VIPs that are there, in both forms. Raises Lost."""
+        addresses = {Vip(a, VipForm.ADDRESS) for index, a in self._addresses() if index == self._index}
+        return {vip for vip in addresses if is_node_address(vip.address)} | set(self._routes())
+
+    def other_addresses(self) -> frozenset[bytes]:
+        """Read the addresses of all links but kube-ipvs0. Raises Lost."""
+        return frozenset(address for index, address in self._addresses() if index != self._index)
+
+    def bind(self, vips: Sequence[Vip]) -> dict[int, int]:
+        """Add VIPs and return {index: errno} of those that could not be. Raises Lost."""
+        failures = self._wire.batch([self._message(vip, add=True) for vip in vips])
+        return {i: code for i, code in failures.items() if code != errno.EEXIST}
+
+    def unbind(self, vips: Sequence[Vip]) -> dict[int, int]:
+        """Remove VIPs and return {index: errno} of those that could not be. Raises Lost."""
+        failures = self._wire.batch([self._message(vip, add=False) for vip in vips])
+        return {i: code for i, code in failures.items() if code not in GONE}
+
+    def remove_link(self) -> None:
+        """Delete our routes and kube-ipvs0 with its addresses, if they are there."""
+        self.unbind(list(self._routes()))
+        with IPRoute() as route:
+            for index in route.link_lookup(ifname=LINK_NAME, kind="dummy"):
+                route.link("del", index=index)
+
+    def _message(self, vip: Vip, *, add: bool) -> Message:
+        if vip.form is VipForm.ADDRESS:
+            return _address_message(vip.address, self._index, add=add)
+        link = self._index if len(vip.address) == 4 else self._loopback
+        return _route_message(vip.address, link, add=add)
+
+    def _addresses(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (link index, address) of every address in the namespace."""
+        for part in self._wire.dump(Message(RTM_GETADDR, 0, IFADDRMSG.pack(0, 0, 0, 0, 0))):
+            _, _, _, _, index = IFADDRMSG.unpack_from(part)
+            fields = dict(attributes(part, IFADDRMSG.size))
+            address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
+            if address is not None:
+                yield index, bytes(address)
+
+    def _routes(self) -> Iterator[Vip]:
+        """Yield the VIPs that are routes of ours."""
+        for part in self._wire.dump(Message(RTM_GETROUTE, 0, RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))):
+            _, _, _, _, table, protocol, _, kind, _ = RTMSG.unpack_from(part)
+            if (table, protocol, kind) == (RT_TABLE_LOCAL, ROUTE_PROTOCOL, RTN_LOCAL):
+                yield Vip(bytes(dict(attributes(part, RTMSG.size))[RTA_DST]), VipForm.ROUTE)
+
+
+def _address_message(address: bytes, index: int, *, add: bool) -> Message:
+    v4 = len(address) == 4
+    scope_flags = 0 if v4 else IFA_F_NODAD
+    family = socket.AF_INET if v4 else socket.AF_INET6
+    body = IFADDRMSG.pack(family, len(address) * 8, scope_flags, 0, index)
+    body += attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address)
+    return Message(RTM_NEWADDR if add else RTM_DELADDR, NLM_F_CREATE | NLM_F_EXCL if add else 0, body)
+
+
+def _route_message(address: bytes, index: int, *, add: bool) -> Message:
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    body = RTMSG.pack(family, len(address) * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
+    body += attribute(RTA_DST, address) + attribute(RTA_OIF, U32.pack(index))
+    # Appended, so that the route can stand beside the one that an address of the same VIP has made.
+    return Message(RTM_NEWROUTE if add else RTM_DELROUTE, NLM_F_CREATE | NLM_F_APPEND if add else 0, body)
+
+
+class AddressWatcher(threading.Thread):
+    """Calls `changed` whenever an address of a link other than kube-ipvs0 comes or goes."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        super().__init__(name="address-watcher", daemon=True)
+        self._changed = changed
+        self._socket = listen(NETLINK_ROUTE, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
+
+    def run(self) -> None:
+        """Wait for notifications, for ever."""
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except OSError:
+                # More than the socket could hold: something has changed, whatever it was.
+                self._changed()
+                continue
+            if any(index != _own_index() for index in _changed_links(data)):
+                self._changed()
+
+
+def _changed_links(data: bytes) -> set[int]:
+    return {IFADDRMSG.unpack_from(body)[4] for kind, _, _, body in messages_in(data) if kind in ADDRESS_NEWS}
+
+
+def _own_index() -> int:
+    try:
+        return socket.if_nametoindex(LINK_NAME)
+    except OSError:
+        return 0

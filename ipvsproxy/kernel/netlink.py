@@ -1,0 +1,254 @@
+"""Many netlink messages in few system calls, on a plain blocking socket.
+
+pyroute2 makes the socket and looks up family numbers; its encoders and its batch call are not used here, since
+they cost hundreds of times more per message and hang when acknowledgements overflow the receive buffer.
+
+How a batch works (netlink(7), net/netlink/af_netlink.c): messages are packed into datagrams, only the last
+message of each asks for an acknowledgement, successes are silent, errors arrive all the same and name their
+message by sequence number, and the kernel goes on after an error. Each answer costs 768 bytes of receive
+buffer whatever its length, so a datagram holds no more messages than answers would fit.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from pyroute2 import netns
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.generic import GenericNetlinkSocket
+from pyroute2.netlink.generic.ipvs import ipvsmsg
+
+NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK = 0x1, 0x2, 0x4
+NLM_F_DUMP, NLM_F_DUMP_INTR = 0x300, 0x10
+NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
+HEADER = struct.Struct("=IHHII")
+GENERIC = struct.Struct("=BBH")
+ERROR_CODE = struct.Struct("=i")
+
+DATAGRAM_BYTES = 1 << 16
+RECEIVE_BUFFER = 4 << 20
+BYTES_PER_ANSWER = 768
+TIMEOUT_SECONDS = 30.0
+DUMP_TRIES = 5
+
+
+class KernelError(Exception):
+    """The kernel refused an operation; `errno` says why."""
+
+    def __init__(self, operation: str, code: int) -> None:
+        super().__init__(f"{operation}: {os.strerror(code)}")
+        self.operation = operation
+        self.errno = code
+
+
+class Lost(KernelError):
+    """Answers were lost: what the kernel holds now is unknown and has to be read again."""
+
+
+class Message(NamedTuple):
+    """One request: its netlink type, extra flags, and everything after the netlink header."""
+
+    type: int
+    flags: int
+    body: bytes
+
+
+def generic(family: int, command: int, attributes: bytes) -> Message:
+    """Return a generic netlink request of version 1."""
+    return Message(family, 0, GENERIC.pack(command, 1, 0) + attributes)
+
+
+def attribute(number: int, payload: bytes) -> bytes:
+    """Encode one attribute, padded to four bytes."""
+    length = 4 + len(payload)
+    return struct.pack("=HH", length, number) + payload + bytes(-length % 4)
+
+
+def attributes(data: bytes | memoryview, offset: int = 0) -> Iterator[tuple[int, memoryview]]:
+    """Yield (number, payload) of the attributes in a message."""
+    view = memoryview(data)
+    while offset + 4 <= len(view):
+        length, number = struct.unpack_from("=HH", view, offset)
+        if length < 4:
+            return
+        yield number & 0x3FFF, view[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def generic_family(name: str) -> int:
+    """Return the number of a generic netlink family; asking makes the kernel load its module.
+
+    Raises KernelError(ENOENT) when there is none.
+    """
+    try:
+        with GenericNetlinkSocket() as lookup:
+            lookup.bind(name, ipvsmsg)
+            return int(lookup.prid)
+    except NetlinkError as error:
+        raise KernelError(f"looking up netlink family {name}", error.code) from error
+
+
+class Wire:
+    """A netlink socket for batches and dumps. Not thread-safe; `receive` bytes are read at once."""
+
+    def __init__(self, protocol: int, receive: int = 1 << 16) -> None:
+        self._protocol = protocol
+        self._receive = receive
+        self._sequence = 0
+        self._socket = self._open()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def batch(self, messages: Sequence[Message]) -> dict[int, int]:
+        """Send all messages in order and return {index: errno} of those that failed.
+
+        Raises Lost when answers did not arrive; the socket is then a new one.
+        """
+        failures: dict[int, int] = {}
+        index = 0
+        try:
+            while index < len(messages):
+                first = self._sequence + 1
+                sent = self._send_some(messages, index)
+                self._collect(first, index, sent, failures)
+                index += sent
+        except (OSError, TimeoutError) as error:
+            self._reopen()
+            raise Lost("netlink batch", error.errno or errno.ETIMEDOUT) from error
+        return failures
+
+    def dump(self, message: Message) -> list[bytes]:
+        """Return the messages of a dump, without their netlink headers; repeated when the kernel interrupts it.
+
+        Raises KernelError when the kernel refuses it, Lost when it is cut short.
+        """
+        for _ in range(DUMP_TRIES):
+            try:
+                parts, interrupted = self._dump_once(message)
+            except OSError as error:
+                self._reopen()
+                raise Lost("netlink dump", error.errno or errno.ETIMEDOUT) from error
+            if not interrupted:
+                return parts
+        raise Lost("netlink dump", errno.EINTR)
+
+    def request(self, message: Message) -> bytes:
+        """Return the one message that answers a request, without its netlink header. Raises KernelError."""
+        self._sequence += 1
+        flags = NLM_F_REQUEST | message.flags
+        self._socket.send(
+            HEADER.pack(16 + len(message.body), message.type, flags, self._sequence, 0) + message.body
+        )
+        while True:
+            for kind, _, sequence, body in self._read():
+                if sequence == self._sequence and kind == NLMSG_ERROR:
+                    raise KernelError("netlink request", -ERROR_CODE.unpack_from(body)[0])
+                if sequence == self._sequence:
+                    return body
+
+    def _open(self) -> socket.socket:
+        sock: socket.socket = netns.create_socket(
+            None, family=socket.AF_NETLINK, socket_type=socket.SOCK_RAW, proto=self._protocol
+        )
+        sock.bind((0, 0))
+        sock.settimeout(TIMEOUT_SECONDS)
+        sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        for option in (socket.SO_RCVBUF, getattr(socket, "SO_RCVBUFFORCE", 33)):
+            # Without the right to exceed the limit the plain option has set what it may.
+            with suppress(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
+        self._most = max(1, int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.9) // BYTES_PER_ANSWER)
+        return sock
+
+    def _reopen(self) -> None:
+        self._socket.close()
+        self._socket = self._open()
+
+    def _send_some(self, messages: Sequence[Message], index: int) -> int:
+        """Send one datagram with as many messages as fit; return their number."""
+        parts: list[bytes] = []
+        size = count = 0
+        end = min(len(messages), index + self._most)
+        while index + count < end:
+            message = messages[index + count]
+            length = 16 + len(message.body)
+            padded = (length + 3) & ~3
+            if count and size + padded > DATAGRAM_BYTES:
+                break
+            self._sequence += 1
+            flags = NLM_F_REQUEST | message.flags
+            parts += (
+                HEADER.pack(length, message.type, flags, self._sequence, 0),
+                message.body,
+                bytes(padded - length),
+            )
+            size += padded
+            count += 1
+        length, kind, flags, sequence, _ = HEADER.unpack(parts[-3])
+        parts[-3] = HEADER.pack(length, kind, flags | NLM_F_ACK, sequence, 0)
+        self._socket.send(b"".join(parts))
+        return count
+
+    def _collect(self, first: int, index: int, count: int, failures: dict[int, int]) -> None:
+        """Read answers until that of the last message."""
+        last = first + count - 1
+        while True:
+            for kind, _, sequence, body in self._read():
+                if kind != NLMSG_ERROR or not first <= sequence <= last:
+                    continue
+                code = -ERROR_CODE.unpack_from(body)[0]
+                if code:
+                    failures[index + sequence - first] = code
+                if sequence == last:
+                    return
+
+    def _dump_once(self, message: Message) -> tuple[list[bytes], bool]:
+        self._sequence += 1
+        header = HEADER.pack(
+            16 + len(message.body), message.type, NLM_F_REQUEST | NLM_F_DUMP | message.flags, self._sequence, 0
+        )
+        self._socket.send(header + message.body)
+        parts: list[bytes] = []
+        interrupted = False
+        while True:
+            for kind, flags, sequence, body in self._read():
+                if sequence != self._sequence:
+                    continue
+                interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+                if kind == NLMSG_DONE:
+                    return parts, interrupted
+                if kind == NLMSG_ERROR:
+                    raise KernelError("netlink dump", -ERROR_CODE.unpack_from(body)[0])
+                parts.append(body)
+
+    def _read(self) -> Iterator[tuple[int, int, int, bytes]]:
+        data, _, flags, _ = self._socket.recvmsg(self._receive)
+        if flags & socket.MSG_TRUNC:
+            raise OSError(errno.EMSGSIZE, "truncated netlink message")
+        return messages_in(data)
+
+
+def messages_in(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (type, flags, sequence number, body) of the messages in a datagram."""
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        yield kind, flags, sequence, data[offset + 16 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def listen(protocol: int, groups: int) -> socket.socket:
+    """Return a socket that receives the notifications of some multicast groups (a bit mask)."""
+    sock: socket.socket = netns.create_socket(
+        None, family=socket.AF_NETLINK, socket_type=socket.SOCK_RAW, proto=protocol
+    )
+    sock.bind((0, groups))
+    return sock

@@ -1,0 +1,37 @@
+"""Is our nft table still the one we loaded? One netlink request, without libnftables and without listing.
+
+The kernel gives every table a handle that no other table ever gets and counts the chains, sets and maps in it
+(NFT_MSG_GETTABLE, include/uapi/linux/netfilter/nf_tables.h). Both together are a stamp: it changes when
+someone flushes the ruleset, deletes the table, or takes a chain or set out of it.
+"""
+
+import errno
+import struct
+
+from ipvsproxy.kernel.netlink import KernelError, Message, Wire, attribute, attributes
+
+NETLINK_NETFILTER = 12
+NFT_MSG_GETTABLE = 10 << 8 | 1
+NFTA_TABLE_NAME, NFTA_TABLE_USE, NFTA_TABLE_HANDLE = 1, 3, 4
+NFPROTO_INET = 1
+NFGENMSG = struct.Struct(">BBH")
+
+
+class Ruleset:
+    """One table of the inet family, seen from outside."""
+
+    def __init__(self, name: str) -> None:
+        self._wire = Wire(NETLINK_NETFILTER)
+        body = NFGENMSG.pack(NFPROTO_INET, 0, 0) + attribute(NFTA_TABLE_NAME, name.encode() + b"\0")
+        self._question = Message(NFT_MSG_GETTABLE, 0, body)
+
+    def stamp(self) -> bytes:
+        """Return what identifies the table as it is, empty when there is none. Raises KernelError."""
+        try:
+            answer = self._wire.request(self._question)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return b""
+            raise
+        fields = dict(attributes(answer, NFGENMSG.size))
+        return bytes(fields[NFTA_TABLE_HANDLE]) + bytes(fields[NFTA_TABLE_USE])

@@ -1,0 +1,106 @@
+"""The objects as they are now, and which Services have changed since the last look.
+
+Owned by the loop's thread. In: events of the inbox. Out: keys of dirty Services. An event that brings an equal
+object changes nothing. There is no order between Services and slices (contract 2): a slice waits for its
+Service, a Service without slices has no endpoints.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from ipvsproxy.kube.inbox import Changed, Kind, Listed, Object, Removed
+from ipvsproxy.plan.model import EndpointSlice, Node, Service
+
+
+class Store:
+    """Services, slices by Service, and the one Node that is ours."""
+
+    def __init__(self, node_name: str) -> None:
+        self.services: dict[str, Service] = {}
+        self.node: Node | None = None
+        self.node_changed = False
+        self._node_name = node_name
+        self._slices: dict[str, EndpointSlice] = {}
+        self._slices_of: dict[str, dict[str, EndpointSlice]] = {}
+        self._dirty: dict[str, None] = {}
+        self._listed: set[Kind] = set()
+
+    @property
+    def synced(self) -> bool:
+        """Whether each kind has been listed once: nothing is programmed before (contract 4.1)."""
+        return len(self._listed) == len(Kind)
+
+    def apply(self, event: Listed | Changed | Removed) -> None:
+        """Take over what an event says."""
+        match event:
+            case Listed(kind, objects, kept):
+                self._replace_all(kind, objects, kept)
+                self._listed.add(kind)
+            case Changed(kind, key, value):
+                self._set(kind, key, value)
+            case Removed(kind, key):
+                self._set(kind, key, None)
+
+    def slices(self, service: str) -> Iterable[EndpointSlice]:
+        """Return the slices of a Service in the order of their names."""
+        return [piece for _, piece in sorted(self._slices_of.get(service, {}).items())]
+
+    def take_dirty(self) -> list[str]:
+        """Return the Services to look at, in the order in which they changed, and forget them."""
+        dirty, self._dirty = self._dirty, {}
+        return list(dirty)
+
+    def all_dirty(self) -> None:
+        """Mark every Service, after a change of something they all depend on."""
+        self._dirty.update(dict.fromkeys(self.services))
+
+    def _replace_all(self, kind: Kind, objects: Mapping[str, Object], kept: frozenset[str]) -> None:
+        for key in self._keys(kind) - objects.keys() - kept:
+            self._set(kind, key, None)
+        for key, value in objects.items():
+            self._set(kind, key, value)
+
+    def _keys(self, kind: Kind) -> set[str]:
+        if kind is Kind.NODE:
+            return {self.node.name} if self.node else set()
+        return set(self.services if kind is Kind.SERVICE else self._slices)
+
+    def _set(self, kind: Kind, key: str, value: Object | None) -> None:
+        if kind is Kind.NODE:
+            self._set_node(key, value)
+        elif kind is Kind.SERVICE:
+            self._set_service(key, value)
+        else:
+            self._set_slice(key, value)
+
+    def _set_node(self, key: str, value: Object | None) -> None:
+        if key == self._node_name and value != self.node:
+            self.node = value if isinstance(value, Node) else None
+            self.node_changed = True
+
+    def _set_service(self, key: str, value: Object | None) -> None:
+        if value == self.services.get(key):
+            return
+        if isinstance(value, Service):
+            self.services[key] = value
+        else:
+            del self.services[key]
+        self._dirty[key] = None
+
+    def _set_slice(self, key: str, value: Object | None) -> None:
+        old = self._slices.get(key)
+        if value == old:
+            return
+        if old is not None:
+            del self._slices[key]
+            self._unlink(key, old)
+        if isinstance(value, EndpointSlice):
+            self._slices[key] = value
+            self._slices_of.setdefault(value.service, {})[key] = value
+            self._dirty[value.service] = None
+
+    def _unlink(self, key: str, old: EndpointSlice) -> None:
+        siblings = self._slices_of[old.service]
+        del siblings[key]
+        if not siblings:
+            del self._slices_of[old.service]
+        self._dirty[old.service] = None

@@ -1,0 +1,34 @@
+"""Logs: one line per event on stderr, as text or as JSON.
+
+Verbosity follows kube-proxy's habit: 0 shows what changes and what fails, 2 and more shows how each sync went
+(`verbose`), 4 and more shows details (`debug`).
+"""
+
+import logging
+import sys
+
+import structlog
+
+from ipvsproxy.config import LogFormat
+
+DEBUG_FROM = 4
+
+
+def configure(verbosity: int, form: LogFormat) -> None:
+    """Set up structlog for the whole process."""
+    level = logging.DEBUG if verbosity >= DEBUG_FROM else logging.INFO
+    renderer: structlog.typing.Processor
+    if form is LogFormat.JSON:
+        renderer = structlog.processors.JSONRenderer(default=str)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,109 @@
+"""The facts about this node that decisions depend on, from its Node object, its links and the settings.
+
+Pure: `facts` is called again whenever the Node object or an address of a link changes; equal facts mean that
+nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ipvsproxy.config import PRIMARY, Config, DetectLocalMode
+from ipvsproxy.plan.address import Cidr, family, format_ip, is_loopback, is_node_address, parse_cidr
+from ipvsproxy.plan.model import Node
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What the planner knows of its node.
+
+    `link_addresses` are on links other than kube-ipvs0; a VIP among them is not ours to bind.
+    `nodeport_addresses` is the part of them on which NodePorts answer. `addresses` are the node's own IPs.
+    `pod_cidrs` and `pod_interfaces` detect local pods; `detects` names the families they work for.
+    """
+
+    name: str
+    zone: str = ""
+    addresses: tuple[bytes, ...] = ()
+    link_addresses: frozenset[bytes] = frozenset()
+    nodeport_addresses: tuple[bytes, ...] = ()
+    pod_cidrs: tuple[Cidr, ...] = ()
+    pod_interfaces: tuple[str, ...] = ()
+
+    @property
+    def detects(self) -> frozenset[int]:
+        """Families in which a local pod can be told from other clients."""
+        if self.pod_interfaces:
+            return frozenset((4, 6))
+        return frozenset(family(cidr.network) for cidr in self.pod_cidrs)
+
+    def summary(self) -> dict[str, object]:
+        """Return the facts as text, for a log line."""
+        return {
+            "node": self.name,
+            "zone": self.zone or None,
+            "addresses": list(map(format_ip, self.addresses)),
+            "nodeport_addresses": list(map(format_ip, self.nodeport_addresses)),
+            "pod_cidrs": list(map(str, self.pod_cidrs)),
+            "pod_interfaces": list(self.pod_interfaces),
+        }
+
+
+def facts(config: Config, node: Node | None, link_addresses: Iterable[bytes]) -> NodeFacts:
+    """Combine what is known; without a Node object the host's own links stand in for its addresses."""
+    links = frozenset(address for address in link_addresses if is_node_address(address))
+    addresses = node.addresses if node and node.addresses else tuple(sorted(links))
+    pod_cidrs = node.pod_cidrs if node else ()
+    return NodeFacts(
+        name=config.node_name,
+        zone=node.zone if node else "",
+        addresses=addresses,
+        link_addresses=links,
+        nodeport_addresses=tuple(sorted(_nodeport_addresses(config, addresses, links))),
+        pod_cidrs=tuple(_detector_cidrs(config, pod_cidrs)),
+        pod_interfaces=_detector_interfaces(config),
+    )
+
+
+def _nodeport_addresses(config: Config, addresses: Iterable[bytes], links: frozenset[bytes]) -> Iterator[bytes]:
+    """A family that no CIDR was given for means all addresses of it (contract 4.3, E-9)."""
+    if config.nodeport_addresses == (PRIMARY,):
+        ranges = [Cidr(address, len(address) * 8) for address in _one_a_family(addresses)]
+    else:
+        ranges = [parse_cidr(text) for text in config.nodeport_addresses]
+    for number in (4, 6):
+        mine = [cidr for cidr in ranges if family(cidr.network) == number]
+        everything = not mine or any(cidr.prefix == 0 for cidr in mine)
+        for address in links:
+            if family(address) == number and (everything or any(address in cidr for cidr in mine)):
+                yield address
+
+
+def _one_a_family(addresses: Iterable[bytes]) -> list[bytes]:
+    first: dict[int, bytes] = {}
+    for address in addresses:
+        if not is_loopback(address):
+            first.setdefault(family(address), address)
+    return list(first.values())
+
+
+def _detector_cidrs(config: Config, pod_cidrs: Iterable[Cidr]) -> Iterator[Cidr]:
+    """The first CIDR of each family counts (contract 1.12)."""
+    if config.detect_local_mode is DetectLocalMode.CLUSTER_CIDR:
+        ranges: Iterable[Cidr] = [parse_cidr(text) for text in config.cluster_cidrs]
+    elif config.detect_local_mode is DetectLocalMode.NODE_CIDR:
+        ranges = pod_cidrs
+    else:
+        ranges = ()
+    seen: set[int] = set()
+    for cidr in ranges:
+        if family(cidr.network) not in seen:
+            seen.add(family(cidr.network))
+            yield cidr
+
+
+def _detector_interfaces(config: Config) -> tuple[str, ...]:
+    if config.detect_local_mode is DetectLocalMode.BRIDGE_INTERFACE:
+        return (config.pod_bridge_interface,)
+    if config.detect_local_mode is DetectLocalMode.INTERFACE_NAME_PREFIX:
+        return (config.pod_interface_name_prefix + "*",)
+    return ()

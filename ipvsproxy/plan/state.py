@@ -1,0 +1,143 @@
+"""What the kernel holds, in the kernel's words: virtual servers, destinations, VIPs, set elements.
+
+`Frontend` is one wanted (address, protocol, port) with everything that belongs to it. `KernelState` is the
+shadow: what we know the kernel holds. The planner makes the first, observation and successful steps make the
+second, `plan.diff` compares them.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from ipvsproxy.plan.address import Cidr, format_endpoint
+from ipvsproxy.plan.model import Protocol
+
+PERSISTENT = 0x1
+"""IP_VS_SVC_F_PERSISTENT (include/uapi/linux/ip_vs.h): session affinity."""
+SCHED_1 = 0x8
+"""IP_VS_SVC_F_SCHED1: fallback to another destination (sh-fallback, mh-fallback)."""
+SCHED_2 = 0x10
+"""IP_VS_SVC_F_SCHED2: the client's port counts too (sh-port, mh-port)."""
+
+
+class FrontendKey(NamedTuple):
+    """Where a Service port answers; `address` is packed, `protocol` an IP protocol number."""
+
+    address: bytes
+    protocol: int
+    port: int
+
+    def __str__(self) -> str:
+        return f"{format_endpoint(self.address, self.port)}/{Protocol(self.protocol).name}"
+
+
+class Destination(NamedTuple):
+    """A real server of IPVS: one endpoint under one virtual server."""
+
+    address: bytes
+    port: int
+
+    def __str__(self) -> str:
+        return format_endpoint(self.address, self.port)
+
+
+class Server(NamedTuple):
+    """Attributes of a virtual server; `timeout` in seconds, 0 without persistence."""
+
+    scheduler: str
+    flags: int
+    timeout: int
+
+
+class Verdict(StrEnum):
+    """What happens to a new connection to a frontend, as a verdict of the ruleset."""
+
+    ACCEPT = "accept"
+    REFUSE = "goto refuse"
+    DROP = "drop"
+    INSIDE_ONLY = "goto inside_only"
+
+
+class Masquerade(StrEnum):
+    """Which new connections to a frontend leave with a node address, as a verdict of the ruleset."""
+
+    NEVER = ""
+    UNLESS_LOCAL_POD = "goto masquerade_unless_local_pod"
+    ALWAYS = "goto masquerade_always"
+
+
+class Frontend(msgspec.Struct, frozen=True, gc=False):
+    """One wanted frontend: its virtual server and everything the ruleset says about it.
+
+    `inside` is where new connections from local pods and the node go instead, for the second view of a
+    Local policy. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
+    put on the node. `hairpins` are addresses of destinations that run on this node.
+    """
+
+    key: FrontendKey
+    server: Server
+    destinations: tuple[Destination, ...]
+    verdict: Verdict
+    masquerade: Masquerade = Masquerade.NEVER
+    inside: Destination | None = None
+    ranges: tuple[Cidr, ...] = ()
+    bind: bool = False
+    hairpins: tuple[bytes, ...] = ()
+    health_check_port: int = 0
+
+
+class Slot(NamedTuple):
+    """Where an element lives: the name of a set or map of the ruleset, and the key as nft text."""
+
+    set: str
+    key: str
+
+
+class VipForm(StrEnum):
+    """How a VIP is made local: an address of kube-ipvs0, or a `local` host route."""
+
+    ADDRESS = "address"
+    ROUTE = "route"
+
+
+class Vip(NamedTuple):
+    """A VIP in the form it has, or should have, in the kernel."""
+
+    address: bytes
+    form: VipForm
+
+
+class ServerState(msgspec.Struct, gc=False):
+    """A virtual server as the kernel has it: attributes and the weight of each destination."""
+
+    server: Server
+    weights: dict[Destination, int]
+
+
+@dataclass
+class KernelState:
+    """The shadow: what we know the kernel holds. Only the loop's thread changes it."""
+
+    servers: dict[FrontendKey, ServerState] = field(default_factory=dict)
+    vips: set[Vip] = field(default_factory=set)
+    elements: dict[Slot, str] = field(default_factory=dict)
+
+
+@dataclass
+class Touched:
+    """Names of kernel objects whose wanted state may differ from the shadow."""
+
+    servers: set[FrontendKey] = field(default_factory=set)
+    vips: set[bytes] = field(default_factory=set)
+    slots: set[Slot] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.servers or self.vips or self.slots)
+
+    def update(self, other: "Touched") -> None:
+        """Add all names of another set."""
+        self.servers |= other.servers
+        self.vips |= other.vips
+        self.slots |= other.slots

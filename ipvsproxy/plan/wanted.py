@@ -1,0 +1,239 @@
+"""One Service and its endpoints into the frontends it should have on this node.
+
+In: a Service, its slices, the facts of the node, the settings. Out: `Frontend` values, one for each address
+and port on which the Service answers. Pure and independent of all other Services; what happens when two of
+them claim one frontend is decided in `plan.ledger`. Rules: contract 3.1, 4.3, 4.4, 4.9 to 4.12.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ipvsproxy.config import Config
+from ipvsproxy.plan.address import Cidr, family
+from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
+from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.state import (
+    PERSISTENT,
+    SCHED_1,
+    SCHED_2,
+    Destination,
+    Frontend,
+    FrontendKey,
+    Masquerade,
+    Server,
+    Verdict,
+)
+from ipvsproxy.plan.topology import Backend, Choice, choose
+
+SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
+"""A removed or draining destination must not refuse new connections (pains 31, 32), hence the fallback; mh
+counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What one port of a Service looks like in one family: everything its frontends share."""
+
+    service: Service
+    port: ServicePort
+    cluster_ip: bytes
+    inside_port: int
+    server: Server
+    cluster: tuple[Destination, ...]
+    local: tuple[Destination, ...]
+    exists: bool
+    hairpins: tuple[bytes, ...]
+    detects: bool
+    masquerade_all: bool
+
+
+def plan_service(
+    service: Service, slices: Iterable[EndpointSlice], node: NodeFacts, config: Config
+) -> dict[FrontendKey, Frontend]:
+    """Return the frontends of a Service by key, for both families."""
+    frontends: dict[FrontendKey, Frontend] = {}
+    slices = tuple(slices)
+    inside_ports = _inside_ports(service.ports)
+    for cluster_ip in service.cluster_ips:
+        number = family(cluster_ip)
+        for port, inside_port in zip(service.ports, inside_ports, strict=True):
+            backends = _backends(slices, port, number)
+            view = _view(
+                service, port, cluster_ip, inside_port, choose(backends, node.name, node.zone), node, config
+            )
+            for frontend in _frontends(view, node):
+                frontends[frontend.key] = frontend
+    return frontends
+
+
+def _backends(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -> list[Backend]:
+    """Merge the slices of one port; of two endpoints with one address the more useful counts (contract 3.2)."""
+    merged: dict[tuple[bytes, int], Backend] = {}
+    for piece in slices:
+        if piece.family != number:
+            continue
+        for entry in piece.ports:
+            if entry.name != port.name or entry.protocol != port.protocol:
+                continue
+            for endpoint in piece.endpoints:
+                key = (endpoint.address, entry.port)
+                known = merged.get(key)
+                if known is None or _usefulness(known) < _usefulness(Backend(endpoint, entry.port)):
+                    merged[key] = Backend(endpoint, entry.port)
+    return list(merged.values())
+
+
+def _usefulness(backend: Backend) -> tuple[bool, bool, bool]:
+    endpoint = backend.endpoint
+    return (not endpoint.terminating, endpoint.ready, endpoint.serving)
+
+
+def _view(  # noqa: PLR0913 - one place where everything about a port comes together
+    service: Service,
+    port: ServicePort,
+    cluster_ip: bytes,
+    inside_port: int,
+    choice: Choice,
+    node: NodeFacts,
+    config: Config,
+) -> View:
+    used = {*choice.cluster, *choice.local}
+    flags = SCHEDULER_FLAGS.get(config.scheduler, 0) | (PERSISTENT if service.affinity_seconds else 0)
+    return View(
+        service=service,
+        port=port,
+        cluster_ip=cluster_ip,
+        inside_port=inside_port,
+        server=Server(config.scheduler, flags, service.affinity_seconds),
+        cluster=_destinations(choice.cluster, node.name),
+        local=_destinations(choice.local, node.name),
+        exists=choice.exists,
+        hairpins=tuple(sorted({b.endpoint.address for b in used if node.name and b.endpoint.node == node.name})),
+        detects=family(cluster_ip) in node.detects,
+        masquerade_all=config.masquerade_all,
+    )
+
+
+def _destinations(backends: Iterable[Backend], node: str) -> tuple[Destination, ...]:
+    """Order differs from node to node, so that not all of them start with the same endpoint (pains 30)."""
+    seed = zlib.crc32(node.encode())
+    destinations = [Destination(b.endpoint.address, b.port) for b in backends]
+    destinations.sort(key=lambda d: (zlib.crc32(d.address + d.port.to_bytes(2), seed), d))
+    return tuple(destinations)
+
+
+def _inside_ports(ports: Iterable[ServicePort]) -> list[int]:
+    """Port numbers on the ClusterIP for servers that only our own DNAT reaches, one for each Service port.
+
+    They must be stable across restarts and clash with no real port of the Service: the real number with its
+    top bit turned over, then the next free one.
+    """
+    ports = tuple(ports)
+    taken = {(p.protocol, p.port) for p in ports}
+    chosen = []
+    for port in ports:
+        number = port.port ^ 0x8000
+        while number == 0 or (port.protocol, number) in taken:
+            number = number % 65535 + 1
+        taken.add((port.protocol, number))
+        chosen.append(number)
+    return chosen
+
+
+def _frontends(view: View, node: NodeFacts) -> Iterator[Frontend]:
+    service, number = view.service, family(view.cluster_ip)
+    yield _cluster_ip_frontend(view, node)
+    if service.external_local and service.internal_local and _externally_accessible(service, view.port):
+        yield _inside_frontend(view)
+    if view.port.node_port:
+        for address in node.nodeport_addresses:
+            if family(address) == number:
+                yield _external_frontend(view, node, address, view.port.node_port)
+    for address in service.external_ips:
+        if family(address) == number:
+            yield _external_frontend(view, node, address, view.port.port)
+    # Last, so that source ranges win where one address is both an external IP and a load balancer's.
+    for address in service.load_balancer_ips:
+        if family(address) == number:
+            ranges = _allowed(service.source_ranges, address, node)
+            yield _external_frontend(view, node, address, view.port.port, ranges)
+
+
+def _externally_accessible(service: Service, port: ServicePort) -> bool:
+    return bool(port.node_port or service.external_ips or service.load_balancer_ips)
+
+
+def _cluster_ip_frontend(view: View, node: NodeFacts) -> Frontend:
+    destinations = view.local if view.service.internal_local else view.cluster
+    if view.masquerade_all:
+        masquerade = Masquerade.ALWAYS
+    else:
+        masquerade = Masquerade.UNLESS_LOCAL_POD if view.detects else Masquerade.NEVER
+    return Frontend(
+        key=FrontendKey(view.cluster_ip, view.port.protocol, view.port.port),
+        server=view.server,
+        destinations=destinations,
+        verdict=_verdict(view, destinations),
+        masquerade=masquerade,
+        bind=view.cluster_ip not in node.link_addresses,
+        hairpins=view.hairpins,
+        health_check_port=view.service.health_check_port,
+    )
+
+
+def _inside_frontend(view: View) -> Frontend:
+    """The second view when both policies are Local: cluster-wide endpoints, for the node and local pods."""
+    return Frontend(
+        key=FrontendKey(view.cluster_ip, view.port.protocol, view.inside_port),
+        server=view.server,
+        destinations=view.cluster,
+        verdict=Verdict.INSIDE_ONLY if view.cluster else Verdict.REFUSE,
+    )
+
+
+def _external_frontend(
+    view: View, node: NodeFacts, address: bytes, port: int, ranges: tuple[Cidr, ...] = ()
+) -> Frontend:
+    local = view.service.external_local
+    destinations = view.local if local else view.cluster
+    return Frontend(
+        key=FrontendKey(address, view.port.protocol, port),
+        server=view.server,
+        destinations=destinations,
+        verdict=_verdict(view, destinations),
+        masquerade=Masquerade.NEVER if local else Masquerade.ALWAYS,
+        inside=_inside_target(view) if local and view.cluster else None,
+        ranges=ranges,
+        bind=address not in node.link_addresses,
+        hairpins=view.hairpins,
+    )
+
+
+def _inside_target(view: View) -> Destination:
+    port = view.inside_port if view.service.internal_local else view.port.port
+    return Destination(view.cluster_ip, port)
+
+
+def _verdict(view: View, destinations: tuple[Destination, ...]) -> Verdict:
+    """No endpoint anywhere is refused; endpoints elsewhere that a policy forbids are dropped (contract 4.12)."""
+    if destinations:
+        return Verdict.ACCEPT
+    return Verdict.DROP if view.exists else Verdict.REFUSE
+
+
+def _allowed(ranges: Iterable[Cidr], address: bytes, node: NodeFacts) -> tuple[Cidr, ...]:
+    """Ranges of the address's family, none within another, plus the VIP itself where the node may connect.
+
+    A node process that connects to a VIP has the VIP as its source (contract 4.10.2, 4.10.3).
+    """
+    mine = [cidr for cidr in ranges if family(cidr.network) == family(address)]
+    if any(own in cidr for own in node.addresses for cidr in mine):
+        mine.append(Cidr(address, len(address) * 8))
+    mine.sort(key=lambda cidr: cidr.prefix)
+    kept: list[Cidr] = []
+    for cidr in mine:
+        # nft refuses overlapping intervals, and CIDRs either nest or are disjoint.
+        if not any(cidr.network in wider for wider in kept):
+            kept.append(cidr)
+    return tuple(sorted(kept))

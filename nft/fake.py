@@ -1,0 +1,101 @@
+"""A client in memory: sets and maps of one table with the kernel's rules for elements, no packets.
+
+It reads the text of a transaction, the same text the kernel would get, so tests that use it also check the
+wording. Rules of the kernel it keeps: a transaction is all or nothing, an element that is there may be added
+again with the same value only (EEXIST), a missing element or set cannot be used (ENOENT).
+"""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+
+from nft.errors import NftError
+from nft.transaction import Transaction
+
+Sets = dict[str, dict[str, str]]
+
+_DECLARATION = re.compile(r"^\s*(?:set|map)\s+(\w+)\s*{", re.MULTILINE)
+_ELEMENTS = re.compile(r"^(add|delete) element \w+ \w+ (\w+) { (.*) }$")
+_TABLE = re.compile(r"^(add|delete) table ")
+
+
+class FakeNft:
+    """A `Client` whose table can be looked at: `sets` maps set names to elements and their values."""
+
+    def __init__(self) -> None:
+        self.sets: Sets = {}
+        self.loaded = False
+        self.transactions: list[str] = []
+        self.fail_next: int = 0
+
+    def run(self, transaction: Transaction) -> None:
+        """Carry out a transaction.
+
+        Raises NftError when nothing was changed.
+        """
+        text = str(transaction)
+        if self.fail_next:
+            code, self.fail_next = self.fail_next, 0
+            raise NftError(code, os.strerror(code))
+        state = _State({name: dict(elements) for name, elements in self.sets.items()}, self.loaded)
+        for command in _commands(text):
+            state.do(command)
+        self.sets, self.loaded = state.sets, state.loaded
+        self.transactions.append(text)
+
+    def dump(self) -> str:
+        """Return all elements, a line each, sorted: the golden form of tests."""
+        lines = (
+            f"{n} {k}{' : ' + v if v else ''}" for n, elements in self.sets.items() for k, v in elements.items()
+        )
+        return "\n".join(sorted(lines))
+
+
+class _State:
+    def __init__(self, sets: Sets, loaded: bool) -> None:
+        self.sets = sets
+        self.loaded = loaded
+
+    def do(self, command: str) -> None:
+        if match := _TABLE.match(command):
+            if match[1] == "delete":
+                self.sets, self.loaded = {}, False
+        elif match := _ELEMENTS.match(command):
+            self._elements(match[1], match[2], match[3])
+        else:
+            self.loaded = True
+            for name in _DECLARATION.findall(command):
+                self.sets.setdefault(name, {})
+
+    def _elements(self, verb: str, name: str, body: str) -> None:
+        if name not in self.sets:
+            raise NftError(errno.ENOENT, f"no set {name}")
+        change: Callable[[dict[str, str], str, str], None] = _add if verb == "add" else _delete
+        for item in body.split(", "):
+            key, _, value = item.partition(" : ")
+            change(self.sets[name], key, value)
+
+
+def _add(elements: dict[str, str], key: str, value: str) -> None:
+    if elements.setdefault(key, value) != value:
+        raise NftError(errno.EEXIST, f"{key} exists with another value")
+
+
+def _delete(elements: dict[str, str], key: str, _value: str) -> None:
+    if key not in elements:
+        raise NftError(errno.ENOENT, f"no element {key}")
+    del elements[key]
+
+
+def _commands(text: str) -> list[str]:
+    """Split into commands; a script that was loaded stays one piece, since its lines are indented or braces."""
+    commands: list[str] = []
+    for line in text.splitlines():
+        if _TABLE.match(line) or _ELEMENTS.match(line):
+            commands.append(line)
+        elif commands and not (_TABLE.match(commands[-1]) or _ELEMENTS.match(commands[-1])):
+            commands[-1] += "\n" + line
+        else:
+            commands.append(line)
+    return commands

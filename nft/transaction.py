@@ -1,0 +1,69 @@
+"""Changes to one table, in order, as the nft text that libnftables reads.
+
+Text goes in and not JSON: errors then point at the token, and every reader knows the language. Elements are
+grouped by set into few commands. Names, keys and values are checked against the few characters that elements
+can consist of, so nothing from outside can become a command; `ValueError` is raised at once for others.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*\Z")
+_EXPRESSION = re.compile(r'(?:[a-zA-Z0-9_.:/*\- ]|"[a-zA-Z0-9_.*\-]+")+\Z')
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table by family and name, such as `inet ipvsproxy`."""
+
+    family: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.family) or not _NAME.match(self.name):
+            raise ValueError(f"not a table: {self.family!r} {self.name!r}")
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.name}"
+
+
+@dataclass
+class Transaction:
+    """Changes to one table; `str()` is exactly what is sent. Commands take effect together or not at all."""
+
+    table: Table
+    _commands: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join(self._commands) + "\n"
+
+    def __bool__(self) -> bool:
+        return bool(self._commands)
+
+    def delete_table(self) -> None:
+        """Delete the table whether or not it exists (nft before 1.0.7 has no `destroy`)."""
+        self._commands += [f"add table {self.table}", f"delete table {self.table}"]
+
+    def load(self, script: str) -> None:
+        """Add the tables, sets, maps and chains of a script; the script is trusted."""
+        self._commands.append(script)
+
+    def add_elements(self, elements: Iterable[tuple[str, str, str]]) -> None:
+        """Add elements, given as (set, key, value); the value is '' for plain sets."""
+        self._elements("add", ((name, f"{key} : {value}" if value else key) for name, key, value in elements))
+
+    def delete_elements(self, elements: Iterable[tuple[str, str]]) -> None:
+        """Delete elements, given as (set, key), all of which must exist."""
+        self._elements("delete", elements)
+
+    def _elements(self, verb: str, elements: Iterable[tuple[str, str]]) -> None:
+        by_set: dict[str, list[str]] = {}
+        for name, text in elements:
+            if not _EXPRESSION.match(text):
+                raise ValueError(f"not an element of {name}: {text!r}")
+            by_set.setdefault(name, []).append(text)
+        for name, texts in by_set.items():
+            if not _NAME.match(name):
+                raise ValueError(f"not a set: {name!r}")
+            self._commands.append(f"{verb} element {self.table} {name} {{ {', '.join(texts)} }}")
