@@ -17,6 +17,7 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
 from ipvsproxy.kernel.links import AddressWatcher, Links
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kube.inbox import Inbox, NodeAddressesChanged, Source
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.plan.address import parse_cidr
@@ -63,7 +64,7 @@ def open_kernel(config: Config) -> Kernel:
         host.prepare(ipvs)
         links = Links()
         links.ensure_link()
-        return Kernel(ipvs, links, Libnftables())
+        return Kernel(ipvs, links, Libnftables(), Ruleset(TABLE.name))
     except (KernelError, host.SysctlError, NftError) as error:
         raise Fatal(str(error)) from error
 

@@ -26,6 +26,7 @@ class FakeNft:
     def __init__(self) -> None:
         self.sets: Sets = {}
         self.loaded = False
+        self.generation = 0
         self.transactions: list[str] = []
         self.fail_next: int = 0
 
@@ -42,6 +43,7 @@ class FakeNft:
         for command in _commands(text):
             state.do(command)
         self.sets, self.loaded = state.sets, state.loaded
+        self.generation += state.made
         self.transactions.append(text)
 
     def dump(self) -> str:
@@ -56,6 +58,7 @@ class _State:
     def __init__(self, sets: Sets, loaded: bool) -> None:
         self.sets = sets
         self.loaded = loaded
+        self.made = 0
 
     def do(self, command: str) -> None:
         if match := _TABLE.match(command):
@@ -64,6 +67,7 @@ class _State:
         elif match := _ELEMENTS.match(command):
             self._elements(match[1], match[2], match[3])
         else:
+            self.made += not self.loaded
             self.loaded = True
             for name in _DECLARATION.findall(command):
                 self.sets.setdefault(name, {})

@@ -26,7 +26,8 @@ from ipvsproxy.plan.diff import (
     record_vip,
 )
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
-from nft import Client, NftError, Table, Transaction, ruleset
+from nft import Client, NftError, Table, Transaction
+from nft import ruleset as static_rules
 
 TABLE = Table("inet", "ipvsproxy")
 """Never `kube-proxy`: Calico's Felix takes that name for kube-proxy's nftables mode."""
@@ -39,12 +40,12 @@ log = structlog.get_logger()
 class Kernel:
     """IPVS, VIPs and the ruleset of this network namespace, with the shadow of all three."""
 
-    def __init__(self, ipvs: Ipvs, links: Links, nft: Client) -> None:
+    def __init__(self, ipvs: Ipvs, links: Links, nft: Client, ruleset: Ruleset) -> None:
         self.shadow = KernelState()
         self._ipvs = ipvs
         self._links = links
         self._nft = nft
-        self._ruleset = Ruleset(TABLE.name)
+        self._ruleset = ruleset
         self._stamp: bytes = b""
         self._verified = 0
 
@@ -58,7 +59,7 @@ class Kernel:
         """Replace our table by the static rules and these elements, atomically. Raises NftError."""
         transaction = Transaction(TABLE)
         transaction.delete_table()
-        transaction.load(ruleset())
+        transaction.load(static_rules())
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
         self._nft.run(transaction)
         self.shadow.elements = dict(elements)

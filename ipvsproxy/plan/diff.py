@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol
+from ipvsproxy.plan.rules import restricted_frontend
 from ipvsproxy.plan.state import (
     Destination,
     Frontend,
@@ -105,7 +106,10 @@ def _element(slot: Slot, wanted: Mapping[Slot, str], shadow: Mapping[Slot, str],
     if value == present:
         return
     if value is None:
-        steps.lowered.append(ElementStep(slot, None))
+        # Source ranges of a frontend that stays change in one transaction: old and new ones may overlap, and
+        # nobody may slip through, or be shut out, between two. Those of one that goes outlive it.
+        at_once = restricted_frontend(slot) in wanted
+        (steps.raised if at_once else steps.lowered).append(ElementStep(slot, None))
     else:
         steps.raised.append(ElementStep(slot, value, replaces=present is not None))
 

@@ -44,6 +44,14 @@ def frontend_elements(frontend: Frontend) -> Iterator[Element]:
         yield Slot("health_check_ports", str(frontend.health_check_port)), ""
 
 
+def restricted_frontend(slot: Slot) -> Slot | None:
+    """Return the frontend that an element of the source ranges restricts, None for other elements."""
+    kind, number = slot.set[:-1], slot.set[-1]
+    if kind not in ("ranged", "allowed"):
+        return None
+    return Slot(f"frontends{number}", " . ".join(slot.key.split(" . ")[:3]))
+
+
 def vip_slot(address: bytes) -> Slot:
     """Return where the guard keeps a VIP."""
     return Slot(f"vips{family(address)}", format_ip(address))

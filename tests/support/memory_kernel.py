@@ -1,0 +1,121 @@
+"""The kernel in memory, as far as the loop can see it: IPVS, VIPs, a ruleset, and faults on demand.
+
+`MemoryIpvs`, `MemoryLinks` and `MemoryStamp` have the methods of their namesakes in ipvsproxy.kernel; with
+nft.fake they make a `Kernel` that needs no root. They count writes, and refuse what the real kernel refuses.
+"""
+
+import errno
+
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.plan.diff import Verb
+from ipvsproxy.plan.state import ServerState
+from nft.fake import FakeNft
+
+
+class MemoryIpvs:
+    def __init__(self):
+        self.table = {}
+        self.busy = {}
+        self.writes = 0
+        self.refuse = {}
+
+    def apply(self, steps):
+        failures = {}
+        for index, step in enumerate(steps):
+            code = self.refuse.get(step.key) or self._do(step)
+            if code:
+                failures[index] = code
+            else:
+                self.writes += 1
+        return failures
+
+    def _do(self, step):
+        known = self.table.get(step.key)
+        if step.verb is Verb.NEW_SERVICE or step.verb is Verb.SET_SERVICE:
+            if (known is None) is (step.verb is Verb.SET_SERVICE):
+                return errno.ESRCH if known is None else errno.EEXIST
+            self.table[step.key] = ServerState(step.server, known.weights if known else {})
+            return 0
+        if known is None:
+            return errno.ESRCH
+        return self._do_known(step, known)
+
+    def _do_known(self, step, known):
+        if step.verb is Verb.DEL_SERVICE:
+            del self.table[step.key]
+            return 0
+        present = step.destination in known.weights
+        if present is (step.verb is Verb.NEW_DEST):
+            return errno.EEXIST if present else errno.ENOENT
+        if step.verb is Verb.DEL_DEST:
+            del known.weights[step.destination]
+        else:
+            known.weights[step.destination] = step.weight
+        return 0
+
+    def servers(self):
+        return {key: state.server for key, state in self.table.items()}
+
+    def weights(self, key):
+        return dict(self.table[key].weights) if key in self.table else {}
+
+    def observe(self):
+        return {key: ServerState(state.server, dict(state.weights)) for key, state in self.table.items()}
+
+    def connections(self, key):
+        return {d: self.busy.get((key, d), 0) for d in self.weights(key)}
+
+
+class MemoryLinks:
+    def __init__(self, others=()):
+        self.present = set()
+        self.others = frozenset(others)
+        self.writes = 0
+        self.exists = False
+
+    def ensure_link(self):
+        made, self.exists = not self.exists, True
+        return made
+
+    def vips(self):
+        return set(self.present)
+
+    def other_addresses(self):
+        return self.others
+
+    def bind(self, vips):
+        self.writes += len(vips)
+        self.present |= set(vips)
+        return {}
+
+    def unbind(self, vips):
+        self.writes += len(vips)
+        self.present -= set(vips)
+        return {}
+
+
+class MemoryStamp:
+    """Knows the table of a FakeNft by its identity."""
+
+    def __init__(self, nft):
+        self._nft = nft
+
+    def stamp(self):
+        return f"{self._nft.generation}".encode() if self._nft.loaded else b""
+
+
+class MemoryNode:
+    """Everything that outlives a process."""
+
+    def __init__(self, others=()):
+        self.ipvs = MemoryIpvs()
+        self.links = MemoryLinks(others)
+        self.nft = FakeNft()
+
+    def kernel(self):
+        """Return what a newly started process has in hand."""
+        return Kernel(self.ipvs, self.links, self.nft, MemoryStamp(self.nft))
+
+    @property
+    def writes(self):
+        return self.ipvs.writes + self.links.writes

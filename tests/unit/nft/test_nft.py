@@ -1,0 +1,117 @@
+import errno
+
+import pytest
+
+import nft
+from nft import NftError, Table, Transaction, ruleset
+from nft.fake import FakeNft
+
+TABLE = Table("inet", "ipvsproxy")
+
+
+def loaded():
+    client = FakeNft()
+    transaction = Transaction(TABLE)
+    transaction.delete_table()
+    transaction.load(ruleset())
+    client.run(transaction)
+    return client
+
+
+def change(client, add=(), delete=()):
+    transaction = Transaction(TABLE)
+    transaction.delete_elements(delete)
+    transaction.add_elements(add)
+    client.run(transaction)
+
+
+def test_text_groups_elements_by_set():
+    transaction = Transaction(TABLE)
+    transaction.add_elements(
+        [("vips4", "10.0.0.1", ""), ("frontends4", "10.0.0.1 . tcp . 80", "accept"), ("vips4", "10.0.0.2", "")]
+    )
+    transaction.delete_elements([("vips6", "fd00::1")])
+    assert str(transaction) == (
+        "add element inet ipvsproxy vips4 { 10.0.0.1, 10.0.0.2 }\n"
+        "add element inet ipvsproxy frontends4 { 10.0.0.1 . tcp . 80 : accept }\n"
+        "delete element inet ipvsproxy vips6 { fd00::1 }\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "1.1.1.1 }; flush ruleset; add element x y { 1.1.1.1",
+        "1.1.1.1\nflush ruleset",
+        "a;b",
+        "",
+        "#",
+        "$(x)",
+        "\x00",
+        "é",
+        "a,b",
+        '"a" }',
+    ],
+)
+def test_nothing_from_outside_becomes_a_command(hostile):
+    for use in (
+        lambda t: t.add_elements([("vips4", hostile, "")]),
+        lambda t: t.delete_elements([("vips4", hostile)]),
+        lambda t: t.add_elements([(hostile, "1.1.1.1", "")]),
+    ):
+        with pytest.raises(ValueError, match="not a"):
+            use(Transaction(TABLE))
+    with pytest.raises(ValueError, match="not a table"):
+        Table("inet", hostile)
+
+
+def test_the_ruleset_declares_what_the_plan_fills():
+    from ipvsproxy.plan.rules import detector_elements, frontend_elements  # noqa: F401
+
+    declared = set(loaded().sets)
+    families = ("vips", "frontends", "inside", "masquerade", "ranged", "allowed", "hairpin", "pod_cidrs")
+    assert declared == {f"{n}{f}" for n in families for f in (4, 6)} | {"pod_interfaces", "health_check_ports"}
+
+
+def test_a_transaction_is_all_or_nothing():
+    client = loaded()
+    with pytest.raises(NftError) as caught:
+        change(client, add=[("vips4", "10.0.0.1", "")], delete=[("vips4", "10.0.0.9")])
+    assert caught.value.errno == errno.ENOENT
+    assert client.dump() == ""
+
+
+def test_an_element_keeps_its_value_until_it_is_deleted():
+    client = loaded()
+    key = "10.0.0.1 . tcp . 80"
+    change(client, add=[("frontends4", key, "drop")])
+    change(client, add=[("frontends4", key, "drop")])
+    with pytest.raises(NftError) as caught:
+        change(client, add=[("frontends4", key, "accept")])
+    assert caught.value.errno == errno.EEXIST
+    change(client, delete=[("frontends4", key)], add=[("frontends4", key, "accept")])
+    assert client.dump() == f"frontends4 {key} : accept"
+
+
+def test_without_a_table_there_is_nothing_to_change():
+    with pytest.raises(NftError):
+        change(FakeNft(), add=[("vips4", "10.0.0.1", "")])
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [
+        ("internal:0:0-0: Error: Could not process rule: No such file or directory\n", errno.ENOENT),
+        ("/dev/stdin:1:1-9: Error: Could not process rule: File exists\nadd x\n^^^", errno.EEXIST),
+        ("Error: syntax error, unexpected newline\n", errno.EINVAL),
+        ("", errno.EINVAL),
+    ],
+)
+def test_errno_is_read_from_the_text(output, code):
+    assert NftError.from_output(output).errno == code
+
+
+def test_a_missing_binding_names_the_package(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nftables", None)
+    with pytest.raises(NftError, match="python3-nftables"):
+        nft.Libnftables()

@@ -1,0 +1,155 @@
+from build import config, destination, key, node, service, slice_of
+
+from ipvsproxy.config import VipMode
+from ipvsproxy.plan.address import parse_ip
+from ipvsproxy.plan.diff import IpvsStep, Verb, apply, diff, draining, reap
+from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.state import KernelState, Server, ServerState, Touched, Vip, VipForm
+from ipvsproxy.plan.wanted import plan_service
+
+WEB = key("10.96.0.10:80")
+ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.2:8080")
+
+
+class World:
+    """A ledger and a faultless kernel."""
+
+    def __init__(self, protected=lambda _: False):
+        self.ledger = Ledger(VipMode.ADDRESS)
+        self.shadow = KernelState()
+        self.protected = protected
+
+    def want(self, svc, *pods):
+        frontends = plan_service(
+            svc, [slice_of(svc.name, *pods, ports=((8080, "TCP", ""), (53, "UDP", "")))], node(), config()
+        )
+        return self.step(self.ledger.replace(Owner(svc.created, svc.key), frontends))
+
+    def drop(self, name):
+        return self.step(self.ledger.forget(name))
+
+    def step(self, touched):
+        steps = diff(touched, self.ledger, self.shadow, self.protected)
+        apply(steps, self.shadow)
+        return steps
+
+
+def verbs(steps):
+    return [(step.verb.name, step.destination, step.weight) for step in steps]
+
+
+def test_a_new_service_comes_in_the_safe_order():
+    steps = World().want(service(), "10.244.1.1")
+    assert {step.slot.set for step in steps.raised} == {"frontends4", "masquerade4", "vips4", "hairpin4"}
+    assert verbs(steps.added) == [("NEW_SERVICE", None, 0), ("NEW_DEST", ONE, 1)]
+    assert steps.bound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
+    assert steps.count() == len(steps.raised) + len(steps.added) + len(steps.bound)
+
+
+def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
+    world = World()
+    world.want(service(), "10.244.1.1", "10.244.2.2")
+    steps = world.drop("default/web")
+    assert steps.unbound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
+    assert verbs(steps.removed) == [("DEL_SERVICE", None, 0)]
+    assert len(steps.lowered) == 4
+    assert steps.count() == len(steps.unbound) + len(steps.removed) + len(steps.lowered)
+    assert world.shadow == KernelState()
+
+
+def test_a_tcp_destination_drains_and_comes_back_with_its_connections():
+    world = World()
+    world.want(service(), "10.244.1.1", "10.244.2.2")
+    assert verbs(world.want(service(), "10.244.1.1").removed) == [("SET_DEST", TWO, 0)]
+    assert draining(world.ledger.frontends[WEB], world.shadow.servers[WEB]) == [TWO]
+    assert verbs(world.want(service(), "10.244.1.1", "10.244.2.2").added) == [("SET_DEST", TWO, 1)]
+
+
+def test_reaping_waits_for_the_last_connection():
+    world = World()
+    world.want(service(), "10.244.1.1", "10.244.2.2")
+    world.want(service(), "10.244.1.1")
+    frontend, state = world.ledger.frontends[WEB], world.shadow.servers[WEB]
+    assert reap(frontend, state, {ONE: 0, TWO: 1}) == []
+    assert reap(frontend, state, {ONE: 0}) == []
+    assert reap(frontend, state, {ONE: 5, TWO: 0}) == [IpvsStep(Verb.DEL_DEST, WEB, None, TWO)]
+
+
+def test_a_udp_destination_goes_at_once():
+    world = World()
+    dns = service(ports=((53, 0, "UDP"),))
+    world.want(dns, "10.244.1.1", "10.244.2.2")
+    steps = world.want(dns, "10.244.1.1")
+    assert verbs(steps.removed) == [("DEL_DEST", destination("10.244.2.2:53"), 0)]
+
+
+def test_attributes_change_in_place():
+    world = World()
+    world.want(service(), "10.244.1.1")
+    steps = world.want(service(affinity_seconds=10), "10.244.1.1")
+    assert verbs(steps.added) == [("SET_SERVICE", None, 0)]
+    assert steps.count() == 1
+
+
+def test_a_changed_element_is_replaced_before_anything_else():
+    world = World()
+    world.want(service(), "10.244.1.1")
+    steps = world.want(service())
+    (change,) = [step for step in steps.raised if step.slot.set == "frontends4"]
+    assert (change.value, change.replaces) == ("goto refuse", True)
+
+
+def test_weights_are_wanted_state():
+    world = World()
+    world.want(service(), "10.244.1.1")
+    world.shadow.servers[WEB].weights[ONE] = 0
+    assert verbs(world.step(Touched(servers={WEB})).added) == [("SET_DEST", ONE, 1)]
+
+
+def test_foreign_servers_go_unless_protected():
+    foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
+    world = World(protected=lambda name: name == excluded)
+    for name in (foreign, excluded):
+        world.shadow.servers[name] = ServerState(Server("rr", 0, 0), {ONE: 1})
+    steps = world.step(Touched(servers={foreign, excluded}))
+    assert [step.key for step in steps.removed] == [foreign]
+
+
+def test_a_vip_in_the_other_form_is_added_before_it_is_removed():
+    world = World()
+    world.want(service(), "10.244.1.1")
+    vip = parse_ip("10.96.0.10")
+    world.shadow.vips = {Vip(vip, VipForm.ROUTE)}
+    steps = world.step(Touched(vips={vip}))
+    assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, VipForm.ROUTE)])
+
+
+def test_nothing_touched_is_nothing_to_do():
+    world = World()
+    world.want(service(), "10.244.1.1")
+    assert not world.step(world.ledger.everything())
+
+
+def test_tightening_ranges_is_one_phase():
+    world = World()
+    wide = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
+    narrow = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.1.0.0/16"])
+    world.want(wide, "10.244.1.1")
+    steps = world.want(narrow, "10.244.1.1")
+    assert {(s.slot.key, s.value) for s in steps.raised} == {
+        ("203.0.113.5 . tcp . 80 . 10.1.0.0/16", ""),
+        ("203.0.113.5 . tcp . 80 . 10.0.0.0/8", None),
+    }
+    assert steps.count() == 2
+
+
+def test_ranges_are_lifted_at_once_but_outlive_a_removed_frontend():
+    world = World()
+    closed = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
+    world.want(closed, "10.244.1.1")
+    lifted = world.want(service(load_balancer_ips=["203.0.113.5"]), "10.244.1.1")
+    assert {s.slot.set for s in lifted.raised} == {"ranged4", "allowed4"}
+    world.want(closed, "10.244.1.1")
+    removed = world.want(service(), "10.244.1.1")
+    assert {s.slot.set for s in removed.lowered} >= {"ranged4", "allowed4"}
+    assert not removed.raised

@@ -1,0 +1,152 @@
+from build import config, endpoint, key, node, service, slice_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipvsproxy.config import VipMode
+from ipvsproxy.plan import ledger as ledger_module
+from ipvsproxy.plan.address import parse_ip
+from ipvsproxy.plan.diff import Steps, apply, diff
+from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.state import KernelState, Slot, VipForm
+from ipvsproxy.plan.wanted import plan_service
+
+
+def put(ledger, svc, *pods):
+    frontends = plan_service(svc, [slice_of(svc.name, *pods)], node(), config())
+    return ledger.replace(Owner(svc.created, svc.key), frontends)
+
+
+def new_ledger(mode=VipMode.ADDRESS):
+    return Ledger(mode)
+
+
+def test_the_oldest_service_holds_a_shared_frontend_in_any_order():
+    old = service("zeta", ["10.96.0.1"], external_ips=["198.51.100.9"], created="2025-01-01T00:00:00Z")
+    new = service("alpha", ["10.96.0.2"], external_ips=["198.51.100.9"], created="2026-01-01T00:00:00Z")
+    shared = key("198.51.100.9:80")
+    for order in ((old, new), (new, old)):
+        ledger = new_ledger()
+        for svc in order:
+            put(ledger, svc, f"10.244.1.{svc.cluster_ips[0][3]}")
+        assert ledger.owner(shared) == "default/zeta"
+        assert list(ledger.conflicts("default/alpha")) == [shared]
+        assert ledger.frontends[shared].destinations[0].address == parse_ip("10.244.1.1")
+
+
+def test_a_shared_frontend_passes_on_when_its_holder_goes():
+    ledger = new_ledger()
+    put(ledger, service("a", ["10.96.0.1"], external_ips=["198.51.100.9"]), "10.244.1.1")
+    put(ledger, service("b", ["10.96.0.2"], external_ips=["198.51.100.9"]), "10.244.1.2")
+    touched = ledger.forget("default/a")
+    assert ledger.owner(key("198.51.100.9:80")) == "default/b"
+    assert key("198.51.100.9:80") in touched.servers
+    assert ledger.vip(parse_ip("198.51.100.9"))
+    assert not ledger.vip(parse_ip("10.96.0.1"))
+
+
+def test_a_service_that_was_made_anew_loses_its_age():
+    ledger = new_ledger()
+    put(ledger, service("a", ["10.96.0.1"], external_ips=["198.51.100.9"], created="2024"), "10.244.1.1")
+    put(ledger, service("b", ["10.96.0.2"], external_ips=["198.51.100.9"], created="2025"), "10.244.1.2")
+    put(ledger, service("a", ["10.96.0.1"], external_ips=["198.51.100.9"], created="2026"), "10.244.1.1")
+    assert ledger.owner(key("198.51.100.9:80")) == "default/b"
+
+
+def test_vips_are_shared_by_ports_and_services():
+    ledger = new_ledger()
+    put(ledger, service("a", ["10.96.0.1"], ((80, 0, "TCP", "x"), (81, 0, "TCP", "y"))))
+    touched = put(ledger, service("a", ["10.96.0.1"], ((81, 0, "TCP", "y"),)))
+    assert ledger.vip(parse_ip("10.96.0.1"))
+    assert Slot("vips4", "10.96.0.1") in ledger.elements
+    assert {str(k) for k in touched.servers} == {"10.96.0.1:80/TCP"}
+
+
+def test_an_equal_plan_touches_nothing():
+    ledger = new_ledger()
+    put(ledger, service(), "10.244.1.1")
+    assert not put(ledger, service(), "10.244.1.1")
+
+
+def test_one_endpoint_touches_one_service_only():
+    ledger = new_ledger()
+    for number in range(1, 50):
+        put(ledger, service(f"s{number}", [f"10.96.0.{number}"]), "10.244.2.1")
+    touched = put(ledger, service("s7", ["10.96.0.7"]), "10.244.2.1", "10.244.2.2")
+    assert {str(k) for k in touched.servers} == {"10.96.0.7:80/TCP"}
+
+
+def test_auto_changes_to_routes_and_back(monkeypatch):
+    monkeypatch.setattr(ledger_module, "ROUTES_ABOVE", 3)
+    monkeypatch.setattr(ledger_module, "ADDRESSES_BELOW", 2)
+    ledger = new_ledger(VipMode.AUTO)
+    for number in range(1, 5):
+        touched = put(ledger, service(f"s{number}", [f"10.96.0.{number}"]))
+    assert len(touched.vips) == 4
+    assert ledger.vip(parse_ip("10.96.0.1")).form is VipForm.ROUTE
+    for number in range(2, 5):
+        touched = ledger.forget(f"default/s{number}")
+    assert ledger.vip(parse_ip("10.96.0.1")).form is VipForm.ADDRESS
+    assert parse_ip("10.96.0.1") in touched.vips
+
+
+addresses = st.sampled_from(["198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8::1"])
+pods = st.lists(st.sampled_from(["10.244.1.1", "10.244.1.2", "10.244.2.1"]), unique=True)
+histories = st.lists(
+    st.tuples(
+        st.integers(1, 4),
+        st.sampled_from(["2024", "2025", "2026"]),
+        st.booleans(),
+        st.booleans(),
+        st.lists(addresses, unique=True),
+        st.lists(addresses, unique=True),
+        st.integers(0, 1),
+        pods,
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+def event(ledger, step):
+    number, created, external_local, internal_local, external, balancers, node_port, endpoints, gone = step
+    svc = service(
+        f"s{number}",
+        [f"10.96.0.{number}", f"fd00:10:96::{number}"],
+        ((80, 30080 * node_port),),
+        created=created,
+        external_local=external_local,
+        internal_local=internal_local,
+        external_ips=external,
+        load_balancer_ips=balancers,
+    )
+    if gone:
+        return svc.key, ledger.forget(svc.key)
+    return svc.key, put(ledger, svc, *endpoints)
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories)
+def test_any_history_ends_where_a_cold_start_ends(history):
+    ledger, shadow = new_ledger(), KernelState()
+    last = {}
+    for step in history:
+        name, touched = event(ledger, step)
+        last[name] = step
+        steps = diff(touched, ledger, shadow, lambda _: False)
+        apply(steps, shadow)
+    cold = new_ledger()
+    for step in last.values():
+        event(cold, step)
+    assert ledger.frontends == cold.frontends
+    assert ledger.elements == cold.elements
+    assert shadow.elements == cold.elements
+    assert shadow.vips == {cold.vip(address) for address in cold.everything().vips}
+    assert shadow.servers.keys() == cold.frontends.keys()
+    for name, state in shadow.servers.items():
+        live = {d for d, weight in state.weights.items() if weight}
+        assert live == set(cold.frontends[name].destinations)
+    assert diff(cold.everything(), ledger, shadow, lambda _: False) == Steps()
+
+
+def test_endpoint_helper_guesses_the_node():
+    assert endpoint("10.244.2.7").node == "node2"

@@ -1,0 +1,62 @@
+import pytest
+from build import config
+
+from ipvsproxy.config import DetectLocalMode
+from ipvsproxy.plan.address import format_ip, parse_cidr, parse_ip
+from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.node import facts
+
+LINKS = [parse_ip(t) for t in ("127.0.0.1", "192.0.2.1", "192.168.7.1", "2001:db8::1", "fe80::1", "::1")]
+NODE = Node(
+    "node1",
+    (parse_ip("192.0.2.1"), parse_ip("2001:db8::1")),
+    (parse_cidr("10.244.1.0/24"), parse_cidr("fd00:10:244:1::/64")),
+    "a",
+)
+
+
+def nodeports(*addresses):
+    found = facts(config(nodeport_addresses=addresses), NODE, LINKS).nodeport_addresses
+    return [format_ip(address) for address in found]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ((), ["192.0.2.1", "192.168.7.1", "2001:db8::1"]),
+        (("0.0.0.0/0",), ["192.0.2.1", "192.168.7.1", "2001:db8::1"]),
+        (("192.0.2.0/24", "::/0"), ["192.0.2.1", "2001:db8::1"]),
+        (("192.168.0.0/16", "2001:db8::/64"), ["192.168.7.1", "2001:db8::1"]),
+        (("192.168.0.0/16",), ["192.168.7.1", "2001:db8::1"]),
+        (("primary",), ["192.0.2.1", "2001:db8::1"]),
+        (("198.51.100.0/24", "2001:db8:1::/64"), []),
+    ],
+)
+def test_nodeport_addresses(setting, expected):
+    assert sorted(nodeports(*setting)) == sorted(expected)
+
+
+def test_loopback_and_link_local_are_no_node_addresses():
+    links = facts(config(), NODE, LINKS).link_addresses
+    assert {format_ip(a) for a in links} == {"192.0.2.1", "192.168.7.1", "2001:db8::1"}
+
+
+def test_detectors():
+    def detector(**settings):
+        found = facts(config(**settings), NODE, LINKS)
+        return [str(c) for c in found.pod_cidrs], found.pod_interfaces, found.detects
+
+    assert detector() == ([], (), frozenset())
+    assert detector(cluster_cidrs=("10.0.0.0/8", "10.9.0.0/16")) == (["10.0.0.0/8"], (), {4})
+    node_cidrs = (["10.244.1.0/24", "fd00:10:244:1::/64"], (), {4, 6})
+    assert detector(detect_local_mode=DetectLocalMode.NODE_CIDR) == node_cidrs
+    bridge = detector(detect_local_mode=DetectLocalMode.BRIDGE_INTERFACE, pod_bridge_interface="cni0")
+    assert bridge == ([], ("cni0",), {4, 6})
+    prefix = detector(detect_local_mode=DetectLocalMode.INTERFACE_NAME_PREFIX, pod_interface_name_prefix="veth")
+    assert prefix == ([], ("veth*",), {4, 6})
+
+
+def test_without_a_node_object_the_links_stand_in():
+    found = facts(config(), None, LINKS)
+    assert {format_ip(a) for a in found.addresses} == {"192.0.2.1", "192.168.7.1", "2001:db8::1"}
+    assert found.zone == ""

@@ -1,0 +1,195 @@
+"""The loop against the kernel in memory: what comes in through the inbox, what the kernel has afterwards."""
+
+import errno
+
+import pytest
+from build import config, destination, key, service, slice_of
+from memory_kernel import MemoryNode
+
+from ipvsproxy.kube.inbox import Changed, Failed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.loop import Fatal, Loop
+from ipvsproxy.plan.address import parse_ip
+from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.state import Server, ServerState
+
+WEB = key("10.96.0.10:80")
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Process:
+    """One run of the proxy on a node that outlives it."""
+
+    def __init__(self, node, **settings):
+        self.node = node
+        self.clock = Clock()
+        settings.setdefault("cluster_cidrs", ("10.244.0.0/16",))
+        self.loop = Loop(config(**settings), Inbox(), node.kernel(), self.clock)
+
+    def list(self, *objects):
+        kinds = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}, Kind.NODE: {"node1": Node("node1")}}
+        for item in objects:
+            kind = Kind.SERVICE if hasattr(item, "cluster_ips") else Kind.ENDPOINT_SLICE
+            kinds[kind][item.key] = item
+        self.loop.turn([Listed(kind, found) for kind, found in kinds.items()])
+        return self
+
+    def change(self, item):
+        kind = Kind.SERVICE if hasattr(item, "cluster_ips") else Kind.ENDPOINT_SLICE
+        self.loop.turn([Changed(kind, item.key, item)])
+
+    def wait(self, seconds):
+        self.clock.now += seconds
+        self.loop.turn([])
+
+
+@pytest.fixture
+def node():
+    return MemoryNode([parse_ip("192.0.2.1")])
+
+
+def weights(node, name=WEB):
+    return {str(d): w for d, w in node.ipvs.table[name].weights.items()}
+
+
+def test_nothing_is_programmed_before_every_kind_is_listed(node):
+    process = Process(node)
+    process.loop.turn([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
+    assert (node.writes, node.nft.transactions) == (0, [])
+    process.loop.turn([Listed(Kind.ENDPOINT_SLICE, {})])
+    assert WEB in node.ipvs.table
+
+
+def test_a_change_touches_its_service_only(node):
+    others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 30)]
+    process = Process(node).list(service(), slice_of("web", "10.244.2.1"), *others)
+    writes, transactions = node.writes, len(node.nft.transactions)
+    process.change(slice_of("web", "10.244.2.1", "10.244.2.2"))
+    assert weights(node) == {"10.244.2.1:8080": 1, "10.244.2.2:8080": 1}
+    assert node.writes == writes + 1
+    assert len(node.nft.transactions) == transactions
+
+
+def test_an_equal_object_costs_nothing(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    before = node.writes, len(node.nft.transactions)
+    process.change(service())
+    process.list(service(), slice_of("web", "10.244.1.1"))
+    assert (node.writes, len(node.nft.transactions)) == before
+
+
+def test_a_restart_with_nothing_changed_writes_nothing_but_one_ruleset(node):
+    objects = service(), slice_of("web", "10.244.1.1")
+    Process(node).list(*objects)
+    before, rules = node.writes, node.nft.dump()
+    Process(node).list(*objects)
+    assert node.writes == before
+    assert len(node.nft.transactions) == 2
+    assert node.nft.dump() == rules
+
+
+def test_a_restart_takes_back_a_weight_and_goes_on_draining(node):
+    Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
+    state = node.ipvs.table[WEB]
+    state.weights[destination("10.244.1.1:8080")] = 0
+    state.weights[destination("10.244.1.3:8080")] = 0
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 1, "10.244.1.3:8080": 0}
+    process.wait(2)
+    assert "10.244.1.3:8080" not in weights(node)
+
+
+def test_a_destination_drains_until_its_last_connection_ends(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    leaving = destination("10.244.1.2:8080")
+    node.ipvs.busy[WEB, leaving] = 3
+    process.change(slice_of("web", "10.244.1.1"))
+    for _ in range(5):
+        process.wait(31)
+    assert weights(node)[str(leaving)] == 0
+    node.ipvs.busy.clear()
+    process.wait(31)
+    assert str(leaving) not in weights(node)
+
+
+def test_leftovers_go_and_excluded_servers_stay(node):
+    foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
+    for name in (foreign, excluded):
+        node.ipvs.table[name] = ServerState(Server("rr", 0, 0), {})
+    Process(node, exclude_cidrs=("10.98.0.0/16",)).list(service())
+    assert node.ipvs.table.keys() == {WEB, excluded}
+
+
+def test_one_refused_frontend_costs_only_itself_and_is_tried_again(node):
+    node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
+    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    assert node.ipvs.table.keys() == {key("10.96.0.11:80")}
+    node.ipvs.refuse.clear()
+    process.wait(1)
+    assert WEB in node.ipvs.table
+
+
+def test_a_refused_transaction_loses_nothing_and_is_tried_again(node):
+    process = Process(node).list(service())
+    rules = node.nft.dump()
+    node.nft.fail_next = errno.ENOMEM
+    process.change(service("b", ["10.96.0.11"]))
+    assert node.nft.dump() == rules
+    process.wait(1)
+    assert "frontends4 10.96.0.11 . tcp . 80 : goto refuse" in node.nft.dump()
+
+
+def test_verification_repairs_tampering(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    good = node.nft.dump()
+    node.ipvs.table.clear()
+    node.links.present.clear()
+    node.nft.sets, node.nft.loaded = {}, False
+    process.wait(31)
+    assert weights(node) == {"10.244.1.1:8080": 1}
+    assert len(node.links.present) == 1
+    assert node.nft.dump() == good
+
+
+def test_a_vip_that_moves_to_another_link_is_unbound_and_back(node):
+    process = Process(node).list(service(load_balancer_ips=["203.0.113.5"]))
+    assert len(node.links.present) == 2
+    node.links.others |= {parse_ip("203.0.113.5")}
+    process.loop.turn([NodeAddressesChanged()])
+    assert {v.address for v in node.links.present} == {parse_ip("10.96.0.10")}
+    assert "vips4 203.0.113.5" not in node.nft.dump()
+    node.links.others -= {parse_ip("203.0.113.5")}
+    process.loop.turn([NodeAddressesChanged()])
+    assert len(node.links.present) == 2
+
+
+def test_a_new_node_address_serves_node_ports(node):
+    process = Process(node).list(service(ports=((80, 30080),)))
+    node.links.others |= {parse_ip("192.0.2.77")}
+    process.loop.turn([NodeAddressesChanged()])
+    assert key("192.0.2.77:30080") in node.ipvs.table
+
+
+def test_removed_objects_leave_nothing(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process.loop.turn([Removed(Kind.SERVICE, "default/web"), Removed(Kind.ENDPOINT_SLICE, "default/web-4")])
+    assert node.ipvs.table == {}
+    assert node.links.present == set()
+    assert node.nft.dump() == "pod_cidrs4 10.244.0.0/16"
+
+
+def test_kept_objects_survive_a_list(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process.loop.turn([Listed(Kind.SERVICE, {}, kept=frozenset({"default/web"}))])
+    assert WEB in node.ipvs.table
+
+
+def test_a_source_that_can_never_deliver_is_fatal(node):
+    with pytest.raises(Fatal, match="no such file"):
+        Process(node).loop.turn([Failed("kubeconfig: no such file")])
