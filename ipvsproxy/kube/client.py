@@ -1,0 +1,305 @@
+"""The Kubernetes API as a source of objects: the one module that imports `kubernetes`.
+
+In: a kubeconfig, `--master`, or the pod's service account. Out: answers to list and watch for `kube.reflector`,
+and `Failed` when the configuration can never work. A server that does not answer is no failure, it is waited
+for. The package does configuration, credentials, TLS, proxies and URLs; its models and generated methods are
+left alone, since importing them alone costs 22 MB and half a second. Nothing secret may reach the log.
+
+Credentials that change: token files are read again every minute; an answer of 401 makes `refresh` read the
+whole configuration again, exec plugins included; certificates are read at each new connection.
+"""
+
+import http.client
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from ipvsproxy.kube.api import Response, Trouble
+from ipvsproxy.kube.inbox import Failed, Inbox, Kind
+from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig, with_scheme
+from ipvsproxy.kube.reflector import Pace, Reflector
+
+CHUNK = 1 << 16
+# Keepalive finds a dead peer in a minute; read timeouts one that answers probes and nothing else.
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 30, 10, 3
+MIN_REFRESH_SECONDS = 10.0
+BEARER = "BearerToken"  # the package's name for the Authorization header
+
+log = structlog.get_logger()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds to wait for a connection, for the next part of a list, and for a watch after its time is over."""
+
+    connect: float = 10.0
+    read: float = 60.0
+    slack: float = 15.0
+
+
+class Selection(NamedTuple):
+    """Where a kind is found and which of its objects are ours (contract 2); `{node}` is our node's name."""
+
+    path: str
+    labels: str = ""
+    fields: str = ""
+
+
+SELECTIONS = {
+    Kind.SERVICE: Selection(
+        "/api/v1/services", "!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"
+    ),
+    Kind.ENDPOINT_SLICE: Selection("/apis/discovery.k8s.io/v1/endpointslices", "!service.kubernetes.io/headless"),
+    Kind.NODE: Selection("/api/v1/nodes", fields="metadata.name={node}"),
+}
+
+
+class Reply:
+    """An answer of urllib3, with its exceptions turned into `Trouble`."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+        self.status: int = answer.status
+        self.headers: Mapping[str, str] = answer.headers
+
+    def read(self) -> bytes:
+        """Return the whole body."""
+        with _as_trouble():
+            return bytes(self._answer.read())
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body as it arrives."""
+        while True:
+            with _as_trouble():
+                # Not stream(): without chunked encoding, as some proxies have it, that waits for a full CHUNK.
+                data = self._answer.read1(CHUNK)
+            if not data:
+                return
+            yield data
+
+    def interrupt(self) -> None:
+        """Make a read that is blocked in another thread return."""
+        try:
+            self._answer.shutdown()
+        except (OSError, ValueError, RuntimeError) as error:
+            log.debug("nothing to interrupt", error=str(error))
+
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end and it is back in its pool already."""
+        self._answer.close()
+        self._answer.release_conn()  # keeps the pool's count right, also with a closed connection
+
+
+@contextmanager
+def _as_trouble() -> Iterator[None]:
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:  # made from a TLS failure; its text would have the headers of the answer
+        raise Trouble(" ".join(str(error.reason).split())) from None
+    except (HTTPError, http.client.HTTPException, OSError) as error:
+        raise Trouble(str(error) or type(error).__name__) from None
+
+
+class Client:
+    """A `Transport` by way of the kubernetes package; may be used by several threads."""
+
+    def __init__(self, kubeconfig: Path | None, master: str, node_name: str, limits: Limits | None = None) -> None:
+        self._kubeconfig = kubeconfig
+        self._master = master
+        self._node_name = node_name
+        self._limits = limits or Limits()
+        self._api: Any = None
+        self._lock = threading.Lock()
+        self._built_at = 0.0
+
+    def connect(self) -> None:
+        """Read the configuration; no server is asked yet. Raises Unusable."""
+        self._api = _build(self._kubeconfig, self._master)
+        self._built_at = time.monotonic()
+
+    def list(self, kind: Kind, limit: int, continue_: str, resource_version: str) -> Response:
+        """Ask for a page of all objects of a kind. Raises Trouble."""
+        query = {"limit": str(limit), "continue": continue_, "resourceVersion": resource_version}
+        return self._get(kind, query, self._limits.read)
+
+    def watch(self, kind: Kind, resource_version: str, timeout_seconds: int) -> Response:
+        """Ask for what changes after a version. Raises Trouble."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(timeout_seconds),
+        }
+        return self._get(kind, query, timeout_seconds + self._limits.slack)
+
+    def refresh(self) -> None:
+        """Read the configuration again, at most every MIN_REFRESH_SECONDS; keep the old one if it is bad now."""
+        with self._lock:
+            if time.monotonic() - self._built_at < MIN_REFRESH_SECONDS:
+                return
+            old = self._api
+            try:
+                self.connect()
+            except Unusable as error:
+                log.warning("credentials cannot be read again; the old ones stay", reason=str(error))
+                return
+            old.close()
+            log.info("credentials read again")
+
+    def close(self) -> None:
+        """Close idle connections."""
+        if self._api is not None:
+            self._api.close()
+
+    def _get(self, kind: Kind, query: dict[str, str], read_timeout: float) -> Response:
+        selection = SELECTIONS[kind]
+        query["labelSelector"] = selection.labels
+        query["fieldSelector"] = selection.fields.format(node=self._node_name)
+        api = self._api
+        with _as_trouble():
+            method, url, headers, _, _ = api.param_serialize(
+                "GET",
+                selection.path,
+                query_params=[(name, value) for name, value in query.items() if value],
+                header_params={"Accept": "application/json"},
+                auth_settings=[BEARER],
+            )
+            timeout = (self._limits.connect, read_timeout)
+            return Reply(api.call_api(method, url, headers, _request_timeout=timeout).response)
+
+
+def _build(kubeconfig: Path | None, master: str) -> Any:
+    """Return an ApiClient for what was configured. Raises Unusable."""
+    from kubernetes.client import ApiClient, Configuration
+
+    configuration = Configuration()
+    if kubeconfig is not None:
+        _use_kubeconfig(configuration, kubeconfig, master)
+    elif master:
+        configuration.host = with_scheme(master, secure=False)
+    else:
+        _use_service_account(configuration)
+    _use_transport_settings(configuration)
+    _check_certificates(configuration)
+    api = ApiClient(configuration)
+    api.user_agent = "ipvsproxy"
+    return api
+
+
+def _use_kubeconfig(configuration: Any, path: Path, master: str) -> None:
+    from kubernetes.config import ConfigException, load_kube_config_from_dict
+
+    tree, token_file = read_kubeconfig(path, master)
+    try:
+        load_kube_config_from_dict(tree, client_configuration=configuration, persist_config=False)
+    except (ConfigException, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # Not the text of anything but a ConfigException: it might quote what it stumbled over.
+        reason = error if isinstance(error, ConfigException) else type(error).__name__
+        raise Unusable(f"kubeconfig {path}: {reason}") from None
+    if token_file:
+        _use_token_file(configuration, token_file)
+
+
+def _use_service_account(configuration: Any) -> None:
+    from kubernetes.config import ConfigException, load_incluster_config
+    from kubernetes.config.incluster_config import SERVICE_TOKEN_FILENAME
+
+    try:
+        load_incluster_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        raise Unusable(f"no kubeconfig and no --master, and the in-cluster configuration: {error}") from None
+    _use_token_file(configuration, Path(SERVICE_TOKEN_FILENAME))
+
+
+def _use_token_file(configuration: Any, path: Path) -> None:
+    file = TokenFile(path)
+
+    def renew(configuration: Any) -> None:
+        configuration.api_key[BEARER] = f"Bearer {file.token()}"
+
+    renew(configuration)
+    configuration.refresh_api_key_hook = renew
+
+
+def _use_transport_settings(configuration: Any) -> None:
+    import urllib3
+    from kubernetes.utils.keepalive import tcp_keepalive_socket_options
+
+    # urllib3's own retries come at once, and sleep as long as a Retry-After says: pacing is the reflector's.
+    configuration.retries = False
+    configuration.socket_options = tcp_keepalive_socket_options(
+        KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES
+    )
+    if not configuration.verify_ssl:
+        log.warning("the certificate of the API server is not checked", field="insecure-skip-tls-verify")
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+
+
+def _check_certificates(configuration: Any) -> None:
+    """Load what TLS will need: a file of the wrong content would otherwise look like a server that is away."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    files = configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file
+    authority, certificate, key = files
+    what = f"certificate authority {authority}"
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+        what = f"client certificate {certificate} with key {key}"
+        if certificate:
+            context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{what}: {error}") from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")  # the default would ask on the terminal
+
+
+class ApiSource:
+    """Follows all kinds at one API server."""
+
+    def __init__(
+        self,
+        kubeconfig: Path | None,
+        master: str,
+        node_name: str,
+        limits: Limits | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        self._client = Client(kubeconfig, master, node_name, limits)
+        self._pace = pace
+        self._reflectors: list[Reflector] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self, inbox: Inbox) -> None:
+        """Begin to deliver; a configuration that can never work is a `Failed`."""
+        self._thread = threading.Thread(target=self._open, args=(inbox,), name="api", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all threads and connections; what was delivered stays as it is."""
+        if self._thread is not None:
+            self._thread.join()
+        for reflector in self._reflectors:
+            reflector.stop()
+        self._client.close()
+
+    def _open(self, inbox: Inbox) -> None:
+        # In a thread: importing takes a third of a second, and an exec plugin as long as it likes.
+        try:
+            self._client.connect()
+        except Unusable as error:
+            inbox.put(Failed(str(error)))
+            return
+        self._reflectors = [Reflector(kind, self._client, inbox, self._pace) for kind in Kind]
+        for reflector in self._reflectors:
+            reflector.start()

@@ -1,0 +1,296 @@
+"""Follows the objects of one kind at the API server: lists them, then watches what changes.
+
+In: a `Transport`. Out: events in the inbox: a `Listed` for each complete list, a `Changed` or `Removed` for each
+change. Never acted on: a list that failed, ended early or is not of our kind. A malformed object costs itself
+only; its last good version stays.
+
+Lists are always consistent reads (no resourceVersion), never "any version will do" ("0"): a list from a server
+that lags behind could bring back Services that are gone. So a list is never older than what we knew, unless
+the API's storage itself was put back in time; then the list is the truth, and a log line says so. A watch
+resumes from the last version seen, and lists again only when the server no longer knows that version (410, as
+status or inside of the stream) or sends nonsense repeatedly. A server that is away changes nothing.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import structlog
+import tenacity
+
+from ipvsproxy.kube.api import (
+    GONE,
+    NO_ANSWER,
+    NONSENSE,
+    UNAUTHORIZED,
+    Response,
+    Transport,
+    Trouble,
+    lines,
+    read_event,
+    read_page,
+    trouble_of,
+)
+from ipvsproxy.kube.decode import Decoded, Refused, decode_json, identify, key_of
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Object, Removed
+
+PAGE_SIZE = 500
+# Troubles that say nothing about the version we resume from: waiting is all there is to do.
+PATIENT = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
+RELIST_AFTER = 3
+# A watch that ends sooner, without a word, is a server in trouble and not the end of its time.
+SHORT_WATCH_SECONDS = 1.0
+# A thread that waits for a server to answer cannot be interrupted; it is a daemon and may be left behind.
+STOP_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How long to watch, how long to wait: seconds. The clock is for durations in logs and of watches."""
+
+    watch: tuple[int, int] = (300, 600)
+    first_wait: float = 0.5
+    longest_wait: float = 30.0
+    longest_retry_after: float = 300.0
+    clock: Callable[[], float] = time.monotonic
+    uniform: Callable[[float, float], float] = random.uniform
+    randint: Callable[[int, int], int] = random.randint
+
+
+class Reflector:
+    """Keeps the inbox told about one kind, in a thread of its own."""
+
+    def __init__(self, kind: Kind, transport: Transport, inbox: Inbox, pace: Pace | None = None) -> None:
+        self._kind = kind
+        self._transport = transport
+        self._inbox = inbox
+        self._pace = pace or Pace()
+        self._version = ""  # empty: a list is due
+        self._newest = ""
+        self._attempts = 0
+        self._away: tuple[float, int] | None = None
+        self._said: dict[str, tuple[str, ...]] = {}
+        self._stopping = threading.Event()
+        self._response: Response | None = None
+        self._thread: threading.Thread | None = None
+        self._log = log.bind(kind=str(kind))
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        self._thread = threading.Thread(target=self.run, name=f"reflector {self._kind}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, also while it waits for the server."""
+        self._stopping.set()
+        if (response := self._response) is not None:
+            response.interrupt()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def run(self) -> None:
+        """Follow until stopped."""
+        while not self._stopping.is_set():
+            self._stopping.wait(self.step())
+
+    def step(self) -> float:
+        """List or watch once; return how many seconds to wait before the next step."""
+        try:
+            if self._version:
+                self._watch()
+            else:
+                self._list()
+        except Trouble as trouble:
+            return 0 if self._stopping.is_set() else self._recover(trouble)
+        except Exception as error:  # noqa: BLE001 - the top of a thread: nothing may end it
+            self._log.exception("following objects crashed; listing again")
+            self._version = ""
+            return self._recover(Trouble(f"crash: {error!r}", NONSENSE))
+        return 0
+
+    # Listing
+
+    def _list(self) -> None:
+        """Fetch all pages, then tell; a page is decoded before the next one is asked for."""
+        objects: dict[str, Object] = {}
+        kept: set[str] = set()
+        version, token = "", ""
+        while True:
+            page = read_page(self._kind, self._fetch(token))
+            version = version or page.metadata.resource_version
+            for raw in page.items or ():
+                self._sort(raw, objects, kept)
+            if not page.metadata.continue_:
+                break
+            if page.metadata.continue_ == token:
+                raise Trouble("the list does not move on", NONSENSE)
+            token = page.metadata.continue_
+        self._said = {key: said for key, said in self._said.items() if key in objects or key in kept}
+        self._inbox.put(Listed(self._kind, objects, frozenset(kept)))
+        self._log.debug("objects listed", objects=len(objects), kept=len(kept), version=version)
+        self._note_version(version)
+        self._version = version
+        self._back()
+
+    def _fetch(self, token: str) -> bytes:
+        with self._opened(self._transport.list(self._kind, PAGE_SIZE, token, "")) as response:
+            return response.read()
+
+    def _note_version(self, version: str) -> None:
+        newest, self._newest = self._newest, version
+        if newest.isdecimal() and version.isdecimal() and int(version) < int(newest):
+            # Consistent reads go back only with the storage itself, so this list is how things are now.
+            self._log.warning("API storage went back in time", version=version, newest_seen=newest)
+
+    def _sort(self, raw: msgspec.Raw, objects: dict[str, Object], kept: set[str]) -> None:
+        try:
+            key = key_of(self._kind, identify(raw))
+        except Refused as refused:
+            self._log.warning("object without a name refused", field=refused.field, reason=refused.reason)
+            return
+        decoded = self._decode(key, raw)
+        if decoded is None:
+            kept.add(key)
+        elif decoded.object is not None:
+            objects[key] = decoded.object
+
+    # Watching
+
+    def _watch(self) -> None:
+        started = self._pace.clock()
+        seconds = self._pace.randint(*self._pace.watch)
+        try:
+            with self._opened(self._transport.watch(self._kind, self._version, seconds)) as response:
+                self._back()
+                heard = self._listen(response)
+        finally:
+            lasted = self._pace.clock() - started
+            if lasted >= SHORT_WATCH_SECONDS:
+                self._attempts = 0
+        if not heard and lasted < SHORT_WATCH_SECONDS:
+            raise Trouble("the watch ended at once")
+
+    def _listen(self, response: Response) -> bool:
+        """Pass events on until the stream ends; tell whether there was any."""
+        heard = False
+        for line in lines(response.chunks()):
+            if self._stopping.is_set():
+                break
+            if line.strip():
+                self._take(line)
+                heard = True
+        return heard
+
+    def _take(self, line: bytes) -> None:
+        """Pass one event on, then remember its version: after trouble, nothing is skipped."""
+        event = read_event(line)
+        if event.type == "ERROR":
+            raise trouble_of(NONSENSE, event.object, {})
+        try:
+            identity = identify(event.object)
+            if event.type != "BOOKMARK":
+                self._pass_on(event.type, key_of(self._kind, identity), event.object)
+        except Refused as refused:
+            raise Trouble(f"watch event of no object: {refused}", NONSENSE) from None
+        self._version = self._newest = identity.resource_version or self._version
+        self._attempts = 0
+
+    def _pass_on(self, type_: str, key: str, raw: msgspec.Raw) -> None:
+        if type_ == "DELETED":
+            self._said.pop(key, None)
+            self._inbox.put(Removed(self._kind, key))
+        elif type_ in ("ADDED", "MODIFIED"):
+            decoded = self._decode(key, raw)
+            if decoded is not None:
+                self._inbox.put(self._change(key, decoded.object))
+        else:
+            raise Trouble(f"unknown watch event {type_[:40]!r}", NONSENSE)
+
+    def _change(self, key: str, value: Object | None) -> Changed | Removed:
+        return Removed(self._kind, key) if value is None else Changed(self._kind, key, value)
+
+    # Both
+
+    @contextmanager
+    def _opened(self, response: Response) -> Iterator[Response]:
+        """Hold a response open and see to it that it is closed. Raises Trouble if it is an error."""
+        self._response = response
+        try:
+            if self._stopping.is_set():
+                raise Trouble("stopping")
+            if response.status != 200:
+                raise trouble_of(response.status, response.read(), response.headers)
+            yield response
+        finally:
+            self._response = None
+            response.close()
+
+    def _decode(self, key: str, raw: msgspec.Raw) -> Decoded | None:
+        """Decode an object, None if it is refused; what is wrong is said once for as long as it is the same."""
+        try:
+            decoded = decode_json(self._kind, raw)
+        except Refused as refused:
+            if self._says_anew(key, (str(refused),)):
+                self._log.warning(
+                    "object refused; its last good version stays",
+                    object=key,
+                    field=refused.field,
+                    reason=refused.reason,
+                )
+            return None
+        if self._says_anew(key, decoded.complaints):
+            for complaint in decoded.complaints:
+                self._log.warning("part of an object left out", object=key, reason=complaint)
+        return decoded
+
+    def _says_anew(self, key: str, said: tuple[str, ...]) -> bool:
+        before = self._said.pop(key, ())
+        if said:
+            self._said[key] = said
+        elif before:
+            self._log.info("object accepted in full again", object=key)
+        return said != before
+
+    # Trouble
+
+    def _recover(self, trouble: Trouble) -> float:
+        """Decide how to go on after trouble; return how many seconds to wait."""
+        self._attempts += 1
+        first = self._attempts == 1
+        if trouble.status == GONE:
+            self._log.info("version expired; listing again", reason=trouble.reason)
+            self._version = ""
+            return 0 if first else self._wait(trouble)
+        self._note_away(trouble)
+        if trouble.status == UNAUTHORIZED:
+            self._transport.refresh()
+        elif trouble.status not in PATIENT and self._attempts >= RELIST_AFTER:
+            self._version = ""
+        wait = 0 if first and trouble.status == UNAUTHORIZED else self._wait(trouble)
+        self._log.debug("trying again", reason=trouble.reason, attempt=self._attempts, wait=round(wait, 2))
+        return wait
+
+    def _wait(self, trouble: Trouble) -> float:
+        """Exponential with jitter, so that the nodes of a cluster do not come back all at once."""
+        pace = self._pace
+        state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+        state.attempt_number = self._attempts
+        longest = tenacity.wait_exponential(multiplier=pace.first_wait, max=pace.longest_wait)(state)
+        return max(pace.uniform(longest / 2, longest), min(trouble.retry_after, pace.longest_retry_after))
+
+    def _note_away(self, trouble: Trouble) -> None:
+        """Say once that the API does not answer as it should, and again if it does so in another way."""
+        since, status = self._away or (self._pace.clock(), -1)
+        if status != trouble.status:
+            self._log.warning("API server cannot be followed; objects stay as they are", reason=trouble.reason)
+        self._away = since, trouble.status
+
+    def _back(self) -> None:
+        if self._away is not None:
+            seconds = round(self._pace.clock() - self._away[0], 1)
+            self._log.info("API server is followed again", seconds=seconds)
+        self._away = None
