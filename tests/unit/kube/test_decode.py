@@ -1,0 +1,416 @@
+import json
+
+import msgspec
+import pytest
+from apiserver import endpoint_slice, node, service
+
+from ipvsproxy.kube.decode import Refused, decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.plan.address import format_ip, parse_cidr, parse_ip
+from ipvsproxy.plan.model import Protocol
+
+DELETE = object()
+
+
+def decoded(obj):
+    """Decode both ways, which must agree."""
+    kind = Kind(obj["kind"])
+    from_json = decode_json(kind, json.dumps(obj).encode())
+    assert decode_mapping(kind, obj) == from_json
+    assert decode_json(kind, msgspec.Raw(json.dumps(obj).encode())) == from_json
+    return from_json
+
+
+def value(obj):
+    found = decoded(obj)
+    assert found.complaints == ()
+    return found.object
+
+
+def refusal(obj):
+    kind = Kind(obj["kind"])
+    with pytest.raises(Refused) as first:
+        decode_mapping(kind, obj)
+    with pytest.raises(Refused) as second:
+        decode_json(kind, json.dumps(obj).encode())
+    assert (first.value.field, first.value.reason) == (second.value.field, second.value.reason)
+    return first.value.field, first.value.reason
+
+
+def changed(obj, path, new):
+    """Return a copy with one place changed; numbers in the path are indexes."""
+    copy = json.loads(json.dumps(obj))
+    *parents, last = path
+    place = copy
+    for part in parents:
+        place = place[part] if isinstance(part, int) else place.setdefault(part, {})
+    if new is DELETE:
+        del place[last]
+    else:
+        place[last] = new
+    return copy
+
+
+def shown(addresses):
+    return [format_ip(address) for address in addresses]
+
+
+# ClusterIPs: the cases of kube-proxy's own TestGetClusterIPByFamily.
+
+DUAL = {"clusterIPs": ["10.0.0.10", "2000::1"], "ipFamilies": ["IPv4", "IPv6"]}
+DUAL_V6_FIRST = {"clusterIPs": ["2000::1", "10.0.0.10"], "ipFamilies": ["IPv6", "IPv4"]}
+CLUSTER_IP_BY_FAMILY = [
+    ({"clusterIP": "10.0.0.10"}, "IPv4", "10.0.0.10"),
+    ({"clusterIP": "10.0.0.10"}, "IPv6", ""),
+    ({"clusterIP": "2000::1"}, "IPv4", ""),
+    ({"clusterIP": "2000::1"}, "IPv6", "2000::1"),
+    ({"clusterIPs": ["10.0.0.10"], "ipFamilies": ["IPv4"]}, "IPv4", "10.0.0.10"),
+    ({"clusterIPs": ["10.0.0.10"], "ipFamilies": ["IPv4"]}, "IPv6", ""),
+    ({"clusterIPs": ["2000::1"], "ipFamilies": ["IPv6"]}, "IPv4", ""),
+    ({"clusterIPs": ["2000::1"], "ipFamilies": ["IPv6"]}, "IPv6", "2000::1"),
+    (DUAL, "IPv4", "10.0.0.10"),
+    (DUAL, "IPv6", "2000::1"),
+    (DUAL_V6_FIRST, "IPv4", "10.0.0.10"),
+    (DUAL_V6_FIRST, "IPv6", "2000::1"),
+]
+
+
+@pytest.mark.parametrize(("spec", "family_name", "result"), CLUSTER_IP_BY_FAMILY)
+def test_cluster_ip_by_family(spec, family_name, result):
+    obj = service()
+    obj["spec"] = {"ports": [{"port": 80}], **spec}
+    size = 4 if family_name == "IPv4" else 16
+    found = [format_ip(ip) for ip in value(obj).cluster_ips if len(ip) == size]
+    assert found == ([result] if result else [])
+
+
+def test_a_service_in_full():
+    obj = service(
+        clusterIP="10.96.0.10",
+        type="LoadBalancer",
+        ports=[
+            {"name": "http", "port": 80, "nodePort": 30080},
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+            {"name": "x", "port": 9, "protocol": "SCTP", "appProtocol": "whatever"},
+        ],
+        externalIPs=["198.51.100.1", " 198.51.100.2 ", "", "198.51.100.1"],
+        externalTrafficPolicy="Local",
+        internalTrafficPolicy="Local",
+        healthCheckNodePort=32000,
+        sessionAffinity="ClientIP",
+        sessionAffinityConfig={"clientIP": {"timeoutSeconds": 60}},
+        loadBalancerSourceRanges=["10.0.0.0/8", " 192.0.2.0/24"],
+    )
+    found = value(obj)
+    assert found.key == "default/web"
+    assert found.created == "2026-01-01T00:00:00Z"
+    assert [(p.name, p.protocol, p.port, p.node_port) for p in found.ports] == [
+        ("http", Protocol.TCP, 80, 30080),
+        ("dns", Protocol.UDP, 53, 0),
+        ("x", Protocol.SCTP, 9, 0),
+    ]
+    assert shown(found.external_ips) == ["198.51.100.1", "198.51.100.2"]
+    assert found.external_local
+    assert found.internal_local
+    assert found.health_check_port == 32000
+    assert found.affinity_seconds == 60
+    assert [str(cidr) for cidr in found.source_ranges] == ["10.0.0.0/8", "192.0.2.0/24"]
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        service(clusterIP="None"),
+        service(clusterIP=""),
+        service(clusterIP=None),
+        service(clusterIP="None", clusterIPs=["None"], ipFamilies=["IPv4"]),
+        service(type="ExternalName"),
+        service(labels={"service.kubernetes.io/service-proxy-name": "other"}),
+        service(labels={"service.kubernetes.io/service-proxy-name": ""}),
+        endpoint_slice(addressType="FQDN"),
+        endpoint_slice(labels={"service.kubernetes.io/headless": ""}),
+    ],
+)
+def test_right_but_not_proxied(obj):
+    assert value(obj) is None
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_a_slice_without_a_service_is_ignored_with_a_complaint(name):
+    obj = endpoint_slice()
+    obj["metadata"]["labels"] = {} if name is None else {"kubernetes.io/service-name": name}
+    found = decoded(obj)
+    assert found.object is None
+    assert "kubernetes.io/service-name" in found.complaints[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "addresses"),
+    [
+        ({"ip": "203.0.113.1"}, ["203.0.113.1"]),
+        ({"ip": "203.0.113.1", "ipMode": "VIP"}, ["203.0.113.1"]),
+        ({"ip": "203.0.113.1", "ipMode": "Proxy"}, []),
+        ({"hostname": "lb.example"}, []),
+        ({"ip": ""}, []),
+    ],
+)
+@pytest.mark.parametrize("type_", ["ClusterIP", "LoadBalancer"])
+def test_load_balancer_ips(entry, addresses, type_):
+    obj = service(type=type_)
+    obj["status"] = {"loadBalancer": {"ingress": [entry]}}
+    assert shown(value(obj).load_balancer_ips) == addresses
+
+
+@pytest.mark.parametrize(
+    ("ranges", "left"),
+    [
+        (["0.0.0.0/0", "10.0.0.0/8", "2001:db8::/32"], ["2001:db8::/32"]),
+        (["0.0.0.0/0", "::/0"], []),
+        (["10.0.0.1/8"], ["10.0.0.0/8"]),
+    ],
+)
+def test_an_open_source_range_opens_its_family(ranges, left):
+    assert [str(c) for c in value(service(loadBalancerSourceRanges=ranges)).source_ranges] == left
+
+
+def test_bad_source_ranges_never_open_the_service():
+    found = decoded(service(loadBalancerSourceRanges=["10.0.0.0/8", "nonsense"]))
+    assert found.object.source_ranges == (parse_cidr("10.0.0.0/8"),)
+    assert found.complaints == ("spec.loadBalancerSourceRanges: 'nonsense' is not an IP address; left out",)
+    assert refusal(service(loadBalancerSourceRanges=["nonsense"]))[0] == "spec.loadBalancerSourceRanges"
+
+
+def test_a_bad_external_ip_is_left_out():
+    found = decoded(service(externalIPs=["198.51.100.1", "x"]))
+    assert shown(found.object.external_ips) == ["198.51.100.1"]
+    assert found.complaints == ("spec.externalIPs: 'x' is not an IP address; left out",)
+
+
+@pytest.mark.parametrize(
+    ("type_", "external_ips", "local"),
+    [
+        ("ClusterIP", [], False),
+        ("ClusterIP", ["198.51.100.1"], True),
+        ("NodePort", [], True),
+        ("LoadBalancer", [], True),
+    ],
+)
+def test_external_local_needs_a_way_in(type_, external_ips, local):
+    obj = service(type=type_, externalIPs=external_ips, externalTrafficPolicy="Local", healthCheckNodePort=5)
+    assert value(obj).external_local is local
+    assert value(obj).health_check_port == (5 if type_ == "LoadBalancer" else 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "seconds"),
+    [
+        (DELETE, 10800),
+        (None, 10800),
+        ({"clientIP": {}}, 10800),
+        ({"clientIP": {"timeoutSeconds": 1}}, 1),
+        ({"clientIP": {"timeoutSeconds": 86400}}, 86400),
+    ],
+)
+def test_affinity(config, seconds):
+    obj = service(sessionAffinity="ClientIP", sessionAffinityConfig=None)
+    assert value(changed(obj, ["spec", "sessionAffinityConfig"], config)).affinity_seconds == seconds
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 86401])
+def test_affinity_out_of_range_gets_the_default(seconds):
+    obj = service(sessionAffinity="ClientIP", sessionAffinityConfig={"clientIP": {"timeoutSeconds": seconds}})
+    found = decoded(obj)
+    assert found.object.affinity_seconds == 10800
+    assert found.complaints[0].startswith("spec.sessionAffinityConfig.clientIP.timeoutSeconds: ")
+
+
+def test_no_affinity():
+    config = {"clientIP": {"timeoutSeconds": 7}}
+    assert value(service(sessionAffinity="None", sessionAffinityConfig=config)).affinity_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (DELETE, (True, True, False)),
+        (None, (True, True, False)),
+        ({}, (True, True, False)),
+        ({"ready": None, "serving": None, "terminating": None}, (True, True, False)),
+        ({"ready": False}, (False, True, False)),
+        ({"ready": False, "serving": True, "terminating": True}, (False, True, True)),
+        ({"ready": True, "serving": False}, (True, False, False)),
+    ],
+)
+def test_conditions(conditions, expected):
+    obj = changed(endpoint_slice(), ["endpoints", 0, "conditions"], None)
+    found = value(changed(obj, ["endpoints", 0, "conditions"], conditions)).endpoints[0]
+    assert (found.ready, found.serving, found.terminating) == expected
+
+
+@pytest.mark.parametrize(
+    ("hints", "zones", "nodes"),
+    [
+        (None, (), ()),
+        ({}, (), ()),
+        ({"forZones": None, "forNodes": []}, (), ()),
+        ({"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n"}]}, ("a", "b"), ("n",)),
+    ],
+)
+def test_hints(hints, zones, nodes):
+    found = value(changed(endpoint_slice(), ["endpoints", 0, "hints"], hints)).endpoints[0]
+    assert (found.zone_hints, found.node_hints) == (zones, nodes)
+
+
+def test_a_slice_in_full():
+    obj = endpoint_slice(
+        ports=[
+            {"name": "", "port": 8080},
+            {"name": "http", "port": 80, "protocol": "UDP"},
+            {"port": 81},
+            {"name": "none", "port": None},
+            {"name": "zero", "port": 0},
+        ],
+        endpoints=[
+            {"addresses": ["10.244.1.5", "10.244.1.6"], "nodeName": "node1"},
+            {"addresses": []},
+            {},
+            {"addresses": ["10.244.1.7"]},
+        ],
+    )
+    found = value(obj)
+    assert (found.key, found.service, found.family) == ("default/web-abc", "default/web", 4)
+    assert [(p.name, p.protocol, p.port) for p in found.ports] == [
+        ("", Protocol.TCP, 8080),
+        ("http", Protocol.UDP, 80),
+    ]
+    assert [(format_ip(e.address), e.node) for e in found.endpoints] == [
+        ("10.244.1.5", "node1"),
+        ("10.244.1.7", ""),
+    ]
+
+
+def test_endpoints_null_is_an_empty_slice():
+    found = value(endpoint_slice(endpoints=None, ports=None))
+    assert (found.ports, found.endpoints) == ((), ())
+
+
+def test_wrong_endpoints_are_left_out():
+    found = decoded(endpoint_slice(addresses=["10.244.1.5", "fd00::1", "x"]))
+    assert shown(e.address for e in found.object.endpoints) == ["10.244.1.5"]
+    assert [c.split(":")[0] for c in found.complaints] == [
+        "endpoints[1].addresses[0]",
+        "endpoints[2].addresses[0]",
+    ]
+
+
+def test_a_node_in_full():
+    obj = node()
+    obj["spec"]["podCIDRs"] = ["10.244.1.0/24", "fd00:1::/64"]
+    obj["status"]["addresses"] = [
+        {"type": "Hostname", "address": "node1"},
+        {"type": "ExternalIP", "address": "203.0.113.9"},
+        {"type": "InternalIP", "address": "192.0.2.1"},
+        {"type": "InternalIP", "address": "2001:db8::1"},
+    ]
+    found = value(obj)
+    assert (found.key, found.zone) == ("node1", "zone-a")
+    assert shown(found.addresses) == ["192.0.2.1", "2001:db8::1", "203.0.113.9"]
+    assert [str(cidr) for cidr in found.pod_cidrs] == ["10.244.1.0/24", "fd00:1::/64"]
+
+
+def test_a_bare_node():
+    found = value({"kind": "Node", "metadata": {"name": "n"}})
+    assert (found.addresses, found.pod_cidrs, found.zone) == ((), (), "")
+
+
+BAD = [
+    (service(), ["spec"], DELETE, ""),
+    (service(), ["spec"], [], "spec"),
+    (service(), ["metadata", "name"], "", "metadata.name"),
+    (service(), ["metadata", "name"], DELETE, "metadata"),
+    (service(), ["metadata", "labels"], {"a": 1}, "metadata.labels[...]"),
+    (service(), ["spec", "ports", 0, "port"], 0, "spec.ports[0].port"),
+    (service(), ["spec", "ports", 0, "port"], 65536, "spec.ports[0].port"),
+    (service(), ["spec", "ports", 0, "port"], "80", "spec.ports[0].port"),
+    (service(), ["spec", "ports", 0, "port"], 80.5, "spec.ports[0].port"),
+    (service(), ["spec", "ports", 0, "port"], True, "spec.ports[0].port"),
+    (service(), ["spec", "ports", 0, "port"], DELETE, "spec.ports[0]"),
+    (service(), ["spec", "ports", 0, "nodePort"], -1, "spec.ports[0].nodePort"),
+    (service(), ["spec", "ports", 0, "protocol"], "tcp", "spec.ports[0].protocol"),
+    (service(), ["spec", "clusterIP"], "10.0.0.999", "spec.clusterIP"),
+    (service(), ["spec", "clusterIPs"], ["10.0.0.1", 5], "spec.clusterIPs[1]"),
+    (service(), ["spec", "healthCheckNodePort"], 70000, "spec.healthCheckNodePort"),
+    (
+        service(ports=[{"port": 1}, {"port": 2}]),
+        ["spec", "type"],
+        "ClusterIP",
+        "spec.ports[1]",
+    ),
+    (service(ipFamilies=["IPv6"]), ["spec", "clusterIPs"], ["10.0.0.1"], "spec.clusterIPs"),
+    (endpoint_slice(), ["addressType"], "IPv5", "addressType"),
+    (endpoint_slice(), ["addressType"], DELETE, ""),
+    (endpoint_slice(), ["ports", 0, "port"], 65536, "ports[0].port"),
+    (endpoint_slice(), ["ports", 0, "protocol"], "QUIC", "ports[0].protocol"),
+    (endpoint_slice(), ["endpoints", 0, "addresses"], ["1.1.1.1", None], "endpoints[0].addresses[1]"),
+    (endpoint_slice(), ["endpoints", 0, "conditions"], {"ready": "yes"}, "endpoints[0].conditions.ready"),
+    (
+        endpoint_slice(),
+        ["endpoints", 0, "hints"],
+        {"forZones": [{"name": "a"}, {"name": 1}]},
+        "endpoints[0].hints.forZones[1].name",
+    ),
+    (node(), ["spec", "podCIDRs"], ["10.0.0.0/8", "x"], "spec.podCIDRs"),
+    (node(), ["status", "addresses", 0, "type"], DELETE, "status.addresses[0]"),
+]
+
+
+@pytest.mark.parametrize(("obj", "path", "new", "field"), BAD, ids=lambda case: str(case)[:60])
+def test_a_refusal_names_the_field(obj, path, new, field):
+    assert refusal(changed(obj, path, new))[0] == field
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"nonsense", b"[" * 100_000])
+def test_not_an_object_at_all(body):
+    with pytest.raises(Refused):
+        decode_json(Kind.SERVICE, body)
+    with pytest.raises(Refused):
+        identify(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"metadata": {"name": "\xff"}, "spec": {}}',
+        b'{"metadata": {"name": "a"}, "x": ' + b"[" * 100_000,
+    ],
+)
+def test_hostile_bytes_are_a_refusal_and_nothing_worse(body):
+    with pytest.raises(Refused):
+        decode_json(Kind.SERVICE, body)
+
+
+def test_a_mapping_with_a_wrong_key():
+    obj = service()
+    obj["metadata"]["labels"] = {1: "a"}
+    with pytest.raises(Refused) as info:
+        decode_mapping(Kind.SERVICE, obj)
+    assert (info.value.field, info.value.reason) == ("metadata.labels", "Expected `str`, got `int` as a key")
+
+
+def test_identify_does_not_care_for_the_rest():
+    obj = service(ports="nonsense", labels={"a": 1})
+    assert key_of(Kind.SERVICE, identify(obj)) == "default/web"
+    assert key_of(Kind.SERVICE, identify(json.dumps(obj).encode())) == "default/web"
+    assert key_of(Kind.NODE, identify(node())) == "node1"
+    assert key_of(Kind.SERVICE, identify({"metadata": {"name": "x"}})) == "default/x"
+    bookmark = b'{"metadata": {"resourceVersion": "7", "creationTimestamp": null}}'
+    assert identify(bookmark).resource_version == "7"
+    with pytest.raises(Refused, match=r"metadata\.name: missing"):
+        key_of(Kind.SERVICE, identify(bookmark))
+
+
+def test_objects_that_differ_in_what_we_do_not_read_are_equal():
+    other = service(selector={"a": "b"})
+    other["metadata"]["annotations"] = {"x": "y"}
+    assert value(other) == value(service())
+    assert value(service(clusterIP="10.96.0.11")).cluster_ips == (parse_ip("10.96.0.11"),)
