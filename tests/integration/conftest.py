@@ -1,0 +1,73 @@
+"""Fixtures of the integration tests: one lab for the session, a manifests folder for each test.
+
+The lab is shared because building it takes seconds; what a test serves, starts or routes in it is
+taken back after the test. A failing test shows the logs of the proxies it started.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+# The folder's modules import each other by name, in the demo, the bench and the tests alike.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from capabilities import missing
+from lab import Lab
+from manifests import Folder
+
+LAB_NEEDS = ("root", "namespaces", "br_netfilter")
+
+
+def _require(*names: str) -> None:
+    reasons = [reason for reason in map(missing, names) if reason]
+    if reasons and os.environ.get("IPVSPROXY_REQUIRE") == "1":
+        pytest.fail(f"required here, but missing: {'; '.join(reasons)}", pytrace=False)
+    if reasons:
+        pytest.skip("; ".join(reasons))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        _require(*mark.args)
+
+
+@pytest.fixture(scope="session")
+def session_lab() -> Iterator[Lab]:
+    _require(*LAB_NEEDS)
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(session_lab: Lab) -> Iterator[Lab]:
+    """The session's lab, as new: no listener, no proxy, no route of another test."""
+    yield session_lab
+    for proxy in session_lab.proxies:
+        proxy.kill()
+    if session_lab.proxies:
+        session_lab.clean_nodes()
+    session_lab.responder.clear()
+    session_lab.reset_client_routes()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show the proxies' logs with a failure."""
+    report = yield
+    if report.failed and (used := getattr(item, "funcargs", {}).get("lab")):
+        report.sections += [(f"log of {proxy.log.name}", proxy.text()) for proxy in used.proxies]
+    return report
+
+
+@pytest.fixture
+def manifests(tmp_path: pathlib.Path) -> Folder:
+    """An empty manifests folder of the test's own."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    return Folder(folder)
