@@ -19,12 +19,12 @@ import yaml
 MAX_DEPTH = 100
 WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE", "y", "Y", "yes", "Yes", "YES", "on", "On", "ON"), True),
-    **dict.fromkeys(("false", "False", "FALSE", "n", "N", "no", "No", "NO", "off", "Off", "OFF"), False),
+    **dict.fromkeys(("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"), True),
+    **dict.fromkeys(("false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"), False),
 }
 NUMBER_START = frozenset("0123456789+-.")
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
 TEXT_TAG = "tag:yaml.org,2002:str"
 
 # The pure-Python loader understands the same, slower; libyaml is part of PyYAML's wheels.
@@ -194,7 +194,7 @@ def _refuse(event: Any, reason: str) -> NoReturn:
 def _scalar(event: Any) -> Any:
     text: str = event.value
     if not event.implicit[0]:
-        if event.tag not in (None, "!", TEXT_TAG):
+        if event.tag not in (None, TEXT_TAG):
             _refuse(event, f"tag {event.tag} is not supported")
         return text
     if text in WORDS:
@@ -203,7 +203,7 @@ def _scalar(event: Any) -> Any:
 
 
 def _number(text: str) -> Any:
-    """Return a number, or the text: dates, addresses and base-60 look-alikes (12:30) are none."""
+    """Return a number, or the text: dates, addresses, 007 and 12:30 (base 60, octal) are none."""
     if INTEGER.fullmatch(text):
         return int(text)
     if FLOAT.fullmatch(text):

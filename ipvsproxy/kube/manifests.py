@@ -150,11 +150,13 @@ class ManifestSource:
         except OSError as error:
             inbox.put(Failed(f"manifests folder {self._path}: {error.strerror or error}"))
             return
+        said = ""
         while not self._stopping.is_set():
             try:
                 self._follow(inbox)
-            except Exception:  # the top of a thread: nothing may end it
-                log.exception("watching the manifests folder failed; trying again", folder=str(self._path))
+            except Exception as error:  # noqa: BLE001 - the top of a thread: nothing may end it
+                if said != (said := str(error)):
+                    log.exception("watching the manifests folder failed; polling instead", folder=str(self._path))
             self._stopping.wait(POLL_MS / 1000)
 
     def _deliver(self, inbox: Inbox) -> None:
