@@ -31,16 +31,22 @@ CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/48"
 DEFAULT_PROXY_ARGS = (f"--cluster-cidr={CLUSTER_CIDRS}",)
 _lab_numbers = itertools.count(1)
 
-QUICK_IPV6 = {
+# Usable IPv6 at once; and no ICMP redirect may move a path that a test has laid through a node.
+HOST_SYSCTLS = {
     "net/ipv6/conf/all/accept_dad": 0,
     "net/ipv6/conf/default/accept_dad": 0,
     "net/ipv6/conf/default/dad_transmits": 0,
     "net/ipv6/conf/default/accept_ra": 0,
+    "net/ipv6/conf/default/accept_redirects": 0,
+    "net/ipv4/conf/all/accept_redirects": 0,
+    "net/ipv4/conf/default/accept_redirects": 0,
 }
-NODE_SYSCTLS = QUICK_IPV6 | {
+NODE_SYSCTLS = HOST_SYSCTLS | {
     "net/ipv4/ip_forward": 1,
     "net/ipv6/conf/all/forwarding": 1,
     "net/ipv6/conf/default/forwarding": 1,
+    "net/ipv4/conf/all/send_redirects": 0,
+    "net/ipv4/conf/default/send_redirects": 0,
     "net/ipv4/conf/all/rp_filter": 2,
     "net/ipv4/conf/default/rp_filter": 2,
     "net/bridge/bridge-nf-call-iptables": 1,
@@ -143,7 +149,7 @@ class Lab:
         _batch([f"netns add {name}" for name in self._namespaces()])
         netns.set_sysctls(self._lan, LAN_SYSCTLS)
         for host in (self.client, *self.pods):
-            netns.set_sysctls(host.netns, QUICK_IPV6)
+            netns.set_sysctls(host.netns, HOST_SYSCTLS)
         for node in self.nodes:
             netns.set_sysctls(node.netns, NODE_SYSCTLS)
         _batch(self._links())
