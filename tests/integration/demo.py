@@ -1,0 +1,192 @@
+"""Show what ipvsproxy does: two nodes, pods and an outside client, and real requests to examples/.
+
+Every row of the table below is one way into one Service, asked several times at once. It says which
+endpoints must answer and which source they must see; the printed table says which did. The exit code is
+1 when anything differs. Run it with `make demo`, which finds a kernel with IPVS for it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from lab import Host, Lab, Node
+from probe import Question, Result, probe_many
+from proxy import Proxy
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+TIMES = 6  # enough to see every endpoint with round robin
+TIMEOUT = 6.0
+SERVED = (("tcp", 8080), ("tcp", 2525), ("tcp", 8443), ("tcp", 9000), ("tcp", 5353), ("udp", 5353))
+OWN = "own"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way in: who asks where, which endpoints may answer, and from which source they see it.
+
+    `source` is `own` (the asker's address is kept) or a node's name (masqueraded to one of its
+    addresses); no endpoints means that the request must go unanswered. `via` is the node
+    that the client's path to the address goes through.
+    """
+
+    asker: str
+    kind: str
+    address: str
+    port: int
+    endpoints: str = ""
+    source: str = ""
+    proto: str = "tcp"
+    via: str = "node1"
+
+    @property
+    def target(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port}/{self.proto}"
+
+
+CASES = (
+    Case("p12", "ClusterIP", "10.96.0.10", 80, "p11 p21", OWN),
+    Case("node1", "ClusterIP", "10.96.0.10", 80, "p11 p21", "node1"),
+    Case("client", "ClusterIP", "10.96.0.10", 80, "p11 p21", "node1"),
+    Case("p22", "ClusterIP", "10.96.0.53", 53, "p12 p21", OWN, "udp"),
+    Case("p22", "ClusterIP", "10.96.0.53", 53, "p12 p21", OWN),
+    Case("node2", "ClusterIP", "10.96.0.53", 53, "p12 p21", "node2", "udp"),
+    Case("p12", "ClusterIP IPv6", "fd00:10:96::60", 8000, "p11 p22", OWN),
+    Case("node1", "ClusterIP IPv6", "fd00:10:96::60", 8000, "p11 p22", "node1"),
+    Case("client", "NodePort", "192.0.2.1", 30080, "p11 p21", "node1"),
+    Case("client", "NodePort", "192.0.2.2", 30080, "p11 p21", "node2"),
+    Case("p12", "NodePort", "192.0.2.1", 30080, "p11 p21", "node1"),
+    Case("node1", "NodePort", "192.0.2.1", 30080, "p11 p21", "node1"),
+    Case("client", "LoadBalancer", "203.0.113.10", 80, "p12 p22", "node1"),
+    Case("client", "LoadBalancer", "203.0.113.10", 80, "p12 p22", "node2", via="node2"),
+    Case("client", "LoadBalancer IPv6", "2001:db8:113::10", 80, "p12 p22", "node1"),
+    Case("p11", "LoadBalancer", "203.0.113.10", 80, "p12 p22", "node1"),
+    Case("node1", "LoadBalancer", "203.0.113.10", 80, "p12 p22", "node1"),
+    Case("client", "external IP", "198.51.100.10", 25, "p11 p22", "node1"),
+    Case("p12", "external IP", "198.51.100.10", 25, "p11 p22", "node1"),
+    Case("client", "Local LoadBalancer", "203.0.113.20", 443, "p21 p22", OWN, via="node2"),
+    Case("client", "Local LoadBalancer", "203.0.113.20", 443),
+    Case("p11", "Local LoadBalancer", "203.0.113.20", 443, "p21 p22", OWN),
+    Case("node1", "Local LoadBalancer", "203.0.113.20", 443, "p21 p22", "node1"),
+    Case("client", "Local NodePort", "192.0.2.1", 30083, "p11", OWN),
+    Case("client", "Local NodePort", "192.0.2.2", 30083, "p21", OWN),
+    Case("p12", "Local NodePort", "192.0.2.1", 30083, "p11 p21", OWN),
+    Case("client", "ExternalName", "198.51.100.66", 80),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A case with what was seen."""
+
+    case: Case
+    answered: str
+    sources: str
+    fine: bool
+
+
+def addresses_of(lab: Lab, name: str) -> set[str]:
+    """All addresses a request may come from when it comes from this host."""
+    host = lab.host(name)
+    mine = {host.ipv4, host.ipv6}
+    if isinstance(host, Node):
+        mine |= {f"10.244.{host.number}.1", f"fd00:10:244:{host.number}::1"}
+    return mine
+
+
+def judge(lab: Lab, case: Case, results: list[Result]) -> Row:
+    """Compare the answers to a case with what it expects."""
+    answered = {result.name or result.outcome for result in results}
+    seen = {result.seen_source for result in results if result.name}
+    allowed = addresses_of(lab, case.asker if case.source == OWN else case.source) if case.source else set()
+    expected = set(case.endpoints.split()) or {"timeout"}
+    fine = answered == expected and seen <= allowed
+    return Row(case, " ".join(sorted(answered)), " ".join(sorted(seen)), fine)
+
+
+def ask(lab: Lab, cases: list[Case]) -> Iterator[Row]:
+    """Ask all cases at once, each several times."""
+    questions = [Question(lab.host(case.asker).netns, case.address, case.port, case.proto) for case in cases]
+    results = probe_many([question for question in questions for _ in range(TIMES)], TIMEOUT)
+    for number, case in enumerate(cases):
+        yield judge(lab, case, results[number * TIMES : (number + 1) * TIMES])
+
+
+def ask_everything(lab: Lab, cases: Iterable[Case]) -> list[Row]:
+    """Ask in one round for each node that the client's path may go through."""
+    rounds: dict[str, list[Case]] = collections.defaultdict(list)
+    for case in cases:
+        rounds[case.via].append(case)
+    rows: list[Row] = []
+    for via, members in rounds.items():
+        if via != lab.nodes[0].name:
+            for address in {case.address for case in members}:
+                lab.route_client_via(lab.node(via), address)
+        rows += ask(lab, members)
+    lab.reset_client_routes()
+    return rows
+
+
+def show(rows: list[Row]) -> None:
+    """Print the aligned table, in the order of the cases."""
+    head = ("who", "way in", "address", "through", "answered by", "source seen", "")
+    table = [head]
+    for row in sorted(rows, key=lambda row: CASES.index(row.case)):
+        case = row.case
+        through = case.via if case.asker == "client" else "own node"
+        verdict = (
+            "ok" if row.fine else f"UNEXPECTED, wanted {case.endpoints or 'timeout'} from {case.source or '-'}"
+        )
+        table.append((case.asker, case.kind, case.target, through, row.answered, row.sources or "-", verdict))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def start_proxies(lab: Lab) -> list[Proxy]:
+    """Start one on each node, both at once, and wait until both have done their first sync."""
+    proxies = [lab.proxy(node, EXAMPLES, wait=False) for node in lab.nodes]
+    for proxy in proxies:
+        proxy.wait_for("synced")
+    return proxies
+
+
+def serve(lab: Lab, pods: Iterable[Host]) -> None:
+    for pod, (proto, port) in itertools.product(pods, SERVED):
+        lab.responder.listen(pod, port, proto)
+
+
+def timed(what: str, began: float) -> float:
+    now = time.monotonic()
+    print(f"{what}: {now - began:.1f} s", flush=True)
+    return now
+
+
+def main() -> int:
+    began = time.monotonic()
+    with Lab() as lab, contextlib.ExitStack() as cleanup:
+        serve(lab, lab.pods)
+        began = timed("lab built", began)
+        proxies = start_proxies(lab)
+        cleanup.callback(lambda: [proxy.stop() for proxy in proxies if proxy.is_running()])
+        began = timed("two ipvsproxy started and synced", began)
+        rows = ask_everything(lab, CASES)
+        timed(f"{len(rows) * TIMES} requests", began)
+        print()
+        show(rows)
+        bad = [row for row in rows if not row.fine]
+        print(f"\n{len(rows) - len(bad)} of {len(rows)} as expected")
+        for proxy in proxies if bad else []:
+            print(f"\n--- the end of {proxy.log.name}\n{proxy.text()[-3000:]}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
