@@ -106,7 +106,14 @@ def _as_trouble() -> Iterator[None]:
     except ApiException as error:  # made from a TLS failure; its text would have the headers of the answer
         raise Trouble(" ".join(str(error.reason).split())) from None
     except (HTTPError, http.client.HTTPException, OSError) as error:
-        raise Trouble(str(error) or type(error).__name__) from None
+        raise Trouble(_words(error)) from None
+
+
+def _words(error: BaseException) -> str:
+    """Return what an exception says; urllib3 puts what it caught behind its own words."""
+    words = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    cause = getattr(error, "original_error", None)
+    return f"{words}: {_words(cause)}" if cause is not None else words or type(error).__name__
 
 
 class Client:
@@ -183,13 +190,16 @@ def _build(kubeconfig: Path | None, master: str) -> Any:
 
     configuration = Configuration()
     if kubeconfig is not None:
+        where = f"kubeconfig {kubeconfig}"
         _use_kubeconfig(configuration, kubeconfig, master)
     elif master:
+        where = "--master"
         configuration.host = with_scheme(master, secure=False)
     else:
+        where = "in-cluster configuration"
         _use_service_account(configuration)
     _use_transport_settings(configuration)
-    _check_certificates(configuration)
+    _check_certificates(configuration, where)
     api = ApiClient(configuration)
     api.user_agent = "ipvsproxy"
     return api
@@ -244,20 +254,18 @@ def _use_transport_settings(configuration: Any) -> None:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 
-def _check_certificates(configuration: Any) -> None:
+def _check_certificates(configuration: Any, where: str) -> None:
     """Load what TLS will need: a file of the wrong content would otherwise look like a server that is away."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    files = configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file
-    authority, certificate, key = files
-    what = f"certificate authority {authority}"
+    field = "certificate-authority"
     try:
-        if authority:
-            context.load_verify_locations(authority)
-        what = f"client certificate {certificate} with key {key}"
-        if certificate:
-            context.load_cert_chain(certificate, key, password=_no_password)
+        if configuration.ssl_ca_cert:
+            context.load_verify_locations(configuration.ssl_ca_cert)
+        field = "client-certificate, client-key"
+        if configuration.cert_file:
+            context.load_cert_chain(configuration.cert_file, configuration.key_file, password=_no_password)
     except (OSError, ValueError) as error:
-        raise Unusable(f"{what}: {error}") from None
+        raise Unusable(f"{where}: {field}: {error}") from None
 
 
 def _no_password() -> str:

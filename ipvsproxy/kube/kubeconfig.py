@@ -157,7 +157,7 @@ def _resolve(where: str, folder: Path, section: dict[str, Any], fields: tuple[st
 
 def _check_base64(where: str, data: object) -> None:
     try:
-        base64.b64decode(str(data), validate=False)
+        base64.b64decode("".join(str(data).split()), validate=True)
     except (binascii.Error, ValueError):
         raise Unusable(f"{where}: not base64") from None
 

@@ -154,7 +154,7 @@ class ManifestSource:
         while not self._stopping.is_set():
             try:
                 self._follow(inbox)
-            except Exception as error:  # noqa: BLE001 - the top of a thread: nothing may end it
+            except Exception as error:  # the top of a thread: nothing may end it
                 if said != (said := str(error)):
                     log.exception("watching the manifests folder failed; polling instead", folder=str(self._path))
             self._stopping.wait(POLL_MS / 1000)

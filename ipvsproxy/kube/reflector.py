@@ -161,16 +161,16 @@ class Reflector:
     # Watching
 
     def _watch(self) -> None:
-        started = self._pace.clock()
         seconds = self._pace.randint(*self._pace.watch)
-        try:
-            with self._opened(self._transport.watch(self._kind, self._version, seconds)) as response:
-                self._back()
+        with self._opened(self._transport.watch(self._kind, self._version, seconds)) as response:
+            self._back()
+            started = self._pace.clock()
+            try:
                 heard = self._listen(response)
-        finally:
-            lasted = self._pace.clock() - started
-            if lasted >= SHORT_WATCH_SECONDS:
-                self._attempts = 0
+            finally:
+                lasted = self._pace.clock() - started
+                if lasted >= SHORT_WATCH_SECONDS:
+                    self._attempts = 0
         if not heard and lasted < SHORT_WATCH_SECONDS:
             raise Trouble("the watch ended at once")
 

@@ -91,7 +91,7 @@ class ApiServer:
         self.version = version
         self.compacted = 0
         self.gone_as_status = False
-        self.token = None
+        self.bearer = None
         self.requests = []
         self.list_delay = list_delay
         self.open_watches = 0
@@ -395,7 +395,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault.act(self, request)
         elif not kind:
             self.answer_json(404, status(404, "NotFound", "the server could not find the requested resource"))
-        elif api.token and self.headers.get("Authorization") != f"Bearer {api.token}":
+        elif api.bearer and self.headers.get("Authorization") != f"Bearer {api.bearer}":
             self.answer_json(401, status(401, "Unauthorized", "Unauthorized"))
         elif request.watch:
             self.watch(kind, request.query)

@@ -1,0 +1,684 @@
+"""ApiSource and its client against a real HTTP server."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+import yaml
+from apiserver import ApiServer, Fault, endpoint_slice, node, service
+from structlog.testing import capture_logs
+
+from ipvsproxy.kube import client as client_module
+from ipvsproxy.kube import kubeconfig
+from ipvsproxy.kube.api import Trouble
+from ipvsproxy.kube.client import ApiSource, Client, Limits
+from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed, Removed
+from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig
+from ipvsproxy.kube.reflector import Pace
+
+FAST = Pace(first_wait=0.01, longest_wait=0.05)
+SHORT = Limits(connect=2, read=0.3, slack=0.3)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(name="server")
+def _server():
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture(name="logs")
+def _logs():
+    with capture_logs() as logs:
+        yield logs
+
+
+class View:
+    """A source that runs, and the objects it has told of."""
+
+    def __init__(self, source):
+        self.inbox, self.source = Inbox(), source
+        self.objects = {kind: {} for kind in Kind}
+        self.lists = dict.fromkeys(Kind, 0)
+        self.failed = ""
+        source.start(self.inbox)
+
+    def take(self):
+        for event in self.inbox.take(0.2):
+            if isinstance(event, Failed):
+                self.failed = event.reason
+            elif isinstance(event, Listed):
+                self.objects[event.kind] = dict(event.objects)
+                self.lists[event.kind] += 1
+            elif isinstance(event, Removed):
+                self.objects[event.kind].pop(event.key, None)
+            else:
+                self.objects[event.kind][event.key] = event.object
+
+    def wait(self, condition, seconds=10):
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, (self.objects, self.failed)
+            self.take()
+
+    def wait_for(self, *names):
+        """Wait until exactly these Services are there."""
+        self.wait(lambda: set(self.objects[Kind.SERVICE]) == {f"default/{name}" for name in names})
+
+    def wait_for_lists(self, count=1):
+        self.wait(lambda: all(seen >= count for seen in self.lists.values()))
+
+
+@pytest.fixture(name="follow")
+def _follow(tmp_path):
+    views = []
+
+    def start(server, *, pace=FAST, limits=None, path=None, master=""):
+        path = path or server.write_kubeconfig(tmp_path / "kubeconfig")
+        views.append(View(ApiSource(path, master, "node1", limits, pace)))
+        return views[-1]
+
+    yield start
+    for view in views:
+        view.source.stop()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("reflector", "api"))]
+    assert left == []
+
+
+@pytest.fixture(name="client")
+def _client(server, tmp_path):
+    client = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
+    client.connect()
+    yield client
+    client.close()
+
+
+def ip(view, name):
+    return view.objects[Kind.SERVICE][f"default/{name}"].cluster_ips[0][-1]
+
+
+def test_all_kinds_with_their_selections(server, follow):
+    server.put(service("web"))
+    server.put(service("headless", clusterIP="None"))
+    server.put(service("other", labels={"service.kubernetes.io/service-proxy-name": "x"}))
+    server.put(endpoint_slice())
+    server.put(endpoint_slice("headless-1", labels={"service.kubernetes.io/headless": ""}))
+    server.put(node("node1"))
+    server.put(node("node2"))
+    view = follow(server)
+    view.wait_for_lists()
+    assert {kind: set(found) for kind, found in view.objects.items()} == {
+        Kind.SERVICE: {"default/web"},
+        Kind.ENDPOINT_SLICE: {"default/web-abc"},
+        Kind.NODE: {"node1"},
+    }
+    server.wait_for_watches(3)
+    for watch in (request for request in server.requests if request.watch):
+        assert watch.query["allowWatchBookmarks"] == "true"
+        assert 300 <= int(watch.query["timeoutSeconds"]) <= 600
+    assert {request.headers["User-Agent"] for request in server.requests} == {"ipvsproxy"}
+    assert {request.headers["Accept-Encoding"] for request in server.requests} == {"identity"}
+
+
+def test_changes_arrive(server, follow):
+    view = follow(server)
+    view.wait_for_lists()
+    server.put(service("a", clusterIP="10.96.0.1"))
+    view.wait_for("a")
+    server.put(service("a", clusterIP="10.96.0.2"))
+    view.wait(lambda: ip(view, "a") == 2)
+    server.put(service("b"))
+    server.delete("Service", "a")
+    view.wait_for("b")
+    server.put(endpoint_slice())
+    view.wait(lambda: view.objects[Kind.ENDPOINT_SLICE])
+    assert view.lists[Kind.SERVICE] == 1
+
+
+def test_a_service_changes_hands(server, follow):
+    server.put(service("a"))
+    view = follow(server)
+    view.wait_for("a")
+    server.put(service("a", labels={"service.kubernetes.io/service-proxy-name": "x"}))
+    view.wait_for()
+    server.put(service("a"))
+    view.wait_for("a")
+    server.put(service("a", clusterIP="None"))
+    view.wait_for()
+
+
+def test_a_list_comes_in_pages(server, follow):
+    for number in range(1201):
+        server.put(service(f"s{number}"))
+    view = follow(server)
+    view.wait_for(*(f"s{number}" for number in range(1201)))
+    lists = [r for r in server.requests if r.kind == "Service" and not r.watch]
+    assert [(r.query["limit"], "continue" in r.query) for r in lists] == [
+        ("500", False),
+        ("500", True),
+        ("500", True),
+    ]
+    assert not any("resourceVersion" in r.query for r in lists)
+
+
+def test_a_continue_token_expires(server, follow):
+    for number in range(600):
+        server.put(service(f"s{number}"))
+    first = server.page
+
+    def expire_once(kind, api_version, query):
+        answer = first(kind, api_version, query)
+        if kind == "Service" and answer[1]["metadata"].get("continue"):
+            server.page = first
+            server._pages.clear()
+        return answer
+
+    server.page = expire_once
+    view = follow(server)
+    view.wait_for(*(f"s{number}" for number in range(600)))
+    assert view.lists[Kind.SERVICE] == 1
+    assert len([r for r in server.requests if r.kind == "Service" and "continue" in r.query]) == 2
+
+
+def test_bookmarks_are_where_the_next_watch_begins(server, follow):
+    view = follow(server, pace=Pace(watch=(1, 1), first_wait=0.01, longest_wait=0.05))
+    view.wait_for_lists()
+    server.wait_for_watches(3)
+    server.bookmark("Service")
+    version = str(server.version)
+    server.wait_for(lambda: any(r.watch and r.query["resourceVersion"] == version for r in server.requests))
+    assert view.lists[Kind.SERVICE] == 1
+
+
+@pytest.mark.parametrize("as_status", [True, False])
+def test_a_version_that_is_gone(server, follow, as_status):
+    server.gone_as_status = as_status
+    server.put(service("a"))
+    server.put(service("b"))
+    view = follow(server)
+    view.wait_for("a", "b")
+    server.wait_for_watches(3)
+    server.fail(503, watch=True, times=10)
+    server.hang_up()
+    server.delete("Service", "a")
+    server.put(service("c"))
+    server.compact()
+    view.wait_for("b", "c")
+    assert view.lists[Kind.SERVICE] == 2
+
+
+def test_a_connection_cut_in_an_event(server, follow):
+    view = follow(server)
+    view.wait_for_lists()
+    server.wait_for_watches(3)
+    server.send("Service", b'{"type": "ADDED", "object": {"metadata": {"name": "half"')
+    server.hang_up()
+    server.put(service("a"))
+    view.wait_for("a")
+    assert view.lists[Kind.SERVICE] == 1
+
+
+@pytest.mark.parametrize("length", [None, 500])
+def test_a_list_cut_short_is_not_acted_on(server, follow, length):
+    server.put(service("a"))
+    body = b'{"kind": "ServiceList", "metadata": {"resourceVersion": "1"}, "items": []}'
+    server.cut(body, kind="Service", watch=False, length=length)
+    view = follow(server)
+    view.wait_for_lists()
+    assert set(view.objects[Kind.SERVICE]) == {"default/a"}
+
+
+def test_garbage_in_a_watch(server, follow, logs):
+    view = follow(server)
+    view.wait_for_lists()
+    server.wait_for_watches(3)
+    server.send("Service", b"<html>\n")
+    server.put(service("a"))
+    view.wait_for("a")
+    assert any("malformed watch event" in entry.get("reason", "") for entry in logs)
+
+
+def test_garbage_for_a_list(server, follow):
+    server.put(service("a"))
+    server.garble(b"<html>please log in</html>", times=3)
+    server.garble(b"{}", times=3)
+    view = follow(server)
+    view.wait_for("a")
+
+
+def test_retry_after_is_honoured(server, follow):
+    server.fail(429, headers={"Retry-After": "1"}, kind="Service")
+    server.put(service("a"))
+    started = time.monotonic()
+    follow(server).wait_for("a")
+    assert time.monotonic() - started >= 1
+    assert len([r for r in server.requests if r.kind == "Service" and not r.watch]) == 2
+
+
+def test_a_redirect_is_not_followed(server, follow):
+    server.fail(302, headers={"Location": "http://127.0.0.1:1/"}, kind="Service")
+    server.put(service("a"))
+    follow(server).wait_for("a")
+
+
+def test_the_server_restarts_with_its_history(server, follow, logs):
+    server.put(service("a"))
+    view = follow(server)
+    view.wait_for("a")
+    server.wait_for_watches(3)
+    server.stop()
+    view.wait(lambda: len([e for e in logs if e["event"].startswith("API server cannot")]) == 3)
+    server.start()
+    server.put(service("b"))
+    view.wait_for("a", "b")
+    assert view.lists[Kind.SERVICE] == 1
+    assert "API server is followed again" in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize("version", [5, 5000])
+def test_the_server_restarts_with_other_versions(server, follow, version):
+    server.put(service("a"))
+    server.put(service("b"))
+    view = follow(server)
+    view.wait_for("a", "b")
+    server.wait_for_watches(3)
+    server.stop()
+    del server.objects["Service"]["default", "a"]
+    server.start()
+    server.restart(version=version)
+    server.put(service("c"))
+    view.wait_for("b", "c")
+    server.delete("Service", "b")
+    view.wait_for("c")
+
+
+def test_a_server_that_does_not_answer(server, follow, logs):
+    server.stall(kind="Service", watch=False)
+    server.put(service("a"))
+    follow(server, limits=SHORT).wait_for("a")
+    assert any("timed out" in entry.get("reason", "") for entry in logs)
+
+
+def test_a_watch_that_falls_silent(server, follow, logs):
+    server.stall(kind="Service", watch=True, times=2)
+    view = follow(server, limits=SHORT, pace=Pace(watch=(0, 0), first_wait=0.01, longest_wait=0.05))
+    view.wait(lambda: any("timed out" in entry.get("reason", "") for entry in logs))
+    server.put(service("a"))
+    view.wait_for("a")
+
+
+def test_a_server_that_is_not_there_yet(tmp_path, follow):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ApiServer(port=port)
+    view = follow(server, path=server.write_kubeconfig(tmp_path / "k"))
+    view.take()
+    assert not view.failed
+    with server:
+        server.put(service("a"))
+        view.wait_for("a")
+
+
+# Streams
+
+
+@pytest.mark.parametrize("headers", [{"Transfer-Encoding": "chunked"}, {"Connection": "close"}])
+def test_an_event_is_there_at_once_however_the_body_is_framed(server, client, headers):
+    go_on = threading.Event()
+
+    def act(handler, _):
+        handler.begin(200, headers)
+        handler.close_connection = True
+        for data in (b'{"half', b'": 1}\n'):
+            if "Connection" in headers:
+                handler.wfile.write(data)
+            else:
+                handler.chunk(data)
+        go_on.wait(10)
+        if "Connection" not in headers:
+            handler.chunk(b"")
+
+    server._faults.append(Fault(act, None, True, 1))
+    reply = client.watch(Kind.SERVICE, "1", 30)
+    chunks = reply.chunks()
+    data = b""
+    while not data.endswith(b"\n"):
+        data += next(chunks)
+    assert data == b'{"half": 1}\n'
+    go_on.set()
+    assert list(chunks) == []
+    reply.close()
+
+
+def test_interrupting_a_read(server, client):
+    reply = client.watch(Kind.SERVICE, "100", 30)
+
+    def read():
+        with suppress(Trouble):
+            list(reply.chunks())
+
+    ended = threading.Thread(target=read)
+    ended.start()
+    reply.interrupt()
+    ended.join(10)
+    assert not ended.is_alive()
+    reply.close()
+    reply.interrupt()  # too late is no harm
+
+
+def test_connections_are_used_again(server, client):
+    for _ in range(5):
+        reply = client.list(Kind.SERVICE, 500, "", "")
+        reply.read()
+        reply.close()
+    assert len(server._connections) == 1
+
+
+# Credentials
+
+
+def test_a_token(server, tmp_path, follow):
+    server.bearer = "s3cret"
+    follow(server, path=server.write_kubeconfig(tmp_path / "k", user={"token": "s3cret"})).wait_for_lists()
+
+
+def test_a_token_file_wins_and_is_read_again_after_401(server, tmp_path, follow, monkeypatch, logs):
+    monkeypatch.setattr(client_module, "MIN_REFRESH_SECONDS", 0)
+    server.bearer = "hush-1"
+    (tmp_path / "token").write_text("hush-1\n")
+    path = server.write_kubeconfig(tmp_path / "k", user={"tokenFile": "token", "token": "stale"})
+    view = follow(server, path=path)
+    view.wait_for_lists()
+    server.wait_for_watches(3)
+    (tmp_path / "token").write_text("hush-2\n")
+    server.bearer = "hush-2"
+    server.hang_up()
+    server.put(service("a"))
+    view.wait_for("a")
+    assert "credentials read again" in [entry["event"] for entry in logs]
+    assert "hush" not in str(logs)
+
+
+def test_a_token_file_is_read_again_in_time(tmp_path, logs):
+    path, now = tmp_path / "token", [0.0]
+    path.write_text("one")
+    token = TokenFile(path, lambda: now[0])
+    path.write_text("two")
+    now[0] = 59
+    assert token.token() == "one"
+    now[0] = 60
+    assert token.token() == "two"
+    path.write_text("")
+    now[0] = 120
+    assert token.token() == "two"
+    assert [entry["event"] for entry in logs] == ["token file of no use; the last token stays"]
+    path.write_text("three")
+    now[0] = 180
+    assert token.token() == "three"
+
+
+def test_many_refusals_read_the_configuration_once(server, client, monkeypatch):
+    built = []
+    monkeypatch.setattr(client_module, "_build", lambda *args: built.append(args))
+    client.refresh()
+    assert built == []
+
+
+def test_a_configuration_that_went_bad_is_not_taken(server, client, monkeypatch, tmp_path, logs):
+    monkeypatch.setattr(client_module, "MIN_REFRESH_SECONDS", 0)
+    (tmp_path / "kubeconfig").write_text("[")
+    client.refresh()
+    assert client.list(Kind.SERVICE, 1, "", "").read()
+    assert [entry["event"] for entry in logs] == ["credentials cannot be read again; the old ones stay"]
+
+
+def test_an_exec_plugin(server, tmp_path, follow):
+    server.bearer = "from-plugin"
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "from-plugin"},
+    }
+    (tmp_path / "plugin").write_text(f"#!/bin/sh\necho '{json.dumps(credential)}'\n")
+    (tmp_path / "plugin").chmod(0o755)
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "./plugin", "interactiveMode": "Never"}
+    path = server.write_kubeconfig(tmp_path / "k", user={"exec": plugin})
+    follow(server, path=path).wait_for_lists()
+
+
+OPENSSL_REQUEST = [
+    *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+    *("-days", "2", "-subj", "/CN=fake", "-addext", "subjectAltName=IP:127.0.0.1,DNS:fake"),
+]
+
+
+@pytest.fixture(name="certificates", scope="module")
+def _certificates(tmp_path_factory):
+    """A self-signed certificate for 127.0.0.1."""
+    openssl = shutil.which("openssl")
+    if not openssl:
+        pytest.skip("no openssl")
+    folder = tmp_path_factory.mktemp("pki")
+    certificate, key = folder / "tls.crt", folder / "tls.key"
+    subprocess.run(
+        [openssl, *OPENSSL_REQUEST, "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_tls_with_files_and_a_client_certificate(certificates, tmp_path, follow):
+    certificate, key = certificates
+    user = {"client-certificate": str(certificate), "client-key": str(key)}
+    with ApiServer(tls=certificates) as server:
+        server.put(service("a"))
+        path = server.write_kubeconfig(
+            tmp_path / "k", cluster={"certificate-authority": os.path.relpath(certificate, tmp_path)}, user=user
+        )
+        view = follow(server, path=path)
+        view.wait_for("a")
+        server.put(service("b"))
+        view.wait_for("a", "b")
+        view.source.stop()
+
+
+def test_tls_with_inline_data_and_a_server_name(certificates, tmp_path, follow):
+    certificate, key = (base64.b64encode(path.read_bytes()).decode() for path in certificates)
+    cluster = {"certificate-authority-data": certificate, "tls-server-name": "fake"}
+    user = {"client-certificate-data": certificate, "client-key-data": key}
+    with ApiServer(tls=certificates) as server:
+        view = follow(server, path=server.write_kubeconfig(tmp_path / "k", cluster=cluster, user=user))
+        view.wait_for_lists()
+        view.source.stop()
+
+
+def test_tls_unchecked_is_allowed_and_said(certificates, tmp_path, follow, logs):
+    with ApiServer(tls=certificates) as server:
+        path = server.write_kubeconfig(tmp_path / "k", cluster={"insecure-skip-tls-verify": True})
+        view = follow(server, path=path)
+        view.wait_for_lists()
+        view.source.stop()
+    assert "the certificate of the API server is not checked" in [entry["event"] for entry in logs]
+
+
+def test_a_server_with_the_wrong_certificate_is_waited_for(certificates, tmp_path, follow, logs):
+    with ApiServer(tls=certificates) as server:
+        view = follow(server, path=server.write_kubeconfig(tmp_path / "k"))
+        view.wait(lambda: any("CERTIFICATE_VERIFY_FAILED" in entry.get("reason", "") for entry in logs))
+        assert not view.failed
+        view.source.stop()
+
+
+def test_in_cluster(certificates, tmp_path, monkeypatch):
+    from kubernetes.config import incluster_config
+
+    (tmp_path / "token").write_text("pod-token")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(certificates[0]))
+    with ApiServer(tls=certificates) as server:
+        server.bearer = "pod-token"
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server._port))
+        view = View(ApiSource(None, "", "node1", None, FAST))
+        view.wait_for_lists()
+        view.source.stop()
+
+
+def test_not_in_a_cluster(monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    view = View(ApiSource(None, "", "node1"))
+    view.wait(lambda: view.failed)
+    assert view.failed.startswith("no kubeconfig and no --master, and the in-cluster configuration: ")
+
+
+def test_the_master_replaces_the_server(server, tmp_path, follow):
+    path = server.write_kubeconfig(tmp_path / "k", cluster={"server": "http://127.0.0.1:1"})
+    follow(server, path=path, master=server.url).wait_for_lists()
+
+
+def test_a_master_alone(server):
+    view = View(ApiSource(None, server.url.removeprefix("http://"), "node1", None, FAST))
+    view.wait_for_lists()
+    view.source.stop()
+
+
+def base(**changes):
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "https://192.0.2.1"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    return yaml.safe_dump({**config, **changes})
+
+
+def cluster(**fields):
+    return base(clusters=[{"name": "k", "cluster": {"server": "https://192.0.2.1", **fields}}])
+
+
+def user(**fields):
+    return base(users=[{"name": "u", "user": fields}])
+
+
+BAD_KUBECONFIGS = [
+    (None, "No such file or directory"),
+    ("a: [", "line 1: expected the node content"),
+    ("", "not a mapping"),
+    ("[]", "not a mapping"),
+    (b"\xff\xfe\xff", "kubeconfig"),
+    (base(**{"current-context": ""}), "current-context: missing"),
+    (base(contexts=None), "contexts: none is named 'c'"),
+    (base(contexts=[{"name": "c"}]), "contexts: none is named 'c'"),
+    (base(clusters=[]), "clusters: none is named 'k'"),
+    (base(users=[]), "users: none is named 'u'"),
+    (cluster(server=""), "clusters[k].cluster.server: missing"),
+    (
+        cluster(**{"certificate-authority": "/none/ca"}),
+        "clusters[k].cluster.certificate-authority: /none/ca: No such",
+    ),
+    (cluster(**{"certificate-authority-data": "%"}), "clusters[k].cluster.certificate-authority-data: not base64"),
+    (cluster(**{"certificate-authority": "/dev/null"}), "/dev/null"),
+    (cluster(**{"certificate-authority": "kubeconfig"}), "/kubeconfig: certificate-authority: [X509"),
+    (cluster(**{"certificate-authority-data": "YQ=="}), "/kubeconfig: certificate-authority: [X509"),
+    (user(**{"client-certificate": "kubeconfig"}), "/kubeconfig: client-certificate, client-key: [SSL"),
+    (user(**{"client-certificate": "/none/c"}), "users[u].user.client-certificate: /none/c: No such file"),
+    (user(**{"client-key": "/none/k"}), "users[u].user.client-key: /none/k: No such file"),
+    (user(tokenFile="/none/token"), "token file /none/token: No such file or directory"),
+    (user(tokenFile="/dev/null"), "token file /dev/null: holds no token"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD_KUBECONFIGS, ids=lambda case: str(case)[-40:])
+def test_an_unusable_kubeconfig_fails_with_file_and_field(tmp_path, text, reason):
+    path = tmp_path / "kubeconfig"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    view = View(ApiSource(path, "", "node1"))
+    view.wait(lambda: view.failed)
+    assert reason in view.failed
+    assert str(path) in view.failed or "/dev/null" in view.failed or "token file" in view.failed
+
+
+def test_secrets_are_not_quoted(tmp_path):
+    path = tmp_path / "kubeconfig"
+    path.write_text(
+        user(**{"client-key-data": "c2VjcmV0", "client-certificate-data": "c2VjcmV0", "token": "hush"})
+    )
+    with pytest.raises(Unusable) as info:
+        Client(path, "", "n").connect()
+    assert "c2VjcmV0" not in str(info.value)
+    assert "hush" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "server", "expected"),
+    [
+        ({}, "h:1", "http://h:1"),
+        ({"certificate-authority-data": "YQ=="}, "h:1", "https://h:1"),
+        ({"insecure-skip-tls-verify": True}, "h:1", "https://h:1"),
+        ({}, "https://h", "https://h"),
+    ],
+)
+def test_servers_without_a_scheme(tmp_path, fields, server, expected):
+    path = tmp_path / "k"
+    path.write_text(cluster(server=server, **fields))
+    assert read_kubeconfig(path).tree["clusters"][0]["cluster"]["server"] == expected
+    path.write_text(cluster(server="other", **fields))
+    assert read_kubeconfig(path, server).tree["clusters"][0]["cluster"]["server"] == expected
+
+
+def test_a_context_without_a_user(server, tmp_path, follow):
+    path = server.write_kubeconfig(tmp_path / "k")
+    config = json.loads(path.read_text())
+    del config["contexts"][0]["context"]["user"]
+    config["users"] = None
+    path.write_text(json.dumps(config))
+    follow(server, path=path).wait_for_lists()
+
+
+def test_proxies_from_the_environment_and_the_kubeconfig(tmp_path, monkeypatch):
+    path = tmp_path / "k"
+    path.write_text(cluster(server="http://192.0.2.1", **{"proxy-url": "http://127.0.0.1:1"}))
+    client = Client(path, "", "n", Limits(connect=2))
+    client.connect()
+    with pytest.raises(Trouble, match="proxy"):
+        client.list(Kind.NODE, 1, "", "")
+    client.close()
+    path.write_text(cluster(server="http://127.0.0.1:2"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    for no_proxy, expected in (("", "port=1"), ("127.0.0.1", "port=2")):
+        monkeypatch.setenv("no_proxy", no_proxy)
+        client.connect()
+        with pytest.raises(Trouble, match=expected):
+            client.list(Kind.NODE, 1, "", "")
+        client.close()
+
+
+def test_only_what_is_needed_is_imported():
+    program = (
+        "import sys, ipvsproxy.kube.client as c; assert 'kubernetes' not in sys.modules;"
+        "c.Client(None, 'http://127.0.0.1:1', 'n').connect();"
+        "print({'kubernetes.client.api.core_v1_api', 'kubernetes.client.models.v1_pod'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_token_period_is_what_the_contract_says():
+    assert kubeconfig.TOKEN_SECONDS <= 60

@@ -1,0 +1,499 @@
+"""The reflector against a script: no server, no clock, no sleep."""
+
+import json
+
+import pytest
+from apiserver import endpoint_slice, node, service, status
+from structlog.testing import capture_logs
+
+from ipvsproxy.kube import api
+from ipvsproxy.kube.api import Trouble, lines
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.kube.reflector import Pace, Reflector
+from ipvsproxy.plan.address import format_ip
+
+
+class Reply:
+    """An answer; a chunk that is an exception is raised."""
+
+    def __init__(self, *chunks, code=200, headers=None):
+        self.chunks_ = [json.dumps(c).encode() + b"\n" if isinstance(c, dict) else c for c in chunks]
+        self.status, self.headers = code, headers or {}
+        self.closed = False
+
+    def read(self):
+        return b"".join(self.chunks())
+
+    def chunks(self):
+        for chunk in self.chunks_:
+            if isinstance(chunk, Exception):
+                raise chunk
+            if callable(chunk):
+                chunk()
+            else:
+                yield chunk
+
+    def interrupt(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+class Script:
+    """A transport that gives prepared answers and remembers what it was asked."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked, self.refreshed = list(answers), [], 0
+
+    def _next(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def list(self, _kind, _limit, continue_, resource_version):
+        self.asked.append(("list", continue_, resource_version))
+        return self._next()
+
+    def watch(self, _kind, resource_version, timeout_seconds):
+        self.asked.append(("watch", resource_version, timeout_seconds))
+        return self._next()
+
+    def refresh(self):
+        self.refreshed += 1
+
+
+class Clock:
+    """Time that passes only in the answers: each look takes `step` seconds."""
+
+    def __init__(self):
+        self.now, self.step = 0.0, 2.0
+
+    def __call__(self):
+        self.now += self.step
+        return self.now
+
+
+class Run:
+    """A reflector that follows a script, and what came of it."""
+
+    def __init__(self, *answers, kind=Kind.SERVICE):
+        self.script, self.inbox, self.clock = Script(*answers), Inbox(), Clock()
+        pace = Pace(clock=self.clock, uniform=lambda _, high: high, randint=lambda low, _: low)
+        self.reflector = Reflector(kind, self.script, self.inbox, pace)
+        self.replies = [answer for answer in answers if isinstance(answer, Reply)]
+        self.waits = []
+
+    def __call__(self):
+        """Take steps until the script is over; return the events."""
+        with capture_logs() as self.logs:
+            while self.script.answers:
+                self.waits.append(self.reflector.step())
+        assert all(reply.closed for reply in self.replies)
+        return self.events()
+
+    def events(self):
+        return self.inbox.take(0)
+
+    def said(self, level="warning"):
+        return [entry["event"] for entry in self.logs if entry["log_level"] == level]
+
+
+def page(*objects, version="10", more="", kind="Service"):
+    items = [{k: v for k, v in obj.items() if k not in ("kind", "apiVersion")} for obj in objects]
+    return Reply(
+        {"kind": f"{kind}List", "metadata": {"resourceVersion": version, "continue": more}, "items": items}
+    )
+
+
+def event(type_, obj, version):
+    return {"type": type_, "object": {**obj, "metadata": {**obj["metadata"], "resourceVersion": version}}}
+
+
+def bookmark(version):
+    return {"type": "BOOKMARK", "object": {"kind": "Service", "metadata": {"resourceVersion": version}}}
+
+
+def gone(reason="Expired"):
+    return status(410, reason, "too old resource version")
+
+
+def brief(events):
+    """Reduce events to what tests look at."""
+    found = []
+    for item in events:
+        if isinstance(item, Listed):
+            found.append((sorted(item.objects), sorted(item.kept)))
+        elif isinstance(item, Changed):
+            found.append((item.key, format_ip(item.object.cluster_ips[0])))
+        else:
+            assert isinstance(item, Removed)
+            found.append((item.key, None))
+    return found
+
+
+BAD = service("bad", ports=[{"port": 0}])
+
+
+def test_a_list_then_a_watch():
+    run = Run(
+        page(service("a"), service("b"), version="10"),
+        Reply(
+            event("ADDED", service("c"), "11"),
+            event("MODIFIED", service("a", clusterIP="10.96.0.99"), "12"),
+            event("DELETED", service("b"), "13"),
+        ),
+        Reply(),
+    )
+    assert brief(run()) == [
+        (["default/a", "default/b"], []),
+        ("default/c", "10.96.0.10"),
+        ("default/a", "10.96.0.99"),
+        ("default/b", None),
+    ]
+    assert run.script.asked == [("list", "", ""), ("watch", "10", 300), ("watch", "13", 300)]
+    assert run.waits == [0, 0, 0]
+    assert run.said() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "obj", "key"),
+    [(Kind.ENDPOINT_SLICE, endpoint_slice(), "default/web-abc"), (Kind.NODE, node(), "node1")],
+)
+def test_the_other_kinds(kind, obj, key):
+    run = Run(page(obj, kind=kind), Reply(event("DELETED", obj, "11")), kind=kind)
+    listed, removed = run()
+    assert (listed.kind, set(listed.objects)) == (kind, {key})
+    assert removed == Removed(kind, key)
+
+
+def test_pages_make_one_list():
+    run = Run(page(service("a"), more="t1"), page(service("b"), more="t2", version="10"), page(service("c")))
+    assert brief(run()) == [(["default/a", "default/b", "default/c"], [])]
+    assert run.script.asked == [("list", "", ""), ("list", "t1", ""), ("list", "t2", "")]
+
+
+@pytest.mark.parametrize("items", ["null", "[]"])
+def test_an_empty_list(items):
+    run = Run(
+        Reply(b'{"kind": "ServiceList", "metadata": {"resourceVersion": "5"}, "items": %s}' % items.encode())
+    )
+    assert brief(run()) == [([], [])]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        Reply(gone(), code=410),
+        Reply(b'{"kind": "ServiceList", "metadata": {"resourceVersion": "10"}, "items": [{"meta'),
+        Reply(b'{"kind": "ServiceList"', Trouble("cut")),
+        Reply(status(500, "InternalError", "x"), code=500),
+        Trouble("connection refused"),
+        page(service("b"), more="t1"),
+    ],
+)
+def test_a_list_that_ends_early_is_not_acted_on(second):
+    run = Run(page(service("a"), more="t1"), second, page(service("c"), version="20"), Reply(Trouble("over")))
+    assert brief(run()) == [(["default/c"], [])]
+    assert run.script.asked[2:] == [("list", "", ""), ("watch", "20", 300)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"<html>log in first</html>",
+        b'{"kind": "Status", "status": "Success"}',
+        b'{"kind": "ServiceList", "items": []}',
+        b'{"kind": "ServiceList", "metadata": {}, "items": []}',
+        b'{"kind": "ServiceList", "metadata": {"resourceVersion": ""}, "items": []}',
+        b'{"kind": "ServiceList", "metadata": {"resourceVersion": "1"}}',
+        b'{"kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": []}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_what_is_no_list_is_not_an_empty_list(body):
+    run = Run(Reply(body), page(service("a")))
+    assert brief(run()) == [(["default/a"], [])]
+    assert run.waits == [0.5, 0]
+
+
+def test_a_malformed_object_costs_itself_only():
+    run = Run(
+        page(service("a"), BAD, service("")),
+        Reply(event("MODIFIED", service("a", ports="x"), "11"), event("ADDED", service("b"), "12")),
+        Reply(gone(), code=410),
+        page(BAD, service("a", ports="x")),
+        Reply(event("MODIFIED", service("bad"), "21"), event("MODIFIED", BAD, "22")),
+    )
+    assert brief(run()) == [
+        (["default/a"], ["default/bad"]),
+        ("default/b", "10.96.0.10"),
+        ([], ["default/a", "default/bad"]),
+        ("default/bad", "10.96.0.10"),
+    ]
+    refused = [e for e in run.logs if e["event"] == "object refused; its last good version stays"]
+    assert [e["object"] for e in refused] == ["default/bad", "default/a", "default/bad"]
+    assert refused[0] == {
+        "event": "object refused; its last good version stays",
+        "log_level": "warning",
+        "kind": "Service",
+        "object": "default/bad",
+        "field": "spec.ports[0].port",
+        "reason": "Expected `int` >= 1",
+    }
+    assert "object accepted in full again" in run.said("info")
+    assert "object without a name refused" in run.said()
+
+
+def test_complaints_are_said_once_while_they_are_the_same():
+    odd = service("a", externalIPs=["x"])
+    run = Run(page(odd), Reply(event("MODIFIED", odd, "11"), event("MODIFIED", service("a"), "12")))
+    assert len(brief(run())) == 3
+    assert run.said() == ["part of an object left out"]
+    assert run.said("info") == ["object accepted in full again"]
+
+
+@pytest.mark.parametrize("other", [service("a", clusterIP="None"), service("a", type="ExternalName")])
+def test_an_object_that_is_no_longer_proxied_is_removed(other):
+    run = Run(page(service("a"), service("b", clusterIP="None")), Reply(event("MODIFIED", other, "11")))
+    assert brief(run()) == [(["default/a"], []), ("default/a", None)]
+
+
+def test_bookmarks_only_move_the_version():
+    run = Run(page(), Reply(bookmark("50")), Reply(bookmark("60"), bookmark("70")), Reply())
+    assert brief(run()) == [([], [])]
+    assert [asked[1] for asked in run.script.asked[1:]] == ["10", "50", "70"]
+
+
+@pytest.mark.parametrize(
+    "expired",
+    [
+        Reply(gone(), code=410),
+        Reply(gone("Gone"), code=410),
+        Reply(b"gone", code=410),
+        Reply({"type": "ERROR", "object": gone()}),
+        Reply({"type": "ERROR", "object": {**gone(), "code": 0}}),
+        Reply({"type": "ERROR", "object": {**gone("Gone"), "code": 410}}),
+    ],
+)
+def test_gone_means_list_again_at_once(expired):
+    run = Run(page(service("a")), expired, page(service("b"), version="20"), Reply())
+    assert brief(run()) == [(["default/a"], []), (["default/b"], [])]
+    assert run.script.asked[2:] == [("list", "", ""), ("watch", "20", 300)]
+    assert run.waits[1] == 0
+    assert run.said() == []
+
+
+def test_gone_again_and_again_is_not_a_busy_loop():
+    run = Run(*(answer for _ in range(4) for answer in (page(), Reply({"type": "ERROR", "object": gone()}))))
+    run.clock.step = 0.1
+    run()
+    assert run.waits[1::2] == [0, 1, 2, 4]
+
+
+def test_a_cut_connection_resumes_where_it_was():
+    run = Run(
+        page(),
+        Reply(event("ADDED", service("a"), "11"), b'{"type": "ADDED", "obj', Trouble("connection broken")),
+        Reply(event("ADDED", service("b"), "12")),
+    )
+    assert brief(run()) == [([], []), ("default/a", "10.96.0.10"), ("default/b", "10.96.0.10")]
+    assert run.script.asked[2] == ("watch", "11", 300)
+    assert run.waits[1] == 0.5
+
+
+def test_an_unfinished_last_line_is_dropped():
+    run = Run(
+        page(), Reply(event("ADDED", service("a"), "11"), json.dumps(event("ADDED", service("b"), "12")).encode())
+    )
+    assert brief(run())[1:] == [("default/a", "10.96.0.10")]
+    assert run.reflector._version == "11"
+
+
+NONSENSE = [
+    b"nonsense\n",
+    b'{"type": "ADDED"}\n',
+    b'{"type": "ADDED", "object": 5}\n',
+    b'{"type": "ADDED", "object": {"metadata": {}}}\n',
+    b'{"type": "WHATEVER", "object": {"metadata": {"name": "a"}}}\n',
+    b'{"type": "ERROR", "object": 5}\n',
+    b'{"type": "ERROR", "object": {"code": 500, "message": "etcd is unwell"}}\n',
+    b"\xff\n",
+    b'{"type": "ADDED", "object": ' + b"[" * 100_000 + b"\n",
+]
+
+
+@pytest.mark.parametrize("line", NONSENSE)
+def test_nonsense_in_a_watch_resumes_then_lists_again(line):
+    run = Run(page(), Reply(line), Reply(line), Reply(line), page(service("a")))
+    run.clock.step = 0.1
+    assert brief(run()) == [([], []), (["default/a"], [])]
+    assert run.waits == [0, 0.5, 1, 2, 0]
+    assert [asked[0] for asked in run.script.asked] == ["list", "watch", "watch", "watch", "list"]
+
+
+def test_events_before_nonsense_count():
+    run = Run(page(), Reply(event("ADDED", service("a"), "11"), b"x\n"), Reply(event("ADDED", service("b"), "12")))
+    assert [key for key, _ in brief(run())[1:]] == ["default/a", "default/b"]
+    assert run.script.asked[2][1] == "11"
+
+
+def test_a_server_that_is_away_is_waited_for():
+    run = Run(page(service("a")), *[Trouble("connection refused")] * 9, Reply(event("ADDED", service("b"), "11")))
+    assert len(brief(run())) == 2
+    assert run.waits == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30, 0]
+    assert {asked[:2] for asked in run.script.asked[1:]} == {("watch", "10")}
+    assert run.said() == ["API server cannot be followed; objects stay as they are"]
+    assert run.said("info") == ["API server is followed again"]
+    assert run.said("debug").count("trying again") == 9
+    (back,) = [entry for entry in run.logs if entry["event"] == "API server is followed again"]
+    assert back["seconds"] > 0
+    assert back["kind"] == "Service"
+
+
+def test_waiting_has_jitter():
+    waits = []
+    run = Run(Trouble("x"), Trouble("x"))
+    run.reflector._pace = Pace(clock=run.clock, uniform=lambda low, high: waits.append((low, high)) or low)
+    run()
+    assert waits == [(0.25, 0.5), (0.5, 1.0)]
+
+
+def test_waits_start_anew_after_success():
+    run = Run(page(), Trouble("x"), Trouble("x"), Reply(bookmark("11"), Trouble("x")), Reply())
+    run.clock.step = 0.1
+    run()
+    assert run.waits[1:4] == [0.5, 1, 0.5]
+
+
+def test_waits_start_anew_after_a_long_quiet_watch():
+    run = Run(page(), Trouble("x"), Trouble("x"), Reply(Trouble("timed out")))
+    run.clock.step = 0.1
+    run.script.answers[-1].chunks_.insert(0, lambda: setattr(run.clock, "now", run.clock.now + 400))
+    run()
+    assert run.waits[1:4] == [0.5, 1, 0.5]
+
+
+def test_a_watch_that_ends_at_once_is_trouble():
+    run = Run(page(), Reply(), Reply(), Reply(bookmark("11")), Reply(b"\n"))
+    run.clock.step = 0.1
+    run()
+    assert run.waits == [0, 0.5, 1, 0, 0.5]
+
+
+@pytest.mark.parametrize("code", [429, 503, 500])
+@pytest.mark.parametrize(
+    ("wish", "wait"), [("7", 7), ("0", 0.5), ("100000", 300), ("Wed, 21 Oct", 0.5), ("-1", 0.5)]
+)
+def test_retry_after(code, wish, wait):
+    run = Run(Reply(status(code, "Busy", "later"), code=code, headers={"Retry-After": wish}), page())
+    run()
+    assert run.waits == [wait, 0]
+
+
+def test_retry_after_inside_of_the_stream():
+    error = status(504, "Timeout", "Too large resource version", retryAfterSeconds=5)
+    run = Run(page(), Reply({"type": "ERROR", "object": error}), Reply())
+    run()
+    assert run.waits == [0, 5, 0]
+
+
+def test_a_version_from_the_future_is_given_up():
+    late = [Reply(status(504, "Timeout", "Too large resource version"), code=504) for _ in range(3)]
+    run = Run(page(version="900"), *late, page(service("a"), version="20"), Reply())
+    run.clock.step = 0.1
+    assert brief(run()) == [([], []), (["default/a"], [])]
+    assert run.script.asked[-2:] == [("list", "", ""), ("watch", "20", 300)]
+    assert "API storage went back in time" in run.said()
+
+
+def test_refused_credentials_are_fetched_anew_at_once():
+    denied = [Reply(status(401, "Unauthorized", "Unauthorized"), code=401) for _ in range(3)]
+    run = Run(*denied, page())
+    run()
+    assert run.script.refreshed == 3
+    assert run.waits == [0, 1, 2, 0]
+
+
+def test_forbidden_is_retried_for_ever_and_said_once():
+    run = Run(page(), *[Reply(status(403, "Forbidden", "no"), code=403) for _ in range(6)])
+    run.clock.step = 0.1
+    run()
+    assert run.script.refreshed == 0
+    assert [asked[0] for asked in run.script.asked] == ["list"] + ["watch"] * 6
+    assert run.said() == ["API server cannot be followed; objects stay as they are"]
+
+
+def test_another_kind_of_trouble_is_said_too():
+    run = Run(Trouble("refused"), Trouble("refused"), Reply(b"", code=403), Trouble("refused"), page())
+    run()
+    assert len(run.said()) == 3
+
+
+def test_a_crash_is_logged_and_survived():
+    run = Run(page(), ZeroDivisionError("bug"), page(service("a")), Reply())
+    assert brief(run()) == [([], []), (["default/a"], [])]
+    assert run.said("error") == ["following objects crashed; listing again"]
+    assert run.waits[1] == 0.5
+
+
+def test_reasons_are_not_endless():
+    assert len(Trouble("x" * 10_000).reason) == api.MAX_REASON
+
+
+def test_stopping_ends_the_thread():
+    run = Run(Reply(Trouble("down")))
+    run.reflector.start()
+    run.reflector.stop()
+    assert not run.reflector._thread.is_alive()
+
+
+# Lines
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ([], []),
+        ([b"a\nb\nc\n"], [b"a", b"b", b"c"]),
+        ([b"a", b"b", b"\nc", b"\n"], [b"ab", b"c"]),
+        ([b"a\n", b"b"], [b"a"]),
+        ([b"\n\n"], [b"", b""]),
+        ([b"a\r\n"], [b"a\r"]),
+        ([b"", b"a\nb", b"", b"c\nd"], [b"a", b"bc"]),
+    ],
+)
+def test_lines(chunks, expected):
+    assert list(lines(chunks)) == expected
+
+
+def test_a_line_is_there_as_soon_as_it_is_complete():
+    taken = []
+
+    def chunks():
+        for chunk in (b"a\n", b"b\nc", b"d\n"):
+            taken.append(chunk)
+            yield chunk
+
+    found = lines(chunks())
+    assert (next(found), len(taken)) == (b"a", 1)
+    assert (next(found), len(taken)) == (b"b", 2)
+    assert (next(found), len(taken)) == (b"cd", 3)
+
+
+def test_long_lines_in_small_chunks_and_many_lines_in_a_large_one():
+    many = b"x\n" * 200_000
+    assert sum(1 for _ in lines([many])) == 200_000
+    (line,) = lines([*[b"y" * 100] * 50_000, b"\n"])
+    assert len(line) == 5_000_000
+
+
+def test_a_line_without_an_end(monkeypatch):
+    monkeypatch.setattr(api, "MAX_LINE", 10)
+    with pytest.raises(Trouble, match="no end"):
+        list(lines([b"x" * 6, b"x" * 6]))
+    assert list(lines([b"12345678\n12345678\n"])) == [b"12345678"] * 2
