@@ -134,13 +134,19 @@ def ask_everything(lab: Lab, cases: Iterable[Case]) -> list[Row]:
     return rows
 
 
-def show(rows: list[Row]) -> None:
+def through_node(lab: Lab, case: Case) -> str:
+    """Name the node whose proxy decides: the one that is addressed, or the first on the path."""
+    addressed = [node.name for node in lab.nodes if case.address in addresses_of(lab, node.name)]
+    return (addressed or [case.via])[0] if case.asker == "client" else "own node"
+
+
+def show(lab: Lab, rows: list[Row]) -> None:
     """Print the aligned table, in the order of the cases."""
     head = ("who", "way in", "address", "through", "answered by", "source seen", "")
     table = [head]
     for row in sorted(rows, key=lambda row: CASES.index(row.case)):
         case = row.case
-        through = case.via if case.asker == "client" else "own node"
+        through = through_node(lab, case)
         verdict = (
             "ok" if row.fine else f"UNEXPECTED, wanted {case.endpoints or 'timeout'} from {case.source or '-'}"
         )
@@ -180,7 +186,7 @@ def main() -> int:
         rows = ask_everything(lab, CASES)
         timed(f"{len(rows) * TIMES} requests", began)
         print()
-        show(rows)
+        show(lab, rows)
         bad = [row for row in rows if not row.fine]
         print(f"\n{len(rows) - len(bad)} of {len(rows)} as expected")
         for proxy in proxies if bad else []:
