@@ -100,7 +100,8 @@ class ApiServer:
         self._faults = []
         self._pages = {}
         self._changed = threading.Condition(threading.RLock())
-        self._generation = 0
+        self._generation = 0  # counts how often all connections were cut
+        self._closing = False
         self._connections = set()
         self._http = None
 
@@ -109,6 +110,7 @@ class ApiServer:
     def start(self):
         self._http = _HttpServer(("127.0.0.1", self._port), _Handler)
         self._http.api = self
+        self._closing = False
         if self._tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*self._tls)
@@ -122,6 +124,8 @@ class ApiServer:
         """Go away, cutting every connection."""
         self._http.shutdown()
         self._thread.join()
+        with self._changed:
+            self._closing = True  # for connections that are only just being taken up
         self.hang_up()
         self._http.server_close()
 
@@ -148,6 +152,16 @@ class ApiServer:
         for connection in connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def connected(self, connection):
+        with self._changed:
+            self._connections.add(connection)
+            if self._closing:
+                self.hang_up()
+
+    def disconnected(self, connection):
+        with self._changed:
+            self._connections.discard(connection)
 
     __enter__ = start
 
@@ -246,7 +260,7 @@ class ApiServer:
         def act(handler, _):
             with self._changed:
                 generation = self._generation
-                self._changed.wait_for(lambda: generation != self._generation)
+                self._changed.wait_for(lambda: self._closing or generation != self._generation)
             handler.close_connection = True
 
         self._faults.append(Fault(act, kind, watch, times))
@@ -316,11 +330,11 @@ class ApiServer:
             position = 0
         while True:
             with self._changed:
-                while position >= len(self.events) and generation == self._generation:
+                while position >= len(self.events) and not self._closing and generation == self._generation:
                     left = until - time.monotonic()
                     if left <= 0 or not self._changed.wait(left):
                         return
-                if generation != self._generation:
+                if self._closing or generation != self._generation:
                     raise ConnectionAbortedError
                 pending = list(enumerate(self.events))[position:]
                 position = len(self.events)
@@ -376,10 +390,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self):
         super().setup()
-        self.server.api._connections.add(self.connection)
+        self.server.api.connected(self.connection)
 
     def finish(self):
-        self.server.api._connections.discard(self.connection)
+        self.server.api.disconnected(self.connection)
         super().finish()
 
     def log_message(self, *_):

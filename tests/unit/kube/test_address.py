@@ -1,7 +1,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipvsproxy.plan.address import (
@@ -56,6 +56,7 @@ def test_not_an_address(text):
         parse_ip(text)
 
 
+@settings(deadline=None)  # a busy machine is no bug
 @given(st.ip_addresses())
 def test_like_the_standard_library(address):
     packed = parse_ip(str(address))
@@ -65,6 +66,7 @@ def test_like_the_standard_library(address):
     assert parse_ip(format_ip(packed)) == packed
 
 
+@settings(deadline=None)  # a busy machine is no bug
 @given(st.ip_addresses(v=4))
 def test_leading_zeros_change_nothing(address):
     padded = ".".join(f"{int(octet):04}" for octet in str(address).split("."))
@@ -105,6 +107,7 @@ def test_not_a_cidr(text):
         parse_cidr(text)
 
 
+@settings(deadline=None)  # a busy machine is no bug
 @given(st.ip_addresses(), st.data())
 def test_cidr_contains_what_the_standard_library_says(address, data):
     if getattr(address, "ipv4_mapped", None):
