@@ -53,6 +53,11 @@ class Ipvs:
         self._wire = Wire(NETLINK_GENERIC)
         self._small = Wire(NETLINK_GENERIC, receive=SMALL_READ)
 
+    def close(self) -> None:
+        """Close the sockets."""
+        self._wire.close()
+        self._small.close()
+
     def apply(self, steps: Sequence[IpvsStep]) -> dict[int, int]:
         """Carry out steps in order and return {index: errno} of those that could not be.
 

@@ -5,7 +5,6 @@ fails costs only the object it is about; the shadow records what the kernel acce
 answers were lost the shadow of that subsystem is read again from the kernel.
 """
 
-import errno
 import os
 from collections.abc import Sequence
 
@@ -20,7 +19,6 @@ from ipvsproxy.plan.diff import (
     ElementStep,
     IpvsStep,
     Steps,
-    Verb,
     record_element,
     record_ipvs,
     record_vip,
@@ -33,6 +31,7 @@ TABLE = Table("inet", "ipvsproxy")
 """Never `kube-proxy`: Calico's Felix takes that name for kube-proxy's nftables mode."""
 VERIFIED_AT_ONCE = 1000
 """Servers whose destinations one verification reads: three system calls each."""
+LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
 
@@ -156,20 +155,25 @@ class Kernel:
         for index, step in enumerate(steps):
             if index not in failures:
                 record_ipvs(step, self.shadow)
-                continue
-            self._report(step, failures[index])
-            failed.servers.add(step.key)
+        self._report([(steps[index], code) for index, code in failures.items()])
+        failed.servers.update(steps[index].key for index in failures)
 
-    def _report(self, step: IpvsStep, code: int) -> None:
-        if step.destination is not None and code in (errno.ESRCH, errno.ENOENT) and step.verb is Verb.NEW_DEST:
-            return  # its server was refused, which has been said
-        log.error(
-            "IPVS refused a change",
-            verb=step.verb.name,
-            frontend=str(step.key),
-            destination=str(step.destination) if step.destination else None,
-            error=os.strerror(code),
-        )
+    def _report(self, refused: list[tuple[IpvsStep, int]]) -> None:
+        """Log what was refused: each object once, and not thousands of them."""
+        told: dict[FrontendKey, int] = {}
+        for step, code in refused:
+            if step.key in told or len(told) == LOGGED_AT_ONCE:
+                continue
+            told[step.key] = code
+            log.error(
+                "IPVS refused a change",
+                verb=step.verb.name,
+                frontend=str(step.key),
+                destination=str(step.destination) if step.destination else None,
+                error=os.strerror(code),
+            )
+        if len(refused) > len(told):
+            log.error("IPVS refused more changes", count=len(refused) - len(told))
 
     def _change_vips(self, vips: Sequence[Vip], failed: Touched, *, present: bool) -> None:
         if not vips:

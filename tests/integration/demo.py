@@ -7,48 +7,19 @@ endpoints must answer and which source they must see; the printed table says whi
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import dataclasses
 import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from lab import Host, Lab, Node
-from probe import Question, Result, probe_many
+from cases import OWN, TIMES, Case, Row, addresses_of, ask_everything
+from lab import Host, Lab
 from proxy import Proxy
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
-TIMES = 6  # enough to see every endpoint with round robin
-TIMEOUT = 6.0
 SERVED = (("tcp", 8080), ("tcp", 2525), ("tcp", 8443), ("tcp", 9000), ("tcp", 5353), ("udp", 5353))
-OWN = "own"
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One way in: who asks where, which endpoints may answer, and from which source they see it.
-
-    `source` is `own` (the asker's address is kept) or a node's name (masqueraded to one of its
-    addresses); no endpoints means that the request must go unanswered. `via` is the node
-    that the client's path to the address goes through.
-    """
-
-    asker: str
-    kind: str
-    address: str
-    port: int
-    endpoints: str = ""
-    source: str = ""
-    proto: str = "tcp"
-    via: str = "node1"
-
-    @property
-    def target(self) -> str:
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{address}:{self.port}/{self.proto}"
 
 
 CASES = (
@@ -80,58 +51,6 @@ CASES = (
     Case("p12", "Local NodePort", "192.0.2.1", 30083, "p11 p21", OWN),
     Case("client", "ExternalName", "198.51.100.66", 80),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A case with what was seen."""
-
-    case: Case
-    answered: str
-    sources: str
-    fine: bool
-
-
-def addresses_of(lab: Lab, name: str) -> set[str]:
-    """All addresses a request may come from when it comes from this host."""
-    host = lab.host(name)
-    mine = {host.ipv4, host.ipv6}
-    if isinstance(host, Node):
-        mine |= {f"10.244.{host.number}.1", f"fd00:10:244:{host.number}::1"}
-    return mine
-
-
-def judge(lab: Lab, case: Case, results: list[Result]) -> Row:
-    """Compare the answers to a case with what it expects."""
-    answered = {result.name or result.outcome for result in results}
-    seen = {result.seen_source for result in results if result.name}
-    allowed = addresses_of(lab, case.asker if case.source == OWN else case.source) if case.source else set()
-    expected = set(case.endpoints.split()) or {"timeout"}
-    fine = answered == expected and seen <= allowed
-    return Row(case, " ".join(sorted(answered)), " ".join(sorted(seen)), fine)
-
-
-def ask(lab: Lab, cases: list[Case]) -> Iterator[Row]:
-    """Ask all cases at once, each several times."""
-    questions = [Question(lab.host(case.asker).netns, case.address, case.port, case.proto) for case in cases]
-    results = probe_many([question for question in questions for _ in range(TIMES)], TIMEOUT)
-    for number, case in enumerate(cases):
-        yield judge(lab, case, results[number * TIMES : (number + 1) * TIMES])
-
-
-def ask_everything(lab: Lab, cases: Iterable[Case]) -> list[Row]:
-    """Ask in one round for each node that the client's path may go through."""
-    rounds: dict[str, list[Case]] = collections.defaultdict(list)
-    for case in cases:
-        rounds[case.via].append(case)
-    rows: list[Row] = []
-    for via, members in rounds.items():
-        if via != lab.nodes[0].name:
-            for address in {case.address for case in members}:
-                lab.route_client_via(lab.node(via), address)
-        rows += ask(lab, members)
-    lab.reset_client_routes()
-    return rows
 
 
 def through_node(lab: Lab, case: Case) -> str:

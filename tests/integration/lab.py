@@ -47,6 +47,9 @@ NODE_SYSCTLS = HOST_SYSCTLS | {
     "net/ipv6/conf/default/forwarding": 1,
     "net/ipv4/conf/all/send_redirects": 0,
     "net/ipv4/conf/default/send_redirects": 0,
+    # Every refusal must be seen: the kernel sends few of them a second to one client.
+    "net/ipv4/icmp_ratelimit": 0,
+    "net/ipv6/icmp/ratelimit": 0,
     "net/ipv4/conf/all/rp_filter": 2,
     "net/ipv4/conf/default/rp_filter": 2,
     "net/bridge/bridge-nf-call-iptables": 1,

@@ -1,0 +1,87 @@
+"""Synthetic clusters as the API server would list them: raw JSON, by number of Services and endpoints."""
+
+import json
+
+NODES = 10
+
+
+def _ip(base, number):
+    return ".".join(str(b) for b in (int.from_bytes(bytes(base)) + number).to_bytes(4))
+
+
+def cluster_ip(number):
+    return _ip((10, 96, 0, 0), number + 1)
+
+
+def pod_ip(number, endpoint):
+    return _ip((10, 128, 0, 0), number * 64 + endpoint + 1)
+
+
+def service(number):
+    """A Service with the metadata that real ones carry."""
+    address = cluster_ip(number)
+    return {
+        "kind": "Service",
+        "apiVersion": "v1",
+        "metadata": _metadata(f"service-{number}", number),
+        "spec": {
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}],
+            "selector": {"app": f"service-{number}"},
+            "clusterIP": address,
+            "clusterIPs": [address],
+            "type": "ClusterIP",
+            "sessionAffinity": "None",
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+        },
+        "status": {"loadBalancer": {}},
+    }
+
+
+def endpoint_slice(number, endpoints, shift=0):
+    """The slice of a Service; `shift` gives its last endpoint another address."""
+    metadata = _metadata(f"service-{number}-abcde", number)
+    metadata["labels"] = {"kubernetes.io/service-name": f"service-{number}", "app": f"service-{number}"}
+    return {
+        "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "metadata": metadata,
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [_endpoint(number, e, shift if e == endpoints - 1 else 0) for e in range(endpoints)],
+    }
+
+
+def as_list(kind, items):
+    return json.dumps({"kind": f"{kind}List", "apiVersion": "v1", "metadata": {}, "items": items}).encode()
+
+
+def _endpoint(number, endpoint, shift):
+    return {
+        "addresses": [pod_ip(number, endpoint + shift)],
+        "conditions": {"ready": True, "serving": True, "terminating": False},
+        "nodeName": f"node{(number + endpoint) % NODES}",
+        "targetRef": {"kind": "Pod", "name": f"service-{number}-{endpoint}", "namespace": "bench"},
+        "zone": "zone-a",
+    }
+
+
+def _metadata(name, number):
+    return {
+        "name": name,
+        "namespace": "bench",
+        "uid": f"00000000-0000-4000-8000-{number:012d}",
+        "resourceVersion": str(1000 + number),
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "managedFields": [
+            {
+                "manager": "kube-controller-manager",
+                "operation": "Update",
+                "apiVersion": "v1",
+                "time": "2026-01-01T00:00:00Z",
+                "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:spec": {"f:ports": {".": {}, 'k:{"port":80,"protocol":"TCP"}': {".": {}}}}},
+            }
+        ],
+    }

@@ -1,0 +1,371 @@
+"""Two nodes with a proxy each, and every way into a Service asked from everywhere, IPv4 and IPv6.
+
+The expectations are contract 4.9 with its improvements: who gets through, to which endpoints, and which source
+they see. One set of Services serves all tests of this module; each case uses an address of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import time
+from collections.abc import Iterator
+
+import netns
+import pytest
+from cases import OWN, Case, Row, ask_everything
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder, endpoint, endpoint_slice, port, service
+from probe import Conversation, Question, probe, probe_many, spread
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+PORTS = (port(80, 8080, "TCP", "t"), port(81, 8081, "UDP", "u"), port(82, 8082, "SCTP", "s"))
+TARGETS = {"tcp": 8080, "udp": 8081, "sctp": 8082}
+PORT_OF = {"tcp": 80, "udp": 81, "sctp": 82}
+PROTOS = ["tcp", "udp", pytest.param("sctp", marks=pytest.mark.needs("sctp"))]
+HOST_PORT = 2222
+
+
+def cluster_ip(number: int, family: int) -> str:
+    return f"10.96.1.{number}" if family == 4 else f"fd00:10:96::1:{number}"
+
+
+def balancer(number: int, family: int) -> str:
+    return f"203.0.113.{number}" if family == 4 else f"2001:db8:113::{number}"
+
+
+def external(number: int, family: int) -> str:
+    return f"198.51.100.{number}" if family == 4 else f"2001:db8:198::{number}"
+
+
+class World:
+    """The Services of this module, by number, and the two proxies that serve them."""
+
+    WEB, LOCAL, BOTH_LOCAL, INTERNAL, EMPTY, STICKY, RANGED = range(51, 58)
+
+    def __init__(self, lab: Lab, folder: Folder) -> None:
+        self.lab = lab
+        self.folder = folder
+
+    def write(self) -> None:
+        self.folder.write_nodes(self.lab)
+        for name, number, pods, spec in (
+            ("web", self.WEB, "p11 p21", {}),
+            ("local", self.LOCAL, "p21 p22", {"externalTrafficPolicy": "Local"}),
+            (
+                "both-local",
+                self.BOTH_LOCAL,
+                "p11 p21",
+                {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"},
+            ),
+            ("internal", self.INTERNAL, "p21", {"internalTrafficPolicy": "Local"}),
+            ("empty", self.EMPTY, "", {}),
+            ("sticky", self.STICKY, "p11 p12 p21 p22", {"sessionAffinity": "ClientIP"}),
+            (
+                "ranged",
+                self.RANGED,
+                "p11 p21",
+                {"loadBalancerSourceRanges": ["192.0.2.100/32", "2001:db8:2::100/128"]},
+            ),
+        ):
+            self.put(name, number, pods, **spec)
+
+    def put(self, name: str, number: int, pods: str, **spec: object) -> None:
+        families = (4, 6)
+        ports = [p | {"nodePort": 31000 + number * 10 + index} for index, p in enumerate(PORTS)]
+        made = service(
+            name,
+            ports,
+            [cluster_ip(number, f) for f in families],
+            type_="LoadBalancer",
+            ingress=[balancer(number, f) for f in families],
+            externalIPs=[external(number, f) for f in families],
+            **spec,
+        )
+        hosts = [self.lab.host(pod) for pod in pods.split()]
+        slices = [
+            endpoint_slice(name, PORTS, [endpoint(self.lab, host, family=f) for host in hosts], family=f)
+            for f in families
+        ]
+        self.folder.write(name, made, *slices)
+
+    def ways(self, number: int, family: int, proto: str = "tcp") -> dict[str, tuple[str, int]]:
+        """Every way in, as (address, port); NodePorts on node1."""
+        node_port = 31000 + number * 10 + list(PORT_OF).index(proto)
+        return {
+            "ClusterIP": (cluster_ip(number, family), PORT_OF[proto]),
+            "NodePort": (self.lab.nodes[0].address(family), node_port),
+            "LoadBalancer": (balancer(number, family), PORT_OF[proto]),
+            "externalIP": (external(number, family), PORT_OF[proto]),
+        }
+
+    def cases(self, number: int, family: int, table: str, proto: str = "tcp", via: str = "node1") -> list[Case]:
+        """Read lines of `asker | ways | endpoints or outcome | source`."""
+        ways = self.ways(number, family, proto)
+        found = []
+        for line in filter(str.strip, table.splitlines()):
+            askers, names, answer, source = (part.strip() for part in line.split("|"))
+            for asker, name in itertools.product(askers.split(), names.split()):
+                address, number_ = ways[name]
+                if answer in ("timeout", "refused"):
+                    found.append(Case(asker, name, address, number_, proto=proto, via=via, outcome=answer))
+                else:
+                    found.append(Case(asker, name, address, number_, answer, source, proto, via))
+        return found
+
+
+@pytest.fixture(scope="module")
+def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("traffic")
+    world = World(session_lab, Folder(pathlib.Path(folder)))
+    world.write()
+    for pod, (proto, target) in itertools.product(session_lab.pods, TARGETS.items()):
+        if proto != "sctp" or sctp_works():
+            session_lab.responder.listen(pod, target, proto)
+    proxies = [
+        session_lab.proxy(node, folder, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=3s"], wait=False)
+        for node in session_lab.nodes
+    ]
+    for proxy in proxies:
+        proxy.wait_for("synced")
+    yield world
+    for proxy in proxies:
+        proxy.kill()
+    session_lab.clean_nodes()
+    session_lab.responder.clear()
+    session_lab.reset_client_routes()
+
+
+def sctp_works() -> bool:
+    from capabilities import missing
+
+    return not missing("sctp")
+
+
+def wrong(rows: list[Row]) -> list[str]:
+    return [
+        f"{r.case.asker} -> {r.case.kind} {r.case.target} via {r.case.via}: "
+        f"{r.answered} from {r.sources}, wanted {r.case.endpoints or r.case.outcome} from {r.case.source}"
+        for r in rows
+        if not r.fine
+    ]
+
+
+@pytest.mark.parametrize("proto", PROTOS)
+@pytest.mark.parametrize("family", [4, 6])
+def test_cluster_policy_from_everywhere(world: World, family: int, proto: str) -> None:
+    table = f"""
+        p12    | ClusterIP                        | p11 p21 | {OWN}
+        p22    | ClusterIP                        | p11 p21 | {OWN}
+        client | ClusterIP                        | p11 p21 | node1
+        p12    | NodePort LoadBalancer externalIP | p11 p21 | node1
+        client | NodePort LoadBalancer externalIP | p11 p21 | node1
+        p22    | LoadBalancer externalIP          | p11 p21 | node2
+        p22    | NodePort                         | p11 p21 | node1
+    """
+    if proto != "sctp":  # a host process lists all its addresses in the SCTP handshake, VIPs too
+        table += """
+        node1  | ClusterIP NodePort LoadBalancer externalIP | p11 p21 | node1
+        node2  | ClusterIP LoadBalancer externalIP          | p11 p21 | node2
+        """
+    assert wrong(ask_everything(world.lab, world.cases(world.WEB, family, table, proto))) == []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_external_local_drops_outsiders_and_serves_insiders(world: World, family: int) -> None:
+    """No endpoint on node1, two on node2."""
+    on_node1 = f"""
+        client       | NodePort LoadBalancer externalIP           | timeout |
+        p11          | ClusterIP NodePort LoadBalancer externalIP | p21 p22 | {OWN}
+        node1        | ClusterIP NodePort LoadBalancer externalIP | p21 p22 | node1
+        client       | ClusterIP                                  | p21 p22 | node1
+    """
+    on_node2 = f"""
+        client       | LoadBalancer externalIP                    | p21 p22 | {OWN}
+    """
+    cases = world.cases(world.LOCAL, family, on_node1) + world.cases(world.LOCAL, family, on_node2, via="node2")
+    assert wrong(ask_everything(world.lab, cases)) == []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_both_policies_local(world: World, family: int) -> None:
+    table = f"""
+        client | NodePort LoadBalancer externalIP | p11     | {OWN}
+        p12    | NodePort LoadBalancer externalIP | p11 p21 | {OWN}
+        node1  | NodePort LoadBalancer externalIP | p11 p21 | node1
+        p12    | ClusterIP                        | p11     | {OWN}
+        node1  | ClusterIP                        | p11     | node1
+        client | ClusterIP                        | p11     | node1
+    """
+    assert wrong(ask_everything(world.lab, world.cases(world.BOTH_LOCAL, family, table))) == []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_made_up_port_of_the_inside_view_answers_nobody(world: World, family: int) -> None:
+    address = cluster_ip(world.BOTH_LOCAL, family)
+    asked = [
+        Question(asker.netns, address, 80 ^ 0x8000)
+        for asker in (world.lab.client, world.lab.pods[1], world.lab.nodes[0])
+    ]
+    assert [result.outcome for result in probe_many(asked)] == ["refused"] * 3
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_internal_local_never_leaves_the_node(world: World, family: int) -> None:
+    table = f"""
+        p12 node1 client | ClusterIP             | timeout |
+        p22              | ClusterIP             | p21     | {OWN}
+        client           | LoadBalancer NodePort | p21     | node1
+    """
+    assert wrong(ask_everything(world.lab, world.cases(world.INTERNAL, family, table))) == []
+
+
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_without_endpoints_everybody_is_refused_at_once(world: World, family: int, proto: str) -> None:
+    for asker in ("client", "p12", "node1"):  # one by one: the kernel sends 50 ICMP errors in a burst
+        table = f"{asker} | ClusterIP NodePort LoadBalancer externalIP | refused |"
+        rows = ask_everything(world.lab, world.cases(world.EMPTY, family, table, proto))
+        assert wrong(rows) == []
+    address, number = world.ways(world.EMPTY, family, proto)["ClusterIP"]
+    assert probe(world.lab.client.netns, address, number, proto).seconds < 0.9
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_pod_reaches_itself(world: World, family: int) -> None:
+    lab = world.lab
+    results = probe_many([Question(lab.host("p11").netns, cluster_ip(world.WEB, family), 80)] * 8)
+    assert {result.name for result in results} == {"p11", "p21"}
+    for result in results:
+        expected = lab.host("p11").address(family)
+        assert (result.seen_source == expected) is (result.name == "p21")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_ports_of_the_host_do_not_answer_on_a_vip(world: World, family: int) -> None:
+    lab, node = world.lab, world.lab.nodes[0]
+    listener = lab.responder.listen(node, HOST_PORT)
+    vips = [make(world.WEB, family) for make in (cluster_ip, balancer, external)]
+    try:
+        assert probe(lab.client.netns, node.address(family), HOST_PORT).name == "node1"
+        asked = [Question(a.netns, vip, HOST_PORT) for a in (lab.client, lab.pods[0], node) for vip in vips]
+        assert {result.outcome for result in probe_many(asked)} == {"refused"}
+    finally:
+        listener.stop()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_session_affinity_holds_each_client(world: World, family: int) -> None:
+    lab = world.lab
+    for asker in (lab.client, lab.pods[0], lab.pods[2]):
+        for way in ("ClusterIP", "LoadBalancer"):
+            address, number = world.ways(world.STICKY, family)[way]
+            assert len(spread(Question(asker.netns, address, number), 8)) == 1
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_source_ranges_restrict_load_balancer_vips_only(world: World, family: int) -> None:
+    table = """
+        client       | LoadBalancer        | p11 p21 | node1
+        p12 node1    | LoadBalancer        | timeout |
+        p12 node1    | NodePort externalIP | p11 p21 | node1
+    """
+    assert wrong(ask_everything(world.lab, world.cases(world.RANGED, family, table))) == []
+
+
+@pytest.mark.needs("tool:ping")
+@pytest.mark.parametrize("family", [4, 6])
+def test_ping_answers_on_a_vip(world: World, family: int) -> None:
+    lab = world.lab
+    for host in (lab.client, lab.pods[0]):
+        lab.run(host, ["ping", f"-{family}", "-c1", "-W5", cluster_ip(world.WEB, family)])
+
+
+def test_open_connections_survive_a_killed_proxy_and_its_restart(world: World) -> None:
+    lab = world.lab
+    proxy = next(p for p in lab.proxies if p.netns == lab.nodes[0].netns)
+    address, number = world.ways(world.WEB, 4)["LoadBalancer"]
+    question = Question(lab.client.netns, address, number)
+    with Conversation(question) as talk:
+        served_by = talk.ask().name
+        proxy.kill()
+        assert talk.ask().name == served_by
+        assert set(spread(question, 6)) == {"p11", "p21"}
+        proxy.start()
+        assert proxy.wait_for("synced")["changes"] == 0
+        assert talk.ask().name == served_by
+    assert proxy.stop() in (143, -15)
+    assert set(spread(question, 6)) == {"p11", "p21"}
+    proxy.start()
+    proxy.wait_for("synced")
+
+
+def test_a_removed_endpoint_drains(world: World) -> None:
+    lab = world.lab
+    address, number = world.ways(world.WEB, 4)["ClusterIP"]
+    question = Question(lab.pods[1].netns, address, number)
+    talks = [Conversation(question) for _ in range(4)]
+    world.put("web", world.WEB, "p11")
+    eventually(lambda: set(spread(question, 4)) == {"p11"})
+    assert {talk.ask().name for talk in talks} == {"p11", "p21"}
+    for talk in talks:
+        talk.socket.close()
+    world.put("web", world.WEB, "p11 p21")
+    eventually(lambda: set(spread(question, 4)) == {"p11", "p21"})
+
+
+def test_damage_is_repaired(world: World) -> None:
+    lab, node = world.lab, world.lab.nodes[0]
+    address, number = world.ways(world.WEB, 4)["LoadBalancer"]
+    question = Question(lab.client.netns, address, number)
+    for damage in (flush_rules, flush_servers, lambda: lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])):
+        with netns.inside(node.netns):
+            damage()
+        eventually(lambda: set(spread(question, 6)) == {"p11", "p21"})
+
+
+def flush_rules() -> None:
+    from nft import Libnftables, Table, Transaction
+
+    transaction = Transaction(Table("inet", "ipvsproxy"))
+    transaction.delete_table()
+    Libnftables().run(transaction)
+
+
+def flush_servers() -> None:
+    from ipvsproxy.kernel.ipvs import Ipvs
+    from ipvsproxy.plan.diff import IpvsStep, Verb
+
+    ipvs = Ipvs()
+    ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in ipvs.servers()])
+    ipvs.close()
+
+
+def test_a_broken_file_costs_only_itself(world: World) -> None:
+    lab = world.lab
+    proxy = lab.proxies[0]
+    good = (world.folder.path / "web.yaml").read_text()
+    (world.folder.path / "web.yaml").write_text(good.replace("port: 80\n", "port: eighty\n", 1))
+    line = proxy.wait_for("manifest object refused")
+    assert "web.yaml" in str(line)
+    assert "spec.ports[0].port" in str(line)
+    world.put("second", 60, "p22")
+    second = Question(lab.client.netns, *world.ways(60, 4)["LoadBalancer"])
+    eventually(lambda: set(spread(second, 3)) == {"p22"})
+    assert set(spread(Question(lab.client.netns, *world.ways(world.WEB, 4)["LoadBalancer"]), 6)) == {"p11", "p21"}
+    world.put("web", world.WEB, "p12")
+    eventually(
+        lambda: set(spread(Question(lab.client.netns, *world.ways(world.WEB, 4)["LoadBalancer"]), 4)) == {"p12"}
+    )
+    world.folder.remove("second")
+    eventually(lambda: probe(lab.client.netns, second.address, 80, timeout=2).outcome != "answered")
+    world.put("web", world.WEB, "p11 p21")
+
+
+def eventually(holds: object, seconds: float = 30.0) -> None:
+    """Wait until something holds; it must go on holding, so it is asked twice."""
+    deadline = time.monotonic() + seconds
+    while not (holds() and holds()):  # type: ignore[operator]
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.2)
