@@ -11,6 +11,7 @@ import threading
 
 import structlog
 
+from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -20,7 +21,6 @@ from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kube.inbox import Inbox, NodeAddressesChanged, Source
 from ipvsproxy.loop import Fatal, Loop
-from ipvsproxy.plan.address import parse_cidr
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from nft import Libnftables, NftError, Transaction
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ipvsproxy.address import parse_cidr
+
 PRIMARY = "primary"
 
 
@@ -60,8 +62,6 @@ class Config:
 
     def check(self) -> Iterator[str]:
         """Yield one sentence for each setting that cannot be used."""
-        from ipvsproxy.plan.address import parse_cidr
-
         if not self.node_name:
             yield "--hostname-override: must not be blank"
         if self.manifests and (self.kubeconfig or self.master):

@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 import structlog
 
+from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kube.inbox import Event, Failed, Inbox, NodeAddressesChanged
 from ipvsproxy.kube.store import Store
-from ipvsproxy.plan.address import parse_cidr
 from ipvsproxy.plan.diff import Steps, diff, draining, reap
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.node import NodeFacts, facts

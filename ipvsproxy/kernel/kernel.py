@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import structlog
 
+from ipvsproxy.address import format_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import Lost
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.plan.address import format_ip
 from ipvsproxy.plan.diff import (
     ElementStep,
     IpvsStep,

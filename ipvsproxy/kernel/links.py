@@ -18,6 +18,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
+from ipvsproxy.address import is_node_address
 from ipvsproxy.kernel.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -30,7 +31,6 @@ from ipvsproxy.kernel.netlink import (
     listen,
     messages_in,
 )
-from ipvsproxy.plan.address import is_node_address
 from ipvsproxy.plan.state import Vip, VipForm
 
 LINK_NAME = "kube-ipvs0"

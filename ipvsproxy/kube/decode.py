@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from ipvsproxy.address import Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.kube.inbox import Kind, Object
 from ipvsproxy.kube.raw import (
     Conditions,
@@ -30,7 +31,6 @@ from ipvsproxy.kube.raw import (
     RawSlicePort,
     ServiceSpec,
 )
-from ipvsproxy.plan.address import Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Node, Protocol, Service, ServicePort, SlicePort
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"

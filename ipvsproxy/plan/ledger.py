@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from ipvsproxy.address import family
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.address import family
 from ipvsproxy.plan.rules import frontend_elements
 from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip, VipForm
 

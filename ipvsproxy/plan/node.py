@@ -7,8 +7,8 @@ nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ipvsproxy.address import Cidr, family, format_ip, is_loopback, is_node_address, parse_cidr
 from ipvsproxy.config import PRIMARY, Config, DetectLocalMode
-from ipvsproxy.plan.address import Cidr, family, format_ip, is_loopback, is_node_address, parse_cidr
 from ipvsproxy.plan.model import Node
 
 

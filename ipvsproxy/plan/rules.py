@@ -6,7 +6,7 @@ elements. It is the one place, beside that file, that knows the names of its set
 
 from collections.abc import Iterator
 
-from ipvsproxy.plan.address import Cidr, family, format_ip
+from ipvsproxy.address import Cidr, family, format_ip
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Frontend, FrontendKey, Masquerade, Slot
 

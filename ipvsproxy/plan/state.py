@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ipvsproxy.plan.address import Cidr, format_endpoint
+from ipvsproxy.address import Cidr, format_endpoint
 from ipvsproxy.plan.model import Protocol
 
 PERSISTENT = 0x1

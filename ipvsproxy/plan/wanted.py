@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ipvsproxy.address import Cidr, family
 from ipvsproxy.config import Config
-from ipvsproxy.plan.address import Cidr, family
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.state import (

@@ -6,9 +6,9 @@ import pytest
 from build import config, destination, key, service, slice_of
 from memory_kernel import MemoryNode
 
+from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.inbox import Changed, Failed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.loop import Fatal, Loop
-from ipvsproxy.plan.address import parse_ip
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Server, ServerState
 

@@ -9,10 +9,10 @@ import yaml
 from apiserver import endpoint_slice, node, service
 from structlog.testing import capture_logs
 
+from ipvsproxy.address import format_ip
 from ipvsproxy.kube import manifest_file, manifests
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed
 from ipvsproxy.kube.manifests import Folder, ManifestSource
-from ipvsproxy.plan.address import format_ip
 
 BAD_PORT = service("web", ports=[{"port": 0}])
 

@@ -6,11 +6,11 @@ import pytest
 from apiserver import endpoint_slice, node, service, status
 from structlog.testing import capture_logs
 
+from ipvsproxy.address import format_ip
 from ipvsproxy.kube import api
 from ipvsproxy.kube.api import Trouble, lines
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.reflector import Pace, Reflector
-from ipvsproxy.plan.address import format_ip
 
 
 class Reply:

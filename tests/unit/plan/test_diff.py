@@ -1,7 +1,7 @@
 from build import config, destination, key, node, service, slice_of
 
+from ipvsproxy.address import parse_ip
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.address import parse_ip
 from ipvsproxy.plan.diff import IpvsStep, Verb, apply, diff, draining, reap
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.state import KernelState, Server, ServerState, Touched, Vip, VipForm

@@ -2,9 +2,9 @@ from build import config, endpoint, key, node, service, slice_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipvsproxy.address import parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan import ledger as ledger_module
-from ipvsproxy.plan.address import parse_ip
 from ipvsproxy.plan.diff import Steps, apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.state import KernelState, Slot, VipForm

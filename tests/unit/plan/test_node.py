@@ -1,8 +1,8 @@
 import pytest
 from build import config
 
+from ipvsproxy.address import format_ip, parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode
-from ipvsproxy.plan.address import format_ip, parse_cidr, parse_ip
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import facts
 

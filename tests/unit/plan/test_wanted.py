@@ -1,7 +1,7 @@
 import pytest
 from build import config, destination, endpoint, key, node, service, slice_of
 
-from ipvsproxy.plan.address import parse_ip
+from ipvsproxy.address import parse_ip
 from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, Masquerade, Verdict
 from ipvsproxy.plan.wanted import plan_service
 
