@@ -1,0 +1,204 @@
+"""Run scenarios: build each group's world, start its proxy, lead it through the scenarios, collect verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import flow_judge as judge
+import flow_kernel
+import flow_state
+from capabilities import missing
+from flow_client import Ask, ask_all
+from flow_file import Flow, Scenario
+from flow_listeners import listen
+from flow_places import Group, group, places, split
+from flow_proxy import FlowProxy, Stuck, Zygote
+from flow_world import Prefix, World
+from probe import Question, Result
+from responder import Responder
+
+SPREADLESS = ("sh",)
+
+
+@dataclasses.dataclass
+class Report:
+    """What came of it, as lines for people and as counts."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    facts: int = 0
+    unjudged: int = 0
+    lines: list[str] = dataclasses.field(default_factory=list)
+    say: Callable[[str], None] = print
+
+    def fail(self, scenario: Scenario, what: str, expected: object, seen: object) -> None:
+        self.failed += 1
+        self._note(f"FAIL {scenario.id} {what}: expected {expected}, seen {seen}")
+
+    def skip(self, scenario: Scenario, flow: Flow, reason: str) -> None:
+        self.skipped += 1
+        self._note(f"SKIP {scenario.id} {flow.id} {flow.name}: {reason}")
+
+    def _note(self, line: str) -> None:
+        self.lines.append(line)
+        self.say(line)
+
+    def summary(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+@dataclasses.dataclass
+class Stage:
+    """A scenario that is set up: what a planted error may be planted into."""
+
+    world: World
+    proxy: FlowProxy
+    scenario: Scenario
+
+
+Meddle = Callable[[Stage], None]
+"""Called when a scenario is set up and before its flows: tests plant errors here."""
+
+
+class Runner:
+    """Runs groups one after the other; the zygote and the responder serve them all."""
+
+    def __init__(self, report: Report, *, verbose: bool = False, meddle: Meddle | None = None) -> None:
+        self._report, self._verbose, self._meddle = report, verbose, meddle
+        self._responder = Responder()
+
+    def run(self, scenarios: Sequence[Scenario]) -> None:
+        _raise_file_limit()
+        prefix = Prefix.apart_from({text for scenario in scenarios for text in scenario.addresses()})
+        groups = group(part for scenario in scenarios for part in split(scenario))
+        self._responder.start()
+        try:
+            with Zygote() as zygote, tempfile.TemporaryDirectory() as folder:
+                for number, one in enumerate(groups):
+                    self._run_group(one, zygote, prefix, pathlib.Path(folder, str(number)))
+        finally:
+            self._responder.stop()
+
+    def _run_group(self, one: Group, zygote: Zygote, prefix: Prefix, folder: pathlib.Path) -> None:
+        began = time.monotonic()
+        scenarios = list(self._possible(one.scenarios))
+        if not scenarios:
+            return
+        with World(scenarios[0], one.needs, prefix) as world:
+            self._tell(f"world of {len(scenarios)} scenarios built", began)
+            proxy = FlowProxy(zygote, world.node, scenarios[0], prefix, folder)
+            try:
+                for scenario in scenarios:
+                    self._run_scenario(Stage(world, proxy, scenario), prefix)
+            finally:
+                proxy.kill()
+
+    def _possible(self, scenarios: Iterable[Scenario]) -> Iterator[Scenario]:
+        """Leave out the flows that this kernel cannot do, with a reason."""
+        for scenario in scenarios:
+            reasons = {flow.id: _why_impossible(flow, scenario) for flow in scenario.flows}
+            for flow in scenario.flows:
+                if reasons[flow.id]:
+                    self._report.skip(scenario, flow, reasons[flow.id])
+            yield scenario.with_flows(flow for flow in scenario.flows if not reasons[flow.id])
+
+    def _run_scenario(self, stage: Stage, prefix: Prefix) -> None:
+        began = time.monotonic()
+        scenario = stage.scenario
+        try:
+            stage.world.enter(scenario)
+            stage.proxy.enter(scenario)
+        except Stuck as error:
+            self._report.say(f"# {scenario.id}: {error}")
+            for flow in scenario.flows:
+                self._report.fail(scenario, f"{flow.id} {flow.name}", judge.expected(flow), "no working proxy")
+            return
+        self._tell(f"{scenario.id} set up", began)
+        flow_kernel.flush_conntrack(stage.world.node)
+        listen(self._responder, stage.world, scenario, sctp=not missing("sctp"))
+        if self._meddle:
+            self._meddle(stage)
+        self._judge(stage)
+        self._responder.clear()
+        self._check_state(stage, prefix)
+        self._tell(f"{scenario.id} done", began)
+
+    def _judge(self, stage: Stage) -> None:
+        scenario = stage.scenario
+        facts = facts_of(stage)
+        results: dict[str, list[Result]] = {flow.id: [] for flow in scenario.flows}
+        asking = list(scenario.flows)
+        for _ in range(judge.ROUNDS):
+            _ask(stage, asking, results)
+            asking = [flow for flow in asking if judge.lacks_endpoints(flow, results[flow.id], facts)]
+            if not asking:
+                break
+        for flow in scenario.flows:
+            if judge.is_right(flow, results[flow.id], facts):
+                self._report.passed += 1
+            else:
+                what = f"{flow.id} {flow.name}"
+                self._report.fail(scenario, what, judge.expected(flow), judge.seen(results[flow.id]))
+
+    def _check_state(self, stage: Stage, prefix: Prefix) -> None:
+        if not stage.scenario.state:
+            return
+        kernel = flow_state.Kernel(stage.world, stage.scenario, prefix.six)
+        findings, judged, unjudged = flow_state.check(kernel)
+        self._report.facts += judged
+        self._report.unjudged += unjudged
+        for name, expected, seen in findings:
+            self._report.fail(stage.scenario, f"state {name}", expected, seen)
+
+    def _tell(self, what: str, began: float) -> None:
+        if self._verbose:
+            self._report.say(f"# {what} after {time.monotonic() - began:.1f} s")
+
+
+def facts_of(stage: Stage) -> judge.Facts:
+    spreads = stage.scenario.config.get("scheduler") not in SPREADLESS
+    return judge.Facts(stage.world.node_addresses, stage.scenario.health_ports, spreads)
+
+
+def _ask(stage: Stage, flows: Sequence[Flow], results: dict[str, list[Result]]) -> None:
+    where = places(stage.scenario)
+    order = [flow for flow in flows for _ in range(judge.attempts(flow))]
+    asks = [Ask(question(flow, where, stage.world), judge.patience(flow)) for flow in order]
+    for flow, result in zip(order, ask_all(asks), strict=True):
+        results[flow.id].append(result)
+
+
+def question(flow: Flow, where: dict[str, str], world: World) -> Question:
+    """Say who asks: processes of the node leave their source to the kernel, all others are bound to it."""
+    if flow.sender == "node":
+        return Question(world.node, flow.address, flow.port, flow.proto)
+    if flow.sender == "localhost":
+        return Question(world.node, flow.address, flow.port, flow.proto, flow.source)
+    asker = world.namespace(where[flow.source], flow.source)
+    return Question(asker, flow.address, flow.port, flow.proto, flow.source)
+
+
+def _why_impossible(flow: Flow, scenario: Scenario) -> str:
+    if flow.proto == "sctp" and missing("sctp"):
+        return missing("sctp")
+    scheduler = scenario.config.get("scheduler") or "rr"
+    return _why_no_scheduler(scheduler)
+
+
+@functools.cache
+def _why_no_scheduler(name: str) -> str:
+    done = subprocess.run(["modprobe", "-q", f"ip_vs_{name}"], check=False)
+    return "" if done.returncode == 0 else f"the kernel has no IPVS scheduler {name}"
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

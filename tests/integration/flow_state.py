@@ -1,0 +1,136 @@
+"""The `state` block of a scenario against the kernel.
+
+Judged: `virtual_servers` (each is there, with these destinations), `bound_addresses` (exactly these VIPs, of the
+scenario's family), `virtual_server_count` and the count without node addresses, `all_virtual_servers`
+(persistence), `cluster_endpoints` and `local_endpoints` (the destinations of the ClusterIP's server). Not judged:
+what only kube-proxy has (ipsets, the loopback set), metrics, and what is no kernel state.
+
+The blocks tell of kube-proxy's own ipvs mode for one family. Servers of the other family, on the lab's own
+addresses and on made-up ports that no Service has are left out, and where a flow of the scenario says that this
+mode differs from what is wanted, the flow is the judge and not the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from flow_file import LOOPBACKS, Object, Scenario, address, parse_endpoint_name
+from flow_kernel import Server, bound, servers
+from flow_world import World
+
+Finding = tuple[str, object, object]
+
+
+class Kernel:
+    """What there is of a scenario in the kernel, without what belongs to the lab."""
+
+    def __init__(self, world: World, scenario: Scenario, marker_prefix: str) -> None:
+        self.scenario = scenario
+        ports = _ports(scenario)
+        self.servers = {
+            name: server
+            for name, server in servers(world.node).items()
+            if self._mine(server.address, marker_prefix, world)
+            and (int(name.rpartition("/")[0].rpartition(":")[2]) in ports)
+        }
+        self.bound = {text for text in bound(world.node) if self._mine(text, marker_prefix, world)}
+
+    def _mine(self, text: str, marker_prefix: str, world: World) -> bool:
+        family = 6 if ":" in text else 4
+        lab = world.node_addresses - self.scenario.node_addresses
+        return family == self.scenario.family and text not in lab and not text.startswith(marker_prefix)
+
+
+def _ports(scenario: Scenario) -> set[int]:
+    ports = [port for service in scenario.services for port in service.get("ports") or ()]
+    return {int(port[key]) for port in ports for key in ("port", "nodePort") if port.get(key)}
+
+
+def check(kernel: Kernel) -> tuple[list[Finding], int, int]:
+    """Return what differs as (name, expected, seen), and how many facts were judged and how many not."""
+    findings: list[Finding] = []
+    judged = 0
+    for key, wanted in kernel.scenario.state.items():
+        rule = RULES.get(key)
+        if rule is None:
+            continue
+        judged += 1
+        findings += rule(kernel, wanted)
+    return findings, judged, len(kernel.scenario.state) - judged
+
+
+def _virtual_servers(kernel: Kernel, wanted: Object) -> Iterator[Finding]:
+    disputed = {flow.frontend for flow in kernel.scenario.flows if flow.differs}
+    for text, destinations in wanted.items():
+        name, _, proto = text.partition("/")
+        name = f"{parse_endpoint_name(name)}/{proto}"
+        if name in disputed:
+            continue
+        server = kernel.servers.get(name)
+        expected = sorted(map(parse_endpoint_name, destinations))
+        seen = _live(server) if server else "no such server"
+        if seen != expected:
+            yield f"virtual server {name}", expected, seen
+
+
+def _live(server: Server) -> list[str]:
+    return sorted(name for name, weight in server.destinations.items() if weight > 0)
+
+
+def _bound_addresses(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+    # What the host owns already is local without being bound.
+    own = kernel.scenario.node_addresses | set(LOOPBACKS)
+    expected = {address(text) for text in wanted} - own
+    if kernel.bound - own != expected:
+        yield "bound addresses", sorted(expected), sorted(kernel.bound - own)
+
+
+def _count(kernel: Kernel, wanted: int) -> Iterator[Finding]:
+    if len(kernel.servers) != wanted:
+        yield "number of virtual servers", wanted, sorted(kernel.servers)
+
+
+def _count_without_node(kernel: Kernel, wanted: int) -> Iterator[Finding]:
+    own = kernel.scenario.node_addresses
+    found = [name for name, server in kernel.servers.items() if server.address not in own]
+    if len(found) != wanted:
+        yield "number of virtual servers without node addresses", wanted, sorted(found)
+
+
+def _all_servers(kernel: Kernel, wanted: Object) -> Iterator[Finding]:
+    if not wanted.get("persistent"):
+        return
+    for name, server in kernel.servers.items():
+        seconds = wanted.get("timeout_s")
+        text = " ".join(server.flags)
+        if "persistent" not in server.flags or (seconds and f"persistent {seconds}" not in text):
+            yield f"persistence of {name}", wanted, text
+
+
+def _cluster_endpoints(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+    if not any(service.get("internalTrafficPolicy") == "Local" for service in kernel.scenario.services):
+        yield from _cluster_ip_destinations(kernel, wanted)
+
+
+def _local_endpoints(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+    if all(service.get("internalTrafficPolicy") == "Local" for service in kernel.scenario.services):
+        yield from _cluster_ip_destinations(kernel, wanted)
+
+
+def _cluster_ip_destinations(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+    addresses = {service.get("clusterIP") for service in kernel.scenario.services}
+    expected = sorted(map(parse_endpoint_name, wanted))
+    for name, server in kernel.servers.items():
+        if server.address in addresses and _live(server) != expected:
+            yield f"destinations of {name}", expected, _live(server)
+
+
+RULES: dict[str, Callable[[Kernel, object], Iterator[Finding]]] = {
+    "virtual_servers": _virtual_servers,
+    "bound_addresses": _bound_addresses,
+    "virtual_server_count": _count,
+    "ipvs_virtual_server_count_without_node_ips": _count_without_node,
+    "all_virtual_servers": _all_servers,
+    "cluster_endpoints": _cluster_endpoints,
+    "local_endpoints": _local_endpoints,
+}
