@@ -1,0 +1,155 @@
+"""API servers for tests: the suite's own, or a real kube-apiserver when its binary is given.
+
+Both run inside a node's namespace on its loopback, so the proxy of that node reaches them and nothing else
+does. `KUBE_APISERVER=PATH ETCD=PATH` choose the real one. The two classes have the same few methods.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from typing import Any, Protocol
+
+import netns
+from apiserver import ApiServer
+
+COLLECTIONS = {
+    "Service": "/api/v1/namespaces/{namespace}/services",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+    "Node": "/api/v1/nodes",
+}
+TOKEN = "lab-token"  # noqa: S105
+START_SECONDS = 400  # a kube-apiserver under emulation takes its time
+
+
+class Server(Protocol):
+    """What tests need of an API server."""
+
+    kubeconfig: pathlib.Path
+
+    def put(self, item: dict[str, Any]) -> None: ...
+    def delete(self, kind: str, name: str) -> None: ...
+    def go_away(self) -> None: ...
+    def come_back(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def open_server(namespace: str, folder: pathlib.Path) -> Server:
+    """Start the server that the environment asks for."""
+    binary, etcd = os.environ.get("KUBE_APISERVER"), os.environ.get("ETCD")
+    if binary and etcd:
+        return RealServer(namespace, folder, binary, etcd)
+    return OwnServer(namespace, folder)
+
+
+class OwnServer:
+    """The suite's own server, in this process."""
+
+    def __init__(self, namespace: str, folder: pathlib.Path) -> None:
+        self._namespace = namespace
+        self._server = ApiServer()
+        with netns.inside(namespace):
+            self._server.start()
+        self.kubeconfig = self._server.write_kubeconfig(folder / "kubeconfig")
+        self.put, self.delete = self._server.put, self._server.delete
+        self.go_away = self.close = self._server.stop
+
+    def come_back(self) -> None:
+        with netns.inside(self._namespace):
+            self._server.start()
+
+
+class RealServer:
+    """etcd and kube-apiserver, as processes in the namespace."""
+
+    def __init__(self, namespace: str, folder: pathlib.Path, binary: str, etcd: str) -> None:
+        self._namespace, self._folder = namespace, folder
+        self._tls = ssl._create_unverified_context()  # noqa: S323 - it signs its own certificate
+        key = folder / "service-account.key"
+        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        (folder / "tokens").write_text(f"{TOKEN},admin,admin,system:masters\n")
+        self.kubeconfig = self._write_kubeconfig()
+        urls = "http://127.0.0.1:2379"
+        self._etcd = self._spawn([etcd, f"--data-dir={folder}/etcd", f"--listen-client-urls={urls}",
+            f"--advertise-client-urls={urls}", "--listen-peer-urls=http://127.0.0.1:2380"])  # fmt: skip
+        self._argv = [binary, f"--etcd-servers={urls}", f"--cert-dir={folder}/certificates",
+            "--bind-address=127.0.0.1", "--secure-port=6443", f"--token-auth-file={folder}/tokens",
+            "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=AlwaysAllow",
+            "--service-account-issuer=https://lab", f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}", "--disable-admission-plugins=ServiceAccount",
+            "--endpoint-reconciler-type=none"]  # fmt: skip
+        self.come_back()
+
+    def put(self, item: dict[str, Any]) -> None:
+        metadata = {"namespace": "default", **item["metadata"]}
+        path = COLLECTIONS[item["kind"]].format(**metadata)
+        try:
+            self._call("POST", path, item)
+        except urllib.error.HTTPError as error:
+            if error.code != 409:
+                raise
+            there = self._call("GET", f"{path}/{metadata['name']}")
+            version = there["metadata"]["resourceVersion"]
+            self._call(
+                "PUT", f"{path}/{metadata['name']}", item | {"metadata": metadata | {"resourceVersion": version}}
+            )
+
+    def delete(self, kind: str, name: str) -> None:
+        self._call("DELETE", f"{COLLECTIONS[kind].format(namespace='default')}/{name}")
+
+    def go_away(self) -> None:
+        self._api.kill()
+        self._api.wait()
+
+    def come_back(self) -> None:
+        self._api = self._spawn(self._argv)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._call("GET", "/readyz")
+            except (OSError, urllib.error.URLError):
+                assert time.monotonic() < deadline, "kube-apiserver did not come up"
+                time.sleep(1)
+            else:
+                return
+
+    def close(self) -> None:
+        self.go_away()
+        self._etcd.kill()
+        self._etcd.wait()
+
+    def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        log = self._folder / f"{pathlib.Path(argv[0]).name}.log"
+        with netns.inside(self._namespace), log.open("ab") as out:
+            return subprocess.Popen(argv, stdout=out, stderr=out)
+
+    def _call(self, verb: str, path: str, item: dict[str, Any] | None = None) -> dict[str, Any]:
+        request = urllib.request.Request(f"https://127.0.0.1:6443{path}", method=verb)
+        request.add_header("Authorization", f"Bearer {TOKEN}")
+        request.add_header("Content-Type", "application/json")
+        data = json.dumps(item).encode() if item else None
+        ask = urllib.request.urlopen
+        with netns.inside(self._namespace), ask(request, data, 60, context=self._tls) as answer:
+            body = answer.read()
+        return json.loads(body) if body.startswith(b"{") else {}
+
+    def _write_kubeconfig(self) -> pathlib.Path:
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "lab",
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "proxy"}}],
+            "clusters": [
+                {"name": "lab", "cluster": {"server": "https://127.0.0.1:6443", "insecure-skip-tls-verify": True}}
+            ],
+            "users": [{"name": "proxy", "user": {"token": TOKEN}}],
+        }
+        path = self._folder / "kubeconfig"
+        path.write_text(json.dumps(config))
+        return path

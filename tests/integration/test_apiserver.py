@@ -1,0 +1,107 @@
+"""A proxy that follows an API server with 1,000 Services: changes arrive, absences change nothing."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import netns
+import pytest
+from apiservers import Server, open_server
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import endpoint, endpoint_slice, node_object, port, service
+from probe import Question, spread
+from proxy import Proxy
+
+from ipvsproxy.kernel.ipvs import Ipvs
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+COUNT = 1000
+PORTS = (port(80, 8080, "TCP", "http"),)
+
+
+def cluster_ip(number: int) -> str:
+    return f"10.96.{16 + number // 250}.{number % 250 + 1}"
+
+
+def put(server: Server, lab: Lab, number: int, *pods: str) -> None:
+    endpoints = [endpoint(lab, lab.host(name)) for name in pods]
+    server.put(endpoint_slice(f"s{number}", PORTS, endpoints))
+    server.put(service(f"s{number}", PORTS, [cluster_ip(number)]))
+
+
+@pytest.fixture
+def server(lab: Lab, tmp_path: pathlib.Path) -> Iterator[Server]:
+    # What these servers do with connections of a proxy that is killed is none of this test's business.
+    warnings.simplefilter("ignore", ResourceWarning)
+    opened = open_server(lab.nodes[0].netns, tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def proxy(lab: Lab, server: Server, tmp_path: pathlib.Path) -> Proxy:
+    server.put(node_object(lab.nodes[0]))
+    for number in range(COUNT):
+        put(server, lab, number, "p11", "p21")
+    lab.responder.listen(lab.host("p11"), 8080)
+    lab.responder.listen(lab.host("p12"), 8080)
+    lab.responder.listen(lab.host("p21"), 8080)
+    flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--logging-format=json"]
+    argv = [sys.executable, "-m", "ipvsproxy", "run", *flags, *DEFAULT_PROXY_ARGS]
+    started = Proxy(lab.nodes[0].netns, argv, tmp_path / "proxy.log")
+    lab.proxies.append(started)
+    started.start()
+    return started
+
+
+def answering(lab: Lab, number: int) -> set[str]:
+    return set(spread(Question(lab.host("p12").netns, cluster_ip(number), 80), 4, timeout=2))
+
+
+def follows(holds: Callable[[], bool], seconds: float = 10.0) -> float:
+    """Wait until a change has arrived; return how long that took."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds, "the change did not arrive"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def servers_of(lab: Lab) -> int:
+    with netns.inside(lab.nodes[0].netns):
+        ipvs = Ipvs()
+    found = len(ipvs.servers())
+    ipvs.close()
+    return found
+
+
+@pytest.mark.timeout(1800)
+def test_following_an_api_server(lab: Lab, server: Server, proxy: Proxy) -> None:
+    synced = proxy.wait_for("synced", timeout=300)
+    assert synced["services"] >= COUNT
+    before = servers_of(lab)
+    assert before >= COUNT
+    assert answering(lab, 0) == answering(lab, COUNT - 1) == {"p11", "p21"}
+
+    put(server, lab, COUNT, "p21")
+    took = [follows(lambda: answering(lab, COUNT) == {"p21"})]
+    put(server, lab, COUNT, "p11")
+    took.append(follows(lambda: answering(lab, COUNT) == {"p11"}))
+    server.delete("Service", f"s{COUNT}")
+    took.append(follows(lambda: servers_of(lab) == before))
+    print("created, changed, deleted after", [round(seconds, 2) for seconds in took], "s")
+
+    server.go_away()
+    proxy.wait_for("API server cannot be followed; objects stay as they are")
+    assert servers_of(lab) == before
+    assert answering(lab, 7) == {"p11", "p21"}
+
+    server.come_back()
+    put(server, lab, 7, "p12")
+    follows(lambda: answering(lab, 7) == {"p12"}, seconds=90)
+    assert servers_of(lab) == before
