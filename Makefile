@@ -5,11 +5,12 @@ PY  := .venv/bin/python
 RUN := $(PY) tests/integration/run
 VENV := .cache/venv.stamp
 ARGS :=
+FLOWS := tests/integration/flows.json
 # Exit code 5 of pytest (nothing collected) is no failure while a folder is still empty.
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check unit integration integration-all bench clean
+.PHONY: help demo test test-all check unit integration integration-all conformance bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -36,6 +37,9 @@ integration: $(VENV)  ## real packets through a real kernel (in a micro-VM if ne
 
 integration-all: $(VENV)  ## the same with the slow tests
 	$(RUN) -- $(PY) -m pytest tests/integration $(ARGS)
+
+conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
+	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)
 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)

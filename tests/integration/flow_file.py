@@ -64,7 +64,10 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """A node, its configuration, Services, endpoints and flows."""
+    """A node, its configuration, Services, endpoints and flows.
+
+    `host_rules` are an addition to the format: nftables rules of another program on the node.
+    """
 
     id: str
     family: int
@@ -74,6 +77,7 @@ class Scenario:
     endpoints: tuple[Endpoint, ...]
     flows: tuple[Flow, ...]
     state: Object
+    host_rules: str = ""
 
     @property
     def node_name(self) -> str:
@@ -140,6 +144,7 @@ def _scenario(raw: Object) -> Scenario:
         endpoints=tuple(_endpoint(entry, name) for entry in raw.get("endpoints") or ()),
         flows=tuple(flows),
         state=raw.get("state") or {},
+        host_rules=raw.get("host_rules") or "",
     )
 
 

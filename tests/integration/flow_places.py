@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Self
 
 from flow_file import Flow, Scenario
-from flow_objects import flags
+from flow_objects import detector, flags
 
 SENDERS = {"pod": "pod", "remote-pod": "far", "external": "client"}
 LAN_HOSTS = ("client", "remote", "far", "beyond")
@@ -97,7 +97,7 @@ def _fits(scenario: Scenario, part: list[Flow], flow: Flow) -> bool:
 
 @dataclasses.dataclass
 class Group:
-    """Scenarios that share a world and a proxy process."""
+    """Scenarios that share a world; those that follow each other with equal flags share a process, too."""
 
     key: str
     needs: Needs
@@ -105,10 +105,10 @@ class Group:
 
 
 def group(scenarios: Iterable[Scenario]) -> list[Group]:
-    """Put scenarios with equal node and flags together, as far as one world can serve them."""
+    """Put scenarios together whose node looks the same from outside, as far as one world can serve them."""
     groups: list[Group] = []
-    for scenario in scenarios:
-        key = json.dumps([scenario.node, flags(scenario)], sort_keys=True)
+    for scenario in sorted(scenarios, key=flags):
+        key = json.dumps([scenario.interfaces, scenario.host_rules, detector(scenario)[1]])
         needs = Needs.of(scenario)
         for known in groups:
             if known.key == key and (known.needs | needs).sound():

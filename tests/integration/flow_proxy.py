@@ -98,7 +98,8 @@ class FlowProxy(Proxy):
     ) -> None:
         self._manifests = folder / "manifests"
         self._manifests.mkdir(parents=True)
-        arguments = ["run", f"--manifests={self._manifests}", "--logging-format=json", *flags(scenario)]
+        self.flags = flags(scenario)
+        arguments = ["run", f"--manifests={self._manifests}", "--logging-format=json", *self.flags]
         super().__init__(where, arguments, folder / "proxy.log")
         self._zygote, self._prefix = zygote, prefix
         self._markers = 0
@@ -136,6 +137,6 @@ class FlowProxy(Proxy):
     def _last_words(self) -> str:
         return " ".join(self.text().splitlines()[-3:])[-600:]
 
-    def refusals(self) -> list[str]:
-        """What the proxy complained about since its start, for the notes on failures."""
-        return [json.dumps(line) for line in self.events() if line.get("level") in ("warning", "error")]
+    def serves(self, scenario: Scenario) -> bool:
+        """Whether it can go on with this scenario: it was not ended, and its flags would be the same."""
+        return self.flags == flags(scenario) and (self.process is None or self.is_running())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import flow_judge as judge
 import flow_kernel
 import flow_state
+import netns
 from capabilities import missing
 from flow_client import Ask, ask_all
 from flow_file import Flow, Scenario
@@ -23,6 +25,7 @@ from flow_proxy import FlowProxy, Stuck, Zygote
 from flow_world import Prefix, World
 from probe import Question, Result
 from responder import Responder
+from wipe import wipe_node
 
 SPREADLESS = ("sh",)
 
@@ -57,23 +60,34 @@ class Report:
 
 @dataclasses.dataclass
 class Stage:
-    """A scenario that is set up: what a planted error may be planted into."""
+    """A world, the proxy in it, and the scenario that is played."""
 
     world: World
-    proxy: FlowProxy
+    proxy: FlowProxy | None
     scenario: Scenario
 
 
-Meddle = Callable[[Stage], None]
-"""Called when a scenario is set up and before its flows: tests plant errors here."""
+@dataclasses.dataclass(frozen=True)
+class Plant:
+    """An error on purpose, to see whether the runner finds it.
+
+    `given` changes the scenario that the proxy gets, not the one that is judged; `spoil` changes the node's
+    kernel when everything is programmed and the proxy is gone.
+    """
+
+    given: Callable[[Scenario], Scenario] | None = None
+    spoil: Callable[[str], None] | None = None
 
 
 class Runner:
     """Runs groups one after the other; the zygote and the responder serve them all."""
 
-    def __init__(self, report: Report, *, verbose: bool = False, meddle: Meddle | None = None) -> None:
-        self._report, self._verbose, self._meddle = report, verbose, meddle
+    def __init__(
+        self, report: Report, *, verbose: bool = False, plants: Mapping[str, Plant] | None = None
+    ) -> None:
+        self._report, self._verbose, self._plants = report, verbose, plants or {}
         self._responder = Responder()
+        self._folders = itertools.count(1)
 
     def run(self, scenarios: Sequence[Scenario]) -> None:
         _raise_file_limit()
@@ -82,24 +96,39 @@ class Runner:
         self._responder.start()
         try:
             with Zygote() as zygote, tempfile.TemporaryDirectory() as folder:
-                for number, one in enumerate(groups):
-                    self._run_group(one, zygote, prefix, pathlib.Path(folder, str(number)))
+                start = functools.partial(self._start, zygote, prefix, pathlib.Path(folder))
+                for one in groups:
+                    self._run_group(one, prefix, start)
         finally:
             self._responder.stop()
 
-    def _run_group(self, one: Group, zygote: Zygote, prefix: Prefix, folder: pathlib.Path) -> None:
+    def _start(self, zygote: Zygote, prefix: Prefix, folder: pathlib.Path, stage: Stage) -> FlowProxy:
+        """Make a proxy for a scenario on a clean node; it starts with its first manifests."""
+        where = stage.world.node
+        wipe_node(where)
+        if stage.scenario.host_rules:
+            netns.run(where, ["nft", "-f", "-"], stage.scenario.host_rules)
+        return FlowProxy(zygote, where, stage.scenario, prefix, folder / str(next(self._folders)))
+
+    def _run_group(self, one: Group, prefix: Prefix, start: Callable[[Stage], FlowProxy]) -> None:
         began = time.monotonic()
         scenarios = list(self._possible(one.scenarios))
-        if not scenarios:
-            return
-        with World(scenarios[0], one.needs, prefix) as world:
+        with World(one.scenarios[0], one.needs, prefix) as world:
             self._tell(f"world of {len(scenarios)} scenarios built", began)
-            proxy = FlowProxy(zygote, world.node, scenarios[0], prefix, folder)
+            stage = Stage(world, None, one.scenarios[0])
             try:
-                for scenario in scenarios:
-                    self._run_scenario(Stage(world, proxy, scenario), prefix)
+                for stage.scenario in scenarios:
+                    if stage.proxy is None or not stage.proxy.serves(stage.scenario):
+                        self._end(stage)
+                        stage.proxy = start(stage)
+                    self._run_scenario(stage, prefix)
             finally:
-                proxy.kill()
+                self._end(stage)
+
+    def _end(self, stage: Stage) -> None:
+        if stage.proxy is not None:
+            stage.proxy.kill()
+            stage.proxy = None
 
     def _possible(self, scenarios: Iterable[Scenario]) -> Iterator[Scenario]:
         """Leave out the flows that this kernel cannot do, with a reason."""
@@ -108,24 +137,30 @@ class Runner:
             for flow in scenario.flows:
                 if reasons[flow.id]:
                     self._report.skip(scenario, flow, reasons[flow.id])
-            yield scenario.with_flows(flow for flow in scenario.flows if not reasons[flow.id])
+            rest = scenario.with_flows(flow for flow in scenario.flows if not reasons[flow.id])
+            if rest.flows or rest.state:
+                yield rest
 
     def _run_scenario(self, stage: Stage, prefix: Prefix) -> None:
         began = time.monotonic()
         scenario = stage.scenario
+        plant = self._plants.get(scenario.id, Plant())
         try:
             stage.world.enter(scenario)
-            stage.proxy.enter(scenario)
+            stage.proxy.enter(plant.given(scenario) if plant.given else scenario)
         except Stuck as error:
             self._report.say(f"# {scenario.id}: {error}")
             for flow in scenario.flows:
                 self._report.fail(scenario, f"{flow.id} {flow.name}", judge.expected(flow), "no working proxy")
+            self._end(stage)
             return
         self._tell(f"{scenario.id} set up", began)
+        if plant.spoil:
+            # It would mend what is spoilt.
+            stage.proxy.kill()
+            plant.spoil(stage.world.node)
         flow_kernel.flush_conntrack(stage.world.node)
         listen(self._responder, stage.world, scenario, sctp=not missing("sctp"))
-        if self._meddle:
-            self._meddle(stage)
         self._judge(stage)
         self._responder.clear()
         self._check_state(stage, prefix)

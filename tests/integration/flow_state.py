@@ -18,6 +18,7 @@ from flow_file import LOOPBACKS, Object, Scenario, address, parse_endpoint_name
 from flow_kernel import Server, bound, servers
 from flow_world import World
 
+TICKS = (1, 100, 250, 300, 1000)
 Finding = tuple[str, object, object]
 
 
@@ -101,10 +102,16 @@ def _all_servers(kernel: Kernel, wanted: Object) -> Iterator[Finding]:
     if not wanted.get("persistent"):
         return
     for name, server in kernel.servers.items():
-        seconds = wanted.get("timeout_s")
-        text = " ".join(server.flags)
-        if "persistent" not in server.flags or (seconds and f"persistent {seconds}" not in text):
-            yield f"persistence of {name}", wanted, text
+        if not _persists(server, wanted.get("timeout_s")):
+            yield f"persistence of {name}", wanted, " ".join(server.flags)
+
+
+def _persists(server: Server, seconds: int | None) -> bool:
+    """The file of /proc tells the timeout in ticks, of which kernels have 100, 250, 300 or 1000 a second."""
+    if "persistent" not in server.flags:
+        return False
+    told = int(server.flags[server.flags.index("persistent") + 1])
+    return seconds is None or told in {seconds * ticks for ticks in TICKS}
 
 
 def _cluster_endpoints(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:

@@ -1,0 +1,185 @@
+"""The packet flows of flows.json, and whether the runner would notice if the proxy were wrong."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import conformance
+import flow_file
+import flow_judge
+import netns
+import pytest
+from flow_file import Flow, Scenario
+from flow_listeners import HOST, OUTSIDE
+from flow_run import Plant, Report, Runner
+from probe import Result
+
+NEEDS = pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces", "br_netfilter")
+MORE = pathlib.Path(__file__).with_name("flows-more.json")
+
+
+def play(scenarios: list[Scenario], plants: dict[str, Plant] | None = None) -> Report:
+    report = Report()
+    Runner(report, plants=plants).run(scenarios)
+    print(report.summary())
+    return report
+
+
+def flows(*ids: str) -> list[Scenario]:
+    return [scenario for scenario in flow_file.load(conformance.FLOWS) if not ids or scenario.id in ids]
+
+
+@NEEDS
+@pytest.mark.timeout(900)
+def test_each_rule_once() -> None:
+    report = play(flows(*conformance.SUBSETS["rules"]))
+    assert report.failed == 0, "\n".join(report.lines)
+    assert report.passed > 100
+
+
+@NEEDS
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("path", [conformance.FLOWS, MORE], ids=lambda path: path.stem)
+def test_all_scenarios(path: pathlib.Path) -> None:
+    report = play(flow_file.load(path))
+    assert report.failed == 0, "\n".join(report.lines)
+
+
+# Errors on purpose. Each takes one scenario whose flows must then fail, and only those that concern it.
+
+
+def nft(command: str) -> Callable[[str], None]:
+    return lambda where: netns.run(where, ["nft", command]) and None
+
+
+def without(*keys: str) -> Callable[[Scenario], Scenario]:
+    """Hide keys of the Services from the proxy."""
+
+    def given(scenario: Scenario) -> Scenario:
+        services = tuple({k: v for k, v in service.items() if k not in keys} for service in scenario.services)
+        return dataclasses.replace(scenario, services=services)
+
+    return given
+
+
+def with_a_wrong_endpoint(scenario: Scenario) -> Scenario:
+    """Give the proxy another port for the first endpoint."""
+    first, *others = scenario.endpoints
+    ports = tuple((name, number + 1, proto) for name, number, proto in first.ports)
+    return dataclasses.replace(scenario, endpoints=(dataclasses.replace(first, ports=ports), *others))
+
+
+PLANTED = {
+    "no masquerade": (
+        "nodeports-v4-primary",
+        Plant(spoil=nft("flush chain inet ipvsproxy postrouting")),
+        {"02", "03"},
+    ),
+    "no guard": (
+        "clusterip-general",
+        Plant(spoil=nft("flush set inet ipvsproxy vips4")),
+        {"08", "09"},
+    ),
+    "a wrong endpoint": ("ipvs-externalips-matching", Plant(given=with_a_wrong_endpoint), {"01", "02"}),
+    "externalTrafficPolicy ignored": (
+        "ipvs-loadbalancer-local",
+        Plant(given=without("externalTrafficPolicy")),
+        {"01"},
+    ),
+    "internalTrafficPolicy ignored": (
+        "itp-local-one",
+        Plant(given=without("internalTrafficPolicy")),
+        {"01"},
+    ),
+    "source ranges ignored": (
+        "ipvs-source-ranges",
+        Plant(given=without("loadBalancerSourceRanges")),
+        {"02"},
+    ),
+    "affinity ignored": (
+        "ipvs-session-affinity-flows",
+        Plant(given=without("sessionAffinity")),
+        {"01", "02", "03"},
+    ),
+}
+
+
+@NEEDS
+@pytest.mark.timeout(900)
+def test_planted_errors_are_found() -> None:
+    scenarios, plants = [], {}
+    for name, (origin, plant, _) in PLANTED.items():
+        original = copy.copy(flows(origin)[0])
+        scenarios.append(dataclasses.replace(original, id=name, state={}))
+        plants[name] = plant
+    report = play(scenarios, plants)
+    for name, (origin, _, wrong) in PLANTED.items():
+        prefix = f"FAIL {name} {origin}/"
+        found = {line.removeprefix(prefix).split()[0] for line in report.lines if line.startswith(prefix)}
+        assert found == wrong, (name, report.lines)
+
+
+# The rules of judgement, without any packet.
+
+FACTS = flow_judge.Facts(frozenset({"192.0.2.1", "127.0.0.1"}), frozenset({30000}))
+TWO = frozenset({"10.0.1.1:80", "10.0.1.2:80"})
+POD = Flow("f", "", "pod", "10.0.0.2", "10.96.0.1", 80, "tcp", "endpoints", TWO, masquerade=False)
+NODE = dataclasses.replace(POD, sender="node", source="192.0.2.1")
+HEALTH = dataclasses.replace(POD, expect="passes-through", endpoints=frozenset(), port=30000)
+
+
+def answered(name: str, source: str = "10.0.0.2") -> Result:
+    return Result("answered", name, source)
+
+
+FIRST, SECOND = answered("10.0.1.1:80"), answered("10.0.1.2:80")
+JUDGEMENTS = [
+    (POD, [FIRST, SECOND], True),
+    (POD, [FIRST, FIRST], False),
+    (POD, [FIRST, SECOND, answered("10.0.1.3:80")], False),
+    (POD, [FIRST, SECOND, Result("timeout")], False),
+    (POD, [], False),
+    (POD, [FIRST, answered("10.0.1.2:80", "192.0.2.1")], False),
+    (dataclasses.replace(POD, masquerade=None), [FIRST, answered("10.0.1.2:80", "192.0.2.1")], True),
+    (dataclasses.replace(POD, masquerade=True), [FIRST, SECOND], False),
+    (dataclasses.replace(POD, masquerade_by_endpoint={"10.0.1.1:80": True}), [FIRST, SECOND], False),
+    (
+        dataclasses.replace(POD, masquerade_by_endpoint={"10.0.1.1:80": True}),
+        [answered("10.0.1.1:80", "192.0.2.1"), SECOND],
+        True,
+    ),
+    (dataclasses.replace(POD, sticky=True), [FIRST, FIRST], True),
+    (dataclasses.replace(POD, sticky=True), [FIRST, SECOND], False),
+    (NODE, [answered("10.0.1.1:80", "192.0.2.1"), answered("10.0.1.2:80", "192.0.2.1")], True),
+    (NODE, [answered("10.0.1.1:80", "10.96.0.1"), answered("10.0.1.2:80", "192.0.2.1")], False),
+    (dataclasses.replace(POD, expect="reject"), [Result("refused")], True),
+    (dataclasses.replace(POD, expect="reject"), [Result("refused"), Result("timeout")], False),
+    (dataclasses.replace(POD, expect="reject"), [Result("unreachable")], False),
+    (dataclasses.replace(POD, expect="drop"), [Result("timeout")], True),
+    (dataclasses.replace(POD, expect="drop"), [Result("refused")], False),
+    (HEALTH, [answered(HOST)], True),
+    (HEALTH, [answered(OUTSIDE)], True),
+    (HEALTH, [answered(HOST, "192.0.2.1")], False),
+    (HEALTH, [FIRST], False),
+    (HEALTH, [answered("?", "")], True),
+    (dataclasses.replace(HEALTH, port=81), [answered("?", "")], False),
+]
+
+
+@pytest.mark.parametrize(("flow", "results", "right"), JUDGEMENTS)
+def test_judgement(flow: Flow, results: list[Result], right: bool) -> None:
+    assert flow_judge.is_right(flow, results, FACTS) is right
+
+
+def test_an_endpoint_not_seen_yet_is_asked_for_again_but_nothing_else_is() -> None:
+    assert flow_judge.lacks_endpoints(POD, [FIRST], FACTS)
+    assert not flow_judge.lacks_endpoints(POD, [FIRST, Result("timeout")], FACTS)
+    assert not flow_judge.lacks_endpoints(POD, [FIRST, SECOND], FACTS)
+    assert not flow_judge.lacks_endpoints(dataclasses.replace(POD, sticky=True), [FIRST], FACTS)
+    hashed = dataclasses.replace(FACTS, spreads=False)
+    assert not flow_judge.lacks_endpoints(POD, [FIRST], hashed)
+    assert flow_judge.is_right(POD, [FIRST], hashed)
