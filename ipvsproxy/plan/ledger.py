@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ipvsproxy.address import family
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.rules import frontend_elements
+from ipvsproxy.plan.rules import frontend_elements, shared_elements
 from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip, VipForm
 
 ROUTES_ABOVE = 8192
@@ -41,41 +41,38 @@ class Ledger:
         self._vips_of_family: Counter[int] = Counter()
         self._forms = dict.fromkeys((4, 6), VipForm.ROUTE if vip_mode is VipMode.ROUTE else VipForm.ADDRESS)
         self._shares: Counter[Slot] = Counter()
-        self._claims: dict[FrontendKey, dict[Owner, Frontend]] = {}
-        self._owned: dict[str, tuple[Owner, frozenset[FrontendKey]]] = {}
+        self._holders: dict[FrontendKey, Owner] = {}
+        self._waiting: dict[FrontendKey, dict[Owner, Frontend]] = {}
+        self._owned: dict[str, tuple[Owner, tuple[FrontendKey, ...]]] = {}
 
     def replace(self, owner: Owner, frontends: Mapping[FrontendKey, Frontend]) -> Touched:
         """Set the frontends of one Service (none: it is gone) and name what that may change."""
         touched = Touched()
-        known, old_keys = self._owned.pop(owner.service, (owner, frozenset()))
-        for key in old_keys - frontends.keys() if known == owner else old_keys:
-            self._withdraw(key, known)
+        known, old_keys = self._owned.pop(owner.service, (owner, ()))
+        for key in old_keys:
+            if key not in frontends or known != owner:
+                self._withdraw(key, known, touched)
         for key, frontend in frontends.items():
-            self._claims.setdefault(key, {})[owner] = frontend
+            self._claim(key, owner, frontend, touched)
         if frontends:
-            self._owned[owner.service] = (owner, frozenset(frontends))
-        for key in old_keys | frontends.keys():
-            self._settle(key, touched)
+            self._owned[owner.service] = (owner, tuple(frontends))
         self._choose_forms(touched)
         return touched
 
     def forget(self, service: str) -> Touched:
         """Remove all frontends of a Service that may or may not be known."""
-        owner, _ = self._owned.get(service, (Owner("", service), frozenset()))
+        owner, _ = self._owned.get(service, (Owner("", service), ()))
         return self.replace(owner, {})
 
     def owner(self, key: FrontendKey) -> str:
         """Return `namespace/name` of the Service that holds a frontend."""
-        return min(self._claims[key]).service
-
-    def losers(self, key: FrontendKey) -> list[str]:
-        """Return the Services that claim a frontend another one holds."""
-        return [owner.service for owner in sorted(self._claims.get(key, ()))[1:]]
+        return self._holders[key].service
 
     def conflicts(self, service: str) -> Iterator[FrontendKey]:
         """Yield the frontends that a Service claims and does not hold."""
-        owner, keys = self._owned.get(service, (None, frozenset()))
-        return (key for key in keys if owner != min(self._claims[key]))
+        if self._waiting:
+            owner, keys = self._owned.get(service, (None, ()))
+            yield from (key for key in keys if self._holders[key] != owner)
 
     def vip(self, address: bytes) -> Vip | None:
         """Return a VIP in the form it should have, or None when it is not wanted."""
@@ -92,30 +89,49 @@ class Ledger:
         """Name all there is."""
         return Touched(set(self.frontends), set(self._vips), set(self.elements))
 
-    def _withdraw(self, key: FrontendKey, owner: Owner) -> None:
-        claims = self._claims[key]
-        del claims[owner]
-        if not claims:
-            del self._claims[key]
+    def _claim(self, key: FrontendKey, owner: Owner, frontend: Frontend, touched: Touched) -> None:
+        """Let the oldest claimant hold the frontend and the others wait."""
+        holder = self._holders.get(key, owner)
+        if holder < owner:
+            self._waiting.setdefault(key, {})[owner] = frontend
+            return
+        if owner < holder:
+            self._waiting.setdefault(key, {})[holder] = self.frontends[key]
+        self._holders[key] = owner
+        self._set(key, frontend, touched)
 
-    def _settle(self, key: FrontendKey, touched: Touched) -> None:
-        """Make the oldest claim the wanted one."""
-        claims = self._claims.get(key)
-        new = claims[min(claims)] if claims else None
+    def _withdraw(self, key: FrontendKey, owner: Owner, touched: Touched) -> None:
+        waiting = self._waiting.get(key, {})
+        if self._holders[key] != owner:
+            del waiting[owner]
+        elif waiting:
+            heir = self._holders[key] = min(waiting)
+            self._set(key, waiting.pop(heir), touched)
+        else:
+            del self._holders[key]
+            self._set(key, None, touched)
+        if not waiting:
+            self._waiting.pop(key, None)
+
+    def _set(self, key: FrontendKey, new: Frontend | None, touched: Touched) -> None:
+        """Make a frontend the wanted one, and its elements and VIP with it."""
         old = self.frontends.get(key)
         if old == new:
             return
         touched.servers.add(key)
-        if new is not None:
+        own = dict(frontend_elements(new)) if new else {}
+        touched.slots.update(own)
+        if new:
             self.frontends[key] = new
             self._acquire(new, touched)
-        if old is not None:
-            self._release(old, touched)
-        if new is None:
+        else:
             del self.frontends[key]
+        if old:
+            self._release(old, own, touched)
+        self.elements.update(own)
 
     def _acquire(self, frontend: Frontend, touched: Touched) -> None:
-        for slot, value in frontend_elements(frontend):
+        for slot, value in shared_elements(frontend):
             self._shares[slot] += 1
             self.elements[slot] = value
             touched.slots.add(slot)
@@ -125,8 +141,12 @@ class Ledger:
             self._vips_of_family[family(address)] += self._vips[address] == 1
             touched.vips.add(address)
 
-    def _release(self, old: Frontend, touched: Touched) -> None:
+    def _release(self, old: Frontend, kept: Mapping[Slot, str], touched: Touched) -> None:
         for slot, _ in frontend_elements(old):
+            if slot not in kept:
+                del self.elements[slot]
+                touched.slots.add(slot)
+        for slot, _ in shared_elements(old):
             self._shares[slot] -= 1
             touched.slots.add(slot)
             if not self._shares[slot]:

@@ -21,7 +21,7 @@ def element_key(key: FrontendKey) -> str:
 
 
 def frontend_elements(frontend: Frontend) -> Iterator[Element]:
-    """Yield the elements of one frontend: (set and key, value); plain sets have the value ''."""
+    """Yield the elements that belong to one frontend: (set and key, value); plain sets have the value ''."""
     address = frontend.key.address
     number = family(address)
     key = element_key(frontend.key)
@@ -35,8 +35,13 @@ def frontend_elements(frontend: Frontend) -> Iterator[Element]:
         yield Slot(f"ranged{number}", key), ""
         for cidr in frontend.ranges:
             yield Slot(f"allowed{number}", f"{key} . {_range_text(cidr)}"), ""
+
+
+def shared_elements(frontend: Frontend) -> Iterator[Element]:
+    """Yield the elements that other frontends may need as well."""
+    number = family(frontend.key.address)
     if frontend.bind:
-        yield vip_slot(address), ""
+        yield vip_slot(frontend.key.address), ""
     for pod in frontend.hairpins:
         text = format_ip(pod)
         yield Slot(f"hairpin{number}", f"{text} . {text}"), ""

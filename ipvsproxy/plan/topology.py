@@ -5,17 +5,18 @@ endpoints). In: every endpoint of one Service port, the node's name and zone. Ou
 policy, those for Local policy, and whether a usable endpoint exists anywhere.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ipvsproxy.plan.model import Endpoint
+from ipvsproxy.plan.state import Destination
 
 
 class Backend(NamedTuple):
-    """An endpoint together with the port number that one Service port has on it."""
+    """An endpoint together with what it is to IPVS: its address and the number one Service port has on it."""
 
     endpoint: Endpoint
-    port: int
+    destination: Destination
 
 
 class Choice(NamedTuple):
@@ -31,9 +32,8 @@ def choose(backends: Iterable[Backend], node: str, zone: str) -> Choice:
     candidates = tuple(backends)
     ready = tuple(b for b in candidates if b.endpoint.ready)
     leaving = tuple(b for b in candidates if _serves_while_leaving(b.endpoint))
-    near = _hint_filter(ready, node, zone)
     return Choice(
-        cluster=tuple(b for b in ready if near(b.endpoint)) or leaving,
+        cluster=_near(ready, node, zone) or leaving,
         local=_on(node, ready) or _on(node, leaving),
         exists=bool(ready or leaving),
     )
@@ -47,11 +47,14 @@ def _on(node: str, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
     return tuple(b for b in backends if node and b.endpoint.node == node)
 
 
-def _hint_filter(ready: tuple[Backend, ...], node: str, zone: str) -> Callable[[Endpoint], bool]:
+def _near(ready: tuple[Backend, ...], node: str, zone: str) -> tuple[Backend, ...]:
     """Node hints before zone hints; a kind counts only if every ready endpoint has it and one is for us."""
-    endpoints = [b.endpoint for b in ready]
-    if all(e.node_hints for e in endpoints) and any(node in e.node_hints for e in endpoints):
-        return lambda endpoint: node in endpoint.node_hints
-    if zone and all(e.zone_hints for e in endpoints) and any(zone in e.zone_hints for e in endpoints):
-        return lambda endpoint: zone in endpoint.zone_hints
-    return lambda _: True
+    if not ready or not (ready[0].endpoint.node_hints or ready[0].endpoint.zone_hints):
+        return ready
+    if all(b.endpoint.node_hints for b in ready):
+        mine = tuple(b for b in ready if node in b.endpoint.node_hints)
+        if mine:
+            return mine
+    if zone and all(b.endpoint.zone_hints for b in ready):
+        return tuple(b for b in ready if zone in b.endpoint.zone_hints) or ready
+    return ready

@@ -7,7 +7,9 @@ them claim one frontend is decided in `plan.ledger`. Rules: contract 3.1, 4.3, 4
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
 
 from ipvsproxy.address import Cidr, family
 from ipvsproxy.config import Config
@@ -31,8 +33,7 @@ SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
 counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
 
 
-@dataclass(frozen=True)
-class View:
+class View(msgspec.Struct, frozen=True, gc=False):
     """What one port of a Service looks like in one family: everything its frontends share."""
 
     service: Service
@@ -69,7 +70,7 @@ def plan_service(
 
 def _backends(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -> list[Backend]:
     """Merge the slices of one port; of two endpoints with one address the more useful counts (contract 3.2)."""
-    merged: dict[tuple[bytes, int], Backend] = {}
+    merged: dict[Destination, Backend] = {}
     for piece in slices:
         if piece.family != number:
             continue
@@ -77,10 +78,10 @@ def _backends(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -
             if entry.name != port.name or entry.protocol != port.protocol:
                 continue
             for endpoint in piece.endpoints:
-                key = (endpoint.address, entry.port)
-                known = merged.get(key)
-                if known is None or _usefulness(known) < _usefulness(Backend(endpoint, entry.port)):
-                    merged[key] = Backend(endpoint, entry.port)
+                backend = Backend(endpoint, Destination(endpoint.address, entry.port))
+                known = merged.setdefault(backend.destination, backend)
+                if known is not backend and _usefulness(known) < _usefulness(backend):
+                    merged[backend.destination] = backend
     return list(merged.values())
 
 
@@ -98,29 +99,33 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
     node: NodeFacts,
     config: Config,
 ) -> View:
-    used = {*choice.cluster, *choice.local}
-    flags = SCHEDULER_FLAGS.get(config.scheduler, 0) | (PERSISTENT if service.affinity_seconds else 0)
     return View(
         service=service,
         port=port,
         cluster_ip=cluster_ip,
         inside_port=inside_port,
-        server=Server(config.scheduler, flags, service.affinity_seconds),
+        server=_server(config.scheduler, service.affinity_seconds),
         cluster=_destinations(choice.cluster, node.name),
         local=_destinations(choice.local, node.name),
         exists=choice.exists,
-        hairpins=tuple(sorted({b.endpoint.address for b in used if node.name and b.endpoint.node == node.name})),
+        # Every endpoint of this node that is used at all is among the local ones.
+        hairpins=tuple(sorted({b.destination.address for b in choice.local})),
         detects=family(cluster_ip) in node.detects,
         masquerade_all=config.masquerade_all,
     )
 
 
+@lru_cache(maxsize=1024)  # one value for all Services that want the same
+def _server(scheduler: str, affinity_seconds: int) -> Server:
+    flags = SCHEDULER_FLAGS.get(scheduler, 0) | (PERSISTENT if affinity_seconds else 0)
+    return Server(scheduler, flags, affinity_seconds)
+
+
 def _destinations(backends: Iterable[Backend], node: str) -> tuple[Destination, ...]:
     """Order differs from node to node, so that not all of them start with the same endpoint (pains 30)."""
     seed = zlib.crc32(node.encode())
-    destinations = [Destination(b.endpoint.address, b.port) for b in backends]
-    destinations.sort(key=lambda d: (zlib.crc32(d.address + d.port.to_bytes(2), seed), d))
-    return tuple(destinations)
+    ordered = sorted((zlib.crc32(b.destination.address, seed), b.destination) for b in backends)
+    return tuple(destination for _, destination in ordered)
 
 
 def _inside_ports(ports: Iterable[ServicePort]) -> list[int]:
