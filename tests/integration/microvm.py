@@ -30,7 +30,18 @@ GUEST_INIT = REPO / "tests/integration/guest-init"
 VENV_BIN = REPO / ".venv/bin"
 PROBE_SECONDS = 20
 POLL_SECONDS = 0.1
-PASSED_ON = ("IPVSPROXY_", "KUBE_APISERVER", "ETCD", "PYTEST_", "PYTHON", "HYPOTHESIS_", "TERM", "COLUMNS", "LANG", "NO_COLOR")
+PASSED_ON = (
+    "IPVSPROXY_",
+    "KUBE_APISERVER",
+    "ETCD",
+    "PYTEST_",
+    "PYTHON",
+    "HYPOTHESIS_",
+    "TERM",
+    "COLUMNS",
+    "LANG",
+    "NO_COLOR",
+)
 
 
 class Guest:
