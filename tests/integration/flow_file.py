@@ -16,6 +16,8 @@ from typing import Any
 Object = dict[str, Any]
 DEFAULT_NODE = "node"
 LOOPBACKS = ("127.0.0.1", "::1")
+KUBE_IPVS0 = "kube-ipvs0"
+SENDERS = ("pod", "remote-pod", "node", "external", "localhost")
 
 
 class Unusable(ValueError):
@@ -86,7 +88,8 @@ class Scenario:
     @property
     def interfaces(self) -> dict[str, list[str]]:
         links = self.node.get("interfaces") or {}
-        return {name: [address(text) for text in texts or ()] for name, texts in links.items()}
+        mine = {name: texts or () for name, texts in links.items() if name != KUBE_IPVS0}
+        return {name: [address(text) for text in texts] for name, texts in mine.items()}
 
     @property
     def node_addresses(self) -> frozenset[str]:
@@ -141,7 +144,7 @@ def _scenario(raw: Object) -> Scenario:
         node=node,
         config=raw.get("config") or {},
         services=tuple(raw.get("services") or ()),
-        endpoints=tuple(_endpoint(entry, name) for entry in raw.get("endpoints") or ()),
+        endpoints=tuple(_endpoint(entry, name) for entry in raw.get("endpoints") or () if _has_ip(entry)),
         flows=tuple(flows),
         state=raw.get("state") or {},
         host_rules=raw.get("host_rules") or "",
@@ -150,12 +153,15 @@ def _scenario(raw: Object) -> Scenario:
 
 def _flow(raw: Object, scenario: str, number: int) -> Flow:
     by_endpoint = raw.get("masquerade_by_endpoint") or {}
+    sender, target = raw.get("from"), address(raw["dst_ip"])
+    # Processes of the node get their source from the kernel anyway.
+    source = raw.get("src_ip") or LOOPBACKS[":" in target]
     return Flow(
         id=raw.get("id") or f"{scenario}/{number:02}",
         name=raw.get("name", ""),
-        sender=raw.get("from", "external"),
-        source=address(raw["src_ip"]),
-        address=address(raw["dst_ip"]),
+        sender=sender if sender in SENDERS else "external",
+        source=address(source),
+        address=target,
         port=int(raw["dst_port"]),
         proto=(raw.get("proto") or "TCP").lower(),
         expect=raw["expect"],
@@ -168,8 +174,17 @@ def _flow(raw: Object, scenario: str, number: int) -> Flow:
     )
 
 
+def _has_ip(raw: Object) -> bool:
+    try:
+        address(raw["address"])
+    except ValueError:
+        return False
+    return True
+
+
 def _endpoint(raw: Object, node: str) -> Endpoint:
-    ports = [(p.get("name") or "", p.get("port"), (p.get("protocol") or "TCP").lower()) for p in raw["ports"]]
+    told = raw.get("ports") or ()
+    ports = [(p.get("name") or "", p.get("port"), (p.get("protocol") or "TCP").lower()) for p in told]
     return Endpoint(
         service=raw["service"],
         address=address(raw["address"]),

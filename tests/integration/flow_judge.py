@@ -7,10 +7,11 @@ there it is enough that no endpoint outside the set answers.
 
 Outcomes. `endpoints`: every attempt is answered by one of the set, and each of the set answers; with affinity
 all attempts land on the same one. `reject`: TCP reset, port unreachable, or EPERM for a node's own send.
-`drop`: silence of SILENCE seconds, which includes one repeated SYN; where an answer is expected, PATIENCE
-seconds. `passes-through`: what the bare host would do, namely its own listener on that address answers, or for
-an address that is not the node's the listener of the world outside, and it sees the original source. The
-health check server of the proxy itself is such a listener too.
+`drop`: silence for the seconds of SILENCE, which include one repeated SYN (SCTP: INIT, of which the kernel
+reports an ICMP error only the second time); where an answer is expected, silence of PATIENCE seconds.
+`passes-through`: what the bare host would do, namely its own listener on that address answers, or for an
+address that is not the node's the listener of the world outside or of the pod that has it, and it sees the
+original source. The health check server of the proxy itself is such a listener too.
 
 Sources. `masquerade: true` means that the endpoint saw an address of the node's interfaces, not a VIP;
 `false` that it saw the original source. A node's process has as original source whatever the kernel gives it,
@@ -24,12 +25,12 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from flow_file import Flow
+from flow_file import Flow, endpoint_name
 from flow_listeners import HOST, OUTSIDE
 from probe import Result
 
 PATIENCE = 12.0
-SILENCE = 2.5
+SILENCE = {"tcp": 2.5, "udp": 2.5, "sctp": 5.0}
 ROUNDS = 4
 MASQUERADED, ORIGINAL = "a node address", "the original source"
 
@@ -49,7 +50,7 @@ def attempts(flow: Flow) -> int:
 
 
 def patience(flow: Flow) -> float:
-    return SILENCE if flow.expect == "drop" else PATIENCE
+    return SILENCE[flow.proto] if flow.expect == "drop" else PATIENCE
 
 
 def expected(flow: Flow) -> str:
@@ -111,7 +112,8 @@ def _attempt_is_right(flow: Flow, result: Result, facts: Facts) -> bool:
 def _passed(flow: Flow, result: Result, facts: Facts) -> bool:
     if result.name == "?":
         return flow.port in facts.health_ports
-    return result.name in (HOST, OUTSIDE) and _is_original(flow, result, facts)
+    owners = (HOST, OUTSIDE, endpoint_name(flow.address, flow.port))
+    return result.name in owners and _is_original(flow, result, facts)
 
 
 def _source_is_right(flow: Flow, result: Result, facts: Facts) -> bool:

@@ -13,10 +13,9 @@ import socket
 import struct
 
 import netns
-from flow_file import endpoint_name
+from flow_file import KUBE_IPVS0, endpoint_name
 
 PROC_NET = pathlib.Path("/proc/thread-self/net")
-KUBE_IPVS0 = "kube-ipvs0"
 NETLINK_NETFILTER = 12
 CTNETLINK_DELETE = 1 << 8 | 2
 NLM_F_REQUEST, NLM_F_ACK = 1, 4

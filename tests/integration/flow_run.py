@@ -112,18 +112,34 @@ class Runner:
 
     def _run_group(self, one: Group, prefix: Prefix, start: Callable[[Stage], FlowProxy]) -> None:
         began = time.monotonic()
-        scenarios = list(self._possible(one.scenarios))
-        with World(one.scenarios[0], one.needs, prefix) as world:
-            self._tell(f"world of {len(scenarios)} scenarios built", began)
-            stage = Stage(world, None, one.scenarios[0])
-            try:
-                for stage.scenario in scenarios:
-                    if stage.proxy is None or not stage.proxy.serves(stage.scenario):
-                        self._end(stage)
-                        stage.proxy = start(stage)
-                    self._run_scenario(stage, prefix)
-            finally:
-                self._end(stage)
+        waiting = list(self._possible(one.scenarios))
+        try:
+            with World(one.scenarios[0], one.needs, prefix) as world:
+                self._tell(f"world of {len(waiting)} scenarios built", began)
+                self._play(Stage(world, None, one.scenarios[0]), waiting, prefix, start)
+        except RuntimeError as error:
+            self._report.say(f"# {one.scenarios[0].id}: {error}")
+            for scenario in waiting:
+                self._give_up(scenario, "the world of this scenario cannot be built")
+
+    def _play(
+        self, stage: Stage, waiting: list[Scenario], prefix: Prefix, start: Callable[[Stage], FlowProxy]
+    ) -> None:
+        """Lead the proxy, and where the flags change its successor, through the scenarios."""
+        try:
+            while waiting:
+                stage.scenario = waiting[0]
+                if stage.proxy is None or not stage.proxy.serves(stage.scenario):
+                    self._end(stage)
+                    stage.proxy = start(stage)
+                self._run_scenario(stage, prefix)
+                waiting.pop(0)
+        finally:
+            self._end(stage)
+
+    def _give_up(self, scenario: Scenario, reason: str) -> None:
+        for flow in scenario.flows:
+            self._report.fail(scenario, f"{flow.id} {flow.name}", judge.expected(flow), reason)
 
     def _end(self, stage: Stage) -> None:
         if stage.proxy is not None:
@@ -150,8 +166,7 @@ class Runner:
             stage.proxy.enter(plant.given(scenario) if plant.given else scenario)
         except Stuck as error:
             self._report.say(f"# {scenario.id}: {error}")
-            for flow in scenario.flows:
-                self._report.fail(scenario, f"{flow.id} {flow.name}", judge.expected(flow), "no working proxy")
+            self._give_up(scenario, "no working proxy")
             self._end(stage)
             return
         self._tell(f"{scenario.id} set up", began)

@@ -123,7 +123,7 @@ class World:
         return self._bridge or self._pod_port(text)
 
     def _pod_port(self, text: str) -> str:
-        return f"{self._pod_prefix[:11]}{self._pods[text].rpartition('pod')[2]}"
+        return f"{self._pod_prefix[:13]}{self._pods[text].rpartition('pod')[2]}"
 
     # Building: namespaces, then all links from outside, then each namespace configures itself.
 
