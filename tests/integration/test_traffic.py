@@ -274,6 +274,28 @@ def test_source_ranges_restrict_load_balancer_vips_only(world: World, family: in
     assert wrong(ask_everything(world.lab, world.cases(world.RANGED, family, table))) == []
 
 
+HOST_PORT_RULES = """table inet hostports {
+    chain rules { fib daddr type local tcp dport 80 dnat ip to POD:9; }
+    chain prerouting { type nat hook prerouting priority dstnat; goto rules; }
+    chain output { type nat hook output priority -100; goto rules; }
+}"""
+
+
+def test_host_ports_of_others_do_not_take_connections_to_vips(world: World) -> None:
+    lab, node = world.lab, world.lab.nodes[0]
+    lab.run(node, ["nft", "-f", "-"], HOST_PORT_RULES.replace("POD", lab.host("p12").ipv4))
+    table = f"""
+        client | ClusterIP LoadBalancer externalIP | p11 p21 | node1
+        p12    | ClusterIP                         | p11 p21 | {OWN}
+        node1  | ClusterIP LoadBalancer            | p11 p21 | node1
+    """
+    try:
+        assert probe(lab.client.netns, node.ipv4, 80).outcome == "refused"  # their rule is in effect
+        assert wrong(ask_everything(lab, world.cases(world.WEB, 4, table))) == []
+    finally:
+        lab.run(node, ["nft", "delete table inet hostports"])
+
+
 @pytest.mark.needs("tool:ping")
 @pytest.mark.parametrize("family", [4, 6])
 def test_ping_answers_on_a_vip(world: World, family: int) -> None:
