@@ -14,6 +14,7 @@ import structlog
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.kernel import host
+from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
 from ipvsproxy.kernel.links import AddressWatcher, Links
@@ -64,7 +65,8 @@ def open_kernel(config: Config) -> Kernel:
         host.prepare(ipvs)
         links = Links()
         links.ensure_link()
-        return Kernel(ipvs, links, Libnftables(), Ruleset(TABLE.name))
+        nft = Libnftables()
+        return Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft))
     except (KernelError, host.SysctlError, NftError) as error:
         raise Fatal(str(error)) from error
 
@@ -92,9 +94,11 @@ def cleanup(config: Config) -> None:
         ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in doomed])
         Links().remove_link()
         # Last: the guard stays until nothing answers any more.
+        nft = Libnftables()
+        Forwarding(nft).remove()
         transaction = Transaction(TABLE)
         transaction.delete_table()
-        Libnftables().run(transaction)
+        nft.run(transaction)
     except (KernelError, NftError, PermissionError) as error:
         raise Fatal(f"cleanup did not complete: {error}") from error
     log.info("cleaned up", virtual_servers=len(doomed), table=str(TABLE))

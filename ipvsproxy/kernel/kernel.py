@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from ipvsproxy.address import format_ip
+from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import Lost
@@ -39,8 +40,9 @@ log = structlog.get_logger()
 class Kernel:
     """IPVS, VIPs and the ruleset of this network namespace, with the shadow of all three."""
 
-    def __init__(self, ipvs: Ipvs, links: Links, nft: Client, ruleset: Ruleset) -> None:
+    def __init__(self, ipvs: Ipvs, links: Links, nft: Client, ruleset: Ruleset, forwarding: Forwarding) -> None:
         self.shadow = KernelState()
+        self._forwarding = forwarding
         self._ipvs = ipvs
         self._links = links
         self._nft = nft
@@ -63,6 +65,7 @@ class Kernel:
         self._nft.run(transaction)
         self.shadow.elements = dict(elements)
         self._stamp = self._ruleset.stamp()
+        self._forwarding.ensure()
 
     def apply(self, steps: Steps) -> Touched:
         """Carry out all phases in order; return the names of what failed."""
@@ -89,6 +92,7 @@ class Kernel:
         changed.vips = {vip.address for vip in self.shadow.vips ^ vips}
         self.shadow.vips = vips
         changed.servers = self._verify_servers()
+        self._forwarding.ensure()
         if self._ruleset.stamp() != self._stamp:
             log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
             self.load_rules(self.shadow.elements)

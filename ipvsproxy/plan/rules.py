@@ -42,6 +42,8 @@ def shared_elements(frontend: Frontend) -> Iterator[Element]:
     number = family(frontend.key.address)
     if frontend.bind:
         yield vip_slot(frontend.key.address), ""
+    else:
+        yield Slot(f"served{number}", format_ip(frontend.key.address)), ""
     for pod in frontend.hairpins:
         text = format_ip(pod)
         yield Slot(f"hairpin{number}", f"{text} . {text}"), ""

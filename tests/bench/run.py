@@ -23,6 +23,7 @@ import structlog
 from namespace import fresh_network
 
 from ipvsproxy.config import Config
+from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
 from ipvsproxy.kernel.links import Links
@@ -85,7 +86,7 @@ class Proxy:
         self.links = RecordingLinks() if record else Links()
         self.links.ensure_link()
         self.nft = RecordingNft() if record else Libnftables()
-        kernel = Kernel(self.ipvs, self.links, self.nft, Ruleset(TABLE.name))
+        kernel = Kernel(self.ipvs, self.links, self.nft, Ruleset(TABLE.name), Forwarding(self.nft))
         self.loop = Loop(Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",)), Inbox(), kernel)
 
     def list(self, services, slices):
@@ -171,7 +172,8 @@ def restart(lists):
     Proxy().list(*lists)
     ipvs, links = RecordingIpvs(), RecordingLinks()
     links.ensure_link()
-    kernel = Kernel(ipvs, links, Libnftables(), Ruleset(TABLE.name))
+    nft = Libnftables()
+    kernel = Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft))
     loop = Loop(Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",)), Inbox(), kernel)
     began = time.perf_counter()
     loop.turn(

@@ -296,6 +296,27 @@ def test_host_ports_of_others_do_not_take_connections_to_vips(world: World) -> N
         lab.run(node, ["nft", "delete table inet hostports"])
 
 
+def test_services_work_though_the_forward_policy_is_drop(world: World) -> None:
+    lab, node = world.lab, world.lab.nodes[0]
+    for family in ("ip", "ip6"):
+        # Neighbours on one bridge must find each other, or nothing works with or without Services.
+        rules = (
+            "chain FORWARD { type filter hook forward priority 0; policy drop; meta l4proto ipv6-icmp accept; }"
+        )
+        lab.run(node, ["nft", "-f", "-"], f"table {family} filter {{\n{rules}\n}}")
+    table = f"""
+        client | ClusterIP LoadBalancer externalIP NodePort | p11 p21 | node1
+        p12    | ClusterIP                                  | p11 p21 | {OWN}
+    """
+    try:
+        assert probe(lab.client.netns, lab.host("p11").ipv4, 8080, timeout=2).outcome == "timeout"
+        eventually(lambda: "ipvsproxy" in lab.run(node, ["nft", "list", "chain", "ip", "filter", "FORWARD"]))
+        for number in (4, 6):
+            assert wrong(ask_everything(lab, world.cases(world.WEB, number, table))) == []
+    finally:
+        lab.run(node, ["nft", "delete table ip filter; delete table ip6 filter"])
+
+
 @pytest.mark.needs("tool:ping")
 @pytest.mark.parametrize("family", [4, 6])
 def test_ping_answers_on_a_vip(world: World, family: int) -> None:
@@ -385,7 +406,7 @@ def test_a_broken_file_costs_only_itself(world: World) -> None:
     world.put("web", world.WEB, "p11 p21")
 
 
-def eventually(holds: object, seconds: float = 30.0) -> None:
+def eventually(holds: object, seconds: float = 60.0) -> None:
     """Wait until something holds; it must go on holding, so it is asked twice."""
     deadline = time.monotonic() + seconds
     while not (holds() and holds()):  # type: ignore[operator]

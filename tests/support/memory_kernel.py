@@ -104,6 +104,13 @@ class MemoryStamp:
         return f"{self._nft.generation}".encode() if self._nft.loaded else b""
 
 
+class MemoryForwarding:
+    """A node without iptables."""
+
+    def ensure(self):
+        pass
+
+
 class MemoryNode:
     """Everything that outlives a process."""
 
@@ -114,7 +121,7 @@ class MemoryNode:
 
     def kernel(self):
         """Return what a newly started process has in hand."""
-        return Kernel(self.ipvs, self.links, self.nft, MemoryStamp(self.nft))
+        return Kernel(self.ipvs, self.links, self.nft, MemoryStamp(self.nft), MemoryForwarding())
 
     @property
     def writes(self):
