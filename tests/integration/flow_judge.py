@@ -2,8 +2,8 @@
 
 Attempts. A flow with N endpoints is tried max(4, 3 N) times, with `repeat` at least so often; all others
 twice. While an endpoint has not been seen and nothing else is wrong, the attempts are repeated, up to
-ROUNDS times: concurrent flows share the scheduler's turn. With the scheduler sh one source has one endpoint, so
-there it is enough that no endpoint outside the set answers.
+ROUNDS times: concurrent flows share the scheduler's turn. Schedulers that give one source or one Service a
+single endpoint (sh, dh, lblc, lblcr, fo, ovf) need not show all: there no endpoint outside the set may answer.
 
 Outcomes. `endpoints`: every attempt is answered by one of the set, and each of the set answers; with affinity
 all attempts land on the same one. `reject`: TCP reset, port unreachable, or EPERM for a node's own send.

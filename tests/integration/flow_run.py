@@ -27,7 +27,7 @@ from probe import Question, Result
 from responder import Responder
 from wipe import wipe_node
 
-SPREADLESS = ("sh",)
+SPREADLESS = ("sh", "dh", "lblc", "lblcr", "fo", "ovf")
 
 
 @dataclasses.dataclass
@@ -245,8 +245,18 @@ def _why_impossible(flow: Flow, scenario: Scenario) -> str:
 
 @functools.cache
 def _why_no_scheduler(name: str) -> str:
-    done = subprocess.run(["modprobe", "-q", f"ip_vs_{name}"], check=False)
-    return "" if done.returncode == 0 else f"the kernel has no IPVS scheduler {name}"
+    """Load the scheduler, or find its symbol. In a micro-VM modules are only under the first program's root.
+
+    Leaving it to the kernel, at the first use, can lock up all namespaces: it then loads the module with IPVS's
+    lock held, and a module with state for each namespace (lblc) waits for namespaces that are being removed,
+    which wait for that lock.
+    """
+    tries = [["modprobe", "-q", f"ip_vs_{name}"], ["modprobe", "-q", "-d", "/proc/1/root", f"ip_vs_{name}"]]
+    if any(subprocess.run(argv, check=False, capture_output=True).returncode == 0 for argv in tries):
+        return ""
+    if f" ip_vs_{name}_scheduler" in pathlib.Path("/proc/kallsyms").read_text():
+        return ""
+    return f"the kernel has no IPVS scheduler {name}"
 
 
 def _raise_file_limit() -> None:
