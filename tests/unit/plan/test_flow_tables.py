@@ -14,7 +14,7 @@ from build import config, destination, key, service, slice_of
 from memory_kernel import MemoryNode
 
 from ipvsproxy import cli
-from ipvsproxy.address import is_node_address, parse_ip
+from ipvsproxy.address import format_ip, is_node_address, parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
@@ -137,10 +137,8 @@ def test_legacy_virtual_servers(case):
     for name in frontends(case["kernel"]):
         kernel_node.ipvs.table[name] = ServerState(Server("rr", 0, 0), {})
     wanted = [
-        service(
-            f"s{index}", [name.split(":")[0] if "." in name else name.partition("]")[0][1:]], ((port, 0, "UDP"),)
-        )
-        for index, (name, port) in enumerate((text, key(text).port) for text in case["wanted"])
+        service(f"s{index}", [format_ip(name.address)], ((name.port, 0, "UDP"),))
+        for index, name in enumerate(map(key, case["wanted"]))
     ]
     Process(kernel_node, exclude_cidrs=tuple(case["excludeCIDRs"])).list(wanted)
     assert kernel_node.ipvs.table.keys() == frontends(case["kept"])
@@ -166,7 +164,7 @@ def test_graceful_termination(case):
 
 
 def test_incremental_sync():
-    """Work follows the size of the change: at most the element operations that the table gives, whatever else is there."""
+    """Work follows the size of the change, with no more operations than the table allows."""
     kernel_node = MemoryNode()
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 200)]
     process = Process(kernel_node, cluster_cidrs=("10.244.0.0/16",)).list(others)
