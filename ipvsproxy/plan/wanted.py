@@ -29,7 +29,7 @@ from ipvsproxy.plan.state import (
 from ipvsproxy.plan.topology import Backend, Choice, choose
 
 SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
-"""A removed or draining destination must not refuse new connections (pains 31, 32), hence the fallback; mh
+"""A removed or draining destination must not refuse new connections, hence the fallback; mh
 counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
 
 
@@ -122,7 +122,7 @@ def _server(scheduler: str, affinity_seconds: int) -> Server:
 
 
 def _destinations(backends: Iterable[Backend], node: str) -> tuple[Destination, ...]:
-    """Order differs from node to node, so that not all of them start with the same endpoint (pains 30)."""
+    """Order differs from node to node, so that not all of them start with the same endpoint."""
     seed = zlib.crc32(node.encode())
     ordered = sorted((zlib.crc32(b.destination.address, seed), b.destination) for b in backends)
     return tuple(destination for _, destination in ordered)
