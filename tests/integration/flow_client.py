@@ -1,8 +1,9 @@
 """The clients of the flows: as in probe.py, with a patience for each question and two more abilities.
 
-An answer that is not the lab's (the proxy's own health server, say) counts as answered by "?". SCTP
-sockets ask for ICMP errors, which they would ignore otherwise, and a node's own SCTP client is bound to the one
-address that the kernel chooses for the route, since it would offer all addresses of the node as its own.
+An answer that is not the lab's (the proxy's own health server, which gets a request that it understands) counts
+as answered by "?". SCTP sockets ask for ICMP errors, which they would ignore otherwise, and a node's own SCTP
+client is bound to the one address that the kernel chooses for the route, since it would offer all addresses of
+the node as its own.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from probe import Question, Result
 IP_RECVERR, IPV6_RECVERR = 11, 25
 
 
+HTTP_REQUEST = b"GET /healthz HTTP/1.0\r\n\r\n"
+
+
 @dataclasses.dataclass(frozen=True)
 class Ask:
     """A question, and how long silence lasts until it counts as such."""
 
     question: Question
     patience: float
+    line: bytes = probe.QUESTION
 
 
 class _Attempt(probe._Attempt):
@@ -34,7 +39,7 @@ class _Attempt(probe._Attempt):
         if question.proto == "sctp" and question.src is None:
             question = dataclasses.replace(question, src=route_source(question))
         super().__init__(question)
-        self.patience = ask.patience
+        self.patience, self._line = ask.patience, ask.line
         if question.proto == "sctp":
             self._want_errors()
 
@@ -43,6 +48,10 @@ class _Attempt(probe._Attempt):
             self.socket.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
         else:
             self.socket.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+
+    def _send(self) -> None:
+        self.socket.send(self._line)
+        self.connected = True
 
     def _receive(self) -> None:
         try:

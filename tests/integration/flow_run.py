@@ -17,13 +17,13 @@ import flow_kernel
 import flow_state
 import netns
 from capabilities import missing
-from flow_client import Ask, ask_all
+from flow_client import HTTP_REQUEST, Ask, ask_all
 from flow_file import Flow, Scenario
 from flow_listeners import listen
 from flow_places import Group, group, places, split
 from flow_proxy import FlowProxy, Stuck, Zygote
 from flow_world import Prefix, World
-from probe import Question, Result
+from probe import QUESTION, Question, Result
 from responder import Responder
 from wipe import wipe_node
 
@@ -221,9 +221,14 @@ def facts_of(stage: Stage) -> judge.Facts:
 def _ask(stage: Stage, flows: Sequence[Flow], results: dict[str, list[Result]]) -> None:
     where = places(stage.scenario)
     order = [flow for flow in flows for _ in range(judge.attempts(flow))]
-    asks = [Ask(question(flow, where, stage.world), judge.patience(flow)) for flow in order]
+    asks = [_ask_for(flow, question(flow, where, stage.world), stage.scenario) for flow in order]
     for flow, result in zip(order, ask_all(asks), strict=True):
         results[flow.id].append(result)
+
+
+def _ask_for(flow: Flow, what: Question, scenario: Scenario) -> Ask:
+    line = HTTP_REQUEST if flow.port in scenario.health_ports else QUESTION
+    return Ask(what, judge.patience(flow), line)
 
 
 def question(flow: Flow, where: dict[str, str], world: World) -> Question:
