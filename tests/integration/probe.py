@@ -69,11 +69,16 @@ class _Attempt:
             self._fail(error)
 
     def _bind(self) -> None:
+        """Take a source port that no other question has.
+
+        Left to itself a kernel gives connections to two VIPs the same source port now and then, and IPVS
+        tells replies apart by client and endpoint alone (docs/design.md, limits of IPVS).
+        """
         question = self.question
-        if question.src is not None or question.src_port:
-            any_address = "::" if ":" in question.address else "0.0.0.0"
+        any_address = "::" if ":" in question.address else "0.0.0.0"
+        if question.src_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.socket.bind((question.src or any_address, question.src_port))
+        self.socket.bind((question.src or any_address, question.src_port))
 
     def _connect(self) -> None:
         number = self.socket.connect_ex((self.question.address, self.question.port))
