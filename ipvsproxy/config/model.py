@@ -1,15 +1,16 @@
-"""What the operator asked for, as one frozen value.
+"""What the operator asked for, as one frozen value: the only thing the machine knows of flags and files.
 
-Built by `ipvsproxy.cli` from flags; names and defaults follow kube-proxy's flags (contract 1.2). `check`
-returns every problem at once, each with the flag it is about.
+Built by `ipvsproxy.config.assemble`; names follow KubeProxyConfiguration, defaults are those of the fields
+(contract 1.4). Everything in it has been checked, so nobody parses text again.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from ipvsproxy.address import parse_cidr
+from ipvsproxy.address import format_endpoint, format_ip, parse_cidr
 
 PRIMARY = "primary"
 
@@ -39,26 +40,100 @@ class LogFormat(StrEnum):
 
 
 @dataclass(frozen=True)
+class Listen:
+    """Where a server listens; an unspecified address means both families."""
+
+    address: bytes
+    port: int
+
+    @property
+    def host(self) -> str:
+        """The address as text, without brackets."""
+        return format_ip(self.address)
+
+    def __str__(self) -> str:
+        return format_endpoint(self.address, self.port)
+
+
+@dataclass(frozen=True)
+class Conntrack:
+    """Settings of the kernel's connection tracking; seconds, 0 leaves the kernel's value alone."""
+
+    max_per_core: int = 32768
+    min: int = 131072
+    tcp_established: float = 86400.0
+    tcp_close_wait: float = 3600.0
+    tcp_be_liberal: bool = False
+    udp: float = 0.0
+    udp_stream: float = 0.0
+
+
+@dataclass(frozen=True)
+class IpvsTimeouts:
+    """Idle timeouts of IPVS in seconds, 0 leaves the kernel's value alone."""
+
+    tcp: float = 0.0
+    tcp_fin: float = 0.0
+    udp: float = 0.0
+
+
+@dataclass(frozen=True)
 class Config:
-    """Settings of one process; durations in seconds, CIDRs as text that `check` has parsed."""
+    """Settings of one process; durations in seconds, CIDRs as text that has been checked.
+
+    A server without an address (`healthz_bind_address`, `metrics_bind_address`) is not wanted. `document` is the
+    effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, for /configz; `flags` are all flags
+    with their values as text, for /flagz; `files` are the configuration files with the bytes that were read.
+    """
 
     node_name: str
+
     manifests: Path | None = None
     kubeconfig: Path | None = None
     master: str = ""
+    kube_api_qps: float = 5.0
+    kube_api_burst: int = 10
+
     cluster_cidrs: tuple[str, ...] = ()
     detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
     pod_bridge_interface: str = ""
     pod_interface_name_prefix: str = ""
     masquerade_all: bool = False
+    masquerade_bit: int = 14
     nodeport_addresses: tuple[str, ...] = ()
+    allow_external_ips: bool = True
+
     scheduler: str = "rr"
     sync_period: float = 30.0
     min_sync_period: float = 0.0
     exclude_cidrs: tuple[str, ...] = ()
     vip_mode: VipMode = VipMode.AUTO
+
+    strict_arp: bool = False
+    ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()
+    conntrack: Conntrack = Conntrack()
+    oom_score_adj: int = -999
+
+    bind_address: bytes = bytes(4)
+    healthz_bind_address: Listen | None = Listen(bytes(4), 10256)
+    metrics_bind_address: Listen | None = Listen(b"\x7f\0\0\1", 10249)
+    bind_address_hard_fail: bool = False
+    profiling: bool = False
+    serve_flagz: bool = True
+    serve_statusz: bool = True
+    kubernetes_version: str = "v1.36.2"
+
     verbosity: int = 0
     log_format: LogFormat = LogFormat.TEXT
+
+    document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    flags: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+    files: tuple[tuple[Path, bytes], ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def masquerade_mark(self) -> int:
+        """The packet mark with only `masquerade_bit` set."""
+        return 1 << self.masquerade_bit
 
     def check(self) -> Iterator[str]:
         """Yield one sentence for each setting that cannot be used."""
