@@ -200,7 +200,11 @@ class Loop:
             steps = reap(frontend, state, self._kernel.connections(key))
             self._pending.update(self._kernel.apply(Steps(removed=steps)))
             for step in steps:
-                log.info("drained destination removed", frontend=str(key), destination=str(step.destination))
+                log.info(
+                    "drained destinations removed",
+                    frontend=str(key),
+                    destinations=list(map(str, step.destinations)),
+                )
         self._note_draining(set(self._draining))
         self._reap.later()
 

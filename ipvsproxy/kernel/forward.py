@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import structlog
 
-from ipvsproxy.kernel.netlink import KernelError, Message, Wire, attribute, attributes
+from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
 from nft import Client, NftError, Table, Transaction
 
@@ -66,13 +66,13 @@ class Forwarding:
         body += attribute(NFTA_RULE_TABLE, b"filter\0") + attribute(NFTA_RULE_CHAIN, b"FORWARD\0")
         if not self._exists(family):
             return None
-        return list(_handles(self._wire.dump(Message(NFT_MSG_GETRULE, 0, body))))
+        return list(_handles(self._wire.dump(message(NFT_MSG_GETRULE, 0, body))))
 
     def _exists(self, family: str) -> bool:
         body = NFGENMSG.pack(FAMILIES[family], 0, 0)
         body += attribute(NFTA_CHAIN_TABLE, b"filter\0") + attribute(NFTA_CHAIN_NAME, b"FORWARD\0")
         try:
-            self._wire.request(Message(NFT_MSG_GETCHAIN, 0, body))
+            self._wire.request(message(NFT_MSG_GETCHAIN, 0, body))
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return False

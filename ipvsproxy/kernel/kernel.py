@@ -12,7 +12,7 @@ import structlog
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.kernel.forward import Forwarding
-from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.ipvs import Ipvs, Refused
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import Lost
 from ipvsproxy.kernel.ruleset import Ruleset
@@ -150,34 +150,28 @@ class Kernel:
         if not steps:
             return
         try:
-            failures = self._ipvs.apply(steps)
+            refused = self._ipvs.apply(steps)
         except Lost as error:
             log.error("IPVS answers were lost, reading its state again", error=str(error))
             failed.servers.update(step.key for step in steps)
             self.shadow.servers = self._ipvs.observe()
             return
-        for index, step in enumerate(steps):
-            if index not in failures:
+        unsure = {item.step.key for item in refused}
+        for step in steps:
+            if step.key not in unsure:
                 record_ipvs(step, self.shadow)
-        self._report([(steps[index], code) for index, code in failures.items()])
-        failed.servers.update(steps[index].key for index in failures)
+        for key in unsure:
+            self._look_again(key)
+        report(refused)
+        failed.servers |= unsure
 
-    def _report(self, refused: list[tuple[IpvsStep, int]]) -> None:
-        """Log what was refused: each object once, and not thousands of them."""
-        told: dict[FrontendKey, int] = {}
-        for step, code in refused:
-            if step.key in told or len(told) == LOGGED_AT_ONCE:
-                continue
-            told[step.key] = code
-            log.error(
-                "IPVS refused a change",
-                verb=step.verb.name,
-                frontend=str(step.key),
-                destination=str(step.destination) if step.destination else None,
-                error=os.strerror(code),
-            )
-        if len(refused) > len(told):
-            log.error("IPVS refused more changes", count=len(refused) - len(told))
+    def _look_again(self, key: FrontendKey) -> None:
+        """Read one server into the shadow, of which some steps have been carried out and some have not."""
+        state = self._ipvs.state(key)
+        if state is None:
+            self.shadow.servers.pop(key, None)
+        else:
+            self.shadow.servers[key] = state
 
     def _change_vips(self, vips: Sequence[Vip], failed: Touched, *, present: bool) -> None:
         if not vips:
@@ -198,3 +192,21 @@ class Kernel:
                 "VIP could not be changed", vip=format_ip(vip.address), error=os.strerror(code), bind=present
             )
             failed.vips.add(vip.address)
+
+
+def report(refused: Sequence[Refused]) -> None:
+    """Log what IPVS refused: each object once, and not thousands of them."""
+    told: dict[FrontendKey, Refused] = {}
+    for item in refused:
+        if len(told) < LOGGED_AT_ONCE:
+            told.setdefault(item.step.key, item)
+    for key, item in told.items():
+        log.error(
+            "IPVS refused a change",
+            verb=item.verb.name,
+            frontend=str(key),
+            destination=str(item.destination) if item.destination else None,
+            error=os.strerror(item.errno),
+        )
+    if len(refused) > len(told):
+        log.error("IPVS refused more changes", count=len(refused) - len(told))

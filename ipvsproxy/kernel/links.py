@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -24,11 +25,11 @@ from ipvsproxy.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     KernelError,
-    Message,
     Wire,
     attribute,
     attributes,
     listen,
+    message,
     messages_in,
 )
 from ipvsproxy.plan.state import Vip, VipForm
@@ -100,7 +101,7 @@ class Links:
             for index in route.link_lookup(ifname=LINK_NAME, kind="dummy"):
                 route.link("del", index=index)
 
-    def _message(self, vip: Vip, *, add: bool) -> Message:
+    def _message(self, vip: Vip, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:
             return _address_message(vip.address, self._index, add=add)
         link = self._index if len(vip.address) == 4 else self._loopback
@@ -108,7 +109,7 @@ class Links:
 
     def _addresses(self) -> Iterator[tuple[int, bytes]]:
         """Yield (link index, address) of every address in the namespace."""
-        for part in self._wire.dump(Message(RTM_GETADDR, 0, IFADDRMSG.pack(0, 0, 0, 0, 0))):
+        for part in self._wire.dump(message(RTM_GETADDR, 0, IFADDRMSG.pack(0, 0, 0, 0, 0))):
             _, _, _, _, index = IFADDRMSG.unpack_from(part)
             fields = dict(attributes(part, IFADDRMSG.size))
             address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
@@ -117,27 +118,36 @@ class Links:
 
     def _routes(self) -> Iterator[Vip]:
         """Yield the VIPs that are routes of ours."""
-        for part in self._wire.dump(Message(RTM_GETROUTE, 0, RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))):
+        for part in self._wire.dump(message(RTM_GETROUTE, 0, RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))):
             _, _, _, _, table, protocol, _, kind, _ = RTMSG.unpack_from(part)
             if (table, protocol, kind) == (RT_TABLE_LOCAL, ROUTE_PROTOCOL, RTN_LOCAL):
                 yield Vip(bytes(dict(attributes(part, RTMSG.size))[RTA_DST]), VipForm.ROUTE)
 
 
-def _address_message(address: bytes, index: int, *, add: bool) -> Message:
+def _address_message(address: bytes, index: int, *, add: bool) -> bytes:
     v4 = len(address) == 4
     scope_flags = 0 if v4 else IFA_F_NODAD
     family = socket.AF_INET if v4 else socket.AF_INET6
     body = IFADDRMSG.pack(family, len(address) * 8, scope_flags, 0, index)
     body += attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address)
-    return Message(RTM_NEWADDR if add else RTM_DELADDR, NLM_F_CREATE | NLM_F_EXCL if add else 0, body)
+    return message(RTM_NEWADDR if add else RTM_DELADDR, NLM_F_CREATE | NLM_F_EXCL if add else 0, body)
 
 
-def _route_message(address: bytes, index: int, *, add: bool) -> Message:
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    body = RTMSG.pack(family, len(address) * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
-    body += attribute(RTA_DST, address) + attribute(RTA_OIF, U32.pack(index))
+def _route_message(address: bytes, index: int, *, add: bool) -> bytes:
+    head, tail = _route_frame(len(address), index, add)
+    return head + address + tail
+
+
+@lru_cache(maxsize=8)
+def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes]:
+    """Return what stands before and after the address in a message about a route."""
+    family = socket.AF_INET if length == 4 else socket.AF_INET6
+    body = RTMSG.pack(family, length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
+    tail = attribute(RTA_OIF, U32.pack(index))
     # Appended, so that the route can stand beside the one that an address of the same VIP has made.
-    return Message(RTM_NEWROUTE if add else RTM_DELROUTE, NLM_F_CREATE | NLM_F_APPEND if add else 0, body)
+    flags = NLM_F_CREATE | NLM_F_APPEND if add else 0
+    framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)
+    return framed[: -len(tail) - length], tail
 
 
 class AddressWatcher(threading.Thread):

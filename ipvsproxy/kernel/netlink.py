@@ -7,6 +7,8 @@ How a batch works (netlink(7), net/netlink/af_netlink.c): messages are packed in
 message of each asks for an acknowledgement, successes are silent, errors arrive all the same and name their
 message by sequence number, and the kernel goes on after an error. Each answer costs 768 bytes of receive
 buffer whatever its length, so a datagram holds no more messages than answers would fit.
+
+A message is bytes: complete, aligned, and without a sequence number, which is stamped in when it is sent.
 """
 
 import errno
@@ -15,7 +17,6 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from pyroute2 import netns
 from pyroute2.netlink.exceptions import NetlinkError
@@ -30,6 +31,8 @@ SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
 HEADER = struct.Struct("=IHHII")
 GENERIC = struct.Struct("=BBH")
 ERROR_CODE = struct.Struct("=i")
+FLAGS_AT, SEQUENCE_AT = 6, 8
+FLAGS, SEQUENCE = struct.Struct("=H"), struct.Struct("=I")
 
 DATAGRAM_BYTES = 1 << 16
 RECEIVE_BUFFER = 4 << 20
@@ -51,17 +54,14 @@ class Lost(KernelError):
     """Answers were lost: what the kernel holds now is unknown and has to be read again."""
 
 
-class Message(NamedTuple):
-    """One request: its netlink type, extra flags, and everything after the netlink header."""
-
-    type: int
-    flags: int
-    body: bytes
+def message(kind: int, flags: int, body: bytes) -> bytes:
+    """Return a request: a netlink header without a sequence number, and its body (a multiple of four bytes)."""
+    return HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | flags, 0, 0) + body
 
 
-def generic(family: int, command: int, attributes: bytes) -> Message:
+def generic(family: int, command: int, attributes: bytes) -> bytes:
     """Return a generic netlink request of version 1."""
-    return Message(family, 0, GENERIC.pack(command, 1, 0) + attributes)
+    return message(family, 0, GENERIC.pack(command, 1, 0) + attributes)
 
 
 def attribute(number: int, payload: bytes) -> bytes:
@@ -107,7 +107,7 @@ class Wire:
         """Close the socket."""
         self._socket.close()
 
-    def batch(self, messages: Sequence[Message]) -> dict[int, int]:
+    def batch(self, messages: Sequence[bytes]) -> dict[int, int]:
         """Send all messages in order and return {index: errno} of those that failed.
 
         Raises Lost when answers did not arrive; the socket is then a new one.
@@ -125,14 +125,14 @@ class Wire:
             raise Lost("netlink batch", error.errno or errno.ETIMEDOUT) from error
         return failures
 
-    def dump(self, message: Message) -> list[bytes]:
+    def dump(self, question: bytes) -> list[bytes]:
         """Return the messages of a dump, without their netlink headers; repeated when the kernel interrupts it.
 
         Raises KernelError when the kernel refuses it, Lost when it is cut short.
         """
         for _ in range(DUMP_TRIES):
             try:
-                parts, interrupted = self._dump_once(message)
+                parts, interrupted = self._dump_once(question)
             except OSError as error:
                 self._reopen()
                 raise Lost("netlink dump", error.errno or errno.ETIMEDOUT) from error
@@ -140,13 +140,9 @@ class Wire:
                 return parts
         raise Lost("netlink dump", errno.EINTR)
 
-    def request(self, message: Message) -> bytes:
+    def request(self, question: bytes) -> bytes:
         """Return the one message that answers a request, without its netlink header. Raises KernelError."""
-        self._sequence += 1
-        flags = NLM_F_REQUEST | message.flags
-        self._socket.send(
-            HEADER.pack(16 + len(message.body), message.type, flags, self._sequence, 0) + message.body
-        )
+        self._ask(question, NLM_F_REQUEST)
         while True:
             for kind, _, sequence, body in self._read():
                 if sequence == self._sequence and kind == NLMSG_ERROR:
@@ -172,29 +168,30 @@ class Wire:
         self._socket.close()
         self._socket = self._open()
 
-    def _send_some(self, messages: Sequence[Message], index: int) -> int:
+    def _send_some(self, messages: Sequence[bytes], index: int) -> int:
         """Send one datagram with as many messages as fit; return their number."""
-        parts: list[bytes] = []
-        size = count = 0
-        end = min(len(messages), index + self._most)
-        while index + count < end:
-            message = messages[index + count]
-            length = 16 + len(message.body)
-            padded = (length + 3) & ~3
-            if count and size + padded > DATAGRAM_BYTES:
-                break
-            self._sequence += 1
-            flags = NLM_F_REQUEST | message.flags
-            parts += (
-                HEADER.pack(length, message.type, flags, self._sequence, 0),
-                message.body,
-                bytes(padded - length),
-            )
-            size += padded
+        data = bytearray(b"".join(messages[index : index + self._fitting(messages, index)]))
+        sequence, last, offset, count = self._sequence, 0, 0, 0
+        while offset < len(data):
+            sequence += 1
+            last = offset
+            SEQUENCE.pack_into(data, offset + SEQUENCE_AT, sequence)
+            offset += len(messages[index + count])
             count += 1
-        length, kind, flags, sequence, _ = HEADER.unpack(parts[-3])
-        parts[-3] = HEADER.pack(length, kind, flags | NLM_F_ACK, sequence, 0)
-        self._socket.send(b"".join(parts))
+        self._sequence = sequence
+        (flags,) = FLAGS.unpack_from(data, last + FLAGS_AT)
+        FLAGS.pack_into(data, last + FLAGS_AT, flags | NLM_F_ACK)
+        self._socket.send(data)
+        return count
+
+    def _fitting(self, messages: Sequence[bytes], index: int) -> int:
+        """Return how many messages from an index on go into one datagram, one at least."""
+        size = count = 0
+        for text in messages[index : index + self._most]:
+            size += len(text)
+            if count and size > DATAGRAM_BYTES:
+                break
+            count += 1
         return count
 
     def _collect(self, first: int, index: int, count: int, failures: dict[int, int]) -> None:
@@ -210,12 +207,15 @@ class Wire:
                 if sequence == last:
                     return
 
-    def _dump_once(self, message: Message) -> tuple[list[bytes], bool]:
+    def _ask(self, question: bytes, flags: int) -> None:
         self._sequence += 1
-        header = HEADER.pack(
-            16 + len(message.body), message.type, NLM_F_REQUEST | NLM_F_DUMP | message.flags, self._sequence, 0
-        )
-        self._socket.send(header + message.body)
+        data = bytearray(question)
+        FLAGS.pack_into(data, FLAGS_AT, flags | FLAGS.unpack_from(data, FLAGS_AT)[0])
+        SEQUENCE.pack_into(data, SEQUENCE_AT, self._sequence)
+        self._socket.send(data)
+
+    def _dump_once(self, question: bytes) -> tuple[list[bytes], bool]:
+        self._ask(question, NLM_F_DUMP)
         parts: list[bytes] = []
         interrupted = False
         while True:

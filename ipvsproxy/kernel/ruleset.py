@@ -8,7 +8,7 @@ someone flushes the ruleset, deletes the table, or takes a chain or set out of i
 import errno
 import struct
 
-from ipvsproxy.kernel.netlink import KernelError, Message, Wire, attribute, attributes
+from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 
 NETLINK_NETFILTER = 12
 NFT_MSG_GETTABLE = 10 << 8 | 1
@@ -23,7 +23,7 @@ class Ruleset:
     def __init__(self, name: str) -> None:
         self._wire = Wire(NETLINK_NETFILTER)
         body = NFGENMSG.pack(NFPROTO_INET, 0, 0) + attribute(NFTA_TABLE_NAME, name.encode() + b"\0")
-        self._question = Message(NFT_MSG_GETTABLE, 0, body)
+        self._question = message(NFT_MSG_GETTABLE, 0, body)
 
     def stamp(self) -> bytes:
         """Return what identifies the table as it is, empty when there is none. Raises KernelError."""

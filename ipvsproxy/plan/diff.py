@@ -14,7 +14,8 @@ memory of that, so a restart forgets nothing.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+
+import msgspec
 
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol
@@ -44,17 +45,33 @@ class Verb(IntEnum):
     DEL_DEST = 7
 
 
-class IpvsStep(NamedTuple):
-    """One command for one virtual server, or for one destination of it."""
+SERVER_VERBS = (Verb.NEW_SERVICE, Verb.SET_SERVICE, Verb.DEL_SERVICE)
+
+
+class IpvsStep(msgspec.Struct, frozen=True, gc=False):
+    """One command for a virtual server, or for some destinations of it, which all get one weight.
+
+    A server is created together with its destinations, of weight 1.
+    """
 
     verb: Verb
     key: FrontendKey
     server: Server | None = None
-    destination: Destination | None = None
+    destinations: tuple[Destination, ...] = ()
     weight: int = 0
 
+    @property
+    def creates(self) -> bool:
+        """Whether this makes a new server."""
+        return self.verb is Verb.NEW_SERVICE
 
-class ElementStep(NamedTuple):
+    @property
+    def size(self) -> int:
+        """The number of changes to the kernel."""
+        return len(self.destinations) + (self.verb in SERVER_VERBS)
+
+
+class ElementStep(msgspec.Struct, frozen=True, gc=False):
     """One element to have (`value`) or not to have (None); `replaces` is set when another value is there."""
 
     slot: Slot
@@ -74,12 +91,12 @@ class Steps:
     lowered: list[ElementStep] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return self.count() > 0
+        return any((self.raised, self.added, self.bound, self.unbound, self.removed, self.lowered))
 
     def count(self) -> int:
         """Return the number of changes to the kernel."""
-        elements = len(self.raised) + len(self.lowered)
-        return elements + len(self.added) + len(self.removed) + len(self.bound) + len(self.unbound)
+        servers = sum(step.size for step in self.added) + sum(step.size for step in self.removed)
+        return servers + len(self.raised) + len(self.lowered) + len(self.bound) + len(self.unbound)
 
 
 def diff(touched: Touched, wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Steps:
@@ -115,29 +132,27 @@ def _element(slot: Slot, wanted: Mapping[Slot, str], shadow: Mapping[Slot, str],
 
 
 def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:
-    key, server = frontend.key, frontend.server
+    key, server, destinations = frontend.key, frontend.server, frontend.destinations
     if state is None:
-        steps.added.append(IpvsStep(Verb.NEW_SERVICE, key, server))
-        steps.added += [IpvsStep(Verb.NEW_DEST, key, None, d, 1) for d in frontend.destinations]
+        steps.added.append(IpvsStep(Verb.NEW_SERVICE, key, server, destinations))
         return
     if state.server != server:
         steps.added.append(IpvsStep(Verb.SET_SERVICE, key, server))
-    for destination in frontend.destinations:
-        weight = state.weights.get(destination)
-        if weight is None:
-            steps.added.append(IpvsStep(Verb.NEW_DEST, key, None, destination, 1))
-        elif weight != 1:
-            steps.added.append(IpvsStep(Verb.SET_DEST, key, None, destination, 1))
-    steps.removed += _leaving(frontend, state)
+    weights = state.weights
+    if missing := tuple(d for d in destinations if d not in weights):
+        steps.added.append(IpvsStep(Verb.NEW_DEST, key, None, missing, 1))
+    if others := tuple(d for d in destinations if weights.get(d, 1) != 1):
+        steps.added.append(IpvsStep(Verb.SET_DEST, key, None, others, 1))
+    if len(weights) + len(missing) > len(destinations):
+        steps.removed += _leaving(frontend, state)
 
 
 def _leaving(frontend: Frontend, state: ServerState) -> Iterable[IpvsStep]:
-    unwanted = state.weights.keys() - frozenset(frontend.destinations)
-    for destination in sorted(unwanted):
-        if frontend.key.protocol != Protocol.TCP:
-            yield IpvsStep(Verb.DEL_DEST, frontend.key, None, destination)
-        elif state.weights[destination] != 0:
-            yield IpvsStep(Verb.SET_DEST, frontend.key, None, destination, 0)
+    unwanted = sorted(state.weights.keys() - frozenset(frontend.destinations))
+    if frontend.key.protocol != Protocol.TCP:
+        yield IpvsStep(Verb.DEL_DEST, frontend.key, None, tuple(unwanted))
+    elif live := tuple(d for d in unwanted if state.weights[d] != 0):
+        yield IpvsStep(Verb.SET_DEST, frontend.key, None, live, 0)
 
 
 def _vip(address: bytes, vip: Vip | None, shadow: set[Vip], steps: Steps) -> None:
@@ -156,26 +171,25 @@ def draining(frontend: Frontend | None, state: ServerState) -> list[Destination]
 
 
 def reap(frontend: Frontend, state: ServerState, connections: Mapping[Destination, int]) -> list[IpvsStep]:
-    """Return the deletions of draining destinations of one server that carry no connection any more."""
-    return [
-        IpvsStep(Verb.DEL_DEST, frontend.key, None, destination)
-        for destination in draining(frontend, state)
-        if connections.get(destination) == 0
-    ]
+    """Return the deletion of draining destinations of one server that carry no connection any more."""
+    idle = tuple(d for d in draining(frontend, state) if connections.get(d) == 0)
+    return [IpvsStep(Verb.DEL_DEST, frontend.key, None, idle)] if idle else []
 
 
 def record_ipvs(step: IpvsStep, shadow: KernelState) -> None:
-    """Note in the shadow that the kernel has carried out a step."""
-    if step.verb is Verb.DEL_SERVICE:
-        shadow.servers.pop(step.key, None)
-    elif step.verb is Verb.NEW_SERVICE and step.server is not None:
-        shadow.servers[step.key] = ServerState(step.server, {})
+    """Note in the shadow that the kernel has carried out a step, all of it."""
+    servers, key = shadow.servers, step.key
+    if step.verb is Verb.NEW_SERVICE and step.server is not None:
+        servers[key] = ServerState(step.server, dict.fromkeys(step.destinations, 1))
     elif step.verb is Verb.SET_SERVICE and step.server is not None:
-        shadow.servers[step.key].server = step.server
-    elif step.verb is Verb.DEL_DEST and step.destination is not None:
-        shadow.servers[step.key].weights.pop(step.destination, None)
-    elif step.destination is not None:
-        shadow.servers[step.key].weights[step.destination] = step.weight
+        servers[key].server = step.server
+    elif step.verb is Verb.DEL_SERVICE:
+        servers.pop(key, None)
+    elif step.verb is Verb.DEL_DEST:
+        for destination in step.destinations:
+            servers[key].weights.pop(destination, None)
+    else:
+        servers[key].weights.update(dict.fromkeys(step.destinations, step.weight))
 
 
 def record_element(step: ElementStep, shadow: KernelState) -> None:

@@ -8,7 +8,6 @@ rest of the state is never looked at, so a change costs the same on a small node
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -37,17 +36,19 @@ class Ledger:
         self.frontends: dict[FrontendKey, Frontend] = {}
         self.elements: dict[Slot, str] = {}
         self._vip_mode = vip_mode
-        self._vips: Counter[bytes] = Counter()
-        self._vips_of_family: Counter[int] = Counter()
+        self._vips: dict[bytes, int] = {}
+        self._vips_of_family = {4: 0, 6: 0}
         self._forms = dict.fromkeys((4, 6), VipForm.ROUTE if vip_mode is VipMode.ROUTE else VipForm.ADDRESS)
-        self._shares: Counter[Slot] = Counter()
+        self._shares: dict[Slot, int] = {}
         self._holders: dict[FrontendKey, Owner] = {}
         self._waiting: dict[FrontendKey, dict[Owner, Frontend]] = {}
         self._owned: dict[str, tuple[Owner, tuple[FrontendKey, ...]]] = {}
 
-    def replace(self, owner: Owner, frontends: Mapping[FrontendKey, Frontend]) -> Touched:
-        """Set the frontends of one Service (none: it is gone) and name what that may change."""
-        touched = Touched()
+    def replace(
+        self, owner: Owner, frontends: Mapping[FrontendKey, Frontend], touched: Touched | None = None
+    ) -> Touched:
+        """Set the frontends of one Service (none: it is gone) and add to `touched` what that may change."""
+        touched = Touched() if touched is None else touched
         known, old_keys = self._owned.pop(owner.service, (owner, ()))
         for key in old_keys:
             if key not in frontends or known != owner:
@@ -59,10 +60,10 @@ class Ledger:
         self._choose_forms(touched)
         return touched
 
-    def forget(self, service: str) -> Touched:
+    def forget(self, service: str, touched: Touched | None = None) -> Touched:
         """Remove all frontends of a Service that may or may not be known."""
         owner, _ = self._owned.get(service, (Owner("", service), ()))
-        return self.replace(owner, {})
+        return self.replace(owner, {}, touched)
 
     def owner(self, key: FrontendKey) -> str:
         """Return `namespace/name` of the Service that holds a frontend."""
@@ -119,7 +120,7 @@ class Ledger:
         if old == new:
             return
         touched.servers.add(key)
-        own = dict(frontend_elements(new)) if new else {}
+        own = frontend_elements(new) if new else {}
         touched.slots.update(own)
         if new:
             self.frontends[key] = new
@@ -131,27 +132,30 @@ class Ledger:
         self.elements.update(own)
 
     def _acquire(self, frontend: Frontend, touched: Touched) -> None:
-        for slot, value in shared_elements(frontend):
-            self._shares[slot] += 1
-            self.elements[slot] = value
-            touched.slots.add(slot)
+        shares = self._shares
+        for slot in shared_elements(frontend):
+            count = shares[slot] = shares.get(slot, 0) + 1
+            if count == 1:
+                self.elements[slot] = ""
+                touched.slots.add(slot)
         if frontend.bind:
             address = frontend.key.address
-            self._vips[address] += 1
-            self._vips_of_family[family(address)] += self._vips[address] == 1
+            count = self._vips[address] = self._vips.get(address, 0) + 1
+            if count == 1:
+                self._vips_of_family[family(address)] += 1
             touched.vips.add(address)
 
     def _release(self, old: Frontend, kept: Mapping[Slot, str], touched: Touched) -> None:
-        for slot, _ in frontend_elements(old):
+        for slot in frontend_elements(old):
             if slot not in kept:
                 del self.elements[slot]
                 touched.slots.add(slot)
-        for slot, _ in shared_elements(old):
+        for slot in shared_elements(old):
             self._shares[slot] -= 1
-            touched.slots.add(slot)
             if not self._shares[slot]:
                 del self._shares[slot]
                 del self.elements[slot]
+                touched.slots.add(slot)
         if old.bind:
             address = old.key.address
             self._vips[address] -= 1

@@ -6,6 +6,7 @@ nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from ipvsproxy.address import Cidr, family, format_ip, is_loopback, is_node_address, parse_cidr
 from ipvsproxy.config import PRIMARY, Config, DetectLocalMode
@@ -29,7 +30,7 @@ class NodeFacts:
     pod_cidrs: tuple[Cidr, ...] = ()
     pod_interfaces: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def detects(self) -> frozenset[int]:
         """Families in which a local pod can be told from other clients."""
         if self.pod_interfaces:

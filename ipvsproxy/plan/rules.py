@@ -8,9 +8,14 @@ from collections.abc import Iterator
 
 from ipvsproxy.address import Cidr, family, format_ip
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Frontend, FrontendKey, Masquerade, Slot
+from ipvsproxy.plan.state import Frontend, FrontendKey, Slot
 
 PROTOCOL_NAMES = {protocol.value: protocol.name.lower() for protocol in Protocol}
+FRONTENDS, MASQUERADE, INSIDE, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN = (
+    {number: f"{kind}{number}" for number in (4, 6)}
+    for kind in ("frontends", "masquerade", "inside", "ranged", "allowed", "vips", "served", "hairpin")
+)
+"""Names of sets and maps, by family."""
 
 Element = tuple[Slot, str]
 
@@ -20,35 +25,34 @@ def element_key(key: FrontendKey) -> str:
     return f"{format_ip(key.address)} . {PROTOCOL_NAMES[key.protocol]} . {key.port}"
 
 
-def frontend_elements(frontend: Frontend) -> Iterator[Element]:
-    """Yield the elements that belong to one frontend: (set and key, value); plain sets have the value ''."""
-    address = frontend.key.address
-    number = family(address)
+def frontend_elements(frontend: Frontend) -> dict[Slot, str]:
+    """Return the elements that belong to one frontend, with their values; '' in plain sets."""
+    number = family(frontend.key.address)
     key = element_key(frontend.key)
-    yield Slot(f"frontends{number}", key), frontend.verdict.value
-    if frontend.masquerade is not Masquerade.NEVER:
-        yield Slot(f"masquerade{number}", key), frontend.masquerade.value
+    elements: dict[Slot, str] = {Slot(FRONTENDS[number], key): frontend.verdict}
+    if frontend.masquerade:
+        elements[Slot(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.inside is not None:
         target = f"{format_ip(frontend.inside.address)} . {frontend.inside.port}"
-        yield Slot(f"inside{number}", key), target
+        elements[Slot(INSIDE[number], key)] = target
     if frontend.ranges:
-        yield Slot(f"ranged{number}", key), ""
+        elements[Slot(RANGED[number], key)] = ""
         for cidr in frontend.ranges:
-            yield Slot(f"allowed{number}", f"{key} . {_range_text(cidr)}"), ""
+            elements[Slot(ALLOWED[number], f"{key} . {_range_text(cidr)}")] = ""
+    return elements
 
 
-def shared_elements(frontend: Frontend) -> Iterator[Element]:
-    """Yield the elements that other frontends may need as well."""
-    number = family(frontend.key.address)
-    if frontend.bind:
-        yield vip_slot(frontend.key.address), ""
-    else:
-        yield Slot(f"served{number}", format_ip(frontend.key.address)), ""
+def shared_elements(frontend: Frontend) -> list[Slot]:
+    """Return the elements of plain sets that other frontends may need as well."""
+    address = frontend.key.address
+    number = family(address)
+    slots = [Slot((VIPS if frontend.bind else SERVED)[number], format_ip(address))]
     for pod in frontend.hairpins:
         text = format_ip(pod)
-        yield Slot(f"hairpin{number}", f"{text} . {text}"), ""
+        slots.append(Slot(HAIRPIN[number], f"{text} . {text}"))
     if frontend.health_check_port:
-        yield Slot("health_check_ports", str(frontend.health_check_port)), ""
+        slots.append(Slot("health_check_ports", str(frontend.health_check_port)))
+    return slots
 
 
 def restricted_frontend(slot: Slot) -> Slot | None:
@@ -57,11 +61,6 @@ def restricted_frontend(slot: Slot) -> Slot | None:
     if kind not in ("ranged", "allowed"):
         return None
     return Slot(f"frontends{number}", " . ".join(slot.key.split(" . ")[:3]))
-
-
-def vip_slot(address: bytes) -> Slot:
-    """Return where the guard keeps a VIP."""
-    return Slot(f"vips{family(address)}", format_ip(address))
 
 
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:

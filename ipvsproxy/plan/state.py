@@ -3,11 +3,13 @@
 `Frontend` is one wanted (address, protocol, port) with everything that belongs to it. `KernelState` is the
 shadow: what we know the kernel holds. The planner makes the first, observation and successful steps make the
 second, `plan.diff` compares them.
+
+Names of kernel objects are frozen Structs: made and hashed several times faster than named tuples, and there are
+hundreds of thousands of them.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
 
@@ -22,7 +24,7 @@ SCHED_2 = 0x10
 """IP_VS_SVC_F_SCHED2: the client's port counts too (sh-port, mh-port)."""
 
 
-class FrontendKey(NamedTuple):
+class FrontendKey(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where a Service port answers; `address` is packed, `protocol` an IP protocol number."""
 
     address: bytes
@@ -33,7 +35,7 @@ class FrontendKey(NamedTuple):
         return f"{format_endpoint(self.address, self.port)}/{Protocol(self.protocol).name}"
 
 
-class Destination(NamedTuple):
+class Destination(msgspec.Struct, frozen=True, order=True, gc=False):
     """A real server of IPVS: one endpoint under one virtual server."""
 
     address: bytes
@@ -43,7 +45,7 @@ class Destination(NamedTuple):
         return format_endpoint(self.address, self.port)
 
 
-class Server(NamedTuple):
+class Server(msgspec.Struct, frozen=True, order=True, gc=False):
     """Attributes of a virtual server; `timeout` in seconds, 0 without persistence."""
 
     scheduler: str
@@ -88,7 +90,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     health_check_port: int = 0
 
 
-class Slot(NamedTuple):
+class Slot(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where an element lives: the name of a set or map of the ruleset, and the key as nft text."""
 
     set: str
@@ -102,7 +104,7 @@ class VipForm(StrEnum):
     ROUTE = "route"
 
 
-class Vip(NamedTuple):
+class Vip(msgspec.Struct, frozen=True, order=True, gc=False):
     """A VIP in the form it has, or should have, in the kernel."""
 
     address: bytes

@@ -5,33 +5,33 @@ endpoints). In: every endpoint of one Service port, the node's name and zone. Ou
 policy, those for Local policy, and whether a usable endpoint exists anywhere.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Sequence
+
+import msgspec
 
 from ipvsproxy.plan.model import Endpoint
 from ipvsproxy.plan.state import Destination
 
 
-class Backend(NamedTuple):
+class Backend(msgspec.Struct, frozen=True, gc=False):
     """An endpoint together with what it is to IPVS: its address and the number one Service port has on it."""
 
     endpoint: Endpoint
     destination: Destination
 
 
-class Choice(NamedTuple):
-    """What `choose` decided; each tuple keeps the order of its input."""
+class Choice(msgspec.Struct, frozen=True, gc=False):
+    """What `choose` decided; each list keeps the order of its input."""
 
-    cluster: tuple[Backend, ...]
-    local: tuple[Backend, ...]
+    cluster: Sequence[Backend]
+    local: Sequence[Backend]
     exists: bool
 
 
-def choose(backends: Iterable[Backend], node: str, zone: str) -> Choice:
+def choose(backends: Sequence[Backend], node: str, zone: str) -> Choice:
     """Pick the backends for Cluster and for Local policy; `zone` is empty when unknown."""
-    candidates = tuple(backends)
-    ready = tuple(b for b in candidates if b.endpoint.ready)
-    leaving = tuple(b for b in candidates if _serves_while_leaving(b.endpoint))
+    ready = [b for b in backends if b.endpoint.ready]
+    leaving = [b for b in backends if b.endpoint.terminating and b.endpoint.serving]
     return Choice(
         cluster=_near(ready, node, zone) or leaving,
         local=_on(node, ready) or _on(node, leaving),
@@ -39,22 +39,18 @@ def choose(backends: Iterable[Backend], node: str, zone: str) -> Choice:
     )
 
 
-def _serves_while_leaving(endpoint: Endpoint) -> bool:
-    return endpoint.serving and endpoint.terminating
+def _on(node: str, backends: Sequence[Backend]) -> Sequence[Backend]:
+    return [b for b in backends if b.endpoint.node == node] if node else []
 
 
-def _on(node: str, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
-    return tuple(b for b in backends if node and b.endpoint.node == node)
-
-
-def _near(ready: tuple[Backend, ...], node: str, zone: str) -> tuple[Backend, ...]:
+def _near(ready: Sequence[Backend], node: str, zone: str) -> Sequence[Backend]:
     """Node hints before zone hints; a kind counts only if every ready endpoint has it and one is for us."""
     if not ready or not (ready[0].endpoint.node_hints or ready[0].endpoint.zone_hints):
         return ready
     if all(b.endpoint.node_hints for b in ready):
-        mine = tuple(b for b in ready if node in b.endpoint.node_hints)
+        mine = [b for b in ready if node in b.endpoint.node_hints]
         if mine:
             return mine
     if zone and all(b.endpoint.zone_hints for b in ready):
-        return tuple(b for b in ready if zone in b.endpoint.zone_hints) or ready
+        return [b for b in ready if zone in b.endpoint.zone_hints] or ready
     return ready

@@ -6,7 +6,7 @@ them claim one frontend is decided in `plan.ledger`. Rules: contract 3.1, 4.3, 4
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -59,10 +59,8 @@ def plan_service(
     for cluster_ip in service.cluster_ips:
         number = family(cluster_ip)
         for port, inside_port in zip(service.ports, inside_ports, strict=True):
-            backends = _backends(slices, port, number)
-            view = _view(
-                service, port, cluster_ip, inside_port, choose(backends, node.name, node.zone), node, config
-            )
+            choice = choose(_backends(slices, port, number), node.name, node.zone)
+            view = _view(service, port, cluster_ip, inside_port, choice, node, config)
             for frontend in _frontends(view, node):
                 frontends[frontend.key] = frontend
     return frontends
@@ -70,18 +68,20 @@ def plan_service(
 
 def _backends(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -> list[Backend]:
     """Merge the slices of one port; of two endpoints with one address the more useful counts (contract 3.2)."""
-    merged: dict[Destination, Backend] = {}
-    for piece in slices:
-        if piece.family != number:
-            continue
-        for entry in piece.ports:
-            if entry.name != port.name or entry.protocol != port.protocol:
-                continue
-            for endpoint in piece.endpoints:
-                backend = Backend(endpoint, Destination(endpoint.address, entry.port))
-                known = merged.setdefault(backend.destination, backend)
-                if known is not backend and _usefulness(known) < _usefulness(backend):
-                    merged[backend.destination] = backend
+    backends = [
+        Backend(endpoint, Destination(endpoint.address, entry.port))
+        for piece in slices
+        if piece.family == number
+        for entry in piece.ports
+        if entry.name == port.name and entry.protocol == port.protocol
+        for endpoint in piece.endpoints
+    ]
+    merged = {backend.destination: backend for backend in backends}
+    if len(merged) == len(backends):
+        return backends
+    for backend in backends:
+        if _usefulness(merged[backend.destination]) < _usefulness(backend):
+            merged[backend.destination] = backend
     return list(merged.values())
 
 
@@ -106,10 +106,10 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         inside_port=inside_port,
         server=_server(config.scheduler, service.affinity_seconds),
         cluster=_destinations(choice.cluster, node.name),
-        local=_destinations(choice.local, node.name),
+        local=_destinations(choice.local, node.name) if service.external_local or service.internal_local else (),
         exists=choice.exists,
         # Every endpoint of this node that is used at all is among the local ones.
-        hairpins=tuple(sorted({b.destination.address for b in choice.local})),
+        hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
         detects=family(cluster_ip) in node.detects,
         masquerade_all=config.masquerade_all,
     )
@@ -121,20 +121,21 @@ def _server(scheduler: str, affinity_seconds: int) -> Server:
     return Server(scheduler, flags, affinity_seconds)
 
 
-def _destinations(backends: Iterable[Backend], node: str) -> tuple[Destination, ...]:
-    """Order differs from node to node, so that not all of them start with the same endpoint."""
-    seed = zlib.crc32(node.encode())
-    ordered = sorted((zlib.crc32(b.destination.address, seed), b.destination) for b in backends)
-    return tuple(destination for _, destination in ordered)
+def _destinations(backends: Sequence[Backend], node: str) -> tuple[Destination, ...]:
+    """Sorted, then turned by an amount that differs from node to node: not all of them start at one endpoint."""
+    ordered = sorted(b.destination for b in backends)
+    if len(ordered) > 1:
+        start = zlib.crc32(node.encode()) % len(ordered)
+        ordered = ordered[start:] + ordered[:start]
+    return tuple(ordered)
 
 
-def _inside_ports(ports: Iterable[ServicePort]) -> list[int]:
+def _inside_ports(ports: Sequence[ServicePort]) -> list[int]:
     """Port numbers on the ClusterIP for servers that only our own DNAT reaches, one for each Service port.
 
     They must be stable across restarts and clash with no real port of the Service: the real number with its
     top bit turned over, then the next free one.
     """
-    ports = tuple(ports)
     taken = {(p.protocol, p.port) for p in ports}
     chosen = []
     for port in ports:
@@ -147,9 +148,12 @@ def _inside_ports(ports: Iterable[ServicePort]) -> list[int]:
 
 
 def _frontends(view: View, node: NodeFacts) -> Iterator[Frontend]:
-    service, number = view.service, family(view.cluster_ip)
+    service = view.service
     yield _cluster_ip_frontend(view, node)
-    if service.external_local and service.internal_local and _externally_accessible(service, view.port):
+    if not _externally_accessible(service, view.port):
+        return
+    number = family(view.cluster_ip)
+    if service.external_local and service.internal_local:
         yield _inside_frontend(view)
     if view.port.node_port:
         for address in node.nodeport_addresses:

@@ -6,8 +6,9 @@ nft.fake they make a `Kernel` that needs no root. They count writes, and refuse 
 
 import errno
 
+from ipvsproxy.kernel.ipvs import Refused
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.plan.diff import Verb
+from ipvsproxy.plan.diff import SERVER_VERBS, Verb
 from ipvsproxy.plan.state import ServerState
 from nft.fake import FakeNft
 
@@ -20,38 +21,32 @@ class MemoryIpvs:
         self.refuse = {}
 
     def apply(self, steps):
-        failures = {}
-        for index, step in enumerate(steps):
-            code = self.refuse.get(step.key) or self._do(step)
-            if code:
-                failures[index] = code
-            else:
-                self.writes += 1
-        return failures
+        refused = []
+        for step in steps:
+            for verb, destination, weight in _commands(step):
+                code = self.refuse.get(step.key) or self._do(step, verb, destination, weight)
+                if code:
+                    refused.append(Refused(step, destination, code))
+                else:
+                    self.writes += 1
+        return refused
 
-    def _do(self, step):
+    def _do(self, step, verb, destination, weight):
         known = self.table.get(step.key)
-        if step.verb is Verb.NEW_SERVICE or step.verb is Verb.SET_SERVICE:
-            if (known is None) is (step.verb is Verb.SET_SERVICE):
+        if verb is Verb.NEW_SERVICE or verb is Verb.SET_SERVICE:
+            if (known is None) is (verb is Verb.SET_SERVICE):
                 return errno.ESRCH if known is None else errno.EEXIST
             self.table[step.key] = ServerState(step.server, known.weights if known else {})
             return 0
         if known is None:
             return errno.ESRCH
-        return self._do_known(step, known)
-
-    def _do_known(self, step, known):
-        if step.verb is Verb.DEL_SERVICE:
+        if verb is Verb.DEL_SERVICE:
             del self.table[step.key]
             return 0
-        present = step.destination in known.weights
-        if present is (step.verb is Verb.NEW_DEST):
-            return errno.EEXIST if present else errno.ENOENT
-        if step.verb is Verb.DEL_DEST:
-            del known.weights[step.destination]
-        else:
-            known.weights[step.destination] = step.weight
-        return 0
+        return _change(known.weights, verb, destination, weight)
+
+    def state(self, key):
+        return self.observe().get(key)
 
     def servers(self):
         return {key: state.server for key, state in self.table.items()}
@@ -64,6 +59,25 @@ class MemoryIpvs:
 
     def connections(self, key):
         return {d: self.busy.get((key, d), 0) for d in self.weights(key)}
+
+
+def _commands(step):
+    """What the kernel gets to see of a step, one by one."""
+    if step.verb in SERVER_VERBS:
+        yield step.verb, None, 0
+    for destination in step.destinations:
+        yield (Verb.NEW_DEST, destination, 1) if step.creates else (step.verb, destination, step.weight)
+
+
+def _change(weights, verb, destination, weight):
+    present = destination in weights
+    if present is (verb is Verb.NEW_DEST):
+        return errno.EEXIST if present else errno.ENOENT
+    if verb is Verb.DEL_DEST:
+        del weights[destination]
+    else:
+        weights[destination] = weight
+    return 0
 
 
 class MemoryLinks:

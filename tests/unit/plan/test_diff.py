@@ -35,15 +35,15 @@ class World:
 
 
 def verbs(steps):
-    return [(step.verb.name, step.destination, step.weight) for step in steps]
+    return [(step.verb.name, step.destinations, step.weight) for step in steps]
 
 
 def test_a_new_service_comes_in_the_safe_order():
     steps = World().want(service(), "10.244.1.1")
     assert {step.slot.set for step in steps.raised} == {"frontends4", "masquerade4", "vips4", "hairpin4"}
-    assert verbs(steps.added) == [("NEW_SERVICE", None, 0), ("NEW_DEST", ONE, 1)]
+    assert verbs(steps.added) == [("NEW_SERVICE", (ONE,), 0)]
     assert steps.bound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
-    assert steps.count() == len(steps.raised) + len(steps.added) + len(steps.bound)
+    assert steps.count() == len(steps.raised) + len(steps.bound) + 2  # a server and its destination
 
 
 def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
@@ -51,7 +51,7 @@ def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
     world.want(service(), "10.244.1.1", "10.244.2.2")
     steps = world.drop("default/web")
     assert steps.unbound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
-    assert verbs(steps.removed) == [("DEL_SERVICE", None, 0)]
+    assert verbs(steps.removed) == [("DEL_SERVICE", (), 0)]
     assert len(steps.lowered) == 4
     assert steps.count() == len(steps.unbound) + len(steps.removed) + len(steps.lowered)
     assert world.shadow == KernelState()
@@ -60,9 +60,9 @@ def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
 def test_a_tcp_destination_drains_and_comes_back_with_its_connections():
     world = World()
     world.want(service(), "10.244.1.1", "10.244.2.2")
-    assert verbs(world.want(service(), "10.244.1.1").removed) == [("SET_DEST", TWO, 0)]
+    assert verbs(world.want(service(), "10.244.1.1").removed) == [("SET_DEST", (TWO,), 0)]
     assert draining(world.ledger.frontends[WEB], world.shadow.servers[WEB]) == [TWO]
-    assert verbs(world.want(service(), "10.244.1.1", "10.244.2.2").added) == [("SET_DEST", TWO, 1)]
+    assert verbs(world.want(service(), "10.244.1.1", "10.244.2.2").added) == [("SET_DEST", (TWO,), 1)]
 
 
 def test_reaping_waits_for_the_last_connection():
@@ -72,7 +72,7 @@ def test_reaping_waits_for_the_last_connection():
     frontend, state = world.ledger.frontends[WEB], world.shadow.servers[WEB]
     assert reap(frontend, state, {ONE: 0, TWO: 1}) == []
     assert reap(frontend, state, {ONE: 0}) == []
-    assert reap(frontend, state, {ONE: 5, TWO: 0}) == [IpvsStep(Verb.DEL_DEST, WEB, None, TWO)]
+    assert reap(frontend, state, {ONE: 5, TWO: 0}) == [IpvsStep(Verb.DEL_DEST, WEB, None, (TWO,))]
 
 
 def test_a_udp_destination_goes_at_once():
@@ -80,14 +80,14 @@ def test_a_udp_destination_goes_at_once():
     dns = service(ports=((53, 0, "UDP"),))
     world.want(dns, "10.244.1.1", "10.244.2.2")
     steps = world.want(dns, "10.244.1.1")
-    assert verbs(steps.removed) == [("DEL_DEST", destination("10.244.2.2:53"), 0)]
+    assert verbs(steps.removed) == [("DEL_DEST", (destination("10.244.2.2:53"),), 0)]
 
 
 def test_attributes_change_in_place():
     world = World()
     world.want(service(), "10.244.1.1")
     steps = world.want(service(affinity_seconds=10), "10.244.1.1")
-    assert verbs(steps.added) == [("SET_SERVICE", None, 0)]
+    assert verbs(steps.added) == [("SET_SERVICE", (), 0)]
     assert steps.count() == 1
 
 
@@ -103,7 +103,7 @@ def test_weights_are_wanted_state():
     world = World()
     world.want(service(), "10.244.1.1")
     world.shadow.servers[WEB].weights[ONE] = 0
-    assert verbs(world.step(Touched(servers={WEB})).added) == [("SET_DEST", ONE, 1)]
+    assert verbs(world.step(Touched(servers={WEB})).added) == [("SET_DEST", (ONE,), 1)]
 
 
 def test_foreign_servers_go_unless_protected():

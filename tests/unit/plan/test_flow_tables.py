@@ -22,7 +22,7 @@ from ipvsproxy.kube.store import Store
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.node import facts
-from ipvsproxy.plan.state import Server, ServerState, Verdict
+from ipvsproxy.plan.state import FrontendKey, Server, ServerState, Verdict
 from ipvsproxy.plan.wanted import plan_service
 
 PATH = Path(__file__).parents[2] / "integration" / "flows.json"
@@ -62,7 +62,7 @@ class Planned:
             return "drop", set()
         if frontend.inside and self.is_inside(flow, len(name.address)):
             frontend = self.ledger.frontends[
-                name._replace(address=frontend.inside.address, port=frontend.inside.port)
+                FrontendKey(frontend.inside.address, name.protocol, frontend.inside.port)
             ]
         if frontend.verdict in (Verdict.ACCEPT, Verdict.INSIDE_ONLY):
             return "endpoints", {str(d) for d in frontend.destinations}

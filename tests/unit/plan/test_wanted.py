@@ -2,7 +2,7 @@ import pytest
 from build import config, destination, endpoint, key, node, service, slice_of
 
 from ipvsproxy.address import parse_ip
-from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, Masquerade, Verdict
+from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, Destination, Masquerade, Server, Verdict
 from ipvsproxy.plan.wanted import plan_service
 
 CLUSTER = "10.96.0.10:80"
@@ -99,7 +99,7 @@ def test_both_policies_local_need_a_server_for_the_inside_view():
     inside = at(frontends, f"10.96.0.10:{80 ^ 0x8000}")
     assert targets(inside) == {HERE, THERE}
     assert inside.verdict is Verdict.INSIDE_ONLY
-    assert at(frontends, BALANCER).inside == (inside.key.address, inside.key.port)
+    assert at(frontends, BALANCER).inside == Destination(inside.key.address, inside.key.port)
     assert targets(at(frontends, CLUSTER)) == {HERE}
 
 
@@ -115,9 +115,9 @@ def test_inside_ports_avoid_the_ports_of_the_service():
 
 def test_affinity_and_scheduler_flags():
     sticky = everything(affinity_seconds=600)
-    assert at(plan(sticky, both()), CLUSTER).server == ("rr", PERSISTENT, 600)
-    assert at(plan(everything(), both(), scheduler="mh"), CLUSTER).server == ("mh", SCHED_1 | SCHED_2, 0)
-    assert at(plan(everything(), both(), scheduler="sh"), CLUSTER).server == ("sh", SCHED_1, 0)
+    assert at(plan(sticky, both()), CLUSTER).server == Server("rr", PERSISTENT, 600)
+    assert at(plan(everything(), both(), scheduler="mh"), CLUSTER).server == Server("mh", SCHED_1 | SCHED_2, 0)
+    assert at(plan(everything(), both(), scheduler="sh"), CLUSTER).server == Server("sh", SCHED_1, 0)
 
 
 def test_source_ranges_apply_to_load_balancer_vips_only():
