@@ -4,13 +4,18 @@
 PY  := .venv/bin/python
 RUN := $(PY) tests/integration/run
 VENV := .cache/venv.stamp
+IMAGE_ROOT := .cache/image/root.made
+IMAGE_CONTENT := deploy/install.sh deploy/requirements.lock pyproject.toml $(shell find ipvsproxy nft -name '*.py' -o -name '*.nft')
+# A build server must not skip the tests of the image; elsewhere they run once `make image-root` has.
+REQUIRED := $(if $(filter 1,$(IPVSPROXY_REQUIRE)),$(IMAGE_ROOT))
 ARGS :=
 FLOWS := tests/integration/flows.json
 # Exit code 5 of pytest (nothing collected) is no failure while a folder is still empty.
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check unit integration integration-all conformance bench clean
+.PHONY: help demo test test-all check unit integration integration-all conformance bench \
+        image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -32,10 +37,10 @@ check: $(VENV)  ## lint, format, types, import layers
 unit: $(VENV)  ## tests that need neither root nor a kernel
 	$(PY) -m pytest tests/unit $(ARGS) $(NONE_IS_FINE)
 
-integration: $(VENV)  ## real packets through a real kernel (in a micro-VM if need be)
+integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (in a micro-VM if need be)
 	$(RUN) -- $(PY) -m pytest tests/integration -m 'not slow' $(ARGS)
 
-integration-all: $(VENV)  ## the same with the slow tests
+integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
 	$(RUN) -- $(PY) -m pytest tests/integration $(ARGS)
 
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
@@ -44,9 +49,21 @@ conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)
 
+image:  ## the container image ipvsproxy:dev, by docker
+	docker build -f deploy/Dockerfile -t ipvsproxy:dev .
+
+image-root: $(IMAGE_ROOT)  ## the same files without docker, for tests (root; debootstrap)
+
+lock:  ## pin the image's Python packages anew; ARGS=--upgrade for newer ones
+	tools/lock $(ARGS)
+
 clean:  ## forget everything that was built or fetched
+	[ ! -e .cache/image ] || rm -rf .cache/image 2>/dev/null || sudo rm -rf .cache/image
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV): pyproject.toml tools/bootstrap tools/apt.sh
 	tools/bootstrap
 	@mkdir -p $(@D) && touch $@
+
+$(IMAGE_ROOT): $(VENV) tools/image-root $(IMAGE_CONTENT)
+	tools/image-root

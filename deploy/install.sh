@@ -1,0 +1,46 @@
+#!/bin/sh
+# Everything the image holds, in one place: the Dockerfile runs this, and tools/image-root runs it in a root made by
+# debootstrap, where the tests then start the proxy. Needs root and a Debian that is not used for anything else.
+#
+#     install.sh WHEEL LOCK
+#
+# WHEEL is ipvsproxy's own, LOCK pins everything it depends on by hash. pip's environment variables are honoured.
+set -eu
+wheel=$1
+lock=$2
+home=/opt/ipvsproxy
+export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+apt() { apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 "$@"; }
+
+apt update
+# nftables.py is not on PyPI; kmod is there for `modprobe` in the container that may load modules.
+apt install python3 python3-nftables libnftables1 kmod
+# Only for the length of this script.
+apt install python3-venv
+
+# The environment sees the distribution's packages, since the nftables binding is one of them. pip compiles byte code now,
+# which a read-only root would otherwise cost at every start. No source packages: nothing here can run a compiler.
+python3 -m venv --system-site-packages "$home"
+"$home/bin/pip" install --quiet --no-cache-dir --only-binary :all: --require-hashes -r "$lock"
+"$home/bin/pip" install --quiet --no-cache-dir --no-index --no-deps "$wheel"
+"$home/bin/pip" check
+# The asyncio twin of the client: half of its size, imported by nobody here.
+rm -rf "$home"/lib/python3*/site-packages/kubernetes/aio
+
+# The name tells the program how to read its command line, so that kube-proxy's DaemonSet works as it is.
+for name in ipvsproxy kube-proxy; do
+    ln -sf "$home/bin/ipvsproxy" "/usr/local/bin/$name"
+done
+
+"$home/bin/pip" uninstall --quiet -y pip setuptools
+find "$home/bin" ! -type d ! -name 'python*' ! -name ipvsproxy -delete
+# A package that Python merely suggests counts as needed otherwise.
+apt purge --auto-remove -o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::RecommendsImportant=false \
+    python3-venv
+apt clean
+rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log
+
+# An image that cannot do this is not worth having.
+"$home/bin/python" -c 'import nftables; nftables.Nftables()'
+ipvsproxy version
