@@ -1,9 +1,10 @@
 """The Kubernetes API as a source of objects: the one module that imports `kubernetes`.
 
-In: a kubeconfig, `--master`, or the pod's service account. Out: answers to list and watch for `kube.reflector`,
-and `Failed` when the configuration can never work. A server that does not answer is no failure, it is waited
-for. The package does configuration, credentials, TLS, proxies and URLs; its models and generated methods are
-left alone, since importing them alone costs 22 MB and half a second. Nothing secret may reach the log.
+In: a kubeconfig, `--master`, or the pod's service account. Out: answers to list and watch for `kube.reflector`, a
+way out for `kube.events`, and `Failed` when the configuration can never work. A server that does not answer is no
+failure, it is waited for. The package does configuration, credentials, TLS, proxies and URLs; its models and
+generated methods are left alone, since importing them alone costs 22 MB and half a second. Nothing secret may
+reach the log.
 
 Credentials that change: token files are read again every minute; an answer of 401 makes `refresh` read the
 whole configuration again, exec plugins included; certificates are read at each new connection.
@@ -13,10 +14,11 @@ import http.client
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import structlog
@@ -58,6 +60,10 @@ SELECTIONS = {
     Kind.ENDPOINT_SLICE: Selection("/apis/discovery.k8s.io/v1/endpointslices", "!service.kubernetes.io/headless"),
     Kind.NODE: Selection("/api/v1/nodes", fields="metadata.name={node}"),
 }
+EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
+
+Observe = Callable[[str, str, str, float], None]
+"""Told of each request: verb, host, status (`<error>` without an answer), seconds until the answer's head."""
 
 
 class Reply:
@@ -117,13 +123,21 @@ def _words(error: BaseException) -> str:
 
 
 class Client:
-    """A `Transport` by way of the kubernetes package; may be used by several threads."""
+    """A `Transport` and a `Door` by way of the kubernetes package; may be used by several threads."""
 
-    def __init__(self, kubeconfig: Path | None, master: str, node_name: str, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path | None,
+        master: str,
+        node_name: str,
+        limits: Limits | None = None,
+        observe: Observe = lambda *_: None,
+    ) -> None:
         self._kubeconfig = kubeconfig
         self._master = master
         self._node_name = node_name
         self._limits = limits or Limits()
+        self._observe = observe
         self._api: Any = None
         self._lock = threading.Lock()
         self._built_at = 0.0
@@ -148,6 +162,17 @@ class Client:
         }
         return self._get(kind, query, timeout_seconds + self._limits.slack)
 
+    def create_event(self, namespace: str, body: Mapping[str, Any]) -> Response:
+        """Make an event. Raises Trouble."""
+        headers = {"Content-Type": "application/json"}
+        return self._send("POST", EVENTS.format(quote(namespace)), {}, headers, self._limits.read, body)
+
+    def patch_event(self, namespace: str, name: str, body: Mapping[str, Any]) -> Response:
+        """Change an event by a JSON merge patch. Raises Trouble."""
+        headers = {"Content-Type": "application/merge-patch+json"}
+        path = f"{EVENTS.format(quote(namespace))}/{quote(name)}"
+        return self._send("PATCH", path, {}, headers, self._limits.read, body)
+
     def refresh(self) -> None:
         """Read the configuration again, at most every MIN_REFRESH_SECONDS; keep the old one if it is bad now."""
         with self._lock:
@@ -171,17 +196,38 @@ class Client:
         selection = SELECTIONS[kind]
         query["labelSelector"] = selection.labels
         query["fieldSelector"] = selection.fields.format(node=self._node_name)
+        return self._send("GET", selection.path, query, {}, read_timeout)
+
+    def _send(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        read_timeout: float,
+        body: Mapping[str, Any] | None = None,
+    ) -> Response:
         api = self._api
-        with _as_trouble():
-            method, url, headers, _, _ = api.param_serialize(
-                "GET",
-                selection.path,
-                query_params=[(name, value) for name, value in query.items() if value],
-                header_params={"Accept": "application/json"},
-                auth_settings=[BEARER],
-            )
-            timeout = (self._limits.connect, read_timeout)
-            return Reply(api.call_api(method, url, headers, _request_timeout=timeout).response)
+        if api is None:
+            raise Trouble("not connected yet")
+        began, code = time.monotonic(), "<error>"
+        try:
+            with _as_trouble():
+                _, url, sent, content, _ = api.param_serialize(
+                    verb,
+                    path,
+                    query_params=[(name, value) for name, value in query.items() if value],
+                    header_params={"Accept": "application/json", **headers},
+                    body=body,
+                    auth_settings=[BEARER],
+                )
+                timeout = (self._limits.connect, read_timeout)
+                reply = Reply(api.call_api(verb, url, sent, content, _request_timeout=timeout).response)
+                code = str(reply.status)
+                return reply
+        finally:
+            host = urlsplit(api.configuration.host).netloc
+            self._observe(verb, host, code, time.monotonic() - began)
 
 
 def _build(kubeconfig: Path | None, master: str) -> Any:
@@ -273,7 +319,7 @@ def _no_password() -> str:
 
 
 class ApiSource:
-    """Follows all kinds at one API server."""
+    """Follows all kinds at one API server; `client` is connected some time after `start`."""
 
     def __init__(
         self,
@@ -282,8 +328,10 @@ class ApiSource:
         node_name: str,
         limits: Limits | None = None,
         pace: Pace | None = None,
+        *,
+        observe: Observe = lambda *_: None,
     ) -> None:
-        self._client = Client(kubeconfig, master, node_name, limits)
+        self.client = Client(kubeconfig, master, node_name, limits, observe)
         self._pace = pace
         self._reflectors: list[Reflector] = []
         self._thread: threading.Thread | None = None
@@ -299,15 +347,15 @@ class ApiSource:
             self._thread.join()
         for reflector in self._reflectors:
             reflector.stop()
-        self._client.close()
+        self.client.close()
 
     def _open(self, inbox: Inbox) -> None:
         # In a thread: importing takes a third of a second, and an exec plugin as long as it likes.
         try:
-            self._client.connect()
+            self.client.connect()
         except Unusable as error:
             inbox.put(Failed(str(error)))
             return
-        self._reflectors = [Reflector(kind, self._client, inbox, self._pace) for kind in Kind]
+        self._reflectors = [Reflector(kind, self.client, inbox, self._pace) for kind in Kind]
         for reflector in self._reflectors:
             reflector.start()

@@ -10,6 +10,8 @@ Rules: contract sections 2, 3.1 and 3.2; the raw fields are named in `kube.raw`.
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -40,6 +42,7 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 DEFAULT_AFFINITY_SECONDS = 10800
 MAX_AFFINITY_SECONDS = 86400
 FAMILIES = {"IPv4": 4, "IPv6": 6}
+DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 T = TypeVar("T")
 
@@ -54,10 +57,14 @@ class Refused(ValueError):
 
 
 class Decoded(NamedTuple):
-    """A value (None: right, but not proxied) and complaints about what was left out of it."""
+    """A value (None: right, but not proxied) and complaints about what was left out of it.
+
+    `triggered` is when the change of a pod behind this version began, in seconds since the epoch, 0 if unknown.
+    """
 
     object: Object | None
     complaints: tuple[str, ...] = ()
+    triggered: float = 0.0
 
 
 def decode_json(kind: Kind, data: bytes | msgspec.Raw) -> Decoded:
@@ -144,6 +151,7 @@ def _service(raw: RawService) -> Decoded:
         internal_local=spec.internal_traffic_policy == "Local",
         affinity_seconds=_affinity(spec, complaints),
         health_check_port=_health_check_port(spec, external_local),
+        uid=raw.metadata.uid or "",
     )
     return Decoded(service, tuple(complaints))
 
@@ -263,7 +271,14 @@ def _slice(raw: RawEndpointSlice) -> Decoded:
         ports=_slice_ports(raw.ports or ()),
         endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
     )
-    return Decoded(built, tuple(complaints))
+    return Decoded(built, tuple(complaints), _trigger_time(raw))
+
+
+def _trigger_time(raw: RawEndpointSlice) -> float:
+    text = raw.metadata.annotations.trigger_time if raw.metadata.annotations else None
+    with suppress(TypeError, ValueError, OverflowError):
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+    return 0.0
 
 
 def _slice_ports(raw_ports: Iterable[RawSlicePort]) -> tuple[SlicePort, ...]:
@@ -315,6 +330,8 @@ def _node(raw: RawNode) -> Decoded:
         addresses=_addresses("status.addresses", texts, complaints),
         pod_cidrs=tuple(_strict_cidr("spec.podCIDRs", text) for text in cidrs),
         zone=(raw.metadata.labels or {}).get(ZONE_LABEL, ""),
+        eligible=not raw.metadata.deletion_timestamp
+        and all(taint.key != DELETION_TAINT for taint in spec.taints or ()),
     )
     return Decoded(node, tuple(complaints))
 

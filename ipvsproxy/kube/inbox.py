@@ -37,11 +37,12 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """One object was added or changed."""
+    """One object was added or changed; `triggered` is when a pod's change began, as in `decode.Decoded`."""
 
     kind: Kind
     key: str
     object: Object
+    triggered: float = 0.0
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ at these; what they mean is decided there.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,7 +22,17 @@ class Metadata(Raw, frozen=True, gc=False, rename="camel"):
     name: Name
     namespace: str = ""
     creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
     labels: Mapping[str, str] | None = None
+    uid: str | None = None
+
+
+class Annotations(Raw, frozen=True, gc=False):
+    trigger_time: Any = msgspec.field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
+
+
+class SliceMetadata(Metadata, frozen=True, gc=False, rename="camel"):
+    annotations: Annotations | None = None
 
 
 class Identity(Raw, frozen=True, gc=False, rename="camel"):
@@ -117,7 +127,7 @@ class RawEndpoint(Raw, frozen=True, gc=False, rename="camel"):
 
 
 class RawEndpointSlice(Raw, frozen=True, gc=False, rename="camel"):
-    metadata: Metadata
+    metadata: SliceMetadata
     address_type: str
     ports: tuple[RawSlicePort, ...] | None = None
     endpoints: tuple[RawEndpoint, ...] | None = None
@@ -128,7 +138,12 @@ class NodeAddress(Raw, frozen=True, gc=False, rename="camel"):
     address: str
 
 
+class Taint(Raw, frozen=True, gc=False, rename="camel"):
+    key: str
+
+
 class NodeSpec(Raw, frozen=True, gc=False, rename="camel"):
+    taints: tuple[Taint, ...] | None = None
     pod_cidr: str | None = msgspec.field(default=None, name="podCIDR")
     pod_cidrs: tuple[str, ...] | None = msgspec.field(default=None, name="podCIDRs")
 

@@ -206,12 +206,14 @@ class Reflector:
         elif type_ in ("ADDED", "MODIFIED"):
             decoded = self._decode(key, raw)
             if decoded is not None:
-                self._inbox.put(self._change(key, decoded.object))
+                self._inbox.put(self._change(key, decoded))
         else:
             raise Trouble(f"unknown watch event {type_[:40]!r}", NONSENSE)
 
-    def _change(self, key: str, value: Object | None) -> Changed | Removed:
-        return Removed(self._kind, key) if value is None else Changed(self._kind, key, value)
+    def _change(self, key: str, decoded: Decoded) -> Changed | Removed:
+        if decoded.object is None:
+            return Removed(self._kind, key)
+        return Changed(self._kind, key, decoded.object, decoded.triggered)
 
     # Both
 

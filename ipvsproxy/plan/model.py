@@ -51,6 +51,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     internal_local: bool = False
     affinity_seconds: int = 0
     health_check_port: int = 0
+    uid: str = ""
 
     @property
     def key(self) -> str:
@@ -95,12 +96,16 @@ class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
-    """The facts of a Node object: `addresses` are InternalIPs, then ExternalIPs, in order (contract 1.11)."""
+    """The facts of a Node object: `addresses` are InternalIPs, then ExternalIPs, in order (contract 1.11).
+
+    `eligible` is whether load balancers may send traffic to it: it is not about to be deleted (contract 5.1).
+    """
 
     name: str
     addresses: tuple[bytes, ...] = ()
     pod_cidrs: tuple[Cidr, ...] = ()
     zone: str = ""
+    eligible: bool = True
 
     @property
     def key(self) -> str:

@@ -1,0 +1,223 @@
+"""Notices into Events of the API (events.k8s.io/v1), in a thread of their own.
+
+In: `Notice`s, from any thread; `put` returns at once. Out: requests through a `Door`. Events are for people who
+look, so everything about them gives way: repeats of one event within SERIES_SECONDS become a count in the first
+one, a bucket of tokens bounds how many are made, and what finds the queue full is dropped. An API server that is
+away is waited for a while. Nothing is done that the role system:node-proxier does not allow (contract 2, 6.1).
+"""
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from typing import Protocol as Interface
+
+import structlog
+
+from ipvsproxy.kube.api import NO_ANSWER, Response, Trouble, trouble_of
+from ipvsproxy.report import Notice, Severity, Subject
+
+CONTROLLER = "kube-proxy"
+QUEUE = 500
+BURST, REFILL_SECONDS = 25, 10.0
+SERIES_SECONDS = 360.0
+COUNTED_EVERY_SECONDS = 30.0
+ATTEMPTS, RETRY_SECONDS = 12, 10.0
+MAX_NOTE = 1024
+NOT_FOUND = 404
+
+log = structlog.get_logger()
+
+
+class Door(Interface):
+    """The way to the API's events. Raises Trouble when there is no answer."""
+
+    def create_event(self, namespace: str, body: Mapping[str, Any]) -> Response:
+        """Make an event."""
+
+    def patch_event(self, namespace: str, name: str, body: Mapping[str, Any]) -> Response:
+        """Change an event by a JSON merge patch."""
+
+
+class Pace(NamedTuple):
+    """Tokens at hand at first, seconds for a new one, and between attempts; the clock counts seconds."""
+
+    burst: int = BURST
+    refill: float = REFILL_SECONDS
+    retry: float = RETRY_SECONDS
+    counted_every: float = COUNTED_EVERY_SECONDS
+    clock: Callable[[], float] = time.monotonic
+
+
+class Series:
+    """One event as the API has it, and how often it has happened since it was made."""
+
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
+        self.count = 1
+        self.last = self.told = now
+
+
+class Events(threading.Thread):
+    """Sends notices. Without a door (manifests) they are only logged."""
+
+    def __init__(
+        self,
+        host: str,
+        door: Door | None,
+        sent: Callable[[str], None] = lambda _: None,
+        pace: Pace | None = None,
+    ) -> None:
+        super().__init__(name="events", daemon=True)
+        self._instance = f"{CONTROLLER}-{host}"[:128]
+        self._door = door
+        self._sent = sent
+        self._pace = pace or Pace()
+        self._queue: queue.Queue[tuple[Notice, datetime] | None] = queue.Queue(QUEUE)
+        self._series: dict[Notice, Series] = {}
+        self._tokens = float(self._pace.burst)
+        self._filled = self._pace.clock()
+        self._stopping = threading.Event()
+        self._numbers = itertools.count(1)
+
+    def put(self, notice: Notice) -> None:
+        """Take a notice; never blocks and never fails."""
+        try:
+            self._queue.put_nowait((notice, datetime.now(UTC)))
+        except queue.Full:
+            self._sent("dropped")
+
+    def run(self) -> None:
+        """Send what comes in, until stopped."""
+        while (item := self._queue.get()) is not None:
+            try:
+                self._handle(*item)
+            except Exception:  # the top of a thread: nothing may end it
+                log.exception("sending an event failed")
+
+    def stop(self, seconds: float) -> None:
+        """Send what is at hand, wait at most so many seconds for it, and end."""
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=seconds)
+        self.join(seconds)
+        self._stopping.set()
+
+    def _handle(self, notice: Notice, moment: datetime) -> None:
+        now = self._pace.clock()
+        for old in [n for n, series in self._series.items() if now - series.last > SERIES_SECONDS]:
+            del self._series[old]
+        series = self._series.get(notice)
+        if series is not None:
+            self._repeat(notice, series, now, moment)
+        elif not self._token(now):
+            self._sent("dropped")
+        elif self._door is None:
+            log.debug("event", reason=notice.reason, about=notice.subject.name, note=notice.note)
+        else:
+            self._create(notice, now, moment)
+
+    def _create(self, notice: Notice, now: float, moment: datetime) -> None:
+        subject = notice.subject
+        name = f"{subject.name[:200]}.{int(moment.timestamp() * 1e6):x}{next(self._numbers):x}"
+        body = event(notice, name, self._instance, moment)
+        if self._try(lambda door: door.create_event(namespace_of(subject), body)):
+            self._series[notice] = Series(name, now)
+
+    def _repeat(self, notice: Notice, series: Series, now: float, moment: datetime) -> None:
+        """Count; tell the API now and then."""
+        series.count += 1
+        series.last = now
+        if now - series.told < self._pace.counted_every:
+            return
+        series.told = now
+        body = {"series": {"count": series.count, "lastObservedTime": micro_time(moment)}}
+        if not self._try(lambda door: door.patch_event(namespace_of(notice.subject), series.name, body)):
+            del self._series[notice]
+
+    def _try(self, call: Callable[[Door], Response]) -> bool:
+        """Make a request, again while the server is away; tell whether it was accepted."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._request(call)
+            except Trouble as trouble:
+                again = trouble.status in (NO_ANSWER, 429) or trouble.status >= 500
+                if again and attempt < ATTEMPTS and not self._stopping.wait(self._pace.retry):
+                    continue
+                log.debug("event not accepted", reason=trouble.reason)
+                self._sent("failed")
+                return False
+            self._sent("sent")
+            return True
+        return False
+
+    def _request(self, call: Callable[[Door], Response]) -> None:
+        if self._door is None:
+            return
+        response = call(self._door)
+        try:
+            body = response.read()
+            if response.status >= 300:
+                raise trouble_of(response.status, body, response.headers)
+        finally:
+            response.close()
+
+    def _token(self, now: float) -> bool:
+        self._tokens = min(self._pace.burst, self._tokens + (now - self._filled) / self._pace.refill)
+        self._filled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+def event(notice: Notice, name: str, instance: str, moment: datetime) -> dict[str, Any]:
+    """Return the Event object of a notice."""
+    subject = notice.subject
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace_of(subject)},
+        "eventTime": micro_time(moment),
+        "reportingController": CONTROLLER,
+        "reportingInstance": instance,
+        "action": notice.action,
+        "reason": notice.reason,
+        "type": str(notice.severity),
+        "note": notice.note.encode()[:MAX_NOTE].decode(errors="ignore"),
+        "regarding": _reference(subject),
+    }
+
+
+def starting(node: str) -> Notice:
+    """Return the notice of a start, as kube-proxy has it."""
+    # The kubelet's convention: a Node is referred to by its name in place of its uid.
+    return Notice(Subject("Node", "", node, node), Severity.NORMAL, "Starting", "StartKubeProxy")
+
+
+def cannot_listen(node: str, server: str, note: str) -> Notice:
+    """Return the notice that the server `healthz` or `metrics` cannot listen and the process ends."""
+    reason = "FailedToStartProxierHealthcheck" if server == "healthz" else "FailedToStartMetricServer"
+    return Notice(Subject("Node", "", node, node), Severity.WARNING, reason, "StartKubeProxy", note)
+
+
+def namespace_of(subject: Subject) -> str:
+    """Return where an event lives: with its object, or in `default`."""
+    return subject.namespace or "default"
+
+
+def micro_time(moment: datetime) -> str:
+    """Return a time in the API's form with microseconds."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def _reference(subject: Subject) -> dict[str, str]:
+    reference = {"kind": subject.kind, "name": subject.name, "apiVersion": "v1"}
+    if subject.namespace:
+        reference["namespace"] = subject.namespace
+    if subject.uid:
+        reference["uid"] = subject.uid
+    return reference
