@@ -1,0 +1,84 @@
+"""What the loop tells the outside world about its work, as plain facts, in one direction.
+
+`Report` is what the loop knows of health checks, metrics and events: calls that return at once. This one listens
+to nobody; `serve.board` passes the facts on, tests write them down. A method is called once a turn or once for a
+changed Service, never for all Services.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from ipvsproxy.plan.local import LocalView
+
+
+class Subject(NamedTuple):
+    """The API object a notice is about; `namespace` is empty for a Node."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+class Severity(StrEnum):
+    """The type of an Event."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something that is worth an Event: what happened (`reason`), doing what (`action`), in words (`note`)."""
+
+    subject: Subject
+    severity: Severity
+    reason: str
+    action: str
+    note: str = ""
+
+
+class Sync(msgspec.Struct, frozen=True):
+    """How a turn of the loop went.
+
+    `changes` counts changes to the kernel, `pending` the kernel objects that are to be tried again, `draining` the
+    frontends with destinations that still have connections. `behind` are families whose rules were not accepted.
+    """
+
+    seconds: float
+    changes: int
+    services: int
+    frontends: int
+    draining: int
+    pending: int
+    behind: frozenset[int] = frozenset()
+
+
+class Report:
+    """Listens to nobody."""
+
+    def received(self, kind: str, objects: int, triggered: float) -> None:
+        """An event brought objects of a kind; `triggered` is when a pod's change began, 0 if unknown."""
+
+    def node(self, *, eligible: bool, listen: Mapping[int, tuple[bytes, ...]]) -> None:
+        """Say whether the node should get traffic from outside, and where health-check ports listen."""
+
+    def local(self, service: str, view: LocalView | None) -> None:
+        """A Service was planned, or is gone (None); also None when it has no Local policy."""
+
+    def queued(self) -> None:
+        """Work has come in."""
+
+    def synced(self, sync: Sync) -> None:
+        """The work at hand is done, but for what `sync` says."""
+
+    def failed(self) -> None:
+        """The work at hand could not be done at all and is tried again."""
+
+    def refused(self, service: Subject, reason: str) -> None:
+        """One Service could not be programmed, in whole or in part."""
+
+    def repaired(self, objects: int) -> None:
+        """So many objects in the kernel were not as left."""

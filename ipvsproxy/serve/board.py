@@ -1,0 +1,103 @@
+"""Where the loop's facts go: health, metrics, health-check listeners, events. The assembly of this room.
+
+In: the calls of `Report`, from the loop's thread. Out: state that the server's threads read. No call blocks or
+takes longer than microseconds, but for the rare ones after which listeners change.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from ipvsproxy.plan.local import LocalView
+from ipvsproxy.report import Notice, Report, Severity, Subject, Sync
+from ipvsproxy.serve import pages
+from ipvsproxy.serve.health import Health, responder
+from ipvsproxy.serve.http import Address, Listener, Server
+from ipvsproxy.serve.metrics import Metrics
+from ipvsproxy.serve.services import GROUP, ServicePorts
+
+FAMILIES = (4, 6)
+MAX_TRIGGERS = 10_000
+
+
+class Board(Report):
+    """The report that everybody can read. `sync_period` in seconds; `notify` takes what is worth an event."""
+
+    def __init__(
+        self, sync_period: float, notify: Callable[[Notice], None], families: Iterable[int] = FAMILIES
+    ) -> None:
+        self.metrics = Metrics(families)
+        self.health = Health(sync_period, families)
+        self.server = Server()
+        self._notify = notify
+        self._ports = ServicePorts(lambda: self.health.healthy, notify)
+        self._lacking: dict[str, frozenset[tuple[str, int]]] = {}
+        self._lacking_counts: Counter[tuple[str, int]] = Counter()
+        self._started = time.time()
+        self._triggers: list[float] = []
+
+    def received(self, kind: str, objects: int, triggered: float) -> None:
+        """Count, and keep the trigger until the change is programmed; older ones than the process do not count."""
+        self.metrics.received(kind, objects)
+        if triggered >= self._started and len(self._triggers) < MAX_TRIGGERS:
+            self._triggers.append(triggered)
+
+    def node(self, *, eligible: bool, listen: Mapping[int, tuple[bytes, ...]]) -> None:
+        """Pass on."""
+        self.health.node(eligible=eligible)
+        self._ports.listen_on(listen)
+
+    def local(self, service: str, view: LocalView | None) -> None:
+        """Keep the Services with a Local policy, and count those without a usable endpoint here."""
+        self._ports.set(service, view)
+        old, new = self._lacking.get(service, frozenset()), view.lacking if view else frozenset()
+        if old == new:
+            return
+        self._lacking_counts.subtract(old)
+        self._lacking_counts.update(new)
+        self._lacking.pop(service, None)
+        if new:
+            self._lacking[service] = new
+
+    def queued(self) -> None:
+        """Pass on."""
+        self.health.queued()
+        self.metrics.queued()
+
+    def synced(self, sync: Sync) -> None:
+        """Pass on, and open or close the listeners of Services whose ports have changed."""
+        triggers: list[float] = []
+        if not sync.behind:
+            triggers, self._triggers = self._triggers, []
+        self.health.succeeded(sync.behind)
+        self.metrics.synced(sync, triggers)
+        self.metrics.lacking(self._lacking_counts)
+        listeners = self._ports.take_listeners()
+        if listeners is not None:
+            self.metrics.health_ports(len(self._ports))
+            self.server.set_listeners(GROUP, listeners)
+
+    def failed(self) -> None:
+        """Count; health gets worse by itself as time goes by."""
+        self.metrics.failed()
+
+    def refused(self, service: Subject, reason: str) -> None:
+        """Count, and make it an event of the Service."""
+        self.metrics.refused()
+        self._notify(Notice(service, Severity.WARNING, "FailedToProgramService", "ProgramService", reason))
+
+    def repaired(self, objects: int) -> None:
+        """Count."""
+        self.metrics.repaired(objects)
+
+    # The two servers
+
+    def health_listener(self, address: Address) -> Listener:
+        """Return the health server."""
+        return Listener("healthz", address, responder(self.health, self.metrics.probed))
+
+    def metrics_listener(self, address: Address, book: pages.Pages) -> Listener:
+        """Return the metrics server with the pages of a book."""
+        book.add("/metrics", pages.metrics(self.metrics.exposition))
+        book.add("/metrics/slis", pages.slis)
+        return Listener("metrics", address, book.respond)

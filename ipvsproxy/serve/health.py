@@ -1,0 +1,126 @@
+"""Whether the proxy is alive and keeps up, and whether its node should get traffic: `/healthz` and `/livez`.
+
+A family is healthy as long as nothing has been waiting to be programmed for longer than twice the sync period,
+the process if every family is. `/healthz` asks for an eligible node and a first complete sync as well, since cloud
+load balancers send traffic by it. Contract 5.1. Thread-safe: the loop tells, threads of the server ask.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from ipvsproxy.serve.http import NOT_FOUND, Answer, Request
+
+HEADERS = {"X-Content-Type-Options": "nosniff"}
+JSON = "application/json"
+FAMILY_NAMES = {4: "IPv4", 6: "IPv6"}
+
+
+class Health:
+    """The state behind the health server: `sync_period` in seconds, families as 4 and 6.
+
+    `clock` is what time it is, for the answers; `steady` measures how long something waits, so that setting
+    the clock makes nobody ill.
+    """
+
+    def __init__(
+        self,
+        sync_period: float,
+        families: Iterable[int],
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._patience = 2 * sync_period
+        self._families = tuple(families)
+        self._clock = clock
+        self._steady = steady
+        self._lock = threading.Lock()
+        self._updated: dict[int, float] = {}
+        self._queued: dict[int, float] = {}
+        self._eligible = False
+
+    def queued(self, families: Iterable[int] | None = None) -> None:
+        """Something waits to be programmed, in all families or in some; only the oldest moment counts."""
+        now = self._steady()
+        with self._lock:
+            for number in self._families if families is None else families:
+                self._queued.setdefault(number, now)
+
+    def succeeded(self, behind: Iterable[int] = ()) -> None:
+        """A sync has succeeded in all families but those `behind`."""
+        now = self._clock()
+        with self._lock:
+            for number in set(self._families).difference(behind):
+                self._updated[number] = now
+                self._queued.pop(number, None)
+
+    def node(self, *, eligible: bool) -> None:
+        """Take over whether load balancers may send traffic to this node."""
+        with self._lock:
+            self._eligible = eligible
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no family is late; true before the first sync, since waiting for the API is no illness."""
+        with self._lock:
+            return self._healthy()
+
+    def healthz(self) -> tuple[int, bytes]:
+        """Return status and body: 200 if healthy, synced once, and the node is eligible."""
+        now = self._clock()
+        with self._lock:
+            synced = len(self._updated) == len(self._families)
+            healthy = self._healthy() and synced
+            return self._answer(now, healthy, {"nodeEligible": self._eligible}, ok=healthy and self._eligible)
+
+    def livez(self) -> tuple[int, bytes]:
+        """Return status and body: 200 if healthy."""
+        now = self._clock()
+        with self._lock:
+            healthy = self._healthy()
+            return self._answer(now, healthy, {}, ok=healthy)
+
+    def _healthy(self) -> bool:
+        return all(self._in_time(number) for number in self._families)
+
+    def _in_time(self, number: int) -> bool:
+        now = self._steady()
+        return now - self._queued.get(number, now) < self._patience
+
+    def _answer(self, now: float, healthy: bool, node: dict[str, bool], *, ok: bool) -> tuple[int, bytes]:
+        latest = max(self._updated.values(), default=0.0)
+        body: dict[str, Any] = {"lastUpdated": stamp(now if ok else latest), "currentTime": stamp(now)}
+        body |= node | {"healthy": healthy}
+        if self._updated:
+            body["status"] = {
+                FAMILY_NAMES[number]: {"lastUpdated": stamp(updated), "healthy": self._in_time(number)}
+                for number, updated in sorted(self._updated.items())
+            }
+        return 200 if ok else 503, json.dumps(body, separators=(",", ":")).encode()
+
+
+def stamp(seconds: float) -> str:
+    """Return a time as RFC 3339 with nanoseconds, as Go writes it; 0 is Go's zero time."""
+    if not seconds:
+        return "0001-01-01T00:00:00Z"
+    moment = datetime.fromtimestamp(seconds, UTC)
+    fraction = f"{moment:%f}000".rstrip("0")
+    return f"{moment:%Y-%m-%dT%H:%M:%S}" + (f".{fraction}" if fraction else "") + "Z"
+
+
+def responder(health: Health, count: Callable[[str, int], None]) -> Callable[[Request], Answer]:
+    """Return what answers on the health port; `count` is told path and status of each answer."""
+    paths = {"/healthz": health.healthz, "/livez": health.livez}
+
+    def respond(request: Request) -> Answer:
+        ask = paths.get(request.path)
+        if ask is None:
+            return NOT_FOUND
+        status, body = ask()
+        count(request.path, status)
+        return Answer(status, body, JSON, HEADERS)
+
+    return respond

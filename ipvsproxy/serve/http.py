@@ -1,0 +1,273 @@
+"""A small HTTP server: one thread accepts for all listeners, each connection is answered in a thread of its own.
+
+In: `Listener`s, each with an address and a function from `Request` to `Answer`. Listeners come and go while
+the server runs (`set_listeners`), and one whose address cannot be had is tried again every RETRY_SECONDS. A
+thread that polls for each of some hundred healthCheckNodePorts would be a waste, hence one selector.
+
+Plain HTTP/1.1, answered as Go's net/http answers: any method, no Server header, HEAD without a body.
+"""
+
+import io
+import os
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from email.message import Message
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple, cast
+from urllib.parse import parse_qs, urlsplit
+
+import structlog
+
+from ipvsproxy.address import family, format_endpoint, is_unspecified
+
+RETRY_SECONDS = 5.0
+IDLE_SECONDS = 30.0
+MAX_CONNECTIONS = 128
+"""Threads at a time: whoever opens more connections than this finds the newest ones closed."""
+MAX_BODY = 1 << 16
+BACKLOG = 128
+
+log = structlog.get_logger()
+
+
+class Address(NamedTuple):
+    """Where to listen: a packed IP and a port. An unspecified `ip` with `both` takes both families."""
+
+    ip: bytes
+    port: int
+    both: bool = False
+
+    def __str__(self) -> str:
+        return format_endpoint(self.ip, self.port)
+
+
+class Request(NamedTuple):
+    """What was asked: method, path, first value of each query parameter, headers in any case, body."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: "Message[str, str]"
+    body: bytes = b""
+
+
+class Answer(NamedTuple):
+    """What is said: status, body, content type, further headers."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = {}
+
+
+NOT_FOUND = Answer(404, b"404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
+
+Respond = Callable[[Request], Answer]
+
+
+class Listener(NamedTuple):
+    """One address and what answers there. `failed` is told of each new reason why it cannot be listened on."""
+
+    name: str
+    address: Address
+    respond: Respond
+    failed: Callable[[Address, OSError], None] = lambda _, __: None
+
+
+def open_socket(address: Address) -> socket.socket:
+    """Listen. Raises OSError."""
+    if address.both and is_unspecified(address.ip) and socket.has_dualstack_ipv6():
+        return _server(Address(bytes(16), address.port), dual=True)
+    return _server(address, dual=False)
+
+
+def _server(address: Address, *, dual: bool) -> socket.socket:
+    v6 = family(address.ip) == 6
+    host = socket.inet_ntop(socket.AF_INET6 if v6 else socket.AF_INET, address.ip)
+    made = socket.create_server(
+        (host, address.port),
+        family=socket.AF_INET6 if v6 else socket.AF_INET,
+        backlog=BACKLOG,
+        dualstack_ipv6=dual,
+    )
+    made.setblocking(False)
+    return made
+
+
+class Server:
+    """Listens where it is told to, until the process ends or `stop` is called."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._wanted: dict[Address, Listener] = {}
+        self._open: dict[Address, tuple[Listener, socket.socket]] = {}
+        self._said: dict[Address, str] = {}
+        self._retry_at: float | None = None
+        self._groups: queue.SimpleQueue[tuple[str, list[Listener]] | None] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._thread = threading.Thread(target=self._run, name="serve", daemon=True)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake, selectors.EVENT_READ)
+
+    def start(self, listeners: Iterable[Listener], *, hard: bool = False) -> None:
+        """Listen and begin to answer; `hard` makes the first failure an OSError instead of trying again."""
+        for listener in listeners:
+            self._wanted[listener.address] = listener
+            self._try(listener)
+            if hard and listener.address not in self._open:
+                raise OSError(f"{listener.name}: {self._said[listener.address]}")
+        self._thread.start()
+
+    def set_listeners(self, group: str, listeners: Iterable[Listener]) -> None:
+        """Replace the listeners whose name begins with `group/`; those that stay are not touched. Never blocks."""
+        self._groups.put((group, list(listeners)))
+        os.eventfd_write(self._wake, 1)
+
+    def stop(self) -> None:
+        """Close all listeners and end the thread."""
+        self._groups.put(None)
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        for _, opened in self._open.values():
+            opened.close()
+        self._selector.close()
+        os.close(self._wake)
+
+    def _run(self) -> None:
+        while True:
+            timeout = None if self._retry_at is None else max(0.0, self._retry_at - self._clock())
+            for key, _ in self._selector.select(timeout):
+                if key.fd == self._wake:
+                    os.eventfd_read(self._wake)
+                    if not self._take_groups():
+                        return
+                elif key.data in self._open:
+                    self._accept(*self._open[key.data])
+            if self._retry_at is not None and self._clock() >= self._retry_at:
+                self._retry_all()
+
+    def _take_groups(self) -> bool:
+        """Carry out `set_listeners`; tell whether to go on."""
+        while not self._groups.empty():
+            order = self._groups.get()
+            if order is None:
+                return False
+            group, listeners = order
+            wanted = {listener.address: listener for listener in listeners}
+            for address, old in list(self._wanted.items()):
+                if old.name.startswith(f"{group}/") and address not in wanted:
+                    self._close(address)
+            self._wanted.update(wanted)
+            for listener in listeners:
+                self._try(listener)
+        return True
+
+    def _try(self, listener: Listener) -> None:
+        """Listen, or say once why not and try again later."""
+        address = listener.address
+        if address in self._open:
+            self._open[address] = listener, self._open[address][1]
+            return
+        try:
+            opened = open_socket(address)
+        except OSError as error:
+            self._retry_at = self._clock() + RETRY_SECONDS
+            self._note_failure(listener, error)
+            return
+        self._open[address] = listener, opened
+        self._selector.register(opened, selectors.EVENT_READ, address)
+        self._said.pop(address, None)
+        log.info("listening", server=listener.name, address=str(address))
+
+    def _note_failure(self, listener: Listener, error: OSError) -> None:
+        reason = f"{listener.address}: {os.strerror(error.errno) if error.errno else error}"
+        if self._said.get(listener.address) != reason:
+            self._said[listener.address] = reason
+            log.error("cannot listen, trying again", server=listener.name, reason=reason, seconds=RETRY_SECONDS)
+            listener.failed(listener.address, error)
+
+    def _retry_all(self) -> None:
+        self._retry_at = None
+        for listener in list(self._wanted.values()):
+            if listener.address not in self._open:
+                self._try(listener)
+
+    def _close(self, address: Address) -> None:
+        del self._wanted[address]
+        self._said.pop(address, None)
+        if address in self._open:
+            listener, opened = self._open.pop(address)
+            self._selector.unregister(opened)
+            opened.close()
+            log.info("no longer listening", server=listener.name, address=str(address))
+
+    def _accept(self, listener: Listener, opened: socket.socket) -> None:
+        try:
+            connection, peer = opened.accept()
+        except OSError:
+            return  # the client has gone already, or there are no descriptors left; others go on
+        if not self._places.acquire(blocking=False):
+            connection.close()
+            return
+        threading.Thread(target=self._serve, args=(listener, connection, peer), name="answer", daemon=True).start()
+
+    def _serve(self, listener: Listener, connection: socket.socket, peer: object) -> None:
+        try:
+            # An OSError is a client that hangs up, or is silent for too long.
+            with suppress(OSError), connection:
+                _Handler(connection, peer, cast("Any", listener))
+        except Exception:
+            log.exception("answering failed", server=listener.name)
+        finally:
+            self._places.release()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection: as many requests as the client likes, IDLE_SECONDS apart at most."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
+    disable_nagle_algorithm = True
+    wbufsize = io.DEFAULT_BUFFER_SIZE
+    server: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self._answer
+        raise AttributeError(name)
+
+    def _answer(self) -> None:
+        body = self._body()
+        parts = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        self._send(self.server.respond(Request(self.command, parts.path, query, self.headers, body)))
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MAX_BODY:
+            self.close_connection = True  # what follows cannot be told from a request
+            return b""
+        return self.rfile.read(int(length))
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response_only(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Date", self.date_time_string())
+        self.send_header("Content-Length", str(len(answer.body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+        """Say nothing: probes come every second."""

@@ -1,0 +1,195 @@
+"""Prometheus metrics: kube-proxy's names, labels and buckets, and our own under the prefix `ipvsproxy_`.
+
+The one importer of prometheus_client. Dashboards and alerts for kube-proxy work unchanged (contract 5.4); what has
+no meaning here (iptables-only, Go runtime) is absent. The registry is our own, so two of them can live in a test.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from ipvsproxy.plan.local import EXTERNAL, INTERNAL
+from ipvsproxy.report import Sync
+from ipvsproxy.serve.health import FAMILY_NAMES
+
+SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
+PROGRAMMING_BUCKETS = (0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
+REQUEST_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+FAMILY = ("ip_family",)
+SYNC = "kubeproxy_sync_proxy_rules_"
+
+# Go's client has no "_created" series beside counters and histograms, and nobody expects them.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """All metrics of a process; every method returns within microseconds."""
+
+    def __init__(self, families: Iterable[int]) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._names = {number: FAMILY_NAMES[number] for number in families}
+        self._make_upstream()
+        self._make_client()
+        self._make_own()
+        self._register_absent()
+
+    def _make_upstream(self) -> None:
+        """The names of kube-proxy."""
+        self._duration = self._histograms(f"{SYNC}duration_seconds", "Time of a sync", SYNC_BUCKETS)
+        self._programming = self._histograms(
+            "kubeproxy_network_programming_duration_seconds",
+            "Time from a change of a pod or Service to its being in the kernel",
+            PROGRAMMING_BUCKETS,
+        )
+        self._last = self._gauges(f"{SYNC}last_timestamp_seconds", "Last successful sync")
+        self._last_queued = self._gauges(f"{SYNC}last_queued_timestamp_seconds", "Last time work came in")
+        self._changes_total = {
+            "EndpointSlice": self._counter(f"{SYNC}endpoint_changes_total", "Events of EndpointSlices"),
+            "Service": self._counter(f"{SYNC}service_changes_total", "Events of Services, for each family"),
+        }
+        self._changes_pending = {
+            "EndpointSlice": self._gauge(f"{SYNC}endpoint_changes_pending", "Of these, since the last sync"),
+            "Service": self._gauge(f"{SYNC}service_changes_pending", "Of these, since the last sync"),
+        }
+        self._rules_failed = self._counters(
+            f"{SYNC}iptables_restore_failures_total", "Rule transactions that were refused (of nftables, here)"
+        )
+        self._probes = {
+            "/healthz": self._counter("kubeproxy_proxy_healthz_total", "Answers of /healthz", ("code",)),
+            "/livez": self._counter("kubeproxy_proxy_livez_total", "Answers of /livez", ("code",)),
+        }
+        words = "Services with a Local policy that have endpoints, but none on this node"
+        labels = ("traffic_policy", "ip_family")
+        self._lacking = self._gauge(f"{SYNC}no_local_endpoints_total", words, labels)
+        for policy in (INTERNAL, EXTERNAL):
+            for name in self._names.values():
+                self._lacking.labels(policy, name)
+
+    def _make_client(self) -> None:
+        """The names of the API client that all components of Kubernetes have."""
+        self._requests = self._counter(
+            "rest_client_requests_total", "Requests to the API server", ("code", "host", "method")
+        )
+        self._request_time = self._histogram(
+            "rest_client_request_duration_seconds", "Time to an answer's head", ("host", "verb"), REQUEST_BUCKETS
+        )
+
+    def _make_own(self) -> None:
+        self._gauge("ipvsproxy_build_info", "Always 1", ("version",)).labels(version("ipvsproxy")).set(1)
+        self._services = self._gauge("ipvsproxy_services", "Services that are proxied")
+        self._frontends = self._gauge("ipvsproxy_frontends", "Virtual servers that are wanted")
+        self._draining = self._gauge("ipvsproxy_draining_frontends", "Frontends with endpoints that drain")
+        self._pending = self._gauge("ipvsproxy_pending_objects", "Kernel objects that failed and are tried again")
+        self._kernel_changes = self._counter("ipvsproxy_kernel_changes_total", "Changes made to the kernel")
+        self._failures = self._counter("ipvsproxy_sync_failures_total", "Syncs that could not be done at all")
+        self._refusals = self._counter("ipvsproxy_service_failures_total", "Services refused by the kernel")
+        self._repairs = self._counter("ipvsproxy_repairs_total", "Kernel objects found not as they were left")
+        self._health_ports = self._gauge("ipvsproxy_health_check_ports", "Services with a healthCheckNodePort")
+        self._notices = self._counter("ipvsproxy_events_total", "Events by what became of them", ("result",))
+
+    def _register_absent(self) -> None:
+        """The sweep of UDP conntrack entries is not there yet; its names are, for those who read them."""
+        prefix = "kubeproxy_conntrack_reconciler_"
+        self._histograms(f"{prefix}sync_duration_seconds", "Time of a sweep", SYNC_BUCKETS)
+        self._counters(f"{prefix}deleted_entries_total", "Entries deleted by sweeps")
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics in the format that an Accept header asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def received(self, kind: str, objects: int) -> None:
+        """Count objects that events brought; Services count once for each family, as upstream."""
+        if kind in self._changes_total:
+            count = objects * (len(self._names) if kind == "Service" else 1)
+            self._changes_total[kind].inc(count)
+            self._changes_pending[kind].inc(count)
+
+    def queued(self) -> None:
+        """Work has come in."""
+        now = time.time()
+        for gauge in self._last_queued.values():
+            gauge.set(now)
+
+    def synced(self, sync: Sync, triggers: Iterable[float]) -> None:
+        """A turn has ended; `triggers` are the moments at which the changes in it began."""
+        now = time.time()
+        for number in self._names.keys() - sync.behind:
+            self._last[number].set(now)
+            self._duration[number].observe(sync.seconds)
+        for number in self._names.keys() & sync.behind:
+            self._rules_failed[number].inc()
+        for triggered in triggers:
+            for histogram in self._programming.values():
+                histogram.observe(max(0.0, now - triggered))
+        if not sync.behind:
+            for gauge in self._changes_pending.values():
+                gauge.set(0)
+        self._services.set(sync.services)
+        self._frontends.set(sync.frontends)
+        self._draining.set(sync.draining)
+        self._pending.set(sync.pending)
+        self._kernel_changes.inc(sync.changes)
+
+    def failed(self) -> None:
+        """A sync could not be done at all."""
+        self._failures.inc()
+
+    def refused(self) -> None:
+        """A Service could not be programmed."""
+        self._refusals.inc()
+
+    def repaired(self, objects: int) -> None:
+        """The kernel was not as left."""
+        self._repairs.inc(objects)
+
+    def lacking(self, counts: Mapping[tuple[str, int], int]) -> None:
+        """Set the number of Services without a usable endpoint here, by (policy, family)."""
+        for (policy, number), count in counts.items():
+            if number in self._names:
+                self._lacking.labels(policy, self._names[number]).set(count)
+
+    def health_ports(self, count: int) -> None:
+        """Set the number of Services with a health-check port."""
+        self._health_ports.set(count)
+
+    def probed(self, path: str, status: int) -> None:
+        """Count an answer of the health server."""
+        self._probes[path].labels(str(status)).inc()
+
+    def requested(self, verb: str, host: str, code: str, seconds: float) -> None:
+        """Count a request to the API server; `code` is `<error>` when there was no answer."""
+        self._requests.labels(code, host, verb).inc()
+        self._request_time.labels(host, verb).observe(seconds)
+
+    def noticed(self, result: str) -> None:
+        """Count an event: sent, dropped or failed."""
+        self._notices.labels(result).inc()
+
+    def _counter(self, name: str, words: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, words, labels, registry=self.registry)
+
+    def _gauge(self, name: str, words: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, words, labels, registry=self.registry)
+
+    def _histogram(self, name: str, words: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, words, labels, registry=self.registry, buckets=buckets)
+
+    # One child for each family, made at once, so that a scrape shows zeros from the beginning.
+
+    def _counters(self, name: str, words: str) -> dict[int, Counter]:
+        metric = self._counter(name, words, FAMILY)
+        return {number: metric.labels(text) for number, text in self._names.items()}
+
+    def _gauges(self, name: str, words: str) -> dict[int, Gauge]:
+        metric = self._gauge(name, words, FAMILY)
+        return {number: metric.labels(text) for number, text in self._names.items()}
+
+    def _histograms(self, name: str, words: str, buckets: tuple[float, ...]) -> dict[int, Histogram]:
+        metric = self._histogram(name, words, FAMILY, buckets)
+        return {number: metric.labels(text) for number, text in self._names.items()}

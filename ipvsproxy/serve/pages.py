@@ -1,0 +1,119 @@
+"""What the metrics port says: metrics, proxy mode, configuration, flags, status, verbosity (contract 5.3)."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from ipvsproxy.serve.health import HEADERS, JSON
+from ipvsproxy.serve.http import NOT_FOUND, Answer, Request, Respond
+
+MODE = b"ipvs"
+MAX_VERBOSITY = 2**31 - 1
+DEBUGGING_ONLY = (
+    "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees"
+    " and is for debugging purposes only."
+)
+
+
+class Pages:
+    """Paths and their answers; `add` one after the other, then serve `respond`."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, Respond] = {"/healthz": _healthz, "/healthz/ping": lambda _: Answer(200, b"ok")}
+        self._paths["/proxyMode"] = lambda _: Answer(200, MODE, headers=HEADERS)
+
+    def add(self, path: str, respond: Respond) -> None:
+        """Answer at a path."""
+        self._paths[path] = respond
+
+    def respond(self, request: Request) -> Answer:
+        """Answer a request by its path."""
+        respond = self._paths.get(request.path)
+        return respond(request) if respond else NOT_FOUND
+
+
+def _healthz(request: Request) -> Answer:
+    """The one check is that we answer; `verbose` and `exclude` are those of Kubernetes components."""
+    if "verbose" not in request.query:
+        return Answer(200, b"ok", headers=HEADERS)
+    excluded = request.query.get("exclude") == "ping"
+    check = "[+]ping excluded: ok" if excluded else "[+]ping ok"
+    return Answer(200, f"{check}\nhealthz check passed\n".encode(), headers=HEADERS)
+
+
+def metrics(exposition: Callable[[str], tuple[bytes, str]]) -> Respond:
+    """Answer with all metrics, in OpenMetrics if the client prefers it."""
+
+    def respond(request: Request) -> Answer:
+        body, content_type = exposition(request.headers.get("Accept") or "")
+        return Answer(200, body, content_type)
+
+    return respond
+
+
+def slis(request: Request) -> Answer:
+    """Service level indicators of the one check there is; DELETE resets them, and there is nothing to reset."""
+    if request.method == "DELETE":
+        return Answer(200, b"metrics reset\n")
+    lines = (
+        "# HELP kubernetes_healthcheck Result of a health check: 1 if it passed",
+        "# TYPE kubernetes_healthcheck gauge",
+        'kubernetes_healthcheck{name="ping",type="healthz"} 1',
+        "",
+    )
+    return Answer(200, "\n".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+def configz(document: Mapping[str, Any]) -> Respond:
+    """Answer with the effective KubeProxyConfiguration."""
+    body = json.dumps({"kubeproxy.config.k8s.io": document}, separators=(",", ":")).encode()
+    return lambda _: Answer(200, body, JSON)
+
+
+def flagz(flags: Iterable[tuple[str, str]]) -> Respond:
+    """Answer with all flags and their values."""
+    lines = [f"{name.lstrip('-')}={value}" for name, value in sorted(flags)]
+    body = "\n".join(["", "kube-proxy flags", DEBUGGING_ONLY, "", *lines, ""]).encode()
+    return lambda _: Answer(200, body, headers=HEADERS)
+
+
+def statusz(kubernetes_version: str, clock: Callable[[], float] = time.time) -> Respond:
+    """Answer with since when which version runs."""
+    started = clock()
+
+    def respond(_: Request) -> Answer:
+        up = int(clock() - started)
+        lines = (
+            "",
+            "kube-proxy statusz",
+            DEBUGGING_ONLY,
+            "",
+            f"Started: {datetime.fromtimestamp(started, UTC):%a %b %d %H:%M:%S UTC %Y}",
+            f"Up: {up // 3600} hr {up // 60 % 60:02} min {up % 60:02} sec",
+            f"Python version: {platform.python_version()}",
+            f"Binary version: {kubernetes_version.removeprefix('v')} (ipvsproxy {version('ipvsproxy')})",
+            "",
+        )
+        return Answer(200, "\n".join(lines).encode(), headers=HEADERS)
+
+    return respond
+
+
+def verbosity(change: Callable[[int], None]) -> Respond:
+    """Let PUT set the verbosity of the log, as `kubectl` and people with curl expect."""
+
+    def respond(request: Request) -> Answer:
+        if request.method != "PUT":
+            return Answer(406, b"http put method expected", headers=HEADERS)
+        text = request.body.decode(errors="replace").strip()
+        if not (text.isascii() and text.isdecimal() and int(text) <= MAX_VERBOSITY):
+            said = f"failed to set the verbosity: {text[:40]!r} is no number\n"
+            return Answer(400, said.encode(), headers=HEADERS)
+        change(int(text))
+        return Answer(200, f"successfully set verbosity to {text}".encode(), headers=HEADERS)
+
+    return respond
