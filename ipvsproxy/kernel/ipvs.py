@@ -77,8 +77,10 @@ class Ipvs:
         return [r for r in refused if r.errno not in ALREADY_GONE.get(r.verb, ())]
 
     def _send(self, steps: Sequence[IpvsStep]) -> list[Refused]:
-        family = self._family
-        failures = self._wire.batch([text for step in steps for text in encode(family, step)])
+        messages: list[bytes] = []
+        for step in steps:
+            messages += encode(self._family, step, len(messages))
+        failures = self._wire.batch(messages)
         if not failures:
             return []
         subjects = [(step, destination) for step in steps for destination in addressed(step)]

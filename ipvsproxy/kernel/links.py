@@ -24,6 +24,7 @@ from ipvsproxy.kernel.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
+    SEQUENCE,
     KernelError,
     Wire,
     attribute,
@@ -86,12 +87,12 @@ class Links:
 
     def bind(self, vips: Sequence[Vip]) -> dict[int, int]:
         """Add VIPs and return {index: errno} of those that could not be. Raises Lost."""
-        failures = self._wire.batch([self._message(vip, add=True) for vip in vips])
+        failures = self._wire.batch([self._message(vip, index, add=True) for index, vip in enumerate(vips)])
         return {i: code for i, code in failures.items() if code != errno.EEXIST}
 
     def unbind(self, vips: Sequence[Vip]) -> dict[int, int]:
         """Remove VIPs and return {index: errno} of those that could not be. Raises Lost."""
-        failures = self._wire.batch([self._message(vip, add=False) for vip in vips])
+        failures = self._wire.batch([self._message(vip, index, add=False) for index, vip in enumerate(vips)])
         return {i: code for i, code in failures.items() if code not in GONE}
 
     def remove_link(self) -> None:
@@ -101,11 +102,12 @@ class Links:
             for index in route.link_lookup(ifname=LINK_NAME, kind="dummy"):
                 route.link("del", index=index)
 
-    def _message(self, vip: Vip, *, add: bool) -> bytes:
+    def _message(self, vip: Vip, sequence: int, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:
-            return _address_message(vip.address, self._index, add=add)
+            return _address_message(vip.address, self._index, sequence, add=add)
         link = self._index if len(vip.address) == 4 else self._loopback
-        return _route_message(vip.address, link, add=add)
+        start, middle, tail = _route_frame(len(vip.address), link, add)
+        return start + SEQUENCE.pack(sequence) + middle + vip.address + tail
 
     def _addresses(self) -> Iterator[tuple[int, bytes]]:
         """Yield (link index, address) of every address in the namespace."""
@@ -124,18 +126,13 @@ class Links:
                 yield Vip(bytes(dict(attributes(part, RTMSG.size))[RTA_DST]), VipForm.ROUTE)
 
 
-def _address_message(address: bytes, index: int, *, add: bool) -> bytes:
+def _address_message(address: bytes, index: int, sequence: int, *, add: bool) -> bytes:
     v4 = len(address) == 4
     scope_flags = 0 if v4 else IFA_F_NODAD
     family = socket.AF_INET if v4 else socket.AF_INET6
     body = IFADDRMSG.pack(family, len(address) * 8, scope_flags, 0, index)
     body += attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address)
-    return message(RTM_NEWADDR if add else RTM_DELADDR, NLM_F_CREATE | NLM_F_EXCL if add else 0, body)
-
-
-def _route_message(address: bytes, index: int, *, add: bool) -> bytes:
-    head, tail = _route_frame(len(address), index, add)
-    return head + address + tail
+    return message(RTM_NEWADDR if add else RTM_DELADDR, NLM_F_CREATE | NLM_F_EXCL if add else 0, body, sequence)
 
 
 @lru_cache(maxsize=8)
@@ -147,7 +144,7 @@ def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes]:
     # Appended, so that the route can stand beside the one that an address of the same VIP has made.
     flags = NLM_F_CREATE | NLM_F_APPEND if add else 0
     framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)
-    return framed[: -len(tail) - length], tail
+    return framed[:8], framed[12 : -len(tail) - length], tail
 
 
 class AddressWatcher(threading.Thread):

@@ -8,15 +8,18 @@ message of each asks for an acknowledgement, successes are silent, errors arrive
 message by sequence number, and the kernel goes on after an error. Each answer costs 768 bytes of receive
 buffer whatever its length, so a datagram holds no more messages than answers would fit.
 
-A message is bytes: complete, aligned, and without a sequence number, which is stamped in when it is sent.
+A message is bytes: complete and aligned. Those of a batch carry their index in it as their sequence number, so
+that an error names its message; whoever encodes a message puts it there, which is cheaper than to do so later.
 """
 
 import errno
 import os
 import socket
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 
 from pyroute2 import netns
 from pyroute2.netlink.exceptions import NetlinkError
@@ -54,9 +57,9 @@ class Lost(KernelError):
     """Answers were lost: what the kernel holds now is unknown and has to be read again."""
 
 
-def message(kind: int, flags: int, body: bytes) -> bytes:
-    """Return a request: a netlink header without a sequence number, and its body (a multiple of four bytes)."""
-    return HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | flags, 0, 0) + body
+def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
+    """Return a request: a netlink header and a body, a multiple of four bytes long."""
+    return HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
 
 
 def generic(family: int, command: int, attributes: bytes) -> bytes:
@@ -110,16 +113,20 @@ class Wire:
     def batch(self, messages: Sequence[bytes]) -> dict[int, int]:
         """Send all messages in order and return {index: errno} of those that failed.
 
-        Raises Lost when answers did not arrive; the socket is then a new one.
+        The sequence number of each must be its index. Raises Lost when answers did not arrive; the socket is
+        then a new one.
         """
         failures: dict[int, int] = {}
-        index = 0
+        ends = list(accumulate(map(len, messages), initial=0))
+        first = 0
         try:
-            while index < len(messages):
-                first = self._sequence + 1
-                sent = self._send_some(messages, index)
-                self._collect(first, index, sent, failures)
-                index += sent
+            while first < len(messages):
+                # As many as fit into one datagram, one at least, and no more than answers would fit.
+                end = bisect_right(ends, ends[first] + DATAGRAM_BYTES) - 1
+                end = min(max(end, first + 1), first + self._most)
+                self._send(messages[first:end])
+                self._collect(first, end - 1, failures)
+                first = end
         except (OSError, TimeoutError) as error:
             self._reopen()
             raise Lost("netlink batch", error.errno or errno.ETIMEDOUT) from error
@@ -168,42 +175,21 @@ class Wire:
         self._socket.close()
         self._socket = self._open()
 
-    def _send_some(self, messages: Sequence[bytes], index: int) -> int:
-        """Send one datagram with as many messages as fit; return their number."""
-        data = bytearray(b"".join(messages[index : index + self._fitting(messages, index)]))
-        sequence, last, offset, count = self._sequence, 0, 0, 0
-        while offset < len(data):
-            sequence += 1
-            last = offset
-            SEQUENCE.pack_into(data, offset + SEQUENCE_AT, sequence)
-            offset += len(messages[index + count])
-            count += 1
-        self._sequence = sequence
-        (flags,) = FLAGS.unpack_from(data, last + FLAGS_AT)
-        FLAGS.pack_into(data, last + FLAGS_AT, flags | NLM_F_ACK)
-        self._socket.send(data)
-        return count
+    def _send(self, messages: Sequence[bytes]) -> None:
+        """Send some messages as one datagram; the last one asks for an acknowledgement."""
+        last = bytearray(messages[-1])
+        FLAGS.pack_into(last, FLAGS_AT, FLAGS.unpack_from(last, FLAGS_AT)[0] | NLM_F_ACK)
+        self._socket.send(b"".join((*messages[:-1], last)))
 
-    def _fitting(self, messages: Sequence[bytes], index: int) -> int:
-        """Return how many messages from an index on go into one datagram, one at least."""
-        size = count = 0
-        for text in messages[index : index + self._most]:
-            size += len(text)
-            if count and size > DATAGRAM_BYTES:
-                break
-            count += 1
-        return count
-
-    def _collect(self, first: int, index: int, count: int, failures: dict[int, int]) -> None:
+    def _collect(self, first: int, last: int, failures: dict[int, int]) -> None:
         """Read answers until that of the last message."""
-        last = first + count - 1
         while True:
             for kind, _, sequence, body in self._read():
                 if kind != NLMSG_ERROR or not first <= sequence <= last:
                     continue
                 code = -ERROR_CODE.unpack_from(body)[0]
                 if code:
-                    failures[index + sequence - first] = code
+                    failures[sequence] = code
                 if sequence == last:
                     return
 

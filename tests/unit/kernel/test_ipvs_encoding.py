@@ -38,11 +38,12 @@ def decode(message):
 
 @pytest.mark.parametrize("step", CASES, ids=case_name)
 def test_pyroute2_reads_what_we_write(step):
-    messages = list(wire.encode(FAMILY, step))
+    messages = list(wire.encode(FAMILY, step, 7))
     subjects = list(wire.addressed(step))
     assert len(messages) == len(subjects) == step.size
-    for message, subject in zip(messages, subjects, strict=True):
+    for number, (message, subject) in enumerate(zip(messages, subjects, strict=True)):
         decoded = decode(message)
+        assert decoded["header"]["sequence_number"] == 7 + number
         assert (decoded["header"]["length"], decoded["header"]["type"]) == (len(message), FAMILY)
         assert decoded["cmd"] == (Verb.NEW_DEST if subject and step.creates else step.verb)
         check_server(decoded.get_attr("IPVS_CMD_ATTR_SERVICE"), step, with_attributes=subject is None)
@@ -69,7 +70,7 @@ def check_destination(target, step, subject):
 
 @pytest.mark.parametrize("step", CASES, ids=case_name)
 def test_we_read_what_we_write(step):
-    for message, subject in zip(wire.encode(FAMILY, step), wire.addressed(step), strict=True):
+    for message, subject in zip(wire.encode(FAMILY, step, 7), wire.addressed(step), strict=True):
         body = message[16:]
         if step.server and subject is None:
             assert wire.parse_server(body) == (step.key, step.server)
@@ -84,7 +85,7 @@ def test_we_read_what_we_write(step):
 
 def test_every_message_is_aligned():
     for step in CASES:
-        assert all(len(message) % 4 == 0 for message in wire.encode(FAMILY, step))
+        assert all(len(message) % 4 == 0 for message in wire.encode(FAMILY, step, 7))
 
 
 def test_firewall_mark_servers_are_not_read():

@@ -1,0 +1,173 @@
+"""IPVS in bytes: steps of the plan into netlink messages, and records of the kernel's dumps into state.
+
+Attribute numbers and layouts: include/uapi/linux/ip_vs.h and net/netfilter/ipvs/ip_vs_ctl.c. The forwarding
+method is always masquerading (NAT), thresholds are off. Everything in a message about a destination but its
+address and port is the same for all destinations of a server, so it is packed once and reused: tens of thousands
+of destinations cost a fraction of a microsecond each.
+"""
+
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+
+from ipvsproxy.kernel.netlink import GENERIC, SEQUENCE, attribute, attributes, generic, message
+from ipvsproxy.plan.diff import SERVER_VERBS, IpvsStep, Verb
+from ipvsproxy.plan.state import Destination, FrontendKey, Server
+
+GET_SERVICE, GET_DEST, SET_CONFIG, GET_CONFIG = 4, 8, 12, 13
+CMD_SERVICE, CMD_DEST, CMD_TIMEOUT_TCP = 1, 2, 4
+SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK = 1, 2, 3, 4, 5
+SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = 6, 7, 8, 9
+DEST_ADDR, DEST_PORT, DEST_FWD, DEST_WEIGHT, DEST_UPPER, DEST_LOWER = 1, 2, 3, 4, 5, 6
+DEST_ACTIVE, DEST_INACTIVE, DEST_PERSISTENT, DEST_AF = 7, 8, 9, 11
+HASHED = 0x2
+"""IP_VS_SVC_F_HASHED, which the kernel sets by itself."""
+
+NESTED = struct.Struct("=HH")
+UNION = 16
+"""union nf_inet_addr: an IPv4 address is followed by zeros."""
+KEY = struct.Struct(f"=20s{UNION}s4sH2x")
+SERVER = struct.Struct("=HHII HHI HHI".replace(" ", ""))
+REST = struct.Struct("=HHI HHI HHI HHI HHH2x".replace(" ", ""))
+"""Of a destination, what follows its port: forwarding method, weight, thresholds, family."""
+BEFORE_ADDRESS = 4 + GENERIC.size + NESTED.size + KEY.size + NESTED.size + NESTED.size
+DESTINATION = struct.Struct(f"=8sI{BEFORE_ADDRESS}s{UNION}s4sH2x{REST.size}s")
+"""A whole message about a destination, its netlink header included."""
+KEY_HEAD = NESTED.pack(NESTED.size + KEY.size, CMD_SERVICE)
+SERVER_PORT_HEAD, PORT_HEAD = NESTED.pack(6, SVC_PORT), NESTED.pack(6, DEST_PORT)
+DESTINATION_HEAD = NESTED.pack(4 + 4 + UNION + 8 + REST.size, CMD_DEST) + NESTED.pack(4 + UNION, DEST_ADDR)
+
+
+def encode(family: int, step: IpvsStep, sequence: int) -> list[bytes]:
+    """Return the messages of one step, numbered from `sequence`: for the server, for each destination."""
+    key = _key(step.key)
+    if step.verb in SERVER_VERBS:
+        body = key if step.server is None else key + _attributes(step.server, len(step.key.address))
+        before, after = _server_frame(family, step.verb, len(body))
+        messages = [before + SEQUENCE.pack(sequence) + after + body]
+        if not step.destinations:
+            return messages
+        return messages + _destinations(family, Verb.NEW_DEST, key, step.destinations, 1, sequence + 1)
+    return _destinations(family, step.verb, key, step.destinations, step.weight, sequence)
+
+
+def addressed(step: IpvsStep) -> Iterator[Destination | None]:
+    """Yield what each message of a step is about, in the order of `encode`: None for the server itself."""
+    if step.verb in SERVER_VERBS:
+        yield None
+    yield from step.destinations
+
+
+def _destinations(
+    family: int, verb: Verb, key: bytes, destinations: tuple[Destination, ...], weight: int, sequence: int
+) -> list[bytes]:
+    start, command = _destination_frame(family, verb)
+    head = command + KEY_HEAD + key + DESTINATION_HEAD
+    pack, htons, rest = DESTINATION.pack, socket.htons, _rest(len(destinations[0].address), weight)
+    return [
+        pack(start, number, head, d.address, PORT_HEAD, htons(d.port), rest)
+        for number, d in enumerate(destinations, sequence)
+    ]
+
+
+@lru_cache(maxsize=16)
+def _destination_frame(family: int, verb: Verb) -> tuple[bytes, bytes]:
+    """Return what stands before the sequence number, and between it and the attributes."""
+    framed = message(family, 0, GENERIC.pack(verb, 1, 0) + bytes(DESTINATION.size - 16 - GENERIC.size))
+    return framed[:8], framed[12 : 16 + GENERIC.size]
+
+
+@lru_cache(maxsize=16)
+def _server_frame(family: int, verb: Verb, length: int) -> tuple[bytes, bytes]:
+    """Return the same for a message about a server, the head of its nested attribute included."""
+    framed = generic(family, verb, NESTED.pack(NESTED.size + length, CMD_SERVICE) + bytes(length))
+    return framed[:8], framed[12:-length]
+
+
+@lru_cache(maxsize=16)
+def _rest(address_length: int, weight: int) -> bytes:
+    return REST.pack(
+        *(8, DEST_FWD, 0),  # masquerading
+        *(8, DEST_WEIGHT, weight),
+        *(8, DEST_UPPER, 0),
+        *(8, DEST_LOWER, 0),
+        *(6, DEST_AF, _address_family(address_length)),
+    )
+
+
+def _address_family(length: int) -> int:
+    return socket.AF_INET if length == 4 else socket.AF_INET6
+
+
+def key_attribute(key: FrontendKey) -> bytes:
+    """Return the attribute that names a server in a question about it."""
+    return KEY_HEAD + _key(key)
+
+
+def _key(key: FrontendKey) -> bytes:
+    head = _key_head(len(key.address), key.protocol)
+    return KEY.pack(head, key.address, SERVER_PORT_HEAD, socket.htons(key.port))
+
+
+@lru_cache(maxsize=16)
+def _key_head(address_length: int, protocol: int) -> bytes:
+    return struct.pack(
+        "=HHH2xHHH2xHH",
+        *(6, SVC_AF, _address_family(address_length)),
+        *(6, SVC_PROTOCOL, protocol),
+        *(4 + UNION, SVC_ADDR),
+    )
+
+
+@lru_cache(maxsize=64)
+def _attributes(server: Server, address_length: int) -> bytes:
+    netmask = 0xFFFFFFFF if address_length == 4 else 128  # IPv6: a prefix length
+    return attribute(SVC_SCHED, server.scheduler.encode() + b"\0") + SERVER.pack(
+        *(12, SVC_FLAGS, server.flags, 0xFFFFFFFF),
+        *(8, SVC_TIMEOUT, server.timeout),
+        *(8, SVC_NETMASK, netmask),
+    )
+
+
+def parse_server(part: bytes) -> tuple[FrontendKey, Server] | None:
+    """Read one record of a GET_SERVICE dump; None for firewall-mark servers."""
+    fields = _nested(part, CMD_SERVICE)
+    if SVC_FWMARK in fields or SVC_PORT not in fields:
+        return None
+    length = 4 if u16(fields[SVC_AF]) == socket.AF_INET else 16
+    key = FrontendKey(
+        bytes(fields[SVC_ADDR][:length]), u16(fields[SVC_PROTOCOL]), int.from_bytes(fields[SVC_PORT], "big")
+    )
+    scheduler = bytes(fields[SVC_SCHED]).rstrip(b"\0").decode()
+    return key, Server(scheduler, u32(fields[SVC_FLAGS]) & ~HASHED, u32(fields[SVC_TIMEOUT]))
+
+
+def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, int]:
+    """Read one record of a GET_DEST dump: destination, weight, active and inactive connections.
+
+    `length` is that of the server's address, for kernels that do not tell the destination's family.
+    """
+    fields = _nested(part, CMD_DEST)
+    if DEST_AF in fields:
+        length = 4 if u16(fields[DEST_AF]) == socket.AF_INET else 16
+    destination = Destination(bytes(fields[DEST_ADDR][:length]), int.from_bytes(fields[DEST_PORT], "big"))
+    return destination, u32(fields[DEST_WEIGHT]), u32(fields[DEST_ACTIVE]), u32(fields[DEST_INACTIVE])
+
+
+def _nested(part: bytes, wanted: int) -> dict[int, memoryview]:
+    for number, payload in attributes(part, GENERIC.size):
+        if number == wanted:
+            return dict(attributes(payload))
+    return {}
+
+
+def u16(data: memoryview) -> int:
+    """Read an unsigned 16-bit number of this machine."""
+    return int.from_bytes(data[:2], sys.byteorder)
+
+
+def u32(data: memoryview) -> int:
+    """Read an unsigned 32-bit number of this machine."""
+    return int.from_bytes(data[:4], sys.byteorder)
