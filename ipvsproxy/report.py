@@ -23,6 +23,12 @@ class Subject(NamedTuple):
     uid: str = ""
 
 
+def service_subject(key: str, uid: str) -> Subject:
+    """Return the Service `namespace/name` as a subject."""
+    namespace, _, name = key.partition("/")
+    return Subject("Service", namespace, name, uid)
+
+
 class Severity(StrEnum):
     """The type of an Event."""
 

@@ -142,6 +142,7 @@ class Kernel:
         except NftError as error:
             log.error("nftables transaction refused", error=error.text[:500], elements=len(steps))
             failed.slots.update(step.slot for step in steps)
+            failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)
             return
         for step in steps:
             record_element(step, self.shadow)
@@ -164,6 +165,7 @@ class Kernel:
             self._look_again(key)
         report(refused)
         failed.servers |= unsure
+        failed.reasons.update((item.step.key, f"IPVS: {os.strerror(item.errno)}") for item in refused)
 
     def _look_again(self, key: FrontendKey) -> None:
         """Read one server into the shadow, of which some steps have been carried out and some have not."""
@@ -192,6 +194,7 @@ class Kernel:
                 "VIP could not be changed", vip=format_ip(vip.address), error=os.strerror(code), bind=present
             )
             failed.vips.add(vip.address)
+            failed.reasons[vip.address] = os.strerror(code)
 
 
 def report(refused: Sequence[Refused]) -> None:

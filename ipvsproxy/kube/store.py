@@ -29,16 +29,16 @@ class Store:
         """Whether each kind has been listed once: nothing is programmed before (contract 4.1)."""
         return len(self._listed) == len(Kind)
 
-    def apply(self, event: Listed | Changed | Removed) -> None:
-        """Take over what an event says."""
+    def apply(self, event: Listed | Changed | Removed) -> bool:
+        """Take over what an event says and tell whether anything is different now."""
         match event:
             case Listed(kind, objects, kept):
-                self._replace_all(kind, objects, kept)
                 self._listed.add(kind)
+                return self._replace_all(kind, objects, kept)
             case Changed(kind, key, value):
-                self._set(kind, key, value)
+                return self._set(kind, key, value)
             case Removed(kind, key):
-                self._set(kind, key, None)
+                return self._set(kind, key, None)
 
     def slices(self, service: str) -> Iterable[EndpointSlice]:
         """Return the slices of a Service in the order of their names."""
@@ -53,43 +53,44 @@ class Store:
         """Mark every Service, after a change of something they all depend on."""
         self._dirty.update(dict.fromkeys(self.services))
 
-    def _replace_all(self, kind: Kind, objects: Mapping[str, Object], kept: frozenset[str]) -> None:
-        for key in self._keys(kind) - objects.keys() - kept:
-            self._set(kind, key, None)
-        for key, value in objects.items():
-            self._set(kind, key, value)
+    def _replace_all(self, kind: Kind, objects: Mapping[str, Object], kept: frozenset[str]) -> bool:
+        changes = [self._set(kind, key, None) for key in self._keys(kind) - objects.keys() - kept]
+        changes += [self._set(kind, key, value) for key, value in objects.items()]
+        return any(changes)
 
     def _keys(self, kind: Kind) -> set[str]:
         if kind is Kind.NODE:
             return {self.node.name} if self.node else set()
         return set(self.services if kind is Kind.SERVICE else self._slices)
 
-    def _set(self, kind: Kind, key: str, value: Object | None) -> None:
+    def _set(self, kind: Kind, key: str, value: Object | None) -> bool:
         if kind is Kind.NODE:
-            self._set_node(key, value)
-        elif kind is Kind.SERVICE:
-            self._set_service(key, value)
-        else:
-            self._set_slice(key, value)
+            return self._set_node(key, value)
+        if kind is Kind.SERVICE:
+            return self._set_service(key, value)
+        return self._set_slice(key, value)
 
-    def _set_node(self, key: str, value: Object | None) -> None:
-        if key == self._node_name and value != self.node:
-            self.node = value if isinstance(value, Node) else None
-            self.node_changed = True
+    def _set_node(self, key: str, value: Object | None) -> bool:
+        if key != self._node_name or value == self.node:
+            return False
+        self.node = value if isinstance(value, Node) else None
+        self.node_changed = True
+        return True
 
-    def _set_service(self, key: str, value: Object | None) -> None:
+    def _set_service(self, key: str, value: Object | None) -> bool:
         if value == self.services.get(key):
-            return
+            return False
         if isinstance(value, Service):
             self.services[key] = value
         else:
             del self.services[key]
         self._dirty[key] = None
+        return True
 
-    def _set_slice(self, key: str, value: Object | None) -> None:
+    def _set_slice(self, key: str, value: Object | None) -> bool:
         old = self._slices.get(key)
         if value == old:
-            return
+            return False
         if old is not None:
             del self._slices[key]
             self._unlink(key, old)
@@ -97,6 +98,7 @@ class Store:
             self._slices[key] = value
             self._slices_of.setdefault(value.service, {})[key] = value
             self._dirty[value.service] = None
+        return True
 
     def _unlink(self, key: str, old: EndpointSlice) -> None:
         siblings = self._slices_of[old.service]

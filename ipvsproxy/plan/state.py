@@ -129,14 +129,21 @@ class KernelState:
 
 @dataclass
 class Touched:
-    """Names of kernel objects whose wanted state may differ from the shadow."""
+    """Names of kernel objects whose wanted state may differ from the shadow.
+
+    `reasons` is what the kernel said about those that have just failed; it is not kept with what is pending.
+    """
 
     servers: set[FrontendKey] = field(default_factory=set)
     vips: set[bytes] = field(default_factory=set)
     slots: set[Slot] = field(default_factory=set)
+    reasons: dict[FrontendKey | bytes | Slot, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.servers or self.vips or self.slots)
+
+    def __len__(self) -> int:
+        return len(self.servers) + len(self.vips) + len(self.slots)
 
     def update(self, other: "Touched") -> None:
         """Add all names of another set."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.report import Notice, Severity, Subject
+from ipvsproxy.report import Notice, Severity, service_subject
 from ipvsproxy.serve.health import HEADERS, JSON
 from ipvsproxy.serve.http import Address, Answer, Listener, Request, Respond
 
@@ -74,8 +74,7 @@ class ServicePorts:
         return Listener(f"{GROUP}/{view.service}", address, self._respond(view.service, number), failed)
 
     def _refuse(self, view: LocalView, note: str) -> None:
-        namespace, name = view.service.split("/")
-        subject = Subject("Service", namespace, name, view.uid)
+        subject = service_subject(view.service, view.uid)
         self._notify(Notice(subject, Severity.WARNING, "FailedToStartServiceHealthcheck", "Listen", note))
 
     def _respond(self, service: str, number: int) -> Respond:

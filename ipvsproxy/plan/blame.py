@@ -1,0 +1,55 @@
+"""Which Services a failure of the kernel is about, and in which words they are told.
+
+Pure. In: the names of what failed, with what the kernel said. Out: a reason for each Service concerned, for people
+who look at that Service. Called only when something has failed.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from ipvsproxy.address import format_ip, parse_ip
+from ipvsproxy.plan.ledger import Ledger
+from ipvsproxy.plan.model import Protocol
+from ipvsproxy.plan.state import FrontendKey, Slot, Touched
+
+MAX_BLAMED = 50
+"""When more fails at once it is not about single Services."""
+
+
+def blame(failed: Touched, ledger: Ledger) -> dict[str, str]:
+    """Return {`namespace/name`: reason} of Services that something failed for, MAX_BLAMED at most."""
+    found: dict[str, str] = {}
+    for key, reason in islice(_reasons(failed, ledger), MAX_BLAMED):
+        found.setdefault(ledger.owner(key), f"{key}: {reason}")
+    return found
+
+
+def families_behind(pending: Touched) -> frozenset[int]:
+    """Return the families with rules that were not accepted; rules without a family count for both."""
+    last = {slot.set[-1] for slot in pending.slots}
+    if not last:
+        return frozenset()
+    return frozenset(int(digit) for digit in last if digit in "46") if last <= {"4", "6"} else frozenset((4, 6))
+
+
+def _reasons(failed: Touched, ledger: Ledger) -> Iterator[tuple[FrontendKey, str]]:
+    for key in failed.servers:
+        if key in ledger.frontends:
+            yield key, failed.reasons.get(key, "the answer of IPVS was lost")
+    if failed.vips:
+        for key, frontend in ledger.frontends.items():
+            if frontend.bind and key.address in failed.vips:
+                said = failed.reasons.get(key.address, "the kernel's answer was lost")
+                yield key, f"address {format_ip(key.address)}: {said}"
+    for slot in failed.slots:
+        owner = _frontend_of(slot)
+        if owner in ledger.frontends:
+            yield owner, failed.reasons.get(slot, "its rules were not accepted")
+
+
+def _frontend_of(slot: Slot) -> FrontendKey | None:
+    """Return the frontend that an element is about, None for those of nodes, VIPs and endpoints."""
+    parts = slot.key.split(" . ")
+    if len(parts) < 3:
+        return None
+    return FrontendKey(parse_ip(parts[0]), Protocol[parts[1].upper()], int(parts[2]))
