@@ -1,8 +1,8 @@
 """The only loop: take what changed, plan it, compare, apply, and now and then verify.
 
-One thread turns this crank and owns the store, the ledger and every kernel handle; nobody else writes to the
-kernel. It holds no decision of its own: what a Service needs is decided in plan.wanted, who holds a frontend in
-plan.ledger, which steps follow in plan.diff, and how they are carried out in kernel.kernel.
+One thread turns this crank and owns the wanted state and every kernel handle; nobody else writes to the kernel.
+It holds no decision of its own: what the node should have is in `desired`, which steps follow is decided in
+plan.diff, and how they are carried out in kernel.kernel.
 
 Nothing is programmed before every kind of object has been listed once. What failed stays in `_pending` and is
 tried again, later each time.
@@ -13,22 +13,22 @@ from collections.abc import Callable
 
 import structlog
 
+from ipvsproxy import memory
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
+from ipvsproxy.desired import Desired
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kube.inbox import Event, Failed, Inbox, NodeAddressesChanged
-from ipvsproxy.kube.store import Store
+from ipvsproxy.kube.inbox import Changed, Event, Failed, Inbox, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import Steps, diff, draining, reap
-from ipvsproxy.plan.ledger import Ledger, Owner
-from ipvsproxy.plan.node import NodeFacts, facts
-from ipvsproxy.plan.rules import detector_elements
-from ipvsproxy.plan.state import FrontendKey, Slot, Touched
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.plan.state import FrontendKey, Touched
+from ipvsproxy.report import Report, Sync, service_subject
 from nft import NftError
 
 RETRY_SECONDS = (0.1, 30.0)
 REAP_SECONDS = (1.0, 30.0)
+LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
 
@@ -41,16 +41,19 @@ class Loop:
     """The machine: everything between the inbox and the kernel."""
 
     def __init__(
-        self, config: Config, inbox: Inbox, kernel: Kernel, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        inbox: Inbox,
+        kernel: Kernel,
+        clock: Callable[[], float] = time.monotonic,
+        report: Report | None = None,
     ) -> None:
+        self._report = report or Report()
         self._config = config
         self._inbox = inbox
         self._kernel = kernel
         self._clock = clock
-        self._store = Store(config.node_name)
-        self._ledger = Ledger(config.vip_mode)
-        self._facts = NodeFacts(config.node_name)
-        self._fixed: dict[Slot, str] = {}
+        self._desired = Desired(config, self._report)
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
         self._draining: set[FrontendKey] = set()
@@ -76,116 +79,141 @@ class Loop:
                 case NodeAddressesChanged():
                     addresses_changed = True
                 case _:
-                    self._store.apply(event)
-        if not self._store.synced:
+                    self._take(event)
+        if not self._desired.store.synced:
             return
+        if events:
+            self._report.queued()
+        began = self._clock()
         try:
-            self._work(addresses_changed=addresses_changed)
+            changes = self._work(addresses_changed=addresses_changed)
         except (KernelError, NftError) as error:
             # Nothing is known to be lost by stopping half way: what was not recorded is still pending.
             log.exception("sync failed, trying again", error=str(error))
-            self._pending.update(self._ledger.everything())
+            self._pending.update(self._desired.ledger.everything())
             self._retry.later()
+            self._report.failed()
+        else:
+            if self._started:
+                self._report_sync(self._clock() - began, changes)
 
-    def _work(self, *, addresses_changed: bool) -> None:
+    def _take(self, event: Listed | Changed | Removed) -> None:
+        different = self._desired.store.apply(event)
+        count = len(event.objects) if isinstance(event, Listed) else 1
+        # Old annotations come with every version of a slice: only what has just changed says when it began.
+        triggered = event.triggered if isinstance(event, Changed) and different else 0.0
+        self._report.received(event.kind, count, triggered)
+
+    def _report_sync(self, seconds: float, changes: int) -> None:
+        self._report.synced(
+            Sync(
+                seconds=seconds,
+                changes=changes,
+                services=len(self._desired.store.services),
+                frontends=len(self._desired.ledger.frontends),
+                draining=len(self._draining),
+                pending=len(self._pending),
+                behind=families_behind(self._pending),
+            )
+        )
+
+    def _work(self, *, addresses_changed: bool) -> int:
+        """Do what is due and return the number of changes to the kernel."""
         if not self._started:
-            if self._retry.due():
-                self._start()
-            return
-        if addresses_changed or self._store.node_changed:
+            return self._start() if self._retry.due() else 0
+        if addresses_changed or self._desired.store.node_changed:
             self._look_at_node()
-        self._plan_dirty()
+        self._plan()
         if self._clock() >= self._next_verify:
             self._verify()
-        if self._pending and self._retry.due():
-            self._apply()
+        changes = self._apply() if self._pending and self._retry.due() else 0
         if self._draining and self._reap.due():
-            self._reap_drained()
+            changes += self._reap_drained()
+        return changes
 
-    def _start(self) -> None:
+    def _start(self) -> int:
         """Adopt what is there, load the rules, and bring everything to the wanted state, in this order.
 
-        The guard must know every frontend before it takes effect, so the rules come in one transaction.
+        Where something is adopted, the guard must know every frontend of it before it takes effect, so all rules
+        come in one transaction. On an empty node the Services that everybody else waits for come first.
         """
         began = self._clock()
+        self._desired.store.all_dirty()
         self._kernel.adopt()
         self._look_at_node()
-        self._plan_dirty()
-        self._kernel.load_rules(self._ledger.elements)
-        self._pending.update(self._ledger.everything())
-        self._pending.servers |= self._kernel.shadow.servers.keys()
-        self._pending.vips |= {vip.address for vip in self._kernel.shadow.vips}
-        changes = self._apply()
+        shadow, (first, rest) = self._kernel.shadow, self._desired.stages()
+        changes = 0
+        if first and rest and not (shadow.servers or shadow.vips):
+            changes += self._bring_up(first)
+            log.info("API server and DNS answer", services=len(first), seconds=self._since(began))
+        else:
+            rest = first + rest
+        self._pending.servers |= shadow.servers.keys()
+        self._pending.vips |= {vip.address for vip in shadow.vips}
+        changes += self._bring_up(rest)
         self._started = True
+        memory.settle()
         self._next_verify = self._clock() + self._config.sync_period
         log.info(
             "synced",
-            services=len(self._store.services),
-            frontends=len(self._ledger.frontends),
+            services=len(self._desired.store.services),
+            frontends=len(self._desired.ledger.frontends),
             changes=changes,
-            seconds=round(self._clock() - began, 3),
+            seconds=self._since(began),
         )
+        return changes
+
+    def _bring_up(self, keys: list[str]) -> int:
+        """Plan Services, load the rules of all that are planned, then the rest; return the number of changes."""
+        self._pending.update(self._desired.plan(keys))
+        self._kernel.load_rules(self._desired.ledger.elements)
+        self._pending.slots.clear()
+        return self._apply()
+
+    def _since(self, began: float) -> float:
+        return round(self._clock() - began, 3)
 
     def _look_at_node(self) -> None:
-        """Take over the facts of the node; all Services depend on them."""
-        self._store.node_changed = False
-        new = facts(self._config, self._store.node, self._kernel.other_addresses())
-        if new == self._facts:
-            return
-        self._facts = new
-        log.info("node facts", **new.summary())
-        fixed = dict(detector_elements(new.pod_cidrs, new.pod_interfaces))
-        self._pending.update(self._ledger.set_fixed(fixed, self._fixed))
-        self._fixed = fixed
-        self._store.all_dirty()
+        touched = self._desired.look_at_node(self._kernel.other_addresses())
+        self._pending.update(touched)
 
-    def _plan_dirty(self) -> None:
-        for key in self._store.take_dirty():
-            service = self._store.services.get(key)
-            if service is None:
-                touched = self._ledger.forget(key)
-            else:
-                wanted = plan_service(service, self._store.slices(key), self._facts, self._config)
-                touched = self._ledger.replace(Owner(service.created, key), wanted)
-                for frontend in self._ledger.conflicts(key):
-                    log.warning(
-                        "frontend is held by another Service",
-                        service=key,
-                        frontend=str(frontend),
-                        holder=self._ledger.owner(frontend),
-                    )
-            if touched and self._started:
-                log.info(
-                    "Service changed",
-                    service=key,
-                    gone=service is None,
-                    frontends=len(touched.servers),
-                )
+    def _plan(self) -> None:
+        """Plan the Services that have changed; what that touches is to be done at once."""
+        keys = self._desired.store.take_dirty()
+        touched = self._desired.plan(keys) if keys else Touched()
+        if touched:
+            log.debug("Services changed", services=keys[:LOGGED_AT_ONCE], frontends=len(touched.servers))
             self._pending.update(touched)
-            if touched:
-                self._retry.now()
+            self._retry.now()
 
     def _apply(self) -> int:
         """Carry out what is pending and return the number of changes; what fails stays pending."""
         pending, self._pending = self._pending, Touched()
-        steps = diff(pending, self._ledger, self._kernel.shadow, self._protected)
+        steps = diff(pending, self._desired.ledger, self._kernel.shadow, self._protected)
         failed = self._kernel.apply(steps) if steps else Touched()
         self._note_draining(pending.servers)
         if failed:
             self._pending.update(failed)
             self._retry.later()
+            for service, reason in blame(failed, self._desired.ledger).items():
+                self._desired.report_refused(service, reason)
         else:
             self._retry.reset()
         return steps.count()
+
+    def _report_refused(self, key: str, reason: str) -> None:
+        service = self._desired.store.services.get(key)
+        self._report.refused(service_subject(key, service.uid if service else ""), reason)
 
     def _protected(self, key: FrontendKey) -> bool:
         return any(key.address in cidr for cidr in self._excluded)
 
     def _note_draining(self, keys: set[FrontendKey]) -> None:
         before = len(self._draining)
+        frontends, servers = self._desired.ledger.frontends, self._kernel.shadow.servers
         for key in keys:
-            state = self._kernel.shadow.servers.get(key)
-            if state and key in self._ledger.frontends and draining(self._ledger.frontends[key], state):
+            frontend, state = frontends.get(key), servers.get(key)
+            if state and frontend and draining(frontend, state):
                 self._draining.add(key)
             else:
                 self._draining.discard(key)
@@ -193,12 +221,14 @@ class Loop:
             self._reap.reset()
             self._reap.later()
 
-    def _reap_drained(self) -> None:
-        """Delete destinations of weight 0 whose connections have ended."""
+    def _reap_drained(self) -> int:
+        """Delete destinations of weight 0 whose connections have ended; return the number of changes."""
+        changes = 0
         for key in sorted(self._draining):
-            frontend, state = self._ledger.frontends[key], self._kernel.shadow.servers[key]
+            frontend, state = self._desired.ledger.frontends[key], self._kernel.shadow.servers[key]
             steps = reap(frontend, state, self._kernel.connections(key))
             self._pending.update(self._kernel.apply(Steps(removed=steps)))
+            changes += len(steps)
             for step in steps:
                 log.info(
                     "drained destinations removed",
@@ -207,6 +237,7 @@ class Loop:
                 )
         self._note_draining(set(self._draining))
         self._reap.later()
+        return changes
 
     def _verify(self) -> None:
         """Compare the kernel with what we know of it; differences are repaired by the next apply."""
@@ -217,11 +248,12 @@ class Loop:
             log.warning(
                 "the kernel was not as left, repairing", servers=len(changed.servers), vips=len(changed.vips)
             )
+            self._report.repaired(len(changed))
             self._pending.update(changed)
             self._retry.now()
 
     def _timeout(self) -> float | None:
-        if not self._store.synced:
+        if not self._desired.store.synced:
             return None
         times = [self._next_verify if self._started else self._retry.at]
         if self._pending:

@@ -1,17 +1,27 @@
-"""Settings of the host that the data plane depends on.
+"""Settings of the host that the data plane depends on, and the modules it needs.
 
 Every write is "read first, write only if different", so that a process without the right to write starts all
-the same where the values are right (contract 1.13, 1.14). `net/ipv4/vs/*` exist once ip_vs is loaded and are
-per network namespace.
+the same where the values are right, say after `--init-only` (contract 1.13, 1.14). `net/ipv4/vs/*` exist once
+ip_vs is loaded and are per network namespace; the limit of tracked connections belongs to the machine.
 """
 
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
+from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
 from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.netlink import KernelError
 
 PROC_SYS = Path("/proc/sys")
+SYS_MODULE = Path("/sys/module")
+IF_INET6 = Path("/proc/net/if_inet6")
+OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 WANTED_SYSCTLS = {
     # Without it conntrack does not know the rewritten tuple, and nothing can be masqueraded.
     "net/ipv4/vs/conntrack": 1,
@@ -21,11 +31,17 @@ WANTED_SYSCTLS = {
     "net/ipv4/vs/expire_quiescent_template": 1,
     "net/ipv4/ip_forward": 1,
 }
+STRICT_ARP_SYSCTLS = {"net/ipv4/conf/all/arp_ignore": 1, "net/ipv4/conf/all/arp_announce": 2}
+CONNTRACK = "net/netfilter/nf_conntrack_"
+CONNTRACK_MAX = f"{CONNTRACK}max"
+CONNTRACK_CEILING = 1 << 20
 IPV6_FORWARDING = "net/ipv6/conf/all/forwarding"
+IPV6_DISABLED = "net/ipv6/conf/all/disable_ipv6"
 IDLE_TCP_SECONDS = 7800
 """IPVS forgets an idle TCP connection after 900 s by default, long before the usual two-hour keepalive; this is
 above it. An explicit setting wins."""
 KERNEL_IDLE_TCP_SECONDS = 900
+MODPROBE_SECONDS = 30
 
 log = structlog.get_logger()
 
@@ -34,19 +50,127 @@ class SysctlError(Exception):
     """A kernel setting could not be made."""
 
 
-def prepare(ipvs: Ipvs) -> None:
-    """Bring the settings of this network namespace to what the data plane needs.
-
-    Raises SysctlError when one cannot be set, KernelError when IPVS refuses its timeouts.
-    """
-    for name, value in WANTED_SYSCTLS.items():
+def prepare(config: Config, ipvs: Ipvs) -> None:
+    """Bring kernel settings to what the data plane needs and the operator asked for. Raises SysctlError."""
+    _prepare_conntrack(config.conntrack)
+    for name, value in wanted_sysctls(config):
         set_sysctl(name, value)
-    if read_sysctl(IPV6_FORWARDING) == 0:
-        log.warning("IPv6 forwarding is off, IPv6 Services will not reach pods", sysctl=IPV6_FORWARDING)
-    tcp, _, _ = ipvs.timeouts()
-    if tcp == KERNEL_IDLE_TCP_SECONDS:
-        ipvs.set_timeouts(IDLE_TCP_SECONDS, 0, 0)
-        log.info("IPVS TCP idle timeout raised", seconds=IDLE_TCP_SECONDS, was=tcp)
+    if 6 in families() and read_sysctl(IPV6_FORWARDING) == 0:
+        log.warning("IPv6 forwarding is off, IPv6 Services will not reach pods", sysctl=dotted(IPV6_FORWARDING))
+    _set_timeouts(ipvs, config.ipvs_timeouts)
+
+
+def wanted_sysctls(config: Config) -> Iterator[tuple[str, int]]:
+    """Yield the settings of this network namespace that must hold; strictARP off sets nothing back."""
+    yield from WANTED_SYSCTLS.items()
+    if config.strict_arp:
+        yield from STRICT_ARP_SYSCTLS.items()
+
+
+def families() -> frozenset[int]:
+    """Return the IP families that work here (contract 1.11)."""
+    has_six = IF_INET6.exists() and read_sysctl(IPV6_DISABLED) != 1
+    return frozenset((4, 6) if has_six else (4,))
+
+
+def load_module(name: str) -> None:
+    """Load a kernel module if it is not there; one that cannot be loaded is for the caller to notice.
+
+    The kernel would load a scheduler by itself when one is first used, but it waits for that with the lock of
+    IPVS and of all generic netlink in its hands, so a slow disk stops more than us. Where the program modprobe
+    is missing, as in some images, that is what still happens.
+    """
+    program = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if program is None or (SYS_MODULE / name).exists():
+        return
+    try:
+        subprocess.run(  # noqa: S603 - a fixed program, no shell, and the name is one argument with our prefix
+            [program, "--quiet", "--", name], check=False, timeout=MODPROBE_SECONDS, capture_output=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("module could not be loaded", module=name, error=str(error))
+
+
+def _prepare_conntrack(wanted: Conntrack) -> None:
+    """Set what was asked for; the keys exist once nf_conntrack is loaded, which IPVS usually has seen to."""
+    if read_sysctl(CONNTRACK_MAX) is None:
+        load_module("nf_conntrack")
+    limit = conntrack_limit(wanted, os.sysconf("SC_NPROCESSORS_ONLN"))
+    if limit:
+        _set_conntrack_limit(limit)
+    for name, value in conntrack_sysctls(wanted):
+        set_sysctl(name, value)
+
+
+def conntrack_limit(wanted: Conntrack, cpus: int) -> int:
+    """Return how many connections may be tracked on a machine with so many CPUs, 0 to leave it as it is."""
+    limit = wanted.max_per_core * cpus
+    if limit > CONNTRACK_CEILING:
+        return CONNTRACK_CEILING
+    return max(limit, wanted.min) if limit else 0
+
+
+def conntrack_sysctls(wanted: Conntrack) -> Iterator[tuple[str, int]]:
+    """Yield the settings other than the limit; 0 leaves one as it is, and liberal is never taken back."""
+    seconds = {
+        "tcp_timeout_established": wanted.tcp_established,
+        "tcp_timeout_close_wait": wanted.tcp_close_wait,
+        "tcp_be_liberal": wanted.tcp_be_liberal,
+        "udp_timeout": wanted.udp,
+        "udp_timeout_stream": wanted.udp_stream,
+    }
+    for name, value in seconds.items():
+        if int(value) > 0:
+            yield f"{CONNTRACK}{name}", int(value)
+
+
+def _set_conntrack_limit(limit: int) -> None:
+    """Set the limit and the buckets that go with it; only the machine's own network namespace may."""
+    if not _writable(PROC_SYS / CONNTRACK_MAX) and read_sysctl(CONNTRACK_MAX) not in (None, limit):
+        log.warning(
+            "the limit of tracked connections belongs to the machine and stays as it is",
+            sysctl=dotted(CONNTRACK_MAX), value=read_sysctl(CONNTRACK_MAX), wanted=limit,
+        )  # fmt: skip
+        return
+    set_sysctl(CONNTRACK_MAX, limit)
+    hash_size = SYS_MODULE / "nf_conntrack/parameters/hashsize"
+    try:
+        if int(hash_size.read_text()) < limit // 4:
+            hash_size.write_text(f"{limit // 4}\n")
+    except (OSError, ValueError) as error:
+        log.warning(
+            "conntrack buckets stay as they are, look-ups get slower", file=str(hash_size), error=str(error)
+        )
+
+
+def _writable(path: Path) -> bool:
+    """Whether the kernel offers it for writing at all, whoever asks."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IWUSR)
+    except OSError:
+        return True
+
+
+def _set_timeouts(ipvs: Ipvs, wanted: IpvsTimeouts) -> None:
+    """Set the idle timeouts of IPVS in whole seconds; a refusal is only logged, it costs nothing else."""
+    try:
+        now = ipvs.timeouts()
+        tcp = int(wanted.tcp) or (IDLE_TCP_SECONDS if now[0] == KERNEL_IDLE_TCP_SECONDS else 0)
+        seconds = (tcp or now[0], int(wanted.tcp_fin) or now[1], int(wanted.udp) or now[2])
+        if seconds != now:
+            ipvs.set_timeouts(*seconds)
+            log.info("IPVS timeouts changed", tcp_tcpfin_udp=seconds, was=now)
+    except KernelError as error:
+        log.error("IPVS timeouts could not be set", wanted=wanted, error=str(error))
+
+
+def set_oom_score(value: int) -> None:
+    """Tell the kernel how gladly to kill this process when memory runs out; a refusal is not worth a warning."""
+    try:
+        if int(OOM_SCORE_ADJ.read_text()) != value:
+            OOM_SCORE_ADJ.write_text(f"{value}\n")
+    except (OSError, ValueError) as error:
+        log.debug("OOM score not set", value=value, error=str(error))
 
 
 def read_sysctl(name: str) -> int | None:
@@ -64,6 +188,17 @@ def set_sysctl(name: str, value: int) -> None:
         return
     try:
         (PROC_SYS / name).write_text(f"{value}\n")
+    except FileNotFoundError:
+        module = "nf_conntrack" if name.startswith(CONNTRACK) else "ip_vs"
+        raise SysctlError(f"{dotted(name)} does not exist: load the module {module}") from None
     except OSError as error:
-        raise SysctlError(f"{name.replace('/', '.')} is {was} and cannot be set to {value}: {error}") from error
-    log.info("kernel setting changed", sysctl=name.replace("/", "."), value=value, was=was)
+        raise SysctlError(
+            f"{dotted(name)} is {was} and cannot be set to {value} ({error.strerror}): run once with --init-only"
+            " where /proc/sys may be written to, as in a privileged container, or set it on the host"
+        ) from error
+    log.info("kernel setting changed", sysctl=dotted(name), value=value, was=was)
+
+
+def dotted(name: str) -> str:
+    """Return the name of a setting as sysctl(8) writes it."""
+    return name.replace("/", ".")

@@ -136,8 +136,8 @@ def _address_message(address: bytes, index: int, sequence: int, *, add: bool) ->
 
 
 @lru_cache(maxsize=8)
-def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes]:
-    """Return what stands before and after the address in a message about a route."""
+def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, bytes]:
+    """Return a message about a route in three pieces: cut at its sequence number and at its address."""
     family = socket.AF_INET if length == 4 else socket.AF_INET6
     body = RTMSG.pack(family, length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
     tail = attribute(RTA_OIF, U32.pack(index))

@@ -166,6 +166,8 @@ def _vip(address: bytes, vip: Vip | None, shadow: set[Vip], steps: Steps) -> Non
 
 def draining(frontend: Frontend | None, state: ServerState) -> list[Destination]:
     """Return the destinations that are no longer wanted but may still carry connections."""
+    if 0 not in state.weights.values():
+        return []
     wanted = frozenset(frontend.destinations) if frontend else frozenset()
     return [d for d, weight in state.weights.items() if weight == 0 and d not in wanted]
 

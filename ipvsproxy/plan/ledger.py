@@ -8,7 +8,7 @@ rest of the state is never looked at, so a change costs the same on a small node
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ipvsproxy.address import family
@@ -38,6 +38,7 @@ class Ledger:
         self._vip_mode = vip_mode
         self._vips: dict[bytes, int] = {}
         self._vips_of_family = {4: 0, 6: 0}
+        self._vips_counted_anew = False
         self._forms = dict.fromkeys((4, 6), VipForm.ROUTE if vip_mode is VipMode.ROUTE else VipForm.ADDRESS)
         self._shares: dict[Slot, int] = {}
         self._holders: dict[FrontendKey, Owner] = {}
@@ -57,7 +58,8 @@ class Ledger:
             self._claim(key, owner, frontend, touched)
         if frontends:
             self._owned[owner.service] = (owner, tuple(frontends))
-        self._choose_forms(touched)
+        if self._vips_counted_anew:
+            self._choose_forms(touched)
         return touched
 
     def forget(self, service: str, touched: Touched | None = None) -> Touched:
@@ -69,11 +71,15 @@ class Ledger:
         """Return `namespace/name` of the Service that holds a frontend."""
         return self._holders[key].service
 
-    def conflicts(self, service: str) -> Iterator[FrontendKey]:
-        """Yield the frontends that a Service claims and does not hold."""
-        if self._waiting:
-            owner, keys = self._owned.get(service, (None, ()))
-            yield from (key for key in keys if self._holders[key] != owner)
+    @property
+    def contested(self) -> bool:
+        """Whether any frontend is claimed by more than one Service."""
+        return bool(self._waiting)
+
+    def conflicts(self, service: str) -> list[FrontendKey]:
+        """Return the frontends that a Service claims and does not hold."""
+        owner, keys = self._owned.get(service, (None, ()))
+        return [key for key in keys if self._holders[key] != owner]
 
     def vip(self, address: bytes) -> Vip | None:
         """Return a VIP in the form it should have, or None when it is not wanted."""
@@ -143,6 +149,7 @@ class Ledger:
             count = self._vips[address] = self._vips.get(address, 0) + 1
             if count == 1:
                 self._vips_of_family[family(address)] += 1
+                self._vips_counted_anew = True
             touched.vips.add(address)
 
     def _release(self, old: Frontend, kept: Mapping[Slot, str], touched: Touched) -> None:
@@ -163,9 +170,11 @@ class Ledger:
             if not self._vips[address]:
                 del self._vips[address]
                 self._vips_of_family[family(address)] -= 1
+                self._vips_counted_anew = True
 
     def _choose_forms(self, touched: Touched) -> None:
         """In mode auto, change the form of all VIPs of a family when their number calls for it."""
+        self._vips_counted_anew = False
         if self._vip_mode is not VipMode.AUTO:
             return
         for number, form in self._forms.items():

@@ -100,7 +100,8 @@ class RealServer:
         try:
             self._call("POST", path, item)
         except Refused as error:
-            if error.status != 409:
+            # A Service that is there already is refused for its ClusterIP, not for its name.
+            if error.status not in (409, 422):
                 raise
             # Replaced, the object keeps the identity that the server gave it.
             there = self._call("GET", f"{path}/{metadata['name']}")["metadata"]

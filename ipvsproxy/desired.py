@@ -1,0 +1,111 @@
+"""What this node should have: the objects as they are now, planned with the facts about the node.
+
+Everything between the inbox and the comparison with the kernel, without the kernel. In: events and the node's
+addresses. Out: the ledger, and the names of what has changed in it. Owned by the loop's thread.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from ipvsproxy.config import Config
+from ipvsproxy.kube.store import Store
+from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
+from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.node import NodeFacts, facts
+from ipvsproxy.plan.rules import detector_elements
+from ipvsproxy.plan.state import FrontendKey, Slot, Touched
+from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.report import Report, service_subject
+
+API_SERVER = "default/kubernetes"
+DNS_PORT = 53
+
+log = structlog.get_logger()
+
+
+class Desired:
+    """The wanted state of the node and what it follows from."""
+
+    def __init__(self, config: Config, report: Report) -> None:
+        self.store = Store(config.node_name)
+        self.ledger = Ledger(config.vip_mode)
+        self._config = config
+        self._report = report
+        self._local: set[str] = set()
+        # A folder of manifests need not describe the node, and no load balancer asks there.
+        self._eligible = config.manifests is not None
+        self._facts = NodeFacts(config.node_name)
+        self._fixed: dict[Slot, str] = {}
+
+    def look_at_node(self, link_addresses: Iterable[bytes]) -> Touched:
+        """Take over the facts of the node; all Services depend on them and become dirty when they changed."""
+        self.store.node_changed = False
+        node = self.store.node
+        new = facts(self._config, node, link_addresses)
+        # A Node that was seen once and is gone keeps its last word (contract 5.1).
+        self._eligible = node.eligible if node else self._eligible
+        self._report.node(eligible=self._eligible, listen=listen_addresses(self._config, new))
+        if new == self._facts:
+            return Touched()
+        self._facts = new
+        log.info("node facts", **new.summary())
+        self.store.all_dirty()
+        previous, self._fixed = self._fixed, dict(detector_elements(new.pod_cidrs, new.pod_interfaces))
+        return self.ledger.set_fixed(self._fixed, previous)
+
+    def plan(self, keys: Iterable[str]) -> Touched:
+        """Plan some Services anew and return what that may change."""
+        touched = Touched()
+        services, node, config = self.store.services, self._facts, self._config
+        for key in keys:
+            service = services.get(key)
+            if service is None:
+                self.ledger.forget(key, touched)
+                self._tell_local(key, None)
+                continue
+            slices = self.store.slices(key)
+            wanted = plan_service(service, slices, node, config)
+            self.ledger.replace(Owner(service.created, key), wanted, touched)
+            self._tell_local(key, local_view(service, slices, wanted, node.name))
+            if self.ledger.contested:
+                self._report_conflicts(key)
+        return touched
+
+    def _tell_local(self, key: str, view: LocalView | None) -> None:
+        if view is not None:
+            self._local.add(key)
+        elif key in self._local:
+            self._local.remove(key)
+        else:
+            return
+        self._report.local(key, view)
+
+    def stages(self) -> Sequence[list[str]]:
+        """Return all Services in the order of a cold start: those that all others wait for come first."""
+        keys = self.store.take_dirty()
+        first = [key for key in keys if key in self.store.services and is_urgent(self.store.services[key])]
+        urgent = frozenset(first)
+        return first, [key for key in keys if key not in urgent]
+
+    def _report_conflicts(self, key: str) -> None:
+        for frontend in self.ledger.conflicts(key):
+            self._report_conflict(key, frontend)
+
+    def _report_conflict(self, key: str, frontend: FrontendKey) -> None:
+        holder = self.ledger.owner(frontend)
+        log.warning("frontend is held by another Service", service=key, frontend=str(frontend), holder=holder)
+        self.report_refused(key, f"{frontend} is held by the older Service {holder}")
+
+    def report_refused(self, key: str, reason: str) -> None:
+        """Tell that a Service could not be programmed."""
+        service = self.store.services.get(key)
+        self._report.refused(service_subject(key, service.uid if service else ""), reason)
+
+
+def is_urgent(service: Service) -> bool:
+    """Whether other programs cannot start without this Service: the API server's own, and DNS."""
+    return service.key == API_SERVER or any(
+        p.port == DNS_PORT and p.protocol is Protocol.UDP for p in service.ports
+    )
