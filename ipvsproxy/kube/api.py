@@ -5,7 +5,7 @@ a request that came to nothing. Objects stay undecoded JSON (`msgspec.Raw`) here
 costs only itself. Nothing here opens a connection: that is a `Transport`, see `kube.client`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol as Interface
 from typing import TypeVar
 
@@ -23,6 +23,9 @@ MAX_LINE = 64 << 20
 MAX_REASON = 300
 
 T = TypeVar("T")
+
+Observe = Callable[[str, str, str, float], None]
+"""Told of each request: verb, host, status (`<error>` without an answer), seconds until the answer's head."""
 
 
 class Trouble(Exception):

@@ -14,7 +14,7 @@ import http.client
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import structlog
 
-from ipvsproxy.kube.api import Response, Trouble
+from ipvsproxy.kube.api import Observe, Response, Trouble
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig, with_scheme
 from ipvsproxy.kube.reflector import Pace, Reflector
@@ -61,9 +61,6 @@ SELECTIONS = {
     Kind.NODE: Selection("/api/v1/nodes", fields="metadata.name={node}"),
 }
 EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
-
-Observe = Callable[[str, str, str, float], None]
-"""Told of each request: verb, host, status (`<error>` without an answer), seconds until the answer's head."""
 
 
 class Reply:

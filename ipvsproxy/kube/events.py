@@ -26,7 +26,7 @@ QUEUE = 500
 BURST, REFILL_SECONDS = 25, 10.0
 SERIES_SECONDS = 360.0
 COUNTED_EVERY_SECONDS = 30.0
-ATTEMPTS, RETRY_SECONDS = 12, 10.0
+ATTEMPTS, RETRY_SECONDS = 12, (0.25, 10.0)
 MAX_NOTE = 1024
 NOT_FOUND = 404
 
@@ -44,11 +44,11 @@ class Door(Interface):
 
 
 class Pace(NamedTuple):
-    """Tokens at hand at first, seconds for a new one, and between attempts; the clock counts seconds."""
+    """Tokens at hand at first, seconds for a new one, first and longest wait; the clock counts seconds."""
 
     burst: int = BURST
     refill: float = REFILL_SECONDS
-    retry: float = RETRY_SECONDS
+    retry: tuple[float, float] = RETRY_SECONDS
     counted_every: float = COUNTED_EVERY_SECONDS
     clock: Callable[[], float] = time.monotonic
 
@@ -63,18 +63,12 @@ class Series:
 
 
 class Events(threading.Thread):
-    """Sends notices. Without a door (manifests) they are only logged."""
+    """Sends notices once it has begun. `sent` is told what became of each: sent, failed or dropped."""
 
-    def __init__(
-        self,
-        host: str,
-        door: Door | None,
-        sent: Callable[[str], None] = lambda _: None,
-        pace: Pace | None = None,
-    ) -> None:
+    def __init__(self, host: str, sent: Callable[[str], None] = lambda _: None, pace: Pace | None = None) -> None:
         super().__init__(name="events", daemon=True)
         self._instance = f"{CONTROLLER}-{host}"[:128]
-        self._door = door
+        self._door: Door | None = None
         self._sent = sent
         self._pace = pace or Pace()
         self._queue: queue.Queue[tuple[Notice, datetime] | None] = queue.Queue(QUEUE)
@@ -83,6 +77,11 @@ class Events(threading.Thread):
         self._filled = self._pace.clock()
         self._stopping = threading.Event()
         self._numbers = itertools.count(1)
+
+    def begin(self, door: Door | None) -> None:
+        """Start to send; without a door (manifests) notices are only logged."""
+        self._door = door
+        self.start()
 
     def put(self, notice: Notice) -> None:
         """Take a notice; never blocks and never fails."""
@@ -140,12 +139,14 @@ class Events(threading.Thread):
 
     def _try(self, call: Callable[[Door], Response]) -> bool:
         """Make a request, again while the server is away; tell whether it was accepted."""
+        first, longest = self._pace.retry
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._request(call)
             except Trouble as trouble:
                 again = trouble.status in (NO_ANSWER, 429) or trouble.status >= 500
-                if again and attempt < ATTEMPTS and not self._stopping.wait(self._pace.retry):
+                wait = min(longest, first * 2**attempt)
+                if again and attempt < ATTEMPTS and not self._stopping.wait(wait):
                     continue
                 log.debug("event not accepted", reason=trouble.reason)
                 self._sent("failed")

@@ -7,6 +7,7 @@ thread that polls for each of some hundred healthCheckNodePorts would be a waste
 Plain HTTP/1.1, answered as Go's net/http answers: any method, no Server header, HEAD without a body.
 """
 
+import errno
 import io
 import os
 import queue
@@ -118,9 +119,12 @@ class Server:
     def start(self, listeners: Iterable[Listener], *, hard: bool = False) -> None:
         """Listen and begin to answer; `hard` makes the first failure an OSError instead of trying again."""
         for listener in listeners:
-            self._wanted[listener.address] = listener
-            self._try(listener)
-            if hard and listener.address not in self._open:
+            if listener.address in self._wanted:
+                self._note_failure(listener, OSError(errno.EADDRINUSE, ""))
+            else:
+                self._wanted[listener.address] = listener
+                self._try(listener)
+            if hard and listener.address in self._said:
                 raise OSError(f"{listener.name}: {self._said[listener.address]}")
         self._thread.start()
 
