@@ -5,12 +5,17 @@ process at once, even while the loop is inside the kernel: every kernel state it
 stays (contract 1.19). As process 1 of a container this is needed, since the kernel has no default action there.
 """
 
+import errno
 import os
 import signal
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
+from ipvsproxy import log as log_settings
+from ipvsproxy import memory
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.kernel import host
@@ -20,66 +25,133 @@ from ipvsproxy.kernel.kernel import TABLE, Kernel
 from ipvsproxy.kernel.links import AddressWatcher, Links
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kube.api import Observe
+from ipvsproxy.kube.events import Door
 from ipvsproxy.kube.inbox import Inbox, NodeAddressesChanged, Source
 from ipvsproxy.loop import Fatal, Loop
+from ipvsproxy.outside import Outside
 from ipvsproxy.plan.diff import IpvsStep, Verb
+from ipvsproxy.reload import FileWatcher
 from nft import Libnftables, NftError, Transaction
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
+HINTS = {
+    errno.EPERM: NEEDS_NET_ADMIN,
+    errno.EACCES: NEEDS_NET_ADMIN,
+    errno.EOPNOTSUPP: "load the module dummy or nf_tables on this host, or use a kernel that has it",
+}
 
 log = structlog.get_logger()
 
 
-def run(config: Config) -> None:
-    """Run the proxy until a signal ends it. Raises Fatal when it cannot start."""
+def run(config: Config, recheck: Callable[[], list[str]]) -> None:
+    """Run the proxy until a signal ends it. Raises Fatal when it cannot start.
+
+    `recheck` returns what is wrong with the configuration files as they are when it is called.
+    """
     # Blocked before any thread exists, so that all threads inherit it and only sigwait sees these signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    memory.expect_many_objects()
+    FileWatcher(config.files, recheck, _restart).start()
+    host.set_oom_score(config.oom_score_adj)
     inbox = Inbox()
+    outside = Outside(config, lambda verbosity: log_settings.configure(verbosity, config.log_format))
+    objects, door = source(config, outside.observe_request)
+    _listen(outside, objects, inbox, door)
     kernel = open_kernel(config)
     AddressWatcher(lambda: inbox.put(NodeAddressesChanged())).start()
-    source(config).start(inbox)
-    loop = Loop(config, inbox, kernel)
+    objects.start(inbox)
+    outside.send_events(door)
+    loop = Loop(config, inbox, kernel, report=outside.report)
     threading.Thread(target=_guarded, args=(loop,), name="loop", daemon=True).start()
     number = signal.sigwait(ENDING_SIGNALS)
     log.info("ending, the kernel keeps its state", signal=signal.Signals(number).name)
     os._exit(128 + number)
 
 
+def init(config: Config) -> None:
+    """Do what needs more rights than running does: load modules, make kernel settings. Raises Fatal.
+
+    For a first container with all privileges, so that the second one needs only CAP_NET_ADMIN. Asks no API
+    server, so that it never waits for one.
+    """
+    open_kernel(config)
+    log.info("this host is ready")
+
+
 def open_kernel(config: Config) -> Kernel:
-    """Open every kernel handle and check what the data plane needs. Raises Fatal."""
+    """Open every kernel handle, make kernel settings, and check what the data plane needs. Raises Fatal."""
+    ipvs = _open_ipvs()
     try:
-        ipvs = Ipvs()
-    except KernelError as error:
-        raise Fatal(
-            f"the kernel has no IPVS ({error}): load the module ip_vs, or use a kernel that has it"
-        ) from error
-    except PermissionError as error:
-        raise Fatal(f"{error}: the capability CAP_NET_ADMIN is needed") from error
-    try:
-        if not any(server.scheduler == config.scheduler for server in ipvs.servers().values()):
-            ipvs.probe(config.scheduler)
-    except KernelError as error:
-        hint = f"load the module ip_vs_{config.scheduler}"
-        raise Fatal(f"--ipvs-scheduler: {config.scheduler!r} is not available ({error}): {hint}") from error
-    try:
-        host.prepare(ipvs)
+        _probe_scheduler(ipvs, config.scheduler)
+        host.prepare(config, ipvs)
         links = Links()
         links.ensure_link()
         nft = Libnftables()
         return Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft))
-    except (KernelError, host.SysctlError, NftError) as error:
-        raise Fatal(str(error)) from error
+    except (KernelError, host.SysctlError, NftError, OSError) as error:
+        raise Fatal(_with_hint(error)) from error
 
 
-def source(config: Config) -> Source:
-    """Return where objects come from. Imports stay inside: one source does not need what the other one needs."""
+def _open_ipvs() -> Ipvs:
+    try:
+        return Ipvs()
+    except KernelError as error:
+        raise Fatal(
+            f"the kernel has no IPVS ({error}): load the module ip_vs on this host (modprobe ip_vs), or use a"
+            " kernel that has CONFIG_IP_VS"
+        ) from error
+    except OSError as error:
+        raise Fatal(_with_hint(error)) from error
+
+
+def _probe_scheduler(ipvs: Ipvs, scheduler: str) -> None:
+    """Make sure that virtual servers can have this scheduler. Raises Fatal, KernelError."""
+    if any(server.scheduler == scheduler for server in ipvs.servers().values()):
+        return
+    module = f"ip_vs_{scheduler}"
+    host.load_module(module)
+    try:
+        ipvs.probe(scheduler)
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        raise Fatal(
+            f"the IPVS scheduler {scheduler!r} (--ipvs-scheduler, ipvs.scheduler) is not there: load the module"
+            f" {module} on this host (modprobe {module}), or choose another one"
+        ) from error
+
+
+def _with_hint(error: Exception) -> str:
+    """Return what went wrong and, where it is known, what to do about it."""
+    hint = HINTS.get(getattr(error, "errno", None) or 0, "")
+    return f"{error}: {hint}" if hint else str(error)
+
+
+def source(config: Config, observe: Observe) -> tuple[Source, Door | None]:
+    """Return where objects come from, and the way to the API's events if there is an API.
+
+    Imports stay inside: one source does not need what the other one needs.
+    """
     if config.manifests is not None:
         from ipvsproxy.kube.manifests import ManifestSource
 
-        return ManifestSource(config.manifests)
+        return ManifestSource(config.manifests), None
     from ipvsproxy.kube.client import ApiSource
 
-    return ApiSource(config.kubeconfig, config.master, config.node_name)
+    api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe)
+    return api, api.client
+
+
+def _listen(outside: Outside, objects: Source, inbox: Inbox, door: Door | None) -> None:
+    """Open the servers of this process. Raises Fatal with bindAddressHardFail, after an event about it."""
+    try:
+        outside.listen()
+    except OSError as error:
+        objects.start(inbox)  # connects to the API server, which is all that is wanted of it now
+        outside.last_words(door, error)
+        raise Fatal(f"cannot listen: {error}") from error
 
 
 def cleanup(config: Config) -> None:
@@ -112,4 +184,10 @@ def _guarded(loop: Loop) -> None:
         log.error("cannot go on", error=str(error))
     except BaseException:
         log.exception("the loop has crashed")
+    os._exit(1)
+
+
+def _restart(file: Path) -> None:
+    """End, so that a supervisor starts the process with what the file holds now."""
+    log.error("the content of the configuration file was updated, ending to be started again", file=str(file))
     os._exit(1)

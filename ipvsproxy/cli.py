@@ -1,177 +1,146 @@
-"""The command line: subcommands and flags into a `Config`, errors into one line and an exit status.
+"""The command line: what to do, into one of the ways to end: an exit status, or never.
 
-Flags are those of kube-proxy (contract 1.1, 1.2): `_` counts as `-`, durations are Go durations, lists are
-comma separated and may be repeated. Called with a flag first, it means `run`. Exit status: 0 fine, 1 failed,
-2 used wrongly.
+Called as `kube-proxy`, or with a flag first, the grammar is kube-proxy's and means `run`; wrong usage is status
+1 then, as there (contract 1.1, 1.19). Otherwise the first argument is a command, and wrong usage is status 2. All
+commands take the same flags. Status 0: fine, 1: failed.
 """
 
-import argparse
-import re
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ipvsproxy.config import Config, DetectLocalMode, LogFormat, VipMode
+from ipvsproxy.config.assemble import config as assembled
+from ipvsproxy.config.check import KUBERNETES_VERSION, problems, refusal, unknown_gates
+from ipvsproxy.config.commandline import WrongUsage, parse, usage
+from ipvsproxy.config.document import Unusable, text
+from ipvsproxy.config.settle import Settings, settle
 
-COMMANDS = ("run", "cleanup", "version")
-DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status."""
-    options = parser().parse_args(normalized(arguments))
-    if options.command == "version":
-        return _version()
-    config = configuration(options)
-    problems = list(config.check())
-    for problem in problems:
-        print(f"ipvsproxy: {problem}", file=sys.stderr)
-    if problems:
-        return 2
-    return _act(options.command, config)
+COMMANDS = {
+    "run": "program this node and keep it right",
+    "cleanup": "take everything of ours out of the kernel, as --cleanup does",
+    "version": "print the version, as --version does",
+}
+PRINTED_VERSIONS = ("true", "raw")
+NODE_NAME_BLANK = "--hostname-override: the host has no name, and none was given"
 
 
-def _version() -> int:
-    from importlib.metadata import version
+def main(arguments: Sequence[str], program: str = "ipvsproxy") -> int:
+    """Do what the arguments say and return the exit status; `run` only returns when it cannot start."""
+    name = Path(program).name
+    if name == "kube-proxy" or (arguments and arguments[0].startswith("-")):
+        return _command("run", arguments, wrong=1, name=name)
+    if not arguments or arguments[0] not in COMMANDS:
+        what = f"unknown command: {arguments[0]}" if arguments else "a command is needed"
+        return _wrong(WrongUsage(what), 2, "ipvsproxy")
+    return _command(arguments[0], arguments[1:], wrong=2, name=name)
 
-    print(f"ipvsproxy v{version('ipvsproxy')}")
-    return 0
+
+def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -> int:
+    try:
+        given = parse(arguments)
+    except WrongUsage as error:
+        return _wrong(error, wrong, name)
+    if given.help:
+        print(_help(name))
+        return 0
+    flags = {**given.values}
+    if command == "version" or flags.get("--version") in PRINTED_VERSIONS:
+        print(version(raw=flags.get("--version") == "raw"))
+        return 0
+    if command == "cleanup":
+        flags["--cleanup"] = True
+    try:
+        settings = settle(flags, os.environ)
+    except Unusable as error:
+        return _errors(str(error).splitlines(), 1)
+    found = _problems(settings)
+    return _errors(found, wrong) if found else _act(settings, flags)
 
 
-def _act(command: str, config: Config) -> int:
-    # Imported late: --help and wrong flags need neither pyroute2 nor structlog.
-    from ipvsproxy import app, log
+def _problems(settings: Settings) -> list[str]:
+    found = list(problems(settings))
+    values = settings.values
+    if not found and not (values["--cleanup"] or values["--write-config-to"]):
+        found += filter(None, [refusal(settings)])
+        if not (values["hostnameOverride"] or socket.gethostname()).strip():
+            found.append(NODE_NAME_BLANK)
+    return found
+
+
+def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
+    # Imported late: --help, --version and mistakes need neither pyroute2 nor structlog.
+    from ipvsproxy import log
+
+    config = assembled(settings, socket.gethostname())
+    log.configure(config.verbosity, config.log_format)
+    log.settings(settings.notes, unknown_gates(settings), config)
+    target = settings.values["--write-config-to"]
+    if target:
+        return _write(Path(target), settings)
+
+    from ipvsproxy import app
     from ipvsproxy.loop import Fatal
 
-    log.configure(config.verbosity, config.log_format)
     try:
-        if command == "cleanup":
+        if settings.values["--cleanup"]:
             app.cleanup(config)
+        elif settings.values["--init-only"]:
+            app.init(config)
         else:
-            app.run(config)
+            app.run(config, lambda: recheck(flags))
     except Fatal as error:
-        print(f"ipvsproxy: {error}", file=sys.stderr)
-        return 1
+        return _errors([str(error)], 1)
     return 0
 
 
-def normalized(arguments: Sequence[str]) -> list[str]:
-    """Put `run` before a leading flag, and write flag names with `-`."""
-    out = list(arguments)
-    if out and out[0].startswith("-") and out[0] not in ("-h", "--help"):
-        out.insert(0, "run")
-    for index, text in enumerate(out):
-        name, equals, value = text.partition("=")
-        if name.startswith("--"):
-            out[index] = name.replace("_", "-") + equals + value
-    return out
+def recheck(flags: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the configuration files as they are now."""
+    try:
+        return _problems(settle(flags, os.environ))
+    except Unusable as error:
+        return str(error).splitlines()
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    top = argparse.ArgumentParser(prog="ipvsproxy", description="Kubernetes Services through IPVS and nftables.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="program this node and keep it right", allow_abbrev=False)
-    _source_flags(run)
-    _traffic_flags(run)
-    _log_flags(run)
-    clean = commands.add_parser("cleanup", help="take everything of ours out of the kernel", allow_abbrev=False)
-    _exclude_flag(clean)
-    _log_flags(clean)
-    commands.add_parser("version", help="print the version")
-    return top
+def _write(target: Path, settings: Settings) -> int:
+    try:
+        target.write_text(text(settings.values))
+    except OSError as error:
+        return _errors([f"--write-config-to: {target}: {error.strerror or error}"], 1)
+    print(f"wrote the effective configuration to {target}", file=sys.stderr)
+    return 0
 
 
-def _source_flags(run: argparse.ArgumentParser) -> None:
-    add = run.add_argument_group("where Services come from").add_argument
-    add("--manifests", type=Path, metavar="DIR", help="a folder of YAML or JSON files, watched; needs no cluster")
-    add("--kubeconfig", type=Path, metavar="FILE", help="default: the in-cluster configuration")
-    add("--master", default="", metavar="URL", help="replaces the server of the kubeconfig")
-    add("--hostname-override", metavar="NAME", help="the name of this node's Node object; default: the host name")
+def _wrong(error: WrongUsage, status: int, name: str) -> int:
+    print(_help(name), file=sys.stderr)
+    return _errors(str(error).splitlines(), status)
 
 
-def _traffic_flags(run: argparse.ArgumentParser) -> None:
-    add = run.add_argument_group("traffic").add_argument
-    add(
-        "--cluster-cidr", action="append", type=comma_list, metavar="CIDR[,CIDR]", help="where pods have addresses"
+def _errors(lines: Sequence[str], status: int) -> int:
+    for line in lines:
+        print(f"Error: {line}", file=sys.stderr)
+    return status
+
+
+def _help(name: str) -> str:
+    lines = ["Kubernetes Services through IPVS and nftables.", "", f"usage: {name} [flags]"]
+    if name != "kube-proxy":
+        lines += [f"       {name} COMMAND [flags]", ""]
+        lines += [f"  {command:8} {words}" for command, words in COMMANDS.items()]
+    return "\n".join([*lines, "", usage()])
+
+
+def version(*, raw: bool = False) -> str:
+    """Return name and version; the first token of the form v1.NN.M is the kube-proxy this stands for."""
+    from importlib.metadata import version as installed
+
+    if not raw:
+        return f"Kubernetes {KUBERNETES_VERSION} (ipvsproxy v{installed('ipvsproxy')})"
+    major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
+    python = ".".join(map(str, sys.version_info[:3]))
+    return (
+        f'version.Info{{Major:"{major}", Minor:"{minor}", GitVersion:"{KUBERNETES_VERSION}",'
+        f' Program:"ipvsproxy v{installed("ipvsproxy")}", Python:"{python}", Platform:"{os.uname().machine}"}}'
     )
-    add("--detect-local-mode", type=DetectLocalMode, default=DetectLocalMode.CLUSTER_CIDR, metavar="MODE",
-        help="how a local pod is told from others: " + ", ".join(DetectLocalMode))  # fmt: skip
-    add("--pod-bridge-interface", default="", metavar="NAME", help="for BridgeInterface")
-    add("--pod-interface-name-prefix", default="", metavar="PREFIX", help="for InterfaceNamePrefix")
-    add("--masquerade-all", type=boolean, nargs="?", const=True, default=False, metavar="BOOL",
-        help="masquerade everything that goes to a ClusterIP")  # fmt: skip
-    add("--nodeport-addresses", action="append", type=comma_list, metavar="CIDR,...",
-        help="node addresses that serve NodePorts, or the word primary; default: all")  # fmt: skip
-    add("--ipvs-scheduler", default="", metavar="NAME", help="default: rr")
-    add("--ipvs-sync-period", type=duration, default=30.0, metavar="DURATION", help="between verifications")
-    add("--ipvs-min-sync-period", type=duration, default=0.0, metavar="DURATION", help="least pause between syncs")
-    add("--vip-mode", type=VipMode, default=VipMode.AUTO, metavar="MODE",
-        help="VIPs as addresses on kube-ipvs0 or as local routes: " + ", ".join(VipMode))  # fmt: skip
-    _exclude_flag(run)
-
-
-def _exclude_flag(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--ipvs-exclude-cidrs", action="append", type=comma_list, metavar="CIDR,...",
-        help="virtual servers of others, never removed")  # fmt: skip
-
-
-def _log_flags(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument_group("logs").add_argument
-    add("-v", "--v", type=int, default=0, dest="verbosity", metavar="N", help="verbosity, 0 to 9")
-    add("--logging-format", type=LogFormat, default=LogFormat.TEXT, metavar="FORMAT", help="text or json")
-
-
-def configuration(options: argparse.Namespace) -> Config:
-    """Return the settings that parsed flags mean."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    name = given.get("hostname_override", socket.gethostname())
-    return Config(
-        node_name=name.strip().lower(),
-        manifests=given.get("manifests"),
-        kubeconfig=given.get("kubeconfig"),
-        master=given.get("master", ""),
-        cluster_cidrs=_joined(given.get("cluster_cidr")),
-        detect_local_mode=given.get("detect_local_mode", DetectLocalMode.CLUSTER_CIDR),
-        pod_bridge_interface=given.get("pod_bridge_interface", ""),
-        pod_interface_name_prefix=given.get("pod_interface_name_prefix", ""),
-        masquerade_all=given.get("masquerade_all", False),
-        nodeport_addresses=_joined(given.get("nodeport_addresses")),
-        scheduler=given.get("ipvs_scheduler") or "rr",
-        sync_period=given.get("ipvs_sync_period", 30.0),
-        min_sync_period=given.get("ipvs_min_sync_period", 0.0),
-        exclude_cidrs=_joined(given.get("ipvs_exclude_cidrs")),
-        vip_mode=given.get("vip_mode", VipMode.AUTO),
-        verbosity=given.get("verbosity", 0),
-        log_format=given.get("logging_format", LogFormat.TEXT),
-    )
-
-
-def _joined(lists: Sequence[Sequence[str]] | None) -> tuple[str, ...]:
-    return tuple(text for part in lists or () for text in part)
-
-
-def comma_list(text: str) -> list[str]:
-    """Split at commas; an empty text is an empty list."""
-    return [part.strip() for part in text.split(",")] if text.strip() else []
-
-
-def boolean(text: str) -> bool:
-    """Read a Go boolean. Raises ArgumentTypeError."""
-    if text.lower() in ("true", "t", "1"):
-        return True
-    if text.lower() in ("false", "f", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is not a boolean")
-
-
-def duration(text: str) -> float:
-    """Read a Go duration such as 1h2m3.5s into seconds. Raises ArgumentTypeError."""
-    sign, body = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
-    if body == "0":
-        return 0.0
-    if not body or DURATION_PART.sub("", body):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s or 1m30s")
-    return sign * sum(float(number) * DURATION_UNITS[unit] for number, unit in DURATION_PART.findall(body))

@@ -6,11 +6,13 @@ Verbosity follows kube-proxy's habit: 0 shows what changes and what fails, 2 and
 
 import logging
 import sys
+from collections.abc import Iterable
 
 import structlog
 
-from ipvsproxy.config import LogFormat
+from ipvsproxy.config import Config, LogFormat
 
+FLAGS_FROM = 1
 DEBUG_FROM = 4
 
 
@@ -32,3 +34,16 @@ def configure(verbosity: int, form: LogFormat) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
+
+
+def settings(notes: Iterable[str], gates: Iterable[str], config: Config) -> None:
+    """Say once what about the settings an operator should know; from verbosity 1 on, every flag."""
+    log = structlog.get_logger()
+    for note in notes:
+        log.warning(note)
+    gates = list(gates)
+    if gates:
+        log.info("feature gates without an effect here", gates=gates)
+    if config.verbosity >= FLAGS_FROM:
+        for flag, value in config.flags:
+            log.info("flag", name=f"--{flag}", value=value)

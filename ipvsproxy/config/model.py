@@ -4,13 +4,13 @@ Built by `ipvsproxy.config.assemble`; names follow KubeProxyConfiguration, defau
 (contract 1.4). Everything in it has been checked, so nobody parses text again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ipvsproxy.address import format_endpoint, format_ip, parse_cidr
+from ipvsproxy.address import format_endpoint, format_ip
 
 PRIMARY = "primary"
 
@@ -134,34 +134,3 @@ class Config:
     def masquerade_mark(self) -> int:
         """The packet mark with only `masquerade_bit` set."""
         return 1 << self.masquerade_bit
-
-    def check(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot be used."""
-        if not self.node_name:
-            yield "--hostname-override: must not be blank"
-        if self.manifests and (self.kubeconfig or self.master):
-            yield "--manifests: cannot be combined with --kubeconfig or --master"
-        if self.sync_period <= 0:
-            yield "--ipvs-sync-period: must be greater than 0"
-        if not 0 <= self.min_sync_period <= self.sync_period:
-            yield "--ipvs-min-sync-period: must be within 0 and --ipvs-sync-period"
-        for flag, texts in self._cidr_flags():
-            for text in texts:
-                try:
-                    parse_cidr(text)
-                except ValueError as error:
-                    yield f"{flag}: {error}"
-        yield from self._check_detector()
-
-    def _cidr_flags(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        yield "--cluster-cidr", self.cluster_cidrs
-        yield "--ipvs-exclude-cidrs", self.exclude_cidrs
-        if self.nodeport_addresses != (PRIMARY,):
-            yield "--nodeport-addresses", self.nodeport_addresses
-
-    def _check_detector(self) -> Iterator[str]:
-        mode = self.detect_local_mode
-        if mode is DetectLocalMode.BRIDGE_INTERFACE and not self.pod_bridge_interface:
-            yield "--pod-bridge-interface: must not be empty with --detect-local-mode=BridgeInterface"
-        if mode is DetectLocalMode.INTERFACE_NAME_PREFIX and not self.pod_interface_name_prefix:
-            yield "--pod-interface-name-prefix: must not be empty with --detect-local-mode=InterfaceNamePrefix"

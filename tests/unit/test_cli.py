@@ -1,80 +1,130 @@
-import argparse
+from pathlib import Path
 
 import pytest
 
-from ipvsproxy import cli
-from ipvsproxy.config import DetectLocalMode, VipMode
+from ipvsproxy import app, cli
+from ipvsproxy.loop import Fatal
+
+KUBEADM = Path(__file__).parent / "config" / "kubeadm-config.conf"
 
 
-def parse(*arguments):
-    return cli.configuration(cli.parser().parse_args(cli.normalized(arguments)))
-
-
-def test_a_leading_flag_means_run():
-    assert cli.normalized(["--hostname-override=n"]) == ["run", "--hostname-override=n"]
-    assert cli.normalized(["cleanup"]) == ["cleanup"]
-
-
-def test_underscores_are_dashes_in_names_only():
-    config = parse("run", "--hostname_override=My_Node")
-    assert config.node_name == "my_node"
-
-
-def test_lists_are_split_and_repeated():
-    config = parse("run", "--cluster-cidr=10.0.0.0/8,fd00::/8", "--ipvs-exclude-cidrs=a", "--ipvs-exclude-cidrs=b")
-    assert config.cluster_cidrs == ("10.0.0.0/8", "fd00::/8")
-    assert config.exclude_cidrs == ("a", "b")
-
-
-def test_defaults():
-    config = parse("run")
-    assert (config.scheduler, config.sync_period, config.vip_mode) == ("rr", 30.0, VipMode.AUTO)
-    assert config.detect_local_mode is DetectLocalMode.CLUSTER_CIDR
-    assert list(config.check()) == []
-
-
-@pytest.mark.parametrize(("text", "value"), [("true", True), ("0", False), ("F", False)])
-def test_booleans(text, value):
-    assert parse("run", f"--masquerade-all={text}").masquerade_all is value
-    assert parse("run", "--masquerade-all").masquerade_all is True
+@pytest.fixture
+def ran(monkeypatch):
+    """What the assembly was asked to do; the kernel is not touched."""
+    calls = []
+    monkeypatch.setattr(app, "run", lambda config, recheck: calls.append(("run", config, recheck)))
+    monkeypatch.setattr(app, "init", lambda config: calls.append(("init", config)))
+    monkeypatch.setattr(app, "cleanup", lambda config: calls.append(("cleanup", config)))
+    return calls
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("0", 0), ("30s", 30), ("1h2m3.5s", 3723.5), ("500ms", 0.5), ("1.5m", 90), ("10us", 1e-5), ("-1s", -1)],
+    ("program", "arguments"),
+    [
+        ("/usr/local/bin/kube-proxy", [f"--config={KUBEADM}", "--hostname-override=n1"]),
+        ("ipvsproxy", ["--hostname-override=n1"]),
+        ("ipvsproxy", ["run", "--hostname-override", "n1"]),
+        ("/usr/local/bin/kube-proxy", ["--hostname_override=N1"]),
+    ],
 )
-def test_durations(text, seconds):
-    assert cli.duration(text) == pytest.approx(seconds)
+def test_ways_to_run(program, arguments, ran):
+    assert cli.main(arguments, program) == 0
+    assert [(what, config.node_name) for what, config, _ in ran] == [("run", "n1")]
 
 
-@pytest.mark.parametrize("text", ["", "5", "1d", "s", "1s2", "x", "--1s"])
-def test_wrong_durations(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="duration"):
-        cli.duration(text)
+def test_kube_proxy_needs_no_argument(ran):
+    assert cli.main([], "kube-proxy") == 0
+    assert ran[0][0] == "run"
 
 
-def test_all_problems_are_said_at_once_with_their_flag(capsys):
-    status = cli.main(
-        ["run", "--cluster-cidr=nonsense", "--nodeport-addresses=1.2.3.4", "--ipvs-sync-period=0s",
-         "--hostname-override= ", "--detect-local-mode=BridgeInterface", "--manifests=x", "--master=y"]
-    )  # fmt: skip
-    lines = capsys.readouterr().err.splitlines()
-    assert status == 2
-    flags = {line.split(":")[1].strip() for line in lines}
-    assert flags >= {
-        "--cluster-cidr", "--nodeport-addresses", "--ipvs-sync-period", "--hostname-override",
-        "--pod-bridge-interface", "--manifests",
-    }  # fmt: skip
+@pytest.mark.parametrize("arguments", [["cleanup", "--proxy-mode=iptables"], ["--cleanup"], ["run", "--cleanup"]])
+def test_cleaning_up_is_allowed_in_every_mode(arguments, ran):
+    assert cli.main(arguments) == 0
+    assert [call[0] for call in ran] == ["cleanup"]
 
 
-@pytest.mark.parametrize("arguments", [["run", "--nonsense"], ["run", "positional"], ["run", "--clust=x"], []])
-def test_wrong_usage_is_status_2(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+def test_init_only(ran):
+    assert cli.main(["--init-only"]) == 0
+    assert [call[0] for call in ran] == ["init"]
 
 
-def test_version(capsys):
-    assert cli.main(["version"]) == 0
-    assert capsys.readouterr().out.startswith("ipvsproxy v")
+@pytest.mark.parametrize(
+    ("program", "arguments", "status"),
+    [
+        ("kube-proxy", ["--nonsense"], 1),
+        ("kube-proxy", ["run"], 1),
+        ("ipvsproxy", ["--nonsense"], 1),
+        ("ipvsproxy", ["run", "--nonsense"], 2),
+        ("ipvsproxy", ["run", "positional"], 2),
+        ("ipvsproxy", ["nonsense"], 2),
+        ("ipvsproxy", [], 2),
+        ("ipvsproxy", ["run", "--conntrack-min=-1"], 2),
+        ("ipvsproxy", ["--conntrack-min=-1"], 1),
+        ("ipvsproxy", ["run", "--config=/nonexistent"], 1),
+        ("kube-proxy", ["--proxy-mode=nftables"], 1),
+    ],
+)
+def test_wrong_usage_has_the_status_of_its_grammar(program, arguments, status, ran, capsys):
+    assert cli.main(arguments, program) == status
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("Error: ")
+    assert captured.out == ""
+    assert ran == []
+
+
+def test_help_goes_to_stdout(capsys):
+    assert cli.main(["--help"], "kube-proxy") == 0
+    assert "usage: kube-proxy [flags]" in capsys.readouterr().out
+
+
+def test_what_cannot_go_on_is_one_line(monkeypatch, capsys):
+    def fail(config, recheck):
+        raise Fatal("no IPVS")
+
+    monkeypatch.setattr(app, "run", fail)
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == "Error: no IPVS\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [(["version"], "Kubernetes v1.36.2 (ipvsproxy v"), (["--version"], "Kubernetes v1.36.2 "),
+     (["--version=true"], "Kubernetes v1."), (["--version=raw"], 'version.Info{Major:"1"')],
+)  # fmt: skip
+def test_versions(arguments, start, capsys):
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.startswith(start)
+
+
+def test_a_claimed_version_goes_on(ran):
+    assert cli.main(["--version=v1.35.1"]) == 0
+    assert ran[0][1].kubernetes_version == "v1.35.1"
+
+
+def test_the_effective_configuration_is_written_and_reads_again(tmp_path, ran):
+    target = tmp_path / "out.yaml"
+    target.write_text("x" * 100_000)
+    assert cli.main(["--proxy-mode=iptables", "--cluster-cidr=10.0.0.0/8", f"--write-config-to={target}"]) == 0
+    assert ran == []
+    text = target.read_text()
+    assert "mode: iptables\n" in text
+    target.write_text(text.replace("mode: iptables", "mode: ipvs"))
+    assert cli.main([f"--config={target}"]) == 0
+    assert ran[0][1].cluster_cidrs == ("10.0.0.0/8",)
+
+
+def test_where_it_cannot_be_written(tmp_path, capsys):
+    assert cli.main([f"--write-config-to={tmp_path}"]) == 1
+    assert "--write-config-to" in capsys.readouterr().err
+
+
+def test_files_are_checked_again_when_asked(tmp_path, ran):
+    path = tmp_path / "config.conf"
+    path.write_text(KUBEADM.read_text())
+    assert cli.main([f"--config={path}"]) == 0
+    recheck = ran[0][2]
+    assert recheck() == []
+    path.write_text(KUBEADM.read_text().replace("mode: ", "mode: nftables #"))
+    assert "nftables" in recheck()[0]
+    path.write_text("[")
+    assert str(path) in recheck()[0]

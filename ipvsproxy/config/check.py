@@ -1,0 +1,189 @@
+"""What is wrong with settings: every problem at once, each with the flag or field it is about.
+
+Rules: contract 1.6. A mode that is not ours is no problem here, since cleaning up and writing the configuration
+do not mind it; `refusal` says it to those who would run (contract 1.7).
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ipvsproxy.address import family, parse_cidr, parse_ip
+from ipvsproxy.config.kinds import format_duration
+from ipvsproxy.config.model import PRIMARY, DetectLocalMode, LogFormat, VipMode
+from ipvsproxy.config.settle import PORTS, Settings
+from ipvsproxy.config.table import KUBE_PROXY_FIELDS
+
+KUBERNETES_VERSION = "v1.36.2"
+"""The release whose kube-proxy this program behaves like."""
+PREVIOUS_MINOR = "1.35"
+VERSION = re.compile(r"v\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
+MODES = ("iptables", "ipvs", "nftables")
+LOCKED_GATES = {"PreferSameTrafficDistribution": True, "MultiCIDRServiceAllocator": True}
+"""Gates of features that cannot be switched off any more."""
+GATES = {
+    "AllowServiceExternalIPs": True,
+    "ComponentFlagz": True,
+    "ComponentStatusz": True,
+    "LoggingAlphaOptions": False,
+}
+"""Gates with an effect here, and their defaults. All other names are accepted (contract 1.8)."""
+ALPHA_LOGGING = ("splitStream", "infoBufferSize")
+
+NOT_NEGATIVE = (
+    *("conntrack.maxPerCore", "conntrack.min", "conntrack.tcpEstablishedTimeout", "conntrack.tcpCloseWaitTimeout"),
+    *("conntrack.udpTimeout", "conntrack.udpStreamTimeout", "clientConnection.burst"),
+    *("ipvs.tcpTimeout", "ipvs.tcpFinTimeout", "ipvs.udpTimeout", "ipvs.minSyncPeriod"),
+)
+ABOVE_ZERO = ("configSyncPeriod", "ipvs.syncPeriod", "logging.flushFrequency")
+RANGES = {"iptables.masqueradeBit": (0, 31), "nftables.masqueradeBit": (0, 31), "oomScoreAdj": (-1000, 1000)}
+CHOICES = {
+    "mode": MODES,
+    "detectLocalMode": tuple(DetectLocalMode),
+    "logging.format": tuple(LogFormat),
+    "vipMode": tuple(VipMode),
+    "showHiddenMetricsForVersion": ("", PREVIOUS_MINOR),
+}
+
+
+def problems(settings: Settings) -> Iterator[str]:
+    """Yield one sentence for each setting that cannot be used."""
+    for key, value, reason in _all(settings.values):
+        row = KUBE_PROXY_FIELDS.get(key)
+        yield f"{settings.name(key)}: invalid value {row.kind.show(value) if row else value!r}: {reason}"
+    if settings.values["hostnameOverride"] and not settings.values["hostnameOverride"].strip():
+        yield f"{settings.name('hostnameOverride')}: must not be blank"
+    if settings.values["manifests"]:
+        for key in ("clientConnection.kubeconfig", "--master"):
+            if settings.values[key]:
+                yield f"{settings.name('manifests')}: cannot be combined with {settings.name(key)}"
+    if settings.values["--write-config-to"] and settings.values["--cleanup"]:
+        yield "--write-config-to: cannot be combined with --cleanup"
+
+
+def refusal(settings: Settings) -> str:
+    """Return why these settings cannot be run with, empty if they can."""
+    mode = settings.values["mode"]
+    if mode == "ipvs":
+        return ""
+    return (
+        f"{settings.name('mode')}: {mode}: this program replaces kube-proxy's ipvs mode and will not change the"
+        " data plane of a cluster that asked for another one. Set the mode to ipvs, or leave it empty"
+    )
+
+
+def unknown_gates(settings: Settings) -> list[str]:
+    """Return the feature gates that were given and that have no effect here."""
+    return sorted(settings.values["featureGates"].keys() - GATES.keys() - LOCKED_GATES.keys())
+
+
+def gate(values: dict[str, Any], name: str) -> bool:
+    """Return whether a feature gate of `GATES` is on."""
+    return bool(values["featureGates"].get(name, GATES[name]))
+
+
+Problem = tuple[str, Any, str]
+
+
+def _all(values: dict[str, Any]) -> Iterator[Problem]:
+    yield from _numbers(values)
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            yield key, values[key], f"must be one of {', '.join(repr(str(c)) for c in choices)}"
+    yield from _addresses(values)
+    yield from _ranges(values)
+    yield from _detector(values)
+    for name, wanted in LOCKED_GATES.items():
+        if values["featureGates"].get(name, wanted) is not wanted:
+            yield "featureGates", values["featureGates"], f"{name} is locked to {str(wanted).lower()}"
+    yield from _logging(values)
+    version = values["--version"]
+    if version not in ("true", "false", "raw") and not VERSION.fullmatch(version):
+        yield "--version", version, "must be true, false, raw or a version such as v1.36.2"
+
+
+def _numbers(values: dict[str, Any]) -> Iterator[Problem]:
+    for key in NOT_NEGATIVE:
+        if values[key] < 0:
+            yield key, values[key], "must be greater than or equal to 0"
+    for key in ABOVE_ZERO:
+        if values[key] <= 0:
+            yield key, values[key], "must be greater than 0"
+    for key, (low, high) in RANGES.items():
+        if not low <= values[key] <= high:
+            yield key, values[key], f"must be within the range [{low}, {high}]"
+    if values["ipvs.minSyncPeriod"] > values["ipvs.syncPeriod"] > 0:
+        longest = format_duration(values["ipvs.syncPeriod"])
+        yield "ipvs.minSyncPeriod", values["ipvs.minSyncPeriod"], f"must not be greater than syncPeriod, {longest}"
+
+
+def _addresses(values: dict[str, Any]) -> Iterator[Problem]:
+    if not _reads(parse_ip, values["bindAddress"]):
+        yield "bindAddress", values["bindAddress"], "not a valid textual representation of an IP address"
+    for key in PORTS:
+        reason = _listen_problem(values[key]) if values[key] else ""
+        if reason:
+            yield key, values[key], reason
+
+
+def _listen_problem(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or ("[" in host) != (":" in host):
+        return "must be IP:port"
+    if not _reads(parse_ip, host.removeprefix("[").removesuffix("]")):
+        return f"{host!r} is not a valid IP address"
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        return f"{port!r} is not a valid port"
+    return ""
+
+
+def _ranges(values: dict[str, Any]) -> Iterator[Problem]:
+    for index, text in enumerate(values["ipvs.excludeCIDRs"]):
+        if not _reads(parse_cidr, text):
+            yield "ipvs.excludeCIDRs", text, f"entry {index} must be a valid CIDR"
+    addresses = values["nodePortAddresses"]
+    if addresses == [PRIMARY]:
+        return
+    for index, text in enumerate(addresses):
+        if text == PRIMARY:
+            yield "nodePortAddresses", addresses, "cannot use both 'primary' and CIDRs"
+        elif not _reads(parse_cidr, text):
+            yield "nodePortAddresses", text, f"entry {index} must be a valid CIDR"
+
+
+def _detector(values: dict[str, Any]) -> Iterator[Problem]:
+    needed = {
+        DetectLocalMode.BRIDGE_INTERFACE: "detectLocal.bridgeInterface",
+        DetectLocalMode.INTERFACE_NAME_PREFIX: "detectLocal.interfaceNamePrefix",
+    }
+    mode = values["detectLocalMode"]
+    if mode in needed and not values[needed[mode]]:
+        yield needed[mode], "", f"must not be empty with detectLocalMode {mode}"
+    if mode != DetectLocalMode.CLUSTER_CIDR:
+        return
+    cidrs = values["clusterCIDR"]
+    wrong = [text for text in cidrs if not _reads(parse_cidr, text)]
+    if wrong:
+        yield "clusterCIDR", cidrs, f"{wrong[0]!r} is not a valid CIDR"
+    elif len(cidrs) > 2 or len({family(parse_cidr(text).network) for text in cidrs}) < len(cidrs):
+        yield "clusterCIDR", cidrs, "must be one CIDR, or one of each IP family"
+
+
+def _logging(values: dict[str, Any]) -> Iterator[Problem]:
+    if values["logging.vmodule"] and values["logging.format"] != LogFormat.TEXT:
+        yield "logging.vmodule", values["logging.vmodule"], "only with the text logging format"
+    if gate(values, "LoggingAlphaOptions"):
+        return
+    for form in LogFormat:
+        for option in ALPHA_LOGGING:
+            key = f"logging.options.{form}.{option}"
+            if values[key] not in (False, "0"):
+                yield key, values[key], "needs the feature gate LoggingAlphaOptions"
+
+
+def _reads(parse: Callable[[str], Any], text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True

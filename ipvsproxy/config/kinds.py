@@ -1,0 +1,212 @@
+"""Kinds of values that settings have: how each is read from a flag and from a file, and written back.
+
+Durations are whole nanoseconds in here, as in Go, so that what is written is exactly what was read; numbers keep
+the limits of the fields they go into. All readers raise BadValue with a reason that can follow the name of
+the setting. Grammar: contract 1.1; what a field may hold in a file: contract 1.3 and 1.4.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+NANOSECONDS = 10**9
+UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": NANOSECONDS}
+UNITS |= {"m": 60 * NANOSECONDS, "h": 3600 * NANOSECONDS}
+DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(|[numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)")
+TRUE, FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
+
+
+class BadValue(ValueError):
+    """A text or value that a setting cannot have."""
+
+
+class Kind(NamedTuple):
+    """One kind of value.
+
+    `read` takes the text of a flag, `decode` what a file has for a field, `encode` makes the latter. `bare` is the
+    text of a flag without a value, None where it needs one. `join` combines a flag that is given again with
+    what was given before; without it the last one counts.
+    """
+
+    name: str
+    zero: Any
+    read: Callable[[str], Any]
+    decode: Callable[[Any], Any]
+    encode: Callable[[Any], Any] = lambda value: value
+    bare: str | None = None
+    join: Callable[[Any, Any], Any] | None = None
+
+    def show(self, value: Any) -> str:
+        """Return a value as the text of a flag."""
+        value = self.encode(value)
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, dict):
+            return ",".join(f"{key}={self.show_item(item)}" for key, item in value.items())
+        return ",".join(map(self.show_item, value)) if isinstance(value, list) else str(value)
+
+    @staticmethod
+    def show_item(item: Any) -> str:
+        """Return one item of a list or map as text."""
+        if isinstance(item, dict):
+            return "=".join(map(str, item.values()))
+        return str(item).lower() if isinstance(item, bool) else str(item)
+
+
+def duration(text: str) -> int:
+    """Read a Go duration such as 1h2m3.5s into nanoseconds."""
+    sign, body = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
+    if body == "0":
+        return 0
+    if not body or DURATION_PART.sub("", body):
+        raise BadValue(f"{text!r} is not a duration such as 30s or 1m30s")
+    return sign * int(sum(Fraction(number) * UNITS[unit] for number, unit in DURATION_PART.findall(body)))
+
+
+def format_duration(nanoseconds: int) -> str:
+    """Write a duration as Go does: 0s, 500ms, 1m30s, 24h0m0s."""
+    size, sign = abs(nanoseconds), "-" if nanoseconds < 0 else ""
+    for unit in ("ns", "µs", "ms"):
+        if 0 < size < 1000 * UNITS[unit] and size < NANOSECONDS:
+            return f"{sign}{_decimal(size, UNITS[unit])}{unit}"
+    hours, rest = divmod(size, UNITS["h"])
+    minutes, rest = divmod(rest, UNITS["m"])
+    head = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{sign}{head}{_decimal(rest, NANOSECONDS)}s"
+
+
+def _decimal(size: int, unit: int) -> str:
+    whole, part = divmod(size, unit)
+    digits = f"{part:0{len(str(unit)) - 1}d}".rstrip("0") if part else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+def _boolean(text: str) -> bool:
+    if text not in TRUE + FALSE:
+        raise BadValue(f"{text!r} is not a boolean")
+    return text in TRUE
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        try:
+            # int() with base 0 knows 0x10 and 0b1; a leading zero is an old octal number there.
+            number = int(value, 0) if isinstance(value, str) else value
+        except ValueError:
+            raise BadValue(f"{value!r} is not a whole number") from None
+        if isinstance(number, float) and number.is_integer():
+            number = int(number)
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise BadValue(f"{value!r} is not a whole number")
+        if not low <= number <= high:
+            raise BadValue(f"{value} is out of range")
+        return number
+
+    return read
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise BadValue(f"{value!r} is not a number") from None
+
+
+def _quantity(value: Any) -> str:
+    text = str(value)
+    if isinstance(value, bool | list | dict) or not QUANTITY.fullmatch(text):
+        raise BadValue(f"{value!r} is not a quantity such as 64Ki")
+    return text
+
+
+def _strictly(wanted: type, words: str, read: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+    """Return a decoder of one type: a file must not hold a number where a text belongs, or the reverse."""
+
+    def decode(value: Any) -> Any:
+        if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+            raise BadValue(f"{value!r} is not {words}")
+        return read(value) if read else value
+
+    return decode
+
+
+def _number_only(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decode(value: Any) -> Any:
+        if isinstance(value, str | bool):
+            raise BadValue(f"{value!r} is not a number")
+        return read(value)
+
+    return decode
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text.strip() else []
+
+
+def _strings(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise BadValue(f"{value!r} is not a list of strings")
+    return value
+
+
+def _pairs(text: str, read: Callable[[str], Any]) -> Iterable[tuple[str, Any]]:
+    for part in _words(text):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise BadValue(f"{part!r} has not the form NAME=VALUE")
+        yield name.strip(), read(value.strip())
+
+
+def _gates(value: Any) -> dict[str, bool]:
+    if not isinstance(value, dict) or not all(isinstance(item, bool) for item in value.values()):
+        raise BadValue(f"{value!r} is not a map of names to booleans")
+    return {str(name): on for name, on in value.items()}
+
+
+def _vmodule(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise BadValue(f"{value!r} is not a list")
+    for item in value:
+        if not isinstance(item, dict) or item.keys() != {"filePattern", "verbosity"}:
+            raise BadValue(f"{item!r} has not the fields filePattern and verbosity")
+    return [
+        {"filePattern": str(item["filePattern"]), "verbosity": UINT.decode(item["verbosity"])} for item in value
+    ]
+
+
+def _flush(value: Any) -> int:
+    """Logging's own kind of duration, which once was a number of nanoseconds."""
+    return duration(value) if isinstance(value, str) else UINT.decode(value)
+
+
+_text = _strictly(str, "a string")
+_int32 = _integer(-(2**31), 2**31 - 1)
+_uint32 = _integer(0, 2**63 - 1)
+
+STRING = Kind("string", "", str, _text)
+BOOL = Kind("bool", False, _boolean, _strictly(bool, "a boolean"), bare="true")
+VERSION = Kind("version", "false", str, _text, bare="true")
+INT = Kind("int", 0, _int32, _number_only(_int32))
+UINT = Kind("uint", 0, _uint32, _number_only(_uint32))
+FLOAT = Kind("float", 0.0, _number, _number_only(_number), lambda n: int(n) if n.is_integer() else n)
+DURATION = Kind(
+    "duration", 0, duration, _strictly(str, "a duration such as 30s", duration), format_duration
+)  # fmt: skip
+FLUSH = DURATION._replace(decode=_flush)
+QUANTITIES = Kind("quantity", "0", _quantity, _quantity)
+LIST = Kind("list", [], _words, _strings, join=lambda old, new: old + new)
+CIDRS = Kind(
+    # One string, in which commas separate; an empty flag is one empty CIDR, and so an error, as in kube-proxy.
+    "CIDR[,CIDR]", [], lambda text: [part.strip() for part in text.split(",")],
+    _strictly(str, "a string", _words), ",".join,
+)  # fmt: skip
+GATES = Kind(
+    "NAME=bool,...", {}, lambda text: dict(_pairs(text, _boolean)), _gates, join=lambda old, new: old | new
+)  # fmt: skip
+VMODULE = Kind(
+    "PATTERN=N,...", [],
+    lambda text: [{"filePattern": name, "verbosity": level} for name, level in _pairs(text, _uint32)],
+    _vmodule, join=lambda old, new: old + new,
+)  # fmt: skip

@@ -1,0 +1,197 @@
+"""Every setting as one row: its flag, its field, its kind, its default and what becomes of it here.
+
+All else is derived from these rows: reading flags and files, `--help`, `--write-config-to`, /configz, and the
+test that keeps docs/compatibility.md true. Source: contract 1.2 and 1.4. What may be wrong with a value
+stands in `config.check`, what it means to the machine in `config.assemble`.
+"""
+
+from enum import Enum
+from itertools import chain
+from typing import Any, NamedTuple
+
+from ipvsproxy.config.kinds import (
+    BOOL,
+    CIDRS,
+    DURATION,
+    FLOAT,
+    FLUSH,
+    GATES,
+    INT,
+    LIST,
+    NANOSECONDS,
+    QUANTITIES,
+    STRING,
+    UINT,
+    VERSION,
+    VMODULE,
+    Kind,
+)
+
+SECOND = NANOSECONDS
+MINUTE, HOUR = 60 * SECOND, 3600 * SECOND
+
+
+class Status(Enum):
+    """What becomes of a setting here, in the words of docs/compatibility.md."""
+
+    SAME = "same"
+    BETTER = "better"
+    ACCEPTED = "accepted"
+    NEW = "new"
+
+
+SAME, BETTER, ACCEPTED, NEW = Status
+
+
+class Row(NamedTuple):
+    """One setting.
+
+    `flag` is its name without dashes, `field` its place in KubeProxyConfiguration (in IPVSProxyConfiguration for
+    our own), each empty if there is none. A zero in a file means the default, unless it is `nullable`: then only
+    null does. `flag_default` replaces the default where no configuration file is used. `always` marks flags
+    that count beside `--config`.
+    """
+
+    flag: str
+    field: str
+    kind: Kind
+    default: Any
+    status: Status
+    help: str
+    nullable: bool = False
+    flag_default: Any = None
+    always: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name by which programs know it: the field, or the flag of one without a field."""
+        return self.field or f"--{self.flag}"
+
+
+PROCESS = (
+    Row("config", "", STRING, "", BETTER, "a KubeProxyConfiguration; beside it most flags do not count",
+        always=True),
+    Row("write-config-to", "", STRING, "", SAME, "write the effective configuration there, and end",
+        always=True),
+    Row("cleanup", "", BOOL, False, BETTER, "take everything out of the kernel, and end", always=True),
+    Row("init-only", "", BOOL, False, BETTER, "make kernel settings, load modules, and end", always=True),
+    Row("version", "", VERSION, "false", SAME, "print the version (raw: all of it), and end", always=True),
+    Row("feature-gates", "featureGates", GATES, {}, BETTER, "feature gates of Kubernetes"),
+)  # fmt: skip
+API = (
+    Row("kubeconfig", "clientConnection.kubeconfig", STRING, "", SAME, "default: the in-cluster configuration"),
+    Row("master", "", STRING, "", SAME, "URL that replaces the server of the kubeconfig", always=True),
+    Row("kube-api-content-type", "clientConnection.contentType", STRING, "application/vnd.kubernetes.protobuf",
+        ACCEPTED, "JSON is sent and asked for, whatever this says"),
+    Row("", "clientConnection.acceptContentTypes", STRING, "", ACCEPTED, ""),
+    Row("kube-api-qps", "clientConnection.qps", FLOAT, 5.0, ACCEPTED, "requests to the API a second"),
+    Row("kube-api-burst", "clientConnection.burst", INT, 10, ACCEPTED, "requests to the API at once"),
+    Row("config-sync-period", "configSyncPeriod", DURATION, 15 * MINUTE, ACCEPTED, "time between resyncs"),
+    Row("hostname-override", "hostnameOverride", STRING, "", SAME,
+        "the name of this node's Node object; default: the host name", always=True),
+)  # fmt: skip
+SERVERS = (
+    Row("bind-address", "bindAddress", STRING, "0.0.0.0", SAME, "a hint for this node's IP"),  # noqa: S104
+    Row("healthz-bind-address", "healthzBindAddress", STRING, "", BETTER,
+        "IP[:port] of /healthz and /livez; default 0.0.0.0:10256, empty: none"),
+    Row("metrics-bind-address", "metricsBindAddress", STRING, "", BETTER,
+        "IP[:port] of /metrics; default 127.0.0.1:10249, empty: none"),
+    Row("bind-address-hard-fail", "bindAddressHardFail", BOOL, False, SAME, "end when a server cannot listen"),
+    Row("healthz-port", "", INT, 10256, SAME, "deprecated: the port of --healthz-bind-address, 0: no server"),
+    Row("metrics-port", "", INT, 10249, BETTER, "deprecated: the port of --metrics-bind-address, 0: no server"),
+    Row("profiling", "enableProfiling", BOOL, False, SAME, "serve /debug beside /metrics"),
+    Row("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", STRING, "", ACCEPTED,
+        "the previous minor version; no metric is hidden"),
+)  # fmt: skip
+TRAFFIC = (
+    Row("proxy-mode", "mode", STRING, "", BETTER, "ipvs or empty; others are refused"),
+    Row("cluster-cidr", "clusterCIDR", CIDRS, [], SAME, "where pods have addresses"),
+    Row("detect-local-mode", "detectLocalMode", STRING, "", SAME,
+        "how a local pod is told from others: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"),
+    Row("pod-bridge-interface", "detectLocal.bridgeInterface", STRING, "", SAME, "for BridgeInterface"),
+    Row("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", STRING, "", SAME,
+        "for InterfaceNamePrefix"),
+    Row("nodeport-addresses", "nodePortAddresses", LIST, [], SAME,
+        "ranges of node addresses that serve NodePorts, or the word primary; default: all"),
+    Row("masquerade-all", "iptables.masqueradeAll", BOOL, False, SAME,
+        "masquerade everything that goes to a ClusterIP"),
+    Row("iptables-masquerade-bit", "iptables.masqueradeBit", INT, 14, SAME,
+        "bit of the packet mark that lets replies pass the FORWARD chain of iptables-nft", nullable=True),
+    Row("ipvs-scheduler", "ipvs.scheduler", STRING, "", BETTER, "default: rr"),
+    Row("ipvs-sync-period", "ipvs.syncPeriod", DURATION, 30 * SECOND, BETTER, "time between verifications"),
+    Row("ipvs-min-sync-period", "ipvs.minSyncPeriod", DURATION, 0, SAME, "least pause between syncs",
+        flag_default=SECOND),
+    Row("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", LIST, [], BETTER, "virtual servers of others, never removed"),
+)  # fmt: skip
+HOST = (
+    Row("ipvs-strict-arp", "ipvs.strictARP", BOOL, False, SAME, "set arp_ignore to 1 and arp_announce to 2"),
+    Row("ipvs-tcp-timeout", "ipvs.tcpTimeout", DURATION, 0, BETTER, "when idle; 0: 7800 s if the kernel has 900"),
+    Row("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", DURATION, 0, SAME, "after a FIN; 0: as it is"),
+    Row("ipvs-udp-timeout", "ipvs.udpTimeout", DURATION, 0, SAME, "after the last packet; 0: as it is"),
+    Row("conntrack-max-per-core", "conntrack.maxPerCore", INT, 32768, BETTER,
+        "tracked connections for each CPU; 0: leave the limit as it is", nullable=True),
+    Row("conntrack-min", "conntrack.min", INT, 131072, SAME, "least limit of tracked connections", nullable=True),
+    Row("conntrack-tcp-timeout-established", "conntrack.tcpEstablishedTimeout", DURATION, 24 * HOUR, SAME,
+        "of idle connections; 0: as it is", nullable=True),
+    Row("conntrack-tcp-timeout-close-wait", "conntrack.tcpCloseWaitTimeout", DURATION, HOUR, SAME,
+        "in CLOSE_WAIT; 0: as it is", nullable=True),
+    Row("conntrack-tcp-be-liberal", "conntrack.tcpBeLiberal", BOOL, False, SAME, "track packets out of window"),
+    Row("conntrack-udp-timeout", "conntrack.udpTimeout", DURATION, 0, SAME, "unreplied; 0: as it is"),
+    Row("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", DURATION, 0, SAME, "replied; 0: as it is"),
+    Row("oom-score-adj", "oomScoreAdj", INT, -999, SAME, "-1000 to 1000", nullable=True),
+)  # fmt: skip
+LOGS = (
+    Row("v", "logging.verbosity", UINT, 0, SAME, "verbosity, 0 to 9 (also -v)", always=True),
+    Row("vmodule", "logging.vmodule", VMODULE, [], ACCEPTED, "file patterns with verbosities", always=True),
+    Row("logging-format", "logging.format", STRING, "text", SAME, "text or json", always=True),
+    Row("log-flush-frequency", "logging.flushFrequency", FLUSH, 5 * SECOND, ACCEPTED, "lines are never held back",
+        always=True),
+    Row("log-text-split-stream", "logging.options.text.splitStream", BOOL, False, ACCEPTED, "", always=True),
+    Row("log-text-info-buffer-size", "logging.options.text.infoBufferSize", QUANTITIES, "0", ACCEPTED, "",
+        always=True),
+    Row("log-json-split-stream", "logging.options.json.splitStream", BOOL, False, ACCEPTED, "", always=True),
+    Row("log-json-info-buffer-size", "logging.options.json.infoBufferSize", QUANTITIES, "0", ACCEPTED, "",
+        always=True),
+)  # fmt: skip
+OTHER_MODES = (
+    Row("iptables-localhost-nodeports", "iptables.localhostNodePorts", BOOL, True, ACCEPTED, "",
+        nullable=True),
+    Row("iptables-sync-period", "iptables.syncPeriod", DURATION, 30 * SECOND, ACCEPTED, ""),
+    Row("iptables-min-sync-period", "iptables.minSyncPeriod", DURATION, SECOND, ACCEPTED, ""),
+    Row("", "nftables.masqueradeBit", INT, 14, ACCEPTED, "", nullable=True),
+    Row("", "nftables.masqueradeAll", BOOL, False, ACCEPTED, ""),
+    Row("", "nftables.syncPeriod", DURATION, 30 * SECOND, ACCEPTED, ""),
+    Row("", "nftables.minSyncPeriod", DURATION, SECOND, ACCEPTED, ""),
+    Row("", "winkernel.networkName", STRING, "", ACCEPTED, ""),
+    Row("", "winkernel.sourceVip", STRING, "", ACCEPTED, ""),
+    Row("", "winkernel.enableDSR", BOOL, False, ACCEPTED, ""),
+    Row("", "winkernel.rootHnsEndpointName", STRING, "", ACCEPTED, ""),
+    Row("", "winkernel.forwardHealthCheckVip", BOOL, False, ACCEPTED, ""),
+    Row("", "portRange", STRING, "", ACCEPTED, ""),
+    Row("", "windowsRunAsService", BOOL, False, ACCEPTED, ""),
+    Row("boot-id-file", "", STRING, "", ACCEPTED, ""),
+    Row("machine-id-file", "", STRING, "", ACCEPTED, ""),
+)  # fmt: skip
+OURS = (
+    Row("extra-config", "", STRING, "", NEW, "an IPVSProxyConfiguration with the settings below", always=True),
+    Row("manifests", "manifests", STRING, "", NEW, "a watched folder of YAML or JSON; needs no cluster",
+        always=True),
+    Row("vip-mode", "vipMode", STRING, "auto", NEW,
+        "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True),
+)  # fmt: skip
+"""Also as environment variables, IPVSPROXY_ and the flag in capitals."""
+
+GROUPS = {
+    "what to do": PROCESS,
+    "the Kubernetes API": API,
+    "servers": SERVERS,
+    "traffic": TRAFFIC,
+    "this host": HOST,
+    "logs": LOGS,
+    "of other modes and systems": OTHER_MODES,
+    "ipvsproxy's own": OURS,
+}
+SETTINGS = tuple(chain.from_iterable(GROUPS.values()))
+BY_FLAG = {row.flag: row for row in SETTINGS if row.flag}
+KUBE_PROXY_FIELDS = {row.field: row for row in SETTINGS if row.field and row not in OURS}
+OUR_FIELDS = {row.field: row for row in OURS if row.field}

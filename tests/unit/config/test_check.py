@@ -1,0 +1,128 @@
+import pytest
+
+from ipvsproxy.config.check import problems, refusal, unknown_gates
+from ipvsproxy.config.commandline import parse
+from ipvsproxy.config.settle import settle
+
+
+def found(*arguments):
+    return list(problems(settle(parse(arguments).values, {})))
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--iptables-masquerade-bit=32", "within the range [0, 31]"),
+        ("--ipvs-tcp-timeout=-1s", "'-1s': must be greater than or equal to 0"),
+        ("--ipvs-tcpfin-timeout=-1s", "greater than or equal to 0"),
+        ("--ipvs-udp-timeout=-1s", "greater than or equal to 0"),
+        ("--ipvs-exclude-cidrs=10.0.0.0/8,nonsense", "entry 1 must be a valid CIDR"),
+        ("--oom-score-adj=1001", "within the range"),
+        ("--conntrack-max-per-core=-1", "greater than or equal to 0"),
+        ("--conntrack-min=-1", "greater than or equal to 0"),
+        ("--conntrack-tcp-timeout-established=-1s", "greater than or equal to 0"),
+        ("--conntrack-tcp-timeout-close-wait=-1s", "greater than or equal to 0"),
+        ("--conntrack-udp-timeout=-1s", "greater than or equal to 0"),
+        ("--conntrack-udp-timeout-stream=-1s", "greater than or equal to 0"),
+        ("--proxy-mode=userspace", "'iptables', 'ipvs', 'nftables'"),
+        ("--kube-api-burst=-1", "greater than or equal to 0"),
+        ("--config-sync-period=0s", "greater than 0"),
+        ("--ipvs-sync-period=0s", "greater than 0"),
+        ("--ipvs-min-sync-period=31s", "not be greater than syncPeriod, 30s"),
+        ("--ipvs-min-sync-period=-1s", "greater than or equal to 0"),
+        ("--bind-address=node", "not a valid textual representation"),
+        ("--healthz-bind-address=localhost:1", "'localhost' is not a valid IP"),
+        ("--healthz-bind-address=:10256", "'' is not a valid IP"),
+        ("--healthz-bind-address=1.2.3.4:0", "'0' is not a valid port"),
+        ("--healthz-bind-address=1.2.3.4:65536", "'65536' is not a valid port"),
+        ("--metrics-bind-address=nonsense", "must be IP:port"),
+        ("--metrics-bind-address=fd00::1:x", "must be IP:port"),
+        ("--nodeport-addresses=primary,10.0.0.0/8", "cannot use both"),
+        ("--nodeport-addresses=1.2.3.4", "must be a valid CIDR"),
+        ("--show-hidden-metrics-for-version=1.34", "'1.35'"),
+        ("--detect-local-mode=Guess", "'NodeCIDR'"),
+        ("--cluster-cidr=10.0.0.0/8,10.1.0.0/16", "one of each IP family"),
+        ("--cluster-cidr=10.0.0.0/8,fd00::/8,fd01::/16", "one of each IP family"),
+        ("--cluster-cidr=10.0.0.0/33", "'10.0.0.0/33' is not a valid CIDR"),
+        ("--cluster-cidr=", "'' is not a valid CIDR"),
+        ("--logging-format=xml", "'json'"),
+        ("--log-flush-frequency=0s", "greater than 0"),
+        ("--log-json-split-stream", "LoggingAlphaOptions"),
+        ("--log-text-info-buffer-size=1Ki", "LoggingAlphaOptions"),
+        ("--feature-gates=PreferSameTrafficDistribution=false", "locked to true"),
+        ("--version=1.2", "such as v1.36.2"),
+        ("--hostname-override= ", "must not be blank"),
+        ("--vip-mode=magic", "'route'"),
+    ],
+)
+def test_one_problem_with_its_flag(argument, words):
+    lines = found(argument)
+    assert len(lines) == 1
+    assert lines[0].startswith(argument.partition("=")[0] + ": ")
+    assert words in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--cluster-cidr=10.0.0.0/8,fd00::/8"],
+        ["--cluster-cidr=nonsense", "--detect-local-mode=NodeCIDR"],
+        ["--show-hidden-metrics-for-version=1.35"],
+        ["--feature-gates=LoggingAlphaOptions=true", "--log-json-split-stream"],
+        ["--feature-gates=NobodyKnowsThis=true,PreferSameTrafficDistribution=true"],
+        ["--ipvs-sync-period=500ms", "--ipvs-min-sync-period=500ms"],
+        ["--bind-address=::ffff:1.2.3.4"],
+        ["--nodeport-addresses=primary"],
+        ["--healthz-bind-address=[::]:10256"],
+        ["--proxy-mode=ipvs"],
+        ["--metrics-port=0"],
+    ],
+)
+def test_what_is_fine(arguments):
+    assert found(*arguments) == []
+
+
+def test_all_problems_at_once():
+    assert len(found("--conntrack-min=-1", "--oom-score-adj=5000", "--bind-address=x", "--v=1")) == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "flag"), [("BridgeInterface", "--pod-bridge-interface"),
+                       ("InterfaceNamePrefix", "--pod-interface-name-prefix")]
+)  # fmt: skip
+def test_a_detector_needs_its_interface(mode, flag):
+    assert found(f"--detect-local-mode={mode}")[0].startswith(f"{flag}: ")
+    assert found(f"--detect-local-mode={mode}", f"{flag}=x") == []
+
+
+def test_vmodule_is_for_text():
+    assert "--vmodule" in found("--vmodule=a=1", "--logging-format=json")[0]
+
+
+def test_manifests_need_no_cluster():
+    assert found("--manifests=m", "--kubeconfig=k") == ["--manifests: cannot be combined with --kubeconfig"]
+    assert found("--manifests=m", "--master=k") == ["--manifests: cannot be combined with --master"]
+
+
+def test_a_problem_of_a_file_names_the_field(tmp_path):
+    path = tmp_path / "c"
+    path.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nconntrack: {min: -1}\n"
+    )
+    assert found(f"--config={path}") == [
+        f"{path}: KubeProxyConfiguration.conntrack.min: invalid value '-1': must be greater than or equal to 0"
+    ]
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_other_modes_are_refused(mode):
+    settings = settle({"mode": mode}, {})
+    assert list(problems(settings)) == []
+    assert refusal(settings).startswith(f"--proxy-mode: {mode}: ")
+
+
+def test_gates_without_effect_are_known():
+    assert unknown_gates(settle({"featureGates": {"B": True, "A": False, "ComponentFlagz": True}}, {})) == [
+        "A",
+        "B",
+    ]
