@@ -8,19 +8,18 @@ field; it costs that object only.
 Rules: contract sections 2, 3.1 and 3.2; the raw fields are named in `kube.raw`.
 """
 
+import socket
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import msgspec
 
-from ipvsproxy.address import Cidr, family, parse_cidr, parse_ip
+from ipvsproxy.address import MAPPED_PREFIX, Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.kube.inbox import Kind, Object
 from ipvsproxy.kube.raw import (
     Conditions,
-    Hints,
     Identity,
     Meta,
     Metadata,
@@ -42,9 +41,9 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 DEFAULT_AFFINITY_SECONDS = 10800
 MAX_AFFINITY_SECONDS = 86400
 FAMILIES = {"IPv4": 4, "IPv6": 6}
+ADDRESS_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+UNKNOWN = Conditions()
 DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
-
-T = TypeVar("T")
 
 
 class Refused(ValueError):
@@ -56,7 +55,7 @@ class Refused(ValueError):
         self.reason = reason
 
 
-class Decoded(NamedTuple):
+class Decoded(msgspec.Struct, frozen=True, gc=False):
     """A value (None: right, but not proxied) and complaints about what was left out of it.
 
     `triggered` is when the change of a pod behind this version began, in seconds since the epoch, 0 if unknown.
@@ -72,7 +71,11 @@ def decode_json(kind: Kind, data: bytes | msgspec.Raw) -> Decoded:
 
     Raises Refused when it cannot be used.
     """
-    return _guarded(lambda: _BUILDERS[kind](_JSON_DECODERS[kind].decode(data)))
+    decode, build = _JSON_READERS[kind]
+    try:
+        return build(decode(data))
+    except UNREADABLE as error:
+        raise _refused(error) from None
 
 
 def decode_mapping(kind: Kind, tree: Any) -> Decoded:
@@ -80,7 +83,10 @@ def decode_mapping(kind: Kind, tree: Any) -> Decoded:
 
     Raises Refused when it cannot be used.
     """
-    return _guarded(lambda: _BUILDERS[kind](msgspec.convert(tree, _RAW_TYPES[kind])))
+    try:
+        return _BUILDERS[kind](msgspec.convert(tree, _RAW_TYPES[kind]))
+    except UNREADABLE as error:
+        raise _refused(error) from None
 
 
 def identify(data: Any) -> Identity:
@@ -88,9 +94,12 @@ def identify(data: Any) -> Identity:
 
     A bookmark has no name. Raises Refused when not even this much can be read.
     """
-    if isinstance(data, bytes | msgspec.Raw):
-        return _guarded(lambda: _META_DECODER.decode(data)).metadata
-    return _guarded(lambda: msgspec.convert(data, Meta)).metadata
+    try:
+        if isinstance(data, bytes | msgspec.Raw):
+            return _META_DECODER.decode(data).metadata
+        return msgspec.convert(data, Meta).metadata
+    except UNREADABLE as error:
+        raise _refused(error) from None
 
 
 def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
@@ -103,15 +112,14 @@ def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
     return metadata.name if kind is Kind.NODE else f"{metadata.namespace or 'default'}/{metadata.name}"
 
 
-def _guarded(build: Callable[[], T]) -> T:
-    try:
-        return build()
-    except msgspec.ValidationError as error:
-        raise Refused(*_field_and_reason(str(error))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused("", str(error)) from None
-    except RecursionError:
-        raise Refused("", "nested too deeply") from None
+UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _refused(error: Exception) -> Refused:
+    """Say what msgspec says in terms of a field."""
+    if isinstance(error, msgspec.ValidationError):
+        return Refused(*_field_and_reason(str(error)))
+    return Refused("", "nested too deeply" if isinstance(error, RecursionError) else str(error))
 
 
 def _field_and_reason(message: str) -> tuple[str, str]:
@@ -158,20 +166,18 @@ def _service(raw: RawService) -> Decoded:
 
 def _cluster_ips(spec: ServiceSpec) -> tuple[bytes, ...]:
     """Return the ClusterIPs, one a family at most (contract 3.1, flows.json cluster_ip_by_family)."""
-    if spec.ip_families:
-        pairs = zip(spec.ip_families, spec.cluster_ips or (spec.cluster_ip or "",), strict=False)
-        texts = {name: text for name, text in reversed(list(pairs)) if name in FAMILIES}
-    else:
-        texts = {"": spec.cluster_ip or next(iter(spec.cluster_ips or ()), "")}
-    found = []
-    for name, text in texts.items():
-        if text in ("", "None"):
+    texts = spec.cluster_ips or (spec.cluster_ip or "",)
+    if not spec.ip_families:
+        texts = (spec.cluster_ip or texts[0],)
+    found: dict[str, bytes] = {}
+    for name, text in zip(spec.ip_families or ("",), texts, strict=False):
+        if text in ("", "None") or name in found or (name and name not in FAMILIES):
             continue
         address = _strict_address("spec.clusterIP", text)
         if name and family(address) != FAMILIES[name]:
             raise Refused("spec.clusterIPs", f"{text} is not {name}")
-        found.append(address)
-    return tuple(sorted(found, key=len))
+        found[name] = address
+    return tuple(sorted(found.values(), key=len))
 
 
 def _strict_address(field: str, text: str) -> bytes:
@@ -182,6 +188,8 @@ def _strict_address(field: str, text: str) -> bytes:
 
 
 def _addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[bytes, ...]:
+    if not texts:
+        return ()
     found: dict[bytes, None] = {}
     for text in texts:
         if not text.strip():
@@ -195,13 +203,15 @@ def _addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple
 
 def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, ...]:
     """Return the ranges; a /0 opens its family, which then has none (contract 3.1)."""
+    if not texts:
+        return ()
     found: dict[Cidr, None] = {}
     for text in texts:
         try:
             found[parse_cidr(text.strip())] = None
         except ValueError as error:
             complaints.append(f"spec.loadBalancerSourceRanges: {error}; left out")
-    if texts and not found:
+    if not found:
         # Nothing usable must not mean open to all: an empty range list would.
         raise Refused("spec.loadBalancerSourceRanges", "no entry is a CIDR")
     open_families = {family(cidr.network) for cidr in found if cidr.prefix == 0}
@@ -276,9 +286,12 @@ def _slice(raw: RawEndpointSlice) -> Decoded:
 
 def _trigger_time(raw: RawEndpointSlice) -> float:
     text = raw.metadata.annotations.trigger_time if raw.metadata.annotations else None
-    with suppress(TypeError, ValueError, OverflowError):
-        return datetime.fromisoformat(text).timestamp() if text else 0.0
-    return 0.0
+    if not text:
+        return 0.0
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _slice_ports(raw_ports: Iterable[RawSlicePort]) -> tuple[SlicePort, ...]:
@@ -290,7 +303,22 @@ def _slice_ports(raw_ports: Iterable[RawSlicePort]) -> tuple[SlicePort, ...]:
     )
 
 
-def _endpoints(raws: Iterable[RawEndpoint], wanted: int, complaints: list[str]) -> Iterable[Endpoint]:
+def _endpoints(raws: Sequence[RawEndpoint], wanted: int, complaints: list[str]) -> Iterable[Endpoint]:
+    """Return the endpoints of a slice; those that cannot be used are complained about and left out."""
+    try:
+        pairs = [(socket.inet_pton(ADDRESS_FAMILIES[wanted], raw.addresses[0]), raw) for raw in raws]  # type: ignore[index]
+    except (OSError, ValueError, TypeError, IndexError):
+        pairs = list(_usable(raws, wanted, complaints))
+    else:
+        if wanted == 6 and any(address.startswith(MAPPED_PREFIX) for address, _ in pairs):
+            pairs = list(_usable(raws, wanted, complaints))
+    return [_endpoint(address, raw) for address, raw in pairs]
+
+
+def _usable(
+    raws: Iterable[RawEndpoint], wanted: int, complaints: list[str]
+) -> Iterator[tuple[bytes, RawEndpoint]]:
+    """Go through a slice with something unusual in it, endpoint by endpoint."""
     for index, raw in enumerate(raws):
         if not raw.addresses:
             continue
@@ -302,20 +330,19 @@ def _endpoints(raws: Iterable[RawEndpoint], wanted: int, complaints: list[str]) 
         if family(address) != wanted:
             complaints.append(f"endpoints[{index}].addresses[0]: {raw.addresses[0]} is of the other family")
             continue
-        yield _endpoint(address, raw)
+        yield address, raw
 
 
 def _endpoint(address: bytes, raw: RawEndpoint) -> Endpoint:
-    conditions = raw.conditions or Conditions()
-    hints = raw.hints or Hints()
+    conditions, hints = raw.conditions or UNKNOWN, raw.hints
     return Endpoint(
-        address=address,
-        node=sys.intern(raw.node_name or ""),
-        ready=conditions.ready is not False,
-        serving=conditions.serving is not False,
-        terminating=conditions.terminating is True,
-        zone_hints=tuple(sys.intern(hint.name) for hint in hints.for_zones or ()),
-        node_hints=tuple(sys.intern(hint.name) for hint in hints.for_nodes or ()),
+        address,
+        sys.intern(raw.node_name or ""),
+        conditions.ready is not False,
+        conditions.serving is not False,
+        conditions.terminating is True,
+        tuple(sys.intern(hint.name) for hint in hints.for_zones or ()) if hints else (),
+        tuple(sys.intern(hint.name) for hint in hints.for_nodes or ()) if hints else (),
     )
 
 
@@ -349,9 +376,9 @@ _RAW_TYPES: dict[Kind, Any] = {
     Kind.NODE: RawNode,
 }
 _META_DECODER = msgspec.json.Decoder(Meta)
-_JSON_DECODERS = {kind: msgspec.json.Decoder(type_) for kind, type_ in _RAW_TYPES.items()}
 _BUILDERS: dict[Kind, Callable[[Any], Decoded]] = {
     Kind.SERVICE: _service,
     Kind.ENDPOINT_SLICE: _slice,
     Kind.NODE: _node,
 }
+_JSON_READERS = {kind: (msgspec.json.Decoder(type_).decode, _BUILDERS[kind]) for kind, type_ in _RAW_TYPES.items()}
