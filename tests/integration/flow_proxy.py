@@ -99,7 +99,13 @@ class FlowProxy(Proxy):
         self._manifests = folder / "manifests"
         self._manifests.mkdir(parents=True)
         self.flags = flags(scenario)
-        arguments = ["run", f"--manifests={self._manifests}", "--logging-format=json", *self.flags]
+        arguments = [
+            "run",
+            f"--manifests={self._manifests}",
+            "--logging-format=json",
+            "--ipvs-min-sync-period=0s",
+            *self.flags,
+        ]
         super().__init__(where, arguments, folder / "proxy.log")
         self._zygote, self._prefix = zygote, prefix
         self._markers = 0

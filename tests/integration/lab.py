@@ -238,7 +238,8 @@ class Lab:
     ) -> Proxy:
         """Start an ipvsproxy on the node and wait for its first sync; it is killed with the lab."""
         log = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.prefix}-")) / f"{node.name}.log"
-        fixed = [f"--manifests={manifests}", f"--hostname-override={node.name}", "--logging-format=json"]
+        fixed = [f"--manifests={manifests}", f"--hostname-override={node.name}", "--logging-format=json",
+                 "--ipvs-min-sync-period=0s"]  # fmt: skip
         proxy = Proxy(node.netns, [*command, *fixed, *extra_args], log)
         self.proxies.append(proxy)
         proxy.start()

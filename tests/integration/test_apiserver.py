@@ -51,7 +51,8 @@ def proxy(lab: Lab, server: Server, tmp_path: pathlib.Path) -> Proxy:
     lab.responder.listen(lab.host("p11"), 8080)
     lab.responder.listen(lab.host("p12"), 8080)
     lab.responder.listen(lab.host("p21"), 8080)
-    flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--logging-format=json"]
+    flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--logging-format=json",
+             "--ipvs-min-sync-period=0s"]  # fmt: skip
     argv = [sys.executable, "-m", "ipvsproxy", "run", *flags, *DEFAULT_PROXY_ARGS]
     started = Proxy(lab.nodes[0].netns, argv, tmp_path / "proxy.log")
     lab.proxies.append(started)

@@ -13,9 +13,11 @@ import pytest
 from build import config, destination, key, service, slice_of
 from memory_kernel import MemoryNode
 
-from ipvsproxy import cli
 from ipvsproxy.address import format_ip, is_node_address, parse_ip
 from ipvsproxy.config import VipMode
+from ipvsproxy.config.assemble import config as assembled
+from ipvsproxy.config.commandline import parse
+from ipvsproxy.config.settle import settle
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.store import Store
@@ -37,7 +39,7 @@ class Planned:
 
     def __init__(self, scenario):
         flags = [flag for flag in flow_objects.flags(scenario) if not flag.startswith("--manifests")]
-        settings = cli.configuration(cli.parser().parse_args(cli.normalized(["run", *flags])))
+        settings = assembled(settle(parse(flags).values, {}), scenario.node_name)
         store = Store(scenario.node_name)
         for tree in flow_objects.objects(scenario):
             kind = Kind(tree["kind"])
