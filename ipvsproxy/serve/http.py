@@ -138,6 +138,10 @@ class Server:
         self._groups.put(None)
         os.eventfd_write(self._wake, 1)
         self._thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """Give back all sockets; for a server whose thread does not run."""
         for _, opened in self._open.values():
             opened.close()
         self._selector.close()

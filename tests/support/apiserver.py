@@ -1,8 +1,9 @@
 """A Kubernetes API server in memory, as much of it as a service proxy uses, with faults on demand.
 
 It speaks list and watch over real HTTP on the loopback: resourceVersions, `limit` and `continue`, the selectors
-we use, bookmarks, `timeoutSeconds`, 410 in both forms. Tests change objects with `put` and `delete`, look at
-`requests`, and plan misfortunes (`fail`, `cut`, `garble`, `stall`, `compact`, `restart`).
+we use, bookmarks, `timeoutSeconds`, 410 in both forms. Events can be made and patched (`written`). Tests change
+objects with `put` and `delete`, look at `requests`, and plan misfortunes (`fail`, `cut`, `garble`, `stall`,
+`compact`, `restart`).
 
     with ApiServer() as server:
         server.put(service("web"))
@@ -10,6 +11,7 @@ we use, bookmarks, `timeoutSeconds`, 410 in both forms. Tests change objects wit
 """
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -25,6 +27,7 @@ PATHS = {
     "/apis/discovery.k8s.io/v1/endpointslices": ("EndpointSlice", "discovery.k8s.io/v1"),
     "/api/v1/nodes": ("Node", "v1"),
 }
+EVENTS = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([^/]+)/events(?:/([^/]+))?")
 
 
 def key_of(obj):
@@ -93,6 +96,7 @@ class ApiServer:
         self.gone_as_status = False
         self.bearer = None
         self.requests = []
+        self.written = {}  # Events by (namespace, name)
         self.list_delay = list_delay
         self.open_watches = 0
         self._port = port
@@ -310,6 +314,24 @@ class ApiServer:
                 "items": items[:limit],
             }
 
+    def write(self, method, namespace, name, body, content_type):
+        """Make or patch an Event; return status and body."""
+        with self._changed:
+            if method == "POST" and content_type == "application/json":
+                if body["metadata"]["namespace"] != namespace:
+                    return 400, status(400, "BadRequest", "the namespaces differ")
+                name, answered = body["metadata"]["name"], 201
+                self.written[namespace, name] = body
+            elif method == "PATCH" and content_type == "application/merge-patch+json":
+                if (namespace, name) not in self.written:
+                    return 404, status(404, "NotFound", f"events {name!r} not found")
+                self.written[namespace, name].update(body)
+                answered = 200
+            else:
+                return 415, status(415, "UnsupportedMediaType", f"{method} with {content_type}")
+            self._changed.notify_all()
+            return answered, self.written[namespace, name]
+
     def refusal(self, query):
         """Return what is wrong with the version a watch is to start from, if anything."""
         since = int(query.get("resourceVersion") or 0)
@@ -416,6 +438,22 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             time.sleep(api.list_delay)
             self.answer_json(*api.page(kind, api_version, request.query))
+
+    def do_POST(self):
+        api = self.server.api
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        found = EVENTS.fullmatch(self.path)
+        request = Request("Event", {}, dict(self.headers))
+        fault = api.fault_for(request)
+        if fault:
+            fault.act(self, request)
+        elif not found:
+            self.answer_json(403, status(403, "Forbidden", f"not allowed to write {self.path}"))
+        else:
+            self.answer_json(*api.write(self.command, *found.groups(), body, self.headers["Content-Type"]))
+
+    def do_PATCH(self):
+        self.do_POST()
 
     def watch(self, kind, query):
         api = self.server.api

@@ -1,0 +1,203 @@
+"""Notices become Events of an API server, over real HTTP."""
+
+import re
+import threading
+
+import pytest
+from apiserver import ApiServer
+
+from ipvsproxy.kube import events as room
+from ipvsproxy.kube.client import Client
+from ipvsproxy.kube.events import Events, Pace, cannot_listen, starting
+from ipvsproxy.report import Notice, Severity, Subject, service_subject
+
+MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+QUICK = (0.001, 0.002)
+
+
+def refused(note="10.96.0.1:80/SCTP: no such protocol", name="default/web"):
+    subject = service_subject(name, "1234")
+    return Notice(subject, Severity.WARNING, "FailedToProgramService", "ProgramService", note)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Sender:
+    """Sends to a server; `finish` waits until everything is out."""
+
+    def __init__(self, client, **pace):
+        self.clock = Clock()
+        self.results = []
+        self._client = client
+        self.events = Events("host1", self.results.append, Pace(**{"retry": QUICK, "clock": self.clock, **pace}))
+        self.begun = False
+
+    def send(self, *notices):
+        """Handle notices now, in this thread."""
+        self.events._door = self._client
+        for notice in notices:
+            self.events.put(notice)
+            self.events._handle(*self.events._queue.get())
+
+
+@pytest.fixture
+def server():
+    with ApiServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server, tmp_path):
+    made = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
+    made.connect()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sender(client):
+    return Sender(client)
+
+
+def test_an_event_of_a_service(server, sender):
+    sender.send(refused())
+    ((namespace, name), event) = server.written.popitem()
+    assert namespace == "default"
+    assert name.startswith("web.")
+    assert MICRO_TIME.fullmatch(event.pop("eventTime"))
+    assert event == {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": "default"},
+        "reportingController": "kube-proxy",
+        "reportingInstance": "kube-proxy-host1",
+        "action": "ProgramService",
+        "reason": "FailedToProgramService",
+        "type": "Warning",
+        "note": "10.96.0.1:80/SCTP: no such protocol",
+        "regarding": {
+            "kind": "Service", "apiVersion": "v1", "namespace": "default", "name": "web", "uid": "1234"},
+    }  # fmt: skip
+
+
+def test_events_of_the_node_live_in_default(server, sender):
+    sender.send(
+        starting("node1"), cannot_listen("node1", "healthz", "busy"), cannot_listen("node1", "metrics", "busy")
+    )
+    assert {namespace for namespace, _ in server.written} == {"default"}
+    found = {event["reason"]: event for event in server.written.values()}
+    assert found.keys() == {"Starting", "FailedToStartProxierHealthcheck", "FailedToStartMetricServer"}
+    assert found["Starting"]["regarding"] == {"kind": "Node", "apiVersion": "v1", "name": "node1", "uid": "node1"}
+    assert (found["Starting"]["type"], found["Starting"]["action"]) == ("Normal", "StartKubeProxy")
+
+
+def test_repeats_are_counted_in_one_event(server, sender):
+    for _ in range(5):
+        sender.send(refused())
+        sender.clock.now += 10
+    (event,) = server.written.values()
+    assert event["series"]["count"] == 4  # told after 30 s, the fifth is counted with the next
+    assert MICRO_TIME.fullmatch(event["series"]["lastObservedTime"])
+
+
+def test_after_a_while_it_is_a_new_event(server, sender):
+    sender.send(refused())
+    sender.clock.now += room.SERIES_SECONDS + 1
+    sender.send(refused())
+    assert len(server.written) == 2
+    assert all("series" not in event for event in server.written.values())
+
+
+def test_a_flood_is_dropped_and_passes(server, client):
+    sender = Sender(client, burst=3, refill=10.0)
+    sender.send(*(refused(name=f"default/s{n}") for n in range(10)))
+    assert sender.results == ["sent"] * 3 + ["dropped"] * 7
+    sender.clock.now += 10
+    sender.send(refused(name="default/late"))
+    assert len(server.written) == 4
+
+
+def test_an_event_that_expired_is_made_anew(server, sender):
+    sender.send(refused())
+    server.written.clear()
+    sender.clock.now += 40
+    sender.send(refused(), refused())
+    assert len(server.written) == 1
+
+
+def test_a_server_in_trouble_is_asked_again(server, sender):
+    server.fail(500, kind="Event", times=2)
+    server.fail(429, kind="Event", times=1)
+    sender.send(refused())
+    assert sender.results == ["sent"]
+
+
+def test_a_refusal_is_final_and_costs_only_its_event(server, sender):
+    server.fail(403, kind="Event")
+    sender.send(refused(), refused(name="default/other"))
+    assert sender.results == ["failed", "sent"]
+
+
+def test_long_words_are_cut(server, sender):
+    sender.send(refused(note="ü" * 2000))
+    (event,) = server.written.values()
+    assert event["note"] == "ü" * 512
+
+
+def test_putting_never_waits(client):
+    full = Events("host1", (results := []).append)
+    for n in range(room.QUEUE + 5):
+        full.put(refused(name=f"default/s{n}"))
+    assert results == ["dropped"] * 5
+
+
+def test_before_there_is_a_connection_events_wait(server, tmp_path):
+    client = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
+    events = Events("host1", lambda _: None, Pace(retry=QUICK))
+    events.put(starting("node1"))
+    tried = threading.Event()
+
+    class Door:
+        def create_event(self, namespace, body):
+            try:
+                return client.create_event(namespace, body)
+            finally:
+                tried.set()
+
+    events.begin(Door())
+    tried.wait(10)
+    client.connect()
+    server.wait_for(lambda: server.written)
+    events.stop(10)
+    client.close()
+
+
+def test_without_an_api_nothing_is_sent():
+    events = Events("host1", (results := []).append)
+    events.put(Notice(Subject("Node", "", "n"), Severity.NORMAL, "Starting", "StartKubeProxy"))
+    events.begin(None)
+    events.stop(10)
+    assert results == []
+    assert not events.is_alive()
+
+
+def test_requests_are_observed(server, tmp_path):
+    seen = []
+    client = Client(
+        server.write_kubeconfig(tmp_path / "kubeconfig"),
+        "",
+        "node1",
+        observe=lambda *facts: seen.append(facts[:3]),
+    )
+    client.connect()
+    server.fail(403, kind="Event")
+    sender = Sender(client)
+    sender.send(refused(), refused())
+    host = server.url.removeprefix("http://")
+    assert seen == [("POST", host, "403"), ("POST", host, "201")]
+    client.close()

@@ -1,0 +1,133 @@
+"""When /healthz and /livez say 200 and when 503, and the exact words."""
+
+import json
+
+import pytest
+
+from ipvsproxy.serve.health import Health, responder, stamp
+from ipvsproxy.serve.http import Request
+
+
+class Clock:
+    now = 1_790_000_000.25
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def health(clock):
+    """Synced in both families, on an eligible node; 30 s between syncs."""
+    made = Health(30, (4, 6), clock, clock)
+    made.succeeded()
+    made.node(eligible=True)
+    return made
+
+
+def codes(health):
+    return health.healthz()[0], health.livez()[0]
+
+
+def test_nothing_queued(health):
+    assert codes(health) == (200, 200)
+
+
+def test_queued_for_less_than_two_periods(health, clock):
+    health.queued()
+    clock.now += 59.9
+    assert codes(health) == (200, 200)
+
+
+def test_one_family_late(health, clock):
+    health.queued((4,))
+    clock.now += 60
+    assert codes(health) == (503, 503)
+    status = json.loads(health.livez()[1])["status"]
+    assert {name: family["healthy"] for name, family in status.items()} == {"IPv4": False, "IPv6": True}
+    assert not health.healthy
+
+
+def test_only_the_other_family_synced(health, clock):
+    health.queued((4, 6))
+    clock.now += 60
+    health.succeeded(behind=(6,))
+    assert codes(health) == (503, 503)
+
+
+def test_late_family_synced(health, clock):
+    health.queued()
+    clock.now += 600
+    health.succeeded()
+    assert codes(health) == (200, 200)
+
+
+def test_the_oldest_moment_counts(health, clock):
+    for _ in range(7):
+        health.queued()
+        clock.now += 10
+    assert codes(health) == (503, 503)
+
+
+def test_setting_the_clock_is_no_illness():
+    wall, steady = Clock(), Clock()
+    health = Health(30, (4, 6), wall, steady)
+    health.queued()
+    wall.now += 1_000_000
+    assert health.healthy
+
+
+def test_node_not_eligible(health):
+    health.node(eligible=False)
+    assert codes(health) == (503, 200)
+    body = json.loads(health.healthz()[1])
+    assert body["healthy"] is True
+    assert body["nodeEligible"] is False
+
+
+def test_waiting_for_the_first_lists_is_alive_and_not_ready(clock):
+    health = Health(30, (4, 6), clock, clock)
+    health.node(eligible=True)
+    clock.now += 3600
+    assert codes(health) == (503, 200)
+    assert health.healthz()[1] == (
+        b'{"lastUpdated":"0001-01-01T00:00:00Z","currentTime":"2026-09-21T15:13:20.25Z",'
+        b'"nodeEligible":true,"healthy":false}'
+    )
+
+
+def test_the_exact_body(health, clock):
+    clock.now += 1.5
+    times = '{"lastUpdated":"2026-09-21T14:13:20.25Z","healthy":true}'
+    assert health.healthz()[1].decode() == (
+        '{"lastUpdated":"2026-09-21T14:13:21.75Z","currentTime":"2026-09-21T14:13:21.75Z","nodeEligible":true,'
+        f'"healthy":true,"status":{{"IPv4":{times},"IPv6":{times}}}}}'
+    )
+    assert b"nodeEligible" not in health.livez()[1]
+
+
+def test_a_sick_answer_has_the_newest_update(health, clock):
+    health.queued()
+    clock.now += 100
+    body = json.loads(health.livez()[1])
+    assert body["lastUpdated"] == "2026-09-21T14:13:20.25Z"
+    assert body["currentTime"] == "2026-09-21T14:15:00.25Z"
+
+
+def test_stamps():
+    assert stamp(0) == "0001-01-01T00:00:00Z"
+    assert stamp(1_790_000_000) == "2026-09-21T14:13:20Z"
+
+
+def test_other_paths_are_unknown_and_answers_are_counted(health):
+    counted = []
+    respond = responder(health, lambda path, code: counted.append((path, code)))
+    assert respond(Request("GET", "/metrics", {}, {})).status == 404
+    health.node(eligible=False)
+    assert respond(Request("DELETE", "/healthz", {}, {})).status == 503
+    assert respond(Request("GET", "/livez", {}, {})).content_type == "application/json"
+    assert counted == [("/healthz", 503), ("/livez", 200)]

@@ -1,0 +1,197 @@
+"""The HTTP server, over real sockets on the loopback."""
+
+import errno
+import http.client
+import socket
+from contextlib import closing
+
+import pytest
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.serve import http as serve
+from ipvsproxy.serve.http import Address, Answer, Listener, Server
+
+LOOPBACK = parse_ip("127.0.0.1")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def echo(request):
+    body = f"{request.method} {request.path} {dict(request.query)} {request.body.decode()}".encode()
+    return Answer(200, body, headers={"X-Test": "1"})
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    if made._thread.is_alive():
+        made.stop()
+    else:
+        made.close()
+
+
+@pytest.fixture
+def address():
+    return Address(LOOPBACK, free_port())
+
+
+def ask(address, method="GET", path="/", body=None, host="127.0.0.1"):
+    with closing(http.client.HTTPConnection(host, address.port, timeout=10)) as connection:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(), dict(answer.headers)
+
+
+def raw(address, data):
+    with socket.create_connection(("127.0.0.1", address.port), timeout=10) as connection:
+        connection.sendall(data)
+        parts = []
+        while part := connection.recv(65536):
+            parts.append(part)
+        return b"".join(parts).decode()
+
+
+def refused(address):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", address.port)) == errno.ECONNREFUSED
+
+
+def settled(server):
+    """Wait until the server's thread has carried out everything that was ordered before."""
+    done = []
+    listener = Listener("marker/x", Address(LOOPBACK, free_port()), echo)
+    server.set_listeners("marker", [listener])
+    while not done:
+        if not refused(listener.address):
+            done.append(True)
+
+
+def test_any_method_path_query_and_body(server, address):
+    server.start([Listener("a", address, echo)])
+    assert ask(address, "GET", "/x/y?b=1&b=2&c=")[1] == "GET /x/y {'b': '1', 'c': ''} "
+    assert ask(address, "BREW", "/pot", b"coffee")[1] == "BREW /pot {} coffee"
+
+
+def test_head_has_no_body(server, address):
+    server.start([Listener("a", address, echo)])
+    status, body, headers = ask(address, "HEAD", "/x")
+    assert (status, body) == (200, "")
+    assert headers["Content-Length"] == str(len("HEAD /x {} "))
+
+
+def test_the_status_line_has_its_phrase_and_nobody_is_named(server, address):
+    server.start([Listener("a", address, echo)])
+    answer = raw(address, b"GET / HTTP/1.0\r\n\r\n")
+    assert answer.startswith("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Test: 1\r\nDate: ")
+    assert "Server:" not in answer
+
+
+def test_connections_are_kept(server, address):
+    server.start([Listener("a", address, echo)])
+    with closing(http.client.HTTPConnection("127.0.0.1", address.port, timeout=10)) as connection:
+        for _ in range(3):
+            connection.request("PUT", "/", b"12")
+            assert connection.getresponse().read() == b"PUT / {} 12"
+
+
+def test_a_body_too_long_ends_the_connection(server, address):
+    server.start([Listener("a", address, echo)])
+    answer = raw(address, b"PUT / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+    assert answer.count("HTTP/1.1") == 1
+    assert "Connection: close" in answer
+
+
+def test_nonsense_costs_only_its_connection(server, address):
+    server.start([Listener("a", address, echo)])
+    assert "400" in raw(address, b"\x16\x03\x01 nonsense here\r\n\r\n")
+    assert ask(address)[0] == 200
+
+
+def test_an_unspecified_address_takes_both_families(server):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    address = Address(bytes(4), free_port(), both=True)
+    server.start([Listener("a", address, echo)])
+    assert ask(address, host="::1")[0] == ask(address, host="127.0.0.1")[0] == 200
+
+
+def test_families_can_answer_differently_on_one_port(server):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    port = free_port()
+    four, six = Address(bytes(4), port), Address(bytes(16), port)
+    listeners = [
+        Listener("g/4", four, lambda _: Answer(200, b"4")),
+        Listener("g/6", six, lambda _: Answer(503, b"6")),
+    ]
+    server.start(listeners)
+    assert ask(four)[:2] == (200, "4")
+    assert ask(six, host="::1")[:2] == (503, "6")
+
+
+def test_listeners_come_and_go_and_those_of_others_stay(server, address):
+    server.start([Listener("main", address, echo)])
+    one, two = (Address(LOOPBACK, free_port()) for _ in range(2))
+    server.set_listeners("g", [Listener("g/1", one, echo), Listener("g/2", two, echo)])
+    settled(server)
+    assert ask(one)[0] == ask(two)[0] == 200
+    server.set_listeners("g", [Listener("g/2", two, lambda _: Answer(503, b""))])
+    settled(server)
+    assert refused(one)
+    assert ask(two)[0] == 503
+    assert ask(address)[0] == 200
+
+
+def test_a_busy_port_is_said_once_and_tried_again(server, address, monkeypatch, caplog):
+    monkeypatch.setattr(serve, "RETRY_SECONDS", 0.01)
+    failures = []
+    with socket.create_server(("127.0.0.1", address.port)):
+        server.start([Listener("a", address, echo, lambda where, error: failures.append((where, error.errno)))])
+        settled(server)
+    while refused(address):
+        pass
+    assert ask(address)[0] == 200
+    assert failures == [(address, errno.EADDRINUSE)]
+
+
+def test_a_busy_port_ends_a_hard_start(address):
+    server = Server()
+    with (
+        socket.create_server(("127.0.0.1", address.port)),
+        pytest.raises(OSError, match=rf"healthz: 127.0.0.1:{address.port}: Address already in use"),
+    ):
+        server.start([Listener("healthz", address, echo)], hard=True)
+    server.close()
+
+
+def test_two_servers_on_one_address_are_an_error(address):
+    server = Server()
+    with pytest.raises(OSError, match=r"metrics: .*Address already in use"):
+        server.start([Listener("healthz", address, echo), Listener("metrics", address, echo)], hard=True)
+    server.close()
+
+
+def test_a_failing_answer_costs_only_its_connection(server, address):
+    def fail(_):
+        raise RuntimeError("planned")
+
+    server.start([Listener("a", address, lambda r: fail(r) if r.path == "/bad" else echo(r))])
+    assert raw(address, b"GET /bad HTTP/1.1\r\n\r\n") == ""
+    assert ask(address)[0] == 200
+
+
+def test_too_many_connections_are_closed_and_not_queued(address, monkeypatch):
+    monkeypatch.setattr(serve, "MAX_CONNECTIONS", 2)
+    server = Server()
+    server.start([Listener("a", address, echo)])
+    with (
+        socket.create_connection(("127.0.0.1", address.port), 10),
+        socket.create_connection(("127.0.0.1", address.port), 10),
+    ):
+        assert raw(address, b"") == ""
+    server.stop()
