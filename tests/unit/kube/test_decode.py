@@ -323,6 +323,45 @@ def test_a_bare_node():
     assert (found.addresses, found.pod_cidrs, found.zone) == ((), (), "")
 
 
+@pytest.mark.parametrize(
+    ("path", "new", "eligible"),
+    [
+        (["spec", "taints"], [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}], False),
+        (["spec", "taints"], [{"key": "node.kubernetes.io/unschedulable"}], True),
+        (["spec", "taints"], None, True),
+        (["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z", False),
+    ],
+)
+def test_a_node_about_to_go_should_get_no_traffic(path, new, eligible):
+    assert value(changed(node(), path, new)).eligible is eligible
+
+
+TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
+
+
+@pytest.mark.parametrize(
+    ("annotations", "seconds"),
+    [
+        (None, 0),
+        ({}, 0),
+        ({"other": "x" * 1000}, 0),
+        ({TRIGGER: "2026-09-21T14:13:20.250000123Z"}, 1_790_000_000.25),
+        ({TRIGGER: "2026-09-21T16:13:20+02:00"}, 1_790_000_000),
+        ({TRIGGER: "yesterday"}, 0),
+        ({TRIGGER: 7}, 0),
+    ],
+)
+def test_when_a_change_began_is_no_part_of_the_slice(annotations, seconds):
+    found = decoded(changed(endpoint_slice(), ["metadata", "annotations"], annotations))
+    assert found.triggered == seconds
+    assert found.object == value(endpoint_slice())
+
+
+def test_uids_are_kept_for_events():
+    assert value(changed(service(), ["metadata", "uid"], "1234")).uid == "1234"
+    assert value(service()).uid == ""
+
+
 BAD = [
     (service(), ["spec"], DELETE, ""),
     (service(), ["spec"], [], "spec"),

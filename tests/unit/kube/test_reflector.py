@@ -168,6 +168,13 @@ def test_the_other_kinds(kind, obj, key):
     assert removed == Removed(kind, key)
 
 
+def test_when_a_change_began_comes_with_the_change():
+    slow = endpoint_slice()
+    slow["metadata"]["annotations"] = {"endpoints.kubernetes.io/last-change-trigger-time": "2026-09-21T14:13:20Z"}
+    run = Run(page(kind=Kind.ENDPOINT_SLICE), Reply(event("ADDED", slow, "11")), kind=Kind.ENDPOINT_SLICE)
+    assert run()[1].triggered == 1_790_000_000
+
+
 def test_pages_make_one_list():
     run = Run(page(service("a"), more="t1"), page(service("b"), more="t2", version="10"), page(service("c")))
     assert brief(run()) == [(["default/a", "default/b", "default/c"], [])]

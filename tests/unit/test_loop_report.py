@@ -1,0 +1,198 @@
+"""What the loop tells its report: facts of a turn, and of the Services that changed in it."""
+
+import errno
+
+import pytest
+from build import config, key, service, slice_of
+from memory_kernel import MemoryNode
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.loop import Loop
+from ipvsproxy.plan.model import Node
+from ipvsproxy.report import Report
+
+WEB = key("10.96.0.10:80")
+OWN = Node("node1")
+
+
+class Recorder(Report):
+    """Writes everything down, in order."""
+
+    def __init__(self):
+        self.calls = []
+
+    def take(self):
+        calls, self.calls = self.calls, []
+        return calls
+
+    def of(self, name):
+        return [arguments for called, *arguments in self.calls if called == name]
+
+    def received(self, kind, objects, triggered):
+        self.calls.append(("received", str(kind), objects, triggered))
+
+    def node(self, *, eligible, listen):
+        self.calls.append(("node", eligible, listen))
+
+    def local(self, service, view):
+        self.calls.append(("local", service, view))
+
+    def queued(self):
+        self.calls.append(("queued",))
+
+    def synced(self, sync):
+        self.calls.append(("synced", sync))
+
+    def failed(self):
+        self.calls.append(("failed",))
+
+    def refused(self, service, reason):
+        self.calls.append(("refused", service.name, reason))
+
+    def repaired(self, objects):
+        self.calls.append(("repaired", objects))
+
+
+class World:
+    def __init__(self, **settings):
+        self.node = MemoryNode([parse_ip("192.0.2.1")])
+        self.report = Recorder()
+        self.now = 1000.0
+        self.loop = Loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.report)
+
+    def list(self, *objects, node=OWN):
+        kinds = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}, Kind.NODE: {node.key: node} if node else {}}
+        for item in objects:
+            kinds[kind_of(item)][item.key] = item
+        self.loop.turn([Listed(kind, found) for kind, found in kinds.items()])
+
+    def change(self, item, triggered=0.0):
+        self.loop.turn([Changed(kind_of(item), item.key, item, triggered)])
+
+    def wait(self, seconds):
+        self.now += seconds
+        self.loop.turn([])
+
+
+def kind_of(item):
+    if isinstance(item, Node):
+        return Kind.NODE
+    return Kind.SERVICE if hasattr(item, "cluster_ips") else Kind.ENDPOINT_SLICE
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_the_first_sync(world):
+    world.list(service(), slice_of("web", "10.244.1.1"))
+    names = [name for name, *_ in world.report.calls]
+    assert names == ["received"] * 3 + ["queued", "node", "synced"]
+    (sync,) = world.report.of("synced")[0]
+    assert (sync.services, sync.frontends, sync.pending, sync.behind) == (1, 1, 0, frozenset())
+    assert sync.changes > 0
+
+
+def test_nothing_is_late_before_every_kind_is_listed(world):
+    world.loop.turn([Listed(Kind.SERVICE, {})])
+    assert [name for name, *_ in world.report.calls] == ["received"]
+
+
+def test_a_change_is_told_by_its_own_service_only(world):
+    world.list(*(service(f"s{n}", [f"10.96.1.{n}"], external_local=True) for n in range(1, 20)))
+    world.report.take()
+    world.change(slice_of("s7", "10.244.1.1"))
+    assert [(name, rest[0]) for name, *rest in world.report.calls if name == "local"] == [("local", "default/s7")]
+
+
+def test_endpoints_here_and_their_end(world):
+    balanced = service(external_local=True, health_check_port=31000, load_balancer_ips=["203.0.113.5"])
+    world.list(balanced, slice_of("web", "10.244.1.1", "10.244.1.2"))
+    assert world.report.of("local")[-1][1].endpoints == {4: 2}
+    world.change(slice_of("web", "10.244.2.1"))
+    view = world.report.of("local")[-1][1]
+    assert (view.endpoints, view.lacking) == ({4: 0}, {("external", 4)})
+    world.loop.turn([Removed(Kind.SERVICE, "default/web")])
+    assert world.report.of("local")[-1] == ["default/web", None]
+
+
+def test_the_trigger_counts_only_with_a_change(world):
+    world.list(service(), slice_of("web", "10.244.1.1"))
+    world.report.take()
+    world.change(slice_of("web", "10.244.1.2"), triggered=77.0)
+    world.change(slice_of("web", "10.244.1.2"), triggered=77.0)
+    assert world.report.of("received") == [["EndpointSlice", 1, 77.0], ["EndpointSlice", 1, 0.0]]
+
+
+def test_a_refused_frontend_is_its_services_and_no_illness(world):
+    world.node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
+    world.list(service(), service("b", ["10.96.0.11"]))
+    assert world.report.of("refused") == [["web", "10.96.0.10:80/TCP: IPVS: Protocol not supported"]]
+    (sync,) = world.report.of("synced")[0]
+    assert (sync.pending, sync.behind) == (1, frozenset())
+    world.node.ipvs.refuse.clear()
+    world.wait(1)
+    assert world.report.of("synced")[-1][0].pending == 0
+
+
+def test_refused_rules_leave_their_family_behind(world):
+    world.list(service())
+    world.report.take()
+    world.node.nft.fail_next = errno.ENOMEM
+    world.change(service("b", ["10.96.0.11"]))
+    assert world.report.of("synced")[0][0].behind == {4}
+    assert [name for name, _ in world.report.of("refused")] == ["b"]
+    world.wait(1)
+    assert world.report.of("synced")[-1][0].behind == frozenset()
+
+
+def test_a_sync_that_fails_altogether(world):
+    world.node.nft.fail_next = errno.ENOMEM
+    world.list(service())
+    assert world.report.of("failed") == [[]]
+    assert world.report.of("synced") == []
+    world.loop.turn([NodeAddressesChanged()])
+    assert world.report.of("synced") == []
+    world.wait(1)
+    assert len(world.report.of("synced")) == 1
+
+
+def test_every_verification_is_a_sync_and_repairs_are_counted(world):
+    world.list(service(), slice_of("web", "10.244.1.1"))
+    world.report.take()
+    world.node.ipvs.table.clear()
+    world.wait(31)
+    assert world.report.of("repaired") == [[1]]
+    assert len(world.report.of("synced")) == 1
+
+
+def test_the_younger_of_two_claimants_is_told(world):
+    first = service("first", ["10.96.0.1"], external_ips=["198.51.100.1"], created="2025-01-01T00:00:00Z")
+    second = service("second", ["10.96.0.2"], external_ips=["198.51.100.1"])
+    world.list(first, second)
+    assert ["second", "198.51.100.1:80/TCP is held by the older Service default/first"] in world.report.of(
+        "refused"
+    )
+
+
+def test_an_ineligible_node_and_one_that_is_gone(world):
+    world.list()
+    assert world.report.of("node")[-1][0] is True
+    world.change(Node("node1", eligible=False))
+    assert world.report.of("node")[-1][0] is False
+    world.loop.turn([Removed(Kind.NODE, "node1")])
+    assert world.report.of("node")[-1][0] is False
+
+
+def test_a_node_never_seen():
+    world = World()
+    world.list(node=None)
+    assert world.report.of("node")[-1][0] is False
+
+
+def test_manifests_need_no_node(tmp_path):
+    world = World(manifests=tmp_path)
+    world.list(node=None)
+    assert world.report.of("node")[-1][0] is True
