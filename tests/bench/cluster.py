@@ -40,7 +40,7 @@ def service(number):
 
 
 def endpoint_slice(number, endpoints, shift=0):
-    """The slice of a Service; `shift` gives its last endpoint another address."""
+    """The slice of a Service; `shift` (below 59) gives its last endpoint another address."""
     metadata = _metadata(f"service-{number}-abcde", number)
     metadata["labels"] = {"kubernetes.io/service-name": f"service-{number}", "app": f"service-{number}"}
     return {
@@ -51,6 +51,34 @@ def endpoint_slice(number, endpoints, shift=0):
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         "endpoints": [_endpoint(number, e, shift if e == endpoints - 1 else 0) for e in range(endpoints)],
     }
+
+
+def urgent():
+    """The API server's own Service and DNS, with their slices, as every cluster has them."""
+    services, slices = [], []
+    for name, namespace, address, port, protocol in (
+        ("kubernetes", "default", "10.95.0.1", 443, "TCP"),
+        ("kube-dns", "kube-system", "10.95.0.10", 53, "UDP"),
+    ):
+        ports = [{"name": "main", "protocol": protocol, "port": port}]
+        made, piece = service(0), endpoint_slice(0, 2)
+        made["metadata"] |= {"name": name, "namespace": namespace}
+        made["spec"] |= {"ports": ports, "clusterIP": address, "clusterIPs": [address]}
+        piece["metadata"] |= {"name": f"{name}-abcde", "namespace": namespace}
+        piece["metadata"]["labels"] = {"kubernetes.io/service-name": name}
+        piece["ports"] = ports
+        services.append(made)
+        slices.append(piece)
+    return services, slices
+
+
+def lists(services, endpoints):
+    """Both lists as raw JSON; the urgent Services come last, as the letter they begin with may have it."""
+    first, pieces = urgent()
+    return (
+        as_list("Service", [service(n) for n in range(services)] + first),
+        as_list("EndpointSlice", [endpoint_slice(n, endpoints) for n in range(services)] + pieces),
+    )
 
 
 def as_list(kind, items):

@@ -1,0 +1,101 @@
+"""The kernel's part of the work alone: the very same messages, packed beforehand, over a raw socket.
+
+What is replayed was recorded from the real run, so a floor has the same number of messages and elements. nft
+has no way around libnftables, so its floor is one load of the same text.
+"""
+
+import socket
+import struct
+
+from machine import Proxy, timed
+from namespace import fresh_network
+
+from ipvsproxy.kernel.ipvs_wire import encode
+from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.netlink import generic_family
+from nft import Libnftables
+
+MESSAGES_AT_ONCE = 450
+ACK = 0x4
+
+
+def ipvs_messages(calls):
+    """Encode recorded steps, one list of messages for each call."""
+    family = generic_family("IPVS")
+    encoded = []
+    for steps in calls:
+        messages = []
+        for step in steps:
+            messages += encode(family, step, len(messages))
+        encoded.append(messages)
+    return encoded
+
+
+def datagrams(messages):
+    """Join messages into what is sent in one system call each; the last one in each asks for an answer."""
+    joined = []
+    for start in range(0, len(messages), MESSAGES_AT_ONCE):
+        part = messages[start : start + MESSAGES_AT_ONCE]
+        last = bytearray(part[-1])
+        struct.pack_into("=H", last, 6, struct.unpack_from("=H", last, 6)[0] | ACK)
+        joined.append(b"".join((*part[:-1], last)))
+    return joined
+
+
+class RawSocket:
+    """One system call to send, one to wait for the answer."""
+
+    def __init__(self, protocol):
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        self._socket.bind((0, 0))
+
+    def replay(self, prepared):
+        for datagram in prepared:
+            self._socket.send(datagram)
+            self._socket.recv(65536)
+
+
+def of_ipvs(calls):
+    """Seconds for recorded IPVS steps, in a fresh namespace."""
+    fresh_network()
+    prepared = [d for messages in ipvs_messages(calls) for d in datagrams(messages)]
+    raw = RawSocket(socket.NETLINK_GENERIC)
+    return timed(lambda: raw.replay(prepared))
+
+
+def of_vips(vips):
+    """Seconds for recorded VIPs, in a fresh namespace."""
+    fresh_network()
+    links = Links()
+    links.ensure_link()
+    prepared = datagrams([links._message(vip, index, add=True) for index, vip in enumerate(vips)])
+    raw = RawSocket(socket.NETLINK_ROUTE)
+    return timed(lambda: raw.replay(prepared))
+
+
+def of_rules(transactions):
+    """Seconds for one load of everything, in a fresh namespace: the last transaction of a start has it all."""
+    fresh_network()
+    client = Libnftables()
+    return timed(lambda: client.run(transactions[-1]))
+
+
+class Changes:
+    """The floors of changes to a kernel that holds the state from which they were recorded."""
+
+    def __init__(self, lists):
+        proxy = Proxy()
+        proxy.list(*lists)
+        self._client = proxy.nft
+        self._raw = RawSocket(socket.NETLINK_GENERIC)
+
+    def seconds(self, calls, transactions):
+        """Seconds for the recorded steps and transactions of one change."""
+        prepared = [d for messages in ipvs_messages(calls) for d in datagrams(messages)]
+
+        def work():
+            self._raw.replay(prepared)
+            for transaction in transactions:
+                self._client.run(transaction)
+
+        return timed(work)

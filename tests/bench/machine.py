@@ -1,0 +1,137 @@
+"""The real loop on the real kernel in a network namespace of its own, and what it was told to write.
+
+Only the API server is missing: objects come as the raw JSON of lists and watch events.
+"""
+
+import gc
+import time
+
+import msgspec
+from namespace import fresh_network
+
+from ipvsproxy import memory
+from ipvsproxy.config import Config
+from ipvsproxy.kernel.forward import Forwarding
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.kernel import TABLE, Kernel
+from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kube.decode import decode_json
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.loop import Loop
+from nft import Libnftables
+
+CALIBRATION_LOOPS = 600_000
+REFERENCE_CALIBRATION = 0.05
+"""Seconds of the calibration on one core of a server of 2023, without emulation."""
+
+
+class RawList(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+class RecordingIpvs(Ipvs):
+    """Remembers what it was given, call by call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def apply(self, steps):
+        self.calls.append(list(steps))
+        return super().apply(steps)
+
+
+class RecordingLinks(Links):
+    """Remembers the VIPs it has bound, and when it had first done so."""
+
+    def __init__(self):
+        super().__init__()
+        self.bound = []
+        self.first = None
+
+    def bind(self, vips):
+        self.bound += vips
+        failures = super().bind(vips)
+        self.first = self.first or time.perf_counter()
+        return failures
+
+
+class RecordingNft(Libnftables):
+    """Remembers the transactions it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.transactions = []
+
+    def run(self, transaction):
+        self.transactions.append(transaction)
+        super().run(transaction)
+
+
+class Proxy:
+    """A proxy in a fresh namespace, or in this one; time stands still for it unless `clock` is given.
+
+    So neither verification nor the removal of drained destinations gets into what is measured.
+    """
+
+    def __init__(self, *, record=False, fresh=True, clock=lambda: 0.0):
+        if fresh:
+            fresh_network()
+        memory.expect_many_objects()
+        self.ipvs = RecordingIpvs() if record else Ipvs()
+        self.links = RecordingLinks() if record else Links()
+        self.links.ensure_link()
+        self.nft = RecordingNft() if record else Libnftables()
+        kernel = Kernel(self.ipvs, self.links, self.nft, Ruleset(TABLE.name), Forwarding(self.nft))
+        config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
+        self.loop = Loop(config, Inbox(), kernel, clock)
+
+    def index(self, services, slices):
+        """Return the events of both lists, decoded."""
+        return [
+            Listed(Kind.NODE, {}),
+            Listed(Kind.SERVICE, objects(Kind.SERVICE, services)),
+            Listed(Kind.ENDPOINT_SLICE, objects(Kind.ENDPOINT_SLICE, slices)),
+        ]
+
+    def list(self, services, slices):
+        """Take over the raw lists."""
+        self.loop.turn(self.index(services, slices))
+
+    def change(self, *lines):
+        """Take over raw objects of watch events, in one turn."""
+        decoded = [decode_json(Kind.ENDPOINT_SLICE, line).object for line in lines]
+        self.loop.turn([Changed(Kind.ENDPOINT_SLICE, value.key, value) for value in decoded])
+
+    def forget(self):
+        """Start recording anew."""
+        self.ipvs.calls.clear()
+        self.nft.transactions.clear()
+        self.links.bound.clear()
+
+
+def objects(kind, raw):
+    """Decode a raw list into {key: value}."""
+    found = {}
+    for item in msgspec.json.decode(raw, type=RawList).items:
+        value = decode_json(kind, item).object
+        found[value.key] = value
+    return found
+
+
+def timed(work):
+    """Seconds that something takes, with no garbage of others collected meanwhile."""
+    gc.collect()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def calibration():
+    """Seconds of CPU that a fixed piece of Python takes here: what emulation and other work cost."""
+    began, table, total = time.process_time(), {}, 0
+    for number in range(CALIBRATION_LOOPS):
+        total += number & 3
+        table[number & 1023] = total
+    return time.process_time() - began

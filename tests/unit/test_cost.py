@@ -1,0 +1,120 @@
+"""What one change costs, counted: the same on a node with 100 Services and on one with 10,000.
+
+Counted is everything that reaches the kernel in memory: each call of its methods, each message, each element, and
+on our side how many Services are planned. Counts, not times, so that it can be a test.
+"""
+
+import collections
+
+import pytest
+from build import config, service, slice_of
+from memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
+
+import ipvsproxy.desired
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.loop import Loop
+from ipvsproxy.plan.model import Node
+
+SIZES = (100, 10_000)
+
+
+class Counting:
+    """Counts calls, and what they carry."""
+
+    def __init__(self, counts, *args):
+        super().__init__(*args)
+        self.counts = counts
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if callable(found) and not name.startswith("_"):
+            self.counts[name] += 1
+        return found
+
+
+class CountingIpvs(Counting, MemoryIpvs):
+    def apply(self, steps):
+        self.counts["messages"] += sum(step.size for step in steps)
+        return super().apply(steps)
+
+
+class CountingLinks(Counting, MemoryLinks):
+    pass
+
+
+class BigNode:
+    """A running proxy with so many Services, and a count of what happens."""
+
+    def __init__(self, size, monkeypatch):
+        self.counts = collections.Counter()
+        self.node = MemoryNode()
+        self.node.ipvs = CountingIpvs(self.counts)
+        self.node.links = CountingLinks(self.counts, [parse_ip("192.0.2.1")])
+        self.loop = Loop(config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.node.kernel(), lambda: 0.0)
+        services = [service(f"s{n}", [f"10.96.{n // 250}.{n % 250 + 1}"]) for n in range(size)]
+        slices = [slice_of(f"s{n}", "10.244.1.1", "10.244.2.2") for n in range(size)]
+        self.loop.turn([
+            Listed(Kind.NODE, {"node1": Node("node1")}),
+            Listed(Kind.SERVICE, {item.key: item for item in services}),
+            Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices}),
+        ])  # fmt: skip
+        assert len(self.node.ipvs.table) == size
+        real = ipvsproxy.desired.plan_service
+        monkeypatch.setattr(ipvsproxy.desired, "plan_service", lambda *args: self._plan(real, *args))
+
+    def _plan(self, real, *args):
+        self.counts["planned"] += 1
+        return real(*args)
+
+    def cost(self, *events):
+        """Count one turn; elements are read from the text of the transactions."""
+        self.counts.clear()
+        before = len(self.node.nft.transactions)
+        self.loop.turn(list(events))
+        transactions = self.node.nft.transactions[before:]
+        self.counts["transactions"] = len(transactions)
+        self.counts["bytes of nft"] = sum(map(len, transactions))
+        return dict(self.counts)
+
+
+CHANGES = {
+    "an endpoint more": [Changed(Kind.ENDPOINT_SLICE, "default/s7-4", slice_of("s7", "10.244.2.2", "10.244.3.3"))],
+    "a local endpoint more": [
+        Changed(Kind.ENDPOINT_SLICE, "default/s7-4", slice_of("s7", "10.244.1.7", "10.244.2.2"))
+    ],
+    "an endpoint less": [Changed(Kind.ENDPOINT_SLICE, "default/s7-4", slice_of("s7", "10.244.1.1", name="s7-4"))],
+    "a Service more": [Changed(Kind.SERVICE, "default/new", service("new", ["10.97.0.1"], ((80, 31000),)))],
+    "a Service less": [Removed(Kind.SERVICE, "default/s7")],
+    "affinity": [Changed(Kind.SERVICE, "default/s7", service("s7", ["10.96.0.8"], affinity_seconds=60))],
+    "nothing": [Changed(Kind.SERVICE, "default/s7", service("s7", ["10.96.0.8"]))],
+}
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield [BigNode(size, monkeypatch) for size in SIZES]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_costs_the_same_on_a_small_and_a_big_node(nodes, change):
+    small, big = (node.cost(*CHANGES[change]) for node in nodes)
+    assert small == big
+    assert big.get("planned", 0) <= 1
+    assert big.get("messages", 0) <= 3
+    # One transaction before the servers change and one after them, at most.
+    assert big["transactions"] <= 2
+    assert big["bytes of nft"] < 1000
+    assert not big.keys() & {"servers", "observe", "vips", "weights", "state", "connections"}
+
+
+def test_a_burst_is_one_turn_with_one_batch_each_way(nodes):
+    events = [
+        Changed(Kind.ENDPOINT_SLICE, f"default/s{n}-4", slice_of(f"s{n}", "10.244.2.2", "10.244.4.4"))
+        for n in range(20, 80)
+    ]
+    cost = nodes[1].cost(*events)
+    assert cost["planned"] == 60
+    assert cost["apply"] == 2
+    assert cost["transactions"] <= 2
