@@ -8,12 +8,12 @@ rest of the state is never looked at, so a change costs the same on a small node
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.address import family
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.rules import frontend_elements, shared_elements
+from ipvsproxy.plan.rules import NO_ELEMENTS, elements
 from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip, VipForm
 
 ROUTES_ABOVE = 8192
@@ -85,12 +85,12 @@ class Ledger:
         """Return a VIP in the form it should have, or None when it is not wanted."""
         return Vip(address, self._forms[family(address)]) if address in self._vips else None
 
-    def set_fixed(self, elements: Mapping[Slot, str], previous: Mapping[Slot, str]) -> Touched:
+    def set_fixed(self, fixed: Mapping[Slot, str], previous: Mapping[Slot, str]) -> Touched:
         """Replace elements that belong to the node and to no Service."""
-        for slot in previous.keys() - elements.keys():
+        for slot in previous.keys() - fixed.keys():
             del self.elements[slot]
-        self.elements.update(elements)
-        return Touched(slots={*previous, *elements})
+        self.elements.update(fixed)
+        return Touched(slots={*previous, *fixed})
 
     def everything(self) -> Touched:
         """Name all there is."""
@@ -126,20 +126,20 @@ class Ledger:
         if old == new:
             return
         touched.servers.add(key)
-        own = frontend_elements(new) if new else {}
-        touched.slots.update(own)
+        wanted = elements(new) if new else NO_ELEMENTS
+        touched.slots.update(wanted.own)
         if new:
             self.frontends[key] = new
-            self._acquire(new, touched)
+            self._acquire(new, wanted.shared, touched)
         else:
             del self.frontends[key]
         if old:
-            self._release(old, own, touched)
-        self.elements.update(own)
+            self._release(old, wanted.own, touched)
+        self.elements.update(wanted.own)
 
-    def _acquire(self, frontend: Frontend, touched: Touched) -> None:
+    def _acquire(self, frontend: Frontend, shared: Iterable[Slot], touched: Touched) -> None:
         shares = self._shares
-        for slot in shared_elements(frontend):
+        for slot in shared:
             count = shares[slot] = shares.get(slot, 0) + 1
             if count == 1:
                 self.elements[slot] = ""
@@ -153,11 +153,12 @@ class Ledger:
             touched.vips.add(address)
 
     def _release(self, old: Frontend, kept: Mapping[Slot, str], touched: Touched) -> None:
-        for slot in frontend_elements(old):
+        own, shared = elements(old)
+        for slot in own:
             if slot not in kept:
                 del self.elements[slot]
                 touched.slots.add(slot)
-        for slot in shared_elements(old):
+        for slot in shared:
             self._shares[slot] -= 1
             if not self._shares[slot]:
                 del self._shares[slot]

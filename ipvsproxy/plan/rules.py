@@ -5,10 +5,11 @@ elements. It is the one place, beside that file, that knows the names of its set
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ipvsproxy.address import Cidr, family, format_ip
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Frontend, FrontendKey, Slot
+from ipvsproxy.plan.state import Frontend, Slot
 
 PROTOCOL_NAMES = {protocol.value: protocol.name.lower() for protocol in Protocol}
 FRONTENDS, MASQUERADE, INSIDE, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN = (
@@ -20,39 +21,41 @@ FRONTENDS, MASQUERADE, INSIDE, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN = (
 Element = tuple[Slot, str]
 
 
-def element_key(key: FrontendKey) -> str:
-    """Return `address . protocol . port`, the key of most sets."""
-    return f"{format_ip(key.address)} . {PROTOCOL_NAMES[key.protocol]} . {key.port}"
+class Elements(NamedTuple):
+    """What one frontend needs in the ruleset.
+
+    `own` belong to it alone, with their values ('' in plain sets); `shared` are elements of plain sets that other
+    frontends may need as well.
+    """
+
+    own: dict[Slot, str]
+    shared: list[Slot]
 
 
-def frontend_elements(frontend: Frontend) -> dict[Slot, str]:
-    """Return the elements that belong to one frontend, with their values; '' in plain sets."""
-    number = family(frontend.key.address)
-    key = element_key(frontend.key)
-    elements: dict[Slot, str] = {Slot(FRONTENDS[number], key): frontend.verdict}
+NO_ELEMENTS = Elements({}, [])
+
+
+def elements(frontend: Frontend) -> Elements:
+    """Return the elements of a frontend. The key of most sets is `address . protocol . port`."""
+    address, protocol, port = frontend.key.address, frontend.key.protocol, frontend.key.port
+    number, text = family(address), format_ip(address)
+    key = f"{text} . {PROTOCOL_NAMES[protocol]} . {port}"
+    own: dict[Slot, str] = {Slot(FRONTENDS[number], key): frontend.verdict}
     if frontend.masquerade:
-        elements[Slot(MASQUERADE[number], key)] = frontend.masquerade
+        own[Slot(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.inside is not None:
-        target = f"{format_ip(frontend.inside.address)} . {frontend.inside.port}"
-        elements[Slot(INSIDE[number], key)] = target
+        own[Slot(INSIDE[number], key)] = f"{format_ip(frontend.inside.address)} . {frontend.inside.port}"
     if frontend.ranges:
-        elements[Slot(RANGED[number], key)] = ""
+        own[Slot(RANGED[number], key)] = ""
         for cidr in frontend.ranges:
-            elements[Slot(ALLOWED[number], f"{key} . {_range_text(cidr)}")] = ""
-    return elements
-
-
-def shared_elements(frontend: Frontend) -> list[Slot]:
-    """Return the elements of plain sets that other frontends may need as well."""
-    address = frontend.key.address
-    number = family(address)
-    slots = [Slot((VIPS if frontend.bind else SERVED)[number], format_ip(address))]
+            own[Slot(ALLOWED[number], f"{key} . {_range_text(cidr)}")] = ""
+    shared = [Slot((VIPS if frontend.bind else SERVED)[number], text)]
     for pod in frontend.hairpins:
         text = format_ip(pod)
-        slots.append(Slot(HAIRPIN[number], f"{text} . {text}"))
+        shared.append(Slot(HAIRPIN[number], f"{text} . {text}"))
     if frontend.health_check_port:
-        slots.append(Slot("health_check_ports", str(frontend.health_check_port)))
-    return slots
+        shared.append(Slot("health_check_ports", str(frontend.health_check_port)))
+    return Elements(own, shared)
 
 
 def restricted_frontend(slot: Slot) -> Slot | None:

@@ -66,7 +66,7 @@ def test_nothing_from_outside_becomes_a_command(hostile):
 
 
 def test_the_ruleset_declares_what_the_plan_fills():
-    from ipvsproxy.plan.rules import detector_elements, frontend_elements  # noqa: F401
+    from ipvsproxy.plan.rules import detector_elements, elements  # noqa: F401
 
     declared = set(loaded().sets)
     families = ("vips", "frontends", "inside", "masquerade", "ranged", "allowed", "hairpin", "pod_cidrs", "served")
