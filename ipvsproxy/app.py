@@ -89,7 +89,8 @@ def open_kernel(config: Config) -> Kernel:
         links = Links()
         links.ensure_link()
         nft = Libnftables()
-        return Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft))
+        mark = config.masquerade_mark
+        return Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft, mark), mark)
     except (KernelError, host.SysctlError, NftError, OSError) as error:
         raise Fatal(_with_hint(error)) from error
 

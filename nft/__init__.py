@@ -11,10 +11,14 @@ from nft.client import Client, Libnftables
 from nft.errors import NftError
 from nft.transaction import Table, Transaction
 
-
-def ruleset() -> str:
-    """Return the text of the static ruleset, `ipvsproxy.nft`."""
-    return files("nft").joinpath("ipvsproxy.nft").read_text()
+REPLY_MARK = 0x4000
 
 
-__all__ = ["Client", "Libnftables", "NftError", "Table", "Transaction", "ruleset"]
+def ruleset(mark: int = REPLY_MARK) -> str:
+    """Return the text of the static ruleset, `ipvsproxy.nft`; `mark` is the bit of the packet mark for replies."""
+    text = files("nft").joinpath("ipvsproxy.nft").read_text()
+    text = text.replace("redefine reply = 0x00004000", f"redefine reply = {mark:#010x}", 1)
+    return text.replace("redefine others = 0xffffbfff", f"redefine others = {mark ^ 0xFFFFFFFF:#010x}", 1)
+
+
+__all__ = ["REPLY_MARK", "Client", "Libnftables", "NftError", "Table", "Transaction", "ruleset"]

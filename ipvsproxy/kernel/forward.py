@@ -17,14 +17,14 @@ import structlog
 
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
-from nft import Client, NftError, Table, Transaction
+from nft import REPLY_MARK, Client, NftError, Table, Transaction
 
 NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 10 << 8 | 4, 10 << 8 | 7
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA = 1, 2, 3, 7
 FAMILIES = {"ip": 2, "ip6": 10}
 COMMENT = "ipvsproxy replies"
-RULE = f'meta mark & 0x4000 == 0x4000 counter accept comment "{COMMENT}"'
+"""Begins the comment of the rule, by which we know it; the mark follows, so that another one is noticed."""
 
 log = structlog.get_logger()
 
@@ -32,25 +32,31 @@ log = structlog.get_logger()
 class Forwarding:
     """Our rule in the FORWARD chains of iptables-nft, if there are such chains."""
 
-    def __init__(self, nft: Client) -> None:
+    def __init__(self, nft: Client, mark: int = REPLY_MARK) -> None:
         self._nft = nft
         self._wire = Wire(NETLINK_NETFILTER)
+        self._comment = f"{COMMENT} {mark:#x}"
+        self._rule = f'meta mark & {mark:#x} == {mark:#x} counter accept comment "{self._comment}"'
 
     def ensure(self) -> None:
         """Put the rule at the head of each chain that lacks it; a refusal is logged, and costs only that."""
         for family in FAMILIES:
             rules = self._rules(family)
-            if rules is None or any(mine for _, mine in rules):
+            if rules is None or self._comment in rules.values():
                 continue
-            self._run(family, f"insert rule {family} filter FORWARD {RULE}")
-            log.info("rule added to another program's chain", chain=f"{family} filter FORWARD", rule=RULE)
+            self._remove(family, rules)
+            self._run(family, f"insert rule {family} filter FORWARD {self._rule}")
+            log.info("rule added to another program's chain", chain=f"{family} filter FORWARD", rule=self._rule)
 
     def remove(self) -> None:
         """Take the rule away again."""
         for family in FAMILIES:
-            for handle, mine in self._rules(family) or []:
-                if mine:
-                    self._run(family, f"delete rule {family} filter FORWARD handle {handle}")
+            self._remove(family, self._rules(family) or {})
+
+    def _remove(self, family: str, rules: dict[int, str]) -> None:
+        for handle, comment in rules.items():
+            if comment.startswith(COMMENT):
+                self._run(family, f"delete rule {family} filter FORWARD handle {handle}")
 
     def _run(self, family: str, command: str) -> None:
         transaction = Transaction(Table(family, "filter"))
@@ -60,13 +66,13 @@ class Forwarding:
         except NftError as error:
             log.warning("rule of FORWARD could not be changed", family=family, error=error.text)
 
-    def _rules(self, family: str) -> list[tuple[int, bool]] | None:
-        """Return (handle, is it ours) of the rules in the chain, None when there is no such chain."""
+    def _rules(self, family: str) -> dict[int, str] | None:
+        """Return the comments of the rules in the chain by their handles, None when there is no such chain."""
         body = NFGENMSG.pack(FAMILIES[family], 0, 0)
         body += attribute(NFTA_RULE_TABLE, b"filter\0") + attribute(NFTA_RULE_CHAIN, b"FORWARD\0")
         if not self._exists(family):
             return None
-        return list(_handles(self._wire.dump(message(NFT_MSG_GETRULE, 0, body))))
+        return dict(_comments(self._wire.dump(message(NFT_MSG_GETRULE, 0, body))))
 
     def _exists(self, family: str) -> bool:
         body = NFGENMSG.pack(FAMILIES[family], 0, 0)
@@ -80,8 +86,11 @@ class Forwarding:
         return True
 
 
-def _handles(parts: list[bytes]) -> Iterator[tuple[int, bool]]:
+def _comments(parts: list[bytes]) -> Iterator[tuple[int, str]]:
+    """Yield handle and comment of rules; user data begins with the comment: type 0, length, text and a zero."""
     for part in parts:
         fields = dict(attributes(part, NFGENMSG.size))
         (handle,) = struct.unpack(">Q", fields[NFTA_RULE_HANDLE])
-        yield handle, COMMENT.encode() in bytes(fields.get(NFTA_RULE_USERDATA, b""))
+        data = bytes(fields.get(NFTA_RULE_USERDATA, b""))
+        text = data[2 : 2 + data[1]] if data[:1] == b"\0" else b""
+        yield handle, text.rstrip(b"\0").decode(errors="replace")

@@ -25,7 +25,7 @@ from ipvsproxy.plan.diff import (
     record_vip,
 )
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
-from nft import Client, NftError, Table, Transaction
+from nft import REPLY_MARK, Client, NftError, Table, Transaction
 from nft import ruleset as static_rules
 
 TABLE = Table("inet", "ipvsproxy")
@@ -40,8 +40,17 @@ log = structlog.get_logger()
 class Kernel:
     """IPVS, VIPs and the ruleset of this network namespace, with the shadow of all three."""
 
-    def __init__(self, ipvs: Ipvs, links: Links, nft: Client, ruleset: Ruleset, forwarding: Forwarding) -> None:
+    def __init__(
+        self,
+        ipvs: Ipvs,
+        links: Links,
+        nft: Client,
+        ruleset: Ruleset,
+        forwarding: Forwarding,
+        mark: int = REPLY_MARK,
+    ) -> None:
         self.shadow = KernelState()
+        self._mark = mark
         self._forwarding = forwarding
         self._ipvs = ipvs
         self._links = links
@@ -60,7 +69,7 @@ class Kernel:
         """Replace our table by the static rules and these elements, atomically. Raises NftError."""
         transaction = Transaction(TABLE)
         transaction.delete_table()
-        transaction.load(static_rules())
+        transaction.load(static_rules(self._mark))
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
         self._nft.run(transaction)
         self.shadow.elements = dict(elements)

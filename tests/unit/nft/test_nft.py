@@ -115,3 +115,11 @@ def test_a_missing_binding_names_the_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nftables", None)
     with pytest.raises(NftError, match="python3-nftables"):
         nft.Libnftables()
+
+
+def test_the_mark_of_replies_is_one_bit_anywhere():
+    assert ruleset() == ruleset(0x4000)
+    text = ruleset(1 << 31)
+    assert "redefine reply = 0x80000000\n" in text
+    assert "redefine others = 0x7fffffff\n" in text
+    assert "0x4000" not in text
