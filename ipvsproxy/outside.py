@@ -14,7 +14,7 @@ from ipvsproxy.serve import pages
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import Address, Listener
 
-LAST_WORDS_SECONDS = 5.0
+LAST_WORDS_SECONDS = 15.0
 
 
 class Outside:

@@ -136,12 +136,14 @@ class Client:
         self._limits = limits or Limits()
         self._observe = observe
         self._api: Any = None
+        self._ready = threading.Event()
         self._lock = threading.Lock()
         self._built_at = 0.0
 
     def connect(self) -> None:
         """Read the configuration; no server is asked yet. Raises Unusable."""
         self._api = _build(self._kubeconfig, self._master)
+        self._ready.set()
         self._built_at = time.monotonic()
 
     def list(self, kind: Kind, limit: int, continue_: str, resource_version: str) -> Response:
@@ -204,9 +206,9 @@ class Client:
         read_timeout: float,
         body: Mapping[str, Any] | None = None,
     ) -> Response:
-        api = self._api
-        if api is None:
+        if not self._ready.wait(self._limits.connect):
             raise Trouble("not connected yet")
+        api = self._api
         began, code = time.monotonic(), "<error>"
         try:
             with _as_trouble():

@@ -100,6 +100,10 @@ def _server(address: Address, *, dual: bool) -> socket.socket:
     return made
 
 
+def _reason(listener: Listener, error: OSError) -> str:
+    return f"{listener.address}: {os.strerror(error.errno) if error.errno else error}"
+
+
 class Server:
     """Listens where it is told to, until the process ends or `stop` is called."""
 
@@ -119,13 +123,13 @@ class Server:
     def start(self, listeners: Iterable[Listener], *, hard: bool = False) -> None:
         """Listen and begin to answer; `hard` makes the first failure an OSError instead of trying again."""
         for listener in listeners:
-            if listener.address in self._wanted:
-                self._note_failure(listener, OSError(errno.EADDRINUSE, ""))
-            else:
-                self._wanted[listener.address] = listener
+            if not hard:
                 self._try(listener)
-            if hard and listener.address in self._said:
-                raise OSError(f"{listener.name}: {self._said[listener.address]}")
+                continue
+            try:
+                self._listen(listener)
+            except OSError as error:
+                raise OSError(f"{listener.name}: {_reason(listener, error)}") from error
         self._thread.start()
 
     def set_listeners(self, group: str, listeners: Iterable[Listener]) -> None:
@@ -167,34 +171,40 @@ class Server:
             if order is None:
                 return False
             group, listeners = order
-            wanted = {listener.address: listener for listener in listeners}
+            wanted = {(listener.address, listener.name) for listener in listeners}
             for address, old in list(self._wanted.items()):
-                if old.name.startswith(f"{group}/") and address not in wanted:
+                if old.name.startswith(f"{group}/") and (address, old.name) not in wanted:
                     self._close(address)
-            self._wanted.update(wanted)
             for listener in listeners:
                 self._try(listener)
         return True
 
     def _try(self, listener: Listener) -> None:
         """Listen, or say once why not and try again later."""
-        address = listener.address
-        if address in self._open:
-            self._open[address] = listener, self._open[address][1]
-            return
         try:
-            opened = open_socket(address)
+            self._listen(listener)
         except OSError as error:
             self._retry_at = self._clock() + RETRY_SECONDS
             self._note_failure(listener, error)
+
+    def _listen(self, listener: Listener) -> None:
+        """Listen, or let a socket that is open answer for the new listener. Raises OSError."""
+        address = listener.address
+        if address in self._open:
+            known, opened = self._open[address]
+            if known.name != listener.name:
+                raise OSError(errno.EADDRINUSE, f"in use by {known.name}")
+            self._open[address] = listener, opened
             return
+        self._wanted[address] = listener
+        opened = open_socket(address)
         self._open[address] = listener, opened
         self._selector.register(opened, selectors.EVENT_READ, address)
         self._said.pop(address, None)
         log.info("listening", server=listener.name, address=str(address))
 
     def _note_failure(self, listener: Listener, error: OSError) -> None:
-        reason = f"{listener.address}: {os.strerror(error.errno) if error.errno else error}"
+        reason = _reason(listener, error)
         if self._said.get(listener.address) != reason:
             self._said[listener.address] = reason
             log.error("cannot listen, trying again", server=listener.name, reason=reason, seconds=RETRY_SECONDS)

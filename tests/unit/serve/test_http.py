@@ -147,6 +147,15 @@ def test_listeners_come_and_go_and_those_of_others_stay(server, address):
     assert ask(address)[0] == 200
 
 
+def test_an_address_passes_from_one_to_another(server, address):
+    server.start([])
+    server.set_listeners("g", [Listener("g/1", address, echo)])
+    settled(server)
+    server.set_listeners("g", [Listener("g/2", address, lambda _: Answer(503, b""))])
+    settled(server)
+    assert ask(address)[0] == 503
+
+
 def test_a_busy_port_is_said_once_and_tried_again(server, address, monkeypatch, caplog):
     monkeypatch.setattr(serve, "RETRY_SECONDS", 0.01)
     failures = []

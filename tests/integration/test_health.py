@@ -1,0 +1,179 @@
+"""What load balancers, probes and monitoring get from a proxy on a real kernel: health, metrics, events."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import pathlib
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import netns
+import pytest
+from apiservers import OwnServer
+from lab import DEFAULT_PROXY_ARGS, Host, Lab
+from manifests import Folder, endpoint, endpoint_slice, node_object, port, service
+from proxy import Proxy
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+PORTS = (port(80, 8080, "TCP", "http"),)
+HEALTHZ, METRICS, CHECK = 10256, 10249, 31999
+BALANCER = "203.0.113.77"
+NAMES = (
+    "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
+    "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+    "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+    "kubeproxy_network_programming_duration_seconds_bucket",
+    "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+    "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+    "kubeproxy_sync_proxy_rules_service_changes_pending",
+    "kubeproxy_sync_proxy_rules_service_changes_total",
+    "kubeproxy_proxy_healthz_total",
+    "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+    "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+    "kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket",
+    "kubeproxy_conntrack_reconciler_deleted_entries_total",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "ipvsproxy_build_info",
+)
+
+
+def ask(asker: Host, address: str, number: int, path: str = "/") -> tuple[int, str, dict[str, str]]:
+    """Ask over HTTP from a host's namespace; status 0 means that nobody listens."""
+    connection = http.client.HTTPConnection(address, number, timeout=20)
+    with contextlib.closing(connection):
+        try:
+            with netns.inside(asker.netns):
+                connection.connect()
+        except ConnectionRefusedError:
+            return 0, "", {}
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(), dict(answer.headers)
+
+
+def follows(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "the change did not arrive"
+        time.sleep(0.1)
+
+
+def balanced(lab: Lab, *pods: str) -> list[dict[str, Any]]:
+    """A Service with externalTrafficPolicy Local, with IPv4 endpoints only."""
+    made = service("front", PORTS, ["10.96.7.1", "fd00:10:96::7:1"], type_="LoadBalancer", ingress=[BALANCER],
+        externalTrafficPolicy="Local", healthCheckNodePort=CHECK)  # fmt: skip
+    return [made, endpoint_slice("front", PORTS, [endpoint(lab, lab.host(name)) for name in pods])]
+
+
+def test_load_balancers_and_monitoring(lab: Lab, manifests: Folder) -> None:
+    node, client = lab.nodes[0], lab.client
+    manifests.write("nodes", node_object(node))
+    manifests.write("front", *balanced(lab, "p11", "p12", "p21"))
+    lab.proxy(node, manifests.path)
+
+    def check(address: str = node.ipv4) -> tuple[int, str, dict[str, str]]:
+        return ask(client, address, CHECK)
+
+    # The listeners open right after the sync that the lab has waited for.
+    follows(lambda: check()[0] == 200)
+    status, body, headers = check()
+    service_told = {"namespace": "default", "name": "front"}
+    assert json.loads(body) == {"service": service_told, "localEndpoints": 2, "serviceProxyHealthy": True}
+    assert headers["X-Load-Balancing-Endpoint-Weight"] == "2"
+    assert check(BALANCER)[0] == 200
+    assert check(node.ipv6)[0] == 503
+
+    for address in (node.ipv4, node.ipv6):
+        status, body, _ = ask(client, address, HEALTHZ, "/healthz")
+        assert (status, json.loads(body)["nodeEligible"]) == (200, True)
+        assert json.loads(body)["status"].keys() == {"IPv4", "IPv6"}
+    assert ask(client, node.ipv4, METRICS, "/metrics")[0] == 0
+    metrics = ask(node, "127.0.0.1", METRICS, "/metrics")[1]
+    assert [name for name in NAMES if f"\n{name}" not in metrics] == []
+    assert ask(node, "127.0.0.1", METRICS, "/proxyMode")[:2] == (200, "ipvs")
+    shown = json.loads(ask(node, "127.0.0.1", METRICS, "/configz")[1])["kubeproxy.config.k8s.io"]
+    assert shown["kind"] == "KubeProxyConfiguration"
+
+    manifests.write("front", *balanced(lab, "p21"))
+    follows(lambda: check()[0] == 503)
+    metrics = ask(node, "127.0.0.1", METRICS, "/metrics")[1]
+    lacking = 'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 1.0'
+    assert lacking in metrics
+    manifests.remove("front")
+    follows(lambda: check()[0] == 0)
+
+    doomed = node_object(node)
+    doomed["spec"]["taints"] = [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]
+    manifests.write("nodes", doomed)
+    follows(lambda: ask(client, node.ipv4, HEALTHZ, "/healthz")[0] == 503)
+    assert ask(client, node.ipv4, HEALTHZ, "/livez")[0] == 200
+
+
+@pytest.fixture
+def server(lab: Lab, tmp_path: pathlib.Path) -> Iterator[OwnServer]:
+    warnings.simplefilter("ignore", ResourceWarning)
+    opened = OwnServer(lab.nodes[0].netns, tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_without_an_api_server_and_with_busy_ports(lab: Lab, server: OwnServer, tmp_path: pathlib.Path) -> None:
+    """Health answers before the API server does; ports that others hold are events and cost nothing else."""
+    node = lab.nodes[0]
+    for item in (node_object(node), *balanced(lab, "p11")):
+        server.put(item)
+    server.go_away()
+    flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--logging-format=json"]
+    argv = [sys.executable, "-m", "ipvsproxy", "run", *flags, *DEFAULT_PROXY_ARGS]
+    proxy = Proxy(node.netns, argv, tmp_path / "proxy.log")
+    lab.proxies.append(proxy)
+    others = [netns.open_socket(node.netns, "0.0.0.0", "tcp"), netns.open_socket(node.netns, "127.0.0.1", "tcp")]
+    for held, number in zip(others, (CHECK, METRICS), strict=True):
+        held.bind(("0.0.0.0" if number == CHECK else "127.0.0.1", number))
+        held.listen()
+    proxy.start()
+    proxy.wait_for("API server cannot be followed; objects stay as they are")
+    assert ask(lab.client, node.ipv4, HEALTHZ, "/livez")[0] == 200
+    assert ask(lab.client, node.ipv4, HEALTHZ, "/healthz")[0] == 503
+
+    server.come_back()
+    proxy.wait_for("synced")
+    follows(lambda: ask(lab.client, node.ipv4, HEALTHZ, "/healthz")[0] == 200)
+    written = server._server.written
+    follows(lambda: {e["reason"] for e in written.values()} >= {"Starting", "FailedToStartServiceHealthcheck"})
+    (refused,) = [e for e in written.values() if e["reason"] == "FailedToStartServiceHealthcheck"]
+    assert refused["regarding"]["uid"] == "uid-front"
+
+    for held in others:
+        held.close()
+    follows(lambda: ask(lab.client, node.ipv4, CHECK)[0] == 200)
+    follows(lambda: ask(node, "127.0.0.1", METRICS, "/proxyMode")[0] == 200)
+    metrics = ask(node, "127.0.0.1", METRICS, "/metrics")[1]
+    assert 'rest_client_requests_total{code="200"' in metrics
+    assert 'rest_client_requests_total{code="<error>"' in metrics
+    assert 'ipvsproxy_events_total{result="sent"}' in metrics
+
+
+def test_hard_failure(lab: Lab, server: OwnServer, tmp_path: pathlib.Path) -> None:
+    """With bindAddressHardFail a busy port ends the process, and an event says so."""
+    node = lab.nodes[0]
+    server.put(node_object(node))
+    flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--bind-address-hard-fail"]
+    proxy = Proxy(node.netns, [sys.executable, "-m", "ipvsproxy", "run", *flags], tmp_path / "proxy.log")
+    lab.proxies.append(proxy)
+    with contextlib.closing(netns.open_socket(node.netns, "0.0.0.0", "tcp")) as held:
+        held.bind(("0.0.0.0", HEALTHZ))
+        held.listen()
+        proxy.start()
+        assert proxy.process is not None
+        assert proxy.process.wait(120) == 1
+    assert f"cannot listen: healthz: 0.0.0.0:{HEALTHZ}: Address already in use" in proxy.text()
+    (event,) = server._server.written.values()
+    assert (event["reason"], event["regarding"]["name"]) == ("FailedToStartProxierHealthcheck", "node1")
