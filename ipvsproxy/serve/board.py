@@ -70,6 +70,7 @@ class Board(Report):
         if not sync.behind:
             triggers, self._triggers = self._triggers, []
         self.health.succeeded(sync.behind)
+        self.health.queued(sync.behind)
         self.metrics.synced(sync, triggers)
         self.metrics.lacking(self._lacking_counts)
         listeners = self._ports.take_listeners()
@@ -78,7 +79,8 @@ class Board(Report):
             self.server.set_listeners(GROUP, listeners)
 
     def failed(self) -> None:
-        """Count; health gets worse by itself as time goes by."""
+        """Count; what could not be done waits from now on, if it did not before."""
+        self.health.queued()
         self.metrics.failed()
 
     def refused(self, service: Subject, reason: str) -> None:

@@ -1,8 +1,9 @@
 """Whether the proxy is alive and keeps up, and whether its node should get traffic: `/healthz` and `/livez`.
 
-A family is healthy as long as nothing has been waiting to be programmed for longer than twice the sync period,
-the process if every family is. `/healthz` asks for an eligible node and a first complete sync as well, since cloud
-load balancers send traffic by it. Contract 5.1. Thread-safe: the loop tells, threads of the server ask.
+A family is healthy as long as nothing has been waiting to be programmed for longer than twice the sync period, and
+while the loop still turns: it says so with every verification, so three silent periods mean that it hangs. The
+process is healthy if every family is. `/healthz` asks for an eligible node and a first complete sync as well, since
+cloud load balancers send traffic by it. Contract 5.1. Thread-safe: the loop tells, threads of the server ask.
 """
 
 import json
@@ -33,13 +34,14 @@ class Health:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._patience = 2 * sync_period
+        self._period = sync_period
         self._families = tuple(families)
         self._clock = clock
         self._steady = steady
         self._lock = threading.Lock()
         self._updated: dict[int, float] = {}
         self._queued: dict[int, float] = {}
+        self._heard: dict[int, float] = {}
         self._eligible = False
 
     def queued(self, families: Iterable[int] | None = None) -> None:
@@ -51,10 +53,11 @@ class Health:
 
     def succeeded(self, behind: Iterable[int] = ()) -> None:
         """A sync has succeeded in all families but those `behind`."""
-        now = self._clock()
+        now, steady = self._clock(), self._steady()
         with self._lock:
             for number in set(self._families).difference(behind):
                 self._updated[number] = now
+                self._heard[number] = steady
                 self._queued.pop(number, None)
 
     def node(self, *, eligible: bool) -> None:
@@ -88,7 +91,8 @@ class Health:
 
     def _in_time(self, number: int) -> bool:
         now = self._steady()
-        return now - self._queued.get(number, now) < self._patience
+        waiting = now - self._queued.get(number, now)
+        return waiting < 2 * self._period and now - self._heard.get(number, now) < 3 * self._period
 
     def _answer(self, now: float, healthy: bool, node: dict[str, bool], *, ok: bool) -> tuple[int, bytes]:
         latest = max(self._updated.values(), default=0.0)

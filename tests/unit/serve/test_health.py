@@ -73,6 +73,15 @@ def test_the_oldest_moment_counts(health, clock):
     assert codes(health) == (503, 503)
 
 
+def test_a_loop_that_hangs_is_noticed(health, clock):
+    clock.now += 89
+    assert codes(health) == (200, 200)
+    clock.now += 1
+    assert codes(health) == (503, 503)
+    health.succeeded()
+    assert codes(health) == (200, 200)
+
+
 def test_setting_the_clock_is_no_illness():
     wall, steady = Clock(), Clock()
     health = Health(30, (4, 6), wall, steady)

@@ -182,3 +182,14 @@ def test_failures_are_counted_and_a_refusal_is_an_event(metered):
     assert [(n.reason, n.note) for n in metered.notices] == [
         ("FailedToProgramService", "10.96.0.1:80/SCTP: no such protocol")
     ]
+
+
+def test_a_verification_that_fails_waits_although_nothing_was_queued(metered, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(metered.board.health, "_steady", lambda: now[0])
+    metered.board.synced(sync())
+    metered.board.failed()
+    now[0] += 59
+    assert metered.board.health.healthy
+    now[0] += 1
+    assert not metered.board.health.healthy
