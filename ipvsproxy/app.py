@@ -10,6 +10,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,6 +20,7 @@ from ipvsproxy import log as log_settings
 from ipvsproxy import memory
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
+from ipvsproxy.config.advice import family_advice
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -55,6 +58,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     memory.expect_many_objects()
     FileWatcher(config.files, recheck, _restart).start()
     host.set_oom_score(config.oom_score_adj)
+    config = replace(config, families=_families(config))
     inbox = Inbox()
     outside = Outside(config, lambda verbosity: log_settings.configure(verbosity, config.log_format))
     objects, door = source(config, outside.observe_request)
@@ -90,9 +94,22 @@ def open_kernel(config: Config) -> Kernel:
         links.ensure_link()
         nft = Libnftables()
         mark = config.masquerade_mark
-        return Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft, mark), mark)
+        keep = partial(host.keep, config)
+        return Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft, mark), mark, keep)
     except (KernelError, host.SysctlError, NftError, OSError) as error:
         raise Fatal(_with_hint(error)) from error
+
+
+def _families(config: Config) -> frozenset[int]:
+    """Return the IP families this host supports. Raises Fatal when the settings are all for another one."""
+    families = host.families()
+    problem, warnings = family_advice(config, families)
+    for warning in warnings:
+        log.warning(warning)
+    if problem:
+        raise Fatal(problem)
+    log.info("IP families", families=sorted(families))
+    return families
 
 
 def _open_ipvs() -> Ipvs:

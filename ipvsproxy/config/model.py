@@ -84,6 +84,7 @@ class Config:
     A server without an address (`healthz_bind_address`, `metrics_bind_address`) is not wanted. `document` is the
     effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, for /configz; `flags` are all flags
     with their values as text, for /flagz; `files` are the configuration files with the bytes that were read.
+    `families` are the IP families in which Services are served: those that the host supports.
     """
 
     node_name: str
@@ -114,6 +115,7 @@ class Config:
     conntrack: Conntrack = Conntrack()
     oom_score_adj: int = -999
 
+    families: frozenset[int] = frozenset((4, 6))
     bind_address: bytes = bytes(4)
     healthz_bind_address: Listen | None = Listen(bytes(4), 10256)
     metrics_bind_address: Listen | None = Listen(b"\x7f\0\0\1", 10249)

@@ -60,6 +60,17 @@ def prepare(config: Config, ipvs: Ipvs) -> None:
     _set_timeouts(ipvs, config.ipvs_timeouts)
 
 
+def keep(config: Config) -> None:
+    """Put back settings that somebody else has changed since; one that cannot be set is logged each time."""
+    for name, value in wanted_sysctls(config):
+        if read_sysctl(name) != value:
+            log.warning("kernel setting was changed by others", sysctl=dotted(name), wanted=value)
+            try:
+                set_sysctl(name, value)
+            except SysctlError as error:
+                log.error("kernel setting could not be put back", error=str(error))
+
+
 def wanted_sysctls(config: Config) -> Iterator[tuple[str, int]]:
     """Yield the settings of this network namespace that must hold; strictARP off sets nothing back."""
     yield from WANTED_SYSCTLS.items()

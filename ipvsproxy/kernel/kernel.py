@@ -6,7 +6,7 @@ answers were lost the shadow of that subsystem is read again from the kernel.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 class Kernel:
     """IPVS, VIPs and the ruleset of this network namespace, with the shadow of all three."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument for each thing of the kernel
         self,
         ipvs: Ipvs,
         links: Links,
@@ -48,9 +48,11 @@ class Kernel:
         ruleset: Ruleset,
         forwarding: Forwarding,
         mark: int = REPLY_MARK,
+        keep_settings: Callable[[], None] = lambda: None,
     ) -> None:
         self.shadow = KernelState()
         self._mark = mark
+        self._keep_settings = keep_settings
         self._forwarding = forwarding
         self._ipvs = ipvs
         self._links = links
@@ -95,6 +97,7 @@ class Kernel:
         Raises KernelError, NftError.
         """
         changed = Touched()
+        self._keep_settings()
         if self._links.ensure_link():
             log.warning("kube-ipvs0 was gone and has been made again")
         vips = self._links.vips()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from ipvsproxy.address import Cidr, family, format_ip, is_loopback, is_node_address, parse_cidr
+from ipvsproxy.address import Cidr, family, format_ip, is_loopback, is_node_address, is_unspecified, parse_cidr
 from ipvsproxy.config import PRIMARY, Config, DetectLocalMode
 from ipvsproxy.plan.model import Node
 
@@ -52,7 +52,7 @@ class NodeFacts:
 def facts(config: Config, node: Node | None, link_addresses: Iterable[bytes]) -> NodeFacts:
     """Combine what is known; without a Node object the host's own links stand in for its addresses."""
     links = frozenset(address for address in link_addresses if is_node_address(address))
-    addresses = node.addresses if node and node.addresses else tuple(sorted(links))
+    addresses = _bound(config.bind_address, node.addresses if node and node.addresses else tuple(sorted(links)))
     pod_cidrs = node.pod_cidrs if node else ()
     return NodeFacts(
         name=config.node_name,
@@ -63,6 +63,13 @@ def facts(config: Config, node: Node | None, link_addresses: Iterable[bytes]) ->
         pod_cidrs=tuple(_detector_cidrs(config, pod_cidrs)),
         pod_interfaces=_detector_interfaces(config),
     )
+
+
+def _bound(bind: bytes, addresses: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """A bind address that is one replaces the node's addresses of its family and comes first (contract 1.11)."""
+    if is_unspecified(bind):
+        return addresses
+    return (bind, *(address for address in addresses if len(address) != len(bind)))
 
 
 def _nodeport_addresses(config: Config, addresses: Iterable[bytes], links: frozenset[bytes]) -> Iterator[bytes]:

@@ -56,8 +56,12 @@ def plan_service(
     frontends: dict[FrontendKey, Frontend] = {}
     slices = tuple(slices)
     inside_ports = _inside_ports(service.ports)
+    if service.external_ips and not config.allow_external_ips:
+        service = msgspec.structs.replace(service, external_ips=())
     for cluster_ip in service.cluster_ips:
         number = family(cluster_ip)
+        if number not in config.families:
+            continue
         for port, inside_port in zip(service.ports, inside_ports, strict=True):
             choice = choose(_backends(slices, port, number), node.name, node.zone)
             view = _view(service, port, cluster_ip, inside_port, choice, node, config)

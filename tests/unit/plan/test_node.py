@@ -1,7 +1,11 @@
+import json
+from pathlib import Path
+
+import msgspec
 import pytest
 from build import config
 
-from ipvsproxy.address import format_ip, parse_cidr, parse_ip
+from ipvsproxy.address import family, format_ip, parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import facts
@@ -60,3 +64,16 @@ def test_without_a_node_object_the_links_stand_in():
     found = facts(config(), None, LINKS)
     assert {format_ip(a) for a in found.addresses} == {"192.0.2.1", "192.168.7.1", "2001:db8::1"}
     assert found.zone == ""
+
+
+IDENTITY = json.loads((Path(__file__).parents[2] / "integration" / "flows.json").read_text())["node_ip_detection"]
+
+
+@pytest.mark.parametrize("case", IDENTITY["cases"])
+def test_node_ips_follow_the_node_and_the_bind_address(case):
+    node = msgspec.structs.replace(NODE, addresses=tuple(map(parse_ip, case["node_ips"])))
+    found = facts(config(bind_address=parse_ip(case["bind"] or "0.0.0.0")), node, ()).addresses
+    first = {family(address): address for address in reversed(found)}
+    assert first.get(4, parse_ip("127.0.0.1")) == parse_ip(case["v4"])
+    assert first.get(6, parse_ip("::1")) == parse_ip(case["v6"])
+    assert (family(found[0]) if found else 4) == int(case["primary"].removeprefix("IPv"))

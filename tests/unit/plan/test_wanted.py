@@ -154,6 +154,18 @@ def test_families_do_not_mix():
     assert targets(at(frontends, BALANCER)) == {HERE, THERE}
 
 
+def test_only_families_of_the_host_are_served():
+    svc = service(ips=("10.96.0.10", "fd00:96::10"))
+    assert {len(key.address) for key in plan(svc, both())} == {4, 16}
+    assert {len(key.address) for key in plan(svc, both(), families=frozenset((4,)))} == {4}
+
+
+def test_external_ips_can_be_switched_off():
+    svc = everything()
+    with_them, without = plan(svc, both()), plan(svc, both(), allow_external_ips=False)
+    assert with_them.keys() - without.keys() == {key(EXTERNAL)}
+
+
 def test_slices_match_by_port_name_and_protocol():
     svc = service(ports=((53, 0, "UDP", "dns"), (53, 0, "TCP", "dns-tcp")))
     pieces = slice_of("web", "10.244.1.10", ports=((5353, "UDP", "dns"), (5354, "TCP", "dns-tcp")))

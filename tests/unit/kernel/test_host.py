@@ -1,0 +1,214 @@
+import errno
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
+from ipvsproxy.kernel import host
+from ipvsproxy.kernel.netlink import KernelError
+
+FLOWS = Path(__file__).parents[2] / "integration" / "flows.json"
+LIMITS = json.loads(FLOWS.read_text())["conntrack_max"]["cases"]
+RIGHT = {
+    "net/ipv4/vs/conntrack": 1, "net/ipv4/vs/expire_nodest_conn": 1, "net/ipv4/vs/expire_quiescent_template": 1,
+    "net/ipv4/ip_forward": 1, "net/ipv4/conf/all/arp_ignore": 0, "net/ipv4/conf/all/arp_announce": 0,
+    "net/ipv6/conf/all/forwarding": 1, "net/ipv6/conf/all/disable_ipv6": 0,
+    "net/netfilter/nf_conntrack_max": 131072, "net/netfilter/nf_conntrack_tcp_timeout_established": 86400,
+    "net/netfilter/nf_conntrack_tcp_timeout_close_wait": 3600, "net/netfilter/nf_conntrack_tcp_be_liberal": 0,
+    "net/netfilter/nf_conntrack_udp_timeout": 30, "net/netfilter/nf_conntrack_udp_timeout_stream": 120,
+}  # fmt: skip
+
+
+class Timeouts:
+    """As much of IPVS as has idle timeouts."""
+
+    def __init__(self, *values):
+        self.values = values
+        self.writes = 0
+
+    def timeouts(self):
+        return self.values
+
+    def set_timeouts(self, *values):
+        self.values = tuple(new or old for new, old in zip(values, self.values, strict=True))
+        self.writes += 1
+
+
+class Refusing(Timeouts):
+    def timeouts(self):
+        raise KernelError("reading", errno.EPERM)
+
+
+@pytest.fixture
+def proc(tmp_path, monkeypatch):
+    """A folder that looks like /proc/sys, in which everything is right."""
+    for name, value in RIGHT.items():
+        file = tmp_path / "sys" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+    parameters = tmp_path / "module" / "nf_conntrack" / "parameters"
+    parameters.mkdir(parents=True)
+    (parameters / "hashsize").write_text("65536\n")
+    (tmp_path / "if_inet6").touch()
+    monkeypatch.setattr(host, "PROC_SYS", tmp_path / "sys")
+    monkeypatch.setattr(host, "SYS_MODULE", tmp_path / "module")
+    monkeypatch.setattr(host, "IF_INET6", tmp_path / "if_inet6")
+    monkeypatch.setattr(host, "OOM_SCORE_ADJ", tmp_path / "oom")
+    monkeypatch.setattr(host.os, "sysconf", lambda _: 4)
+    return tmp_path
+
+
+def written(proc):
+    return {name for name, value in RIGHT.items() if host.read_sysctl(name) != value}
+
+
+def prepare(ipvs=None, **settings):
+    host.prepare(Config("n", **settings), ipvs or Timeouts(7800, 120, 300))
+
+
+def test_nothing_is_written_where_all_is_right(proc):
+    for file in (proc / "sys").rglob("*"):
+        if file.is_file():
+            file.chmod(stat.S_IRUSR)
+    ipvs = Timeouts(7800, 120, 300)
+    before = {file: file.stat().st_mtime_ns for file in (proc / "sys").rglob("*")}
+    prepare(ipvs)
+    assert {file: file.stat().st_mtime_ns for file in (proc / "sys").rglob("*")} == before
+    assert ipvs.writes == 0
+
+
+@pytest.mark.parametrize("name", [*host.WANTED_SYSCTLS, "net/netfilter/nf_conntrack_tcp_timeout_established"])
+def test_what_is_wrong_is_set(proc, name):
+    (proc / "sys" / name).write_text("0\n")
+    prepare()
+    assert host.read_sysctl(name) == RIGHT[name]
+
+
+def test_strict_arp_is_set_and_never_taken_back(proc):
+    prepare(strict_arp=True)
+    assert written(proc) == set(host.STRICT_ARP_SYSCTLS)
+    prepare()
+    assert written(proc) == set(host.STRICT_ARP_SYSCTLS)
+    assert [host.read_sysctl(name) for name in host.STRICT_ARP_SYSCTLS] == [1, 2]
+
+
+def test_conntrack_settings(proc):
+    wanted = Conntrack(
+        max_per_core=50000,
+        min=1,
+        tcp_established=10.9,
+        tcp_close_wait=0,
+        tcp_be_liberal=True,
+        udp=40,
+        udp_stream=50,
+    )
+    prepare(conntrack=wanted)
+    names = ("max", "tcp_timeout_established", "tcp_timeout_close_wait", "tcp_be_liberal", "udp_timeout",
+             "udp_timeout_stream")  # fmt: skip
+    assert [host.read_sysctl(host.CONNTRACK + name) for name in names] == [200000, 10, 3600, 1, 40, 50]
+    assert (host.SYS_MODULE / "nf_conntrack/parameters/hashsize").read_text() == "65536\n"
+
+
+def test_buckets_follow_the_limit(proc):
+    prepare(conntrack=Conntrack(max_per_core=250000))
+    assert (host.SYS_MODULE / "nf_conntrack/parameters/hashsize").read_text() == "250000\n"
+
+
+def test_buckets_that_cannot_be_set_are_no_reason_to_end(proc):
+    (host.SYS_MODULE / "nf_conntrack/parameters/hashsize").unlink()
+    prepare(conntrack=Conntrack(max_per_core=250000))
+    assert host.read_sysctl(host.CONNTRACK_MAX) == 1000000
+
+
+def test_the_limit_of_another_namespace_stays(proc):
+    (proc / "sys" / host.CONNTRACK_MAX).chmod(stat.S_IRUSR)
+    prepare(conntrack=Conntrack(max_per_core=250000))
+    assert host.read_sysctl(host.CONNTRACK_MAX) == 131072
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_the_limit(case):
+    wanted = Conntrack(max_per_core=case["maxPerCore"], min=case["min"])
+    expected = 0 if case["result"] == "leave untouched" else case["result"]
+    assert host.conntrack_limit(wanted, case["cores"]) == expected
+
+
+def test_a_setting_that_cannot_be_made_names_itself_and_the_way_out(proc):
+    file = proc / "sys" / "net/ipv4/vs/conntrack"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(host.SysctlError, match=r"net\.ipv4\.vs\.conntrack is None .*--init-only"):
+        prepare()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("net/ipv4/vs/conntrack", "ip_vs"), (host.CONNTRACK + "tcp_timeout_close_wait", "nf_conntrack")],
+)
+def test_a_setting_that_is_not_there_names_its_module(proc, name, module):
+    (proc / "sys" / name).parent.rename(proc / "away")
+    with pytest.raises(host.SysctlError, match=f"load the module {module}$"):
+        host.set_sysctl(name, 5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "now", "then", "writes"),
+    [
+        (IpvsTimeouts(), (900, 120, 300), (7800, 120, 300), 1),
+        (IpvsTimeouts(), (1000, 120, 300), (1000, 120, 300), 0),
+        (IpvsTimeouts(tcp=900), (900, 120, 300), (900, 120, 300), 0),
+        (IpvsTimeouts(tcp=60.9, udp=5), (900, 120, 300), (60, 120, 5), 1),
+        (IpvsTimeouts(tcp_fin=7), (900, 120, 300), (7800, 7, 300), 1),
+    ],
+)
+def test_idle_timeouts(proc, wanted, now, then, writes):
+    ipvs = Timeouts(*now)
+    prepare(ipvs, ipvs_timeouts=wanted)
+    assert (ipvs.values, ipvs.writes) == (then, writes)
+
+
+def test_refused_timeouts_are_no_reason_to_end(proc):
+    prepare(Refusing())
+
+
+def test_settings_are_put_back(proc):
+    name = "net/ipv4/vs/conntrack"
+    (proc / "sys" / name).write_text("0\n")
+    (proc / "sys" / host.CONNTRACK_MAX).write_text("7\n")
+    host.keep(Config("n"))
+    assert host.read_sysctl(name) == 1
+    assert host.read_sysctl(host.CONNTRACK_MAX) == 7  # an operator may tune it while we run
+
+
+def test_families(proc):
+    assert host.families() == {4, 6}
+    (proc / "sys" / host.IPV6_DISABLED).write_text("1\n")
+    assert host.families() == {4}
+    (proc / "sys" / host.IPV6_DISABLED).write_text("0\n")
+    host.IF_INET6.unlink()
+    assert host.families() == {4}
+
+
+def test_oom_score(proc):
+    host.OOM_SCORE_ADJ.write_text("0\n")
+    host.set_oom_score(-999)
+    assert host.OOM_SCORE_ADJ.read_text() == "-999\n"
+    host.OOM_SCORE_ADJ.unlink()
+    host.OOM_SCORE_ADJ.mkdir()
+    host.set_oom_score(1)
+
+
+def test_modules_are_loaded_only_where_they_are_not(proc, monkeypatch):
+    program = proc / "modprobe"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{proc}/calls\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(host.shutil, "which", lambda *_, **__: str(program))
+    host.load_module("ip_vs_rr")
+    (host.SYS_MODULE / "ip_vs_lc").mkdir()
+    host.load_module("ip_vs_lc")
+    assert (proc / "calls").read_text() == "--quiet -- ip_vs_rr\n"
+    monkeypatch.setattr(host.shutil, "which", lambda *_, **__: None)
+    host.load_module("ip_vs_rr")
+    assert (proc / "calls").read_text() == "--quiet -- ip_vs_rr\n"
