@@ -24,7 +24,7 @@ class Outside:
         self._config = config
         self._set_verbosity = set_verbosity
         self._events = Events(socket.gethostname(), self._count_event)
-        self._board = Board(config.sync_period, self._events.put)
+        self._board = Board(config.sync_period, self._events.put, sorted(config.families))
 
     @property
     def report(self) -> Report:

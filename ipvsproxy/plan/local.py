@@ -49,7 +49,10 @@ def local_view(
 
 
 def listen_addresses(config: Config, node: NodeFacts) -> dict[int, tuple[bytes, ...]]:
-    """Return where health-check ports are listened on, by family: everywhere, or on the NodePort addresses."""
+    """Return where health-check ports are listened on, by family: everywhere, or on the NodePort addresses.
+
+    Families that the host does not have are left out.
+    """
     everywhere = {4: (bytes(4),), 6: (bytes(16),)}
     if config.nodeport_addresses == (PRIMARY,):
         limited = {4, 6}
@@ -60,7 +63,7 @@ def listen_addresses(config: Config, node: NodeFacts) -> dict[int, tuple[bytes, 
         number: tuple(a for a in node.nodeport_addresses if family(a) == number)
         if number in limited
         else everywhere[number]
-        for number in (4, 6)
+        for number in sorted(config.families)
     }
 
 

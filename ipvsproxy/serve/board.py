@@ -26,6 +26,7 @@ class Board(Report):
     def __init__(
         self, sync_period: float, notify: Callable[[Notice], None], families: Iterable[int] = FAMILIES
     ) -> None:
+        families = tuple(families)
         self.metrics = Metrics(families)
         self.health = Health(sync_period, families)
         self.server = Server()

@@ -2,7 +2,7 @@
 
 A family is healthy as long as nothing has been waiting to be programmed for twice the sync period, and
 while the loop still turns: it says so with every verification, so three silent periods mean that it hangs. The
-process is healthy if every family is. `/healthz` asks for an eligible node and a first complete sync as well, since
+process is healthy if every family is. `/healthz` asks for an eligible node and a first complete sync as well:
 cloud load balancers send traffic by it. Contract 5.1. Thread-safe: the loop tells, threads of the server ask.
 """
 

@@ -83,7 +83,11 @@ class Listener(NamedTuple):
 def open_socket(address: Address) -> socket.socket:
     """Listen. Raises OSError."""
     if address.both and is_unspecified(address.ip) and socket.has_dualstack_ipv6():
-        return _server(Address(bytes(16), address.port), dual=True)
+        try:
+            return _server(Address(bytes(16), address.port), dual=True)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or family(address.ip) == 6:
+                raise  # else the kernel knows IPv6, but none of it is to be used
     return _server(address, dual=False)
 
 

@@ -64,6 +64,11 @@ def test_lacking(internal, external, where, lacking, policy):
     assert ((policy, 4) in told.lacking) == (policy in lacking)
 
 
+def test_only_families_of_the_host_are_listened_on():
+    chosen = config(families=frozenset((4,)))
+    assert listen_addresses(chosen, node()).keys() == {4}
+
+
 @pytest.mark.parametrize(
     ("settings", "listening"),
     [
