@@ -158,7 +158,7 @@ def _service(raw: RawService) -> Decoded:
         external_local=external_local,
         internal_local=spec.internal_traffic_policy == "Local",
         affinity_seconds=_affinity(spec, complaints),
-        health_check_port=_health_check_port(spec, external_local),
+        health_check_port=_health_check_port(spec, complaints) if external_local else 0,
         uid=raw.metadata.uid or "",
     )
     return Decoded(service, tuple(complaints))
@@ -255,9 +255,12 @@ def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:
     return DEFAULT_AFFINITY_SECONDS
 
 
-def _health_check_port(spec: ServiceSpec, external_local: bool) -> int:
-    if spec.type != "LoadBalancer" or not external_local:
+def _health_check_port(spec: ServiceSpec, complaints: list[str]) -> int:
+    """Return the port of a Service with externalTrafficPolicy Local, where the API server has given it one."""
+    if spec.type != "LoadBalancer":
         return 0
+    if not spec.health_check_node_port:
+        complaints.append("spec.healthCheckNodePort: missing; load balancers cannot ask which nodes have endpoints")
     return spec.health_check_node_port or 0
 
 

@@ -201,6 +201,13 @@ def test_external_local_needs_a_way_in(type_, external_ips, local):
     assert value(obj).health_check_port == (5 if type_ == "LoadBalancer" else 0)
 
 
+def test_a_missing_health_check_port_is_said():
+    found = decoded(service(type="LoadBalancer", externalTrafficPolicy="Local"))
+    assert found.object.health_check_port == 0
+    assert [complaint.partition(":")[0] for complaint in found.complaints] == ["spec.healthCheckNodePort"]
+    assert decoded(service(type="NodePort", externalTrafficPolicy="Local")).complaints == ()
+
+
 @pytest.mark.parametrize(
     ("config", "seconds"),
     [
