@@ -260,7 +260,7 @@ def _health_check_port(spec: ServiceSpec, complaints: list[str]) -> int:
     if spec.type != "LoadBalancer":
         return 0
     if not spec.health_check_node_port:
-        complaints.append("spec.healthCheckNodePort: missing; load balancers cannot ask which nodes have endpoints")
+        complaints.append("spec.healthCheckNodePort: missing; load balancers cannot ask who has endpoints")
     return spec.health_check_node_port or 0
 
 
