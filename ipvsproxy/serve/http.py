@@ -29,7 +29,7 @@ from ipvsproxy.address import family, format_endpoint, is_unspecified
 RETRY_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 MAX_CONNECTIONS = 128
-"""Threads at a time: whoever opens more connections than this finds the newest ones closed."""
+"""Threads at a time. A further connection ends the oldest one, so that silent clients cannot keep probes out."""
 MAX_BODY = 1 << 16
 BACKLOG = 128
 
@@ -119,7 +119,8 @@ class Server:
         self._retry_at: float | None = None
         self._groups: queue.SimpleQueue[tuple[str, list[Listener]] | None] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, None] = {}
         self._thread = threading.Thread(target=self._run, name="serve", daemon=True)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -234,10 +235,18 @@ class Server:
             connection, peer = opened.accept()
         except OSError:
             return  # the client has gone already, or there are no descriptors left; others go on
-        if not self._places.acquire(blocking=False):
-            connection.close()
-            return
+        self._make_room(connection)
         threading.Thread(target=self._serve, args=(listener, connection, peer), name="answer", daemon=True).start()
+
+    def _make_room(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._connections[connection] = None
+            if len(self._connections) <= MAX_CONNECTIONS:
+                return
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+        with suppress(OSError):
+            oldest.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
 
     def _serve(self, listener: Listener, connection: socket.socket, peer: object) -> None:
         try:
@@ -247,7 +256,8 @@ class Server:
         except Exception:
             log.exception("answering failed", server=listener.name)
         finally:
-            self._places.release()
+            with self._lock:
+                self._connections.pop(connection, None)
 
 
 class _Handler(BaseHTTPRequestHandler):
