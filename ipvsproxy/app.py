@@ -42,7 +42,7 @@ NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
 HINTS = {
     errno.EPERM: NEEDS_NET_ADMIN,
     errno.EACCES: NEEDS_NET_ADMIN,
-    errno.EOPNOTSUPP: "load the module dummy or nf_tables on this host, or use a kernel that has it",
+    errno.EOPNOTSUPP: "load the module dummy on this host (modprobe dummy), or use a kernel that has CONFIG_DUMMY",
 }
 
 log = structlog.get_logger()
@@ -92,10 +92,10 @@ def open_kernel(config: Config) -> Kernel:
         host.prepare(config, ipvs)
         links = Links()
         links.ensure_link()
-        nft = Libnftables()
+        nft, ruleset = Libnftables(), _open_ruleset()
         mark = config.masquerade_mark
         keep = partial(host.keep, config)
-        return Kernel(ipvs, links, nft, Ruleset(TABLE.name), Forwarding(nft, mark), mark, keep)
+        return Kernel(ipvs, links, nft, ruleset, Forwarding(nft, mark), mark, keep)
     except (KernelError, host.SysctlError, NftError, OSError) as error:
         raise Fatal(_with_hint(error)) from error
 
@@ -122,6 +122,21 @@ def _open_ipvs() -> Ipvs:
         ) from error
     except OSError as error:
         raise Fatal(_with_hint(error)) from error
+
+
+def _open_ruleset() -> Ruleset:
+    """Return our table as seen from outside; asking for it makes the kernel load nf_tables. Raises Fatal."""
+    ruleset = Ruleset(TABLE.name)
+    try:
+        ruleset.stamp()
+    except KernelError as error:
+        if error.errno in HINTS:
+            raise
+        raise Fatal(
+            f"the kernel has no nf_tables ({error}): load the module nf_tables on this host (modprobe nf_tables),"
+            " or use a kernel that has CONFIG_NF_TABLES_INET"
+        ) from error
+    return ruleset
 
 
 def _probe_scheduler(ipvs: Ipvs, scheduler: str) -> None:

@@ -1,0 +1,81 @@
+import errno
+
+import pytest
+
+from ipvsproxy import app
+from ipvsproxy.config import Config
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.loop import Fatal
+
+
+class Schedulers:
+    """As much of IPVS as knows schedulers; `code` is the errno of trying one out."""
+
+    def __init__(self, code=0):
+        self.code = code
+
+    def servers(self):
+        return {}
+
+    def probe(self, scheduler):
+        if self.code:
+            raise KernelError(f"IPVS scheduler {scheduler}", self.code)
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    names = []
+    monkeypatch.setattr(app.host, "load_module", names.append)
+    return names
+
+
+def test_a_kernel_without_ipvs_is_said_with_the_module(monkeypatch):
+    def missing():
+        raise KernelError("looking up netlink family IPVS", errno.ENOENT)
+
+    monkeypatch.setattr(app, "Ipvs", missing)
+    with pytest.raises(Fatal, match=r"no IPVS .*modprobe ip_vs"):
+        app.open_kernel(Config("n"))
+
+
+def test_a_kernel_without_nftables_is_said_with_the_module(monkeypatch):
+    class NoTables:
+        def __init__(self, name):
+            pass
+
+        def stamp(self):
+            raise KernelError("netlink request", errno.EINVAL)
+
+    monkeypatch.setattr(app, "Ruleset", NoTables)
+    with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
+        app._open_ruleset()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])
+def test_a_missing_capability_is_named(monkeypatch, loaded, code):
+    monkeypatch.setattr(app, "Ipvs", lambda: Schedulers(code))
+    with pytest.raises(Fatal, match="CAP_NET_ADMIN"):
+        app.open_kernel(Config("n"))
+
+
+def test_a_missing_scheduler_is_named_and_its_module_was_tried(monkeypatch, loaded):
+    monkeypatch.setattr(app, "Ipvs", lambda: Schedulers(errno.ENOENT))
+    with pytest.raises(Fatal, match=r"'mh' .*modprobe ip_vs_mh"):
+        app.open_kernel(Config("n", scheduler="mh"))
+    assert loaded == ["ip_vs_mh"]
+
+
+def test_the_module_is_loaded_before_the_scheduler_is_tried(monkeypatch, loaded):
+    order = []
+    schedulers = Schedulers()
+    monkeypatch.setattr(app.host, "load_module", order.append)
+    monkeypatch.setattr(schedulers, "probe", order.append)
+    app._probe_scheduler(schedulers, "lc")
+    assert order == ["ip_vs_lc", "lc"]
+
+
+def test_settings_for_a_family_the_host_has_not_got_end_the_start(monkeypatch):
+    monkeypatch.setattr(app.host, "families", lambda: frozenset((4,)))
+    with pytest.raises(Fatal, match="clusterCIDR fd00::/8"):
+        app._families(Config("n", cluster_cidrs=("fd00::/8",)))
+    assert app._families(Config("n", cluster_cidrs=("10.0.0.0/8",))) == {4}
