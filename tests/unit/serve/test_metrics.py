@@ -1,6 +1,8 @@
 """Names, labels and buckets of the metrics, and that facts arrive in them."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,6 +32,7 @@ UPSTREAM = {
     "process_resident_memory_bytes": ("gauge", set()),
 }
 SYNC = "kubeproxy_sync_proxy_rules_"
+NAME = re.compile(r"\b(?:kubeproxy|ipvsproxy|rest_client)_\w+")
 
 
 def sync(**changes):
@@ -193,3 +196,12 @@ def test_a_verification_that_fails_waits_although_nothing_was_queued(metered, mo
     assert metered.board.health.healthy
     now[0] += 1
     assert not metered.board.health.healthy
+
+
+def test_the_compatibility_page_names_all_and_no_other(metered):
+    page = (Path(__file__).parents[3] / "docs/compatibility.md").read_text()
+    rows = page.partition("\n## Metrics\n")[2].partition("\n## ")[0].splitlines()
+    promised = [row.split("|") for row in rows if row.startswith("| `")]
+    named = {name for _, names, here, *_ in promised if here.strip() != "absent" for name in NAME.findall(names)}
+    text = metered.board.metrics.exposition("")[0].decode()
+    assert named == set(re.findall(rf"^# TYPE ({NAME.pattern}) ", text, re.MULTILINE))
