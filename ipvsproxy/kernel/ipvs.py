@@ -23,6 +23,7 @@ from ipvsproxy.kernel.ipvs_wire import (
     key_attribute,
     parse_destination,
     parse_server,
+    parse_weight,
     u32,
 )
 from ipvsproxy.kernel.netlink import GENERIC, KernelError, Wire, attribute, attributes, generic, generic_family
@@ -108,7 +109,8 @@ class Ipvs:
 
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return how many connections, active and inactive, each destination of a server has. Raises Lost."""
-        return {d: active + inactive for d, _, active, inactive in self._destinations(key)}
+        found = (parse_destination(part, len(key.address)) for part in self._destinations(key))
+        return {destination: active + inactive for destination, _, active, inactive in found}
 
     def probe(self, scheduler: str) -> None:
         """Make sure that a scheduler can be used, loading its module.
@@ -138,16 +140,16 @@ class Ipvs:
 
     def weights(self, key: FrontendKey) -> dict[Destination, int]:
         """Return the destinations of a server with their weights; none for a server that is gone. Raises Lost."""
-        return {destination: weight for destination, weight, _, _ in self._destinations(key)}
+        length = len(key.address)
+        return dict(parse_weight(part, length) for part in self._destinations(key))
 
-    def _destinations(self, key: FrontendKey) -> list[tuple[Destination, int, int, int]]:
+    def _destinations(self, key: FrontendKey) -> list[bytes]:
         try:
-            parts = self._small.dump(generic(self._family, GET_DEST, key_attribute(key)))
+            return self._small.dump(generic(self._family, GET_DEST, key_attribute(key)))
         except KernelError as error:
             if error.errno in (errno.ESRCH, errno.ENOENT):
                 return []
             raise
-        return [parse_destination(part, len(key.address)) for part in parts]
 
 
 def _set_instead(refused: Refused) -> IpvsStep:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 
-from ipvsproxy.kernel.netlink import GENERIC, SEQUENCE, attribute, attributes, generic, message
+from ipvsproxy.kernel.netlink import GENERIC, NUMBER_MASK, SEQUENCE, attribute, attributes, generic, message
 from ipvsproxy.plan.diff import SERVER_VERBS, IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey, Server
 
@@ -154,6 +154,27 @@ def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, 
         length = 4 if u16(fields[DEST_AF]) == socket.AF_INET else 16
     destination = Destination(bytes(fields[DEST_ADDR][:length]), int.from_bytes(fields[DEST_PORT], "big"))
     return destination, u32(fields[DEST_WEIGHT]), u32(fields[DEST_ACTIVE]), u32(fields[DEST_INACTIVE])
+
+
+USUAL_RECORD = struct.Struct(f"={GENERIC.size}s HH HH{UNION}s HH2s2x 8x HHI".replace(" ", ""))
+USUAL_HEADS = (CMD_DEST, 4 + UNION, DEST_ADDR, 6, DEST_PORT, 8, DEST_WEIGHT)
+
+
+def parse_weight(part: bytes, length: int) -> tuple[Destination, int]:
+    """Read destination and weight only, where the record begins as the kernel has always written it.
+
+    A start of the proxy reads tens of thousands of them. An IPv6 endpoint of an IPv4 server (a tunnel of somebody
+    else's) fills the whole address, and is read in full like everything unusual.
+    """
+    if len(part) < USUAL_RECORD.size:
+        return parse_destination(part, length)[:2]
+    _, _, nested, *heads, weight = USUAL_RECORD.unpack_from(part)
+    size, kind, address, port_size, port_kind, port, weight_size, weight_kind = heads
+    if (nested & NUMBER_MASK, size, kind, port_size, port_kind, weight_size, weight_kind) != USUAL_HEADS:
+        return parse_destination(part, length)[:2]
+    if length == 4 and any(address[4:]):
+        return parse_destination(part, length)[:2]
+    return Destination(address[:length], int.from_bytes(port)), weight
 
 
 def _nested(part: bytes, wanted: int) -> dict[int, memoryview]:

@@ -33,6 +33,8 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
 HEADER = struct.Struct("=IHHII")
 GENERIC = struct.Struct("=BBH")
+NUMBER_MASK = 0x3FFF
+"""Of an attribute's type, the bits that are its number; the others are flags."""
 ERROR_CODE = struct.Struct("=i")
 FLAGS_AT, SEQUENCE_AT = 6, 8
 FLAGS, SEQUENCE = struct.Struct("=H"), struct.Struct("=I")
@@ -80,7 +82,7 @@ def attributes(data: bytes | memoryview, offset: int = 0) -> Iterator[tuple[int,
         length, number = struct.unpack_from("=HH", view, offset)
         if length < 4:
             return
-        yield number & 0x3FFF, view[offset + 4 : offset + length]
+        yield number & NUMBER_MASK, view[offset + 4 : offset + length]
         offset += (length + 3) & ~3
 
 

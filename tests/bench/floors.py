@@ -10,8 +10,9 @@ import struct
 from machine import Proxy, timed
 from namespace import fresh_network
 
+from ipvsproxy.kernel.ipvs import NETLINK_GENERIC
 from ipvsproxy.kernel.ipvs_wire import encode
-from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.links import NETLINK_ROUTE, Links
 from ipvsproxy.kernel.netlink import generic_family
 from nft import Libnftables
 
@@ -59,7 +60,7 @@ def of_ipvs(calls):
     """Seconds for recorded IPVS steps, in a fresh namespace."""
     fresh_network()
     prepared = [d for messages in ipvs_messages(calls) for d in datagrams(messages)]
-    raw = RawSocket(socket.NETLINK_GENERIC)
+    raw = RawSocket(NETLINK_GENERIC)
     return timed(lambda: raw.replay(prepared))
 
 
@@ -69,7 +70,7 @@ def of_vips(vips):
     links = Links()
     links.ensure_link()
     prepared = datagrams([links._message(vip, index, add=True) for index, vip in enumerate(vips)])
-    raw = RawSocket(socket.NETLINK_ROUTE)
+    raw = RawSocket(NETLINK_ROUTE)
     return timed(lambda: raw.replay(prepared))
 
 
@@ -87,7 +88,7 @@ class Changes:
         proxy = Proxy()
         proxy.list(*lists)
         self._client = proxy.nft
-        self._raw = RawSocket(socket.NETLINK_GENERIC)
+        self._raw = RawSocket(NETLINK_GENERIC)
 
     def seconds(self, calls, transactions):
         """Seconds for the recorded steps and transactions of one change."""

@@ -81,6 +81,7 @@ def test_we_read_what_we_write(step):
             record = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_DEST, bytes(nested) + counters)
             weight = 1 if step.creates else step.weight
             assert wire.parse_destination(record, 4) == (subject, weight, 3, 4)
+            assert wire.parse_weight(record, len(step.key.address)) == (subject, weight)
 
 
 def test_every_message_is_aligned():
@@ -91,3 +92,24 @@ def test_every_message_is_aligned():
 def test_firewall_mark_servers_are_not_read():
     nested = attribute(wire.SVC_AF, b"\2\0") + attribute(wire.SVC_FWMARK, b"\1\0\0\0")
     assert wire.parse_server(GENERIC.pack(0, 1, 0) + attribute(wire.CMD_SERVICE, nested)) is None
+
+
+def record(*parts):
+    """A destination as a kernel could write it: attributes in some order."""
+    return GENERIC.pack(0, 1, 0) + attribute(wire.CMD_DEST, b"".join(attribute(*part) for part in parts))
+
+
+ADDRESS, PORT = (wire.DEST_ADDR, ONE.address + bytes(12)), (wire.DEST_PORT, b"\x1f\x90")
+METHOD, WEIGHT = (wire.DEST_FWD, bytes(4)), (wire.DEST_WEIGHT, struct.pack("=I", 7))
+REST = ((wire.DEST_ACTIVE, bytes(4)), (wire.DEST_INACTIVE, bytes(4)))
+
+
+@pytest.mark.parametrize("order", [(ADDRESS, PORT, METHOD, WEIGHT), (WEIGHT, METHOD, PORT, ADDRESS)])
+def test_weights_are_read_in_any_order_of_attributes(order):
+    assert wire.parse_weight(record(*order, *REST), 4) == (ONE, 7)
+
+
+def test_the_family_of_a_destination_need_not_be_that_of_its_server():
+    tunnel = destination("[fd00:244::9]:8080")
+    parts = (wire.DEST_ADDR, tunnel.address), PORT, METHOD, WEIGHT, *REST, (wire.DEST_AF, b"\x0a\0")
+    assert wire.parse_weight(record(*parts), 4) == (tunnel, 7)
