@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 
+from container import why_no_root
 from netns import SCTP
 
 
@@ -61,6 +62,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "sctp": _sctp,
     "namespaces": _namespaces,
     "br_netfilter": _bridge_netfilter,
+    "image_root": why_no_root,
 }
 
 
