@@ -161,19 +161,13 @@ def test_without_an_api_server_and_with_busy_ports(lab: Lab, server: OwnServer, 
     assert 'ipvsproxy_events_total{result="sent"}' in metrics
 
 
-def test_hard_failure(lab: Lab, server: OwnServer, tmp_path: pathlib.Path) -> None:
-    """With bindAddressHardFail a busy port ends the process, and an event says so."""
+def test_hard_failure(lab: Lab, manifests: Folder) -> None:
+    """With bindAddressHardFail a busy port ends the process (the event about it: tests/unit/test_outside.py)."""
     node = lab.nodes[0]
-    server.put(node_object(node))
-    flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--bind-address-hard-fail"]
-    proxy = Proxy(node.netns, [sys.executable, "-m", "ipvsproxy", "run", *flags], tmp_path / "proxy.log")
-    lab.proxies.append(proxy)
     with contextlib.closing(netns.open_socket(node.netns, "0.0.0.0", "tcp")) as held:
         held.bind(("0.0.0.0", HEALTHZ))
         held.listen()
-        proxy.start()
+        proxy = lab.proxy(node, manifests.path, ["--bind-address-hard-fail"], wait=False)
         assert proxy.process is not None
         assert proxy.process.wait(120) == 1
     assert f"cannot listen: healthz: 0.0.0.0:{HEALTHZ}: Address already in use" in proxy.text()
-    (event,) = server._server.written.values()
-    assert (event["reason"], event["regarding"]["name"]) == ("FailedToStartProxierHealthcheck", "node1")
