@@ -26,6 +26,7 @@ PATHS = {
     "/api/v1/services": ("Service", "v1"),
     "/apis/discovery.k8s.io/v1/endpointslices": ("EndpointSlice", "discovery.k8s.io/v1"),
     "/api/v1/nodes": ("Node", "v1"),
+    "/apis/networking.k8s.io/v1/servicecidrs": ("ServiceCIDR", "networking.k8s.io/v1"),  # read by kube-proxy
 }
 EVENTS = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([^/]+)/events(?:/([^/]+))?")
 
@@ -433,6 +434,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_json(404, status(404, "NotFound", "the server could not find the requested resource"))
         elif api.bearer and self.headers.get("Authorization") != f"Bearer {api.bearer}":
             self.answer_json(401, status(401, "Unauthorized", "Unauthorized"))
+        elif "sendInitialEvents" in request.query:
+            # As a server without that feature says it; clients then list first.
+            self.answer_json(422, status(422, "Invalid", "sendInitialEvents is forbidden for watch"))
         elif request.watch:
             self.watch(kind, request.query)
         else:
