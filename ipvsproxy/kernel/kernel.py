@@ -15,6 +15,7 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import Lost
+from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.diff import (
     ElementStep,
@@ -60,6 +61,7 @@ class Kernel:
         self._ruleset = ruleset
         self._stamp: bytes = b""
         self._verified = 0
+        self._pressure = Pressure()
 
     def adopt(self) -> None:
         """Fill the shadow of IPVS and VIPs from the kernel. Raises KernelError."""
@@ -108,6 +110,8 @@ class Kernel:
         if self._ruleset.stamp() != self._stamp:
             log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
             self.load_rules(self.shadow.elements)
+        states = self.shadow.servers.values()
+        self._pressure.look(len(states), sum(len(state.weights) for state in states))
         return changed
 
     def _verify_servers(self) -> set[FrontendKey]:
