@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
+import yaml
 from container import NET_ADMIN, NOTHING, PRIVILEGED, REPO, ROOT, VOLUME, contained
 from lab import Lab
 from manifests import Folder, endpoint, endpoint_slice, node_object, port, service
@@ -66,6 +68,18 @@ def test_says_what_it_is_and_how_to_use_it(name: str) -> None:
 def test_nothing_can_be_written_whoever_tries(tmp_path: pathlib.Path) -> None:
     tries = "for at in /opt/ipvsproxy /tmp /run /var/lib; do touch $at/x && echo $at; done"
     assert run("sh", "-c", tries, capabilities=PRIVILEGED, folder=tmp_path).stdout == ""
+
+
+def test_the_command_of_kubeadms_daemon_set_works_unchanged(tmp_path: pathlib.Path) -> None:
+    shutil.copy(REPO / "tests/unit/config/kubeadm-config.conf", tmp_path / "config.conf")
+    command = [KUBE_PROXY, f"--config={VOLUME}/config.conf", "--hostname-override=node1"]
+    effective = run(*command, "--write-config-to=/dev/stdout", folder=tmp_path)
+    assert effective.returncode == 0, effective.stderr
+    assert yaml.safe_load(effective.stdout)["hostnameOverride"] == "node1"
+    # Without a capability no kernel lets it go further, so the end is the same everywhere.
+    done = run(*command, folder=tmp_path)
+    assert done.returncode == 1
+    assert "NET_ADMIN" in done.stderr or "IPVS" in done.stderr, done.stderr
 
 
 def test_without_what_it_needs_it_says_so_in_its_last_line(tmp_path: pathlib.Path) -> None:
