@@ -7,6 +7,7 @@ import resource
 import statistics
 import time
 
+import alternatives
 import cluster
 import floors
 from machine import REFERENCE_CALIBRATION, Proxy, calibration, objects, timed
@@ -197,6 +198,26 @@ def idle(services, endpoints):
     }
 
 
+def decoding(services, endpoints):
+    """Both lists from JSON to values: ours against what one might use instead, each in a process of its own.
+
+    `seconds` and `held_mib` are ours; the others are given as multiples of them. The models of the kubernetes
+    package are so slow that a part of the list has to do.
+    """
+    lists = cluster.lists(services, endpoints)
+    ours = alternatives.measure(alternatives.values, *lists)
+    dictionaries = alternatives.measure(alternatives.dictionaries, *lists)
+    part = cluster.lists(max(1, services // 20), endpoints)
+    share = services / max(1, services // 20)
+    models = [value * share for value in alternatives.measure(alternatives.models, *part)]
+    return {
+        "seconds": ours[0],
+        "held_mib": round(ours[1], 1),
+        "dictionaries": [round(a / b, 1) for a, b in zip(dictionaries, ours, strict=True)],
+        "kubernetes_models": [round(a / b, 1) for a, b in zip(models, ours, strict=True)],
+    }
+
+
 def messages(calls):
     """Number of netlink messages in recorded IPVS calls."""
     return sum(step.size for steps in calls for step in steps)
@@ -220,6 +241,7 @@ SCENARIOS = {
         burst,
         memory,
         idle,
+        decoding,
     )
 }
 TARGETS = {
@@ -232,5 +254,6 @@ TARGETS = {
     "burst": ("ratio", 3.0),
     "memory": ("rss_mib", 200),
     "idle": ("cpu_share_native", 0.01),
+    "decoding": ("held_mib", 60),
 }
 """What each result is held against: a field and the most it should be, at 10,000 Services with 5 endpoints."""
