@@ -1,0 +1,141 @@
+"""Configuration files, kernel settings and modules, with a real process on a node of the lab."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import netns
+import pytest
+from lab import Lab
+from manifests import Folder, port, service
+from proxy import Proxy
+
+from ipvsproxy.kernel.ipvs import Ipvs
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+KUBEADM = pathlib.Path(__file__).parents[1] / "unit" / "config" / "kubeadm-config.conf"
+RUN = (sys.executable, "-m", "ipvsproxy")
+MAKE_READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+READ_ONLY = ("unshare", "--mount", "sh", "-c", f'{MAKE_READ_ONLY} && exec "$@"', "sh")
+FORWARD = "table ip filter { chain FORWARD { type filter hook forward priority 0; }; }"
+VS_CONNTRACK = "net/ipv4/vs/conntrack"
+CONNTRACK = "net/netfilter/nf_conntrack_tcp_timeout_"
+SETTINGS = {
+    VS_CONNTRACK: 1,
+    "net/ipv4/conf/all/arp_ignore": 1,
+    "net/ipv4/conf/all/arp_announce": 2,
+    f"{CONNTRACK}close_wait": 1800,
+    f"{CONNTRACK}established": 86400,
+}
+WEB = service("web", [port(80, 8080)], ["10.96.1.1"])
+END_SECONDS = 60.0
+
+
+def edited(**changes: str) -> str:
+    """kubeadm's configuration without its kubeconfig, since the objects come from manifests, and with changes."""
+    text = KUBEADM.read_text().replace("/var/lib/kube-proxy/kubeconfig.conf", '""')
+    for name, value in changes.items():
+        lines = [line for line in text.splitlines() if line.strip().startswith(f"{name}:")]
+        assert lines, name
+        for line in lines:
+            text = text.replace(line, f"{line.partition(':')[0]}: {value}")
+    return text
+
+
+@pytest.fixture
+def settings_kept(lab: Lab) -> Iterator[None]:
+    """Kernel settings outlive the process: the next test must find what the lab made."""
+    node = lab.nodes[0].netns
+    with netns.inside(node):
+        before = {name: netns.get_sysctl(node, name) for name in SETTINGS}
+    yield
+    netns.set_sysctls(node, before)
+
+
+def started(lab: Lab, manifests: Folder, *arguments: str, command: tuple[str, ...] = RUN) -> Proxy:
+    return lab.proxy(lab.nodes[0], manifests.path, arguments, command=command, wait=False)
+
+
+def status(proxy: Proxy) -> int:
+    assert proxy.process is not None
+    return proxy.process.wait(END_SECONDS)
+
+
+def test_a_configuration_file_from_start_to_change(
+    lab: Lab, manifests: Folder, tmp_path: pathlib.Path, settings_kept: None
+) -> None:
+    node = lab.nodes[0]
+    netns.set_sysctls(node.netns, {VS_CONNTRACK: 0})
+    lab.run(node, ["nft", FORWARD])
+    manifests.write("web", WEB)
+    wanted = edited(
+        strictARP="true", tcpTimeout="100s", masqueradeBit="20", tcpCloseWaitTimeout="30m", syncPeriod="1s",
+        scheduler="wlc",
+    )  # fmt: skip
+    path = tmp_path / "config.conf"
+    path.write_text(wanted)
+
+    proxy = started(lab, manifests, f"--config={path}")
+    proxy.wait_for("synced")
+    assert {name: int(netns.get_sysctl(node.netns, name)) for name in SETTINGS} == SETTINGS
+    rules = lab.run(node, ["nft", "list", "ruleset"])
+    assert "0x00100000 accept" in rules.replace("counter packets 0 bytes 0 ", "")
+    assert "mark | 0x00100000" in rules
+    assert "0x00004000" not in rules
+    with netns.inside(node.netns):
+        assert "wlc" in pathlib.Path("/proc/thread-self/net/ip_vs").read_text()
+        with contextlib.closing(Ipvs()) as ipvs:
+            assert ipvs.timeouts()[0] == 100
+
+    times = len(proxy.events("kernel setting changed"))
+    netns.set_sysctls(node.netns, {VS_CONNTRACK: 0})
+    proxy.wait_for("kernel setting was changed by others")
+    proxy.wait_for("kernel setting changed", times + 1)
+    assert netns.get_sysctl(node.netns, VS_CONNTRACK) == "1"
+
+    path.write_text(wanted.replace("mode: ", "mode: nonsense #"))
+    said = proxy.wait_for("the configuration file was changed, but cannot be used: going on with what it was")
+    assert "KubeProxyConfiguration.mode" in str(said["problem"])
+    assert proxy.is_running()
+    path.write_text(wanted.replace("scheduler: wlc", "scheduler: rr"))
+    assert status(proxy) == 1
+    assert "content of the configuration file was updated" in proxy.text()
+
+
+def test_a_process_without_rights_runs_after_init_only(lab: Lab, manifests: Folder, settings_kept: None) -> None:
+    node = lab.nodes[0]
+    manifests.write("web", WEB)
+    netns.set_sysctls(node.netns, {VS_CONNTRACK: 0})
+    proxy = started(lab, manifests, command=(*READ_ONLY, *RUN))
+    assert status(proxy) == 1
+    last = proxy.text().splitlines()[-1]
+    assert "cannot be set to" in last
+    assert "--init-only" in last
+
+    init = started(lab, manifests, "--init-only")
+    assert status(init) == 0
+    assert netns.get_sysctl(node.netns, VS_CONNTRACK) == "1"
+
+    proxy = started(lab, manifests, command=(*READ_ONLY, *RUN))
+    proxy.wait_for("synced")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "words"),
+    [
+        (["--ipvs-scheduler=nonsense"], RUN, "load the module ip_vs_nonsense"),
+        ([], ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", *RUN), "CAP_NET_ADMIN"),
+    ],
+)
+def test_what_is_missing_is_named_in_one_line(
+    lab: Lab, manifests: Folder, arguments: list[str], command: tuple[str, ...], words: str
+) -> None:
+    proxy = started(lab, manifests, *arguments, command=command)
+    assert status(proxy) == 1
+    last = proxy.text().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert words in last
