@@ -36,6 +36,8 @@ GENERIC = struct.Struct("=BBH")
 NUMBER_MASK = 0x3FFF
 """Of an attribute's type, the bits that are its number; the others are flags."""
 ERROR_CODE = struct.Struct("=i")
+ANSWER = struct.Struct("=IHHIIi")
+ANSWER_BYTES = 4096
 FLAGS_AT, SEQUENCE_AT = 6, 8
 FLAGS, SEQUENCE = struct.Struct("=H"), struct.Struct("=I")
 
@@ -119,13 +121,9 @@ class Wire:
         then a new one.
         """
         failures: dict[int, int] = {}
-        ends = list(accumulate(map(len, messages), initial=0))
         first = 0
         try:
-            while first < len(messages):
-                # As many as fit into one datagram, one at least, and no more than answers would fit.
-                end = bisect_right(ends, ends[first] + DATAGRAM_BYTES) - 1
-                end = min(max(end, first + 1), first + self._most)
+            for end in self._cuts(messages):
                 self._send(messages[first:end])
                 self._collect(first, end - 1, failures)
                 first = end
@@ -133,6 +131,15 @@ class Wire:
             self._reopen()
             raise Lost("netlink batch", error.errno or errno.ETIMEDOUT) from error
         return failures
+
+    def _cuts(self, messages: Sequence[bytes]) -> Iterator[int]:
+        """Yield where datagrams end: as many messages as fit, one at least, and no more than answers would fit."""
+        count, first = len(messages), 0
+        ends = list(accumulate(map(len, messages), initial=0))
+        while first < count:
+            end = bisect_right(ends, ends[first] + DATAGRAM_BYTES) - 1
+            first = min(max(end, first + 1), first + self._most)
+            yield first
 
     def dump(self, question: bytes) -> list[bytes]:
         """Return the messages of a dump, without their netlink headers; repeated when the kernel interrupts it.
@@ -184,16 +191,15 @@ class Wire:
         self._socket.send(b"".join((*messages[:-1], last)))
 
     def _collect(self, first: int, last: int, failures: dict[int, int]) -> None:
-        """Read answers until that of the last message."""
-        while True:
-            for kind, _, sequence, body in self._read():
-                if kind != NLMSG_ERROR or not first <= sequence <= last:
-                    continue
-                code = -ERROR_CODE.unpack_from(body)[0]
-                if code:
-                    failures[sequence] = code
-                if sequence == last:
-                    return
+        """Read answers until that of the last message; each comes alone and is short."""
+        sequence = -1
+        while sequence != last:
+            answer = self._socket.recv(ANSWER_BYTES)
+            _, kind, _, sequence, _, code = ANSWER.unpack_from(answer)
+            if kind != NLMSG_ERROR or not first <= sequence <= last:
+                sequence = -1
+            elif code:
+                failures[sequence] = -code
 
     def _ask(self, question: bytes, flags: int) -> None:
         self._sequence += 1

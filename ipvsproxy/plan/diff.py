@@ -12,7 +12,6 @@ memory of that, so a restart forgets nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 
 import msgspec
@@ -79,16 +78,15 @@ class ElementStep(msgspec.Struct, frozen=True, gc=False):
     replaces: bool = False
 
 
-@dataclass
-class Steps:
+class Steps(msgspec.Struct):
     """What to do, phase by phase, in this order."""
 
-    raised: list[ElementStep] = field(default_factory=list)
-    added: list[IpvsStep] = field(default_factory=list)
-    bound: list[Vip] = field(default_factory=list)
-    unbound: list[Vip] = field(default_factory=list)
-    removed: list[IpvsStep] = field(default_factory=list)
-    lowered: list[ElementStep] = field(default_factory=list)
+    raised: list[ElementStep] = msgspec.field(default_factory=list)
+    added: list[IpvsStep] = msgspec.field(default_factory=list)
+    bound: list[Vip] = msgspec.field(default_factory=list)
+    unbound: list[Vip] = msgspec.field(default_factory=list)
+    removed: list[IpvsStep] = msgspec.field(default_factory=list)
+    lowered: list[ElementStep] = msgspec.field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any((self.raised, self.added, self.bound, self.unbound, self.removed, self.lowered))

@@ -126,6 +126,9 @@ class Ledger:
         if old == new:
             return
         touched.servers.add(key)
+        if old and new and new.has_rules_of(old):
+            self.frontends[key] = new
+            return
         wanted = elements(new) if new else NO_ELEMENTS
         touched.slots.update(wanted.own)
         if new:

@@ -89,6 +89,18 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     hairpins: tuple[bytes, ...] = ()
     health_check_port: int = 0
 
+    def has_rules_of(self, other: "Frontend") -> bool:
+        """Whether the ruleset and the VIPs are the same for both: most changes are of destinations only."""
+        return (
+            self.verdict == other.verdict
+            and self.masquerade == other.masquerade
+            and self.inside == other.inside
+            and self.ranges == other.ranges
+            and self.bind == other.bind
+            and self.hairpins == other.hairpins
+            and self.health_check_port == other.health_check_port
+        )
+
 
 class Slot(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where an element lives: the name of a set or map of the ruleset, and the key as nft text."""
@@ -127,17 +139,16 @@ class KernelState:
     elements: dict[Slot, str] = field(default_factory=dict)
 
 
-@dataclass
-class Touched:
+class Touched(msgspec.Struct):
     """Names of kernel objects whose wanted state may differ from the shadow.
 
     `reasons` is what the kernel said about those that have just failed; it is not kept with what is pending.
     """
 
-    servers: set[FrontendKey] = field(default_factory=set)
-    vips: set[bytes] = field(default_factory=set)
-    slots: set[Slot] = field(default_factory=set)
-    reasons: dict[FrontendKey | bytes | Slot, str] = field(default_factory=dict)
+    servers: set[FrontendKey] = msgspec.field(default_factory=set)
+    vips: set[bytes] = msgspec.field(default_factory=set)
+    slots: set[Slot] = msgspec.field(default_factory=set)
+    reasons: dict[FrontendKey | bytes | Slot, str] = msgspec.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.servers or self.vips or self.slots)
