@@ -23,7 +23,10 @@ def configure(verbosity: int, form: LogFormat) -> None:
     if form is LogFormat.JSON:
         renderer = structlog.processors.JSONRenderer(default=str)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        # Where the package rich is installed, structlog's default shows local variables, and secrets with them.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
