@@ -2,7 +2,9 @@
 
 A VIP is an address of the dummy link kube-ipvs0 (the link stays down; its addresses are local all the same), or
 a `local` host route. Routes are marked with a protocol number of our own, so that ours and only ours are read
-back and removed. IPv6 routes go to `lo`, since they need a link that is up.
+back and removed. They go to `lo`: IPv6 routes need a link that is up, and when the last IPv4 address leaves a
+link the kernel takes all IPv4 routes of that link with it (fib_disable_ip, net/ipv4/fib_frontend.c), which would
+happen to those on kube-ipvs0 whenever VIPs change from one form to the other.
 
 Layouts: include/uapi/linux/if_addr.h, rtnetlink.h. Addresses of kube-ipvs0 that nobody wants are removed, but
 IPv6 link-local ones (contract 4.2).
@@ -105,8 +107,7 @@ class Links:
     def _message(self, vip: Vip, sequence: int, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:
             return _address_message(vip.address, self._index, sequence, add=add)
-        link = self._index if len(vip.address) == 4 else self._loopback
-        start, middle, tail = _route_frame(len(vip.address), link, add)
+        start, middle, tail = _route_frame(len(vip.address), self._loopback, add)
         return start + SEQUENCE.pack(sequence) + middle + vip.address + tail
 
     def _addresses(self) -> Iterator[tuple[int, bytes]]:
@@ -140,11 +141,11 @@ def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, byte
     """Return a message about a route in three pieces: cut at its sequence number and at its address."""
     family = socket.AF_INET if length == 4 else socket.AF_INET6
     body = RTMSG.pack(family, length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
-    tail = attribute(RTA_OIF, U32.pack(index))
+    tail = attribute(RTA_OIF, U32.pack(index)) if add else b""
     # Appended, so that the route can stand beside the one that an address of the same VIP has made.
     flags = NLM_F_CREATE | NLM_F_APPEND if add else 0
     framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)
-    return framed[:8], framed[12 : -len(tail) - length], tail
+    return framed[:8], framed[12 : len(framed) - len(tail) - length], tail
 
 
 class AddressWatcher(threading.Thread):

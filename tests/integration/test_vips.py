@@ -1,0 +1,102 @@
+"""The two forms of VIPs on a live node: what each changes, and that switching loses no connection."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+from cases import OWN, ask_everything
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder
+from probe import Conversation, Question, probe
+from test_traffic import World, cluster_ip, wrong
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+TABLE = f"""
+    p12    | ClusterIP                                  | p11 p21 | {OWN}
+    p12    | NodePort LoadBalancer externalIP           | p11 p21 | node1
+    client | ClusterIP NodePort LoadBalancer externalIP | p11 p21 | node1
+    node1  | ClusterIP NodePort LoadBalancer externalIP | p11 p21 | node1
+"""
+
+
+@pytest.fixture(scope="module")
+def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("vips"))))
+    world.folder.write_nodes(session_lab)
+    world.put("web", World.WEB, "p11 p21")
+    for pod in session_lab.pods:
+        session_lab.responder.listen(pod, 8080)
+    yield world
+    session_lab.clean_nodes()
+    session_lab.responder.clear()
+
+
+def served_with(world: World, mode: str) -> None:
+    """Start a proxy on node1 in a mode, after whatever ran before it."""
+    for proxy in world.lab.proxies:
+        proxy.kill()
+    node = world.lab.nodes[0]
+    started = world.lab.proxy(node, world.folder.path, [*DEFAULT_PROXY_ARGS, f"--vip-mode={mode}"], wait=False)
+    started.wait_for("synced")
+
+
+def addresses_of_the_link(world: World) -> str:
+    return world.lab.run(world.lab.nodes[0], ["ip", "-o", "address", "show", "kube-ipvs0"])
+
+
+def local_routes(world: World, family: int) -> str:
+    return world.lab.run(
+        world.lab.nodes[0], ["ip", f"-{family}", "route", "show", "table", "local", "proto", "118"]
+    )
+
+
+def test_switching_forms_loses_no_connection(world: World) -> None:
+    lab = world.lab
+    served_with(world, "address")
+    questions = [
+        Question(asker.netns, *world.ways(World.WEB, family)[way])
+        for family in (4, 6)
+        for way in ("ClusterIP", "LoadBalancer")
+        for asker in (lab.client, lab.host("p12"), lab.nodes[0])
+    ]
+    with contextlib.ExitStack() as stack:
+        talks = [stack.enter_context(Conversation(question, timeout=10)) for question in questions]
+        served_by = [talk.ask().name for talk in talks]
+        assert set(served_by) == {"p11", "p21"}
+        for mode in ("route", "address"):
+            served_with(world, mode)
+            assert [talk.ask().name for talk in talks] == served_by, mode
+
+
+@pytest.mark.parametrize("mode", ["address", "route"])
+def test_both_forms_serve_every_way_in(world: World, mode: str) -> None:
+    served_with(world, mode)
+    for family in (4, 6):
+        assert wrong(ask_everything(world.lab, world.cases(World.WEB, family, TABLE))) == []
+        address = cluster_ip(World.WEB, family)
+        assert (f"{address}/" in addresses_of_the_link(world)) is (mode == "address")
+        assert (address in local_routes(world, family)) is (mode == "route")
+
+
+@pytest.mark.parametrize("mode", ["address", "route"])
+def test_the_link_may_be_set_up_and_down(world: World, mode: str) -> None:
+    served_with(world, mode)
+    for state in ("up", "down"):
+        world.lab.run(world.lab.nodes[0], ["ip", "link", "set", "kube-ipvs0", state])
+        for family in (4, 6):
+            question = Question(world.lab.client.netns, cluster_ip(World.WEB, family), 80)
+            assert probe(question.netns, question.address, 80, timeout=6).outcome == "answered", (state, family)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("mode", ["address", "route"])
+def test_the_source_that_a_process_of_the_node_takes(world: World, mode: str, family: int) -> None:
+    """With an address, and with any IPv4 route of ours, it is the VIP; an IPv6 route leaves the node's own."""
+    served_with(world, mode)
+    result = probe(world.lab.nodes[0].netns, cluster_ip(World.WEB, family), 80)
+    is_vip = result.local_source == cluster_ip(World.WEB, family)
+    assert is_vip is (mode == "address" or family == 4)
