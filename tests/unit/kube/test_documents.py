@@ -105,7 +105,10 @@ def test_scalars(text, value):
         st.none()
         | st.booleans()
         | st.integers(-(10**15), 10**15)
-        | st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"])),
+        # PyYAML leaves 0E0 and 0o7 without quotes, which kubectl's YAML takes for numbers, and so do we.
+        | st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"])).filter(
+            lambda text: not text.startswith(tuple("+-.0123456789"))
+        ),
         lambda inner: st.lists(inner) | st.dictionaries(st.text("abc-./", max_size=5), inner),
         max_leaves=15,
     )
