@@ -2,6 +2,9 @@
 
 Both run inside a node's namespace on its loopback, so the proxy of that node reaches them and nothing else
 does. `KUBE_APISERVER=PATH ETCD=PATH` choose the real one. The two classes have the same few methods.
+
+The real one gives a proxy the rights of kube-proxy (`system:node-proxier`) and nothing more, and writes down what
+was asked with them.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import http.client
 import json
 import os
 import pathlib
+import socket
 import ssl
 import subprocess
 import time
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import netns
 from apiserver import ApiServer
@@ -23,7 +28,14 @@ COLLECTIONS = {
     "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
     "Node": "/api/v1/nodes",
 }
-TOKEN = "lab-token"  # noqa: S105
+ADMIN_TOKEN, PROXY_TOKEN = "lab-admin", "lab-proxy"
+PROXY_USER = "system:kube-proxy"  # bound to the role system:node-proxier in every cluster
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived", "ResponseStarted"],
+    "rules": [{"level": "Metadata", "users": [PROXY_USER]}, {"level": "None"}],
+}
 START_SECONDS = 400  # a kube-apiserver under emulation takes its time
 
 
@@ -35,6 +47,14 @@ class Refused(Exception):
         self.status = status
 
 
+class Call(NamedTuple):
+    """A request of the proxy as the server saw it: verb, resource with its API group, status."""
+
+    verb: str
+    resource: str
+    status: int
+
+
 class Server(Protocol):
     """What tests need of an API server."""
 
@@ -44,6 +64,7 @@ class Server(Protocol):
     def delete(self, kind: str, name: str) -> None: ...
     def go_away(self) -> None: ...
     def come_back(self) -> None: ...
+    def calls(self) -> set[Call]: ...
     def close(self) -> None: ...
 
 
@@ -71,28 +92,47 @@ class OwnServer:
         with netns.inside(self._namespace):
             self._server.start()
 
+    def calls(self) -> set[Call]:
+        """None: this server lets everybody do everything."""
+        return set()
+
 
 class RealServer:
-    """etcd and kube-apiserver, as processes in the namespace."""
+    """etcd and kube-apiserver, as processes in a namespace, or in this process's own if it is None."""
 
-    def __init__(self, namespace: str, folder: pathlib.Path, binary: str, etcd: str) -> None:
+    def __init__(self, namespace: str | None, folder: pathlib.Path, binary: str, etcd: str) -> None:
         self._namespace, self._folder = namespace, folder
+        self._port, store, peers = self._free_ports(3)
         tls = ssl._create_unverified_context()  # noqa: S323 - it signs its own certificate
-        self._connection = http.client.HTTPSConnection("127.0.0.1", 6443, timeout=60, context=tls)
+        self._connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=60, context=tls)
         key = folder / "service-account.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
-        (folder / "tokens").write_text(f"{TOKEN},admin,admin,system:masters\n")
+        (folder / "tokens").write_text(
+            f"{ADMIN_TOKEN},admin,admin,system:masters\n{PROXY_TOKEN},{PROXY_USER},proxy\n"
+        )
+        (folder / "policy").write_text(json.dumps(AUDIT_POLICY))
         self.kubeconfig = self._write_kubeconfig()
-        urls = "http://127.0.0.1:2379"
+        urls = f"http://127.0.0.1:{store}"
         self._etcd = self._spawn([etcd, f"--data-dir={folder}/etcd", f"--listen-client-urls={urls}",
-            f"--advertise-client-urls={urls}", "--listen-peer-urls=http://127.0.0.1:2380"])  # fmt: skip
+            f"--advertise-client-urls={urls}", f"--listen-peer-urls=http://127.0.0.1:{peers}"])  # fmt: skip
         self._argv = [binary, f"--etcd-servers={urls}", f"--cert-dir={folder}/certificates",
-            "--bind-address=127.0.0.1", "--secure-port=6443", f"--token-auth-file={folder}/tokens",
-            "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=AlwaysAllow",
+            "--bind-address=127.0.0.1", f"--secure-port={self._port}", f"--token-auth-file={folder}/tokens",
+            "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC",
             "--service-account-issuer=https://lab", f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}", "--disable-admission-plugins=ServiceAccount",
-            "--endpoint-reconciler-type=none"]  # fmt: skip
+            "--endpoint-reconciler-type=none", f"--audit-policy-file={folder}/policy",
+            f"--audit-log-path={folder}/audit.log"]  # fmt: skip
         self.come_back()
+
+    def calls(self) -> set[Call]:
+        """What was asked with the proxy's token and is answered; a watch is, when it has ended."""
+        found = set()
+        for line in (self._folder / "audit.log").read_text().splitlines():
+            entry = json.loads(line)
+            asked = entry.get("objectRef", {})
+            resource = "/".join(filter(None, (asked.get("apiGroup"), asked.get("resource"))))
+            found.add(Call(entry["verb"], resource or entry["requestURI"], entry["responseStatus"]["code"]))
+        return found
 
     def put(self, item: dict[str, Any]) -> None:
         metadata = {"namespace": "default", **item["metadata"]}
@@ -111,6 +151,10 @@ class RealServer:
     def delete(self, kind: str, name: str) -> None:
         self._call("DELETE", f"{COLLECTIONS[kind].format(namespace='default')}/{name}")
 
+    def get(self, path: str) -> dict[str, Any]:
+        """Read something, as an administrator."""
+        return self._call("GET", path)
+
     def go_away(self) -> None:
         self._api.kill()
         self._api.wait()
@@ -128,13 +172,25 @@ class RealServer:
                 return
 
     def close(self) -> None:
+        self._connection.close()
         self.go_away()
         self._etcd.kill()
         self._etcd.wait()
 
+    def _inside(self) -> AbstractContextManager[None]:
+        return netns.inside(self._namespace) if self._namespace else nullcontext()
+
+    def _free_ports(self, count: int) -> list[int]:
+        with self._inside():
+            sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        ports = [made.getsockname()[1] for made in sockets]
+        for made in sockets:
+            made.close()
+        return ports
+
     def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
         log = self._folder / f"{pathlib.Path(argv[0]).name}.log"
-        with netns.inside(self._namespace), log.open("ab") as out:
+        with self._inside(), log.open("ab") as out:
             return subprocess.Popen(argv, stdout=out, stderr=out)
 
     def _call(self, verb: str, path: str, item: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -146,8 +202,8 @@ class RealServer:
             return self._ask(verb, path, item)
 
     def _ask(self, verb: str, path: str, item: dict[str, Any] | None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-        with netns.inside(self._namespace):
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": "application/json"}
+        with self._inside():
             self._connection.request(verb, path, json.dumps(item) if item else None, headers)
             answer = self._connection.getresponse()
             body = answer.read()
@@ -156,15 +212,14 @@ class RealServer:
         return json.loads(body) if body.startswith(b"{") else {}
 
     def _write_kubeconfig(self) -> pathlib.Path:
+        cluster = {"server": f"https://127.0.0.1:{self._port}", "insecure-skip-tls-verify": True}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "lab",
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "proxy"}}],
-            "clusters": [
-                {"name": "lab", "cluster": {"server": "https://127.0.0.1:6443", "insecure-skip-tls-verify": True}}
-            ],
-            "users": [{"name": "proxy", "user": {"token": TOKEN}}],
+            "clusters": [{"name": "lab", "cluster": cluster}],
+            "users": [{"name": "proxy", "user": {"token": PROXY_TOKEN}}],
         }
         path = self._folder / "kubeconfig"
         path.write_text(json.dumps(config))

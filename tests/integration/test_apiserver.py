@@ -106,3 +106,4 @@ def test_following_an_api_server(lab: Lab, server: Server, proxy: Proxy) -> None
     put(server, lab, 7, "p12")
     follows(lambda: answering(lab, 7) == {"p12"}, seconds=90)
     assert servers_of(lab) == before
+    assert [call for call in server.calls() if call.status >= 300] == []
