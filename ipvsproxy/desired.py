@@ -13,7 +13,7 @@ from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.node import NodeFacts, facts
+from ipvsproxy.plan.node import NodeFacts, blindness, facts
 from ipvsproxy.plan.rules import detector_elements
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched
 from ipvsproxy.plan.wanted import plan_service
@@ -51,6 +51,8 @@ class Desired:
             return Touched()
         self._facts = new
         log.info("node facts", **new.summary())
+        if reason := blindness(self._config, new):
+            log.warning(reason)
         self.store.all_dirty()
         previous, self._fixed = self._fixed, dict(detector_elements(new.pod_cidrs, new.pod_interfaces))
         return self.ledger.set_fixed(self._fixed, previous)

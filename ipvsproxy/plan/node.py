@@ -65,6 +65,21 @@ def facts(config: Config, node: Node | None, link_addresses: Iterable[bytes]) ->
     )
 
 
+def blindness(config: Config, found: NodeFacts) -> str:
+    """Return why local pods cannot be told from outside clients, empty if they can (contract 1.12).
+
+    Only the node's primary family counts: clusters with one family run on hosts with two.
+    """
+    primary = family(found.addresses[0]) if found.addresses else min(config.families)
+    if primary in found.detects:
+        return ""
+    if config.detect_local_mode is DetectLocalMode.NODE_CIDR:
+        what = f"detectLocalMode NodeCIDR, but Node {found.name} has no spec.podCIDRs of IPv{primary} (yet)"
+    else:
+        what = f"detectLocalMode ClusterCIDR, but clusterCIDR has no IPv{primary} range"
+    return f"{what}: local pods count as outside clients"
+
+
 def _bound(bind: bytes, addresses: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """A bind address that is one replaces the node's addresses of its family and comes first (contract 1.11)."""
     if is_unspecified(bind):

@@ -5,8 +5,10 @@ import errno
 import pytest
 from build import config, destination, key, service, slice_of
 from memory_kernel import MemoryNode
+from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.address import parse_cidr, parse_ip
+from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.kube.inbox import Changed, Failed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.plan.model import Node
@@ -174,6 +176,22 @@ def test_a_new_node_address_serves_node_ports(node):
     node.links.others |= {parse_ip("192.0.2.77")}
     process.loop.turn([NodeAddressesChanged()])
     assert key("192.0.2.77:30080") in node.ipvs.table
+
+
+def test_pod_cidrs_that_come_late_are_followed(node):
+    """NodeCIDR: Services are served before the Node has its range, with a word about what is missing."""
+    with capture_logs() as logs:
+        process = Process(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
+        process.list(service("web"), slice_of("web", "10.244.2.5"))
+        assert weights(node) == {"10.244.2.5:8080": 1}
+        assert "pod_cidrs" not in node.nft.dump()
+        (said,) = [entry["event"] for entry in logs if "NodeCIDR" in entry["event"]]
+        assert said.endswith("Node node1 has no spec.podCIDRs of IPv4 (yet): local pods count as outside clients")
+        for ranges in ("10.244.1.0/24", "10.244.9.0/24"):
+            found = Node("node1", (parse_ip("192.0.2.1"),), (parse_cidr(ranges),))
+            process.loop.turn([Changed(Kind.NODE, "node1", found)])
+            assert f"pod_cidrs4 {ranges}" in node.nft.dump()
+        assert len([entry for entry in logs if "NodeCIDR" in entry["event"]]) == 1
 
 
 def test_removed_objects_leave_nothing(node):

@@ -8,7 +8,7 @@ from build import config
 from ipvsproxy.address import family, format_ip, parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.node import facts
+from ipvsproxy.plan.node import blindness, facts
 
 LINKS = [parse_ip(t) for t in ("127.0.0.1", "192.0.2.1", "192.168.7.1", "2001:db8::1", "fe80::1", "::1")]
 NODE = Node(
@@ -58,6 +58,28 @@ def test_detectors():
     assert bridge == ([], ("cni0",), {4, 6})
     prefix = detector(detect_local_mode=DetectLocalMode.INTERFACE_NAME_PREFIX, pod_interface_name_prefix="veth")
     assert prefix == ([], ("veth*",), {4, 6})
+
+
+NODE_CIDR = {"detect_local_mode": DetectLocalMode.NODE_CIDR}
+
+
+@pytest.mark.parametrize(
+    ("settings", "pod_cidrs", "expected"),
+    [
+        (NODE_CIDR, ["10.244.1.0/24"], ""),
+        (NODE_CIDR, [], "Node node1 has no spec.podCIDRs of IPv4"),
+        (NODE_CIDR, ["fd00:10:244:1::/64"], "Node node1 has no spec.podCIDRs of IPv4"),
+        (NODE_CIDR | {"bind_address": parse_ip("2001:db8::1")}, ["fd00:10:244:1::/64"], ""),
+        ({"cluster_cidrs": ("10.0.0.0/8",)}, [], ""),
+        ({}, ["10.244.1.0/24"], "clusterCIDR has no IPv4 range"),
+        ({"cluster_cidrs": ("fd00::/8",)}, [], "clusterCIDR has no IPv4 range"),
+    ],
+)
+def test_a_detector_that_sees_nothing_is_said(settings, pod_cidrs, expected):
+    node = msgspec.structs.replace(NODE, pod_cidrs=tuple(map(parse_cidr, pod_cidrs)))
+    said = blindness(config(**settings), facts(config(**settings), node, LINKS))
+    assert expected in said
+    assert bool(said) is bool(expected)
 
 
 def test_without_a_node_object_the_links_stand_in():
