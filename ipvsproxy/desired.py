@@ -34,8 +34,6 @@ class Desired:
         self._config = config
         self._report = report
         self._local: set[str] = set()
-        # A folder of manifests need not describe the node, and no load balancer asks there.
-        self._eligible = config.manifests is not None
         self._facts = NodeFacts(config.node_name)
         self._fixed: dict[Slot, str] = {}
 
@@ -44,9 +42,9 @@ class Desired:
         self.store.node_changed = False
         node = self.store.node
         new = facts(self._config, node, link_addresses)
-        # A Node that was seen once and is gone keeps its last word (contract 5.1).
-        self._eligible = node.eligible if node else self._eligible
-        self._report.node(eligible=self._eligible, listen=listen_addresses(self._config, new))
+        # A folder of manifests need not describe the node, and no load balancer asks there.
+        eligible = node.eligible if node else self._config.manifests is not None
+        self._report.node(eligible=eligible, listen=listen_addresses(self._config, new))
         if new == self._facts:
             return Touched()
         self._facts = new

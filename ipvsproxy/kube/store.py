@@ -7,8 +7,12 @@ Service, a Service without slices has no endpoints.
 
 from collections.abc import Iterable, Mapping
 
+import structlog
+
 from ipvsproxy.kube.inbox import Changed, Kind, Listed, Object, Removed
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
+
+log = structlog.get_logger()
 
 
 class Store:
@@ -71,9 +75,13 @@ class Store:
         return self._set_slice(key, value)
 
     def _set_node(self, key: str, value: Object | None) -> bool:
+        """Take our Node over; one that is deleted keeps its last word until there is a new one (contract 1.11)."""
         if key != self._node_name or value == self.node:
             return False
-        self.node = value if isinstance(value, Node) else None
+        if not isinstance(value, Node):
+            log.warning("our Node object is gone, going on with its last version", node=key)
+            return False
+        self.node = value
         self.node_changed = True
         return True
 

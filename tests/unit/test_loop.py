@@ -194,6 +194,17 @@ def test_pod_cidrs_that_come_late_are_followed(node):
         assert len([entry for entry in logs if "NodeCIDR" in entry["event"]]) == 1
 
 
+@pytest.mark.parametrize("gone", [Removed(Kind.NODE, "node1"), Listed(Kind.NODE, {}, frozenset())])
+def test_a_node_that_is_deleted_keeps_its_last_word(node, gone):
+    process = Process(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
+    process.list(service("web"), slice_of("web", "10.244.2.5"))
+    process.loop.turn([Changed(Kind.NODE, "node1", Node("node1", (), (parse_cidr("10.244.1.0/24"),)))])
+    before = node.nft.dump()
+    assert "pod_cidrs4" in before
+    process.loop.turn([gone])
+    assert node.nft.dump() == before
+
+
 def test_removed_objects_leave_nothing(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
     process.loop.turn([Removed(Kind.SERVICE, "default/web"), Removed(Kind.ENDPOINT_SLICE, "default/web-4")])
