@@ -60,7 +60,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     host.set_oom_score(config.oom_score_adj)
     config = replace(config, families=_families(config))
     inbox = Inbox()
-    outside = Outside(config, lambda verbosity: log_settings.configure(verbosity, config.log_format))
+    outside = Outside(config, log_settings.set_verbosity)
     objects, door = source(config, outside.observe_request)
     _listen(outside, objects, inbox, door)
     kernel = open_kernel(config)

@@ -75,7 +75,7 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
     from ipvsproxy import log
 
     config = assembled(settings, socket.gethostname())
-    log.configure(config.verbosity, config.log_format)
+    log.configure(config)
     log.settings(settings.notes, unknown_gates(settings), config)
     target = settings.values["--write-config-to"]
     if target:

@@ -1,43 +1,97 @@
-"""Logs: one line per event on stderr, as text or as JSON.
+"""Logs: one line per event on stderr, as text in kube-proxy's form (klog) or as JSON.
 
 Verbosity follows kube-proxy's habit: 0 shows what changes and what fails, 2 and more shows how each sync went
-(`verbose`), 4 and more shows details (`debug`).
+(`verbose`), 4 and more shows details (`debug`). It may change while the process runs, and `--vmodule` raises it
+for single files. Rules: contract 6.2.
 """
 
-import logging
+import json
+import os
 import sys
 from collections.abc import Iterable
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
 
 import structlog
+from structlog.processors import CallsiteParameter, CallsiteParameterAdder
+from structlog.typing import EventDict, Processor
 
 from ipvsproxy.config import Config, LogFormat
 
 FLAGS_FROM = 1
 DEBUG_FROM = 4
+LETTERS = {"debug": "I", "info": "I", "warning": "W"}  # everything else is an E
 
 
-def configure(verbosity: int, form: LogFormat) -> None:
+class Verbosity:
+    """How much is logged: in general, and in files whose names match a pattern; the first match counts."""
+
+    def __init__(self) -> None:
+        self.general = 0
+        self.patterns: tuple[tuple[str, int], ...] = ()
+
+    def of(self, file: str) -> int:
+        """Return the verbosity in a file, which is named without its ending."""
+        matches = (level for pattern, level in self.patterns if fnmatchcase(file, pattern))
+        return max(self.general, next(matches, 0))
+
+
+# Of the process, like the output it governs: loggers are made once and keep their processors.
+verbosity = Verbosity()
+
+
+def configure(config: Config) -> None:
     """Set up structlog for the whole process."""
-    level = logging.DEBUG if verbosity >= DEBUG_FROM else logging.INFO
-    renderer: structlog.typing.Processor
-    if form is LogFormat.JSON:
-        renderer = structlog.processors.JSONRenderer(default=str)
+    verbosity.patterns = config.vmodule
+    set_verbosity(config.verbosity)
+    head: list[Processor] = [_hide_details, structlog.processors.add_log_level]
+    if config.log_format is LogFormat.JSON:
+        head.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+        tail: list[Processor] = [structlog.processors.JSONRenderer(default=str)]
     else:
-        # Where the package rich is installed, structlog's default shows local variables, and secrets with them.
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-        )
+        head.append(CallsiteParameterAdder({CallsiteParameter.FILENAME, CallsiteParameter.LINENO}))
+        tail = [_hide_details_of_files, klog]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[*head, structlog.processors.format_exc_info, *tail],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def set_verbosity(level: int) -> None:
+    """Log so much from now on."""
+    verbosity.general = level
+
+
+def _hide_details(_: object, method: str, event: EventDict) -> EventDict:
+    """Drop what nobody asked for, before any work is done for it."""
+    if method == "debug" and verbosity.general < DEBUG_FROM and not verbosity.patterns:
+        raise structlog.DropEvent
+    return event
+
+
+def _hide_details_of_files(_: object, method: str, event: EventDict) -> EventDict:
+    if method == "debug" and verbosity.of(event["filename"].removesuffix(".py")) < DEBUG_FROM:
+        raise structlog.DropEvent
+    return event
+
+
+def klog(_: object, __: str, event: EventDict) -> str:
+    """Return an event as klog writes it: `I1124 03:49:58.123456       1 loop.py:130] "synced" services=3`."""
+    letter = LETTERS.get(event.pop("level"), "E")
+    place = f"{event.pop('filename')}:{event.pop('lineno')}"
+    message = json.dumps(event.pop("event"), ensure_ascii=False)
+    pairs = "".join(f" {name}={_value(value)}" for name, value in event.items())
+    return f"{letter}{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():7} {place}] {message}{pairs}"  # noqa: DTZ005
+
+
+def _value(value: Any) -> str:
+    """Texts of several lines, such as tracebacks, are indented between < and >."""
+    if isinstance(value, str) and "\n" in value:
+        return "<\n" + "".join(f"\t{line}\n" for line in value.splitlines()) + " >"
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def settings(notes: Iterable[str], gates: Iterable[str], config: Config) -> None:

@@ -36,6 +36,7 @@ def config(settings: Settings, host_name: str) -> Config:
         vip_mode=VipMode(values["vipMode"]),
         kubernetes_version=version if version.startswith("v") else KUBERNETES_VERSION,
         verbosity=values["logging.verbosity"],
+        vmodule=tuple((item["filePattern"], item["verbosity"]) for item in values["logging.vmodule"]),
         log_format=LogFormat(values["logging.format"]),
         document=tree(values),
         flags=tuple(_flags(settings)),

@@ -84,6 +84,7 @@ class Config:
     A server without an address (`healthz_bind_address`, `metrics_bind_address`) is not wanted. `document` is the
     effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, for /configz; `flags` are all flags
     with their values as text, for /flagz; `files` are the configuration files with the bytes that were read.
+    `vmodule` are patterns of file names with the verbosity there.
     `families` are the IP families in which Services are served: those that the host supports.
     """
 
@@ -124,6 +125,7 @@ class Config:
     kubernetes_version: str = "v1.36.2"
 
     verbosity: int = 0
+    vmodule: tuple[tuple[str, int], ...] = ()
     log_format: LogFormat = LogFormat.TEXT
 
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)

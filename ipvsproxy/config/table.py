@@ -142,7 +142,7 @@ HOST = (
 )  # fmt: skip
 LOGS = (
     Row("v", "logging.verbosity", UINT, 0, SAME, "verbosity, 0 to 9 (also -v)", always=True),
-    Row("vmodule", "logging.vmodule", VMODULE, [], ACCEPTED, "file patterns with verbosities", always=True),
+    Row("vmodule", "logging.vmodule", VMODULE, [], SAME, "verbosity of single files: loop=4,kube*=4", always=True),
     Row("logging-format", "logging.format", STRING, "text", SAME, "text or json", always=True),
     Row("log-flush-frequency", "logging.flushFrequency", FLUSH, 5 * SECOND, ACCEPTED, "lines are never held back",
         always=True),
