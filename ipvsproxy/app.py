@@ -62,7 +62,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     inbox = Inbox()
     outside = Outside(config, log_settings.set_verbosity)
     objects, door = source(config, outside.observe_request)
-    _listen(outside, objects, inbox, door)
+    _listen(outside, door)
     kernel = open_kernel(config)
     AddressWatcher(lambda: inbox.put(NodeAddressesChanged())).start()
     objects.start(inbox)
@@ -177,12 +177,11 @@ def source(config: Config, observe: Observe) -> tuple[Source, Door | None]:
     return api, api.client
 
 
-def _listen(outside: Outside, objects: Source, inbox: Inbox, door: Door | None) -> None:
+def _listen(outside: Outside, door: Door | None) -> None:
     """Open the servers of this process. Raises Fatal with bindAddressHardFail, after an event about it."""
     try:
         outside.listen()
     except OSError as error:
-        objects.start(inbox)  # connects to the API server, which is all that is wanted of it now
         outside.last_words(door, error)
         raise Fatal(f"cannot listen: {error}") from error
 

@@ -6,9 +6,11 @@ answer before the API server does, so that nobody takes waiting for illness (con
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.kube.events import Door, Events, cannot_listen, starting
+from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.report import Report
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.board import Board
@@ -48,6 +50,10 @@ class Outside:
         """Send the event that a server cannot listen, and wait a little until it is out."""
         server, _, note = str(error).partition(": ")
         self._events.put(cannot_listen(self._config.node_name, server, note))
+        if door is not None:
+            # Nobody else does it now; here, so that slow imports and exec plugins do not take from the seconds.
+            with suppress(Unusable):
+                door.connect()
         self._events.begin(door)
         self._events.stop(LAST_WORDS_SECONDS)
 

@@ -36,6 +36,9 @@ log = structlog.get_logger()
 class Door(Interface):
     """The way to the API's events. Raises Trouble when there is no answer."""
 
+    def connect(self) -> None:
+        """Read the configuration; no server is asked yet. Raises Unusable."""
+
     def create_event(self, namespace: str, body: Mapping[str, Any]) -> Response:
         """Make an event."""
 

@@ -28,6 +28,9 @@ class Door:
     def __init__(self):
         self.events = []
 
+    def connect(self):
+        assert not self.events
+
     def create_event(self, _, body):
         self.events.append(body)
         return Accepted()

@@ -1,0 +1,35 @@
+"""Whole processes, as far as they come without IPVS and without root."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+from apiserver import ApiServer
+
+
+@pytest.fixture
+def server():
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("which", "reason"),
+    [("healthz", "FailedToStartProxierHealthcheck"), ("metrics", "FailedToStartMetricServer")],
+)
+def test_a_busy_port_ends_the_process_with_an_event(server, tmp_path, which, reason):
+    other = {"healthz": "metrics", "metrics": "healthz"}[which]
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        busy = f"127.0.0.1:{held.getsockname()[1]}"
+        flags = [
+            f"--kubeconfig={server.write_kubeconfig(tmp_path / 'k')}", "--hostname-override=node1",
+            "--bind-address-hard-fail", f"--{which}-bind-address={busy}", f"--{other}-bind-address=",
+        ]  # fmt: skip
+        argv = [sys.executable, "-m", "ipvsproxy", "run", "--oom-score-adj=0", *flags]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"Error: cannot listen: {which}: {busy}: Address already in use\n")
+    (event,) = server.written.values()
+    assert (event["reason"], event["regarding"]["name"]) == (reason, "node1")
+    assert {request.kind for request in server.requests} == {"Event"}
