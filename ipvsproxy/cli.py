@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ipvsproxy.config.assemble import config as assembled
-from ipvsproxy.config.check import KUBERNETES_VERSION, problems, refusal, unknown_gates
+from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, refusal, unknown_gates
 from ipvsproxy.config.commandline import WrongUsage, parse, usage
 from ipvsproxy.config.document import Unusable, text
 from ipvsproxy.config.settle import Settings, settle
@@ -110,6 +110,8 @@ def _write(target: Path, settings: Settings) -> int:
     except OSError as error:
         return _errors([f"--write-config-to: {target}: {error.strerror or error}"], 1)
     print(f"wrote the effective configuration to {target}", file=sys.stderr)
+    for words in lost_in_file(settings):
+        print(f"Warning: {target} differs from these settings: {words}", file=sys.stderr)
     return 0
 
 

@@ -77,6 +77,13 @@ def unknown_gates(settings: Settings) -> list[str]:
     return sorted(settings.values["featureGates"].keys() - GATES.keys() - LOCKED_GATES.keys())
 
 
+def lost_in_file(settings: Settings) -> Iterator[str]:
+    """Yield one sentence for each setting that a written configuration file cannot hold (contract 1.4, 1.16)."""
+    for key in PORTS:
+        if not settings.values[key]:
+            yield f"{settings.name(key)}: no server was asked for, but an empty field means the default address"
+
+
 def gate(values: dict[str, Any], name: str) -> bool:
     """Return whether a feature gate of `GATES` is on."""
     return bool(values["featureGates"].get(name, GATES[name]))

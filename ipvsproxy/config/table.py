@@ -71,7 +71,7 @@ class Row(NamedTuple):
 PROCESS = (
     Row("config", "", STRING, "", BETTER, "a KubeProxyConfiguration; beside it most flags do not count",
         always=True),
-    Row("write-config-to", "", STRING, "", SAME, "write the effective configuration there, and end",
+    Row("write-config-to", "", STRING, "", BETTER, "write the effective configuration there, and end",
         always=True),
     Row("cleanup", "", BOOL, False, BETTER, "take everything out of the kernel, and end", always=True),
     Row("init-only", "", BOOL, False, BETTER, "make kernel settings, load modules, and end", always=True),

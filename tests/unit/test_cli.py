@@ -113,6 +113,17 @@ def test_the_effective_configuration_is_written_and_reads_again(tmp_path, ran):
     assert ran[0][1].cluster_cidrs == ("10.0.0.0/8",)
 
 
+def test_a_server_that_is_not_wanted_cannot_be_written(tmp_path, ran, capsys):
+    """kubeadm's file has these fields, empty, and means the default addresses."""
+    target = tmp_path / "out.yaml"
+    assert cli.main(["--metrics-bind-address=", f"--write-config-to={target}"]) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning: ")]
+    assert str(target) in said
+    assert "--metrics-bind-address: no server was asked for" in said
+    assert cli.main([f"--config={target}"]) == 0
+    assert str(ran[0][1].metrics_bind_address) == "127.0.0.1:10249"
+
+
 def test_where_it_cannot_be_written(tmp_path, capsys):
     assert cli.main([f"--write-config-to={tmp_path}"]) == 1
     assert "--write-config-to" in capsys.readouterr().err
