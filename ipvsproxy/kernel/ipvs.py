@@ -18,12 +18,13 @@ from ipvsproxy.kernel.ipvs_wire import (
     GET_DEST,
     GET_SERVICE,
     SET_CONFIG,
-    addressed,
     encode,
     key_attribute,
     parse_destination,
     parse_server,
     parse_weight,
+    pieces,
+    single,
     u32,
 )
 from ipvsproxy.kernel.netlink import GENERIC, KernelError, Wire, attribute, attributes, generic, generic_family
@@ -39,16 +40,15 @@ PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """What the kernel did not do of a step: about the server itself (destination None) or one destination."""
+    """A step of one message that the kernel did not carry out."""
 
     step: IpvsStep
-    destination: Destination | None
     errno: int
 
     @property
-    def verb(self) -> Verb:
-        """The command that was refused."""
-        return self.step.verb if self.destination is None or not self.step.creates else Verb.NEW_DEST
+    def destination(self) -> Destination | None:
+        """What it was about; None: the server itself."""
+        return self.step.destinations[0] if self.step.destinations else None
 
 
 class Ipvs:
@@ -70,22 +70,22 @@ class Ipvs:
 
         What is already there is set instead, and what is already gone counts as removed. Raises Lost.
         """
-        refused = self._send(steps)
-        again = [r for r in refused if r.errno == errno.EEXIST and r.verb in ALREADY_THERE]
+        troubled = self._send([piece for step in steps for piece in pieces(step)])
+        if not troubled:
+            return []
+        # A step answers with one error for all its messages; sent again one by one, each tells its own. What had
+        # been done of it is there already, or gone.
+        refused = self._send([part for trouble in troubled for part in single(trouble.step)])
+        again = [r for r in refused if r.errno == errno.EEXIST and r.step.verb in ALREADY_THERE]
         if again:
             # One that exists is set in place, never deleted and added: that would drop its connections.
-            refused = [r for r in refused if r not in again] + self._send([_set_instead(r) for r in again])
-        return [r for r in refused if r.errno not in ALREADY_GONE.get(r.verb, ())]
+            refused = [r for r in refused if r not in again] + self._send([_set_instead(r.step) for r in again])
+        return [r for r in refused if r.errno not in ALREADY_GONE.get(r.step.verb, ())]
 
     def _send(self, steps: Sequence[IpvsStep]) -> list[Refused]:
-        messages: list[bytes] = []
-        for step in steps:
-            messages += encode(self._family, step, len(messages))
-        failures = self._wire.batch(messages)
-        if not failures:
-            return []
-        subjects = [(step, destination) for step in steps for destination in addressed(step)]
-        return [Refused(*subjects[index], code) for index, code in failures.items()]
+        family = self._family
+        failures = self._wire.batch([encode(family, step, number) for number, step in enumerate(steps)])
+        return [Refused(steps[index], code) for index, code in failures.items()]
 
     def servers(self) -> dict[FrontendKey, Server]:
         """Read all virtual servers but firewall-mark ones, in one dump. Raises Lost."""
@@ -152,9 +152,5 @@ class Ipvs:
             raise
 
 
-def _set_instead(refused: Refused) -> IpvsStep:
-    step, verb = refused.step, ALREADY_THERE[refused.verb]
-    if refused.destination is None:
-        return IpvsStep(verb, step.key, step.server)
-    weight = step.weight if step.verb is Verb.NEW_DEST else 1
-    return IpvsStep(verb, step.key, None, (refused.destination,), weight)
+def _set_instead(step: IpvsStep) -> IpvsStep:
+    return IpvsStep(ALREADY_THERE[step.verb], step.key, step.server, step.destinations, step.weight)

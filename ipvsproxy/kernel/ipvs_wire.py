@@ -2,8 +2,8 @@
 
 Attribute numbers and layouts: include/uapi/linux/ip_vs.h and net/netfilter/ipvs/ip_vs_ctl.c. The forwarding
 method is always masquerading (NAT), thresholds are off. Everything in a message about a destination but its
-address and port is the same for all destinations of a server, so it is packed once and reused: tens of thousands
-of destinations cost a fraction of a microsecond each.
+address and port is the same for all destinations of a server, so it is packed once and put between them: tens of
+thousands of destinations cost a fraction of a microsecond each.
 """
 
 import socket
@@ -28,54 +28,68 @@ HASHED = 0x2
 NESTED = struct.Struct("=HH")
 UNION = 16
 """union nf_inet_addr: an IPv4 address is followed by zeros."""
-KEY = struct.Struct(f"=20s{UNION}s4sH2x")
+KEY = struct.Struct(f">20s{UNION}s4sH2x")
 SERVER = struct.Struct("=HHII HHI HHI".replace(" ", ""))
+TARGET = struct.Struct(f">{UNION}s4sH2x")
+"""Of a destination, address and port: all that differs between those of one server. Ports are big-endian."""
 REST = struct.Struct("=HHI HHI HHI HHI HHH2x".replace(" ", ""))
 """Of a destination, what follows its port: forwarding method, weight, thresholds, family."""
-BEFORE_ADDRESS = 4 + GENERIC.size + NESTED.size + KEY.size + NESTED.size + NESTED.size
-DESTINATION = struct.Struct(f"=8sI{BEFORE_ADDRESS}s{UNION}s4sH2x{REST.size}s")
-"""A whole message about a destination, its netlink header included."""
 KEY_HEAD = NESTED.pack(NESTED.size + KEY.size, CMD_SERVICE)
 SERVER_PORT_HEAD, PORT_HEAD = NESTED.pack(6, SVC_PORT), NESTED.pack(6, DEST_PORT)
-DESTINATION_HEAD = NESTED.pack(4 + 4 + UNION + 8 + REST.size, CMD_DEST) + NESTED.pack(4 + UNION, DEST_ADDR)
+DESTINATION_HEAD = NESTED.pack(4 + 4 + TARGET.size + REST.size, CMD_DEST) + NESTED.pack(4 + UNION, DEST_ADDR)
+DESTINATION_SIZE = 16 + GENERIC.size + NESTED.size + KEY.size + len(DESTINATION_HEAD) + TARGET.size + REST.size
+"""A whole message about a destination, its netlink header included."""
+MOST_AT_ONCE = 256
+"""Destinations in one step that is sent: their messages must fit into one datagram."""
 
 
-def encode(family: int, step: IpvsStep, sequence: int) -> list[bytes]:
-    """Return the messages of one step, numbered from `sequence`: for the server, for each destination."""
-    key = _key(step.key)
-    if step.verb in SERVER_VERBS:
+def encode(family: int, step: IpvsStep, sequence: int) -> bytes:
+    """Return the messages of one step, one after the other, all with one sequence number.
+
+    A message for the server comes first, if the step is about it; then one for each destination.
+    """
+    key, stamp = _key(step.key), SEQUENCE.pack(sequence)
+    verb, weight, messages = step.verb, step.weight, b""
+    if verb in SERVER_VERBS:
         body = key if step.server is None else key + _attributes(step.server, len(step.key.address))
-        before, after = _server_frame(family, step.verb, len(body))
-        messages = [before + SEQUENCE.pack(sequence) + after + body]
+        before, after = _server_frame(family, verb, len(body))
+        messages = before + stamp + after + body
         if not step.destinations:
             return messages
-        return messages + _destinations(family, Verb.NEW_DEST, key, step.destinations, 1, sequence + 1)
-    return _destinations(family, step.verb, key, step.destinations, step.weight, sequence)
-
-
-def addressed(step: IpvsStep) -> Iterator[Destination | None]:
-    """Yield what each message of a step is about, in the order of `encode`: None for the server itself."""
-    if step.verb in SERVER_VERBS:
-        yield None
-    yield from step.destinations
-
-
-def _destinations(
-    family: int, verb: Verb, key: bytes, destinations: tuple[Destination, ...], weight: int, sequence: int
-) -> list[bytes]:
+        verb, weight = Verb.NEW_DEST, 1
     start, command = _destination_frame(family, verb)
-    head = command + KEY_HEAD + key + DESTINATION_HEAD
-    pack, htons, rest = DESTINATION.pack, socket.htons, _rest(len(destinations[0].address), weight)
-    return [
-        pack(start, number, head, d.address, PORT_HEAD, htons(d.port), rest)
-        for number, d in enumerate(destinations, sequence)
-    ]
+    head = start + stamp + command + KEY_HEAD + key + DESTINATION_HEAD
+    rest = _rest(len(step.destinations[0].address), weight)
+    pack = TARGET.pack
+    targets = [pack(d.address, PORT_HEAD, d.port) for d in step.destinations]
+    # Between two targets stands the end of one message and the beginning of the next, always the same.
+    return messages + head + (rest + head).join(targets) + rest
+
+
+def pieces(step: IpvsStep) -> Iterator[IpvsStep]:
+    """Cut a step with very many destinations into such as can be sent."""
+    if len(step.destinations) <= MOST_AT_ONCE:
+        yield step
+        return
+    verb, weight = (Verb.NEW_DEST, 1) if step.creates else (step.verb, step.weight)
+    yield IpvsStep(step.verb, step.key, step.server, step.destinations[:MOST_AT_ONCE], step.weight)
+    for start in range(MOST_AT_ONCE, len(step.destinations), MOST_AT_ONCE):
+        yield IpvsStep(verb, step.key, None, step.destinations[start : start + MOST_AT_ONCE], weight)
+
+
+def single(step: IpvsStep) -> Iterator[IpvsStep]:
+    """Take a step apart into steps of one message each."""
+    if step.verb in SERVER_VERBS:
+        yield IpvsStep(step.verb, step.key, step.server)
+    verb, weight = (Verb.NEW_DEST, 1) if step.creates else (step.verb, step.weight)
+    for destination in step.destinations:
+        yield IpvsStep(verb, step.key, None, (destination,), weight)
 
 
 @lru_cache(maxsize=16)
 def _destination_frame(family: int, verb: Verb) -> tuple[bytes, bytes]:
     """Return what stands before the sequence number, and between it and the attributes."""
-    framed = message(family, 0, GENERIC.pack(verb, 1, 0) + bytes(DESTINATION.size - 16 - GENERIC.size))
+    framed = message(family, 0, GENERIC.pack(verb, 1, 0) + bytes(DESTINATION_SIZE - 16 - GENERIC.size))
     return framed[:8], framed[12 : 16 + GENERIC.size]
 
 
@@ -108,7 +122,7 @@ def key_attribute(key: FrontendKey) -> bytes:
 
 def _key(key: FrontendKey) -> bytes:
     head = _key_head(len(key.address), key.protocol)
-    return KEY.pack(head, key.address, SERVER_PORT_HEAD, socket.htons(key.port))
+    return KEY.pack(head, key.address, SERVER_PORT_HEAD, key.port)
 
 
 @lru_cache(maxsize=16)

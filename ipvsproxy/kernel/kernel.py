@@ -222,7 +222,7 @@ def report(refused: Sequence[Refused]) -> None:
     for key, item in told.items():
         log.error(
             "IPVS refused a change",
-            verb=item.verb.name,
+            verb=item.step.verb.name,
             frontend=str(key),
             destination=str(item.destination) if item.destination else None,
             error=os.strerror(item.errno),

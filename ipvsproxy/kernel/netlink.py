@@ -3,13 +3,14 @@
 pyroute2 makes the socket and looks up family numbers; its encoders and its batch call are not used here, since
 they cost hundreds of times more per message and hang when acknowledgements overflow the receive buffer.
 
-How a batch works (netlink(7), net/netlink/af_netlink.c): messages are packed into datagrams, only the last
-message of each asks for an acknowledgement, successes are silent, errors arrive all the same and name their
-message by sequence number, and the kernel goes on after an error. Each answer costs 768 bytes of receive
-buffer whatever its length, so a datagram holds no more messages than answers would fit.
+How a batch works (netlink(7), net/netlink/af_netlink.c): messages are packed into datagrams, each of which ends
+with a message that does nothing and asks for an acknowledgement (NLMSG_NOOP). Successes are silent, errors arrive
+all the same and name their message by sequence number, and the kernel goes on after an error. Each answer costs
+768 bytes of receive buffer whatever its length, so a datagram holds no more messages than answers would fit.
 
-A message is bytes: complete and aligned. Those of a batch carry their index in it as their sequence number, so
-that an error names its message; whoever encodes a message puts it there, which is cheaper than to do so later.
+A message is bytes: complete and aligned. What belongs together in a batch (a server and its destinations) is one
+piece and carries its index as the sequence number of all its messages; whoever encodes puts it there, which is
+cheaper than to do so later.
 """
 
 import errno
@@ -29,7 +30,7 @@ from pyroute2.netlink.generic.ipvs import ipvsmsg
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK = 0x1, 0x2, 0x4
 NLM_F_DUMP, NLM_F_DUMP_INTR = 0x300, 0x10
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE = 1, 2, 3
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
 HEADER = struct.Struct("=IHHII")
 GENERIC = struct.Struct("=BBH")
@@ -40,10 +41,15 @@ ANSWER = struct.Struct("=IHHIIi")
 ANSWER_BYTES = 4096
 FLAGS_AT, SEQUENCE_AT = 6, 8
 FLAGS, SEQUENCE = struct.Struct("=H"), struct.Struct("=I")
+LAST_SEQUENCE = 0xFFFFFFFF
+LAST = HEADER.pack(16, NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, LAST_SEQUENCE, 0)
+"""Ends every datagram of a batch."""
 
 DATAGRAM_BYTES = 1 << 16
 RECEIVE_BUFFER = 4 << 20
 BYTES_PER_ANSWER = 768
+SHORTEST_MESSAGE = 36
+"""Bytes of the shortest message that is sent in batches: the removal of an IPv4 route."""
 TIMEOUT_SECONDS = 30.0
 DUMP_TRIES = 5
 
@@ -114,31 +120,30 @@ class Wire:
         """Close the socket."""
         self._socket.close()
 
-    def batch(self, messages: Sequence[bytes]) -> dict[int, int]:
-        """Send all messages in order and return {index: errno} of those that failed.
+    def batch(self, pieces: Sequence[bytes]) -> dict[int, int]:
+        """Send all pieces in order and return {index: first errno} of those in which something failed.
 
-        The sequence number of each must be its index. Raises Lost when answers did not arrive; the socket is
-        then a new one.
+        The sequence number of all messages in a piece must be its index. Raises Lost when answers did not
+        arrive; the socket is then a new one.
         """
         failures: dict[int, int] = {}
         first = 0
         try:
-            for end in self._cuts(messages):
-                self._send(messages[first:end])
-                self._collect(first, end - 1, failures)
+            for end in self._cuts(pieces):
+                self._socket.send(b"".join((*pieces[first:end], LAST)))
+                self._collect(failures)
                 first = end
         except (OSError, TimeoutError) as error:
             self._reopen()
             raise Lost("netlink batch", error.errno or errno.ETIMEDOUT) from error
         return failures
 
-    def _cuts(self, messages: Sequence[bytes]) -> Iterator[int]:
-        """Yield where datagrams end: as many messages as fit, one at least, and no more than answers would fit."""
-        count, first = len(messages), 0
-        ends = list(accumulate(map(len, messages), initial=0))
+    def _cuts(self, pieces: Sequence[bytes]) -> Iterator[int]:
+        """Yield where datagrams end: as many pieces as fit, one at least."""
+        count, first = len(pieces), 0
+        ends = list(accumulate(map(len, pieces), initial=0))
         while first < count:
-            end = bisect_right(ends, ends[first] + DATAGRAM_BYTES) - 1
-            first = min(max(end, first + 1), first + self._most)
+            first = max(bisect_right(ends, ends[first] + self._most) - 1, first + 1)
             yield first
 
     def dump(self, question: bytes) -> list[bytes]:
@@ -177,29 +182,23 @@ class Wire:
             # Without the right to exceed the limit the plain option has set what it may.
             with suppress(PermissionError):
                 sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
-        self._most = max(1, int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.9) // BYTES_PER_ANSWER)
+        answers = int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.9) // BYTES_PER_ANSWER
+        self._most = min(DATAGRAM_BYTES, answers * SHORTEST_MESSAGE)
         return sock
 
     def _reopen(self) -> None:
         self._socket.close()
         self._socket = self._open()
 
-    def _send(self, messages: Sequence[bytes]) -> None:
-        """Send some messages as one datagram; the last one asks for an acknowledgement."""
-        last = bytearray(messages[-1])
-        FLAGS.pack_into(last, FLAGS_AT, FLAGS.unpack_from(last, FLAGS_AT)[0] | NLM_F_ACK)
-        self._socket.send(b"".join((*messages[:-1], last)))
-
-    def _collect(self, first: int, last: int, failures: dict[int, int]) -> None:
-        """Read answers until that of the last message; each comes alone and is short."""
-        sequence = -1
-        while sequence != last:
-            answer = self._socket.recv(ANSWER_BYTES)
-            _, kind, _, sequence, _, code = ANSWER.unpack_from(answer)
-            if kind != NLMSG_ERROR or not first <= sequence <= last:
-                sequence = -1
-            elif code:
-                failures[sequence] = -code
+    def _collect(self, failures: dict[int, int]) -> None:
+        """Read answers until the last one; each comes alone and is short."""
+        while True:
+            _, kind, _, sequence, _, code = ANSWER.unpack_from(self._socket.recv(ANSWER_BYTES))
+            if kind != NLMSG_ERROR:
+                continue
+            if sequence == LAST_SEQUENCE:
+                return
+            failures.setdefault(sequence, -code)
 
     def _ask(self, question: bytes, flags: int) -> None:
         self._sequence += 1

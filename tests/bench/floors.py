@@ -5,7 +5,6 @@ has no way around libnftables, so its floor is one load of the same text.
 """
 
 import socket
-import struct
 
 from machine import Proxy, timed
 from namespace import fresh_network
@@ -13,34 +12,28 @@ from namespace import fresh_network
 from ipvsproxy.kernel.ipvs import NETLINK_GENERIC
 from ipvsproxy.kernel.ipvs_wire import encode
 from ipvsproxy.kernel.links import NETLINK_ROUTE, Links
-from ipvsproxy.kernel.netlink import generic_family
+from ipvsproxy.kernel.netlink import LAST, generic_family
 from nft import Libnftables
 
-MESSAGES_AT_ONCE = 450
-ACK = 0x4
+DATAGRAM = 1 << 16
 
 
-def ipvs_messages(calls):
-    """Encode recorded steps, one list of messages for each call."""
+def ipvs_pieces(calls):
+    """Encode recorded steps, one list of pieces for each call."""
     family = generic_family("IPVS")
-    encoded = []
-    for steps in calls:
-        messages = []
-        for step in steps:
-            messages += encode(family, step, len(messages))
-        encoded.append(messages)
-    return encoded
+    return [[encode(family, step, number) for number, step in enumerate(steps)] for steps in calls]
 
 
-def datagrams(messages):
-    """Join messages into what is sent in one system call each; the last one in each asks for an answer."""
-    joined = []
-    for start in range(0, len(messages), MESSAGES_AT_ONCE):
-        part = messages[start : start + MESSAGES_AT_ONCE]
-        last = bytearray(part[-1])
-        struct.pack_into("=H", last, 6, struct.unpack_from("=H", last, 6)[0] | ACK)
-        joined.append(b"".join((*part[:-1], last)))
-    return joined
+def datagrams(pieces):
+    """Join pieces into what is sent in one system call each; the last message of each asks for an answer."""
+    joined, size = [[]], 0
+    for piece in pieces:
+        size += len(piece)
+        if size > DATAGRAM and joined[-1]:
+            joined.append([])
+            size = len(piece)
+        joined[-1].append(piece)
+    return [b"".join((*parts, LAST)) for parts in joined if parts]
 
 
 class RawSocket:
@@ -59,7 +52,7 @@ class RawSocket:
 def of_ipvs(calls):
     """Seconds for recorded IPVS steps, in a fresh namespace."""
     fresh_network()
-    prepared = [d for messages in ipvs_messages(calls) for d in datagrams(messages)]
+    prepared = [d for pieces in ipvs_pieces(calls) for d in datagrams(pieces)]
     raw = RawSocket(NETLINK_GENERIC)
     return timed(lambda: raw.replay(prepared))
 
@@ -92,7 +85,7 @@ class Changes:
 
     def seconds(self, calls, transactions):
         """Seconds for the recorded steps and transactions of one change."""
-        prepared = [d for messages in ipvs_messages(calls) for d in datagrams(messages)]
+        prepared = [d for pieces in ipvs_pieces(calls) for d in datagrams(pieces)]
 
         def work():
             self._raw.replay(prepared)

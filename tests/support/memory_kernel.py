@@ -7,8 +7,9 @@ nft.fake they make a `Kernel` that needs no root. They count writes, and refuse 
 import errno
 
 from ipvsproxy.kernel.ipvs import Refused
+from ipvsproxy.kernel.ipvs_wire import single
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.plan.diff import SERVER_VERBS, Verb
+from ipvsproxy.plan.diff import Verb
 from ipvsproxy.plan.state import ServerState
 from nft.fake import FakeNft
 
@@ -22,17 +23,16 @@ class MemoryIpvs:
 
     def apply(self, steps):
         refused = []
-        for step in steps:
-            for verb, destination, weight in _commands(step):
-                code = self.refuse.get(step.key) or self._do(step, verb, destination, weight)
-                if code:
-                    refused.append(Refused(step, destination, code))
-                else:
-                    self.writes += 1
+        for step in (part for whole in steps for part in single(whole)):
+            code = self.refuse.get(step.key) or self._do(step)
+            if code:
+                refused.append(Refused(step, code))
+            else:
+                self.writes += 1
         return refused
 
-    def _do(self, step, verb, destination, weight):
-        known = self.table.get(step.key)
+    def _do(self, step):
+        known, verb = self.table.get(step.key), step.verb
         if verb is Verb.NEW_SERVICE or verb is Verb.SET_SERVICE:
             if (known is None) is (verb is Verb.SET_SERVICE):
                 return errno.ESRCH if known is None else errno.EEXIST
@@ -43,7 +43,7 @@ class MemoryIpvs:
         if verb is Verb.DEL_SERVICE:
             del self.table[step.key]
             return 0
-        return _change(known.weights, verb, destination, weight)
+        return _change(known.weights, verb, *step.destinations, step.weight)
 
     def state(self, key):
         return self.observe().get(key)
@@ -59,14 +59,6 @@ class MemoryIpvs:
 
     def connections(self, key):
         return {d: self.busy.get((key, d), 0) for d in self.weights(key)}
-
-
-def _commands(step):
-    """What the kernel gets to see of a step, one by one."""
-    if step.verb in SERVER_VERBS:
-        yield step.verb, None, 0
-    for destination in step.destinations:
-        yield (Verb.NEW_DEST, destination, 1) if step.creates else (step.verb, destination, step.weight)
 
 
 def _change(weights, verb, destination, weight):

@@ -30,24 +30,44 @@ def case_name(step):
     return f"{step.verb.name}-{step.key}-{len(step.destinations)}"
 
 
-def decode(message):
-    decoded = ipvsmsg(message)
-    decoded.decode()
-    return decoded
+def messages(step):
+    """The messages of a step, each as (what it is about, bytes)."""
+    data, found = wire.encode(FAMILY, step, 7), []
+    while data:
+        (length,) = struct.unpack_from("=I", data)
+        assert length % 4 == 0
+        found.append(data[:length])
+        data = data[length:]
+    return list(zip(wire.single(step), found, strict=True))
 
 
 @pytest.mark.parametrize("step", CASES, ids=case_name)
 def test_pyroute2_reads_what_we_write(step):
-    messages = list(wire.encode(FAMILY, step, 7))
-    subjects = list(wire.addressed(step))
-    assert len(messages) == len(subjects) == step.size
-    for number, (message, subject) in enumerate(zip(messages, subjects, strict=True)):
-        decoded = decode(message)
-        assert decoded["header"]["sequence_number"] == 7 + number
-        assert (decoded["header"]["length"], decoded["header"]["type"]) == (len(message), FAMILY)
-        assert decoded["cmd"] == (Verb.NEW_DEST if subject and step.creates else step.verb)
-        check_server(decoded.get_attr("IPVS_CMD_ATTR_SERVICE"), step, with_attributes=subject is None)
-        check_destination(decoded.get_attr("IPVS_CMD_ATTR_DEST"), step, subject)
+    assert len(messages(step)) == step.size
+    for part, message in messages(step):
+        decoded = ipvsmsg(message)
+        decoded.decode()
+        header = decoded["header"]
+        assert (header["length"], header["type"], header["sequence_number"]) == (len(message), FAMILY, 7)
+        assert decoded["cmd"] == part.verb
+        subject = part.destinations[0] if part.destinations else None
+        check_server(decoded.get_attr("IPVS_CMD_ATTR_SERVICE"), part, with_attributes=subject is None)
+        check_destination(decoded.get_attr("IPVS_CMD_ATTR_DEST"), part, subject)
+
+
+@pytest.mark.parametrize("step", CASES, ids=case_name)
+def test_a_message_is_the_same_alone_and_among_others(step):
+    assert [message for _, message in messages(step)] == [
+        wire.encode(FAMILY, part, 7) for part in wire.single(step)
+    ]
+
+
+def test_a_step_with_very_many_destinations_is_sent_in_pieces():
+    targets = tuple(destination(f"10.244.{n // 250}.{n % 250 + 1}:80") for n in range(1000))
+    step = IpvsStep(Verb.NEW_SERVICE, key("10.96.0.1:80"), Server("rr", 0, 0), targets)
+    parts = list(wire.pieces(step))
+    assert [part for piece in parts for part in wire.single(piece)] == list(wire.single(step))
+    assert max(len(wire.encode(FAMILY, part, 1)) for part in parts) < 1 << 16
 
 
 def check_server(service, step, *, with_attributes):
@@ -64,29 +84,23 @@ def check_destination(target, step, subject):
     assert (target is None) is (subject is None)
     if subject:
         assert target.get_attr("IPVS_DEST_ATTR_PORT") == subject.port
-        assert target.get_attr("IPVS_DEST_ATTR_WEIGHT") == (1 if step.creates else step.weight)
+        assert target.get_attr("IPVS_DEST_ATTR_WEIGHT") == step.weight
         assert target.get_attr("IPVS_DEST_ATTR_FWD_METHOD") == 0
 
 
 @pytest.mark.parametrize("step", CASES, ids=case_name)
 def test_we_read_what_we_write(step):
-    for message, subject in zip(wire.encode(FAMILY, step, 7), wire.addressed(step), strict=True):
+    for part, message in messages(step):
         body = message[16:]
-        if step.server and subject is None:
-            assert wire.parse_server(body) == (step.key, step.server)
-        if subject:
+        if part.server:
+            assert wire.parse_server(body) == (part.key, part.server)
+        for subject in part.destinations:
             numbers = ((wire.DEST_ACTIVE, 3), (wire.DEST_INACTIVE, 4))
             counters = b"".join(attribute(number, struct.pack("=I", value)) for number, value in numbers)
             nested = dict(attributes(body, GENERIC.size))[wire.CMD_DEST]
-            record = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_DEST, bytes(nested) + counters)
-            weight = 1 if step.creates else step.weight
-            assert wire.parse_destination(record, 4) == (subject, weight, 3, 4)
-            assert wire.parse_weight(record, len(step.key.address)) == (subject, weight)
-
-
-def test_every_message_is_aligned():
-    for step in CASES:
-        assert all(len(message) % 4 == 0 for message in wire.encode(FAMILY, step, 7))
+            found = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_DEST, bytes(nested) + counters)
+            assert wire.parse_destination(found, 4) == (subject, part.weight, 3, 4)
+            assert wire.parse_weight(found, len(part.key.address)) == (subject, part.weight)
 
 
 def test_firewall_mark_servers_are_not_read():
