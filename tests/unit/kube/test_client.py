@@ -461,6 +461,25 @@ def test_an_exec_plugin(server, tmp_path, follow):
     follow(server, path=path).wait_for_lists()
 
 
+def test_an_exec_plugin_is_asked_again_after_401(server, tmp_path, follow, monkeypatch):
+    monkeypatch.setattr(client_module, "MIN_REFRESH_SECONDS", 0)
+    credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
+
+    def issue(token):
+        server.bearer = token
+        (tmp_path / "answer").write_text(json.dumps({**credential, "status": {"token": token}}))
+
+    issue("first")
+    plugin = {"apiVersion": credential["apiVersion"], "command": "cat", "args": [str(tmp_path / "answer")]}
+    view = follow(server, path=server.write_kubeconfig(tmp_path / "k", user={"exec": plugin}))
+    view.wait_for_lists()
+    server.wait_for_watches(3)
+    issue("second")
+    server.hang_up()
+    server.put(service("a"))
+    view.wait_for("a")
+
+
 OPENSSL_REQUEST = [
     *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
     *("-days", "2", "-subj", "/CN=fake", "-addext", "subjectAltName=IP:127.0.0.1,DNS:fake"),

@@ -270,6 +270,17 @@ def test_an_object_that_is_no_longer_proxied_is_removed(other):
     assert brief(run()) == [(["default/a"], []), ("default/a", None)]
 
 
+def test_a_deletion_needs_only_a_name():
+    """The last state that comes with it need not be one we could use."""
+    tomb = {
+        "type": "DELETED",
+        "object": {"metadata": {"name": "a", "namespace": "default", "resourceVersion": "11"}},
+    }
+    run = Run(page(service("a"), BAD), Reply(tomb, event("DELETED", BAD, "12")), Reply())
+    assert brief(run())[1:] == [("default/a", None), ("default/bad", None)]
+    assert run.script.asked[-1][1] == "12"
+
+
 def test_bookmarks_only_move_the_version():
     run = Run(page(), Reply(bookmark("50")), Reply(bookmark("60"), bookmark("70")), Reply())
     assert brief(run()) == [([], [])]
