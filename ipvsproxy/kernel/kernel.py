@@ -84,10 +84,14 @@ class Kernel:
         """Carry out all phases in order; return the names of what failed."""
         failed = Touched()
         self._change_elements(steps.raised, failed)
-        self._change_servers(steps.added, failed)
-        self._change_vips(steps.bound, failed, present=True)
-        self._change_vips(steps.unbound, failed, present=False)
-        self._change_servers(steps.removed, failed)
+        if steps.bound or steps.unbound:
+            self._change_servers(steps.added, failed)
+            self._change_vips(steps.bound, failed, present=True)
+            self._change_vips(steps.unbound, failed, present=False)
+            self._change_servers(steps.removed, failed)
+        else:
+            # Nothing stands between the two: they are one batch, and one answer is waited for.
+            self._change_servers([*steps.added, *steps.removed], failed)
         self._change_elements(steps.lowered, failed)
         return failed
 
