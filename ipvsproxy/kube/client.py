@@ -1,17 +1,13 @@
-"""The Kubernetes API as a source of objects: the one module that imports `kubernetes`.
+"""The Kubernetes API as a source of objects, over the connection that `kube.connection` makes.
 
-In: a kubeconfig, `--master`, or the pod's service account. Out: answers to list and watch for `kube.reflector`, a
-way out for `kube.events`, and `Failed` when the configuration can never work. A server that does not answer is no
-failure, it is waited for. The package does configuration, credentials, TLS, proxies and URLs; its models and
-generated methods are left alone, since importing them alone costs 22 MB and half a second. Nothing secret may
-reach the log.
+Out: answers to list and watch for `kube.reflector`, a way out for `kube.events`, and `Failed` when the
+configuration can never work. A server that does not answer is no failure, it is waited for.
 
 Credentials that change: token files are read again every minute; an answer of 401 makes `refresh` read the
 whole configuration again, exec plugins included; certificates are read at each new connection.
 """
 
 import http.client
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -24,15 +20,13 @@ import msgspec
 import structlog
 
 from ipvsproxy.kube.api import Observe, Response, Trouble
+from ipvsproxy.kube.connection import BEARER, build
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
-from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig, with_scheme
+from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.kube.reflector import Pace, Reflector
 
 CHUNK = 1 << 16
-# Keepalive finds a dead peer in a minute; read timeouts one that answers probes and nothing else.
-KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 30, 10, 3
 MIN_REFRESH_SECONDS = 10.0
-BEARER = "BearerToken"  # the package's name for the Authorization header
 
 log = structlog.get_logger()
 
@@ -142,7 +136,7 @@ class Client:
 
     def connect(self) -> None:
         """Read the configuration; no server is asked yet. Raises Unusable."""
-        self._api = _build(self._kubeconfig, self._master)
+        self._api = build(self._kubeconfig, self._master)
         self._ready.set()
         self._built_at = time.monotonic()
 
@@ -227,94 +221,6 @@ class Client:
         finally:
             host = urlsplit(api.configuration.host).netloc
             self._observe(verb, host, code, time.monotonic() - began)
-
-
-def _build(kubeconfig: Path | None, master: str) -> Any:
-    """Return an ApiClient for what was configured. Raises Unusable."""
-    from kubernetes.client import ApiClient, Configuration
-
-    configuration = Configuration()
-    if kubeconfig is not None:
-        where = f"kubeconfig {kubeconfig}"
-        _use_kubeconfig(configuration, kubeconfig, master)
-    elif master:
-        where = "--master"
-        configuration.host = with_scheme(master, secure=False)
-    else:
-        where = "in-cluster configuration"
-        _use_service_account(configuration)
-    _use_transport_settings(configuration)
-    _check_certificates(configuration, where)
-    api = ApiClient(configuration)
-    api.user_agent = "ipvsproxy"
-    return api
-
-
-def _use_kubeconfig(configuration: Any, path: Path, master: str) -> None:
-    from kubernetes.config import ConfigException, load_kube_config_from_dict
-
-    tree, token_file = read_kubeconfig(path, master)
-    try:
-        load_kube_config_from_dict(tree, client_configuration=configuration, persist_config=False)
-    except (ConfigException, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # Not the text of anything but a ConfigException: it might quote what it stumbled over.
-        reason = error if isinstance(error, ConfigException) else type(error).__name__
-        raise Unusable(f"kubeconfig {path}: {reason}") from None
-    if token_file:
-        _use_token_file(configuration, token_file)
-
-
-def _use_service_account(configuration: Any) -> None:
-    from kubernetes.config import ConfigException, load_incluster_config
-    from kubernetes.config.incluster_config import SERVICE_TOKEN_FILENAME
-
-    try:
-        load_incluster_config(client_configuration=configuration)
-    except (ConfigException, OSError) as error:
-        raise Unusable(f"no kubeconfig and no --master, and the in-cluster configuration: {error}") from None
-    _use_token_file(configuration, Path(SERVICE_TOKEN_FILENAME))
-
-
-def _use_token_file(configuration: Any, path: Path) -> None:
-    file = TokenFile(path)
-
-    def renew(configuration: Any) -> None:
-        configuration.api_key[BEARER] = f"Bearer {file.token()}"
-
-    renew(configuration)
-    configuration.refresh_api_key_hook = renew
-
-
-def _use_transport_settings(configuration: Any) -> None:
-    import urllib3
-    from kubernetes.utils.keepalive import tcp_keepalive_socket_options
-
-    # urllib3's own retries come at once, and sleep as long as a Retry-After says: pacing is the reflector's.
-    configuration.retries = False
-    configuration.socket_options = tcp_keepalive_socket_options(
-        KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES
-    )
-    if not configuration.verify_ssl:
-        log.warning("the certificate of the API server is not checked", field="insecure-skip-tls-verify")
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-
-
-def _check_certificates(configuration: Any, where: str) -> None:
-    """Load what TLS will need: a file of the wrong content would otherwise look like a server that is away."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    field = "certificate-authority"
-    try:
-        if configuration.ssl_ca_cert:
-            context.load_verify_locations(configuration.ssl_ca_cert)
-        field = "client-certificate, client-key"
-        if configuration.cert_file:
-            context.load_cert_chain(configuration.cert_file, configuration.key_file, password=_no_password)
-    except (OSError, ValueError) as error:
-        raise Unusable(f"{where}: {field}: {error}") from None
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")  # the default would ask on the terminal
 
 
 class ApiSource:

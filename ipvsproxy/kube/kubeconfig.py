@@ -1,8 +1,8 @@
 """A kubeconfig file, checked before anything relies on it.
 
 In: the path of a kubeconfig and perhaps another server's URL. Out: the file reduced to its current context,
-with absolute paths, which `kube.client` hands to the kubernetes package; and the token file, which that package
-would read only once. What can never work is `Unusable`, in a sentence with file and field. Contents of
+with absolute paths, which `kube.connection` hands to the kubernetes package; and the token file, which that
+package would read only once. What can never work is `Unusable`, in a sentence with file and field. Contents of
 credentials never get into such a sentence.
 """
 

@@ -434,7 +434,7 @@ def test_a_token_file_is_read_again_in_time(tmp_path, logs):
 
 def test_many_refusals_read_the_configuration_once(server, client, monkeypatch):
     built = []
-    monkeypatch.setattr(client_module, "_build", lambda *args: built.append(args))
+    monkeypatch.setattr(client_module, "build", lambda *args: built.append(args))
     client.refresh()
     assert built == []
 
