@@ -41,20 +41,30 @@ class Verbosity:
 verbosity = Verbosity()
 
 
+class Logger(structlog.make_filtering_bound_logger(0)):  # type: ignore[misc]
+    """Hides details before any work is done for them: the hot path has some."""
+
+    def debug(self, event: str, *args: Any, **values: Any) -> None:
+        """Say a detail, if anybody asked for details."""
+        if verbosity.general >= DEBUG_FROM or verbosity.patterns:
+            super().debug(event, *args, **values)
+
+
 def configure(config: Config) -> None:
     """Set up structlog for the whole process."""
     verbosity.patterns = config.vmodule
     set_verbosity(config.verbosity)
-    head: list[Processor] = [_hide_details, structlog.processors.add_log_level]
+    head: list[Processor] = [structlog.processors.add_log_level]
     if config.log_format is LogFormat.JSON:
         head.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
         tail: list[Processor] = [structlog.processors.JSONRenderer(default=str)]
     else:
-        head.append(CallsiteParameterAdder({CallsiteParameter.FILENAME, CallsiteParameter.LINENO}))
-        tail = [_hide_details_of_files, klog]
+        place = {CallsiteParameter.FILENAME, CallsiteParameter.LINENO}
+        head.append(CallsiteParameterAdder(place, additional_ignores=[__name__]))
+        tail = [_hide_details, klog]
     structlog.configure(
         processors=[*head, structlog.processors.format_exc_info, *tail],
-        wrapper_class=structlog.make_filtering_bound_logger(0),
+        wrapper_class=Logger,
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -66,13 +76,6 @@ def set_verbosity(level: int) -> None:
 
 
 def _hide_details(_: object, method: str, event: EventDict) -> EventDict:
-    """Drop what nobody asked for, before any work is done for it."""
-    if method == "debug" and verbosity.general < DEBUG_FROM and not verbosity.patterns:
-        raise structlog.DropEvent
-    return event
-
-
-def _hide_details_of_files(_: object, method: str, event: EventDict) -> EventDict:
     if method == "debug" and verbosity.of(event["filename"].removesuffix(".py")) < DEBUG_FROM:
         raise structlog.DropEvent
     return event
