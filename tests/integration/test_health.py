@@ -162,7 +162,7 @@ def test_without_an_api_server_and_with_busy_ports(lab: Lab, server: OwnServer, 
 
 
 def test_hard_failure(lab: Lab, manifests: Folder) -> None:
-    """With bindAddressHardFail a busy port ends the process (the event about it: tests/unit/test_outside.py)."""
+    """With bindAddressHardFail a busy port ends the process (the event about it: tests/unit/test_process.py)."""
     node = lab.nodes[0]
     with contextlib.closing(netns.open_socket(node.netns, "0.0.0.0", "tcp")) as held:
         held.bind(("0.0.0.0", HEALTHZ))
