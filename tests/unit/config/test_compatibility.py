@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ipvsproxy.config.table import SETTINGS
 
-PAGE = Path(__file__).parents[3] / "docs" / "compatibility.md"
+REPO = Path(__file__).parents[3]
+PAGE = REPO / "docs" / "compatibility.md"
 
 
 def documented():
@@ -21,3 +22,14 @@ def test_the_page_has_exactly_the_settings_of_the_program():
     page = list(documented())
     table = [(row.flag, row.field, row.status.value) for row in SETTINGS]
     assert sorted(page) == sorted(table)
+
+
+def test_the_tests_it_names_are_there():
+    named = set(re.findall(r"`(tests/[^`]*)`", PAGE.read_text()))
+    assert len(named) > 10
+    assert [path for path in named if not (REPO / path).exists()] == []
+
+
+def test_every_table_says_where_it_is_tested():
+    for section in PAGE.read_text().split("\n## ")[1:]:
+        assert "|---|" not in section or "`tests/" in section, section.partition("\n")[0]
