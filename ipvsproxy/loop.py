@@ -23,7 +23,7 @@ from ipvsproxy.kube.inbox import Changed, Event, Failed, Inbox, Listed, NodeAddr
 from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import Steps, diff, draining, reap
 from ipvsproxy.plan.state import FrontendKey, Touched
-from ipvsproxy.report import Report, Sync, service_subject
+from ipvsproxy.report import Report, Sync
 from nft import NftError
 
 RETRY_SECONDS = (0.1, 30.0)
@@ -200,10 +200,6 @@ class Loop:
         else:
             self._retry.reset()
         return steps.count()
-
-    def _report_refused(self, key: str, reason: str) -> None:
-        service = self._desired.store.services.get(key)
-        self._report.refused(service_subject(key, service.uid if service else ""), reason)
 
     def _protected(self, key: FrontendKey) -> bool:
         return any(key.address in cidr for cidr in self._excluded)
