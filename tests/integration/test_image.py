@@ -17,6 +17,7 @@ from container import NET_ADMIN, NOTHING, PRIVILEGED, REPO, ROOT, VOLUME, contai
 from lab import Lab
 from manifests import Folder, endpoint, endpoint_slice, node_object, port, service
 from probe import Question, spread
+from test_traffic import eventually
 
 pytestmark = pytest.mark.needs("root", "image_root")
 
@@ -105,5 +106,4 @@ def test_runs_with_a_read_only_root_and_net_admin_alone(lab: Lab, manifests: Fol
     lab.proxy(node, pathlib.Path(VOLUME), command=contained(["ipvsproxy", "run"], NET_ADMIN, manifests.path))
     manifests.write("slice", endpoint_slice("s", PORTS, [endpoint(lab, lab.host("p11"))]))
     lab.responder.listen(lab.host("p11"), 8080)
-    lab.proxies[-1].wait_for("Service changed")
-    assert set(spread(Question(lab.host("p12").netns, CLUSTER_IP, 80), 2)) == {"p11"}
+    eventually(lambda: set(spread(Question(lab.host("p12").netns, CLUSTER_IP, 80), 2)) == {"p11"})

@@ -406,7 +406,7 @@ def test_a_broken_file_costs_only_itself(world: World) -> None:
     world.put("web", world.WEB, "p11 p21")
 
 
-def eventually(holds: object, seconds: float = 60.0) -> None:
+def eventually(holds: object, seconds: float = 120.0) -> None:
     """Wait until something holds; it must go on holding, so it is asked twice."""
     deadline = time.monotonic() + seconds
     while not (holds() and holds()):  # type: ignore[operator]
