@@ -21,13 +21,13 @@ from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kube.inbox import Changed, Event, Failed, Inbox, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.plan.blame import blame, families_behind
-from ipvsproxy.plan.diff import Steps, diff, draining, reap
+from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, diff
+from ipvsproxy.plan.drain import Drains, Ended
 from ipvsproxy.plan.state import FrontendKey, Touched
 from ipvsproxy.report import Report, Sync
 from nft import NftError
 
 RETRY_SECONDS = (0.1, 30.0)
-REAP_SECONDS = (1.0, 30.0)
 LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
@@ -56,10 +56,9 @@ class Loop:
         self._desired = Desired(config, self._report)
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
-        self._draining: set[FrontendKey] = set()
+        self._drains = Drains()
         self._started = False
         self._retry = Timer(clock, *RETRY_SECONDS)
-        self._reap = Timer(clock, *REAP_SECONDS)
         self._next_verify = 0.0
 
     def run(self) -> None:
@@ -111,7 +110,8 @@ class Loop:
                 changes=changes,
                 services=len(self._desired.store.services),
                 frontends=len(self._desired.ledger.frontends),
-                draining=len(self._draining),
+                draining=self._drains.servers,
+                draining_destinations=self._drains.destinations,
                 pending=len(self._pending),
                 behind=families_behind(self._pending),
             )
@@ -127,9 +127,7 @@ class Loop:
         if self._clock() >= self._next_verify:
             self._verify()
         changes = self._apply() if self._pending and self._retry.due() else 0
-        if self._draining and self._reap.due():
-            changes += self._reap_drained()
-        return changes
+        return changes + self._end_drains(self._drains.due(self._clock()))
 
     def _start(self) -> int:
         """Adopt what is there, load the rules, and bring everything to the wanted state, in this order.
@@ -205,35 +203,36 @@ class Loop:
         return any(key.address in cidr for cidr in self._excluded)
 
     def _note_draining(self, keys: set[FrontendKey]) -> None:
-        before = len(self._draining)
-        frontends, servers = self._desired.ledger.frontends, self._kernel.shadow.servers
+        frontends, servers, now = self._desired.ledger.frontends, self._kernel.shadow.servers, self._clock()
         for key in keys:
-            frontend, state = frontends.get(key), servers.get(key)
-            if state and frontend and draining(frontend, state):
-                self._draining.add(key)
-            else:
-                self._draining.discard(key)
-        if len(self._draining) > before:
-            self._reap.reset()
-            self._reap.later()
+            self._drains.note(key, frontends.get(key), servers.get(key), now)
 
-    def _reap_drained(self) -> int:
-        """Delete destinations of weight 0 whose connections have ended; return the number of changes."""
-        changes = 0
-        for key in sorted(self._draining):
-            frontend, state = self._desired.ledger.frontends[key], self._kernel.shadow.servers[key]
-            steps = reap(frontend, state, self._kernel.connections(key))
-            self._pending.update(self._kernel.apply(Steps(removed=steps)))
-            changes += len(steps)
-            for step in steps:
-                log.info(
-                    "drained destinations removed",
-                    frontend=str(key),
-                    destinations=list(map(str, step.destinations)),
-                )
-        self._note_draining(set(self._draining))
-        self._reap.later()
-        return changes
+    def _end_drains(self, keys: list[FrontendKey]) -> int:
+        """Delete draining destinations of some servers that have come to their end; return how many."""
+        now, connections = self._clock(), self._kernel.connections
+        ended = {key: found for key in keys if (found := self._drains.ended(key, connections(key), now))}
+        if not ended:
+            return 0
+        steps = [
+            IpvsStep(Verb.DEL_DEST, key, None, tuple(item.destination for item in found))
+            for key, found in ended.items()
+        ]
+        failed = self._kernel.apply(Steps(removed=steps))
+        if failed:
+            self._pending.update(failed)
+            self._retry.later()
+        self._note_draining(set(keys))
+        self._tell_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
+        return sum(step.size for step in steps)
+
+    def _tell_ended(self, ended: list[tuple[FrontendKey, Ended]]) -> None:
+        forced = {f"{key} -> {item.destination}": item.connections for key, item in ended if item.connections}
+        if len(ended) > len(forced):
+            log.info("drained destinations removed", count=len(ended) - len(forced))
+        if forced:
+            told = dict(sorted(forced.items())[:LOGGED_AT_ONCE])
+            log.info("drain timeout has passed, connections are cut", count=len(forced), connections=told)
+            self._report.drains_forced(len(forced))
 
     def _verify(self) -> None:
         """Compare the kernel with what we know of it; differences are repaired by the next apply."""
@@ -254,8 +253,7 @@ class Loop:
         times = [self._next_verify if self._started else self._retry.at]
         if self._pending:
             times.append(self._retry.at)
-        if self._draining:
-            times.append(self._reap.at)
+        times.append(self._drains.next_look)
         return max(0.0, min(times) - self._clock())
 
 

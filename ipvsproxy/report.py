@@ -50,7 +50,8 @@ class Sync(msgspec.Struct, frozen=True):
     """How a turn of the loop went.
 
     `changes` counts changes to the kernel, `pending` the kernel objects that are to be tried again, `draining` the
-    frontends with destinations that still have connections. `behind` are families whose rules were not accepted.
+    frontends with destinations that still have connections, `draining_destinations` these destinations. `behind`
+    are families whose rules were not accepted.
     """
 
     seconds: float
@@ -59,6 +60,7 @@ class Sync(msgspec.Struct, frozen=True):
     frontends: int
     draining: int
     pending: int
+    draining_destinations: int = 0
     behind: frozenset[int] = frozenset()
 
 
@@ -85,6 +87,9 @@ class Report:
 
     def refused(self, service: Subject, reason: str) -> None:
         """One Service could not be programmed, in whole or in part."""
+
+    def drains_forced(self, destinations: int) -> None:
+        """So many destinations were deleted with their connections, since the drain timeout had passed."""
 
     def repaired(self, objects: int) -> None:
         """So many objects in the kernel were not as left."""

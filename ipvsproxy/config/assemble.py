@@ -34,6 +34,7 @@ def config(settings: Settings, host_name: str) -> Config:
         min_sync_period=_seconds(values["ipvs.minSyncPeriod"]),
         exclude_cidrs=tuple(values["ipvs.excludeCIDRs"]),
         vip_mode=VipMode(values["vipMode"]),
+        drain_timeout=_seconds(values["drainTimeout"]),
         kubernetes_version=version if version.startswith("v") else KUBERNETES_VERSION,
         verbosity=values["logging.verbosity"],
         vmodule=tuple((item["filePattern"], item["verbosity"]) for item in values["logging.vmodule"]),

@@ -12,7 +12,7 @@ from ipvsproxy.address import family, parse_cidr, parse_ip
 from ipvsproxy.config.kinds import format_duration
 from ipvsproxy.config.model import PRIMARY, DetectLocalMode, LogFormat, VipMode
 from ipvsproxy.config.settle import PORTS, Settings
-from ipvsproxy.config.table import KUBE_PROXY_FIELDS
+from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS
 
 KUBERNETES_VERSION = "v1.36.2"
 """The release whose kube-proxy this program behaves like."""
@@ -33,7 +33,7 @@ ALPHA_LOGGING = ("splitStream", "infoBufferSize")
 NOT_NEGATIVE = (
     *("conntrack.maxPerCore", "conntrack.min", "conntrack.tcpEstablishedTimeout", "conntrack.tcpCloseWaitTimeout"),
     *("conntrack.udpTimeout", "conntrack.udpStreamTimeout", "clientConnection.burst"),
-    *("ipvs.tcpTimeout", "ipvs.tcpFinTimeout", "ipvs.udpTimeout", "ipvs.minSyncPeriod"),
+    *("ipvs.tcpTimeout", "ipvs.tcpFinTimeout", "ipvs.udpTimeout", "ipvs.minSyncPeriod", "drainTimeout"),
 )
 ABOVE_ZERO = ("configSyncPeriod", "ipvs.syncPeriod", "logging.flushFrequency")
 RANGES = {"iptables.masqueradeBit": (0, 31), "nftables.masqueradeBit": (0, 31), "oomScoreAdj": (-1000, 1000)}
@@ -49,7 +49,7 @@ CHOICES = {
 def problems(settings: Settings) -> Iterator[str]:
     """Yield one sentence for each setting that cannot be used."""
     for key, value, reason in _all(settings.values):
-        row = KUBE_PROXY_FIELDS.get(key)
+        row = KUBE_PROXY_FIELDS.get(key) or OUR_FIELDS.get(key)
         yield f"{settings.name(key)}: invalid value {row.kind.show(value) if row else value!r}: {reason}"
     if settings.values["hostnameOverride"] and not settings.values["hostnameOverride"].strip():
         yield f"{settings.name('hostnameOverride')}: must not be blank"

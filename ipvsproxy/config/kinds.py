@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 NANOSECONDS = 10**9
 UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": NANOSECONDS}
 UNITS |= {"m": 60 * NANOSECONDS, "h": 3600 * NANOSECONDS}
+LONGEST = 2**63 - 1
+"""In nanoseconds: what Go's durations can hold."""
+LONGEST_TEXT = 100
 DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(|[numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)")
 TRUE, FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
@@ -60,9 +63,12 @@ def duration(text: str) -> int:
     sign, body = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
     if body == "0":
         return 0
-    if not body or DURATION_PART.sub("", body):
-        raise BadValue(f"{text!r} is not a duration such as 30s or 1m30s")
-    return sign * int(sum(Fraction(number) * UNITS[unit] for number, unit in DURATION_PART.findall(body)))
+    if not body or len(body) > LONGEST_TEXT or DURATION_PART.sub("", body):
+        raise BadValue(f"{text[:LONGEST_TEXT]!r} is not a duration such as 30s or 1m30s")
+    size = int(sum(Fraction(number) * UNITS[unit] for number, unit in DURATION_PART.findall(body)))
+    if size > LONGEST:
+        raise BadValue(f"{text!r} is longer than 292 years")
+    return sign * size
 
 
 def format_duration(nanoseconds: int) -> str:

@@ -108,6 +108,7 @@ class Config:
     min_sync_period: float = 0.0
     exclude_cidrs: tuple[str, ...] = ()
     vip_mode: VipMode = VipMode.AUTO
+    drain_timeout: float = 0.0
 
     strict_arp: bool = False
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()

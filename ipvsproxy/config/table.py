@@ -178,6 +178,9 @@ OURS = (
         always=True),
     Row("vip-mode", "vipMode", STRING, "auto", NEW,
         "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True),
+    Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,
+        "how long removed endpoints keep their connections; 0: until they end. A Service's own: the annotation"
+        " ipvsproxy.io/drain-timeout", always=True),
 )  # fmt: skip
 """Also as environment variables, IPVSPROXY_ and the flag in capitals."""
 

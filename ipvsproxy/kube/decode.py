@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from ipvsproxy.address import MAPPED_PREFIX, Cidr, family, parse_cidr, parse_ip
+from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
 from ipvsproxy.kube.inbox import Kind, Object
 from ipvsproxy.kube.raw import (
     Conditions,
@@ -30,6 +31,7 @@ from ipvsproxy.kube.raw import (
     RawService,
     RawServicePort,
     RawSlicePort,
+    ServiceMetadata,
     ServiceSpec,
 )
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Node, Protocol, Service, ServicePort, SlicePort
@@ -160,6 +162,7 @@ def _service(raw: RawService) -> Decoded:
         affinity_seconds=_affinity(spec, complaints),
         health_check_port=_health_check_port(spec, complaints) if external_local else 0,
         uid=raw.metadata.uid or "",
+        drain_seconds=_drain_timeout(raw.metadata, complaints),
     )
     return Decoded(service, tuple(complaints))
 
@@ -253,6 +256,22 @@ def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:
     field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
     complaints.append(f"{field}: {seconds} is not within 1..{MAX_AFFINITY_SECONDS}; default used")
     return DEFAULT_AFFINITY_SECONDS
+
+
+def _drain_timeout(metadata: ServiceMetadata, complaints: list[str]) -> float | None:
+    """Return the Service's own drain timeout in seconds, None where the configured one counts."""
+    value = metadata.annotations.drain_timeout if metadata.annotations else None
+    if value is None:
+        return None
+    try:
+        nanoseconds = duration(value) if isinstance(value, str) else -1
+    except BadValue:
+        nanoseconds = -1
+    if nanoseconds >= 0:
+        return nanoseconds / NANOSECONDS
+    field = "metadata.annotations[ipvsproxy.io/drain-timeout]"
+    complaints.append(f"{field}: {str(value)[:40]!r} is not a duration such as 30s or 1h; default used")
+    return None
 
 
 def _health_check_port(spec: ServiceSpec, complaints: list[str]) -> int:

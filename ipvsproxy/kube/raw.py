@@ -92,8 +92,16 @@ class ServiceStatus(Raw, frozen=True, gc=False, rename="camel"):
     load_balancer: LoadBalancerStatus | None = None
 
 
+class ServiceAnnotations(Raw, frozen=True, gc=False):
+    drain_timeout: Any = msgspec.field(default=None, name="ipvsproxy.io/drain-timeout")
+
+
+class ServiceMetadata(Metadata, frozen=True, gc=False, rename="camel"):
+    annotations: ServiceAnnotations | None = None
+
+
 class RawService(Raw, frozen=True, gc=False, rename="camel"):
-    metadata: Metadata
+    metadata: ServiceMetadata
     spec: ServiceSpec
     status: ServiceStatus | None = None
 

@@ -7,8 +7,7 @@ in place until it no longer answers (contract 4.1, P3):
     raise elements -> add servers and destinations -> add VIPs -> remove VIPs -> remove servers -> lower elements
 
 A destination is never deleted and added again, and a TCP destination that is no longer wanted only gets weight
-0 here; `reap` deletes it when its connections have ended (contract 4.5). Weight 0 in the kernel is the only
-memory of that, so a restart forgets nothing.
+0 here; what becomes of it then is decided in `plan.drain` (contract 4.5).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -160,20 +159,6 @@ def _vip(address: bytes, vip: Vip | None, shadow: set[Vip], steps: Steps) -> Non
             steps.bound.append(candidate)
         elif candidate != vip and candidate in shadow:
             steps.unbound.append(candidate)
-
-
-def draining(frontend: Frontend | None, state: ServerState) -> list[Destination]:
-    """Return the destinations that are no longer wanted but may still carry connections."""
-    if 0 not in state.weights.values():
-        return []
-    wanted = frozenset(frontend.destinations) if frontend else frozenset()
-    return [d for d, weight in state.weights.items() if weight == 0 and d not in wanted]
-
-
-def reap(frontend: Frontend, state: ServerState, connections: Mapping[Destination, int]) -> list[IpvsStep]:
-    """Return the deletion of draining destinations of one server that carry no connection any more."""
-    idle = tuple(d for d in draining(frontend, state) if connections.get(d) == 0)
-    return [IpvsStep(Verb.DEL_DEST, frontend.key, None, idle)] if idle else []
 
 
 def record_ipvs(step: IpvsStep, shadow: KernelState) -> None:

@@ -36,7 +36,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
 
     `cluster_ips` holds at most one address a family. `source_ranges` is empty for "open", per family.
     `affinity_seconds` 0 means no session affinity. `external_local` is already false where the Service is
-    not externally reachable by its type.
+    not externally reachable by its type. `drain_seconds` is how long removed endpoints may keep their connections:
+    None as configured, 0 without limit.
     """
 
     namespace: str
@@ -52,6 +53,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     affinity_seconds: int = 0
     health_check_port: int = 0
     uid: str = ""
+    drain_seconds: float | None = None
 
     @property
     def key(self) -> str:

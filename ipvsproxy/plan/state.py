@@ -75,7 +75,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
 
     `inside` is where new connections from local pods and the node go instead, for the second view of a
     Local policy. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
-    put on the node. `hairpins` are addresses of destinations that run on this node.
+    put on the node. `hairpins` are addresses of destinations that run on this node. `drain_seconds` is how long a
+    destination that is no longer wanted may keep its connections, 0 without limit.
     """
 
     key: FrontendKey
@@ -88,6 +89,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     bind: bool = False
     hairpins: tuple[bytes, ...] = ()
     health_check_port: int = 0
+    drain_seconds: float = 0.0
 
     def has_rules_of(self, other: "Frontend") -> bool:
         """Whether the ruleset and the VIPs are the same for both: most changes are of destinations only."""

@@ -47,6 +47,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
     hairpins: tuple[bytes, ...]
     detects: bool
     masquerade_all: bool
+    drain_seconds: float
 
 
 def plan_service(
@@ -116,6 +117,7 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
         detects=family(cluster_ip) in node.detects,
         masquerade_all=config.masquerade_all,
+        drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
     )
 
 
@@ -192,6 +194,7 @@ def _cluster_ip_frontend(view: View, node: NodeFacts) -> Frontend:
         bind=view.cluster_ip not in node.link_addresses,
         hairpins=view.hairpins,
         health_check_port=view.service.health_check_port,
+        drain_seconds=view.drain_seconds,
     )
 
 
@@ -202,6 +205,7 @@ def _inside_frontend(view: View) -> Frontend:
         server=view.server,
         destinations=view.cluster,
         verdict=Verdict.INSIDE_ONLY if view.cluster else Verdict.REFUSE,
+        drain_seconds=view.drain_seconds,
     )
 
 
@@ -220,6 +224,7 @@ def _external_frontend(
         ranges=ranges,
         bind=address not in node.link_addresses,
         hairpins=view.hairpins,
+        drain_seconds=view.drain_seconds,
     )
 
 

@@ -89,6 +89,10 @@ class Board(Report):
         self.metrics.refused()
         self._notify(Notice(service, Severity.WARNING, "FailedToProgramService", "ProgramService", reason))
 
+    def drains_forced(self, destinations: int) -> None:
+        """Count."""
+        self.metrics.drains_forced(destinations)
+
     def repaired(self, objects: int) -> None:
         """Count."""
         self.metrics.repaired(objects)

@@ -84,6 +84,10 @@ class Metrics:
         self._services = self._gauge("ipvsproxy_services", "Services that are proxied")
         self._frontends = self._gauge("ipvsproxy_frontends", "Virtual servers that are wanted")
         self._draining = self._gauge("ipvsproxy_draining_frontends", "Frontends with endpoints that drain")
+        self._leaving = self._gauge("ipvsproxy_draining_destinations", "Endpoints that drain, in each frontend")
+        self._forced = self._counter(
+            "ipvsproxy_forced_drain_ends_total", "Draining endpoints deleted with connections, by the timeout"
+        )
         self._pending = self._gauge("ipvsproxy_pending_objects", "Kernel objects that failed and are tried again")
         self._kernel_changes = self._counter("ipvsproxy_kernel_changes_total", "Changes made to the kernel")
         self._failures = self._counter("ipvsproxy_sync_failures_total", "Syncs that could not be done at all")
@@ -133,6 +137,7 @@ class Metrics:
         self._services.set(sync.services)
         self._frontends.set(sync.frontends)
         self._draining.set(sync.draining)
+        self._leaving.set(sync.draining_destinations)
         self._pending.set(sync.pending)
         self._kernel_changes.inc(sync.changes)
 
@@ -143,6 +148,10 @@ class Metrics:
     def refused(self) -> None:
         """A Service could not be programmed."""
         self._refusals.inc()
+
+    def drains_forced(self, destinations: int) -> None:
+        """Draining destinations were deleted with their connections."""
+        self._forced.inc(destinations)
 
     def repaired(self, objects: int) -> None:
         """The kernel was not as left."""

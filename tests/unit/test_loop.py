@@ -116,8 +116,116 @@ def test_a_destination_drains_until_its_last_connection_ends(node):
         process.wait(31)
     assert weights(node)[str(leaving)] == 0
     node.ipvs.busy.clear()
-    process.wait(31)
+    process.wait(process.loop._timeout())
+    process.wait(40)
     assert str(leaving) not in weights(node)
+
+
+def test_a_destination_is_deleted_soon_after_its_last_connection(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    leaving = destination("10.244.1.2:8080")
+    node.ipvs.busy[WEB, leaving] = 1
+    process.change(slice_of("web", "10.244.1.1"))
+    for _ in range(9):
+        process.wait(1)
+    node.ipvs.busy.clear()
+    assert process.loop._timeout() <= 3
+    for _ in range(3):
+        process.wait(1)
+    assert str(leaving) not in weights(node)
+
+
+@pytest.mark.parametrize(
+    ("default", "own"), [(60.0, None), (0.0, 60.0), (5.0, 60.0)], ids=["configured", "annotated", "both"]
+)
+def test_the_drain_timeout_cuts_what_is_left(node, default, own):
+    process = Process(node, drain_timeout=default)
+    process.list(service(drain_seconds=own), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    leaving = destination("10.244.1.2:8080")
+    node.ipvs.busy[WEB, leaving] = 3
+    process.change(slice_of("web", "10.244.1.1"))
+    for _ in range(59):
+        process.wait(1)
+    assert weights(node)[str(leaving)] == 0
+    with capture_logs() as logs:
+        process.wait(process.loop._timeout())
+    assert str(leaving) not in weights(node)
+    assert [(log["event"], log["connections"]) for log in logs] == [
+        ("drain timeout has passed, connections are cut", {f"{WEB} -> {leaving}": 3})
+    ]
+
+
+def test_no_drain_timeout_means_to_wait(node):
+    process = Process(node, drain_timeout=5.0)
+    process.list(service(drain_seconds=0.0), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    leaving = destination("10.244.1.2:8080")
+    node.ipvs.busy[WEB, leaving] = 3
+    process.change(slice_of("web", "10.244.1.1"))
+    for _ in range(30):
+        process.wait(86400)
+    assert weights(node)[str(leaving)] == 0
+
+
+def test_a_restart_gives_a_drain_its_whole_time_again(node):
+    process = Process(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    leaving = destination("10.244.1.2:8080")
+    node.ipvs.busy[WEB, leaving] = 3
+    process.change(slice_of("web", "10.244.1.1"))
+    process.wait(50)
+    process = Process(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1"))
+    process.wait(59)
+    assert weights(node)[str(leaving)] == 0
+    process.wait(1)
+    assert str(leaving) not in weights(node)
+
+
+def test_a_timeout_that_is_changed_writes_nothing_and_counts_for_drains_under_way(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    leaving = destination("10.244.1.2:8080")
+    node.ipvs.busy[WEB, leaving] = 3
+    process.change(slice_of("web", "10.244.1.1"))
+    process.wait(10)
+    before = node.writes, len(node.nft.transactions)
+    process.change(service(drain_seconds=20.0))
+    assert (node.writes, len(node.nft.transactions)) == before
+    process.wait(9)
+    assert weights(node)[str(leaving)] == 0
+    process.wait(1)
+    assert str(leaving) not in weights(node)
+
+
+def test_a_returning_endpoint_keeps_its_destination(node):
+    process = Process(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    node.ipvs.busy[WEB, destination("10.244.1.2:8080")] = 3
+    process.change(slice_of("web", "10.244.1.1"))
+    process.wait(30)
+    writes = node.writes
+    process.change(slice_of("web", "10.244.1.1", "10.244.1.2"))
+    assert node.writes == writes + 1  # its weight, and nothing is deleted
+    process.wait(60)
+    assert set(weights(node).values()) == {1}
+
+
+def test_a_deletion_that_is_refused_is_tried_again(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process.change(slice_of("web", "10.244.1.1"))
+    node.ipvs.refuse[WEB] = errno.EBUSY
+    process.wait(1)
+    assert weights(node)["10.244.1.2:8080"] == 0
+    assert process.loop._timeout() > 0
+    node.ipvs.refuse.clear()
+    for _ in range(3):
+        process.wait(1)
+    assert "10.244.1.2:8080" not in weights(node)
+
+
+def test_a_weight_that_others_have_set_is_put_back(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    node.ipvs.busy[WEB, destination("10.244.1.2:8080")] = 3
+    process.change(slice_of("web", "10.244.1.1"))
+    node.ipvs.table[WEB].weights.update({destination("10.244.1.1:8080"): 0, destination("10.244.1.2:8080"): 5})
+    process.wait(31)
+    assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 0}
 
 
 def test_leftovers_go_and_excluded_servers_stay(node):

@@ -3,7 +3,7 @@
 import errno
 
 import pytest
-from build import config, key, service, slice_of
+from build import config, destination, key, service, slice_of
 from memory_kernel import MemoryNode
 
 from ipvsproxy.address import parse_ip
@@ -49,6 +49,9 @@ class Recorder(Report):
 
     def refused(self, service, reason):
         self.calls.append(("refused", service.name, reason))
+
+    def drains_forced(self, destinations):
+        self.calls.append(("drains_forced", destinations))
 
     def repaired(self, objects):
         self.calls.append(("repaired", objects))
@@ -166,6 +169,19 @@ def test_every_verification_is_a_sync_and_repairs_are_counted(world):
     world.wait(31)
     assert world.report.of("repaired") == [[1]]
     assert len(world.report.of("synced")) == 1
+
+
+def test_draining_is_told_and_its_forced_end(world):
+    world.list(service(drain_seconds=30.0), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
+    for number in (2, 3):
+        world.node.ipvs.busy[WEB, destination(f"10.244.1.{number}:8080")] = number
+    world.change(slice_of("web", "10.244.1.1"))
+    (sync,) = world.report.of("synced")[-1]
+    assert (sync.draining, sync.draining_destinations) == (1, 2)
+    world.wait(30)
+    assert world.report.of("drains_forced") == [[2]]
+    (sync,) = world.report.of("synced")[-1]
+    assert (sync.draining, sync.draining_destinations, sync.changes) == (0, 0, 2)
 
 
 def test_the_younger_of_two_claimants_is_told(world):

@@ -53,6 +53,7 @@ def found(*arguments):
         ("--version=1.2", "such as v1.36.2"),
         ("--hostname-override= ", "must not be blank"),
         ("--vip-mode=magic", "'route'"),
+        ("--drain-timeout=-1s", "invalid value '-1s': must be greater than or equal to 0"),
     ],
 )
 def test_one_problem_with_its_flag(argument, words):

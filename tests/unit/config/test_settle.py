@@ -130,6 +130,8 @@ def test_our_own_settings_come_from_three_places(file):
     assert config(IPVSPROXY_EXTRA_CONFIG=str(extra)).vip_mode is VipMode.ROUTE
     assert config(f"--extra-config={extra}", IPVSPROXY_VIP_MODE="address").vip_mode is VipMode.ADDRESS
     assert config("--vip-mode=auto", IPVSPROXY_VIP_MODE="address").vip_mode is VipMode.AUTO
+    assert config("--drain-timeout=1h30m").drain_timeout == 5400
+    assert config().drain_timeout == 0
     made = config(f"--config={KUBEADM}", f"--extra-config={extra}")
     assert made.vip_mode is VipMode.ROUTE
     assert [path for path, _ in made.files] == [KUBEADM, extra]

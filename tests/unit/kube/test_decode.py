@@ -231,6 +231,30 @@ def test_affinity_out_of_range_gets_the_default(seconds):
     assert found.complaints[0].startswith("spec.sessionAffinityConfig.clientIP.timeoutSeconds: ")
 
 
+def annotated(value):
+    return changed(service(), ["metadata", "annotations"], {"ipvsproxy.io/drain-timeout": value, "other": "x"})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1h30m", 5400), ("0s", 0), ("0", 0)])
+def test_a_drain_timeout(text, seconds):
+    assert value(annotated(text)).drain_seconds == seconds
+
+
+def test_no_drain_timeout():
+    assert value(service()).drain_seconds is None
+    assert value(changed(service(), ["metadata", "annotations"], {"other": "x"})).drain_seconds is None
+
+
+@pytest.mark.parametrize("text", ["soon", "", "30", "-1s", "9999999999h", f"{'9' * 9999}h", 30, True, ["30s"]])
+def test_a_malformed_drain_timeout_is_said_and_the_default_counts(text):
+    found = decoded(annotated(text))
+    assert found.object.drain_seconds is None
+    (complaint,) = found.complaints
+    assert complaint.startswith("metadata.annotations[ipvsproxy.io/drain-timeout]: ")
+    assert complaint.endswith("is not a duration such as 30s or 1h; default used")
+    assert len(complaint) < 200
+
+
 def test_no_affinity():
     config = {"clientIP": {"timeoutSeconds": 7}}
     assert value(service(sessionAffinity="None", sessionAffinityConfig=config)).affinity_seconds == 0

@@ -2,7 +2,7 @@ from build import config, destination, key, node, service, slice_of
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.diff import IpvsStep, Verb, apply, diff, draining, reap
+from ipvsproxy.plan.diff import apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.state import KernelState, Server, ServerState, Touched, Vip, VipForm
 from ipvsproxy.plan.wanted import plan_service
@@ -61,18 +61,7 @@ def test_a_tcp_destination_drains_and_comes_back_with_its_connections():
     world = World()
     world.want(service(), "10.244.1.1", "10.244.2.2")
     assert verbs(world.want(service(), "10.244.1.1").removed) == [("SET_DEST", (TWO,), 0)]
-    assert draining(world.ledger.frontends[WEB], world.shadow.servers[WEB]) == [TWO]
     assert verbs(world.want(service(), "10.244.1.1", "10.244.2.2").added) == [("SET_DEST", (TWO,), 1)]
-
-
-def test_reaping_waits_for_the_last_connection():
-    world = World()
-    world.want(service(), "10.244.1.1", "10.244.2.2")
-    world.want(service(), "10.244.1.1")
-    frontend, state = world.ledger.frontends[WEB], world.shadow.servers[WEB]
-    assert reap(frontend, state, {ONE: 0, TWO: 1}) == []
-    assert reap(frontend, state, {ONE: 0}) == []
-    assert reap(frontend, state, {ONE: 5, TWO: 0}) == [IpvsStep(Verb.DEL_DEST, WEB, None, (TWO,))]
 
 
 def test_a_udp_destination_goes_at_once():

@@ -36,7 +36,15 @@ NAME = re.compile(r"\b(?:kubeproxy|ipvsproxy|rest_client)_\w+")
 
 
 def sync(**changes):
-    fields = {"seconds": 0.003, "changes": 2, "services": 5, "frontends": 9, "draining": 1, "pending": 0}
+    fields = {
+        "seconds": 0.003,
+        "changes": 2,
+        "services": 5,
+        "frontends": 9,
+        "draining": 1,
+        "pending": 0,
+        "draining_destinations": 3,
+    }
     return Sync(**{**fields, **changes})
 
 
@@ -121,6 +129,8 @@ def test_a_sync(metered):
     assert metered.value(f"{SYNC}last_timestamp_seconds", ip_family="IPv6") >= began
     assert metered.value(f"{SYNC}last_queued_timestamp_seconds", ip_family="IPv4") >= began
     assert metered.value("ipvsproxy_services") == 5
+    assert metered.value("ipvsproxy_draining_frontends") == 1
+    assert metered.value("ipvsproxy_draining_destinations") == 3
     assert metered.value("ipvsproxy_kernel_changes_total") == 2
     assert metered.board.health.healthz()[0] == 503  # the node is not known yet
     metered.board.node(eligible=True, listen={})
@@ -178,9 +188,11 @@ def test_services_without_local_endpoints(metered):
 def test_failures_are_counted_and_a_refusal_is_an_event(metered):
     metered.board.failed()
     metered.board.repaired(4)
+    metered.board.drains_forced(2)
     metered.board.refused(Subject("Service", "default", "web"), "10.96.0.1:80/SCTP: no such protocol")
     assert metered.value("ipvsproxy_sync_failures_total") == 1
     assert metered.value("ipvsproxy_repairs_total") == 4
+    assert metered.value("ipvsproxy_forced_drain_ends_total") == 2
     assert metered.value("ipvsproxy_service_failures_total") == 1
     assert [(n.reason, n.note) for n in metered.notices] == [
         ("FailedToProgramService", "10.96.0.1:80/SCTP: no such protocol")

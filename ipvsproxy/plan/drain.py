@@ -1,0 +1,131 @@
+"""Destinations that are no longer wanted and wait for their last connection: when to look, and when they end.
+
+A TCP destination that is no longer wanted has weight 0 (`plan.diff`): its connections go on, new ones go
+elsewhere. It ends when it has no connection any more, or when the drain timeout of its Service has passed
+(contract 4.5). Weight 0 in the kernel is the only memory of it, so a restart forgets nothing but how long it has
+lasted.
+
+The kernel does not tell when a connection ends, so it is asked: soon after a drain began, and then ever more
+rarely, always after another quarter of the time it has lasted. That finds an end early in proportion, with a
+number of questions that hardly grows. One question is about one server, and only so many are asked in one second:
+a rolling update of thousands of Services costs no more than one of hundreds. Pure: time comes in from outside.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, ServerState
+
+SOONEST, LATEST = 1.0, 300.0
+"""Least and longest time between two looks at a server, in seconds."""
+SHARE = 0.25
+"""... and what it is in between, as a part of the time for which the youngest of its drains has lasted."""
+LOOKS_AT_ONCE = 200
+PAUSE_SECONDS = 1.0
+"""After so many looks, the others wait so long."""
+
+
+def draining(frontend: Frontend, state: ServerState) -> list[Destination]:
+    """Return the destinations that are no longer wanted but may still carry connections."""
+    if 0 not in state.weights.values():
+        return []
+    wanted = frozenset(frontend.destinations)
+    return [d for d, weight in state.weights.items() if weight == 0 and d not in wanted]
+
+
+class Drain(msgspec.Struct):
+    """One destination: since when it drains, when it must end, and when it is looked at next."""
+
+    since: float
+    deadline: float
+    look: float
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A destination that can be deleted; `connections` are cut by the deadline, 0 if it ended by itself."""
+
+    destination: Destination
+    connections: int
+
+
+class Drains:
+    """All draining destinations, by server. Times are seconds of one clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._servers: dict[FrontendKey, dict[Destination, Drain]] = {}
+        self._looks: dict[FrontendKey, float] = {}
+        # Each server has one entry that counts, the one in `_looks`; others are leftovers and are dropped.
+        self._agenda: list[tuple[float, FrontendKey]] = []
+        self._resting_until = -math.inf
+        self.destinations = 0
+
+    @property
+    def servers(self) -> int:
+        """The number of servers with draining destinations."""
+        return len(self._servers)
+
+    @property
+    def next_look(self) -> float:
+        """When `due` has something to say, infinity for never."""
+        return max(self._agenda[0][0], self._resting_until) if self._agenda else math.inf
+
+    def note(self, key: FrontendKey, frontend: Frontend | None, state: ServerState | None, now: float) -> None:
+        """Take over what drains on a server, after any change of it; a drain that goes on keeps its age."""
+        old = self._servers.pop(key, {})
+        leaving = draining(frontend, state) if frontend and state else []
+        self.destinations += len(leaving) - len(old)
+        if frontend is None or not leaving:
+            self._looks.pop(key, None)
+            return
+        self._servers[key] = drains = {}
+        for destination in leaving:
+            drain = drains[destination] = old.get(destination) or Drain(now, math.inf, now + SOONEST)
+            drain.deadline = drain.since + (frontend.drain_seconds or math.inf)
+            drain.look = min(drain.look, max(now, drain.deadline))
+        self._plan(key)
+
+    def due(self, now: float) -> list[FrontendKey]:
+        """Return servers whose connections are to be counted now; their next look is planned."""
+        if now < self.next_look:
+            return []
+        found = list(self._take(now))
+        for key in found:
+            for drain in self._servers[key].values():
+                drain.look = _next_look(drain, now)
+            self._plan(key)
+        return found
+
+    def ended(self, key: FrontendKey, connections: Mapping[Destination, int], now: float) -> list[Ended]:
+        """Return the destinations of a server that can be deleted; what the kernel did not name is left alone."""
+        found = []
+        for destination, drain in self._servers.get(key, {}).items():
+            count = connections.get(destination)
+            if count == 0 or (count is not None and now >= drain.deadline):
+                found.append(Ended(destination, count))
+        return found
+
+    def _take(self, now: float) -> Iterator[FrontendKey]:
+        for _ in range(LOOKS_AT_ONCE):
+            while self._agenda and self._looks.get(self._agenda[0][1]) != self._agenda[0][0]:
+                heapq.heappop(self._agenda)
+            if not self._agenda or self._agenda[0][0] > now:
+                return
+            key = heapq.heappop(self._agenda)[1]
+            del self._looks[key]
+            yield key
+        self._resting_until = now + PAUSE_SECONDS
+
+    def _plan(self, key: FrontendKey) -> None:
+        """Put the earliest look at one of a server's destinations on the agenda."""
+        look = min(drain.look for drain in self._servers[key].values())
+        if self._looks.get(key) != look:
+            self._looks[key] = look
+            heapq.heappush(self._agenda, (look, key))
+
+
+def _next_look(drain: Drain, now: float) -> float:
+    later = now + min(LATEST, max(SOONEST, (now - drain.since) * SHARE))
+    return min(later, drain.deadline) if now < drain.deadline else later
