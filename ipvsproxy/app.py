@@ -25,6 +25,7 @@ from ipvsproxy.kernel import host
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
+from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import AddressWatcher, Links
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset
@@ -95,7 +96,7 @@ def open_kernel(config: Config) -> Kernel:
         nft, ruleset = Libnftables(), _open_ruleset()
         mark = config.masquerade_mark
         keep = partial(host.keep, config)
-        return Kernel(ipvs, links, nft, ruleset, Forwarding(nft, mark), mark, keep)
+        return Kernel(ipvs, links, nft, ruleset, Forwarding(nft, mark), mark, keep, take_over=Leftovers(nft).tend)
     except (KernelError, host.SysctlError, NftError, OSError) as error:
         raise Fatal(_with_hint(error)) from error
 
@@ -187,25 +188,52 @@ def _listen(outside: Outside, door: Door | None) -> None:
 
 
 def cleanup(config: Config) -> None:
-    """Take everything of ours out of the kernel: servers, VIPs, kube-ipvs0, the nft table. Raises Fatal.
+    """Take everything of ours and of a former kube-proxy out of the kernel (contract 1.15).
 
-    Settings made with sysctl stay. Virtual servers inside --ipvs-exclude-cidrs and firewall-mark servers stay.
+    That is: servers, VIPs, kube-ipvs0, nft tables, rules in tables of others, ipsets. Settings made with sysctl
+    stay, as do virtual servers inside --ipvs-exclude-cidrs and firewall-mark servers. Raises Fatal when something
+    could not be removed, after everything else has been.
     """
+    problems = []
+    # In this order: the guard stays until nothing answers any more.
+    for step in (partial(_remove_servers, config), _remove_links, _remove_rules):
+        try:
+            problems += step()
+        except (KernelError, NftError, OSError) as error:
+            problems.append(_with_hint(error))
+    if problems:
+        raise Fatal(f"cleanup did not complete: {'; '.join(problems)}")
+    log.info("cleaned up")
+
+
+def _remove_servers(config: Config) -> list[str]:
+    """Remove all virtual servers but excluded ones and return what could not be removed. Raises KernelError."""
     excluded = [parse_cidr(text) for text in config.exclude_cidrs]
     try:
         ipvs = Ipvs()
-        doomed = [key for key in ipvs.servers() if not any(key.address in cidr for cidr in excluded)]
-        ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in doomed])
-        Links().remove_link()
-        # Last: the guard stays until nothing answers any more.
-        nft = Libnftables()
-        Forwarding(nft).remove()
-        transaction = Transaction(TABLE)
-        transaction.delete_table()
-        nft.run(transaction)
-    except (KernelError, NftError, PermissionError) as error:
-        raise Fatal(f"cleanup did not complete: {error}") from error
-    log.info("cleaned up", virtual_servers=len(doomed), table=str(TABLE))
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return []  # a kernel without IPVS has no servers
+        raise
+    doomed = [key for key in ipvs.servers() if not any(key.address in cidr for cidr in excluded)]
+    refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in doomed])
+    log.info("virtual servers removed", count=len(doomed) - len(refused))
+    return [f"virtual server {item.step.key}: {os.strerror(item.errno)}" for item in refused]
+
+
+def _remove_links() -> list[str]:
+    Links().remove_link()
+    return []
+
+
+def _remove_rules() -> list[str]:
+    """Remove our rules and those of a kube-proxy; return what could not be. Raises KernelError, NftError."""
+    nft = Libnftables()
+    Forwarding(nft).remove()
+    transaction = Transaction(TABLE)
+    transaction.delete_table()
+    nft.run(transaction)
+    return Leftovers(nft).remove() + legacy_advice()
 
 
 def _guarded(loop: Loop) -> None:

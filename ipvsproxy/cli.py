@@ -20,7 +20,7 @@ from ipvsproxy.config.settle import Settings, settle
 
 COMMANDS = {
     "run": "program this node and keep it right",
-    "cleanup": "take everything of ours out of the kernel, as --cleanup does",
+    "cleanup": "take everything of ours and of kube-proxy out of the kernel, as --cleanup does",
     "version": "print the version, as --version does",
 }
 PRINTED_VERSIONS = ("true", "raw")

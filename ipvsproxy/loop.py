@@ -159,6 +159,9 @@ class Loop:
             changes=changes,
             seconds=self._since(began),
         )
+        if not self._pending:
+            # Otherwise with the next verification: until then kube-proxy's rules may still serve what is missing.
+            self._kernel.take_over()
         return changes
 
     def _bring_up(self, keys: list[str]) -> int:

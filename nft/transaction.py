@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*\Z")
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]*\Z")
 _EXPRESSIONS = re.compile(r'(?:[a-zA-Z0-9_.:/*\-, ]++|"[a-zA-Z0-9_.*\-]++")++\Z')
 
 

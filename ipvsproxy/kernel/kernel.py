@@ -50,10 +50,13 @@ class Kernel:
         forwarding: Forwarding,
         mark: int = REPLY_MARK,
         keep_settings: Callable[[], None] = lambda: None,
+        *,
+        take_over: Callable[[], None] = lambda: None,
     ) -> None:
         self.shadow = KernelState()
         self._mark = mark
         self._keep_settings = keep_settings
+        self.take_over = take_over
         self._forwarding = forwarding
         self._ipvs = ipvs
         self._links = links
@@ -116,6 +119,7 @@ class Kernel:
             self.load_rules(self.shadow.elements)
         states = self.shadow.servers.values()
         self._pressure.look(len(states), sum(len(state.weights) for state in states))
+        self.take_over()
         return changed
 
     def _verify_servers(self) -> set[FrontendKey]:

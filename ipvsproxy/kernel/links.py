@@ -98,11 +98,14 @@ class Links:
         return {i: code for i, code in failures.items() if code not in GONE}
 
     def remove_link(self) -> None:
-        """Delete our routes and kube-ipvs0 with its addresses, if they are there."""
+        """Delete our routes and kube-ipvs0 with its addresses, if they are there. Raises KernelError."""
         self.unbind(list(self._routes()))
         with IPRoute() as route:
             for index in route.link_lookup(ifname=LINK_NAME, kind="dummy"):
-                route.link("del", index=index)
+                try:
+                    route.link("del", index=index)
+                except NetlinkError as error:
+                    raise KernelError(f"deleting the dummy link {LINK_NAME}", error.code) from error
 
     def _message(self, vip: Vip, sequence: int, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:

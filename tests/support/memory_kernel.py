@@ -124,10 +124,15 @@ class MemoryNode:
         self.ipvs = MemoryIpvs()
         self.links = MemoryLinks(others)
         self.nft = FakeNft()
+        self.taken_over = 0
 
     def kernel(self):
         """Return what a newly started process has in hand."""
-        return Kernel(self.ipvs, self.links, self.nft, MemoryStamp(self.nft), MemoryForwarding())
+        stamp, forwarding = MemoryStamp(self.nft), MemoryForwarding()
+        return Kernel(self.ipvs, self.links, self.nft, stamp, forwarding, take_over=self._take_over)
+
+    def _take_over(self):
+        self.taken_over += 1
 
     @property
     def writes(self):

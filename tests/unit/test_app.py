@@ -79,3 +79,27 @@ def test_settings_for_a_family_the_host_has_not_got_end_the_start(monkeypatch):
     with pytest.raises(Fatal, match="clusterCIDR fd00::/8"):
         app._families(Config("n", cluster_cidrs=("fd00::/8",)))
     assert app._families(Config("n", cluster_cidrs=("10.0.0.0/8",))) == {4}
+
+
+def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeypatch):
+    done = []
+
+    def refused(*_):
+        raise KernelError("deleting the dummy link kube-ipvs0", errno.EBUSY)
+
+    monkeypatch.setattr(app, "_remove_servers", lambda _: ["virtual server 10.96.0.1:443/tcp: busy"])
+    monkeypatch.setattr(app, "_remove_links", refused)
+    monkeypatch.setattr(app, "_remove_rules", lambda: done.append("rules") or [])
+    with pytest.raises(
+        Fatal, match=r"virtual server 10\.96\.0\.1:443/tcp: busy; deleting the dummy link kube-ipvs0"
+    ):
+        app.cleanup(Config("n"))
+    assert done == ["rules"]
+
+
+def test_a_kernel_without_ipvs_has_no_servers_to_remove(monkeypatch):
+    def missing():
+        raise KernelError("looking up netlink family IPVS", errno.ENOENT)
+
+    monkeypatch.setattr(app, "Ipvs", missing)
+    assert app._remove_servers(Config("n")) == []

@@ -236,6 +236,23 @@ def test_leftovers_go_and_excluded_servers_stay(node):
     assert node.ipvs.table.keys() == {WEB, excluded}
 
 
+def test_what_kube_proxy_left_goes_after_everything_is_live(node):
+    process = Process(node)
+    process.loop.turn([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
+    assert node.taken_over == 0
+    process.list(service())
+    assert node.taken_over == 1
+    assert WEB in node.ipvs.table
+
+
+def test_what_kube_proxy_left_stays_while_something_of_ours_failed_but_not_for_ever(node):
+    node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
+    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    assert node.taken_over == 0
+    process.wait(31)
+    assert node.taken_over == 1
+
+
 def test_one_refused_frontend_costs_only_itself_and_is_tried_again(node):
     node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
     process = Process(node).list(service(), service("b", ["10.96.0.11"]))
