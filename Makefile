@@ -9,6 +9,7 @@ IMAGE_CONTENT := deploy/install.sh deploy/requirements.lock pyproject.toml $(she
 # A build server must not skip the tests of the image; elsewhere they run once `make image-root` has.
 REQUIRED := $(if $(filter 1,$(IPVSPROXY_REQUIRE)),$(IMAGE_ROOT))
 ARGS :=
+TESTS := tests/integration
 FLOWS := tests/integration/flows.json
 # Exit code 5 of pytest (nothing collected) is no failure while a folder is still empty.
 NONE_IS_FINE = || test $$? -eq 5
@@ -19,7 +20,7 @@ NONE_IS_FINE = || test $$? -eq 5
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
-	@echo "ARGS='...' is handed to pytest (unit, integration), the demo or the bench."
+	@echo "ARGS='...' is handed to pytest (unit, integration), the demo or the bench; TESTS='FILE...' chooses integration tests."
 
 demo: $(VENV)  ## two nodes, pods and a client: Services of every kind, with real requests
 	$(RUN) -- $(PY) tests/integration/demo.py $(ARGS)
@@ -38,10 +39,10 @@ unit: $(VENV)  ## tests that need neither root nor a kernel
 	$(PY) -m pytest tests/unit $(ARGS) $(NONE_IS_FINE)
 
 integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (in a micro-VM if need be)
-	$(RUN) -- $(PY) -m pytest tests/integration -m 'not slow' $(ARGS)
+	$(RUN) -- $(PY) -m pytest $(TESTS) -m 'not slow' $(ARGS)
 
 integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
-	$(RUN) -- $(PY) -m pytest tests/integration $(ARGS)
+	$(RUN) -- $(PY) -m pytest $(TESTS) $(ARGS)
 
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
 	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)
