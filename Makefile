@@ -11,6 +11,8 @@ REQUIRED := $(if $(filter 1,$(IPVSPROXY_REQUIRE)),$(IMAGE_ROOT))
 ARGS :=
 TESTS := tests/integration
 FLOWS := tests/integration/flows.json
+# Every shell script of the repository, by its first line.
+SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 # Exit code 5 of pytest (nothing collected) is no failure while a folder is still empty.
 NONE_IS_FINE = || test $$? -eq 5
 
@@ -29,11 +31,12 @@ test: check unit integration  ## all but the slow tests
 
 test-all: check unit integration-all  ## all tests
 
-check: $(VENV)  ## lint, format, types, import layers
+check: $(VENV)  ## lint, format, types, import layers, shell scripts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/shellcheck -x $(SHELL_SCRIPTS)
 
 unit: $(VENV)  ## tests that need neither root nor a kernel
 	$(PY) -m pytest tests/unit $(ARGS) $(NONE_IS_FINE)
