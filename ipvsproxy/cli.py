@@ -1,28 +1,26 @@
 """The command line: what to do, into one of the ways to end: an exit status, or never.
 
 Called as `kube-proxy`, or with a flag first, the grammar is kube-proxy's and means `run`; wrong usage is status
-1 then, as there (contract 1.1, 1.19). Otherwise the first argument is a command, and wrong usage is status 2. All
-commands take the same flags. Status 0: fine, 1: failed.
+1 then, as there (contract 1.1, 1.19). Otherwise the first argument is a command (`commands.table`), and wrong
+usage is status 2. Status 0: fine, 1: failed, or something was found.
 """
 
 import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ipvsproxy.commands.given import Failed, Given
+from ipvsproxy.commands.table import BY_NAME, COMMANDS, Command
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, refusal, unknown_gates
-from ipvsproxy.config.commandline import WrongUsage, parse, usage
+from ipvsproxy.config.commandline import Arguments, WrongUsage, parse, usage
 from ipvsproxy.config.document import Unusable, text
 from ipvsproxy.config.settle import Settings, settle
 
-COMMANDS = {
-    "run": "program this node and keep it right",
-    "cleanup": "take everything of ours and of kube-proxy out of the kernel, as --cleanup does",
-    "version": "print the version, as --version does",
-}
 PRINTED_VERSIONS = ("true", "raw")
 NODE_NAME_BLANK = "--hostname-override: the host has no name, and none was given"
 
@@ -32,17 +30,41 @@ def main(arguments: Sequence[str], program: str = "ipvsproxy") -> int:
     name = Path(program).name
     if name == "kube-proxy" or (arguments and arguments[0].startswith("-")):
         return _command("run", arguments, wrong=1, name=name)
-    if not arguments or arguments[0] not in COMMANDS:
+    if not arguments or arguments[0] not in BY_NAME:
         what = f"unknown command: {arguments[0]}" if arguments else "a command is needed"
-        return _wrong(WrongUsage(what), 2, "ipvsproxy")
-    return _command(arguments[0], arguments[1:], wrong=2, name=name)
+        return _wrong(WrongUsage(what), 2, _help("ipvsproxy"))
+    command = BY_NAME[arguments[0]]
+    if command.module:
+        return _look(command, arguments[1:])
+    return _command(command.name, arguments[1:], wrong=2, name=name)
+
+
+def _look(command: Command, arguments: Sequence[str]) -> int:
+    """Carry out one of the commands that only look. What one is given and can say is in `commands.given`."""
+    try:
+        given = parse(arguments, command.grammar)
+        if given.help:
+            print(command.usage())
+            return 0
+        module = import_module(f"ipvsproxy.commands.{command.module}")
+        status: int = module.run(_given(command, given))
+    except WrongUsage as error:
+        return _wrong(error, 2, command.usage())
+    except (Failed, Unusable) as error:
+        return _errors(str(error).splitlines(), 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
 
 
 def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -> int:
     try:
         given = parse(arguments)
     except WrongUsage as error:
-        return _wrong(error, wrong, name)
+        return _wrong(error, wrong, _help(name))
     if given.help:
         print(_help(name))
         return 0
@@ -58,6 +80,17 @@ def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -
         return _errors(str(error).splitlines(), 1)
     found = _problems(settings)
     return _errors(found, wrong) if found else _act(settings, flags)
+
+
+def _given(command: Command, arguments: Arguments) -> Given:
+    """Return what a command is called with. Raises WrongUsage, Unusable."""
+    values = arguments.values
+    settings = settle({key: value for key, value in values.items() if key not in command.keys}, os.environ)
+    found = list(problems(settings))
+    if found:
+        raise WrongUsage("\n".join(found))
+    flags = {row.flag: values.get(row.key, row.default) for row in command.own}
+    return Given(arguments.words, flags, assembled(settings, socket.gethostname()))
 
 
 def _problems(settings: Settings) -> list[str]:
@@ -115,8 +148,8 @@ def _write(target: Path, settings: Settings) -> int:
     return 0
 
 
-def _wrong(error: WrongUsage, status: int, name: str) -> int:
-    print(_help(name), file=sys.stderr)
+def _wrong(error: WrongUsage, status: int, usage: str) -> int:
+    print(usage, file=sys.stderr)
     return _errors(str(error).splitlines(), status)
 
 
@@ -130,7 +163,7 @@ def _help(name: str) -> str:
     lines = ["Kubernetes Services through IPVS and nftables.", "", f"usage: {name} [flags]"]
     if name != "kube-proxy":
         lines += [f"       {name} COMMAND [flags]", ""]
-        lines += [f"  {command:8} {words}" for command, words in COMMANDS.items()]
+        lines += [f"  {command.name:10} {command.help}" for command in COMMANDS]
     return "\n".join([*lines, "", usage()])
 
 

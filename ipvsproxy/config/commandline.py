@@ -1,10 +1,11 @@
 """Arguments into settings, by the grammar of kube-proxy's command line (contract 1.1).
 
 `--name=value` and `--name value`, `_` counting as `-`; a flag that may stand alone takes its value only after a
-`=`; `-v` and `-h` are the only short ones.
+`=`. Of the proxy's own flags `-v` and `-h` are the only short ones; commands that look at things have more of
+them, and flags and words of their own (`Grammar`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.kinds import BadValue
@@ -15,16 +16,30 @@ class WrongUsage(ValueError):
     """Arguments that mean nothing; the text is one line for each mistake."""
 
 
+class Grammar(NamedTuple):
+    """What arguments may be: flags by name, letters for some of them, and whether words without a flag count."""
+
+    flags: Mapping[str, Row] = BY_FLAG
+    letters: Mapping[str, str] = {"v": "v"}
+    words: bool = False
+
+
+RUN = Grammar()
+"""The proxy's own."""
+
+
 class Arguments(NamedTuple):
-    """What was given: values by key, and whether help was asked for."""
+    """What was given: values by key, whether help was asked for, and words without a flag."""
 
     values: dict[str, Any]
     help: bool
+    words: tuple[str, ...] = ()
 
 
-def parse(arguments: Iterable[str]) -> Arguments:
+def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
     """Read all arguments. Raises WrongUsage with every mistake."""
     values: dict[str, Any] = {}
+    words: list[str] = []
     mistakes = []
     rest = iter(arguments)
     for text in rest:
@@ -32,9 +47,9 @@ def parse(arguments: Iterable[str]) -> Arguments:
             return Arguments(values, help=True)
         try:
             if text == "--" or not text.startswith("-"):
-                _no_positional([text] if text != "--" else rest)
+                words += _words([text] if text != "--" else rest, grammar)
                 continue
-            row, value = _flag(text, rest)
+            row, value = _flag(text, rest, grammar)
             known = values.get(row.key)
             join = row.kind.join
             values[row.key] = join(known, value) if join and known is not None else value
@@ -42,13 +57,13 @@ def parse(arguments: Iterable[str]) -> Arguments:
             mistakes.append(str(mistake))
     if mistakes:
         raise WrongUsage("\n".join(mistakes))
-    return Arguments(values, help=False)
+    return Arguments(values, help=False, words=tuple(words))
 
 
-def _flag(text: str, rest: Iterator[str]) -> tuple[Row, Any]:
+def _flag(text: str, rest: Iterator[str], grammar: Grammar) -> tuple[Row, Any]:
     """Read one flag, taking its value from the rest where it has none."""
-    name, equals, value = _split(text)
-    row = BY_FLAG.get(name)
+    name, equals, value = _split(text, grammar)
+    row = grammar.flags.get(name)
     if row is None:
         raise WrongUsage(f"unknown flag: {text.partition('=')[0]}")
     if not equals:
@@ -63,34 +78,38 @@ def _flag(text: str, rest: Iterator[str]) -> tuple[Row, Any]:
         raise WrongUsage(f"--{name}: {error}") from None
 
 
-def _split(text: str) -> tuple[str, str, str]:
+def _split(text: str, grammar: Grammar) -> tuple[str, str, str]:
     """Return the name of a flag, an `=` when a value is attached to it, and that value."""
     if text.startswith("--"):
         name, equals, value = text[2:].partition("=")
         return name.replace("_", "-"), equals, value
-    if text.startswith("-v"):
-        return "v", "=" if len(text) > 2 else "", text[2:].removeprefix("=")
+    name = grammar.letters.get(text[1:2], "")
+    if name:
+        return name, "=" if len(text) > 2 else "", text[2:].removeprefix("=")
     raise WrongUsage(f"unknown flag: {text}")
 
 
-def _no_positional(texts: Iterable[str]) -> None:
-    wrong = [text for text in texts if text]
-    if wrong:
-        raise WrongUsage(f"arguments without a flag mean nothing here: {' '.join(wrong)}")
+def _words(texts: Iterable[str], grammar: Grammar) -> list[str]:
+    words = [text for text in texts if text]
+    if words and not grammar.words:
+        raise WrongUsage(f"arguments without a flag mean nothing here: {' '.join(words)}")
+    return words
 
 
 def usage() -> str:
-    """Return the list of all flags."""
+    """Return the list of all flags of the proxy."""
     lines = []
     for title, settings in GROUPS.items():
         lines += ["", f"{title}:"]
-        lines += [_usage_line(row) for row in settings if row.flag]
+        lines += [usage_line(row) for row in settings if row.flag]
     return "\n".join(lines[1:])
 
 
-def _usage_line(row: Row) -> str:
+def usage_line(row: Row, letter: str = "") -> str:
+    """Return what help says about a flag."""
     kind = row.kind
-    name = f"--{row.flag}" if kind.bare else f"--{row.flag} {kind.name}"
+    name = f"-{letter}, --{row.flag}" if letter else f"--{row.flag}"
+    name = name if kind.bare else f"{name} {kind.name}"
     default = row.default if row.flag_default is None else row.flag_default
     words = [row.help] if row.help else []
     if row.status is Status.ACCEPTED:

@@ -120,6 +120,17 @@ def _number(value: Any) -> float:
         raise BadValue(f"{value!r} is not a number") from None
 
 
+def choice(*names: str) -> "Kind":
+    """Return the kind of a text that is one of few; the first is the usual one."""
+
+    def read(value: Any) -> str:
+        if value not in names:
+            raise BadValue(f"{value!r} is none of {', '.join(names)}")
+        return str(value)
+
+    return Kind("|".join(names), "", read, read)
+
+
 def _quantity(value: Any) -> str:
     text = str(value)
     if isinstance(value, bool | list | dict) or not QUANTITY.fullmatch(text):

@@ -1,0 +1,92 @@
+"""Every command as one row: its words, its flags and where its code is. Settings have theirs in `config.table`.
+
+Reading arguments, `--help`, shell completion and docs/commands.md follow from these rows. A command whose
+`module` is empty belongs to the command line itself.
+"""
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, NamedTuple
+
+from ipvsproxy.config.commandline import RUN, Grammar, usage_line
+from ipvsproxy.config.kinds import BOOL, DURATION, NANOSECONDS, STRING, UINT, Kind, choice
+from ipvsproxy.config.table import BY_FLAG, NEW, Row
+
+FINE, FOUND, WRONG_USAGE = 0, 1, 2
+"""Exit statuses: nothing to complain of; something found, refused or failed; wrong usage."""
+
+
+def flag(name: str, kind: Kind, words: str, default: Any = None) -> Row:
+    """Return a row for a flag that only some commands have; `words` are its help."""
+    return Row(name, "", kind, kind.zero if default is None else default, NEW, words)
+
+
+OUTPUT = flag("output", choice("table", "json", "yaml"), "how to print; see docs/commands.md for json", "table")
+WIDE = flag("output", choice("table", "wide", "json", "yaml"), "how to print; wide has all columns", "table")
+NAMESPACE = flag("namespace", STRING, "only Services of this namespace")
+ALL_NAMESPACES = flag("all-namespaces", BOOL, "Services of all namespaces, which is so anyway without --namespace")
+SELECTOR = flag("selector", STRING, "only Services with these labels, as in kubectl: app=web,tier!=db")
+SORT = flag("sort-by", STRING, "the column to sort by; -COLUMN: greatest first")
+WATCH = flag("watch", BOOL, "print again and again")
+INTERVAL = flag("interval", DURATION, "with --watch: time between two looks", 2 * NANOSECONDS)
+LIMIT = flag("limit", UINT, "of connections: how many to read at most", 1000)
+FROM = flag("from", STRING, "a file, a folder, or - for standard input: what kubectl get -o yaml|json prints")
+LINK = flag("link", STRING, "the link the packet comes in by; default: the one that leads to FROM")
+
+LETTERS = {"output": "o", "namespace": "n", "all-namespaces": "A", "selector": "l", "watch": "w", "v": "v"}
+
+
+class Command(NamedTuple):
+    """One command. `words` is how its arguments are shown in help, `first` what the first of them may be.
+
+    Most commands take the `settings` of the proxy as well, since what they look at depends on them.
+    """
+
+    name: str
+    help: str
+    module: str = ""
+    words: str = ""
+    first: tuple[str, ...] = ()
+    own: tuple[Row, ...] = ()
+    settings: bool = True
+
+    @property
+    def flags(self) -> Mapping[str, Row]:
+        """Its own flags, then those of the proxy."""
+        return {row.flag: row for row in self.own} | (BY_FLAG if self.settings else {})
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of its own flags."""
+        return frozenset(row.key for row in self.own)
+
+    @property
+    def grammar(self) -> Grammar:
+        """How its arguments are read."""
+        flags = self.flags
+        letters = {letter: name for name, letter in LETTERS.items() if name in flags}
+        return Grammar(flags, letters, words=bool(self.words)) if self.module else RUN
+
+    def usage(self) -> str:
+        """Return its own help."""
+        lines = [
+            f"{self.help[0].upper()}{self.help[1:]}.",
+            "",
+            f"usage: ipvsproxy {self.name} {self.words}".rstrip(),
+        ]
+        lines[-1] += " [flags]"
+        lines += ["", *(usage_line(row, LETTERS.get(row.flag, "")) for row in self.own)]
+        return "\n".join(
+            [*lines, *(["", "and the flags of the proxy: ipvsproxy --help"] if self.settings else [])]
+        )
+
+
+COMMANDS = (
+    Command("run", "program this node and keep it right"),
+    Command("cleanup", "take everything of ours and of kube-proxy out of the kernel, as --cleanup does"),
+    Command("version", "print the version, as --version does"),
+    Command("completion", "print a script that completes commands and flags", "completion", "bash|zsh|fish",
+        ("bash", "zsh", "fish"), settings=False),
+)  # fmt: skip
+BY_NAME = {command.name: command for command in COMMANDS}
+OWN_FLAGS = {row.flag: row for row in chain.from_iterable(command.own for command in COMMANDS)}

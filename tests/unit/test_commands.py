@@ -1,0 +1,83 @@
+"""The table of commands, and what follows from it: arguments, help, completion. And what `run` does not load."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ipvsproxy import cli
+from ipvsproxy.commands.table import COMMANDS
+from ipvsproxy.config.commandline import Grammar, WrongUsage, parse
+from ipvsproxy.config.kinds import BOOL, choice
+from ipvsproxy.config.table import BY_FLAG
+
+LOOKING = [command for command in COMMANDS if command.module]
+
+
+def test_the_proxy_loads_no_terminal_library():
+    """Seen in a process of its own, since tests load everything."""
+    modules = "ipvsproxy.__main__, ipvsproxy.app, ipvsproxy.kube.manifests, ipvsproxy.kube.client"
+    code = f"import sys, {modules}; print([name for name in sys.modules if name.partition('.')[0] == 'blessed'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_flags_with_letters_and_words():
+    output = BY_FLAG["master"]._replace(flag="output", kind=choice("table", "json"))
+    every = BY_FLAG["master"]._replace(flag="all", kind=BOOL)
+    grammar = Grammar({"output": output, "all": every}, {"o": "output", "A": "all"}, words=True)
+    for given in (["-o", "json", "-A", "one"], ["one", "-A", "-ojson"], ["-A", "-o=json", "--", "one"]):
+        parsed = parse(given, grammar)
+        assert (parsed.values, parsed.words) == ({"--output": "json", "--all": True}, ("one",))
+    for wrong in (["-o", "yaml"], ["-x"], ["-o"], ["--nope"]):
+        with pytest.raises(WrongUsage):
+            parse(wrong, grammar)
+
+
+def test_own_flags_have_no_name_of_a_setting():
+    for command in COMMANDS:
+        assert not {row.flag for row in command.own} & BY_FLAG.keys(), command.name
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=lambda command: command.name)
+def test_every_command_has_help_and_refuses_what_it_does_not_know(command, capsys):
+    assert cli.main([command.name, "--help"]) == 0
+    assert f"usage: ipvsproxy {command.name}" in capsys.readouterr().out
+    assert cli.main([command.name, "--nonsense"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "Error: unknown flag: --nonsense"
+
+
+@pytest.mark.parametrize("words", [[], ["tcsh"], ["bash", "zsh"]])
+def test_completion_is_for_one_known_shell(words, capsys):
+    assert cli.main(["completion", *words]) == 2
+    assert "bash, zsh, fish" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command_and_flag(shell, capsys):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command.name in script
+        for flag in command.flags:
+            assert (f"-l {flag}" if shell == "fish" else f"--{flag}") in script
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ipvsproxy comp", ["completion"]),
+        ("ipvsproxy completion ", ["bash", "zsh", "fish"]),
+        ("ipvsproxy run --cluster-c", ["--cluster-cidr"]),
+    ],
+)
+def test_bash_completes(line, wanted, capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    words = line.split(" ")
+    asked = f"COMP_WORDS=({' '.join(words[:-1])} '{words[-1]}'); COMP_CWORD={len(words) - 1}; _ipvsproxy"
+    done = subprocess.run(
+        ["bash", "-c", f'{script}\n{asked}\nprintf "%s\\n" "${{COMPREPLY[@]}}"'],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == wanted
