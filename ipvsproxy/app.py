@@ -22,6 +22,7 @@ from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.config.advice import family_advice
 from ipvsproxy.kernel import host
+from ipvsproxy.kernel.alone import Lock
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
@@ -31,7 +32,7 @@ from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kube.api import Observe
 from ipvsproxy.kube.events import Door
-from ipvsproxy.kube.inbox import Inbox, NodeAddressesChanged, Source
+from ipvsproxy.kube.inbox import Alone, Inbox, NodeAddressesChanged, Source
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.outside import Outside
 from ipvsproxy.plan.diff import IpvsStep, Verb
@@ -64,12 +65,20 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     outside = Outside(config, log_settings.set_verbosity)
     objects, door = source(config, outside.observe_request)
     _listen(outside, door)
+    lock = Lock()
+    holder = lock.take()
     kernel = open_kernel(config)
+    if holder is None:
+        prepare(kernel)
     AddressWatcher(lambda: inbox.put(NodeAddressesChanged())).start()
     objects.start(inbox)
     outside.send_events(door)
-    loop = Loop(config, inbox, kernel, report=outside.report)
-    threading.Thread(target=_guarded, args=(loop,), name="loop", daemon=True).start()
+    loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None)
+    _guard("loop", loop.run)
+    if holder is not None:
+        log.warning("another ipvsproxy has this node, waiting for its end", holder=str(holder))
+        outside.standby(str(holder))
+        _guard("turn", partial(_await_turn, lock, kernel, outside, inbox))
     number = signal.sigwait(ENDING_SIGNALS)
     log.info("ending, the kernel keeps its state", signal=signal.Signals(number).name)
     os._exit(128 + number)
@@ -81,24 +90,42 @@ def init(config: Config) -> None:
     For a first container with all privileges, so that the second one needs only CAP_NET_ADMIN. Asks no API
     server, so that it never waits for one.
     """
-    open_kernel(config)
+    prepare(open_kernel(config))
     log.info("this host is ready")
 
 
 def open_kernel(config: Config) -> Kernel:
-    """Open every kernel handle, make kernel settings, and check what the data plane needs. Raises Fatal."""
+    """Open every kernel handle and check what the data plane needs; nothing is changed. Raises Fatal."""
     ipvs = _open_ipvs()
     try:
         _probe_scheduler(ipvs, config.scheduler)
-        host.prepare(config, ipvs)
-        links = Links()
-        links.ensure_link()
         nft, ruleset = Libnftables(), _open_ruleset()
         mark = config.masquerade_mark
-        keep = partial(host.keep, config)
-        return Kernel(ipvs, links, nft, ruleset, Forwarding(nft, mark), mark, keep, take_over=Leftovers(nft).tend)
-    except (KernelError, host.SysctlError, NftError, OSError) as error:
+        return Kernel(
+            ipvs, Links(), nft, ruleset, Forwarding(nft, mark), mark,
+            keep_settings=partial(host.keep, config),
+            make_settings=partial(host.prepare, config, ipvs),
+            take_over=Leftovers(nft).tend,
+        )  # fmt: skip
+    except (KernelError, NftError, OSError) as error:
         raise Fatal(_with_hint(error)) from error
+
+
+def prepare(kernel: Kernel) -> None:
+    """Make the kernel settings and the link that the data plane needs. Raises Fatal."""
+    try:
+        kernel.prepare()
+    except (KernelError, host.SysctlError, OSError) as error:
+        raise Fatal(_with_hint(error)) from error
+
+
+def _await_turn(lock: Lock, kernel: Kernel, outside: Outside, inbox: Inbox) -> None:
+    """Wait until the other proxy of this node has ended, then let the loop go. Raises Fatal."""
+    lock.wait()
+    log.info("the other ipvsproxy has ended, taking over")
+    prepare(kernel)
+    outside.standby("")
+    inbox.put(Alone())
 
 
 def _families(config: Config) -> frozenset[int]:
@@ -190,10 +217,17 @@ def _listen(outside: Outside, door: Door | None) -> None:
 def cleanup(config: Config) -> None:
     """Take everything of ours and of a former kube-proxy out of the kernel (contract 1.15).
 
-    That is: servers, VIPs, kube-ipvs0, nft tables, rules in tables of others, ipsets. Settings made with sysctl
+    Not while a proxy is at work, which would put it all back. That is: servers, VIPs, kube-ipvs0, nft tables,
+    rules in tables of others, ipsets. Settings made with sysctl
     stay, as do virtual servers inside --ipvs-exclude-cidrs and firewall-mark servers. Raises Fatal when something
     could not be removed, after everything else has been.
     """
+    lock = Lock()
+    holder = lock.take()
+    if holder is not None:
+        raise Fatal(
+            f"an ipvsproxy is at work on this node ({holder}): end it first, or it would put everything back"
+        )
     problems = []
     # In this order: the guard stays until nothing answers any more.
     for step in (partial(_remove_servers, config), _remove_links, _remove_rules):
@@ -236,15 +270,20 @@ def _remove_rules() -> list[str]:
     return Leftovers(nft).remove() + legacy_advice()
 
 
-def _guarded(loop: Loop) -> None:
-    """Run the loop; whatever ends it ends the process, so that a supervisor starts it again."""
-    try:
-        loop.run()
-    except Fatal as error:
-        log.error("cannot go on", error=str(error))
-    except BaseException:
-        log.exception("the loop has crashed")
-    os._exit(1)
+def _guard(name: str, work: Callable[[], None]) -> None:
+    """Start a thread whose failure ends the process, so that a supervisor starts it again."""
+
+    def guarded() -> None:
+        try:
+            work()
+        except Fatal as error:
+            log.error("cannot go on", error=str(error))
+            os._exit(1)
+        except BaseException:
+            log.exception("a thread has crashed", thread=name)
+            os._exit(1)
+
+    threading.Thread(target=guarded, name=name, daemon=True).start()
 
 
 def _restart(file: Path) -> None:

@@ -4,7 +4,8 @@ One thread turns this crank and owns the wanted state and every kernel handle; n
 It holds no decision of its own: what the node should have is in `desired`, which steps follow is decided in
 plan.diff, and how they are carried out in kernel.kernel.
 
-Nothing is programmed before every kind of object has been listed once. What failed stays in `_pending` and is
+Nothing is programmed before every kind of object has been listed once, and while another proxy has this node;
+objects are followed meanwhile. What failed stays in `_pending` and is
 tried again, later each time.
 """
 
@@ -19,7 +20,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kube.inbox import Changed, Event, Failed, Inbox, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.kube.inbox import Alone, Changed, Event, Failed, Inbox, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, diff
 from ipvsproxy.plan.drain import Drains, Ended
@@ -47,6 +48,8 @@ class Loop:
         kernel: Kernel,
         clock: Callable[[], float] = time.monotonic,
         report: Report | None = None,
+        *,
+        alone: bool = True,
     ) -> None:
         self._report = report or Report()
         self._config = config
@@ -57,6 +60,7 @@ class Loop:
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
         self._drains = Drains()
+        self._alone = alone
         self._started = False
         self._retry = Timer(clock, *RETRY_SECONDS)
         self._next_verify = 0.0
@@ -77,9 +81,11 @@ class Loop:
                     raise Fatal(reason)
                 case NodeAddressesChanged():
                     addresses_changed = True
+                case Alone():
+                    self._alone = True
                 case _:
                     self._take(event)
-        if not self._desired.store.synced:
+        if not self._may_work:
             return
         if events:
             self._report.queued()
@@ -95,6 +101,10 @@ class Loop:
         else:
             if self._started:
                 self._report_sync(self._clock() - began, changes)
+
+    @property
+    def _may_work(self) -> bool:
+        return self._alone and self._desired.store.synced
 
     def _take(self, event: Listed | Changed | Removed) -> None:
         different = self._desired.store.apply(event)
@@ -251,7 +261,7 @@ class Loop:
             self._retry.now()
 
     def _timeout(self) -> float | None:
-        if not self._desired.store.synced:
+        if not self._may_work:
             return None
         times = [self._next_verify if self._started else self._retry.at]
         if self._pending:

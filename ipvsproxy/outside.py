@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ipvsproxy.config import Config, Listen
-from ipvsproxy.kube.events import Door, Events, cannot_listen, starting
+from ipvsproxy.kube.events import Door, Events, cannot_listen, starting, waiting
 from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.report import Report
 from ipvsproxy.serve import pages
@@ -45,6 +45,12 @@ class Outside:
         """Begin to send events, the start of the process first."""
         self._events.put(starting(self._config.node_name))
         self._events.begin(door)
+
+    def standby(self, holder: str) -> None:
+        """Say that another proxy has this node and is waited for; '' when it has ended."""
+        self._board.health.standby(holder)
+        if holder:
+            self._events.put(waiting(self._config.node_name, holder))
 
     def last_words(self, door: Door | None, error: OSError) -> None:
         """Send the event that a server cannot listen, and wait a little until it is out."""

@@ -51,10 +51,12 @@ class Kernel:
         mark: int = REPLY_MARK,
         keep_settings: Callable[[], None] = lambda: None,
         *,
+        make_settings: Callable[[], None] = lambda: None,
         take_over: Callable[[], None] = lambda: None,
     ) -> None:
         self.shadow = KernelState()
         self._mark = mark
+        self._make_settings = make_settings
         self._keep_settings = keep_settings
         self.take_over = take_over
         self._forwarding = forwarding
@@ -65,6 +67,11 @@ class Kernel:
         self._stamp: bytes = b""
         self._verified = 0
         self._pressure = Pressure()
+
+    def prepare(self) -> None:
+        """Make kernel settings and kube-ipvs0. Raises SysctlError, KernelError."""
+        self._make_settings()
+        self._links.ensure_link()
 
     def adopt(self) -> None:
         """Fill the shadow of IPVS and VIPs from the kernel. Raises KernelError."""

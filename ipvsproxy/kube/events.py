@@ -202,6 +202,12 @@ def starting(node: str) -> Notice:
     return Notice(Subject("Node", "", node, node), Severity.NORMAL, "Starting", "StartKubeProxy")
 
 
+def waiting(node: str, holder: str) -> Notice:
+    """Return the notice that another proxy has this node."""
+    note = f"another ipvsproxy has this node ({holder}); this one takes over when it ends"
+    return Notice(Subject("Node", "", node, node), Severity.NORMAL, "WaitingForOtherProxy", "StartKubeProxy", note)
+
+
 def cannot_listen(node: str, server: str, note: str) -> Notice:
     """Return the notice that the server `healthz` or `metrics` cannot listen and the process ends."""
     reason = "FailedToStartProxierHealthcheck" if server == "healthz" else "FailedToStartMetricServer"

@@ -56,13 +56,17 @@ class NodeAddressesChanged(msgspec.Struct, frozen=True):
     """An address came to or left a link of the node other than ours."""
 
 
+class Alone(msgspec.Struct, frozen=True):
+    """No other proxy is at work in this network namespace any more: the kernel is ours."""
+
+
 class Failed(msgspec.Struct, frozen=True):
     """A source can never deliver (say, an unusable kubeconfig): the process cannot go on."""
 
     reason: str
 
 
-Event = Listed | Changed | Removed | NodeAddressesChanged | Failed
+Event = Listed | Changed | Removed | NodeAddressesChanged | Alone | Failed
 
 
 class Source(Interface):

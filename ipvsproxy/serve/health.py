@@ -2,8 +2,10 @@
 
 A family is healthy as long as nothing has been waiting to be programmed for twice the sync period, and
 while the loop still turns: it says so with every verification, so three silent periods mean that it hangs. The
-process is healthy if every family is. `/healthz` asks for an eligible node and a first complete sync as well:
-cloud load balancers send traffic by it. Contract 5.1. Thread-safe: the loop tells, threads of the server ask.
+process is healthy if every family is. One that waits for another proxy of this node to end is healthy and says
+so: the node is served, and a rolling update must find the new pod ready before it ends the old one. `/healthz`
+asks for an eligible node and a first complete sync as well: cloud load balancers send traffic by it. Contract 5.1.
+Thread-safe: the loop tells, threads of the server ask.
 """
 
 import json
@@ -43,6 +45,7 @@ class Health:
         self._queued: dict[int, float] = {}
         self._heard: dict[int, float] = {}
         self._eligible = False
+        self._holder = ""
 
     def queued(self, families: Iterable[int] | None = None) -> None:
         """Something waits to be programmed, in all families or in some; only the oldest moment counts."""
@@ -65,6 +68,11 @@ class Health:
         with self._lock:
             self._eligible = eligible
 
+    def standby(self, holder: str) -> None:
+        """Another proxy has this node: we wait for it, until it is nobody ('')."""
+        with self._lock:
+            self._holder = holder
+
     @property
     def healthy(self) -> bool:
         """Whether no family is late; true before the first sync, since waiting for the API is no illness."""
@@ -75,6 +83,8 @@ class Health:
         """Return status and body: 200 if healthy, synced once, and the node is eligible."""
         now = self._clock()
         with self._lock:
+            if self._holder:
+                return self._answer(now, True, {"waitingFor": self._holder}, ok=True)
             synced = len(self._updated) == len(self._families)
             healthy = self._healthy() and synced
             return self._answer(now, healthy, {"nodeEligible": self._eligible}, ok=healthy and self._eligible)
@@ -94,10 +104,10 @@ class Health:
         waiting = now - self._queued.get(number, now)
         return waiting < 2 * self._period and now - self._heard.get(number, now) < 3 * self._period
 
-    def _answer(self, now: float, healthy: bool, node: dict[str, bool], *, ok: bool) -> tuple[int, bytes]:
+    def _answer(self, now: float, healthy: bool, more: dict[str, Any], *, ok: bool) -> tuple[int, bytes]:
         latest = max(self._updated.values(), default=0.0)
         body: dict[str, Any] = {"lastUpdated": stamp(now if ok else latest), "currentTime": stamp(now)}
-        body |= node | {"healthy": healthy}
+        body |= more | {"healthy": healthy}
         if self._updated:
             body["status"] = {
                 FAMILY_NAMES[number]: {"lastUpdated": stamp(updated), "healthy": self._in_time(number)}

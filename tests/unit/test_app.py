@@ -4,6 +4,7 @@ import pytest
 
 from ipvsproxy import app
 from ipvsproxy.config import Config
+from ipvsproxy.kernel.alone import Holder
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.loop import Fatal
 
@@ -20,6 +21,21 @@ class Schedulers:
     def probe(self, scheduler):
         if self.code:
             raise KernelError(f"IPVS scheduler {scheduler}", self.code)
+
+
+class Free:
+    """The lock of a network namespace that nobody has; `holder` has it otherwise."""
+
+    holder = None
+
+    def take(self):
+        return self.holder
+
+
+@pytest.fixture(autouse=True)
+def lock(monkeypatch):
+    monkeypatch.setattr(app, "Lock", Free)
+    monkeypatch.setattr(Free, "holder", None)
 
 
 @pytest.fixture
@@ -103,3 +119,10 @@ def test_a_kernel_without_ipvs_has_no_servers_to_remove(monkeypatch):
 
     monkeypatch.setattr(app, "Ipvs", missing)
     assert app._remove_servers(Config("n")) == []
+
+
+def test_cleanup_leaves_a_proxy_at_work_alone_and_says_who_it_is(monkeypatch):
+    monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
+    monkeypatch.setattr(app, "_remove_servers", lambda _: pytest.fail("removed"))
+    with pytest.raises(Fatal, match=r"at work on this node \(process 4711, ipvsproxy v0\.1\.0\): end it first"):
+        app.cleanup(Config("n"))

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode
-from ipvsproxy.kube.inbox import Changed, Failed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.kube.inbox import Alone, Changed, Failed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Server, ServerState
@@ -32,7 +32,8 @@ class Process:
         self.node = node
         self.clock = Clock()
         settings.setdefault("cluster_cidrs", ("10.244.0.0/16",))
-        self.loop = Loop(config(**settings), Inbox(), node.kernel(), self.clock)
+        alone = settings.pop("alone", True)
+        self.loop = Loop(config(**settings), Inbox(), node.kernel(), self.clock, alone=alone)
 
     def list(self, *objects):
         kinds = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}, Kind.NODE: {"node1": Node("node1")}}
@@ -66,6 +67,18 @@ def test_nothing_is_programmed_before_every_kind_is_listed(node):
     assert (node.writes, node.nft.transactions) == (0, [])
     process.loop.turn([Listed(Kind.ENDPOINT_SLICE, {})])
     assert WEB in node.ipvs.table
+
+
+def test_a_second_proxy_follows_the_objects_and_writes_once_it_is_alone(node):
+    Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    before, rules = node.writes, len(node.nft.transactions)
+    second = Process(node, alone=False).list(service(), slice_of("web", "10.244.1.1"))
+    second.change(slice_of("web", "10.244.1.1", "10.244.1.2"))
+    second.wait(1000)
+    assert second.loop._timeout() is None
+    assert (node.writes, len(node.nft.transactions)) == (before, rules)
+    second.loop.turn([Alone()])
+    assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 1}
 
 
 def test_a_change_touches_its_service_only(node):

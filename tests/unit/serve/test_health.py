@@ -140,3 +140,14 @@ def test_other_paths_are_unknown_and_answers_are_counted(health):
     assert respond(Request("DELETE", "/healthz", {}, {})).status == 503
     assert respond(Request("GET", "/livez", {}, {})).content_type == "application/json"
     assert counted == [("/healthz", 503), ("/livez", 200)]
+
+
+def test_one_that_waits_for_another_proxy_is_ready_and_says_so(clock):
+    health = Health(30, (4, 6), clock, clock)
+    health.standby("process 7")
+    clock.now += 1000
+    status, body = health.healthz()
+    assert (status, json.loads(body)["waitingFor"]) == (200, "process 7")
+    assert health.livez()[0] == 200
+    health.standby("")
+    assert health.healthz()[0] == 503
