@@ -17,7 +17,7 @@ SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check unit integration integration-all conformance bench \
+.PHONY: help demo test test-all check unit vagrant-check integration integration-all conformance bench \
         image image-root lock clean
 
 help:  ## this list
@@ -27,9 +27,9 @@ help:  ## this list
 demo: $(VENV)  ## two nodes, pods and a client: Services of every kind, with real requests
 	$(RUN) -- $(PY) tests/integration/demo.py $(ARGS)
 
-test: check unit integration  ## all but the slow tests
+test: check unit vagrant-check integration  ## all but the slow tests
 
-test-all: check unit integration-all  ## all tests
+test-all: check unit vagrant-check integration-all  ## all tests
 
 check: $(VENV)  ## lint, format, types, import layers, shell scripts
 	.venv/bin/ruff check .
@@ -40,6 +40,9 @@ check: $(VENV)  ## lint, format, types, import layers, shell scripts
 
 unit: $(VENV)  ## tests that need neither root nor a kernel
 	$(PY) -m pytest tests/unit $(ARGS) $(NONE_IS_FINE)
+
+vagrant-check: $(VENV) $(REQUIRED)  ## the Vagrantfile and its scripts, as far as they go without a provider (root)
+	$(PY) -m pytest tests/vagrant $(ARGS)
 
 integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (in a micro-VM if need be)
 	$(RUN) -- $(PY) -m pytest $(TESTS) -m 'not slow' $(ARGS)

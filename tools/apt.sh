@@ -9,7 +9,7 @@ as_root() {
 
 apt_missing() {
     for package in "$@"; do
-        dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || printf '%s ' "$package"
+        dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^[hi]i' || printf '%s ' "$package"
     done
 }
 
