@@ -46,6 +46,9 @@ def _look(command: Command, arguments: Sequence[str]) -> int:
         if given.help:
             print(command.usage())
             return 0
+        from ipvsproxy import log
+
+        log.quiet()
         module = import_module(f"ipvsproxy.commands.{command.module}")
         status: int = module.run(_given(command, given))
     except WrongUsage as error:

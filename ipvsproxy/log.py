@@ -6,6 +6,7 @@ for single files. Rules: contract 6.2.
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -68,6 +69,22 @@ def configure(config: Config) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def quiet() -> None:
+    """Say only what is wrong, one line each: for commands that look at things and end."""
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, _plainly],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _plainly(_: object, __: str, event: EventDict) -> str:
+    level, message = event.pop("level").capitalize(), event.pop("event")
+    event.pop("exc_info", None)
+    return f"{level}: {message}" + "".join(f" {name}={_value(value)}" for name, value in event.items())
 
 
 def set_verbosity(level: int) -> None:

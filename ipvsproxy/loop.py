@@ -57,6 +57,7 @@ class Loop:
         self._kernel = kernel
         self._clock = clock
         self._desired = Desired(config, self._report)
+        self._report.holders(self._desired.ledger.holders)
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
         self._drains = Drains()

@@ -5,13 +5,14 @@ to nobody; `serve.board` passes the facts on, tests write them down. A method is
 changed Service, never for all Services.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
 from ipvsproxy.plan.local import LocalView
+from ipvsproxy.plan.state import FrontendKey
 
 
 class Subject(NamedTuple):
@@ -66,6 +67,9 @@ class Sync(msgspec.Struct, frozen=True):
 
 class Report:
     """Listens to nobody."""
+
+    def holders(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
+        """Say how any thread can find out at any time which Service holds which frontend."""
 
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """An event brought objects of a kind; `triggered` is when a pod's change began, 0 if unknown."""

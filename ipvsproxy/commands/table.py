@@ -85,6 +85,8 @@ COMMANDS = (
     Command("run", "program this node and keep it right"),
     Command("cleanup", "take everything of ours and of kube-proxy out of the kernel, as --cleanup does"),
     Command("version", "print the version, as --version does"),
+    Command("explain", "say what happens to a packet on this node, and why", "explain", "[FROM] TO:PORT[/PROTO]",
+        ("node",), (OUTPUT, LINK)),
     Command("completion", "print a script that completes commands and flags", "completion", "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip

@@ -147,7 +147,7 @@ def _attributes(server: Server, address_length: int) -> bytes:
 
 def parse_server(part: bytes) -> tuple[FrontendKey, Server] | None:
     """Read one record of a GET_SERVICE dump; None for firewall-mark servers."""
-    fields = _nested(part, CMD_SERVICE)
+    fields = nested(part, CMD_SERVICE)
     if SVC_FWMARK in fields or SVC_PORT not in fields:
         return None
     length = 4 if u16(fields[SVC_AF]) == socket.AF_INET else 16
@@ -163,7 +163,7 @@ def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, 
 
     `length` is that of the server's address, for kernels that do not tell the destination's family.
     """
-    fields = _nested(part, CMD_DEST)
+    fields = nested(part, CMD_DEST)
     if DEST_AF in fields:
         length = 4 if u16(fields[DEST_AF]) == socket.AF_INET else 16
     destination = Destination(bytes(fields[DEST_ADDR][:length]), int.from_bytes(fields[DEST_PORT], "big"))
@@ -191,7 +191,8 @@ def parse_weight(part: bytes, length: int) -> tuple[Destination, int]:
     return Destination(address[:length], int.from_bytes(port)), weight
 
 
-def _nested(part: bytes, wanted: int) -> dict[int, memoryview]:
+def nested(part: bytes, wanted: int) -> dict[int, memoryview]:
+    """Return the attributes inside one attribute of a generic netlink answer; none where it is not there."""
     for number, payload in attributes(part, GENERIC.size):
         if number == wanted:
             return dict(attributes(payload))

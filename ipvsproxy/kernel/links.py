@@ -78,6 +78,14 @@ class Links:
         self._index = socket.if_nametoindex(LINK_NAME)
         return not found
 
+    def close(self) -> None:
+        """Close the socket."""
+        self._wire.close()
+
+    def look(self) -> None:
+        """Look for kube-ipvs0 without making it."""
+        self._index = _own_index()
+
     def vips(self) -> set[Vip]:
         """Read the VIPs that are there, in both forms. Raises Lost."""
         addresses = {Vip(a, VipForm.ADDRESS) for index, a in self._addresses() if index == self._index}

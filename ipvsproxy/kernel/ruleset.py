@@ -25,6 +25,10 @@ class Ruleset:
         body = NFGENMSG.pack(NFPROTO_INET, 0, 0) + attribute(NFTA_TABLE_NAME, name.encode() + b"\0")
         self._question = message(NFT_MSG_GETTABLE, 0, body)
 
+    def close(self) -> None:
+        """Close the socket."""
+        self._wire.close()
+
     def stamp(self) -> bytes:
         """Return what identifies the table as it is, empty when there is none. Raises KernelError."""
         try:

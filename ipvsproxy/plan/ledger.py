@@ -71,6 +71,13 @@ class Ledger:
         """Return `namespace/name` of the Service that holds a frontend."""
         return self._holders[key].service
 
+    def holders(self) -> dict[FrontendKey, str]:
+        """Return `namespace/name` of the Service of each frontend; for any thread.
+
+        Copying the dictionary is one operation for the interpreter, so nobody changes it meanwhile.
+        """
+        return {key: owner.service for key, owner in self._holders.copy().items()}
+
     @property
     def contested(self) -> bool:
         """Whether any frontend is claimed by more than one Service."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from ipvsproxy.plan.local import LocalView
+from ipvsproxy.plan.state import FrontendKey
 from ipvsproxy.report import Notice, Report, Severity, Subject, Sync
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.health import Health, responder
@@ -36,6 +37,14 @@ class Board(Report):
         self._lacking_counts: Counter[tuple[str, int]] = Counter()
         self._started = time.time()
         self._triggers: list[float] = []
+        self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
+
+    def holders(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
+        """Keep the question for the page that asks it."""
+        self._read_holders = read
+
+    def _holders(self) -> Mapping[FrontendKey, str]:
+        return self._read_holders()
 
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """Count, and keep the trigger until the change is programmed; older ones than the process do not count."""
@@ -107,4 +116,5 @@ class Board(Report):
         """Return the metrics server with the pages of a book."""
         book.add("/metrics", pages.metrics(self.metrics.exposition))
         book.add("/metrics/slis", pages.slis)
+        book.add("/frontends", pages.frontends(self._holders))
         return Listener("metrics", address, book.respond)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from ipvsproxy.plan.state import FrontendKey
 from ipvsproxy.serve.health import HEADERS, JSON
 from ipvsproxy.serve.http import NOT_FOUND, Answer, Request, Respond
 
@@ -72,6 +73,16 @@ def configz(document: Mapping[str, Any]) -> Respond:
     """Answer with the effective KubeProxyConfiguration."""
     body = json.dumps({"kubeproxy.config.k8s.io": document}, separators=(",", ":")).encode()
     return lambda _: Answer(200, body, JSON)
+
+
+def frontends(holders: Callable[[], Mapping[FrontendKey, str]]) -> Respond:
+    """Answer with the Service of each frontend: the names that the kernel does not know."""
+
+    def respond(_: Request) -> Answer:
+        known = {str(key): service for key, service in holders().items()}
+        return Answer(200, json.dumps({"version": 1, "kind": "Frontends", "frontends": known}).encode(), JSON)
+
+    return respond
 
 
 def flagz(flags: Iterable[tuple[str, str]]) -> Respond:

@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     report = Report()
     Runner(report, verbose=options.verbose).run(scenarios)
     print(f"state blocks: {report.facts} facts judged, {report.unjudged} not (metrics, kube-proxy's own sets)")
+    print(f"explain: asked about {report.explained} flows")
     print(report.summary(), flush=True)
     return 1 if report.failed else 0
 

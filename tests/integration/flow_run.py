@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import flow_explain
 import flow_judge as judge
 import flow_kernel
 import flow_state
@@ -38,6 +39,7 @@ class Report:
     failed: int = 0
     skipped: int = 0
     facts: int = 0
+    explained: int = 0
     unjudged: int = 0
     lines: list[str] = dataclasses.field(default_factory=list)
     say: Callable[[str], None] = print
@@ -197,6 +199,13 @@ class Runner:
             else:
                 what = f"{flow.id} {flow.name}"
                 self._report.fail(scenario, what, judge.expected(flow), judge.seen(results[flow.id]))
+        self._compare_with_explain(stage, results, facts)
+
+    def _compare_with_explain(self, stage: Stage, results: dict[str, list[Result]], facts: judge.Facts) -> None:
+        flows = stage.scenario.flows
+        self._report.explained += len(flows)
+        for flow, said, seen in flow_explain.differences(stage.world.node, results, flows, facts):
+            self._report.fail(stage.scenario, f"explain {flow.id} {flow.name}", said, seen)
 
     def _check_state(self, stage: Stage, prefix: Prefix) -> None:
         if not stage.scenario.state:

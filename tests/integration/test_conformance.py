@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 import conformance
+import flow_explain
 import flow_file
 import flow_judge
 import flow_places
@@ -23,6 +24,11 @@ from flow_listeners import HOST, OUTSIDE
 from flow_run import Plant, Report, Runner
 from flow_world import Prefix
 from probe import Question, Result
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.inspect.model import Counters, Real
+from ipvsproxy.inspect.walk import Explanation, Outcome, Packet, Sender, Target
+from ipvsproxy.plan.state import Destination, FrontendKey
 
 NEEDS = pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces", "br_netfilter")
 MORE = pathlib.Path(__file__).with_name("flows-more.json")
@@ -45,6 +51,7 @@ def test_each_rule_once() -> None:
     report = play(flows(*conformance.SUBSETS["rules"]))
     assert report.failed == 0, "\n".join(report.lines)
     assert report.passed > 100
+    assert report.explained == report.passed
 
 
 @NEEDS
@@ -192,6 +199,41 @@ def test_an_endpoint_not_seen_yet_is_asked_for_again_but_nothing_else_is() -> No
     hashed = dataclasses.replace(FACTS, spreads=False)
     assert not flow_judge.lacks_endpoints(POD, [FIRST], hashed)
     assert flow_judge.is_right(POD, [FIRST], hashed)
+
+
+# Whether explain agrees with what was seen.
+
+
+def said(outcome: Outcome, *endpoints: str, source: str = "10.0.0.2") -> Explanation:
+    asked = Packet(parse_ip("10.0.0.2"), FrontendKey(parse_ip("10.96.0.1"), 6, 80), "pods0")
+    targets = [
+        Target(Real(Destination(parse_ip(host), int(port)), 1, 0, 0, 0, Counters()), 0.5, parse_ip(source), "")
+        for host, _, port in (name.partition(":") for name in endpoints)
+    ]
+    return Explanation(asked, Sender.POD, (), outcome, "", None, tuple(targets))
+
+
+BOTH = ("10.0.1.1:80", "10.0.1.2:80")
+AGREEMENTS = [
+    (POD, said(Outcome.ACCEPTED, *BOTH), [FIRST, SECOND], True),
+    (POD, said(Outcome.ACCEPTED, *BOTH), [FIRST, FIRST], False),
+    (POD, said(Outcome.ACCEPTED, BOTH[0]), [FIRST, SECOND], False),
+    (POD, said(Outcome.ACCEPTED, *BOTH, source="192.0.2.1"), [FIRST, SECOND], False),
+    (POD, said(Outcome.ACCEPTED, *BOTH), [Result("refused")], False),
+    (POD, said(Outcome.NOT_OURS), [FIRST], False),
+    (POD, said(Outcome.NOT_OURS), [Result("timeout")], True),
+    (POD, said(Outcome.REFUSED), [Result("refused")], True),
+    (POD, said(Outcome.REFUSED), [Result("timeout")], False),
+    (POD, said(Outcome.DROPPED), [Result("timeout")], True),
+    (HEALTH, said(Outcome.NOT_OURS), [answered(HOST)], True),
+    (HEALTH, said(Outcome.REFUSED), [answered(HOST)], False),
+    (dataclasses.replace(POD, sticky=True), said(Outcome.ACCEPTED, *BOTH), [FIRST, FIRST], True),
+]
+
+
+@pytest.mark.parametrize(("flow", "explanation", "results", "agree"), AGREEMENTS)
+def test_explain_is_compared(flow: Flow, explanation: Explanation, results: list[Result], agree: bool) -> None:
+    assert (not list(flow_explain.compare(flow, explanation, results, FACTS))) is agree
 
 
 # Reading files, and what can share a world.

@@ -1,0 +1,113 @@
+"""`ipvsproxy explain [FROM] TO:PORT[/PROTO]`: what happens to this packet on this node, and why.
+
+From the kernel's state alone (`inspect.walk`); the kernel has no names of Services, so those come from elsewhere
+(`commands.names`) and only decorate the answer. Status 0: an endpoint gets it; 1: refused, dropped or not ours.
+"""
+
+from typing import Any
+
+from ipvsproxy.address import format_ip
+from ipvsproxy.commands.endpoint import address, frontend
+from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.names import Names, names
+from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit
+from ipvsproxy.commands.table import FINE, FOUND
+from ipvsproxy.inspect.model import Match
+from ipvsproxy.inspect.walk import Explanation, Outcome, Target, explain, packet
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.view import View
+
+MOODS = {
+    Outcome.ACCEPTED: Mood.GOOD,
+    Outcome.REFUSED: Mood.BAD,
+    Outcome.DROPPED: Mood.BAD,
+    Outcome.NOT_OURS: Mood.DOUBTFUL,
+}
+ONE_FOR_EACH_CLIENT = {"sh", "dh", "lblc", "lblcr", "mh"}
+"""Schedulers that choose by addresses: a share is then what many clients see together."""
+
+
+def run(given: Given) -> int:
+    """Explain one packet."""
+    if len(given.words) not in (1, 2):
+        raise WrongUsage("one or two words are needed: [FROM] TO:PORT[/PROTO]")
+    to = frontend(given.words[-1])
+    source = address(given.words[0]) if given.words[:-1] not in ((), ("node",)) else None
+    if source is not None and len(source) != len(to.address):
+        raise WrongUsage("FROM and TO are of different families")
+    try:
+        with View() as view:
+            said = explain(packet(to, view, source, given.flags["link"]), view)
+            known = names(given.config, view)
+    except (KernelError, OSError) as error:
+        raise Failed(f"the kernel cannot be read: {error}") from error
+    emit(given.flags["output"], "Explanation", document(said, known), parts(said, known))
+    return FINE if said.outcome is Outcome.ACCEPTED else FOUND
+
+
+def parts(said: Explanation, known: Names) -> Parts:
+    """Return the answer for people."""
+    service = known.of(said.packet.to)
+    yield [Marked(f"{format_ip(said.packet.source)} -> {said.packet.to!s}", Mood.TITLE), f"  ({said.sender})"]
+    yield f"Service: {service or known.missing}"
+    yield ""
+    yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in said.steps])
+    yield ""
+    yield _verdict(said)
+    if said.targets:
+        yield ""
+        heads = ("ENDPOINT", "WEIGHT", "ACTIVE", "INACTIVE", "SHARE", "SOURCE SEEN", "MASQUERADED")
+        yield Grid(heads, [_row(target) for target in said.targets])
+    if said.server and said.server.server.scheduler in ONE_FOR_EACH_CLIENT:
+        yield f"{said.server.server.scheduler} chooses by the client: the shares are those of many clients."
+
+
+def _verdict(said: Explanation) -> Line:
+    return [Marked(said.outcome.upper(), MOODS[said.outcome]), f": {said.reason}"]
+
+
+def _row(target: Target) -> tuple[str | int, ...]:
+    real = target.real
+    source = format_ip(target.source) if target.source else "?"
+    why = target.masquerade or "no"
+    return str(real.destination), real.weight, real.active, real.inactive, f"{target.share:.0%}", source, why
+
+
+def document(said: Explanation, known: Names) -> dict[str, Any]:
+    """Return the answer for programs."""
+    key = said.packet.to
+    return {
+        "from": {"address": format_ip(said.packet.source), "link": said.packet.link, "sender": said.sender.value},
+        "to": str(key),
+        "service": known.of(key),
+        "outcome": said.outcome.value,
+        "reason": said.reason,
+        "steps": [{"place": s.place, "what": s.what, "element": _element(s.match)} for s in said.steps],
+        "server": _server(said),
+        "endpoints": [_endpoint(target) for target in said.targets],
+    }
+
+
+def _element(match: Match | None) -> dict[str, str] | None:
+    return {"set": match.set, "key": match.key, "value": match.value} if match else None
+
+
+def _server(said: Explanation) -> dict[str, Any] | None:
+    if said.server is None:
+        return None
+    server = said.server.server
+    return {"frontend": str(said.server.key), "scheduler": server.scheduler, "affinitySeconds": server.timeout}
+
+
+def _endpoint(target: Target) -> dict[str, Any]:
+    real = target.real
+    return {
+        "endpoint": str(real.destination),
+        "weight": real.weight,
+        "active": real.active,
+        "inactive": real.inactive,
+        "share": round(target.share, 4),
+        "source": format_ip(target.source) if target.source else None,
+        "masqueraded": bool(target.masquerade),
+        "reason": target.masquerade,
+    }

@@ -1,0 +1,57 @@
+"""The names of Services, which the kernel does not know: from a running proxy, or from the objects themselves.
+
+With --manifests or --kubeconfig they are read from there and planned. Otherwise the proxy of this node is asked at
+its metrics address (--metrics-bind-address, /frontends). Whatever is missing is said, and costs only the names.
+"""
+
+import json
+import urllib.request
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ipvsproxy.address import format_endpoint, is_unspecified
+from ipvsproxy.commands import objects
+from ipvsproxy.config import Config
+from ipvsproxy.kernel.view import View
+from ipvsproxy.plan.state import FrontendKey
+
+TIMEOUT_SECONDS = 2.0
+PAGE = "/frontends"
+
+
+class Names(NamedTuple):
+    """Services by their frontends, as `namespace/name`; `missing` says why there are none, empty if there are."""
+
+    services: Mapping[str, str]
+    missing: str = ""
+
+    def of(self, key: FrontendKey) -> str:
+        """Return the Service that has a frontend, empty if it is not known."""
+        return self.services.get(str(key), "")
+
+
+def names(config: Config, view: View) -> Names:
+    """Return all names that can be had. Raises Failed when the objects asked for cannot be read."""
+    if config.manifests is None and config.kubeconfig is None:
+        return _of_running(config)
+    here = objects.of_this_host(config)
+    ledger = objects.desired(here, objects.read(here), view.other_addresses()).ledger
+    return Names({str(key): ledger.owner(key) for key in ledger.frontends}, "none has this frontend")
+
+
+def _of_running(config: Config) -> Names:
+    listen = config.metrics_bind_address
+    if listen is None:
+        return Names({}, "unknown, the proxy serves no metrics; use --manifests or --kubeconfig")
+    address = listen.address
+    if is_unspecified(address):
+        address = b"\x7f\0\0\1" if len(address) == 4 else bytes(15) + b"\1"
+    url = f"http://{format_endpoint(address, listen.port)}{PAGE}"
+    try:
+        # Not by a proxy of the environment: it is this node that is asked.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=TIMEOUT_SECONDS) as answer:
+            return Names(json.load(answer)["frontends"], "none has this frontend")
+    except (OSError, ValueError, KeyError) as error:
+        reason = getattr(error, "reason", error)
+        return Names({}, f"unknown, no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")

@@ -1,0 +1,83 @@
+"""What is read from the kernel to be looked at, as plain values; and the interface through which it is asked.
+
+`kernel.view.View` answers from the kernel. Whoever only decides (`inspect.walk`) knows no more than `State`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from ipvsproxy.inspect.elements import Field
+from ipvsproxy.plan.state import Destination, FrontendKey, Server
+
+
+class Match(NamedTuple):
+    """An element that was found: the set or map it is in, its key, and what a map says of it."""
+
+    set: str
+    key: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.set} {{ {self.key}{' : ' + self.value if self.value else ''} }}"
+
+
+class Counters(NamedTuple):
+    """What IPVS has counted since the object was made; rates are a second's, as the kernel estimates them."""
+
+    connections: int = 0
+    in_packets: int = 0
+    out_packets: int = 0
+    in_bytes: int = 0
+    out_bytes: int = 0
+    connection_rate: int = 0
+    in_packet_rate: int = 0
+    out_packet_rate: int = 0
+    in_byte_rate: int = 0
+    out_byte_rate: int = 0
+
+
+class Real(NamedTuple):
+    """A destination of a virtual server: weight 0 takes no new connections. The numbers are of connections."""
+
+    destination: Destination
+    weight: int
+    active: int
+    inactive: int
+    persistent: int
+    counters: Counters
+
+
+class Virtual(NamedTuple):
+    """A virtual server."""
+
+    key: FrontendKey
+    server: Server
+    counters: Counters
+
+
+class Route(NamedTuple):
+    """Where the kernel sends a packet.
+
+    `local` means to this node; `source` is the address it would give packets of its own.
+    """
+
+    local: bool
+    link: str
+    source: bytes | None
+    gateway: bytes | None
+
+
+class State(Protocol):
+    """The questions that can be asked of a node's kernel. All raise KernelError."""
+
+    def find(self, name: str, *fields: Field) -> Match | None:
+        """Look one element up in a set or map."""
+
+    def route(self, address: bytes) -> Route | None:
+        """Return the way to an address, None where there is none."""
+
+    def server(self, key: FrontendKey) -> Virtual | None:
+        """Return a virtual server, None where there is none."""
+
+    def destinations(self, key: FrontendKey) -> Sequence[Real]:
+        """Return the destinations of a virtual server."""

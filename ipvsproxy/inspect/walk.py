@@ -1,0 +1,302 @@
+"""The way of one packet through this node: what happens to it and why, from the kernel's state alone.
+
+Follows nft/ipvsproxy.nft chain by chain, with the lookups that a packet would make, for the first packet of a new
+connection; then IPVS, then the masquerade of each endpoint. Pure but for the `State` it asks. What the packet
+meets of others (their chains, rp_filter, a FORWARD that drops), and what persistence remembers of one client, is
+not looked at here.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from ipvsproxy.address import family, format_ip, parse_ip
+from ipvsproxy.inspect.model import Match, Real, Route, State, Virtual
+from ipvsproxy.plan.model import Protocol
+from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, HAIRPIN, INSIDE, MASQUERADE, RANGED, VIPS
+from ipvsproxy.plan.state import PERSISTENT, FrontendKey, Masquerade, Verdict
+
+NOWHERE = "?"
+"""The link of a packet whose source no route leads to."""
+POD_CIDRS = {4: "pod_cidrs4", 6: "pod_cidrs6"}
+
+
+class Sender(StrEnum):
+    """Where a packet comes from."""
+
+    NODE = "node"
+    POD = "local pod"
+    OUTSIDE = "outside"
+
+
+class Outcome(StrEnum):
+    """What becomes of a packet."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    DROPPED = "dropped"
+    NOT_OURS = "not ours"
+
+
+class Packet(NamedTuple):
+    """The first packet of a new connection; `link` is the one it comes in by, empty for a process of this node."""
+
+    source: bytes
+    to: FrontendKey
+    link: str = ""
+
+
+class Step(NamedTuple):
+    """Something that happens on the way: in which chain (or part of the kernel), what, and by which element."""
+
+    place: str
+    what: str
+    match: Match | None = None
+
+
+class Target(NamedTuple):
+    """An endpoint that the packet may go to.
+
+    `share` of new connections is 0 to 1. `source` is what the endpoint sees, None where it is not known;
+    `masquerade` is why that is an address of this node, empty if it is the packet's own.
+    """
+
+    real: Real
+    share: float
+    source: bytes | None
+    masquerade: str
+
+
+class Explanation(NamedTuple):
+    """The whole way. `server` and `targets` are empty unless IPVS has the packet."""
+
+    packet: Packet
+    sender: Sender
+    steps: tuple[Step, ...]
+    outcome: Outcome
+    reason: str
+    server: Virtual | None = None
+    targets: tuple[Target, ...] = ()
+
+
+class _End(NamedTuple):
+    """Where the rules have led: to an outcome with its reason, or (None) on to IPVS."""
+
+    outcome: Outcome | None
+    reason: str = ""
+
+
+TO_IPVS = _End(None)
+ENDS = {
+    Verdict.REFUSE: _End(Outcome.REFUSED, "the Service has no usable endpoint anywhere"),
+    Verdict.DROP: _End(Outcome.DROPPED, "endpoints exist, but a Local policy forbids all of them on this node"),
+    Verdict.ACCEPT: TO_IPVS,
+}
+WORDS = {
+    Verdict.ACCEPT: "accept: on to IPVS",
+    Verdict.REFUSE: "refuse: TCP reset or port unreachable",
+    Verdict.DROP: "drop, without an answer",
+    Verdict.INSIDE_ONLY: "only for packets that the inside view has sent here",
+}
+
+
+def packet(to: FrontendKey, state: State, source: bytes | None = None, link: str = "") -> Packet:
+    """Return the packet that a client sends: this node itself (None, or one of its addresses), or another.
+
+    What comes from elsewhere comes in by the link that leads to its source, unless `link` says otherwise. Raises
+    KernelError.
+    """
+    if source is None:
+        route = state.route(to.address)
+        return Packet(route.source if route and route.source else bytes(len(to.address)), to)
+    route = state.route(source)
+    if route is not None and route.local and not link:
+        return Packet(source, to)
+    return Packet(source, to, link or (route.link if route else "") or NOWHERE)
+
+
+def explain(packet: Packet, state: State) -> Explanation:
+    """Say what happens to a packet on this node. Raises KernelError."""
+    return _Walk(packet, state).walk()
+
+
+class _Walk:
+    """One packet on its way; `at` is where it goes to after our DNAT."""
+
+    def __init__(self, packet: Packet, state: State) -> None:
+        self._packet, self._state = packet, state
+        self._number = family(packet.to.address)
+        self._steps: list[Step] = []
+        self._sender = Sender.NODE
+        self._at = packet.to
+
+    def walk(self) -> Explanation:
+        """Go all the way."""
+        self._classify()
+        if self._sender is not Sender.OUTSIDE:
+            self._inside_view()
+        end = self._forwarded() or self._check_source() or self._decide()
+        if end.outcome is not None:
+            return self._ended(end)
+        return self._balance()
+
+    def _ended(self, end: _End) -> Explanation:
+        return Explanation(
+            self._packet, self._sender, tuple(self._steps), end.outcome or Outcome.NOT_OURS, end.reason
+        )
+
+    def _note(self, place: str, what: str, match: Match | None = None) -> None:
+        self._steps.append(Step(place, what, match))
+
+    # prerouting, output_nat, inside
+
+    def _classify(self) -> None:
+        if not self._packet.link:
+            self._note("output", f"sent by this node, from {format_ip(self._packet.source)}")
+            return
+        match = self._pod()
+        self._sender = Sender.POD if match else Sender.OUTSIDE
+        who = "a local pod" if match else "no local pod: an outside client"
+        self._note("prerouting", f"{format_ip(self._packet.source)} by {self._packet.link} is {who}", match)
+
+    def _pod(self) -> Match | None:
+        """Return what makes the source a local pod; a process of the node has no link it comes in by."""
+        found = self._state.find(POD_CIDRS[self._number], self._packet.source)
+        if found is None and self._packet.link:
+            found = self._state.find("pod_interfaces", self._packet.link)
+        return found
+
+    def _inside_view(self) -> None:
+        match = self._find(INSIDE, self._packet.to)
+        if match:
+            address, _, port = match.value.partition(" . ")
+            self._at = FrontendKey(parse_ip(address), self._packet.to.protocol, int(port))
+            self._note("inside", f"externalTrafficPolicy Local, seen from inside: DNAT to {self._at}", match)
+
+    def _find(self, sets: dict[int, str], key: FrontendKey, *more: bytes) -> Match | None:
+        return self._state.find(sets[self._number], key.address, key.protocol, key.port, *more)
+
+    # Routing
+
+    def _forwarded(self) -> _End | None:
+        """Only what is for this node meets the chain `input`; its own packets meet `output` wherever they go."""
+        if self._sender is Sender.NODE:
+            return None
+        route = self._state.route(self._at.address)
+        if route is not None and route.local:
+            return None
+        where = _way(route)
+        self._note("routing", f"{format_ip(self._at.address)} is no address of this node: {where}")
+        return _End(Outcome.NOT_OURS, f"{format_ip(self._at.address)} is no address of this node: {where}")
+
+    # decide, check_source
+
+    def _check_source(self) -> _End | None:
+        ranged = self._find(RANGED, self._packet.to)
+        if ranged is None:
+            return None
+        allowed = self._find(ALLOWED, self._packet.to, self._packet.source)
+        if allowed:
+            self._note("check_source", f"{format_ip(self._packet.source)} is in the source ranges", allowed)
+            return None
+        self._note("check_source", f"{format_ip(self._packet.source)} is in none of the source ranges", ranged)
+        return _End(Outcome.DROPPED, f"loadBalancerSourceRanges do not have {format_ip(self._packet.source)}")
+
+    def _decide(self) -> _End:
+        match = self._find(FRONTENDS, self._at)
+        if match is None:
+            return self._no_frontend()
+        verdict = Verdict(match.value) if match.value in list(Verdict) else None
+        self._note("decide", WORDS[verdict] if verdict else match.value, match)
+        if verdict is Verdict.INSIDE_ONLY:
+            redirected = self._at != self._packet.to
+            return (
+                TO_IPVS if redirected else _End(Outcome.REFUSED, "a port of ours that only our own DNAT leads to")
+            )
+        return ENDS[verdict] if verdict else _End(Outcome.NOT_OURS, f"a verdict of others: {match.value}")
+
+    def _no_frontend(self) -> _End:
+        if self._at.protocol == Protocol.TCP:
+            match = self._state.find("health_check_ports", self._at.port)
+            if match:
+                self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
+                return _End(Outcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service")
+        match = self._state.find(VIPS[self._number], self._at.address)
+        if match:
+            self._note("decide", "the guard refuses ports of a VIP that no Service has", match)
+            return _End(
+                Outcome.REFUSED, f"{format_ip(self._at.address)} is a VIP, but no Service has this port on it"
+            )
+        self._note("decide", f"no frontend {self._at}, and no VIP of ours")
+        return TO_IPVS
+
+    # IPVS
+
+    def _balance(self) -> Explanation:
+        server = self._state.server(self._at)
+        if server is None:
+            return self._ended(_End(Outcome.NOT_OURS, self._without_server()))
+        reals = self._state.destinations(self._at)
+        targets = tuple(self._targets(reals))
+        self._note("IPVS", f"virtual server {self._at}, scheduler {server.server.scheduler}{_affinity(server)}")
+        if not targets:
+            reason = "IPVS has no endpoint that takes new connections: port unreachable"
+            return self._ended(_End(Outcome.REFUSED, reason))._replace(server=server)
+        reason = f"IPVS sends it to one of {len(targets)} endpoint{'s' * (len(targets) > 1)}"
+        return Explanation(
+            self._packet, self._sender, tuple(self._steps), Outcome.ACCEPTED, reason, server, targets
+        )  # fmt: skip
+
+    def _without_server(self) -> str:
+        if self._find(FRONTENDS, self._at):
+            return f"drift: the rules accept {self._at}, but IPVS has no such server"
+        route = self._state.route(self._at.address)
+        return f"no frontend {self._at} on this node: {_way(route)}"
+
+    def _targets(self, reals: Iterable[Real]) -> Iterable[Target]:
+        live = [real for real in reals if real.weight > 0]
+        total = sum(real.weight for real in live)
+        for real in live:
+            reason, source = self._masquerade(real.destination.address)
+            yield Target(real, real.weight / total, source, reason)
+
+    # postrouting
+
+    def _masquerade(self, endpoint: bytes) -> tuple[str, bytes | None]:
+        """Return why the source becomes a node address (empty: it does not), and what the endpoint sees."""
+        route = self._state.route(endpoint)
+        local = route is not None and route.local
+        reason = (
+            "" if local and self._sender is not Sender.NODE else self._masquerade_reason(endpoint, local=local)
+        )
+        if not reason:
+            return "", self._packet.source
+        return reason, route.source if route else None
+
+    def _masquerade_reason(self, endpoint: bytes, *, local: bool) -> str:
+        source = self._packet.source
+        if self._state.find(HAIRPIN[self._number], source, endpoint):
+            return "hairpin: the endpoint reaches itself"
+        match = self._find(MASQUERADE, self._packet.to)
+        if match is not None and match.value == Masquerade.UNLESS_LOCAL_POD:
+            return "" if self._pod() else "the client is no local pod"
+        if match is not None:
+            return "externalTrafficPolicy Cluster, or masqueradeAll"
+        if not local and self._state.find(VIPS[self._number], source):
+            return "the source is a VIP, which no other host can answer"
+        return ""
+
+
+def _way(route: Route | None) -> str:
+    if route is None:
+        return "no route leads there"
+    if route.local:
+        return "a program of this node may listen there"
+    via = f" via {format_ip(route.gateway)}" if route.gateway else ""
+    return f"it is forwarded to {route.link}{via}"
+
+
+def _affinity(server: Virtual) -> str:
+    if not server.server.flags & PERSISTENT:
+        return ""
+    return f", affinity of clients for {server.server.timeout} s"

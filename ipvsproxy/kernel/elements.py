@@ -1,0 +1,100 @@
+"""The elements of our nft table as the kernel has them: one looked up by its key, or all of one set.
+
+Plain netlink (NFT_MSG_GETSETELEM, include/uapi/linux/netfilter/nf_tables.h): a lookup reads one element, whatever
+the size of the set, and asks no program that could stumble over tables of others. In a set of intervals the kernel
+finds the interval that a key lies in, by the same search as for packets (nft_rbtree_get, nft_pipapo_get).
+
+What the bytes mean is told by `inspect.elements`.
+"""
+
+import errno
+import struct
+from collections.abc import Iterator
+
+from ipvsproxy.inspect.elements import Raw
+from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFPROTO_INET
+
+NFT_MSG_GETSETELEM = 10 << 8 | 13
+LIST_TABLE, LIST_SET, LIST_ELEMENTS, LIST_ELEM = 1, 2, 3, 1
+ELEM_KEY, ELEM_DATA, ELEM_FLAGS, ELEM_KEY_END = 1, 2, 3, 10
+DATA_VALUE, DATA_VERDICT = 1, 2
+VERDICT_CODE, VERDICT_CHAIN = 1, 2
+INTERVAL_END = 0x1
+"""NFT_SET_ELEM_INTERVAL_END: the element is not in the set, it is where an interval stops."""
+NESTED = 1 << 15
+BIG_U32, BIG_S32 = struct.Struct(">I"), struct.Struct(">i")
+
+
+class Elements:
+    """The sets and maps of one table of the inet family."""
+
+    def __init__(self, table: str) -> None:
+        self._wire = Wire(NETLINK_NETFILTER)
+        self._table = attribute(LIST_TABLE, table.encode() + b"\0")
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._wire.close()
+
+    def find(self, name: str, key: bytes, *, stop: bool = False) -> Raw | None:
+        """Return the element of a set with this key, or of an interval that it lies in. Raises KernelError.
+
+        None also when there is no such set, or no table. `stop` asks for the element where that interval stops.
+        """
+        wanted = attribute(ELEM_KEY | NESTED, attribute(DATA_VALUE, key))
+        if stop:
+            wanted += attribute(ELEM_FLAGS, BIG_U32.pack(INTERVAL_END))
+        wanted = attribute(LIST_ELEM | NESTED, wanted)
+        try:
+            answer = self._wire.request(self._question(name, attribute(LIST_ELEMENTS | NESTED, wanted)))
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return next(_elements(answer), None)
+
+    def all(self, name: str) -> list[Raw]:
+        """Return all elements of a set, in the kernel's order. Raises KernelError."""
+        try:
+            parts = self._wire.dump(self._question(name, b""))
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            raise
+        return [element for part in parts for element in _elements(part)]
+
+    def _question(self, name: str, wanted: bytes) -> bytes:
+        head = NFGENMSG.pack(NFPROTO_INET, 0, 0)
+        return message(
+            NFT_MSG_GETSETELEM, 0, head + self._table + attribute(LIST_SET, name.encode() + b"\0") + wanted
+        )
+
+
+def _elements(part: bytes) -> Iterator[Raw]:
+    for number, payload in attributes(part, NFGENMSG.size):
+        if number == LIST_ELEMENTS:
+            for _, element in attributes(payload):
+                yield _element(dict(attributes(element)))
+
+
+def _element(fields: dict[int, memoryview]) -> Raw:
+    flags = BIG_U32.unpack_from(fields[ELEM_FLAGS])[0] if ELEM_FLAGS in fields else 0
+    data = dict(attributes(fields[ELEM_DATA])) if ELEM_DATA in fields else {}
+    code, chain = None, ""
+    if DATA_VERDICT in data:
+        verdict = dict(attributes(data[DATA_VERDICT]))
+        code = BIG_S32.unpack_from(verdict[VERDICT_CODE])[0]
+        chain = bytes(verdict.get(VERDICT_CHAIN, b"")).rstrip(b"\0").decode()
+    return Raw(
+        key=_value(fields.get(ELEM_KEY)),
+        end=_value(fields.get(ELEM_KEY_END)),
+        stops=bool(flags & INTERVAL_END),
+        value=bytes(data.get(DATA_VALUE, b"")),
+        code=code,
+        chain=chain,
+    )
+
+
+def _value(field: memoryview | None) -> bytes:
+    return bytes(dict(attributes(field)).get(DATA_VALUE, b"")) if field is not None else b""

@@ -1,0 +1,54 @@
+"""What a kernel would answer to `inspect.walk`, made from a ledger: everything wanted is there."""
+
+from ipvsproxy.address import family, format_ip, parse_cidr
+from ipvsproxy.inspect.elements import SHAPES
+from ipvsproxy.inspect.model import Counters, Match, Real, Route, Virtual
+from ipvsproxy.plan.rules import PROTOCOL_NAMES
+from ipvsproxy.plan.state import Slot
+
+KINDS = {"protocol": PROTOCOL_NAMES.get, "port": str, "name": lambda name: f'"{name}"'}
+
+
+class MemoryState:
+    """`here` are the addresses of links; pods of `pods` are reached by the link pods0, all others by eth0."""
+
+    def __init__(self, ledger, here=(), pods=()):
+        self.elements = dict(ledger.elements)
+        self.servers = {key: list(f.destinations) for key, f in ledger.frontends.items()}
+        self.attributes = {key: f.server for key, f in ledger.frontends.items()}
+        self.here, self.pods = list(here), set(pods)
+        self.vips = {key.address for key in ledger.frontends if ledger.vip(key.address)}
+        self.weights = {}
+
+    def find(self, name, *fields):
+        shape = SHAPES[name]
+        words = [KINDS.get(kind, format_ip)(field) for field, kind in zip(fields, shape.key, strict=True)]
+        text = " . ".join(words)
+        if not shape.interval:
+            return (
+                Match(name, text, self.elements[Slot(name, text)]) if Slot(name, text) in self.elements else None
+            )
+        for slot in self.elements:
+            *head, last = slot.key.split(" . ")
+            if slot.set == name and head == words[:-1] and _holds(last, fields[-1]):
+                return Match(name, slot.key)
+        return None
+
+    def route(self, address):
+        if address in self.vips or address in self.here or format_ip(address).startswith("127."):
+            return Route(True, "lo", address, None)
+        link = "pods0" if address in self.pods else "eth0"
+        return Route(False, link, next(a for a in self.here if family(a) == family(address)), None)
+
+    def server(self, key):
+        return Virtual(key, self.attributes[key], Counters()) if key in self.servers else None
+
+    def destinations(self, key):
+        return [Real(d, self.weights.get(d, 1), 0, 0, 0, Counters()) for d in self.servers[key]]
+
+
+def _holds(text, field):
+    if isinstance(field, str):
+        name = text.strip('"')
+        return field.startswith(name[:-1]) if name.endswith("*") else field == name
+    return field in parse_cidr(text if "/" in text else f"{text}/{len(field) * 8}")

@@ -1,0 +1,78 @@
+"""Where names of Services come from: a proxy that runs, a folder, or nowhere."""
+
+import http.server
+import threading
+from types import SimpleNamespace
+
+import pytest
+from build import config, key
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.commands.names import names
+from ipvsproxy.config.model import Listen
+from ipvsproxy.report import Report
+from ipvsproxy.serve.board import Board
+from ipvsproxy.serve.http import Address, Request
+from ipvsproxy.serve.pages import Pages
+
+LOOPBACK = parse_ip("127.0.0.1")
+WEB = key("10.96.0.10:80")
+MANIFEST = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default, uid: u}
+spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}
+"""
+
+
+@pytest.fixture
+def page():
+    """A server that answers as the metrics server of a proxy does."""
+    board = Board(30.0, lambda _: None)
+    board.holders(lambda: {WEB: "default/web"})
+    respond = board.metrics_listener(Address(LOOPBACK, 0), Pages()).respond
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = respond(Request("GET", self.path, {}, self.headers, b""))
+            self.send_response(answer.status)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_a_running_proxy_is_asked(page):
+    known = names(config(metrics_bind_address=Listen(bytes(4), page)), None)
+    assert known.of(WEB) == "default/web"
+    assert known.of(key("10.96.0.10:81")) == ""
+
+
+def test_a_proxy_that_does_not_run_costs_only_the_names():
+    known = names(config(metrics_bind_address=Listen(LOOPBACK, 1)), None)
+    assert known.of(WEB) == ""
+    assert "no proxy answers" in known.missing
+    assert "serves no metrics" in names(config(metrics_bind_address=None), None).missing
+
+
+def test_objects_are_planned(tmp_path):
+    (tmp_path / "web.yaml").write_text(MANIFEST)
+    view = SimpleNamespace(other_addresses=lambda: frozenset([parse_ip("192.0.2.1")]))
+    assert names(config(manifests=tmp_path), view).of(WEB) == "default/web"
+
+
+def test_nobody_holds_anything_before_the_loop_says_so():
+    board = Board(30.0, lambda _: None)
+    book = Pages()
+    board.metrics_listener(Address(LOOPBACK, 0), book)
+    answer = book.respond(Request("GET", "/frontends", {}, {}, b""))
+    assert answer.body == b'{"version": 1, "kind": "Frontends", "frontends": {}}'
+    assert Report().holders(dict) is None

@@ -1,0 +1,165 @@
+"""Every flow of flows.json explained from what the planner wants, and the cases that flows do not have.
+
+The same flows are explained from a real kernel, and compared with the wire, by tests/integration/flow_explain.py.
+"""
+
+from pathlib import Path
+
+import flow_file
+import flow_objects
+import flow_places
+import pytest
+from build import config, endpoint, key, service, slice_of
+from memory_state import MemoryState
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.commands.objects import desired
+from ipvsproxy.config.assemble import config as assembled
+from ipvsproxy.config.commandline import parse
+from ipvsproxy.config.settle import settle
+from ipvsproxy.inspect.walk import Outcome, Sender, explain, packet
+from ipvsproxy.kube.decode import decode_mapping
+from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.plan.state import Slot
+
+SCENARIOS = flow_file.load(Path(__file__).parents[2] / "integration" / "flows.json")
+ROWS = [(scenario, flow) for scenario in SCENARIOS for flow in scenario.flows]
+OUTCOMES = {
+    "endpoints": {Outcome.ACCEPTED},
+    "reject": {Outcome.REFUSED},
+    "drop": {Outcome.DROPPED, Outcome.NOT_OURS},  # a VIP that is ignored is nobody's
+    "passes-through": {Outcome.NOT_OURS},
+}
+
+
+def state_of(scenario):
+    flags = [flag for flag in flow_objects.flags(scenario) if not flag.startswith("--manifests")]
+    settings = assembled(settle(parse(flags).values, {}), scenario.node_name)
+    objects = {kind: {} for kind in Kind}
+    for tree in flow_objects.objects(scenario):
+        value = decode_mapping(Kind(tree["kind"]), tree).object
+        if value is not None:
+            objects[Kind(tree["kind"])][value.key] = value
+    here = [parse_ip(text) for text in sorted(scenario.node_addresses, key=flow_file.LOOPBACKS.__contains__)]
+    pods = [parse_ip(text) for text, place in flow_places.places(scenario).items() if place == "pod"]
+    listed = [Listed(kind, found) for kind, found in objects.items()]
+    return MemoryState(desired(settings, listed, here).ledger, here, pods)
+
+
+@pytest.fixture(scope="module")
+def states():
+    return {scenario.id: state_of(scenario) for scenario in SCENARIOS}
+
+
+@pytest.mark.parametrize(("scenario", "flow"), ROWS, ids=[flow.id for _, flow in ROWS])
+def test_every_flow(states, scenario, flow):
+    state, here = states[scenario.id], scenario.node_addresses
+    link = detected_link(scenario) if flow.sender == "pod" else ""
+    source = None if flow.sender == "node" else parse_ip(flow.source)
+    to = key(f"{flow_file.endpoint_name(flow.address, flow.port)}/{flow.proto.upper()}")
+    said = explain(packet(to, state, source, link), state)
+    assert said.outcome in OUTCOMES[flow.expect], said
+    assert {str(target.real.destination) for target in said.targets} == flow.endpoints
+    for target in said.targets:
+        wanted = flow.masquerade_by_endpoint.get(str(target.real.destination), flow.masquerade)
+        if wanted is not None and flow.sender != "node":
+            assert bool(target.masquerade) is wanted, (target, said.steps)
+            assert (target.source in map(parse_ip, here)) is wanted
+
+
+def detected_link(scenario):
+    """Pods come in by the link that the detector looks for."""
+    mode, name = flow_objects.detector(scenario)
+    return {"BridgeInterface": name, "InterfaceNamePrefix": f"{name}1"}.get(mode, "pods0")
+
+
+# What flows do not have.
+
+HERE, POD, CLIENT = parse_ip("192.0.2.1"), parse_ip("10.244.1.9"), parse_ip("192.0.2.100")
+WEB = key("10.96.0.10:80")
+
+
+def node_with(svc, *slices, **settings):
+    listed = [Listed(Kind.SERVICE, {svc.key: svc}), Listed(Kind.ENDPOINT_SLICE, {s.key: s for s in slices})]
+    wanted = desired(
+        config(cluster_cidrs=("10.244.0.0/16",), **settings), [*listed, Listed(Kind.NODE, {})], [HERE]
+    )
+    return MemoryState(wanted.ledger, [HERE], [POD])
+
+
+def ask(state, to, source=None, **settings):
+    return explain(packet(to, state, source, **settings), state)
+
+
+def elements_of(said):
+    return [step.match.set for step in said.steps if step.match]
+
+
+def test_who_sends_it():
+    state = node_with(service(), slice_of("web", "10.244.1.1"))
+    assert ask(state, WEB).sender is Sender.NODE
+    assert ask(state, WEB, HERE).sender is Sender.NODE
+    assert ask(state, WEB, POD).sender is Sender.POD
+    assert ask(state, WEB, CLIENT).sender is Sender.OUTSIDE
+    # One of this node's own addresses on the wire is somebody who pretends.
+    assert ask(state, WEB, HERE, link="eth0").sender is Sender.OUTSIDE
+
+
+def test_shares_follow_weights_and_draining_endpoints_get_nothing():
+    state = node_with(service(), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
+    one, two, three = sorted(state.servers[WEB])
+    state.weights = {one: 3, two: 1, three: 0}
+    said = ask(state, WEB, CLIENT)
+    assert {(t.real.destination, t.share) for t in said.targets} == {(one, 0.75), (two, 0.25)}
+    state.weights[one] = state.weights[two] = 0
+    said = ask(state, WEB, CLIENT)
+    assert (said.outcome, said.targets) == (Outcome.REFUSED, ())
+    assert "no endpoint that takes new connections" in said.reason
+
+
+def test_the_element_that_decided_is_named():
+    ranges = service(load_balancer_ips=["203.0.113.1"], source_ranges=["198.51.100.0/24"])
+    state = node_with(ranges, slice_of("web", "10.244.1.1"))
+    vip = key("203.0.113.1:80")
+    said = ask(state, vip, CLIENT)
+    assert (said.outcome, elements_of(said)) == (Outcome.DROPPED, ["ranged4"])
+    said = ask(state, vip, parse_ip("198.51.100.7"))
+    assert said.outcome is Outcome.ACCEPTED
+    assert str(said.steps[1].match) == "allowed4 { 203.0.113.1 . tcp . 80 . 198.51.100.0/24 }"
+    said = ask(state, key("203.0.113.1:22"), CLIENT)
+    assert (said.outcome, elements_of(said)) == (Outcome.REFUSED, ["vips4"])
+    assert ask(state, key("192.0.2.1:22"), CLIENT).outcome is Outcome.NOT_OURS
+
+
+def test_rules_without_a_server_are_called_drift():
+    state = node_with(service(), slice_of("web", "10.244.1.1"))
+    del state.servers[WEB]
+    said = ask(state, WEB, CLIENT)
+    assert said.outcome is Outcome.NOT_OURS
+    assert said.reason.startswith("drift")
+
+
+def test_a_server_of_others_on_an_address_that_is_no_vip():
+    state = node_with(service(), slice_of("web", "10.244.1.1"))
+    others = key("192.0.2.1:8080")
+    state.servers[others], state.attributes[others] = state.servers[WEB], state.attributes[WEB]
+    assert ask(state, others, CLIENT).outcome is Outcome.ACCEPTED
+
+
+def test_the_made_up_port_of_the_inside_view_answers_nobody_who_dials_it():
+    both = service(load_balancer_ips=["203.0.113.1"], external_local=True, internal_local=True)
+    state = node_with(both, slice_of("web", endpoint("10.244.2.1", on="node2")))
+    said = ask(state, key("203.0.113.1:80"), POD)
+    assert (said.outcome, elements_of(said)[:2]) == (Outcome.ACCEPTED, ["pod_cidrs4", "inside4"])
+    assert said.server.key == key("10.96.0.10:32848")
+    assert ask(state, key("10.96.0.10:32848"), POD).outcome is Outcome.REFUSED
+    assert ask(state, key("203.0.113.1:80"), CLIENT).outcome is Outcome.DROPPED
+
+
+def test_a_node_process_that_leaves_with_a_vip_is_masqueraded_without_a_detector():
+    state = node_with(service(), slice_of("web", "10.244.1.1"))
+    state.elements = {slot: v for slot, v in state.elements.items() if slot.set != "masquerade4"}
+    (target,) = ask(state, WEB).targets
+    assert "a VIP" in target.masquerade
+    assert target.source == HERE
+    assert Slot("vips4", "10.96.0.10") in state.elements
