@@ -28,6 +28,7 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 CACHE = REPO / ".cache/vm"
 GUEST_INIT = REPO / "tests/integration/guest-init"
 VENV_BIN = REPO / ".venv/bin"
+BACKPORTS = ".cache/kernel-backports/vmlinuz"
 PROBE_SECONDS = 20
 POLL_SECONDS = 0.1
 PASSED_ON = (
@@ -127,8 +128,13 @@ class Guest:
 
 
 def kernel() -> pathlib.Path:
-    """The kernel to boot: IPVSPROXY_KERNEL (…/boot/vmlinuz-VERSION of an unpacked package), or our own."""
-    return pathlib.Path(os.environ.get("IPVSPROXY_KERNEL") or REPO / ".cache/kernel/vmlinuz").resolve()
+    """The kernel to boot: the distribution's, or the one that IPVSPROXY_KERNEL names.
+
+    `backports` is the newest one built for this release of Debian; anything else is a path, …/boot/vmlinuz-VERSION
+    of an unpacked package.
+    """
+    wanted = os.environ.get("IPVSPROXY_KERNEL") or ".cache/kernel/vmlinuz"
+    return (REPO / (BACKPORTS if wanted == "backports" else wanted)).resolve()
 
 
 def vng_argv(folder: pathlib.Path, *, kvm: bool) -> list[str]:
@@ -166,7 +172,8 @@ def compile_sources() -> None:
 
 def run(command: list[str], reason: str, timeout: float) -> int:
     """Boot, run the command, and return its exit code; 124 on a timeout, 125 when the guest died."""
-    subprocess.run([REPO / "tools/vm-setup"], check=True)
+    which = ["backports"] if os.environ.get("IPVSPROXY_KERNEL") == "backports" else []
+    subprocess.run([REPO / "tools/vm-setup", *which], check=True)
     compile_sources()
     kvm = kvm_works()
     how = "KVM" if kvm else "software emulation, KVM does not work here"
