@@ -14,8 +14,8 @@ from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.node import NodeFacts, blindness, facts
-from ipvsproxy.plan.rules import detector_elements
-from ipvsproxy.plan.state import FrontendKey, Slot, Touched
+from ipvsproxy.plan.rules import detector_elements, guard
+from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
 from ipvsproxy.plan.wanted import plan_service
 from ipvsproxy.report import Report, service_subject
 
@@ -82,6 +82,11 @@ class Desired:
             return
         self._report.local(key, view)
 
+    def guards_of_leaving(self, vips: Iterable[Vip]) -> dict[Slot, str]:
+        """Return guards for VIPs that are there and not wanted, but not for those that another link holds, too."""
+        mine = (vip.address for vip in vips if vip.address not in self._facts.link_addresses)
+        return {guard(address): "" for address in mine if self.ledger.vip(address) is None}
+
     def stages(self) -> Sequence[list[str]]:
         """Return all Services in the order of a cold start: those that all others wait for come first."""
         keys = self.store.take_dirty()
@@ -105,7 +110,12 @@ class Desired:
 
 
 def is_urgent(service: Service) -> bool:
-    """Whether other programs cannot start without this Service: the API server's own, and DNS."""
+    """Whether other programs cannot start without this Service: the API server's own, and DNS.
+
+    But none with addresses from outside: an older Service, not planned yet, may hold the same.
+    """
+    if service.external_ips or service.load_balancer_ips:
+        return False
     return service.key == API_SERVER or any(
         p.port == DNS_PORT and p.protocol is Protocol.UDP for p in service.ports
     )

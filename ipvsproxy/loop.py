@@ -63,6 +63,7 @@ class Loop:
         self._drains = Drains()
         self._alone = alone
         self._started = False
+        self._node_unseen = True
         self._retry = Timer(clock, *RETRY_SECONDS)
         self._next_verify = 0.0
 
@@ -75,13 +76,12 @@ class Loop:
 
     def turn(self, events: list[Event]) -> None:
         """Handle some events and whatever is due. Raises Fatal."""
-        addresses_changed = False
         for event in events:
             match event:
                 case Failed(reason):
                     raise Fatal(reason)
                 case NodeAddressesChanged():
-                    addresses_changed = True
+                    self._node_unseen = True
                 case Alone():
                     self._alone = True
                 case _:
@@ -92,11 +92,11 @@ class Loop:
             self._report.queued()
         began = self._clock()
         try:
-            changes = self._work(addresses_changed=addresses_changed)
+            changes = self._work()
         except (KernelError, NftError) as error:
             # Nothing is known to be lost by stopping half way: what was not recorded is still pending.
             log.exception("sync failed, trying again", error=str(error))
-            self._pending.update(self._desired.ledger.everything())
+            self._everything_pending()
             self._retry.later()
             self._report.failed()
         else:
@@ -128,11 +128,16 @@ class Loop:
             )
         )
 
-    def _work(self, *, addresses_changed: bool) -> int:
+    def _everything_pending(self) -> None:
+        """What is wanted and what is there: some of the latter may be to go."""
+        self._pending.update(self._desired.ledger.everything())
+        self._pending.update(self._kernel.shadow.everything())
+
+    def _work(self) -> int:
         """Do what is due and return the number of changes to the kernel."""
         if not self._started:
             return self._start() if self._retry.due() else 0
-        if addresses_changed or self._desired.store.node_changed:
+        if self._node_unseen or self._desired.store.node_changed:
             self._look_at_node()
         self._plan()
         if self._clock() >= self._next_verify:
@@ -157,8 +162,7 @@ class Loop:
             log.info("API server and DNS answer", services=len(first), seconds=self._since(began))
         else:
             rest = first + rest
-        self._pending.servers |= shadow.servers.keys()
-        self._pending.vips |= {vip.address for vip in shadow.vips}
+        self._pending.update(shadow.everything())
         changes += self._bring_up(rest)
         self._started = True
         memory.settle()
@@ -178,8 +182,10 @@ class Loop:
     def _bring_up(self, keys: list[str]) -> int:
         """Plan Services, load the rules of all that are planned, then the rest; return the number of changes."""
         self._pending.update(self._desired.plan(keys))
-        self._kernel.load_rules(self._desired.ledger.elements)
-        self._pending.slots.clear()
+        # What has been adopted and is to go must not answer without any rules until it is gone.
+        leaving = self._desired.guards_of_leaving(self._kernel.shadow.vips)
+        self._kernel.load_rules({**self._desired.ledger.elements, **leaving})
+        self._pending.slots = set(leaving)
         return self._apply()
 
     def _since(self, began: float) -> float:
@@ -187,6 +193,7 @@ class Loop:
 
     def _look_at_node(self) -> None:
         touched = self._desired.look_at_node(self._kernel.other_addresses())
+        self._node_unseen = False
         self._pending.update(touched)
 
     def _plan(self) -> None:
@@ -200,6 +207,7 @@ class Loop:
 
     def _apply(self) -> int:
         """Carry out what is pending and return the number of changes; what fails stays pending."""
+        self._pending.update(self._kernel.settle_doubts())
         pending, self._pending = self._pending, Touched()
         steps = diff(pending, self._desired.ledger, self._kernel.shadow, self._protected)
         failed = self._kernel.apply(steps) if steps else Touched()

@@ -33,7 +33,8 @@ from ipvsproxy.plan.state import Destination, FrontendKey, Server, ServerState
 
 NETLINK_GENERIC = 16
 ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DEST}
-ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (errno.ENOENT, errno.ESRCH)}
+ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (errno.ENOENT,)}
+"""A destination whose whole server is gone (ESRCH) is another matter: somebody has deleted one that is wanted."""
 SMALL_READ = 4096
 PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
 """A frontend nobody has (TEST-NET-2), on which a scheduler is tried out."""

@@ -2,9 +2,10 @@
 
 In: `Steps` from plan.diff. Out: a changed kernel, a changed shadow, and the names of what failed. A step that
 fails costs only the object it is about; the shadow records what the kernel accepted and nothing else. When
-answers were lost the shadow of that subsystem is read again from the kernel.
+answers were lost, that subsystem is in doubt and is read again from the kernel before anything else is decided.
 """
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ from ipvsproxy.address import format_ip
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.netlink import Lost
+from ipvsproxy.kernel.netlink import KernelError, Lost
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.diff import (
@@ -25,6 +26,7 @@ from ipvsproxy.plan.diff import (
     record_ipvs,
     record_vip,
 )
+from ipvsproxy.plan.gate import guarded_servers, guarded_vips, replaced_vips, unneeded_elements
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 from nft import ruleset as static_rules
@@ -34,6 +36,8 @@ TABLE = Table("inet", "ipvsproxy")
 VERIFIED_AT_ONCE = 1000
 """Servers whose destinations one verification reads: three system calls each."""
 LOGGED_AT_ONCE = 10
+CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
+"""Answers of nftables that mean: the table is not what we think it is."""
 
 log = structlog.get_logger()
 
@@ -65,6 +69,7 @@ class Kernel:
         self._nft = nft
         self._ruleset = ruleset
         self._stamp: bytes = b""
+        self._servers_in_doubt = self._vips_in_doubt = self._rules_in_doubt = False
         self._verified = 0
         self._pressure = Pressure()
 
@@ -76,8 +81,38 @@ class Kernel:
     def adopt(self) -> None:
         """Fill the shadow of IPVS and VIPs from the kernel. Raises KernelError."""
         self._links.ensure_link()
-        self.shadow.servers = self._ipvs.observe()
-        self.shadow.vips = self._links.vips()
+        self._servers_in_doubt = self._vips_in_doubt = True
+        self.settle_doubts()
+
+    def settle_doubts(self) -> Touched:
+        """Make the shadow true again where answers were lost or contradicted it; return the names that differed.
+
+        Raises KernelError.
+        """
+        different = Touched()
+        if self._servers_in_doubt:
+            servers, self.shadow.servers = self.shadow.servers, self._ipvs.observe()
+            both = servers.keys() | self.shadow.servers.keys()
+            different.servers = {key for key in both if servers.get(key) != self.shadow.servers.get(key)}
+            self._servers_in_doubt = False
+        if self._vips_in_doubt:
+            different.vips = self._reread_vips()
+        if self._rules_in_doubt:
+            self._reload_rules()
+        return different
+
+    def _reread_vips(self) -> set[bytes]:
+        vips, self.shadow.vips = self.shadow.vips, self._links.vips()
+        self._vips_in_doubt = False
+        return {vip.address for vip in self.shadow.vips ^ vips}
+
+    def _reload_rules(self) -> None:
+        """Load what the table should hold; a refusal is logged, and costs nothing else."""
+        log.warning("nftables ruleset is not as left, loading it again", table=str(TABLE))
+        try:
+            self.load_rules(self.shadow.elements)
+        except NftError as error:
+            log.error("nftables ruleset could not be loaded", error=error.text[:500])
 
     def load_rules(self, elements: dict[Slot, str]) -> None:
         """Replace our table by the static rules and these elements, atomically. Raises NftError."""
@@ -87,22 +122,26 @@ class Kernel:
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
         self._nft.run(transaction)
         self.shadow.elements = dict(elements)
+        self._rules_in_doubt = False
         self._stamp = self._ruleset.stamp()
         self._forwarding.ensure()
 
     def apply(self, steps: Steps) -> Touched:
-        """Carry out all phases in order; return the names of what failed."""
+        """Carry out all phases in order; return the names of what failed and of what had to wait for it."""
         failed = Touched()
         self._change_elements(steps.raised, failed)
-        if steps.bound or steps.unbound:
-            self._change_servers(steps.added, failed)
-            self._change_vips(steps.bound, failed, present=True)
-            self._change_vips(steps.unbound, failed, present=False)
+        added, bound = steps.added, steps.bound
+        if failed:
+            added, bound = guarded_servers(added, failed), guarded_vips(bound, failed)
+        if bound or steps.unbound:
+            self._change_servers(added, failed)
+            self._change_vips(bound, failed, present=True)
+            self._change_vips(replaced_vips(steps.unbound, failed), failed, present=False)
             self._change_servers(steps.removed, failed)
         else:
             # Nothing stands between the two: they are one batch, and one answer is waited for.
-            self._change_servers([*steps.added, *steps.removed], failed)
-        self._change_elements(steps.lowered, failed)
+            self._change_servers([*added, *steps.removed], failed)
+        self._change_elements(unneeded_elements(steps.lowered, failed) if failed else steps.lowered, failed)
         return failed
 
     def verify(self) -> Touched:
@@ -114,22 +153,31 @@ class Kernel:
         """
         changed = Touched()
         self._keep_settings()
-        if self._links.ensure_link():
-            log.warning("kube-ipvs0 was gone and has been made again")
-        vips = self._links.vips()
-        changed.vips = {vip.address for vip in self.shadow.vips ^ vips}
-        self.shadow.vips = vips
-        changed.servers = self._verify_servers()
-        self._forwarding.ensure()
-        if self._ruleset.stamp() != self._stamp:
-            log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
-            self.load_rules(self.shadow.elements)
+        problems = []
+        # Each part in its own right: what cannot be looked at must not keep the others from being repaired.
+        for part in (self._verify_vips, self._verify_servers, self._verify_rules, self._forwarding.ensure):
+            try:
+                changed.update(part() or Touched())
+            except (KernelError, NftError) as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
         states = self.shadow.servers.values()
         self._pressure.look(len(states), sum(len(state.weights) for state in states))
         self.take_over()
         return changed
 
-    def _verify_servers(self) -> set[FrontendKey]:
+    def _verify_vips(self) -> Touched:
+        if self._links.ensure_link():
+            log.warning("kube-ipvs0 was gone and has been made again")
+        return Touched(vips=self._reread_vips())
+
+    def _verify_rules(self) -> None:
+        if self._ruleset.stamp() != self._stamp:
+            log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
+            self.load_rules(self.shadow.elements)
+
+    def _verify_servers(self) -> Touched:
         servers = self._ipvs.servers()
         order = list(self.shadow.servers)
         start = self._verified % max(1, len(order))
@@ -137,7 +185,7 @@ class Kernel:
         self._verified = start + len(part)
         suspects = {key for key, state in self.shadow.servers.items() if servers.get(key) != state.server}
         suspects |= servers.keys() - self.shadow.servers.keys()
-        return self._reread(suspects | set(part), servers)
+        return Touched(servers=self._reread(suspects | set(part), servers))
 
     def _reread(self, keys: set[FrontendKey], servers: dict[FrontendKey, Server]) -> set[FrontendKey]:
         """Read some servers with their destinations into the shadow; return those that were different."""
@@ -174,6 +222,7 @@ class Kernel:
             log.error("nftables transaction refused", error=error.text[:500], elements=len(steps))
             failed.slots.update(step.slot for step in steps)
             failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)
+            self._rules_in_doubt = error.errno in CONTRADICTIONS
             return
         for step in steps:
             record_element(step, self.shadow)
@@ -186,7 +235,7 @@ class Kernel:
         except Lost as error:
             log.error("IPVS answers were lost, reading its state again", error=str(error))
             failed.servers.update(step.key for step in steps)
-            self.shadow.servers = self._ipvs.observe()
+            self._servers_in_doubt = True
             return
         unsure = {item.step.key for item in refused}
         for step in steps:
@@ -200,7 +249,12 @@ class Kernel:
 
     def _look_again(self, key: FrontendKey) -> None:
         """Read one server into the shadow, of which some steps have been carried out and some have not."""
-        state = self._ipvs.state(key)
+        try:
+            state = self._ipvs.state(key)
+        except KernelError as error:
+            log.error("IPVS cannot be read, trying again", frontend=str(key), error=str(error))
+            self._servers_in_doubt = True
+            return
         if state is None:
             self.shadow.servers.pop(key, None)
         else:
@@ -214,7 +268,7 @@ class Kernel:
         except Lost as error:
             log.error("rtnetlink answers were lost, reading VIPs again", error=str(error))
             failed.vips.update(vip.address for vip in vips)
-            self.shadow.vips = self._links.vips()
+            self._vips_in_doubt = True
             return
         for index, vip in enumerate(vips):
             if index not in failures:

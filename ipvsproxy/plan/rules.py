@@ -58,6 +58,11 @@ def elements(frontend: Frontend) -> Elements:
     return Elements(own, shared)
 
 
+def guard(address: bytes) -> Slot:
+    """Return the element that has everything refused which is sent to an address and has no frontend."""
+    return Slot(VIPS[family(address)], format_ip(address))
+
+
 def restricted_frontend(slot: Slot) -> Slot | None:
     """Return the frontend that an element of the source ranges restricts, None for other elements."""
     kind, number = slot.set[:-1], slot.set[-1]

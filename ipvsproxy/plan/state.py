@@ -140,6 +140,10 @@ class KernelState:
     vips: set[Vip] = field(default_factory=set)
     elements: dict[Slot, str] = field(default_factory=dict)
 
+    def everything(self) -> "Touched":
+        """Name all there is."""
+        return Touched(set(self.servers), {vip.address for vip in self.vips}, set(self.elements))
+
 
 class Touched(msgspec.Struct):
     """Names of kernel objects whose wanted state may differ from the shadow.

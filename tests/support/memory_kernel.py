@@ -2,102 +2,219 @@
 
 `MemoryIpvs`, `MemoryLinks` and `MemoryStamp` have the methods of their namesakes in ipvsproxy.kernel; with
 nft.fake they make a `Kernel` that needs no root. They count writes, and refuse what the real kernel refuses.
+Every call passes `Faults`, which lets some of them fail, in whole or in part, and ends the process in others.
+`MemoryNode.watch` is called after every single change.
 """
 
 import errno
+import os
+from typing import NamedTuple
 
 from ipvsproxy.kernel.ipvs import Refused
 from ipvsproxy.kernel.ipvs_wire import single
 from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.netlink import KernelError, Lost
 from ipvsproxy.plan.diff import Verb
-from ipvsproxy.plan.state import ServerState
+from ipvsproxy.plan.state import ServerState, VipForm
+from nft import NftError
 from nft.fake import FakeNft
 
 
-class MemoryIpvs:
+class Killed(BaseException):
+    """The process has ended here, without a word."""
+
+
+class Fault(NamedTuple):
+    """How a call fails.
+
+    `done` parts of a batch are carried out. Then: "refused" (every other part fails with `code`), "lost" (no
+    answer arrives), "killed". Calls without parts fail as a whole.
+    """
+
+    how: str
+    code: int = errno.ENOBUFS
+    done: int = 0
+
+
+class Faults:
+    """Which of the coming calls fail."""
+
     def __init__(self):
+        self.coming = {}
+        self.calls = 0
+
+    def plan(self, after, fault):
+        """Let the call fail that comes after so many others."""
+        self.coming[self.calls + after] = fault
+
+    def next(self):
+        self.calls += 1
+        return self.coming.pop(self.calls - 1, None)
+
+    def read(self):
+        """Pass a call that only reads."""
+        fault = self.next()
+        if fault and fault.how == "killed":
+            raise Killed
+        if fault:
+            raise (Lost if fault.how == "lost" else KernelError)("reading", fault.code)
+
+    def batch(self, count):
+        """Pass a call of many parts: yield the error of each, 0 for none, and end as planned."""
+        fault = self.next()
+        for index in range(count):
+            if fault is None or index < fault.done:
+                yield 0
+            elif fault.how == "refused":
+                yield fault.code if (index - fault.done) % 2 == 0 else 0
+            else:
+                break
+        if fault and fault.how == "killed":
+            raise Killed
+        if fault and fault.how == "lost":
+            raise Lost("netlink batch", fault.code)
+
+
+class MemoryIpvs:
+    def __init__(self, faults=None, watch=lambda: None):
+        self.faults = faults or Faults()
         self.table = {}
         self.busy = {}
         self.writes = 0
         self.refuse = {}
+        self._watch = watch
 
     def apply(self, steps):
         refused = []
-        for step in (part for whole in steps for part in single(whole)):
-            code = self.refuse.get(step.key) or self._do(step)
+        parts = [part for whole in steps for part in single(whole)]
+        for fault, part in zip(self.faults.batch(len(parts)), parts, strict=False):
+            code = self.refuse.get(part.key) or fault or self._do(part)
             if code:
-                refused.append(Refused(step, code))
+                refused.append(Refused(part, code))
             else:
                 self.writes += 1
+                self._watch()
         return refused
 
     def _do(self, step):
         known, verb = self.table.get(step.key), step.verb
         if verb is Verb.NEW_SERVICE or verb is Verb.SET_SERVICE:
             if (known is None) is (verb is Verb.SET_SERVICE):
-                return errno.ESRCH if known is None else errno.EEXIST
+                return errno.ESRCH if known is None else self._do_again(step)
             self.table[step.key] = ServerState(step.server, known.weights if known else {})
             return 0
         if known is None:
-            return errno.ESRCH
+            # As the real one does, so that what is gone already counts as removed.
+            return 0 if verb is Verb.DEL_SERVICE else errno.ESRCH
         if verb is Verb.DEL_SERVICE:
             del self.table[step.key]
             return 0
         return _change(known.weights, verb, *step.destinations, step.weight)
 
+    def _do_again(self, step):
+        """What is there already is set in place."""
+        self.table[step.key].server = step.server
+        return 0
+
     def state(self, key):
-        return self.observe().get(key)
+        self.faults.read()
+        return self._all().get(key)
 
     def servers(self):
+        self.faults.read()
         return {key: state.server for key, state in self.table.items()}
 
     def weights(self, key):
+        self.faults.read()
         return dict(self.table[key].weights) if key in self.table else {}
 
     def observe(self):
-        return {key: ServerState(state.server, dict(state.weights)) for key, state in self.table.items()}
+        self.faults.read()
+        return self._all()
 
     def connections(self, key):
-        return {d: self.busy.get((key, d), 0) for d in self.weights(key)}
+        self.faults.read()
+        weights = self.table[key].weights if key in self.table else {}
+        return {d: self.busy.get((key, d), 0) for d in weights}
+
+    def _all(self):
+        return {key: ServerState(state.server, dict(state.weights)) for key, state in self.table.items()}
 
 
 def _change(weights, verb, destination, weight):
     present = destination in weights
-    if present is (verb is Verb.NEW_DEST):
-        return errno.EEXIST if present else errno.ENOENT
+    if verb is Verb.SET_DEST and not present:
+        return errno.ENOENT
     if verb is Verb.DEL_DEST:
-        del weights[destination]
+        weights.pop(destination, None)
     else:
         weights[destination] = weight
     return 0
 
 
 class MemoryLinks:
-    def __init__(self, others=()):
+    def __init__(self, others=(), faults=None, watch=lambda: None):
+        self.faults = faults or Faults()
         self.present = set()
+        self.refuse = {}
         self.others = frozenset(others)
         self.writes = 0
         self.exists = False
+        self._watch = watch
 
     def ensure_link(self):
+        self.faults.read()
         made, self.exists = not self.exists, True
         return made
 
     def vips(self):
+        self.faults.read()
         return set(self.present)
 
     def other_addresses(self):
+        self.faults.read()
         return self.others
 
     def bind(self, vips):
-        self.writes += len(vips)
-        self.present |= set(vips)
-        return {}
+        return self._change(vips, self.present.add, self._refusal)
+
+    def _refusal(self, vip):
+        """What is not there counts as removed, but nothing can be added to it."""
+        return errno.ENODEV if vip.form is VipForm.ADDRESS and not self.exists else 0
 
     def unbind(self, vips):
-        self.writes += len(vips)
-        self.present -= set(vips)
-        return {}
+        return self._change(vips, self.present.discard, lambda _: 0)
+
+    def _change(self, vips, change, refusal):
+        failures = {}
+        for fault, (index, vip) in zip(self.faults.batch(len(vips)), enumerate(vips), strict=False):
+            code = self.refuse.get(vip.address) or fault or refusal(vip)
+            if code:
+                failures[index] = code
+            else:
+                self.writes += 1
+                change(vip)
+                self._watch()
+        return failures
+
+
+class MemoryNft(FakeNft):
+    """The fake of the library, with faults: a transaction is all or nothing."""
+
+    def __init__(self, faults=None, watch=lambda: None):
+        super().__init__()
+        self.faults = faults or Faults()
+        self._watch = watch
+
+    def run(self, transaction):
+        fault = self.faults.next()
+        if fault is None or (fault.how == "killed" and fault.done):
+            super().run(transaction)
+            self._watch()
+        if fault and fault.how == "killed":
+            raise Killed
+        if fault:
+            raise NftError(fault.code, os.strerror(fault.code))
 
 
 class MemoryStamp:
@@ -107,32 +224,41 @@ class MemoryStamp:
         self._nft = nft
 
     def stamp(self):
+        self._nft.faults.read()
         return f"{self._nft.generation}".encode() if self._nft.loaded else b""
 
 
 class MemoryForwarding:
     """A node without iptables."""
 
+    def __init__(self, faults):
+        self._faults = faults
+
     def ensure(self):
-        pass
+        self._faults.read()
 
 
 class MemoryNode:
     """Everything that outlives a process."""
 
     def __init__(self, others=()):
-        self.ipvs = MemoryIpvs()
-        self.links = MemoryLinks(others)
-        self.nft = FakeNft()
+        self.watch = lambda: None
+        self.faults = Faults()
+        self.ipvs = MemoryIpvs(self.faults, self._changed)
+        self.links = MemoryLinks(others, self.faults, self._changed)
+        self.nft = MemoryNft(self.faults, self._changed)
         self.taken_over = 0
 
     def kernel(self):
         """Return what a newly started process has in hand."""
-        stamp, forwarding = MemoryStamp(self.nft), MemoryForwarding()
+        stamp, forwarding = MemoryStamp(self.nft), MemoryForwarding(self.faults)
         return Kernel(self.ipvs, self.links, self.nft, stamp, forwarding, take_over=self._take_over)
 
     def _take_over(self):
         self.taken_over += 1
+
+    def _changed(self):
+        self.watch()
 
     @property
     def writes(self):

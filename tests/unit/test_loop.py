@@ -4,15 +4,15 @@ import errno
 
 import pytest
 from build import config, destination, key, service, slice_of
-from memory_kernel import MemoryNode
+from memory_kernel import Fault, MemoryNode
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_cidr, parse_ip
-from ipvsproxy.config import DetectLocalMode
+from ipvsproxy.config import DetectLocalMode, VipMode
 from ipvsproxy.kube.inbox import Alone, Changed, Failed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.state import Server, ServerState
+from ipvsproxy.plan.state import Server, ServerState, VipForm
 
 WEB = key("10.96.0.10:80")
 
@@ -283,6 +283,106 @@ def test_a_refused_transaction_loses_nothing_and_is_tried_again(node):
     assert node.nft.dump() == rules
     process.wait(1)
     assert "frontends4 10.96.0.11 . tcp . 80 : goto refuse" in node.nft.dump()
+
+
+def test_nothing_answers_before_its_rules_are_accepted(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    node.nft.fail_next = errno.ENOMEM
+    process.loop.turn(
+        [
+            Changed(Kind.SERVICE, "default/b", service("b", ["10.96.0.11"], ((80, 30080),))),
+            Changed(Kind.ENDPOINT_SLICE, "default/web-4", slice_of("web", "10.244.1.2")),
+        ]
+    )
+    assert node.ipvs.table.keys() == {WEB}
+    assert {v.address for v in node.links.present} == {parse_ip("10.96.0.10")}
+    assert weights(node) == {"10.244.1.1:8080": 0, "10.244.1.2:8080": 1}  # what exists goes on changing
+    process.wait(1)
+    assert key("10.96.0.11:80") in node.ipvs.table
+    assert len(node.links.present) == 2
+
+
+def test_rules_stay_until_their_vip_and_server_are_gone(node):
+    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    node.ipvs.refuse[WEB] = errno.EBUSY
+    process.loop.turn([Removed(Kind.SERVICE, "default/web"), Removed(Kind.SERVICE, "default/b")])
+    assert "vips4 10.96.0.10" in node.nft.dump()
+    assert "vips4 10.96.0.11" not in node.nft.dump()
+    node.ipvs.refuse.clear()
+    process.wait(1)
+    assert "10.96.0.10" not in node.nft.dump()
+
+
+def test_a_vip_changes_its_form_only_when_the_new_one_is_bound(node):
+    Process(node, vip_mode=VipMode.ADDRESS).list(service())
+    node.links.refuse[parse_ip("10.96.0.10")] = errno.ENOBUFS
+    process = Process(node, vip_mode=VipMode.ROUTE).list(service())
+    assert [v.form for v in node.links.present] == [VipForm.ADDRESS]
+    node.links.refuse.clear()
+    process.wait(1)
+    assert [v.form for v in node.links.present] == [VipForm.ROUTE]
+
+
+def test_a_vip_that_went_while_the_proxy_was_away_is_guarded_until_it_is_unbound(node):
+    Process(node).list(service(), service("b", ["10.96.0.11"]))
+    node.links.refuse[parse_ip("10.96.0.11")] = errno.EBUSY
+    process = Process(node).list(service())
+    assert "vips4 10.96.0.11" in node.nft.dump()
+    assert "frontends4 10.96.0.11" not in node.nft.dump()
+    node.links.refuse.clear()
+    process.wait(1)
+    assert "10.96.0.11" not in node.nft.dump()
+
+
+def test_a_table_that_is_not_as_left_is_loaded_again_at_once(node):
+    process = Process(node).list(service())
+    node.nft.sets, node.nft.loaded = {}, False
+    process.change(service("b", ["10.96.0.11"]))
+    process.wait(0.2)
+    rules = node.nft.dump()
+    assert "vips4 10.96.0.10" in rules
+    assert "vips4 10.96.0.11" in rules
+
+
+def test_an_element_that_others_have_taken_costs_no_other_change(node):
+    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    del node.nft.sets["vips4"]["10.96.0.11"]
+    process.loop.turn([Removed(Kind.SERVICE, "default/b"), Changed(Kind.SERVICE, "default/c", service("c"))])
+    process.wait(0.2)
+    assert "10.96.0.11" not in node.nft.dump()
+    assert "vips4 10.96.0.10" in node.nft.dump()
+
+
+@pytest.mark.parametrize("call", range(12))
+def test_a_foreign_server_goes_even_if_a_look_at_the_kernel_fails(node, call):
+    process = Process(node).list(service())
+    node.ipvs.table[key("10.99.0.1:80")] = ServerState(Server("rr", 0, 0), {})
+    node.faults.plan(call, Fault("refused", errno.ENOBUFS))
+    process.wait(31)
+    process.wait(31)
+    assert node.ipvs.table.keys() == {WEB}
+
+
+def test_lost_answers_bring_to_light_what_others_have_done(node):
+    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    del node.ipvs.table[WEB]
+    node.links.present.clear()
+    node.faults.plan(1, Fault("lost"))
+    node.faults.plan(2, Fault("lost"))
+    process.change(service("c", ["10.96.0.12"]))
+    process.wait(0.2)
+    assert WEB in node.ipvs.table
+    assert len(node.links.present) == 3
+
+
+def test_a_new_address_is_followed_even_if_the_first_look_fails(node):
+    process = Process(node).list(service(ports=((80, 30080),)))
+    node.links.others |= {parse_ip("192.0.2.77")}
+    node.faults.plan(0, Fault("lost", errno.ENOBUFS))
+    process.loop.turn([NodeAddressesChanged()])
+    assert key("192.0.2.77:30080") not in node.ipvs.table
+    process.wait(0.2)
+    assert key("192.0.2.77:30080") in node.ipvs.table
 
 
 def test_verification_repairs_tampering(node):

@@ -1,0 +1,53 @@
+"""What has to wait when something else failed, so that nothing answers without its rules (contract 4.1, P3).
+
+Pure. The phases of `plan.diff` are in a safe order as long as each of them succeeds. When rules are refused, what
+they were to guard must not begin to answer; when a VIP or a server could not be removed, its rules must stay.
+Addresses tell what belongs together. Called only when something has failed.
+"""
+
+from collections.abc import Iterable
+
+from ipvsproxy.address import format_ip
+from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
+from ipvsproxy.plan.state import Slot, Touched, Vip
+
+
+def guarded_servers(steps: Iterable[IpvsStep], failed: Touched) -> list[IpvsStep]:
+    """Return the steps but new servers on addresses with rules that failed; those are noted in `failed`.
+
+    Servers that exist go on changing: their rules exist too, and endpoints that are gone must not be sent traffic.
+    """
+    bare = _addresses(failed.slots)
+    waiting = {s.key for s in steps if s.verb is Verb.NEW_SERVICE and format_ip(s.key.address) in bare}
+    failed.servers |= waiting
+    return [step for step in steps if step.key not in waiting]
+
+
+def guarded_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
+    """Return the VIPs to bind but those with rules that failed; those are noted in `failed`."""
+    bare = _addresses(failed.slots)
+    waiting = {vip.address for vip in vips if format_ip(vip.address) in bare}
+    failed.vips |= waiting
+    return [vip for vip in vips if vip.address not in waiting]
+
+
+def replaced_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
+    """Return the VIPs to unbind but those whose other form could not be bound."""
+    return [vip for vip in vips if vip.address not in failed.vips]
+
+
+def unneeded_elements(steps: Iterable[ElementStep], failed: Touched) -> list[ElementStep]:
+    """Return the elements to delete but those of addresses that may still answer; those are noted in `failed`."""
+    answering = {format_ip(key.address) for key in failed.servers} | {format_ip(vip) for vip in failed.vips}
+    waiting = {step.slot for step in steps if _address(step.slot) in answering}
+    failed.slots |= waiting
+    return [step for step in steps if step.slot not in waiting]
+
+
+def _addresses(slots: Iterable[Slot]) -> set[str]:
+    return {_address(slot) for slot in slots}
+
+
+def _address(slot: Slot) -> str:
+    """Keys of frontends begin with their address."""
+    return slot.key.partition(" . ")[0]

@@ -1,0 +1,291 @@
+"""Random histories of one node: objects, node changes, tampering, failing kernel calls, restarts.
+
+`History` is a hypothesis state machine over the kernel in memory. After every history the kernel must hold what a
+cold start from the final objects gives; on the way, `order.Guard` watches every single change.
+"""
+
+from build import config, destination, key
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from memory_kernel import Killed, MemoryNode
+from order import EXCLUDED, Guard
+from random_objects import NODE_ADDRESS, faults, link_addresses, nodes, services, slices
+
+from ipvsproxy.address import parse_cidr, parse_ip
+from ipvsproxy.config import VipMode
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.loop import Loop
+from ipvsproxy.plan.model import Node, Service
+from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
+from ipvsproxy.report import Report
+
+FOREIGN = [key("10.99.0.1:80"), key("10.98.0.1:80"), key("192.0.2.1:31000/UDP")]
+SETTLING_SECONDS = 70
+"""Longest pause of a retry or between verifications, twice."""
+DRAINING_SECONDS = 700
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class LastWord(Report):
+    """Remembers whether the last turn left anything undone."""
+
+    def __init__(self):
+        self.clean = False
+
+    def queued(self):
+        self.clean = False
+
+    def failed(self):
+        self.clean = False
+
+    def synced(self, sync):
+        self.clean = not sync.pending and not sync.behind
+
+
+class Process:
+    """One run of the proxy."""
+
+    def __init__(self, node, objects, clock, **settings):
+        self.report = LastWord()
+        self.objects = objects
+        self.loop = Loop(
+            config(exclude_cidrs=(EXCLUDED,), detect_local_mode="NodeCIDR", **settings),
+            Inbox(), node.kernel(), clock, self.report,
+        )  # fmt: skip
+
+    def list(self):
+        lists = {kind: {} for kind in Kind}
+        for (kind, name), value in self.objects.items():
+            lists[kind][name] = value
+        self.loop.turn([Listed(kind, found) for kind, found in lists.items()])
+
+
+def cold(objects, others, **settings):
+    """Return a node on which a proxy has just started, and its ledger."""
+    node = MemoryNode(others)
+    clock = Clock()
+    process = Process(node, objects, clock, **settings)
+    process.list()
+    # What comes first on an empty node may have held a frontend of an older Service for a moment.
+    clock.now += 5
+    process.loop.turn([])
+    return node, process.loop._desired.ledger
+
+
+class History(RuleBasedStateMachine):
+    """One node in memory and the processes that run on it, one after the other."""
+
+    @initialize(mode=st.sampled_from(list(VipMode)))
+    def begin(self, mode):
+        self.node, self.clock = MemoryNode([NODE_ADDRESS]), Clock()
+        self.objects = {(Kind.NODE, "node1"): Node("node1", (NODE_ADDRESS,))}
+        self.mode = mode
+        self.rules_are_ours = True
+        self.tampered = False
+        self._wanted = None
+        self.sound = True
+        self.node.watch = Guard(self)
+        self.restart()
+
+    def wanted(self):
+        """What a cold start gives for the objects and addresses as they are."""
+        state = (dict(self.objects), self.node.links.others, self.mode)
+        if self._wanted is None or self._wanted[0] != state:
+            self._wanted = state, cold(*state[:2], vip_mode=self.mode)
+        return self._wanted[1]
+
+    # What happens.
+
+    @rule(item=services())
+    def service(self, item):
+        self._change(Kind.SERVICE, item)
+
+    @rule(item=slices())
+    def slice(self, item):
+        self._change(Kind.ENDPOINT_SLICE, item)
+
+    @rule(item=nodes)
+    def node_object(self, item):
+        self._change(Kind.NODE, item)
+
+    @rule(items=st.lists(st.one_of(services(), slices()), min_size=2, max_size=5))
+    def burst(self, items):
+        kinds = [Kind.SERVICE if isinstance(item, Service) else Kind.ENDPOINT_SLICE for item in items]
+        events = [Changed(kind, item.key, item) for kind, item in zip(kinds, items, strict=True)]
+        self.objects.update({(event.kind, event.key): event.object for event in events})
+        self._turn(events)
+
+    @precondition(lambda self: len(self.objects) > 1)
+    @rule(data=st.data())
+    def remove(self, data):
+        kind, name = data.draw(st.sampled_from(sorted(k for k in self.objects if k[0] is not Kind.NODE)))
+        del self.objects[kind, name]
+        self._turn([Removed(kind, name)])
+
+    @rule(found=link_addresses)
+    def addresses(self, found):
+        self.node.links.others = found
+        self._turn([NodeAddressesChanged()])
+
+    @rule(seconds=st.sampled_from([0.1, 1, 5, 31]))
+    def wait(self, seconds):
+        self.clock.now += seconds
+        self._turn([])
+
+    @rule()
+    def relist(self):
+        self._run(self.process.list)
+
+    @rule(mode=st.sampled_from(list(VipMode)))
+    def restart(self, mode=None):
+        self.mode = mode or self.mode
+        while True:
+            self.process = Process(self.node, self.objects, self.clock, vip_mode=self.mode)
+            try:
+                self.process.list()
+                break
+            except Killed:
+                continue
+        self._check()
+
+    @rule(after=st.integers(0, 12), fault=faults)
+    def fail(self, after, fault):
+        self.node.faults.plan(after, fault)
+
+    @rule(data=st.data())
+    def connections(self, data):
+        pairs = [(name, d) for name, state in self.node.ipvs.table.items() for d in state.weights]
+        if pairs:
+            self.node.ipvs.busy[data.draw(st.sampled_from(sorted(pairs)))] = data.draw(st.integers(0, 2))
+
+    # What others do to the kernel.
+
+    @rule(data=st.data())
+    def tamper_with_a_server(self, data):
+        table = self.node.ipvs.table
+        name = data.draw(st.sampled_from(sorted({*table, *FOREIGN})))
+        what = data.draw(st.sampled_from(["delete", "make", "change", "weight", "destination"]))
+        if what == "delete":
+            table.pop(name, None)
+        elif what == "make" or name not in table:
+            table[name] = ServerState(Server("sh", 0, 0), {destination("10.244.2.9:80"): 3})
+        elif what == "change":
+            table[name].server = Server("wrr", 0, 0)
+        elif what == "weight":
+            table[name].weights = dict.fromkeys(table[name].weights, data.draw(st.sampled_from([0, 7])))
+        else:
+            table[name].weights = {destination("10.244.2.8:8080"): 1}
+        self._tampered()
+
+    @rule(what=st.sampled_from(["link", "vips", "foreign", "rules", "everything"]))
+    def tamper(self, what):
+        node = self.node
+        if what == "link":
+            node.links.exists = False
+            node.links.present = {vip for vip in node.links.present if vip.form is VipForm.ROUTE}
+        elif what == "vips":
+            node.links.present = set()
+        elif what == "foreign":
+            node.links.present.add(Vip(parse_ip("10.99.9.9"), VipForm.ADDRESS))
+        if what in ("rules", "everything"):
+            node.nft.sets, node.nft.loaded = {}, False
+            self.rules_are_ours = False
+        if what == "everything":
+            node.links.present = set()
+            node.ipvs.table.clear()
+        self._tampered()
+
+    # What must hold.
+
+    @rule()
+    def settle(self):
+        """Without faults, everything is as after a cold start within the time of a retry and a verification."""
+        self.node.faults.coming.clear()
+        self._pass(SETTLING_SECONDS)
+        self.tampered, self.rules_are_ours = False, True
+        self._compare(exactly=False)
+        if not any(self.node.ipvs.busy.values()):
+            self._pass(DRAINING_SECONDS)
+            self._compare(exactly=True)
+        self._nothing_is_written()
+
+    def teardown(self):
+        if getattr(self, "sound", False):
+            self.node.ipvs.busy.clear()
+            self.settle()
+
+    def _nothing_is_written(self):
+        """A verification, and a restart but for its one transaction, change nothing (contract 4.1, P8)."""
+        before, count = self.node.writes, len(self.node.nft.transactions)
+        if not any(self.node.ipvs.busy.values()):
+            self._pass(31)
+            assert (self.node.writes, len(self.node.nft.transactions)) == (before, count)
+            if self.mode is not VipMode.AUTO:
+                self.restart()
+                assert (self.node.writes, len(self.node.nft.transactions)) == (before, count + 1)
+
+    def _tampered(self):
+        self.tampered = True
+        self.node.watch.before = self.node.watch.look()
+
+    def _change(self, kind, item):
+        self.objects[kind, item.key] = item
+        self._turn([Changed(kind, item.key, item)])
+
+    def _turn(self, events):
+        self._run(lambda: self.process.loop.turn(events))
+
+    def _run(self, call):
+        try:
+            call()
+        except Killed:
+            self.restart()
+        else:
+            self._check()
+
+    def _check(self):
+        """What is reported as done is done."""
+        if self.node.nft.loaded and not self.rules_are_ours and self.node.nft.sets:
+            self.rules_are_ours = True
+        self.node.watch.before = self.node.watch.look()
+        if self.process.report.clean and not self.tampered:
+            self._compare(exactly=False)
+
+    def _pass(self, seconds):
+        end = self.clock.now + seconds
+        for _ in range(1000):
+            wait = self.process.loop._timeout()
+            if self.clock.now + wait > end:
+                break
+            self.clock.now += max(wait, 0.01)
+            self.process.loop.turn([])
+        self.clock.now = end
+        self.process.loop.turn([])
+
+    def _compare(self, *, exactly):
+        want, _ = self.wanted()
+        have, protected = self.node, parse_cidr(EXCLUDED)
+        mine = {name: state for name, state in have.ipvs.table.items() if name.address not in protected}
+        assert sorted(map(str, mine)) == sorted(map(str, want.ipvs.table))
+        for name, state in mine.items():
+            expected = want.ipvs.table[name]
+            assert exactly or state.weights.keys() >= expected.weights.keys()
+            live = state.weights if exactly else {d: w for d, w in state.weights.items() if w}
+            assert (state.server, live) == (expected.server, expected.weights), name
+        assert {_form(vip, self.mode) for vip in have.links.present} == {
+            _form(vip, self.mode) for vip in want.links.present
+        }
+        assert have.nft.dump() == want.nft.dump()
+        assert len({vip.address for vip in have.links.present}) == len(have.links.present)
+
+
+def _form(vip, mode):
+    """In mode auto the form depends on how many there were before."""
+    return vip.address if mode is VipMode.AUTO else vip

@@ -1,0 +1,86 @@
+"""Watches every single change of a kernel in memory for the order of things (contract 4.1, P1 to P3)."""
+
+from ipvsproxy.address import format_ip, parse_cidr
+from ipvsproxy.plan.model import Protocol
+from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.state import Slot
+
+EXCLUDED = "10.98.0.0/16"
+
+
+class Guard:
+    """Watches each change of a kernel in memory: nothing live goes, nothing answers without its rules."""
+
+    def __init__(self, history):
+        self.history, self.node = history, history.node
+        self.before = self.look()
+
+    def look(self):
+        node = self.node
+        table = {name: (state.server, dict(state.weights)) for name, state in node.ipvs.table.items()}
+        rules = {(name, item): value for name, items in node.nft.sets.items() for item, value in items.items()}
+        return table, {vip.address for vip in node.links.present}, rules
+
+    def __call__(self):
+        self.history.sound = False
+        before, self.before = self.before, self.look()
+        ledger = self.history.wanted()[1]
+        self._servers(before[0], self.before[0], ledger)
+        self._vips(before[1], self.before[1], ledger)
+        if self.history.rules_are_ours:
+            self._rules(before[2], self.before[2], ledger)
+            self._order(before, ledger)
+        self.history.sound = True
+
+    def _servers(self, before, now, ledger):
+        for gone in before.keys() - now.keys():
+            assert gone not in ledger.frontends, f"{gone} is wanted and was deleted"
+            assert gone.address not in parse_cidr(EXCLUDED)
+        for name, (_, weights) in before.items():
+            if name in ledger.frontends and name in now:
+                self._destinations(name, weights, now[name][1], ledger.frontends[name].destinations)
+
+    def _destinations(self, name, before, now, wanted):
+        for target, weight in before.items():
+            if target in wanted:
+                assert now.get(target, 0) >= min(weight, 1), f"{name} -> {target} is wanted and was taken away"
+            elif target not in now and name.protocol == Protocol.TCP:
+                assert not self.node.ipvs.busy.get((name, target)), f"{name} -> {target} was cut"
+
+    def _vips(self, before, now, ledger):
+        for gone in before - now:
+            assert ledger.vip(gone) is None, f"VIP {format_ip(gone)} is wanted and was removed"
+
+    def _rules(self, before, now, ledger):
+        for slot, value in before.items():
+            if ledger.elements.get(Slot(*slot)) == value:
+                assert now.get(slot) == value, f"{slot} is wanted and was taken away"
+
+    def _order(self, before, ledger):
+        """What has begun to answer has all its rules, and rules outlive what answers."""
+        (table, vips, rules), (old_table, old_vips, old_rules) = self.before, before
+        for name in table.keys() - old_table.keys():
+            frontend = ledger.frontends.get(name)
+            own, common = elements(frontend) if frontend else ({}, ())
+            for slot in (*own, *common):
+                value = rules.get((slot.set, slot.key))
+                assert value == ledger.elements.get(slot), f"{name} was made before {slot}"
+        for address in vips - old_vips:
+            assert self._guarded(address, rules), f"{format_ip(address)} was bound before its guard"
+        mine = (vips & old_vips) - self.node.links.others
+        for address in mine:
+            was = self._guarded(address, old_rules)
+            assert not was or self._guarded(address, rules), f"{format_ip(address)} answers and has lost its guard"
+        for name in table:
+            number, text = (4 if len(name.address) == 4 else 6), _text(name)
+            if (f"ranged{number}", text) in old_rules.keys() - rules.keys() and name.address in mine:
+                refused = self._guarded(name.address, rules) and (f"frontends{number}", text) not in rules
+                opened = name in ledger.frontends and not ledger.frontends[name].ranges
+                assert refused or opened, f"{name} answers and has lost its ranges"
+
+    def _guarded(self, address, rules):
+        return (f"vips{4 if len(address) == 4 else 6}", format_ip(address)) in rules
+
+
+def _text(name):
+    return f"{format_ip(name.address)} . {Protocol(name.protocol).name.lower()} . {name.port}"
