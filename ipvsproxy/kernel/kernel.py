@@ -26,7 +26,7 @@ from ipvsproxy.plan.diff import (
     record_ipvs,
     record_vip,
 )
-from ipvsproxy.plan.gate import guarded_servers, guarded_vips, replaced_vips, unneeded_elements
+from ipvsproxy.plan.gate import guarded_servers, guarded_vips, ready_ways, replaced_vips, unneeded_elements
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 from nft import ruleset as static_rules
@@ -133,8 +133,9 @@ class Kernel:
         added, bound = steps.added, steps.bound
         if failed:
             added, bound = guarded_servers(added, failed), guarded_vips(bound, failed)
-        if bound or steps.unbound:
+        if steps.switched or bound or steps.unbound:
             self._change_servers(added, failed)
+            self._change_elements(ready_ways(steps.switched, failed) if failed else steps.switched, failed)
             self._change_vips(bound, failed, present=True)
             self._change_vips(replaced_vips(steps.unbound, failed), failed, present=False)
             self._change_servers(steps.removed, failed)

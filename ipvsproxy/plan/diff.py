@@ -4,7 +4,11 @@ Pure. In: what may have changed (`Touched`), the ledger, the shadow. Out: `Steps
 what keeps a VIP from answering before its guard, its source ranges and its masquerade exist, and keeps those
 in place until it no longer answers (contract 4.1, P3):
 
-    raise elements -> add servers and destinations -> add VIPs -> remove VIPs -> remove servers -> lower elements
+    raise elements -> add servers and destinations -> switch ways -> add VIPs -> remove VIPs -> remove servers
+    -> lower elements
+
+Where local pods and the node change to another server (the inside view of a Local policy, on a frontend that
+stays), the way is switched when that server has its destinations and the old one still has them.
 
 A destination is never deleted and added again, and a TCP destination that is no longer wanted only gets weight
 0 here; what becomes of it then is decided in `plan.drain` (contract 4.5).
@@ -17,7 +21,7 @@ import msgspec
 
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.rules import restricted_frontend
+from ipvsproxy.plan.rules import frontend_key, restricted_frontend, ways
 from ipvsproxy.plan.state import (
     Destination,
     Frontend,
@@ -82,18 +86,22 @@ class Steps(msgspec.Struct):
 
     raised: list[ElementStep] = msgspec.field(default_factory=list)
     added: list[IpvsStep] = msgspec.field(default_factory=list)
+    switched: list[ElementStep] = msgspec.field(default_factory=list)
     bound: list[Vip] = msgspec.field(default_factory=list)
     unbound: list[Vip] = msgspec.field(default_factory=list)
     removed: list[IpvsStep] = msgspec.field(default_factory=list)
     lowered: list[ElementStep] = msgspec.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return any((self.raised, self.added, self.bound, self.unbound, self.removed, self.lowered))
+        return any((
+            self.raised, self.added, self.switched, self.bound, self.unbound, self.removed, self.lowered
+        ))  # fmt: skip
 
     def count(self) -> int:
         """Return the number of changes to the kernel."""
         servers = sum(step.size for step in self.added) + sum(step.size for step in self.removed)
-        return servers + len(self.raised) + len(self.lowered) + len(self.bound) + len(self.unbound)
+        elements = len(self.raised) + len(self.switched) + len(self.lowered)
+        return servers + elements + len(self.bound) + len(self.unbound)
 
 
 def diff(touched: Touched, wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Steps:
@@ -103,29 +111,41 @@ def diff(touched: Touched, wanted: Ledger, shadow: KernelState, protected: Calla
     """
     steps = Steps()
     for slot in touched.slots:
-        _element(slot, wanted.elements, shadow.elements, steps)
+        _element(slot, wanted.elements, shadow, steps)
     for key in touched.servers:
         frontend, state = wanted.frontends.get(key), shadow.servers.get(key)
         if frontend is not None:
             _server(frontend, state, steps)
         elif state is not None and not protected(key):
-            steps.removed.append(IpvsStep(Verb.DEL_SERVICE, key))
+            steps.removed += _end(state, wanted.superseded(key), key)
     for address in touched.vips:
         _vip(address, wanted.vip(address), shadow.vips, steps)
     return steps
 
 
-def _element(slot: Slot, wanted: Mapping[Slot, str], shadow: Mapping[Slot, str], steps: Steps) -> None:
-    value, present = wanted.get(slot), shadow.get(slot)
+def _element(slot: Slot, wanted: Mapping[Slot, str], shadow: KernelState, steps: Steps) -> None:
+    value, present = wanted.get(slot), shadow.elements.get(slot)
     if value == present:
         return
-    if value is None:
+    if _switches(slot, wanted, shadow):
+        steps.switched.append(ElementStep(slot, value, replaces=value is not None and present is not None))
+    elif value is None:
         # Source ranges of a frontend that stays change in one transaction: old and new ones may overlap, and
         # nobody may slip through, or be shut out, between two. Those of one that goes outlive it.
         at_once = restricted_frontend(slot) in wanted
         (steps.raised if at_once else steps.lowered).append(ElementStep(slot, None))
     else:
         steps.raised.append(ElementStep(slot, value, replaces=present is not None))
+
+
+def _switches(slot: Slot, wanted: Mapping[Slot, str], shadow: KernelState) -> bool:
+    """Whether an element belongs to a frontend that stays and whose inside view goes another way."""
+    pair = ways(slot)
+    if pair is None:
+        return False
+    verdict, inside = pair
+    stays = verdict in wanted and verdict in shadow.elements
+    return stays and wanted.get(inside) != shadow.elements.get(inside) and frontend_key(verdict) in shadow.servers
 
 
 def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:
@@ -142,6 +162,17 @@ def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None
         steps.added.append(IpvsStep(Verb.SET_DEST, key, None, others, 1))
     if len(weights) + len(missing) > len(destinations):
         steps.removed += _leaving(frontend, state)
+
+
+def _end(state: ServerState, superseded: Frontend | None, key: FrontendKey) -> Iterable[IpvsStep]:
+    """A server that is not wanted goes at once with its connections; a superseded one drains first, UDP too.
+
+    Clients of a UDP server would not get to another one by themselves: conntrack goes on leading them here.
+    """
+    if superseded is None or not state.weights:
+        yield IpvsStep(Verb.DEL_SERVICE, key)
+    elif live := tuple(sorted(d for d, weight in state.weights.items() if weight != 0)):
+        yield IpvsStep(Verb.SET_DEST, key, None, live, 0)
 
 
 def _leaving(frontend: Frontend, state: ServerState) -> Iterable[IpvsStep]:
@@ -195,7 +226,7 @@ def record_vip(vip: Vip, shadow: KernelState, *, present: bool) -> None:
 
 def apply(steps: Steps, shadow: KernelState) -> None:
     """Note all steps as done: what a faultless kernel would do. For tests and dry runs."""
-    for element in (*steps.raised, *steps.lowered):
+    for element in (*steps.raised, *steps.switched, *steps.lowered):
         record_element(element, shadow)
     for ipvs in (*steps.added, *steps.removed):
         record_ipvs(ipvs, shadow)

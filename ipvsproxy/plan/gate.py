@@ -31,6 +31,14 @@ def guarded_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
     return [vip for vip in vips if vip.address not in waiting]
 
 
+def ready_ways(steps: Iterable[ElementStep], failed: Touched) -> list[ElementStep]:
+    """Return the ways to switch but those from or to a server that failed; those are noted in `failed`."""
+    steps, broken = list(steps), {format_ip(key.address) for key in failed.servers}
+    waiting = {s.slot.key for s in steps if broken & {_address(s.slot), (s.value or "").partition(" . ")[0]}}
+    failed.slots |= {step.slot for step in steps if step.slot.key in waiting}
+    return [step for step in steps if step.slot.key not in waiting]
+
+
 def replaced_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
     """Return the VIPs to unbind but those whose other form could not be bound."""
     return [vip for vip in vips if vip.address not in failed.vips]

@@ -7,9 +7,9 @@ elements. It is the one place, beside that file, that knows the names of its set
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ipvsproxy.address import Cidr, family, format_ip
+from ipvsproxy.address import Cidr, family, format_ip, parse_ip
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Frontend, Slot
+from ipvsproxy.plan.state import Frontend, FrontendKey, Slot
 
 PROTOCOL_NAMES = {protocol.value: protocol.name.lower() for protocol in Protocol}
 FRONTENDS, MASQUERADE, INSIDE, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN = (
@@ -69,6 +69,23 @@ def restricted_frontend(slot: Slot) -> Slot | None:
     if kind not in ("ranged", "allowed"):
         return None
     return Slot(f"frontends{number}", " . ".join(slot.key.split(" . ")[:3]))
+
+
+def ways(slot: Slot) -> tuple[Slot, Slot] | None:
+    """Return the two elements that lead new connections to a server, if this is one of them.
+
+    They are the verdict of a frontend and the way of its inside view.
+    """
+    kind, number = slot.set[:-1], slot.set[-1]
+    if kind not in ("frontends", "inside"):
+        return None
+    return Slot(f"frontends{number}", slot.key), Slot(f"inside{number}", slot.key)
+
+
+def frontend_key(slot: Slot) -> FrontendKey:
+    """Return the frontend that one of these elements is about."""
+    address, protocol, port = slot.key.split(" . ")
+    return FrontendKey(parse_ip(address), Protocol[protocol.upper()], int(port))
 
 
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:

@@ -5,7 +5,7 @@ and port on which the Service answers. Pure and independent of all other Service
 them claim one frontend is decided in `plan.ledger`. Rules: contract 3.1, 4.3, 4.4, 4.9 to 4.12.
 """
 
-import zlib
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
@@ -16,6 +16,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.state import (
+    MADE_UP_BIT,
     PERSISTENT,
     SCHED_1,
     SCHED_2,
@@ -31,6 +32,9 @@ from ipvsproxy.plan.topology import Backend, Choice, choose
 SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
 """A removed or draining destination must not refuse new connections, hence the fallback; mh
 counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
+
+HASHING = ("sh", "mh", "dh")
+"""Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
@@ -104,14 +108,15 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
     node: NodeFacts,
     config: Config,
 ) -> View:
+    turn = _turn(config.scheduler, node.name)
     return View(
         service=service,
         port=port,
         cluster_ip=cluster_ip,
         inside_port=inside_port,
         server=_server(config.scheduler, service.affinity_seconds),
-        cluster=_destinations(choice.cluster, node.name),
-        local=_destinations(choice.local, node.name) if service.external_local or service.internal_local else (),
+        cluster=_destinations(choice.cluster, turn),
+        local=_destinations(choice.local, turn) if service.external_local or service.internal_local else (),
         exists=choice.exists,
         # Every endpoint of this node that is used at all is among the local ones.
         hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
@@ -127,11 +132,23 @@ def _server(scheduler: str, affinity_seconds: int) -> Server:
     return Server(scheduler, flags, affinity_seconds)
 
 
-def _destinations(backends: Sequence[Backend], node: str) -> tuple[Destination, ...]:
-    """Sorted, then turned by an amount that differs from node to node: not all of them start at one endpoint."""
+@lru_cache(maxsize=8)
+def _turn(scheduler: str, node: str) -> int:
+    """Return by how much destinations are turned, so that not all nodes start at one endpoint (pure: no chance).
+
+    With a scheduler that hashes, all nodes have one order: who comes through another node finds the same endpoint.
+    A checksum would not do: those of names that are alike are alike.
+    """
+    if scheduler in HASHING:
+        return 0
+    return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest(), "big")
+
+
+def _destinations(backends: Sequence[Backend], turn: int) -> tuple[Destination, ...]:
+    """Sorted, then turned round."""
     ordered = sorted(b.destination for b in backends)
     if len(ordered) > 1:
-        start = zlib.crc32(node.encode()) % len(ordered)
+        start = turn % len(ordered)
         ordered = ordered[start:] + ordered[:start]
     return tuple(ordered)
 
@@ -145,7 +162,7 @@ def _inside_ports(ports: Sequence[ServicePort]) -> list[int]:
     taken = {(p.protocol, p.port) for p in ports}
     chosen = []
     for port in ports:
-        number = port.port ^ 0x8000
+        number = port.port ^ MADE_UP_BIT
         while number == 0 or (port.protocol, number) in taken:
             number = number % 65535 + 1
         taken.add((port.protocol, number))
@@ -195,6 +212,7 @@ def _cluster_ip_frontend(view: View, node: NodeFacts) -> Frontend:
         hairpins=view.hairpins,
         health_check_port=view.service.health_check_port,
         drain_seconds=view.drain_seconds,
+        inside_port=view.inside_port if _externally_accessible(view.service, view.port) else 0,
     )
 
 

@@ -1,3 +1,4 @@
+import pytest
 from build import config, destination, key, node, service, slice_of
 
 from ipvsproxy.address import parse_ip
@@ -70,6 +71,65 @@ def test_a_udp_destination_goes_at_once():
     world.want(dns, "10.244.1.1", "10.244.2.2")
     steps = world.want(dns, "10.244.1.1")
     assert verbs(steps.removed) == [("DEL_DEST", (destination("10.244.2.2:53"),), 0)]
+
+
+INSIDE = key("10.96.0.10:32848")
+
+
+def local(*, external=True, internal=True):
+    return service(load_balancer_ips=["203.0.113.5"], external_local=external, internal_local=internal)
+
+
+def ways(steps):
+    return {f"{s.slot.set} {s.slot.key}": s.value for s in steps}
+
+
+def test_ways_are_switched_between_new_and_old_servers():
+    """Local pods and the node find a server with destinations at each moment."""
+    world = World()
+    world.want(local(internal=False), "10.244.2.2")
+    to_both = world.want(local(), "10.244.2.2")
+    assert ways(to_both.switched) == {"inside4 203.0.113.5 . tcp . 80": "10.96.0.10 . 32848"}
+    assert [(step.verb.name, step.key) for step in to_both.added] == [("NEW_SERVICE", INSIDE)]
+    to_none = world.want(local(external=False, internal=False), "10.244.2.2")
+    assert ways(to_none.switched) == {
+        "inside4 203.0.113.5 . tcp . 80": None,
+        "frontends4 203.0.113.5 . tcp . 80": "accept",
+    }
+    assert {(s.verb.name, s.key.address) for s in to_none.added if s.destinations} == {
+        ("SET_DEST", parse_ip("10.96.0.10")),  # it was draining
+        ("NEW_DEST", parse_ip("203.0.113.5")),
+    }
+
+
+def test_a_way_that_is_new_with_its_frontend_is_there_first():
+    steps = World().want(local(), "10.244.1.1")
+    assert not steps.switched
+    assert "inside4 203.0.113.5 . tcp . 80" in ways(steps.raised)
+
+
+@pytest.mark.parametrize("now", [local(internal=False), local(external=False)])
+def test_the_server_of_an_inside_view_that_goes_another_way_drains(now):
+    world = World()
+    world.want(local(), "10.244.1.1", "10.244.2.2")
+    steps = world.want(now, "10.244.1.1", "10.244.2.2")
+    assert verbs(step for step in steps.removed if step.key == INSIDE) == [("SET_DEST", (ONE, TWO), 0)]
+    assert not world.step(Touched(servers={INSIDE}))
+    world.shadow.servers[INSIDE].weights.clear()
+    assert verbs(world.step(Touched(servers={INSIDE})).removed) == [("DEL_SERVICE", (), 0)]
+
+
+@pytest.mark.parametrize("gone", ["Service", "port", "frontends outside"])
+def test_what_drains_of_an_inside_view_goes_at_once_with_the_frontends_it_stood_for(gone):
+    world = World()
+    world.want(local(), "10.244.1.1")
+    world.want(local(internal=False), "10.244.1.1")
+    assert world.shadow.servers[INSIDE].weights == {ONE: 0}
+    if gone == "Service":
+        world.drop("default/web")
+    else:
+        world.want(service(ports=((81, 0),)) if gone == "port" else service(), "10.244.1.1")
+    assert INSIDE not in world.shadow.servers
 
 
 def test_attributes_change_in_place():
