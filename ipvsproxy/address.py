@@ -98,6 +98,16 @@ def is_link_local_v6(address: bytes) -> bool:
     return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
+def is_link_local(address: bytes) -> bool:
+    """169.254.0.0/16 or fe80::/10."""
+    return address[:2] == b"\xa9\xfe" if len(address) == 4 else is_link_local_v6(address)
+
+
+def is_multicast(address: bytes) -> bool:
+    """224.0.0.0/4 and everything above, which is broadcast or of no use, or ff00::/8."""
+    return address[0] >= (0xE0 if len(address) == 4 else 0xFF)
+
+
 def is_unspecified(address: bytes) -> bool:
     """0.0.0.0 or ::."""
     return not any(address)

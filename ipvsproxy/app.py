@@ -103,6 +103,7 @@ def open_kernel(config: Config) -> Kernel:
         mark = config.masquerade_mark
         return Kernel(
             ipvs, Links(), nft, ruleset, Forwarding(nft, mark), mark,
+            nameservers=host.nameservers,
             keep_settings=partial(host.keep, config),
             make_settings=partial(host.prepare, config, ipvs),
             take_over=Leftovers(nft).tend,

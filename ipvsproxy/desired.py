@@ -8,18 +8,21 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
+from ipvsproxy.address import format_ip
 from ipvsproxy.config import Config
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.node import NodeFacts, blindness, facts
+from ipvsproxy.plan.node import NodeFacts, Reserved, blindness, facts
 from ipvsproxy.plan.rules import detector_elements, guard
+from ipvsproxy.plan.safety import Refusal, judge
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
 from ipvsproxy.plan.wanted import plan_service
 from ipvsproxy.report import Report, service_subject
 
 API_SERVER = "default/kubernetes"
+API_SERVER_ROLE = "the API server"
 DNS_PORT = 53
 
 log = structlog.get_logger()
@@ -36,12 +39,19 @@ class Desired:
         self._local: set[str] = set()
         self._facts = NodeFacts(config.node_name)
         self._fixed: dict[Slot, str] = {}
+        self._refused: dict[str, tuple[Refusal, ...]] = {}
+        self._api_servers: tuple[Reserved, ...] = ()
 
-    def look_at_node(self, link_addresses: Iterable[bytes]) -> Touched:
+    def api_servers(self, servers: Iterable[tuple[bytes, int]]) -> None:
+        """Take over by which addresses and ports we reach the API server."""
+        self._api_servers = tuple(Reserved(address, API_SERVER_ROLE, port) for address, port in servers)
+        self.store.node_changed = True
+
+    def look_at_node(self, link_addresses: Iterable[bytes], reserved: Iterable[Reserved] = ()) -> Touched:
         """Take over the facts of the node; all Services depend on them and become dirty when they changed."""
         self.store.node_changed = False
         node = self.store.node
-        new = facts(self._config, node, link_addresses)
+        new = facts(self._config, node, link_addresses, (*reserved, *self._api_servers, *self._api_endpoints()))
         # A folder of manifests need not describe the node, and no load balancer asks there.
         eligible = node.eligible if node else self._config.manifests is not None
         self._report.node(eligible=eligible, listen=listen_addresses(self._config, new))
@@ -55,6 +65,12 @@ class Desired:
         previous, self._fixed = self._fixed, dict(detector_elements(new.pod_cidrs, new.pod_interfaces))
         return self.ledger.set_fixed(self._fixed, previous)
 
+    def _api_endpoints(self) -> Iterable[Reserved]:
+        for piece in self.store.slices(API_SERVER):
+            for endpoint in piece.endpoints:
+                for port in piece.ports:
+                    yield Reserved(endpoint.address, API_SERVER_ROLE, port.port)
+
     def plan(self, keys: Iterable[str]) -> Touched:
         """Plan some Services anew and return what that may change."""
         touched = Touched()
@@ -63,15 +79,28 @@ class Desired:
             service = services.get(key)
             if service is None:
                 self.ledger.forget(key, touched)
+                self._refused.pop(key, None)
                 self._tell_local(key, None)
                 continue
             slices = self.store.slices(key)
             wanted = plan_service(service, slices, node, config)
             self.ledger.replace(Owner(service.created, key), wanted, touched)
             self._tell_local(key, local_view(service, slices, wanted, node.name))
+            self._tell_refusals(service)
             if self.ledger.contested:
                 self._report_conflicts(key)
         return touched
+
+    def _tell_refusals(self, service: Service) -> None:
+        """Say once which addresses a Service does not get."""
+        refusals = judge(service, self._facts, self._config)
+        if refusals == self._refused.get(service.key, ()):
+            return
+        self._refused[service.key] = refusals
+        for refusal in refusals:
+            log.warning("address refused", service=service.key, address=format_ip(refusal.address),
+                        port=refusal.port or None, reason=refusal.reason)  # fmt: skip
+            self.report_refused(service.key, str(refusal))
 
     def _tell_local(self, key: str, view: LocalView | None) -> None:
         if view is not None:

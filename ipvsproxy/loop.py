@@ -20,7 +20,17 @@ from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kube.inbox import Alone, Changed, Event, Failed, Inbox, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.kube.inbox import (
+    Alone,
+    ApiServers,
+    Changed,
+    Event,
+    Failed,
+    Inbox,
+    Listed,
+    NodeAddressesChanged,
+    Removed,
+)
 from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, diff
 from ipvsproxy.plan.drain import Drains, Ended
@@ -77,15 +87,7 @@ class Loop:
     def turn(self, events: list[Event]) -> None:
         """Handle some events and whatever is due. Raises Fatal."""
         for event in events:
-            match event:
-                case Failed(reason):
-                    raise Fatal(reason)
-                case NodeAddressesChanged():
-                    self._node_unseen = True
-                case Alone():
-                    self._alone = True
-                case _:
-                    self._take(event)
+            self._handle(event)
         if not self._may_work:
             return
         if events:
@@ -102,6 +104,20 @@ class Loop:
         else:
             if self._started:
                 self._report_sync(self._clock() - began, changes)
+
+    def _handle(self, event: Event) -> None:
+        """Take note of an event. Raises Fatal."""
+        match event:
+            case Failed(reason):
+                raise Fatal(reason)
+            case NodeAddressesChanged():
+                self._node_unseen = True
+            case ApiServers(servers):
+                self._desired.api_servers(servers)
+            case Alone():
+                self._alone = True
+            case _:
+                self._take(event)
 
     @property
     def _may_work(self) -> bool:
@@ -137,10 +153,11 @@ class Loop:
         """Do what is due and return the number of changes to the kernel."""
         if not self._started:
             return self._start() if self._retry.due() else 0
-        if self._node_unseen or self._desired.store.node_changed:
+        is_time = self._clock() >= self._next_verify
+        if is_time or self._node_unseen or self._desired.store.node_changed:
             self._look_at_node()
         self._plan()
-        if self._clock() >= self._next_verify:
+        if is_time:
             self._verify()
         changes = self._apply() if self._pending and self._retry.due() else 0
         return changes + self._end_drains(self._drains.due(self._clock()))
@@ -192,7 +209,7 @@ class Loop:
         return round(self._clock() - began, 3)
 
     def _look_at_node(self) -> None:
-        touched = self._desired.look_at_node(self._kernel.other_addresses())
+        touched = self._desired.look_at_node(self._kernel.other_addresses(), self._kernel.reserved())
         self._node_unseen = False
         self._pending.update(touched)
 
@@ -262,7 +279,6 @@ class Loop:
     def _verify(self) -> None:
         """Compare the kernel with what we know of it; differences are repaired by the next apply."""
         self._next_verify = self._clock() + self._config.sync_period
-        self._look_at_node()
         changed = self._kernel.verify()
         if changed:
             log.warning(

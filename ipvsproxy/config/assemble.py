@@ -58,6 +58,8 @@ def _traffic(values: dict[str, Any]) -> dict[str, Any]:
         "masquerade_all": values["iptables.masqueradeAll"],
         "masquerade_bit": values["iptables.masqueradeBit"],
         "nodeport_addresses": tuple(values["nodePortAddresses"]),
+        "external_ip_ranges": tuple(values["externalIPRanges"]),
+        "denied_ip_ranges": tuple(values["deniedIPRanges"]),
         "allow_external_ips": gate(values, "AllowServiceExternalIPs"),
     }
 

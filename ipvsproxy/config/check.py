@@ -145,9 +145,10 @@ def _listen_problem(text: str) -> str:
 
 
 def _ranges(values: dict[str, Any]) -> Iterator[Problem]:
-    for index, text in enumerate(values["ipvs.excludeCIDRs"]):
-        if not _reads(parse_cidr, text):
-            yield "ipvs.excludeCIDRs", text, f"entry {index} must be a valid CIDR"
+    for key in ("ipvs.excludeCIDRs", "externalIPRanges", "deniedIPRanges"):
+        for index, text in enumerate(values[key]):
+            if not _reads(parse_cidr, text):
+                yield key, text, f"entry {index} must be a valid CIDR"
     addresses = values["nodePortAddresses"]
     if addresses == [PRIMARY]:
         return

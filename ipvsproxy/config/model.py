@@ -102,6 +102,8 @@ class Config:
     masquerade_bit: int = 14
     nodeport_addresses: tuple[str, ...] = ()
     allow_external_ips: bool = True
+    external_ip_ranges: tuple[str, ...] = ()
+    denied_ip_ranges: tuple[str, ...] = ()
 
     scheduler: str = "rr"
     sync_period: float = 30.0

@@ -181,6 +181,10 @@ OURS = (
     Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,
         "how long removed endpoints keep their connections; 0: until they end. A Service's own: the annotation"
         " ipvsproxy.io/drain-timeout", always=True),
+    Row("external-ip-ranges", "externalIPRanges", LIST, [], NEW,
+        "ranges that external IPs of Services must be in; default: all", always=True),
+    Row("denied-ip-ranges", "deniedIPRanges", LIST, [], NEW,
+        "ranges in which no Service gets external or load balancer IPs", always=True),
 )  # fmt: skip
 """Also as environment variables, IPVSPROXY_ and the flag in capitals."""
 

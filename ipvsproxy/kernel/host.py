@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from ipvsproxy.address import parse_ip
 from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.netlink import KernelError
@@ -21,6 +22,7 @@ from ipvsproxy.kernel.netlink import KernelError
 PROC_SYS = Path("/proc/sys")
 SYS_MODULE = Path("/sys/module")
 IF_INET6 = Path("/proc/net/if_inet6")
+RESOLV_CONF = Path("/etc/resolv.conf")
 OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 WANTED_SYSCTLS = {
     # Without it conntrack does not know the rewritten tuple, and nothing can be masqueraded.
@@ -182,6 +184,23 @@ def set_oom_score(value: int) -> None:
             OOM_SCORE_ADJ.write_text(f"{value}\n")
     except (OSError, ValueError) as error:
         log.debug("OOM score not set", value=value, error=str(error))
+
+
+def nameservers() -> frozenset[bytes]:
+    """Return the DNS servers of this host; a name service on loopback is none that a Service could take."""
+    try:
+        lines = RESOLV_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    words = [line.split() for line in lines if line.startswith("nameserver")]
+    return frozenset(address for _, *rest in words if rest and (address := _address(rest[0])))
+
+
+def _address(text: str) -> bytes:
+    try:
+        return parse_ip(text.partition("%")[0])
+    except ValueError:
+        return b""
 
 
 def read_sysctl(name: str) -> int | None:

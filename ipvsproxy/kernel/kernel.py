@@ -7,7 +7,7 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
@@ -27,6 +27,7 @@ from ipvsproxy.plan.diff import (
     record_vip,
 )
 from ipvsproxy.plan.gate import guarded_servers, guarded_vips, ready_ways, replaced_vips, unneeded_elements
+from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 from nft import ruleset as static_rules
@@ -38,6 +39,7 @@ VERIFIED_AT_ONCE = 1000
 LOGGED_AT_ONCE = 10
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
+DNS_PORT = 53
 
 log = structlog.get_logger()
 
@@ -56,11 +58,13 @@ class Kernel:
         keep_settings: Callable[[], None] = lambda: None,
         *,
         make_settings: Callable[[], None] = lambda: None,
+        nameservers: Callable[[], Iterable[bytes]] = tuple,
         take_over: Callable[[], None] = lambda: None,
     ) -> None:
         self.shadow = KernelState()
         self._mark = mark
         self._make_settings = make_settings
+        self._nameservers = nameservers
         self._keep_settings = keep_settings
         self.take_over = take_over
         self._forwarding = forwarding
@@ -210,6 +214,15 @@ class Kernel:
     def other_addresses(self) -> frozenset[bytes]:
         """Return the addresses of links other than kube-ipvs0. Raises KernelError."""
         return self._links.other_addresses()
+
+    def reserved(self) -> Iterator[Reserved]:
+        """Yield addresses that this node depends on: gateways, tunnels, DNS servers. Raises KernelError."""
+        for address in self._links.gateways():
+            yield Reserved(address, "a gateway")
+        for address in self._links.tunnel_ends():
+            yield Reserved(address, "a node behind a tunnel")
+        for address in self._nameservers():
+            yield Reserved(address, "a DNS server", DNS_PORT)
 
     def _change_elements(self, steps: Sequence[ElementStep], failed: Touched) -> None:
         if not steps:

@@ -45,10 +45,14 @@ NETLINK_ROUTE = 0
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 ADDRESS_NEWS = (RTM_NEWADDR, RTM_DELADDR)
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_GETNEIGH, AF_BRIDGE, NDA_DST = 30, 7, 1
 RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST = 255, 2, 254
-IFA_ADDRESS, IFA_LOCAL, RTA_DST, RTA_OIF = 1, 2, 1, 4
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA = 1, 4, 5, 9, 18
+RTNEXTHOP = struct.Struct("=HBBi")
 IFA_F_NODAD = 0x02
 IFADDRMSG = struct.Struct("=BBBBI")
+NDMSG = struct.Struct("=BxxxiHBB")
 RTMSG = struct.Struct("=BBBBBBBBI")
 U32 = struct.Struct("=I")
 GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV)
@@ -95,6 +99,23 @@ class Links:
         """Read the addresses of all links but kube-ipvs0. Raises Lost."""
         return frozenset(address for index, address in self._addresses() if index != self._index)
 
+    def gateways(self) -> frozenset[bytes]:
+        """Read the next hops of all routes. Raises Lost."""
+        parts = self._wire.dump(message(RTM_GETROUTE, 0, RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)))
+        return frozenset(hop for part in parts for hop in _next_hops(attributes(part, RTMSG.size)))
+
+    def tunnel_ends(self) -> frozenset[bytes]:
+        """Read the far ends of VXLAN links: with many network plugins, the addresses of all other nodes.
+
+        Raises Lost.
+        """
+        found = set()
+        for part in self._wire.dump(message(RTM_GETNEIGH, 0, NDMSG.pack(AF_BRIDGE, 0, 0, 0, 0))):
+            end = dict(attributes(part, NDMSG.size)).get(NDA_DST)
+            if end is not None and any(end):
+                found.add(bytes(end))
+        return frozenset(found)
+
     def bind(self, vips: Sequence[Vip]) -> dict[int, int]:
         """Add VIPs and return {index: errno} of those that could not be. Raises Lost."""
         failures = self._wire.batch([self._message(vip, index, add=True) for index, vip in enumerate(vips)])
@@ -136,6 +157,20 @@ class Links:
             _, _, _, _, table, protocol, _, kind, _ = RTMSG.unpack_from(part)
             if (table, protocol, kind) == (RT_TABLE_LOCAL, ROUTE_PROTOCOL, RTN_LOCAL):
                 yield Vip(bytes(dict(attributes(part, RTMSG.size))[RTA_DST]), VipForm.ROUTE)
+
+
+def _next_hops(fields: Iterator[tuple[int, memoryview]]) -> Iterator[bytes]:
+    for number, payload in fields:
+        if number == RTA_GATEWAY:
+            yield bytes(payload)
+        elif number == RTA_VIA:
+            yield bytes(payload[2:])
+        elif number == RTA_MULTIPATH:
+            offset = 0
+            while offset + RTNEXTHOP.size <= len(payload):
+                length = RTNEXTHOP.unpack_from(payload, offset)[0]
+                yield from _next_hops(attributes(payload[: offset + length], offset + RTNEXTHOP.size))
+                offset += max((length + 3) & ~3, RTNEXTHOP.size)
 
 
 def _address_message(address: bytes, index: int, sequence: int, *, add: bool) -> bytes:

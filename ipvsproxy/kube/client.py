@@ -19,9 +19,10 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import structlog
 
+from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.api import Observe, Response, Trouble
 from ipvsproxy.kube.connection import BEARER, build
-from ipvsproxy.kube.inbox import Failed, Inbox, Kind
+from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind
 from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.kube.reflector import Pace, Reflector
 
@@ -139,6 +140,14 @@ class Client:
         self._api = build(self._kubeconfig, self._master)
         self._ready.set()
         self._built_at = time.monotonic()
+
+    def server(self) -> tuple[bytes, int] | None:
+        """Return address and port of the API server, None where the configuration names a host instead."""
+        url = urlsplit(self._api.configuration.host)
+        try:
+            return parse_ip(url.hostname or ""), url.port or (80 if url.scheme == "http" else 443)
+        except ValueError:
+            return None
 
     def list(self, kind: Kind, limit: int, continue_: str, resource_version: str) -> Response:
         """Ask for a page of all objects of a kind. Raises Trouble."""
@@ -261,6 +270,8 @@ class ApiSource:
         except Unusable as error:
             inbox.put(Failed(str(error)))
             return
+        if server := self.client.server():
+            inbox.put(ApiServers((server,)))
         self._reflectors = [Reflector(kind, self.client, inbox, self._pace) for kind in Kind]
         for reflector in self._reflectors:
             reflector.start()

@@ -56,6 +56,12 @@ class NodeAddressesChanged(msgspec.Struct, frozen=True):
     """An address came to or left a link of the node other than ours."""
 
 
+class ApiServers(msgspec.Struct, frozen=True):
+    """The addresses (and ports) by which we reach the API server."""
+
+    servers: tuple[tuple[bytes, int], ...]
+
+
 class Alone(msgspec.Struct, frozen=True):
     """No other proxy is at work in this network namespace any more: the kernel is ours."""
 
@@ -66,7 +72,7 @@ class Failed(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Listed | Changed | Removed | NodeAddressesChanged | Alone | Failed
+Event = Listed | Changed | Removed | NodeAddressesChanged | ApiServers | Alone | Failed
 
 
 class Source(Interface):

@@ -1,9 +1,10 @@
 """The wanted state of the node: which Service holds which frontend, and what follows from that.
 
-Frontends can be claimed by several Services (the same external IP and port): the oldest one holds it, by
-creation time, then by name, whatever the order of events (contract 4.3). VIPs, hairpin entries and health-check
-ports are shared, so they are counted. `replace` returns the names of kernel objects that may have changed; the
-rest of the state is never looked at, so a change costs the same on a small node and on a big one.
+Frontends can be claimed by several Services (the same external IP and port). The one holds it to which the API
+server gave it, as its ClusterIP or NodePort: no external IP may take that over. Else the oldest one, by creation
+time, then by name, whatever the order of events (contract 4.3). VIPs, hairpin entries and health-check ports are
+shared, so they are counted. `replace` returns the names of kernel objects that may have changed; the rest of the
+state is never looked at, so a change costs the same on a small node and on a big one.
 
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
@@ -52,7 +53,7 @@ class Ledger:
         touched = Touched() if touched is None else touched
         known, old_keys = self._owned.pop(owner.service, (owner, ()))
         for key in old_keys:
-            if key not in frontends or known != owner:
+            if key not in frontends or known != owner or self._claims_otherwise(key, known, frontends[key]):
                 self._withdraw(key, known, touched)
         for key, frontend in frontends.items():
             self._claim(key, owner, frontend, touched)
@@ -118,20 +119,30 @@ class Ledger:
     def _claim(self, key: FrontendKey, owner: Owner, frontend: Frontend, touched: Touched) -> None:
         """Let the oldest claimant hold the frontend and the others wait."""
         holder = self._holders.get(key, owner)
-        if holder < owner:
+        mine = (frontend.claim, owner)
+        theirs = (self.frontends[key].claim, holder) if holder != owner else mine
+        if theirs < mine:
             self._waiting.setdefault(key, {})[owner] = frontend
             return
-        if owner < holder:
+        if mine < theirs:
             self._waiting.setdefault(key, {})[holder] = self.frontends[key]
         self._holders[key] = owner
         self._set(key, frontend, touched)
+
+    def _claims_otherwise(self, key: FrontendKey, owner: Owner, new: Frontend) -> bool:
+        """Whether an owner's claim to a contested frontend is of another kind now."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            return False
+        old = self.frontends[key] if self._holders[key] == owner else waiting[owner]
+        return old.claim is not new.claim
 
     def _withdraw(self, key: FrontendKey, owner: Owner, touched: Touched) -> None:
         waiting = self._waiting.get(key, {})
         if self._holders[key] != owner:
             del waiting[owner]
         elif waiting:
-            heir = self._holders[key] = min(waiting)
+            heir = self._holders[key] = min(waiting, key=lambda other: (waiting[other].claim, other))
             self._set(key, waiting.pop(heir), touched)
         else:
             del self._holders[key]

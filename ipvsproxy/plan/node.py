@@ -7,10 +7,19 @@ nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from ipvsproxy.address import Cidr, family, format_ip, is_loopback, is_node_address, is_unspecified, parse_cidr
 from ipvsproxy.config import PRIMARY, Config, DetectLocalMode
 from ipvsproxy.plan.model import Node
+
+
+class Reserved(NamedTuple):
+    """An address that the node depends on: what it is, and its port there (0: any)."""
+
+    address: bytes
+    role: str
+    port: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class NodeFacts:
 
     `link_addresses` are on links other than kube-ipvs0; a VIP among them is not ours to bind.
     `nodeport_addresses` is the part of them on which NodePorts answer. `addresses` are the node's own IPs.
+    `reserved` are addresses that no Service may take from the node (`plan.safety`).
     `pod_cidrs` and `pod_interfaces` detect local pods; `detects` names the families they work for.
     """
 
@@ -29,6 +39,7 @@ class NodeFacts:
     nodeport_addresses: tuple[bytes, ...] = ()
     pod_cidrs: tuple[Cidr, ...] = ()
     pod_interfaces: tuple[str, ...] = ()
+    reserved: tuple[Reserved, ...] = ()
 
     @cached_property
     def detects(self) -> frozenset[int]:
@@ -46,10 +57,13 @@ class NodeFacts:
             "nodeport_addresses": list(map(format_ip, self.nodeport_addresses)),
             "pod_cidrs": list(map(str, self.pod_cidrs)),
             "pod_interfaces": list(self.pod_interfaces),
+            "reserved": [f"{format_ip(known.address)} {known.role}" for known in self.reserved],
         }
 
 
-def facts(config: Config, node: Node | None, link_addresses: Iterable[bytes]) -> NodeFacts:
+def facts(
+    config: Config, node: Node | None, link_addresses: Iterable[bytes], reserved: Iterable[Reserved] = ()
+) -> NodeFacts:
     """Combine what is known; without a Node object the host's own links stand in for its addresses."""
     links = frozenset(address for address in link_addresses if is_node_address(address))
     addresses = _bound(config.bind_address, node.addresses if node and node.addresses else tuple(sorted(links)))
@@ -62,6 +76,7 @@ def facts(config: Config, node: Node | None, link_addresses: Iterable[bytes]) ->
         nodeport_addresses=tuple(sorted(_nodeport_addresses(config, addresses, links))),
         pod_cidrs=tuple(_detector_cidrs(config, pod_cidrs)),
         pod_interfaces=_detector_interfaces(config),
+        reserved=tuple(sorted(set(reserved))),
     )
 
 

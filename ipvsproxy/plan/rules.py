@@ -35,11 +35,14 @@ class Elements(NamedTuple):
 NO_ELEMENTS = Elements({}, [])
 
 
+def _text(key: FrontendKey) -> str:
+    return f"{format_ip(key.address)} . {PROTOCOL_NAMES[key.protocol]} . {key.port}"
+
+
 def elements(frontend: Frontend) -> Elements:
     """Return the elements of a frontend. The key of most sets is `address . protocol . port`."""
-    address, protocol, port = frontend.key.address, frontend.key.protocol, frontend.key.port
-    number, text = family(address), format_ip(address)
-    key = f"{text} . {PROTOCOL_NAMES[protocol]} . {port}"
+    address = frontend.key.address
+    number, text, key = family(address), format_ip(address), _text(frontend.key)
     own: dict[Slot, str] = {Slot(FRONTENDS[number], key): frontend.verdict}
     if frontend.masquerade:
         own[Slot(MASQUERADE[number], key)] = frontend.masquerade

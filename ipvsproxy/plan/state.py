@@ -9,7 +9,7 @@ hundreds of thousands of them.
 """
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -72,6 +72,13 @@ class Masquerade(StrEnum):
     ALWAYS = "goto masquerade_always"
 
 
+class Claim(IntEnum):
+    """By what a Service claims a frontend: the API server gave it ClusterIP or NodePort. Lower is stronger."""
+
+    ALLOCATED = 0
+    EXTERNAL = 1
+
+
 class Frontend(msgspec.Struct, frozen=True, gc=False):
     """One wanted frontend: its virtual server and everything the ruleset says about it.
 
@@ -94,6 +101,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     health_check_port: int = 0
     drain_seconds: float = 0.0
     inside_port: int = 0
+    claim: Claim = Claim.ALLOCATED
 
     @property
     def inside_key(self) -> FrontendKey:

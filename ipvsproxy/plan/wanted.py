@@ -2,7 +2,8 @@
 
 In: a Service, its slices, the facts of the node, the settings. Out: `Frontend` values, one for each address
 and port on which the Service answers. Pure and independent of all other Services; what happens when two of
-them claim one frontend is decided in `plan.ledger`. Rules: contract 3.1, 4.3, 4.4, 4.9 to 4.12.
+them claim one frontend is decided in `plan.ledger`, and which addresses it may not have in
+`plan.safety`. Rules: contract 3.1, 4.3, 4.4, 4.9 to 4.12.
 """
 
 import hashlib
@@ -15,11 +16,13 @@ from ipvsproxy.address import Cidr, family
 from ipvsproxy.config import Config
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.safety import judge, without
 from ipvsproxy.plan.state import (
     MADE_UP_BIT,
     PERSISTENT,
     SCHED_1,
     SCHED_2,
+    Claim,
     Destination,
     Frontend,
     FrontendKey,
@@ -61,6 +64,10 @@ def plan_service(
     frontends: dict[FrontendKey, Frontend] = {}
     slices = tuple(slices)
     inside_ports = _inside_ports(service.ports)
+    refusals = judge(service, node, config)
+    refused = {(refusal.address, refusal.port) for refusal in refusals}
+    if refusals:
+        service = without(service, refusals)
     if service.external_ips and not config.allow_external_ips:
         service = msgspec.structs.replace(service, external_ips=())
     for cluster_ip in service.cluster_ips:
@@ -71,7 +78,8 @@ def plan_service(
             choice = choose(_backends(slices, port, number), node.name, node.zone)
             view = _view(service, port, cluster_ip, inside_port, choice, node, config)
             for frontend in _frontends(view, node):
-                frontends[frontend.key] = frontend
+                if (frontend.key.address, frontend.key.port) not in refused:
+                    frontends[frontend.key] = frontend
     return frontends
 
 
@@ -181,7 +189,7 @@ def _frontends(view: View, node: NodeFacts) -> Iterator[Frontend]:
     if view.port.node_port:
         for address in node.nodeport_addresses:
             if family(address) == number:
-                yield _external_frontend(view, node, address, view.port.node_port)
+                yield _external_frontend(view, node, address, view.port.node_port, is_node_port=True)
     for address in service.external_ips:
         if family(address) == number:
             yield _external_frontend(view, node, address, view.port.port)
@@ -228,9 +236,16 @@ def _inside_frontend(view: View) -> Frontend:
 
 
 def _external_frontend(
-    view: View, node: NodeFacts, address: bytes, port: int, ranges: tuple[Cidr, ...] = ()
+    view: View,
+    node: NodeFacts,
+    address: bytes,
+    port: int,
+    ranges: tuple[Cidr, ...] = (),
+    *,
+    is_node_port: bool = False,
 ) -> Frontend:
     local = view.service.external_local
+    given = address in view.service.cluster_ips or is_node_port
     destinations = view.local if local else view.cluster
     return Frontend(
         key=FrontendKey(address, view.port.protocol, port),
@@ -243,6 +258,7 @@ def _external_frontend(
         bind=address not in node.link_addresses,
         hairpins=view.hairpins,
         drain_seconds=view.drain_seconds,
+        claim=Claim.ALLOCATED if given else Claim.EXTERNAL,
     )
 
 

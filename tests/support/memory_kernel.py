@@ -161,6 +161,7 @@ class MemoryLinks:
         self.writes = 0
         self.exists = False
         self._watch = watch
+        self.hops = self.ends = frozenset()
 
     def ensure_link(self):
         self.faults.read()
@@ -174,6 +175,12 @@ class MemoryLinks:
     def other_addresses(self):
         self.faults.read()
         return self.others
+
+    def gateways(self):
+        return self.hops
+
+    def tunnel_ends(self):
+        return self.ends
 
     def bind(self, vips):
         return self._change(vips, self.present.add, self._refusal)

@@ -3,13 +3,23 @@
 import errno
 
 import pytest
-from build import config, destination, key, service, slice_of
+from build import config, destination, endpoint, key, service, slice_of
 from memory_kernel import Fault, MemoryNode
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode, VipMode
-from ipvsproxy.kube.inbox import Alone, Changed, Failed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.kube.inbox import (
+    Alone,
+    ApiServers,
+    Changed,
+    Failed,
+    Inbox,
+    Kind,
+    Listed,
+    NodeAddressesChanged,
+    Removed,
+)
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Server, ServerState, VipForm
@@ -500,3 +510,34 @@ def test_kept_objects_survive_a_list(node):
 def test_a_source_that_can_never_deliver_is_fatal(node):
     with pytest.raises(Fatal, match="no such file"):
         Process(node).loop.turn([Failed("kubeconfig: no such file")])
+
+
+def test_an_api_server_is_no_external_ip(node):
+    process = Process(node).list(service(external_ips=["192.0.2.10", "192.0.2.11"]), slice_of("web", "10.244.1.1"))
+    bound = {key("192.0.2.10:80"), key("192.0.2.11:80")}
+    assert bound <= node.ipvs.table.keys()
+    process.loop.turn([ApiServers(((parse_ip("192.0.2.10"), 6443),))])
+    assert key("192.0.2.10:80") not in node.ipvs.table
+    api = slice_of("kubernetes", endpoint("192.0.2.11", "node1"), ports=((6443, "TCP", ""),))
+    process.change(api)
+    process.wait(31)
+    assert not bound & node.ipvs.table.keys()
+
+
+def test_what_is_new_waits_for_its_rules_and_what_stands_goes_on(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    node.nft.fail_next = errno.EINVAL
+    balanced = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
+    process.loop.turn(
+        [Changed(Kind.SERVICE, "default/web", balanced), *slices(slice_of("web", "10.244.1.1", "10.244.1.2"))]
+    )
+    assert key("203.0.113.5:80") not in node.ipvs.table
+    assert parse_ip("203.0.113.5") not in {vip.address for vip in node.links.present}
+    assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 1}
+    process.wait(1)
+    assert key("203.0.113.5:80") in node.ipvs.table
+    assert parse_ip("203.0.113.5") in {vip.address for vip in node.links.present}
+
+
+def slices(*pieces):
+    return [Changed(Kind.ENDPOINT_SLICE, piece.key, piece) for piece in pieces]

@@ -212,3 +212,16 @@ def test_manifests_need_no_node(tmp_path):
     world = World(manifests=tmp_path)
     world.list(node=None)
     assert world.report.of("node")[-1][0] is True
+
+
+def test_an_address_that_is_refused_is_told_once_for_each_change(world):
+    world.node.links.hops = frozenset((parse_ip("192.0.2.254"),))
+    world.list(service(external_ips=["192.0.2.254", "198.51.100.9"]), slice_of("web", "10.244.1.1"))
+    world.change(slice_of("web", "10.244.1.1", "10.244.1.2"))
+    reason = "192.0.2.254: the address of a gateway, which this node could not reach any more"
+    assert world.report.of("refused") == [["web", reason]]
+    assert {str(vip.address) for vip in world.node.links.present} == {
+        str(parse_ip(text)) for text in ("10.96.0.10", "198.51.100.9")
+    }
+    world.change(service(external_ips=["192.0.2.254", "127.0.0.1"]))
+    assert world.report.of("refused")[1:] == [["web", reason], ["web", "127.0.0.1: a loopback address"]]

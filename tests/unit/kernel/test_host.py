@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ipvsproxy.address import parse_ip
 from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.netlink import KernelError
@@ -212,3 +213,13 @@ def test_modules_are_loaded_only_where_they_are_not(proc, monkeypatch):
     monkeypatch.setattr(host.shutil, "which", lambda *_, **__: None)
     host.load_module("ip_vs_rr")
     assert (proc / "calls").read_text() == "--quiet -- ip_vs_rr\n"
+
+
+def test_name_servers_are_read_as_the_resolver_reads_them(tmp_path, monkeypatch):
+    path = tmp_path / "resolv.conf"
+    monkeypatch.setattr(host, "RESOLV_CONF", path)
+    assert host.nameservers() == frozenset()
+    path.write_text(
+        "# nameserver 192.0.2.1\nsearch a b\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver x\n"
+    )
+    assert host.nameservers() == {parse_ip("192.0.2.53"), parse_ip("fe80::1")}

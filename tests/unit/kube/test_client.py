@@ -20,7 +20,7 @@ from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube import kubeconfig
 from ipvsproxy.kube.api import Trouble
 from ipvsproxy.kube.client import ApiSource, Client, Limits
-from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed, Removed
+from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig
 from ipvsproxy.kube.reflector import Pace
 
@@ -55,6 +55,7 @@ class View:
         self.objects = {kind: {} for kind in Kind}
         self.lists = dict.fromkeys(Kind, 0)
         self.failed = ""
+        self.servers = ()
         source.start(self.inbox)
 
     def take(self):
@@ -66,6 +67,8 @@ class View:
                 self.lists[event.kind] += 1
             elif isinstance(event, Removed):
                 self.objects[event.kind].pop(event.key, None)
+            elif isinstance(event, ApiServers):
+                self.servers = event.servers
             else:
                 self.objects[event.kind][event.key] = event.object
 

@@ -33,6 +33,20 @@ def test_the_oldest_service_holds_a_shared_frontend_in_any_order():
         assert ledger.frontends[shared].destinations[0].address == parse_ip("10.244.1.1")
 
 
+def test_no_external_ip_takes_over_what_the_api_server_gave_to_a_service():
+    thief = service("a", ["10.96.0.9"], external_ips=["10.96.0.1", "192.0.2.1"], created="2020")
+    owner = service("b", ["10.96.0.1"], ((80, 80),), created="2026")
+    for order in ((thief, owner), (owner, thief)):
+        ledger = new_ledger()
+        for svc in order:
+            put(ledger, svc, "10.244.1.1")
+        assert {ledger.owner(key(f"{ip}:80")) for ip in ("10.96.0.1", "192.0.2.1")} == {"default/b"}
+        put(ledger, service("a", ["10.96.0.9"], external_ips=["10.96.0.1"], created="2020"), "10.244.1.1")
+        assert ledger.conflicts("default/a") == [key("10.96.0.1:80")]
+        ledger.forget("default/b")
+        assert ledger.owner(key("10.96.0.1:80")) == "default/a"
+
+
 def test_a_shared_frontend_passes_on_when_its_holder_goes():
     ledger = new_ledger()
     put(ledger, service("a", ["10.96.0.1"], external_ips=["198.51.100.9"]), "10.244.1.1")
@@ -89,7 +103,9 @@ def test_auto_changes_to_routes_and_back(monkeypatch):
     assert parse_ip("10.96.0.1") in touched.vips
 
 
-addresses = st.sampled_from(["198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8::1"])
+addresses = st.sampled_from(
+    ["198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8::1", "10.96.0.2", "192.0.2.1"]
+)
 pods = st.lists(st.sampled_from(["10.244.1.1", "10.244.1.2", "10.244.2.1"]), unique=True)
 histories = st.lists(
     st.tuples(
@@ -112,7 +128,7 @@ def event(ledger, step):
     svc = service(
         f"s{number}",
         [f"10.96.0.{number}", f"fd00:10:96::{number}"],
-        ((80, 30080 * node_port),),
+        ((80, 80 * node_port),),
         created=created,
         external_local=external_local,
         internal_local=internal_local,

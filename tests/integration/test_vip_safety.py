@@ -1,0 +1,142 @@
+"""VIPs cannot hurt the node or its neighbours, and nobody slips through while a Service changes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import pathlib
+import threading
+from collections.abc import Iterator
+
+import netns
+import pytest
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder, endpoint, endpoint_slice, port, service
+from probe import Question, probe, probe_many
+from proxy import Proxy
+from test_traffic import HOST_PORT, eventually
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+PORTS = (port(80, 8080, name="http"), port(22, 8080, name="ssh"))
+VIP, NEW_VIP, SPARE = "203.0.113.70", "203.0.113.71", "203.0.113.72"
+DENIED = "198.51.100.77"
+RANGES = (["192.0.2.100/32"], ["192.0.2.96/27", "198.18.0.0/15"], ["192.0.2.100/32", "10.96.0.0/12"])
+
+
+def write(lab: Lab, folder: Folder, name: str = "web", number: int = 1, **spec: object) -> None:
+    made = service(name, PORTS, [f"10.96.7.{number}"], **spec)
+    folder.write(name, made, endpoint_slice(name, PORTS, [endpoint(lab, lab.host("p11"))]))
+
+
+@pytest.fixture(scope="module")
+def proxy(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    lab, path = session_lab, pathlib.Path(tmp_path_factory.mktemp("safety"))
+    Folder(path).write_nodes(lab)
+    lab.responder.listen(lab.host("p11"), 8080)
+    for host, number in ((lab.nodes[0], HOST_PORT), (lab.nodes[0], 22), (lab.nodes[1], HOST_PORT)):
+        lab.responder.listen(host, number)
+    arguments = [*DEFAULT_PROXY_ARGS, "--denied-ip-ranges=198.51.100.64/26"]
+    started = lab.proxy(lab.nodes[0], path, arguments)
+    yield started
+    started.kill()
+    lab.clean_nodes()
+    lab.responder.clear()
+
+
+@pytest.fixture
+def folder(proxy: Proxy) -> Folder:
+    return Folder(pathlib.Path(next(a for a in proxy.argv if a.startswith("--manifests=")).partition("=")[2]))
+
+
+def test_addresses_the_node_depends_on_stay_where_they_are(session_lab: Lab, proxy: Proxy, folder: Folder) -> None:
+    """node2 is the next hop to its pods, the client that to the rest of the world."""
+    lab, (node, neighbour) = session_lab, session_lab.nodes
+    wanted = [neighbour.ipv4, lab.client.ipv4, node.ipv4, "127.0.0.1", "169.254.169.254", DENIED, SPARE]
+    write(lab, folder, externalIPs=wanted)
+    eventually(lambda: probe(lab.client.netns, SPARE, 80).name == "p11")
+
+    refused = {(line["address"], line["port"]) for line in proxy.events("address refused")}
+    others = {(address, None) for address in wanted if address not in (node.ipv4, SPARE)}
+    assert refused == others | {(node.ipv4, 22)}
+    assert {line["service"] for line in proxy.events("address refused")} == {"default/web"}
+    bound = lab.run(node, ["ip", "-o", "address", "show", "kube-ipvs0"])
+    assert not [address for address in wanted if address != SPARE and f" {address}/" in bound]
+    # The neighbour, the node's own ssh and its other ports are reached; its address serves what is harmless.
+    assert probe(node.netns, neighbour.ipv4, HOST_PORT).name == "node2"
+    assert [probe(lab.client.netns, node.ipv4, number).name for number in (22, HOST_PORT, 80)] == [
+        "node1",
+        "node1",
+        "p11",
+    ]
+    # What is refused here may be another host's: it is not answered by this node.
+    lab.route_client_via(node, DENIED)
+    assert probe(lab.client.netns, DENIED, 80, timeout=2).outcome != "answered"
+    lab.reset_client_routes()
+
+
+class Hammer(threading.Thread):
+    """Asks the same questions again and again, and counts what becomes of each."""
+
+    def __init__(self, *questions: Question) -> None:
+        super().__init__(daemon=True)
+        self.questions = questions
+        self.seen = [collections.Counter[str]() for _ in questions]
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            for counter, result in zip(self.seen, probe_many(self.questions, 1.5), strict=True):
+                counter[result.outcome] += 1
+
+    def rounds(self) -> int:
+        return sum(self.seen[0].values())
+
+    def wait(self, rounds: int) -> None:
+        until = self.rounds() + rounds
+        eventually(lambda: self.rounds() >= until)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        self.start()
+        yield
+        self._ended.set()
+        self.join()
+
+
+def test_source_ranges_never_open_nor_close_while_they_change(
+    session_lab: Lab, proxy: Proxy, folder: Folder
+) -> None:
+    lab = session_lab
+    balanced = {"type_": "LoadBalancer", "ingress": [VIP]}
+    write(lab, folder, loadBalancerSourceRanges=RANGES[0], **balanced)
+    inside, outside = lab.client.netns, lab.host("p12").netns
+    eventually(lambda: probe(inside, VIP, 80).name == "p11")
+    # The one that is allowed asks twice as often as the other, whose question takes its whole time.
+    allowed, denied = Hammer(Question(inside, VIP, 80)), Hammer(*[Question(outside, VIP, 80)] * 4)
+    with allowed.at_work(), denied.at_work():
+        for turn in range(4):
+            write(lab, folder, loadBalancerSourceRanges=RANGES[(turn + 1) % 3], **balanced)
+            allowed.wait(6)
+            denied.wait(1)
+    assert set(allowed.seen[0]) == {"answered"}
+    assert {outcome for counter in denied.seen for outcome in counter} == {"timeout"}
+    assert len(proxy.events("nftables transaction refused")) == 0
+
+
+def test_a_vip_never_answers_before_its_guard_is_there(session_lab: Lab, proxy: Proxy, folder: Folder) -> None:
+    """A port of the host is asked on a VIP that comes and goes: unreachable or refused, and never answered."""
+    lab, node = session_lab, session_lab.nodes[0]
+    asked = Question(lab.client.netns, NEW_VIP, HOST_PORT)
+    with netns.inside(node.netns):
+        hammer = Hammer(asked, Question(node.netns, NEW_VIP, HOST_PORT))
+    with hammer.at_work():
+        for _ in range(2):
+            write(lab, folder, "new", 2, type_="LoadBalancer", ingress=[NEW_VIP])
+            eventually(lambda: probe(lab.client.netns, NEW_VIP, 80).name == "p11")
+            hammer.wait(1)
+            folder.remove("new")
+            eventually(lambda: probe(lab.client.netns, NEW_VIP, 80, timeout=1).outcome != "answered")
+            hammer.wait(1)
+    assert all("answered" not in counter for counter in hammer.seen)
+    assert hammer.seen[0]["refused"]
