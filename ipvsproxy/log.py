@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.processors import CallsiteParameter, CallsiteParameterAdder
@@ -51,6 +51,29 @@ class Logger(structlog.make_filtering_bound_logger(0)):  # type: ignore[misc]
             super().debug(event, *args, **values)
 
 
+class Output:
+    """Where lines go. A full disk or a reader that has gone costs lines, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = 0
+
+    def write(self, text: str) -> None:
+        """Write a line, or count it as lost; how many were is said as soon as something can be said."""
+        told = self._lost
+        note = f"{told} log lines could not be written\n" if told else ""
+        try:
+            self._stream.write(note + text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._lost += 1
+        else:
+            self._lost -= told
+
+    def flush(self) -> None:
+        """Nothing is left to do."""
+
+
 def configure(config: Config) -> None:
     """Set up structlog for the whole process."""
     verbosity.patterns = config.vmodule
@@ -66,7 +89,7 @@ def configure(config: Config) -> None:
     structlog.configure(
         processors=[*head, structlog.processors.format_exc_info, *tail],
         wrapper_class=Logger,
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(Output(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
 
@@ -76,7 +99,7 @@ def quiet() -> None:
     structlog.configure(
         processors=[structlog.processors.add_log_level, _plainly],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(Output(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
 
@@ -102,7 +125,7 @@ def klog(_: object, __: str, event: EventDict) -> str:
     """Return an event as klog writes it: `I1124 03:49:58.123456       1 loop.py:130] "synced" services=3`."""
     letter = LETTERS.get(event.pop("level"), "E")
     place = f"{event.pop('filename')}:{event.pop('lineno')}"
-    message = json.dumps(event.pop("event"), ensure_ascii=False)
+    message = _printable(json.dumps(event.pop("event"), ensure_ascii=False))
     pairs = "".join(f" {name}={_value(value)}" for name, value in event.items())
     return f"{letter}{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():7} {place}] {message}{pairs}"  # noqa: DTZ005
 
@@ -110,8 +133,15 @@ def klog(_: object, __: str, event: EventDict) -> str:
 def _value(value: Any) -> str:
     """Texts of several lines, such as tracebacks, are indented between < and >."""
     if isinstance(value, str) and "\n" in value:
-        return "<\n" + "".join(f"\t{line}\n" for line in value.splitlines()) + " >"
-    return json.dumps(value, default=str, ensure_ascii=False)
+        return "<\n" + "".join(f"\t{_printable(line)}\n" for line in value.splitlines()) + " >"
+    return _printable(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    """Escape what could end a line, move a terminal's cursor or turn the direction of writing."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in text)
 
 
 def settings(notes: Iterable[str], gates: Iterable[str], config: Config) -> None:

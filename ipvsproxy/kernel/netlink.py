@@ -133,9 +133,8 @@ class Wire:
                 self._socket.send(b"".join((*pieces[first:end], LAST)))
                 self._collect(failures)
                 first = end
-        except (OSError, TimeoutError) as error:
-            self._reopen()
-            raise Lost("netlink batch", error.errno or errno.ETIMEDOUT) from error
+        except OSError as error:
+            raise self._lost("netlink batch", error) from error
         return failures
 
     def _cuts(self, pieces: Sequence[bytes]) -> Iterator[int]:
@@ -155,14 +154,22 @@ class Wire:
             try:
                 parts, interrupted = self._dump_once(question)
             except OSError as error:
-                self._reopen()
-                raise Lost("netlink dump", error.errno or errno.ETIMEDOUT) from error
+                raise self._lost("netlink dump", error) from error
             if not interrupted:
                 return parts
         raise Lost("netlink dump", errno.EINTR)
 
     def request(self, question: bytes) -> bytes:
-        """Return the one message that answers a request, without its netlink header. Raises KernelError."""
+        """Return the one message that answers a request, without its netlink header.
+
+        Raises KernelError when the kernel refuses it, Lost when no answer arrives.
+        """
+        try:
+            return self._answer(question)
+        except OSError as error:
+            raise self._lost("netlink request", error) from error
+
+    def _answer(self, question: bytes) -> bytes:
         self._ask(question, NLM_F_REQUEST)
         while True:
             for kind, _, sequence, body in self._read():
@@ -186,9 +193,14 @@ class Wire:
         self._most = min(DATAGRAM_BYTES, answers * SHORTEST_MESSAGE)
         return sock
 
-    def _reopen(self) -> None:
-        self._socket.close()
-        self._socket = self._open()
+    def _lost(self, operation: str, error: OSError) -> Lost:
+        """Take a new socket, since late answers must not count for later questions; return what to raise."""
+        with suppress(OSError):
+            self._socket.close()
+        # Without one (no memory, no descriptor) the closed one fails at once next time, and brings us here again.
+        with suppress(OSError):
+            self._socket = self._open()
+        return Lost(operation, error.errno or errno.ETIMEDOUT)
 
     def _collect(self, failures: dict[int, int]) -> None:
         """Read answers until the last one; each comes alone and is short."""

@@ -23,9 +23,14 @@ HEADER, GENERIC = struct.Struct("=IHHII"), struct.Struct("=BBH")
 def wipe_node(where: str) -> None:
     """Empty IPVS and nftables in the namespace and delete kube-ipvs0."""
     with netns.inside(where):
-        _flush_nftables()
-        _flush_ipvs()
-        subprocess.run(["ip", "link", "del", "kube-ipvs0"], capture_output=True, check=False)
+        wipe()
+
+
+def wipe() -> None:
+    """Do so in the namespace of the calling thread."""
+    _flush_nftables()
+    _flush_ipvs()
+    subprocess.run(["ip", "link", "del", "kube-ipvs0"], capture_output=True, check=False)
 
 
 def _flush_nftables() -> None:

@@ -1,5 +1,9 @@
+import errno
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import structlog
@@ -89,3 +93,67 @@ def test_files_with_a_verbosity_of_their_own(start, patterns, shown):
     assert ("detail" in said()) is shown
     log.info("news")
     assert "news" in said()
+
+
+WRITER = """
+import os, resource, structlog
+from ipvsproxy import log
+from ipvsproxy.config import Config
+log.configure(Config(node_name="node1"))
+def say(times):
+    for _ in range(times):
+        structlog.get_logger().error("nobody hears this", text="x" * 1000)
+say(100)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+say(20000)
+os._exit(7 if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 5000 else 8)
+"""
+
+
+@pytest.mark.parametrize("where", ["a full disk", "a reader that has gone"])
+def test_logs_that_cannot_be_written_cost_lines_and_no_memory(where):
+    reader, writer = os.pipe() if where == "a reader that has gone" else (None, os.open("/dev/full", os.O_WRONLY))
+    if reader is not None:
+        os.close(reader)
+    done = subprocess.run([sys.executable, "-c", WRITER], stderr=writer, stdout=writer, timeout=60, check=False)
+    os.close(writer)
+    assert done.returncode == 7
+
+
+def test_lost_lines_are_counted_and_said_when_there_is_room_again():
+    class Stream:
+        def __init__(self):
+            self.room, self.text = True, ""
+
+        def write(self, text):
+            if not self.room:
+                raise OSError(errno.ENOSPC, "full")
+            self.text += text
+
+        def flush(self):
+            pass
+
+    stream = Stream()
+    output = log_settings.Output(stream)
+    output.write("one\n")
+    stream.room = False
+    output.write("two\n")
+    output.write("three\n")
+    stream.room = True
+    output.write("four\n")
+    output.write("five\n")
+    assert stream.text == "one\n2 log lines could not be written\nfour\nfive\n"
+
+
+HOSTILE = ["a\x1b[2Jb", "a\u2028b", "a\x85b", "a\x9bb", "a\u202eb", "a\ud800b", "a\rb", "a\x00b", 'a"b\\']
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_stay_in_their_line(start, text):
+    log, said = start()
+    log.warning(text, object=text, several=[text], lines=f"{text}\n{text}")
+    first, *lines = said().rstrip("\n").split("\n")
+    assert LINE.fullmatch(first) or '"b' in first
+    assert first.isprintable()
+    assert len(lines) >= 3
+    assert all(line.replace("\t", "").isprintable() for line in lines)

@@ -1,0 +1,119 @@
+"""Sockets that fail: answers are reported as lost, and the next call has a new socket.
+
+On rtnetlink, which needs no root for reading.
+"""
+
+import errno
+import os
+import socket
+
+import pytest
+
+from ipvsproxy.kernel import netlink
+from ipvsproxy.kernel.netlink import KernelError, Lost, Wire, message
+
+RTM_GETLINK, RTM_GETADDR = 18, 22
+ALL_ADDRESSES = message(RTM_GETADDR, 0, bytes(8))
+LOOPBACK = message(RTM_GETLINK, 0, bytes(4) + (1).to_bytes(4, "little") + bytes(8))
+NO_LINK = message(RTM_GETLINK, 0, bytes(4) + (0x7FFFFFF).to_bytes(4, "little") + bytes(8))
+CALLS = {
+    "batch": lambda wire: wire.batch([message(0x7FFF, 0, bytes(8))]),
+    "dump": lambda wire: wire.dump(ALL_ADDRESSES),
+    "request": lambda wire: wire.request(LOOPBACK),
+}
+CODES = [errno.ENOBUFS, errno.ENOMEM, errno.EBADF, errno.EINTR, errno.EBUSY]
+
+
+class Broken:
+    """A socket of which one call fails, a number of times."""
+
+    def __init__(self, real, call, code, times):
+        self._real, self._call, self._code, self._times = real, call, code, times
+
+    def __getattr__(self, name):
+        if name == self._call and self._times:
+            self._times -= 1
+            return self._fail
+        return getattr(self._real, name)
+
+    def _fail(self, *_, **__):
+        if self._code == errno.ETIMEDOUT:
+            raise TimeoutError("timed out")
+        raise OSError(self._code, os.strerror(self._code))
+
+
+@pytest.fixture
+def wire():
+    opened = Wire(socket.NETLINK_ROUTE)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("code", [*CODES, errno.ETIMEDOUT], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("batch", "send"), ("batch", "recv"), ("dump", "send"), ("dump", "recvmsg"), ("request", "recvmsg")],
+)
+def test_what_fails_is_lost_and_the_next_call_works(wire, name, call, code):
+    first = wire._socket
+    wire._socket = Broken(first, call, code, 1)
+    with pytest.raises(Lost) as lost:
+        CALLS[name](wire)
+    assert lost.value.errno == code
+    assert first.fileno() == -1
+    assert wire.dump(ALL_ADDRESSES)
+    assert wire.request(LOOPBACK)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_socket_that_was_closed_under_us(wire, name):
+    wire._socket.close()
+    with pytest.raises(Lost):
+        CALLS[name](wire)
+    assert wire.request(LOOPBACK)
+
+
+def test_a_descriptor_that_somebody_else_closed(wire):
+    os.close(wire._socket.fileno())
+    with pytest.raises(Lost):
+        wire.request(LOOPBACK)
+    assert wire.request(LOOPBACK)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_new_socket_can_be_had_for_a_while(wire, name, monkeypatch):
+    real = netlink.netns.create_socket
+    monkeypatch.setattr(netlink.netns, "create_socket", Broken(None, "create_socket", errno.EMFILE, 9)._fail)
+    wire._socket.close()
+    for _ in range(3):
+        with pytest.raises(Lost):
+            CALLS[name](wire)
+    monkeypatch.setattr(netlink.netns, "create_socket", real)
+    with pytest.raises(Lost):
+        CALLS[name](wire)
+    assert wire.request(LOOPBACK)
+
+
+def test_refusals_are_no_losses(wire):
+    before = wire._socket
+    with pytest.raises(KernelError) as refused:
+        wire.request(NO_LINK)
+    assert not isinstance(refused.value, Lost)
+    assert refused.value.errno == errno.ENODEV
+    assert wire._socket is before
+    assert wire.request(LOOPBACK)
+
+
+def test_interrupted_dumps_are_repeated_and_given_up_at_last(wire, monkeypatch):
+    real, left = wire._dump_once, [2]
+
+    def interrupted(question):
+        left[0] -= 1
+        return real(question)[0], left[0] >= 0
+
+    monkeypatch.setattr(wire, "_dump_once", interrupted)
+    assert wire.dump(ALL_ADDRESSES)
+    left[0] = 99
+    with pytest.raises(Lost) as lost:
+        wire.dump(ALL_ADDRESSES)
+    assert lost.value.errno == errno.EINTR
