@@ -23,6 +23,7 @@ MOODS = {
     Outcome.DROPPED: Mood.BAD,
     Outcome.NOT_OURS: Mood.DOUBTFUL,
 }
+NOBODY = "none has this frontend"
 ONE_FOR_EACH_CLIENT = {"sh", "dh", "lblc", "lblcr", "mh"}
 """Schedulers that choose by addresses: a share is then what many clients see together."""
 
@@ -49,7 +50,7 @@ def parts(said: Explanation, known: Names) -> Parts:
     """Return the answer for people."""
     service = known.of(said.packet.to)
     yield [Marked(f"{format_ip(said.packet.source)} -> {said.packet.to!s}", Mood.TITLE), f"  ({said.sender})"]
-    yield f"Service: {service or known.missing}"
+    yield f"Service: {service or known.problem or NOBODY}"
     yield ""
     yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in said.steps])
     yield ""

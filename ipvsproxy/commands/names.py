@@ -17,13 +17,14 @@ from ipvsproxy.plan.state import FrontendKey
 
 TIMEOUT_SECONDS = 2.0
 PAGE = "/frontends"
+UNKNOWN = "names of Services are unknown"
 
 
 class Names(NamedTuple):
-    """Services by their frontends, as `namespace/name`; `missing` says why there are none, empty if there are."""
+    """Services by their frontends, as `namespace/name`; `problem` says why there are none, empty if there are."""
 
     services: Mapping[str, str]
-    missing: str = ""
+    problem: str = ""
 
     def of(self, key: FrontendKey) -> str:
         """Return the Service that has a frontend, empty if it is not known."""
@@ -36,13 +37,13 @@ def names(config: Config, view: View) -> Names:
         return _of_running(config)
     here = objects.of_this_host(config)
     ledger = objects.desired(here, objects.read(here), view.other_addresses()).ledger
-    return Names({str(key): ledger.owner(key) for key in ledger.frontends}, "none has this frontend")
+    return Names({str(key): ledger.owner(key) for key in ledger.frontends})
 
 
 def _of_running(config: Config) -> Names:
     listen = config.metrics_bind_address
     if listen is None:
-        return Names({}, "unknown, the proxy serves no metrics; use --manifests or --kubeconfig")
+        return Names({}, f"{UNKNOWN}: the proxy serves no metrics; use --manifests or --kubeconfig")
     address = listen.address
     if is_unspecified(address):
         address = b"\x7f\0\0\1" if len(address) == 4 else bytes(15) + b"\1"
@@ -51,7 +52,7 @@ def _of_running(config: Config) -> Names:
         # Not by a proxy of the environment: it is this node that is asked.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=TIMEOUT_SECONDS) as answer:
-            return Names(json.load(answer)["frontends"], "none has this frontend")
+            return Names(json.load(answer)["frontends"])
     except (OSError, ValueError, KeyError) as error:
         reason = getattr(error, "reason", error)
-        return Names({}, f"unknown, no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")
+        return Names({}, f"{UNKNOWN}: no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.commandline import RUN, Grammar, usage_line
-from ipvsproxy.config.kinds import BOOL, DURATION, NANOSECONDS, STRING, UINT, Kind, choice
+from ipvsproxy.config.kinds import BOOL, DURATION, LIST, NANOSECONDS, STRING, UINT, Kind, choice
 from ipvsproxy.config.table import BY_FLAG, NEW, Row
 
 FINE, FOUND, WRONG_USAGE = 0, 1, 2
@@ -30,7 +30,7 @@ SORT = flag("sort-by", STRING, "the column to sort by; -COLUMN: greatest first")
 WATCH = flag("watch", BOOL, "print again and again")
 INTERVAL = flag("interval", DURATION, "with --watch: time between two looks", 2 * NANOSECONDS)
 LIMIT = flag("limit", UINT, "of connections: how many to read at most", 1000)
-FROM = flag("from", STRING, "a file, a folder, or - for standard input: what kubectl get -o yaml|json prints")
+FROM = flag("from", LIST, "files, folders, or - for standard input: what kubectl get -o yaml|json prints")
 LINK = flag("link", STRING, "the link the packet comes in by; default: the one that leads to FROM")
 
 LETTERS = {"output": "o", "namespace": "n", "all-namespaces": "A", "selector": "l", "watch": "w", "v": "v"}
@@ -87,6 +87,12 @@ COMMANDS = (
     Command("version", "print the version, as --version does"),
     Command("explain", "say what happens to a packet on this node, and why", "explain", "[FROM] TO:PORT[/PROTO]",
         ("node",), (OUTPUT, LINK)),
+    Command("show", "show what the kernel has, by the names of Services", "show",
+        "services|endpoints|connections|rules [NAME...]", ("services", "endpoints", "connections", "rules"),
+        (WIDE, NAMESPACE, ALL_NAMESPACES, SELECTOR, SORT, WATCH, INTERVAL, LIMIT)),
+    Command("diff", "say what a run would change on this node", "diff", own=(OUTPUT,)),
+    Command("plan", "say what a node should have, from saved objects; needs no cluster and no root", "plan",
+        own=(FROM, OUTPUT)),
     Command("completion", "print a script that completes commands and flags", "completion", "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip

@@ -9,13 +9,16 @@ The texts are those of `plan.rules`, so that what the kernel has can be compared
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
-from ipvsproxy.address import Cidr, format_ip
+from ipvsproxy.address import Cidr, format_ip, parse_ip
 from ipvsproxy.plan.rules import PROTOCOL_NAMES
+from ipvsproxy.plan.state import FrontendKey
 
 ACCEPT, DROP, GOTO = 1, 0, -4
 """Codes of verdicts: NF_ACCEPT, NF_DROP, NFT_GOTO (include/uapi/linux/netfilter/nf_tables.h)."""
+PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 PORT, PROTOCOL, NAME, IP4, IP6 = "port", "protocol", "name", "ip4", "ip6"
 SIZES = {PORT: 2, PROTOCOL: 1, NAME: 16, IP4: 4, IP6: 16}
 FRONTEND = {4: (IP4, PROTOCOL, PORT), 6: (IP6, PROTOCOL, PORT)}
@@ -101,6 +104,12 @@ def text(name: str, element: Raw) -> str:
     return " . ".join(words)
 
 
+def frontend_of(text: str) -> FrontendKey:
+    """Return the frontend that an element of text is about: its first three fields."""
+    address, protocol, port = text.split(" . ")[:3]
+    return FrontendKey(parse_ip(address), PROTOCOL_NUMBERS[protocol], int(port))
+
+
 def value(name: str, element: Raw) -> str:
     """Return what a map says of an element: a verdict, or fields; '' in a plain set."""
     if element.code is not None:
@@ -143,7 +152,7 @@ def _ranges(kind: str, elements: Iterable[Raw]) -> Iterator[str]:
         # Where one interval stops and the next one starts, there are two elements with one key.
         starts[element.key] = starts.get(element.key, True) and element.stops
     marks = sorted(starts.items())
-    for (first, stops), (after, _) in zip(marks, [*marks[1:], (b"", True)], strict=True):
+    for (first, stops), (after, _) in pairwise([*marks, (b"", True)]):
         if not stops:
             yield _name_range(first, after) if kind == NAME else _range(first, _before(after, len(first)))
 

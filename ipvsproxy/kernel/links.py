@@ -86,9 +86,10 @@ class Links:
         """Close the socket."""
         self._wire.close()
 
-    def look(self) -> None:
-        """Look for kube-ipvs0 without making it."""
+    def look(self) -> bool:
+        """Look for kube-ipvs0 without making it, and tell whether it is there."""
         self._index = _own_index()
+        return bool(self._index)
 
     def vips(self) -> set[Vip]:
         """Read the VIPs that are there, in both forms. Raises Lost."""

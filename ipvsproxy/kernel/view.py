@@ -129,6 +129,10 @@ class View:
 
     # Addresses and routes
 
+    def has_link(self) -> bool:
+        """Whether kube-ipvs0 is there."""
+        return self._links.look()
+
     def vips(self) -> set[Vip]:
         """Return the VIPs that are there, in both forms."""
         self._links.look()

@@ -19,6 +19,8 @@ class MemoryState:
         self.here, self.pods = list(here), set(pods)
         self.vips = {key.address for key in ledger.frontends if ledger.vip(key.address)}
         self.weights = {}
+        self.active = {}
+        self.counters = Counters()
 
     def find(self, name, *fields):
         shape = SHAPES[name]
@@ -41,10 +43,11 @@ class MemoryState:
         return Route(False, link, next(a for a in self.here if family(a) == family(address)), None)
 
     def server(self, key):
-        return Virtual(key, self.attributes[key], Counters()) if key in self.servers else None
+        return Virtual(key, self.attributes[key], self.counters) if key in self.servers else None
 
     def destinations(self, key):
-        return [Real(d, self.weights.get(d, 1), 0, 0, 0, Counters()) for d in self.servers[key]]
+        busy = self.active.get(key, 0)
+        return [Real(d, self.weights.get(d, 1), busy, 0, 0, self.counters) for d in self.servers[key]]
 
 
 def _holds(text, field):

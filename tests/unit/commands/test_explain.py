@@ -30,7 +30,7 @@ def node(monkeypatch):
     ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), listed, here).ledger
     state = MemoryState(ledger, here, [parse_ip("10.244.1.1")])
     monkeypatch.setattr(explain, "View", lambda: nullcontext(state))
-    known = Names({"10.96.0.10:80/TCP": "default/web"}, "none has this frontend")
+    known = Names({"10.96.0.10:80/TCP": "default/web"})
     monkeypatch.setattr(explain, "names", lambda *_: known)
     return state
 

@@ -59,8 +59,8 @@ def test_a_running_proxy_is_asked(page):
 def test_a_proxy_that_does_not_run_costs_only_the_names():
     known = names(config(metrics_bind_address=Listen(LOOPBACK, 1)), None)
     assert known.of(WEB) == ""
-    assert "no proxy answers" in known.missing
-    assert "serves no metrics" in names(config(metrics_bind_address=None), None).missing
+    assert "no proxy answers" in known.problem
+    assert "serves no metrics" in names(config(metrics_bind_address=None), None).problem
 
 
 def test_objects_are_planned(tmp_path):

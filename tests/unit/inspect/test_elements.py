@@ -56,6 +56,10 @@ def test_intervals_of_addresses():
     ]  # fmt: skip
 
 
+def test_no_intervals():
+    assert texts("pod_cidrs4", []) == {}
+
+
 def test_intervals_that_touch():
     found = marks(parse_ip, ("10.0.0.0", False), ("10.0.1.0", True), ("10.0.1.0", False), ("10.0.2.0", True))
     assert list(texts("pod_cidrs4", found)) == ["10.0.0.0/24", "10.0.1.0/24"]

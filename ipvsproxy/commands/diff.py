@@ -1,0 +1,95 @@
+"""`ipvsproxy diff`: what a run would change on this node, without changing it. Status 1 if it would.
+
+The wanted state is planned from the objects as `run` does, the kernel is read as `run` does it at its start, and
+`plan.diff` compares: there is no second opinion. Draining endpoints are no difference.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ipvsproxy.address import parse_cidr
+from ipvsproxy.commands import objects
+from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit
+from ipvsproxy.commands.table import FINE, FOUND
+from ipvsproxy.config import Config
+from ipvsproxy.desired import Desired
+from ipvsproxy.inspect.difference import Action, Change, changes
+from ipvsproxy.kernel import host
+from ipvsproxy.kernel.kernel import TABLE
+from ipvsproxy.kernel.links import LINK_NAME
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.view import View
+from ipvsproxy.plan.state import FrontendKey, KernelState
+
+SIGNS = {
+    Action.ADD: Marked("+", Mood.GOOD),
+    Action.CHANGE: Marked("~", Mood.DOUBTFUL),
+    Action.REMOVE: Marked("-", Mood.BAD),
+}
+
+
+def run(given: Given) -> int:
+    """Compare once."""
+    if given.words:
+        raise WrongUsage("diff takes no words")
+    config = objects.of_this_host(given.config)
+    listed = objects.read(config)
+    try:
+        with View() as view:
+            wanted = objects.desired(config, listed, view.other_addresses())
+            found = [*surroundings(config, view), *_differences(config, wanted, view)]
+    except (KernelError, OSError) as error:
+        raise Failed(f"the kernel cannot be read: {error}") from error
+    services = {str(key): wanted.ledger.owner(key) for key in wanted.ledger.frontends}
+    document = {"changes": [_document(change, services.get(change.frontend, "")) for change in found]}
+    emit(given.flags["output"], "Diff", document, _parts(found, services))
+    return FOUND if found else FINE
+
+
+def _differences(config: Config, wanted: Desired, view: View) -> Iterator[Change]:
+    shadow = KernelState(view.server_states(), view.vips(), view.all_elements())
+    excluded = [parse_cidr(text) for text in config.exclude_cidrs]
+
+    def protected(key: FrontendKey) -> bool:
+        return any(key.address in cidr for cidr in excluded)
+
+    return changes(wanted.ledger, shadow, protected)
+
+
+def surroundings(config: Config, view: View) -> Iterator[Change]:
+    """Yield what else a start would make: kernel settings, kube-ipvs0, the table."""
+    for name, value in host.wanted_sysctls(config):
+        was = host.read_sysctl(name)
+        if was != value:
+            yield Change(Action.CHANGE, "setting", host.dotted(name), "", str(was), str(value))
+    if not view.has_link():
+        yield Change(Action.ADD, "link", LINK_NAME)
+    if not view.has_table():
+        yield Change(Action.ADD, "table", str(TABLE))
+
+
+def _document(change: Change, service: str) -> dict[str, Any]:
+    return {**change._asdict(), "action": change.action.value, "service": service}
+
+
+def _parts(found: list[Change], services: dict[str, str]) -> Parts:
+    if not found:
+        yield Marked("A run would change nothing.", Mood.GOOD)
+        return
+    heads = ("", "OBJECT", "NAME", "OF", "SERVICE", "WAS", "WANTED")
+    yield Grid(heads, [_row(change, services) for change in found])
+    yield ""
+    yield _summary(found)
+
+
+def _row(change: Change, services: dict[str, str]) -> list[str | Marked]:
+    of = change.frontend if change.frontend != change.name else ""
+    words = (change.object, change.name, of, services.get(change.frontend, ""), change.was, change.wanted)
+    return [SIGNS[change.action], *(word or "-" for word in words)]
+
+
+def _summary(found: list[Change]) -> Line:
+    counts = [f"{sum(change.action is action for change in found)} to {action}" for action in Action]
+    plural = "s" if len(found) > 1 else ""
+    return f"A run would make {len(found)} change{plural}: {', '.join(counts)}."

@@ -1,0 +1,120 @@
+"""Rows of what can be shown, as plain dictionaries: the kernel's objects joined with the names of Services.
+
+A row is what `-o json` prints; its fields are documented in docs/commands.md. Every function takes the view, the
+names, and a limit (0: none) on how much is read.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from ipvsproxy.address import format_ip
+from ipvsproxy.commands.names import Names
+from ipvsproxy.inspect.elements import frontend_of
+from ipvsproxy.inspect.model import Counters, Real
+from ipvsproxy.kernel.connections import connections as all_connections
+from ipvsproxy.kernel.view import View
+from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, INSIDE, MASQUERADE, VIPS
+from ipvsproxy.plan.state import FrontendKey, Masquerade, Verdict
+
+Row = dict[str, Any]
+VERDICTS = {
+    Verdict.ACCEPT.value: "accept",
+    Verdict.REFUSE.value: "refuse",
+    Verdict.DROP.value: "drop",
+    Verdict.INSIDE_ONLY.value: "inside-only",
+}
+MASQUERADES = {Masquerade.ALWAYS.value: "always", Masquerade.UNLESS_LOCAL_POD.value: "unless-local-pod"}
+NEVER = "never"
+SERVING, DRAINING = "serving", "draining"
+
+
+def _named(key: FrontendKey, known: Names) -> Row:
+    namespace, _, name = known.of(key).partition("/")
+    return {"namespace": namespace, "service": name, "frontend": str(key)}
+
+
+def _counted(counters: Counters) -> Row:
+    return {
+        "connections": counters.connections,
+        "inPackets": counters.in_packets,
+        "outPackets": counters.out_packets,
+        "inBytes": counters.in_bytes,
+        "outBytes": counters.out_bytes,
+        "connectionRate": counters.connection_rate,
+        "inPacketRate": counters.in_packet_rate,
+        "outPacketRate": counters.out_packet_rate,
+        "inByteRate": counters.in_byte_rate,
+        "outByteRate": counters.out_byte_rate,
+    }
+
+
+def services(view: View, known: Names, _: int = 0) -> list[Row]:
+    """Return a row for each virtual server."""
+    verdicts = _by_frontend(view, FRONTENDS)
+    return [
+        _named(virtual.key, known)
+        | {"verdict": VERDICTS.get(verdicts.get(virtual.key, ""), "")}
+        | {"scheduler": virtual.server.scheduler, "affinitySeconds": virtual.server.timeout}
+        | _load(view.destinations(virtual.key))
+        | _counted(virtual.counters)
+        for virtual in view.servers()
+    ]
+
+
+def _load(reals: Sequence[Real]) -> Row:
+    return {
+        "endpoints": sum(real.weight > 0 for real in reals),
+        "draining": sum(real.weight == 0 for real in reals),
+        "active": sum(real.active for real in reals),
+        "inactive": sum(real.inactive for real in reals),
+    }
+
+
+def endpoints(view: View, known: Names, _: int = 0) -> list[Row]:
+    """Return a row for each destination of each virtual server."""
+    return [
+        _named(virtual.key, known)
+        | {"endpoint": str(real.destination), "state": SERVING if real.weight else DRAINING, "weight": real.weight}
+        | {"active": real.active, "inactive": real.inactive, "persistent": real.persistent}
+        | _counted(real.counters)
+        for virtual in view.servers()
+        for real in view.destinations(virtual.key)
+    ]
+
+
+def connections(_: View, known: Names, limit: int = 0) -> list[Row]:
+    """Return a row for each connection, of the first so many."""
+    return [
+        _named(found.frontend, known)
+        | {"client": str(found.client), "endpoint": str(found.endpoint)}
+        | {"state": found.state, "expiresSeconds": found.expires}
+        for found in islice(all_connections(), limit or None)
+    ]
+
+
+def rules(view: View, known: Names, _: int = 0) -> list[Row]:
+    """Return a row for each frontend of the ruleset: what its elements say."""
+    masquerades, inside = _by_frontend(view, MASQUERADE), _by_frontend(view, INSIDE)
+    ranges: dict[FrontendKey, list[str]] = {}
+    for name in ALLOWED.values():
+        for key in view.elements(name):
+            ranges.setdefault(frontend_of(key), []).append(key.rpartition(" . ")[2])
+    vips = {text for name in VIPS.values() for text in view.elements(name)}
+    return [
+        _named(key, known)
+        | {"verdict": VERDICTS.get(verdict, verdict)}
+        | {"masquerade": MASQUERADES.get(masquerades.get(key, ""), NEVER)}
+        | {"inside": _endpoint(inside.get(key, "")), "sourceRanges": sorted(ranges.get(key, []))}
+        | {"address": "vip" if format_ip(key.address) in vips else "node"}
+        for key, verdict in sorted(_by_frontend(view, FRONTENDS).items())
+    ]
+
+
+def _by_frontend(view: View, sets: dict[int, str]) -> dict[FrontendKey, str]:
+    return {frontend_of(key): value for name in sets.values() for key, value in view.elements(name).items()}
+
+
+def _endpoint(text: str) -> str:
+    address, _, port = text.partition(" . ")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}".strip(":")

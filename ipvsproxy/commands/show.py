@@ -1,0 +1,162 @@
+"""`ipvsproxy show services|endpoints|connections|rules [NAME...]`: what the kernel has, by the names of Services.
+
+Rows come from `commands.rows`; here they are filtered, sorted and printed as kubectl does it. Words after the
+first one are names of Services, with or without their namespace.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ipvsproxy.commands import objects, rows
+from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.names import Names, names
+from ipvsproxy.commands.output import Cell, Grid, Marked, Mood, Parts, emit, follow, note
+from ipvsproxy.commands.rows import Row
+from ipvsproxy.commands.selector import selector
+from ipvsproxy.commands.table import FINE
+from ipvsproxy.config.kinds import NANOSECONDS
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.view import View
+
+
+class Topic(NamedTuple):
+    """What can be shown: the kind of its document, where rows come from, columns and the fields they show."""
+
+    kind: str
+    read: Callable[[View, Names, int], list[Row]]
+    columns: dict[str, str]
+    wide: dict[str, str]
+
+
+CUT = "only the first {} connections were read; --limit reads more"
+MOODS = {
+    "accept": Mood.GOOD, "serving": Mood.GOOD, "refuse": Mood.BAD, "drop": Mood.BAD, "draining": Mood.DOUBTFUL,
+}  # fmt: skip
+SERVICE = {"NAMESPACE": "namespace", "SERVICE": "service"}
+LOAD = {"ACTIVE": "active", "INACTIVE": "inactive", "CONNECTIONS": "connections"}
+COUNTED = {"IN-PACKETS": "inPackets", "OUT-PACKETS": "outPackets", "IN-BYTES": "inBytes", "OUT-BYTES": "outBytes"}
+RATES = {"CONN/S": "connectionRate", "IN-BYTES/S": "inByteRate", "OUT-BYTES/S": "outByteRate"}
+TOPICS = {
+    "services": Topic(
+        "ServiceList",
+        rows.services,
+        SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "ENDPOINTS": "endpoints", "DRAINING": "draining"}
+        | LOAD | RATES,
+        {"SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds"} | COUNTED,
+    ),
+    "endpoints": Topic(
+        "EndpointList",
+        rows.endpoints,
+        SERVICE | {"FRONTEND": "frontend", "ENDPOINT": "endpoint", "STATE": "state", "WEIGHT": "weight"}
+        | LOAD | RATES,
+        {"PERSISTENT": "persistent"} | COUNTED,
+    ),
+    "connections": Topic(
+        "ConnectionList",
+        rows.connections,
+        SERVICE | {"CLIENT": "client", "FRONTEND": "frontend", "ENDPOINT": "endpoint", "STATE": "state",
+                   "EXPIRES": "expiresSeconds"},
+        {},
+    ),
+    "rules": Topic(
+        "RuleList",
+        rows.rules,
+        SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "MASQUERADE": "masquerade",
+                   "INSIDE-VIEW": "inside", "SOURCE-RANGES": "sourceRanges"},
+        {"ADDRESS": "address"},
+    ),
+}  # fmt: skip
+
+
+def run(given: Given) -> int:
+    """Show one topic, once or again and again."""
+    if not given.words or given.words[0] not in TOPICS:
+        raise WrongUsage(f"one of these is needed: {', '.join(TOPICS)}")
+    topic, flags = TOPICS[given.words[0]], given.flags
+    fits = _filter(given)
+    sort = _sort(topic, flags["sort-by"])
+    form = flags["output"]
+    limit = flags["limit"] if topic is TOPICS["connections"] else 0
+
+    said: set[str] = set()
+
+    def look() -> tuple[Mapping[str, Any], Parts]:
+        found, known = _read(given, topic, limit)
+        cut = bool(limit) and len(found) >= limit
+        for problem in filter(None, (known.problem, CUT.format(limit) if cut else "")):
+            if problem not in said:
+                said.add(problem)
+                note(problem)
+        shown = sort([row for row in found if fits(row)])
+        document = {"items": shown, "named": not known.problem, "truncated": cut}
+        return document, [_grid(topic, shown, wide=form == "wide")]
+
+    if flags["watch"]:
+        follow(form, topic.kind, look, flags["interval"] / NANOSECONDS)
+    document, parts = look()
+    emit(form, topic.kind, document, parts)
+    return FINE
+
+
+def _read(given: Given, topic: Topic, limit: int) -> tuple[list[Row], Names]:
+    try:
+        with View() as view:
+            known = names(given.config, view)
+            return topic.read(view, known, limit), known
+    except (KernelError, OSError) as error:
+        raise Failed(f"the kernel cannot be read: {error}") from error
+
+
+def _grid(topic: Topic, found: Sequence[Row], *, wide: bool) -> Grid:
+    columns = topic.columns | (topic.wide if wide else {})
+    return Grid(list(columns), [[_cell(row[name]) for name in columns.values()] for row in found])
+
+
+def _cell(value: Any) -> Cell:
+    """Show a list with commas, and nothing as a dash, so that columns can be counted."""
+    if isinstance(value, list):
+        return ",".join(value) or "-"
+    return value if isinstance(value, int) else Marked(value, MOODS.get(value, Mood.PLAIN)) if value else "-"
+
+
+def _sort(topic: Topic, wanted: str) -> Callable[[list[Row]], list[Row]]:
+    """Return what sorts rows by a column or field. Raises WrongUsage."""
+    if not wanted:
+        return lambda found: sorted(found, key=lambda row: [_order(row[name]) for name in topic.columns.values()])
+    columns = topic.columns | topic.wide
+    named = {name.lower(): name for name in columns.values()} | {k.lower(): v for k, v in columns.items()}
+    name = named.get(wanted.removeprefix("-").lower())
+    if name is None:
+        raise WrongUsage(f"--sort-by: {wanted!r} is none of {', '.join(columns)}")
+    return lambda found: sorted(found, key=lambda row: _order(row[name]), reverse=wanted.startswith("-"))
+
+
+def _order(value: Any) -> tuple[int, str]:
+    return (value, "") if isinstance(value, int) else (0, str(value))
+
+
+def _filter(given: Given) -> Callable[[Row], bool]:
+    """Return what tells whether a row was asked for. Raises WrongUsage, Failed."""
+    namespace = "" if given.flags["all-namespaces"] else given.flags["namespace"]
+    wanted = frozenset(given.words[1:])
+    labelled = _labelled(given)
+
+    def fits(row: Row) -> bool:
+        name = f"{row['namespace']}/{row['service']}"
+        return (
+            namespace in ("", row["namespace"])
+            and (not wanted or not wanted.isdisjoint((name, row["service"])))
+            and (labelled is None or name in labelled)
+        )
+
+    return fits
+
+
+def _labelled(given: Given) -> frozenset[str] | None:
+    """Return the Services that --selector selects, None for all. Raises WrongUsage, Failed."""
+    if not given.flags["selector"]:
+        return None
+    selects = selector(given.flags["selector"])
+    if given.config.manifests is None and given.config.kubeconfig is None:
+        raise WrongUsage("--selector: only objects have labels: give --manifests or --kubeconfig")
+    return frozenset(name for name, labels in objects.labels(given.config).items() if selects(labels))

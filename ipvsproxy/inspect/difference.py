@@ -1,0 +1,83 @@
+"""What a run would change, in words: steps of `plan.diff` as changes of single objects, with what is there now.
+
+Pure. In: the wanted state and the shadow, complete. Out: `Change`s in the order in which they would be made.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from ipvsproxy.address import format_ip
+from ipvsproxy.plan.diff import SERVER_VERBS, ElementStep, IpvsStep, Verb, diff
+from ipvsproxy.plan.ledger import Ledger
+from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, FrontendKey, KernelState, Server, Slot, Vip
+
+
+class Action(StrEnum):
+    """What happens to an object."""
+
+    ADD = "add"
+    CHANGE = "change"
+    REMOVE = "remove"
+
+
+class Change(NamedTuple):
+    """One change: what kind of object, its name, the frontend it belongs to (empty: none), before and after."""
+
+    action: Action
+    object: str
+    name: str
+    frontend: str = ""
+    was: str = ""
+    wanted: str = ""
+
+
+def changes(wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Iterator[Change]:
+    """Yield everything that differs."""
+    touched = wanted.everything()
+    touched.servers |= shadow.servers.keys()
+    touched.vips |= {vip.address for vip in shadow.vips}
+    touched.slots |= shadow.elements.keys()
+    steps = diff(touched, wanted, shadow, protected)
+    for element in sorted(steps.raised, key=lambda step: step.slot):
+        yield _element(element, shadow.elements)
+    for ipvs in sorted(steps.added, key=lambda step: step.key):
+        yield from _ipvs(ipvs, shadow)
+    yield from (_vip(Action.ADD, vip) for vip in sorted(steps.bound))
+    yield from (_vip(Action.REMOVE, vip) for vip in sorted(steps.unbound))
+    for ipvs in sorted(steps.removed, key=lambda step: step.key):
+        yield from _ipvs(ipvs, shadow)
+    for element in sorted(steps.lowered, key=lambda step: step.slot):
+        yield _element(element, shadow.elements)
+
+
+def _element(step: ElementStep, present: Mapping[Slot, str]) -> Change:
+    slot, was = step.slot, present.get(step.slot)
+    action = Action.REMOVE if step.value is None else Action.ADD if was is None else Action.CHANGE
+    return Change(action, "element", f"{slot.set} {{ {slot.key} }}", "", was or "", step.value or "")
+
+
+def _vip(action: Action, vip: Vip) -> Change:
+    return Change(
+        action, "VIP", format_ip(vip.address), "", *(("", vip.form) if action is Action.ADD else (vip.form, ""))
+    )
+
+
+def _ipvs(step: IpvsStep, shadow: KernelState) -> Iterator[Change]:
+    key, state = str(step.key), shadow.servers.get(step.key)
+    was = server_text(state.server) if state else ""
+    if step.verb in SERVER_VERBS:
+        action = {Verb.NEW_SERVICE: Action.ADD, Verb.DEL_SERVICE: Action.REMOVE}.get(step.verb, Action.CHANGE)
+        yield Change(action, "server", key, key, was, server_text(step.server) if step.server else "")
+    weights = state.weights if state else {}
+    action = {Verb.SET_DEST: Action.CHANGE, Verb.DEL_DEST: Action.REMOVE}.get(step.verb, Action.ADD)
+    weight = {Verb.NEW_SERVICE: "weight 1", Verb.DEL_DEST: ""}.get(step.verb, f"weight {step.weight}")
+    for destination in step.destinations:
+        before = f"weight {weights[destination]}" if destination in weights else ""
+        yield Change(action, "endpoint", str(destination), key, before, weight)
+
+
+def server_text(server: Server) -> str:
+    """Return the attributes of a virtual server as one text."""
+    names = {PERSISTENT: f"affinity {server.timeout} s", SCHED_1: "flag-1", SCHED_2: "flag-2"}
+    return " ".join([server.scheduler, *(name for bit, name in names.items() if server.flags & bit)])

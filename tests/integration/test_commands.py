@@ -1,0 +1,199 @@
+"""The commands that look, on a live node: what they say is what is there, and they change nothing.
+
+Called in this process with the thread in the node's namespace: starting Python takes seconds under emulation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import netns
+import pytest
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder
+from probe import Conversation, Question
+from test_traffic import World, cluster_ip
+
+from ipvsproxy import cli
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.plan.diff import IpvsStep, Verb
+from ipvsproxy.plan.state import Destination, FrontendKey
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+WEB4 = cluster_ip(World.WEB, 4)
+WEB = FrontendKey(parse_ip(WEB4), 6, 80)
+
+
+@pytest.fixture(scope="module")
+def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Every kind of Service of the traffic tests, served on node1 by a proxy that runs."""
+    world = World(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("commands"))))
+    world.write()
+    for pod in session_lab.pods:
+        session_lab.responder.listen(pod, 8080)
+    session_lab.proxy(session_lab.nodes[0], world.folder.path, DEFAULT_PROXY_ARGS)
+    yield world
+    for proxy in session_lab.proxies:
+        proxy.kill()
+    session_lab.clean_nodes()
+    session_lab.responder.clear()
+
+
+def call(world: World, *words: str, node: int = 0) -> tuple[int, dict[str, Any]]:
+    """Return the exit status of a command, and its document."""
+    out = io.StringIO()
+    with netns.inside(world.lab.nodes[node].netns), contextlib.redirect_stdout(out):
+        status = cli.main([*words, "-o", "json"])
+    return status, json.loads(out.getvalue())
+
+
+def diff(world: World, node: int = 0) -> tuple[int, list[dict[str, str]]]:
+    name = world.lab.nodes[node].name
+    settings = [f"--manifests={world.folder.path}", f"--hostname-override={name}", *DEFAULT_PROXY_ARGS]
+    status, document = call(world, "diff", *settings, node=node)
+    return status, document["changes"]
+
+
+def test_names_and_counters(world: World) -> None:
+    with Conversation(Question(world.lab.client.netns, world.lab.nodes[0].ipv4, 31510)) as talk:
+        assert talk.ask().outcome == "answered"
+        shown = {name: call(world, "show", name)[1] for name in ("services", "endpoints", "connections", "rules")}
+        status, said = call(world, "explain", "192.0.2.100", "192.0.2.1:31510")
+    assert (status, said["service"], said["outcome"]) == (0, "default/web", "accepted")
+    assert all(document["named"] for document in shown.values())
+    way = "192.0.2.1:31510/TCP"
+    rows = {name: [row for row in shown[name]["items"] if row["frontend"] == way] for name in shown}
+    (service,), (rule,) = rows["services"], rows["rules"]
+    assert (service["namespace"], service["service"], service["endpoints"]) == ("default", "web", 2)
+    assert service["connections"] == 1
+    assert service["active"] == 1
+    assert service["inPackets"] >= 3
+    assert service["outBytes"] > 0
+    assert {row["endpoint"] for row in rows["endpoints"]} == {"10.244.1.10:8080", "10.244.2.10:8080"}
+    assert sum(row["connections"] for row in rows["endpoints"]) == 1
+    (connection,) = rows["connections"]
+    assert connection["client"].startswith("192.0.2.100:")
+    assert connection["state"] == "ESTABLISHED"
+    assert (rule["verdict"], rule["masquerade"], rule["address"]) == ("accept", "always", "node")
+
+
+def test_rules_and_filters(world: World) -> None:
+    _, document = call(world, "show", "rules", "default/ranged", "-n", "default")
+    by_frontend = {row["frontend"]: row for row in document["items"]}
+    vip = by_frontend["203.0.113.57:80/TCP"]
+    assert (vip["sourceRanges"], vip["address"]) == (["192.0.2.100"], "vip")
+    assert {row["service"] for row in document["items"]} == {"ranged"}
+    _, document = call(world, "show", "rules", "local")
+    inside = {row["frontend"]: row["inside"] for row in document["items"]}
+    assert inside[f"203.0.113.{World.LOCAL}:80/TCP"] == f"{cluster_ip(World.LOCAL, 4)}:80"
+    assert call(world, "show", "services", "-n", "other")[1]["items"] == []
+
+
+def test_a_node_in_order_has_no_difference(world: World) -> None:
+    assert diff(world) == (0, [])
+
+
+def nft(world: World, command: str) -> None:
+    world.lab.run(world.lab.nodes[0], ["nft", command])
+
+
+def step(world: World, *steps: IpvsStep) -> None:
+    with netns.inside(world.lab.nodes[0].netns):
+        ipvs = Ipvs()
+        assert ipvs.apply(steps) == []
+        ipvs.close()
+
+
+def ip(world: World, command: str) -> None:
+    world.lab.run(world.lab.nodes[0], ["ip", *command.split()])
+
+
+ENDPOINT = Destination(parse_ip("10.244.1.10"), 8080)
+STRANGER = Destination(parse_ip("10.244.9.9"), 8080)
+ELEMENT = f"{WEB4} . tcp . 80"
+BREAKS: dict[str, tuple[Callable[[World], None], set[tuple[str, str, str]]]] = {
+    "an element that is gone": (
+        lambda world: nft(world, f"delete element inet ipvsproxy frontends4 {{ {ELEMENT} }}"),
+        {("add", "element", f"frontends4 {{ {ELEMENT} }}")},
+    ),
+    "an element too many": (
+        lambda world: nft(world, "add element inet ipvsproxy pod_cidrs4 { 10.99.0.0/16 }"),
+        {("remove", "element", "pod_cidrs4 { 10.99.0.0/16 }")},
+    ),
+    "a range that is gone": (
+        lambda world: nft(
+            world, "delete element inet ipvsproxy allowed4 { 203.0.113.57 . tcp . 80 . 192.0.2.100 }"
+        ),
+        {("add", "element", "allowed4 { 203.0.113.57 . tcp . 80 . 192.0.2.100 }")},
+    ),
+    "a weight": (
+        lambda world: step(world, IpvsStep(Verb.SET_DEST, WEB, None, (ENDPOINT,), 7)),
+        {("change", "endpoint", str(ENDPOINT))},
+    ),
+    "an endpoint too few and one too many": (
+        lambda world: step(
+            world,
+            IpvsStep(Verb.DEL_DEST, WEB, None, (ENDPOINT,)),
+            IpvsStep(Verb.NEW_DEST, WEB, None, (STRANGER,), 1),
+        ),
+        {("add", "endpoint", str(ENDPOINT)), ("change", "endpoint", str(STRANGER))},
+    ),
+    "a server": (
+        lambda world: step(world, IpvsStep(Verb.DEL_SERVICE, WEB)),
+        {
+            ("add", "server", str(WEB)),
+            ("add", "endpoint", "10.244.1.10:8080"),
+            ("add", "endpoint", "10.244.2.10:8080"),
+        },
+    ),
+    "a VIP": (
+        lambda world: ip(world, f"address del {WEB4}/32 dev kube-ipvs0"),
+        {("add", "VIP", WEB4)},
+    ),
+    "a kernel setting": (
+        lambda world: netns.set_sysctls(world.lab.nodes[0].netns, {"net/ipv4/vs/conntrack": 0}),
+        {("change", "setting", "net.ipv4.vs.conntrack")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_one_difference_is_found_and_left_as_it_is(world: World, name: str) -> None:
+    break_it, wanted = BREAKS[name]
+    stopped(world)
+    break_it(world)
+    status, found = diff(world)
+    assert status == 1
+    assert {(change["action"], change["object"], change["name"]) for change in found} == wanted
+    assert diff(world) == (1, found)
+    served_again(world)
+    assert diff(world) == (0, [])
+
+
+def stopped(world: World) -> None:
+    """Nobody mends anything meanwhile."""
+    for proxy in world.lab.proxies:
+        proxy.kill()
+
+
+def served_again(world: World) -> None:
+    world.lab.proxy(world.lab.nodes[0], world.folder.path, DEFAULT_PROXY_ARGS)
+
+
+def test_on_an_empty_node_everything_is_to_be_made_and_nothing_is(world: World) -> None:
+    status, found = diff(world, node=1)
+    assert status == 1
+    assert {change["action"] for change in found if change["object"] != "setting"} == {"add"}
+    made = {change["object"] for change in found}
+    assert made >= {"link", "table", "server", "endpoint", "VIP", "element"}
+    node = world.lab.nodes[1]
+    assert "kube-ipvs0" not in world.lab.run(node, ["ip", "link"])
+    assert world.lab.run(node, ["nft", "list", "tables"]) == ""
+    assert diff(world, node=1) == (1, found)

@@ -1,0 +1,47 @@
+"""A `View` on a ledger as if all of it were in the kernel, for the commands that look."""
+
+from memory_state import MemoryState
+
+from ipvsproxy.plan.state import ServerState, Vip, VipForm
+
+
+class MemoryView:
+    """Has the methods of `kernel.view.View`; `state` can be changed."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self.state = state
+        self.find, self.route, self.server = state.find, state.route, state.server
+        self.destinations = state.destinations
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def servers(self):
+        return [self.state.server(key) for key in sorted(self.state.servers)]
+
+    def server_states(self):
+        return {
+            v.key: ServerState(v.server, {real.destination: real.weight for real in self.destinations(v.key)})
+            for v in self.servers()
+        }
+
+    def elements(self, name):
+        return {slot.key: value for slot, value in self.state.elements.items() if slot.set == name}
+
+    def all_elements(self):
+        return dict(self.state.elements)
+
+    def vips(self):
+        return {Vip(address, VipForm.ADDRESS) for address in self.state.vips}
+
+    def other_addresses(self):
+        return frozenset(self.state.here)
+
+    def has_link(self):
+        return True
+
+    def has_table(self):
+        return True

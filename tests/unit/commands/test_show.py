@@ -1,0 +1,178 @@
+"""`show` and `diff` from words to output and exit status, on a plan as if it were in the kernel."""
+
+import json
+
+import pytest
+from build import config, key, service, slice_of
+from memory_state import MemoryState
+from memory_view import MemoryView
+
+from ipvsproxy import cli
+from ipvsproxy.address import parse_ip
+from ipvsproxy.commands import diff, objects, rows, show
+from ipvsproxy.commands.names import Names
+from ipvsproxy.commands.objects import desired
+from ipvsproxy.commands.output import follow
+from ipvsproxy.inspect.model import Counters
+from ipvsproxy.kernel.connections import parse
+from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.plan.state import Slot
+
+HERE = [parse_ip("192.0.2.1")]
+LINE = "TCP C00002{:02X} D8B2 0A60000A 0050 0AF40101 1F90 ESTABLISHED     899"
+WEB, DNS = key("10.96.0.10:80"), key("10.96.0.53:53/UDP")
+
+
+def listed():
+    web = service(load_balancer_ips=["203.0.113.1"], source_ranges=["198.51.100.0/24"])
+    dns = service("dns", ["10.96.0.53"], ((53, 0, "UDP"),))
+    pieces = [slice_of("web", "10.244.1.1", "10.244.2.1"), slice_of("dns", ports=((53, "UDP", ""),))]
+    return [
+        Listed(Kind.SERVICE, {svc.key: svc for svc in (web, dns)}),
+        Listed(Kind.ENDPOINT_SLICE, {piece.key: piece for piece in pieces}),
+        Listed(Kind.NODE, {}),
+    ]
+
+
+@pytest.fixture
+def view(monkeypatch):
+    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), listed(), HERE).ledger
+    view = MemoryView(MemoryState(ledger, HERE))
+    view.state.counters = Counters(7, 70, 60, 7000, 6000)
+    view.state.active = {WEB: 2}
+    known = Names({str(name): ledger.owner(name) for name in ledger.frontends})
+    for module in (show, diff):
+        monkeypatch.setattr(module, "View", lambda: view)
+    monkeypatch.setattr(show, "names", lambda *_: known)
+    monkeypatch.setattr(rows, "all_connections", lambda: map(parse, map(LINE.format, range(1, 6))))
+    monkeypatch.setattr(objects, "read", lambda _: listed())
+    monkeypatch.setattr(objects, "of_this_host", lambda given: given)
+    return view
+
+
+def shown(capsys, *words):
+    assert cli.main(["show", *words, "-o", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_services(view, capsys):
+    document = shown(capsys, "services")
+    assert (document["version"], document["kind"], document["named"]) == (1, "ServiceList", True)
+    items = {row["frontend"]: row for row in document["items"]}
+    assert items.keys() == {str(WEB), str(DNS), "203.0.113.1:80/TCP"}
+    row, dns = items[str(WEB)], items[str(DNS)]
+    assert (row["namespace"], row["service"]) == ("default", "web")
+    assert (row["verdict"], row["scheduler"], row["endpoints"], row["draining"]) == ("accept", "rr", 2, 0)
+    assert (row["active"], row["connections"], row["inBytes"]) == (4, 7, 7000)
+    assert (dns["service"], dns["verdict"], dns["endpoints"]) == ("dns", "refuse", 0)
+
+
+def test_endpoints(view, capsys):
+    view.state.weights = dict.fromkeys(view.state.servers[WEB][:1], 0)
+    items = [row for row in shown(capsys, "endpoints")["items"] if row["frontend"] == str(WEB)]
+    assert sorted((row["state"], row["weight"]) for row in items) == [("draining", 0), ("serving", 1)]
+
+
+def test_connections_are_limited_and_that_is_said(view, capsys):
+    assert cli.main(["show", "connections", "--limit=3", "-o", "json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (len(document["items"]), document["truncated"]) == (3, True)
+    assert "--limit" in captured.err
+    document = shown(capsys, "connections")
+    assert (len(document["items"]), document["truncated"]) == (5, False)
+    assert document["items"][0]["client"] == "192.0.2.1:55474"
+    assert document["items"][0]["service"] == "web"
+
+
+def test_rules(view, capsys):
+    items = {row["frontend"]: row for row in shown(capsys, "rules")["items"]}
+    vip = items["203.0.113.1:80/TCP"]
+    assert (vip["sourceRanges"], vip["masquerade"], vip["address"]) == (["198.51.100.0/24"], "always", "vip")
+    assert items[str(WEB)]["masquerade"] == "unless-local-pod"
+    assert items[str(DNS)]["verdict"] == "refuse"
+
+
+@pytest.mark.parametrize(
+    ("words", "services"),
+    [
+        ([], {"web", "dns"}),
+        (["-n", "default"], {"web", "dns"}),
+        (["-n", "other"], set()),
+        (["-n", "other", "-A"], {"web", "dns"}),
+        (["web"], {"web"}),
+        (["default/dns", "nobody"], {"dns"}),
+    ],
+)
+def test_filters(view, words, services, capsys):
+    assert {row["service"] for row in shown(capsys, "services", *words)["items"]} == services
+
+
+def test_labels_need_objects(view, monkeypatch, tmp_path, capsys):
+    assert cli.main(["show", "services", "-l", "app=web"]) == 2
+    (tmp_path / "web.yaml").write_text(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: default, labels: {app: web}}\n---\n"
+        "apiVersion: v1\nkind: Service\nmetadata: {name: dns, namespace: default}\n"
+    )
+    (tmp_path / "broken.yaml").write_text("[")
+    items = shown(capsys, "services", "-l", "app=web", f"--manifests={tmp_path}")["items"]
+    assert {row["service"] for row in items} == {"web"}
+
+
+def test_sorting(view, capsys):
+    def order(*words):
+        return [row["frontend"] for row in shown(capsys, "services", *words)["items"]]
+
+    assert order("--sort-by=ACTIVE")[-1] == str(WEB)
+    assert order("--sort-by=-active")[0] == str(WEB)
+    assert order("--sort-by", "frontend") == sorted(order())
+    assert cli.main(["show", "services", "--sort-by=colour"]) == 2
+
+
+def test_for_people(view, capsys):
+    assert cli.main(["show", "services"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["NAMESPACE", "SERVICE", "FRONTEND", "VERDICT"]
+    assert lines[0].split()[:4] == ["default", "dns", str(DNS), "refuse"]
+    assert cli.main(["show", "services", "-o", "wide"]) == 0
+    assert "SCHEDULER" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("words", [[], ["pods"], ["services", "-o", "xml"]])
+def test_wrong_usage(view, words, capsys):
+    assert cli.main(["show", *words]) == 2
+
+
+def test_watching_looks_again(view, monkeypatch, capsys):
+    class Enough(Exception):
+        pass
+
+    def pause(seconds):
+        assert seconds == 0.5
+        view.state.active[WEB] += 1
+        if view.state.active[WEB] == 4:
+            raise Enough
+
+    monkeypatch.setattr(show, "follow", lambda *given: follow(*given, pause))
+    with pytest.raises(Enough):
+        cli.main(["show", "services", "web", "-w", "--interval=500ms", "-o", "json"])
+    looks = [json.loads(line)["items"] for line in capsys.readouterr().out.splitlines()]
+    assert [max(row["active"] for row in look) for look in looks] == [4, 6]
+
+
+def test_no_difference(view, monkeypatch, capsys):
+    monkeypatch.setattr(diff.host, "read_sysctl", lambda _: 1)
+    words = ["diff", "--hostname-override=node1", "--cluster-cidr=10.244.0.0/16"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == "A run would change nothing.\n"
+    view.state.elements[Slot("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    assert cli.main(words) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split() == [
+        "~", "element", "frontends4", "{", "10.96.0.10", ".", "tcp", ".", "80", "}", "-", "-", "drop", "accept"
+    ]  # fmt: skip
+    assert out[-1] == "A run would make 1 change: 0 to add, 1 to change, 0 to remove."
+    assert cli.main([*words, "-o", "json"]) == 1
+    (change,) = json.loads(capsys.readouterr().out)["changes"]
+    assert (change["action"], change["was"], change["wanted"]) == ("change", "drop", "accept")
+    assert cli.main([*words, "word"]) == 2

@@ -1,0 +1,78 @@
+"""What a run would change, against what it does change: the same steps, in words."""
+
+from build import config, destination, service, slice_of
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.commands.objects import desired
+from ipvsproxy.inspect.difference import Action, Change, changes, server_text
+from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.plan.diff import apply, diff
+from ipvsproxy.plan.state import KernelState, Server, Slot
+
+HERE = [parse_ip("192.0.2.1")]
+
+
+def ledger_of(*pieces, **settings):
+    svc = service(**settings)
+    listed = [Listed(Kind.SERVICE, {svc.key: svc}), Listed(Kind.ENDPOINT_SLICE, {p.key: p for p in pieces})]
+    return desired(config(cluster_cidrs=("10.244.0.0/16",)), [*listed, Listed(Kind.NODE, {})], HERE).ledger
+
+
+def differences(ledger, shadow, protected=lambda _: False):
+    return list(changes(ledger, shadow, protected))
+
+
+def kernel_as(ledger):
+    shadow = KernelState()
+    apply(diff(ledger.everything(), ledger, shadow, lambda _: False), shadow)
+    return shadow
+
+
+def test_an_empty_kernel_gets_everything_in_order():
+    found = differences(ledger_of(slice_of("web", "10.244.1.1")), KernelState())
+    assert {change.action for change in found} == {Action.ADD}
+    kinds = [change.object for change in found]
+    assert kinds == sorted(kinds, key=["element", "server", "endpoint", "VIP"].index)
+    assert Change(Action.ADD, "endpoint", "10.244.1.1:8080", "10.96.0.10:80/TCP", "", "weight 1") in found
+    assert Change(Action.ADD, "VIP", "10.96.0.10", "", "", "address") in found
+
+
+def test_nothing_differs_once_it_is_applied():
+    ledger = ledger_of(slice_of("web", "10.244.1.1", "10.244.2.1"))
+    assert differences(ledger, kernel_as(ledger)) == []
+
+
+def test_before_and_after():
+    ledger = ledger_of(slice_of("web", "10.244.1.1"))
+    shadow = kernel_as(ledger)
+    (key,) = shadow.servers
+    shadow.servers[key].server = Server("sh", 0, 0)
+    shadow.elements[Slot("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    assert differences(ledger, shadow) == [
+        Change(Action.CHANGE, "element", "frontends4 { 10.96.0.10 . tcp . 80 }", "", "drop", "accept"),
+        Change(Action.CHANGE, "server", str(key), str(key), "sh", "rr"),
+    ]
+
+
+def test_what_nobody_wants_goes_unless_it_is_of_others():
+    shadow = kernel_as(ledger_of(slice_of("web", "10.244.1.1")))
+    ledger = ledger_of(ips=())
+    found = differences(ledger, shadow)
+    assert {change.action for change in found} == {Action.REMOVE}
+    assert ("server", "10.96.0.10:80/TCP") in {(change.object, change.name) for change in found}
+    assert "server" not in {change.object for change in differences(ledger, shadow, lambda _: True)}
+
+
+def test_a_draining_endpoint_is_no_difference_and_one_that_should_drain_is():
+    ledger = ledger_of(slice_of("web", "10.244.2.1"))
+    shadow = kernel_as(ledger_of(slice_of("web", "10.244.2.1", "10.244.2.2")))
+    (change,) = differences(ledger, shadow)
+    assert (change.action, change.was, change.wanted) == (Action.CHANGE, "weight 1", "weight 0")
+    (state,) = shadow.servers.values()
+    state.weights[destination("10.244.2.2:8080")] = 0
+    assert differences(ledger, shadow) == []
+
+
+def test_words_for_servers():
+    assert server_text(Server("rr", 0, 0)) == "rr"
+    assert server_text(Server("mh", 0x19, 10800)) == "mh affinity 10800 s flag-1 flag-2"
