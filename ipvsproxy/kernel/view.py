@@ -15,6 +15,7 @@ from ipvsproxy.inspect.elements import SHAPES, Field
 from ipvsproxy.inspect.model import Match, Real, Route, Virtual
 from ipvsproxy.kernel.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.elements import Elements
+from ipvsproxy.kernel.ipvs import SMALL_READ
 from ipvsproxy.kernel.ipvs_wire import GET_DEST, GET_SERVICE, key_attribute, u32
 from ipvsproxy.kernel.kernel import TABLE
 from ipvsproxy.kernel.links import NETLINK_ROUTE, RTA_DST, RTA_OIF, RTM_GETROUTE, RTMSG, RTN_LOCAL, Links
@@ -38,14 +39,16 @@ class View:
         self._links = Links()
         self._ruleset = Ruleset(TABLE.name)
         self._ipvs: Wire | None = None
+        self._small: Wire | None = None
         self._family = 0
         with suppress(KernelError):  # a kernel without IPVS has no servers
             self._family = generic_family("IPVS")
             self._ipvs = Wire(NETLINK_GENERIC)
+            self._small = Wire(NETLINK_GENERIC, receive=SMALL_READ)
 
     def close(self) -> None:
         """Close all sockets."""
-        for opened in (self._elements, self._route, self._links, self._ruleset, self._ipvs):
+        for opened in (self._elements, self._route, self._links, self._ruleset, self._ipvs, self._small):
             if opened is not None:
                 opened.close()
 
@@ -82,10 +85,10 @@ class View:
 
     def destinations(self, key: FrontendKey) -> Sequence[Real]:
         """Return the destinations of a virtual server, sorted; none for one that is gone."""
-        if self._ipvs is None:
+        if self._small is None:
             return []
         try:
-            parts = self._ipvs.dump(generic(self._family, GET_DEST, key_attribute(key)))
+            parts = self._small.dump(generic(self._family, GET_DEST, key_attribute(key)))
         except KernelError as error:
             if error.errno in NOT_THERE:
                 return []
