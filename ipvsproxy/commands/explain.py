@@ -10,10 +10,11 @@ from ipvsproxy.address import format_ip
 from ipvsproxy.commands.endpoint import address, frontend
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
 from ipvsproxy.commands.names import Names, names
-from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit
+from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.inspect.model import Match
 from ipvsproxy.inspect.walk import Explanation, Outcome, Target, explain, packet
+from ipvsproxy.kernel.kernel import TABLE
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.view import View
 
@@ -40,6 +41,8 @@ def run(given: Given) -> int:
         with View() as view:
             said = explain(packet(to, view, source, given.flags["link"]), view)
             known = names(given.config, view)
+            if not view.has_table():
+                note(f"there is no nft table {TABLE}: no proxy of ours is at work in this network namespace")
     except (KernelError, OSError) as error:
         raise Failed(f"the kernel cannot be read: {error}") from error
     emit(given.flags["output"], "Explanation", document(said, known), parts(said, known))

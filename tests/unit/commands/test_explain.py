@@ -29,6 +29,7 @@ def node(monkeypatch):
     here = [parse_ip("192.0.2.1")]
     ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), listed, here).ledger
     state = MemoryState(ledger, here, [parse_ip("10.244.1.1")])
+    state.has_table = lambda: True
     monkeypatch.setattr(explain, "View", lambda: nullcontext(state))
     known = Names({"10.96.0.10:80/TCP": "default/web"})
     monkeypatch.setattr(explain, "names", lambda *_: known)
@@ -76,6 +77,12 @@ def test_for_programs(node, capsys):
 )
 def test_exit_status(node, words, status, capsys):
     assert cli.main(["explain", *words]) == status
+
+
+def test_a_node_without_a_table_is_said(node, capsys):
+    node.has_table = lambda: False
+    assert cli.main(["explain", "10.96.0.10:80"]) == 0
+    assert "no nft table inet ipvsproxy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["10.96.0.10:80", "10.96.0.10:80/tcp", "10.96.0.10:80/TCP"])

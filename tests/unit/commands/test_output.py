@@ -1,18 +1,19 @@
 import io
 import json
+import re
+import sys
 
 import pytest
 import yaml
-from blessed import Terminal
 
-from ipvsproxy.commands.output import Grid, Marked, Mood, emit, follow, lines
+from ipvsproxy.commands.output import ENTER, LEAVE, Grid, Marked, Mood, emit, follow, lines
 
 GRID = Grid(("NAME", "COUNT", "STATE"), [("a", 1, Marked("fine", Mood.GOOD)), ("longer", 12345, "")])
 DOCUMENT = {"items": [{"name": "a", "count": 1}]}
 
 
 def plain(parts):
-    return list(lines(parts, Terminal(stream=io.StringIO(), force_styling=None)))
+    return list(lines(parts, colours=False))
 
 
 def test_columns_are_as_wide_as_needed_and_numbers_stand_on_the_right():
@@ -24,10 +25,9 @@ def test_a_grid_without_rows_has_its_head():
 
 
 def test_colours_do_not_count_as_width():
-    terminal = Terminal(kind="xterm-256color", stream=io.StringIO(), force_styling=True)
-    coloured = list(lines([GRID], terminal))
-    assert coloured != plain([GRID])
-    assert [terminal.strip_seqs(line) for line in coloured] == plain([GRID])
+    coloured = list(lines([GRID], colours=True))
+    assert "\x1b[32mfine" in coloured[1]
+    assert [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in coloured] == plain([GRID])
 
 
 def test_no_colours_in_a_pipe(capsys):
@@ -60,3 +60,22 @@ def test_following_prints_one_document_a_line(capsys):
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [document["look"] for document in printed] == [0, 1]
     assert pauses == [2.0, 2.0]
+
+
+def test_a_terminal_is_left_as_it_was(monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+
+    def pause(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow("table", "Thing", lambda: ({}, [GRID] * 100), 2.0, pause)
+    text = screen.getvalue()
+    assert text.startswith(ENTER)
+    assert text.endswith(LEAVE)
+    assert len(text.splitlines()) <= 60
