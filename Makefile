@@ -2,7 +2,7 @@
 # IPVS in a micro-VM if this one has none) is installed on first use and remembered in .cache.
 
 PY  := .venv/bin/python
-RUN := $(PY) tests/integration/run
+RUN = $(PY) tests/integration/run $(WHERE)
 VENV := .cache/venv.stamp
 IMAGE_ROOT := .cache/image/root.made
 IMAGE_CONTENT := deploy/install.sh deploy/requirements.lock pyproject.toml $(shell find ipvsproxy nft -name '*.py' -o -name '*.nft')
@@ -10,6 +10,7 @@ IMAGE_CONTENT := deploy/install.sh deploy/requirements.lock pyproject.toml $(she
 REQUIRED := $(if $(filter 1,$(IPVSPROXY_REQUIRE)),$(IMAGE_ROOT))
 ARGS :=
 TESTS := tests/integration
+WHERE :=
 FLOWS := tests/integration/flows.json
 # Every shell script of the repository, by its first line.
 SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
@@ -18,11 +19,12 @@ NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all check unit vagrant-check integration integration-all conformance bench \
-        image image-root lock clean
+        usermode image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo "ARGS='...' is handed to pytest (unit, integration), the demo or the bench; TESTS='FILE...' chooses integration tests."
+	@echo "WHERE=--direct, --vm or --usermode is the kernel for integration, demo and bench, if not the best there is."
 
 demo: $(VENV)  ## two nodes, pods and a client: Services of every kind, with real requests
 	$(RUN) -- $(PY) tests/integration/demo.py $(ARGS)
@@ -55,6 +57,9 @@ conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of 
 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)
+
+usermode:  ## a kernel for the integration tests that needs no KVM: ten times faster than emulation, made once
+	tools/usermode-setup
 
 image:  ## the container image ipvsproxy:dev, by docker
 	docker build -f deploy/Dockerfile -t ipvsproxy:dev .

@@ -1,4 +1,4 @@
-"""Logs: one line per event on stderr, as text in kube-proxy's form (klog) or as JSON.
+"""Logs: one line per event on stderr, as text (klog) or as JSON, both in the form of kube-proxy's.
 
 Verbosity follows kube-proxy's habit: 0 shows what changes and what fails, 2 and more shows how each sync went
 (`verbose`), 4 and more shows details (`debug`). It may change while the process runs, and `--vmodule` raises it
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -78,16 +79,16 @@ def configure(config: Config) -> None:
     """Set up structlog for the whole process."""
     verbosity.patterns = config.vmodule
     set_verbosity(config.verbosity)
-    head: list[Processor] = [structlog.processors.add_log_level]
-    if config.log_format is LogFormat.JSON:
-        head.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
-        tail: list[Processor] = [structlog.processors.JSONRenderer(default=str)]
-    else:
-        place = {CallsiteParameter.FILENAME, CallsiteParameter.LINENO}
-        head.append(CallsiteParameterAdder(place, additional_ignores=[__name__]))
-        tail = [_hide_details, klog]
+    place = {CallsiteParameter.FILENAME, CallsiteParameter.LINENO}
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        CallsiteParameterAdder(place, additional_ignores=[__name__]),
+        _hide_details,
+        structlog.processors.format_exc_info,
+        component_json if config.log_format is LogFormat.JSON else klog,
+    ]
     structlog.configure(
-        processors=[*head, structlog.processors.format_exc_info, *tail],
+        processors=processors,
         wrapper_class=Logger,
         logger_factory=structlog.WriteLoggerFactory(Output(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
@@ -119,6 +120,23 @@ def _hide_details(_: object, method: str, event: EventDict) -> EventDict:
     if method == "debug" and verbosity.of(event["filename"].removesuffix(".py")) < DEBUG_FROM:
         raise structlog.DropEvent
     return event
+
+
+def component_json(_: object, __: str, event: EventDict) -> str:
+    """Return an event as Kubernetes' components write it in JSON, and its level, which they leave out.
+
+    `ts` is in milliseconds since the epoch; errors have no `v`.
+    """
+    level = event.pop("level")
+    head: dict[str, Any] = {
+        "ts": round(time.time() * 1000, 3),
+        "caller": f"{event.pop('filename')}:{event.pop('lineno')}",
+        "msg": event.pop("event"),
+        "level": level,
+    }
+    if level in LETTERS:
+        head["v"] = DEBUG_FROM if level == "debug" else 0
+    return json.dumps({**head, **event}, default=str, ensure_ascii=False)
 
 
 def klog(_: object, __: str, event: EventDict) -> str:

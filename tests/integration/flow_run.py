@@ -259,7 +259,7 @@ def _why_impossible(flow: Flow, scenario: Scenario) -> str:
 
 @functools.cache
 def _why_no_scheduler(name: str) -> str:
-    """Load the scheduler, or find its symbol. In a micro-VM modules are only under the first program's root.
+    """Load the scheduler, or find it in the kernel. In a micro-VM modules are only under the first program's root.
 
     Leaving it to the kernel, at the first use, can lock up all namespaces: it then loads the module with IPVS's
     lock held, and a module with state for each namespace (lblc) waits for namespaces that are being removed,
@@ -268,7 +268,7 @@ def _why_no_scheduler(name: str) -> str:
     tries = [["modprobe", "-q", f"ip_vs_{name}"], ["modprobe", "-q", "-d", "/proc/1/root", f"ip_vs_{name}"]]
     if any(subprocess.run(argv, check=False, capture_output=True).returncode == 0 for argv in tries):
         return ""
-    if f" ip_vs_{name}_scheduler" in pathlib.Path("/proc/kallsyms").read_text():
+    if f" ip_vs_{name}_schedule\n" in pathlib.Path("/proc/kallsyms").read_text():
         return ""
     return f"the kernel has no IPVS scheduler {name}"
 

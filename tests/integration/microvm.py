@@ -1,151 +1,56 @@
-"""A micro-VM for one command: the distribution's kernel under QEMU, this machine's files as its root.
+"""A micro-VM: the distribution's kernel under QEMU, booted by virtme-ng.
 
-virtme-ng boots it; KVM is used when a short probe boot shows that it works (a KVM that cannot run
-this kernel hangs without a word), software emulation otherwise. The guest talks to us through a
-shared folder only: `command` goes in; `output`, which is streamed, and `code` come out. The console
-is of use only when the guest dies without a code. virtme-ng prints nothing and hangs without a
-terminal, so it gets a pseudo-terminal of its own; losing that also ends QEMU if we are killed.
+KVM is used when a short probe boot shows that it works (a KVM that cannot run this kernel hangs without a word),
+software emulation otherwise.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import platform
-import pty
 import shlex
-import shutil
-import signal
 import subprocess
-import sys
-import tempfile
-import threading
 import time
-from typing import Self
+from functools import partial
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-CACHE = REPO / ".cache/vm"
-GUEST_INIT = REPO / "tests/integration/guest-init"
-VENV_BIN = REPO / ".venv/bin"
+from guest import CACHE, GUEST_INIT, REPO, Guest
+
 BACKPORTS = ".cache/kernel-backports/vmlinuz"
 PROBE_SECONDS = 20
-POLL_SECONDS = 0.1
-PASSED_ON = (
-    "IPVSPROXY_",
-    "KUBE_APISERVER",
-    "ETCD",
-    "PYTEST_",
-    "PYTHON",
-    "HYPOTHESIS_",
-    "TERM",
-    "COLUMNS",
-    "LANG",
-    "NO_COLOR",
-)
 
 
-class Guest:
-    """One booted micro-VM; leaving the context kills it, whatever state it is in."""
-
-    def __init__(self, command: list[str], *, kvm: bool) -> None:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
-        self.console = self.folder / "console"
-        self._write_command(command)
-        self._argv = vng_argv(self.folder, kvm=kvm)
-        self._offset = 0
-
-    def _write_command(self, command: list[str]) -> None:
-        env = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-        env["PATH"] = f"{VENV_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        env["HOME"] = "/root"
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
-        lines = [*exports, f"cd {shlex.quote(os.getcwd())}", f"exec {shlex.join(command)}"]  # noqa: PTH109
-        (self.folder / "command").write_text("\n".join(lines) + "\n")
-
-    def __enter__(self) -> Self:
-        self._pid, self._terminal = pty.fork()
-        if self._pid == 0:
-            os.environ["PATH"] = f"{VENV_BIN}:{os.environ['PATH']}:/usr/sbin:/sbin"
-            os.execvp(self._argv[0], self._argv)  # noqa: S606
-        threading.Thread(target=self._record_console, daemon=True).start()
-        return self
-
-    def _record_console(self) -> None:
-        with self.console.open("wb") as log, contextlib.suppress(OSError):
-            while chunk := os.read(self._terminal, 65536):
-                log.write(chunk)
-                log.flush()
-
-    def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
-        os.close(self._terminal)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def stream(self) -> None:
-        """Copy what the command has written since the last call to our standard output."""
-        with contextlib.suppress(FileNotFoundError), (self.folder / "output").open("rb") as output:
-            output.seek(self._offset)
-            news = output.read()
-            self._offset += len(news)
-            sys.stdout.buffer.write(news)
-            sys.stdout.flush()
-
-    def exit_code(self) -> int | None:
-        """The command's exit code once the guest has written it."""
-        with contextlib.suppress(FileNotFoundError):
-            return int((self.folder / "code").read_text())
-        return None
-
-    def is_running(self) -> bool:
-        try:
-            return os.waitpid(self._pid, os.WNOHANG) == (0, 0)
-        except ChildProcessError:
-            return False
-
-    def wait(self, timeout: float) -> int | None:
-        """Stream until there is an exit code; None when the guest died or took too long."""
-        deadline = time.monotonic() + timeout
-        code = None
-        while code is None and time.monotonic() < deadline and self.is_running():
-            time.sleep(POLL_SECONDS)
-            self.stream()
-            code = self.exit_code()
-        code = self.exit_code()  # the guest may have ended between two looks
-        self.stream()
-        return code
-
-    def last_words(self) -> str:
-        """The end of what the guest said before the command began, and of its console."""
-        texts = [
-            path.read_text(errors="replace") for path in (self.console, self.folder / "boot") if path.exists()
-        ]
-        return "\n".join(text[-4000:] for text in texts)
+def prepare() -> None:
+    """Install or download what it takes."""
+    which = ["backports"] if wanted_kernel() == "backports" else []
+    subprocess.run([REPO / "tools/vm-setup", *which], check=True)
 
 
-def kernel() -> pathlib.Path:
-    """The kernel to boot: the distribution's, or the one that IPVSPROXY_KERNEL names.
+def wanted_kernel() -> str | None:
+    """What IPVSPROXY_KERNEL names.
 
     `backports` is the newest one built for this release of Debian; anything else is a path, …/boot/vmlinuz-VERSION
     of an unpacked package.
     """
-    wanted = os.environ.get("IPVSPROXY_KERNEL") or ".cache/kernel/vmlinuz"
+    return os.environ.get("IPVSPROXY_KERNEL")
+
+
+def kernel() -> pathlib.Path:
+    """The kernel to boot: the distribution's, or the wanted one."""
+    wanted = wanted_kernel() or ".cache/kernel/vmlinuz"
     return (REPO / (BACKPORTS if wanted == "backports" else wanted)).resolve()
 
 
-def vng_argv(folder: pathlib.Path, *, kvm: bool) -> list[str]:
+def argv(folder: pathlib.Path, *, kvm: bool) -> list[str]:
+    """The words that boot it."""
     cpus = os.environ.get("IPVSPROXY_VM_CPUS") or str(min(4, os.cpu_count() or 1))
-    argv = ["vng", "--run", str(kernel()), "--force-9p", "--user", "root", "--cpus", cpus]
-    argv += ["--memory", os.environ.get("IPVSPROXY_VM_MEMORY") or "4G"]
+    words = ["vng", "--run", str(kernel()), "--force-9p", "--user", "root", "--cpus", cpus]
+    words += ["--memory", os.environ.get("IPVSPROXY_VM_MEMORY") or "4G"]
     if not kvm:
-        argv += ["--disable-kvm", "--disable-microvm"]
+        words += ["--disable-kvm", "--disable-microvm"]
     # /mnt is only a place to hang the second, cached view of the root on; guest-init takes it from there.
-    argv += [f"--rwdir={folder}", "--rodir=/mnt=/"]
-    return [*argv, "--exec", shlex.join([str(GUEST_INIT), str(folder)])]
+    words += [f"--rwdir={folder}", "--rodir=/mnt=/"]
+    return [*words, "--exec", shlex.join([str(GUEST_INIT), str(folder)])]
 
 
 def kvm_works() -> bool:
@@ -156,36 +61,9 @@ def kvm_works() -> bool:
     if answer.exists():
         return answer.read_text() == "yes"
     began = time.monotonic()
-    with Guest(["true"], kvm=True) as guest:
+    with Guest(["true"], partial(argv, kvm=True)) as guest:
         works = guest.wait(PROBE_SECONDS) == 0
     # A guest that ends early has told us nothing about KVM that the next run could rely on.
     if works or time.monotonic() - began >= PROBE_SECONDS:
         answer.write_text("yes" if works else "no")
     return works
-
-
-def compile_sources() -> None:
-    """Compile on the host what the guest would otherwise compile, and forget, on every run."""
-    folders = [str(REPO / name) for name in ("ipvsproxy", "nft", "tests")]
-    subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], stdout=subprocess.DEVNULL, check=False)
-
-
-def run(command: list[str], reason: str, timeout: float) -> int:
-    """Boot, run the command, and return its exit code; 124 on a timeout, 125 when the guest died."""
-    which = ["backports"] if os.environ.get("IPVSPROXY_KERNEL") == "backports" else []
-    subprocess.run([REPO / "tools/vm-setup", *which], check=True)
-    compile_sources()
-    kvm = kvm_works()
-    how = "KVM" if kvm else "software emulation, KVM does not work here"
-    print(f"{reason}: running in a micro-VM ({kernel().name}, {how})", file=sys.stderr, flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    started = time.monotonic()
-    with Guest(command, kvm=kvm) as guest:
-        code = guest.wait(timeout)
-        if code is not None:
-            return code
-        if time.monotonic() - started >= timeout:
-            print(f"killed after {timeout:.0f} s", file=sys.stderr)
-            return 124
-        print(f"the micro-VM died. Its last words:\n{guest.last_words()}", file=sys.stderr)
-    return 125

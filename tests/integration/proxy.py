@@ -62,7 +62,7 @@ class Proxy:
 
     def events(self, name: str | None = None) -> list[dict[str, object]]:
         """The JSON log lines since the last start, of one event or all."""
-        return [line for line in self._lines() if name is None or line.get("event") == name]
+        return [line for line in self._lines() if name is None or line.get("msg") == name]
 
     def wait_for(self, event: str, times: int = 1, timeout: float = START_SECONDS) -> dict[str, object]:
         """Wait until an event has been logged (so many times, since the start) and return that line."""

@@ -221,7 +221,8 @@ def test_a_kube_proxy_that_goes_on_is_reported_and_not_fought_with(
         "a kube-proxy is running on this node and writes rules: stop it, then restart ipvsproxy,"
         " which removes them"
     )
-    assert said["found"] == ["ip table kube-proxy", "ip6 table kube-proxy"]
+    # It writes one table after the other, and may be seen in between.
+    assert said["found"] in (["ip table kube-proxy"], ["ip table kube-proxy", "ip6 table kube-proxy"])
     assert leftovers(lab, node) == {"table ip kube-proxy", "table ip6 kube-proxy"}
 
 

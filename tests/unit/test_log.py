@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import structlog
@@ -56,12 +57,22 @@ def test_tracebacks_are_indented_and_show_no_variables(start):
     assert "hushhush" not in "".join(lines)
 
 
-def test_a_line_of_json(start):
+def test_a_line_of_json_is_that_of_a_component(start):
     log, said = start(log_format=LogFormat.JSON)
     log.info("synced", services=3)
     found = json.loads(said())
-    assert found.pop("timestamp").endswith("Z")
-    assert found == {"event": "synced", "level": "info", "services": 3}
+    assert abs(found.pop("ts") / 1000 - time.time()) < 60
+    assert re.fullmatch(r"test_log\.py:\d+", found.pop("caller"))
+    assert found == {"msg": "synced", "v": 0, "level": "info", "services": 3}
+
+
+def test_an_error_in_json_has_no_verbosity(start):
+    log, said = start(log_format=LogFormat.JSON, verbosity=4)
+    log.error("refused", reason="busy")
+    log.debug("detail")
+    first, second = map(json.loads, said().splitlines())
+    assert (first["level"], first["reason"], "v" in first) == ("error", "busy", False)
+    assert second["v"] == 4
 
 
 @pytest.mark.parametrize("form", list(LogFormat))

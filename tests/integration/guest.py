@@ -1,0 +1,152 @@
+"""A guest kernel for one command, with this machine's files as its root.
+
+The guest talks to us through a shared folder only: `command` goes in; `output`, which is streamed, and `code`
+come out. The console is of use only when the guest dies without a code. What boots it is a list of words: see
+microvm.py and usermode.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import pty
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Self
+
+Boot = Callable[[pathlib.Path], list[str]]
+"""Given the folder that guest and host share, the words of the program that boots the guest."""
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+CACHE = REPO / ".cache/vm"
+GUEST_INIT = REPO / "tests/integration/guest-init"
+VENV_BIN = REPO / ".venv/bin"
+POLL_SECONDS = 0.1
+PASSED_ON = (
+    "IPVSPROXY_",
+    "KUBE_APISERVER",
+    "ETCD",
+    "PYTEST_",
+    "PYTHON",
+    "HYPOTHESIS_",
+    "TERM",
+    "COLUMNS",
+    "LANG",
+    "NO_COLOR",
+)
+
+
+class Guest:
+    """One booted guest; leaving the context kills it, whatever state it is in.
+
+    What boots it gets a pseudo-terminal of its own: virtme-ng prints nothing and hangs without one, and losing it
+    ends the guest if we are killed.
+    """
+
+    def __init__(self, command: list[str], boot: Boot) -> None:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+        self.console = self.folder / "console"
+        self._write_command(command)
+        self._argv = boot(self.folder)
+        self._offset = 0
+
+    def _write_command(self, command: list[str]) -> None:
+        env = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        env["PATH"] = f"{VENV_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        env["HOME"] = "/root"
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+        lines = [*exports, f"cd {shlex.quote(os.getcwd())}", f"exec {shlex.join(command)}"]  # noqa: PTH109
+        (self.folder / "command").write_text("\n".join(lines) + "\n")
+
+    def __enter__(self) -> Self:
+        self._pid, self._terminal = pty.fork()
+        if self._pid == 0:
+            os.environ["PATH"] = f"{VENV_BIN}:{os.environ['PATH']}:/usr/sbin:/sbin"
+            os.execvp(self._argv[0], self._argv)  # noqa: S606
+        threading.Thread(target=self._record_console, daemon=True).start()
+        return self
+
+    def _record_console(self) -> None:
+        with self.console.open("wb") as log, contextlib.suppress(OSError):
+            while chunk := os.read(self._terminal, 65536):
+                log.write(chunk)
+                log.flush()
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        os.close(self._terminal)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stream(self) -> None:
+        """Copy what the command has written since the last call to our standard output."""
+        with contextlib.suppress(FileNotFoundError), (self.folder / "output").open("rb") as output:
+            output.seek(self._offset)
+            news = output.read()
+            self._offset += len(news)
+            sys.stdout.buffer.write(news)
+            sys.stdout.flush()
+
+    def exit_code(self) -> int | None:
+        """The command's exit code once the guest has written it."""
+        with contextlib.suppress(FileNotFoundError):
+            return int((self.folder / "code").read_text())
+        return None
+
+    def is_running(self) -> bool:
+        try:
+            return os.waitpid(self._pid, os.WNOHANG) == (0, 0)
+        except ChildProcessError:
+            return False
+
+    def wait(self, timeout: float) -> int | None:
+        """Stream until there is an exit code; None when the guest died or took too long."""
+        deadline = time.monotonic() + timeout
+        code = None
+        while code is None and time.monotonic() < deadline and self.is_running():
+            time.sleep(POLL_SECONDS)
+            self.stream()
+            code = self.exit_code()
+        code = self.exit_code()  # the guest may have ended between two looks
+        self.stream()
+        return code
+
+    def last_words(self) -> str:
+        """The end of what the guest said before the command began, and of its console."""
+        texts = [
+            path.read_text(errors="replace") for path in (self.console, self.folder / "boot") if path.exists()
+        ]
+        return "\n".join(text[-4000:] for text in texts)
+
+
+def compile_sources() -> None:
+    """Compile on the host what the guest would otherwise compile, and forget, on every run."""
+    folders = [str(REPO / name) for name in ("ipvsproxy", "nft", "tests")]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], stdout=subprocess.DEVNULL, check=False)
+
+
+def run(command: list[str], boot: Boot, timeout: float) -> int:
+    """Boot, run the command, and return its exit code; 124 on a timeout, 125 when the guest died."""
+    compile_sources()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    with Guest(command, boot) as guest:
+        code = guest.wait(timeout)
+        if code is not None:
+            return code
+        if time.monotonic() - started >= timeout:
+            print(f"killed after {timeout:.0f} s", file=sys.stderr)
+            return 124
+        print(f"the guest died. Its last words:\n{guest.last_words()}", file=sys.stderr)
+    return 125

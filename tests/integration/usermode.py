@@ -1,0 +1,36 @@
+"""User-mode Linux: a kernel that is an ordinary program, made by tools/usermode-setup.
+
+Its network stack is that of any other kernel of its version (Documentation/virt/uml). No right and no KVM is
+needed. Programs compute at the speed of this machine, on one processor; system calls are slow. Where neither this
+machine's kernel nor KVM will do, starting programs is several times faster than under emulation, and computing ten
+times or more.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+
+from guest import GUEST_INIT, REPO
+
+KERNEL = REPO / ".cache/usermode/linux"
+
+
+def prepare() -> None:
+    """Make the kernel; some minutes, once."""
+    subprocess.run([REPO / "tools/usermode-setup"], check=True)
+
+
+def release() -> str:
+    """The version of the kernel."""
+    said = subprocess.run([KERNEL, "--version"], capture_output=True, text=True, check=True)
+    return said.stdout.split()[-1]
+
+
+def argv(folder: pathlib.Path) -> list[str]:
+    """The words that boot it, with this machine's root, which guest-init covers before anything is written."""
+    memory = os.environ.get("IPVSPROXY_VM_MEMORY") or "4G"
+    words = [str(KERNEL), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"mem={memory}"]
+    words += ["con=null", "con0=null,fd:2", f"uml_dir={folder}", "quiet"]
+    return [*words, f"init={GUEST_INIT}", "--", str(folder)]
