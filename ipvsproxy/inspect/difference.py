@@ -35,14 +35,14 @@ class Change(NamedTuple):
 def changes(wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Iterator[Change]:
     """Yield everything that differs."""
     touched = wanted.everything()
-    touched.servers |= shadow.servers.keys()
-    touched.vips |= {vip.address for vip in shadow.vips}
-    touched.slots |= shadow.elements.keys()
+    touched.update(shadow.everything())
     steps = diff(touched, wanted, shadow, protected)
     for element in sorted(steps.raised, key=lambda step: step.slot):
         yield _element(element, shadow.elements)
     for ipvs in sorted(steps.added, key=lambda step: step.key):
         yield from _ipvs(ipvs, shadow)
+    for element in sorted(steps.switched, key=lambda step: step.slot):
+        yield _element(element, shadow.elements)
     yield from (_vip(Action.ADD, vip) for vip in sorted(steps.bound))
     yield from (_vip(Action.REMOVE, vip) for vip in sorted(steps.unbound))
     for ipvs in sorted(steps.removed, key=lambda step: step.key):

@@ -1,5 +1,6 @@
 """What a run would change, against what it does change: the same steps, in words."""
 
+import pytest
 from build import config, destination, service, slice_of
 
 from ipvsproxy.address import parse_ip
@@ -71,6 +72,36 @@ def test_a_draining_endpoint_is_no_difference_and_one_that_should_drain_is():
     (state,) = shadow.servers.values()
     state.weights[destination("10.244.2.2:8080")] = 0
     assert differences(ledger, shadow) == []
+
+
+def local(**settings):
+    return ledger_of(
+        slice_of("web", "10.244.2.1"), load_balancer_ips=["203.0.113.1"], external_local=True, **settings
+    )  # fmt: skip
+
+
+LEDGERS = {
+    "nothing": lambda: ledger_of(ips=()),
+    "one": lambda: ledger_of(slice_of("web", "10.244.1.1")),
+    "another": lambda: ledger_of(slice_of("web", "10.244.2.1"), affinity_seconds=5),
+    "ranges": lambda: ledger_of(
+        slice_of("web", "10.244.1.1"), load_balancer_ips=["203.0.113.1"], source_ranges=["192.0.2.0/24"]
+    ),
+    "local": local,
+    "local from inside, too": lambda: local(internal_local=True),
+}
+
+
+@pytest.mark.parametrize("before", LEDGERS)
+@pytest.mark.parametrize("after", LEDGERS)
+def test_every_step_is_told(before, after):
+    """Whatever phases `plan.diff` has or gets, no change is left out."""
+    shadow, ledger = kernel_as(LEDGERS[before]()), LEDGERS[after]()
+    touched = ledger.everything()
+    touched.update(shadow.everything())
+    steps = diff(touched, ledger, shadow, lambda _: False)
+    assert len(differences(ledger, shadow)) == steps.count()
+    assert bool(steps) is (before != after)
 
 
 def test_words_for_servers():
