@@ -18,6 +18,8 @@ KUBERNETES_VERSION = "v1.36.2"
 """The release whose kube-proxy this program behaves like."""
 PREVIOUS_MINOR = "1.35"
 VERSION = re.compile(r"v\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
+INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+"""What a ruleset can name. Linux takes nearly anything for a name; quotes and the like are not worth the risk."""
 MODES = ("iptables", "ipvs", "nftables")
 LOCKED_GATES = {"PreferSameTrafficDistribution": True, "MultiCIDRServiceAllocator": True}
 """Gates of features that cannot be switched off any more."""
@@ -167,6 +169,13 @@ def _detector(values: dict[str, Any]) -> Iterator[Problem]:
     mode = values["detectLocalMode"]
     if mode in needed and not values[needed[mode]]:
         yield needed[mode], "", f"must not be empty with detectLocalMode {mode}"
+    for key in needed.values():
+        if values[key] and not INTERFACE.fullmatch(values[key]):
+            yield (
+                key,
+                values[key],
+                "must be up to 15 letters, digits, or characters of _.-",
+            )
     if mode != DetectLocalMode.CLUSTER_CIDR:
         return
     cidrs = values["clusterCIDR"]

@@ -8,6 +8,7 @@ field; it costs that object only.
 Rules: contract sections 2, 3.1 and 3.2; the raw fields are named in `kube.raw`.
 """
 
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +46,12 @@ MAX_AFFINITY_SECONDS = 86400
 FAMILIES = {"IPv4": 4, "IPv6": 6}
 ADDRESS_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 UNKNOWN = Conditions()
+LONGEST = 300
+"""Characters of what is said about one part of an object."""
+MOST_SAID = 5
+NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?")
+"""Of objects and namespaces, a little wider than the API server has it: they go into logs and events."""
+LONGEST_NAME = 253
 DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 
@@ -52,9 +59,22 @@ class Refused(ValueError):
     """An object that cannot be used; `field` is its path, such as `spec.ports[0].port`."""
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}" if field else reason)
-        self.field = field
-        self.reason = reason
+        self.field = _short(field)
+        self.reason = _short(reason)
+        super().__init__(f"{self.field}: {self.reason}" if field else self.reason)
+
+
+def _short(text: str) -> str:
+    """Whatever an object holds, what is said about it fits into a line."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
+def _said(complaints: Sequence[str]) -> tuple[str, ...]:
+    """Return the first complaints, and how many more there are: a slice can have a thousand bad endpoints."""
+    if not complaints:
+        return ()
+    more = len(complaints) - MOST_SAID
+    return (*map(_short, complaints[:MOST_SAID]), *([f"and {more} more"] if more > 0 else []))
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -107,14 +127,17 @@ def identify(data: Any) -> Identity:
 def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
     """Return `namespace/name`, or the name for kinds without a namespace.
 
-    Raises Refused when there is no name.
+    Raises Refused when there is no name, or one that the API server would not take.
     """
     if not metadata.name:
         raise Refused("metadata.name", "missing")
+    for field, text in (("metadata.name", metadata.name), ("metadata.namespace", metadata.namespace)):
+        if text and (len(text) > LONGEST_NAME or not NAME.fullmatch(text)):
+            raise Refused(field, f"{_short(text)!r} is not a name")
     return metadata.name if kind is Kind.NODE else f"{metadata.namespace or 'default'}/{metadata.name}"
 
 
-UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 def _refused(error: Exception) -> Refused:
@@ -164,7 +187,7 @@ def _service(raw: RawService) -> Decoded:
         uid=raw.metadata.uid or "",
         drain_seconds=_drain_timeout(raw.metadata, complaints),
     )
-    return Decoded(service, tuple(complaints))
+    return Decoded(service, _said(complaints))
 
 
 def _cluster_ips(spec: ServiceSpec) -> tuple[bytes, ...]:
@@ -303,7 +326,7 @@ def _slice(raw: RawEndpointSlice) -> Decoded:
         ports=_slice_ports(raw.ports or ()),
         endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
     )
-    return Decoded(built, tuple(complaints), _trigger_time(raw))
+    return Decoded(built, _said(complaints), _trigger_time(raw))
 
 
 def _trigger_time(raw: RawEndpointSlice) -> float:
@@ -382,7 +405,7 @@ def _node(raw: RawNode) -> Decoded:
         eligible=not raw.metadata.deletion_timestamp
         and all(taint.key != DELETION_TAINT for taint in spec.taints or ()),
     )
-    return Decoded(node, tuple(complaints))
+    return Decoded(node, _said(complaints))
 
 
 def _strict_cidr(field: str, text: str) -> Cidr:

@@ -223,5 +223,5 @@ def _log_refusal(name: str, refusal: Refusal) -> None:
 
 
 def _log_complaints(name: str, ident: Ident, complaints: tuple[str, ...]) -> None:
-    for reason in complaints:
-        log.warning("part of a manifest object left out", file=name, kind=ident[0], object=ident[1], reason=reason)
+    reason = "; ".join(complaints)
+    log.warning("part of a manifest object left out", file=name, kind=ident[0], object=ident[1], reason=reason)

@@ -244,9 +244,8 @@ class Reflector:
                     reason=refused.reason,
                 )
             return None
-        if self._says_anew(key, decoded.complaints):
-            for complaint in decoded.complaints:
-                self._log.warning("part of an object left out", object=key, reason=complaint)
+        if self._says_anew(key, decoded.complaints) and decoded.complaints:
+            self._log.warning("part of an object left out", object=key, reason="; ".join(decoded.complaints))
         return decoded
 
     def _says_anew(self, key: str, said: tuple[str, ...]) -> bool:

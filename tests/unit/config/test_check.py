@@ -96,6 +96,13 @@ def test_a_detector_needs_its_interface(mode, flag):
     assert found(f"--detect-local-mode={mode}", f"{flag}=x") == []
 
 
+@pytest.mark.parametrize("name", ['x"; flush ruleset; "', "a b", "eth*", "x" * 16, "a/b", "a\nb", "\u0435th0"])
+@pytest.mark.parametrize("flag", ["--pod-bridge-interface", "--pod-interface-name-prefix"])
+def test_hostile_names_of_interfaces_do_not_get_past_the_settings(flag, name):
+    assert f"{flag}: " in found(f"{flag}={name}")[0]
+    assert found(f"{flag}=cali-0_x.1") == []
+
+
 def test_vmodule_is_for_text():
     assert "--vmodule" in found("--vmodule=a=1", "--logging-format=json")[0]
 
