@@ -23,6 +23,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.config.advice import family_advice
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.alone import Lock
+from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
@@ -107,6 +108,7 @@ def open_kernel(config: Config) -> Kernel:
             keep_settings=partial(host.keep, config),
             make_settings=partial(host.prepare, config, ipvs),
             take_over=Leftovers(nft).tend,
+            conntrack=Conntrack(),
         )  # fmt: skip
     except (KernelError, NftError, OSError) as error:
         raise Fatal(_with_hint(error)) from error

@@ -36,6 +36,7 @@ from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, diff
 from ipvsproxy.plan.drain import Drains, Ended
 from ipvsproxy.plan.state import FrontendKey, Touched
 from ipvsproxy.report import Report, Sync
+from ipvsproxy.sweep import Sweeper
 from nft import NftError
 
 RETRY_SECONDS = (0.1, 30.0)
@@ -71,6 +72,7 @@ class Loop:
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
         self._drains = Drains()
+        self._sweeper = Sweeper(kernel, clock, self._report)
         self._alone = alone
         self._started = False
         self._node_unseen = True
@@ -95,6 +97,7 @@ class Loop:
         began = self._clock()
         try:
             changes = self._work()
+            self._sweeper.sweep()
         except (KernelError, NftError) as error:
             # Nothing is known to be lost by stopping half way: what was not recorded is still pending.
             log.exception("sync failed, trying again", error=str(error))
@@ -229,6 +232,7 @@ class Loop:
         steps = diff(pending, self._desired.ledger, self._kernel.shadow, self._protected)
         failed = self._kernel.apply(steps) if steps else Touched()
         self._note_draining(pending.servers)
+        self._sweeper.note(pending, failed, self._desired.ledger.frontends)
         if failed:
             self._pending.update(failed)
             self._retry.later()
@@ -264,6 +268,8 @@ class Loop:
         self._note_draining(set(keys))
         # A superseded server goes with the last of its destinations.
         self._pending.servers |= ended.keys() - self._desired.ledger.frontends.keys()
+        for key, found in ended.items():
+            self._sweeper.cut(key, frozenset(item.destination for item in found if item.connections))
         self._tell_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
         return sum(step.size for step in steps)
 
@@ -294,7 +300,7 @@ class Loop:
         times = [self._next_verify if self._started else self._retry.at]
         if self._pending:
             times.append(self._retry.at)
-        times.append(self._drains.next_look)
+        times += [self._drains.next_look, self._sweeper.next_try]
         return max(0.0, min(times) - self._clock())
 
 

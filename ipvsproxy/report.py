@@ -95,5 +95,8 @@ class Report:
     def drains_forced(self, destinations: int) -> None:
         """So many destinations were deleted with their connections, since the drain timeout had passed."""
 
+    def swept(self, family: int, seconds: float, deleted: int) -> None:
+        """Tracked connections of a family were looked through, and so many were stale and are gone."""
+
     def repaired(self, objects: int) -> None:
         """So many objects in the kernel were not as left."""

@@ -54,7 +54,7 @@ def _shapes() -> Iterator[tuple[str, Shape]]:
         yield f"vips{number}", Shape((address,))
         yield f"served{number}", Shape((address,))
         yield f"hairpin{number}", Shape((address, address))
-        for name in ("frontends", "masquerade", "ranged"):
+        for name in ("frontends", "masquerade", "ranged", "inside_servers"):
             yield f"{name}{number}", Shape(FRONTEND[number])
         yield f"inside{number}", Shape(FRONTEND[number], (address, PORT))
         yield f"allowed{number}", Shape((*FRONTEND[number], address), interval=True)

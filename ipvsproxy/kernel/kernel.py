@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import structlog
 
 from ipvsproxy.address import format_ip
+from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
 from ipvsproxy.kernel.links import Links
@@ -28,6 +29,7 @@ from ipvsproxy.plan.diff import (
 )
 from ipvsproxy.plan.gate import guarded_servers, guarded_vips, ready_ways, replaced_vips, unneeded_elements
 from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 from nft import ruleset as static_rules
@@ -60,6 +62,7 @@ class Kernel:
         make_settings: Callable[[], None] = lambda: None,
         nameservers: Callable[[], Iterable[bytes]] = tuple,
         take_over: Callable[[], None] = lambda: None,
+        conntrack: Conntrack,
     ) -> None:
         self.shadow = KernelState()
         self._mark = mark
@@ -67,6 +70,7 @@ class Kernel:
         self._nameservers = nameservers
         self._keep_settings = keep_settings
         self.take_over = take_over
+        self._conntrack = conntrack
         self._forwarding = forwarding
         self._ipvs = ipvs
         self._links = links
@@ -210,6 +214,10 @@ class Kernel:
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return the number of connections of each destination of a server. Raises KernelError."""
         return self._ipvs.connections(key)
+
+    def sweep(self, sweep: Sweep) -> int:
+        """Delete the tracked connections that a sweep finds stale and return how many. Raises KernelError."""
+        return self._conntrack.sweep(sweep)
 
     def other_addresses(self) -> frozenset[bytes]:
         """Return the addresses of links other than kube-ipvs0. Raises KernelError."""

@@ -67,6 +67,13 @@ class Lost(KernelError):
     """Answers were lost: what the kernel holds now is unknown and has to be read again."""
 
 
+class Interrupted(KernelError):
+    """The kernel says that what it listed has changed meanwhile: some of it may be missing."""
+
+    def __init__(self) -> None:
+        super().__init__("netlink dump", errno.EINTR)
+
+
 def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
     """Return a request: a netlink header and a body, a multiple of four bytes long."""
     return HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
@@ -151,13 +158,23 @@ class Wire:
         Raises KernelError when the kernel refuses it, Lost when it is cut short.
         """
         for _ in range(DUMP_TRIES):
-            try:
-                parts, interrupted = self._dump_once(question)
-            except OSError as error:
-                raise self._lost("netlink dump", error) from error
-            if not interrupted:
-                return parts
+            with suppress(Interrupted):
+                return list(self.stream(question))
         raise Lost("netlink dump", errno.EINTR)
+
+    def stream(self, question: bytes) -> Iterator[bytes]:
+        """Yield the messages of a dump as they arrive, without their netlink headers: never all are held at once.
+
+        Raises KernelError when the kernel refuses it, Lost when it is cut short, Interrupted after the last one.
+        """
+        try:
+            yield from self._stream(question)
+        except OSError as error:
+            raise self._lost("netlink dump", error) from error
+        except GeneratorExit:
+            # The rest of the answers would stand in the way of the next question.
+            self._renew()
+            raise
 
     def request(self, question: bytes) -> bytes:
         """Return the one message that answers a request, without its netlink header.
@@ -195,12 +212,15 @@ class Wire:
 
     def _lost(self, operation: str, error: OSError) -> Lost:
         """Take a new socket, since late answers must not count for later questions; return what to raise."""
+        self._renew()
+        return Lost(operation, error.errno or errno.ETIMEDOUT)
+
+    def _renew(self) -> None:
         with suppress(OSError):
             self._socket.close()
         # Without one (no memory, no descriptor) the closed one fails at once next time, and brings us here again.
         with suppress(OSError):
             self._socket = self._open()
-        return Lost(operation, error.errno or errno.ETIMEDOUT)
 
     def _collect(self, failures: dict[int, int]) -> None:
         """Read answers until the last one; each comes alone and is short."""
@@ -219,9 +239,8 @@ class Wire:
         SEQUENCE.pack_into(data, SEQUENCE_AT, self._sequence)
         self._socket.send(data)
 
-    def _dump_once(self, question: bytes) -> tuple[list[bytes], bool]:
+    def _stream(self, question: bytes) -> Iterator[bytes]:
         self._ask(question, NLM_F_DUMP)
-        parts: list[bytes] = []
         interrupted = False
         while True:
             for kind, flags, sequence, body in self._read():
@@ -229,10 +248,12 @@ class Wire:
                     continue
                 interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                 if kind == NLMSG_DONE:
-                    return parts, interrupted
+                    if interrupted:
+                        raise Interrupted
+                    return
                 if kind == NLMSG_ERROR:
                     raise KernelError("netlink dump", -ERROR_CODE.unpack_from(body)[0])
-                parts.append(body)
+                yield body
 
     def _read(self) -> Iterator[tuple[int, int, int, bytes]]:
         data, _, flags, _ = self._socket.recvmsg(self._receive)

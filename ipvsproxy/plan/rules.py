@@ -12,10 +12,12 @@ from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Frontend, FrontendKey, Slot
 
 PROTOCOL_NAMES = {protocol.value: protocol.name.lower() for protocol in Protocol}
-FRONTENDS, MASQUERADE, INSIDE, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN = (
+FRONTENDS, MASQUERADE, INSIDE, SERVERS, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN = (
     {number: f"{kind}{number}" for number in (4, 6)}
-    for kind in ("frontends", "masquerade", "inside", "ranged", "allowed", "vips", "served", "hairpin")
-)
+    for kind in (
+        "frontends", "masquerade", "inside", "inside_servers", "ranged", "allowed", "vips", "served", "hairpin"
+    )
+)  # fmt: skip
 """Names of sets and maps, by family."""
 
 Element = tuple[Slot, str]
@@ -46,13 +48,15 @@ def elements(frontend: Frontend) -> Elements:
     own: dict[Slot, str] = {Slot(FRONTENDS[number], key): frontend.verdict}
     if frontend.masquerade:
         own[Slot(MASQUERADE[number], key)] = frontend.masquerade
-    if frontend.inside is not None:
-        own[Slot(INSIDE[number], key)] = f"{format_ip(frontend.inside.address)} . {frontend.inside.port}"
     if frontend.ranges:
         own[Slot(RANGED[number], key)] = ""
         for cidr in frontend.ranges:
             own[Slot(ALLOWED[number], f"{key} . {_range_text(cidr)}")] = ""
     shared = [Slot((VIPS if frontend.bind else SERVED)[number], text)]
+    if frontend.inside is not None:
+        server = FrontendKey(frontend.inside.address, frontend.key.protocol, frontend.inside.port)
+        own[Slot(INSIDE[number], key)] = f"{format_ip(server.address)} . {server.port}"
+        shared.append(Slot(SERVERS[number], _text(server)))
     for pod in frontend.hairpins:
         text = format_ip(pod)
         shared.append(Slot(HAIRPIN[number], f"{text} . {text}"))

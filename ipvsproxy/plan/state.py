@@ -87,6 +87,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     put on the node. `hairpins` are addresses of destinations that run on this node. `drain_seconds` is how long a
     destination that is no longer wanted may keep its connections, 0 without limit. `inside_port` is the made-up
     port of a ClusterIP frontend (`plan.wanted`), whether a server is on it now or not; 0 where there never is one.
+    `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
+    frontend uses them.
     """
 
     key: FrontendKey
@@ -102,6 +104,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     drain_seconds: float = 0.0
     inside_port: int = 0
     claim: Claim = Claim.ALLOCATED
+    serving: tuple[Destination, ...] = ()
 
     @property
     def inside_key(self) -> FrontendKey:

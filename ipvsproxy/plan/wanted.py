@@ -14,7 +14,7 @@ import msgspec
 
 from ipvsproxy.address import Cidr, family
 from ipvsproxy.config import Config
-from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
+from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.safety import judge, without
 from ipvsproxy.plan.state import (
@@ -55,6 +55,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
     detects: bool
     masquerade_all: bool
     drain_seconds: float
+    serving: tuple[Destination, ...]
 
 
 def plan_service(
@@ -75,8 +76,11 @@ def plan_service(
         if number not in config.families:
             continue
         for port, inside_port in zip(service.ports, inside_ports, strict=True):
-            choice = choose(_backends(slices, port, number), node.name, node.zone)
+            backends = _backends(slices, port, number)
+            choice = choose(backends, node.name, node.zone)
             view = _view(service, port, cluster_ip, inside_port, choice, node, config)
+            if port.protocol is Protocol.UDP:
+                view = msgspec.structs.replace(view, serving=_serving(backends))
             for frontend in _frontends(view, node):
                 if (frontend.key.address, frontend.key.port) not in refused:
                     frontends[frontend.key] = frontend
@@ -131,7 +135,13 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         detects=family(cluster_ip) in node.detects,
         masquerade_all=config.masquerade_all,
         drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
+        serving=(),
     )
+
+
+def _serving(backends: Iterable[Backend]) -> tuple[Destination, ...]:
+    """Every endpoint that a tracked UDP connection may lead to, wherever it is (contract 4.16)."""
+    return tuple(sorted(b.destination for b in backends if b.endpoint.ready or b.endpoint.serving))
 
 
 @lru_cache(maxsize=1024)  # one value for all Services that want the same
@@ -221,6 +231,7 @@ def _cluster_ip_frontend(view: View, node: NodeFacts) -> Frontend:
         health_check_port=view.service.health_check_port,
         drain_seconds=view.drain_seconds,
         inside_port=view.inside_port if _externally_accessible(view.service, view.port) else 0,
+        serving=view.serving,
     )
 
 
@@ -259,6 +270,7 @@ def _external_frontend(
         hairpins=view.hairpins,
         drain_seconds=view.drain_seconds,
         claim=Claim.ALLOCATED if given else Claim.EXTERNAL,
+        serving=view.serving,
     )
 
 

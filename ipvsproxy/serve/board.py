@@ -102,6 +102,10 @@ class Board(Report):
         """Count."""
         self.metrics.drains_forced(destinations)
 
+    def swept(self, family: int, seconds: float, deleted: int) -> None:
+        """Pass on."""
+        self.metrics.swept(family, seconds, deleted)
+
     def repaired(self, objects: int) -> None:
         """Count."""
         self.metrics.repaired(objects)

@@ -36,7 +36,6 @@ class Metrics:
         self._make_upstream()
         self._make_client()
         self._make_own()
-        self._register_absent()
 
     def _make_upstream(self) -> None:
         """The names of kube-proxy."""
@@ -70,6 +69,12 @@ class Metrics:
             for name in self._names.values():
                 self._lacking.labels(policy, name)
 
+        prefix = "kubeproxy_conntrack_reconciler_"
+        self._sweeps = self._histograms(
+            f"{prefix}sync_duration_seconds", "Time of a sweep of conntrack", SYNC_BUCKETS
+        )
+        self._swept = self._counters(f"{prefix}deleted_entries_total", "Stale conntrack entries deleted")
+
     def _make_client(self) -> None:
         """The names of the API client that all components of Kubernetes have."""
         self._requests = self._counter(
@@ -95,12 +100,6 @@ class Metrics:
         self._repairs = self._counter("ipvsproxy_repairs_total", "Kernel objects found not as they were left")
         self._health_ports = self._gauge("ipvsproxy_health_check_ports", "Services with a healthCheckNodePort")
         self._notices = self._counter("ipvsproxy_events_total", "Events by what became of them", ("result",))
-
-    def _register_absent(self) -> None:
-        """The sweep of UDP conntrack entries is not there yet; its names are, for those who read them."""
-        prefix = "kubeproxy_conntrack_reconciler_"
-        self._histograms(f"{prefix}sync_duration_seconds", "Time of a sweep", SYNC_BUCKETS)
-        self._counters(f"{prefix}deleted_entries_total", "Entries deleted by sweeps")
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its content type."""
@@ -152,6 +151,12 @@ class Metrics:
     def drains_forced(self, destinations: int) -> None:
         """Draining destinations were deleted with their connections."""
         self._forced.inc(destinations)
+
+    def swept(self, family: int, seconds: float, deleted: int) -> None:
+        """Conntrack was searched for stale entries of a family."""
+        if family in self._names:
+            self._sweeps[family].observe(seconds)
+            self._swept[family].inc(deleted)
 
     def repaired(self, objects: int) -> None:
         """The kernel was not as left."""

@@ -11,6 +11,7 @@ from namespace import fresh_network
 
 from ipvsproxy import memory
 from ipvsproxy.config import Config
+from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
@@ -83,7 +84,8 @@ class Proxy:
         self.links = RecordingLinks() if record else Links()
         self.links.ensure_link()
         self.nft = RecordingNft() if record else Libnftables()
-        kernel = Kernel(self.ipvs, self.links, self.nft, Ruleset(TABLE.name), Forwarding(self.nft))
+        ruleset, forwarding = Ruleset(TABLE.name), Forwarding(self.nft)
+        kernel = Kernel(self.ipvs, self.links, self.nft, ruleset, forwarding, conntrack=Conntrack())
         config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
         self.loop = Loop(config, Inbox(), kernel, clock)
 

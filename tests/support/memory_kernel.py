@@ -235,6 +235,27 @@ class MemoryStamp:
         return f"{self._nft.generation}".encode() if self._nft.loaded else b""
 
 
+class MemoryConntrack:
+    """Tracked connections as (source, frontend, endpoint), and the sweeps that were made."""
+
+    def __init__(self):
+        self.entries = []
+        self.sweeps = []
+        self.failure = None
+
+    def sweep(self, sweep):
+        if self.failure:
+            raise self.failure
+        self.sweeps.append(sweep)
+        before = len(self.entries)
+        self.entries = [
+            (source, name, endpoint)
+            for source, name, endpoint in self.entries
+            if name not in sweep.rules or not sweep.rules[name].forbids(source, endpoint)
+        ]
+        return before - len(self.entries)
+
+
 class MemoryForwarding:
     """A node without iptables."""
 
@@ -254,12 +275,16 @@ class MemoryNode:
         self.ipvs = MemoryIpvs(self.faults, self._changed)
         self.links = MemoryLinks(others, self.faults, self._changed)
         self.nft = MemoryNft(self.faults, self._changed)
+        self.conntrack = MemoryConntrack()
         self.taken_over = 0
 
     def kernel(self):
         """Return what a newly started process has in hand."""
         stamp, forwarding = MemoryStamp(self.nft), MemoryForwarding(self.faults)
-        return Kernel(self.ipvs, self.links, self.nft, stamp, forwarding, take_over=self._take_over)
+        return Kernel(
+            self.ipvs, self.links, self.nft, stamp, forwarding,
+            take_over=self._take_over, conntrack=self.conntrack,
+        )  # fmt: skip
 
     def _take_over(self):
         self.taken_over += 1

@@ -70,11 +70,13 @@ class BigNode:
     def cost(self, *events):
         """Count one turn; elements are read from the text of the transactions."""
         self.counts.clear()
+        self.node.conntrack.sweeps.clear()
         before = len(self.node.nft.transactions)
         self.loop.turn(list(events))
         transactions = self.node.nft.transactions[before:]
         self.counts["transactions"] = len(transactions)
         self.counts["bytes of nft"] = sum(map(len, transactions))
+        self.counts["sweeps"] = len(self.node.conntrack.sweeps)
         return dict(self.counts)
 
 
@@ -106,6 +108,7 @@ def test_a_change_costs_the_same_on_a_small_and_a_big_node(nodes, change):
     # One transaction before the servers change and one after them, at most.
     assert big["transactions"] <= 2
     assert big["bytes of nft"] < 1000
+    assert big["sweeps"] == 0
     assert not big.keys() & {"servers", "observe", "vips", "weights", "state", "connections"}
 
 

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from ipvsproxy.kernel import netlink
-from ipvsproxy.kernel.netlink import KernelError, Lost, Wire, message
+from ipvsproxy.kernel.netlink import Interrupted, KernelError, Lost, Wire, message
 
 RTM_GETLINK, RTM_GETADDR = 18, 22
 ALL_ADDRESSES = message(RTM_GETADDR, 0, bytes(8))
@@ -105,13 +105,15 @@ def test_refusals_are_no_losses(wire):
 
 
 def test_interrupted_dumps_are_repeated_and_given_up_at_last(wire, monkeypatch):
-    real, left = wire._dump_once, [2]
+    real, left = wire.stream, [2]
 
     def interrupted(question):
         left[0] -= 1
-        return real(question)[0], left[0] >= 0
+        yield from real(question)
+        if left[0] >= 0:
+            raise Interrupted
 
-    monkeypatch.setattr(wire, "_dump_once", interrupted)
+    monkeypatch.setattr(wire, "stream", interrupted)
     assert wire.dump(ALL_ADDRESSES)
     left[0] = 99
     with pytest.raises(Lost) as lost:

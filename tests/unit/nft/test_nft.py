@@ -69,7 +69,8 @@ def test_the_ruleset_declares_what_the_plan_fills():
     from ipvsproxy.plan.rules import detector_elements, elements  # noqa: F401
 
     declared = set(loaded().sets)
-    families = ("vips", "frontends", "inside", "masquerade", "ranged", "allowed", "hairpin", "pod_cidrs", "served")
+    families = ("vips", "frontends", "inside", "inside_servers", "masquerade", "ranged", "allowed", "hairpin")
+    families += ("pod_cidrs", "served")
     assert declared == {f"{n}{f}" for n in families for f in (4, 6)} | {"pod_interfaces", "health_check_ports"}
 
 

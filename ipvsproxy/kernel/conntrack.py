@@ -1,0 +1,210 @@
+"""Entries of connection tracking in this network namespace, over ctnetlink: found, judged and deleted one by one.
+
+A sweep is one dump. The kernel is given the protocol, and the destination port and IPv4 address where all
+frontends of the sweep have the same one, and lists only entries that match. (Linux 5.8 and later; older ones list
+all of the family, which is slower and otherwise the same, since every entry is looked at here in any case.) IPv6
+addresses are not given: the kernel, 6.18 included, takes the comparison the wrong way round and lists all the
+others. Entries are judged as they arrive and deleted in small batches meanwhile: a table of a million entries
+needs no memory here.
+
+Deleting names the reply tuple and the identity of the entry, both as the kernel has just told them: a new
+connection of the same client that leads elsewhere is left alone. (The identity alone would not do. It is made of
+the original tuple and of where the entry is in memory, and the next entry may be in the same place.)
+
+Facts: include/uapi/linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c.
+"""
+
+import errno
+import struct
+from collections.abc import Container, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
+
+from ipvsproxy.kernel.netlink import DUMP_TRIES, Interrupted, KernelError, Wire, attribute, attributes, message
+from ipvsproxy.plan.stale import Sweep
+from ipvsproxy.plan.state import Destination, FrontendKey
+
+NETLINK_NETFILTER = 12
+CT_GET, CT_DELETE = 0x101, 0x102
+NFGENMSG = struct.Struct("=BBH")
+NESTED = 0x8000
+TUPLE_ORIG, TUPLE_REPLY, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 12, 18, 25
+TUPLE_IP, TUPLE_PROTO = 1, 2
+SOURCE = {4: 1, 6: 3}
+DESTINATION = {4: 2, 6: 4}
+PROTO_NUM, PROTO_SRC_PORT, PROTO_DST_PORT = 1, 2, 3
+FILTER_ORIG_FLAGS = 1
+BY_ADDRESS, BY_PROTOCOL, BY_PORT = 1 << 1, 1 << 3, 1 << 5
+"""Which parts of the original tuple a filter compares: CTA_FILTER_FLAG(CTA_IP_DST) and so on."""
+AF = {4: 2, 6: 10}
+PORT = struct.Struct("!H")
+HEAD = struct.Struct("=HH")
+EMPTY = memoryview(b"")
+DELETED_AT_ONCE = 1000
+
+
+class Entry(NamedTuple):
+    """A tracked connection: where it came from, where it was sent to, and who answers it.
+
+    `name` holds the attributes that name it to the kernel.
+    """
+
+    source: bytes
+    frontend: FrontendKey
+    endpoint: Destination
+    name: bytes
+
+
+class Layout(NamedTuple):
+    """Where the kernel puts parts of the original tuple in a message; `heads` are attribute headers on the way."""
+
+    address: slice
+    protocol: slice
+    port: slice
+    heads: tuple[tuple[slice, bytes], ...]
+
+
+def _layout(number: int, length: int) -> Layout:
+    """Each attribute has a header of four bytes; before the source address there are three, and the message's."""
+    address, protocol, port = 20 + length, 28 + 2 * length, 44 + 2 * length
+    heads = (
+        (slice(address - 4, address), HEAD.pack(4 + length, DESTINATION[number])),
+        (slice(port - 4, port), HEAD.pack(4 + PORT.size, PROTO_DST_PORT)),
+    )
+    return Layout(slice(address, address + length), slice(protocol, protocol + 1), slice(port, port + 2), heads)
+
+
+LAYOUTS = {4: _layout(4, 4), 6: _layout(6, 16)}
+
+
+class Conntrack:
+    """The tracked connections of this network namespace."""
+
+    def __init__(self) -> None:
+        self._wire = Wire(NETLINK_NETFILTER)
+        self._deletions = Wire(NETLINK_NETFILTER)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._wire.close()
+        self._deletions.close()
+
+    def sweep(self, sweep: Sweep) -> int:
+        """Delete all entries that the rules of a sweep forbid and return how many. Raises KernelError."""
+        return sum(self._delete(sweep.family, doomed) for doomed in _chunks(self._stale(sweep)))
+
+    def entries(self, sweep: Sweep) -> Iterator[Entry]:
+        """Yield the entries whose destination is a frontend of the sweep. Raises KernelError, Interrupted."""
+        wanted = {_key(name): name for name in sweep.rules}
+        layout = LAYOUTS[sweep.family]
+        for body in self._dump(sweep):
+            if _is_of(body, layout, wanted):
+                entry = parse(body, sweep.family)
+                if entry is not None and entry.frontend in sweep.rules:
+                    yield entry
+
+    def _stale(self, sweep: Sweep) -> Iterator[Entry]:
+        """Yield what is forbidden, some of it twice if the dump is repeated; some tries are enough."""
+        for _ in range(DUMP_TRIES):
+            with suppress(Interrupted):
+                for entry in self.entries(sweep):
+                    if sweep.rules[entry.frontend].forbids(entry.source, entry.endpoint):
+                        yield entry
+                return
+
+    def _dump(self, sweep: Sweep) -> Iterator[bytes]:
+        """Ask with a filter; a kernel that refuses it is asked without."""
+        try:
+            yield from self._wire.stream(question(sweep))
+        except KernelError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            yield from self._wire.stream(message(CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0)))
+
+    def _delete(self, number: int, entries: list[Entry]) -> int:
+        """Delete entries and return how many were still there. Raises KernelError."""
+        family = NFGENMSG.pack(AF[number], 0, 0)
+        pieces = [message(CT_DELETE, 0, family + entry.name, index) for index, entry in enumerate(entries)]
+        failures = self._deletions.batch(pieces)
+        refused = [code for code in failures.values() if code != errno.ENOENT]
+        if refused:
+            raise KernelError("deleting tracked connections", refused[0])
+        return len(entries) - len(failures)
+
+
+def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    while chunk := list(islice(entries, DELETED_AT_ONCE)):
+        yield chunk
+
+
+def _key(name: FrontendKey) -> bytes:
+    return name.address + bytes((name.protocol,)) + PORT.pack(name.port)
+
+
+def _is_of(body: bytes, layout: Layout, wanted: Container[bytes]) -> bool:
+    """Tell, within a microsecond, an entry that must be looked at from one of the thousands that need not be."""
+    for place, head in layout.heads:
+        if body[place] != head:
+            return True  # not where it has always been: parsing will tell
+    return body[layout.address] + body[layout.protocol] + body[layout.port] in wanted
+
+
+def question(sweep: Sweep) -> bytes:
+    """Return the request for a dump of what the frontends of a sweep have in common."""
+    address, port = sweep.address, sweep.port
+    proto = attribute(PROTO_NUM, bytes((sweep.protocol,)))
+    flags, parts = BY_PROTOCOL, b""
+    if address is not None and sweep.family == 4:
+        flags |= BY_ADDRESS
+        parts += attribute(TUPLE_IP | NESTED, attribute(DESTINATION[sweep.family], address))
+    if port is not None:
+        flags |= BY_PORT
+        proto += attribute(PROTO_DST_PORT, PORT.pack(port))
+    parts += attribute(TUPLE_PROTO | NESTED, proto)
+    body = attribute(TUPLE_ORIG | NESTED, parts)
+    body += attribute(CTA_FILTER | NESTED, attribute(FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
+    return message(CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0) + body)
+
+
+def parse(body: bytes, number: int) -> Entry | None:
+    """Read one entry of a dump; None for protocols without ports."""
+    found = dict(attributes(body, NFGENMSG.size))
+    original = _tuple(found.get(TUPLE_ORIG, EMPTY), number)
+    reply = _tuple(found.get(TUPLE_REPLY, EMPTY), number)
+    if original is None or reply is None:
+        return None
+    name = attribute(TUPLE_REPLY | NESTED, bytes(found[TUPLE_REPLY]))
+    name += b"".join(attribute(kind, bytes(found[kind])) for kind in (CTA_ID, CTA_ZONE) if kind in found)
+    endpoint = Destination(reply.source, reply.source_port)
+    return Entry(
+        original.source,
+        FrontendKey(original.destination, original.protocol, original.destination_port),
+        endpoint,
+        name,
+    )
+
+
+class Tuple(NamedTuple):
+    """One direction of a connection."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: int
+    destination_port: int
+
+
+def _tuple(payload: memoryview, number: int) -> Tuple | None:
+    parts = dict(attributes(payload))
+    ip, proto = dict(attributes(parts.get(TUPLE_IP, EMPTY))), dict(attributes(parts.get(TUPLE_PROTO, EMPTY)))
+    try:
+        return Tuple(
+            bytes(ip[SOURCE[number]]),
+            bytes(ip[DESTINATION[number]]),
+            proto[PROTO_NUM][0],
+            int(PORT.unpack(proto[PROTO_SRC_PORT])[0]),
+            int(PORT.unpack(proto[PROTO_DST_PORT])[0]),
+        )
+    except KeyError:
+        return None

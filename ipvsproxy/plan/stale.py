@@ -1,0 +1,149 @@
+"""Which tracked connections must be forgotten after a change, since conntrack would carry them on.
+
+conntrack remembers for each connection where its packets go, and no rule is asked again. For most connections to a
+frontend the kernel itself forgets that together with IPVS's own memory of the connection. What is left to us
+(docs/design.md, section 12, has the facts):
+
+* UDP has no end, so a client that keeps sending keeps its entry. It is stale when its replies would come from
+  anything but a serving endpoint of the Service port: an endpoint that is gone or has another port, the VIP itself
+  (the client was there before the Service), and everything once the frontend is gone. A port without any serving
+  endpoint keeps its entries (contract 4.16).
+* Source ranges are asked for new connections only, so after a change the connections of sources that are no longer
+  among them have to become new ones.
+
+Pure. In: the frontends that have changed. Out: `Sweep`s, each of which is one question to the kernel, and the
+decision about each entry. A frontend that only got more endpoints, or an open one of TCP, costs nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from ipvsproxy.address import Cidr, family
+from ipvsproxy.plan.model import Protocol
+from ipvsproxy.plan.state import Destination, Frontend, FrontendKey
+
+
+class Rule(msgspec.Struct, frozen=True, gc=False):
+    """What may go on at one frontend: endpoints that answer (None: any) and sources that ask (empty: all).
+
+    `cut` are endpoints whose connections end here and now.
+    """
+
+    endpoints: frozenset[Destination] | None = None
+    sources: tuple[Cidr, ...] = ()
+    cut: frozenset[Destination] = frozenset()
+
+    def forbids(self, source: bytes, endpoint: Destination) -> bool:
+        """Whether a connection from `source`, whose replies come from `endpoint`, is stale."""
+        if endpoint in self.cut or (self.endpoints is not None and endpoint not in self.endpoints):
+            return True
+        return bool(self.sources) and not any(source in cidr for cidr in self.sources)
+
+
+GONE = Rule(endpoints=frozenset())
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """One question to the kernel: entries of one family and protocol, and the rules for those to our frontends."""
+
+    family: int
+    protocol: int
+    rules: Mapping[FrontendKey, Rule]
+
+    @property
+    def address(self) -> bytes | None:
+        """The one destination address of all frontends, None if there are several."""
+        first, *others = {key.address for key in self.rules}
+        return None if others else first
+
+    @property
+    def port(self) -> int | None:
+        """The one destination port of all frontends, None if there are several."""
+        first, *others = {key.port for key in self.rules}
+        return None if others else first
+
+
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """Of a frontend, what decides about its entries, as it was when it was last looked at."""
+
+    serving: tuple[Destination, ...]
+    ranges: tuple[Cidr, ...]
+    inside: Destination | None
+
+
+class Stale:
+    """Frontends whose entries matter, and the sweeps that are due."""
+
+    def __init__(self) -> None:
+        self._seen: dict[FrontendKey, Seen] = {}
+        self._due: dict[FrontendKey, Rule] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._due)
+
+    def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
+        """Take over frontends that have changed, once the kernel has them as they are now."""
+        for key in keys:
+            frontend, old, due = frontends.get(key), self._seen.pop(key, None), self._due.pop(key, Rule())
+            new = _seen(frontend, old) if frontend else None
+            if new is not None:
+                self._seen[key] = new
+            rule = _of_wanted(key, old, new, due) if new else _of_unwanted(old, gone=frontend is None)
+            if rule != Rule():
+                self._due[key] = rule
+
+    def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
+        """Take over destinations that were deleted with connections: inside views may still lead to them."""
+        server = Destination(key.address, key.port)
+        for name, seen in self._seen.items():
+            if destinations and seen.inside == server and name.protocol == key.protocol:
+                due = self._due.get(name, Rule())
+                self._due[name] = msgspec.structs.replace(due, cut=due.cut | destinations)
+
+    def sweeps(self) -> list[Sweep]:
+        """Return what is due: one sweep for each family and protocol."""
+        groups: dict[tuple[int, int], dict[FrontendKey, Rule]] = {}
+        for key, rule in self._due.items():
+            groups.setdefault((family(key.address), key.protocol), {})[key] = rule
+        return [Sweep(number, protocol, rules) for (number, protocol), rules in sorted(groups.items())]
+
+    def done(self, sweep: Sweep) -> None:
+        """Forget what has been swept."""
+        for key in sweep.rules:
+            self._due.pop(key, None)
+
+
+def _seen(frontend: Frontend, old: Seen | None) -> Seen | None:
+    """Most frontends are of no interest and cost no memory. An inside view outlives its policy in open connections."""
+    inside = frontend.inside or (old.inside if old else None)
+    if not (inside or frontend.ranges or frontend.key.protocol == Protocol.UDP):
+        return None
+    return Seen(frontend.serving, frontend.ranges, inside)
+
+
+def _of_unwanted(old: Seen | None, *, gone: bool) -> Rule:
+    """The kernel forgets the entries of a server it removes, but not those that an inside view has rewritten."""
+    return GONE if gone and old is not None and old.inside else Rule()
+
+
+def _of_wanted(key: FrontendKey, old: Seen | None, new: Seen, due: Rule) -> Rule:
+    """Return what entries must be checked for; what has been due since an earlier change stays so."""
+    lost = due.endpoints is not None or old is None or _lost(old.serving, new.serving)
+    cut = bool(due.sources) or old is None or _tightened(old.ranges, new.ranges)
+    endpoints = frozenset(new.serving) if lost and new.serving and key.protocol == Protocol.UDP else None
+    return Rule(endpoints, new.ranges if cut else (), due.cut)
+
+
+def _lost(old: tuple[Destination, ...], new: tuple[Destination, ...]) -> bool:
+    """Whether entries may lead elsewhere than to the new endpoints; while there were none, all were kept."""
+    return not old or not frozenset(old) <= frozenset(new)
+
+
+def _tightened(old: tuple[Cidr, ...], new: tuple[Cidr, ...]) -> bool:
+    """Whether a source that was allowed may no longer be; no ranges at all let everybody in."""
+    return not old or not all(any(_within(narrow, wide) for wide in new) for narrow in old)
+
+
+def _within(narrow: Cidr, wide: Cidr) -> bool:
+    return wide.prefix <= narrow.prefix and narrow.network in wide

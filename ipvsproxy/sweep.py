@@ -1,0 +1,73 @@
+"""Between a change and conntrack: when the kernel has a change, what it has made stale is swept out.
+
+`plan.stale` decides what that is, `kernel.conntrack` finds and deletes it. Here is only the waiting: until the
+change of a frontend has been carried out, and, after a sweep that failed, for the next try. Owned by the loop's
+thread.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.plan.stale import Stale, Sweep
+from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, Touched
+from ipvsproxy.report import Report
+
+PAUSE_SECONDS = 30.0
+"""After a sweep that failed."""
+
+log = structlog.get_logger()
+
+
+class Sweeper:
+    """Sweeps what changes have made stale."""
+
+    def __init__(self, kernel: Kernel, clock: Callable[[], float], report: Report) -> None:
+        self._kernel = kernel
+        self._clock = clock
+        self._report = report
+        self._stale = Stale()
+        self._changing: set[FrontendKey] = set()
+        self._not_before = -math.inf
+
+    @property
+    def next_try(self) -> float:
+        """When `sweep` has something to do, infinity for never."""
+        return self._not_before if self._stale else math.inf
+
+    def note(self, changed: Touched, failed: Touched, frontends: Mapping[FrontendKey, Frontend]) -> None:
+        """Take over what has just been changed; what is not yet in the kernel, or not all of it, has to wait."""
+        self._changing |= changed.servers
+        if failed.slots:
+            return
+        ready = {k for k in self._changing if k not in failed.servers and k.address not in failed.vips}
+        self._changing -= ready
+        self._stale.note(ready, frontends)
+
+    def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
+        """Take over destinations of a server that have been deleted though they had connections."""
+        self._stale.cut(key, destinations)
+
+    def sweep(self) -> None:
+        """Delete what has become stale, if anything has; what fails is tried again later."""
+        if self._clock() < self.next_try:
+            return
+        for sweep in self._stale.sweeps():
+            try:
+                self._carry_out(sweep)
+            except KernelError as error:
+                log.error("conntrack cannot be searched for stale entries, trying again later", error=str(error))
+                self._not_before = self._clock() + PAUSE_SECONDS
+                return
+            self._stale.done(sweep)
+
+    def _carry_out(self, sweep: Sweep) -> None:
+        began = self._clock()
+        deleted = self._kernel.sweep(sweep)
+        seconds = self._clock() - began
+        self._report.swept(sweep.family, seconds, deleted)
+        if deleted:
+            log.info("stale conntrack entries deleted", count=deleted, seconds=round(seconds, 3))

@@ -1,0 +1,89 @@
+"""TCP segments made by hand, and what arrives at a host: for what no socket would send or tell.
+
+A `Tap` sees every TCP segment that reaches a namespace, with the source it has there. `send_segment` sends one
+with a sequence number of one's choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import netns
+
+TCP = struct.Struct("!HHIIBBHHH")
+PSH, ACK = 0x08, 0x10
+
+
+class Segment(NamedTuple):
+    """A TCP segment as it arrived."""
+
+    source: str
+    source_port: int
+    port: int
+    sequence: int
+    payload: bytes
+
+
+class Tap:
+    """Every TCP segment that arrives in a namespace, of one family."""
+
+    def __init__(self, where: str, family: int) -> None:
+        self._family = family
+        self._socket = raw_socket(where, family)
+        self._socket.setblocking(False)
+
+    def arrived(self, seconds: float = 0.5) -> Iterator[Segment]:
+        """Yield what has arrived, and what does within some time."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                data, source = self._socket.recvfrom(65536)
+                yield self._read(data, source[0])
+
+    def _read(self, data: bytes, source: str) -> Segment:
+        if self._family == 4:
+            data = data[(data[0] & 15) * 4 :]
+        source_port, port, sequence, _, offset, *_ = TCP.unpack_from(data)
+        return Segment(source, source_port, port, sequence, data[(offset >> 4) * 4 :])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def raw_socket(where: str, family: int) -> socket.socket:
+    with netns.inside(where):
+        return socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW, 6)
+
+
+def send_segment(
+    where: str, source: tuple[str, int], target: tuple[str, int], sequence: int, payload: bytes
+) -> None:
+    """Send a TCP segment from an address of the namespace."""
+    family = 6 if ":" in source[0] else 4
+    header = TCP.pack(source[1], target[1], sequence, 1, 5 << 4, ACK | PSH, 65535, 0, 0)
+    data = header + payload
+    checksum = _checksum(_pseudo_header(source[0], target[0], len(data)) + data)
+    data = data[:16] + struct.pack("!H", checksum) + data[18:]
+    with raw_socket(where, family) as sending:
+        sending.bind((source[0], 0))
+        sending.sendto(data, (target[0], 0))
+
+
+def _pseudo_header(source: str, target: str, length: int) -> bytes:
+    kind = socket.AF_INET6 if ":" in source else socket.AF_INET
+    addresses = socket.inet_pton(kind, source) + socket.inet_pton(kind, target)
+    return addresses + (struct.pack("!I3xB", length, 6) if ":" in source else struct.pack("!xBH", 6, length))
+
+
+def _checksum(data: bytes) -> int:
+    words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

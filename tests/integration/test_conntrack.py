@@ -1,0 +1,350 @@
+"""What conntrack remembers must not outlive what it was true for: UDP clients follow their Service at once.
+
+A client that keeps sending from one port is one connection to conntrack for as long as it sends. Each test has
+such clients everywhere, changes something under them, and asks where their next packets go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+
+import netns
+import pytest
+from lab import DEFAULT_PROXY_ARGS, Host, Lab
+from manifests import Folder, endpoint, endpoint_slice, port, service
+from packets import Tap, send_segment
+from probe import QUESTION, Conversation, Question, failure, probe_many
+from test_traffic import balancer, cluster_ip, eventually, external
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+TARGET, OTHER_TARGET, NODE_PORT = 8081, 8091, 31999
+SHORT = 1.0
+
+
+class World:
+    """One dual-stack Service of UDP (and TCP) at a time, each test with a number of its own."""
+
+    def __init__(self, lab: Lab, folder: Folder) -> None:
+        self.lab, self.folder = lab, folder
+        self.open = contextlib.ExitStack()
+
+    def put(
+        self, number: int, pods: str, target: int = TARGET, away: str = "", drain: str = "", **spec: object
+    ) -> None:
+        """Write Service `udp<number>`; pods in `away` are neither ready nor serving."""
+        ports = [port(81, target, "UDP", "u", 31000 + number), port(81, 8080, "TCP", "t", 31000 + number)]
+        name, families = f"udp{number}", (4, 6)
+        made = service(
+            name,
+            ports,
+            [cluster_ip(number, f) for f in families],
+            type_="LoadBalancer",
+            ingress=[balancer(number, f) for f in families],
+            externalIPs=[external(number, f) for f in families],
+            **spec,
+        )
+        if drain:
+            made["metadata"]["annotations"] = {"ipvsproxy.io/drain-timeout": drain}
+        slices = [endpoint_slice(name, ports, self._endpoints(pods, away, f), family=f) for f in families]
+        self.folder.write(name, made, *slices)
+
+    def _endpoints(self, pods: str, away: str, family: int) -> list[dict[str, object]]:
+        present = [endpoint(self.lab, self.lab.host(pod), family=family) for pod in pods.split()]
+        absent = [
+            endpoint(self.lab, self.lab.host(pod), family=family, ready=False, serving=False)
+            for pod in away.split()
+        ]
+        return present + absent
+
+    def ways(self, number: int, family: int) -> dict[str, tuple[str, int]]:
+        return {
+            "ClusterIP": (cluster_ip(number, family), 81),
+            "NodePort": (self.lab.nodes[0].address(family), 31000 + number),
+            "LoadBalancer": (balancer(number, family), 81),
+            "externalIP": (external(number, family), 81),
+        }
+
+    def flows(self, number: int, askers: str, names: str, proto: str = "udp") -> dict[str, Conversation]:
+        """Start clients that go on using one source port, in both families."""
+        found = {}
+        for family in (4, 6):
+            for asker in askers.split():
+                for name in names.split():
+                    question = Question(self.lab.host(asker).netns, *self.ways(number, family)[name], proto)
+                    talk = self.open.enter_context(Conversation(question, SHORT))
+                    found[f"{asker} {name} IPv{family}"] = talk
+        return found
+
+    def served_by(self, number: int, name: str) -> bool:
+        """Whether new clients get answers of this endpoint only, in both families and by every way in."""
+        asked = [
+            Question(self.lab.client.netns, *way, "udp") for f in (4, 6) for way in self.ways(number, f).values()
+        ]
+        return {result.name for result in probe_many(asked, 2)} == {name}
+
+
+@pytest.fixture(scope="module")
+def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    lab = session_lab
+    world = World(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("conntrack"))))
+    world.folder.write_nodes(lab)
+    for pod in lab.pods:
+        lab.responder.listen(pod, TARGET, "udp")
+        lab.responder.listen(pod, 8080, "tcp")
+    lab.responder.listen(lab.host("p21"), OTHER_TARGET, "udp", "p21-other")
+    lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=300s"])
+    yield world
+    for proxy in lab.proxies:
+        proxy.kill()
+    lab.clean_nodes()
+    lab.responder.clear()
+
+
+@pytest.fixture(autouse=True)
+def _closed(world: World) -> Iterator[None]:
+    yield
+    world.open.close()
+
+
+def ask_all(flows: dict[str, Conversation]) -> dict[str, str]:
+    """Send on all of them, then wait for the answers together: who answered, or what else became of it."""
+    sent = {name: send(flow.socket) for name, flow in flows.items()}
+    deadline = time.monotonic() + SHORT
+    return {name: sent[name] or receive(flow.socket, deadline) for name, flow in flows.items()}
+
+
+def send(asking: socket.socket) -> str:
+    asking.setblocking(False)
+    with contextlib.suppress(OSError):
+        while asking.recv(65536):
+            pass  # an answer that came too late for the last question
+    try:
+        asking.send(QUESTION)
+    except OSError as error:
+        return failure(error, 0).outcome
+    return ""
+
+
+def receive(asking: socket.socket, deadline: float) -> str:
+    asking.settimeout(max(0.01, deadline - time.monotonic()))
+    try:
+        answer = asking.recv(65536)
+    except OSError as error:
+        return failure(error, 0).outcome
+    return str(json.loads(answer)["name"]) if answer else "closed"
+
+
+def followed(flows: dict[str, Conversation], name: str) -> dict[str, str]:
+    """Ask twice: one packet may be on its way during the change. Return who has not followed."""
+    ask_all(flows)
+    return {flow: answer for flow, answer in ask_all(flows).items() if answer != name}
+
+
+EVERY_WAY = "ClusterIP NodePort LoadBalancer externalIP"
+
+
+def test_clients_follow_an_endpoint_that_is_replaced(world: World) -> None:
+    world.put(61, "p21")
+    eventually(lambda: world.served_by(61, "p21"))
+    flows = world.flows(61, "client node1 p12", EVERY_WAY)
+    tcp = world.flows(61, "client", "LoadBalancer", "tcp")
+    assert set(ask_all(flows | tcp).values()) == {"p21"}
+    world.put(61, "p22")
+    eventually(lambda: world.served_by(61, "p22"))
+    assert followed(flows, "p22") == {}
+    assert set(ask_all(tcp).values()) == {"p21"}  # it drains
+
+
+def test_clients_follow_when_an_endpoint_becomes_unready_or_moves_to_another_port(world: World) -> None:
+    world.put(62, "p21")
+    eventually(lambda: world.served_by(62, "p21"))
+    flows = world.flows(62, "client node1 p12", "ClusterIP NodePort")
+    assert set(ask_all(flows).values()) == {"p21"}
+    world.put(62, "p21", target=OTHER_TARGET)
+    eventually(lambda: world.served_by(62, "p21-other"))
+    assert followed(flows, "p21-other") == {}
+    world.put(62, "p11", away="p21")
+    eventually(lambda: world.served_by(62, "p11"))
+    assert followed(flows, "p11") == {}
+
+
+def test_inside_clients_of_a_local_policy_follow(world: World) -> None:
+    """Their connections have been rewritten twice: by our DNAT to the ClusterIP, and by IPVS."""
+    world.put(63, "p11 p21", externalTrafficPolicy="Local")
+    asked = [Question(world.lab.host("p12").netns, *world.ways(63, f)["LoadBalancer"], "udp") for f in (4, 6)]
+    eventually(lambda: {result.name for result in probe_many(asked * 4, 2)} == {"p11", "p21"})
+    flows = {}
+    for n in range(4):
+        more = world.flows(63, "node1 p12", "NodePort LoadBalancer")
+        flows |= {f"{n} {name}": flow for name, flow in more.items()}
+    assert set(ask_all(flows).values()) == {"p11", "p21"}
+    world.put(63, "p11", externalTrafficPolicy="Local")
+    eventually(lambda: world.served_by(63, "p11"))
+    assert followed(flows, "p11") == {}
+    tcp = world.flows(63, "node1 p12", "NodePort LoadBalancer", "tcp")
+    assert set(ask_all(tcp).values()) == {"p11"}
+    world.folder.remove("udp63")
+    eventually(lambda: not world.served_by(63, "p11"))
+    assert "p11" not in ask_all(flows | tcp).values()
+
+
+def test_a_drain_timeout_cuts_inside_clients_too(world: World) -> None:
+    world.put(70, "p11 p21", externalTrafficPolicy="Local")
+    question = Question(world.lab.host("p12").netns, *world.ways(70, 4)["LoadBalancer"])
+    eventually(lambda: {result.name for result in probe_many([question] * 4, 2)} == {"p11", "p21"})
+    flows = {}
+    for n in range(2):
+        more = world.flows(70, "node1 p12", "NodePort LoadBalancer", "tcp")
+        flows |= {f"{n} {name}": flow for name, flow in more.items()}
+    before = ask_all(flows)
+    assert set(before.values()) == {"p11", "p21"}
+    world.put(70, "p11", drain="1s", externalTrafficPolicy="Local")
+    eventually(lambda: "p21" not in ask_all(flows).values())
+    held = {name for name, answer in before.items() if answer == "p11"}
+    assert {name: answer for name, answer in ask_all(flows).items() if name in held} == dict.fromkeys(held, "p11")
+
+
+def test_a_client_that_was_there_before_the_service_is_picked_up(world: World) -> None:
+    flows = world.flows(64, "client node1 p12", EVERY_WAY)
+    for _ in range(2):
+        assert set(ask_all(flows).values()) <= {"timeout", "refused", "unreachable"}
+    world.put(64, "p21")
+    deadline = time.monotonic() + 60
+    while not world.served_by(64, "p21"):
+        assert time.monotonic() < deadline
+        ask_all(flows)  # they keep sending, so that no entry is forgotten for idleness
+    assert followed(flows, "p21") == {}
+
+
+# --- Source ranges
+
+
+def only(*names: str) -> dict[str, object]:
+    ranges = {
+        "client": ("192.0.2.100/32", "2001:db8:2::100/128"),
+        "pods": ("10.244.0.0/16", "fd00:10:244::/48"),
+        "far": ("198.18.0.0/15", "2001:db8:18::/48"),
+    }
+    return {"loadBalancerSourceRanges": [text for name in names for text in ranges[name]]}
+
+
+def push(host: Host, family: int, to: tuple[str, int]) -> None:
+    """Have an endpoint speak first: a datagram from the port on which it serves."""
+    with netns.open_socket(host.netns, host.address(family), "udp") as sending:
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sending.bind((host.address(family), TARGET))
+        sending.sendto(json.dumps({"name": "pushed"}).encode(), to)
+
+
+def heard(flow: Conversation) -> str:
+    return receive(flow.socket, time.monotonic() + SHORT)
+
+
+@pytest.mark.parametrize(("number", "policy", "loose"), [(65, "Cluster", 1), (66, "Local", 1), (67, "Local", 0)])
+def test_connections_of_sources_that_are_no_longer_allowed_are_cut(
+    world: World, number: int, policy: str, loose: int
+) -> None:
+    lab = world.lab
+    world.put(number, "p11", externalTrafficPolicy=policy, **only("client", "pods"))
+    ways = [(host, f, p) for host in ("client", "p12") for f in (4, 6) for p in ("tcp", "udp")]
+    asked = [Question(lab.host(host).netns, *world.ways(number, f)["LoadBalancer"], p) for host, f, p in ways]
+    eventually(lambda: {result.name for result in probe_many(asked, 2)} == {"p11"})
+    flows = {
+        f"{name} {proto}": flow
+        for proto in ("tcp", "udp")
+        for name, flow in world.flows(number, "client p12", "LoadBalancer", proto).items()
+    }
+    assert set(ask_all(flows).values()) == {"p11"}
+    four, six = (flows[f"client LoadBalancer IPv{f} udp"] for f in (4, 6))
+    source = four.socket.getsockname()
+    if policy == "Local":
+        push(lab.host("p11"), 4, source)
+        assert heard(four) == "pushed"
+    netns.set_sysctls(lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": loose})
+    world.put(number, "p11", externalTrafficPolicy=policy, **only("pods"))
+    shut_out = [question for question in asked if question.netns == lab.client.netns]
+    eventually(lambda: {result.outcome for result in probe_many(shut_out, 1)} == {"timeout"})
+    if policy == "Local":  # otherwise the endpoint knows the node only
+        push(lab.host("p11"), 4, source)
+        push(lab.host("p11"), 6, six.socket.getsockname()[:2])
+        assert {heard(four), heard(six)} == {"timeout"}
+    answers = ask_all(flows)
+    netns.set_sysctls(lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": 1})
+    assert answers == {name: "timeout" if name.startswith("client") else "p11" for name in flows}
+
+
+def test_changing_ranges_lets_nobody_else_in_and_shuts_nobody_out(world: World) -> None:
+    lab, number = world.lab, 68
+    world.put(number, "p11", **only("pods"))
+    wanted, stranger = (
+        [Question(lab.host(name).netns, *world.ways(number, f)["LoadBalancer"], "udp") for f in (4, 6)]
+        for name in ("p12", "client")
+    )
+    eventually(lambda: {result.name for result in probe_many(wanted, 2)} == {"p11"})
+    flows = world.flows(number, "p12", "LoadBalancer") | world.flows(number, "p12", "LoadBalancer", "tcp")
+    assert set(ask_all(flows).values()) == {"p11"}
+    for turn in range(4):
+        world.put(number, "p11", **only("pods", *(["far"] if turn % 2 else [])))
+        for _ in range(4):
+            results = probe_many([*wanted * 3, *stranger * 3], 0.5)
+            assert {result.name for result in results[:6]} == {"p11"}
+            assert {result.outcome for result in results[6:]} == {"timeout"}
+    assert set(ask_all(flows).values()) == {"p11"}
+
+
+# --- Packets that conntrack calls invalid
+
+
+INVALID = b"out of any window"
+AHEAD = 1 << 29
+"""Conntrack takes what is far behind for late, and not for invalid."""
+
+
+def sources_of_an_invalid_packet(pod: Host, talk: Conversation, tap: Tap) -> set[str]:
+    """Have a connection's endpoint send a packet outside the window; return the sources with which it arrives."""
+    family = 6 if ":" in talk.ask().seen_source else 4
+    answer = talk.ask()
+    port = talk.socket.getsockname()[1]
+    last = [segment for segment in tap.arrived() if segment.port == port and segment.payload][-1]
+    sequence = (last.sequence + AHEAD) % (1 << 32)
+    target = answer.seen_source, answer.seen_port
+    send_segment(pod.netns, (pod.address(family), 8080), target, sequence, INVALID)
+    return {segment.source for segment in tap.arrived() if segment.payload == INVALID}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_invalid_packet_of_an_endpoint_never_arrives_with_a_wrong_source(world: World, family: int) -> None:
+    lab = world.lab
+    world.put(69, "p11 p21", externalTrafficPolicy="Local")
+    world.put(71, "p11 p21")
+    inside_views = [("p12", 69, "LoadBalancer"), ("p12", 69, "NodePort")] * 2
+    others = [("p12", 71, "ClusterIP"), ("client", 69, "LoadBalancer")] * 2
+    ways = inside_views + others
+    asked = [Question(lab.host(host).netns, *world.ways(number, family)[way]) for host, number, way in ways]
+    eventually(lambda: all(result.name for result in probe_many(asked, 2)))
+    for way, question in zip(ways, asked, strict=True):
+        tap = Tap(question.netns, family)
+        talk = world.open.enter_context(Conversation(question))
+        pod = lab.host(talk.ask().name)
+        told = f"{way} {pod.name}"
+        arrived = sources_of_an_invalid_packet(pod, talk, tap)
+        tap.close()
+        assert (told, arrived) == (told, set() if way in inside_views else {question.address})
+        assert (told, talk.ask().name) == (told, pod.name)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_invalid_packet_of_a_masqueraded_connection_reaches_no_client(world: World, family: int) -> None:
+    world.put(72, "p21")
+    question = Question(world.lab.client.netns, *world.ways(72, family)["LoadBalancer"])
+    eventually(lambda: probe_many([question])[0].name == "p21")
+    tap = Tap(question.netns, family)
+    talk = world.open.enter_context(Conversation(question))
+    assert sources_of_an_invalid_packet(world.lab.host("p21"), talk, tap) == set()
+    tap.close()

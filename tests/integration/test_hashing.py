@@ -1,0 +1,84 @@
+"""The schedulers mh and sh: endpoints that are removed, or drain, never cost a new connection.
+
+Both look a client up in a table of endpoints. Without their flags they would refuse a connection whose place in
+the table is an endpoint of weight 0.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder, endpoint, endpoint_slice, port, service
+from probe import Conversation, Question, Result, probe_many
+from test_traffic import cluster_ip, eventually
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+ALL = ("p11", "p12", "p21", "p22")
+
+
+class World:
+    """One Service, the proxy of node1, and a client of every kind."""
+
+    def __init__(self, lab: Lab, folder: Folder) -> None:
+        self.lab, self.folder = lab, folder
+
+    def put(self, *pods: str) -> None:
+        ports = [port(80, 8080)]
+        slices = [
+            endpoint_slice("web", ports, [endpoint(self.lab, self.lab.host(p), family=f) for p in pods], family=f)
+            for f in (4, 6)
+        ]
+        self.folder.write("web", service("web", ports, [cluster_ip(95, f) for f in (4, 6)]), *slices)
+
+    def question(self, asker: str, family: int) -> Question:
+        return Question(self.lab.host(asker).netns, cluster_ip(95, family), 80)
+
+    def ask(self, times: int = 8) -> list[Result]:
+        """Ask from everywhere through node1, many times each."""
+        places = [host for host in ("client", "node1", "p11", "p12") for _ in range(times)]
+        return probe_many([self.question(host, family) for host in places for family in (4, 6)])
+
+
+@pytest.fixture(scope="module", params=["mh", "sh"])
+def world(
+    request: pytest.FixtureRequest, session_lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    lab = session_lab
+    world = World(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("hashing"))))
+    world.folder.write_nodes(lab)
+    world.put(*ALL)
+    for pod in lab.pods:
+        lab.responder.listen(pod, 8080)
+    lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, f"--ipvs-scheduler={request.param}"])
+    yield world
+    for proxy in lab.proxies:
+        proxy.kill()
+    lab.clean_nodes()
+    lab.responder.clear()
+
+
+def names(results: list[Result]) -> set[str]:
+    return {result.name or result.outcome for result in results}
+
+
+def test_no_connection_is_refused_while_endpoints_drain_and_go(world: World) -> None:
+    assert names(world.ask()) <= set(ALL)
+    talks = [Conversation(world.question(host, family)) for host in ("client", "p12") for family in (4, 6)]
+    held = [talk.ask().name for talk in talks]
+    left = list(ALL)
+    for gone in sorted(set(held)):
+        left.remove(gone)
+        if not left:
+            break
+        world.put(*left)
+        eventually(lambda: gone not in names(world.ask(2)), 60)  # noqa: B023
+        assert names(world.ask()) <= set(left)
+    assert [talk.ask().name for talk in talks] == held
+    for talk in talks:
+        talk.socket.close()
+    world.put(*ALL)
+    eventually(lambda: names(world.ask(2)) <= set(ALL), 60)

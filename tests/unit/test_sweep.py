@@ -1,0 +1,108 @@
+"""When conntrack is swept: after the change is in the kernel, not before, and again after a failure."""
+
+import errno
+
+import pytest
+from build import config, destination, key, service, slice_of
+from memory_kernel import MemoryNode
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.loop import Loop
+
+PORTS = ((5353, "UDP", ""),)
+DNS, OTHER = key("10.96.0.10:53/UDP"), key("10.96.0.99:53/UDP")
+CLIENT = parse_ip("192.0.2.100")
+OLD, NEW = destination("10.244.2.1:5353"), destination("10.244.2.2:5353")
+
+
+class Process:
+    """The loop on a kernel in memory."""
+
+    def __init__(self, node):
+        self.now = 1000.0
+        self.loop = Loop(config(), Inbox(), node.kernel(), lambda: self.now)
+
+    def list(self, services, slices):
+        self.loop.turn([
+            Listed(Kind.NODE, {}),
+            Listed(Kind.SERVICE, {item.key: item for item in services}),
+            Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices}),
+        ])  # fmt: skip
+        return self
+
+    def change(self, piece):
+        self.loop.turn([Changed(Kind.ENDPOINT_SLICE, piece.key, piece)])
+
+    def wait(self, seconds):
+        self.now += seconds
+        self.loop.turn([])
+
+
+@pytest.fixture
+def node():
+    node = MemoryNode([parse_ip("192.0.2.1")])
+    node.conntrack.entries = [(CLIENT, DNS, OLD), (CLIENT, OTHER, OLD)]
+    return node
+
+
+WEB = service(ports=((53, 0, "UDP"),))
+
+
+def start(node):
+    process = Process(node).list([WEB], [slice_of("web", "10.244.2.1", ports=PORTS)])
+    node.conntrack.sweeps.clear()
+    return process
+
+
+def replace(process):
+    process.change(slice_of("web", "10.244.2.2", ports=PORTS))
+
+
+def test_only_entries_of_the_changed_frontend_go(node):
+    process = start(node)
+    assert len(node.conntrack.entries) == 2
+    replace(process)
+    assert node.conntrack.entries == [(CLIENT, OTHER, OLD)]
+    process.change(slice_of("web", "10.244.2.2", ports=PORTS))
+    process.wait(31)
+    assert len(node.conntrack.sweeps) == 1
+
+
+def test_what_changed_while_no_proxy_ran_is_swept_at_the_start(node):
+    node.conntrack.entries.append((CLIENT, DNS, NEW))
+    start(node)
+    assert node.conntrack.entries == [(CLIENT, DNS, OLD), (CLIENT, OTHER, OLD)]
+
+
+def test_a_sweep_waits_for_its_change(node):
+    process = start(node)
+    node.ipvs.refuse[DNS] = errno.ENOMEM
+    replace(process)
+    assert node.conntrack.sweeps == []
+    node.ipvs.refuse.clear()
+    process.wait(1)
+    assert node.conntrack.entries == [(CLIENT, OTHER, OLD)]
+
+
+def test_a_failed_sweep_is_tried_again_and_stops_nothing(node):
+    process = start(node)
+    node.conntrack.failure = KernelError("netlink dump", errno.ENOBUFS)
+    replace(process)
+    assert node.ipvs.weights(DNS) == {NEW: 1}
+    assert process.loop._timeout() == pytest.approx(30)
+    node.conntrack.failure = None
+    process.wait(29)
+    assert node.conntrack.sweeps == []
+    process.wait(2)
+    assert node.conntrack.entries == [(CLIENT, OTHER, OLD)]
+
+
+def test_changes_of_one_turn_are_one_sweep(node):
+    process = start(node)
+    services = [service(f"u{n}", [f"10.96.2.{n}"], ((53, 31000 + n, "UDP"),)) for n in range(1, 30)]
+    slices = [slice_of(item.name, "10.244.2.3", ports=PORTS) for item in services]
+    process.list([WEB, *services], [slice_of("web", "10.244.2.2", ports=PORTS), *slices])
+    (sweep,) = node.conntrack.sweeps
+    assert len(sweep.rules) == 1 + 2 * len(services)
