@@ -169,7 +169,9 @@ def _set_timeouts(ipvs: Ipvs, wanted: IpvsTimeouts) -> None:
     try:
         now = ipvs.timeouts()
         tcp = int(wanted.tcp) or (IDLE_TCP_SECONDS if now[0] == KERNEL_IDLE_TCP_SECONDS else 0)
-        seconds = (tcp or now[0], int(wanted.tcp_fin) or now[1], int(wanted.udp) or now[2])
+        # When IPVS forgets a connection, conntrack's entry goes with it, so IPVS must not be the first.
+        udp = int(wanted.udp) or max(now[2], read_sysctl(f"{CONNTRACK}udp_timeout_stream") or 0)
+        seconds = (tcp or now[0], int(wanted.tcp_fin) or now[1], udp)
         if seconds != now:
             ipvs.set_timeouts(*seconds)
             log.info("IPVS timeouts changed", tcp_tcpfin_udp=seconds, was=now)

@@ -115,7 +115,7 @@ class Stale:
 
 
 def _seen(frontend: Frontend, old: Seen | None) -> Seen | None:
-    """Most frontends are of no interest and cost no memory. An inside view outlives its policy in open connections."""
+    """Most frontends are of no interest and cost no memory. Open connections outlive the policy of their view."""
     inside = frontend.inside or (old.inside if old else None)
     if not (inside or frontend.ranges or frontend.key.protocol == Protocol.UDP):
         return None

@@ -170,6 +170,15 @@ def test_idle_timeouts(proc, wanted, now, then, writes):
     assert (ipvs.values, ipvs.writes) == (then, writes)
 
 
+def test_ipvs_remembers_udp_for_as_long_as_conntrack(proc):
+    """When IPVS forgets a connection, conntrack's entry goes with it."""
+    ipvs = Timeouts(7800, 120, 300)
+    prepare(ipvs, conntrack=Conntrack(udp_stream=600))
+    assert ipvs.values == (7800, 120, 600)
+    prepare(ipvs, conntrack=Conntrack(udp_stream=900), ipvs_timeouts=IpvsTimeouts(udp=60))
+    assert ipvs.values == (7800, 120, 60)
+
+
 def test_refused_timeouts_are_no_reason_to_end(proc):
     prepare(Refusing())
 
