@@ -135,6 +135,7 @@ def image(node: Machine) -> Machine:
     node.run(f"cd /ipvsproxy; {digest} >.cache/image/content")
     node.calls()
     node.run(f"{PROVISION}/image.sh", environment("node1"), alone=True)
+    node.first_tag = node.read("srv/lab/image.tag")
     return node
 
 
@@ -234,3 +235,24 @@ def test_kustomize_takes_the_overlay(image: Machine) -> None:
         pytest.skip("no kubectl here")
     assert done.returncode == 0, done.stderr
     assert f"ipvsproxy:{image.read('srv/lab/image.tag').strip()}" in done.stdout
+
+
+def test_what_was_kept_makes_another_node_without_network(image: Machine) -> None:
+    kept = image.folder.parent / "kept.tar"
+    image.run(
+        f"{PROVISION}/pack.sh >/var/tmp/kept.tar 2>/var/tmp/said || (cat /var/tmp/said; false)",
+        environment("node1"),
+    )
+    (image.folder / "upper/var/tmp/kept.tar").rename(kept)
+    other = Machine(image.folder.parent / "other")
+    cache = other.folder / "upper/var/cache/lab"
+    cache.mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-f", kept, "-C", cache], check=True)
+    kept.unlink()
+    # The image's files are those of the cache, not those of this tree.
+    other.run("mv /ipvsproxy/.cache/image /ipvsproxy/.cache/away")
+    scripts = f"{PROVISION}/network.sh; {PROVISION}/node.sh; {PROVISION}/image.sh"
+    said = other.run(scripts, environment("node1"), alone=True)
+    assert "node1: ready for kubeadm v1.34.2" in said
+    assert "making the image" not in said
+    assert other.read("srv/lab/image.tag") == image.first_tag

@@ -12,8 +12,11 @@ root=$cache/root
 sources() { find ipvsproxy nft -type f ! -path '*/__pycache__/*' | LC_ALL=C sort; }
 digest() { cat "$@" | sha256sum | cut -c 1-12; }
 
-# What another cluster's cache has: the Debian and the Python packages.
-[ -d "$cache" ] || [ ! -d /var/cache/lab/image ] || { mkdir -p "$cache" && cp -a /var/cache/lab/image/. "$cache"; }
+# What a former cluster has made, if it was kept: see vagrant/cache.sh.
+if [ ! -d "$root" ] && [ -e /var/cache/lab/image.tar ]; then
+    mkdir -p "$cache"
+    tar -x -f /var/cache/lab/image.tar -C "$cache"
+fi
 
 base=$(digest deploy/install.sh deploy/requirements.lock pyproject.toml)
 # shellcheck disable=SC2046  # a list of words

@@ -4,6 +4,11 @@ set -eu
 # shellcheck source=vagrant/provision/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+# What a former cluster has downloaded, if it was kept: see vagrant/cache.sh.
+if [ -d /var/cache/lab/apt ]; then
+    cp -n /var/cache/lab/apt/archives/*.deb /var/cache/apt/archives/
+    cp -n /var/cache/lab/apt/lists/* /var/lib/apt/lists/
+fi
 apt_need iproute2 nftables python3 curl
 install -m 755 "$SOURCE/vagrant/provision/lab-network" /usr/local/sbin/lab-network
 install -m 755 "$SOURCE/vagrant/who.py" /usr/local/bin/who

@@ -5,12 +5,6 @@ set -eu
 # shellcheck source=vagrant/provision/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# What a former cluster left in the cache, if anything: see vagrant/cache.sh.
-if [ -d /var/cache/lab/apt ]; then
-    cp -n /var/cache/lab/apt/archives/*.deb /var/cache/apt/archives/
-    cp -n /var/cache/lab/apt/lists/* /var/lib/apt/lists/
-fi
-
 put /etc/modules-load.d/lab.conf <<'END'
 overlay
 br_netfilter
@@ -40,8 +34,8 @@ apt_need apparmor ca-certificates containerd containernetworking-plugins curl
 packages=$KUBERNETES_PACKAGES/v$KUBERNETES/deb
 key=/etc/apt/keyrings/kubernetes.asc
 mkdir -p /etc/apt/keyrings
-[ -s $key ] || { [ ! -s /var/cache/lab/kubernetes.asc ] || cp /var/cache/lab/kubernetes.asc $key; }
-[ -s $key ] || curl --fail --silent --show-error --location --retry 3 --output $key "$packages/Release.key"
+[ -s $key ] || cp /var/cache/lab/kubernetes.asc $key 2>/dev/null ||
+    curl --fail --silent --show-error --location --retry 3 --output $key "$packages/Release.key"
 echo "deb [signed-by=$key] $packages/ /" | put /etc/apt/sources.list.d/kubernetes.list
 [ -z "$(apt_missing kubelet kubeadm kubectl)" ] || [ -d /var/cache/lab/apt ] || apt_refresh
 apt_need kubelet kubeadm kubectl
@@ -59,6 +53,9 @@ put $config </tmp/config.toml
 [ "$changed" = no ] || systemctl restart containerd
 rm -f /tmp/config.toml
 systemctl enable --quiet containerd kubelet
+if [ -e /var/cache/lab/images.tar ] && ! ctr -n k8s.io images ls -q | grep -q /pause:; then
+    ctr -n k8s.io images import /var/cache/lab/images.tar >/dev/null
+fi
 put /etc/crictl.yaml <<'END'
 runtime-endpoint: unix:///run/containerd/containerd.sock
 END
