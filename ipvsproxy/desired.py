@@ -42,6 +42,11 @@ class Desired:
         self._refused: dict[str, tuple[Refusal, ...]] = {}
         self._api_servers: tuple[Reserved, ...] = ()
 
+    @property
+    def facts(self) -> NodeFacts:
+        """The facts of the node as they were last seen."""
+        return self._facts
+
     def api_servers(self, servers: Iterable[tuple[bytes, int]]) -> None:
         """Take over by which addresses and ports we reach the API server."""
         self._api_servers = tuple(Reserved(address, API_SERVER_ROLE, port) for address, port in servers)

@@ -7,7 +7,9 @@ from ipvsproxy.commands.given import Given, WrongUsage
 from ipvsproxy.commands.table import COMMANDS, FINE, LETTERS, Command
 from ipvsproxy.config.table import Row
 
-PATHS = frozenset(("config", "kubeconfig", "extra-config", "write-config-to", "manifests", "from"))
+PATHS = frozenset(
+    ("config", "kubeconfig", "extra-config", "write-config-to", "manifests", "from", "facts", "logs")
+)
 """Flags whose value is a file or folder."""
 PROGRAM = "ipvsproxy"
 

@@ -33,6 +33,11 @@ LIMIT = flag("limit", UINT, "of connections: how many to read at most", 1000)
 FROM = flag("from", LIST, "files, folders, or - for standard input: what kubectl get -o yaml|json prints")
 LINK = flag("link", STRING, "the link the packet comes in by; default: the one that leads to FROM")
 
+CLUSTER_DOMAIN = flag("cluster-domain", STRING, "the domain of the cluster's DNS", "cluster.local")
+NETNS = flag("netns", STRING, "with SERVICE: ask from this network namespace too: a path, a name or a process")
+LOGS = flag("logs", STRING, "the log file of the proxy; default: where containers' logs are")
+FACTS = flag("facts", STRING, "judge this file of a support bundle (facts.json), not the node")
+
 LETTERS = {"output": "o", "namespace": "n", "all-namespaces": "A", "selector": "l", "watch": "w", "v": "v"}
 
 
@@ -93,6 +98,11 @@ COMMANDS = (
     Command("diff", "say what a run would change on this node", "diff", own=(OUTPUT,)),
     Command("plan", "say what a node should have, from saved objects; needs no cluster and no root", "plan",
         own=(FROM, OUTPUT)),
+
+    Command("doctor", "find out what is wrong with this node or one Service", "doctor", "[NAMESPACE/SERVICE]",
+        own=(OUTPUT, CLUSTER_DOMAIN, NETNS, FACTS)),
+    Command("support-bundle", "collect what helps to understand this node from afar, without secrets", "bundle",
+        "[FILE]", own=(CLUSTER_DOMAIN, LOGS)),
     Command("completion", "print a script that completes commands and flags", "completion", "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip

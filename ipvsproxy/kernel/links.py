@@ -117,6 +117,13 @@ class Links:
                 found.add(bytes(end))
         return frozenset(found)
 
+    def by_link(self) -> dict[int, list[bytes]]:
+        """Read all addresses by the index of their link. Raises Lost."""
+        found: dict[int, list[bytes]] = {}
+        for index, address in self._addresses():
+            found.setdefault(index, []).append(address)
+        return found
+
     def bind(self, vips: Sequence[Vip]) -> dict[int, int]:
         """Add VIPs and return {index: errno} of those that could not be. Raises Lost."""
         failures = self._wire.batch([self._message(vip, index, add=True) for index, vip in enumerate(vips)])

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 GET_INFO, GET_ENTRIES = 64, 65
 NAME_BYTES, INFO_BYTES, SIZE_AT, ENTRIES_AT = 32, 84, 80, 40
@@ -20,32 +21,42 @@ PROGRAMS = {
 }
 
 
+class Blob(NamedTuple):
+    """One legacy table: its name, what the kernel says about it (ipt_getinfo), and its entries."""
+
+    table: str
+    info: bytes
+    entries: bytes
+
+
 def legacy_leftovers() -> list[str]:
     """Return the programs that have rules of kube-proxy: iptables-legacy, ip6tables-legacy, or none of them."""
-    return [program for program in PROGRAMS if any(map(_is_kube_proxys, _tables(program)))]
+    return [program for program in PROGRAMS if any(map(_is_kube_proxys, blobs(program)))]
 
 
-def _is_kube_proxys(rules: bytes) -> bool:
-    return any(name in rules for name in SURELY_KUBE_PROXYS)
+def _is_kube_proxys(blob: Blob) -> bool:
+    return any(name in blob.entries for name in SURELY_KUBE_PROXYS)
 
 
-def _tables(program: str) -> list[bytes]:
-    """Return the rules of each legacy table in use; none where they cannot be read."""
+def blobs(program: str) -> list[Blob]:
+    """Return each legacy table in use; none where they cannot be read."""
     family, level, listing = PROGRAMS[program]
     try:
         names = Path("/proc/thread-self/net", listing).read_bytes().split()
         if not names:
             return []
         with socket.socket(family, socket.SOCK_DGRAM) as channel:
-            return [_rules(channel, level, name) for name in names]
+            return [_blob(channel, level, name) for name in names]
     except OSError:
         return []
 
 
-def _rules(channel: socket.socket, level: int, name: bytes) -> bytes:
-    (size,) = struct.unpack_from("=I", _ask(channel, level, GET_INFO, name.ljust(INFO_BYTES, b"\0")), SIZE_AT)
+def _blob(channel: socket.socket, level: int, name: bytes) -> Blob:
+    info = _ask(channel, level, GET_INFO, name.ljust(INFO_BYTES, b"\0"))
+    (size,) = struct.unpack_from("=I", info, SIZE_AT)
     question = name.ljust(NAME_BYTES, b"\0") + struct.pack("=I", size)
-    return _ask(channel, level, GET_ENTRIES, question.ljust(ENTRIES_AT + size, b"\0"))
+    entries = _ask(channel, level, GET_ENTRIES, question.ljust(ENTRIES_AT + size, b"\0"))
+    return Blob(name.decode(), info, entries[ENTRIES_AT:])
 
 
 def _ask(channel: socket.socket, level: int, option: int, question: bytes) -> bytes:

@@ -76,7 +76,7 @@ def plan_service(
         if number not in config.families:
             continue
         for port, inside_port in zip(service.ports, inside_ports, strict=True):
-            backends = _backends(slices, port, number)
+            backends = backends_of(slices, port, number)
             choice = choose(backends, node.name, node.zone)
             view = _view(service, port, cluster_ip, inside_port, choice, node, config)
             if port.protocol is Protocol.UDP:
@@ -87,7 +87,7 @@ def plan_service(
     return frontends
 
 
-def _backends(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -> list[Backend]:
+def backends_of(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -> list[Backend]:
     """Merge the slices of one port; of two endpoints with one address the more useful counts (contract 3.2)."""
     backends = [
         Backend(endpoint, Destination(endpoint.address, entry.port))

@@ -1,0 +1,147 @@
+"""`ipvsproxy support-bundle [FILE]`: one archive with everything that helps to understand a node from afar.
+
+What `doctor` sees and says, the objects, the state of the kernel, drift, metrics, the settings, and recent logs.
+Secrets are taken out (`diagnosis.redact`); only its maker may read the file. `doctor --facts facts.json` judges it
+again, `plan --from objects.json` plans from its objects.
+"""
+
+import io
+import json
+import os
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ipvsproxy.address import format_ip
+from ipvsproxy.commands.doctor import document, parts
+from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.output import lines
+from ipvsproxy.commands.survey import Seen, survey
+from ipvsproxy.commands.table import FINE
+from ipvsproxy.config import Config
+from ipvsproxy.diagnosis.facts import to_json
+from ipvsproxy.diagnosis.finding import Finding
+from ipvsproxy.diagnosis.node import diagnose
+from ipvsproxy.diagnosis.redact import redacted, slimmed
+from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.once import Objects
+from ipvsproxy.plan.state import KernelState
+from ipvsproxy.probe.web import get, read_metrics
+
+VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NODE: "v1"}
+LOG_FOLDER, LOG_PATTERN = Path("/var/log/containers"), "*ipvsproxy*.log"
+LOG_BYTES = 1 << 20
+README = """What `ipvsproxy support-bundle` has collected. Secrets have been taken out by their looks: read it
+before you pass it on.
+
+findings.txt         what `ipvsproxy doctor` said, findings.json for programs
+facts.json           what it was said from: ipvsproxy doctor --facts facts.json
+objects.json         Services, EndpointSlices, Nodes: ipvsproxy plan --from objects.json
+kernel.txt           virtual servers, VIPs and elements of our nft table
+drift.txt            what in the kernel is not as the objects want it
+configuration.yaml   the settings that this command was given, flags.txt as flags
+running.json         the settings of the proxy that runs here
+metrics.txt          its metrics
+logs/                the ends of its logs, where they can be read here
+"""
+
+
+def run(given: Given) -> int:
+    """Look, and write the archive."""
+    if len(given.words) > 1:
+        raise WrongUsage("one file at most")
+    made = time.gmtime()
+    name = f"ipvsproxy-{given.config.node_name}-{time.strftime('%Y%m%dT%H%M%SZ', made)}"
+    target = Path(given.words[0] if given.words else f"{name}.tar.gz")
+    seen = survey(given.config, given.flags["cluster-domain"])
+    files = dict(contents(seen, given.config, Path(given.flags["logs"]) if given.flags["logs"] else None))
+    try:
+        write(target, name, files, time.mktime(made))
+    except OSError as error:
+        raise Failed(f"{target}: {error.strerror or error}") from None
+    sys.stdout.write(f"{target}\n")
+    return FINE
+
+
+def contents(seen: Seen, config: Config, log: Path | None) -> Iterator[tuple[str, str]]:
+    """Yield the name and text of each file."""
+    findings = diagnose(seen.facts)
+    yield "README.txt", README
+    yield from _findings(findings)
+    yield "facts.json", redacted(to_json(seen.facts).decode())
+    if seen.objects is not None:
+        yield "objects.json", json.dumps(objects_list(seen.objects), indent=1)
+    if seen.kernel is not None:
+        yield "kernel.txt", "\n".join([*kernel_lines(seen.kernel), ""])
+    yield "drift.txt", "\n".join([*(seen.facts.drift or ()), ""])
+    yield "configuration.yaml", redacted(yaml.safe_dump(_plain(config.document), sort_keys=False))
+    yield "flags.txt", redacted("\n".join(f"{name}={value}" for name, value in config.flags) + "\n")
+    yield from _running(config)
+    for path in [log] if log else sorted(LOG_FOLDER.glob(LOG_PATTERN)):
+        yield f"logs/{path.name}", redacted(_tail(path))
+
+
+def _findings(findings: list[Finding]) -> Iterator[tuple[str, str]]:
+    yield "findings.txt", redacted("\n".join([*lines(parts(findings), colours=False), ""]))
+    yield "findings.json", redacted(json.dumps(document(findings), indent=1))
+
+
+def objects_list(objects: Objects) -> dict[str, Any]:
+    """Return all objects, slimmed, as one List."""
+    items = [slimmed(kind, tree, VERSIONS[kind]) for kind in Kind for tree in objects.trees(kind)]
+    return {"apiVersion": "v1", "kind": "List", "items": items}
+
+
+def kernel_lines(state: KernelState) -> Iterator[str]:
+    """Yield servers with the weights of their destinations, VIPs, elements."""
+    for key, server in sorted(state.servers.items()):
+        yield f"{key} {server.server.scheduler} flags {server.server.flags:#x} timeout {server.server.timeout}"
+        yield from (
+            f"  -> {destination} weight {weight}" for destination, weight in sorted(server.weights.items())
+        )
+    yield from (f"VIP {format_ip(vip.address)} {vip.form.value}" for vip in sorted(state.vips))
+    for slot, value in sorted(state.elements.items()):
+        yield f"{slot.set} {{ {slot.key}{f' : {value}' if value else ''} }}"
+
+
+def _running(config: Config) -> Iterator[tuple[str, str]]:
+    metrics = read_metrics(config)
+    if metrics is None or config.metrics_bind_address is None:
+        return
+    yield "metrics.txt", redacted(metrics)
+    try:
+        yield "running.json", redacted(get(config.metrics_bind_address, "/configz")[1])
+    except OSError:
+        return
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}\n"
+
+
+def _plain(tree: Any) -> Any:
+    """Return a tree of settings with dictionaries and lists that YAML knows."""
+    if isinstance(tree, Mapping):
+        return {str(name): _plain(value) for name, value in tree.items()}
+    return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def write(target: Path, folder: str, files: Mapping[str, str], modified: float) -> None:
+    """Write the archive, for its owner's eyes. Raises OSError."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        for name, text in files.items():
+            data = text.encode()
+            info = tarfile.TarInfo(f"{folder}/{name}")
+            info.size, info.mtime, info.mode = len(data), int(modified), 0o600
+            archive.addfile(info, io.BytesIO(data))

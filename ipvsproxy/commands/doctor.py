@@ -1,0 +1,89 @@
+"""`ipvsproxy doctor [NAMESPACE/SERVICE]`: what is wrong with this node, or with one Service, and what to do.
+
+Facts are read (`commands.survey`), judged (`diagnosis`) and printed, problems first. Exit status 0: no problem,
+1: problems, 2: wrong usage; warnings alone are no problem.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.output import Line, Marked, Mood, emit
+from ipvsproxy.commands.service_survey import survey_service
+from ipvsproxy.commands.survey import survey
+from ipvsproxy.commands.table import FINE, FOUND
+from ipvsproxy.diagnosis.facts import Facts, from_json
+from ipvsproxy.diagnosis.finding import ORDER, Finding, Verdict
+from ipvsproxy.diagnosis.node import diagnose
+from ipvsproxy.diagnosis.service import diagnose_service
+
+MOODS = {
+    Verdict.PROBLEM: Mood.BAD,
+    Verdict.WARNING: Mood.DOUBTFUL,
+    Verdict.NOT_CHECKED: Mood.QUIET,
+    Verdict.OK: Mood.GOOD,
+}
+WIDTH = max(map(len, ORDER)) + 2
+
+
+def run(given: Given) -> int:
+    """Look, judge, print."""
+    if len(given.words) > 1:
+        raise WrongUsage("one Service at most, as NAMESPACE/NAME")
+    findings = _service(given.words[0], given) if given.words else _node(given)
+    emit(given.flags["output"], "Diagnosis", document(findings), parts(findings))
+    return FOUND if any(finding.verdict is Verdict.PROBLEM for finding in findings) else FINE
+
+
+def _node(given: Given) -> list[Finding]:
+    if given.flags["facts"]:
+        return diagnose(_saved(Path(given.flags["facts"])))
+    return diagnose(survey(given.config, given.flags["cluster-domain"]).facts)
+
+
+def _service(key: str, given: Given) -> list[Finding]:
+    domain, netns = given.flags["cluster-domain"], given.flags["netns"]
+    if "/" not in key:
+        key = f"default/{key}"
+    seen = survey(given.config, domain)
+    facts = survey_service(key, seen, domain, netns)
+    if facts is None:
+        api = seen.facts.api
+        raise Failed(f"{api.source} cannot be read: {api.error}" if api else "no objects")
+    return diagnose_service(facts, diagnose(seen.facts))
+
+
+def _saved(path: Path) -> Facts:
+    try:
+        return from_json(path.read_bytes())
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Failed(f"{path} holds no facts: {error}") from None
+
+
+def document(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the findings for programs."""
+    return {"findings": [msgspec.to_builtins(finding) for finding in findings]}
+
+
+def parts(findings: Sequence[Finding]) -> Iterator[Line]:
+    """Yield the findings for people, and how many there are of each verdict."""
+    for finding in findings:
+        word = Marked(f"{finding.verdict.value:<{WIDTH}}", MOODS[finding.verdict])
+        yield [word, Marked(finding.check, Mood.TITLE), f": {finding.summary}"]
+        for evidence in filter(None, finding.evidence):
+            yield [" " * WIDTH, Marked(evidence, Mood.QUIET)]
+        if finding.next:
+            yield [" " * WIDTH, f"next: {finding.next}"]
+    counts = Counter(finding.verdict for finding in findings)
+    yield ", ".join(_counted(verdict, counts[verdict]) for verdict in ORDER if counts[verdict])
+
+
+def _counted(verdict: Verdict, count: int) -> str:
+    plural = "s" if count > 1 and verdict in (Verdict.PROBLEM, Verdict.WARNING) else ""
+    return f"{count} {verdict.value}{plural}"

@@ -1,0 +1,132 @@
+"""One Service, seen from this node: its name, its endpoints, its servers, and live questions to all of them."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from ipvsproxy.address import family, format_ip
+from ipvsproxy.commands.survey import Seen, drift, find_dns
+from ipvsproxy.desired import DNS_PORT, Desired
+from ipvsproxy.diagnosis.facts import Answer, join
+from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
+from ipvsproxy.kernel.netns import socket_in
+from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.once import Objects
+from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.state import Frontend, FrontendKey, Verdict
+from ipvsproxy.plan.topology import choose
+from ipvsproxy.plan.wanted import backends_of
+from ipvsproxy.probe.dns import question, resolve
+from ipvsproxy.probe.live import knock
+
+SIMILAR = 5
+ENDPOINTS_ASKED, ADDRESSES_ASKED = 5, 6
+HERE = "this node"
+EXPECTED = {Verdict.ACCEPT: "answered", Verdict.REFUSE: "refused", Verdict.DROP: "timeout"}
+
+
+def survey_service(key: str, seen: Seen, domain: str, netns: str) -> ServiceFacts | None:
+    """Return the facts about a Service, None when the objects cannot be read."""
+    if seen.objects is None or seen.desired is None:
+        return None
+    service = seen.desired.store.services.get(key)
+    dns = find_dns(seen.desired.store.services.values())
+    server = format_ip(dns.cluster_ips[0]) if dns and dns.cluster_ips else ""
+    if service is None:
+        return _unproxied(key, seen.objects, dns.key if dns else "", server, domain)
+    keys = _frontends(key, seen.desired)
+    return ServiceFacts(
+        key=key,
+        kind="proxied",
+        cluster_ips=tuple(map(format_ip, service.cluster_ips)),
+        dns_service=dns.key if dns else "",
+        answer=_asked(server, key, domain, "AAAA" if family(service.cluster_ips[0]) == 6 else "A"),
+        ports=tuple(_ports(service, seen.desired)),
+        drift=tuple(drift(seen.desired, seen.kernel, keys)) if seen.kernel else None,
+        conflicts=tuple(map(str, seen.desired.ledger.conflicts(key))),
+        probes=tuple(_probes(service, seen.desired, [HERE, *([netns] if netns else [])], domain)),
+    )
+
+
+def _unproxied(key: str, objects: Objects, dns: str, server: str, domain: str) -> ServiceFacts:
+    """A Service that needs no proxy, or none at all."""
+    external = dict(objects.external_names())
+    if key in external:
+        answer = _asked(server, key, domain, "CNAME")
+        kind = "of type ExternalName"
+        return ServiceFacts(key, kind, external_name=external[key], dns_service=dns, answer=answer)
+    if key in objects.items[Kind.SERVICE]:
+        return ServiceFacts(key, "headless", dns_service=dns, answer=_asked(server, key, domain, "A"))
+    name = key.partition("/")[2]
+    like = [other for other in sorted(objects.items[Kind.SERVICE]) if name and name in other]
+    return ServiceFacts(key, similar=tuple(like[:SIMILAR]))
+
+
+def _asked(server: str, key: str, domain: str, kind: str) -> Answer | None:
+    if not server:
+        return None
+    namespace, _, name = key.partition("/")
+    return resolve(server, f"{name}.{namespace}.svc.{domain}", kind)
+
+
+def _frontends(key: str, desired: Desired) -> set[FrontendKey]:
+    return {frontend for frontend in desired.ledger.frontends if desired.ledger.owner(frontend) == key}
+
+
+def _ports(service: Service, desired: Desired) -> Iterator[PortView]:
+    node = desired.facts
+    slices = tuple(desired.store.slices(service.key))
+    for address in service.cluster_ips:
+        for port in service.ports:
+            backends = backends_of(slices, port, family(address))
+            choice = choose(backends, node.name, node.zone)
+            shown = views(backends, choice, node.name, node.zone, local=service.internal_local)
+            yield PortView(
+                port=f"{join(format_ip(address), port.port)}/{port.protocol.name}",
+                endpoints=tuple(shown),
+                exists=choice.exists,
+                local=len(choice.local),
+                external_local=service.external_local,
+                internal_local=service.internal_local,
+            )
+
+
+def _probes(service: Service, desired: Desired, places: list[str], domain: str) -> Iterator[Probe]:
+    held = _frontends(service.key, desired)
+    keys = [key for key in sorted(held) if key.address in service.cluster_ips or _is_external(service, key)]
+    asked = [desired.ledger.frontends[key] for key in keys if _is_dialled(service, key)][:ADDRESSES_ASKED]
+    for place in places:
+        for frontend in asked:
+            expected = EXPECTED.get(_seen_from_inside(frontend), "answered")
+            yield _probe(place, frontend.key, domain, expected=expected)
+    endpoints = {
+        FrontendKey(d.address, frontend.key.protocol, d.port): None
+        for frontend in asked
+        for d in frontend.destinations
+    }
+    for key in list(endpoints)[:ENDPOINTS_ASKED]:
+        yield _probe(HERE, key, domain, is_endpoint=True)
+
+
+def _is_external(service: Service, key: FrontendKey) -> bool:
+    return key.address in (*service.load_balancer_ips, *service.external_ips)
+
+
+def _is_dialled(service: Service, key: FrontendKey) -> bool:
+    """Not the made-up ports of the inside view (docs/design.md, 2.4)."""
+    return any(key.port == port.port and key.protocol == port.protocol for port in service.ports)
+
+
+def _seen_from_inside(frontend: Frontend) -> Verdict:
+    """From the node and from pods, a Local policy for outside clients does not count."""
+    return Verdict.ACCEPT if frontend.inside is not None else frontend.verdict
+
+
+def _probe(
+    place: str, key: FrontendKey, domain: str, *, expected: str = "answered", is_endpoint: bool = False
+) -> Probe:
+    name = Protocol(key.protocol).name
+    make = partial(socket_in, "" if place == HERE else place)
+    data = question(1, f"kubernetes.default.svc.{domain}", 1) if key.port == DNS_PORT else b"\0"
+    found = knock(make, format_ip(key.address), name, key.port, data)
+    where = place if place == HERE else f"namespace {place}"
+    return Probe(where, str(key), found.outcome, found.seconds, found.error, is_endpoint, expected)

@@ -1,0 +1,227 @@
+"""Everything that can be seen of a node, read once into `diagnosis.facts`.
+
+Nothing is changed. What cannot be read (no rights, no kernel, no API) costs only itself: `Facts.unread` says why.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from importlib.metadata import version
+from typing import NamedTuple, TypeVar
+
+from msgspec.structs import replace
+
+from ipvsproxy.address import Cidr, format_ip, parse_cidr, parse_ip
+from ipvsproxy.commands.objects import desired, of_this_host
+from ipvsproxy.config import Config
+from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
+from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, Settings
+from ipvsproxy.diagnosis.shape import rules_by_chain
+from ipvsproxy.kernel import host
+from ipvsproxy.kernel.filters import read_chains
+from ipvsproxy.kernel.kernel import TABLE
+from ipvsproxy.kernel.legacy import read_legacy
+from ipvsproxy.kernel.links import LINK_NAME
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.survey import as_fact, read_host, read_links, read_processes
+from ipvsproxy.kernel.view import View
+from ipvsproxy.kernel.xtables import legacy_leftovers
+from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.once import Objects, Unavailable, read_objects
+from ipvsproxy.plan.diff import IpvsStep, Verb, diff
+from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.state import FrontendKey, KernelState
+from ipvsproxy.probe.dns import resolve
+from ipvsproxy.probe.web import read_proxy
+from nft import ruleset
+
+T = TypeVar("T")
+KUBERNETES = "kubernetes.default.svc"
+DNS_NAMESPACE, DNS_NAMES = "kube-system", ("kube-dns", "coredns")
+EXTERNAL_NAMES_ASKED = 20
+READING = (KernelError, OSError)
+
+
+class Seen(NamedTuple):
+    """The facts, and what they were made from as far as it could be had."""
+
+    facts: Facts
+    objects: Objects | None
+    desired: Desired | None
+    kernel: KernelState | None
+
+
+def survey(config: Config, cluster_domain: str) -> Seen:
+    """Look at everything."""
+    facts = Facts(settings=_settings(config))
+    kernel = _read_kernel(facts, config)
+    objects = _read_objects(facts, config)
+    wanted = None
+    if objects is not None:
+        wanted = _wanted(facts, config, objects)
+        if kernel is not None:
+            facts.drift = tuple(drift(wanted, kernel, excluded=map(parse_cidr, config.exclude_cidrs)))
+        else:
+            facts.unread["drift"] = "the kernel cannot be read"
+        facts.dns = _dns(wanted, objects, cluster_domain)
+    facts.proxy = read_proxy(config)
+    return Seen(facts, objects, wanted, kernel)
+
+
+def _settings(config: Config) -> Settings:
+    return Settings(
+        node=config.node_name,
+        version=version("ipvsproxy"),
+        source=f"the folder {config.manifests}" if config.manifests else "the API server",
+        cluster_cidrs=tuple(config.cluster_cidrs),
+        mark=config.masquerade_mark,
+        scheduler=config.scheduler,
+        sync_period=config.sync_period,
+        sysctls=dict(host.wanted_sysctls(config)),
+    )
+
+
+def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except READING as error:
+        facts.unread[what] = str(error)
+        return None
+
+
+def _read_kernel(facts: Facts, config: Config) -> KernelState | None:
+    """Read what belongs to the kernel, and return its state for the comparison with what is wanted."""
+    with View() as view:
+        state = _tried(facts, "state", lambda: _state(view)) if view.has_ipvs else None
+        others = _tried(facts, "links", view.other_addresses) or frozenset()
+        has_ipvs = view.has_ipvs
+    facts.links = _tried(facts, "links", read_links)
+    facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
+    facts.our_rules = rules_by_chain(ruleset(config.masquerade_mark))
+    facts.legacy_leftovers = tuple(legacy_leftovers())
+    facts.processes = _tried(facts, "processes", read_processes) or ()
+    if state is not None:
+        facts.servers = tuple(as_fact(key, s.server, s.weights) for key, s in sorted(state.servers.items()))
+        facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
+    facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
+    return state
+
+
+def _state(view: View) -> KernelState:
+    found = view.all_elements() if view.has_table() else {}
+    return KernelState(servers=view.server_states(), vips=view.vips(), elements=found)
+
+
+def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> Host:
+    servers = facts.servers or ()
+    found = read_host(config, len(servers), sum(len(server.backends) for server in servers))
+    with closing(Ruleset(TABLE.name)) as table:
+        has_nftables = _tried(facts, "nf_tables", table.stamp) is not None
+    return replace(found, has_ipvs=has_ipvs, has_nftables=has_nftables)
+
+
+# Objects
+
+
+def _read_objects(facts: Facts, config: Config) -> Objects | None:
+    began = time.monotonic()
+    try:
+        objects = read_objects(config)
+    except Unavailable as error:
+        facts.api = Api(facts.settings.source, str(error))
+        facts.unread["drift"] = facts.unread["dns"] = "objects cannot be read"
+        return None
+    seconds = time.monotonic() - began
+    services, slices = (len(objects.items[kind]) for kind in (Kind.SERVICE, Kind.ENDPOINT_SLICE))
+    facts.api = Api(objects.source, "", seconds, services, slices, tuple(objects.refused))
+    return objects
+
+
+def _wanted(facts: Facts, config: Config, objects: Objects) -> Desired:
+    """Plan everything as the proxy would, and note what of it concerns the node."""
+    here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
+    wanted = desired(of_this_host(config), objects.listed(), here)
+    facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
+    held = set(map(format_ip, here))
+    facts.held_vips = {
+        format_ip(address): service.key
+        for service in wanted.store.services.values()
+        for address in service.cluster_ips
+        if format_ip(address) in held
+    }
+    return wanted
+
+
+def drift(
+    desired: Desired, kernel: KernelState, only: set[FrontendKey] | None = None, excluded: Iterable[Cidr] = ()
+) -> Iterator[str]:
+    """Yield in words what would have to change in the kernel to make it (or only some frontends) as wanted."""
+    ranges = tuple(excluded)
+    looked_at = desired.ledger.everything()
+    if only is None:
+        looked_at.slots |= kernel.elements.keys()
+        looked_at.servers |= kernel.servers.keys()
+        looked_at.vips |= {vip.address for vip in kernel.vips}
+    else:
+        looked_at.servers = only
+        looked_at.vips &= {key.address for key in only}
+        looked_at.slots = {s for key in only for s in elements(desired.ledger.frontends[key]).own}
+    steps = diff(looked_at, desired.ledger, kernel, lambda key: any(key.address in cidr for cidr in ranges))
+    for step in (*steps.added, *steps.removed):
+        yield _words(step, kernel)
+    yield from (f"VIP {format_ip(vip.address)} is missing" for vip in steps.bound)
+    yield from (f"VIP {format_ip(vip.address)} is not wanted" for vip in steps.unbound)
+    for element in (*steps.raised, *steps.lowered):
+        wrong = (
+            "not wanted" if element.value is None else f"not {element.value}" if element.replaces else "missing"
+        )
+        yield f"{element.slot.set} {{ {element.slot.key} }} is {wrong}"
+
+
+def _words(step: IpvsStep, kernel: KernelState) -> str:
+    destinations = ", ".join(map(str, step.destinations))
+    match step.verb:
+        case Verb.NEW_SERVICE:
+            return f"virtual server {step.key} is missing"
+        case Verb.SET_SERVICE:
+            return f"virtual server {step.key} is {kernel.servers[step.key].server}, not {step.server}"
+        case Verb.DEL_SERVICE:
+            return f"virtual server {step.key} is not wanted"
+        case Verb.NEW_DEST:
+            return f"{step.key} lacks {destinations}"
+        case Verb.SET_DEST:
+            return f"{step.key}: the weight of {destinations} is not {step.weight}"
+        case Verb.DEL_DEST:
+            return f"{step.key} should not have {destinations}"
+
+
+# DNS
+
+
+def find_dns(services: Iterable[Service]) -> Service | None:
+    """Return the Service of the cluster's DNS: by its usual names, or the only one with the UDP port 53."""
+    serving = [s for s in services if any(p.port == DNS_PORT and p.protocol is Protocol.UDP for p in s.ports)]
+    usual = [s for s in serving if s.namespace == DNS_NAMESPACE]
+    return min(usual or serving, key=lambda s: (s.name not in DNS_NAMES, s.key), default=None)
+
+
+def _dns(desired: Desired, objects: Objects, domain: str) -> Dns | None:
+    services = desired.store.services
+    service = find_dns(services.values())
+    if service is None or not service.cluster_ips:
+        return None
+    server = format_ip(service.cluster_ips[0])
+    kubernetes = services.get(API_SERVER)
+    expected = tuple(map(format_ip, kubernetes.cluster_ips)) if kubernetes else ()
+    kind = "AAAA" if expected and ":" in expected[0] else "A"
+    answer = resolve(server, f"{KUBERNETES}.{domain}", kind)
+    names = list(objects.external_names())[:EXTERNAL_NAMES_ASKED] if not answer.error else []
+    external = tuple(ExternalName(key, wanted, _ask_external(server, key, domain)) for key, wanted in names)
+    return Dns(service.key, expected, answer, external)
+
+
+def _ask_external(server: str, service: str, domain: str) -> Answer:
+    namespace, _, name = service.partition("/")
+    return resolve(server, f"{name}.{namespace}.svc.{domain}", "CNAME")

@@ -1,0 +1,52 @@
+"""Checks of the cluster's DNS: it answers through its Service, and answers what the objects say."""
+
+from collections.abc import Iterator
+
+from ipvsproxy.diagnosis.facts import Answer, Dns, ExternalName, Facts
+from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked
+
+
+def check_dns(facts: Facts) -> Iterator[Finding]:
+    """`kubernetes.default` resolves to its ClusterIP, ExternalName Services to the name they declare."""
+    dns = facts.dns
+    if dns is None or not dns.service:
+        yield unchecked("DNS", facts.unread.get("dns", "no Service with the UDP port 53 was found"))
+        return
+    findings = [*_kubernetes(dns), *(f for one in dns.external_names for f in _external(one))]
+    yield from findings
+    if not findings:
+        names = f", and {len(dns.external_names)} ExternalName Services" if dns.external_names else ""
+        yield fine("DNS", f"{dns.service} resolves kubernetes.default{names}")
+
+
+def _kubernetes(dns: Dns) -> Iterator[Finding]:
+    answer = dns.kubernetes
+    if answer is None:
+        return
+    if answer.error:
+        yield problem("DNS", f"{answer.name} does not resolve through {dns.service}: {answer.error}",
+                      f"asked {answer.server}",
+                      step=f"ipvsproxy doctor {dns.service}; are the DNS pods ready?")  # fmt: skip
+    elif dns.expected and not set(answer.addresses) & set(dns.expected):
+        yield problem(
+            "DNS",
+            f"{answer.name} resolves to {', '.join(answer.addresses) or 'nothing'}, but the Service has"
+            f" {', '.join(dns.expected)}",
+            f"asked {answer.server}",
+            step="the DNS pods serve an old or another cluster: see their logs and their API access",
+        )
+
+
+def _external(one: ExternalName) -> Iterator[Finding]:
+    answer: Answer = one.answer
+    declared = one.declared.rstrip(".").lower()
+    if answer.error:
+        yield problem("DNS", f"ExternalName Service {one.service} does not resolve: {answer.error}",
+                      f"asked {answer.server} for {answer.name}", step="see the logs of the DNS pods")  # fmt: skip
+    elif answer.canonical.rstrip(".").lower() != declared:
+        yield problem(
+            "DNS",
+            f"ExternalName Service {one.service} declares {declared}, DNS says {answer.canonical or 'no CNAME'}",
+            f"asked {answer.server} for {answer.name}",
+            step="the DNS pods serve an old state: see their logs and their API access",
+        )

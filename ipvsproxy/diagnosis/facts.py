@@ -1,0 +1,172 @@
+"""What a node looks like, as plain values that can be written to a file and judged again elsewhere.
+
+Readers in `kernel`, `kube` and the commands fill it; the checks beside this module read it and nothing else.
+What could not be read is None, and `unread` says why. Addresses are text.
+"""
+
+import msgspec
+
+from ipvsproxy.diagnosis.filters import Chain
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Of the settings of the proxy, those that checks need; `sync_period` in seconds."""
+
+    node: str = ""
+    version: str = ""
+    source: str = "the API server"
+    cluster_cidrs: tuple[str, ...] = ()
+    mark: int = 1 << 14
+    scheduler: str = "rr"
+    sync_period: float = 30.0
+    sysctls: dict[str, int] = {}
+    families: tuple[int, ...] = (4, 6)
+
+
+class Host(msgspec.Struct, frozen=True):
+    """The kernel: modules it has loaded (and can load), sysctls by their path below /proc/sys."""
+
+    release: str
+    loaded: tuple[str, ...] = ()
+    loadable: tuple[str, ...] | None = None
+    has_ipvs: bool = True
+    has_nftables: bool = True
+    sysctls: dict[str, int | None] = {}
+    pressure: tuple[str, ...] = ()
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A link; `master` is its bridge, `hairpin` of a bridge port None when it is none."""
+
+    name: str
+    kind: str = ""
+    is_up: bool = True
+    is_promiscuous: bool = False
+    master: str = ""
+    hairpin: bool | None = None
+    addresses: tuple[str, ...] = ()
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """A destination of a virtual server."""
+
+    address: str
+    port: int
+    weight: int = 1
+    active: int = 0
+    inactive: int = 0
+
+    def __str__(self) -> str:
+        return join(self.address, self.port)
+
+
+class VirtualServer(msgspec.Struct, frozen=True):
+    """A virtual server of IPVS with its destinations; `protocol` by name."""
+
+    address: str
+    protocol: str
+    port: int
+    scheduler: str = "rr"
+    backends: tuple[Backend, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{join(self.address, self.port)}/{self.protocol}"
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process in this network namespace that programs Services: its number, its program and its command line."""
+
+    pid: int
+    program: str
+    command: str = ""
+
+
+class Proxy(msgspec.Struct, frozen=True):
+    """What the running proxy says on its ports: status 0 and `error` when it does not answer.
+
+    `metrics` has the sums of each metric over its labels. `read_at` is when, in seconds since 1970.
+    """
+
+    health: int = 0
+    health_body: str = ""
+    error: str = ""
+    is_ours: bool = True
+    metrics: dict[str, float] | None = None
+    read_at: float = 0.0
+
+
+class Api(msgspec.Struct, frozen=True):
+    """The way to the objects: where from, how long it took, how many came; `error` when they did not.
+
+    `refused` are single objects that cannot be used.
+    """
+
+    source: str
+    error: str = ""
+    seconds: float = 0.0
+    services: int = 0
+    slices: int = 0
+    refused: tuple[str, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A DNS answer: addresses, or the canonical name; `error` is empty when the name resolved."""
+
+    server: str
+    name: str
+    addresses: tuple[str, ...] = ()
+    canonical: str = ""
+    error: str = ""
+
+
+class ExternalName(msgspec.Struct, frozen=True):
+    """A Service of type ExternalName: what it declares and what DNS says."""
+
+    service: str
+    declared: str
+    answer: Answer
+
+
+class Dns(msgspec.Struct, frozen=True):
+    """What the cluster's DNS Service answers; `service` is empty when there is none."""
+
+    service: str = ""
+    expected: tuple[str, ...] = ()
+    kubernetes: Answer | None = None
+    external_names: tuple[ExternalName, ...] = ()
+
+
+class Facts(msgspec.Struct):
+    """A node at one moment."""
+
+    settings: Settings = Settings()
+    host: Host | None = None
+    links: tuple[Link, ...] | None = None
+    pod_cidrs: tuple[str, ...] = ()
+    chains: tuple[Chain, ...] | None = None
+    our_rules: dict[str, int] = {}
+    servers: tuple[VirtualServer, ...] | None = None
+    vips: tuple[str, ...] = ()
+    processes: tuple[Process, ...] = ()
+    legacy_leftovers: tuple[str, ...] = ()
+    proxy: Proxy | None = None
+    api: Api | None = None
+    held_vips: dict[str, str] = {}
+    drift: tuple[str, ...] | None = None
+    dns: Dns | None = None
+    unread: dict[str, str] = {}
+
+
+def join(address: str, port: int) -> str:
+    """Return address and port as people write them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def to_json(facts: Facts) -> bytes:
+    """Return the facts as JSON, for a file."""
+    return msgspec.json.format(msgspec.json.encode(facts), indent=1)
+
+
+def from_json(data: bytes | str) -> Facts:
+    """Return facts from a file. Raises msgspec.DecodeError, msgspec.ValidationError."""
+    return msgspec.json.decode(data, type=Facts)

@@ -1,0 +1,47 @@
+"""What a check says: a verdict, what it rests on, and what to do next."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    PROBLEM = "problem"
+    WARNING = "warning"
+    NOT_CHECKED = "not checked"
+    OK = "ok"
+
+
+ORDER = tuple(Verdict)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One answer of one check: `summary` in one line, `evidence` as it was read, `next` is what to do."""
+
+    check: str
+    verdict: Verdict
+    summary: str
+    evidence: tuple[str, ...] = ()
+    next: str = ""
+
+
+def fine(check: str, summary: str, *evidence: str) -> Finding:
+    """Say that all is well."""
+    return Finding(check, Verdict.OK, summary, evidence)
+
+
+def problem(check: str, summary: str, *evidence: str, step: str) -> Finding:
+    """Say what is wrong and what helps."""
+    return Finding(check, Verdict.PROBLEM, summary, evidence, step)
+
+
+def warning(check: str, summary: str, *evidence: str, step: str) -> Finding:
+    """Say what may hurt."""
+    return Finding(check, Verdict.WARNING, summary, evidence, step)
+
+
+def unchecked(check: str, reason: str, step: str = "") -> Finding:
+    """Say why nothing was checked."""
+    return Finding(check, Verdict.NOT_CHECKED, reason, (), step)

@@ -1,0 +1,250 @@
+"""Checks of what other programs have written: rules that would drop or rewrite what belongs to Services.
+
+Not by their looks: for each kind of frontend a packet is sent through the chains of others in thought
+(`diagnosis.filters`). The way of a packet is in docs/design.md, section 2. What only depends on things we cannot
+read is never called a problem.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ipvsproxy.address import parse_cidr, parse_ip
+from ipvsproxy.diagnosis.facts import Facts, VirtualServer, join
+from ipvsproxy.diagnosis.filters import LOSING, Book, Chain, Outcome, Packet, Rule, where
+from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
+from ipvsproxy.plan.leftovers import is_leftover
+
+TABLE = "ipvsproxy"
+OUR_COMMENT = "ipvsproxy replies"
+OUR_NAT_PRIORITY = -110
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+NEW, ESTABLISHED = 8, 2
+UNICAST, LOCAL = 1, 2
+SAMPLES = 300
+"""Frontends of different ports that are tried, for each family: rules tell ports apart, hardly ever addresses."""
+REWRITING = frozenset(("dnat", "redirect"))
+HIDING = frozenset(("masquerade", "snat"))
+FULL_MASK = b"\xff\xff\xff\xff"
+
+
+class Way(NamedTuple):
+    """A packet on its way: what it is for people, the hook it crosses, and what is known of it."""
+
+    words: str
+    hook: str
+    packet: Packet
+
+
+def check_foreign(facts: Facts) -> Iterator[Finding]:
+    """No rule of another program drops, rewrites or masks what belongs to Services, and none uses our mark."""
+    if facts.chains is None:
+        yield unchecked("other rules", facts.unread.get("chains", "could not be read"))
+        return
+    book = Book(chain for chain in facts.chains if not is_ours(chain))
+    findings = [
+        *_marks(book, facts.settings.mark),
+        *_drops(facts, book),
+        *_rewrites(facts, book),
+        *_masks(facts, book),
+    ]
+    yield from findings
+    if not findings:
+        others = sorted({f"{c.legacy or c.family} {c.table}" for c in facts.chains if c.hook and not is_ours(c)})
+        tables = f"tables with hooks: {', '.join(others)}" if others else "there are none"
+        yield fine("other rules", "no other program's rules get in the way", tables)
+
+
+def is_ours(chain: Chain) -> bool:
+    """Whether a chain is part of our table."""
+    return (chain.family, chain.table) == ("inet", TABLE)
+
+
+# Marks
+
+
+def _marks(book: Book, mark: int) -> Iterator[Finding]:
+    """Rules that ask for the bit that we set on replies, or change it."""
+    colliding = [(chain, rule) for chain, rule in book.rules() if _uses(chain, rule, mark)]
+    for chain, rule in colliding[:1]:
+        others = [where(*pair) for pair in colliding[1:5]]
+        say = problem if rule.verdict in LOSING else warning
+        yield say(
+            "packet mark",
+            f"{where(chain, rule)} uses bit {mark:#x} of the packet mark, which ipvsproxy sets on replies"
+            + (", and drops them" if rule.verdict in LOSING else ""),
+            *others,
+            step="choose a bit that nobody uses: --iptables-masquerade-bit",
+        )
+
+
+def _uses(chain: Chain, rule: Rule, mark: int) -> bool:
+    if rule.comment.startswith(OUR_COMMENT) or is_leftover(chain.name) or chain.name.startswith("KUBE-"):
+        return False
+    masks = (int.from_bytes(m.mask, sys.byteorder) for m in rule.matches if m.field == "mark")
+    whole = int.from_bytes(FULL_MASK)
+    return bool(rule.marks != whole and rule.marks & mark) or any(m != whole and m & mark for m in masks)
+
+
+# Drops
+
+
+def _drops(facts: Facts, book: Book) -> Iterator[Finding]:
+    """One finding for each rule or policy that loses packets; the same rule is told once."""
+    told: set[str] = set()
+    for way, outcome in _outcomes(book, _ways(facts)):
+        if outcome.verdict not in LOSING or outcome.where in told:
+            continue
+        told.add(outcome.where)
+        if outcome.certain:
+            yield problem("other rules", f"{outcome.where} drops {way.words}", step=_advice(outcome, way))
+        else:
+            yield warning(
+                "other rules",
+                f"{outcome.where} drops {way.words}, unless a rule that cannot be judged here lets it pass",
+                *outcome.doubts[:3],
+                step=_advice(outcome, way),
+            )
+
+
+def _advice(outcome: Outcome, way: Way) -> str:
+    legacy = "legacy" in outcome.where
+    if way.hook == "forward" and legacy:
+        return (
+            "in legacy iptables: iptables-legacy -I FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        )
+    return f"have the program that owns it accept {way.words}, or take the rule away"
+
+
+def _outcomes(book: Book, ways: Iterable[Way]) -> Iterator[tuple[Way, Outcome]]:
+    for way in ways:
+        family = 4 if way.packet["nfproto"] == bytes([2]) else 6
+        for chain in book.base(way.hook, family=family):
+            if chain.kind != "nat":
+                yield way, book.walk(chain, way.packet)
+
+
+def _ways(facts: Facts) -> Iterator[Way]:
+    for server in _samples(facts):
+        yield from _ways_of(facts, server)
+
+
+def _samples(facts: Facts) -> list[VirtualServer]:
+    """Return one server for each family, protocol, port and kind of frontend, those with endpoints first."""
+    vips = frozenset(facts.vips)
+    found: dict[tuple[bool, str, int, bool], VirtualServer] = {}
+    for server in sorted(facts.servers or (), key=lambda s: not s.backends):
+        found.setdefault((":" in server.address, server.protocol, server.port, server.address in vips), server)
+    return list(found.values())[:SAMPLES]
+
+
+def _ways_of(facts: Facts, server: VirtualServer) -> Iterator[Way]:
+    destination = {"daddr": parse_ip(server.address), "dport": server.port.to_bytes(2)}
+    base = _base(server)
+    local = [b for b in server.backends if _is_pod(facts, b.address, local=True)]
+    is_vip = server.address in facts.vips
+    # A client whose address is known, where there is one: firewalls often let pods pass.
+    client = {"saddr": parse_ip(pod)} if is_vip and (pod := _some_pod(facts, server)) else {}
+    yield Way(f"connections to {server}", "input", {**base, **destination, **client, **_state(NEW, LOCAL)})
+    if is_vip:
+        yield Way(
+            f"connections from the node to {server}", "output", {**base, **destination, **_state(NEW, LOCAL)}
+        )
+    for backend in server.backends[:1]:
+        to = {"daddr": parse_ip(backend.address), "dport": backend.port.to_bytes(2)}
+        words = f"what {server} sends to its endpoint {backend}"
+        yield Way(words, "output", {**base, **to, **_state(NEW, UNICAST)})
+    for backend in local[:1]:
+        source = {"saddr": parse_ip(backend.address), "sport": backend.port.to_bytes(2)}
+        mark = {"mark": facts.settings.mark.to_bytes(4, sys.byteorder)}
+        words = f"replies of the endpoint {join(backend.address, backend.port)} through {server}"
+        yield Way(words, "forward", {**base, **source, **mark, **_state(ESTABLISHED, UNICAST)})
+
+
+def _base(server: VirtualServer) -> dict[str, bytes]:
+    family = 10 if ":" in server.address else 2
+    return {"nfproto": bytes([family]), "l4proto": bytes([PROTOCOLS.get(server.protocol, 0)])}
+
+
+def _state(state: int, kind: int) -> dict[str, bytes]:
+    return {"ctstate": state.to_bytes(4, sys.byteorder), "daddrtype": kind.to_bytes(4, sys.byteorder)}
+
+
+def _is_pod(facts: Facts, address: str, *, local: bool) -> bool:
+    ranges = facts.pod_cidrs if local else (*facts.pod_cidrs, *facts.settings.cluster_cidrs)
+    packed = parse_ip(address)
+    return any(packed in parse_cidr(text) for text in ranges)
+
+
+def _some_pod(facts: Facts, like: VirtualServer) -> str:
+    """Return the address of a pod of this node, of the same family."""
+    found = (b.address for server in facts.servers or () for b in server.backends)
+    same = (a for a in found if (":" in a) == (":" in like.address))
+    return next((a for a in same if _is_pod(facts, a, local=True)), "")
+
+
+# Rewriting
+
+
+def _rewrites(facts: Facts, book: Book) -> Iterator[Finding]:
+    """A hostPort of the same number takes a NodePort away; VIPs we have claimed before such rules are asked."""
+    taken: dict[str, list[VirtualServer]] = {}
+    for server in _samples(facts):
+        if rule := _taken_by(facts, book, server):
+            taken.setdefault(rule, []).append(server)
+    for rule, servers in taken.items():
+        kind = "VIP" if servers[0].address in facts.vips else "NodePort"
+        yield problem(
+            "hostPort",
+            f"{rule} takes connections to the {kind} {servers[0]} elsewhere, before IPVS sees them",
+            *(str(server) for server in servers[1:4]),
+            step="give the pod another hostPort, or the Service another port",
+        )
+
+
+def _taken_by(facts: Facts, book: Book, server: VirtualServer) -> str:
+    family = 6 if ":" in server.address else 4
+    packet = {**_base(server), "daddr": parse_ip(server.address), "dport": server.port.to_bytes(2)}
+    for chain in book.base("prerouting", "nat", family):
+        if server.address in facts.vips and chain.priority >= OUR_NAT_PRIORITY:
+            continue
+        outcome = book.walk(chain, {**packet, **_state(NEW, LOCAL)})
+        if outcome.verdict in REWRITING and outcome.certain and not is_leftover(chain.name):
+            return outcome.where
+    return ""
+
+
+# Masking
+
+
+def _masks(facts: Facts, book: Book) -> Iterator[Finding]:
+    """A network plugin that masquerades from pod to pod hides who asked."""
+    for source, destination, family in _pod_pairs(facts):
+        packet = {
+            "nfproto": bytes([2 if family == 4 else 10]),
+            "l4proto": bytes([6]),
+            "saddr": parse_ip(source),
+            "daddr": parse_ip(destination),
+            **_state(NEW, UNICAST),
+        }
+        for chain in book.base("postrouting", "nat", family):
+            outcome = book.walk(chain, packet)
+            if outcome.verdict in HIDING and outcome.certain:
+                yield warning(
+                    "masquerade",
+                    f"{outcome.where} masquerades what one pod sends to another: endpoints do not see who asked",
+                    f"for example from {source} to {destination}",
+                    step="have the network plugin masquerade only what leaves the cluster (see its ipMasq)",
+                )
+                return
+
+
+def _pod_pairs(facts: Facts) -> Iterator[tuple[str, str, int]]:
+    """Yield for each family a pod of this node and one of another, if endpoints tell of both."""
+    addresses = sorted({b.address for server in facts.servers or () for b in server.backends})
+    for family in (4, 6):
+        mine: Sequence[str] = [a for a in addresses if (":" in a) == (family == 6)]
+        here = [a for a in mine if _is_pod(facts, a, local=True)]
+        there = [a for a in mine if a not in here and _is_pod(facts, a, local=False)]
+        if here and there:
+            yield here[0], there[0], family

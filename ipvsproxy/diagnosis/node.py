@@ -1,0 +1,36 @@
+"""All checks of a node, in the order in which one thing causes another.
+
+In: facts. Out: findings, problems first; within the same verdict the cause stands before what follows from it.
+"""
+
+from collections.abc import Callable, Iterator
+
+from ipvsproxy.diagnosis import dns, foreign, host, links, state
+from ipvsproxy.diagnosis.facts import Facts
+from ipvsproxy.diagnosis.finding import ORDER, Finding
+
+Check = Callable[[Facts], Iterator[Finding]]
+CHECKS: tuple[Check, ...] = (
+    host.check_kernel,
+    host.check_scheduler,
+    host.check_sysctls,
+    host.check_pressure,
+    host.check_reverse_path,
+    links.check_bridge,
+    state.check_proxies,
+    state.check_proxy,
+    state.check_api,
+    state.check_ruleset,
+    links.check_vip_link,
+    links.check_held_vips,
+    foreign.check_foreign,
+    state.check_drift,
+    links.check_hairpin,
+    dns.check_dns,
+)
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """Return what all checks find, what matters most first."""
+    found = [finding for check in CHECKS for finding in check(facts)]
+    return sorted(found, key=lambda finding: ORDER.index(finding.verdict))

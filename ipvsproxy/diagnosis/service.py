@@ -1,0 +1,232 @@
+"""One Service through the three steps: its name, its endpoints, its state in the kernel; then live questions.
+
+In: `ServiceFacts`. Out: findings in the order of the steps, problems first, so that the step that broke comes
+before what follows from it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ipvsproxy.diagnosis.facts import Answer
+from ipvsproxy.diagnosis.finding import ORDER, Finding, Verdict, fine, problem, unchecked, warning
+from ipvsproxy.plan.model import Endpoint
+from ipvsproxy.plan.topology import Backend, Choice
+
+ANSWERED, SENT = "answered", "sent"
+SHOWN = 20
+
+
+class EndpointView(msgspec.Struct, frozen=True):
+    """An endpoint and what becomes of it on this node; `reason` is why it is not used, or how."""
+
+    endpoint: str
+    node: str
+    used: bool
+    reason: str = ""
+
+
+class PortView(msgspec.Struct, frozen=True):
+    """One port of a Service in one family: where it answers, and its endpoints.
+
+    `local` counts the endpoints that a Local policy may use here; the policies are those of the Service.
+    """
+
+    port: str
+    endpoints: tuple[EndpointView, ...] = ()
+    exists: bool = True
+    local: int = 0
+    external_local: bool = False
+    internal_local: bool = False
+
+    @property
+    def used(self) -> int:
+        """How many endpoints this node uses."""
+        return sum(view.used for view in self.endpoints)
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """A live question: from where, to what, and what became of it; `expected` is what the plan says."""
+
+    place: str
+    target: str
+    outcome: str
+    seconds: float = 0.0
+    error: str = ""
+    is_endpoint: bool = False
+    expected: str = ANSWERED
+
+
+class ServiceFacts(msgspec.Struct, frozen=True):
+    """A Service as this node sees it; `kind` is empty when there is no such Service."""
+
+    key: str
+    kind: str = ""
+    similar: tuple[str, ...] = ()
+    cluster_ips: tuple[str, ...] = ()
+    external_name: str = ""
+    dns_service: str = ""
+    answer: Answer | None = None
+    ports: tuple[PortView, ...] = ()
+    drift: tuple[str, ...] | None = None
+    conflicts: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+
+
+def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Finding]:
+    """Return the findings about a Service, problems first; `node` are those about the node itself.
+
+    What is wrong with the node comes before the steps: it may be the cause of all that follows.
+    """
+    found = [_about_node(node), *_steps(facts)]
+    return sorted(found, key=lambda finding: ORDER.index(finding.verdict))
+
+
+def _steps(facts: ServiceFacts) -> Iterator[Finding]:
+    if not facts.kind:
+        like = f"there are: {', '.join(facts.similar)}" if facts.similar else ""
+        yield problem("Service", f"there is no Service {facts.key}", like,
+                      step="check namespace and name: kubectl get services -A")  # fmt: skip
+        return
+    yield from _name(facts)
+    if facts.kind != "proxied":
+        yield fine("Service", f"{facts.key} is {facts.kind}: it needs no proxy, only DNS")
+        return
+    for port in facts.ports:
+        yield from _endpoints(facts, port)
+    yield from _kernel(facts)
+    yield from _live(facts)
+
+
+def _name(facts: ServiceFacts) -> Iterator[Finding]:
+    answer = facts.answer
+    wanted = set(facts.cluster_ips) or {facts.external_name.rstrip(".").lower()}
+    if answer is None:
+        yield unchecked("DNS", "no DNS Service was found")
+    elif answer.error:
+        yield problem("DNS", f"{answer.name} does not resolve: {answer.error}", f"asked {answer.server}",
+                      step=f"ipvsproxy doctor {facts.dns_service}")  # fmt: skip
+    elif facts.kind == "headless" or wanted & {*answer.addresses, answer.canonical.rstrip(".").lower()}:
+        yield fine("DNS", f"{answer.name} resolves to {', '.join(answer.addresses) or answer.canonical}")
+    else:
+        got = ", ".join(answer.addresses) or answer.canonical or "nothing"
+        yield problem("DNS", f"{answer.name} resolves to {got}, not {', '.join(sorted(wanted))}",
+                      f"asked {answer.server}",
+                      step="the DNS pods serve an old state: see their logs and their API access")  # fmt: skip
+
+
+# Endpoints
+
+
+def views(backends: Sequence[Backend], choice: Choice, node: str, zone: str, *, local: bool) -> list[EndpointView]:
+    """Return every endpoint of a port with whether this node uses it, and why (not).
+
+    `local`: nothing but the endpoints of a Local policy is used.
+    """
+    used = choice.local if local else choice.cluster
+    chosen = {backend.destination for backend in used}
+    return [
+        EndpointView(
+            str(b.destination),
+            b.endpoint.node,
+            b.destination in chosen,
+            _how(b.endpoint) if b.destination in chosen else _why_not(b.endpoint, node, zone, choice, local=local),
+        )
+        for b in backends
+    ]
+
+
+def _how(endpoint: Endpoint) -> str:
+    return "" if endpoint.ready else "terminating, used since there is no ready one"
+
+
+def _why_not(endpoint: Endpoint, node: str, zone: str, choice: Choice, *, local: bool) -> str:
+    if not endpoint.ready:
+        if not endpoint.terminating:
+            return "not ready"
+        return "terminating, and there are ready ones" if endpoint.serving else "terminating, not serving any more"
+    if local and endpoint.node != node:
+        return f"on node {endpoint.node or 'unknown'}, and the policy is Local"
+    hints = endpoint.node_hints or endpoint.zone_hints
+    if hints and choice.cluster:
+        place = f"node {node}" if endpoint.node_hints else f"zone {zone or 'unknown'}"
+        return f"meant for {', '.join(hints)} (topology hints), and this is {place}"
+    return "not chosen"
+
+
+def _endpoints(facts: ServiceFacts, port: PortView) -> Iterator[Finding]:
+    unused = [view for view in port.endpoints if not view.used]
+    lines = [f"{v.endpoint}{f' on {v.node}' if v.node else ''}: {v.reason}" for v in unused if v.reason][:SHOWN]
+    if not port.endpoints:
+        yield problem("endpoints", f"port {port.port} has no endpoints",
+                      step="do its selector and port names match pods? kubectl get endpointslices -l"
+                      f" kubernetes.io/service-name={facts.key.partition('/')[2]}")  # fmt: skip
+    elif not port.exists:
+        yield problem("endpoints", f"port {port.port} has {len(port.endpoints)} endpoints, of which none is ready",
+                      *lines, step="see why the pods are not ready: kubectl describe pods")  # fmt: skip
+    elif port.internal_local and not port.used:
+        yield warning("endpoints", f"port {port.port} has no endpoint on this node, and internalTrafficPolicy is"
+                      " Local: pods of this node get no answer", *lines,
+                      step="run a pod of it on every node (a DaemonSet), or use the policy Cluster")  # fmt: skip
+    else:
+        yield fine("endpoints", f"port {port.port} uses {port.used} of {len(port.endpoints)} endpoints", *lines)
+    if port.external_local and port.exists and not port.local:
+        yield warning("endpoints", f"port {port.port} has no endpoint on this node, and externalTrafficPolicy is"
+                      " Local: what comes from outside to this node is dropped",
+                      step="a load balancer that asks the healthCheckNodePort sends nothing here; else use the"
+                      " policy Cluster")  # fmt: skip
+
+
+# Kernel
+
+
+def _kernel(facts: ServiceFacts) -> Iterator[Finding]:
+    if facts.conflicts:
+        yield problem("kernel", "another Service holds an address and port of this one", *facts.conflicts,
+                      step="give one of them another address: the older Service wins")  # fmt: skip
+    if facts.drift is None:
+        yield unchecked("kernel", "the state of the kernel could not be read")
+    elif facts.drift:
+        yield problem("kernel", "the kernel is not as this Service wants it", *facts.drift[:SHOWN],
+                      step="ipvsproxy doctor: is the proxy running and healthy?")  # fmt: skip
+    else:
+        yield fine("kernel", "virtual servers, destinations, VIPs are as wanted")
+
+
+# Live
+
+
+def _live(facts: ServiceFacts) -> Iterator[Finding]:
+    """An endpoint that does not answer itself is the cause of a VIP that does not."""
+    silent = [probe for probe in facts.probes if _is_wrong(probe)]
+    for probe in sorted(silent, key=lambda probe: not probe.is_endpoint):
+        if probe.is_endpoint:
+            yield problem("probe", f"the endpoint {probe.target} itself: {_words(probe)}",
+                          step="does its process listen on this port and address? A network policy may forbid it,"
+                          " or the way between the nodes is broken")  # fmt: skip
+        else:
+            yield problem("probe", f"{probe.target} from {probe.place}: {_words(probe)}",
+                          f"expected: {probe.expected}",
+                          step=f"ipvsproxy explain {probe.target} says what happens to the packet")  # fmt: skip
+    well = [probe for probe in facts.probes if not _is_wrong(probe)]
+    if well:
+        yield fine("probe", f"{len(well)} live questions were answered as they should be",
+                   *(f"{p.target} from {p.place}: {_words(p)}" for p in well[:SHOWN]))  # fmt: skip
+
+
+def _is_wrong(probe: Probe) -> bool:
+    # Many UDP services answer nothing to a datagram they do not understand.
+    return probe.outcome not in (probe.expected, SENT) if probe.expected == ANSWERED else probe.outcome == ANSWERED
+
+
+def _words(probe: Probe) -> str:
+    if probe.outcome == SENT:
+        return "sent, nothing came back (UDP)"
+    return f"{probe.outcome} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
+
+
+def _about_node(findings: Sequence[Finding]) -> Finding:
+    wrong = [f"{finding.check}: {finding.summary}" for finding in findings if finding.verdict is Verdict.PROBLEM]
+    if wrong:
+        return problem("node", "the node itself has problems", *wrong[:SHOWN], step="ipvsproxy doctor")
+    return fine("node", "the node itself has no problem")

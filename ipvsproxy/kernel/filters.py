@@ -1,0 +1,238 @@
+"""All chains and rules of nf_tables in this network namespace, read over netlink into `diagnosis.filters`.
+
+Rules of iptables-nft are nft rules with matches and targets of x_tables inside, which libnftables shows only in
+part; here both are read (the latter in `kernel.xt`). Only reads. Elements of sets are not read: what depends on
+one is a condition we do not know. Numbers: include/uapi/linux/netfilter/nf_tables.h.
+"""
+
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ipvsproxy.diagnosis.filters import UNKNOWN, Chain, Match, Rule
+from ipvsproxy.kernel.forward import NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
+from ipvsproxy.kernel.netlink import Wire, attributes, message
+from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
+from ipvsproxy.kernel.xt import read_match, read_target
+
+FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
+VERDICTS = {0: "drop", 1: "accept", 3: "queue", -3: "jump", -4: "goto", -5: "return"}
+NETWORK = {(12, 4): "saddr", (16, 4): "daddr", (8, 16): "saddr", (24, 16): "daddr", (9, 1): "l4proto"}
+TRANSPORT = {(0, 2): "sport", (2, 2): "dport"}
+META = {3: "mark", 6: "iifname", 7: "oifname", 15: "nfproto", 16: "l4proto"}
+CT = {0: "ctstate"}
+META_MARK = 3
+HARMLESS = frozenset(("counter", "log", "notrack", "dup"))
+VERDICT_BY_NAME = {
+    "masq": "masquerade",
+    "redir": "redirect",
+    "reject": "reject",
+    "queue": "queue",
+    "tproxy": "drop",
+}
+
+Fields = dict[int, memoryview]
+
+
+class Register(NamedTuple):
+    """What a register holds: a field of the packet, its length in bytes, and the mask laid over it."""
+
+    field: str = UNKNOWN
+    size: int = 0
+    mask: bytes = b""
+    xor: bytes = b""
+
+
+def read_chains() -> tuple[Chain, ...]:
+    """Return all chains with their rules. Raises KernelError."""
+    wire = Wire(NETLINK_NETFILTER)
+    try:
+        rules: dict[tuple[int, str, str], list[Rule]] = {}
+        for part in wire.dump(message(NFT_MSG_GETRULE, 0, NFGENMSG.pack(0, 0, 0))):
+            fields = dict(attributes(part, NFGENMSG.size))
+            place = part[0], text(fields[1]), text(fields[2])
+            rules.setdefault(place, []).append(_rule(fields))
+        question = message(NFT_MSG_GETCHAIN, 0, NFGENMSG.pack(0, 0, 0))
+        return tuple(_chain(part, rules) for part in wire.dump(question))
+    finally:
+        wire.close()
+
+
+def _chain(part: bytes, rules: dict[tuple[int, str, str], list[Rule]]) -> Chain:
+    fields = dict(attributes(part, NFGENMSG.size))
+    table, name = text(fields[1]), text(fields[3])
+    hook = dict(attributes(fields[4])) if 4 in fields else {}
+    family = FAMILY_NAMES.get(part[0], str(part[0]))
+    number = _u32(hook[1]) if 1 in hook else len(HOOKS)
+    return Chain(
+        family=family,
+        table=table,
+        name=name,
+        hook=HOOKS[number] if number < len(HOOKS) and family not in ("netdev", "arp") else "",
+        kind=text(fields[7]) if 7 in fields else "",
+        priority=struct.unpack(">i", hook[2])[0] if 2 in hook else 0,
+        policy="drop" if 5 in fields and _u32(fields[5]) == 0 else "accept",
+        rules=tuple(rules.get((part[0], table, name), ())),
+    )
+
+
+def _rule(fields: Fields) -> Rule:
+    reading = _Reading()
+    for _, element in attributes(fields.get(4, memoryview(b""))):
+        expression = dict(attributes(element))
+        reading.take(text(expression[1]), dict(attributes(expression.get(2, memoryview(b"")))))
+    (handle,) = struct.unpack(">Q", fields[3])
+    data = bytes(fields.get(7, b""))
+    comment = data[2 : 2 + data[1]].rstrip(b"\0").decode(errors="replace") if data[:1] == b"\0" else ""
+    return Rule(
+        handle=handle,
+        matches=tuple(reading.matches),
+        verdict=reading.verdict,
+        target=reading.target,
+        marks=reading.marks,
+        comment=comment or reading.comment,
+        packets=reading.packets,
+    )
+
+
+class _Reading:
+    """The expressions of one rule, one after the other: a little machine of registers."""
+
+    def __init__(self) -> None:
+        self.matches: list[Match] = []
+        self.verdict = self.target = self.comment = ""
+        self.marks = self.packets = 0
+        self._registers: dict[int, Register] = {}
+        self._known: dict[str, Callable[[Fields], None]] = {
+            "payload": self._payload,
+            "meta": self._meta,
+            "ct": self._ct,
+            "fib": self._fib,
+            "bitwise": self._bitwise,
+            "cmp": self._cmp,
+            "range": self._range,
+            "immediate": self._immediate,
+            "nat": self._nat,
+            "match": self._match,
+            "target": self._target,
+            "counter": self._counter,
+        }
+
+    def take(self, name: str, fields: Fields) -> None:
+        """Read one expression."""
+        if name in self._known:
+            self._known[name](fields)
+        elif name in VERDICT_BY_NAME:
+            self.verdict = VERDICT_BY_NAME[name]
+        elif name not in HARMLESS:
+            self.matches.append(Match(UNKNOWN))
+
+    def _load(self, register: int, field: str, size: int = 0) -> None:
+        self._registers[register] = Register(field, size)
+
+    def _payload(self, fields: Fields) -> None:
+        if 1 not in fields:
+            return  # it writes into the packet
+        table = {1: NETWORK, 2: TRANSPORT}.get(_u32(fields[2]), {})
+        offset, length = _u32(fields[3]), _u32(fields[4])
+        # A prefix on a byte boundary is loaded as a shorter address.
+        whole = next(((at, size) for at, size in table if at == offset and size >= length), (0, 0))
+        self._load(_u32(fields[1]), table.get(whole, UNKNOWN), whole[1])
+
+    def _meta(self, fields: Fields) -> None:
+        key = _u32(fields[2])
+        if 1 in fields:
+            self._load(_u32(fields[1]), META.get(key, UNKNOWN))
+        elif key == META_MARK:
+            source = self._registers.get(_u32(fields[3]), Register())
+            kept = _number(source.mask) if source.field == "mark" else 0
+            self.marks |= (~kept & 0xFFFFFFFF) | (_number(source.xor) if source.field == "mark" else 0)
+
+    def _ct(self, fields: Fields) -> None:
+        if 1 in fields:
+            self._load(_u32(fields[1]), CT.get(_u32(fields[2]), UNKNOWN))
+
+    def _fib(self, fields: Fields) -> None:
+        is_type_of_destination = _u32(fields[2]) == 3 and _u32(fields[3]) & 2
+        self._load(_u32(fields[1]), "daddrtype" if is_type_of_destination else UNKNOWN)
+
+    def _bitwise(self, fields: Fields) -> None:
+        source = self._registers.get(_u32(fields[1]), Register())
+        is_mask = 4 in fields and 5 in fields
+        made = Register(source.field, 0, _value(fields[4]), _value(fields[5])) if is_mask else Register()
+        self._registers[_u32(fields[2])] = made
+
+    def _cmp(self, fields: Fields) -> None:
+        register, operation, value = self._registers.get(_u32(fields[1])), _u32(fields[2]), _value(fields[3])
+        self.matches += _compared(register or Register(), operation, value)
+
+    def _range(self, fields: Fields) -> None:
+        register = self._registers.get(_u32(fields[1]), Register())
+        low, high = _value(fields[3]), _value(fields[4])
+        self.matches.append(Match(register.field, low, high, b"", bool(_u32(fields[2]))))
+
+    def _immediate(self, fields: Fields) -> None:
+        data = dict(attributes(fields[2]))
+        if 2 not in data:
+            self._load(_u32(fields[1]), "constant")
+            return
+        verdict = dict(attributes(data[2]))
+        (code,) = struct.unpack(">i", verdict[1])
+        self.verdict = VERDICTS.get(code, "")
+        self.target = text(verdict[2]) if 2 in verdict else ""
+
+    def _nat(self, fields: Fields) -> None:
+        self.verdict = "dnat" if _u32(fields[1]) else "snat"
+
+    def _match(self, fields: Fields) -> None:
+        found = read_match(text(fields[1]), _u32(fields[2]), bytes(fields[3]))
+        self.matches += found.matches
+        self.comment = self.comment or found.comment
+
+    def _target(self, fields: Fields) -> None:
+        found = read_target(text(fields[1]), _u32(fields[2]), bytes(fields[3]))
+        self.verdict, self.marks = found.verdict, self.marks | found.marks
+
+    def _counter(self, fields: Fields) -> None:
+        (self.packets,) = struct.unpack(">Q", fields[2])
+
+
+def _compared(register: Register, operation: int, value: bytes) -> Iterator[Match]:
+    """Return the condition of a comparison: 0 and 1 are equal and unequal, the others order."""
+    if register.field == "ctstate" and not any(value) and register.mask:
+        # `ct state established,related` is: these bits and the state are not zero.
+        yield Match("ctstate", value, value, register.mask, negated=operation == 1)
+    elif operation in (0, 1):
+        mask = register.mask
+        if len(value) < register.size:
+            mask, value = (b"\xff" * len(value)).ljust(register.size, b"\0"), value.ljust(register.size, b"\0")
+        yield Match(register.field, value, value, mask, operation == 1)
+    elif register.field in ("sport", "dport"):
+        yield _ordered(register.field, operation, value)
+    else:
+        yield Match(UNKNOWN)
+
+
+def _ordered(field: str, operation: int, value: bytes) -> Match:
+    number = int.from_bytes(value)
+    low, high = {2: (0, number - 1), 3: (0, number), 4: (number + 1, 65535), 5: (number, 65535)}[operation]
+    return Match(field, max(0, low).to_bytes(2), min(65535, high).to_bytes(2))
+
+
+def text(payload: memoryview) -> str:
+    """Return a name."""
+    return bytes(payload).rstrip(b"\0").decode(errors="replace")
+
+
+def _value(payload: memoryview) -> bytes:
+    return bytes(dict(attributes(payload)).get(1, b""))
+
+
+def _u32(payload: memoryview) -> int:
+    return int(struct.unpack(">I", payload)[0])
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)

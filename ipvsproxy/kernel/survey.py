@@ -1,0 +1,143 @@
+"""The kernel of this network namespace as plain facts: releases, modules, settings, links, servers, programs.
+
+Each reader reads one thing and changes nothing; what cannot be read raises KernelError or OSError, and the caller
+goes on with the others. Modules that are built into the kernel are listed in modules.builtin.
+"""
+
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from ipvsproxy.address import format_ip
+from ipvsproxy.config import Config
+from ipvsproxy.diagnosis.facts import Backend, Host, Link, Process, VirtualServer
+from ipvsproxy.kernel import host
+from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.pressure import Pressure
+from ipvsproxy.plan.model import Protocol
+from ipvsproxy.plan.state import Destination, FrontendKey, Server
+
+PROC = Path("/proc")
+MODULES = Path("/lib/modules")
+READ_SYSCTLS = (
+    "net/ipv4/conf/all/rp_filter",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+    "net/netfilter/nf_conntrack_count",
+    "net/netfilter/nf_conntrack_max",
+    "net/ipv4/vs/run_estimation",
+    "net/ipv4/vs/conn_reuse_mode",
+    host.IPV6_FORWARDING,
+    host.IPV6_DISABLED,
+)
+IFF_UP, IFF_PROMISC = 0x1, 0x100
+PROGRAMS = ("kube-proxy", "kube-router", "ipvsproxy")
+
+
+def read_host(config: Config, servers: int, destinations: int) -> Host:
+    """Return what is known of the kernel; `servers` and `destinations` are how many IPVS holds."""
+    names = [*READ_SYSCTLS, *dict(host.wanted_sysctls(config)), *_reverse_paths()]
+    concerns = Pressure().concerns(servers, destinations)
+    return Host(
+        release=platform.release(),
+        loaded=tuple(sorted(path.name for path in host.SYS_MODULE.iterdir())) if host.SYS_MODULE.exists() else (),
+        loadable=_loadable(MODULES / platform.release()),
+        sysctls={name: host.read_sysctl(name) for name in names},
+        pressure=tuple(f"{c.subject}: {_numbers(c.numbers)}; {c.advice}" for c in concerns),
+    )
+
+
+def _numbers(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in numbers.items())
+
+
+def _reverse_paths() -> Iterator[str]:
+    for path in (host.PROC_SYS / "net/ipv4/conf").glob("*/rp_filter"):
+        yield str(path.relative_to(host.PROC_SYS))
+
+
+def _loadable(folder: Path) -> tuple[str, ...] | None:
+    """Return the modules of IPVS that this kernel has, in or beside it; None when its folder is not there."""
+    found: set[str] = set()
+    for name in ("modules.builtin", "modules.dep"):
+        try:
+            lines = (folder / name).read_text().splitlines()
+        except OSError:
+            continue
+        names = (Path(line.partition(":")[0]).name.partition(".")[0] for line in lines)
+        found |= {name.replace("-", "_") for name in names if name.startswith("ip_vs")}
+    return tuple(sorted(found)) or None
+
+
+def read_links() -> tuple[Link, ...]:
+    """Return all links with their addresses. Raises KernelError."""
+    with closing(Links()) as links:
+        addresses = links.by_link()
+    with IPRoute() as route:
+        found = list(route.get_links())
+    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found}
+    return tuple(
+        Link(
+            name=names[link["index"]],
+            kind=link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
+            is_up=bool(link["flags"] & IFF_UP),
+            is_promiscuous=bool(link["flags"] & IFF_PROMISC),
+            master=names.get(link.get_attr("IFLA_MASTER"), ""),
+            hairpin=_hairpin(link),
+            addresses=tuple(sorted(map(format_ip, addresses.get(link["index"], ())))),
+        )
+        for link in found
+    )
+
+
+def _hairpin(link: object) -> bool | None:
+    info = link.get_attr("IFLA_LINKINFO")  # type: ignore[attr-defined]
+    if info is None or info.get_attr("IFLA_INFO_SLAVE_KIND") != "bridge":
+        return None
+    data = info.get_attr("IFLA_INFO_SLAVE_DATA")
+    return bool(data.get_attr("IFLA_BRPORT_MODE")) if data is not None else None
+
+
+def as_fact(key: FrontendKey, server: Server, weights: dict[Destination, int]) -> VirtualServer:
+    """Return a virtual server as a fact."""
+    backends = (Backend(format_ip(d.address), d.port, weight) for d, weight in sorted(weights.items()))
+    name = Protocol(key.protocol).name
+    return VirtualServer(format_ip(key.address), name, key.port, server.scheduler, tuple(backends))
+
+
+def read_processes(programs: Iterable[str] = PROGRAMS) -> tuple[Process, ...]:
+    """Return the processes of this network namespace that program Services, but this one.
+
+    In a container without the host's processes that is nobody, or ourselves.
+    """
+    wanted = tuple(programs)
+    here = Path("/proc/thread-self/ns/net").readlink()
+    found = (_process(path, here, wanted) for path in PROC.iterdir() if path.name.isdecimal())
+    return tuple(process for process in found if process and process.pid != os.getpid())
+
+
+def _process(path: Path, here: Path, programs: tuple[str, ...]) -> Process | None:
+    try:
+        words = (path / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        program = _program(words, programs)
+        if not program or (path / "ns/net").readlink() != here:
+            return None
+    except OSError:
+        return None  # it has ended, or is not ours to look at
+    return Process(int(path.name), program, " ".join(words)[:200])
+
+
+def _program(words: list[str], programs: tuple[str, ...]) -> str:
+    """Return the name by which a command line is a service proxy; commands that only look are none."""
+    name = Path(words[0]).name
+    if name.startswith("python") and len(words) > 1:
+        words = words[2:] if words[1] == "-m" else words[1:]
+        name = Path(words[0]).name if words else ""
+    if name not in programs:
+        return ""
+    following = words[1] if len(words) > 1 else ""
+    return name if name != "ipvsproxy" or following == "run" or following.startswith("-") else ""

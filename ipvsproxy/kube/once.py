@@ -1,0 +1,142 @@
+"""All objects as they are now, read once: what a command looks at that follows nothing.
+
+In: the settings (a folder of manifests, or a way to the API). Out: the objects as they were written, by kind, and
+the `Listed` events that a store takes. An object that cannot be used costs only itself and is named in `refused`.
+"""
+
+import http
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ipvsproxy.config import Config
+from ipvsproxy.kube.api import Transport, Trouble, read_page, trouble_of
+from ipvsproxy.kube.decode import Refused, decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.documents import Unreadable, read_items
+from ipvsproxy.kube.inbox import Kind, Listed, Object
+from ipvsproxy.kube.kubeconfig import Unusable
+from ipvsproxy.kube.manifest_file import KINDS
+from ipvsproxy.kube.manifests import SUFFIXES
+
+PAGE_SIZE = 500
+CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
+EXTERNAL_NAME = "ExternalName"
+
+
+class Unavailable(Exception):
+    """Objects that cannot be read at all; the text is one line."""
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    type: str = "ClusterIP"
+    external_name: str = ""
+
+
+class _Service(msgspec.Struct):
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+class Objects:
+    """The objects of one moment: `items` by kind and key as the source had them, JSON text or trees."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.items: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
+        self.refused: list[str] = []
+
+    def add(self, kind: Kind, body: Any) -> None:
+        """Take over one object; the first one of a name counts."""
+        try:
+            self.items[kind].setdefault(key_of(kind, identify(body)), body)
+        except Refused as error:
+            self.refused.append(f"{kind} without a name: {error.field}: {error.reason}")
+
+    def listed(self) -> Iterator[Listed]:
+        """Yield one list for each kind, of the objects that can be used."""
+        for kind, items in self.items.items():
+            objects: dict[str, Object] = {}
+            for key, body in items.items():
+                try:
+                    decoded = decode_json(kind, body) if _is_text(body) else decode_mapping(kind, body)
+                except Refused as error:
+                    self.refused.append(f"{kind} {key}: {error.field}: {error.reason}")
+                    continue
+                if decoded.object is not None:
+                    objects[key] = decoded.object
+            yield Listed(kind, objects)
+
+    def external_names(self) -> Iterator[tuple[str, str]]:
+        """Yield (namespace/name, declared name) of the Services of type ExternalName."""
+        for key, body in sorted(self.items[Kind.SERVICE].items()):
+            try:
+                spec = (msgspec.json.decode if _is_text(body) else _converted)(body, type=_Service).spec
+            except (msgspec.ValidationError, msgspec.DecodeError):
+                continue
+            if spec.type == EXTERNAL_NAME and spec.external_name:
+                yield key, spec.external_name
+
+    def trees(self, kind: Kind) -> Iterator[Any]:
+        """Yield the objects of a kind as trees."""
+        for _, body in sorted(self.items[kind].items()):
+            yield msgspec.json.decode(body) if _is_text(body) else body
+
+
+def _is_text(body: Any) -> bool:
+    return isinstance(body, bytes | msgspec.Raw)
+
+
+def _converted(body: Any, type: type[_Service]) -> _Service:  # noqa: A002 - as msgspec's decoder calls it
+    return msgspec.convert(body, type)
+
+
+def read_objects(config: Config) -> Objects:
+    """Read all objects. Raises Unavailable."""
+    return _from_folder(config.manifests) if config.manifests is not None else _from_api(config)
+
+
+def _from_folder(folder: Path) -> Objects:
+    found = Objects(f"the folder {folder}")
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.name[0] != ".")
+    except OSError as error:
+        raise Unavailable(error.strerror or str(error)) from None
+    for path in paths:
+        try:
+            for item in read_items(path.name, path.read_bytes()) if path.is_file() else ():
+                if item.kind in KINDS:
+                    found.add(KINDS[item.kind], item.body)
+        except (OSError, Unreadable) as error:
+            found.refused.append(f"{path.name}: {error}")
+    return found
+
+
+def _from_api(config: Config) -> Objects:
+    # Imported here: a folder needs none of it, and it takes a third of a second.
+    from ipvsproxy.kube.client import Client, Limits
+
+    client = Client(config.kubeconfig, config.master, config.node_name, Limits(CONNECT_SECONDS, READ_SECONDS))
+    found = Objects("the API server")
+    try:
+        client.connect()
+        for kind in Kind:
+            for raw in _pages(client, kind):
+                found.add(kind, raw)
+    except (Trouble, Unusable) as error:
+        raise Unavailable(str(error)) from None
+    finally:
+        client.close()
+    return found
+
+
+def _pages(transport: Transport, kind: Kind) -> Iterator[msgspec.Raw]:
+    token: str | None = ""
+    while token is not None:
+        answer = transport.list(kind, PAGE_SIZE, token, "")
+        body = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise trouble_of(answer.status, body, answer.headers)
+        page = read_page(kind, body)
+        yield from page.items or ()
+        token = page.metadata.continue_ or None

@@ -1,0 +1,78 @@
+"""What the proxy of this node says on its own ports: health and metrics, over plain HTTP.
+
+A port that listens on all addresses is asked on loopback.
+"""
+
+import http.client
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+from ipvsproxy.address import format_ip, is_unspecified
+from ipvsproxy.config import Config, Listen
+from ipvsproxy.diagnosis.facts import Proxy
+
+SECONDS = 5.0
+LARGEST = 16 << 20
+LOOPBACK = {4: "127.0.0.1", 16: "::1"}
+OURS = "ipvsproxy_build_info"
+SAMPLE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{.*\})? ([^ ]+)")
+
+
+def read_proxy(config: Config) -> Proxy | None:
+    """Return what the proxy says of itself, None when its settings give it no health server."""
+    if config.healthz_bind_address is None:
+        return None
+    read_at = time.time()
+    try:
+        health, body = get(config.healthz_bind_address, "/healthz")
+    except (OSError, http.client.HTTPException) as error:
+        return Proxy(error=f"{config.healthz_bind_address}: {_words(error)}", read_at=read_at)
+    metrics = read_metrics(config)
+    found = dict(summed(metrics)) if metrics is not None else None
+    # Without metrics nobody knows; with them, every ipvsproxy has this one.
+    return Proxy(health, body[:500], is_ours=found is None or OURS in found, metrics=found, read_at=read_at)
+
+
+def read_metrics(config: Config) -> str | None:
+    """Return the text of /metrics, None when it cannot be had."""
+    if config.metrics_bind_address is None:
+        return None
+    try:
+        status, text = get(config.metrics_bind_address, "/metrics")
+    except (OSError, http.client.HTTPException):
+        return None
+    return text if status == http.HTTPStatus.OK else None
+
+
+def get(listen: Listen, path: str) -> tuple[int, str]:
+    """Return status and body. Raises OSError, HTTPException."""
+    address = LOOPBACK[len(listen.address)] if is_unspecified(listen.address) else format_ip(listen.address)
+    with closing(http.client.HTTPConnection(address, listen.port, timeout=SECONDS)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(LARGEST).decode(errors="replace")
+
+
+def summed(text: str) -> Iterator[tuple[str, float]]:
+    """Yield each metric once: the sum over its labels, of points in time the earliest."""
+    found: dict[str, list[float]] = {}
+    for name, value in samples(text.splitlines()):
+        found.setdefault(name, []).append(value)
+    for name, values in found.items():
+        yield name, min(values) if name.endswith("_timestamp_seconds") else sum(values)
+
+
+def samples(lines: Iterable[str]) -> Iterator[tuple[str, float]]:
+    """Yield name and value of each line that is a sample."""
+    for line in lines:
+        if match := SAMPLE.fullmatch(line):
+            try:
+                yield match[1], float(match[2])
+            except ValueError:
+                continue
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -1,0 +1,259 @@
+"""Facts into findings: nothing to say about a healthy node, the cause first about each sick one."""
+
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from ipvsproxy.diagnosis.facts import (
+    Answer,
+    Api,
+    Backend,
+    Dns,
+    ExternalName,
+    Facts,
+    Host,
+    Link,
+    Process,
+    Proxy,
+    Settings,
+    VirtualServer,
+    from_json,
+    to_json,
+)
+from ipvsproxy.diagnosis.filters import Chain, Match, Rule
+from ipvsproxy.diagnosis.finding import Verdict
+from ipvsproxy.diagnosis.node import diagnose
+
+SYSCTLS = {"net/ipv4/vs/conntrack": 1, "net/ipv4/ip_forward": 1}
+CALLS = {"net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}
+LINKS = (
+    Link("lo", addresses=("127.0.0.1", "::1")),
+    Link("eth0", addresses=("192.0.2.1", "fe80::1")),
+    Link("cni0", "bridge", addresses=("10.244.1.1",)),
+    Link("veth1", "veth", master="cni0", hairpin=True),
+    Link("kube-ipvs0", "dummy", is_up=False, addresses=("10.96.0.1", "10.96.3.1", "fe80::2")),
+)
+HERE, THERE = Backend("10.244.1.10", 8080), Backend("10.244.2.10", 8080)
+SERVERS = (
+    VirtualServer("10.96.0.1", "TCP", 443),
+    VirtualServer("10.96.3.1", "TCP", 80, backends=(HERE, THERE)),
+    VirtualServer("192.0.2.1", "TCP", 31001, backends=(HERE, THERE)),
+)
+OURS = Chain("inet", "ipvsproxy", "input", "input", "filter", 0, rules=(Rule(1, (), "goto", "decide"),))
+NAME, DNS_IP = "kubernetes.default.svc.cluster.local", "10.96.0.10"
+EXTERNAL = ExternalName("default/e", "a.example.com", Answer(DNS_IP, "e", canonical="A.example.com."))
+MARK = (0x4000).to_bytes(4, sys.byteorder)
+MARKED = Match("mark", MARK, MARK, MARK)
+PODS = Match("saddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]))
+NOT_PODS = Match("daddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]), negated=True)
+UNREADABLE = Match("?")
+METRICS = {"kubeproxy_sync_proxy_rules_last_timestamp_seconds": 970.0, "ipvsproxy_build_info": 1.0}
+
+
+def healthy(**changes):
+    settings = Settings("node1", cluster_cidrs=("10.244.0.0/16",), sysctls=SYSCTLS)
+    facts = Facts(
+        settings=settings,
+        host=Host("6.1.0-50-amd64", ("ip_vs", "ip_vs_rr"), ("ip_vs", "ip_vs_rr"), sysctls=SYSCTLS | CALLS),
+        links=LINKS,
+        pod_cidrs=("10.244.1.0/24",),
+        chains=(OURS,),
+        our_rules={"input": 1},
+        servers=SERVERS,
+        vips=("10.96.0.1", "10.96.3.1"),
+        processes=(Process(1, "ipvsproxy"), Process(2, "ipvsproxy")),
+        proxy=Proxy(200, metrics=METRICS, read_at=1000.0),
+        api=Api("the API server", services=2, slices=1),
+        drift=(),
+        dns=Dns("kube-system/kube-dns", ("10.96.0.1",), Answer(DNS_IP, NAME, ("10.96.0.1",)), (EXTERNAL,)),
+    )
+    return replace(facts, **changes)
+
+
+def host(**changes):
+    return replace(healthy().host, **changes)
+
+
+def sysctl(name, value):
+    return host(sysctls=SYSCTLS | CALLS | {name: value})
+
+
+def links(**changes):
+    """The links with one changed or added, by its name; None takes it away."""
+    found = {link.name: link for link in LINKS} | {name.replace("_", "-"): link for name, link in changes.items()}
+    return tuple(link for link in found.values() if link)
+
+
+def with_rules(hook, *rules, kind="filter", priority=0, policy="accept", legacy=""):
+    return (OURS, Chain("ip", "t", "c", hook, kind, priority, policy, rules, legacy))
+
+
+def dport(number):
+    return Match("dport", number.to_bytes(2), number.to_bytes(2))
+
+
+def metrics(**changes):
+    return Proxy(200, metrics=METRICS | changes, read_at=1000.0)
+
+
+SICK = {
+    "no ipvs": ({"host": host(has_ipvs=False)}, "kernel", "no IPVS"),
+    "no nf_tables": ({"host": host(has_nftables=False)}, "kernel", "no nf_tables"),
+    "old kernel": ({"host": host(release="4.19.0")}, "kernel", "older"),
+    "no scheduler": ({"settings": Settings(scheduler="mh")}, "scheduler", "no scheduler mh"),
+    "a sysctl": ({"host": sysctl("net/ipv4/vs/conntrack", 0)}, "sysctls", "net.ipv4.vs.conntrack is 0, not 1"),
+    "full": ({"host": host(pressure=("conntrack: 9 entries, 10 limit; raise it",))}, "pressure", "9 entries"),
+    "rp_filter": (
+        {
+            "host": sysctl("net/ipv4/conf/eth1/rp_filter", 1),
+            "links": links(eth1=Link("eth1", addresses=("198.51.100.1",))),
+        },
+        "reverse path",
+        "strict on eth1",
+    ),
+    "bridge": ({"host": sysctl("net/bridge/bridge-nf-call-iptables", 0)}, "bridge", "same node"),
+    "no br_netfilter": ({"host": sysctl("net/bridge/bridge-nf-call-iptables", None)}, "bridge", "is not loaded"),
+    "hairpin": ({"links": links(veth1=Link("veth1", "veth", master="cni0", hairpin=False))}, "hairpin", "off"),
+    "no kube-ipvs0": ({"links": links(kube_ipvs0=None)}, "kube-ipvs0", "missing"),
+    "no dummy": ({"links": links(kube_ipvs0=Link("kube-ipvs0", "veth"))}, "kube-ipvs0", "type veth"),
+    "foreign address": (
+        {"links": links(kube_ipvs0=Link("kube-ipvs0", "dummy", addresses=("10.9.9.9",)))},
+        "kube-ipvs0",
+        "10.9.9.9",
+    ),
+    "VIP twice": ({"links": links(eth1=Link("eth1", addresses=("10.96.3.1",)))}, "kube-ipvs0", "of eth1 as well"),
+    "ClusterIP held": ({"held_vips": {"192.0.2.1": "default/x"}}, "VIPs", "address of eth0"),
+    "kube-proxy": ({"processes": (Process(1, "kube-proxy"),)}, "other proxies", "kube-proxy runs"),
+    "its rules": (
+        {"chains": (OURS, Chain("ip", "nat", "KUBE-SERVICES"))},
+        "other proxies",
+        "1 chains in ip nat",
+    ),
+    "its rules, and no proxy": (
+        {"chains": (OURS, Chain("ip", "kube-proxy", "x")), "proxy": None},
+        "other proxies",
+        "has left rules",
+    ),
+    "its legacy rules": ({"legacy_leftovers": ("iptables-legacy",)}, "other proxies", "in iptables-legacy"),
+    "no proxy": ({"proxy": Proxy(error="Connection refused"), "drift": ("x",)}, "proxy", "Connection refused"),
+    "not ours": ({"proxy": Proxy(200, is_ours=False)}, "proxy", "not ipvsproxy"),
+    "ill": ({"proxy": Proxy(503, "{}")}, "proxy", "not healthy (503)"),
+    "stuck": (
+        {"proxy": metrics(kubeproxy_sync_proxy_rules_last_timestamp_seconds=100.0)},
+        "proxy",
+        "not synced for 900 s",
+    ),
+    "refusing": ({"proxy": metrics(ipvsproxy_pending_objects=2)}, "proxy", "refuses 2 objects"),
+    "no API": ({"api": Api("the API server", "timed out"), "drift": None}, "objects", "timed out"),
+    "a bad object": ({"api": Api("the folder x", refused=("Service a/b: spec",))}, "objects", "a/b"),
+    "no table": ({"chains": (), "drift": ("x",)}, "ruleset", "missing"),
+    "less rules": ({"our_rules": {"input": 2, "decide": 9}}, "ruleset", "chain decide: missing, not 9"),
+    "drift": ({"drift": ("VIP 10.96.3.1 is missing",)}, "drift", "VIP 10.96.3.1 is missing"),
+    "forward policy": (
+        {"chains": with_rules("forward", policy="drop")},
+        "other rules",
+        "policy of ip t c drops repl",
+    ),
+    "legacy policy": (
+        {"chains": with_rules("forward", policy="drop", legacy="iptables-legacy")},
+        "other rules",
+        "iptables-legacy t c",
+    ),
+    "input drops": (
+        {"chains": with_rules("input", Rule(3, (dport(80),), "drop"))},
+        "other rules",
+        "rule 3 of ip t c",
+    ),
+    "output rejects": ({"chains": with_rules("output", Rule(3, (), "reject"))}, "other rules", "rule 3 of ip t c"),
+    "perhaps dropped": (
+        {"chains": with_rules("forward", Rule(3, (UNREADABLE,), "accept"), policy="drop")},
+        "other rules",
+        "unless a rule",
+    ),
+    "mark dropped": ({"chains": with_rules("forward", Rule(3, (MARKED,), "drop"))}, "packet mark", "drops them"),
+    "mark set": ({"chains": with_rules("forward", Rule(3, marks=0x4000))}, "packet mark", "uses bit 0x4000"),
+    "hostPort": (
+        {"chains": with_rules("prerouting", Rule(3, (dport(31001),), "dnat"), kind="nat", priority=-100)},
+        "hostPort",
+        "NodePort 192.0.2.1:31001/TCP",
+    ),
+    "early DNAT of a VIP": (
+        {"chains": with_rules("prerouting", Rule(3, (dport(80),), "dnat"), kind="nat", priority=-150)},
+        "hostPort",
+        "VIP 10.96.3.1:80/TCP",
+    ),
+    "masquerade": (
+        {"chains": with_rules("postrouting", Rule(3, (PODS,), "masquerade"), kind="nat", priority=100)},
+        "masquerade",
+        "masquerades what one pod sends",
+    ),
+    "DNS silent": ({"dns": Dns("a/dns", (), Answer(DNS_IP, NAME, error="timed out"))}, "DNS", "timed out"),
+    "DNS wrong": ({"dns": Dns("a/dns", ("10.96.0.1",), Answer(DNS_IP, NAME, ("10.1.1.1",)))}, "DNS", "10.1.1.1"),
+    "CNAME wrong": (
+        {"dns": Dns("a/dns", (), None, (ExternalName("d/e", "a.b", Answer(DNS_IP, "e", canonical="c.d")),))},
+        "DNS",
+        "declares a.b, DNS says c.d",
+    ),
+}
+
+FINE = {
+    "a plugin that masquerades what leaves the cluster": with_rules(
+        "postrouting", Rule(3, (PODS, NOT_PODS), "masquerade"), kind="nat", priority=100
+    ),
+    "a hostPort that VIPs are claimed before": with_rules(
+        "prerouting", Rule(3, (dport(80),), "dnat"), kind="nat", priority=-100
+    ),
+    "a policy of drop with a plugin that accepts pods": with_rules(
+        "forward", Rule(3, (PODS,), "accept"), policy="drop"
+    ),
+    "our own rule in FORWARD": with_rules(
+        "forward", Rule(3, (MARKED,), "accept", comment="ipvsproxy replies 0x4000"), policy="drop"
+    ),
+    "a firewall for ports of the host": with_rules("input", Rule(3, (dport(22),), "drop")),
+    "drops that we cannot judge": with_rules("forward", Rule(3, (UNREADABLE,), "drop")),
+    "another bit of the mark": with_rules("forward", Rule(3, marks=0x8000)),
+    "chains that kube-proxy left since portmap uses them": (OURS, Chain("ip", "nat", "KUBE-MARK-MASQ")),
+    "chains of the kubelet": (OURS, Chain("ip", "mangle", "KUBE-KUBELET-CANARY")),
+}
+
+
+def said(findings):
+    return [finding for finding in findings if finding.verdict is not Verdict.OK]
+
+
+def test_a_healthy_node():
+    assert said(diagnose(healthy())) == []
+
+
+@pytest.mark.parametrize("chains", FINE.values(), ids=FINE)
+def test_no_false_alarm(chains):
+    assert said(diagnose(healthy(chains=chains))) == []
+
+
+@pytest.mark.parametrize(("changes", "check", "words"), SICK.values(), ids=SICK)
+def test_the_cause_comes_first_with_a_next_step(changes, check, words):
+    first = diagnose(healthy(**changes))[0]
+    assert (first.check, first.verdict in (Verdict.PROBLEM, Verdict.WARNING)) == (check, True)
+    assert words in " ".join((first.summary, *first.evidence))
+    assert first.next
+
+
+def test_what_could_not_be_read_is_not_checked():
+    findings = diagnose(Facts(unread={"chains": "not permitted"}))
+    assert {finding.verdict for finding in said(findings)} == {Verdict.NOT_CHECKED}
+    assert "not permitted" in {finding.summary for finding in findings}
+
+
+@pytest.mark.parametrize("changes", [changes for changes, *_ in SICK.values()], ids=SICK)
+def test_facts_of_a_file_are_judged_alike(changes):
+    facts = healthy(**changes)
+    assert diagnose(from_json(to_json(facts))) == diagnose(facts)
+
+
+def test_the_order_is_by_verdict():
+    order = [
+        finding.verdict for finding in diagnose(healthy(drift=("x",), dns=None, held_vips={"192.0.2.1": "x"}))
+    ]
+    assert order == sorted(order, key=list(Verdict).index)
+    assert order[:3] == [Verdict.PROBLEM, Verdict.WARNING, Verdict.NOT_CHECKED]

@@ -1,0 +1,137 @@
+"""One Service through the three steps: name, endpoints and why each is not used, kernel, live questions."""
+
+import pytest
+from msgspec.structs import replace
+
+from ipvsproxy.diagnosis.facts import Answer
+from ipvsproxy.diagnosis.finding import Verdict, fine, problem
+from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts, diagnose_service, views
+from ipvsproxy.plan.model import Endpoint
+from ipvsproxy.plan.state import Destination
+from ipvsproxy.plan.topology import Backend, choose
+
+NODE, ZONE = "node1", "a"
+USED = EndpointView("10.244.1.10:8080", NODE, used=True)
+UNUSED = EndpointView("10.244.2.10:8080", "node2", used=False, reason="not ready")
+NAME = "web.default.svc.cluster.local"
+WELL = ServiceFacts(
+    "default/web",
+    "proxied",
+    cluster_ips=("10.96.3.1",),
+    dns_service="kube-system/kube-dns",
+    answer=Answer("10.96.0.10", NAME, ("10.96.3.1",)),
+    ports=(PortView("10.96.3.1:80/TCP", (USED, UNUSED), local=1),),
+    drift=(),
+    probes=(Probe("this node", "10.96.3.1:80/TCP", "answered"),),
+)
+SILENT = Probe("this node", "10.96.3.1:80/TCP", "timeout", 5.0)
+DEAD = Probe("this node", "10.244.1.10:8080/TCP", "refused", 0.1, "Connection refused", is_endpoint=True)
+
+
+def endpoint(number, **changes):
+    return Endpoint(bytes([10, 244, 0, number]), **changes)
+
+
+def reasons(*endpoints, local=False):
+    backends = [Backend(one, Destination(one.address, 80)) for one in endpoints]
+    return {
+        view.endpoint.partition(":")[0].rpartition(".")[2]: "" if view.used else view.reason
+        for view in views(backends, choose(backends, NODE, ZONE), NODE, ZONE, local=local)
+    }
+
+
+def test_why_an_endpoint_is_not_used():
+    found = reasons(
+        endpoint(1, node=NODE),
+        endpoint(2, ready=False, serving=False),
+        endpoint(3, ready=False, serving=True, terminating=True),
+        endpoint(4, ready=False, serving=False, terminating=True),
+    )
+    assert found == {
+        "1": "", "2": "not ready", "3": "terminating, and there are ready ones",
+        "4": "terminating, not serving any more",
+    }  # fmt: skip
+
+
+def test_local_policies_and_hints():
+    assert reasons(endpoint(1, node=NODE), endpoint(2, node="node2"), local=True) == {
+        "1": "", "2": "on node node2, and the policy is Local",
+    }  # fmt: skip
+    assert reasons(endpoint(1, zone_hints=("a",)), endpoint(2, zone_hints=("b",))) == {
+        "1": "", "2": "meant for b (topology hints), and this is zone a",
+    }  # fmt: skip
+
+
+def test_the_last_ones_are_used_though_they_go():
+    backends = [Backend(e, Destination(e.address, 80)) for e in [endpoint(1, ready=False, terminating=True)]]
+    (view,) = views(backends, choose(backends, NODE, ZONE), NODE, ZONE, local=False)
+    assert (view.used, view.reason) == (True, "terminating, used since there is no ready one")
+
+
+def said(facts, node=()):
+    return [f for f in diagnose_service(facts, node) if f.verdict is not Verdict.OK]
+
+
+def test_a_service_that_is_well():
+    assert said(WELL) == []
+    evidence = [line for finding in diagnose_service(WELL, ()) for line in finding.evidence]
+    assert "10.244.2.10:8080 on node2: not ready" in evidence
+
+
+def port(**changes):
+    return {"ports": (replace(WELL.ports[0], **changes),)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "words"),
+    [
+        ({"kind": "", "similar": ("default/web2",)}, "Service", "no Service default/web"),
+        ({"answer": Answer("10.96.0.10", NAME, error="NXDOMAIN")}, "DNS", "NXDOMAIN"),
+        ({"answer": Answer("10.96.0.10", NAME, ("10.96.9.9",))}, "DNS", "not 10.96.3.1"),
+        (port(endpoints=()), "endpoints", "has no endpoints"),
+        (port(endpoints=(UNUSED,), exists=False), "endpoints", "none is ready"),
+        (port(endpoints=(UNUSED,), internal_local=True), "endpoints", "internalTrafficPolicy is Local"),
+        (port(local=0, external_local=True), "endpoints", "externalTrafficPolicy is Local"),
+        ({"conflicts": ("203.0.113.1:80/TCP",)}, "kernel", "another Service holds"),
+        ({"drift": ("VIP is missing",)}, "kernel", "not as this Service wants it"),
+        ({"probes": (SILENT,)}, "probe", "10.96.3.1:80/TCP from this node: timeout"),
+        (
+            {"probes": (SILENT, DEAD)},
+            "probe",
+            "the endpoint 10.244.1.10:8080/TCP itself: refused Connection refused",
+        ),
+        ({"probes": (replace(SILENT, outcome="answered", expected="refused"),)}, "probe", "answered"),
+    ],
+)
+def test_the_step_that_broke_comes_first(changes, check, words):
+    first = said(replace(WELL, **changes))[0]
+    assert (first.check, bool(first.next)) == (check, True)
+    assert words in first.summary
+
+
+def test_the_node_may_be_the_cause():
+    node = [problem("sysctls", "ip_forward is 0", step="set it"), fine("kernel", "well")]
+    first, *_ = said(replace(WELL, probes=(SILENT,)), node)
+    assert (first.check, first.evidence) == ("node", ("sysctls: ip_forward is 0",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"kind": "headless", "answer": Answer("10.96.0.10", NAME, ("10.244.1.10",))}, Verdict.OK),
+        (
+            {"kind": "of type ExternalName", "cluster_ips": (), "external_name": "A.b.",
+             "answer": Answer("10.96.0.10", NAME, canonical="a.b")},
+            Verdict.OK,
+        ),
+        (
+            {"kind": "of type ExternalName", "cluster_ips": (), "external_name": "a.b",
+             "answer": Answer("10.96.0.10", NAME, canonical="c.d")},
+            Verdict.PROBLEM,
+        ),
+        ({"probes": (replace(SILENT, outcome="sent"),)}, Verdict.OK),
+        ({"probes": (replace(SILENT, expected="timeout"),)}, Verdict.OK),
+    ],
+)  # fmt: skip
+def test_what_needs_no_proxy_and_what_need_not_answer(changes, verdict):
+    assert diagnose_service(replace(WELL, **changes), ())[0].verdict is verdict

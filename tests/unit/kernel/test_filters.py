@@ -1,0 +1,165 @@
+"""Rules as the kernel sends them, into conditions and verdicts; on a real kernel: integration/test_doctor.py."""
+
+import struct
+import sys
+
+import pytest
+
+from ipvsproxy.diagnosis.filters import UNKNOWN, Match, judge
+from ipvsproxy.kernel.filters import _rule
+from ipvsproxy.kernel.netlink import attribute, attributes
+
+NETWORK, TRANSPORT, TCP = 1, 2, b"\x06"
+PAYLOAD, META_MARK, META_L4PROTO, META_IIFNAME = "payload", 3, 16, 6
+POD, PODS = bytes([10, 244, 1, 10]), bytes([10, 244, 0, 0])
+
+
+def u32(value):
+    return struct.pack(">I", value & 0xFFFFFFFF)
+
+
+def expression(name, *fields):
+    data = b"".join(attribute(number, payload) for number, payload in fields)
+    return attribute(1, attribute(1, name.encode() + b"\0") + attribute(2, data))
+
+
+def value(payload):
+    return attribute(1, payload)
+
+
+def payload(base, offset, length):
+    return expression(PAYLOAD, (1, u32(1)), (2, u32(base)), (3, u32(offset)), (4, u32(length)))
+
+
+def meta(key):
+    return expression("meta", (1, u32(1)), (2, u32(key)))
+
+
+def compare(data, operation=0):
+    return expression("cmp", (1, u32(1)), (2, u32(operation)), (3, value(data)))
+
+
+def mask(mask, xor=None):
+    return expression("bitwise", (1, u32(1)), (2, u32(1)), (4, value(mask)), (5, value(xor or bytes(len(mask)))))
+
+
+def verdict(code, chain=""):
+    named = attribute(2, chain.encode() + b"\0") if chain else b""
+    return expression("immediate", (1, u32(0)), (2, attribute(2, attribute(1, u32(code)) + named)))
+
+
+def target(name, revision=0, info=b""):
+    return expression("target", (1, name.encode() + b"\0"), (2, u32(revision)), (3, info))
+
+
+def match(name, revision, info):
+    return expression("match", (1, name.encode() + b"\0"), (2, u32(revision)), (3, info))
+
+
+def read(*expressions, comment=b""):
+    data = attribute(3, struct.pack(">Q", 7)) + attribute(4, b"".join(expressions))
+    if comment:
+        data += attribute(7, bytes([0, len(comment) + 1]) + comment + b"\0")
+    return _rule(dict(attributes(data)))
+
+
+def number(value_):
+    return value_.to_bytes(4, sys.byteorder)
+
+
+STATES = [expression("ct", (1, u32(1)), (2, u32(0))), mask(number(6))]
+FIB_TYPE = expression("fib", (1, u32(1)), (2, u32(3)), (3, u32(2)))
+SET_MARK = expression("meta", (2, u32(META_MARK)), (3, u32(1)))
+
+
+def test_a_rule_with_all_that_people_write():
+    rule = read(
+        meta(META_L4PROTO), compare(TCP), payload(TRANSPORT, 2, 2), compare((80).to_bytes(2)),
+        payload(NETWORK, 12, 4), mask(bytes([255, 255, 0, 0])), compare(PODS),
+        expression("counter", (1, struct.pack(">Q", 9)), (2, struct.pack(">Q", 3))), verdict(-3, "other"),
+        comment=b"why",
+    )  # fmt: skip
+    assert (rule.handle, rule.verdict, rule.target, rule.comment, rule.packets) == (7, "jump", "other", "why", 3)
+    packet = {"l4proto": TCP, "dport": (80).to_bytes(2), "saddr": POD}
+    assert judge(rule, packet) is True
+    assert judge(rule, packet | {"saddr": bytes([10, 245, 1, 1])}) is False
+
+
+@pytest.mark.parametrize(
+    ("expressions", "packet", "expected"),
+    [
+        ([payload(NETWORK, 16, 1), compare(bytes([10]))], {"daddr": POD}, True),
+        ([payload(NETWORK, 8, 8), compare(bytes(8))], {"saddr": bytes(16)}, True),
+        ([payload(NETWORK, 9, 1), compare(TCP)], {"l4proto": TCP}, True),
+        ([payload(NETWORK, 0, 1), compare(TCP)], {"l4proto": TCP}, None),
+        ([payload(TRANSPORT, 2, 2), compare((80).to_bytes(2), 5)], {"dport": (79).to_bytes(2)}, False),
+        ([payload(TRANSPORT, 2, 2), compare((80).to_bytes(2), 3)], {"dport": (79).to_bytes(2)}, True),
+        ([meta(META_MARK), mask(number(0x4000)), compare(number(0x4000))], {"mark": number(0xC000)}, True),
+        ([meta(META_MARK), mask(number(0x4000)), compare(number(0), 1)], {"mark": number(0x8000)}, False),
+        ([*STATES, compare(bytes(4), 1)], {"ctstate": number(2)}, True),
+        ([*STATES, compare(bytes(4), 1)], {"ctstate": number(8)}, False),
+        ([meta(META_IIFNAME), compare(b"cni0\0")], {"iifname": b"cni0"}, True),
+        ([FIB_TYPE, compare(number(2))], {"daddrtype": number(2)}, True),
+        ([payload(TRANSPORT, 2, 2), expression("lookup", (1, b"s\0"), (2, u32(1)))], {"dport": bytes(2)}, None),
+        ([expression("range", (1, u32(1)), (2, u32(0)), (3, value(b"a")), (4, value(b"b")))], {}, None),
+        ([expression("limit")], {}, None),
+        ([expression("log"), expression("counter", (2, struct.pack(">Q", 0)))], {}, True),
+    ],
+)  # fmt: skip
+def test_conditions(expressions, packet, expected):
+    assert judge(read(*expressions), packet) is expected
+
+
+@pytest.mark.parametrize(
+    ("expressions", "verdict_", "marks"),
+    [
+        ([verdict(0)], "drop", 0),
+        ([verdict(1)], "accept", 0),
+        ([verdict(-5)], "return", 0),
+        ([expression("masq")], "masquerade", 0),
+        ([expression("reject")], "reject", 0),
+        ([expression("nat", (1, u32(1)))], "dnat", 0),
+        ([expression("nat", (1, u32(0)))], "snat", 0),
+        ([target("DNAT")], "dnat", 0),
+        ([target("LOG")], "", 0),
+        ([target("MARK", 2, number(0x4000) + number(0x4000))], "", 0x4000),
+        ([meta(META_MARK), mask(number(0xFFFFBFFF), number(0x4000)), SET_MARK], "", 0x4000),
+        ([expression("immediate", (1, u32(1)), (2, value(number(1)))), SET_MARK], "", 0xFFFFFFFF),
+    ],
+)  # fmt: skip
+def test_verdicts_and_marks(expressions, verdict_, marks):
+    rule = read(*expressions)
+    assert (rule.verdict, rule.marks) == (verdict_, marks)
+
+
+PORTS = struct.pack("=4H", 0, 65535, 80, 90)
+STATE = bytes(146) + struct.pack("=HHH", 1, 0, 6) + bytes(12)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "info", "packet", "expected"),
+    [
+        ("tcp", 0, PORTS + bytes(4), {"dport": (85).to_bytes(2)}, True),
+        ("tcp", 0, PORTS + bytes([0, 0, 0, 2]), {"dport": (85).to_bytes(2)}, False),
+        ("tcp", 0, PORTS + bytes([0, 2, 2, 0]), {"dport": (85).to_bytes(2)}, None),
+        ("udp", 0, PORTS + bytes(2), {"dport": (91).to_bytes(2)}, False),
+        ("multiport", 1, bytes([1, 1]) + struct.pack("=H", 80) + bytes(44), {"dport": (80).to_bytes(2)}, True),
+        ("multiport", 1, bytes([1, 3]) + struct.pack("=H", 80) + bytes(44), {"dport": (80).to_bytes(2)}, None),
+        ("addrtype", 1, struct.pack("=HHI", 0, 4, 0), {"daddrtype": number(2)}, True),
+        ("addrtype", 1, struct.pack("=HHI", 0, 4, 2), {"daddrtype": number(2)}, False),
+        ("addrtype", 1, struct.pack("=HHI", 4, 0, 0), {"daddrtype": number(2)}, None),
+        ("conntrack", 3, STATE, {"ctstate": number(2)}, True),
+        ("conntrack", 3, STATE, {"ctstate": number(8)}, False),
+        ("mark", 1, number(0x4000) + number(0x4000) + bytes(4), {"mark": number(0x4001)}, True),
+        ("comment", 0, b"any words\0".ljust(256, b"\0"), {}, True),
+        ("statistic", 0, bytes(32), {}, None),
+    ],
+)
+def test_matches_of_iptables(name, revision, info, packet, expected):
+    rule = read(match(name, revision, info), verdict(1))
+    assert judge(rule, packet) is expected
+    assert rule.comment == ("any words" if name == "comment" else "")
+
+
+def test_what_nobody_knows_is_a_condition_of_its_own():
+    assert read(expression("quota"), verdict(0)).matches == (Match(UNKNOWN),)

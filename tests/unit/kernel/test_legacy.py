@@ -1,0 +1,79 @@
+"""The blob of a legacy table into chains; blobs are made here entry by entry, as iptables-legacy would."""
+
+import struct
+
+from ipvsproxy.diagnosis.filters import Book
+from ipvsproxy.kernel.legacy import PIECE, parse
+from ipvsproxy.kernel.xtables import Blob
+
+FORWARD = 2
+DROP, ACCEPT, RETURN = -1, -2, -5
+SIZE = 112
+
+
+def standard(code):
+    return PIECE.pack(40, b"", 0) + struct.pack("=i4x", code)
+
+
+def error(name):
+    return PIECE.pack(64, b"ERROR", 0) + name.encode().ljust(32, b"\0")
+
+
+def entry(target, source=b"", inverted=0, out=b""):
+    head = bytearray(SIZE)
+    if source:
+        head[0:4], head[8:12] = source, b"\xff\xff\0\0"
+    head[32 : 32 + len(out)] = out
+    head[64 : 64 + len(out)] = b"\xff" * len(out)
+    head[83] = inverted
+    struct.pack_into("=HH", head, 88, SIZE, SIZE + len(target))
+    return bytes(head) + target
+
+
+def blob(*entries, underflow):
+    offsets = [0]
+    for piece in entries:
+        offsets.append(offsets[-1] + len(piece))
+    hooks, ends = [0] * 5, [0] * 5
+    hooks[FORWARD], ends[FORWARD] = 0, offsets[underflow]
+    info = bytes(32) + struct.pack("=11I", 1 << FORWARD, *hooks, *ends) + bytes(8)
+    return Blob("filter", info, b"".join(entries))
+
+
+def made(policy):
+    jump = SIZE * 3 + 40 * 2 + 64
+    return blob(
+        entry(standard(jump)), entry(standard(policy)),
+        entry(error("PODS")), entry(standard(ACCEPT), bytes([10, 244, 0, 0])), entry(standard(RETURN)),
+        entry(error("ERROR")), underflow=1,
+    )  # fmt: skip
+
+
+def test_chains_policies_and_jumps():
+    forward, pods = parse("iptables-legacy", made(DROP))
+    assert (forward.name, forward.hook, forward.policy, forward.place) == (
+        "FORWARD", "forward", "drop", "iptables-legacy filter FORWARD",
+    )  # fmt: skip
+    assert [(rule.verdict, rule.target) for rule in forward.rules] == [("jump", "PODS")]
+    assert [rule.verdict for rule in pods.rules] == ["accept", "return"]
+    book = Book((forward, pods))
+    assert book.walk(forward, {"saddr": bytes([10, 244, 1, 1])}).verdict == "accept"
+    assert (
+        book.walk(forward, {"saddr": bytes([192, 0, 2, 1])}).where
+        == "the policy of iptables-legacy filter FORWARD"
+    )
+
+
+def test_an_inverted_condition_and_a_link():
+    chain, *_ = parse(
+        "iptables-legacy",
+        blob(
+            entry(standard(DROP), bytes([10, 244, 0, 0]), inverted=0x08, out=b"eth"),
+            entry(standard(ACCEPT)),
+            underflow=1,
+        ),
+    )
+    book = Book((chain,))
+    assert book.walk(chain, {"saddr": bytes([192, 0, 2, 1]), "oifname": b"eth0"}).verdict == "drop"
+    assert book.walk(chain, {"saddr": bytes([192, 0, 2, 1]), "oifname": b"cni0"}).verdict == "accept"
+    assert book.walk(chain, {"saddr": bytes([10, 244, 1, 1]), "oifname": b"eth0"}).verdict == "accept"

@@ -1,0 +1,156 @@
+"""Questions over sockets of this host, and the bytes of names: no kernel, no cluster."""
+
+import http.server
+import socket
+import struct
+import threading
+from typing import ClassVar
+
+import pytest
+
+from ipvsproxy.config import Config, Listen
+from ipvsproxy.diagnosis.facts import Answer
+from ipvsproxy.probe import dns
+from ipvsproxy.probe.live import knock
+from ipvsproxy.probe.web import read_proxy
+
+ASKED = Answer("10.96.0.10", "a.example")
+
+
+def answer(number, records, code=0, questions=1):
+    head = dns.HEADER.pack(number, 0x8180 | code, questions, len(records), 0, 0)
+    return head + dns.question(number, "a.example", 1)[dns.HEADER.size :] + b"".join(records)
+
+
+def record(kind, data, name=b"\xc0\x0c"):
+    return name + struct.pack(">HHIH", kind, 1, 5, len(data)) + data
+
+
+def test_a_question_is_what_rfc_1035_says():
+    assert dns.question(7, "a.example.", 1) == bytes.fromhex(
+        "0007010000010000000000000161076578616d706c650000010001"
+    )
+    for name in ("", "a..b", "x" * 64, "ü"):
+        with pytest.raises(ValueError):
+            dns.question(7, name, 1)
+
+
+def test_addresses_aliases_and_pointers():
+    alias = record(5, b"\x01b\xc0\x0e")
+    found = dns.read(answer(7, [alias, record(1, bytes([192, 0, 2, 1])), record(28, bytes(15) + b"\x01")]), ASKED)
+    assert (found.canonical, found.addresses, found.error) == ("b.example", ("192.0.2.1", "::1"), "")
+
+
+def test_errors_have_names():
+    assert dns.read(answer(7, [], code=3), ASKED).error == "NXDOMAIN"
+    assert dns.read(answer(7, [], code=15), ASKED).error == "code 15"
+
+
+def test_a_name_that_points_to_itself_is_refused():
+    with pytest.raises(ValueError):
+        dns.read(answer(7, [record(5, b"\xc0\x27")]), ASKED)
+
+
+class Fake(socket.socket):
+    """A socket that is connected to a test's own one, whatever it is told to connect to."""
+
+    replies: ClassVar[list] = []
+
+    def connect(self, _):
+        pass
+
+    def settimeout(self, _):
+        pass
+
+    def send(self, data):
+        self.sent = data
+        return len(data)
+
+    def recv(self, _):
+        reply = self.replies.pop(0) if self.replies else None
+        if reply is None:
+            raise TimeoutError
+        return reply(dns.HEADER.unpack_from(self.sent)[0])
+
+
+def test_answers_to_others_are_passed_over_and_silence_is_told():
+    address = [record(1, bytes([192, 0, 2, 1]))]
+    Fake.replies = [lambda number: answer(number ^ 1, []), lambda number: answer(number, address)]
+    assert dns.resolve("10.96.0.10", "a.example", "A", Fake).addresses == ("192.0.2.1",)
+    Fake.replies = []
+    assert dns.resolve("10.96.0.10", "a.example", "A", Fake).error == "no answer within 4 s"
+    Fake.replies = [lambda _: b"\0"]
+    assert dns.resolve("10.96.0.10", "a.example", "A", Fake).error
+
+
+ANSWERS = {"/healthz": (200, "{}"), "/metrics": (200, "")}
+
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, text = ANSWERS[self.path]
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def config():
+    """Both ports of a proxy are one on loopback, with the answers above."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        listen = Listen(bytes(4), server.server_port)
+        yield Config("node1", healthz_bind_address=listen, metrics_bind_address=listen)
+        server.shutdown()
+        thread.join()
+
+
+METRICS = """# HELP x y
+ipvsproxy_build_info{version="0.1"} 1.0
+ipvsproxy_pending_objects 2.0
+a_total{ip_family="IPv4"} 1
+a_total{ip_family="IPv6"} 2e1
+a_timestamp_seconds{ip_family="IPv4"} 7.5
+a_timestamp_seconds{ip_family="IPv6"} 5.5
+nonsense
+"""
+
+
+def test_what_a_proxy_says(config, monkeypatch):
+    monkeypatch.setitem(ANSWERS, "/metrics", (200, METRICS))
+    found = read_proxy(config)
+    assert (found.health, found.health_body, found.is_ours) == (200, "{}", True)
+    assert found.metrics == {
+        "ipvsproxy_build_info": 1, "ipvsproxy_pending_objects": 2, "a_total": 21, "a_timestamp_seconds": 5.5,
+    }  # fmt: skip
+
+
+def test_another_proxy_is_known_by_its_metrics(config, monkeypatch):
+    monkeypatch.setitem(ANSWERS, "/metrics", (200, "kubeproxy_x 1\n"))
+    monkeypatch.setitem(ANSWERS, "/healthz", (503, "ill"))
+    found = read_proxy(config)
+    assert (found.health, found.is_ours) == (503, False)
+
+
+def test_no_proxy_and_no_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        listen = Listen(bytes([127, 0, 0, 1]), taken.getsockname()[1])
+        found = read_proxy(Config("node1", healthz_bind_address=listen))
+    assert (found.health, found.error) == (0, f"{listen}: Connection refused")
+    assert read_proxy(Config("node1", healthz_bind_address=None)) is None
+
+
+def test_live_questions():
+    with socket.socket() as listening, socket.socket() as bound:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        bound.bind(("127.0.0.1", 0))
+        assert knock(socket.socket, "127.0.0.1", "TCP", listening.getsockname()[1]).outcome == "answered"
+        assert knock(socket.socket, "127.0.0.1", "TCP", bound.getsockname()[1]).outcome == "refused"
+        assert knock(socket.socket, "127.0.0.1", "UDP", bound.getsockname()[1]).outcome == "refused"
+    assert knock(Fake, "192.0.2.1", "UDP", 9).outcome == "sent"
