@@ -38,6 +38,7 @@ from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.outside import Outside
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.reload import FileWatcher
+from ipvsproxy.serve.traffic import Look
 from nft import Libnftables, NftError, Transaction
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -64,6 +65,8 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     config = replace(config, families=_families(config))
     inbox = Inbox()
     outside = Outside(config, log_settings.set_verbosity)
+    if config.service_metrics:
+        outside.show_traffic(_kernel_counters())
     objects, door = source(config, outside.observe_request)
     _listen(outside, door)
     lock = Lock()
@@ -206,6 +209,13 @@ def source(config: Config, observe: Observe) -> tuple[Source, Door | None]:
 
     api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe)
     return api, api.client
+
+
+def _kernel_counters() -> Callable[[], Look]:
+    """Return how the kernel's counters are opened; imported here, since most proxies show none."""
+    from ipvsproxy.kernel.view import View
+
+    return View
 
 
 def _listen(outside: Outside, door: Door | None) -> None:

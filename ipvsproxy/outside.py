@@ -15,6 +15,7 @@ from ipvsproxy.report import Report
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import Address, Listener
+from ipvsproxy.serve.traffic import Look, Traffic
 
 LAST_WORDS_SECONDS = 15.0
 
@@ -32,6 +33,10 @@ class Outside:
     def report(self) -> Report:
         """What the loop is to tell its facts to."""
         return self._board
+
+    def show_traffic(self, look: Callable[[], Look]) -> None:
+        """Have counters of single Services among the metrics; `look` opens the kernel's, for any thread."""
+        self._board.show_traffic(Traffic(self._config.service_metrics, look))
 
     def observe_request(self, verb: str, host: str, code: str, seconds: float) -> None:
         """Take note of a request to the API server; for any thread."""

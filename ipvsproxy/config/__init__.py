@@ -1,6 +1,7 @@
 """Settings: from flags, files and the environment to one checked, frozen `Config`."""
 
 from ipvsproxy.config.model import (
+    ALL_SERVICES,
     PRIMARY,
     Config,
     Conntrack,
@@ -12,6 +13,7 @@ from ipvsproxy.config.model import (
 )
 
 __all__ = [
+    "ALL_SERVICES",
     "PRIMARY",
     "Config",
     "Conntrack",

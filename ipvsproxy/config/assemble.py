@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from ipvsproxy.address import parse_ip
-from ipvsproxy.config.check import KUBERNETES_VERSION, gate
+from ipvsproxy.config.check import KUBERNETES_VERSION, SERVICE_METRICS, gate
 from ipvsproxy.config.document import tree
 from ipvsproxy.config.kinds import NANOSECONDS
 from ipvsproxy.config.model import (
+    ALL_SERVICES,
     Config,
     Conntrack,
     DetectLocalMode,
@@ -35,6 +36,7 @@ def config(settings: Settings, host_name: str) -> Config:
         exclude_cidrs=tuple(values["ipvs.excludeCIDRs"]),
         vip_mode=VipMode(values["vipMode"]),
         drain_timeout=_seconds(values["drainTimeout"]),
+        service_metrics=_service_metrics(values["serviceMetrics"]),
         kubernetes_version=version if version.startswith("v") else KUBERNETES_VERSION,
         verbosity=values["logging.verbosity"],
         vmodule=tuple((item["filePattern"], item["verbosity"]) for item in values["logging.vmodule"]),
@@ -46,6 +48,10 @@ def config(settings: Settings, host_name: str) -> Config:
         **_host(values),
         **_servers(values),
     )
+
+
+def _service_metrics(text: str) -> int:
+    return {"off": 0, "all": ALL_SERVICES}[text] if text in SERVICE_METRICS else int(text)
 
 
 def _traffic(values: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ GATES = {
     "LoggingAlphaOptions": False,
 }
 """Gates with an effect here, and their defaults. All other names are accepted (contract 1.8)."""
+SERVICE_METRICS = ("off", "all")
+NUMBER = re.compile("[1-9][0-9]{0,5}")
 ALPHA_LOGGING = ("splitStream", "infoBufferSize")
 
 NOT_NEGATIVE = (
@@ -106,6 +108,9 @@ def _all(values: dict[str, Any]) -> Iterator[Problem]:
         if values["featureGates"].get(name, wanted) is not wanted:
             yield "featureGates", values["featureGates"], f"{name} is locked to {str(wanted).lower()}"
     yield from _logging(values)
+    shown = values["serviceMetrics"]
+    if shown not in SERVICE_METRICS and not NUMBER.fullmatch(shown):
+        yield "serviceMetrics", shown, "must be off, all or a number of Services above 0"
     version = values["--version"]
     if version not in ("true", "false", "raw") and not VERSION.fullmatch(version):
         yield "--version", version, "must be true, false, raw or a version such as v1.36.2"

@@ -13,6 +13,7 @@ from typing import Any
 from ipvsproxy.address import format_endpoint, format_ip
 
 PRIMARY = "primary"
+ALL_SERVICES = -1
 
 
 class DetectLocalMode(StrEnum):
@@ -85,6 +86,7 @@ class Config:
     effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, for /configz; `flags` are all flags
     with their values as text, for /flagz; `files` are the configuration files with the bytes that were read.
     `vmodule` are patterns of file names with the verbosity there.
+    `service_metrics` is for how many Services there are counters of their own, `ALL_SERVICES` for all.
     `families` are the IP families in which Services are served: those that the host supports.
     """
 
@@ -111,6 +113,7 @@ class Config:
     exclude_cidrs: tuple[str, ...] = ()
     vip_mode: VipMode = VipMode.AUTO
     drain_timeout: float = 0.0
+    service_metrics: int = 0
 
     strict_arp: bool = False
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()

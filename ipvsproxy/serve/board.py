@@ -16,6 +16,7 @@ from ipvsproxy.serve.health import Health, responder
 from ipvsproxy.serve.http import Address, Listener, Server
 from ipvsproxy.serve.metrics import Metrics
 from ipvsproxy.serve.services import GROUP, ServicePorts
+from ipvsproxy.serve.traffic import Traffic
 
 FAMILIES = (4, 6)
 MAX_TRIGGERS = 10_000
@@ -37,11 +38,19 @@ class Board(Report):
         self._lacking_counts: Counter[tuple[str, int]] = Counter()
         self._started = time.time()
         self._triggers: list[float] = []
+        self._traffic: Traffic | None = None
         self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
 
+    def show_traffic(self, traffic: Traffic) -> None:
+        """Have counters of single Services and endpoints among the metrics."""
+        self._traffic = traffic
+        self.metrics.show_traffic(traffic)
+
     def holders(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
-        """Keep the question for the page that asks it."""
+        """Keep the question for the page, and for the counters, that ask it."""
         self._read_holders = read
+        if self._traffic is not None:
+            self._traffic.holders = read
 
     def _holders(self) -> Mapping[FrontendKey, str]:
         return self._read_holders()

@@ -5,16 +5,19 @@ no meaning here (iptables-only, Go runtime) is absent. The registry is our own, 
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from ipvsproxy.plan.local import EXTERNAL, INTERNAL
 from ipvsproxy.report import Sync
 from ipvsproxy.serve.health import FAMILY_NAMES
+from ipvsproxy.serve.traffic import Series, Traffic
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 PROGRAMMING_BUCKETS = (0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
@@ -100,6 +103,10 @@ class Metrics:
         self._repairs = self._counter("ipvsproxy_repairs_total", "Kernel objects found not as they were left")
         self._health_ports = self._gauge("ipvsproxy_health_check_ports", "Services with a healthCheckNodePort")
         self._notices = self._counter("ipvsproxy_events_total", "Events by what became of them", ("result",))
+
+    def show_traffic(self, traffic: Traffic) -> None:
+        """Show counters of single Services and endpoints from now on."""
+        self.registry.register(_TrafficCollector(traffic))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its content type."""
@@ -207,3 +214,42 @@ class Metrics:
     def _histograms(self, name: str, words: str, buckets: tuple[float, ...]) -> dict[int, Histogram]:
         metric = self._histogram(name, words, FAMILY, buckets)
         return {number: metric.labels(text) for number, text in self._names.items()}
+
+
+class _TrafficCollector(Collector):
+    """Counters of single Services and endpoints, asked for at each scrape."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    def describe(self) -> list[Metric]:
+        """Name nothing beforehand, so that registering asks no kernel."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all counters as they are now."""
+        series = self._traffic.series()
+        wholes = [item for item in series if not item.endpoint]
+        parts = [item for item in series if item.endpoint]
+        yield from _counted("service", ("namespace", "service", "frontend"), wholes)
+        yield from _counted("endpoint", ("namespace", "service", "frontend", "endpoint"), parts)
+        words = "Time that the last reading of these counters took"
+        yield GaugeMetricFamily("ipvsproxy_traffic_reading_seconds", words, value=self._traffic.seconds)
+
+
+def _counted(what: str, labels: tuple[str, ...], series: Iterable[Series]) -> Iterator[Metric]:
+    name, of = f"ipvsproxy_{what}", f"of each {what}, on each of its frontends"
+    opened = CounterMetricFamily(f"{name}_connections", f"Connections {of}", labels=labels)
+    packets = CounterMetricFamily(f"{name}_packets", f"Packets {of}", labels=(*labels, "direction"))
+    octets = CounterMetricFamily(f"{name}_bytes", f"Bytes {of}", labels=(*labels, "direction"))
+    now = GaugeMetricFamily(f"{name}_current_connections", f"Connections now {of}", labels=(*labels, "state"))
+    for item in series:
+        told, counters = item.labels, item.counters
+        opened.add_metric(told, counters.connections)
+        packets.add_metric((*told, "in"), counters.in_packets)
+        packets.add_metric((*told, "out"), counters.out_packets)
+        octets.add_metric((*told, "in"), counters.in_bytes)
+        octets.add_metric((*told, "out"), counters.out_bytes)
+        now.add_metric((*told, "active"), item.active)
+        now.add_metric((*told, "inactive"), item.inactive)
+    yield from (opened, packets, octets, now)

@@ -32,6 +32,7 @@ from ipvsproxy.diagnosis.service import diagnose_service
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from ipvsproxy.probe.web import read_metrics
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 
@@ -70,7 +71,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for name in ("p11", "p12", "p21"):
         lab.responder.listen(lab.host(name), 8080)
     names = NameServer({KUBERNETES: API}, {EXTERNAL: DECLARED})
-    proxy = lab.proxy(node, folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=1h"])
+    proxy = lab.proxy(node, folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=1h", "--service-metrics=2"])
     config = Config(
         "node1", manifests=folder.path, cluster_cidrs=tuple(CLUSTER_CIDRS.split(",")), sync_period=3600.0
     )
@@ -349,6 +350,31 @@ def test_one_service_through_its_steps(world: World) -> None:
     assert any("10.244.2.10:8080" in line and "answered" in line for line in evidence)
     assert walk(world, "default/nothing")[0].summary == "there is no Service default/nothing"
     assert told(walk(world, "default/else")) == []
+
+
+def test_counters_of_services_and_endpoints(world: World) -> None:
+    """Of three Services the two with traffic are shown, as soon as the pause between two looks is over."""
+    assert probe(world.lab.client.netns, world.node.ipv4, NODE_PORT).outcome == "answered"
+    world.findings()  # asks the name server
+
+    def shown() -> dict[str, float]:
+        with netns.inside(world.node.netns):
+            text = read_metrics(world.config)
+        lines = (line.rpartition(" ") for line in (text or "").splitlines() if "kubernetes_io" not in line)
+        return {name: float(value) for name, _, value in lines if name.startswith("ipvsproxy_")}
+
+    whole = f'service="web",frontend="{world.node.ipv4}:{NODE_PORT}/TCP"'
+    labels = f'{{frontend="{world.node.ipv4}:{NODE_PORT}/TCP",namespace="default",service="web"}}'
+    name = f"ipvsproxy_service_connections_total{labels}"
+    eventually(lambda: shown().get(name, 0) >= 1)
+    found = shown()
+    parts = [value for key, value in found.items() if key.startswith("ipvsproxy_endpoint_connections_total")
+             and f"{NODE_PORT}/TCP" in key]  # fmt: skip
+    assert len(parts) == 3
+    assert sum(parts) == found[name], whole
+    told = " ".join(found)
+    assert 'service="kube-dns"' in told
+    assert 'service="kubernetes"' not in told
 
 
 def test_an_endpoint_that_does_not_listen_is_the_cause(world: World) -> None:

@@ -54,6 +54,8 @@ def found(*arguments):
         ("--hostname-override= ", "must not be blank"),
         ("--vip-mode=magic", "'route'"),
         ("--drain-timeout=-1s", "invalid value '-1s': must be greater than or equal to 0"),
+        ("--service-metrics=some", "invalid value 'some': must be off, all or a number of Services above 0"),
+        ("--service-metrics=0", "invalid value '0': must be off, all or a number of Services above 0"),
     ],
 )
 def test_one_problem_with_its_flag(argument, words):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.config import DetectLocalMode, Listen, VipMode
+from ipvsproxy.config import ALL_SERVICES, DetectLocalMode, Listen, VipMode
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import problems, refusal
 from ipvsproxy.config.commandline import parse
@@ -132,6 +132,9 @@ def test_our_own_settings_come_from_three_places(file):
     assert config("--vip-mode=auto", IPVSPROXY_VIP_MODE="address").vip_mode is VipMode.AUTO
     assert config("--drain-timeout=1h30m").drain_timeout == 5400
     assert config().drain_timeout == 0
+    assert config().service_metrics == 0
+    assert config("--service-metrics=all").service_metrics == ALL_SERVICES
+    assert config("--service-metrics=25").service_metrics == 25
     made = config(f"--config={KUBEADM}", f"--extra-config={extra}")
     assert made.vip_mode is VipMode.ROUTE
     assert [path for path, _ in made.files] == [KUBEADM, extra]

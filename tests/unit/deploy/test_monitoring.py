@@ -1,0 +1,117 @@
+"""Dashboard and alert rules ask for metrics and labels that exist, and every alert is explained."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from ipvsproxy.inspect.model import Counters
+from ipvsproxy.serve.board import Board
+from ipvsproxy.serve.traffic import Series
+
+ROOT = Path(__file__).parents[3]
+ALERTS = ROOT / "deploy/monitoring/alerts.yaml"
+DASHBOARD = json.loads((ROOT / "deploy/monitoring/dashboard.json").read_text())
+RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+NAME = re.compile(r"\b(?:kubeproxy|ipvsproxy|rest_client|process)_\w+")
+SELECTED = re.compile(r"\b((?:kubeproxy|ipvsproxy|rest_client|process)_\w+)\{([^}]*)\}")
+GROUPED = re.compile(r"\bby \(([^)]*)\)")
+FROM_PROMETHEUS = {"instance", "le"}
+
+
+class Counted:
+    """Traffic of one Service with one endpoint, so that its metrics are all there."""
+
+    seconds = 0.0
+
+    def series(self):
+        return [Series("a", "b", "f", end, Counters()) for end in ("", "e")]
+
+
+def _known():
+    """Return the labels of every sample, by its name."""
+    board = Board(30, lambda _: None)
+    board.metrics.show_traffic(Counted())
+    board.metrics.requested("GET", "h", "200", 0.1)
+    text = board.metrics.exposition("")[0].decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {sample.name: set(sample.labels) for sample in samples}
+
+
+KNOWN = _known()
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = {
+    **{f"alert {rule['alert']}": rule["expr"] for rule in RULES},
+    **{f"panel {p['title']} {t['refId']}": t["expr"] for p in PANELS for t in p["targets"]},
+    **{f"variable {v['name']}": v["definition"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"},
+}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS)
+def test_metrics_and_labels_exist(expression):
+    names = NAME.findall(expression)
+    assert names
+    assert not {name for name in names if name not in KNOWN}
+    for name, selectors in SELECTED.findall(expression):
+        assert set(re.findall(r"(\w+)\s*[=!]", selectors)) <= KNOWN[name] | FROM_PROMETHEUS
+    labels = {label.strip() for group in GROUPED.findall(expression) for label in group.split(",")}
+    assert labels <= set.union(*(KNOWN[name] for name in names)) | FROM_PROMETHEUS
+    assert expression.count("(") == expression.count(")")
+
+
+def test_legends_name_labels_that_are_left():
+    for panel in PANELS:
+        for target in panel["targets"]:
+            wanted = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            grouped = GROUPED.findall(target["expr"])
+            names = NAME.findall(target["expr"])
+            left = (
+                {label.strip() for label in grouped[-1].split(",")} if grouped else KNOWN[names[0]] | {"instance"}
+            )
+            assert wanted <= left, (panel["title"], wanted, left)
+
+
+def test_counters_are_looked_at_as_rates():
+    """A counter alone, or a rate of a gauge, says nothing."""
+    for expression in EXPRESSIONS.values():
+        for name in NAME.findall(expression):
+            if (
+                name.endswith(("_total", "_bucket"))
+                and name != "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
+            ):
+                assert re.search(rf"(rate|increase)\({name}|label_values\({name}", expression), expression
+            else:
+                assert not re.search(rf"(rate|increase)\({name}\b", expression), expression
+
+
+def test_alerts_are_complete():
+    text = (ROOT / "docs/operations.md").read_text()
+    for rule in RULES:
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+        assert {"summary", "description"} <= rule["annotations"].keys()
+        assert rule["for"]
+        assert rule["alert"] in text
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+
+
+def test_panels_do_not_overlap():
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    taken = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool")
+def test_promtool_accepts_the_rules():
+    done = subprocess.run(["promtool", "check", "rules", ALERTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
