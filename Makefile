@@ -18,7 +18,7 @@ SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check unit vagrant-check integration integration-all conformance bench \
+.PHONY: help demo test test-all check unit vagrant-check integration integration-all conformance picture bench \
         usermode image image-root lock clean
 
 help:  ## this list
@@ -54,6 +54,9 @@ integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
 
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
 	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)
+
+picture: $(VENV)  ## draw the pictures in docs/ anew, from real commands in the lab
+	$(RUN) -- $(PY) tests/integration/picture.py | $(PY) tools/picture
 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)

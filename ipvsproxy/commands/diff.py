@@ -37,7 +37,7 @@ def run(given: Given) -> int:
     listed = objects.read(config)
     try:
         with View() as view:
-            wanted = objects.desired(config, listed, view.other_addresses())
+            wanted = objects.desired(config, listed, view.other_addresses(), view.reserved())
             found = [*surroundings(config, view), *_differences(config, wanted, view)]
     except (KernelError, OSError) as error:
         raise Failed(f"the kernel cannot be read: {error}") from error

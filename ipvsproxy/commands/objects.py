@@ -22,6 +22,7 @@ from ipvsproxy.kube.inbox import Failed as SourceFailed
 from ipvsproxy.kube.inbox import Inbox, Kind, Listed
 from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.kube.manifests import SUFFIXES, Folder
+from ipvsproxy.plan.node import Reserved
 from ipvsproxy.report import Report
 
 API_SECONDS = 60.0
@@ -107,12 +108,14 @@ def _api_services(config: Config) -> Iterator[_Labelled]:
         client.close()
 
 
-def desired(config: Config, objects: Iterable[Listed], link_addresses: Iterable[bytes]) -> Desired:
-    """Return what a node with these addresses should have."""
+def desired(
+    config: Config, objects: Iterable[Listed], link_addresses: Iterable[bytes], reserved: Iterable[Reserved] = ()
+) -> Desired:
+    """Return what a node with these addresses, that depends on the reserved ones, should have."""
     wanted = Desired(config, Report())
     for listed in objects:
         wanted.store.apply(listed)
-    wanted.look_at_node(link_addresses)
+    wanted.look_at_node(link_addresses, reserved)
     wanted.store.all_dirty()
     wanted.plan(wanted.store.take_dirty())
     return wanted

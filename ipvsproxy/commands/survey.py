@@ -17,6 +17,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, Settings
 from ipvsproxy.diagnosis.shape import rules_by_chain
+from ipvsproxy.inspect.difference import Action, Change, changes
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.filters import read_chains
 from ipvsproxy.kernel.kernel import TABLE
@@ -29,8 +30,8 @@ from ipvsproxy.kernel.view import View
 from ipvsproxy.kernel.xtables import legacy_leftovers
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
-from ipvsproxy.plan.diff import IpvsStep, Verb, diff
 from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import FrontendKey, KernelState
 from ipvsproxy.probe.dns import resolve
@@ -56,11 +57,11 @@ class Seen(NamedTuple):
 def survey(config: Config, cluster_domain: str) -> Seen:
     """Look at everything."""
     facts = Facts(settings=_settings(config))
-    kernel = _read_kernel(facts, config)
+    kernel, reserved = _read_kernel(facts, config)
     objects = _read_objects(facts, config)
     wanted = None
     if objects is not None:
-        wanted = _wanted(facts, config, objects)
+        wanted = _wanted(facts, config, objects, reserved)
         if kernel is not None:
             facts.drift = tuple(drift(wanted, kernel, excluded=map(parse_cidr, config.exclude_cidrs)))
         else:
@@ -91,11 +92,12 @@ def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
         return None
 
 
-def _read_kernel(facts: Facts, config: Config) -> KernelState | None:
-    """Read what belongs to the kernel, and return its state for the comparison with what is wanted."""
+def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, tuple[Reserved, ...]]:
+    """Read what belongs to the kernel; return its state, and the addresses that the node depends on."""
     with View() as view:
         state = _tried(facts, "state", lambda: _state(view)) if view.has_ipvs else None
         others = _tried(facts, "links", view.other_addresses) or frozenset()
+        reserved = _tried(facts, "links", lambda: tuple(view.reserved())) or ()
         has_ipvs = view.has_ipvs
     facts.links = _tried(facts, "links", read_links)
     facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
@@ -106,7 +108,7 @@ def _read_kernel(facts: Facts, config: Config) -> KernelState | None:
         facts.servers = tuple(as_fact(key, s.server, s.weights) for key, s in sorted(state.servers.items()))
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
-    return state
+    return state, reserved
 
 
 def _state(view: View) -> KernelState:
@@ -139,10 +141,10 @@ def _read_objects(facts: Facts, config: Config) -> Objects | None:
     return objects
 
 
-def _wanted(facts: Facts, config: Config, objects: Objects) -> Desired:
+def _wanted(facts: Facts, config: Config, objects: Objects, reserved: Iterable[Reserved]) -> Desired:
     """Plan everything as the proxy would, and note what of it concerns the node."""
     here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
-    wanted = desired(of_this_host(config), objects.listed(), here)
+    wanted = desired(of_this_host(config), objects.listed(), here, reserved)
     facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
     held = set(map(format_ip, here))
     facts.held_vips = {
@@ -159,42 +161,28 @@ def drift(
 ) -> Iterator[str]:
     """Yield in words what would have to change in the kernel to make it (or only some frontends) as wanted."""
     ranges = tuple(excluded)
-    looked_at = desired.ledger.everything()
-    if only is None:
-        looked_at.slots |= kernel.elements.keys()
-        looked_at.servers |= kernel.servers.keys()
-        looked_at.vips |= {vip.address for vip in kernel.vips}
-    else:
-        looked_at.servers = only
-        looked_at.vips &= {key.address for key in only}
-        looked_at.slots = {s for key in only for s in elements(desired.ledger.frontends[key]).own}
-    steps = diff(looked_at, desired.ledger, kernel, lambda key: any(key.address in cidr for cidr in ranges))
-    for step in (*steps.added, *steps.removed):
-        yield _words(step, kernel)
-    yield from (f"VIP {format_ip(vip.address)} is missing" for vip in steps.bound)
-    yield from (f"VIP {format_ip(vip.address)} is not wanted" for vip in steps.unbound)
-    for element in (*steps.raised, *steps.lowered):
-        wrong = (
-            "not wanted" if element.value is None else f"not {element.value}" if element.replaces else "missing"
-        )
-        yield f"{element.slot.set} {{ {element.slot.key} }} is {wrong}"
+    found = changes(desired.ledger, kernel, lambda key: any(key.address in cidr for cidr in ranges))
+    for change in found:
+        if only is None or _concerns(change, only, desired):
+            yield _words(change)
 
 
-def _words(step: IpvsStep, kernel: KernelState) -> str:
-    destinations = ", ".join(map(str, step.destinations))
-    match step.verb:
-        case Verb.NEW_SERVICE:
-            return f"virtual server {step.key} is missing"
-        case Verb.SET_SERVICE:
-            return f"virtual server {step.key} is {kernel.servers[step.key].server}, not {step.server}"
-        case Verb.DEL_SERVICE:
-            return f"virtual server {step.key} is not wanted"
-        case Verb.NEW_DEST:
-            return f"{step.key} lacks {destinations}"
-        case Verb.SET_DEST:
-            return f"{step.key}: the weight of {destinations} is not {step.weight}"
-        case Verb.DEL_DEST:
-            return f"{step.key} should not have {destinations}"
+def _concerns(change: Change, only: set[FrontendKey], desired: Desired) -> bool:
+    if change.object == "VIP":
+        return change.name in {format_ip(key.address) for key in only}
+    if change.object == "element":
+        own = (slot for key in only for slot in elements(desired.ledger.frontends[key]).own)
+        return change.name in {f"{slot.set} {{ {slot.key} }}" for slot in own}
+    return change.frontend in set(map(str, only))
+
+
+def _words(change: Change) -> str:
+    what = f"{change.object} {change.name}" + (f" of {change.frontend}" if change.object == "endpoint" else "")
+    if change.action is Action.ADD:
+        return f"{what} is missing"
+    if change.action is Action.REMOVE:
+        return f"{what} is not wanted"
+    return f"{what} is {change.was}, not {change.wanted}"
 
 
 # DNS

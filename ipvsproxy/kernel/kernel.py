@@ -15,7 +15,7 @@ from ipvsproxy.address import format_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
-from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.netlink import KernelError, Lost
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.ruleset import Ruleset
@@ -41,7 +41,6 @@ VERIFIED_AT_ONCE = 1000
 LOGGED_AT_ONCE = 10
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
-DNS_PORT = 53
 
 log = structlog.get_logger()
 
@@ -225,12 +224,7 @@ class Kernel:
 
     def reserved(self) -> Iterator[Reserved]:
         """Yield addresses that this node depends on: gateways, tunnels, DNS servers. Raises KernelError."""
-        for address in self._links.gateways():
-            yield Reserved(address, "a gateway")
-        for address in self._links.tunnel_ends():
-            yield Reserved(address, "a node behind a tunnel")
-        for address in self._nameservers():
-            yield Reserved(address, "a DNS server", DNS_PORT)
+        return reserved(self._links, self._nameservers())
 
     def _change_elements(self, steps: Sequence[ElementStep], failed: Touched) -> None:
         if not steps:

@@ -14,7 +14,7 @@ import errno
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from pyroute2 import IPRoute
@@ -35,6 +35,7 @@ from ipvsproxy.kernel.netlink import (
     message,
     messages_in,
 )
+from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import Vip, VipForm
 
 LINK_NAME = "kube-ipvs0"
@@ -42,6 +43,7 @@ LINK_NAME = "kube-ipvs0"
 ROUTE_PROTOCOL = 118
 """rtm_protocol of our routes; unused in iproute2's rt_protos."""
 NETLINK_ROUTE = 0
+DNS_PORT = 53
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 ADDRESS_NEWS = (RTM_NEWADDR, RTM_DELADDR)
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
@@ -200,6 +202,16 @@ def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, byte
     flags = NLM_F_CREATE | NLM_F_APPEND if add else 0
     framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)
     return framed[:8], framed[12 : len(framed) - len(tail) - length], tail
+
+
+def reserved(links: Links, nameservers: Iterable[bytes]) -> Iterator[Reserved]:
+    """Yield addresses that this node depends on: gateways, tunnels, DNS servers. Raises Lost."""
+    for address in links.gateways():
+        yield Reserved(address, "a gateway")
+    for address in links.tunnel_ends():
+        yield Reserved(address, "a node behind a tunnel")
+    for address in nameservers:
+        yield Reserved(address, "a DNS server", DNS_PORT)
 
 
 class AddressWatcher(threading.Thread):

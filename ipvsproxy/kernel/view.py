@@ -6,21 +6,23 @@ a node with fifty thousand of them. Only `servers` and `elements` read a whole t
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
 from ipvsproxy.inspect import elements
 from ipvsproxy.inspect.elements import SHAPES, Field
 from ipvsproxy.inspect.model import Match, Real, Route, Virtual
+from ipvsproxy.kernel import host
 from ipvsproxy.kernel.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.elements import Elements
 from ipvsproxy.kernel.ipvs import SMALL_READ
 from ipvsproxy.kernel.ipvs_wire import GET_DEST, GET_SERVICE, key_attribute, u32
 from ipvsproxy.kernel.kernel import TABLE
-from ipvsproxy.kernel.links import NETLINK_ROUTE, RTA_DST, RTA_OIF, RTM_GETROUTE, RTMSG, RTN_LOCAL, Links
+from ipvsproxy.kernel.links import NETLINK_ROUTE, RTA_DST, RTA_OIF, RTM_GETROUTE, RTMSG, RTN_LOCAL, Links, reserved
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, generic, generic_family, message
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import FrontendKey, ServerState, Slot, Vip
 
 NETLINK_GENERIC = 16
@@ -145,6 +147,10 @@ class View:
         """Return the addresses of all links but kube-ipvs0."""
         self._links.look()
         return self._links.other_addresses()
+
+    def reserved(self) -> Iterator[Reserved]:
+        """Yield the addresses that this node depends on."""
+        return reserved(self._links, host.nameservers())
 
     def route(self, address: bytes) -> Route | None:
         """Return the way to an address, None where there is none."""

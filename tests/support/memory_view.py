@@ -37,6 +37,9 @@ class MemoryView:
     def vips(self):
         return {Vip(address, VipForm.ADDRESS) for address in self.state.vips}
 
+    def reserved(self):
+        return ()
+
     def other_addresses(self):
         return frozenset(self.state.here)
 

@@ -3,6 +3,7 @@
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -215,5 +216,6 @@ def test_the_compatibility_page_names_all_and_no_other(metered):
     rows = page.partition("\n## Metrics\n")[2].partition("\n## ")[0].splitlines()
     promised = [row.split("|") for row in rows if row.startswith("| `")]
     named = {name for _, names, here, *_ in promised if here.strip() != "absent" for name in NAME.findall(names)}
+    metered.board.metrics.show_traffic(SimpleNamespace(seconds=0.0, series=list))
     text = metered.board.metrics.exposition("")[0].decode()
     assert named == set(re.findall(rf"^# TYPE ({NAME.pattern}) ", text, re.MULTILINE))
