@@ -177,7 +177,9 @@ class Loop:
         self._look_at_node()
         shadow, (first, rest) = self._kernel.shadow, self._desired.stages()
         changes = 0
-        if first and rest and not (shadow.servers or shadow.vips):
+        # A start that is tried again has planned everything already, perhaps with other facts.
+        is_new = not (shadow.servers or shadow.vips or self._desired.ledger.frontends)
+        if first and rest and is_new:
             changes += self._bring_up(first)
             log.info("API server and DNS answer", services=len(first), seconds=self._since(began))
         else:
