@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ipvsproxy import cli
-from ipvsproxy.commands.table import COMMANDS
+from ipvsproxy.commands.table import COMMANDS, LETTERS
 from ipvsproxy.config.commandline import Grammar, WrongUsage, parse
 from ipvsproxy.config.kinds import BOOL, choice
 from ipvsproxy.config.table import BY_FLAG
 
+DOCS = Path(__file__).parents[3] / "docs" / "commands.md"
 LOOKING = [command for command in COMMANDS if command.module]
 
 
@@ -45,6 +47,15 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(command, capsy
     assert f"usage: ipvsproxy {command.name}" in capsys.readouterr().out
     assert cli.main([command.name, "--nonsense"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "Error: unknown flag: --nonsense"
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=lambda command: command.name)
+def test_every_command_and_flag_is_documented(command):
+    section = DOCS.read_text().partition(f"\n## {command.name}\n")[2].partition("\n## ")[0]
+    assert section
+    for row in command.own:
+        spellings = [f"--{row.flag}", *([f"`-{LETTERS[row.flag]}"] if row.flag in LETTERS else [])]
+        assert any(spelling in section for spelling in spellings), row.flag
 
 
 @pytest.mark.parametrize("words", [[], ["tcsh"], ["bash", "zsh"]])
