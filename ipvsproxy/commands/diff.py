@@ -33,18 +33,18 @@ def run(given: Given) -> int:
     """Compare once."""
     if given.words:
         raise WrongUsage("diff takes no words")
-    config = objects.of_this_host(given.config)
-    listed = objects.read(config)
+    config = given.config
+    found = objects.read(config)
     try:
         with View() as view:
-            wanted = objects.desired(config, listed, view.other_addresses(), view.reserved())
-            found = [*surroundings(config, view), *_differences(config, wanted, view)]
+            wanted = objects.desired_here(config, found, view)
+            changed = [*surroundings(config, view), *_differences(config, wanted, view)]
     except (KernelError, OSError) as error:
         raise Failed(f"the kernel cannot be read: {error}") from error
     services = {str(key): wanted.ledger.owner(key) for key in wanted.ledger.frontends}
-    document = {"changes": [_document(change, services.get(change.frontend, "")) for change in found]}
-    emit(given.flags["output"], "Diff", document, _parts(found, services))
-    return FOUND if found else FINE
+    document = {"changes": [_document(change, services.get(change.frontend, "")) for change in changed]}
+    emit(given.flags["output"], "Diff", document, _parts(changed, services))
+    return FOUND if changed else FINE
 
 
 def _differences(config: Config, wanted: Desired, view: View) -> Iterator[Change]:

@@ -35,8 +35,7 @@ def names(config: Config, view: View) -> Names:
     """Return all names that can be had. Raises Failed when the objects asked for cannot be read."""
     if config.manifests is None and config.kubeconfig is None:
         return _of_running(config)
-    here = objects.of_this_host(config)
-    ledger = objects.desired(here, objects.read(here), view.other_addresses()).ledger
+    ledger = objects.desired_here(config, objects.read(config), view).ledger
     return Names({str(key): ledger.owner(key) for key in ledger.frontends})
 
 

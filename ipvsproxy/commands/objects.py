@@ -1,123 +1,75 @@
-"""Objects read once, from where the proxy would read them, and what this node should have of them.
+"""What this node should have by the objects as they are now; read once, from where the proxy would read them."""
 
-Nothing is written, and nothing of a kernel is needed but the addresses of this node's links.
-"""
-
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 
-from ipvsproxy import app
 from ipvsproxy.commands.given import Failed
+from ipvsproxy.commands.output import note
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.kernel import host
-from ipvsproxy.kube.api import Trouble
-from ipvsproxy.kube.documents import Unreadable, read_items
-from ipvsproxy.kube.inbox import Failed as SourceFailed
-from ipvsproxy.kube.inbox import Inbox, Kind, Listed
-from ipvsproxy.kube.kubeconfig import Unusable
-from ipvsproxy.kube.manifests import SUFFIXES, Folder
+from ipvsproxy.kernel.view import View
+from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.report import Report
-
-API_SECONDS = 60.0
-
-
-def read(config: Config) -> list[Listed]:
-    """Return all objects of the folder or the API server that the settings name. Raises Failed."""
-    if config.manifests is not None:
-        return _read_folder(config)
-    inbox = Inbox()
-    source, _ = app.source(config, lambda *_: None)
-    source.start(inbox)
-    found: dict[Kind, Listed] = {}
-    deadline = time.monotonic() + API_SECONDS
-    while len(found) < len(Kind):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise Failed(f"the API server has not answered within {API_SECONDS:.0f} s")
-        for event in inbox.take(left):
-            if isinstance(event, SourceFailed):
-                raise Failed(event.reason)
-            if isinstance(event, Listed):
-                found[event.kind] = event
-    return list(found.values())
-
-
-def _read_folder(config: Config) -> list[Listed]:
-    folder = config.manifests
-    assert folder is not None  # noqa: S101 - the caller has looked
-    try:
-        return Folder(folder).load()
-    except OSError as error:
-        raise Failed(f"manifests folder {folder}: {error.strerror or error}") from error
 
 
 class _Meta(msgspec.Struct):
     name: str = ""
     namespace: str = "default"
-    labels: dict[str, str] = {}
+    labels: dict[str, str] | None = None
 
 
 class _Labelled(msgspec.Struct):
     metadata: _Meta = msgspec.field(default_factory=_Meta)
 
 
-class _List(msgspec.Struct):
-    items: list[_Labelled] = []
-
-
-def labels(config: Config) -> dict[str, dict[str, str]]:
-    """Return the labels of all Services by `namespace/name`: only `show` has a use for them. Raises Failed."""
-    metas = [item.metadata for item in (_folder_services if config.manifests else _api_services)(config)]
-    return {f"{meta.namespace}/{meta.name}": meta.labels for meta in metas}
-
-
-def _folder_services(config: Config) -> Iterator[_Labelled]:
-    assert config.manifests is not None  # noqa: S101 - the caller has looked
-    for path in sorted(config.manifests.iterdir()):
-        if path.suffix not in SUFFIXES or path.name.startswith("."):
-            continue
-        with suppress(Unreadable, OSError, msgspec.ValidationError):  # said when the objects themselves were read
-            for item in read_items(path.name, path.read_bytes()):
-                if item.kind == Kind.SERVICE:
-                    yield _labelled(item.body)
-
-
-def _labelled(body: Any) -> _Labelled:
-    if isinstance(body, msgspec.Raw):
-        return msgspec.json.decode(body, type=_Labelled)
-    return msgspec.convert(body, _Labelled)
-
-
-def _api_services(config: Config) -> Iterator[_Labelled]:
-    from ipvsproxy.kube.client import Client
-
-    client = Client(config.kubeconfig, config.master, config.node_name)
+def read(config: Config) -> Objects:
+    """Return all objects of the folder or the API server that the settings name. Raises Failed."""
     try:
-        client.connect()
-        yield from msgspec.json.decode(client.list(Kind.SERVICE, 0, "", "").read(), type=_List).items
-    except (Trouble, Unusable, msgspec.DecodeError) as error:
-        raise Failed(f"the API server: {error}") from error
-    finally:
-        client.close()
+        return read_objects(config)
+    except Unavailable as error:
+        where = f"the folder {config.manifests}" if config.manifests else "the API server"
+        raise Failed(f"objects cannot be read from {where}: {error}") from error
+
+
+def labels(objects: Objects) -> dict[str, dict[str, str]]:
+    """Return the labels of all Services by `namespace/name`: only `show` has a use for them."""
+    metas = [msgspec.convert(tree, _Labelled).metadata for tree in objects.trees(Kind.SERVICE)]
+    return {f"{meta.namespace}/{meta.name}": meta.labels or {} for meta in metas}
 
 
 def desired(
-    config: Config, objects: Iterable[Listed], link_addresses: Iterable[bytes], reserved: Iterable[Reserved] = ()
+    config: Config,
+    objects: Iterable[Listed],
+    link_addresses: Iterable[bytes],
+    reserved: Iterable[Reserved] = (),
+    servers: Iterable[tuple[bytes, int]] = (),
 ) -> Desired:
-    """Return what a node with these addresses, that depends on the reserved ones, should have."""
+    """Return what a node with these addresses, that depends on the reserved ones, should have.
+
+    `servers` are the addresses and ports by which the API server is reached.
+    """
     wanted = Desired(config, Report())
     for listed in objects:
         wanted.store.apply(listed)
+    wanted.api_servers(servers)
     wanted.look_at_node(link_addresses, reserved)
     wanted.store.all_dirty()
     wanted.plan(wanted.store.take_dirty())
+    return wanted
+
+
+def desired_here(config: Config, objects: Objects, view: View) -> Desired:
+    """Return what this node should have, and say which objects cannot be used. Raises KernelError."""
+    wanted = desired(
+        of_this_host(config), objects.listed(), view.other_addresses(), view.reserved(), objects.servers
+    )  # fmt: skip
+    for complaint in objects.refused:
+        note(f"left out: {complaint}")
     return wanted
 
 

@@ -144,7 +144,7 @@ def _read_objects(facts: Facts, config: Config) -> Objects | None:
 def _wanted(facts: Facts, config: Config, objects: Objects, reserved: Iterable[Reserved]) -> Desired:
     """Plan everything as the proxy would, and note what of it concerns the node."""
     here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
-    wanted = desired(of_this_host(config), objects.listed(), here, reserved)
+    wanted = desired(of_this_host(config), objects.listed(), here, reserved, objects.servers)
     facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
     held = set(map(format_ip, here))
     facts.held_vips = {

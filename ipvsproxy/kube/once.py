@@ -39,12 +39,16 @@ class _Service(msgspec.Struct):
 
 
 class Objects:
-    """The objects of one moment: `items` by kind and key as the source had them, JSON text or trees."""
+    """The objects of one moment: `items` by kind and key as the source had them, JSON text or trees.
+
+    `servers` are addresses and ports by which the API server was reached.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.items: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
         self.refused: list[str] = []
+        self.servers: tuple[tuple[bytes, int], ...] = ()
 
     def add(self, kind: Kind, body: Any) -> None:
         """Take over one object; the first one of a name counts."""
@@ -120,6 +124,8 @@ def _from_api(config: Config) -> Objects:
     found = Objects("the API server")
     try:
         client.connect()
+        if server := client.server():
+            found.servers = (server,)
         for kind in Kind:
             for raw in _pages(client, kind):
                 found.add(kind, raw)

@@ -16,11 +16,22 @@ from ipvsproxy.commands.output import follow
 from ipvsproxy.inspect.model import Counters
 from ipvsproxy.kernel.connections import parse
 from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.kube.once import read_objects
 from ipvsproxy.plan.state import Slot
 
 HERE = [parse_ip("192.0.2.1")]
 LINE = "TCP C00002{:02X} D8B2 0A60000A 0050 0AF40101 1F90 ESTABLISHED     899"
 WEB, DNS = key("10.96.0.10:80"), key("10.96.0.53:53/UDP")
+
+
+class StoredObjects:
+    """Objects that have been read."""
+
+    refused = ("Service default/broken: spec.ports: missing",)
+    servers = ()
+
+    def listed(self):
+        return listed()
 
 
 def listed():
@@ -45,7 +56,7 @@ def view(monkeypatch):
         monkeypatch.setattr(module, "View", lambda: view)
     monkeypatch.setattr(show, "names", lambda *_: known)
     monkeypatch.setattr(rows, "all_connections", lambda: map(parse, map(LINE.format, range(1, 6))))
-    monkeypatch.setattr(objects, "read", lambda _: listed())
+    monkeypatch.setattr(objects, "read_objects", lambda _: StoredObjects())
     monkeypatch.setattr(objects, "of_this_host", lambda given: given)
     return view
 
@@ -115,6 +126,7 @@ def test_labels_need_objects(view, monkeypatch, tmp_path, capsys):
         "apiVersion: v1\nkind: Service\nmetadata: {name: dns, namespace: default}\n"
     )
     (tmp_path / "broken.yaml").write_text("[")
+    monkeypatch.setattr(objects, "read_objects", read_objects)
     items = shown(capsys, "services", "-l", "app=web", f"--manifests={tmp_path}")["items"]
     assert {row["service"] for row in items} == {"web"}
 

@@ -1,0 +1,44 @@
+"""Objects read once from an API server: what is planned of them, and their labels."""
+
+import pytest
+from apiserver import ApiServer, endpoint_slice, node, service
+from build import config
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.commands import objects
+from ipvsproxy.commands.given import Failed
+
+
+@pytest.fixture(name="given")
+def _given(tmp_path):
+    with ApiServer() as server:
+        server.put(service("web", labels={"app": "web"}))
+        server.put(endpoint_slice())
+        server.put(node())
+        yield config(kubeconfig=server.write_kubeconfig(tmp_path / "kubeconfig")), server
+
+
+def test_what_the_api_server_has_is_planned(given):
+    settings, server = given
+    found = objects.read(settings)
+    assert found.servers == ((parse_ip("127.0.0.1"), int(server.url.rpartition(":")[2])),)
+    wanted = objects.desired(settings, found.listed(), [parse_ip("192.0.2.1")], (), found.servers)
+    assert {wanted.ledger.owner(key) for key in wanted.ledger.frontends} == {"default/web"}
+    assert wanted.store.node.addresses == (parse_ip("192.0.2.1"),)
+    assert objects.labels(found) == {"default/web": {"app": "web"}}
+
+
+def test_no_service_gets_the_address_of_the_api_server(given):
+    settings, server = given
+    server.put(service("greedy", clusterIP="10.96.0.99", externalIPs=["203.0.113.9"]))
+    found, here, there = objects.read(settings), [parse_ip("192.0.2.1")], parse_ip("203.0.113.9")
+    for servers, gets_it in (((), True), (((there, 80),), False)):
+        wanted = objects.desired(settings, found.listed(), here, (), servers)
+        assert (there in {key.address for key in wanted.ledger.frontends}) is gets_it
+
+
+def test_an_api_server_that_is_away_is_one_line(tmp_path):
+    with ApiServer() as server:
+        path = server.write_kubeconfig(tmp_path / "kubeconfig")
+    with pytest.raises(Failed, match="the API server"):
+        objects.read(config(kubeconfig=path))
