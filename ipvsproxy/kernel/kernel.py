@@ -8,6 +8,7 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -27,7 +28,14 @@ from ipvsproxy.plan.diff import (
     record_ipvs,
     record_vip,
 )
-from ipvsproxy.plan.gate import guarded_servers, guarded_vips, ready_ways, replaced_vips, unneeded_elements
+from ipvsproxy.plan.gate import (
+    guarded_servers,
+    guarded_vips,
+    halves,
+    ready_ways,
+    replaced_vips,
+    unneeded_elements,
+)
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
@@ -41,6 +49,9 @@ VERIFIED_AT_ONCE = 1000
 LOGGED_AT_ONCE = 10
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
+REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
+"""Answers that are about something in a transaction, and not about the state the machine is in."""
+MAX_HALVINGS = 20
 
 log = structlog.get_logger()
 
@@ -77,6 +88,7 @@ class Kernel:
         self._ruleset = ruleset
         self._stamp: bytes = b""
         self._servers_in_doubt = self._vips_in_doubt = self._rules_in_doubt = False
+        self._attempts = 0
         self._verified = 0
         self._pressure = Pressure()
 
@@ -136,6 +148,7 @@ class Kernel:
     def apply(self, steps: Steps) -> Touched:
         """Carry out all phases in order; return the names of what failed and of what had to wait for it."""
         failed = Touched()
+        self._attempts = MAX_HALVINGS
         self._change_elements(steps.raised, failed)
         added, bound = steps.added, steps.bound
         if failed:
@@ -235,13 +248,28 @@ class Kernel:
         try:
             self._nft.run(transaction)
         except NftError as error:
-            log.error("nftables transaction refused", error=error.text[:500], elements=len(steps))
-            failed.slots.update(step.slot for step in steps)
-            failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)
-            self._rules_in_doubt = error.errno in CONTRADICTIONS
+            self._find_refused(steps, error, failed)
             return
         for step in steps:
             record_element(step, self.shadow)
+
+    def _find_refused(self, steps: Sequence[ElementStep], error: NftError, failed: Touched) -> None:
+        """Try the halves of a refused transaction, so that what is wrong with one address costs no other."""
+        parts = halves(steps) if error.errno in REFUSALS and self._attempts and self._table_is_ours() else ()
+        if parts:
+            self._attempts -= 1
+            for part in parts:
+                self._change_elements(part, failed)
+            return
+        log.error("nftables transaction refused", error=error.text[:500], elements=len(steps))
+        failed.slots.update(step.slot for step in steps)
+        failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)
+        self._rules_in_doubt = self._rules_in_doubt or error.errno in CONTRADICTIONS
+
+    def _table_is_ours(self) -> bool:
+        with suppress(KernelError):
+            return self._ruleset.stamp() == self._stamp
+        return False
 
     def _change_servers(self, steps: Sequence[IpvsStep], failed: Touched) -> None:
         if not steps:

@@ -57,6 +57,16 @@ IFADDRMSG = struct.Struct("=BBBBI")
 NDMSG = struct.Struct("=BxxxiHBB")
 RTMSG = struct.Struct("=BBBBBBBBI")
 U32 = struct.Struct("=I")
+IFINFOMSG = struct.Struct("=BxHiII")
+RTM_NEWLINK, RTM_GETLINK = 16, 18
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 18, 1
+NAMED = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, LINK_NAME.encode() + b"\0")
+GET_LINK = message(RTM_GETLINK, 0, NAMED)
+NEW_LINK = message(
+    RTM_NEWLINK,
+    NLM_F_CREATE | NLM_F_EXCL,
+    NAMED + attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"dummy")),
+)
 GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV)
 
 
@@ -71,26 +81,34 @@ class Links:
     def ensure_link(self) -> bool:
         """Make sure that kube-ipvs0 exists and tell whether it had to be made.
 
-        Raises KernelError when it cannot be made, or when its name belongs to a link of another type.
+        Raises KernelError when it cannot be made.
         """
-        with IPRoute() as route:
-            found = route.link_lookup(ifname=LINK_NAME)
-            try:
-                if not found:
-                    route.link("add", ifname=LINK_NAME, kind="dummy")
-            except NetlinkError as error:
-                if error.code != errno.EEXIST:
-                    raise KernelError(f"adding the dummy link {LINK_NAME}", error.code) from error
-        self._index = socket.if_nametoindex(LINK_NAME)
-        return not found
+        index = self._own_index()
+        if not index:
+            failure = self._wire.batch([NEW_LINK]).get(0, 0)
+            if failure not in (0, errno.EEXIST):
+                raise KernelError(f"adding the dummy link {LINK_NAME}", failure)
+        self._index = index or self._own_index()
+        if not self._index:
+            raise KernelError(f"looking for the dummy link {LINK_NAME}", errno.ENODEV)
+        return not index
+
+    def _own_index(self) -> int:
+        """Return the index of kube-ipvs0, 0 when there is none. Needs no new descriptor. Raises KernelError."""
+        try:
+            return int(IFINFOMSG.unpack_from(self._wire.request(GET_LINK))[2])
+        except KernelError as error:
+            if error.errno == errno.ENODEV:
+                return 0
+            raise
 
     def close(self) -> None:
         """Close the socket."""
         self._wire.close()
 
     def look(self) -> bool:
-        """Look for kube-ipvs0 without making it, and tell whether it is there."""
-        self._index = _own_index()
+        """Look for kube-ipvs0 without making it, and tell whether it is there. Raises KernelError."""
+        self._index = self._own_index()
         return bool(self._index)
 
     def vips(self) -> set[Vip]:

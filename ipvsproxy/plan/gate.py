@@ -6,6 +6,7 @@ Addresses tell what belongs together. Called only when something has failed.
 """
 
 from collections.abc import Iterable
+from itertools import chain
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
@@ -50,6 +51,16 @@ def unneeded_elements(steps: Iterable[ElementStep], failed: Touched) -> list[Ele
     waiting = {step.slot for step in steps if _address(step.slot) in answering}
     failed.slots |= waiting
     return [step for step in steps if step.slot not in waiting]
+
+
+def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
+    """Cut changes of elements in two; those of one address stay together, and alone they cannot be cut."""
+    by_address: dict[str, list[ElementStep]] = {}
+    for step in steps:
+        by_address.setdefault(_address(step.slot), []).append(step)
+    groups = list(by_address.values())
+    middle = len(groups) // 2
+    return (list(chain(*groups[:middle])), list(chain(*groups[middle:]))) if middle else ()
 
 
 def _addresses(slots: Iterable[Slot]) -> set[str]:

@@ -211,10 +211,13 @@ class MemoryNft(FakeNft):
     def __init__(self, faults=None, watch=lambda: None):
         super().__init__()
         self.faults = faults or Faults()
+        self.poison = None
         self._watch = watch
 
     def run(self, transaction):
         fault = self.faults.next()
+        if self.poison and self.poison in str(transaction):
+            raise NftError(errno.EINVAL, "Error: Could not process rule: Invalid argument")
         if fault is None or (fault.how == "killed" and fault.done):
             super().run(transaction)
             self._watch()

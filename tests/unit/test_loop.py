@@ -352,6 +352,22 @@ def test_nothing_answers_before_its_rules_are_accepted(node):
     assert len(node.links.present) == 2
 
 
+def test_what_nftables_refuses_of_one_service_costs_no_other(node):
+    process = Process(node).list(service())
+    node.nft.poison = "10.96.1.13"
+    services = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(30)]
+    with capture_logs() as logs:
+        process.loop.turn([Changed(Kind.SERVICE, item.key, item) for item in services])
+    assert len([name for name in node.ipvs.table if name.address[2] == 1]) == 29
+    assert len(node.links.present) == 30
+    assert "10.96.1.13" not in node.nft.dump()
+    (said,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert said["elements"] <= 3
+    node.nft.poison = None
+    process.wait(1)
+    assert len(node.links.present) == 31
+
+
 def test_rules_stay_until_their_vip_and_server_are_gone(node):
     process = Process(node).list(service(), service("b", ["10.96.0.11"]))
     node.ipvs.refuse[WEB] = errno.EBUSY
@@ -526,7 +542,7 @@ def test_an_api_server_is_no_external_ip(node):
 
 def test_what_is_new_waits_for_its_rules_and_what_stands_goes_on(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
-    node.nft.fail_next = errno.EINVAL
+    node.nft.fail_next = errno.ENOMEM
     balanced = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
     process.loop.turn(
         [Changed(Kind.SERVICE, "default/web", balanced), *slices(slice_of("web", "10.244.1.1", "10.244.1.2"))]
