@@ -39,14 +39,20 @@ class Forwarding:
         self._rule = f'meta mark & {mark:#x} == {mark:#x} counter accept comment "{self._comment}"'
 
     def ensure(self) -> None:
-        """Put the rule at the head of each chain that lacks it; a refusal is logged, and costs only that."""
+        """Put the rule at the head of each chain that lacks it; what goes wrong is logged, and costs only that."""
         for family in FAMILIES:
-            rules = self._rules(family)
-            if rules is None or self._comment in rules.values():
-                continue
-            self._remove(family, rules)
-            self._run(family, f"insert rule {family} filter FORWARD {self._rule}")
-            log.info("rule added to another program's chain", chain=f"{family} filter FORWARD", rule=self._rule)
+            try:
+                self._ensure(family)
+            except KernelError as error:
+                log.warning("rules of FORWARD could not be read", family=family, error=str(error))
+
+    def _ensure(self, family: str) -> None:
+        rules = self._rules(family)
+        if rules is None or self._comment in rules.values():
+            return
+        self._remove(family, rules)
+        self._run(family, f"insert rule {family} filter FORWARD {self._rule}")
+        log.info("rule added to another program's chain", chain=f"{family} filter FORWARD", rule=self._rule)
 
     def remove(self) -> None:
         """Take the rule away again."""
