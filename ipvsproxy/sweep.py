@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from ipvsproxy.address import format_ip
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.plan.gate import address_of
 from ipvsproxy.plan.stale import Stale, Sweep
 from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, Touched
 from ipvsproxy.report import Report
@@ -41,9 +43,10 @@ class Sweeper:
     def note(self, changed: Touched, failed: Touched, frontends: Mapping[FrontendKey, Frontend]) -> None:
         """Take over what has just been changed; what is not yet in the kernel, or not all of it, has to wait."""
         self._changing |= changed.servers
-        if failed.slots:
-            return
-        ready = {k for k in self._changing if k not in failed.servers and k.address not in failed.vips}
+        waiting = set(map(address_of, failed.slots)) | {format_ip(address) for address in failed.vips}
+        ready = self._changing - failed.servers
+        if waiting:
+            ready = {key for key in ready if format_ip(key.address) not in waiting}
         self._changing -= ready
         self._stale.note(ready, frontends)
 

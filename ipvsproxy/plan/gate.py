@@ -35,7 +35,7 @@ def guarded_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
 def ready_ways(steps: Iterable[ElementStep], failed: Touched) -> list[ElementStep]:
     """Return the ways to switch but those from or to a server that failed; those are noted in `failed`."""
     steps, broken = list(steps), {format_ip(key.address) for key in failed.servers}
-    waiting = {s.slot.key for s in steps if broken & {_address(s.slot), (s.value or "").partition(" . ")[0]}}
+    waiting = {s.slot.key for s in steps if broken & {address_of(s.slot), (s.value or "").partition(" . ")[0]}}
     failed.slots |= {step.slot for step in steps if step.slot.key in waiting}
     return [step for step in steps if step.slot.key not in waiting]
 
@@ -48,7 +48,7 @@ def replaced_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
 def unneeded_elements(steps: Iterable[ElementStep], failed: Touched) -> list[ElementStep]:
     """Return the elements to delete but those of addresses that may still answer; those are noted in `failed`."""
     answering = {format_ip(key.address) for key in failed.servers} | {format_ip(vip) for vip in failed.vips}
-    waiting = {step.slot for step in steps if _address(step.slot) in answering}
+    waiting = {step.slot for step in steps if address_of(step.slot) in answering}
     failed.slots |= waiting
     return [step for step in steps if step.slot not in waiting]
 
@@ -57,16 +57,16 @@ def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
     """Cut changes of elements in two; those of one address stay together, and alone they cannot be cut."""
     by_address: dict[str, list[ElementStep]] = {}
     for step in steps:
-        by_address.setdefault(_address(step.slot), []).append(step)
+        by_address.setdefault(address_of(step.slot), []).append(step)
     groups = list(by_address.values())
     middle = len(groups) // 2
     return (list(chain(*groups[:middle])), list(chain(*groups[middle:]))) if middle else ()
 
 
 def _addresses(slots: Iterable[Slot]) -> set[str]:
-    return {_address(slot) for slot in slots}
+    return {address_of(slot) for slot in slots}
 
 
-def _address(slot: Slot) -> str:
-    """Keys of frontends begin with their address."""
+def address_of(slot: Slot) -> str:
+    """Return the address that an element is about: keys of frontends begin with it."""
     return slot.key.partition(" . ")[0]

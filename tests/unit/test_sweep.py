@@ -48,6 +48,7 @@ def node():
 
 
 WEB = service(ports=((53, 0, "UDP"),))
+WEB_UDP = service("other", ["10.96.0.11"], ((53, 0, "UDP"),))
 
 
 def start(node):
@@ -106,3 +107,24 @@ def test_changes_of_one_turn_are_one_sweep(node):
     process.list([WEB, *services], [slice_of("web", "10.244.2.2", ports=PORTS), *slices])
     (sweep,) = node.conntrack.sweeps
     assert len(sweep.rules) == 1 + 2 * len(services)
+
+
+def ranged(*ranges):
+    return service("web", load_balancer_ips=["203.0.113.10"], source_ranges=ranges)
+
+
+def test_nobody_is_cut_off_before_the_rules_have_changed(node):
+    process, balancer = Process(node), key("203.0.113.10:80")
+    process.list([ranged("192.0.2.0/24"), WEB_UDP], [slice_of("web", "10.244.2.1")])
+    node.conntrack.entries = [(CLIENT, balancer, OLD)]
+    node.conntrack.sweeps.clear()
+    node.nft.poison = "198.51.100.0"
+    process.list(
+        [ranged("198.51.100.0/24"), WEB_UDP],
+        [slice_of("web", "10.244.2.1"), slice_of("other", "10.244.2.2", ports=PORTS)],
+    )
+    assert [{str(name) for name in sweep.rules} for sweep in node.conntrack.sweeps] == [{"10.96.0.11:53/UDP"}]
+    assert node.conntrack.entries == [(CLIENT, balancer, OLD)]
+    node.nft.poison = None
+    process.wait(60)
+    assert node.conntrack.entries == []
