@@ -28,9 +28,10 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import TABLE, Kernel
 from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
-from ipvsproxy.kernel.links import AddressWatcher, Links
+from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.watch import Watcher
 from ipvsproxy.kube.api import Observe
 from ipvsproxy.kube.events import Door
 from ipvsproxy.kube.inbox import Alone, Inbox, NodeAddressesChanged, Source
@@ -74,7 +75,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     kernel = open_kernel(config)
     if holder is None:
         prepare(kernel)
-    AddressWatcher(lambda: inbox.put(NodeAddressesChanged())).start()
+    Watcher(TABLE.name, inbox.put, lambda: inbox.put(NodeAddressesChanged())).start()
     objects.start(inbox)
     outside.send_events(door)
     loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None)

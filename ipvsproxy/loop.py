@@ -31,9 +31,11 @@ from ipvsproxy.kube.inbox import (
     NodeAddressesChanged,
     Removed,
 )
+from ipvsproxy.mend import Mender
 from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, diff
 from ipvsproxy.plan.drain import Drains, Ended
+from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
 from ipvsproxy.plan.state import FrontendKey, Touched
 from ipvsproxy.report import Report, Sync
 from ipvsproxy.sweep import Sweeper
@@ -41,6 +43,7 @@ from nft import NftError
 
 RETRY_SECONDS = (0.1, 30.0)
 LOGGED_AT_ONCE = 10
+SUSPICION_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -73,6 +76,7 @@ class Loop:
         self._pending = Touched()
         self._drains = Drains()
         self._sweeper = Sweeper(kernel, clock, self._report)
+        self._mender = Mender(kernel, self._report, clock, config.sync_period, config.node_name)
         self._alone = alone
         self._started = False
         self._node_unseen = True
@@ -82,17 +86,18 @@ class Loop:
     def run(self) -> None:
         """Turn the crank for ever. Raises Fatal."""
         while True:
-            self.turn(self._inbox.take(self._timeout()))
-            # What arrives meanwhile is handled together.
-            time.sleep(self._config.min_sync_period)
+            if self.turn(self._inbox.take(self._timeout())):
+                # What arrives meanwhile is handled together.
+                time.sleep(self._config.min_sync_period)
 
-    def turn(self, events: list[Event]) -> None:
-        """Handle some events and whatever is due. Raises Fatal."""
-        for event in events:
+    def turn(self, events: list[Event]) -> bool:
+        """Handle some events and whatever is due; tell whether that was any work. Raises Fatal."""
+        news = [event for event in events if not self._is_own(event)]
+        for event in news:
             self._handle(event)
-        if not self._may_work:
-            return
-        if events:
+        if not self._may_work or (events and not news):
+            return False
+        if news:
             self._report.queued()
         began = self._clock()
         try:
@@ -107,6 +112,7 @@ class Loop:
         else:
             if self._started:
                 self._report_sync(self._clock() - began, changes)
+        return True
 
     def _handle(self, event: Event) -> None:
         """Take note of an event. Raises Fatal."""
@@ -117,10 +123,16 @@ class Loop:
                 self._node_unseen = True
             case ApiServers(servers):
                 self._desired.api_servers(servers)
+            case VipsNoticed() | RulesNoticed():
+                self._mender.suspect(event)
             case Alone():
                 self._alone = True
             case _:
                 self._take(event)
+
+    def _is_own(self, event: Event) -> bool:
+        """Whether the kernel tells of what we have done, or of what we will read anyway."""
+        return isinstance(event, VipsNoticed | RulesNoticed) and (not self._started or self._kernel.expects(event))
 
     @property
     def _may_work(self) -> bool:
@@ -160,6 +172,8 @@ class Loop:
         if is_time or self._node_unseen or self._desired.store.node_changed:
             self._look_at_node()
         self._plan()
+        if self._is_due(self._mender.next) and self._retry.due():
+            self._mend()
         if is_time:
             self._verify()
         changes = self._apply() if self._pending and self._retry.due() else 0
@@ -284,9 +298,21 @@ class Loop:
             log.info("drain timeout has passed, connections are cut", count=len(forced), connections=told)
             self._report.drains_forced(len(forced))
 
+    def _is_due(self, moment: float | None) -> bool:
+        return moment is not None and self._clock() >= moment
+
+    def _mend(self) -> None:
+        """Put right what others have changed; where they were at work, IPVS, which tells nothing, may be next."""
+        touched = self._mender.mend()
+        self._next_verify = min(self._next_verify, self._clock() + SUSPICION_SECONDS)
+        if touched:
+            self._pending.update(touched)
+            self._retry.now()
+
     def _verify(self) -> None:
         """Compare the kernel with what we know of it; differences are repaired by the next apply."""
         self._next_verify = self._clock() + self._config.sync_period
+        self._mender.calm()
         changed = self._kernel.verify()
         if changed:
             log.warning(
@@ -303,6 +329,8 @@ class Loop:
         if self._pending:
             times.append(self._retry.at)
         times += [self._drains.next_look, self._sweeper.next_try]
+        if self._mender.next is not None:
+            times.append(max(self._mender.next, self._retry.at))
         return max(0.0, min(times) - self._clock())
 
 

@@ -98,5 +98,8 @@ class Report:
     def swept(self, family: int, seconds: float, deleted: int) -> None:
         """Tracked connections of a family were looked through, and so many were stale and are gone."""
 
+    def contested(self, node: str, reason: str) -> None:
+        """Another program keeps changing what is ours on this node; '' when it does no more."""
+
     def repaired(self, objects: int) -> None:
         """So many objects in the kernel were not as left."""

@@ -17,6 +17,7 @@ Sets = dict[str, dict[str, str]]
 
 _DECLARATION = re.compile(r"^\s*(?:set|map)\s+(\w+)\s*{", re.MULTILINE)
 _ELEMENTS = re.compile(r"^(add|delete) element \w+ \w+ (\w+) { (.*) }$")
+_FLUSH = re.compile(r"^flush set \w+ \w+ (\w+)$")
 _TABLE = re.compile(r"^(add|delete) table ")
 
 
@@ -64,6 +65,10 @@ class _State:
         if match := _TABLE.match(command):
             if match[1] == "delete":
                 self.sets, self.loaded = {}, False
+        elif match := _FLUSH.match(command):
+            if match[1] not in self.sets:
+                raise NftError(errno.ENOENT, f"no set {match[1]}")
+            self.sets[match[1]].clear()
         elif match := _ELEMENTS.match(command):
             self._elements(match[1], match[2], match[3])
         else:
@@ -92,13 +97,17 @@ def _delete(elements: dict[str, str], key: str, _value: str) -> None:
     del elements[key]
 
 
+def _is_command(line: str) -> bool:
+    return any(form.match(line) for form in (_TABLE, _ELEMENTS, _FLUSH))
+
+
 def _commands(text: str) -> list[str]:
     """Split into commands; a script that was loaded stays one piece, since its lines are indented or braces."""
     commands: list[str] = []
     for line in text.splitlines():
-        if _TABLE.match(line) or _ELEMENTS.match(line):
+        if _is_command(line):
             commands.append(line)
-        elif commands and not (_TABLE.match(commands[-1]) or _ELEMENTS.match(commands[-1])):
+        elif commands and not _is_command(commands[-1]):
             commands[-1] += "\n" + line
         else:
             commands.append(line)

@@ -49,6 +49,13 @@ class Transaction:
         """Add the tables, sets, maps and chains of a script; the script is trusted."""
         self._commands.append(script)
 
+    def flush_sets(self, names: Iterable[str]) -> None:
+        """Take all elements out of some sets or maps."""
+        for name in names:
+            if not _NAME.match(name):
+                raise ValueError(f"not a set: {name!r}")
+            self._commands.append(f"flush set {self.table} {name}")
+
     def add_elements(self, elements: Iterable[tuple[str, str, str]]) -> None:
         """Add elements, given as (set, key, value); the value is '' for plain sets."""
         self._elements("add", ((name, f"{key} : {value}" if value else key) for name, key, value in elements))

@@ -7,8 +7,10 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 
@@ -37,6 +39,7 @@ from ipvsproxy.plan.gate import (
     unneeded_elements,
 )
 from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.notice import Notice, VipsNoticed
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
@@ -52,6 +55,9 @@ CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
 """Answers that are about something in a transaction, and not about the state the machine is in."""
 MAX_HALVINGS = 20
+MAX_GENERATIONS, MAX_UNSURE = 4096, 64
+"""Transactions of ours, or one of ours among some, of which we may not have been told yet."""
+OWN_NAME = Path("/proc/self/comm").read_text().strip()
 
 log = structlog.get_logger()
 
@@ -87,6 +93,8 @@ class Kernel:
         self._nft = nft
         self._ruleset = ruleset
         self._stamp: bytes = b""
+        self._generations: deque[int] = deque(maxlen=MAX_GENERATIONS)
+        self._unsure: deque[int] = deque(maxlen=MAX_UNSURE)
         self._servers_in_doubt = self._vips_in_doubt = self._rules_in_doubt = False
         self._attempts = 0
         self._verified = 0
@@ -139,7 +147,7 @@ class Kernel:
         transaction.delete_table()
         transaction.load(static_rules(self._mark))
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
-        self._nft.run(transaction)
+        self._run(transaction)
         self.shadow.elements = dict(elements)
         self._rules_in_doubt = False
         self._stamp = self._ruleset.stamp()
@@ -176,7 +184,7 @@ class Kernel:
         self._keep_settings()
         problems = []
         # Each part in its own right: what cannot be looked at must not keep the others from being repaired.
-        for part in (self._verify_vips, self._verify_servers, self._verify_rules, self._forwarding.ensure):
+        for part in (self.verify_vips, self._verify_servers, self._verify_rules, self._forwarding.ensure):
             try:
                 changed.update(part() or Touched())
             except (KernelError, NftError) as error:
@@ -188,7 +196,8 @@ class Kernel:
         self.take_over()
         return changed
 
-    def _verify_vips(self) -> Touched:
+    def verify_vips(self) -> Touched:
+        """Compare kube-ipvs0 and VIPs with the shadow, correct it, return what differed. Raises KernelError."""
         if self._links.ensure_link():
             log.warning("kube-ipvs0 was gone and has been made again")
         return Touched(vips=self._reread_vips())
@@ -197,6 +206,47 @@ class Kernel:
         if self._ruleset.stamp() != self._stamp:
             log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
             self.load_rules(self.shadow.elements)
+
+    def restore(self, sets: Collection[str], *, whole: bool) -> None:
+        """Give some sets the elements they should have, or load all rules. Raises NftError, KernelError.
+
+        Either is one transaction, so nobody sees a set that is empty.
+        """
+        if not whole and self._ruleset.stamp() == self._stamp:
+            transaction = Transaction(TABLE)
+            transaction.flush_sets(sorted(sets))
+            elements = self.shadow.elements.items()
+            transaction.add_elements((slot.set, slot.key, value) for slot, value in elements if slot.set in sets)
+            try:
+                self._run(transaction)
+            except NftError as error:
+                log.warning("sets could not be restored, loading all rules again", error=error.text[:200])
+            else:
+                return
+        self.load_rules(self.shadow.elements)
+
+    def expects(self, notice: Notice) -> bool:
+        """Whether the kernel tells of nothing but what we have done ourselves."""
+        if isinstance(notice, VipsNoticed):
+            vips = self.shadow.vips
+            return not notice.unsure and all((vip in vips) is present for vip, present in notice.changes)
+        if notice.generation not in self._generations:
+            return notice.generation in self._unsure and notice.program == OWN_NAME
+        while self._generations.popleft() != notice.generation:
+            pass
+        return True
+
+    def _run(self, transaction: Transaction) -> None:
+        """Carry out a transaction and remember its number. Raises NftError.
+
+        When others had one at the same moment, it is one of several; the name of the program then has to tell.
+        """
+        before = self._ruleset.generation()
+        self._nft.run(transaction)
+        after = self._ruleset.generation()
+        (self._generations if after == before + 1 else self._unsure).extend(
+            range(before + 1, after + 1)[-MAX_UNSURE:]
+        )
 
     def _verify_servers(self) -> Touched:
         servers = self._ipvs.servers()
@@ -246,7 +296,7 @@ class Kernel:
         transaction.delete_elements((s.slot.set, s.slot.key) for s in steps if s.value is None or s.replaces)
         transaction.add_elements((s.slot.set, s.slot.key, s.value) for s in steps if s.value is not None)
         try:
-            self._nft.run(transaction)
+            self._run(transaction)
         except NftError as error:
             self._find_refused(steps, error, failed)
             return

@@ -13,13 +13,11 @@ IPv6 link-local ones (contract 4.2).
 import errno
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 from ipvsproxy.address import is_node_address
 from ipvsproxy.kernel.netlink import (
@@ -31,9 +29,7 @@ from ipvsproxy.kernel.netlink import (
     Wire,
     attribute,
     attributes,
-    listen,
     message,
-    messages_in,
 )
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import Vip, VipForm
@@ -45,7 +41,6 @@ ROUTE_PROTOCOL = 118
 NETLINK_ROUTE = 0
 DNS_PORT = 53
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-ADDRESS_NEWS = (RTM_NEWADDR, RTM_DELADDR)
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_GETNEIGH, AF_BRIDGE, NDA_DST = 30, 7, 1
 RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST = 255, 2, 254
@@ -230,31 +225,6 @@ def reserved(links: Links, nameservers: Iterable[bytes]) -> Iterator[Reserved]:
         yield Reserved(address, "a node behind a tunnel")
     for address in nameservers:
         yield Reserved(address, "a DNS server", DNS_PORT)
-
-
-class AddressWatcher(threading.Thread):
-    """Calls `changed` whenever an address of a link other than kube-ipvs0 comes or goes."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        super().__init__(name="address-watcher", daemon=True)
-        self._changed = changed
-        self._socket = listen(NETLINK_ROUTE, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
-
-    def run(self) -> None:
-        """Wait for notifications, for ever."""
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except OSError:
-                # More than the socket could hold: something has changed, whatever it was.
-                self._changed()
-                continue
-            if any(index != _own_index() for index in _changed_links(data)):
-                self._changed()
-
-
-def _changed_links(data: bytes) -> set[int]:
-    return {IFADDRMSG.unpack_from(body)[4] for kind, _, _, body in messages_in(data) if kind in ADDRESS_NEWS}
 
 
 def _own_index() -> int:

@@ -11,7 +11,8 @@ import struct
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 
 NETLINK_NETFILTER = 12
-NFT_MSG_GETTABLE = 10 << 8 | 1
+NFT_MSG_GETTABLE, NFT_MSG_GETGEN = 10 << 8 | 1, 10 << 8 | 16
+NFTA_GEN_ID = 1
 NFTA_TABLE_NAME, NFTA_TABLE_USE, NFTA_TABLE_HANDLE = 1, 3, 4
 NFPROTO_INET = 1
 NFGENMSG = struct.Struct(">BBH")
@@ -28,6 +29,14 @@ class Ruleset:
     def close(self) -> None:
         """Close the socket."""
         self._wire.close()
+
+    def generation(self) -> int:
+        """Return the number of the last transaction of this network namespace, 0 when it cannot be read."""
+        try:
+            answer = self._wire.request(message(NFT_MSG_GETGEN, 0, NFGENMSG.pack(0, 0, 0)))
+        except (KernelError, OSError):
+            return 0
+        return int.from_bytes(dict(attributes(answer, NFGENMSG.size))[NFTA_GEN_ID], "big")
 
     def stamp(self) -> bytes:
         """Return what identifies the table as it is, empty when there is none. Raises KernelError."""

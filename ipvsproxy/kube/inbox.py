@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 import msgspec
 
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
+from ipvsproxy.plan.notice import Notice
 
 Object = Service | EndpointSlice | Node
 
@@ -72,7 +73,7 @@ class Failed(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Listed | Changed | Removed | NodeAddressesChanged | ApiServers | Alone | Failed
+Event = Listed | Changed | Removed | NodeAddressesChanged | Notice | ApiServers | Alone | Failed
 
 
 class Source(Interface):

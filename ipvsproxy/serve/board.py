@@ -115,6 +115,13 @@ class Board(Report):
         """Pass on."""
         self.metrics.swept(family, seconds, deleted)
 
+    def contested(self, node: str, reason: str) -> None:
+        """Set the metric, and make it an event of the Node."""
+        self.metrics.contested(bool(reason))
+        if reason:
+            subject = Subject("Node", "", node, node)
+            self._notify(Notice(subject, Severity.WARNING, "KernelStateContested", "RepairKernelState", reason))
+
     def repaired(self, objects: int) -> None:
         """Count."""
         self.metrics.repaired(objects)

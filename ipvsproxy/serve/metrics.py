@@ -101,6 +101,7 @@ class Metrics:
         self._failures = self._counter("ipvsproxy_sync_failures_total", "Syncs that could not be done at all")
         self._refusals = self._counter("ipvsproxy_service_failures_total", "Services refused by the kernel")
         self._repairs = self._counter("ipvsproxy_repairs_total", "Kernel objects found not as they were left")
+        self._contested = self._gauge("ipvsproxy_contested", "1 while another program undoes what is repaired")
         self._health_ports = self._gauge("ipvsproxy_health_check_ports", "Services with a healthCheckNodePort")
         self._notices = self._counter("ipvsproxy_events_total", "Events by what became of them", ("result",))
 
@@ -168,6 +169,10 @@ class Metrics:
     def repaired(self, objects: int) -> None:
         """The kernel was not as left."""
         self._repairs.inc(objects)
+
+    def contested(self, is_fight: bool) -> None:
+        """Another program undoes what is repaired, or does so no more."""
+        self._contested.set(is_fight)
 
     def lacking(self, counts: Mapping[tuple[str, int], int]) -> None:
         """Set the number of Services without a usable endpoint here, by (policy, family)."""

@@ -234,6 +234,9 @@ class MemoryStamp:
     def __init__(self, nft):
         self._nft = nft
 
+    def generation(self):
+        return len(self._nft.transactions)
+
     def stamp(self):
         self._nft.faults.read()
         return f"{self._nft.generation}".encode() if self._nft.loaded else b""

@@ -1,0 +1,205 @@
+"""Notifications of the kernel, sorted: addresses of the node, VIPs of ours, our nft table.
+
+One thread, two netlink sockets. Out: plain values for the inbox; nothing is decided here and nothing is changed.
+On overflow the notice says that anything may have happened. Routes of others are thrown away by the kernel itself,
+so that a routing daemon with a million routes costs nothing.
+
+Layouts: include/uapi/linux/rtnetlink.h, if_link.h, netfilter/nf_tables.h, filter.h.
+"""
+
+import ctypes
+import selectors
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from ipvsproxy.address import is_node_address
+from ipvsproxy.kernel.links import (
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFADDRMSG,
+    LINK_NAME,
+    NETLINK_ROUTE,
+    ROUTE_PROTOCOL,
+    RTA_DST,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWROUTE,
+    RTMSG,
+)
+from ipvsproxy.kernel.netlink import attribute, attributes, listen, messages_in
+from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
+from ipvsproxy.plan.notice import Notice, RulesNoticed, VipsNoticed
+from ipvsproxy.plan.state import Vip, VipForm
+
+LINK_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
+RULE_GROUPS = 1 << 6
+"""NFNLGRP_NFTABLES."""
+RTM_NEWLINK, RTM_DELLINK = 16, 17
+IFINFOMSG = struct.Struct("=BxHiII")
+IFLA_IFNAME = 3
+SET_ELEMENTS, NEW_GENERATION = (12, 14), 15
+"""NFT_MSG_NEWSETELEM and DELSETELEM, NEWGEN."""
+TABLE_NAME, GENERATION_ID, PROGRAM = 1, 1, 3
+ATTRIBUTE_LENGTH = struct.Struct("=H")
+RECEIVE_BUFFER = 32 << 20
+"""Room for the elements of a large ruleset: each one that we load is told to us as well."""
+LARGEST = 1 << 16
+SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
+Message = tuple[int, int, int, bytes]
+
+
+class Watcher(threading.Thread):
+    """Calls `noticed` with what has changed of ours, `addresses_changed` for addresses of other links."""
+
+    def __init__(
+        self, table: str, noticed: Callable[[Notice], None], addresses_changed: Callable[[], None]
+    ) -> None:
+        super().__init__(name="kernel-watcher", daemon=True)
+        self._links = LinkNews(noticed, addresses_changed)
+        self._rules = RuleNews(table, noticed)
+        self._link_socket = listen(NETLINK_ROUTE, LINK_GROUPS)
+        _only_our_routes(self._link_socket)
+        self._rule_socket = listen(NETLINK_NETFILTER, RULE_GROUPS)
+        for channel in (self._link_socket, self._rule_socket):
+            with suppress(PermissionError):
+                channel.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+
+    def run(self) -> None:
+        """Wait for notifications, for ever."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._link_socket, selectors.EVENT_READ, self._links)
+            selector.register(self._rule_socket, selectors.EVENT_READ, self._rules)
+            while True:
+                for key, _ in selector.select():
+                    try:
+                        data = key.fileobj.recv(LARGEST)  # type: ignore[union-attr]
+                    except OSError:
+                        key.data.lost()
+                    else:
+                        key.data.take(messages_in(data))
+
+
+class LinkNews:
+    """Sorts what rtnetlink tells."""
+
+    def __init__(self, noticed: Callable[[Notice], None], addresses_changed: Callable[[], None]) -> None:
+        self._noticed = noticed
+        self._addresses_changed = addresses_changed
+        try:
+            self._own = socket.if_nametoindex(LINK_NAME)
+        except OSError:
+            self._own = 0
+
+    def lost(self) -> None:
+        """Something has changed, whatever it was."""
+        self._addresses_changed()
+        self._noticed(VipsNoticed(unsure=True))
+
+    def take(self, messages: Iterator[Message]) -> None:
+        """Sort the messages of one datagram."""
+        vips: list[tuple[Vip, bool]] = []
+        unsure = others = False
+        for kind, _, _, body in messages:
+            if kind in (RTM_NEWLINK, RTM_DELLINK):
+                unsure |= self._link(kind, body)
+            elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
+                vips += _route(kind, body)
+            elif IFADDRMSG.unpack_from(body)[4] == self._own:
+                vips += _address(kind, body)
+            else:
+                others = True
+        if vips or unsure:
+            self._noticed(VipsNoticed(tuple(vips), unsure))
+        if others:
+            self._addresses_changed()
+
+    def _link(self, kind: int, body: bytes) -> bool:
+        """Learn the number of kube-ipvs0; tell whether it has gone."""
+        name = dict(attributes(body, IFINFOMSG.size)).get(IFLA_IFNAME, memoryview(b""))
+        if bytes(name) != LINK_NAME.encode() + b"\0":
+            return False
+        if kind == RTM_NEWLINK:
+            self._own = IFINFOMSG.unpack_from(body)[2]
+        return kind == RTM_DELLINK
+
+
+def _address(kind: int, body: bytes) -> Iterator[tuple[Vip, bool]]:
+    fields = dict(attributes(body, IFADDRMSG.size))
+    address = bytes(fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS, memoryview(b""))))
+    if address and is_node_address(address):
+        yield Vip(address, VipForm.ADDRESS), kind == RTM_NEWADDR
+
+
+def _route(kind: int, body: bytes) -> Iterator[tuple[Vip, bool]]:
+    destination = dict(attributes(body, RTMSG.size)).get(RTA_DST)
+    if RTMSG.unpack_from(body)[5] == ROUTE_PROTOCOL and destination is not None:
+        yield Vip(bytes(destination), VipForm.ROUTE), kind == RTM_NEWROUTE
+
+
+class RuleNews:
+    """Sorts what nf_tables tells: a transaction's changes, then its number."""
+
+    def __init__(self, table: str, noticed: Callable[[Notice], None]) -> None:
+        # Messages of nf_tables begin with their table, those of elements go on with the set.
+        self._table = attribute(TABLE_NAME, table.encode() + b"\0")
+        self._noticed = noticed
+        self._sets: set[bytes] = set()
+        self._whole = False
+
+    def lost(self) -> None:
+        """A part of what happened is unknown; what it was is left to the next verification."""
+
+    def take(self, messages: Iterator[Message]) -> None:
+        """Sort the messages of one datagram; a transaction may take several."""
+        for kind, _, _, body in messages:
+            number = kind & 0xFF
+            if number == NEW_GENERATION:
+                self._end(body)
+            elif body.startswith(self._table, NFGENMSG.size):
+                if number in SET_ELEMENTS:
+                    self._sets.add(self._set(body))
+                else:
+                    self._whole = True
+
+    def _set(self, body: bytes) -> bytes:
+        start = NFGENMSG.size + len(self._table)
+        (length,) = ATTRIBUTE_LENGTH.unpack_from(body, start)
+        return body[start + 4 : start + length]
+
+    def _end(self, body: bytes) -> None:
+        if not (self._sets or self._whole):
+            return
+        fields = dict(attributes(body, NFGENMSG.size))
+        number = int.from_bytes(fields[GENERATION_ID], "big")
+        sets = frozenset(map(_text, self._sets))
+        self._noticed(RulesNoticed(number, sets, self._whole, _text(bytes(fields.get(PROGRAM, b"")))))
+        self._sets, self._whole = set(), False
+
+
+def _text(name: bytes) -> str:
+    return name.rstrip(b"\0").decode(errors="replace")
+
+
+def _only_our_routes(channel: socket.socket) -> None:
+    """Have the kernel keep routes of other protocols from a socket, by a classic BPF program."""
+    load_byte, equal, answer = 0x30, 0x15, 0x06
+    type_at = 4 if sys.byteorder == "little" else 5
+    program = (
+        (load_byte, 0, 0, type_at),
+        (equal, 1, 0, RTM_NEWROUTE),
+        (equal, 0, 2, RTM_DELROUTE),
+        (load_byte, 0, 0, 16 + 5),  # rtm_protocol
+        (equal, 0, 1, ROUTE_PROTOCOL),
+        (answer, 0, 0, 0xFFFFFFFF),
+        (answer, 0, 0, 0),
+    )
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code)
+    channel.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer))
+    )

@@ -1,0 +1,85 @@
+"""Putting right at once what others have changed, as the kernel tells of it, and never fighting for long.
+
+In: notices that are not about our own work. Out: a restored ruleset, and the names of VIPs that differ, which the
+loop's next apply puts back. Belongs to the loop's thread.
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.plan.notice import Notice, VipsNoticed
+from ipvsproxy.plan.state import Touched
+from ipvsproxy.plan.storm import Patience
+from ipvsproxy.report import Report
+
+log = structlog.get_logger()
+
+
+class Mender:
+    """What others are suspected to have changed. `longest` is the longest wait in a fight, in seconds."""
+
+    def __init__(
+        self, kernel: Kernel, report: Report, clock: Callable[[], float], longest: float, node: str
+    ) -> None:
+        self._kernel = kernel
+        self._report = report
+        self._clock = clock
+        self._node = node
+        self._patience = Patience(longest)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._vips = self._whole = False
+        self._sets: set[str] = set()
+        self._programs: set[str] = set()
+
+    def suspect(self, notice: Notice) -> None:
+        """Remember where to look."""
+        if isinstance(notice, VipsNoticed):
+            self._vips = True
+            return
+        self._sets |= notice.sets
+        self._whole |= notice.whole
+        if notice.program:
+            self._programs.add(notice.program)
+
+    @property
+    def next(self) -> float | None:
+        """When to mend, None while there is nothing to."""
+        return self._patience.next if self._vips or self._whole or self._sets else None
+
+    def mend(self) -> Touched:
+        """Restore the rules and return the VIPs that have to be put back. Raises NftError, KernelError.
+
+        The rules first: the guard has to be there before a VIP is.
+        """
+        touched, rules = Touched(), self._whole or bool(self._sets)
+        if rules:
+            self._kernel.restore(self._sets, whole=self._whole)
+        if self._vips:
+            touched = self._kernel.verify_vips()
+        if rules or touched:
+            self._tell(touched, "all" if self._whole else sorted(self._sets))
+        self._forget()
+        return touched
+
+    def _tell(self, touched: Touched, rules: str | list[str]) -> None:
+        self._report.repaired(len(touched) + (1 if rules == "all" else len(rules)))
+        fought, by = self._patience.is_fight, sorted(self._programs)
+        self._patience.repaired(self._clock())
+        if not fought:
+            log.warning("changed by others, repairing", rules=rules or None, vips=len(touched.vips), by=by or None)
+        if self._patience.is_fight and not fought:
+            log.error("another program keeps changing what is ours, repairing ever more rarely", by=by or None)
+            who = ", ".join(by) or "another program"
+            self._report.contested(self._node, f"{who} keeps changing what ipvsproxy has made in the kernel")
+
+    def calm(self) -> None:
+        """Notice that a fight has ended."""
+        fought = self._patience.is_fight
+        self._patience.look(self._clock())
+        if fought and not self._patience.is_fight:
+            log.info("no other program changes what is ours any more")
+            self._report.contested(self._node, "")

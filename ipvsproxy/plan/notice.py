@@ -1,0 +1,31 @@
+"""What the kernel tells about changes to what is ours, whoever made them: hints where to look, never the truth.
+
+The loop compares a notice with what it has done itself; what remains was done by others.
+"""
+
+import msgspec
+
+from ipvsproxy.plan.state import Vip
+
+
+class VipsNoticed(msgspec.Struct, frozen=True):
+    """VIPs have come (True) or gone; `unsure`: whatever may have happened to them, or to kube-ipvs0."""
+
+    changes: tuple[tuple[Vip, bool], ...] = ()
+    unsure: bool = False
+
+
+class RulesNoticed(msgspec.Struct, frozen=True):
+    """One transaction has changed our table.
+
+    `generation` is the kernel's number of it, `sets` are the sets whose elements have changed. `whole`: a table, a
+    chain, a rule or a set as such. `program` is the name of the one that did it.
+    """
+
+    generation: int
+    sets: frozenset[str] = frozenset()
+    whole: bool = False
+    program: str = ""
+
+
+Notice = VipsNoticed | RulesNoticed

@@ -1,0 +1,220 @@
+"""What others change is put right at once, by the kernel's own word: the next verification is an hour away.
+
+The last test prints how long repairs take beside the same repair by hand with the usual programs, in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import netns
+import pytest
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder, endpoint, endpoint_slice, port, service
+from probe import Question, probe, spread
+from proxy import Proxy
+from test_traffic import eventually, flush_servers
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.plan.storm import BURST
+from nft import Libnftables, NftError, Table, Transaction
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
+
+PORTS = (port(80, 8080, node_port=31780),)
+CLUSTER_IPS = ("10.96.8.1", "fd00:10:96::8:1")
+VIP = "203.0.113.80"
+TABLE = Table("inet", "ipvsproxy")
+
+
+class World:
+    """One node with one Service, and what its kernel should hold."""
+
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab, self.node = lab, lab.nodes[0]
+        objects = Folder(folder)
+        objects.write_nodes(lab)
+        web = service(
+            "web", PORTS, CLUSTER_IPS, type_="LoadBalancer", ingress=[VIP],
+            loadBalancerSourceRanges=["192.0.2.96/27", "198.18.0.0/15"],
+        )  # fmt: skip
+        hosts = [lab.host(pod) for pod in ("p11", "p12")]
+        slices = [
+            endpoint_slice("web", PORTS, [endpoint(lab, h, family=f) for h in hosts], family=f) for f in (4, 6)
+        ]
+        objects.write("web", web, *slices)
+        for host in hosts:
+            lab.responder.listen(host, 8080)
+        self.proxy = lab.proxy(self.node, folder, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=1h"])
+        self.right = self.state()
+
+    def run(self, *argv: str) -> str:
+        return self.lab.run(self.node, argv)
+
+    def state(self) -> tuple[str, list[str]]:
+        """Our table without its handles, and the addresses of kube-ipvs0."""
+        table = json.loads(self.run("nft", "-j", "list", "table", "inet", "ipvsproxy"))["nftables"]
+        for item in table:
+            for value in item.values():
+                value.pop("handle", None)
+                if isinstance(value.get("elem"), list):
+                    value["elem"].sort(key=str)
+        addresses = self.run("ip", "-o", "address", "show", "kube-ipvs0").split()
+        return json.dumps(table[1:]), sorted(word for word in addresses if "/" in word)
+
+    def is_right(self) -> bool:
+        try:
+            return self.state() == self.right
+        except RuntimeError:  # no table, or no link
+            return False
+
+
+@pytest.fixture(scope="module")
+def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(session_lab, pathlib.Path(tmp_path_factory.mktemp("repair")))
+    yield made
+    made.proxy.kill()
+    session_lab.clean_nodes()
+    session_lab.responder.clear()
+
+
+ELEMENT = f"inet ipvsproxy frontends4 {{ {VIP} . tcp . 80 }}"
+DAMAGES = {
+    "the whole ruleset": ("nft", "flush ruleset"),
+    "the rules of a chain": ("nft", "flush chain inet ipvsproxy decide"),
+    "a verdict": ("nft", f"delete element {ELEMENT}"),
+    "a verdict that is another one": (
+        "nft", f"delete element {ELEMENT}; add element {ELEMENT.removesuffix(' }')} : drop }}",
+    ),
+    "all source ranges": ("nft", "flush set inet ipvsproxy allowed4"),
+    "a guard too many": ("nft", "add element inet ipvsproxy vips4 { 192.0.2.1 }"),
+    "an IPv4 address": ("ip", "address", "delete", f"{CLUSTER_IPS[0]}/32", "dev", "kube-ipvs0"),
+    "an IPv6 address": ("ip", "address", "delete", f"{CLUSTER_IPS[1]}/128", "dev", "kube-ipvs0"),
+    "an address too many": ("ip", "address", "add", "203.0.113.99/32", "dev", "kube-ipvs0"),
+    "the link": ("ip", "link", "delete", "kube-ipvs0"),
+}  # fmt: skip
+
+
+def test_every_damage_is_put_right_without_a_verification(world: World) -> None:
+    said = "changed by others, repairing"
+    assert world.proxy.events(said) == []  # the proxy's own work is no damage
+    for number, argv in enumerate(DAMAGES.values()):
+        if number and number % (BURST - 1) == 0:
+            restarted(world)  # or so many damages would be a fight
+        before = len(world.proxy.events(said))
+        world.run(*argv)
+        world.proxy.wait_for(said, before + 1)
+        eventually(world.is_right)
+    question = Question(world.lab.client.netns, VIP, 80)
+    assert set(spread(question, 6)) == {"p11", "p12"}
+    assert probe(world.lab.host("p12").netns, VIP, 80, timeout=1.5).outcome == "timeout"
+
+
+def test_servers_are_looked_at_soon_when_other_things_were_touched(world: World) -> None:
+    with netns.inside(world.node.netns):
+        flush_servers()
+    world.run("ip", "address", "delete", f"{VIP}/32", "dev", "kube-ipvs0")
+    question = Question(world.lab.client.netns, VIP, 80)
+    eventually(lambda: set(spread(question, 6)) == {"p11", "p12"})
+
+
+def test_a_new_address_of_the_node_serves_node_ports_at_once(world: World) -> None:
+    world.run("ip", "address", "add", "192.0.2.31/24", "dev", "eth0")
+    try:
+        eventually(lambda: probe(world.lab.client.netns, "192.0.2.31", 31780, timeout=2).outcome == "answered")
+    finally:
+        world.run("ip", "address", "delete", "192.0.2.31/24", "dev", "eth0")
+
+
+def restarted(world: World) -> Proxy:
+    world.proxy.kill()
+    world.proxy.start()
+    world.proxy.wait_for("synced")
+    return world.proxy
+
+
+def test_a_fight_is_reported_once_and_not_fought_for_ever(world: World) -> None:
+    proxy, over = restarted(world), threading.Event()
+
+    def fight() -> None:
+        with netns.inside(world.node.netns):
+            nft = Libnftables()
+            transaction = Transaction(TABLE)
+            transaction.delete_elements([("vips4", VIP)])
+            while not over.wait(0.02):
+                try:
+                    nft.run(transaction)
+                except NftError:
+                    continue  # not repaired yet
+
+    other = threading.Thread(target=fight)
+    other.start()
+    try:
+        said = proxy.wait_for("another program keeps changing what is ours, repairing ever more rarely")
+        assert said["by"]
+    finally:
+        over.set()
+        other.join()
+    assert len(proxy.events("changed by others, repairing")) <= BURST + 1
+    eventually(world.is_right)
+    assert len(proxy.events("another program keeps changing what is ours, repairing ever more rarely")) == 1
+
+
+def test_figures(world: World, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    """No time is asserted: `TESTS=tests/integration/test_repair.py ARGS='-k figures'` prints them."""
+    import nftables
+
+    process = restarted(world).process
+    assert process is not None
+    saved = tmp_path / "saved.nft"
+    saved.write_text(world.run("nft", "list", "table", "inet", "ipvsproxy"))
+    element = f"element inet ipvsproxy vips4 {{ {VIP} }}"
+    with netns.inside(world.node.netns):
+        links, ruleset, nft = Links(), Ruleset("ipvsproxy"), nftables.Nftables()
+        links.ensure_link()
+        (vip,) = {vip for vip in links.vips() if vip.address == parse_ip(VIP)}
+    cases: dict[str, tuple[Callable[[], object], tuple[str, ...], Callable[[], bool]]] = {
+        "an address": (
+            lambda: links.unbind([vip]),
+            ("ip", "address", "add", f"{VIP}/32", "dev", "kube-ipvs0"),
+            lambda: vip in links.vips(),
+        ),
+        "an element": (
+            lambda: nft.cmd(f"delete {element}"),
+            ("nft", f"add {element}"),
+            lambda: nft.cmd(f"get {element}")[0] == 0,
+        ),
+        "the ruleset": (
+            lambda: nft.cmd("flush ruleset"),
+            ("nft", "-f", str(saved)),
+            lambda: bool(ruleset.stamp()),
+        ),
+    }
+    rows = []
+    for name, (damage, repair, is_back) in cases.items():
+        process.send_signal(signal.SIGSTOP)
+        damage()
+        began = time.monotonic()
+        world.run(*repair)
+        by_hand = time.monotonic() - began
+        process.send_signal(signal.SIGCONT)
+        time.sleep(3)  # the proxy looks at what has been done meanwhile
+        damage()
+        began = time.monotonic()
+        while not is_back():
+            assert time.monotonic() - began < 120
+        rows.append((name, by_hand, time.monotonic() - began))
+        eventually(world.is_right)
+    links.close()
+    ruleset.close()
+    with capsys.disabled():
+        print("\nrepair of        by hand    by the proxy")
+        for name, by_hand, by_proxy in rows:
+            print(f"{name:12} {by_hand * 1000:8.0f} ms {by_proxy * 1000:10.0f} ms   x {by_proxy / by_hand:.2f}")

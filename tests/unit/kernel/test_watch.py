@@ -1,0 +1,109 @@
+"""What the kernel's notifications are sorted into; messages as the kernel sends them."""
+
+import socket
+import struct
+
+import pytest
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.links import IFADDRMSG, RTMSG
+from ipvsproxy.kernel.netlink import attribute
+from ipvsproxy.kernel.watch import IFINFOMSG, LinkNews, RuleNews
+from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
+from ipvsproxy.plan.state import Vip, VipForm
+
+OWN, OTHER = 7, 2
+V4, V6 = parse_ip("10.96.0.1"), parse_ip("fd00::1")
+
+
+class Heard(list):
+    """What was told, in order; the addresses of other links as a word."""
+
+    def addresses(self):
+        self.append("addresses")
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def links(heard, monkeypatch):
+    monkeypatch.setattr(socket, "if_nametoindex", lambda _: OWN)
+    return LinkNews(heard.append, heard.addresses)
+
+
+@pytest.fixture
+def rules(heard):
+    return RuleNews("ipvsproxy", heard.append)
+
+
+def address(kind, packed, index):
+    number = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    body = IFADDRMSG.pack(number, len(packed) * 8, 0, 0, index) + attribute(1, packed)
+    return kind, 0, 0, body + (attribute(2, packed) if len(packed) == 4 else b"")
+
+
+def route(kind, packed, protocol):
+    body = RTMSG.pack(socket.AF_INET, 32, 0, 0, 255, protocol, 254, 2, 0)
+    return kind, 0, 0, body + attribute(1, packed)
+
+
+def link(kind, name, index):
+    return kind, 0, 0, IFINFOMSG.pack(0, 0, index, 0, 0) + attribute(3, name.encode() + b"\0")
+
+
+def rule(number, table="ipvsproxy", rest=b""):
+    return 10 << 8 | number, 0, 0, struct.pack(">BBH", 1, 0, 0) + attribute(1, table.encode() + b"\0") + rest
+
+
+def element(number, name, table="ipvsproxy"):
+    return rule(number, table, attribute(2, name.encode() + b"\0"))
+
+
+def generation(number):
+    return 10 << 8 | 15, 0, 0, bytes(4) + attribute(1, struct.pack(">I", number))
+
+
+def test_addresses_of_kube_ipvs0_are_vips_and_others_are_the_nodes(links, heard):
+    links.take([address(20, V4, OWN), address(21, V6, OWN), address(20, parse_ip("fe80::1"), OWN)])
+    assert heard == [VipsNoticed(((Vip(V4, VipForm.ADDRESS), True), (Vip(V6, VipForm.ADDRESS), False)))]
+    links.take([address(20, V4, OTHER)])
+    assert heard[1:] == ["addresses"]
+
+
+def test_routes_of_ours_are_vips(links, heard):
+    links.take([route(25, V4, 118), route(25, V4, 2)])
+    assert heard == [VipsNoticed(((Vip(V4, VipForm.ROUTE), False),))]
+
+
+def test_the_link_is_followed_when_it_goes_and_comes_with_another_number(links, heard):
+    links.take([link(17, "kube-ipvs0", OWN), link(17, "veth1", 9)])
+    assert heard == [VipsNoticed((), unsure=True)]
+    links.take([link(16, "kube-ipvs0", 11), address(20, V4, 11), address(20, V4, OWN)])
+    assert heard[1:] == [VipsNoticed(((Vip(V4, VipForm.ADDRESS), True),)), "addresses"]
+
+
+def test_what_overflows_may_be_anything(links, rules, heard):
+    links.lost()
+    rules.lost()
+    assert heard == ["addresses", VipsNoticed((), unsure=True)]
+
+
+def test_a_transaction_on_our_table_is_told_with_its_number(rules, heard):
+    rules.take([element(12, "vips4"), element(14, "frontends4"), element(12, "vips4")])
+    assert heard == []
+    rules.take([generation(41), generation(42)])
+    assert heard == [RulesNoticed(41, frozenset(("vips4", "frontends4")))]
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 5, 6, 8, 9, 11])
+def test_anything_but_elements_concerns_the_whole_table(rules, heard, number):
+    rules.take([rule(number), generation(5)])
+    assert heard == [RulesNoticed(5, frozenset(), whole=True)]
+
+
+def test_tables_of_others_are_no_news(rules, heard):
+    rules.take([rule(6, "filter"), element(12, "vips4", "ipvsproxy2"), rule(6, "ipvsprox"), generation(5)])
+    assert heard == []

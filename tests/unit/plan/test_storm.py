@@ -1,0 +1,39 @@
+"""Repairs at once, ever rarer in a fight, and at once again after it."""
+
+from ipvsproxy.plan.storm import BURST, CALM_SECONDS, Patience
+
+
+def fight(patience, seconds, now=0.0):
+    """Count the repairs in so many seconds against somebody who undoes each at once."""
+    end, count = now + seconds, 0
+    while (now := max(now, patience.next)) < end:
+        patience.repaired(now)
+        count += 1
+    return count
+
+
+def test_single_damages_are_repaired_at_once():
+    patience = Patience(30)
+    for hour in range(100):
+        now = hour * (CALM_SECONDS + 1)
+        assert patience.next <= now
+        patience.repaired(now)
+        assert not patience.is_fight
+
+
+def test_a_fight_costs_ever_less_and_never_stops():
+    patience = Patience(30)
+    assert fight(patience, 1) <= BURST + 3
+    assert patience.is_fight
+    assert fight(patience, 3600, 1) <= 3600 / 30 + 10
+    assert fight(patience, 3600, 3601) >= 3600 / 30 - 1
+
+
+def test_calm_ends_a_fight():
+    patience = Patience(30)
+    fight(patience, 100)
+    patience.look(patience.next + CALM_SECONDS - 1)
+    assert patience.is_fight
+    patience.look(patience.next + CALM_SECONDS + 1)
+    assert not patience.is_fight
+    assert patience.next == 0

@@ -1,0 +1,164 @@
+"""Others change what is ours and the kernel tells of it: put right in the same turn, and never fought for long."""
+
+import pytest
+from build import config, key, service, slice_of
+from memory_kernel import MemoryNode
+from structlog.testing import capture_logs
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.kernel import OWN_NAME, TABLE
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.loop import Loop
+from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
+from ipvsproxy.plan.state import Vip, VipForm
+from ipvsproxy.plan.storm import BURST
+from ipvsproxy.report import Report
+from nft import Transaction
+
+ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)
+
+
+class Recorder(Report):
+    """Writes down repairs and fights."""
+
+    def __init__(self):
+        self.repairs, self.fights = 0, []
+
+    def repaired(self, objects):
+        self.repairs += objects
+
+    def contested(self, node, reason):
+        self.fights.append((node, reason))
+
+
+class World:
+    """A running proxy, and what it reports."""
+
+    def __init__(self):
+        self.node = MemoryNode([parse_ip("192.0.2.1")])
+        self.report = Recorder()
+        self.now = 1000.0
+        self.loop = Loop(config(), Inbox(), self.node.kernel(), lambda: self.now, self.report)
+        objects = {
+            Kind.SERVICE: service(),
+            Kind.ENDPOINT_SLICE: slice_of("web", "10.244.1.1"),
+            Kind.NODE: Node("node1"),
+        }
+        self.loop.turn([Listed(kind, {value.key: value}) for kind, value in objects.items()])
+
+    def tamper(self, *commands, program="firewalld"):
+        """Have somebody else change our table; return what the kernel tells of it."""
+        transaction = Transaction(TABLE)
+        for command, *arguments in commands:
+            getattr(transaction, command)(*arguments)
+        self.node.nft.run(transaction)
+        whole = any(command == "delete_table" for command, *_ in commands)
+        sets = frozenset(name for command, *rest in commands if rest for name, *_ in rest[0])
+        return RulesNoticed(len(self.node.nft.transactions), sets, whole, program)
+
+    @property
+    def transactions(self):
+        return len(self.node.nft.transactions)
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+DAMAGES = {
+    "an element less": [("delete_elements", [("vips4", "10.96.0.10")])],
+    "an element more": [("add_elements", [("vips4", "10.0.0.1", "")])],
+    "another value": [
+        ("delete_elements", [("frontends4", "10.96.0.10 . tcp . 80")]),
+        ("add_elements", [("frontends4", "10.96.0.10 . tcp . 80", "drop")]),
+    ],
+    "no table": [("delete_table",)],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_rules_are_put_right_in_the_same_turn(world, damage):
+    right = world.node.nft.dump()
+    notice = world.tamper(*DAMAGES[damage])
+    assert world.node.nft.dump() != right
+    with capture_logs() as logs:
+        assert world.loop.turn([notice])
+    assert world.node.nft.dump() == right
+    assert [line["by"] for line in logs if line["event"] == "changed by others, repairing"] == [["firewalld"]]
+    assert world.report.repairs == 1
+
+
+def test_one_set_is_restored_without_touching_the_others(world):
+    notice = world.tamper(*DAMAGES["an element less"])
+    world.loop.turn([notice])
+    assert world.node.nft.transactions[-1] == (
+        "flush set inet ipvsproxy vips4\nadd element inet ipvsproxy vips4 { 10.96.0.10 }\n"
+    )
+
+
+def test_a_vip_that_was_taken_away_comes_back_and_one_that_was_put_there_goes(world):
+    stranger = Vip(parse_ip("10.0.0.1"), VipForm.ADDRESS)
+    world.node.links.present = {stranger}
+    world.loop.turn([VipsNoticed(((ADDRESS, False),))])
+    assert world.node.links.present == {ADDRESS}
+    world.node.links.present.clear()
+    world.node.links.exists = False
+    world.loop.turn([VipsNoticed(unsure=True)])
+    assert world.node.links.present == {ADDRESS}
+
+
+def test_what_was_our_own_work_costs_nothing(world):
+    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+    before = world.transactions, world.node.writes
+    own = [RulesNoticed(number, frozenset(("vips4",))) for number in range(1, world.transactions + 1)]
+    vips = VipsNoticed(((ADDRESS, True), (Vip(parse_ip("10.96.0.11"), VipForm.ADDRESS), True)))
+    assert not world.loop.turn([*own, vips])
+    assert (world.transactions, world.node.writes) == before
+    assert world.report.repairs == 0
+
+
+def test_a_transaction_of_ours_among_those_of_others_is_told_by_the_name(world):
+    run = world.node.nft.run
+
+    def crowded(transaction):
+        run(transaction)
+        world.node.nft.transactions.append("another program's")
+
+    world.node.nft.run = crowded
+    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+    world.node.nft.run = run
+    numbers = world.transactions - 1, world.transactions
+    assert not world.loop.turn(
+        [RulesNoticed(number, frozenset(("vips4",)), program=OWN_NAME) for number in numbers]
+    )
+    assert world.loop.turn([RulesNoticed(numbers[1], frozenset(("vips4",)), program="nft")])
+
+
+def test_ipvs_is_looked_at_soon_after_others_were_at_work(world):
+    del world.node.ipvs.table[key("10.96.0.10:80")]
+    world.loop.turn([world.tamper(*DAMAGES["no table"])])
+    assert world.loop._timeout() <= 1
+    world.now += 1
+    world.loop.turn([])
+    assert key("10.96.0.10:80") in world.node.ipvs.table
+
+
+def test_a_fight_is_told_once_costs_ever_less_and_is_over_when_the_other_stops(world):
+    right, end = world.node.nft.dump(), world.now + 600
+    before = world.transactions
+    damages = 0
+    while world.now < end:
+        notice = world.tamper(*DAMAGES["no table"])
+        damages += 1
+        world.loop.turn([notice])
+        world.now += 0.1
+    repairs = world.transactions - before - damages
+    assert BURST < repairs < 60
+    assert world.report.fights == [("node1", "firewalld keeps changing what ipvsproxy has made in the kernel")]
+    for _ in range(20):
+        world.now += world.loop._timeout()
+        world.loop.turn([])
+    assert world.node.nft.dump() == right
+    assert world.report.fights[1:] == [("node1", "")]
