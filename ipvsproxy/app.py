@@ -26,7 +26,7 @@ from ipvsproxy.kernel.alone import Lock
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kernel.kernel import TABLE, Kernel
+from ipvsproxy.kernel.kernel import ELSEWHERE, TABLE, Kernel
 from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import KernelError
@@ -109,6 +109,7 @@ def open_kernel(config: Config) -> Kernel:
         return Kernel(
             ipvs, Links(), nft, ruleset, Forwarding(nft, mark), mark,
             nameservers=host.nameservers,
+            quiet_arp=config.quiet_arp,
             keep_settings=partial(host.keep, config),
             make_settings=partial(host.prepare, config, ipvs),
             take_over=Leftovers(nft).tend,
@@ -278,7 +279,7 @@ def _remove_rules() -> list[str]:
     """Remove our rules and those of a kube-proxy; return what could not be. Raises KernelError, NftError."""
     nft = Libnftables()
     Forwarding(nft).remove()
-    transaction = Transaction(TABLE)
+    transaction = Transaction(TABLE, ELSEWHERE)
     transaction.delete_table()
     nft.run(transaction)
     return Leftovers(nft).remove() + legacy_advice()

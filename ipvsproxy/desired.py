@@ -4,7 +4,7 @@ Everything between the inbox and the comparison with the kernel, without the ker
 addresses. Out: the ledger, and the names of what has changed in it. Owned by the loop's thread.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
@@ -15,7 +15,7 @@ from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.node import NodeFacts, Reserved, blindness, facts
-from ipvsproxy.plan.rules import detector_elements, guard
+from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
 from ipvsproxy.plan.safety import Refusal, judge
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
 from ipvsproxy.plan.wanted import plan_service
@@ -52,11 +52,17 @@ class Desired:
         self._api_servers = tuple(Reserved(address, API_SERVER_ROLE, port) for address, port in servers)
         self.store.node_changed = True
 
-    def look_at_node(self, link_addresses: Iterable[bytes], reserved: Iterable[Reserved] = ()) -> Touched:
+    def look_at_node(
+        self,
+        link_addresses: Iterable[bytes],
+        reserved: Iterable[Reserved] = (),
+        senders: Mapping[str, bytes] | None = None,
+    ) -> Touched:
         """Take over the facts of the node; all Services depend on them and become dirty when they changed."""
         self.store.node_changed = False
         node = self.store.node
-        new = facts(self._config, node, link_addresses, (*reserved, *self._api_servers, *self._api_endpoints()))
+        reserved = (*reserved, *self._api_servers, *self._api_endpoints())
+        new = facts(self._config, node, link_addresses, reserved, senders)
         # A folder of manifests need not describe the node, and no load balancer asks there.
         eligible = node.eligible if node else self._config.manifests is not None
         self._report.node(eligible=eligible, listen=listen_addresses(self._config, new))
@@ -67,7 +73,7 @@ class Desired:
         if reason := blindness(self._config, new):
             log.warning(reason)
         self.store.all_dirty()
-        previous, self._fixed = self._fixed, dict(detector_elements(new.pod_cidrs, new.pod_interfaces))
+        previous, self._fixed = self._fixed, _fixed(new, self._config)
         return self.ledger.set_fixed(self._fixed, previous)
 
     def _api_endpoints(self) -> Iterable[Reserved]:
@@ -141,6 +147,12 @@ class Desired:
         """Tell that a Service could not be programmed."""
         service = self.store.services.get(key)
         self._report.refused(service_subject(key, service.uid if service else ""), reason)
+
+
+def _fixed(node: NodeFacts, config: Config) -> dict[Slot, str]:
+    """Return the elements that depend on the node alone."""
+    senders = dict(sender_elements(node.senders)) if config.quiet_arp else {}
+    return {**dict(detector_elements(node.pod_cidrs, node.pod_interfaces)), **senders}
 
 
 def is_urgent(service: Service) -> bool:

@@ -228,7 +228,8 @@ class Loop:
         return round(self._clock() - began, 3)
 
     def _look_at_node(self) -> None:
-        touched = self._desired.look_at_node(self._kernel.other_addresses(), self._kernel.reserved())
+        kernel = self._kernel
+        touched = self._desired.look_at_node(kernel.other_addresses(), kernel.reserved(), kernel.senders())
         self._node_unseen = False
         self._pending.update(touched)
 

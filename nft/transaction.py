@@ -6,7 +6,7 @@ can consist of, so nothing from outside can become a command; `ValueError` is ra
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]*\Z")
@@ -30,9 +30,13 @@ class Table:
 
 @dataclass
 class Transaction:
-    """Changes to one table; `str()` is exactly what is sent. Commands take effect together or not at all."""
+    """Changes to one table; `str()` is exactly what is sent. Commands take effect together or not at all.
+
+    `elsewhere` names the sets that are in another table.
+    """
 
     table: Table
+    elsewhere: Mapping[str, Table] = field(default_factory=dict)
     _commands: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -42,8 +46,9 @@ class Transaction:
         return bool(self._commands)
 
     def delete_table(self) -> None:
-        """Delete the table whether or not it exists (nft before 1.0.7 has no `destroy`)."""
-        self._commands += [f"add table {self.table}", f"delete table {self.table}"]
+        """Delete the table, and those elsewhere, whether they exist or not (nft before 1.0.7 has no `destroy`)."""
+        for table in dict.fromkeys((self.table, *self.elsewhere.values())):
+            self._commands += [f"add table {table}", f"delete table {table}"]
 
     def load(self, script: str) -> None:
         """Add the tables, sets, maps and chains of a script; the script is trusted."""
@@ -54,7 +59,10 @@ class Transaction:
         for name in names:
             if not _NAME.match(name):
                 raise ValueError(f"not a set: {name!r}")
-            self._commands.append(f"flush set {self.table} {name}")
+            self._commands.append(f"flush set {self._place(name)}")
+
+    def _place(self, name: str) -> str:
+        return f"{self.elsewhere.get(name, self.table)} {name}"
 
     def add_elements(self, elements: Iterable[tuple[str, str, str]]) -> None:
         """Add elements, given as (set, key, value); the value is '' for plain sets."""
@@ -74,7 +82,7 @@ class Transaction:
         for name, texts in by_set.items():
             if not _NAME.match(name):
                 raise ValueError(f"not a set: {name!r}")
-            self._commands.append(f"{verb} element {self.table} {name} {{ {_checked(name, texts)} }}")
+            self._commands.append(f"{verb} element {self._place(name)} {{ {_checked(name, texts)} }}")
 
 
 def _checked(name: str, texts: list[str]) -> str:

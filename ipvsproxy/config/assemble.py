@@ -65,6 +65,7 @@ def _traffic(values: dict[str, Any]) -> dict[str, Any]:
         "masquerade_bit": values["iptables.masqueradeBit"],
         "nodeport_addresses": tuple(values["nodePortAddresses"]),
         "external_ip_ranges": tuple(values["externalIPRanges"]),
+        "quiet_arp": values["quietARP"],
         "denied_ip_ranges": tuple(values["deniedIPRanges"]),
         "allow_external_ips": gate(values, "AllowServiceExternalIPs"),
     }

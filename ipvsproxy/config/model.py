@@ -106,6 +106,7 @@ class Config:
     allow_external_ips: bool = True
     external_ip_ranges: tuple[str, ...] = ()
     denied_ip_ranges: tuple[str, ...] = ()
+    quiet_arp: bool = True
 
     scheduler: str = "rr"
     sync_period: float = 30.0

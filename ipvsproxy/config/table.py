@@ -185,9 +185,10 @@ OURS = (
         "ranges that external IPs of Services must be in; default: all", always=True),
     Row("denied-ip-ranges", "deniedIPRanges", LIST, [], NEW,
         "ranges in which no Service gets external or load balancer IPs", always=True),
-
     Row("service-metrics", "serviceMetrics", STRING, "off", NEW,
         "counters of single Services and endpoints: off, all, or a number: those with most traffic", always=True),
+    Row("quiet-arp", "quietARP", BOOL, True, NEW, "answer no ARP requests for VIPs that this program has bound",
+        always=True, nullable=True),
 )  # fmt: skip
 """Also as environment variables, IPVSPROXY_ and the flag in capitals."""
 

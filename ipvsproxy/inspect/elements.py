@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ipvsproxy.address import Cidr, format_ip, parse_ip
-from ipvsproxy.plan.rules import PROTOCOL_NAMES
+from ipvsproxy.plan.rules import LINKS, PROTOCOL_NAMES, QUIET, SENDERS
 from ipvsproxy.plan.state import FrontendKey
 
 ACCEPT, DROP, GOTO = 1, 0, -4
@@ -60,10 +60,13 @@ def _shapes() -> Iterator[tuple[str, Shape]]:
         yield f"allowed{number}", Shape((*FRONTEND[number], address), interval=True)
     yield "pod_interfaces", Shape((NAME,), interval=True)
     yield "health_check_ports", Shape((PORT,))
+    yield QUIET, Shape((IP4,))
+    yield LINKS, Shape((NAME,))
+    yield SENDERS, Shape((NAME,), (IP4,))
 
 
 SHAPES: Mapping[str, Shape] = dict(_shapes())
-"""Of every set and map of the ruleset (nft/ipvsproxy.nft), by its name."""
+"""Of every set and map of the ruleset (nft/ipvsproxy.nft, nft/quiet.nft), by its name."""
 
 Field = bytes | int | str
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from ipvsproxy.inspect.elements import Raw
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFPROTO_INET
+from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFPROTO_ARP, NFPROTO_INET
+from ipvsproxy.plan.rules import ARP_SETS
 
 NFT_MSG_GETSETELEM = 10 << 8 | 13
 LIST_TABLE, LIST_SET, LIST_ELEMENTS, LIST_ELEM = 1, 2, 3, 1
@@ -27,7 +28,7 @@ BIG_U32, BIG_S32 = struct.Struct(">I"), struct.Struct(">i")
 
 
 class Elements:
-    """The sets and maps of one table of the inet family."""
+    """The sets and maps of the tables of one name in the families inet and arp."""
 
     def __init__(self, table: str) -> None:
         self._wire = Wire(NETLINK_NETFILTER)
@@ -65,7 +66,7 @@ class Elements:
         return [element for part in parts for element in _elements(part)]
 
     def _question(self, name: str, wanted: bytes) -> bytes:
-        head = NFGENMSG.pack(NFPROTO_INET, 0, 0)
+        head = NFGENMSG.pack(NFPROTO_ARP if name in ARP_SETS else NFPROTO_INET, 0, 0)
         return message(
             NFT_MSG_GETSETELEM, 0, head + self._table + attribute(LIST_SET, name.encode() + b"\0") + wanted
         )

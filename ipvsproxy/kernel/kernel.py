@@ -40,13 +40,15 @@ from ipvsproxy.plan.gate import (
 )
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.notice import Notice, VipsNoticed
+from ipvsproxy.plan.rules import ARP_SETS
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Touched, Vip
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 from nft import ruleset as static_rules
 
-TABLE = Table("inet", "ipvsproxy")
+TABLE, ARP_TABLE = Table("inet", "ipvsproxy"), Table("arp", "ipvsproxy")
 """Never `kube-proxy`: Calico's Felix takes that name for kube-proxy's nftables mode."""
+ELSEWHERE = dict.fromkeys(ARP_SETS, ARP_TABLE)
 VERIFIED_AT_ONCE = 1000
 """Servers whose destinations one verification reads: three system calls each."""
 LOGGED_AT_ONCE = 10
@@ -77,11 +79,12 @@ class Kernel:
         *,
         make_settings: Callable[[], None] = lambda: None,
         nameservers: Callable[[], Iterable[bytes]] = tuple,
+        quiet_arp: bool = True,
         take_over: Callable[[], None] = lambda: None,
         conntrack: Conntrack,
     ) -> None:
         self.shadow = KernelState()
-        self._mark = mark
+        self._rules = static_rules(mark, quiet_arp=quiet_arp)
         self._make_settings = make_settings
         self._nameservers = nameservers
         self._keep_settings = keep_settings
@@ -143,9 +146,9 @@ class Kernel:
 
     def load_rules(self, elements: dict[Slot, str]) -> None:
         """Replace our table by the static rules and these elements, atomically. Raises NftError."""
-        transaction = Transaction(TABLE)
+        transaction = Transaction(TABLE, ELSEWHERE)
         transaction.delete_table()
-        transaction.load(static_rules(self._mark))
+        transaction.load(self._rules)
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
         self._run(transaction)
         self.shadow.elements = dict(elements)
@@ -213,7 +216,7 @@ class Kernel:
         Either is one transaction, so nobody sees a set that is empty.
         """
         if not whole and self._ruleset.stamp() == self._stamp:
-            transaction = Transaction(TABLE)
+            transaction = Transaction(TABLE, ELSEWHERE)
             transaction.flush_sets(sorted(sets))
             elements = self.shadow.elements.items()
             transaction.add_elements((slot.set, slot.key, value) for slot, value in elements if slot.set in sets)
@@ -285,6 +288,10 @@ class Kernel:
         """Return the addresses of links other than kube-ipvs0. Raises KernelError."""
         return self._links.other_addresses()
 
+    def senders(self) -> dict[str, bytes]:
+        """Return the links with IPv4 addresses, each with its first one. Raises KernelError."""
+        return self._links.senders()
+
     def reserved(self) -> Iterator[Reserved]:
         """Yield addresses that this node depends on: gateways, tunnels, DNS servers. Raises KernelError."""
         return reserved(self._links, self._nameservers())
@@ -292,7 +299,7 @@ class Kernel:
     def _change_elements(self, steps: Sequence[ElementStep], failed: Touched) -> None:
         if not steps:
             return
-        transaction = Transaction(TABLE)
+        transaction = Transaction(TABLE, ELSEWHERE)
         transaction.delete_elements((s.slot.set, s.slot.key) for s in steps if s.value is None or s.replaces)
         transaction.add_elements((s.slot.set, s.slot.key, s.value) for s in steps if s.value is not None)
         try:

@@ -11,9 +11,11 @@ IPv6 link-local ones (contract 4.2).
 """
 
 import errno
+import re
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 from pyroute2 import IPRoute
@@ -62,6 +64,8 @@ NEW_LINK = message(
     NLM_F_CREATE | NLM_F_EXCL,
     NAMED + attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"dummy")),
 )
+PLAIN_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
+"""Of links; the few others are left alone."""
 GONE = (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV)
 
 
@@ -114,6 +118,15 @@ class Links:
     def other_addresses(self) -> frozenset[bytes]:
         """Read the addresses of all links but kube-ipvs0. Raises Lost."""
         return frozenset(address for index, address in self._addresses() if index != self._index)
+
+    def senders(self) -> dict[str, bytes]:
+        """Read the first IPv4 address of each link but lo and kube-ipvs0, by the link's name. Raises Lost."""
+        found: dict[str, bytes] = {}
+        for index, address in self._addresses():
+            if len(address) == 4 and index not in (self._index, self._loopback):
+                with suppress(OSError):  # gone meanwhile
+                    found.setdefault(socket.if_indextoname(index), address)
+        return {name: address for name, address in found.items() if PLAIN_NAME.fullmatch(name)}
 
     def gateways(self) -> frozenset[bytes]:
         """Read the next hops of all routes. Raises Lost."""

@@ -14,17 +14,20 @@ NETLINK_NETFILTER = 12
 NFT_MSG_GETTABLE, NFT_MSG_GETGEN = 10 << 8 | 1, 10 << 8 | 16
 NFTA_GEN_ID = 1
 NFTA_TABLE_NAME, NFTA_TABLE_USE, NFTA_TABLE_HANDLE = 1, 3, 4
-NFPROTO_INET = 1
+NFPROTO_INET, NFPROTO_ARP = 1, 3
+FAMILIES = (NFPROTO_INET, NFPROTO_ARP)
 NFGENMSG = struct.Struct(">BBH")
 
 
 class Ruleset:
-    """One table of the inet family, seen from outside."""
+    """The tables of one name in the families inet and arp, seen from outside."""
 
     def __init__(self, name: str) -> None:
         self._wire = Wire(NETLINK_NETFILTER)
-        body = NFGENMSG.pack(NFPROTO_INET, 0, 0) + attribute(NFTA_TABLE_NAME, name.encode() + b"\0")
-        self._question = message(NFT_MSG_GETTABLE, 0, body)
+        table = attribute(NFTA_TABLE_NAME, name.encode() + b"\0")
+        self._questions = [
+            message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(family, 0, 0) + table) for family in FAMILIES
+        ]
 
     def close(self) -> None:
         """Close the socket."""
@@ -39,9 +42,12 @@ class Ruleset:
         return int.from_bytes(dict(attributes(answer, NFGENMSG.size))[NFTA_GEN_ID], "big")
 
     def stamp(self) -> bytes:
-        """Return what identifies the table as it is, empty when there is none. Raises KernelError."""
+        """Return what identifies the tables as they are, empty when there is none. Raises KernelError."""
+        return b"".join(map(self._stamp, self._questions))
+
+    def _stamp(self, question: bytes) -> bytes:
         try:
-            answer = self._wire.request(self._question)
+            answer = self._wire.request(question)
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return b""

@@ -4,8 +4,8 @@ Pure: `facts` is called again whenever the Node object or an address of a link c
 nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ class NodeFacts:
 
     `link_addresses` are on links other than kube-ipvs0; a VIP among them is not ours to bind.
     `nodeport_addresses` is the part of them on which NodePorts answer. `addresses` are the node's own IPs.
+    `senders` are the links with IPv4 addresses, each with its first one.
     `reserved` are addresses that no Service may take from the node (`plan.safety`).
     `pod_cidrs` and `pod_interfaces` detect local pods; `detects` names the families they work for.
     """
@@ -40,6 +41,7 @@ class NodeFacts:
     pod_cidrs: tuple[Cidr, ...] = ()
     pod_interfaces: tuple[str, ...] = ()
     reserved: tuple[Reserved, ...] = ()
+    senders: Mapping[str, bytes] = field(default_factory=dict)
 
     @cached_property
     def detects(self) -> frozenset[int]:
@@ -62,7 +64,11 @@ class NodeFacts:
 
 
 def facts(
-    config: Config, node: Node | None, link_addresses: Iterable[bytes], reserved: Iterable[Reserved] = ()
+    config: Config,
+    node: Node | None,
+    link_addresses: Iterable[bytes],
+    reserved: Iterable[Reserved] = (),
+    senders: Mapping[str, bytes] | None = None,
 ) -> NodeFacts:
     """Combine what is known; without a Node object the host's own links stand in for its addresses."""
     links = frozenset(address for address in link_addresses if is_node_address(address))
@@ -77,6 +83,7 @@ def facts(
         pod_cidrs=tuple(_detector_cidrs(config, pod_cidrs)),
         pod_interfaces=_detector_interfaces(config),
         reserved=tuple(sorted(set(reserved))),
+        senders=senders or {},
     )
 
 

@@ -4,7 +4,7 @@ The rules themselves are static (nft/ipvsproxy.nft) and are explained there; thi
 elements. It is the one place, beside that file, that knows the names of its sets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.address import Cidr, family, format_ip, parse_ip
@@ -19,6 +19,10 @@ FRONTENDS, MASQUERADE, INSIDE, SERVERS, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN =
     )
 )  # fmt: skip
 """Names of sets and maps, by family."""
+
+QUIET, LINKS, SENDERS = "quiet4", "links", "senders4"
+ARP_SETS = (QUIET, LINKS, SENDERS)
+"""The sets of the table `arp ipvsproxy`."""
 
 Element = tuple[Slot, str]
 
@@ -57,6 +61,8 @@ def elements(frontend: Frontend) -> Elements:
         server = FrontendKey(frontend.inside.address, frontend.key.protocol, frontend.inside.port)
         own[Slot(INSIDE[number], key)] = f"{format_ip(server.address)} . {server.port}"
         shared.append(Slot(SERVERS[number], _text(server)))
+    if frontend.quiet:
+        shared.append(Slot(QUIET, text))
     for pod in frontend.hairpins:
         text = format_ip(pod)
         shared.append(Slot(HAIRPIN[number], f"{text} . {text}"))
@@ -101,6 +107,13 @@ def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> I
         yield Slot(f"pod_cidrs{family(cidr.network)}", str(cidr)), ""
     for name in interfaces:
         yield Slot("pod_interfaces", f'"{name}"'), ""
+
+
+def sender_elements(senders: Mapping[str, bytes]) -> Iterator[Element]:
+    """Yield the links that keep quiet about VIPs, and the address each of them asks with."""
+    for name, address in senders.items():
+        yield Slot(LINKS, f'"{name}"'), ""
+        yield Slot(SENDERS, f'"{name}"'), format_ip(address)
 
 
 def _range_text(cidr: Cidr) -> str:

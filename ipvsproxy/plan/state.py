@@ -84,9 +84,10 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
 
     `inside` is where new connections from local pods and the node go instead, for the second view of a
     Local policy. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
-    put on the node. `hairpins` are addresses of destinations that run on this node. `drain_seconds` is how long a
-    destination that is no longer wanted may keep its connections, 0 without limit. `inside_port` is the made-up
-    port of a ClusterIP frontend (`plan.wanted`), whether a server is on it now or not; 0 where there never is one.
+    put on the node, `quiet` that no ARP is answered for it. `hairpins` are addresses of destinations that run on
+    this node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0
+    without limit. `inside_port` is the made-up port of a ClusterIP frontend (`plan.wanted`), whether a server is
+    on it now or not; 0 where there never is one.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
     frontend uses them.
     """
@@ -104,6 +105,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     drain_seconds: float = 0.0
     inside_port: int = 0
     claim: Claim = Claim.ALLOCATED
+    quiet: bool = False
     serving: tuple[Destination, ...] = ()
 
     @property

@@ -54,6 +54,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
     hairpins: tuple[bytes, ...]
     detects: bool
     masquerade_all: bool
+    quiet: bool
     drain_seconds: float
     serving: tuple[Destination, ...]
 
@@ -134,6 +135,7 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
         detects=family(cluster_ip) in node.detects,
         masquerade_all=config.masquerade_all,
+        quiet=config.quiet_arp and family(cluster_ip) == 4,
         drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
         serving=(),
     )
@@ -227,6 +229,7 @@ def _cluster_ip_frontend(view: View, node: NodeFacts) -> Frontend:
         verdict=_verdict(view, destinations),
         masquerade=masquerade,
         bind=view.cluster_ip not in node.link_addresses,
+        quiet=view.quiet and view.cluster_ip not in node.link_addresses,
         hairpins=view.hairpins,
         health_check_port=view.service.health_check_port,
         drain_seconds=view.drain_seconds,
@@ -267,6 +270,7 @@ def _external_frontend(
         inside=_inside_target(view) if local and view.cluster else None,
         ranges=ranges,
         bind=address not in node.link_addresses,
+        quiet=view.quiet and address not in node.link_addresses,
         hairpins=view.hairpins,
         drain_seconds=view.drain_seconds,
         claim=Claim.ALLOCATED if given else Claim.EXTERNAL,

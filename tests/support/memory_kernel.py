@@ -177,6 +177,9 @@ class MemoryLinks:
         self.faults.read()
         return self.others
 
+    def senders(self):
+        return {}
+
     def gateways(self):
         return self.hops
 

@@ -39,7 +39,7 @@ GOOD[1]["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
 GOOD[1]["status"] = {}
 for number, found in enumerate(GOOD[1]["spec"]["ports"]):
     found["nodePort"] = 31000 + number
-COMMAND = re.compile(r"(add|delete) element inet ipvsproxy ([a-z_]+[46]?) { (.+) }")
+COMMAND = re.compile(r"(add|delete) element (?:inet|arp) ipvsproxy ([a-z_]+[46]?) { (.+) }")
 VERDICTS = re.compile(r"accept|drop|goto [a-z_]+|[0-9a-f.:]+ \. \d+|")
 LINE = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ \w+\.py:\d+\] .*")
 
@@ -60,7 +60,7 @@ def check_text(transactions):
         rest = text.replace(ruleset(), "")
         lines = [line for line in rest.splitlines() if line]
         for line in lines:
-            if line in ("add table inet ipvsproxy", "delete table inet ipvsproxy"):
+            if re.fullmatch(r"(add|delete) table (inet|arp) ipvsproxy", line):
                 continue
             match = COMMAND.fullmatch(line)
             assert match, line

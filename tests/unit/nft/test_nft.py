@@ -66,12 +66,15 @@ def test_nothing_from_outside_becomes_a_command(hostile):
 
 
 def test_the_ruleset_declares_what_the_plan_fills():
-    from ipvsproxy.plan.rules import detector_elements, elements  # noqa: F401
+    from ipvsproxy.plan.rules import ARP_SETS
 
     declared = set(loaded().sets)
     families = ("vips", "frontends", "inside", "inside_servers", "masquerade", "ranged", "allowed", "hairpin")
     families += ("pod_cidrs", "served")
-    assert declared == {f"{n}{f}" for n in families for f in (4, 6)} | {"pod_interfaces", "health_check_ports"}
+    assert declared == {f"{n}{f}" for n in families for f in (4, 6)} | {
+        *("pod_interfaces", "health_check_ports"),
+        *ARP_SETS,
+    }
 
 
 def test_a_transaction_is_all_or_nothing():
@@ -124,3 +127,20 @@ def test_the_mark_of_replies_is_one_bit_anywhere():
     assert "redefine reply = 0x80000000\n" in text
     assert "redefine others = 0x7fffffff\n" in text
     assert "0x4000" not in text
+
+
+def test_sets_of_another_table_are_changed_and_deleted_in_the_same_transaction():
+    transaction = Transaction(Table("inet", "a"), {"quiet4": Table("arp", "b")})
+    transaction.delete_table()
+    transaction.flush_sets(["quiet4", "vips4"])
+    transaction.add_elements([("quiet4", "10.0.0.1", ""), ("vips4", "10.0.0.1", "")])
+    assert str(transaction).splitlines() == [
+        "add table inet a",
+        "delete table inet a",
+        "add table arp b",
+        "delete table arp b",
+        "flush set arp b quiet4",
+        "flush set inet a vips4",
+        "add element arp b quiet4 { 10.0.0.1 }",
+        "add element inet a vips4 { 10.0.0.1 }",
+    ]
