@@ -14,6 +14,7 @@ import pty
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,8 @@ class Guest:
         exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
         lines = [*exports, f"cd {shlex.quote(os.getcwd())}", f"exec {shlex.join(command)}"]  # noqa: PTH109
         (self.folder / "command").write_text("\n".join(lines) + "\n")
+        # struct rand_pool_info of RNDADDENTROPY (linux/random.h): bits, bytes, and these.
+        (self.folder / "seed").write_bytes(struct.pack("=ii", 512, 64) + os.urandom(64))
 
     def __enter__(self) -> Self:
         self._pid, self._terminal = pty.fork()
