@@ -24,6 +24,7 @@ from ipvsproxy.config.advice import family_advice
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.alone import Lock
 from ipvsproxy.kernel.conntrack import Conntrack
+from ipvsproxy.kernel.elements import Elements
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import ELSEWHERE, TABLE, Kernel
@@ -113,6 +114,7 @@ def open_kernel(config: Config) -> Kernel:
             keep_settings=partial(host.keep, config),
             make_settings=partial(host.prepare, config, ipvs),
             take_over=Leftovers(nft).tend,
+            read_set=Elements(TABLE.name).texts,
             conntrack=Conntrack(),
         )  # fmt: skip
     except (KernelError, NftError, OSError) as error:

@@ -78,6 +78,7 @@ class Loop:
         self._sweeper = Sweeper(kernel, clock, self._report)
         self._mender = Mender(kernel, self._report, clock, config.sync_period, config.node_name)
         self._alone = alone
+        self._rival = ""
         self._started = False
         self._node_unseen = True
         self._retry = Timer(clock, *RETRY_SECONDS)
@@ -172,7 +173,7 @@ class Loop:
         if is_time or self._node_unseen or self._desired.store.node_changed:
             self._look_at_node()
         self._plan()
-        if self._is_due(self._mender.next) and self._retry.due():
+        if self._is_due(self._mender.next):
             self._mend()
         if is_time:
             self._verify()
@@ -322,6 +323,9 @@ class Loop:
             self._report.repaired(len(changed))
             self._pending.update(changed)
             self._retry.now()
+        if self._kernel.rival != self._rival:
+            self._rival = self._kernel.rival
+            self._report.rival(self._config.node_name, self._rival)
 
     def _timeout(self) -> float | None:
         if not self._may_work:
@@ -331,7 +335,7 @@ class Loop:
             times.append(self._retry.at)
         times += [self._drains.next_look, self._sweeper.next_try]
         if self._mender.next is not None:
-            times.append(max(self._mender.next, self._retry.at))
+            times.append(self._mender.next)
         return max(0.0, min(times) - self._clock())
 
 

@@ -14,6 +14,8 @@ from ipvsproxy.plan.state import Touched
 from ipvsproxy.plan.storm import Patience
 from ipvsproxy.report import Report
 
+RETRY_SECONDS = 1.0
+
 log = structlog.get_logger()
 
 
@@ -28,10 +30,11 @@ class Mender:
         self._clock = clock
         self._node = node
         self._patience = Patience(longest)
+        self._not_before = 0.0
         self._forget()
 
     def _forget(self) -> None:
-        self._vips = self._whole = False
+        self._vips = self._whole = self._unsure = False
         self._sets: set[str] = set()
         self._programs: set[str] = set()
 
@@ -42,19 +45,25 @@ class Mender:
             return
         self._sets |= notice.sets
         self._whole |= notice.whole
+        self._unsure |= notice.unsure
         if notice.program:
             self._programs.add(notice.program)
 
     @property
     def next(self) -> float | None:
         """When to mend, None while there is nothing to."""
-        return self._patience.next if self._vips or self._whole or self._sets else None
+        if not (self._vips or self._whole or self._sets or self._unsure):
+            return None
+        return max(self._patience.next, self._not_before)
 
     def mend(self) -> Touched:
         """Restore the rules and return the VIPs that have to be put back. Raises NftError, KernelError.
 
-        The rules first: the guard has to be there before a VIP is.
+        The rules first: the guard has to be there before a VIP is. What fails is tried again after a while.
         """
+        self._not_before = self._clock() + RETRY_SECONDS
+        if self._unsure:
+            self._sets |= self._kernel.differing_sets()
         touched, rules = Touched(), self._whole or bool(self._sets)
         if rules:
             self._kernel.restore(self._sets, whole=self._whole)
@@ -63,6 +72,7 @@ class Mender:
         if rules or touched:
             self._tell(touched, "all" if self._whole else sorted(self._sets))
         self._forget()
+        self._not_before = 0.0
         return touched
 
     def _tell(self, touched: Touched, rules: str | list[str]) -> None:

@@ -98,6 +98,9 @@ class Report:
     def swept(self, family: int, seconds: float, deleted: int) -> None:
         """Tracked connections of a family were looked through, and so many were stale and are gone."""
 
+    def rival(self, node: str, reason: str) -> None:
+        """Another program does our work on this node as well; '' when it does no more."""
+
     def contested(self, node: str, reason: str) -> None:
         """Another program keeps changing what is ours on this node; '' when it does no more."""
 

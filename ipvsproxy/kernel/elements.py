@@ -11,7 +11,7 @@ import errno
 import struct
 from collections.abc import Iterator
 
-from ipvsproxy.inspect.elements import Raw
+from ipvsproxy.inspect.elements import Raw, texts
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFPROTO_ARP, NFPROTO_INET
 from ipvsproxy.plan.rules import ARP_SETS
@@ -64,6 +64,10 @@ class Elements:
                 return []
             raise
         return [element for part in parts for element in _elements(part)]
+
+    def texts(self, name: str) -> dict[str, str]:
+        """Return all elements of a set in the words of the planner. Raises KernelError."""
+        return texts(name, self.all(name))
 
     def _question(self, name: str, wanted: bytes) -> bytes:
         head = NFGENMSG.pack(NFPROTO_ARP if name in ARP_SETS else NFPROTO_INET, 0, 0)

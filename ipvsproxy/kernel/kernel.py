@@ -8,13 +8,14 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from ipvsproxy.address import format_ip
+from ipvsproxy.inspect.elements import SHAPES
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
@@ -80,7 +81,8 @@ class Kernel:
         make_settings: Callable[[], None] = lambda: None,
         nameservers: Callable[[], Iterable[bytes]] = tuple,
         quiet_arp: bool = True,
-        take_over: Callable[[], None] = lambda: None,
+        take_over: Callable[[], str] = lambda: "",
+        read_set: Callable[[str], Mapping[str, str]] | None = None,
         conntrack: Conntrack,
     ) -> None:
         self.shadow = KernelState()
@@ -88,7 +90,9 @@ class Kernel:
         self._make_settings = make_settings
         self._nameservers = nameservers
         self._keep_settings = keep_settings
-        self.take_over = take_over
+        self._take_over = take_over
+        self._read_set = read_set
+        self.rival = ""
         self._conntrack = conntrack
         self._forwarding = forwarding
         self._ipvs = ipvs
@@ -199,6 +203,10 @@ class Kernel:
         self.take_over()
         return changed
 
+    def take_over(self) -> None:
+        """Remove what a kube-proxy has left, or notice that one is at work, which is then our `rival`."""
+        self.rival = self._take_over()
+
     def verify_vips(self) -> Touched:
         """Compare kube-ipvs0 and VIPs with the shadow, correct it, return what differed. Raises KernelError."""
         if self._links.ensure_link():
@@ -227,6 +235,14 @@ class Kernel:
             else:
                 return
         self.load_rules(self.shadow.elements)
+
+    def differing_sets(self) -> set[str]:
+        """Return the sets of the ruleset with other elements than they should have. Raises KernelError."""
+        wanted: dict[str, dict[str, str]] = {name: {} for name in SHAPES}
+        for slot, value in self.shadow.elements.items():
+            wanted[slot.set][slot.key] = value
+        read = self._read_set
+        return {name for name, elements in wanted.items() if read and read(name) != elements}
 
     def expects(self, notice: Notice) -> bool:
         """Whether the kernel tells of nothing but what we have done ourselves."""

@@ -54,15 +54,18 @@ class Leftovers:
         self._removed = False
         self._said: list[str] = []
 
-    def tend(self) -> None:
-        """Remove what is there, the first time; later on say when it has come back. Logs what goes wrong."""
+    def tend(self) -> str:
+        """Remove what is there, the first time; later on say when it has come back, and return what that means.
+
+        Logs what goes wrong.
+        """
         try:
             if self._removed:
-                self._watch()
-            else:
-                self._remove_at_last()
+                return self._watch()
+            self._remove_at_last()
         except KernelError as error:
             log.warning("cannot look for what kube-proxy left", error=str(error))
+        return ""
 
     def _remove_at_last(self) -> None:
         problems = self.remove(0.0 if self._said else BUSY_SECONDS)
@@ -121,7 +124,7 @@ class Leftovers:
         log.info("removed what kube-proxy left", table=where, **counts)
         return []
 
-    def _watch(self) -> None:
+    def _watch(self) -> str:
         """Say once that a kube-proxy is at work; the kubelet makes some of the chains as well, but not these."""
         came_back = [
             f"{family} {what}"
@@ -139,6 +142,7 @@ class Leftovers:
                 found=came_back,
             )
         self._said = came_back
+        return f"a kube-proxy is running and writes {', '.join(came_back)}" if came_back else ""
 
     def _find(self) -> Iterator[Found]:
         for table in TABLES:

@@ -152,7 +152,8 @@ class RuleNews:
         self._whole = False
 
     def lost(self) -> None:
-        """A part of what happened is unknown; what it was is left to the next verification."""
+        """Any elements may have changed; anything else of the table is seen by its stamp."""
+        self._noticed(RulesNoticed(0, unsure=True))
 
     def take(self, messages: Iterator[Message]) -> None:
         """Sort the messages of one datagram; a transaction may take several."""

@@ -20,12 +20,14 @@ class RulesNoticed(msgspec.Struct, frozen=True):
 
     `generation` is the kernel's number of it, `sets` are the sets whose elements have changed. `whole`: a table, a
     chain, a rule or a set as such. `program` is the name of the one that did it.
+    `unsure`: some transactions were not told, and any elements may have changed.
     """
 
     generation: int
     sets: frozenset[str] = frozenset()
     whole: bool = False
     program: str = ""
+    unsure: bool = False
 
 
 Notice = VipsNoticed | RulesNoticed

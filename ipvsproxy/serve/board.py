@@ -115,6 +115,12 @@ class Board(Report):
         """Pass on."""
         self.metrics.swept(family, seconds, deleted)
 
+    def rival(self, node: str, reason: str) -> None:
+        """Make it an event of the Node."""
+        if reason:
+            subject = Subject("Node", "", node, node)
+            self._notify(Notice(subject, Severity.WARNING, "OtherProxyRunning", "ProgramServices", reason))
+
     def contested(self, node: str, reason: str) -> None:
         """Set the metric, and make it an event of the Node."""
         self.metrics.contested(bool(reason))

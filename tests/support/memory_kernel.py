@@ -288,17 +288,22 @@ class MemoryNode:
         self.nft = MemoryNft(self.faults, self._changed)
         self.conntrack = MemoryConntrack()
         self.taken_over = 0
+        self.rival = ""
 
     def kernel(self):
         """Return what a newly started process has in hand."""
         stamp, forwarding = MemoryStamp(self.nft), MemoryForwarding(self.faults)
         return Kernel(
             self.ipvs, self.links, self.nft, stamp, forwarding,
-            take_over=self._take_over, conntrack=self.conntrack,
+            take_over=self._take_over, conntrack=self.conntrack, read_set=self._read_set,
         )  # fmt: skip
 
     def _take_over(self):
         self.taken_over += 1
+        return self.rival
+
+    def _read_set(self, name):
+        return dict(self.nft.sets[name])
 
     def _changed(self):
         self.watch()

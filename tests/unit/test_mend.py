@@ -23,10 +23,13 @@ class Recorder(Report):
     """Writes down repairs and fights."""
 
     def __init__(self):
-        self.repairs, self.fights = 0, []
+        self.repairs, self.fights, self.rivals = 0, [], []
 
     def repaired(self, objects):
         self.repairs += objects
+
+    def rival(self, node, reason):
+        self.rivals.append((node, reason))
 
     def contested(self, node, reason):
         self.fights.append((node, reason))
@@ -162,3 +165,37 @@ def test_a_fight_is_told_once_costs_ever_less_and_is_over_when_the_other_stops(w
         world.loop.turn([])
     assert world.node.nft.dump() == right
     assert world.report.fights[1:] == [("node1", "")]
+
+
+def test_lost_notices_have_all_sets_compared(world):
+    right, before = world.node.nft.dump(), world.transactions
+    assert world.loop.turn([RulesNoticed(0, unsure=True)])
+    assert (world.transactions, world.report.repairs) == (before, 0)
+    world.tamper(*DAMAGES["another value"])
+    world.tamper(*DAMAGES["an element more"])
+    world.loop.turn([RulesNoticed(0, unsure=True)])
+    assert world.node.nft.dump() == right
+    assert world.report.repairs == 2
+
+
+def test_a_repair_does_not_wait_for_something_else_that_fails(world):
+    refused = key("10.96.0.11:80")
+    world.node.ipvs.refuse[refused] = 1
+    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+    for _ in range(10):
+        world.now += world.loop._timeout()
+        world.loop.turn([])
+    right = world.node.nft.dump()
+    world.loop.turn([world.tamper(*DAMAGES["an element less"])])
+    assert world.node.nft.dump() == right
+
+
+def test_a_kube_proxy_at_work_is_told_once(world):
+    world.node.rival = "a kube-proxy is running"
+    for _ in range(3):
+        world.now += 31
+        world.loop.turn([])
+    world.node.rival = ""
+    world.now += 31
+    world.loop.turn([])
+    assert world.report.rivals == [("node1", "a kube-proxy is running"), ("node1", "")]

@@ -88,7 +88,7 @@ def test_the_link_is_followed_when_it_goes_and_comes_with_another_number(links, 
 def test_what_overflows_may_be_anything(links, rules, heard):
     links.lost()
     rules.lost()
-    assert heard == ["addresses", VipsNoticed((), unsure=True)]
+    assert heard == ["addresses", VipsNoticed((), unsure=True), RulesNoticed(0, unsure=True)]
 
 
 def test_a_transaction_on_our_table_is_told_with_its_number(rules, heard):
