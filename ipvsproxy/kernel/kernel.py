@@ -7,10 +7,8 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 
 import errno
 import os
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import structlog
 
@@ -23,6 +21,7 @@ from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.netlink import KernelError, Lost
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.plan.diff import (
     ElementStep,
     IpvsStep,
@@ -58,9 +57,6 @@ CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
 """Answers that are about something in a transaction, and not about the state the machine is in."""
 MAX_HALVINGS = 20
-MAX_GENERATIONS, MAX_UNSURE = 4096, 64
-"""Transactions of ours, or one of ours among some, of which we may not have been told yet."""
-OWN_NAME = Path("/proc/self/comm").read_text().strip()
 
 log = structlog.get_logger()
 
@@ -97,11 +93,9 @@ class Kernel:
         self._forwarding = forwarding
         self._ipvs = ipvs
         self._links = links
-        self._nft = nft
+        self._transactions = Transactions(nft, ruleset)
         self._ruleset = ruleset
         self._stamp: bytes = b""
-        self._generations: deque[int] = deque(maxlen=MAX_GENERATIONS)
-        self._unsure: deque[int] = deque(maxlen=MAX_UNSURE)
         self._servers_in_doubt = self._vips_in_doubt = self._rules_in_doubt = False
         self._attempts = 0
         self._verified = 0
@@ -154,7 +148,7 @@ class Kernel:
         transaction.delete_table()
         transaction.load(self._rules)
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
-        self._run(transaction)
+        self._transactions.run(transaction)
         self.shadow.elements = dict(elements)
         self._rules_in_doubt = False
         self._stamp = self._ruleset.stamp()
@@ -229,7 +223,7 @@ class Kernel:
             elements = self.shadow.elements.items()
             transaction.add_elements((slot.set, slot.key, value) for slot, value in elements if slot.set in sets)
             try:
-                self._run(transaction)
+                self._transactions.run(transaction)
             except NftError as error:
                 log.warning("sets could not be restored, loading all rules again", error=error.text[:200])
             else:
@@ -249,23 +243,7 @@ class Kernel:
         if isinstance(notice, VipsNoticed):
             vips = self.shadow.vips
             return not notice.unsure and all((vip in vips) is present for vip, present in notice.changes)
-        if notice.generation not in self._generations:
-            return notice.generation in self._unsure and notice.program == OWN_NAME
-        while self._generations.popleft() != notice.generation:
-            pass
-        return True
-
-    def _run(self, transaction: Transaction) -> None:
-        """Carry out a transaction and remember its number. Raises NftError.
-
-        When others had one at the same moment, it is one of several; the name of the program then has to tell.
-        """
-        before = self._ruleset.generation()
-        self._nft.run(transaction)
-        after = self._ruleset.generation()
-        (self._generations if after == before + 1 else self._unsure).extend(
-            range(before + 1, after + 1)[-MAX_UNSURE:]
-        )
+        return self._transactions.made(notice)
 
     def _verify_servers(self) -> Touched:
         servers = self._ipvs.servers()
@@ -319,7 +297,7 @@ class Kernel:
         transaction.delete_elements((s.slot.set, s.slot.key) for s in steps if s.value is None or s.replaces)
         transaction.add_elements((s.slot.set, s.slot.key, s.value) for s in steps if s.value is not None)
         try:
-            self._run(transaction)
+            self._transactions.run(transaction)
         except NftError as error:
             self._find_refused(steps, error, failed)
             return
