@@ -7,10 +7,10 @@ who look at that Service. Called only when something has failed.
 from collections.abc import Iterator
 from itertools import islice
 
-from ipvsproxy.address import format_ip, parse_ip
+from ipvsproxy.address import format_ip
 from ipvsproxy.plan.ledger import Ledger
-from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import FrontendKey, Slot, Touched
+from ipvsproxy.plan.rules import frontend_of
+from ipvsproxy.plan.state import FrontendKey, Touched
 
 MAX_BLAMED = 50
 """When more fails at once it is not about single Services."""
@@ -42,14 +42,6 @@ def _reasons(failed: Touched, ledger: Ledger) -> Iterator[tuple[FrontendKey, str
                 said = failed.reasons.get(key.address, "the kernel's answer was lost")
                 yield key, f"address {format_ip(key.address)}: {said}"
     for slot in failed.slots:
-        owner = _frontend_of(slot)
+        owner = frontend_of(slot)
         if owner in ledger.frontends:
             yield owner, failed.reasons.get(slot, "its rules were not accepted")
-
-
-def _frontend_of(slot: Slot) -> FrontendKey | None:
-    """Return the frontend that an element is about, None for those of nodes, VIPs and endpoints."""
-    parts = slot.key.split(" . ")
-    if len(parts) < 3:
-        return None
-    return FrontendKey(parse_ip(parts[0]), Protocol[parts[1].upper()], int(parts[2]))

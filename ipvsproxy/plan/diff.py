@@ -21,7 +21,7 @@ import msgspec
 
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.rules import frontend_key, restricted_frontend, ways
+from ipvsproxy.plan.rules import frontend_of, restricted_frontend, ways
 from ipvsproxy.plan.state import (
     Destination,
     Frontend,
@@ -145,7 +145,7 @@ def _switches(slot: Slot, wanted: Mapping[Slot, str], shadow: KernelState) -> bo
         return False
     verdict, inside = pair
     stays = verdict in wanted and verdict in shadow.elements
-    return stays and wanted.get(inside) != shadow.elements.get(inside) and frontend_key(verdict) in shadow.servers
+    return stays and wanted.get(inside) != shadow.elements.get(inside) and frontend_of(verdict) in shadow.servers
 
 
 def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:

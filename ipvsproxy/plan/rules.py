@@ -95,10 +95,12 @@ def ways(slot: Slot) -> tuple[Slot, Slot] | None:
     return Slot(f"frontends{number}", slot.key), Slot(f"inside{number}", slot.key)
 
 
-def frontend_key(slot: Slot) -> FrontendKey:
-    """Return the frontend that one of these elements is about."""
-    address, protocol, port = slot.key.split(" . ")
-    return FrontendKey(parse_ip(address), Protocol[protocol.upper()], int(port))
+def frontend_of(slot: Slot) -> FrontendKey | None:
+    """Return the frontend that an element is about, None for those of nodes, VIPs and endpoints."""
+    parts = slot.key.split(" . ")
+    if len(parts) < 3:
+        return None
+    return FrontendKey(parse_ip(parts[0]), Protocol[parts[1].upper()], int(parts[2]))
 
 
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:
