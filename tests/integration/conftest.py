@@ -17,8 +17,10 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from capabilities import missing
+from flow_proxy import Zygote
 from lab import Lab
 from manifests import Folder
+from rolling import add_addresses
 
 LAB_NEEDS = ("root", "namespaces", "br_netfilter")
 
@@ -56,11 +58,33 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
     session_lab.reset_client_routes()
 
 
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What quickly started proxies are forked from."""
+    _require(*LAB_NEEDS)
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture(scope="module")
+def spacious_lab(session_lab: Lab) -> Iterator[Lab]:
+    """The session's lab with further addresses for pods, for a whole module."""
+    add_addresses(session_lab)
+    yield session_lab
+    for proxy in session_lab.proxies:
+        proxy.kill()
+    session_lab.clean_nodes()
+    session_lab.responder.clear()
+    session_lab.reset_client_routes()
+    add_addresses(session_lab, "del")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Show the proxies' logs with a failure."""
     report = yield
-    if report.failed and (used := getattr(item, "funcargs", {}).get("lab")):
+    args = getattr(item, "funcargs", {})
+    if report.failed and (used := args.get("lab") or args.get("spacious_lab") or args.get("session_lab")):
         report.sections += [(f"log of {proxy.log.name}", proxy.text()) for proxy in used.proxies]
     return report
 

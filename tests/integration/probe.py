@@ -51,7 +51,7 @@ class Result:
     error: str = ""
 
 
-class _Attempt:
+class Attempt:
     """One question under way: connect, send, wait for a line, or fail."""
 
     def __init__(self, question: Question) -> None:
@@ -140,7 +140,7 @@ def failure(error: OSError, seconds: float) -> Result:
 
 def probe_many(questions: Iterable[Question], timeout: float = DEFAULT_TIMEOUT) -> list[Result]:
     """Ask all questions at once; the results come in the same order."""
-    attempts = [_Attempt(question) for question in questions]
+    attempts = [Attempt(question) for question in questions]
     with selectors.DefaultSelector() as selector:
         for attempt in attempts:
             attempt.start()
@@ -156,7 +156,7 @@ def probe_many(questions: Iterable[Question], timeout: float = DEFAULT_TIMEOUT) 
 def _drive(selector: selectors.BaseSelector, deadline: float) -> None:
     while selector.get_map() and (left := deadline - time.monotonic()) > 0:
         for key, _ in selector.select(left):
-            attempt: _Attempt = key.data
+            attempt: Attempt = key.data
             attempt.step()
             if attempt.result is not None:
                 selector.unregister(key.fileobj)

@@ -3,7 +3,8 @@
 Each request (a line over TCP, a message over UDP or SCTP) is answered with one JSON line: the
 endpoint's name, its namespace, and the source address and port it saw. TCP connections stay open and
 answer line after line, so a test can hold one across a change. A listener can be stopped, which also
-cuts its connections, and started again.
+cuts its connections, and started again. One that leaves goes on serving, and says with every answer that it is the
+last one, as a server does that ends in peace.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Listener:
     def __init__(self, owner: Responder, host: Host, port: int, proto: str, name: str) -> None:
         self.host, self.port, self.proto, self.name = host, port, proto, name
         self.served = 0
+        self.leaving = False
         self._owner = owner
         self._sockets: set[socket.socket] = set()
 
@@ -40,6 +42,16 @@ class Listener:
             if self.proto != "udp":
                 server.listen(256)
             self._watch(server, self._answer_datagram if self.proto == "udp" else self._accept)
+
+    def leave(self) -> None:
+        """Ask whoever is connected, or will be, to go elsewhere."""
+        self.leaving = True
+
+    @property
+    def connections(self) -> int:
+        """The number of open TCP connections."""
+        with self._owner.lock:
+            return len(self._sockets) - sum(map(_listens, self._sockets))
 
     def stop(self) -> None:
         """Close everything; later connections are refused by the host itself."""
@@ -81,7 +93,13 @@ class Listener:
     def _answer(self, source: tuple[str, int]) -> bytes:
         self.served += 1
         answer = {"name": self.name, "netns": self.host.netns, "source": source[0], "port": source[1]}
+        if self.leaving:
+            answer["last"] = True
         return json.dumps(answer).encode() + b"\n"
+
+
+def _listens(opened: socket.socket) -> bool:
+    return opened.type != socket.SOCK_STREAM or bool(opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 class Responder:

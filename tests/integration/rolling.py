@@ -1,0 +1,177 @@
+"""A Service whose endpoints are replaced one by one, as a Deployment does it, and all ways into it.
+
+    starting -> ready -> terminating (still serving: its connections end in peace) -> gone
+
+Every endpoint has an address that no other had in the last rounds: pods of the lab get further addresses.
+A terminating pod ends only when the node sends nothing new to it: its grace period is longer than any absence of
+the proxy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import netns
+from lab import Host, Lab
+from manifests import Object, endpoint_slice, port, service
+from probe import Question
+from responder import Listener
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.ipvs import Ipvs
+
+TCP, UDP = port(80, 8080, "TCP", "http"), port(81, 8081, "UDP", "udp")
+NODE_PORTS = (31080, 31081)
+CLUSTER_IPS = ("10.96.7.1", "fd00:10:96::7:1")
+BALANCERS = ("203.0.113.71", "2001:db8:113::71")
+EXTERNAL = "198.51.100.71"
+PATIENCE = 90.0
+# For a packet that was on its way when the last new connection had been sent; a pod's grace period is longer.
+UNDER_WAY_SECONDS = 0.5
+ADDRESSES_A_POD = 8
+# Not p12, which asks: a client that is an endpoint itself is a case of its own (hairpin).
+HOMES = ("p11", "p21", "p11", "p22")
+
+Publish = Callable[..., object]
+
+
+@dataclasses.dataclass
+class Pod:
+    """One endpoint: where it runs, and how it is."""
+
+    host: Host
+    node: str
+    listeners: list[Listener] = dataclasses.field(default_factory=list)
+    terminating: bool = False
+
+    def endpoint(self, family: int) -> Object:
+        return {
+            "addresses": [self.host.address(family)],
+            "conditions": {"ready": not self.terminating, "serving": True, "terminating": self.terminating},
+            "nodeName": self.node,
+        }
+
+
+def homes(lab: Lab) -> Iterator[tuple[Host, str]]:
+    """Addresses for pods, for ever: further ones of the lab's pods, node1 and node2 in turn."""
+    for number, name in zip(itertools.count(), itertools.cycle(HOMES)):
+        pod, last = lab.host(name), 1 + number // 2 % ADDRESSES_A_POD
+        host = Host(f"{name}.{last}", pod.netns, f"{pod.ipv4[:-1]}{last}", f"{pod.ipv6[:-1]}{last}")
+        yield host, lab.node_of(pod).name
+
+
+def add_addresses(lab: Lab, verb: str = "add") -> None:
+    """Give the pods of the lab the addresses of `homes`, or take them away again (`del`)."""
+    for pod in lab.pods:
+        numbers = range(1, ADDRESSES_A_POD + 1)
+        lines = [f"address {verb} {pod.ipv4[:-1]}{n}/24 dev eth0" for n in numbers]
+        lines += [f"address {verb} {pod.ipv6[:-1]}{n}/64 dev eth0 nodad" for n in numbers]
+        lab.run(pod, ["ip", "-batch", "-"], "\n".join(lines) + "\n")
+
+
+class Deployment:
+    """The Service `name`, kept at so many endpoints. `publish` writes objects to where proxies find them."""
+
+    def __init__(self, lab: Lab, publish: Publish, size: int = 3, name: str = "rolling", **spec: Any) -> None:
+        self._lab, self._publish, self._name, self._spec = lab, publish, name, spec
+        self._homes = homes(lab)
+        self.annotations: dict[str, str] = {}
+        self._node = lab.nodes[0]
+        self.pods = [self._start() for _ in range(size)]
+        with netns.inside(self._node.netns):
+            self._ipvs = Ipvs()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ipvs.close()
+
+    def publish(self) -> None:
+        """Tell everybody how things are."""
+        ports = [TCP | {"nodePort": NODE_PORTS[0]}, UDP | {"nodePort": NODE_PORTS[1]}]
+        made = service(
+            self._name, ports, CLUSTER_IPS, type_="LoadBalancer", ingress=BALANCERS, externalIPs=[EXTERNAL],
+            **self._spec,
+        )  # fmt: skip
+        made["metadata"]["annotations"] = self.annotations
+        endpoints = {family: [pod.endpoint(family) for pod in self.pods] for family in (4, 6)}
+        slices = [endpoint_slice(self._name, (TCP, UDP), endpoints[family], family=family) for family in (4, 6)]
+        self._publish(made, *slices)
+
+    def replace_all(self, *, surge: bool = True) -> None:
+        """Replace every endpoint, one after the other; with `surge` the new one starts before the old one goes."""
+        for old in list(self.pods):
+            self.replace(old, surge=surge)
+
+    def replace(self, old: Pod, *, surge: bool = True) -> None:
+        if surge:
+            self.pods.append(self._start())
+            self.publish()
+        old.terminating = True
+        for listener in old.listeners:
+            listener.leave()
+        self.publish()
+        self._wait(lambda: not self.is_used(old), f"{old.host.name} is still used")
+        time.sleep(UNDER_WAY_SECONDS)
+        self._wait(lambda: not sum(listener.connections for listener in old.listeners), "connections do not end")
+        for listener in old.listeners:
+            listener.stop()
+        self.pods.remove(old)
+        if not surge:
+            self.pods.append(self._start())
+        self.publish()
+
+    def is_used(self, pod: Pod) -> bool:
+        """Whether the node gives it new connections or datagrams."""
+        addresses = {parse_ip(pod.host.ipv4), parse_ip(pod.host.ipv6)}
+        return any(
+            weight and destination.address in addresses
+            for state in self._ipvs.observe().values()
+            for destination, weight in state.weights.items()
+        )
+
+    def is_known(self, pod: Pod) -> bool:
+        """Whether the node still has it at all, draining or not."""
+        addresses = {parse_ip(pod.host.ipv4), parse_ip(pod.host.ipv6)}
+        return any(d.address in addresses for state in self._ipvs.observe().values() for d in state.weights)
+
+    def wait_until_used(self) -> None:
+        """Wait until the node serves exactly the present endpoints."""
+        self._wait(lambda: all(map(self.is_used, self.pods)), "not served")
+
+    def _start(self) -> Pod:
+        host, node = next(self._homes)
+        listeners = [self._lab.responder.listen(host, 8080), self._lab.responder.listen(host, 8081, "udp")]
+        return Pod(host, node, listeners)
+
+    def _wait(self, holds: Callable[[], bool], complaint: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < deadline, complaint
+            time.sleep(0.1)
+
+
+def ways(lab: Lab) -> Mapping[str, Question]:
+    """The ways into the Service that are under load: outside client, pod and node, both families, TCP and UDP."""
+    client, pod, node = lab.client.netns, lab.host("p12").netns, lab.nodes[0]
+    return {
+        "client -> LoadBalancer": Question(client, BALANCERS[0], 80),
+        "client -> LoadBalancer IPv6": Question(client, BALANCERS[1], 80),
+        "client -> external IP": Question(client, EXTERNAL, 80),
+        "client -> NodePort": Question(client, node.ipv4, NODE_PORTS[0]),
+        "client -> LoadBalancer UDP": Question(client, BALANCERS[0], 81, "udp"),
+        "pod -> ClusterIP": Question(pod, CLUSTER_IPS[0], 80),
+        "pod -> ClusterIP IPv6": Question(pod, CLUSTER_IPS[1], 80),
+        "pod -> ClusterIP UDP": Question(pod, CLUSTER_IPS[0], 81, "udp"),
+        "node -> ClusterIP": Question(node.netns, CLUSTER_IPS[0], 80),
+        "node -> LoadBalancer": Question(node.netns, BALANCERS[0], 80),
+    }
+
+
+def only(found: Mapping[str, Question], names: Sequence[str]) -> dict[str, Question]:
+    return {name: question for name, question in found.items() if any(part in name for part in names)}
