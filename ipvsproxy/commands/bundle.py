@@ -5,6 +5,7 @@ Secrets are taken out (`diagnosis.redact`); only its maker may read the file. `d
 again, `plan --from objects.json` plans from its objects.
 """
 
+import calendar
 import io
 import json
 import os
@@ -13,14 +14,14 @@ import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.commands.doctor import document, parts
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
-from ipvsproxy.commands.output import lines
+from ipvsproxy.commands.output import lines, note
 from ipvsproxy.commands.survey import Seen, survey
 from ipvsproxy.commands.table import FINE
 from ipvsproxy.config import Config
@@ -36,6 +37,7 @@ from ipvsproxy.probe.web import get, read_metrics
 VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NODE: "v1"}
 LOG_FOLDER, LOG_PATTERN = Path("/var/log/containers"), "*ipvsproxy*.log"
 LOG_BYTES = 1 << 20
+STANDARD_OUTPUT = "-"
 README = """What `ipvsproxy support-bundle` has collected. Secrets have been taken out by their looks: read it
 before you pass it on.
 
@@ -57,14 +59,18 @@ def run(given: Given) -> int:
         raise WrongUsage("one file at most")
     made = time.gmtime()
     name = f"ipvsproxy-{given.config.node_name}-{time.strftime('%Y%m%dT%H%M%SZ', made)}"
-    target = Path(given.words[0] if given.words else f"{name}.tar.gz")
+    target = given.words[0] if given.words else f"{name}.tar.gz"
     seen = survey(given.config, given.flags["cluster-domain"])
     files = dict(contents(seen, given.config, Path(given.flags["logs"]) if given.flags["logs"] else None))
     try:
-        write(target, name, files, time.mktime(made))
+        if target == STANDARD_OUTPUT:
+            pack(sys.stdout.buffer, name, files, calendar.timegm(made))
+        else:
+            write(Path(target), name, files, calendar.timegm(made))
     except OSError as error:
         raise Failed(f"{target}: {error.strerror or error}") from None
-    sys.stdout.write(f"{target}\n")
+    what = "the bundle" if target == STANDARD_OUTPUT else target
+    note(f"wrote {what}, without what looks like a secret: read it before you pass it on")
     return FINE
 
 
@@ -136,12 +142,18 @@ def _plain(tree: Any) -> Any:
     return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
-def write(target: Path, folder: str, files: Mapping[str, str], modified: float) -> None:
-    """Write the archive, for its owner's eyes. Raises OSError."""
+def write(target: Path, folder: str, files: Mapping[str, str], modified: int) -> None:
+    """Write the archive to a file that only its owner can read. Raises OSError."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+    with os.fdopen(descriptor, "wb") as raw:
+        pack(raw, folder, files, modified)
+
+
+def pack(raw: IO[bytes], folder: str, files: Mapping[str, str], modified: int) -> None:
+    """Write the archive to what need not be a file. Raises OSError."""
+    with tarfile.open(fileobj=raw, mode="w|gz") as archive:
         for name, text in files.items():
             data = text.encode()
             info = tarfile.TarInfo(f"{folder}/{name}")
-            info.size, info.mtime, info.mode = len(data), int(modified), 0o600
+            info.size, info.mtime, info.mode = len(data), modified, 0o600
             archive.addfile(info, io.BytesIO(data))

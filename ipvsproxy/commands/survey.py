@@ -3,6 +3,7 @@
 Nothing is changed. What cannot be read (no rights, no kernel, no API) costs only itself: `Facts.unread` says why.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -65,7 +66,7 @@ def survey(config: Config, cluster_domain: str) -> Seen:
         if kernel is not None:
             facts.drift = tuple(drift(wanted, kernel, excluded=map(parse_cidr, config.exclude_cidrs)))
         else:
-            facts.unread["drift"] = "the kernel cannot be read"
+            facts.unread["drift"] = f"the kernel cannot be read: {facts.unread.get('state', 'it has no IPVS')}"
         facts.dns = _dns(wanted, objects, cluster_domain)
     facts.proxy = read_proxy(config)
     return Seen(facts, objects, wanted, kernel)
@@ -119,9 +120,17 @@ def _state(view: View) -> KernelState:
 def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> Host:
     servers = facts.servers or ()
     found = read_host(config, len(servers), sum(len(server.backends) for server in servers))
+    return replace(found, has_ipvs=has_ipvs, has_nftables=_has_nftables())
+
+
+def _has_nftables() -> bool:
+    """Whether the kernel has nf_tables; who may not ask is not told, and then other checks say so."""
     with closing(Ruleset(TABLE.name)) as table:
-        has_nftables = _tried(facts, "nf_tables", table.stamp) is not None
-    return replace(found, has_ipvs=has_ipvs, has_nftables=has_nftables)
+        try:
+            table.stamp()
+        except KernelError as error:
+            return error.errno in (errno.EPERM, errno.EACCES)
+    return True
 
 
 # Objects

@@ -102,7 +102,7 @@ COMMANDS = (
     Command("doctor", "find out what is wrong with this node or one Service", "doctor", "[NAMESPACE/SERVICE]",
         own=(OUTPUT, CLUSTER_DOMAIN, NETNS, FACTS)),
     Command("support-bundle", "collect what helps to understand this node from afar, without secrets", "bundle",
-        "[FILE]", own=(CLUSTER_DOMAIN, LOGS)),
+        "[FILE|-]", own=(CLUSTER_DOMAIN, LOGS)),
     Command("completion", "print a script that completes commands and flags", "completion", "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip

@@ -46,7 +46,7 @@ def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
         if text in ("-h", "--help"):
             return Arguments(values, help=True)
         try:
-            if text == "--" or not text.startswith("-"):
+            if text in ("--", "-") or not text.startswith("-"):
                 words += _words([text] if text != "--" else rest, grammar)
                 continue
             row, value = _flag(text, rest, grammar)

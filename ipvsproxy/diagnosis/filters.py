@@ -121,15 +121,19 @@ class Book:
     def walk(self, chain: Chain, packet: Packet) -> Outcome:
         """Return what a base chain does to a packet."""
         doubts: list[str] = []
-        verdict, where = self._through(chain, packet, doubts, 0)
+        verdict, where = self._through(chain, dict(packet), doubts, 0)
         if verdict in (FALL, RETURN):
             verdict, where = chain.policy, f"the policy of {chain.place}"
         return Outcome(verdict, where, tuple(doubts))
 
-    def _through(self, chain: Chain, packet: Packet, doubts: list[str], depth: int) -> tuple[str, str]:
+    def _through(self, chain: Chain, packet: dict[str, bytes], doubts: list[str], depth: int) -> tuple[str, str]:
         for rule in chain.rules:
             found = judge(rule, packet)
-            if found is False or rule.verdict == FALL:
+            if found is False:
+                continue
+            if rule.marks:
+                packet.pop("mark", None)  # what it is now, nobody knows
+            if rule.verdict == FALL:
                 continue
             verdict, where = self._carry_out(chain, rule, packet, doubts, depth)
             if found is None:
@@ -140,7 +144,7 @@ class Book:
         return FALL, chain.place
 
     def _carry_out(
-        self, chain: Chain, rule: Rule, packet: Packet, doubts: list[str], depth: int
+        self, chain: Chain, rule: Rule, packet: dict[str, bytes], doubts: list[str], depth: int
     ) -> tuple[str, str]:
         if rule.verdict not in ("jump", "goto"):
             return rule.verdict, where(chain, rule)
@@ -149,11 +153,12 @@ class Book:
             return FALL, where(chain, rule)
         return self._through(inner, packet, doubts, depth + 1)
 
-    def rules(self) -> Iterator[tuple[Chain, Rule]]:
-        """Yield every rule with its chain."""
+    def filtering_rules(self) -> Iterator[tuple[Chain, Rule]]:
+        """Yield every rule with its chain, but for tables that only do NAT: replies never come there."""
+        filtering = {chain.book for chain in self._chains.values() if chain.hook and chain.kind != "nat"}
         for chain in self._chains.values():
-            for rule in chain.rules:
-                yield chain, rule
+            if chain.book in filtering:
+                yield from ((chain, rule) for rule in chain.rules)
 
 
 def where(chain: Chain, rule: Rule) -> str:

@@ -6,13 +6,15 @@ read is never called a problem.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ipvsproxy.address import parse_cidr, parse_ip
+from ipvsproxy.address import family, parse_cidr, parse_ip
 from ipvsproxy.diagnosis.facts import Facts, VirtualServer, join
 from ipvsproxy.diagnosis.filters import LOSING, Book, Chain, Outcome, Packet, Rule, where
 from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
+from ipvsproxy.diagnosis.host import is_uplink
+from ipvsproxy.diagnosis.links import pod_bridges
 from ipvsproxy.plan.leftovers import is_leftover
 
 TABLE = "ipvsproxy"
@@ -23,6 +25,8 @@ NEW, ESTABLISHED = 8, 2
 UNICAST, LOCAL = 1, 2
 SAMPLES = 300
 """Frontends of different ports that are tried, for each family: rules tell ports apart, hardly ever addresses."""
+LOWEST_NODE_PORT = 30000
+"""Of Kubernetes' default range."""
 REWRITING = frozenset(("dnat", "redirect"))
 HIDING = frozenset(("masquerade", "snat"))
 FULL_MASK = b"\xff\xff\xff\xff"
@@ -36,10 +40,28 @@ class Way(NamedTuple):
     packet: Packet
 
 
+class Pods(NamedTuple):
+    """The address of a pod of this node, and of one of another node, by family, where endpoints tell of one."""
+
+    here: dict[int, str]
+    there: dict[int, str]
+
+
+class Ends(NamedTuple):
+    """By which link packets of local pods, and those from outside, come in; empty where that is not one link."""
+
+    pods: dict[str, bytes]
+    uplink: dict[str, bytes]
+
+
 def check_foreign(facts: Facts) -> Iterator[Finding]:
     """No rule of another program drops, rewrites or masks what belongs to Services, and none uses our mark."""
     if facts.chains is None:
-        yield unchecked("other rules", facts.unread.get("chains", "could not be read"))
+        yield unchecked(
+            "other rules",
+            facts.unread.get("chains", "could not be read"),
+            "run it with the capability CAP_NET_ADMIN",
+        )
         return
     book = Book(chain for chain in facts.chains if not is_ours(chain))
     findings = [
@@ -65,7 +87,7 @@ def is_ours(chain: Chain) -> bool:
 
 def _marks(book: Book, mark: int) -> Iterator[Finding]:
     """Rules that ask for the bit that we set on replies, or change it."""
-    colliding = [(chain, rule) for chain, rule in book.rules() if _uses(chain, rule, mark)]
+    colliding = [(chain, rule) for chain, rule in book.filtering_rules() if _uses(chain, rule, mark)]
     for chain, rule in colliding[:1]:
         others = [where(*pair) for pair in colliding[1:5]]
         say = problem if rule.verdict in LOSING else warning
@@ -125,8 +147,9 @@ def _outcomes(book: Book, ways: Iterable[Way]) -> Iterator[tuple[Way, Outcome]]:
 
 
 def _ways(facts: Facts) -> Iterator[Way]:
+    pods, links = _pods(facts), _links(facts)
     for server in _samples(facts):
-        yield from _ways_of(facts, server)
+        yield from _ways_of(facts, server, pods, links)
 
 
 def _samples(facts: Facts) -> list[VirtualServer]:
@@ -138,13 +161,14 @@ def _samples(facts: Facts) -> list[VirtualServer]:
     return list(found.values())[:SAMPLES]
 
 
-def _ways_of(facts: Facts, server: VirtualServer) -> Iterator[Way]:
+def _ways_of(facts: Facts, server: VirtualServer, pods: Pods, links: Ends) -> Iterator[Way]:
     destination = {"daddr": parse_ip(server.address), "dport": server.port.to_bytes(2)}
     base = _base(server)
-    local = [b for b in server.backends if _is_pod(facts, b.address, local=True)]
+    local = [b for b in server.backends if _is_local(facts, b.address)]
     is_vip = server.address in facts.vips
     # A client whose address is known, where there is one: firewalls often let pods pass.
-    client = {"saddr": parse_ip(pod)} if is_vip and (pod := _some_pod(facts, server)) else {}
+    pod = pods.here.get(family(destination["daddr"]))
+    client = links.pods | {"saddr": parse_ip(pod)} if is_vip and pod else links.uplink
     yield Way(f"connections to {server}", "input", {**base, **destination, **client, **_state(NEW, LOCAL)})
     if is_vip:
         yield Way(
@@ -155,10 +179,16 @@ def _ways_of(facts: Facts, server: VirtualServer) -> Iterator[Way]:
         words = f"what {server} sends to its endpoint {backend}"
         yield Way(words, "output", {**base, **to, **_state(NEW, UNICAST)})
     for backend in local[:1]:
-        source = {"saddr": parse_ip(backend.address), "sport": backend.port.to_bytes(2)}
+        source = {"saddr": parse_ip(backend.address), "sport": backend.port.to_bytes(2), **links.pods}
         mark = {"mark": facts.settings.mark.to_bytes(4, sys.byteorder)}
         words = f"replies of the endpoint {join(backend.address, backend.port)} through {server}"
         yield Way(words, "forward", {**base, **source, **mark, **_state(ESTABLISHED, UNICAST)})
+
+
+def _links(facts: Facts) -> Ends:
+    bridges = [link.name for link in pod_bridges(facts)]
+    uplinks = [link.name for link in facts.links or () if is_uplink(link)]
+    return Ends(*({"iifname": names[0].encode()} if len(names) == 1 else {} for names in (bridges, uplinks)))
 
 
 def _base(server: VirtualServer) -> dict[str, bytes]:
@@ -170,17 +200,22 @@ def _state(state: int, kind: int) -> dict[str, bytes]:
     return {"ctstate": state.to_bytes(4, sys.byteorder), "daddrtype": kind.to_bytes(4, sys.byteorder)}
 
 
-def _is_pod(facts: Facts, address: str, *, local: bool) -> bool:
-    ranges = facts.pod_cidrs if local else (*facts.pod_cidrs, *facts.settings.cluster_cidrs)
+def _is_local(facts: Facts, address: str) -> bool:
     packed = parse_ip(address)
-    return any(packed in parse_cidr(text) for text in ranges)
+    return any(packed in parse_cidr(text) for text in facts.pod_cidrs)
 
 
-def _some_pod(facts: Facts, like: VirtualServer) -> str:
-    """Return the address of a pod of this node, of the same family."""
-    found = (b.address for server in facts.servers or () for b in server.backends)
-    same = (a for a in found if (":" in a) == (":" in like.address))
-    return next((a for a in same if _is_pod(facts, a, local=True)), "")
+def _pods(facts: Facts) -> Pods:
+    found = Pods({}, {})
+    mine = [parse_cidr(text) for text in facts.pod_cidrs]
+    every = [*mine, *(parse_cidr(text) for text in facts.settings.cluster_cidrs)]
+    for address in sorted({b.address for server in facts.servers or () for b in server.backends}):
+        packed = parse_ip(address)
+        if any(packed in cidr for cidr in mine):
+            found.here.setdefault(family(packed), address)
+        elif any(packed in cidr for cidr in every):
+            found.there.setdefault(family(packed), address)
+    return found
 
 
 # Rewriting
@@ -194,7 +229,9 @@ def _rewrites(facts: Facts, book: Book) -> Iterator[Finding]:
             taken.setdefault(rule, []).append(server)
     for rule, servers in taken.items():
         kind = "VIP" if servers[0].address in facts.vips else "NodePort"
-        yield problem(
+        # On other ports it may be meant, as by load balancers that are pods with a hostPort.
+        say = problem if kind == "VIP" or servers[0].port >= LOWEST_NODE_PORT else warning
+        yield say(
             "hostPort",
             f"{rule} takes connections to the {kind} {servers[0]} elsewhere, before IPVS sees them",
             *(str(server) for server in servers[1:4]),
@@ -219,15 +256,17 @@ def _taken_by(facts: Facts, book: Book, server: VirtualServer) -> str:
 
 def _masks(facts: Facts, book: Book) -> Iterator[Finding]:
     """A network plugin that masquerades from pod to pod hides who asked."""
-    for source, destination, family in _pod_pairs(facts):
+    pods = _pods(facts)
+    for number in pods.here.keys() & pods.there.keys():
+        source, destination = pods.here[number], pods.there[number]
         packet = {
-            "nfproto": bytes([2 if family == 4 else 10]),
+            "nfproto": bytes([2 if number == 4 else 10]),
             "l4proto": bytes([6]),
             "saddr": parse_ip(source),
             "daddr": parse_ip(destination),
             **_state(NEW, UNICAST),
         }
-        for chain in book.base("postrouting", "nat", family):
+        for chain in book.base("postrouting", "nat", number):
             outcome = book.walk(chain, packet)
             if outcome.verdict in HIDING and outcome.certain:
                 yield warning(
@@ -237,14 +276,3 @@ def _masks(facts: Facts, book: Book) -> Iterator[Finding]:
                     step="have the network plugin masquerade only what leaves the cluster (see its ipMasq)",
                 )
                 return
-
-
-def _pod_pairs(facts: Facts) -> Iterator[tuple[str, str, int]]:
-    """Yield for each family a pod of this node and one of another, if endpoints tell of both."""
-    addresses = sorted({b.address for server in facts.servers or () for b in server.backends})
-    for family in (4, 6):
-        mine: Sequence[str] = [a for a in addresses if (":" in a) == (family == 6)]
-        here = [a for a in mine if _is_pod(facts, a, local=True)]
-        there = [a for a in mine if a not in here and _is_pod(facts, a, local=False)]
-        if here and there:
-            yield here[0], there[0], family

@@ -88,6 +88,10 @@ def check_proxy(facts: Facts) -> Iterator[Finding]:
 
 def _synced(proxy: Proxy, period: float) -> Iterator[Finding]:
     metrics = proxy.metrics or {}
+    if metrics.get(LAST_SYNC) == 0.0:
+        yield problem("proxy", "the proxy has not synced yet", proxy.health_body,
+                      step="see its log: it waits for the API server, or for another proxy to end")  # fmt: skip
+        return
     age = proxy.read_at - metrics.get(LAST_SYNC, proxy.read_at)
     pending = int(metrics.get(PENDING, 0))
     if age > 2 * period + SYNC_SLACK:

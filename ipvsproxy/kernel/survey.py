@@ -35,6 +35,8 @@ READ_SYSCTLS = (
     host.IPV6_DISABLED,
 )
 IFF_UP, IFF_PROMISC = 0x1, 0x100
+NO_PROXY = "--run-service-proxy=false"
+"""With this, kube-router is a network plugin only."""
 PROGRAMS = ("kube-proxy", "kube-router", "ipvsproxy")
 
 
@@ -137,7 +139,7 @@ def _program(words: list[str], programs: tuple[str, ...]) -> str:
     if name.startswith("python") and len(words) > 1:
         words = words[2:] if words[1] == "-m" else words[1:]
         name = Path(words[0]).name if words else ""
-    if name not in programs:
+    if name not in programs or NO_PROXY in words:
         return ""
     following = words[1] if len(words) > 1 else ""
     return name if name != "ipvsproxy" or following == "run" or following.startswith("-") else ""

@@ -1,10 +1,11 @@
 """What a support bundle holds, from what was seen; the objects in it can be read again as they were."""
 
+import io
 import json
 import pathlib
 import tarfile
 
-from ipvsproxy.commands.bundle import contents, kernel_lines, objects_list, write
+from ipvsproxy.commands.bundle import contents, kernel_lines, objects_list, pack, write
 from ipvsproxy.commands.survey import Seen
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Api, Facts, from_json
@@ -53,7 +54,7 @@ def test_the_archive(tmp_path):
     facts = Facts(api=Api("the folder x"), drift=("VIP 10.96.0.1 is missing",))
     files = dict(contents(Seen(facts, examples(), None, KERNEL), config, log))
     target = tmp_path / "bundle.tar.gz"
-    write(target, "node1", files, 0.0)
+    write(target, "node1", files, 0)
     assert target.stat().st_mode & 0o777 == 0o600
     with tarfile.open(target) as archive:
         read = {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
@@ -85,3 +86,10 @@ def test_a_log_that_cannot_be_read_costs_only_itself(tmp_path):
     config = Config("node1", healthz_bind_address=None, metrics_bind_address=None)
     files = dict(contents(Seen(Facts(), None, None, None), config, tmp_path / "gone.log"))
     assert files["logs/gone.log"] == "cannot be read: No such file or directory\n"
+
+
+def test_into_a_pipe():
+    raw = io.BytesIO()
+    pack(raw, "node1", {"a.txt": "text"}, 0)
+    with tarfile.open(fileobj=io.BytesIO(raw.getvalue())) as archive:
+        assert archive.extractfile("node1/a.txt").read() == b"text"

@@ -31,6 +31,7 @@ def test_flags_with_letters_and_words():
     for given in (["-o", "json", "-A", "one"], ["one", "-A", "-ojson"], ["-A", "-o=json", "--", "one"]):
         parsed = parse(given, grammar)
         assert (parsed.values, parsed.words) == ({"--output": "json", "--all": True}, ("one",))
+    assert parse(["-"], grammar).words == ("-",)
     for wrong in (["-o", "yaml"], ["-x"], ["-o"], ["--nope"]):
         with pytest.raises(WrongUsage):
             parse(wrong, grammar)

@@ -68,6 +68,16 @@ def test_what_cannot_be_read_is_a_doubt_and_changes_no_verdict():
     assert (found.verdict, found.doubts) == ("drop", ("rule 5 of inet fw inner: accept",))
 
 
+def test_a_mark_that_a_rule_has_changed_is_not_known_any_more():
+    marked = Match("mark", b"\0\1\0\0", b"\0\1\0\0", b"\0\1\0\0")
+    packet = PACKET | {"mark": bytes(4)}
+    assert outcome(chain(Rule(1, (marked,), "accept"), policy="drop"), packet=packet).certain
+    found = outcome(
+        chain(Rule(1, (PODS,), marks=0x100), Rule(2, (marked,), "accept"), policy="drop"), packet=packet
+    )
+    assert (found.verdict, found.doubts) == ("drop", ("rule 2 of inet fw f: accept",))
+
+
 def test_base_chains_in_the_order_of_their_priorities():
     late, early = chain(name="late"), Chain("ip", "t", "early", "forward", "filter", -5)
     other = Chain("ip6", "t", "six", "forward", "filter", -7)

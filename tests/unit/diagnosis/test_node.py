@@ -93,6 +93,10 @@ def dport(number):
     return Match("dport", number.to_bytes(2), number.to_bytes(2))
 
 
+def on(link):
+    return Match("iifname", link.encode() + b"\0", link.encode() + b"\0")
+
+
 def metrics(**changes):
     return Proxy(200, metrics=METRICS | changes, read_at=1000.0)
 
@@ -144,6 +148,11 @@ SICK = {
         "proxy",
         "not synced for 900 s",
     ),
+    "waiting": (
+        {"proxy": metrics(kubeproxy_sync_proxy_rules_last_timestamp_seconds=0.0)},
+        "proxy",
+        "not synced yet",
+    ),
     "refusing": ({"proxy": metrics(ipvsproxy_pending_objects=2)}, "proxy", "refuses 2 objects"),
     "no API": ({"api": Api("the API server", "timed out"), "drift": None}, "objects", "timed out"),
     "a bad object": ({"api": Api("the folder x", refused=("Service a/b: spec",))}, "objects", "a/b"),
@@ -177,6 +186,14 @@ SICK = {
         {"chains": with_rules("prerouting", Rule(3, (dport(31001),), "dnat"), kind="nat", priority=-100)},
         "hostPort",
         "NodePort 192.0.2.1:31001/TCP",
+    ),
+    "a port of a load balancer": (
+        {
+            "chains": with_rules("prerouting", Rule(3, (dport(443),), "dnat"), kind="nat", priority=-100),
+            "servers": (*SERVERS, VirtualServer("192.0.2.1", "TCP", 443, backends=(HERE,))),
+        },
+        "hostPort",
+        "192.0.2.1:443/TCP elsewhere",
     ),
     "early DNAT of a VIP": (
         {"chains": with_rules("prerouting", Rule(3, (dport(80),), "dnat"), kind="nat", priority=-150)},
@@ -214,6 +231,12 @@ FINE = {
     "drops that we cannot judge": with_rules("forward", Rule(3, (UNREADABLE,), "drop")),
     "another bit of the mark": with_rules("forward", Rule(3, marks=0x8000)),
     "chains that kube-proxy left since portmap uses them": (OURS, Chain("ip", "nat", "KUBE-MARK-MASQ")),
+    "a NAT chain that asks for the mark, as flannel's": with_rules(
+        "postrouting", Rule(3, (MARKED,), "return"), kind="nat", priority=100
+    ),
+    "a firewall that trusts the bridge of the pods": with_rules(
+        "input", Rule(3, (on("cni0"),), "accept"), Rule(4, (dport(31001), on("eth0")), "accept"), policy="drop"
+    ),
     "chains of the kubelet": (OURS, Chain("ip", "mangle", "KUBE-KUBELET-CANARY")),
 }
 

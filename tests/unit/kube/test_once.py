@@ -1,0 +1,81 @@
+"""All objects read once, from a folder and from a real HTTP server."""
+
+import os
+
+import pytest
+import yaml
+from apiserver import ApiServer, endpoint_slice, node, service
+
+from ipvsproxy.config import Config
+from ipvsproxy.kube import once
+from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.once import Unavailable, read_objects
+
+EXTERNAL = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "else", "namespace": "default"},
+    "spec": {"type": "ExternalName", "externalName": "a.example.com"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def server():
+    with ApiServer() as server:
+        yield server
+
+
+def keys(objects):
+    return {listed.kind: sorted(listed.objects) for listed in objects.listed()}
+
+
+def test_a_folder(tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump_all([service("web"), EXTERNAL]))
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(service("web")))
+    (tmp_path / "c.yaml").write_text("kind: [")
+    (tmp_path / "d.yaml").write_text("kind: ConfigMap\napiVersion: v1\n")
+    bad = service("bad")
+    bad["spec"]["clusterIP"] = bad["spec"]["clusterIPs"] = 7
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(bad))
+    objects = read_objects(Config("node1", manifests=tmp_path))
+    assert keys(objects)[Kind.SERVICE] == ["default/web"]
+    assert list(objects.external_names()) == [("default/else", "a.example.com")]
+    assert any(line.startswith("c.yaml") for line in objects.refused)
+    assert any(line.startswith("Service default/bad: ") for line in objects.refused)
+    assert len(objects.refused) == 2
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(Unavailable, match="No such file"):
+        read_objects(Config("node1", manifests=tmp_path / "gone"))
+
+
+def test_an_api_server_page_by_page(server, monkeypatch):
+    monkeypatch.setattr(once, "PAGE_SIZE", 2)
+    for number in range(5):
+        server.put(service(f"s{number}"))
+        server.put(endpoint_slice(f"s{number}"))
+    server.put(node("node1"))
+    objects = read_objects(Config("node1", master=server.url))
+    found = keys(objects)
+    assert (len(found[Kind.SERVICE]), len(found[Kind.ENDPOINT_SLICE]), found[Kind.NODE]) == (5, 5, ["node1"])
+    assert objects.refused == []
+    names = [tree["metadata"]["name"] for tree in objects.trees(Kind.SERVICE)]
+    assert names == [f"s{number}" for number in range(5)]
+
+
+def test_an_api_server_that_refuses_or_is_away(server):
+    server.fail(403, reason="Forbidden")
+    with pytest.raises(Unavailable, match="403"):
+        read_objects(Config("node1", master=server.url))
+    url = server.url
+    server.stop()
+    with pytest.raises(Unavailable):
+        read_objects(Config("node1", master=url))
