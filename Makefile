@@ -18,7 +18,7 @@ SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check unit vagrant-check integration integration-all conformance picture bench \
+.PHONY: help demo test test-all check unit vagrant-check integration integration-all soak conformance picture bench \
         usermode image image-root lock clean
 
 help:  ## this list
@@ -51,6 +51,9 @@ integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (in a mi
 
 integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
 	$(RUN) -- $(PY) -m pytest $(TESTS) $(ARGS)
+
+soak: $(VENV)  ## half an hour of random changes under traffic; SOAK_SECONDS, SOAK_SERVICES
+	SOAK_SECONDS=$${SOAK_SECONDS:-1800} $(RUN) -- $(PY) -m pytest tests/integration/test_soak.py -s $(ARGS)
 
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
 	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)
