@@ -5,8 +5,10 @@ looks at that number is ours; when others had one at the same moment, the name o
 """
 
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
+from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.notice import RulesNoticed
 from nft import Client, Transaction
@@ -26,11 +28,23 @@ class Transactions:
         self._unsure: deque[int] = deque(maxlen=MAX_UNSURE)
 
     def run(self, transaction: Transaction) -> None:
-        """Carry out a transaction and remember its number. Raises NftError."""
-        before = self._ruleset.generation()
+        """Carry out a transaction and remember its number. Raises NftError.
+
+        One whose number cannot be read is taken for another program's: what it did is then done once more.
+        """
+        before = self._number()
         self._nft.run(transaction)
-        numbers = range(before + 1, self._ruleset.generation() + 1)[-MAX_UNSURE:]
+        after = self._number()
+        if before is None or after is None:
+            return
+        numbers = range(before + 1, after + 1)[-MAX_UNSURE:]
         (self._own if len(numbers) == 1 else self._unsure).extend(numbers)
+
+    def _number(self) -> int | None:
+        """Return the number of the last transaction. That it cannot be read must not hide what was done."""
+        with suppress(KernelError):
+            return self._ruleset.generation()
+        return None
 
     def made(self, notice: RulesNoticed) -> bool:
         """Whether a notice is about one of ours; each is told once and then forgotten, with those before it."""

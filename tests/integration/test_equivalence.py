@@ -47,7 +47,7 @@ def _namespaces():
 class RealHistory(History):
     """A history on the real kernel. Its order is watched in memory; here the ends are compared."""
 
-    connections = None
+    connections = tamper_with_an_element = None
 
     @initialize(mode=st.sampled_from(list(VipMode)))
     def begin(self, mode):

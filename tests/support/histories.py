@@ -16,6 +16,7 @@ from ipvsproxy.config import VipMode
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node, Service
+from ipvsproxy.plan.notice import RulesNoticed
 from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
 from ipvsproxy.report import Report
 
@@ -87,7 +88,7 @@ class History(RuleBasedStateMachine):
         self.node, self.clock = MemoryNode([NODE_ADDRESS]), Clock()
         self.objects = {(Kind.NODE, "node1"): Node("node1", (NODE_ADDRESS,))}
         self.mode = mode
-        self.rules_are_ours = True
+        self.rules_are_ours, self.element_is_wrong = True, False
         self.tampered = False
         self._wanted = None
         self.sound = True
@@ -202,6 +203,22 @@ class History(RuleBasedStateMachine):
             node.ipvs.table.clear()
         self._tampered()
 
+    @precondition(lambda self: any(self.node.nft.sets.values()))
+    @rule(data=st.data())
+    def tamper_with_an_element(self, data):
+        """Nobody would find out, but the kernel tells."""
+        nft = self.node.nft
+        name = data.draw(st.sampled_from(sorted(name for name, items in nft.sets.items() if items)))
+        element = data.draw(st.sampled_from(sorted(nft.sets[name])))
+        if data.draw(st.booleans()):
+            del nft.sets[name][element]
+        else:
+            nft.sets[name]["10.99.9.9"] = nft.sets[name][element]
+        nft.transactions.append("# by another program")
+        self.rules_are_ours, self.element_is_wrong = False, True
+        self._tampered()
+        self._turn([RulesNoticed(len(nft.transactions), frozenset({name}), program="nft")])
+
     # What must hold.
 
     @rule()
@@ -209,7 +226,7 @@ class History(RuleBasedStateMachine):
         """Without faults, everything is as after a cold start within the time of a retry and a verification."""
         self.node.faults.coming.clear()
         self._pass(SETTLING_SECONDS)
-        self.tampered, self.rules_are_ours = False, True
+        self.tampered, self.rules_are_ours, self.element_is_wrong = False, True, False
         self._compare(exactly=False)
         if not any(self.node.ipvs.busy.values()):
             self._pass(DRAINING_SECONDS)
@@ -252,7 +269,7 @@ class History(RuleBasedStateMachine):
 
     def _check(self):
         """What is reported as done is done."""
-        if self.node.nft.loaded and not self.rules_are_ours and self.node.nft.sets:
+        if self.node.nft.loaded and self.node.nft.sets and not self.element_is_wrong:
             self.rules_are_ours = True
         self.node.watch.before = self.node.watch.look()
         if self.process.report.clean and not self.tampered:

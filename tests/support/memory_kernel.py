@@ -238,6 +238,7 @@ class MemoryStamp:
         self._nft = nft
 
     def generation(self):
+        self._nft.faults.read()
         return len(self._nft.transactions)
 
     def stamp(self):
