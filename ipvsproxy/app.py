@@ -76,7 +76,8 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     kernel = open_kernel(config)
     if holder is None:
         prepare(kernel)
-    Watcher(TABLE.name, inbox.put, lambda: inbox.put(NodeAddressesChanged())).start()
+    watcher = Watcher(TABLE.name, inbox.put, lambda: inbox.put(NodeAddressesChanged()))
+    _guard("kernel-watcher", watcher.run)
     objects.start(inbox)
     outside.send_events(door)
     loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None)

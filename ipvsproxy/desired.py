@@ -16,7 +16,7 @@ from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.node import NodeFacts, Reserved, blindness, facts
 from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
-from ipvsproxy.plan.safety import Refusal, judge
+from ipvsproxy.plan.safety import Refusal, has_external_ips, judge
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
 from ipvsproxy.plan.wanted import plan_service
 from ipvsproxy.report import Report, service_subject
@@ -68,12 +68,19 @@ class Desired:
         self._report.node(eligible=eligible, listen=listen_addresses(self._config, new))
         if new == self._facts:
             return Touched()
-        self._facts = new
+        previous, self._facts = self._facts, new
+        if new.basic() == previous.basic():
+            # New nodes bring new gateways all the time in big clusters.
+            self.store.mark(key for key, found in self.store.services.items() if has_external_ips(found))
+            return self._replace_fixed()
         log.info("node facts", **new.summary())
         if reason := blindness(self._config, new):
             log.warning(reason)
         self.store.all_dirty()
-        previous, self._fixed = self._fixed, _fixed(new, self._config)
+        return self._replace_fixed()
+
+    def _replace_fixed(self) -> Touched:
+        previous, self._fixed = self._fixed, _fixed(self._facts, self._config)
         return self.ledger.set_fixed(self._fixed, previous)
 
     def _api_endpoints(self) -> Iterable[Reserved]:

@@ -306,7 +306,8 @@ class Loop:
     def _mend(self) -> None:
         """Put right what others have changed; where they were at work, IPVS, which tells nothing, may be next."""
         touched = self._mender.mend()
-        self._next_verify = min(self._next_verify, self._clock() + SUSPICION_SECONDS)
+        if not self._mender.is_fight:
+            self._next_verify = min(self._next_verify, self._clock() + SUSPICION_SECONDS)
         if touched:
             self._pending.update(touched)
             self._retry.now()

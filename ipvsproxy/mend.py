@@ -56,6 +56,11 @@ class Mender:
             return None
         return max(self._patience.next, self._not_before)
 
+    @property
+    def is_fight(self) -> bool:
+        """Whether others undo what is repaired."""
+        return self._patience.is_fight
+
     def mend(self) -> Touched:
         """Restore the rules and return the VIPs that have to be put back. Raises NftError, KernelError.
 

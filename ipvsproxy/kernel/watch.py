@@ -12,7 +12,6 @@ import selectors
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -53,13 +52,12 @@ SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
 Message = tuple[int, int, int, bytes]
 
 
-class Watcher(threading.Thread):
+class Watcher:
     """Calls `noticed` with what has changed of ours, `addresses_changed` for addresses of other links."""
 
     def __init__(
         self, table: str, noticed: Callable[[Notice], None], addresses_changed: Callable[[], None]
     ) -> None:
-        super().__init__(name="kernel-watcher", daemon=True)
         self._links = LinkNews(noticed, addresses_changed)
         self._rules = RuleNews(table, noticed)
         self._link_socket = listen(NETLINK_ROUTE, LINK_GROUPS)

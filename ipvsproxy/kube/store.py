@@ -53,6 +53,10 @@ class Store:
         dirty, self._dirty = self._dirty, {}
         return list(dirty)
 
+    def mark(self, services: Iterable[str]) -> None:
+        """Mark some Services, after a change of something they depend on."""
+        self._dirty.update(dict.fromkeys(services))
+
     def all_dirty(self) -> None:
         """Mark every Service, after a change of something they all depend on."""
         self._dirty.update(dict.fromkeys(self.services))

@@ -5,7 +5,7 @@ nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -50,6 +50,10 @@ class NodeFacts:
             return frozenset((4, 6))
         return frozenset(family(cidr.network) for cidr in self.pod_cidrs)
 
+    def basic(self) -> "NodeFacts":
+        """Return the facts without those on which ClusterIPs and NodePorts do not depend."""
+        return replace(self, reserved=(), senders={})
+
     def summary(self) -> dict[str, object]:
         """Return the facts as text, for a log line."""
         return {
@@ -59,7 +63,7 @@ class NodeFacts:
             "nodeport_addresses": list(map(format_ip, self.nodeport_addresses)),
             "pod_cidrs": list(map(str, self.pod_cidrs)),
             "pod_interfaces": list(self.pod_interfaces),
-            "reserved": [f"{format_ip(known.address)} {known.role}" for known in self.reserved],
+            "reserved": len(self.reserved),
         }
 
 

@@ -48,9 +48,14 @@ class Refusal(NamedTuple):
         return f"{format_ip(self.address)}{port}: {self.reason}"
 
 
+def has_external_ips(service: Service) -> bool:
+    """Whether a Service asks for addresses that are judged."""
+    return bool(service.external_ips or service.load_balancer_ips)
+
+
 def judge(service: Service, node: NodeFacts, config: Config) -> tuple[Refusal, ...]:
     """Return what a Service does not get of the addresses it asks for, in the families that are served."""
-    if not (service.external_ips or service.load_balancer_ips):
+    if not has_external_ips(service):
         return ()
     return tuple(
         refusal

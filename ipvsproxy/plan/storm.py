@@ -1,10 +1,11 @@
 """Telling damage from a fight: who repairs at once, for ever, against another program only burns both CPUs.
 
-Pure: the time comes in, in seconds. The first BURST repairs in a row come at once, each further one waits twice as
-long as the one before it; after CALM_SECONDS without one, all is forgotten.
+Pure: the time comes in, in seconds. Repairs come at once as long as a bucket of tokens is not empty, so that
+somebody who tries things out meets a proxy that repairs. In a fight each one waits twice as long as the one before
+it, until there has been none for CALM_SECONDS more than that.
 """
 
-BURST = 8
+BURST, REFILL_SECONDS = 20, 2.0
 FIRST_SECONDS = 0.25
 CALM_SECONDS = 60.0
 
@@ -14,31 +15,28 @@ class Patience:
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        self._repairs = 0
-        self._last = 0.0
+        self._tokens = float(BURST)
+        self._wait = self._last = 0.0
 
     @property
     def is_fight(self) -> bool:
         """Whether others undo what is repaired."""
-        return self._repairs > BURST
+        return self._wait > 0
 
     def repaired(self, now: float) -> None:
         """Note a repair."""
         self.look(now)
-        self._repairs += 1
+        self._tokens = min(BURST, self._tokens + (now - self._last) / REFILL_SECONDS) - 1
         self._last = now
+        if self.is_fight or self._tokens < 1:
+            self._wait = min(self._longest, max(FIRST_SECONDS, self._wait * 2))
 
     def look(self, now: float) -> None:
-        """Forget what is long ago."""
-        if self._repairs and now - self._last > CALM_SECONDS + self._wait:
-            self._repairs = 0
+        """Forget a fight that is over."""
+        if self.is_fight and now - self._last > CALM_SECONDS + self._wait:
+            self._tokens, self._wait = float(BURST), 0.0
 
     @property
     def next(self) -> float:
         """The moment from which on the next repair may come."""
-        return self._last + self._wait if self._repairs else 0.0
-
-    @property
-    def _wait(self) -> float:
-        further = self._repairs - BURST
-        return min(self._longest, FIRST_SECONDS * 2.0 ** min(further, 30)) if further >= 0 else 0.0
+        return self._last + self._wait

@@ -7,6 +7,7 @@ from build import config, destination, endpoint, key, service, slice_of
 from memory_kernel import Fault, MemoryNode
 from structlog.testing import capture_logs
 
+import ipvsproxy.desired
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode, VipMode
 from ipvsproxy.kube.inbox import (
@@ -569,3 +570,17 @@ def test_what_is_new_waits_for_its_rules_and_what_stands_goes_on(node):
 
 def slices(*pieces):
     return [Changed(Kind.ENDPOINT_SLICE, piece.key, piece) for piece in pieces]
+
+
+def test_a_new_gateway_is_looked_at_by_those_it_may_concern(node, monkeypatch):
+    others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 30)]
+    process = Process(node, sync_period=30).list(service(external_ips=["192.0.2.9"]), *others)
+    planned = []
+    real = ipvsproxy.desired.plan_service
+    monkeypatch.setattr(
+        ipvsproxy.desired, "plan_service", lambda svc, *rest: (planned.append(svc.name), real(svc, *rest))[1]
+    )
+    node.links.hops = frozenset((parse_ip("192.0.2.9"),))
+    process.wait(31)
+    assert planned == ["web"]
+    assert key("192.0.2.9:80") not in node.ipvs.table

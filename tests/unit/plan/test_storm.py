@@ -1,5 +1,7 @@
 """Repairs at once, ever rarer in a fight, and at once again after it."""
 
+import pytest
+
 from ipvsproxy.plan.storm import BURST, CALM_SECONDS, Patience
 
 
@@ -12,10 +14,11 @@ def fight(patience, seconds, now=0.0):
     return count
 
 
-def test_single_damages_are_repaired_at_once():
+@pytest.mark.parametrize("pause", [2, 60, 3600])
+def test_single_damages_are_repaired_at_once(pause):
     patience = Patience(30)
-    for hour in range(100):
-        now = hour * (CALM_SECONDS + 1)
+    for number in range(100):
+        now = 1000 + number * pause
         assert patience.next <= now
         patience.repaired(now)
         assert not patience.is_fight
@@ -29,6 +32,12 @@ def test_a_fight_costs_ever_less_and_never_stops():
     assert fight(patience, 3600, 3601) >= 3600 / 30 - 1
 
 
+def test_a_shorter_longest_wait_is_kept():
+    patience = Patience(1)
+    fight(patience, 100)
+    assert fight(patience, 100, 101) == pytest.approx(100, abs=2)
+
+
 def test_calm_ends_a_fight():
     patience = Patience(30)
     fight(patience, 100)
@@ -36,4 +45,5 @@ def test_calm_ends_a_fight():
     assert patience.is_fight
     patience.look(patience.next + CALM_SECONDS + 1)
     assert not patience.is_fight
-    assert patience.next == 0
+    patience.repaired(10_000)
+    assert patience.next == 10_000
