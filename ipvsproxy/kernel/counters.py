@@ -1,7 +1,8 @@
 """What IPVS has counted, out of its answers about servers and destinations.
 
 64-bit counters (IPVS_SVC_ATTR_STATS64, IPVS_DEST_ATTR_STATS64; include/uapi/linux/ip_vs.h), of which the kernel
-tells ten for each object, always in the same order. Rates are 0 with net.ipv4.vs.run_estimation=0.
+tells ten for each object, always in the same order. It adds them up every two seconds (ip_vs_est.c), never
+with net.ipv4.vs.run_estimation=0.
 """
 
 import sys

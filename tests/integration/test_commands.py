@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,15 +62,31 @@ def diff(world: World, node: int = 0) -> tuple[int, list[dict[str, str]]]:
     return status, document["changes"]
 
 
+WAY = "192.0.2.1:31510/TCP"
+
+
+def of_the_way(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in document["items"] if row["frontend"] == WAY]
+
+
+def eventually_counted(world: World) -> dict[str, dict[str, Any]]:
+    """Look until the kernel has added its counters up, which it does every two seconds."""
+    while True:
+        shown = {name: call(world, "show", name)[1] for name in ("services", "endpoints", "connections", "rules")}
+        counted = [row for name in ("services", "endpoints") for row in of_the_way(shown[name])]
+        if sum(row["outBytes"] > 0 for row in counted) > 1:
+            return shown
+        time.sleep(0.5)
+
+
 def test_names_and_counters(world: World) -> None:
     with Conversation(Question(world.lab.client.netns, world.lab.nodes[0].ipv4, 31510)) as talk:
         assert talk.ask().outcome == "answered"
-        shown = {name: call(world, "show", name)[1] for name in ("services", "endpoints", "connections", "rules")}
+        shown = eventually_counted(world)
         status, said = call(world, "explain", "192.0.2.100", "192.0.2.1:31510")
     assert (status, said["service"], said["outcome"]) == (0, "default/web", "accepted")
     assert all(document["named"] for document in shown.values())
-    way = "192.0.2.1:31510/TCP"
-    rows = {name: [row for row in shown[name]["items"] if row["frontend"] == way] for name in shown}
+    rows = {name: of_the_way(document) for name, document in shown.items()}
     (service,), (rule,) = rows["services"], rows["rules"]
     assert (service["namespace"], service["service"], service["endpoints"]) == ("default", "web", 2)
     assert service["connections"] == 1
