@@ -170,15 +170,28 @@ class Loop:
         if not self._started:
             return self._start() if self._retry.due() else 0
         is_time = self._clock() >= self._next_verify
+        problem = None
         if is_time or self._node_unseen or self._desired.store.node_changed:
-            self._look_at_node()
+            problem = self._try_to_look_at_node()
         self._plan()
         if self._is_due(self._mender.next):
             self._mend()
         if is_time:
             self._verify()
         changes = self._apply() if self._pending and self._retry.due() else 0
-        return changes + self._end_drains(self._drains.due(self._clock()))
+        changes += self._end_drains(self._drains.due(self._clock()))
+        if problem:
+            raise problem
+        return changes
+
+    def _try_to_look_at_node(self) -> KernelError | None:
+        """Look at the node, or return why that cannot be done: Services are served with the facts there were."""
+        try:
+            self._look_at_node()
+        except KernelError as error:
+            self._node_unseen = True
+            return error
+        return None
 
     def _start(self) -> int:
         """Adopt what is there, load the rules, and bring everything to the wanted state, in this order.

@@ -5,6 +5,7 @@ the same where the values are right, say after `--init-only` (contract 1.13, 1.1
 ip_vs is loaded and are per network namespace; the limit of tracked connections belongs to the machine.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -189,10 +190,15 @@ def set_oom_score(value: int) -> None:
 
 
 def nameservers() -> frozenset[bytes]:
-    """Return the DNS servers of this host; a name service on loopback is none that a Service could take."""
+    """Return the DNS servers of this host; a name service on loopback is none that a Service could take.
+
+    Raises KernelError when it cannot be known at the moment, for then a Service might take one.
+    """
     try:
         lines = RESOLV_CONF.read_text(errors="replace").splitlines()
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise KernelError(f"reading {RESOLV_CONF}", error.errno) from error
         return frozenset()
     words = [line.split() for line in lines if line.startswith("nameserver")]
     return frozenset(address for _, *rest in words if rest and (address := _address(rest[0])))

@@ -15,7 +15,6 @@ import re
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import lru_cache
 
 from pyroute2 import IPRoute
@@ -120,12 +119,15 @@ class Links:
         return frozenset(address for index, address in self._addresses() if index != self._index)
 
     def senders(self) -> dict[str, bytes]:
-        """Read the first IPv4 address of each link but lo and kube-ipvs0, by the link's name. Raises Lost."""
+        """Read the first IPv4 address of each link but lo and kube-ipvs0, by name. Raises KernelError."""
         found: dict[str, bytes] = {}
         for index, address in self._addresses():
             if len(address) == 4 and index not in (self._index, self._loopback):
-                with suppress(OSError):  # gone meanwhile
+                try:
                     found.setdefault(socket.if_indextoname(index), address)
+                except OSError as error:
+                    if error.errno not in (errno.ENXIO, errno.ENODEV):  # gone meanwhile
+                        raise KernelError("reading the name of a link", error.errno or 0) from error
         return {name: address for name, address in found.items() if PLAIN_NAME.fullmatch(name)}
 
     def gateways(self) -> frozenset[bytes]:

@@ -158,6 +158,7 @@ class MemoryLinks:
         self.faults = faults or Faults()
         self.present = set()
         self.refuse = {}
+        self.unreadable = 0
         self.others = frozenset(others)
         self.writes = 0
         self.exists = False
@@ -175,6 +176,8 @@ class MemoryLinks:
 
     def other_addresses(self):
         self.faults.read()
+        if self.unreadable:
+            raise KernelError("reading addresses", self.unreadable)
         return self.others
 
     def senders(self):

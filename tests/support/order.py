@@ -28,7 +28,9 @@ class Guard:
         self._servers(before[0], self.before[0], ledger)
         self._vips(before[1], self.before[1], ledger)
         if self.history.rules_are_ours:
-            self._rules(before[2], self.before[2], ledger)
+            # Rules of a node without servers and VIPs are left from a process that had just begun.
+            if before[0] or before[1]:
+                self._rules(before[2], self.before[2], ledger)
             self._order(before, ledger)
         self.history.sound = True
 

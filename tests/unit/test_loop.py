@@ -464,6 +464,19 @@ def test_a_new_address_is_followed_even_if_the_first_look_fails(node):
     assert key("192.0.2.77:30080") in node.ipvs.table
 
 
+def test_services_are_served_while_the_node_cannot_be_looked_at(node):
+    process = Process(node).list(service())
+    node.links.unreadable = errno.EMFILE
+    process.loop.turn([NodeAddressesChanged()])
+    for number in range(11, 14):
+        process.change(service(f"s{number}", [f"10.96.0.{number}"]))
+        assert key(f"10.96.0.{number}:80") in node.ipvs.table
+    node.links.unreadable = 0
+    node.links.others |= {parse_ip("10.96.0.12")}
+    process.wait(31)
+    assert parse_ip("10.96.0.12") not in {vip.address for vip in node.links.present}
+
+
 def test_verification_repairs_tampering(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
     good = node.nft.dump()

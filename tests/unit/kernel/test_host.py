@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -232,3 +233,17 @@ def test_name_servers_are_read_as_the_resolver_reads_them(tmp_path, monkeypatch)
         "# nameserver 192.0.2.1\nsearch a b\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver x\n"
     )
     assert host.nameservers() == {parse_ip("192.0.2.53"), parse_ip("fe80::1")}
+
+
+@pytest.mark.parametrize(("code", "known"), [(errno.EMFILE, False), (errno.ENOENT, True), (errno.EACCES, True)])
+def test_dns_servers_that_cannot_be_known_at_the_moment_are_not_none(monkeypatch, code, known):
+    class File:
+        def read_text(self, **_):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(host, "RESOLV_CONF", File())
+    if known:
+        assert host.nameservers() == frozenset()
+        return
+    with pytest.raises(KernelError):
+        host.nameservers()
