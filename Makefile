@@ -18,16 +18,22 @@ SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check unit vagrant-check integration integration-all soak conformance picture bench \
-        usermode image image-root lock clean
+.PHONY: help demo tour vagrant-lab test test-all check unit vagrant-check integration integration-all soak conformance \
+        picture bench usermode image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo "ARGS='...' is handed to pytest (unit, integration), the demo or the bench; TESTS='FILE...' chooses integration tests."
 	@echo "WHERE=--direct, --vm or --usermode is the kernel for integration, demo and bench, if not the best there is."
 
-demo: $(VENV)  ## two nodes, pods and a client: Services of every kind, with real requests
+demo: $(VENV)  ## the namespace lab, two nodes, pods and a client: Services of every kind, with real requests
 	$(RUN) -- $(PY) tests/integration/demo.py $(ARGS)
+
+tour: $(VENV)  ## vagrant/tour.sh in the namespace lab: ways into a cluster, whose source is seen, what doctor finds
+	$(RUN) -- $(PY) tests/integration/tour.py
+
+vagrant-lab:  ## the vagrant lab: virtual machines with a real cluster (needs Vagrant and a provider; vagrant/README.md)
+	cd vagrant && vagrant up
 
 test: check unit vagrant-check integration  ## all but the slow tests
 
