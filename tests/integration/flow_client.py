@@ -33,7 +33,7 @@ class Ask:
     line: bytes = probe.QUESTION
 
 
-class _Attempt(probe._Attempt):
+class _Attempt(probe.Attempt):
     def __init__(self, ask: Ask) -> None:
         question = ask.question
         if question.proto == "sctp" and question.src is None:
