@@ -1,7 +1,9 @@
 """What this node should have by the objects as they are now; read once, from where the proxy would read them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -42,14 +44,29 @@ def labels(objects: Objects) -> dict[str, dict[str, str]]:
     return {f"{meta.namespace}/{meta.name}": meta.labels or {} for meta in metas}
 
 
+class Surroundings(NamedTuple):
+    """What the host says besides its addresses: those it depends on, and links with their first IPv4 address."""
+
+    reserved: Sequence[Reserved] = ()
+    senders: Mapping[str, bytes] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, view: View) -> Self:
+        """Read them. Raises KernelError."""
+        return cls(tuple(view.reserved()), view.senders())
+
+
+UNKNOWN = Surroundings()
+
+
 def desired(
     config: Config,
     objects: Iterable[Listed],
     link_addresses: Iterable[bytes],
-    reserved: Iterable[Reserved] = (),
+    around: Surroundings = UNKNOWN,
     servers: Iterable[tuple[bytes, int]] = (),
 ) -> Desired:
-    """Return what a node with these addresses, that depends on the reserved ones, should have.
+    """Return what a node with these addresses and surroundings should have.
 
     `servers` are the addresses and ports by which the API server is reached.
     """
@@ -57,7 +74,7 @@ def desired(
     for listed in objects:
         wanted.store.apply(listed)
     wanted.api_servers(servers)
-    wanted.look_at_node(link_addresses, reserved)
+    wanted.look_at_node(link_addresses, around.reserved, around.senders)
     wanted.store.all_dirty()
     wanted.plan(wanted.store.take_dirty())
     return wanted
@@ -65,9 +82,8 @@ def desired(
 
 def desired_here(config: Config, objects: Objects, view: View) -> Desired:
     """Return what this node should have, and say which objects cannot be used. Raises KernelError."""
-    wanted = desired(
-        of_this_host(config), objects.listed(), view.other_addresses(), view.reserved(), objects.servers
-    )  # fmt: skip
+    here, around = view.other_addresses(), Surroundings.of(view)
+    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers)
     for complaint in objects.refused:
         note(f"left out: {complaint}")
     return wanted

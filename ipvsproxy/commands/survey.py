@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from msgspec.structs import replace
 
 from ipvsproxy.address import Cidr, format_ip, parse_cidr, parse_ip
-from ipvsproxy.commands.objects import desired, of_this_host
+from ipvsproxy.commands.objects import UNKNOWN, Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, Settings
@@ -32,7 +32,6 @@ from ipvsproxy.kernel.xtables import legacy_leftovers
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import FrontendKey, KernelState
 from ipvsproxy.probe.dns import resolve
@@ -58,11 +57,11 @@ class Seen(NamedTuple):
 def survey(config: Config, cluster_domain: str) -> Seen:
     """Look at everything."""
     facts = Facts(settings=_settings(config))
-    kernel, reserved = _read_kernel(facts, config)
+    kernel, around = _read_kernel(facts, config)
     objects = _read_objects(facts, config)
     wanted = None
     if objects is not None:
-        wanted = _wanted(facts, config, objects, reserved)
+        wanted = _wanted(facts, config, objects, around)
         if kernel is not None:
             facts.drift = tuple(drift(wanted, kernel, excluded=map(parse_cidr, config.exclude_cidrs)))
         else:
@@ -93,12 +92,12 @@ def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
         return None
 
 
-def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, tuple[Reserved, ...]]:
-    """Read what belongs to the kernel; return its state, and the addresses that the node depends on."""
+def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surroundings]:
+    """Read what belongs to the kernel; return its state, and what else the plan depends on."""
     with View() as view:
         state = _tried(facts, "state", lambda: _state(view)) if view.has_ipvs else None
         others = _tried(facts, "links", view.other_addresses) or frozenset()
-        reserved = _tried(facts, "links", lambda: tuple(view.reserved())) or ()
+        around = _tried(facts, "links", lambda: Surroundings.of(view)) or UNKNOWN
         has_ipvs = view.has_ipvs
     facts.links = _tried(facts, "links", read_links)
     facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
@@ -109,7 +108,7 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, tupl
         facts.servers = tuple(as_fact(key, s.server, s.weights) for key, s in sorted(state.servers.items()))
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
-    return state, reserved
+    return state, around
 
 
 def _state(view: View) -> KernelState:
@@ -150,10 +149,10 @@ def _read_objects(facts: Facts, config: Config) -> Objects | None:
     return objects
 
 
-def _wanted(facts: Facts, config: Config, objects: Objects, reserved: Iterable[Reserved]) -> Desired:
+def _wanted(facts: Facts, config: Config, objects: Objects, around: Surroundings) -> Desired:
     """Plan everything as the proxy would, and note what of it concerns the node."""
     here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
-    wanted = desired(of_this_host(config), objects.listed(), here, reserved, objects.servers)
+    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers)
     facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
     held = set(map(format_ip, here))
     facts.held_vips = {

@@ -148,6 +148,11 @@ class View:
         self._links.look()
         return self._links.other_addresses()
 
+    def senders(self) -> dict[str, bytes]:
+        """Return the links with IPv4 addresses, each with its first one."""
+        self._links.look()
+        return self._links.senders()
+
     def reserved(self) -> Iterator[Reserved]:
         """Yield the addresses that this node depends on."""
         return reserved(self._links, host.nameservers())

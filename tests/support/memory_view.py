@@ -37,6 +37,9 @@ class MemoryView:
     def vips(self):
         return {Vip(address, VipForm.ADDRESS) for address in self.state.vips}
 
+    def senders(self):
+        return {}
+
     def reserved(self):
         return ()
 

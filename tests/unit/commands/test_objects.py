@@ -22,7 +22,7 @@ def test_what_the_api_server_has_is_planned(given):
     settings, server = given
     found = objects.read(settings)
     assert found.servers == ((parse_ip("127.0.0.1"), int(server.url.rpartition(":")[2])),)
-    wanted = objects.desired(settings, found.listed(), [parse_ip("192.0.2.1")], (), found.servers)
+    wanted = objects.desired(settings, found.listed(), [parse_ip("192.0.2.1")], servers=found.servers)
     assert {wanted.ledger.owner(key) for key in wanted.ledger.frontends} == {"default/web"}
     assert wanted.store.node.addresses == (parse_ip("192.0.2.1"),)
     assert objects.labels(found) == {"default/web": {"app": "web"}}
@@ -33,7 +33,7 @@ def test_no_service_gets_the_address_of_the_api_server(given):
     server.put(service("greedy", clusterIP="10.96.0.99", externalIPs=["203.0.113.9"]))
     found, here, there = objects.read(settings), [parse_ip("192.0.2.1")], parse_ip("203.0.113.9")
     for servers, gets_it in (((), True), (((there, 80),), False)):
-        wanted = objects.desired(settings, found.listed(), here, (), servers)
+        wanted = objects.desired(settings, found.listed(), here, servers=servers)
         assert (there in {key.address for key in wanted.ledger.frontends}) is gets_it
 
 
