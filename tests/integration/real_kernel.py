@@ -10,7 +10,7 @@ import json
 import os
 
 import nftables
-from memory_kernel import Faults, Killed
+from memory_kernel import Faults, Killed, MemoryConntrack
 from wipe import wipe
 
 from ipvsproxy.kernel.forward import Forwarding
@@ -134,7 +134,7 @@ class RealNode:
         self._handles = [ipvs, *(v for item in (links, ruleset._real, forwarding) for v in _wires(item))]
         faulty = RealIpvs(ipvs, self.faults), RealLinks(links, self.faults, self)
         self._made += [*faulty, nft]
-        return Kernel(*faulty, nft, ruleset, forwarding)
+        return Kernel(*faulty, nft, ruleset, forwarding, conntrack=MemoryConntrack())
 
     @property
     def writes(self):

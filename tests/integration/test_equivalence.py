@@ -5,6 +5,7 @@ The same machine as in tests/unit/test_equivalence.py, with real servers, VIPs a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 
@@ -95,21 +96,25 @@ class RealHistory(History):
         assert (self.node.writes, self.node.transactions) == before
         found = self._state(self.node)
         with netns.inside(THERE):
-            cold = RealNode(self.node.links.others)
+            expected = self._cold()
+        assert found == expected
+        assert len(found[2]) > len(Kind)  # the table is there, with its sets and chains
+
+    def _cold(self):
+        with contextlib.closing(RealNode(self.node.links.others)) as cold:
             clock = Clock()
             process = Process(cold, self.objects, clock, vip_mode=self.mode)
             process.list()
             clock.now += 5
             process.loop.turn([])
-            expected = self._state(cold)
-            cold.close()
-        assert found == expected
-        assert len(found[2]) > len(Kind)  # the table is there, with its sets and chains
+            return self._state(cold)
 
     def teardown(self):
         if hasattr(self, "node"):
-            self.settle()
-            self.node.close()
+            try:
+                self.settle()
+            finally:
+                self.node.close()
 
     def _state(self, node):
         """Servers but excluded ones, VIPs (in mode auto without their form), rules."""

@@ -1,17 +1,21 @@
-"""What a machine runs out of: disk for logs, descriptors. It costs no connection and no Service."""
+"""What a machine runs out of: disk for logs, memory, descriptors. It costs no connection and no Service."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 import resource
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import netns
 import pytest
 from lab import Host, Lab
 from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import probe
+from probe import Conversation, Question, probe
 from proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -79,3 +83,48 @@ def test_no_descriptors_left(lab: Lab, manifests: Folder, pods: tuple[Host, ...]
     resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (hard, hard))
     serve(lab, manifests, OTHER, pods[2])
     assert answered(lab, OTHER, pods[2])
+
+
+@pytest.fixture
+def memory_group() -> Iterator[pathlib.Path]:
+    """A cgroup of our own, where this kernel counts memory."""
+    top = pathlib.Path("/run/ipvsproxy-cgroup")
+    top.mkdir(exist_ok=True)
+    made = subprocess.run(["mount", "-t", "cgroup2", "none", top], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"no cgroups: {made.stderr}")
+    group = top / f"lab{os.getpid()}"
+    try:
+        group.mkdir()
+        with contextlib.suppress(OSError):
+            (top / "cgroup.subtree_control").write_text("+memory")
+        if not (group / "memory.max").exists():
+            pytest.skip("this kernel does not count memory by cgroup")
+        yield group
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        subprocess.run(["umount", top], check=False)
+
+
+def test_the_memory_limit_is_reached(
+    lab: Lab, manifests: Folder, pods: tuple[Host, ...], memory_group: pathlib.Path
+) -> None:
+    proxy = started(lab, manifests, pods)
+    with Conversation(Question(lab.nodes[0].netns, VIP, 80)) as conversation:
+        # What it has counts for its old group: the limit is reached with the next few pages.
+        with contextlib.suppress(OSError):
+            (memory_group / "memory.swap.max").write_text("0")
+        (memory_group / "cgroup.procs").write_text(str(proxy.pid))
+        (memory_group / "memory.max").write_text("256K")
+        for number in range(3, 50):
+            serve(lab, manifests, f"10.96.1.{number}", *pods)
+        deadline = time.monotonic() + SECONDS
+        while proxy.is_running() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not proxy.is_running()
+        assert conversation.ask().name == pods[0].name
+        assert probe(lab.nodes[0].netns, VIP, 80).name == pods[0].name
+        proxy.start()
+        assert answered(lab, "10.96.1.49", *pods)
+        assert conversation.ask().name == pods[0].name

@@ -26,6 +26,7 @@ def _small_and_quiet():
 
 
 TestHistories = History.TestCase
+TestHistories.pytestmark = [pytest.mark.timeout(300 + HISTORIES)]
 TestHistories.settings = settings(
     max_examples=HISTORIES,
     stateful_step_count=int(os.environ.get("STEPS", "25")),
