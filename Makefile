@@ -64,8 +64,8 @@ soak: $(VENV)  ## half an hour of random changes under traffic; SOAK_SECONDS, SO
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
 	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)
 
-picture: $(VENV)  ## draw the pictures in docs/ anew, from real commands in the lab
-	$(RUN) -- $(PY) tests/integration/picture.py | $(PY) tools/picture
+picture: $(VENV)  ## draw the picture in docs/commands.md anew
+	$(PY) tools/picture
 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)
