@@ -15,6 +15,8 @@ import scratch
 import yaml
 from scratch import PROVISION, Machine, environment
 
+# Packages are downloaded in between.
+pytestmark = pytest.mark.timeout(900)
 # A LAN link that has the address which Vagrant would have given it.
 LAN = """
 ip link set lo up; ip link add lan type veth peer lan-far; ip address add $ADDRESS4/24 dev lan
