@@ -37,7 +37,7 @@ class Tap:
         self._socket = raw_socket(where, family)
         self._socket.setblocking(False)
 
-    def arrived(self, seconds: float = 0.5) -> Iterator[Segment]:
+    def arrived(self, seconds: float = 0.3) -> Iterator[Segment]:
         """Yield what has arrived, and what does within some time."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
