@@ -244,6 +244,8 @@ SCENARIOS = {
         decoding,
     )
 }
+MEASURE_MEMORY = {memory, decoding}
+"""Scenarios whose result is memory, or which measure in processes of their own."""
 TARGETS = {
     "ipvs_programming": ("ratio", 1.5),
     "cold_sync": ("ratio", 2.5),

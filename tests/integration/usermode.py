@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import random
 import subprocess
 
 from guest import GUEST_INIT, REPO
@@ -31,6 +32,8 @@ def release() -> str:
 def argv(folder: pathlib.Path) -> list[str]:
     """The words that boot it, with this machine's root, which guest-init covers before anything is written."""
     memory = os.environ.get("IPVSPROXY_VM_MEMORY") or "4G"
-    words = [str(KERNEL), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"mem={memory}"]
-    words += ["con=null", "con0=null,fd:2", f"uml_dir={folder}", "quiet"]
+    # It runs one program at a time, but is several processes, which would wake each other across processors.
+    cpu = str(random.choice(sorted(os.sched_getaffinity(0))))
+    words = ["taskset", "--cpu-list", cpu, str(KERNEL), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]
+    words += [f"mem={memory}", "con=null", "con0=null,fd:2", f"uml_dir={folder}", "quiet"]
     return [*words, f"init={GUEST_INIT}", "--", str(folder)]
