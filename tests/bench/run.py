@@ -98,6 +98,7 @@ def child(chosen):
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
     )
     (services,) = chosen.services
     work = SCENARIOS[chosen.child]
