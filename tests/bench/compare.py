@@ -37,12 +37,12 @@ def main(chosen):
         print(f"kube-proxy in mode {chosen.mode} needs {', '.join(missing)}", file=sys.stderr)
         return 1
     subjects = {
-        f"kube-proxy {chosen.mode}": [chosen.kube_proxy.resolve()],
-        "ipvsproxy": [sys.executable, "-m", "ipvsproxy"],
+        f"kube-proxy {chosen.mode}": ([chosen.kube_proxy.resolve()], chosen.mode),
+        "ipvsproxy": ([sys.executable, "-m", "ipvsproxy"], "ipvs"),
     }
     for services in chosen.services:
-        for name, argv in subjects.items():
-            result = in_thread(lambda a=argv, n=services: measure(a, chosen.mode, n, chosen.endpoints))
+        for name, (argv, mode) in subjects.items():
+            result = in_thread(lambda a=argv, m=mode, n=services: measure(a, m, n, chosen.endpoints))
             print(
                 json.dumps({"name": name, "services": services, "endpoints": chosen.endpoints} | result),
                 flush=True,
@@ -88,7 +88,7 @@ def measure(argv, mode, services, endpoints):
 
 def follow(process, server, services, endpoints, began):
     """Wait for the first sync, then for each of some changes."""
-    server.wait_for(lambda: any(r.kind == "Service" for r in server.requests), PATIENCE)
+    server.wait_for(lambda: ended(process) or any(r.kind == "Service" for r in server.requests), PATIENCE)
     listed = time.perf_counter()
     numbers = list(range(0, services, max(1, services // SAMPLE)))
     for number in (*numbers, services - 1):
@@ -124,11 +124,17 @@ def wait_until(process, number, wanted):
     """Ask a Service again and again until it answers as wanted. Raises TimeoutError."""
     deadline = time.perf_counter() + PATIENCE
     while ask(cluster.cluster_ip(number)) != wanted:
-        if process.poll() is not None:
-            raise TimeoutError(f"it ended with status {process.returncode}")
+        ended(process)
         if time.perf_counter() > deadline:
             raise TimeoutError(f"Service {number} did not answer {wanted} in {PATIENCE} s")
         time.sleep(0.005)
+
+
+def ended(process):
+    """False, or a TimeoutError: it will never answer."""
+    if process.poll() is not None:
+        raise TimeoutError(f"it ended with status {process.returncode}")
+    return False
 
 
 def ask(address):
@@ -173,7 +179,7 @@ def answering(port, answer):
 
 
 def write_config(folder, server, mode):
-    """One KubeProxyConfiguration for both; ipvsproxy takes the mode for what it is, a wish."""
+    """One KubeProxyConfiguration for both, but for the mode."""
     config = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
