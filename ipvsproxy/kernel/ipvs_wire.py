@@ -145,8 +145,45 @@ def _attributes(server: Server, address_length: int) -> bytes:
     )
 
 
+USUAL_SERVER = struct.Struct(f"={GENERIC.size}s HH HHH2x HHH2x HH{UNION}s HH2s2x HH".replace(" ", ""))
+USUAL_SERVER_HEADS = (CMD_SERVICE, 6, SVC_AF, 6, SVC_PROTOCOL, 4 + UNION, SVC_ADDR, 6, SVC_PORT, SVC_SCHED)
+ABOUT_AT = USUAL_SERVER.size - NESTED.size
+"""Where the attributes begin that servers share: scheduler, flags, timeout."""
+
+
 def parse_server(part: bytes) -> tuple[FrontendKey, Server] | None:
-    """Read one record of a GET_SERVICE dump; None for firewall-mark servers."""
+    """Read one record of a GET_SERVICE dump; None for firewall-mark servers.
+
+    A verification reads all servers, and they differ in address and port alone: what follows is looked up where it
+    has been seen before and where the record begins as the kernel has always written it.
+    """
+    if len(part) < USUAL_SERVER.size:
+        return _parse_any_server(part)
+    values = USUAL_SERVER.unpack_from(part)
+    _, _, outer, *heads, scheduler_size, scheduler_kind = values
+    af_size, af_kind, af, p_size, p_kind, protocol, a_size, a_kind, address, port_size, port_kind, port = heads
+    seen = (outer & NUMBER_MASK, af_size, af_kind, p_size, p_kind, a_size, a_kind, port_size, port_kind)
+    if (*seen, scheduler_kind) != USUAL_SERVER_HEADS:
+        return _parse_any_server(part)
+    server = _about(part[ABOUT_AT : ABOUT_AT + (scheduler_size + 3 & ~3) + 20])
+    if server is None:
+        return _parse_any_server(part)
+    return FrontendKey(address[:4] if af == socket.AF_INET else address, protocol, int.from_bytes(port)), server
+
+
+@lru_cache(maxsize=1024)
+def _about(data: bytes) -> Server | None:
+    """Read scheduler, flags and timeout, None if these are not the attributes that are there."""
+    fields = dict(attributes(data))
+    return _server(fields) if fields.keys() == {SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT} else None
+
+
+def _server(fields: dict[int, memoryview]) -> Server:
+    scheduler = bytes(fields[SVC_SCHED]).rstrip(b"\0").decode()
+    return Server(scheduler, u32(fields[SVC_FLAGS]) & ~HASHED, u32(fields[SVC_TIMEOUT]))
+
+
+def _parse_any_server(part: bytes) -> tuple[FrontendKey, Server] | None:
     fields = nested(part, CMD_SERVICE)
     if SVC_FWMARK in fields or SVC_PORT not in fields:
         return None
@@ -154,8 +191,7 @@ def parse_server(part: bytes) -> tuple[FrontendKey, Server] | None:
     key = FrontendKey(
         bytes(fields[SVC_ADDR][:length]), u16(fields[SVC_PROTOCOL]), int.from_bytes(fields[SVC_PORT], "big")
     )
-    scheduler = bytes(fields[SVC_SCHED]).rstrip(b"\0").decode()
-    return key, Server(scheduler, u32(fields[SVC_FLAGS]) & ~HASHED, u32(fields[SVC_TIMEOUT]))
+    return key, _server(fields)
 
 
 def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, int]:

@@ -9,7 +9,7 @@ from pyroute2.netlink.generic.ipvs import ipvsmsg
 from ipvsproxy.kernel import ipvs_wire as wire
 from ipvsproxy.kernel.netlink import GENERIC, attribute, attributes
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import PERSISTENT, Server
+from ipvsproxy.plan.state import PERSISTENT, FrontendKey, Server
 
 FAMILY = 33
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.1.2:8081")
@@ -101,6 +101,32 @@ def test_we_read_what_we_write(step):
             found = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_DEST, bytes(nested) + counters)
             assert wire.parse_destination(found, 4) == (subject, part.weight, 3, 4)
             assert wire.parse_weight(found, len(part.key.address)) == (subject, part.weight)
+
+
+SERVER_PARTS = (
+    (wire.SVC_AF, b"\2\0"),
+    (wire.SVC_PROTOCOL, b"\x11\0"),
+    (wire.SVC_ADDR, ONE.address + bytes(12)),
+    (wire.SVC_PORT, b"\0\x35"),
+    (wire.SVC_SCHED, b"lblcr\0"),
+    (wire.SVC_FLAGS, struct.pack("=II", 3, 0xFFFFFFFF)),
+    (wire.SVC_TIMEOUT, struct.pack("=I", 60)),
+    (wire.SVC_NETMASK, b"\xff" * 4),
+)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        SERVER_PARTS,
+        SERVER_PARTS[::-1],
+        (*SERVER_PARTS[:5], (11, b"sip\0"), *SERVER_PARTS[5:]),  # a persistence engine, between what is usual
+        (*SERVER_PARTS, (10, bytes(80))),
+    ],
+)
+def test_servers_are_read_whatever_the_order_of_attributes(parts):
+    body = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_SERVICE, b"".join(attribute(*part) for part in parts))
+    assert wire.parse_server(body) == (FrontendKey(ONE.address, 17, 53), Server("lblcr", 1, 60))
 
 
 def test_firewall_mark_servers_are_not_read():
