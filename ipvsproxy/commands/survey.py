@@ -101,7 +101,7 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
         has_ipvs = view.has_ipvs
     facts.links = _tried(facts, "links", read_links)
     facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
-    facts.our_rules = rules_by_chain(ruleset(config.masquerade_mark))
+    facts.our_rules = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False))
     facts.legacy_leftovers = tuple(legacy_leftovers())
     facts.processes = _tried(facts, "processes", read_processes) or ()
     if state is not None:

@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -135,6 +136,23 @@ def commands(breaking: str, mending: str) -> Callable[[World], contextlib.Abstra
     return way
 
 
+def unrepaired(
+    way: Callable[[World], contextlib.AbstractContextManager[None]],
+) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+    """What a proxy repairs at once, while it is stopped and not asked for its health."""
+
+    @contextlib.contextmanager
+    def stopped(world: World) -> Iterator[None]:
+        os.kill(world.proxy.pid, signal.SIGSTOP)
+        try:
+            with configured(world, healthz_bind_address=None, metrics_bind_address=None), way(world):
+                yield
+        finally:
+            os.kill(world.proxy.pid, signal.SIGCONT)
+
+    return stopped
+
+
 @contextlib.contextmanager
 def ruleset_flushed(world: World) -> Iterator[None]:
     saved = world.run("nft", "list", "table", "inet", "ipvsproxy")
@@ -194,6 +212,10 @@ def conntrack_nearly_full(world: World) -> Iterator[None]:
     CONNTRACK.write_text(str(count + count // 8 + 1))
     yield
     CONNTRACK.write_text(was)
+
+
+def modules_are_known() -> bool:
+    return any((folder / platform.release()).is_dir() for folder in (kernel_survey.MODULES, UNPACKED))
 
 
 @contextlib.contextmanager
@@ -270,10 +292,10 @@ WAYS = {
     "mark-collision": (table(MARK_DROPS), "packet mark", "uses bit 0x4000"),
     "host-port": (table(HOST_PORT), "hostPort", "ip hostport p takes connections to the NodePort"),
     "pod-masquerade": (table(MASKING), "masquerade", "ip cni p masquerades"),
-    "ruleset-flushed": (ruleset_flushed, "ruleset", "is missing"),
-    "chain-flushed": (chain_flushed, "ruleset", "not as we loaded it"),
-    "foreign-vip": (commands(FOREIGN.format("add"), FOREIGN.format("del")), "kube-ipvs0", "10.96.99.99"),
-    "vip-lost": (commands(VIP.format("del"), VIP.format("add")), "drift", f"VIP {WEB} is missing"),
+    "ruleset-flushed": (unrepaired(ruleset_flushed), "ruleset", "is missing"),
+    "chain-flushed": (unrepaired(chain_flushed), "ruleset", "not as we loaded it"),
+    "foreign-vip": (unrepaired(commands(FOREIGN.format("add"), FOREIGN.format("del"))), "kube-ipvs0", "10.96.99.99"),  # noqa: E501
+    "vip-lost": (unrepaired(commands(VIP.format("del"), VIP.format("add"))), "drift", f"VIP {WEB} is missing"),
     "vip-on-other-link": (node_holds_vip, "VIPs", f"{WEB} of Service default/web is an address of eth0"),
     "server-lost": (
         ipvs(
@@ -295,7 +317,7 @@ WAYS = {
     "dns-outdated": (name_server_outdated, "DNS", f"declares {DECLARED}"),
     "conntrack-full": (conntrack_nearly_full, "pressure", "conntrack"),
     "element-lost": (
-        commands(*(f"nft {verb} element inet ipvsproxy {MASQUERADED}" for verb in ("delete", "add"))),
+        unrepaired(commands(*(f"nft {verb} element inet ipvsproxy {MASQUERADED}" for verb in ("delete", "add")))),
         "drift",
         f"masquerade4 {{ {WEB} . tcp . 80 }} is missing",
     ),
