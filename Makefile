@@ -19,7 +19,7 @@ NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo tour vagrant-lab test test-all check unit vagrant-check integration integration-all soak conformance \
-        picture bench usermode image image-root lock clean
+        picture bench guest image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -35,9 +35,9 @@ tour: $(VENV)  ## vagrant/tour.sh in the namespace lab: ways into a cluster, who
 vagrant-lab:  ## the vagrant lab: virtual machines with a real cluster (needs Vagrant and a provider; vagrant/README.md)
 	cd vagrant && vagrant up
 
-test: check unit vagrant-check integration  ## all but the slow tests
+test: check unit vagrant-check guest integration  ## all but the slow tests
 
-test-all: check unit vagrant-check integration-all  ## all tests
+test-all: check unit vagrant-check guest integration-all  ## all tests
 
 check: $(VENV)  ## lint, format, types, import layers, shell scripts
 	.venv/bin/ruff check .
@@ -52,7 +52,10 @@ unit: $(VENV)  ## tests that need neither root nor a kernel
 vagrant-check: $(VENV) $(REQUIRED)  ## the Vagrantfile and its scripts, as far as they go without a provider (root)
 	$(PY) -m pytest tests/vagrant $(ARGS)
 
-integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (in a micro-VM if need be)
+guest: $(VENV)  ## what it takes to run many integration tests here: a user-mode kernel where no other is quick
+	$(PY) tests/integration/run --prepare
+
+integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (a guest's if need be)
 	$(RUN) -- $(PY) -m pytest $(TESTS) -m 'not slow' $(ARGS)
 
 integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
@@ -69,9 +72,6 @@ picture: $(VENV)  ## draw the picture in docs/commands.md anew
 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)
-
-usermode:  ## a kernel for the integration tests that needs no KVM: ten times faster than emulation, made once
-	tools/usermode-setup
 
 image:  ## the container image ipvsproxy:dev, by docker
 	docker build -f deploy/Dockerfile -t ipvsproxy:dev .

@@ -16,6 +16,7 @@ import os
 import pathlib
 import pstats
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -39,7 +40,12 @@ def options(argv):
     add("--endpoints", type=int, default=5, metavar="N", help="of each Service; default: 5")
     add("--only", type=lambda text: text.split(","), metavar="NAME[,NAME]", help=", ".join(SCENARIOS))
     add("--large", type=int, default=0, metavar="N", help="one cold sync with so many Services as well")
-    add("--json", type=pathlib.Path, metavar="FILE", help="append the results to a file, for --chart")
+    add(
+        "--json",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="append the results to a file of this folder, for --chart",
+    )
     add("--chart", type=pathlib.Path, metavar="PNG", help="draw cost against size from all results of --json")
     add("--profile", action="store_true", help="print where the time goes instead of measuring it")
     add("--kube-proxy", type=pathlib.Path, metavar="PATH", help="compare with this binary on the same lists")
@@ -74,7 +80,17 @@ def main(argv):
         import chart
 
         chart.draw(chosen.json, chosen.chart)
+    keep(filter(None, (chosen.json, chosen.chart)))
     return 0 if len(results) == len(plan) else 1
+
+
+def keep(files):
+    """Hand files to the host, if this is a guest: of what it writes elsewhere, nothing is left."""
+    folder = os.environ.get("IPVSPROXY_KEPT")
+    for file in files if folder else ():
+        target = pathlib.Path(folder) / file.resolve().relative_to(pathlib.Path.cwd())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
 
 
 def measure(name, services, chosen):

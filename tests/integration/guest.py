@@ -1,8 +1,8 @@
 """A guest kernel for one command, with this machine's files as its root.
 
-The guest talks to us through a shared folder only: `command` goes in; `output`, which is streamed, and `code`
-come out. The console is of use only when the guest dies without a code. What boots it is a list of words: see
-microvm.py and usermode.py.
+The guest talks to us through a shared folder only: `command` goes in; `output`, which is streamed, `code`, and
+files that are to be kept come out. The console is of use only when the guest dies without a code. What boots it
+is a list of words: see microvm.py and usermode.py.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Guest:
         CACHE.mkdir(parents=True, exist_ok=True)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
         self.console = self.folder / "console"
+        self.kept = self.folder / "kept"
+        self.kept.mkdir()
         self._write_command(command)
         self._argv = boot(self.folder)
         self._offset = 0
@@ -67,6 +69,7 @@ class Guest:
         env = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         env["PATH"] = f"{VENV_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         env["HOME"] = "/root"
+        env["IPVSPROXY_KEPT"] = str(self.kept)
         exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
         lines = [*exports, f"cd {shlex.quote(os.getcwd())}", f"exec {shlex.join(command)}"]  # noqa: PTH109
         (self.folder / "command").write_text("\n".join(lines) + "\n")
@@ -128,6 +131,10 @@ class Guest:
         self.stream()
         return code
 
+    def hand_over(self) -> None:
+        """Put what the command has left below IPVSPROXY_KEPT where it would be, had it run here."""
+        shutil.copytree(self.kept, ".", dirs_exist_ok=True)
+
     def last_words(self) -> str:
         """The end of what the guest said before the command began, and of its console."""
         texts = [
@@ -149,6 +156,7 @@ def run(command: list[str], boot: Boot, timeout: float) -> int:
     started = time.monotonic()
     with Guest(command, boot) as guest:
         code = guest.wait(timeout)
+        guest.hand_over()
         if code is not None:
             return code
         if time.monotonic() - started >= timeout:
