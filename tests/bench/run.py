@@ -77,9 +77,9 @@ def main(argv):
     if not chosen.profile:
         print(table(results))
     if chosen.chart:
-        import chart
+        import drawing
 
-        chart.draw(chosen.json, chosen.chart)
+        drawing.draw(chosen.json, chosen.chart)
     keep(filter(None, (chosen.json, chosen.chart)))
     return 0 if len(results) == len(plan) else 1
 
