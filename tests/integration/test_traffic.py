@@ -224,7 +224,7 @@ def test_internal_local_never_leaves_the_node(world: World, family: int) -> None
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
 @pytest.mark.parametrize("family", [4, 6])
 def test_without_endpoints_everybody_is_refused_at_once(world: World, family: int, proto: str) -> None:
-    for asker in ("client", "p12", "node1"):  # one by one: the kernel sends 50 ICMP errors in a burst
+    for asker in ("client", "p12", "node1"):  # one by one: see cases.REFILL
         table = f"{asker} | ClusterIP NodePort LoadBalancer externalIP | refused |"
         rows = ask_everything(world.lab, world.cases(world.EMPTY, family, table, proto))
         assert wrong(rows) == []
