@@ -10,7 +10,7 @@ def _ip(base, number):
 
 
 def cluster_ip(number):
-    return _ip((10, 96, 0, 0), number + 1)
+    return _ip((10, 96, 0, 0), number + 11)  # a real API server takes the first for itself
 
 
 def pod_ip(number, endpoint):

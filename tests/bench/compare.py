@@ -1,8 +1,9 @@
-"""ipvsproxy beside a kube-proxy: the same lists, the same configuration, the same questions, in one run.
+"""ipvsproxy beside a kube-proxy, if there is one: the same lists, configuration and questions, in one run.
 
-Both are seen from outside only. Each gets a network namespace of its own with an API server (the suite's), in
-which every pod address is local and answers on two ports. A proxy is in sync when a sample of Services answers
-on its VIPs; a change (the target port of one Service) has arrived when the VIP answers from the other port.
+They are seen from outside only. Each gets a network namespace of its own with an API server (the suite's, or a
+real one), in which every pod address is local and answers on two ports. A proxy is in sync when a sample of
+Services answers on its VIPs; a change (the target port of one Service) has arrived when the VIP answers from the
+other port.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ import threading
 import time
 
 import cluster
-from apiserver import ApiServer
 from namespace import fresh_network
+from serving import serving
 
 SAMPLE = 50
 CHANGES = 10
@@ -31,18 +32,18 @@ NEEDED = {"ipvs": ("iptables", "ipset"), "nftables": ("nft",)}
 
 
 def main(chosen):
-    """Measure both on the first of the wanted sizes and print a line for each."""
-    missing = [name for name in NEEDED[chosen.mode] if not shutil.which(name)]
+    """Measure each on all of the wanted sizes and print a line for it."""
+    missing = [name for name in NEEDED[chosen.mode] if chosen.kube_proxy and not shutil.which(name)]
     if missing:
         print(f"kube-proxy in mode {chosen.mode} needs {', '.join(missing)}", file=sys.stderr)
         return 1
-    subjects = {
-        f"kube-proxy {chosen.mode}": ([chosen.kube_proxy.resolve()], chosen.mode),
-        "ipvsproxy": ([sys.executable, "-m", "ipvsproxy"], "ipvs"),
-    }
+    subjects = {"ipvsproxy": ([sys.executable, "-m", "ipvsproxy"], "ipvs")}
+    if chosen.kube_proxy:
+        theirs = {f"kube-proxy {chosen.mode}": ([chosen.kube_proxy.resolve()], chosen.mode)}
+        subjects = theirs | subjects
     for services in chosen.services:
         for name, (argv, mode) in subjects.items():
-            result = in_thread(lambda a=argv, m=mode, n=services: measure(a, m, n, chosen.endpoints))
+            result = in_thread(lambda a=argv, m=mode, n=services: measure(a, m, n, chosen))
             print(
                 json.dumps({"name": name, "services": services, "endpoints": chosen.endpoints} | result),
                 flush=True,
@@ -59,7 +60,7 @@ def in_thread(work):
     return found[0]
 
 
-def measure(argv, mode, services, endpoints):
+def measure(argv, mode, services, chosen):
     fresh_network()
     for words in (
         "address add 192.0.2.1/32 dev lo",
@@ -69,7 +70,8 @@ def measure(argv, mode, services, endpoints):
         subprocess.run(["ip", *words.split()], check=True)
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(serving(services, endpoints))
+        programs = (chosen.kube_apiserver, chosen.etcd) if chosen.kube_apiserver else None
+        server = stack.enter_context(serving(services, chosen.endpoints, folder, programs))
         for port, answer in PORTS.items():
             stack.enter_context(answering(port, answer))
         log = stack.enter_context((folder / "log").open("wb"))
@@ -80,7 +82,7 @@ def measure(argv, mode, services, endpoints):
         )
         stack.callback(process.kill)
         try:
-            return follow(process, server, services, endpoints, began)
+            return follow(process, server, services, chosen.endpoints, began)
         except TimeoutError as error:
             print((folder / "log").read_text()[-3000:], file=sys.stderr)
             return {"failed": str(error)}
@@ -88,7 +90,7 @@ def measure(argv, mode, services, endpoints):
 
 def follow(process, server, services, endpoints, began):
     """Wait for the first sync, then for each of some changes."""
-    server.wait_for(lambda: ended(process) or any(r.kind == "Service" for r in server.requests), PATIENCE)
+    server.wait_for_list(lambda: not ended(process), PATIENCE)
     listed = time.perf_counter()
     numbers = list(range(0, services, max(1, services // SAMPLE)))
     for number in (*numbers, services - 1):
@@ -146,19 +148,6 @@ def ask(address):
 
 
 @contextlib.contextmanager
-def serving(services, endpoints):
-    with ApiServer() as server:
-        server.put({
-            "kind": "Node", "apiVersion": "v1", "metadata": {"name": "node0", "uid": "node0"},
-            "spec": {}, "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
-        })  # fmt: skip
-        for number in range(services):
-            server.put(cluster.service(number))
-            server.put(cluster.endpoint_slice(number, endpoints))
-        yield server
-
-
-@contextlib.contextmanager
 def answering(port, answer):
     """Accept connections on a port of every address, say one word and hang up."""
     listener = socket.create_server(("", port), backlog=1024)
@@ -185,7 +174,7 @@ def write_config(folder, server, mode):
         "kind": "KubeProxyConfiguration",
         "mode": mode,
         "clusterCIDR": "10.128.0.0/9",
-        "clientConnection": {"kubeconfig": str(server.write_kubeconfig(folder / "kubeconfig"))},
+        "clientConnection": {"kubeconfig": str(server.kubeconfig)},
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
         "ipvs": {"minSyncPeriod": "0s", "syncPeriod": "30s", "scheduler": "rr"},
         "nftables": {"minSyncPeriod": "0s", "syncPeriod": "30s"},

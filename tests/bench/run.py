@@ -50,8 +50,12 @@ def options(argv):
     add("--profile", action="store_true", help="print where the time goes instead of measuring it")
     add("--kube-proxy", type=pathlib.Path, metavar="PATH", help="compare with this binary on the same lists")
     add("--mode", default="ipvs", choices=["ipvs", "nftables"], help="of kube-proxy")
+    add("--kube-apiserver", type=pathlib.Path, metavar="PATH", help="follow this one, seen from outside")
+    add("--etcd", type=pathlib.Path, metavar="PATH", help="for --kube-apiserver")
     add("--child", help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
+    if (chosen.kube_apiserver is None) is not (chosen.etcd is None):
+        parser.error("--kube-apiserver and --etcd need each other")
     unknown = set(chosen.only or ()) - SCENARIOS.keys()
     if unknown:
         parser.error(f"--only: no such scenario: {', '.join(sorted(unknown))}")
@@ -66,7 +70,7 @@ def main(argv):
     chosen = options(argv)
     if chosen.child:
         return child(chosen)
-    if chosen.kube_proxy:
+    if chosen.kube_proxy or chosen.kube_apiserver:
         import compare
 
         return compare.main(chosen)

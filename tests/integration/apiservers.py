@@ -97,14 +97,45 @@ class OwnServer:
         return set()
 
 
+def inside(namespace: str | None) -> AbstractContextManager[None]:
+    return netns.inside(namespace) if namespace else nullcontext()
+
+
+class Administrator:
+    """Asks a kube-apiserver, with all rights, over one connection that is kept."""
+
+    def __init__(self, namespace: str | None, port: int) -> None:
+        self._namespace = namespace
+        tls = ssl._create_unverified_context()  # noqa: S323 - it signs its own certificate
+        self._connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=tls)
+        self.close = self._connection.close
+
+    def __call__(self, verb: str, path: str, item: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask; a server that went away costs one more question. Raises Refused, OSError."""
+        try:
+            return self._ask(verb, path, item)
+        except (http.client.HTTPException, OSError):
+            self._connection.close()
+            return self._ask(verb, path, item)
+
+    def _ask(self, verb: str, path: str, item: dict[str, Any] | None) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": "application/json"}
+        with inside(self._namespace):
+            self._connection.request(verb, path, json.dumps(item) if item else None, headers)
+            answer = self._connection.getresponse()
+            body = answer.read()
+        if answer.status >= 300:
+            raise Refused(answer.status, body.decode(errors="replace"))
+        return json.loads(body) if body.startswith(b"{") else {}
+
+
 class RealServer:
     """etcd and kube-apiserver, as processes in a namespace, or in this process's own if it is None."""
 
     def __init__(self, namespace: str | None, folder: pathlib.Path, binary: str, etcd: str) -> None:
         self._namespace, self._folder = namespace, folder
         self._port, store, peers = self._free_ports(3)
-        tls = ssl._create_unverified_context()  # noqa: S323 - it signs its own certificate
-        self._connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=60, context=tls)
+        self._call = self.administrator()
         key = folder / "service-account.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         (folder / "tokens").write_text(
@@ -155,6 +186,10 @@ class RealServer:
         """Read something, as an administrator."""
         return self._call("GET", path)
 
+    def administrator(self) -> Administrator:
+        """One more connection with all rights; for one thread."""
+        return Administrator(self._namespace, self._port)
+
     def go_away(self) -> None:
         self._api.kill()
         self._api.wait()
@@ -172,16 +207,13 @@ class RealServer:
                 return
 
     def close(self) -> None:
-        self._connection.close()
+        self._call.close()
         self.go_away()
         self._etcd.kill()
         self._etcd.wait()
 
-    def _inside(self) -> AbstractContextManager[None]:
-        return netns.inside(self._namespace) if self._namespace else nullcontext()
-
     def _free_ports(self, count: int) -> list[int]:
-        with self._inside():
+        with inside(self._namespace):
             sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
         ports = [made.getsockname()[1] for made in sockets]
         for made in sockets:
@@ -190,26 +222,8 @@ class RealServer:
 
     def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
         log = self._folder / f"{pathlib.Path(argv[0]).name}.log"
-        with self._inside(), log.open("ab") as out:
+        with inside(self._namespace), log.open("ab") as out:
             return subprocess.Popen(argv, stdout=out, stderr=out)
-
-    def _call(self, verb: str, path: str, item: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask over one connection that is kept; a server that went away costs one more."""
-        try:
-            return self._ask(verb, path, item)
-        except (http.client.HTTPException, OSError):
-            self._connection.close()
-            return self._ask(verb, path, item)
-
-    def _ask(self, verb: str, path: str, item: dict[str, Any] | None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": "application/json"}
-        with self._inside():
-            self._connection.request(verb, path, json.dumps(item) if item else None, headers)
-            answer = self._connection.getresponse()
-            body = answer.read()
-        if answer.status >= 300:
-            raise Refused(answer.status, body.decode(errors="replace"))
-        return json.loads(body) if body.startswith(b"{") else {}
 
     def _write_kubeconfig(self) -> pathlib.Path:
         cluster = {"server": f"https://127.0.0.1:{self._port}", "insecure-skip-tls-verify": True}

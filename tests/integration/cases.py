@@ -17,8 +17,8 @@ from probe import Question, Result, probe_many
 TIMES = 6  # enough to see every endpoint with round robin
 TIMEOUT = 6.0
 OWN = "own"
-# All namespaces of a kernel share one bucket of 50 ICMP errors, filled with 1,000 a second, from which an error takes
-# up to two (icmp_global_allow in net/ipv4/icmp.c); four ways in, six times each, never need more than a full one.
+# All namespaces of a kernel share one bucket of 50 ICMP errors, filled with 1,000 a second, of which an error
+# takes up to two (icmp_global_allow in net/ipv4/icmp.c); four ways in, six times each, need no more than it holds.
 REFILL = 0.1
 
 
