@@ -27,10 +27,11 @@ from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.elements import Elements
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kernel.kernel import ELSEWHERE, TABLE, Kernel
+from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.rules import ELSEWHERE, TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.watch import Watcher
 from ipvsproxy.kube.api import Observe

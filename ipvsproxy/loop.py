@@ -234,8 +234,8 @@ class Loop:
         self._pending.update(self._desired.plan(keys))
         # What has been adopted and is to go must not answer without any rules until it is gone.
         leaving = self._desired.guards_of_leaving(self._kernel.shadow.vips)
-        self._kernel.load_rules({**self._desired.ledger.elements, **leaving})
-        self._pending.slots = set(leaving)
+        refused = self._kernel.rules.load({**self._desired.ledger.elements, **leaving})
+        self._pending.slots = leaving.keys() | refused.slots
         return self._apply()
 
     def _since(self, began: float) -> float:

@@ -62,18 +62,20 @@ class Mender:
         return self._patience.is_fight
 
     def mend(self) -> Touched:
-        """Restore the rules and return the VIPs that have to be put back. Raises NftError, KernelError.
+        """Restore the rules; return the VIPs that have to be put back, and what was refused of the rules.
+
+        Raises NftError, KernelError.
 
         The rules first: the guard has to be there before a VIP is. What fails is tried again after a while.
         """
         self._not_before = self._clock() + RETRY_SECONDS
         if self._unsure:
-            self._sets |= self._kernel.differing_sets()
+            self._sets |= self._kernel.rules.differing_sets()
         touched, rules = Touched(), self._whole or bool(self._sets)
         if rules:
-            self._kernel.restore(self._sets, whole=self._whole)
+            touched.update(self._kernel.rules.restore(self._sets, whole=self._whole))
         if self._vips:
-            touched = self._kernel.verify_vips()
+            touched.update(self._kernel.verify_vips())
         if rules or touched:
             self._tell(touched, "all" if self._whole else sorted(self._sets))
         self._forget()

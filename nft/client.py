@@ -27,6 +27,12 @@ class Client(Protocol):
         Raises NftError when nothing was changed.
         """
 
+    def check(self, transaction: Transaction) -> None:
+        """Find out whether a transaction would be carried out; nothing is changed.
+
+        Raises NftError when it would be refused.
+        """
+
 
 class Libnftables:
     """A client on the kernel, through one libnftables context."""
@@ -44,6 +50,17 @@ class Libnftables:
         code, _, error = self._nftables.cmd(str(transaction))
         if code != 0:
             raise NftError.from_output(error)
+
+    def check(self, transaction: Transaction) -> None:
+        """Find out whether a transaction would be carried out: the kernel does it all, and then takes it back.
+
+        Raises NftError when it would be refused.
+        """
+        self._nftables.set_dry_run(True)
+        try:
+            self.run(transaction)
+        finally:
+            self._nftables.set_dry_run(False)
 
 
 def _binding() -> Any:

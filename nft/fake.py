@@ -40,12 +40,23 @@ class FakeNft:
         if self.fail_next:
             code, self.fail_next = self.fail_next, 0
             raise NftError(code, os.strerror(code))
-        state = _State({name: dict(elements) for name, elements in self.sets.items()}, self.loaded)
-        for command in _commands(text):
-            state.do(command)
+        state = self._after(text)
         self.sets, self.loaded = state.sets, state.loaded
         self.generation += state.made
         self.transactions.append(text)
+
+    def check(self, transaction: Transaction) -> None:
+        """Find out whether a transaction would be carried out; nothing is changed.
+
+        Raises NftError when it would be refused.
+        """
+        self._after(str(transaction))
+
+    def _after(self, text: str) -> "_State":
+        state = _State({name: dict(elements) for name, elements in self.sets.items()}, self.loaded)
+        for command in _commands(text):
+            state.do(command)
+        return state
 
     def dump(self) -> str:
         """Return all elements, a line each, sorted: the golden form of tests."""

@@ -16,9 +16,9 @@ from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.inspect.difference import Action, Change, changes
 from ipvsproxy.kernel import host
-from ipvsproxy.kernel.kernel import TABLE
 from ipvsproxy.kernel.links import LINK_NAME
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.view import View
 from ipvsproxy.plan.state import FrontendKey, KernelState
 

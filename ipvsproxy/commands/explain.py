@@ -14,8 +14,8 @@ from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, not
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.inspect.model import Match
 from ipvsproxy.inspect.walk import Explanation, Outcome, Target, explain, packet
-from ipvsproxy.kernel.kernel import TABLE
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.view import View
 
 MOODS = {

@@ -21,10 +21,10 @@ from ipvsproxy.diagnosis.shape import rules_by_chain
 from ipvsproxy.inspect.difference import Action, Change, changes
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.filters import read_chains
-from ipvsproxy.kernel.kernel import TABLE
 from ipvsproxy.kernel.legacy import read_legacy
 from ipvsproxy.kernel.links import LINK_NAME
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.survey import as_fact, read_host, read_links, read_processes
 from ipvsproxy.kernel.view import View

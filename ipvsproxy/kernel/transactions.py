@@ -40,6 +40,10 @@ class Transactions:
         numbers = range(before + 1, after + 1)[-MAX_UNSURE:]
         (self._own if len(numbers) == 1 else self._unsure).extend(numbers)
 
+    def check(self, transaction: Transaction) -> None:
+        """Have a transaction judged without carrying it out. Raises NftError when it would be refused."""
+        self._nft.check(transaction)
+
     def _number(self) -> int | None:
         """Return the number of the last transaction. That it cannot be read must not hide what was done."""
         with suppress(KernelError):

@@ -18,9 +18,9 @@ from ipvsproxy.kernel.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.elements import Elements
 from ipvsproxy.kernel.ipvs import SMALL_READ
 from ipvsproxy.kernel.ipvs_wire import GET_DEST, GET_SERVICE, key_attribute, u32
-from ipvsproxy.kernel.kernel import TABLE
 from ipvsproxy.kernel.links import NETLINK_ROUTE, RTA_DST, RTA_OIF, RTM_GETROUTE, RTMSG, RTN_LOCAL, Links, reserved
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, generic, generic_family, message
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import FrontendKey, ServerState, Slot, Vip

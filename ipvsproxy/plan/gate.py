@@ -2,24 +2,26 @@
 
 Pure. The phases of `plan.diff` are in a safe order as long as each of them succeeds. When rules are refused, what
 they were to guard must not begin to answer; when a VIP or a server could not be removed, its rules must stay.
-Addresses tell what belongs together. Called only when something has failed.
+Addresses and frontends tell what belongs together. Called only when something has failed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
+from ipvsproxy.plan.rules import frontend_of
 from ipvsproxy.plan.state import Slot, Touched, Vip
 
 
-def guarded_servers(steps: Iterable[IpvsStep], failed: Touched) -> list[IpvsStep]:
-    """Return the steps but new servers on addresses with rules that failed; those are noted in `failed`.
+def guarded_servers(steps: Sequence[IpvsStep], failed: Touched) -> list[IpvsStep]:
+    """Return the steps but new servers whose rules failed, or those of the address; they are noted in `failed`.
 
     Servers that exist go on changing: their rules exist too, and endpoints that are gone must not be sent traffic.
     """
-    bare = _addresses(failed.slots)
-    waiting = {s.key for s in steps if s.verb is Verb.NEW_SERVICE and format_ip(s.key.address) in bare}
+    bare = {frontend_of(slot) or address_of(slot) for slot in failed.slots}
+    new = (step.key for step in steps if step.verb is Verb.NEW_SERVICE)
+    waiting = {key for key in new if key in bare or format_ip(key.address) in bare}
     failed.servers |= waiting
     return [step for step in steps if step.key not in waiting]
 
@@ -54,13 +56,19 @@ def unneeded_elements(steps: Iterable[ElementStep], failed: Touched) -> list[Ele
 
 
 def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
-    """Cut changes of elements in two; those of one address stay together, and alone they cannot be cut."""
-    by_address: dict[str, list[ElementStep]] = {}
-    for step in steps:
-        by_address.setdefault(address_of(step.slot), []).append(step)
-    groups = list(by_address.values())
-    middle = len(groups) // 2
-    return (list(chain(*groups[:middle])), list(chain(*groups[middle:]))) if middle else ()
+    """Cut changes of elements in two: between addresses, or else between the frontends of one.
+
+    What is about one frontend stays together and cannot be cut.
+    """
+    steps = list(steps)
+    for name in (address_of, frontend_text):
+        groups: dict[str, list[ElementStep]] = {}
+        for step in steps:
+            groups.setdefault(name(step.slot), []).append(step)
+        parts, middle = list(groups.values()), len(groups) // 2
+        if middle:
+            return list(chain(*parts[:middle])), list(chain(*parts[middle:]))
+    return ()
 
 
 def _addresses(slots: Iterable[Slot]) -> set[str]:
@@ -70,3 +78,8 @@ def _addresses(slots: Iterable[Slot]) -> set[str]:
 def address_of(slot: Slot) -> str:
     """Return the address that an element is about: keys of frontends begin with it."""
     return slot.key.partition(" . ")[0]
+
+
+def frontend_text(slot: Slot) -> str:
+    """Return the frontend that an element is about, as nft text; the address where it is about no single one."""
+    return " . ".join(slot.key.split(" . ")[:3])

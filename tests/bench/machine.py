@@ -14,8 +14,9 @@ from ipvsproxy.config import Config
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kernel.kernel import TABLE, Kernel
+from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed

@@ -16,9 +16,10 @@ from wipe import wipe
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
 from ipvsproxy.kernel.ipvs_wire import single
-from ipvsproxy.kernel.kernel import TABLE, Kernel
+from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import Wire
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from nft import Libnftables, NftError, Transaction
 
@@ -105,6 +106,14 @@ class RealNft:
             raise Killed
         if fault:
             raise NftError(fault.code, os.strerror(fault.code))
+
+    def check(self, transaction):
+        fault = self._faults.next()
+        if fault and fault.how == "killed":
+            raise Killed
+        if fault:
+            raise NftError(fault.code, os.strerror(fault.code))
+        self._real.check(transaction)
 
 
 class Others:

@@ -1,4 +1,7 @@
-"""What a machine runs out of: disk for logs, memory, descriptors. It costs no connection and no Service."""
+"""What a machine runs out of (disk for logs, memory, descriptors), and what the kernel refuses.
+
+It costs no connection and no Service but those it is about.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from proxy import Proxy
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 RUN = (sys.executable, "-m", "ipvsproxy", "run")
+REFUSING = (sys.executable, str(pathlib.Path(__file__).with_name("refusing.py")))
 TO_NOWHERE = ("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh", *RUN)
 VIP, OTHER = "10.96.1.1", "10.96.1.2"
 WEB = [port(80, 8080)]
@@ -128,3 +132,27 @@ def test_the_memory_limit_is_reached(
         proxy.start()
         assert answered(lab, "10.96.1.49", *pods)
         assert conversation.ask().name == pods[0].name
+
+
+@pytest.mark.parametrize("adopted", [False, True], ids=["on an empty node", "with open connections"])
+def test_nftables_refuses_an_element_in_the_first_loading(
+    lab: Lab, manifests: Folder, pods: tuple[Host, ...], tmp_path: pathlib.Path, adopted: bool
+) -> None:
+    node, refused = lab.nodes[0].netns, tmp_path / "refused"
+    serve(lab, manifests, OTHER, pods[1])
+    with contextlib.ExitStack() as open_ones:
+        if adopted:
+            first = started(lab, manifests, pods)
+            assert answered(lab, OTHER, pods[1])
+            talks = [open_ones.enter_context(Conversation(Question(node, vip, 80))) for vip in (VIP, OTHER)]
+            first.kill()
+        refused.write_text(f"{OTHER} . tcp . 80")
+        proxy = started(lab, manifests, pods, (*REFUSING, str(refused), "run"))
+        said = proxy.wait_for("nftables refused a change")
+        assert (said["address"], said["frontends"]) == (OTHER, [refused.read_text()])
+        assert probe(node, OTHER, 80, timeout=1).outcome != "answered"
+        if adopted:
+            assert [talk.ask().name for talk in talks] == [pods[0].name, pods[1].name]
+        refused.unlink()
+        assert answered(lab, OTHER, pods[1])
+        assert answered(lab, VIP, pods[0])

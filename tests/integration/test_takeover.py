@@ -19,7 +19,7 @@ from probe import Conversation, Question, Result, probe, probe_many
 from proxy import Proxy
 
 from ipvsproxy.kernel.forward import COMMENT
-from ipvsproxy.kernel.kernel import TABLE
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.plan.leftovers import is_leftover
 from nft import ruleset
 

@@ -223,8 +223,7 @@ class MemoryNft(FakeNft):
 
     def run(self, transaction):
         fault = self.faults.next()
-        if self.poison and self.poison in str(transaction):
-            raise NftError(errno.EINVAL, "Error: Could not process rule: Invalid argument")
+        self._swallow(transaction)
         if fault is None or (fault.how == "killed" and fault.done):
             super().run(transaction)
             self._watch()
@@ -232,6 +231,19 @@ class MemoryNft(FakeNft):
             raise Killed
         if fault:
             raise NftError(fault.code, os.strerror(fault.code))
+
+    def check(self, transaction):
+        fault = self.faults.next()
+        self._swallow(transaction)
+        super().check(transaction)
+        if fault and fault.how == "killed":
+            raise Killed
+        if fault:
+            raise NftError(fault.code, os.strerror(fault.code))
+
+    def _swallow(self, transaction):
+        if self.poison and self.poison in str(transaction):
+            raise NftError(errno.EINVAL, "Error: Could not process rule: Invalid argument")
 
 
 class MemoryStamp:

@@ -363,10 +363,59 @@ def test_what_nftables_refuses_of_one_service_costs_no_other(node):
     assert len(node.links.present) == 30
     assert "10.96.1.13" not in node.nft.dump()
     (said,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (said["address"], said["frontends"]) == ("10.96.1.13", ["10.96.1.13 . tcp . 80"])
     assert said["elements"] <= 4
     node.nft.poison = None
     process.wait(1)
     assert len(node.links.present) == 31
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_what_nftables_refuses_in_the_first_loading_costs_no_other_service(node, adopted):
+    objects = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(30)]
+    if adopted:
+        Process(node).list(*objects)
+        before = dict(node.ipvs.table), set(node.links.present), len(node.nft.transactions)
+    node.nft.poison = "10.96.1.13 . tcp"
+    with capture_logs() as logs:
+        process = Process(node).list(*objects)
+    (said,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (said["address"], said["frontends"]) == ("10.96.1.13", ["10.96.1.13 . tcp . 80"])
+    assert len([line for line in node.nft.dump().splitlines() if line.startswith("frontends4")]) == 29
+    assert "vips4 10.96.1.13" in node.nft.dump()  # the guard refuses what has no rules
+    if adopted:
+        # What is live stays, and all rules came at once.
+        assert (node.ipvs.table, node.links.present) == before[:2]
+        assert len(node.nft.transactions) == before[2] + 1
+    else:
+        assert (len(node.ipvs.table), len(node.links.present)) == (29, 29)
+    node.nft.poison = None
+    process.wait(1)
+    assert (len(node.ipvs.table), len(node.links.present)) == (30, 30)
+    assert "frontends4 10.96.1.13 . tcp . 80" in node.nft.dump()
+
+
+def test_what_nftables_refuses_of_one_node_port_costs_no_other(node):
+    objects = [service(f"s{n}", [f"10.96.1.{n}"], ((80, 30000 + n),)) for n in range(9)]
+    node.nft.poison = "192.0.2.1 . tcp . 30003"
+    Process(node).list(*objects)
+    served = {name.port for name in node.ipvs.table if name.address == parse_ip("192.0.2.1")}
+    assert served == {30000 + n for n in range(9)} - {30003}
+
+
+def test_many_refusals_in_the_first_loading_cost_no_other_service(node):
+    node.nft.poison = ".7 . tcp"
+    Process(node).list(*(service(f"s{n}", [f"10.96.{n // 27}.{n % 27}"]) for n in range(270)))
+    assert len(node.ipvs.table) == 260
+
+
+def test_a_static_ruleset_that_is_refused_is_no_matter_of_elements(node):
+    node.nft.poison = "table inet ipvsproxy"
+    process = Process(node).list(service())
+    assert (node.ipvs.table, node.links.present, node.nft.loaded) == ({}, set(), False)
+    node.nft.poison = None
+    process.wait(1)
+    assert WEB in node.ipvs.table
 
 
 def test_rules_stay_until_their_vip_and_server_are_gone(node):

@@ -6,7 +6,7 @@ from memory_kernel import MemoryNode
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
-from ipvsproxy.kernel.kernel import TABLE
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.transactions import OWN_NAME
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.loop import Loop

@@ -1,0 +1,229 @@
+"""Our nft tables, and the part of the shadow that they are: loaded whole, changed in transactions, put right.
+
+A transaction that nftables refuses changes nothing, so what is at fault has to be found. A change is tried again
+in halves. Rules that are loaded whole must be live at once: there the kernel is asked for its verdict on parts
+without carrying anything out, and then everything that it takes is loaded in one transaction.
+"""
+
+import errno
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+
+import structlog
+
+from ipvsproxy.inspect.elements import SHAPES
+from ipvsproxy.kernel.forward import Forwarding
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.transactions import Transactions
+from ipvsproxy.plan.diff import ElementStep, record_element
+from ipvsproxy.plan.gate import address_of, frontend_text, halves
+from ipvsproxy.plan.notice import RulesNoticed
+from ipvsproxy.plan.rules import ARP_SETS
+from ipvsproxy.plan.state import KernelState, Slot, Touched
+from nft import Client, NftError, Table, Transaction
+
+TABLE, ARP_TABLE = Table("inet", "ipvsproxy"), Table("arp", "ipvsproxy")
+"""Never `kube-proxy`: Calico's Felix takes that name for kube-proxy's nftables mode."""
+ELSEWHERE = dict.fromkeys(ARP_SETS, ARP_TABLE)
+CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
+"""Answers of nftables that mean: the table is not what we think it is."""
+REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
+"""Answers that are about something in a transaction, and not about the state the machine is in."""
+MAX_HALVINGS = 100
+"""Of one transaction: some ten faults among thousands of frontends. The rest is found with the next try."""
+LOGGED_AT_ONCE = 10
+
+log = structlog.get_logger()
+
+
+class Rules:
+    """The tables of this network namespace. `text` is the static ruleset, `read_set` reads a set of the kernel's.
+
+    `in_doubt` is set when nftables has contradicted the shadow: then `reload`.
+    """
+
+    def __init__(
+        self,
+        nft: Client,
+        ruleset: Ruleset,
+        forwarding: Forwarding,
+        text: str,
+        shadow: KernelState,
+        read_set: Callable[[str], Mapping[str, str]] | None,
+    ) -> None:
+        self.in_doubt = False
+        self._transactions = Transactions(nft, ruleset)
+        self._ruleset = ruleset
+        self._forwarding = forwarding
+        self._text = text
+        self._shadow = shadow
+        self._read_set = read_set
+        self._stamp: bytes = b""
+        self._attempts = 0
+
+    def load(self, elements: Mapping[Slot, str]) -> Touched:
+        """Replace our tables by the static rules and these elements, atomically.
+
+        Elements that nftables refuses are left out and returned. Raises NftError when it is not about elements.
+        """
+        try:
+            self._load(elements)
+        except NftError as error:
+            if error.errno not in REFUSALS:
+                raise
+            taken = self._without_refused(elements, error)
+            self._load(taken)
+            return Touched(slots=elements.keys() - taken.keys())
+        return Touched()
+
+    def _load(self, elements: Mapping[Slot, str]) -> None:
+        self._transactions.run(self._whole(elements))
+        self._shadow.elements = dict(elements)
+        self.in_doubt = False
+        self._stamp = self._ruleset.stamp()
+        self._forwarding.ensure()
+
+    def _whole(self, elements: Mapping[Slot, str]) -> Transaction:
+        transaction = Transaction(TABLE, ELSEWHERE)
+        transaction.delete_table()
+        transaction.load(self._text)
+        transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
+        return transaction
+
+    def _without_refused(self, elements: Mapping[Slot, str], error: NftError) -> dict[Slot, str]:
+        """Return the elements that nftables takes, asking for halves; raise `error` when it is not about them."""
+        self._attempts = MAX_HALVINGS
+        if not self._would_load(()):
+            raise error
+        return dict(self._taken([ElementStep(slot, value) for slot, value in elements.items()]))
+
+    def _taken(self, steps: Sequence[ElementStep]) -> Iterator[tuple[Slot, str]]:
+        """Yield what nftables takes of some elements, of which it does not take all."""
+        parts = halves(steps) if self._attempts else ()
+        self._attempts -= bool(parts)
+        for part in parts:
+            yield from _values(part) if self._would_load(part) else self._taken(part)
+
+    def _would_load(self, steps: Sequence[ElementStep]) -> bool:
+        try:
+            self._transactions.check(self._whole(dict(_values(steps))))
+        except NftError as error:
+            if error.errno in REFUSALS:
+                return False
+            raise
+        return True
+
+    def reload(self) -> Touched:
+        """Load what the tables should hold; a refusal is logged, and costs nothing else."""
+        log.warning("nftables ruleset is not as left, loading it again", table=str(TABLE))
+        try:
+            return self.load(self._shadow.elements)
+        except NftError as error:
+            log.error("nftables ruleset could not be loaded", error=error.text[:500])
+            return Touched()
+
+    def verify(self) -> Touched:
+        """Load the rules again when they are gone or replaced, return what was refused of them.
+
+        Raises KernelError, NftError.
+        """
+        if self._ruleset.stamp() == self._stamp:
+            return Touched()
+        log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
+        return self.load(self._shadow.elements)
+
+    def restore(self, sets: Collection[str], *, whole: bool) -> Touched:
+        """Give some sets the elements they should have, or load all rules; return what was refused of them.
+
+        Either is one transaction, so nobody sees a set that is empty. Raises NftError, KernelError.
+        """
+        if not whole and self._ruleset.stamp() == self._stamp:
+            transaction = Transaction(TABLE, ELSEWHERE)
+            transaction.flush_sets(sorted(sets))
+            elements = self._shadow.elements.items()
+            transaction.add_elements((slot.set, slot.key, value) for slot, value in elements if slot.set in sets)
+            try:
+                self._transactions.run(transaction)
+            except NftError as error:
+                log.warning("sets could not be restored, loading all rules again", error=error.text[:200])
+            else:
+                return Touched()
+        return self.load(self._shadow.elements)
+
+    def differing_sets(self) -> set[str]:
+        """Return the sets of the ruleset with other elements than they should have. Raises KernelError."""
+        wanted: dict[str, dict[str, str]] = {name: {} for name in SHAPES}
+        for slot, value in self._shadow.elements.items():
+            wanted[slot.set][slot.key] = value
+        read = self._read_set
+        return {name for name, elements in wanted.items() if read and read(name) != elements}
+
+    def made(self, notice: RulesNoticed) -> bool:
+        """Whether the kernel tells of a transaction of ours."""
+        return self._transactions.made(notice)
+
+    def change(self, steps: Sequence[ElementStep], failed: Touched) -> None:
+        """Carry out steps in one transaction, or in parts when it is refused; what fails is added to `failed`."""
+        self._attempts = MAX_HALVINGS
+        refused = Touched()
+        self._change(steps, refused)
+        if refused:
+            report(refused)
+            failed.slots |= refused.slots
+            failed.reasons.update(refused.reasons)
+
+    def _change(self, steps: Sequence[ElementStep], failed: Touched) -> None:
+        if not steps:
+            return
+        transaction = Transaction(TABLE, ELSEWHERE)
+        transaction.delete_elements((s.slot.set, s.slot.key) for s in steps if s.value is None or s.replaces)
+        transaction.add_elements((slot.set, slot.key, value) for slot, value in _values(steps))
+        try:
+            self._transactions.run(transaction)
+        except NftError as error:
+            self._find_refused(steps, error, failed)
+            return
+        for step in steps:
+            record_element(step, self._shadow)
+
+    def _find_refused(self, steps: Sequence[ElementStep], error: NftError, failed: Touched) -> None:
+        """Try the halves of a refused transaction, so that what is wrong with one frontend costs no other."""
+        parts = halves(steps) if error.errno in REFUSALS and self._attempts and self._table_is_ours() else ()
+        if parts:
+            self._attempts -= 1
+            for part in parts:
+                self._change(part, failed)
+            return
+        failed.slots.update(step.slot for step in steps)
+        failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)
+        self.in_doubt = self.in_doubt or error.errno in CONTRADICTIONS
+
+    def _table_is_ours(self) -> bool:
+        with suppress(KernelError):
+            return self._ruleset.stamp() == self._stamp
+        return False
+
+
+def _values(steps: Sequence[ElementStep]) -> Iterator[tuple[Slot, str]]:
+    return ((step.slot, step.value) for step in steps if step.value is not None)
+
+
+def report(refused: Touched) -> None:
+    """Log what nftables refused: each address once, and not thousands of them."""
+    by_address: dict[str, list[Slot]] = {}
+    for slot in sorted(refused.slots):
+        by_address.setdefault(address_of(slot), []).append(slot)
+    for address, slots in islice(by_address.items(), LOGGED_AT_ONCE):
+        log.error(
+            "nftables refused a change",
+            address=address,
+            frontends=sorted({text for slot in slots if (text := frontend_text(slot)) != address})[
+                :LOGGED_AT_ONCE
+            ],
+            elements=len(slots),
+            error=refused.reasons[slots[0]],
+        )
+    if len(by_address) > LOGGED_AT_ONCE:
+        log.error("nftables refused more changes", addresses=len(by_address) - LOGGED_AT_ONCE)
