@@ -54,13 +54,17 @@ def has_external_ips(service: Service) -> bool:
 
 
 def judge(service: Service, node: NodeFacts, config: Config) -> tuple[Refusal, ...]:
-    """Return what a Service does not get of the addresses it asks for, in the families that are served."""
+    """Return what a Service does not get of the addresses it asks for, in the families that are served.
+
+    An external IP that a load balancer has given it as well is judged as the load balancer's.
+    """
     if not has_external_ips(service):
         return ()
+    given = service.load_balancer_ips
+    asked = [address for address in service.external_ips if address not in given]
     return tuple(
         refusal
-        for addresses, trusted in ((service.external_ips, False), (service.load_balancer_ips, True))
-        if trusted or config.allow_external_ips
+        for addresses, trusted in ((asked if config.allow_external_ips else (), False), (given, True))
         for address in addresses
         if family(address) in config.families
         for refusal in _judge(address, service, node, config, trusted=trusted)

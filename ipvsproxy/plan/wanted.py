@@ -84,8 +84,16 @@ def plan_service(
                 view = msgspec.structs.replace(view, serving=_serving(backends))
             for frontend in _frontends(view, node):
                 if (frontend.key.address, frontend.key.port) not in refused:
-                    frontends[frontend.key] = frontend
+                    _add(frontend, frontends)
     return frontends
+
+
+def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
+    """Where an address is of several kinds, the first kind counts (`_frontends`), with the ranges of the last one."""
+    known = frontends.get(frontend.key)
+    if known is not None:
+        frontend = msgspec.structs.replace(known, ranges=frontend.ranges)
+    frontends[frontend.key] = frontend
 
 
 def backends_of(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -> list[Backend]:
@@ -191,6 +199,11 @@ def _inside_ports(ports: Sequence[ServicePort]) -> list[int]:
 
 
 def _frontends(view: View, node: NodeFacts) -> Iterator[Frontend]:
+    """Yield the frontends of a port, kind by kind.
+
+    An external address may be the Service's own ClusterIP, which then stays one: an inside view of it would lead to
+    itself. Source ranges come last, so that they win where one address is an external IP and a load balancer's.
+    """
     service = view.service
     yield _cluster_ip_frontend(view, node)
     if not _externally_accessible(service, view.port):
@@ -205,7 +218,6 @@ def _frontends(view: View, node: NodeFacts) -> Iterator[Frontend]:
     for address in service.external_ips:
         if family(address) == number:
             yield _external_frontend(view, node, address, view.port.port)
-    # Last, so that source ranges win where one address is both an external IP and a load balancer's.
     for address in service.load_balancer_ips:
         if family(address) == number:
             ranges = _allowed(service.source_ranges, address, node)
@@ -259,7 +271,6 @@ def _external_frontend(
     is_node_port: bool = False,
 ) -> Frontend:
     local = view.service.external_local
-    given = address in view.service.cluster_ips or is_node_port
     destinations = view.local if local else view.cluster
     return Frontend(
         key=FrontendKey(address, view.port.protocol, port),
@@ -273,7 +284,7 @@ def _external_frontend(
         quiet=view.quiet and address not in node.link_addresses,
         hairpins=view.hairpins,
         drain_seconds=view.drain_seconds,
-        claim=Claim.ALLOCATED if given else Claim.EXTERNAL,
+        claim=Claim.ALLOCATED if is_node_port else Claim.EXTERNAL,
         serving=view.serving,
     )
 

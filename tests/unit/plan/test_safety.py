@@ -89,6 +89,13 @@ def test_ranges_allow_external_ips_and_deny_both_kinds():
     assert "198.51.100.9: in --denied-ip-ranges" in told(svc, external_ip_ranges=("198.51.100.0/24",), **denied)
 
 
+@pytest.mark.parametrize("address", ["203.0.113.5", "192.0.2.53"])
+def test_what_a_load_balancer_has_given_is_served_though_it_is_an_external_ip_too(address):
+    svc = service(ports=PORTS, external_ips=[address], load_balancer_ips=[address])
+    assert told(svc, external_ip_ranges=("198.51.100.0/24",)) == set()
+    assert (address, 53) in served(svc, external_ip_ranges=("198.51.100.0/24",))
+
+
 def test_an_allowed_range_of_one_family_allows_nothing_of_the_other():
     svc = service(ips=("10.96.0.10", "fd00:96::10"), external_ips=["2001:db8:198::9"])
     assert told(svc, external_ip_ranges=("198.51.100.0/24",)) == {"2001:db8:198::9: not in --external-ip-ranges"}

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from build import config, destination, endpoint, key, node, service, slice_of
 
@@ -139,6 +140,21 @@ def test_nested_ranges_collapse():
 def test_the_same_address_as_external_ip_and_load_balancer_keeps_its_ranges():
     svc = service(load_balancer_ips=["203.0.113.5"], external_ips=["203.0.113.5"], source_ranges=["192.0.2.64/26"])
     assert at(plan(svc, both()), BALANCER).ranges
+
+
+@pytest.mark.parametrize("kind", ["external_ips", "load_balancer_ips"])
+@pytest.mark.parametrize("internal_local", [False, True])
+def test_an_external_address_that_is_the_own_cluster_ip_stays_one(kind, internal_local):
+    svc = service(external_local=True, internal_local=internal_local, health_check_port=31000)
+    plain = plan(svc, slice_of("web", "10.244.2.10"))
+    frontends = plan(msgspec.structs.replace(svc, **{kind: svc.cluster_ips}), slice_of("web", "10.244.2.10"))
+    changed = msgspec.structs.replace(at(frontends, CLUSTER), inside_port=0)
+    assert changed == at(plain, CLUSTER)
+
+
+def test_a_cluster_ip_has_the_source_ranges_of_a_load_balancer_with_that_address():
+    svc = service(load_balancer_ips=["10.96.0.10"], source_ranges=["192.0.2.64/26"])
+    assert [str(cidr) for cidr in at(plan(svc, both()), CLUSTER).ranges] == ["192.0.2.64/26"]
 
 
 def test_hairpins_are_the_local_endpoints():
