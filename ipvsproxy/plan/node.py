@@ -27,7 +27,8 @@ class NodeFacts:
     """What the planner knows of its node.
 
     `link_addresses` are on links other than kube-ipvs0; a VIP among them is not ours to bind.
-    `nodeport_addresses` is the part of them on which NodePorts answer. `addresses` are the node's own IPs.
+    `nodeport_addresses` is the part of them on which NodePorts answer. `addresses` are the node IPs, one a family,
+    the primary one first.
     `senders` are the links with IPv4 addresses, each with its first one.
     `reserved` are addresses that no Service may take from the node (`plan.safety`).
     `pod_cidrs` and `pod_interfaces` detect local pods; `detects` names the families they work for.
@@ -76,7 +77,8 @@ def facts(
 ) -> NodeFacts:
     """Combine what is known; without a Node object the host's own links stand in for its addresses."""
     links = frozenset(address for address in link_addresses if is_node_address(address))
-    addresses = _bound(config.bind_address, node.addresses if node and node.addresses else tuple(sorted(links)))
+    known = _one_a_family(node.addresses) if node and node.addresses else sorted(links)
+    addresses = _bound(config.bind_address, tuple(known))
     pod_cidrs = node.pod_cidrs if node else ()
     return NodeFacts(
         name=config.node_name,

@@ -89,7 +89,7 @@ def plan_service(
 
 
 def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
-    """Where an address is of several kinds, the first kind counts (`_frontends`), with the ranges of the last one."""
+    """Where an address is of several kinds, the first one counts (`_frontends`), with the ranges of the last."""
     known = frontends.get(frontend.key)
     if known is not None:
         frontend = msgspec.structs.replace(known, ranges=frontend.ranges)
@@ -201,8 +201,8 @@ def _inside_ports(ports: Sequence[ServicePort]) -> list[int]:
 def _frontends(view: View, node: NodeFacts) -> Iterator[Frontend]:
     """Yield the frontends of a port, kind by kind.
 
-    An external address may be the Service's own ClusterIP, which then stays one: an inside view of it would lead to
-    itself. Source ranges come last, so that they win where one address is an external IP and a load balancer's.
+    An external address may be the Service's own ClusterIP, which then stays one: an inside view of it would lead
+    to itself. Source ranges come last, so that they win where one address is an external IP and a load balancer's.
     """
     service = view.service
     yield _cluster_ip_frontend(view, node)

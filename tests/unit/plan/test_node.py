@@ -99,3 +99,10 @@ def test_node_ips_follow_the_node_and_the_bind_address(case):
     assert first.get(4, parse_ip("127.0.0.1")) == parse_ip(case["v4"])
     assert first.get(6, parse_ip("::1")) == parse_ip(case["v6"])
     assert (family(found[0]) if found else 4) == int(case["primary"].removeprefix("IPv"))
+
+
+def test_only_the_first_address_of_a_family_is_a_node_ip():
+    """An ExternalIP within the source ranges of a load balancer lets no process of the node in."""
+    reported = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "203.0.113.7"]
+    node = msgspec.structs.replace(NODE, addresses=tuple(map(parse_ip, reported)))
+    assert list(map(format_ip, facts(config(), node, LINKS).addresses)) == ["192.0.2.1", "2001:db8::1"]
