@@ -4,7 +4,7 @@ Everything between the inbox and the comparison with the kernel, without the ker
 addresses. Out: the ledger, and the names of what has changed in it. Owned by the loop's thread.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -40,6 +40,7 @@ class Desired:
         self._facts = NodeFacts(config.node_name)
         self._fixed: dict[Slot, str] = {}
         self._refused: dict[str, tuple[Refusal, ...]] = {}
+        self._conflicts: dict[str, dict[FrontendKey, str]] = {}
         self._api_servers: tuple[Reserved, ...] = ()
 
     @property
@@ -89,7 +90,7 @@ class Desired:
                 for port in piece.ports:
                     yield Reserved(endpoint.address, API_SERVER_ROLE, port.port)
 
-    def plan(self, keys: Iterable[str]) -> Touched:
+    def plan(self, keys: Collection[str]) -> Touched:
         """Plan some Services anew and return what that may change."""
         touched = Touched()
         services, node, config = self.store.services, self._facts, self._config
@@ -105,8 +106,8 @@ class Desired:
             self.ledger.replace(Owner(service.created, key), wanted, touched)
             self._tell_local(key, local_view(service, slices, wanted, node.name))
             self._tell_refusals(service)
-            if self.ledger.contested:
-                self._report_conflicts(key)
+        if self.ledger.contested or self._conflicts:
+            self._tell_conflicts(frozenset(keys))
         return touched
 
     def _tell_refusals(self, service: Service) -> None:
@@ -141,14 +142,19 @@ class Desired:
         urgent = frozenset(first)
         return first, [key for key in keys if key not in urgent]
 
-    def _report_conflicts(self, key: str) -> None:
-        for frontend in self.ledger.conflicts(key):
-            self._report_conflict(key, frontend)
+    def _tell_conflicts(self, planned: frozenset[str]) -> None:
+        """Say once what a Service does not get: to those that were planned, and to those that gave way to them."""
+        behind = {key for key, found in self._conflicts.items() if not planned.isdisjoint(found.values())}
+        for key in planned.union(behind, *map(self.ledger.rivals, planned)):
+            before, now = self._conflicts.pop(key, {}), self.ledger.conflicts(key)
+            if now:
+                self._conflicts[key] = now
+            for frontend, holder in now.items() - before.items():
+                self._report_conflict(key, frontend, holder)
 
-    def _report_conflict(self, key: str, frontend: FrontendKey) -> None:
-        holder = self.ledger.owner(frontend)
+    def _report_conflict(self, key: str, frontend: FrontendKey, holder: str) -> None:
         log.warning("frontend is held by another Service", service=key, frontend=str(frontend), holder=holder)
-        self.report_refused(key, f"{frontend} is held by the older Service {holder}")
+        self.report_refused(key, f"{frontend} is held by the Service {holder}")
 
     def report_refused(self, key: str, reason: str) -> None:
         """Tell that a Service could not be programmed."""

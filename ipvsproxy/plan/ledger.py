@@ -9,7 +9,7 @@ state is never looked at, so a change costs the same on a small node and on a bi
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.address import family
@@ -96,10 +96,15 @@ class Ledger:
         """Whether any frontend is claimed by more than one Service."""
         return bool(self._waiting)
 
-    def conflicts(self, service: str) -> list[FrontendKey]:
-        """Return the frontends that a Service claims and does not hold."""
+    def conflicts(self, service: str) -> dict[FrontendKey, str]:
+        """Return the frontends that a Service claims and does not hold, with the Service that does."""
         owner, keys = self._owned.get(service, (None, ()))
-        return [key for key in keys if self._holders[key] != owner]
+        return {key: self._holders[key].service for key in keys if self._holders[key] != owner}
+
+    def rivals(self, service: str) -> Iterator[str]:
+        """Yield the Services that claim a frontend which this one claims as well, and do not hold it."""
+        _, keys = self._owned.get(service, (None, ()))
+        return (owner.service for key in keys for owner in self._waiting.get(key, ()))
 
     def vip(self, address: bytes) -> Vip | None:
         """Return a VIP in the form it should have, or None when it is not wanted."""

@@ -14,6 +14,7 @@ from ipvsproxy.report import Report
 
 WEB = key("10.96.0.10:80")
 OWN = Node("node1")
+HELD = "198.51.100.1:80/TCP is held by the Service default/first"
 
 
 class Recorder(Report):
@@ -188,9 +189,23 @@ def test_the_younger_of_two_claimants_is_told(world):
     first = service("first", ["10.96.0.1"], external_ips=["198.51.100.1"], created="2025-01-01T00:00:00Z")
     second = service("second", ["10.96.0.2"], external_ips=["198.51.100.1"])
     world.list(first, second)
-    assert ["second", "198.51.100.1:80/TCP is held by the older Service default/first"] in world.report.of(
-        "refused"
-    )
+    assert world.report.of("refused") == [["second", HELD]]
+
+
+def test_one_that_has_to_give_way_is_told_and_nobody_is_told_twice(world):
+    """What is told is a change: of the holder, not of endpoints."""
+    first = service("first", ["10.96.0.1"], external_ips=["198.51.100.1"], created="2025-01-01T00:00:00Z")
+    second = service("second", ["10.96.0.2"], external_ips=["198.51.100.1"])
+    world.list(second)
+    world.change(first)
+    assert world.report.of("refused") == [["second", HELD]]
+    for pod in ("10.244.1.1", "10.244.1.2"):
+        world.change(slice_of("second", pod))
+        world.change(slice_of("first", pod))
+    assert world.report.of("refused") == [["second", HELD]]
+    world.loop.turn([Removed(Kind.SERVICE, first.key)])
+    world.change(first)
+    assert world.report.of("refused") == [["second", HELD]] * 2
 
 
 def test_an_ineligible_node_and_one_that_is_gone(world):

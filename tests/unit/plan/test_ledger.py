@@ -29,7 +29,7 @@ def test_the_oldest_service_holds_a_shared_frontend_in_any_order():
         for svc in order:
             put(ledger, svc, f"10.244.1.{svc.cluster_ips[0][3]}")
         assert ledger.owner(shared) == "default/zeta"
-        assert list(ledger.conflicts("default/alpha")) == [shared]
+        assert ledger.conflicts("default/alpha") == {shared: "default/zeta"}
         assert ledger.frontends[shared].destinations[0].address == parse_ip("10.244.1.1")
 
 
@@ -42,7 +42,7 @@ def test_no_external_ip_takes_over_what_the_api_server_gave_to_a_service():
             put(ledger, svc, "10.244.1.1")
         assert {ledger.owner(key(f"{ip}:80")) for ip in ("10.96.0.1", "192.0.2.1")} == {"default/b"}
         put(ledger, service("a", ["10.96.0.9"], external_ips=["10.96.0.1"], created="2020"), "10.244.1.1")
-        assert ledger.conflicts("default/a") == [key("10.96.0.1:80")]
+        assert ledger.conflicts("default/a") == {key("10.96.0.1:80"): "default/b"}
         ledger.forget("default/b")
         assert ledger.owner(key("10.96.0.1:80")) == "default/a"
 
