@@ -5,28 +5,16 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
-import msgspec
-
 from ipvsproxy.commands.given import Failed
 from ipvsproxy.commands.output import note
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.view import View
-from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.kube.inbox import Listed
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.report import Report
-
-
-class _Meta(msgspec.Struct):
-    name: str = ""
-    namespace: str = "default"
-    labels: dict[str, str] | None = None
-
-
-class _Labelled(msgspec.Struct):
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
 
 
 def read(config: Config) -> Objects:
@@ -36,12 +24,6 @@ def read(config: Config) -> Objects:
     except Unavailable as error:
         where = f"the folder {config.manifests}" if config.manifests else "the API server"
         raise Failed(f"objects cannot be read from {where}: {error}") from error
-
-
-def labels(objects: Objects) -> dict[str, dict[str, str]]:
-    """Return the labels of all Services by `namespace/name`: only `show` has a use for them."""
-    metas = [msgspec.convert(tree, _Labelled).metadata for tree in objects.trees(Kind.SERVICE)]
-    return {f"{meta.namespace}/{meta.name}": meta.labels or {} for meta in metas}
 
 
 class Surroundings(NamedTuple):

@@ -159,6 +159,4 @@ def _labelled(given: Given) -> frozenset[str] | None:
     selects = selector(given.flags["selector"])
     if given.config.manifests is None and given.config.kubeconfig is None:
         raise WrongUsage("--selector: only objects have labels: give --manifests or --kubeconfig")
-    return frozenset(
-        name for name, labels in objects.labels(objects.read(given.config)).items() if selects(labels)
-    )
+    return frozenset(name for name, labels in objects.read(given.config).labels().items() if selects(labels))

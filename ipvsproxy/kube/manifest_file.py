@@ -70,7 +70,7 @@ def parse(name: str, data: bytes) -> Content:
 def _take(name: str, item: Item, content: Content) -> None:
     ident = None
     try:
-        kind = _kind_of(item)
+        kind = kind_of(item)
         if kind is None:
             log.debug("manifest object of no interest", file=name, document=item.document, kind=item.kind)
             return
@@ -84,7 +84,7 @@ def _take(name: str, item: Item, content: Content) -> None:
         content.complaints[ident] = decoded.complaints
 
 
-def _kind_of(item: Item) -> Kind | None:
+def kind_of(item: Item) -> Kind | None:
     """Return the kind, None for one we do not read (also a Service of another API group)."""
     if not item.kind:
         raise Refused("kind", "missing: this is no Kubernetes object")

@@ -14,10 +14,10 @@ import msgspec
 from ipvsproxy.config import Config
 from ipvsproxy.kube.api import Transport, Trouble, read_page, trouble_of
 from ipvsproxy.kube.decode import Refused, decode_json, decode_mapping, identify, key_of
-from ipvsproxy.kube.documents import Unreadable, read_items
+from ipvsproxy.kube.documents import Item, Unreadable, read_items
 from ipvsproxy.kube.inbox import Kind, Listed, Object
 from ipvsproxy.kube.kubeconfig import Unusable
-from ipvsproxy.kube.manifest_file import KINDS
+from ipvsproxy.kube.manifest_file import kind_of
 from ipvsproxy.kube.manifests import SUFFIXES
 
 PAGE_SIZE = 500
@@ -34,7 +34,14 @@ class _Spec(msgspec.Struct, rename="camel"):
     external_name: str = ""
 
 
+class _Metadata(msgspec.Struct):
+    labels: dict[str, str] | None = None
+
+
 class _Service(msgspec.Struct):
+    """What commands want to know of any Service, also of one that is not proxied."""
+
+    metadata: _Metadata
     spec: _Spec = msgspec.field(default_factory=_Spec)
 
 
@@ -73,13 +80,20 @@ class Objects:
 
     def external_names(self) -> Iterator[tuple[str, str]]:
         """Yield (namespace/name, declared name) of the Services of type ExternalName."""
+        for key, service in self._services():
+            if service.spec.type == EXTERNAL_NAME and service.spec.external_name:
+                yield key, service.spec.external_name
+
+    def labels(self) -> dict[str, dict[str, str]]:
+        """Return the labels of all Services by `namespace/name`."""
+        return {key: service.metadata.labels or {} for key, service in self._services()}
+
+    def _services(self) -> Iterator[tuple[str, _Service]]:
         for key, body in sorted(self.items[Kind.SERVICE].items()):
             try:
-                spec = (msgspec.json.decode if _is_text(body) else _converted)(body, type=_Service).spec
+                yield key, (msgspec.json.decode if _is_text(body) else _converted)(body, type=_Service)
             except (msgspec.ValidationError, msgspec.DecodeError):
-                continue
-            if spec.type == EXTERNAL_NAME and spec.external_name:
-                yield key, spec.external_name
+                continue  # `refused` has it
 
     def trees(self, kind: Kind) -> Iterator[Any]:
         """Yield the objects of a kind as trees."""
@@ -109,11 +123,20 @@ def _from_folder(folder: Path) -> Objects:
     for path in paths:
         try:
             for item in read_items(path.name, path.read_bytes()) if path.is_file() else ():
-                if item.kind in KINDS:
-                    found.add(KINDS[item.kind], item.body)
+                _add(found, path.name, item)
         except (OSError, Unreadable) as error:
             found.refused.append(f"{path.name}: {error}")
     return found
+
+
+def _add(found: Objects, file: str, item: Item) -> None:
+    try:
+        kind = kind_of(item)
+    except Refused as error:
+        found.refused.append(f"{file}: document {item.document}: {error.field}: {error.reason}")
+        return
+    if kind is not None:
+        found.add(kind, item.body)
 
 
 def _from_api(config: Config) -> Objects:

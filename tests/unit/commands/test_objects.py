@@ -25,7 +25,7 @@ def test_what_the_api_server_has_is_planned(given):
     wanted = objects.desired(settings, found.listed(), [parse_ip("192.0.2.1")], servers=found.servers)
     assert {wanted.ledger.owner(key) for key in wanted.ledger.frontends} == {"default/web"}
     assert wanted.store.node.addresses == (parse_ip("192.0.2.1"),)
-    assert objects.labels(found) == {"default/web": {"app": "web"}}
+    assert found.labels() == {"default/web": {"app": "web"}}
 
 
 def test_no_service_gets_the_address_of_the_api_server(given):

@@ -52,6 +52,25 @@ def test_a_folder(tmp_path):
     assert len(objects.refused) == 2
 
 
+def test_what_is_no_service_of_the_api_hides_none_of_that_name(tmp_path):
+    knative = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "web"}}
+    beta = service("web") | {"apiVersion": "v1beta1"}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump_all([knative, beta, service("web"), {"metadata": {}}]))
+    objects = read_objects(Config("node1", manifests=tmp_path))
+    assert keys(objects)[Kind.SERVICE] == ["default/web"]
+    assert objects.refused == [
+        "a.yaml: document 2: apiVersion: 'v1beta1' is not read, only v1",
+        "a.yaml: document 4: kind: missing: this is no Kubernetes object",
+    ]
+
+
+def test_labels_that_are_none_cost_their_service_only(tmp_path):
+    bad, bare = service("bad", labels={"app": ["web"]}), service("bare") | {"metadata": {"name": "bare"}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump_all([bad, bare, service("web", labels={"app": "web"})]))
+    objects = read_objects(Config("node1", manifests=tmp_path))
+    assert objects.labels() == {"default/bare": {}, "default/web": {"app": "web"}}
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(Unavailable, match="No such file"):
         read_objects(Config("node1", manifests=tmp_path / "gone"))
