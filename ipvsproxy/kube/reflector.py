@@ -71,6 +71,7 @@ class Reflector:
         self._pace = pace or Pace()
         self._version = ""  # empty: a list is due
         self._newest = ""
+        self._limit = PAGE_SIZE
         self._attempts = 0
         self._away: tuple[float, int] | None = None
         self._said: dict[str, tuple[str, ...]] = {}
@@ -134,10 +135,11 @@ class Reflector:
         self._log.debug("objects listed", objects=len(objects), kept=len(kept), version=version)
         self._note_version(version)
         self._version = version
+        self._limit = PAGE_SIZE
         self._back()
 
     def _fetch(self, token: str) -> bytes:
-        with self._opened(self._transport.list(self._kind, PAGE_SIZE, token, "")) as response:
+        with self._opened(self._transport.list(self._kind, self._limit, token, "")) as response:
             return response.read()
 
     def _note_version(self, version: str) -> None:
@@ -264,6 +266,9 @@ class Reflector:
         first = self._attempts == 1
         if trouble.status == GONE:
             self._log.info("version expired; listing again", reason=trouble.reason)
+            if not self._version:
+                # A list takes longer than the server keeps what its pages are of: all at once, or it never ends.
+                self._limit = 0
             self._version = ""
             return 0 if first else self._wait(trouble)
         self._note_away(trouble)

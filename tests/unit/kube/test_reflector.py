@@ -10,7 +10,7 @@ from ipvsproxy.address import format_ip
 from ipvsproxy.kube import api
 from ipvsproxy.kube.api import Trouble, lines
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.kube.reflector import Pace, Reflector
+from ipvsproxy.kube.reflector import PAGE_SIZE, Pace, Reflector
 
 
 class Reply:
@@ -44,7 +44,7 @@ class Script:
     """A transport that gives prepared answers and remembers what it was asked."""
 
     def __init__(self, *answers):
-        self.answers, self.asked, self.refreshed = list(answers), [], 0
+        self.answers, self.asked, self.limits, self.refreshed = list(answers), [], [], 0
 
     def _next(self):
         answer = self.answers.pop(0)
@@ -52,7 +52,8 @@ class Script:
             raise answer
         return answer
 
-    def list(self, _kind, _limit, continue_, resource_version):
+    def list(self, _kind, limit, continue_, resource_version):
+        self.limits.append(limit)
         self.asked.append(("list", continue_, resource_version))
         return self._next()
 
@@ -204,6 +205,13 @@ def test_a_list_that_ends_early_is_not_acted_on(second):
     run = Run(page(service("a"), more="t1"), second, page(service("c"), version="20"), Reply(Trouble("over")))
     assert brief(run()) == [(["default/c"], [])]
     assert run.script.asked[2:] == [("list", "", ""), ("watch", "20", 300)]
+
+
+def test_a_list_whose_pages_expire_is_asked_for_in_one_piece():
+    expired = [Reply({"type": "ERROR", "object": gone()}), page(service("a"), more="t1"), Reply(gone(), code=410)]
+    run = Run(page(), *expired, page(service("c")), Reply({"type": "ERROR", "object": gone()}), page())
+    assert brief(run()) == [([], []), (["default/c"], []), ([], [])]
+    assert run.script.limits == [PAGE_SIZE, PAGE_SIZE, PAGE_SIZE, 0, PAGE_SIZE]
 
 
 @pytest.mark.parametrize(
