@@ -38,8 +38,21 @@ class Broken:
 
     def _fail(self, *_, **__):
         if self._code == errno.ETIMEDOUT:
-            raise TimeoutError("timed out")
+            raise BlockingIOError(errno.EAGAIN, "no answer in time")
         raise OSError(self._code, os.strerror(self._code))
+
+
+class Unheard:
+    """A socket whose questions do not arrive."""
+
+    def __init__(self, real):
+        self._real = real
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def send(self, data):
+        return len(data)
 
 
 @pytest.fixture
@@ -63,6 +76,17 @@ def test_what_fails_is_lost_and_the_next_call_works(wire, name, call, code):
     assert first.fileno() == -1
     assert wire.dump(ALL_ADDRESSES)
     assert wire.request(LOOPBACK)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_kernel_that_does_not_answer(monkeypatch, name):
+    monkeypatch.setattr(netlink, "TIMEOUT", netlink.TIMEVAL.pack(0, 10_000))
+    wire = Wire(socket.NETLINK_ROUTE)
+    wire._socket = Unheard(wire._socket)
+    with pytest.raises(Lost) as lost:
+        CALLS[name](wire)
+    assert lost.value.errno == errno.ETIMEDOUT
+    wire.close()
 
 
 @pytest.mark.parametrize("name", CALLS)
