@@ -7,14 +7,15 @@ said once, and the process goes on with the settings it has.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
-STEP_MS, DEBOUNCE_MS, POLL_MS = 50, 500, 2000
-"""Writers that pause for less than a step are waited for, at most so long; and files are looked at so often
-in any case, for file systems that announce nothing."""
+from ipvsproxy.folders import News
+
+LOOK_SECONDS = 30.0
+"""Files are looked at so often in any case, for file systems that announce nothing."""
 
 log = structlog.get_logger()
 
@@ -64,15 +65,6 @@ class FileWatcher:
         return not problems
 
     def _run(self) -> None:
-        for _ in self._wakes():
+        for _ in News({path.absolute().parent for path in self._files}, LOOK_SECONDS).looks():
             if self.look():
                 return
-
-    def _wakes(self) -> Iterator[object]:
-        import watchfiles
-
-        folders = {path.absolute().parent for path in self._files}
-        return watchfiles.watch(
-            *folders, watch_filter=None, step=STEP_MS, debounce=DEBOUNCE_MS, rust_timeout=POLL_MS,
-            yield_on_timeout=True, recursive=False, raise_interrupt=False,
-        )  # fmt: skip

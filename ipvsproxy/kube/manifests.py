@@ -12,18 +12,17 @@ A folder that goes away changes nothing until it is back.
 
 import errno
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
+from ipvsproxy.folders import News
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed, Object
 from ipvsproxy.kube.manifest_file import File, Ident
 
 SUFFIXES = (".yaml", ".yml", ".json")
-# Writers that pause for less than STEP_MS are waited for, at most DEBOUNCE_MS. POLL_MS is for file systems
-# without inotify, and for a folder that was replaced.
-STEP_MS, DEBOUNCE_MS, POLL_MS = 50, 1000, 2000
+# Looked at so often in any case, for file systems that announce nothing.
+LOOK_SECONDS = 2.0
 
 log = structlog.get_logger()
 
@@ -57,14 +56,6 @@ class Folder:
         for name in sorted(names):
             self._files.setdefault(name, File(self._path / name)).refresh()
         return self._changes()
-
-    def identity(self) -> tuple[int, int] | None:
-        """Return device and inode of what is at the folder's path now."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
 
     def _names(self) -> set[str]:
         device = self._path.stat().st_dev
@@ -130,7 +121,7 @@ class ManifestSource:
     def __init__(self, folder: Path) -> None:
         self._path = folder
         self._folder = Folder(folder)
-        self._stopping = threading.Event()
+        self._news = News([folder], LOOK_SECONDS)
         self._thread: threading.Thread | None = None
 
     def start(self, inbox: Inbox) -> None:
@@ -140,7 +131,7 @@ class ManifestSource:
 
     def stop(self) -> None:
         """Stop watching and wait for the thread; what was delivered stays as it is."""
-        self._stopping.set()
+        self._news.stop()
         if self._thread is not None:
             self._thread.join()
 
@@ -151,40 +142,13 @@ class ManifestSource:
             inbox.put(Failed(f"manifests folder {self._path}: {error.strerror or error}"))
             return
         said = ""
-        while not self._stopping.is_set():
+        for _ in self._news.looks():
             try:
-                self._follow(inbox)
+                self._deliver(inbox)
             except Exception as error:  # the top of a thread: nothing may end it
                 if said != (said := str(error)):
-                    log.exception("watching the manifests folder failed; polling instead", folder=str(self._path))
-            self._stopping.wait(POLL_MS / 1000)
+                    log.exception("looking at the manifests folder failed", folder=str(self._path))
 
     def _deliver(self, inbox: Inbox) -> None:
         for event in self._folder.load():
             inbox.put(event)
-
-    def _follow(self, inbox: Inbox) -> None:
-        """Deliver after each change, until another folder (or none) is at the path."""
-        watched = self._folder.identity()
-        self._deliver(inbox)
-        if watched is None:
-            return
-        for _ in self._wakes():
-            self._deliver(inbox)
-            if self._folder.identity() != watched:
-                return
-
-    def _wakes(self) -> Iterator[object]:
-        """Yield after changes in the folder and every POLL_MS."""
-        import watchfiles
-
-        return watchfiles.watch(
-            self._path,
-            watch_filter=None,
-            step=STEP_MS,
-            debounce=DEBOUNCE_MS,
-            rust_timeout=POLL_MS,
-            yield_on_timeout=True,
-            stop_event=self._stopping,
-            recursive=False,
-        )

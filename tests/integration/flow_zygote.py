@@ -23,8 +23,6 @@ import netns  # noqa: E402
 
 def preload() -> None:
     """Import everything that `run` needs, and start nothing."""
-    import watchfiles  # noqa: F401
-
     import ipvsproxy.__main__
     import ipvsproxy.app
     import ipvsproxy.kube.manifests  # noqa: F401

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ import yaml
 from apiserver import endpoint_slice, node, service
 from structlog.testing import capture_logs
 
+from ipvsproxy import folders
 from ipvsproxy.address import format_ip
 from ipvsproxy.kube import manifest_file, manifests
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed
@@ -366,7 +368,7 @@ def test_an_empty_mount_point_is_a_folder_that_went_away(tmp_path, logs, monkeyp
 def test_importing_manifests_needs_no_kubernetes(tmp_path):
     program = (
         "import sys, ipvsproxy.kube.manifests;"
-        "print(sorted({'kubernetes', 'urllib3', 'requests', 'watchfiles'} & sys.modules.keys()))"
+        "print(sorted({'kubernetes', 'urllib3', 'requests'} & sys.modules.keys()))"
     )
     import subprocess
 
@@ -397,7 +399,7 @@ class Watched:
 
 @pytest.fixture(name="watch")
 def _watch(monkeypatch):
-    monkeypatch.setattr(manifests, "POLL_MS", 100)
+    monkeypatch.setattr(manifests, "LOOK_SECONDS", 0.1)
     sources = []
 
     def start(path):
@@ -411,11 +413,10 @@ def _watch(monkeypatch):
 
 
 def test_changes_are_noticed(tmp_path, watch, monkeypatch):
-    monkeypatch.setattr(manifests, "POLL_MS", 60_000)  # inotify must do it
+    monkeypatch.setattr(manifests, "LOOK_SECONDS", 60.0)  # inotify must do it
     write(tmp_path / "a.yaml", service("a"))
     watched = watch(tmp_path)
     watched.wait_for("a")
-    time.sleep(0.3)  # the watch begins after the first delivery; polling would cover that in real life
     write(tmp_path / "b.yaml", service("b"))
     watched.wait_for("a", "b")
     (tmp_path / "a.yaml").write_text("")
@@ -460,12 +461,31 @@ def test_a_folder_that_cannot_be_read_at_the_start_is_the_end(tmp_path):
 
 def test_a_watch_that_fails_is_replaced_by_polling(tmp_path, watch, monkeypatch, logs):
     def broken(_):
-        raise OSError(28, "inotify limit reached")
+        raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(ManifestSource, "_wakes", broken)
+    monkeypatch.setattr(folders, "_watch", broken)
     watched = watch(tmp_path)
     watched.wait_for()
     write(tmp_path / "a.yaml", service("a"))
     watched.wait_for("a")
+    assert [entry["error"] for entry in logs if "no inotify" in entry["event"]] == ["Too many open files"]
+
+
+def test_a_look_that_fails_ends_nothing_and_is_said_once(tmp_path, watch, monkeypatch, logs):
+    def broken(_):
+        raise ValueError("a bug")
+
+    watched = watch(tmp_path)
+    watched.wait_for()
+    load = Folder.load
+    monkeypatch.setattr(Folder, "load", broken)
+    for _ in range(2):
+        (tmp_path / "a.yaml").touch()
+        until = time.monotonic() + 10
+        while not [entry for entry in logs if entry["log_level"] == "error"]:
+            assert time.monotonic() < until
+    monkeypatch.setattr(Folder, "load", load)
+    write(tmp_path / "a.yaml", service("a"))
+    watched.wait_for("a")
     said = [entry["event"] for entry in logs if entry["log_level"] == "error"]
-    assert said == ["watching the manifests folder failed; polling instead"]
+    assert said == ["looking at the manifests folder failed"]
