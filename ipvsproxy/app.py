@@ -1,13 +1,10 @@
 """Assembly: the parts of the proxy, put together in reading order.
 
-`run` never returns. The loop has a thread of its own, so that the main thread can wait for signals and end the
-process at once, even while the loop is inside the kernel: every kernel state it leaves is a working one, and it
-stays (contract 1.19). As process 1 of a container this is needed, since the kernel has no default action there.
+`run` never returns: a signal ends the process (`signals`), or one of its threads does (`_guard`).
 """
 
 import errno
 import os
-import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,7 +41,6 @@ from ipvsproxy.reload import FileWatcher
 from ipvsproxy.serve.traffic import Look
 from nft import Libnftables, NftError, Transaction
 
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
 HINTS = {
     errno.EPERM: NEEDS_NET_ADMIN,
@@ -56,12 +52,10 @@ log = structlog.get_logger()
 
 
 def run(config: Config, recheck: Callable[[], list[str]]) -> None:
-    """Run the proxy until a signal ends it. Raises Fatal when it cannot start.
+    """Run the proxy until the process is ended. Raises Fatal when it cannot start.
 
     `recheck` returns what is wrong with the configuration files as they are when it is called.
     """
-    # Blocked before any thread exists, so that all threads inherit it and only sigwait sees these signals.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     memory.expect_many_objects()
     FileWatcher(config.files, recheck, _restart).start()
     host.set_oom_score(config.oom_score_adj)
@@ -87,9 +81,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
         log.warning("another ipvsproxy has this node, waiting for its end", holder=str(holder))
         outside.standby(str(holder))
         _guard("turn", partial(_await_turn, lock, kernel, outside, inbox))
-    number = signal.sigwait(ENDING_SIGNALS)
-    log.info("ending, the kernel keeps its state", signal=signal.Signals(number).name)
-    os._exit(128 + number)
+    threading.Event().wait()
 
 
 def init(config: Config) -> None:

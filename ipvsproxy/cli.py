@@ -117,6 +117,9 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
     if target:
         return _write(Path(target), settings)
 
+    from ipvsproxy import signals
+
+    signals.end_at_once()
     from ipvsproxy import app
     from ipvsproxy.loop import Fatal
 

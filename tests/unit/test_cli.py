@@ -2,10 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy import app, cli
+from ipvsproxy import app, cli, signals
 from ipvsproxy.loop import Fatal
 
 KUBEADM = Path(__file__).parent / "config" / "kubeadm-config.conf"
+
+
+@pytest.fixture(autouse=True)
+def heeded(monkeypatch):
+    """When signals began to be heeded; not in this process, which is the tests'."""
+    calls = []
+    monkeypatch.setattr(signals, "end_at_once", lambda: calls.append("signals"))
+    return calls
 
 
 @pytest.fixture
@@ -41,6 +49,13 @@ def test_kube_proxy_needs_no_argument(ran):
 def test_cleaning_up_is_allowed_in_every_mode(arguments, ran):
     assert cli.main(arguments) == 0
     assert [call[0] for call in ran] == ["cleanup"]
+
+
+@pytest.mark.parametrize(("what", "word"), [("run", "run"), ("init", "--init-only"), ("cleanup", "--cleanup")])
+def test_signals_count_before_anything_is_done(what, word, heeded, monkeypatch):
+    monkeypatch.setattr(app, what, lambda *_: heeded.append("work"))
+    assert cli.main([word]) == 0
+    assert heeded == ["signals", "work"]
 
 
 def test_init_only(ran):

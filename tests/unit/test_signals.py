@@ -1,0 +1,71 @@
+"""Signals to whole processes, which are busy with something."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, threading
+from ipvsproxy import signals
+signals.end_at_once()
+threading.Thread(target=threading.Event().wait).start()
+print("up", flush=True)
+{work}
+"""
+STUCK = "import ctypes; ctypes.CDLL(None).pause()"  # the kernel gives nothing back to the interpreter
+QUIET = "threading.Event().wait()"
+
+
+@contextlib.contextmanager
+def running(work, **options):
+    argv = [sys.executable, "-c", PROGRAM.format(work=work)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, **options) as process:
+        try:
+            assert process.stdout.readline() == b"up\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("work", [STUCK, QUIET])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_process_at_once(work, number):
+    with running(work, stderr=subprocess.PIPE) as process:
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+        assert number.name.encode() in process.stderr.read() + process.stdout.read()
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
+def test_what_whoever_started_us_has_ignored_stays_ignored(ignored):
+    with running(QUIET, preexec_fn=lambda: signal.signal(ignored, signal.SIG_IGN)) as process:
+        process.send_signal(ignored)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+
+
+def test_a_reader_of_the_log_that_has_stopped_reading_keeps_nobody_alive():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 4096)
+    os.set_blocking(write, True)
+    logging = "import structlog; structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr));"
+    with running(logging + QUIET, stderr=write) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    os.close(read)
+    os.close(write)
+
+
+def test_the_second_signal_changes_nothing():
+    with running(QUIET) as process:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
