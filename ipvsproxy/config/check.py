@@ -32,6 +32,7 @@ GATES = {
 """Gates with an effect here, and their defaults. All other names are accepted (contract 1.8)."""
 SERVICE_METRICS = ("off", "all")
 NUMBER = re.compile("[1-9][0-9]{0,5}")
+PORT = re.compile("[0-9]{1,9}")
 ALPHA_LOGGING = ("splitStream", "infoBufferSize")
 
 NOT_NEGATIVE = (
@@ -146,7 +147,7 @@ def _listen_problem(text: str) -> str:
         return "must be IP:port"
     if not _reads(parse_ip, host.removeprefix("[").removesuffix("]")):
         return f"{host!r} is not a valid IP address"
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if not PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
         return f"{port!r} is not a valid port"
     return ""
 

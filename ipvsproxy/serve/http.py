@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import queue
+import re
 import selectors
 import socket
 import threading
@@ -31,7 +32,11 @@ IDLE_SECONDS = 30.0
 MAX_CONNECTIONS = 128
 """Threads at a time. A further connection ends the oldest one, so that silent clients cannot keep probes out."""
 MAX_BODY = 1 << 16
+LENGTH = re.compile(r"[0-9]{1,9}")
 BACKLOG = 128
+SHORT_OF_SECONDS = 0.1
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Where descriptors, memory or threads have run out there is a pause: what waits is announced again at once."""
 
 log = structlog.get_logger()
 
@@ -67,6 +72,7 @@ class Answer(NamedTuple):
 
 
 NOT_FOUND = Answer(404, b"404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
+BAD_REQUEST = Answer(400, b"400 bad request\n")
 
 Respond = Callable[[Request], Answer]
 
@@ -233,10 +239,21 @@ class Server:
     def _accept(self, listener: Listener, opened: socket.socket) -> None:
         try:
             connection, peer = opened.accept()
-        except OSError:
-            return  # the client has gone already, or there are no descriptors left; others go on
+        except OSError as error:
+            if error.errno in SHORT_OF:
+                time.sleep(SHORT_OF_SECONDS)
+            return  # else the client has gone already
         self._make_room(connection)
-        threading.Thread(target=self._serve, args=(listener, connection, peer), name="answer", daemon=True).start()
+        thread = threading.Thread(
+            target=self._serve, args=(listener, connection, peer), name="answer", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # No thread is to be had; the client may come again.
+            self._forget(connection)
+            connection.close()
+            time.sleep(SHORT_OF_SECONDS)
 
     def _make_room(self, connection: socket.socket) -> None:
         with self._lock:
@@ -256,8 +273,11 @@ class Server:
         except Exception:
             log.exception("answering failed", server=listener.name)
         finally:
-            with self._lock:
-                self._connections.pop(connection, None)
+            self._forget(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._connections.pop(connection, None)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -276,13 +296,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self._body()
-        parts = urlsplit(self.path)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:
+            self._send(BAD_REQUEST)
+            return
         query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         self._send(self.server.respond(Request(self.command, parts.path, query, self.headers, body)))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MAX_BODY:
+        if "Transfer-Encoding" in self.headers or not LENGTH.fullmatch(length) or int(length) > MAX_BODY:
             self.close_connection = True  # what follows cannot be told from a request
             return b""
         return self.rfile.read(int(length))
@@ -300,6 +324,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(answer.body)
         self.wfile.flush()
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Begin the base class's answer to what is no request, without the header that names who answers."""
+        self.send_response_only(code, message)
+        self.send_header("Date", self.date_time_string())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
         """Say nothing: probes come every second."""

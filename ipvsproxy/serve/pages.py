@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from ipvsproxy.serve.http import NOT_FOUND, Answer, Request, Respond
 
 MODE = b"ipvs"
 MAX_VERBOSITY = 2**31 - 1
+NUMBER = re.compile(r"[0-9]{1,10}")
 DEBUGGING_ONLY = (
     "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees"
     " and is for debugging purposes only."
@@ -121,7 +123,7 @@ def verbosity(change: Callable[[int], None]) -> Respond:
         if request.method != "PUT":
             return Answer(406, b"http put method expected", headers=HEADERS)
         text = request.body.decode(errors="replace").strip()
-        if not (text.isascii() and text.isdecimal() and int(text) <= MAX_VERBOSITY):
+        if not NUMBER.fullmatch(text) or int(text) > MAX_VERBOSITY:
             said = f"failed to set the verbosity: {text[:40]!r} is no number\n"
             return Answer(400, said.encode(), headers=HEADERS)
         change(int(text))

@@ -3,9 +3,11 @@
 import errno
 import http.client
 import socket
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.serve import http as serve
@@ -109,7 +111,26 @@ def test_a_body_too_long_ends_the_connection(server, address):
 def test_nonsense_costs_only_its_connection(server, address):
     server.start([Listener("a", address, echo)])
     assert "400" in raw(address, b"\x16\x03\x01 nonsense here\r\n\r\n")
+    answer = raw(address, b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n")
+    assert answer.startswith("HTTP/1.1 414 ")
+    assert "Server:" not in answer
     assert ask(address)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET http://[ HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nContent-Length: \xb2\r\n\r\n", 200),
+    ],
+)
+def test_whoever_sends_odd_requests_fills_no_log(server, address, request_, status):
+    with capture_logs() as logs:
+        server.start([Listener("a", address, echo)])
+        assert raw(address, request_).startswith(f"HTTP/1.1 {status} ")
+        assert ask(address)[0] == 200
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
 def test_an_unspecified_address_takes_both_families(server):
@@ -205,3 +226,40 @@ def test_silent_clients_do_not_keep_others_out(server, address, monkeypatch):
         assert first.recv(1) == b""
         second.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert second.recv(8) == b"HTTP/1.1"
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    found = []
+    monkeypatch.setattr(serve.time, "sleep", found.append)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "waits"), [(errno.EMFILE, 1), (errno.ENFILE, 1), (errno.ENOMEM, 1), (errno.ECONNABORTED, 0)]
+)
+def test_without_descriptors_it_pauses_instead_of_trying_all_the_time(server, address, pauses, code, waits):
+    class Full:
+        def accept(self):
+            raise OSError(code, "no")
+
+    server._accept(Listener("a", address, echo), Full())
+    assert len(pauses) == waits
+
+
+def test_without_threads_a_connection_is_closed_and_the_server_goes_on(server, address, pauses, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "answer":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        server.start([Listener("a", address, echo)])
+        with suppress(ConnectionResetError):
+            assert raw(address, b"GET / HTTP/1.0\r\n\r\n") == ""
+        assert not server._connections
+    assert ask(address)[0] == 200
+    assert len(pauses) == 1
