@@ -20,6 +20,8 @@ PREVIOUS_MINOR = "1.35"
 VERSION = re.compile(r"v\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """What a ruleset can name. Linux takes nearly anything for a name; quotes and the like are not worth the risk."""
+SCHEDULER = re.compile(r"[a-z0-9_]{0,15}")
+"""The kernel's limit, and what names of modules are made of."""
 MODES = ("iptables", "ipvs", "nftables")
 LOCKED_GATES = {"PreferSameTrafficDistribution": True, "MultiCIDRServiceAllocator": True}
 """Gates of features that cannot be switched off any more."""
@@ -109,6 +111,8 @@ def _all(values: dict[str, Any]) -> Iterator[Problem]:
         if values["featureGates"].get(name, wanted) is not wanted:
             yield "featureGates", values["featureGates"], f"{name} is locked to {str(wanted).lower()}"
     yield from _logging(values)
+    if not SCHEDULER.fullmatch(values["ipvs.scheduler"]):
+        yield "ipvs.scheduler", values["ipvs.scheduler"], "must be the name of an IPVS scheduler, such as rr or mh"
     shown = values["serviceMetrics"]
     if shown not in SERVICE_METRICS and not NUMBER.fullmatch(shown):
         yield "serviceMetrics", shown, "must be off, all or a number of Services above 0"
@@ -133,7 +137,7 @@ def _numbers(values: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _addresses(values: dict[str, Any]) -> Iterator[Problem]:
-    if not _reads(parse_ip, values["bindAddress"]):
+    if not reads(parse_ip, values["bindAddress"]):
         yield "bindAddress", values["bindAddress"], "not a valid textual representation of an IP address"
     for key in PORTS:
         reason = _listen_problem(values[key]) if values[key] else ""
@@ -145,7 +149,7 @@ def _listen_problem(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not colon or ("[" in host) != (":" in host):
         return "must be IP:port"
-    if not _reads(parse_ip, host.removeprefix("[").removesuffix("]")):
+    if not reads(parse_ip, host.removeprefix("[").removesuffix("]")):
         return f"{host!r} is not a valid IP address"
     if not PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
         return f"{port!r} is not a valid port"
@@ -155,7 +159,7 @@ def _listen_problem(text: str) -> str:
 def _ranges(values: dict[str, Any]) -> Iterator[Problem]:
     for key in ("ipvs.excludeCIDRs", "externalIPRanges", "deniedIPRanges"):
         for index, text in enumerate(values[key]):
-            if not _reads(parse_cidr, text):
+            if not reads(parse_cidr, text):
                 yield key, text, f"entry {index} must be a valid CIDR"
     addresses = values["nodePortAddresses"]
     if addresses == [PRIMARY]:
@@ -163,7 +167,7 @@ def _ranges(values: dict[str, Any]) -> Iterator[Problem]:
     for index, text in enumerate(addresses):
         if text == PRIMARY:
             yield "nodePortAddresses", addresses, "cannot use both 'primary' and CIDRs"
-        elif not _reads(parse_cidr, text):
+        elif not reads(parse_cidr, text):
             yield "nodePortAddresses", text, f"entry {index} must be a valid CIDR"
 
 
@@ -185,7 +189,7 @@ def _detector(values: dict[str, Any]) -> Iterator[Problem]:
     if mode != DetectLocalMode.CLUSTER_CIDR:
         return
     cidrs = values["clusterCIDR"]
-    wrong = [text for text in cidrs if not _reads(parse_cidr, text)]
+    wrong = [text for text in cidrs if not reads(parse_cidr, text)]
     if wrong:
         yield "clusterCIDR", cidrs, f"{wrong[0]!r} is not a valid CIDR"
     elif len(cidrs) > 2 or len({family(parse_cidr(text).network) for text in cidrs}) < len(cidrs):
@@ -204,7 +208,8 @@ def _logging(values: dict[str, Any]) -> Iterator[Problem]:
                 yield key, values[key], "needs the feature gate LoggingAlphaOptions"
 
 
-def _reads(parse: Callable[[str], Any], text: str) -> bool:
+def reads(parse: Callable[[str], Any], text: str) -> bool:
+    """Whether a text can be parsed."""
     try:
         parse(text)
     except ValueError:

@@ -21,6 +21,7 @@ from ipvsproxy.config.kinds import BadValue
 from ipvsproxy.config.table import BY_FLAG, OURS, SETTINGS, Row, Status
 
 HEALTHZ, METRICS, BIND = "healthzBindAddress", "metricsBindAddress", "bindAddress"
+NODE_NAME = "hostnameOverride"
 PORTS = {HEALTHZ: (10256, "--healthz-port"), METRICS: (10249, "--metrics-port")}
 ENVIRONMENT_PREFIX = "IPVSPROXY_"
 
@@ -105,8 +106,8 @@ def _take_ours(settings: Settings, flags: Mapping[str, Any], environment: Mappin
 def _take_flags(settings: Settings, flags: Mapping[str, Any], *, beside_file: bool) -> None:
     ignored = []
     for row in SETTINGS:
-        if row.key not in flags:
-            continue
+        if row.key not in flags or (row.key == NODE_NAME and not flags[row.key]):
+            continue  # an empty name is none, and the file's counts
         if beside_file and not row.always:
             ignored.append(f"--{row.flag}")
         elif beside_file and row.kind.join:

@@ -36,6 +36,7 @@ ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DES
 ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (errno.ENOENT,)}
 """A destination whose whole server is gone (ESRCH) is another matter: somebody has deleted one that is wanted."""
 SMALL_READ = 4096
+LONGEST = 0xFFFFFFFF
 PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
 """A frontend nobody has (TEST-NET-2), on which a scheduler is tried out."""
 
@@ -133,7 +134,10 @@ class Ipvs:
     def set_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
         """Set idle timeouts in seconds; 0 leaves one as it is. Raises KernelError."""
         body = b"".join(
-            attribute(CMD_TIMEOUT_TCP + i, struct.pack("=I", v)) for i, v in enumerate((tcp, tcp_fin, udp)) if v
+            # What is too long for a number of the kernel is too long for it in any case, and it shall say so.
+            attribute(CMD_TIMEOUT_TCP + i, struct.pack("=I", min(v, LONGEST)))
+            for i, v in enumerate((tcp, tcp_fin, udp))
+            if v
         )
         failures = self._wire.batch([generic(self._family, SET_CONFIG, body)])
         if failures:

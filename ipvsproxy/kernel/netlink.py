@@ -252,6 +252,9 @@ class Wire:
                     continue
                 interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                 if kind == NLMSG_DONE:
+                    code = ERROR_CODE.unpack_from(body)[0] if len(body) >= ERROR_CODE.size else 0
+                    if code < 0:
+                        raise KernelError("netlink dump", -code)  # what failed half way ends like this, too
                     if interrupted:
                         raise Interrupted
                     return

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ipvsproxy.config import ALL_SERVICES, DetectLocalMode, Listen, VipMode
+from ipvsproxy.config.advice import family_advice
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import problems, refusal
 from ipvsproxy.config.commandline import parse
@@ -175,3 +176,18 @@ def test_feature_gates():
 def test_a_claimed_version():
     assert config("--version=v1.34.0-rc.1").kubernetes_version == "v1.34.0-rc.1"
     assert config().kubernetes_version == "v1.36.2"
+
+
+@pytest.mark.parametrize("cidrs", ["", "nonsense", "10.0.0.0/8,"])
+def test_pod_ranges_that_no_detector_needs_may_be_anything(cidrs):
+    made = config(f"--cluster-cidr={cidrs}", "--detect-local-mode=NodeCIDR")
+    assert made.cluster_cidrs == (("10.0.0.0/8",) if "10." in cidrs else ())
+    assert family_advice(made, frozenset((4, 6)))[0] == ""
+
+
+def test_an_empty_name_of_the_node_beside_a_file_is_none(file):
+    """What is left of $(NODE_NAME) where there is no such variable."""
+    path = file("hostnameOverride: a\n")
+    assert config(f"--config={path}", "--hostname-override=").node_name == "a"
+    assert config(f"--config={path}", "--hostname-override=b").node_name == "b"
+    assert config("--hostname-override=").node_name == "host"

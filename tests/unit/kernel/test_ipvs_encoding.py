@@ -7,6 +7,7 @@ from build import destination, key
 from pyroute2.netlink.generic.ipvs import ipvsmsg
 
 from ipvsproxy.kernel import ipvs_wire as wire
+from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.netlink import GENERIC, attribute, attributes
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import PERSISTENT, FrontendKey, Server
@@ -153,3 +154,18 @@ def test_the_family_of_a_destination_need_not_be_that_of_its_server():
     tunnel = destination("[fd00:244::9]:8080")
     parts = (wire.DEST_ADDR, tunnel.address), PORT, METHOD, WEIGHT, *REST, (wire.DEST_AF, b"\x0a\0")
     assert wire.parse_weight(record(*parts), 4) == (tunnel, 7)
+
+
+def test_timeouts_longer_than_the_kernel_can_count_are_for_the_kernel_to_refuse():
+    sent = []
+
+    class Sent:
+        def batch(self, pieces):
+            sent.extend(pieces)
+            return {}
+
+    ipvs = Ipvs.__new__(Ipvs)
+    ipvs._family, ipvs._wire = 30, Sent()
+    ipvs.set_timeouts(7_200_000_000, 0, 300)
+    values = {number: wire.u32(payload) for number, payload in attributes(sent[0][16:], GENERIC.size)}
+    assert values == {wire.CMD_TIMEOUT_TCP: 0xFFFFFFFF, wire.CMD_TIMEOUT_TCP + 2: 300}

@@ -143,3 +143,35 @@ def test_interrupted_dumps_are_repeated_and_given_up_at_last(wire, monkeypatch):
     with pytest.raises(Lost) as lost:
         wire.dump(ALL_ADDRESSES)
     assert lost.value.errno == errno.EINTR
+
+
+class Scripted:
+    """A socket that answers with these messages, whatever it is asked."""
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+
+    def send(self, data):
+        (self._sequence,) = netlink.SEQUENCE.unpack_from(data, netlink.SEQUENCE_AT)
+
+    def close(self):
+        pass
+
+    def recvmsg(self, _):
+        kind, body = self._answers.pop(0)
+        return netlink.HEADER.pack(16 + len(body), kind, 2, self._sequence, 0) + body, [], 0, None
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.EINTR, errno.EOPNOTSUPP])
+def test_a_dump_that_ends_with_an_error_is_not_taken_for_a_whole_one(wire, code):
+    part = (20, bytes(8))
+    wire._socket.close()
+    wire._socket = Scripted(part, (netlink.NLMSG_DONE, netlink.ERROR_CODE.pack(-code)))
+    with pytest.raises(KernelError) as refused:
+        wire.dump(ALL_ADDRESSES)
+    assert refused.value.errno == code
+    wire._socket = Scripted(part, (netlink.NLMSG_DONE, netlink.ERROR_CODE.pack(0)))
+    assert wire.dump(ALL_ADDRESSES) == [bytes(8)]
+    wire._socket = Scripted(part, (netlink.NLMSG_DONE, b""))
+    assert wire.dump(ALL_ADDRESSES) == [bytes(8)]
+    wire._renew()
