@@ -99,7 +99,7 @@ def open_kernel(config: Config) -> Kernel:
     ipvs = _open_ipvs()
     try:
         _probe_scheduler(ipvs, config.scheduler)
-        nft, ruleset = Libnftables(), _open_ruleset()
+        ruleset, nft = _open_ruleset(), Libnftables()
         mark = config.masquerade_mark
         return Kernel(
             ipvs, Links(), nft, ruleset, Forwarding(nft, mark), mark,
@@ -157,11 +157,14 @@ def _open_ipvs() -> Ipvs:
 
 
 def _open_ruleset() -> Ruleset:
-    """Return our table as seen from outside; asking for it makes the kernel load nf_tables. Raises Fatal."""
-    ruleset = Ruleset(TABLE.name)
+    """Return our table as seen from outside; asking for it makes the kernel load nf_tables. Raises Fatal.
+
+    Before libnftables is opened, which ends the whole process where there is no nf_tables to talk to.
+    """
     try:
+        ruleset = Ruleset(TABLE.name)
         ruleset.stamp()
-    except KernelError as error:
+    except (KernelError, OSError) as error:
         if error.errno in HINTS:
             raise
         raise Fatal(
@@ -241,7 +244,7 @@ def cleanup(config: Config) -> None:
         )
     problems = []
     # In this order: the guard stays until nothing answers any more.
-    for step in (partial(_remove_servers, config), _remove_links, _remove_rules):
+    for step in (partial(_remove_servers, config), _remove_links, _remove_rule, _remove_tables, _remove_leftovers):
         try:
             problems += step()
         except (KernelError, NftError, OSError) as error:
@@ -266,19 +269,36 @@ def _remove_servers(config: Config) -> list[str]:
     return [f"virtual server {item.step.key}: {os.strerror(item.errno)}" for item in refused]
 
 
+# Each of these returns what could not be removed. Raises KernelError, NftError when nothing could be looked at.
+
+
 def _remove_links() -> list[str]:
-    Links().remove_link()
+    return Links().remove_link()
+
+
+def _remove_rule() -> list[str]:
+    return Forwarding(Libnftables()).remove() if _has_nftables() else []
+
+
+def _remove_tables() -> list[str]:
+    if _has_nftables():
+        transaction = Transaction(TABLE, ELSEWHERE)
+        transaction.delete_table()
+        Libnftables().run(transaction)
     return []
 
 
-def _remove_rules() -> list[str]:
-    """Remove our rules and those of a kube-proxy; return what could not be. Raises KernelError, NftError."""
-    nft = Libnftables()
-    Forwarding(nft).remove()
-    transaction = Transaction(TABLE, ELSEWHERE)
-    transaction.delete_table()
-    nft.run(transaction)
-    return Leftovers(nft).remove() + legacy_advice()
+def _remove_leftovers() -> list[str]:
+    return (Leftovers(Libnftables()).remove() if _has_nftables() else []) + legacy_advice()
+
+
+def _has_nftables() -> bool:
+    """Whether the kernel can have rules of ours at all."""
+    try:
+        _open_ruleset().close()
+    except Fatal:
+        return False
+    return True
 
 
 def _guard(name: str, work: Callable[[], None]) -> None:

@@ -1,8 +1,8 @@
 """Logs: one line per event on stderr, as text (klog) or as JSON, both in the form of kube-proxy's.
 
-Verbosity follows kube-proxy's habit: 0 shows what changes and what fails, 2 and more shows how each sync went
-(`verbose`), 4 and more shows details (`debug`). It may change while the process runs, and `--vmodule` raises it
-for single files. Rules: contract 6.2.
+Verbosity follows kube-proxy's habit: 0 shows what changes and what fails, 1 every flag at the start, 4 and more
+shows details (`debug`), how long each sync took among them. It may change while the process runs, and `--vmodule`
+raises it for single files. Rules: contract 6.2.
 """
 
 import json
@@ -136,7 +136,9 @@ def component_json(_: object, __: str, event: EventDict) -> str:
     }
     if level in LETTERS:
         head["v"] = DEBUG_FROM if level == "debug" else 0
-    return json.dumps({**head, **event}, default=str, ensure_ascii=False)
+    line = json.dumps({**head, **event}, default=str, ensure_ascii=False)
+    # Half a pair of UTF-16, as in names of files that are no UTF-8, would cost the whole line; escaped it is valid.
+    return line.encode(errors="backslashreplace").decode()
 
 
 def klog(_: object, __: str, event: EventDict) -> str:

@@ -50,27 +50,34 @@ class Forwarding:
         rules = self._rules(family)
         if rules is None or self._comment in rules.values():
             return
-        self._remove(family, rules)
-        self._run(family, f"insert rule {family} filter FORWARD {self._rule}")
-        log.info("rule added to another program's chain", chain=f"{family} filter FORWARD", rule=self._rule)
+        insertion = f"insert rule {family} filter FORWARD {self._rule}"
+        problems = self._run(family, *_deletions(family, rules), insertion)
+        if problems:
+            log.warning("rule of FORWARD could not be changed", error=problems[0])
+        else:
+            log.info("rule added to another program's chain", chain=f"{family} filter FORWARD", rule=self._rule)
 
-    def remove(self) -> None:
-        """Take the rule away again."""
+    def remove(self) -> list[str]:
+        """Take the rule away again and return what went wrong."""
+        problems = []
         for family in FAMILIES:
-            self._remove(family, self._rules(family) or {})
+            try:
+                problems += self._run(family, *_deletions(family, self._rules(family) or {}))
+            except KernelError as error:
+                problems.append(f"rules of {family} filter FORWARD: {error}")
+        return problems
 
-    def _remove(self, family: str, rules: dict[int, str]) -> None:
-        for handle, comment in rules.items():
-            if comment.startswith(COMMENT):
-                self._run(family, f"delete rule {family} filter FORWARD handle {handle}")
-
-    def _run(self, family: str, command: str) -> None:
+    def _run(self, family: str, *commands: str) -> list[str]:
+        """Carry out commands, all or none, and return what went wrong."""
+        if not commands:
+            return []
         transaction = Transaction(Table(family, "filter"))
-        transaction.load(command)
+        transaction.load("\n".join(commands))
         try:
             self._nft.run(transaction)
         except NftError as error:
-            log.warning("rule of FORWARD could not be changed", family=family, error=error.text)
+            return [f"rule in {family} filter FORWARD: {error.text[:200]}"]
+        return []
 
     def _rules(self, family: str) -> dict[int, str] | None:
         """Return the comments of the rules in the chain by their handles, None when there is no such chain."""
@@ -90,6 +97,11 @@ class Forwarding:
                 return False
             raise
         return True
+
+
+def _deletions(family: str, rules: dict[int, str]) -> list[str]:
+    ours = (handle for handle, comment in rules.items() if comment.startswith(COMMENT))
+    return [f"delete rule {family} filter FORWARD handle {handle}" for handle in ours]
 
 
 def _comments(parts: list[bytes]) -> Iterator[tuple[int, str]]:

@@ -11,6 +11,7 @@ IPv6 link-local ones (contract 4.2).
 """
 
 import errno
+import os
 import re
 import socket
 import struct
@@ -20,7 +21,7 @@ from functools import lru_cache
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ipvsproxy.address import is_node_address
+from ipvsproxy.address import format_ip, is_node_address
 from ipvsproxy.kernel.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -164,15 +165,23 @@ class Links:
         failures = self._wire.batch([self._message(vip, index, add=False) for index, vip in enumerate(vips)])
         return {i: code for i, code in failures.items() if code not in GONE}
 
-    def remove_link(self) -> None:
-        """Delete our routes and kube-ipvs0 with its addresses, if they are there. Raises KernelError."""
-        self.unbind(list(self._routes()))
+    def remove_link(self) -> list[str]:
+        """Delete our routes and kube-ipvs0 with its addresses, if they are there; return what could not be.
+
+        Raises Lost. A link of that name that is no dummy link was made by somebody else, and stays.
+        """
+        routes = list(self._routes())
+        refused = self.unbind(routes)
+        problems = [f"route {format_ip(routes[i].address)}: {os.strerror(code)}" for i, code in refused.items()]
         with IPRoute() as route:
+            found = route.link_lookup(ifname=LINK_NAME)
             for index in route.link_lookup(ifname=LINK_NAME, kind="dummy"):
+                found.remove(index)
                 try:
                     route.link("del", index=index)
                 except NetlinkError as error:
-                    raise KernelError(f"deleting the dummy link {LINK_NAME}", error.code) from error
+                    problems.append(f"the dummy link {LINK_NAME}: {os.strerror(error.code)}")
+        return problems + [f"the link {LINK_NAME}: it is no dummy link" for _ in found]
 
     def _message(self, vip: Vip, sequence: int, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:
@@ -240,10 +249,3 @@ def reserved(links: Links, nameservers: Iterable[bytes]) -> Iterator[Reserved]:
         yield Reserved(address, "a node behind a tunnel")
     for address in nameservers:
         yield Reserved(address, "a DNS server", DNS_PORT)
-
-
-def _own_index() -> int:
-    try:
-        return socket.if_nametoindex(LINK_NAME)
-    except OSError:
-        return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -139,3 +141,33 @@ def test_what_is_missing_is_named_in_one_line(
     last = proxy.text().splitlines()[-1]
     assert last.startswith("Error: ")
     assert words in last
+
+
+def test_timeouts_the_kernel_cannot_count_cost_nothing_else(lab: Lab, manifests: Folder) -> None:
+    manifests.write("web", WEB)
+    proxy = started(lab, manifests, "--ipvs-tcp-timeout=2000000h")
+    proxy.wait_for("synced")
+    (said,) = proxy.events("IPVS timeouts could not be set")
+    assert "Invalid argument" in str(said["error"])
+
+
+def test_a_link_of_our_name_that_is_no_dummy_stays_and_is_told(lab: Lab) -> None:
+    node = lab.nodes[0]
+    lab.run(node, ["ip", "link", "add", "kube-ipvs0", "type", "bridge"])
+    try:
+        with netns.inside(node.netns):
+            done = subprocess.run([*RUN, "cleanup"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "cleanup did not complete: the link kube-ipvs0: it is no dummy link" in done.stderr
+        assert "kube-ipvs0" in lab.run(node, ["ip", "link", "show"])
+    finally:
+        lab.run(node, ["ip", "link", "del", "kube-ipvs0"])
+
+
+def test_signals_end_it_whatever_it_does(lab: Lab, manifests: Folder) -> None:
+    manifests.write("web", WEB)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        proxy = started(lab, manifests)
+        proxy.wait_for("synced")
+        assert proxy.stop(number) == 128 + number
+        proxy.kill()

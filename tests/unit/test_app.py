@@ -67,6 +67,21 @@ def test_a_kernel_without_nftables_is_said_with_the_module(monkeypatch):
         app._open_ruleset()
 
 
+class NoProtocol:
+    """Of a kernel without any of netfilter's netlink."""
+
+    def __init__(self, _name):
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+
+
+def test_nftables_is_looked_for_before_libnftables_which_would_end_the_process(monkeypatch, loaded):
+    monkeypatch.setattr(app, "Ipvs", Schedulers)
+    monkeypatch.setattr(app, "Ruleset", NoProtocol)
+    monkeypatch.setattr(app, "Libnftables", lambda: pytest.fail("opened"))
+    with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
+        app.open_kernel(Config("n"))
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])
 def test_a_missing_capability_is_named(monkeypatch, loaded, code):
     monkeypatch.setattr(app, "Ipvs", lambda: Schedulers(code))
@@ -104,13 +119,23 @@ def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeyp
         raise KernelError("deleting the dummy link kube-ipvs0", errno.EBUSY)
 
     monkeypatch.setattr(app, "_remove_servers", lambda _: ["virtual server 10.96.0.1:443/tcp: busy"])
-    monkeypatch.setattr(app, "_remove_links", refused)
-    monkeypatch.setattr(app, "_remove_rules", lambda: done.append("rules") or [])
+    for name in ("_remove_links", "_remove_rule", "_remove_tables"):
+        monkeypatch.setattr(app, name, refused)
+    monkeypatch.setattr(app, "_remove_leftovers", lambda: done.append("leftovers") or [])
     with pytest.raises(
-        Fatal, match=r"virtual server 10\.96\.0\.1:443/tcp: busy; deleting the dummy link kube-ipvs0"
+        Fatal, match=r"virtual server 10\.96\.0\.1:443/tcp: busy(; deleting the dummy link kube-ipvs0: [^;]*){3}$"
     ):
         app.cleanup(Config("n"))
-    assert done == ["rules"]
+    assert done == ["leftovers"]
+
+
+def test_a_kernel_without_nftables_has_no_rules_to_remove(monkeypatch):
+    """Opening libnftables there would end the process."""
+    monkeypatch.setattr(app, "Ruleset", NoProtocol)
+    monkeypatch.setattr(app, "Libnftables", lambda: pytest.fail("opened"))
+    monkeypatch.setattr(app, "legacy_advice", lambda: ["run iptables-legacy"])
+    assert app._remove_rule() + app._remove_tables() == []
+    assert app._remove_leftovers() == ["run iptables-legacy"]
 
 
 def test_a_kernel_without_ipvs_has_no_servers_to_remove(monkeypatch):

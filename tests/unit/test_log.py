@@ -57,6 +57,18 @@ def test_tracebacks_are_indented_and_show_no_variables(start):
     assert "hushhush" not in "".join(lines)
 
 
+@pytest.mark.parametrize("form", LogFormat)
+def test_a_name_that_is_no_utf8_costs_no_line(start, form):
+    log, said = start(log_format=form)
+    log.info("manifest file removed", file=os.fsdecode(b"a\xff.yaml"))
+    line = said()
+    assert line.isascii()
+    if form is LogFormat.JSON:
+        assert json.loads(line)["file"] == "a\udcff.yaml"
+    else:
+        assert r"a\udcff.yaml" in line
+
+
 def test_a_line_of_json_is_that_of_a_component(start):
     log, said = start(log_format=LogFormat.JSON)
     log.info("synced", services=3)
