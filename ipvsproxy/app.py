@@ -56,6 +56,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
 
     `recheck` returns what is wrong with the configuration files as they are when it is called.
     """
+    threading.excepthook = _crashed
     memory.expect_many_objects()
     FileWatcher(config.files, recheck, _restart).start()
     host.set_oom_score(config.oom_score_adj)
@@ -302,7 +303,7 @@ def _has_nftables() -> bool:
 
 
 def _guard(name: str, work: Callable[[], None]) -> None:
-    """Start a thread whose failure ends the process, so that a supervisor starts it again."""
+    """Start a thread without which the process is of no use: when it cannot go on, the process ends."""
 
     def guarded() -> None:
         try:
@@ -310,11 +311,15 @@ def _guard(name: str, work: Callable[[], None]) -> None:
         except Fatal as error:
             log.error("cannot go on", error=str(error))
             os._exit(1)
-        except BaseException:
-            log.exception("a thread has crashed", thread=name)
-            os._exit(1)
 
     threading.Thread(target=guarded, name=name, daemon=True).start()
+
+
+def _crashed(crash: threading.ExceptHookArgs) -> None:
+    """End the process with any of its threads, so that a supervisor starts it again: none is there for nothing."""
+    told = (crash.exc_type, crash.exc_value, crash.exc_traceback)
+    log.error("a thread has crashed", thread=crash.thread.name if crash.thread else None, exc_info=told)
+    os._exit(1)
 
 
 def _restart(file: Path) -> None:

@@ -137,7 +137,7 @@ def component_json(_: object, __: str, event: EventDict) -> str:
     if level in LETTERS:
         head["v"] = DEBUG_FROM if level == "debug" else 0
     line = json.dumps({**head, **event}, default=str, ensure_ascii=False)
-    # Half a pair of UTF-16, as in names of files that are no UTF-8, would cost the whole line; escaped it is valid.
+    # Half a pair of UTF-16, as in names of files that are no UTF-8, would cost the line; escaped it is valid JSON.
     return line.encode(errors="backslashreplace").decode()
 
 

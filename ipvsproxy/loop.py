@@ -147,6 +147,7 @@ class Loop:
         self._report.received(event.kind, count, triggered)
 
     def _report_sync(self, seconds: float, changes: int) -> None:
+        log.debug("sync done", seconds=round(seconds, 6), changes=changes, pending=len(self._pending))
         self._report.synced(
             Sync(
                 seconds=seconds,

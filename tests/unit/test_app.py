@@ -1,6 +1,9 @@
 import errno
+import queue
+import threading
 
 import pytest
+from structlog.testing import capture_logs
 
 from ipvsproxy import app
 from ipvsproxy.config import Config
@@ -151,3 +154,35 @@ def test_cleanup_leaves_a_proxy_at_work_alone_and_says_who_it_is(monkeypatch):
     monkeypatch.setattr(app, "_remove_servers", lambda _: pytest.fail("removed"))
     with pytest.raises(Fatal, match=r"at work on this node \(process 4711, ipvsproxy v0\.1\.0\): end it first"):
         app.cleanup(Config("n"))
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_thread_that_crashes_ends_the_process(monkeypatch, guarded):
+    ended = queue.SimpleQueue()
+
+    def fail():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app.os, "_exit", ended.put)
+    monkeypatch.setattr(threading, "excepthook", app._crashed)
+    with capture_logs() as logs:
+        if guarded:
+            app._guard("loop", fail)
+        else:
+            threading.Thread(target=fail, name="loop").start()
+        assert ended.get(timeout=30) == 1
+    (entry,) = logs
+    assert (entry["thread"], entry["exc_info"][0]) == ("loop", ZeroDivisionError)
+
+
+def test_a_thread_that_cannot_go_on_says_why_in_one_line(monkeypatch):
+    ended = queue.SimpleQueue()
+
+    def fail():
+        raise Fatal("no kubeconfig")
+
+    monkeypatch.setattr(app.os, "_exit", ended.put)
+    with capture_logs() as logs:
+        app._guard("loop", fail)
+        assert ended.get(timeout=30) == 1
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("cannot go on", "no kubeconfig")]
