@@ -96,7 +96,7 @@ class Loop:
         news = [event for event in events if not self._is_own(event)]
         for event in news:
             self._handle(event)
-        if not self._may_work or (events and not news):
+        if not self._may_work or (events and not news) or (not news and self._is_idle()):
             return False
         if news:
             self._report.queued()
@@ -114,6 +114,12 @@ class Loop:
             if self._started:
                 self._report_sync(self._clock() - began, changes)
         return True
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is due, not even by the look of the next virtual server."""
+        if self._started:
+            self._mender.glance()
+        return self._started and self._timeout() != 0
 
     def _handle(self, event: Event) -> None:
         """Take note of an event. Raises Fatal."""
@@ -349,6 +355,8 @@ class Loop:
         if self._pending:
             times.append(self._retry.at)
         times += [self._drains.next_look, self._sweeper.next_try]
+        if self._started:
+            times.append(self._mender.next_glance)
         if self._mender.next is not None:
             times.append(self._mender.next)
         return max(0.0, min(times) - self._clock())

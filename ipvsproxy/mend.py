@@ -1,20 +1,24 @@
 """Putting right at once what others have changed, as the kernel tells of it, and never fighting for long.
 
-In: notices that are not about our own work. Out: a restored ruleset, and the names of VIPs that differ, which the
-loop's next apply puts back. Belongs to the loop's thread.
+In: notices that are not about our own work, and a glance at one virtual server each second, since IPVS tells
+nothing: whoever flushes it is found by the first one. Out: a restored ruleset, and the names of VIPs and servers
+that differ, which the loop's next apply puts back. Belongs to the loop's thread.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
 from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.plan.notice import Notice, VipsNoticed
 from ipvsproxy.plan.state import Touched
 from ipvsproxy.plan.storm import Patience
 from ipvsproxy.report import Report
 
 RETRY_SECONDS = 1.0
+GLANCE_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -31,10 +35,11 @@ class Mender:
         self._node = node
         self._patience = Patience(longest)
         self._not_before = 0.0
+        self.next_glance = clock() + GLANCE_SECONDS
         self._forget()
 
     def _forget(self) -> None:
-        self._vips = self._whole = self._unsure = False
+        self._vips = self._servers = self._whole = self._unsure = False
         self._sets: set[str] = set()
         self._programs: set[str] = set()
 
@@ -49,10 +54,20 @@ class Mender:
         if notice.program:
             self._programs.add(notice.program)
 
+    def glance(self) -> None:
+        """Look at a virtual server, if it is time to, and suspect all when it is not as it was left."""
+        now = self._clock()
+        if now < self.next_glance:
+            return
+        self.next_glance = now + GLANCE_SECONDS
+        # What cannot be read now is said by the next verification.
+        with suppress(KernelError):
+            self._servers |= self._kernel.glance()
+
     @property
     def next(self) -> float | None:
         """When to mend, None while there is nothing to."""
-        if not (self._vips or self._whole or self._sets or self._unsure):
+        if not (self._vips or self._servers or self._whole or self._sets or self._unsure):
             return None
         return max(self._patience.next, self._not_before)
 
@@ -62,7 +77,7 @@ class Mender:
         return self._patience.is_fight
 
     def mend(self) -> Touched:
-        """Restore the rules; return the VIPs that have to be put back, and what was refused of the rules.
+        """Restore the rules; return VIPs and servers that have to be put back, and what was refused of the rules.
 
         Raises NftError, KernelError.
 
@@ -76,6 +91,8 @@ class Mender:
             touched.update(self._kernel.rules.restore(self._sets, whole=self._whole))
         if self._vips:
             touched.update(self._kernel.verify_vips())
+        if self._servers:
+            touched.update(self._kernel.verify_servers())
         if rules or touched:
             self._tell(touched, "all" if self._whole else sorted(self._sets))
         self._forget()
@@ -87,7 +104,10 @@ class Mender:
         fought, by = self._patience.is_fight, sorted(self._programs)
         self._patience.repaired(self._clock())
         if not fought:
-            log.warning("changed by others, repairing", rules=rules or None, vips=len(touched.vips), by=by or None)
+            vips, servers = len(touched.vips), len(touched.servers)
+            log.warning(
+                "changed by others, repairing", rules=rules or None, vips=vips, servers=servers, by=by or None
+            )
         if self._patience.is_fight and not fought:
             log.error("another program keeps changing what is ours, repairing ever more rarely", by=by or None)
             who = ", ".join(by) or "another program"

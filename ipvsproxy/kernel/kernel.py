@@ -7,6 +7,7 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import structlog
 
@@ -145,7 +146,7 @@ class Kernel:
         self._keep_settings()
         problems = []
         # Each part in its own right: what cannot be looked at must not keep the others from being repaired.
-        for part in (self.verify_vips, self._verify_servers, self.rules.verify, self._forwarding.ensure):
+        for part in (self.verify_vips, self.verify_servers, self.rules.verify, self._forwarding.ensure):
             try:
                 changed.update(part() or Touched())
             except (KernelError, NftError) as error:
@@ -174,7 +175,22 @@ class Kernel:
             return not notice.unsure and all((vip in vips) is present for vip, present in notice.changes)
         return self.rules.made(notice)
 
-    def _verify_servers(self) -> Touched:
+    def glance(self) -> bool:
+        """Look at one virtual server, the next one each time; tell if it is not as left. Raises KernelError."""
+        known = self.shadow.servers
+        if self._servers_in_doubt or not known:
+            return False
+        key = next(islice(known, self._verified % len(known), None))
+        if self._ipvs.state(key) != known[key]:
+            return True
+        self._verified += 1
+        return False
+
+    def verify_servers(self) -> Touched:
+        """Compare all servers, and the next part of them with destinations, with the shadow; correct it.
+
+        Begins with the server that `glance` has found. Returns what differed. Raises KernelError.
+        """
         servers = self._ipvs.servers()
         order = list(self.shadow.servers)
         start = self._verified % max(1, len(order))

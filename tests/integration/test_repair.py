@@ -19,8 +19,10 @@ from manifests import Folder, endpoint, endpoint_slice, port, service
 from probe import Question, probe, spread
 from proxy import Proxy
 from test_traffic import eventually, flush_servers
+from wipe import flush_ipvs
 
 from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.storm import BURST
@@ -121,6 +123,21 @@ def test_servers_are_looked_at_soon_when_other_things_were_touched(world: World)
     world.run("ip", "address", "delete", f"{VIP}/32", "dev", "kube-ipvs0")
     question = Question(world.lab.client.netns, VIP, 80)
     eventually(lambda: set(spread(question, 6)) == {"p11", "p12"})
+
+
+def test_flushed_servers_are_found_by_a_glance(world: World) -> None:
+    proxy = restarted(world)
+    with netns.inside(world.node.netns):
+        ipvs = Ipvs()
+        right = ipvs.observe()
+        flush_ipvs()
+        assert ipvs.observe() == {}
+    said = proxy.wait_for("changed by others, repairing")
+    assert (said["rules"], said["vips"], said["servers"]) == (None, 0, len(right))
+    eventually(lambda: ipvs.observe() == right)
+    ipvs.close()
+    question = Question(world.lab.client.netns, VIP, 80)
+    assert set(spread(question, 6)) == {"p11", "p12"}
 
 
 def test_a_new_address_of_the_node_serves_node_ports_at_once(world: World) -> None:

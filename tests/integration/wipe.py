@@ -29,7 +29,7 @@ def wipe_node(where: str) -> None:
 def wipe() -> None:
     """Do so in the namespace of the calling thread."""
     _flush_nftables()
-    _flush_ipvs()
+    flush_ipvs()
     subprocess.run(["ip", "link", "del", "kube-ipvs0"], capture_output=True, check=False)
 
 
@@ -41,7 +41,8 @@ def _flush_nftables() -> None:
     nftables.Nftables().cmd("flush ruleset")
 
 
-def _flush_ipvs() -> None:
+def flush_ipvs() -> None:
+    """Do what `ipvsadm -C` does, in the namespace of the calling thread."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as channel:
         name = b"IPVS\0"
         attribute = struct.pack("=HH8s", 4 + len(name), ATTR_FAMILY_NAME, name)

@@ -277,7 +277,7 @@ class History(RuleBasedStateMachine):
 
     def _pass(self, seconds):
         end = self.clock.now + seconds
-        for _ in range(1000):
+        for _ in range(5000):
             wait = self.process.loop._timeout()
             if self.clock.now + wait > end:
                 break

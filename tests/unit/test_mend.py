@@ -1,8 +1,8 @@
 """Others change what is ours and the kernel tells of it: put right in the same turn, and never fought for long."""
 
 import pytest
-from build import config, key, service, slice_of
-from memory_kernel import MemoryNode
+from build import config, destination, key, service, slice_of
+from memory_kernel import Fault, MemoryNode
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
@@ -12,7 +12,7 @@ from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
-from ipvsproxy.plan.state import Vip, VipForm
+from ipvsproxy.plan.state import ServerState, Vip, VipForm
 from ipvsproxy.plan.storm import BURST
 from ipvsproxy.report import Report
 from nft import Transaction
@@ -24,7 +24,10 @@ class Recorder(Report):
     """Writes down repairs and fights."""
 
     def __init__(self):
-        self.repairs, self.fights, self.rivals = 0, [], []
+        self.repairs, self.fights, self.rivals, self.syncs = 0, [], [], 0
+
+    def synced(self, _sync):
+        self.syncs += 1
 
     def repaired(self, objects):
         self.repairs += objects
@@ -149,6 +152,69 @@ def test_ipvs_is_looked_at_soon_after_others_were_at_work(world):
     assert key("10.96.0.10:80") in world.node.ipvs.table
 
 
+def second_service(world):
+    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+
+
+def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(world):
+    second_service(world)
+    right = dict(world.node.ipvs.table)
+    world.node.ipvs.table.clear()
+    world.now += world.loop._timeout()
+    with capture_logs() as logs:
+        assert world.loop.turn([])
+    assert world.node.ipvs.table == right
+    assert world.now == 1001
+    assert [line["servers"] for line in logs if line["event"] == "changed by others, repairing"] == [2]
+    assert world.report.repairs == 2
+
+
+def test_a_server_that_was_changed_is_found_when_its_turn_comes(world):
+    second_service(world)
+    for damaged, other in (("10.96.0.10:80", "10.96.0.11:80"), ("10.96.0.11:80", "10.96.0.10:80")):
+        right, untouched = world.node.ipvs.table[key(damaged)], world.node.ipvs.table[key(other)]
+        world.node.ipvs.table[key(damaged)] = ServerState(right.server, {destination("10.9.9.9:99"): 1})
+        for _ in range(2):
+            world.now += 1
+            world.loop.turn([])
+        assert {d for d, weight in world.node.ipvs.table[key(damaged)].weights.items() if weight} == set(
+            right.weights
+        )
+        assert world.node.ipvs.table[key(other)] == untouched
+
+
+def test_a_glance_reads_one_server_and_is_no_sync(world):
+    second_service(world)
+    synced, calls = world.report.syncs, world.node.faults.calls
+    for _ in range(20):
+        world.now += 1
+        assert not world.loop.turn([])
+    assert world.report.syncs == synced
+    assert world.node.faults.calls == calls + 20
+
+
+def test_a_glance_that_fails_costs_nothing(world):
+    world.node.faults.plan(0, Fault("lost"))
+    world.now += 1
+    assert not world.loop.turn([])
+    world.node.ipvs.table.clear()
+    world.now += 1
+    assert world.loop.turn([])
+    assert key("10.96.0.10:80") in world.node.ipvs.table
+
+
+def test_who_flushes_servers_again_and_again_is_not_fought_for_ever(world):
+    end, before = world.now + 600, world.node.writes
+    while world.now < end:
+        world.node.ipvs.table.clear()
+        world.now += 1
+        world.loop.turn([])
+    assert BURST < (world.node.writes - before) / 2 < 100  # of 600 times a server with its destination
+    assert [said for _, said in world.report.fights] == [
+        "another program keeps changing what ipvsproxy has made in the kernel"
+    ]
+
+
 def test_a_fight_is_told_once_costs_ever_less_and_is_over_when_the_other_stops(world):
     right, end = world.node.nft.dump(), world.now + 600
     before = world.transactions
@@ -161,7 +227,7 @@ def test_a_fight_is_told_once_costs_ever_less_and_is_over_when_the_other_stops(w
     repairs = world.transactions - before - damages
     assert BURST < repairs < 80  # of 6,000 damages
     assert world.report.fights == [("node1", "firewalld keeps changing what ipvsproxy has made in the kernel")]
-    for _ in range(20):
+    for _ in range(300):
         world.now += world.loop._timeout()
         world.loop.turn([])
     assert world.node.nft.dump() == right

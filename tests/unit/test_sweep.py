@@ -92,7 +92,7 @@ def test_a_failed_sweep_is_tried_again_and_stops_nothing(node):
     node.conntrack.failure = KernelError("netlink dump", errno.ENOBUFS)
     replace(process)
     assert node.ipvs.weights(DNS) == {NEW: 1}
-    assert process.loop._timeout() == pytest.approx(30)
+    assert process.loop._sweeper.next_try == pytest.approx(process.now + 30)
     node.conntrack.failure = None
     process.wait(29)
     assert node.conntrack.sweeps == []
