@@ -19,11 +19,11 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import structlog
 
-from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.api import Observe, Response, Trouble
 from ipvsproxy.kube.connection import BEARER, build
-from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind
+from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.kubeconfig import Unusable
+from ipvsproxy.kube.locate import Locator
 from ipvsproxy.kube.reflector import Pace, Reflector
 
 CHUNK = 1 << 16
@@ -141,13 +141,9 @@ class Client:
         self._ready.set()
         self._built_at = time.monotonic()
 
-    def server(self) -> tuple[bytes, int] | None:
-        """Return address and port of the API server, None where the configuration names a host instead."""
-        url = urlsplit(self._api.configuration.host)
-        try:
-            return parse_ip(url.hostname or ""), url.port or (80 if url.scheme == "http" else 443)
-        except ValueError:
-            return None
+    def url(self) -> str:
+        """Return the URL of the API server."""
+        return str(self._api.configuration.host)
 
     def list(self, kind: Kind, limit: int, continue_: str, resource_version: str) -> Response:
         """Ask for a page of all objects of a kind. Raises Trouble."""
@@ -248,6 +244,7 @@ class ApiSource:
         self.client = Client(kubeconfig, master, node_name, limits, observe)
         self._pace = pace
         self._reflectors: list[Reflector] = []
+        self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, inbox: Inbox) -> None:
@@ -257,6 +254,7 @@ class ApiSource:
 
     def stop(self) -> None:
         """End all threads and connections; what was delivered stays as it is."""
+        self._ended.set()
         if self._thread is not None:
             self._thread.join()
         for reflector in self._reflectors:
@@ -270,8 +268,11 @@ class ApiSource:
         except Unusable as error:
             inbox.put(Failed(str(error)))
             return
-        if server := self.client.server():
-            inbox.put(ApiServers((server,)))
+        # Before anything is listed, so that no Service gets the address first.
+        locator = Locator(self.client.url, inbox)
+        seconds = locator.look()
         self._reflectors = [Reflector(kind, self.client, inbox, self._pace) for kind in Kind]
         for reflector in self._reflectors:
             reflector.start()
+        while not self._ended.wait(seconds):
+            seconds = locator.look()

@@ -6,6 +6,7 @@ the `Listed` events that a store takes. An object that cannot be used costs only
 
 import http
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ipvsproxy.kube.decode import Refused, decode_json, decode_mapping, identify
 from ipvsproxy.kube.documents import Item, Unreadable, read_items
 from ipvsproxy.kube.inbox import Kind, Listed, Object
 from ipvsproxy.kube.kubeconfig import Unusable
+from ipvsproxy.kube.locate import Servers, locate
 from ipvsproxy.kube.manifest_file import kind_of
 from ipvsproxy.kube.manifests import SUFFIXES
 
@@ -55,7 +57,7 @@ class Objects:
         self.source = source
         self.items: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
         self.refused: list[str] = []
-        self.servers: tuple[tuple[bytes, int], ...] = ()
+        self.servers: Servers = ()
 
     def add(self, kind: Kind, body: Any) -> None:
         """Take over one object; the first one of a name counts."""
@@ -147,8 +149,9 @@ def _from_api(config: Config) -> Objects:
     found = Objects("the API server")
     try:
         client.connect()
-        if server := client.server():
-            found.servers = (server,)
+        # A host that cannot be found, in the words of the connection.
+        with suppress(OSError, ValueError):
+            found.servers = locate(client.url())
         for kind in Kind:
             for raw in _pages(client, kind):
                 found.add(kind, raw)

@@ -4,6 +4,7 @@ Whatever the server does, what is programmed stays, and the next true change arr
 costs: a fault is not worth a single write.
 """
 
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -35,11 +36,13 @@ def server():
 
 
 @contextmanager
-def following(server, path):
+def following(server, path, master=""):
     """A proxy without a kernel; yields what would be its node."""
     here, inbox = MemoryNode(), Inbox()
     pace = Pace(watch=(1, 1), first_wait=0.01, longest_wait=0.05)
-    source = ApiSource(server.write_kubeconfig(path), "", "node1", Limits(connect=2, read=0.5, slack=0.5), pace)
+    source = ApiSource(
+        server.write_kubeconfig(path), master, "node1", Limits(connect=2, read=0.5, slack=0.5), pace
+    )
     source.start(inbox)
     loop = Loop(config(), inbox, here.kernel())
 
@@ -219,3 +222,21 @@ def test_what_was_deleted_during_an_absence_is_gone_afterwards(server, tmp_path)
         assert WEB in here.ipvs.table
         until(lambda: here.writes == before + 2)
     assert {request.kind for request in server.requests} == set(Kind)
+
+
+def test_no_service_gets_the_address_of_an_api_server_that_is_known_by_name(server, tmp_path, monkeypatch):
+    """The name has two addresses, as that of a cluster with two control planes."""
+    real = socket.getaddrinfo
+
+    def resolve(host, port, *rest, **named):
+        if host != "api.example":
+            return real(host, port, *rest, **named)
+        found = "127.0.0.1", "203.0.113.9"
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (each, port)) for each in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    server.put(service("greedy", clusterIP="10.96.0.30", externalIPs=["203.0.113.9", "203.0.113.10"]))
+    with following(server, tmp_path / "kubeconfig", server.url.replace("127.0.0.1", "api.example")) as here:
+        until(lambda: key("203.0.113.10:80") in here.ipvs.table)
+        assert key("10.96.0.30:80") in here.ipvs.table
+        assert key("203.0.113.9:80") not in here.ipvs.table

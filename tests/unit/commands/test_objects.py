@@ -1,5 +1,7 @@
 """Objects read once from an API server: what is planned of them, and their labels."""
 
+from dataclasses import replace
+
 import pytest
 from apiserver import ApiServer, endpoint_slice, node, service
 from build import config
@@ -35,6 +37,12 @@ def test_no_service_gets_the_address_of_the_api_server(given):
     for servers, gets_it in (((), True), (((there, 80),), False)):
         wanted = objects.desired(settings, found.listed(), here, servers=servers)
         assert (there in {key.address for key in wanted.ledger.frontends}) is gets_it
+
+
+def test_an_api_server_may_be_known_by_name(given):
+    settings, server = given
+    by_name = replace(settings, master=server.url.replace("127.0.0.1", "localhost"))
+    assert (parse_ip("127.0.0.1"), int(server.url.rpartition(":")[2])) in objects.read(by_name).servers
 
 
 def test_an_api_server_that_is_away_is_one_line(tmp_path):
