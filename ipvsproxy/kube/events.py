@@ -65,11 +65,12 @@ class Series:
         self.last = self.told = now
 
 
-class Events(threading.Thread):
+class Events:
     """Sends notices once it has begun. `sent` is told what became of each: sent, failed or dropped."""
 
     def __init__(self, host: str, sent: Callable[[str], None] = lambda _: None, pace: Pace | None = None) -> None:
-        super().__init__(name="events", daemon=True)
+        # Held and not inherited from: a new Python may use any name in its Thread, as 3.13 does with `_handle`.
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._instance = f"{CONTROLLER}-{host}"[:128]
         self._door: Door | None = None
         self._sent = sent
@@ -84,7 +85,7 @@ class Events(threading.Thread):
     def begin(self, door: Door | None) -> None:
         """Start to send; without a door (manifests) notices are only logged."""
         self._door = door
-        self.start()
+        self._thread.start()
 
     def put(self, notice: Notice) -> None:
         """Take a notice; never blocks and never fails."""
@@ -93,8 +94,7 @@ class Events(threading.Thread):
         except queue.Full:
             self._sent("dropped")
 
-    def run(self) -> None:
-        """Send what comes in, until stopped."""
+    def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             try:
                 self._handle(*item)
@@ -105,7 +105,7 @@ class Events(threading.Thread):
         """Send what is at hand, wait at most so many seconds for it, and end."""
         with suppress(queue.Full):
             self._queue.put(None, timeout=seconds)
-        self.join(seconds)
+        self._thread.join(seconds)
         self._stopping.set()
 
     def _handle(self, notice: Notice, moment: datetime) -> None:

@@ -183,7 +183,7 @@ def test_without_an_api_nothing_is_sent():
     events.begin(None)
     events.stop(10)
     assert results == []
-    assert not events.is_alive()
+    assert not events._thread.is_alive()
 
 
 def test_requests_are_observed(server, tmp_path):
