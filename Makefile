@@ -11,6 +11,9 @@ REQUIRED := $(if $(filter 1,$(IPVSPROXY_REQUIRE)),$(IMAGE_ROOT))
 ARGS :=
 TESTS := tests/integration
 WHERE :=
+# What `make integration-newer` runs on: suites of Debian (docs/compatibility.md).
+NEWER_KERNEL := backports
+NEWER_USERLAND := trixie
 FLOWS := tests/integration/flows.json
 # Every shell script of the repository, by its first line.
 SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
@@ -18,13 +21,14 @@ SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tour vagrant-lab test test-all check unit vagrant-check integration integration-all soak conformance \
-        picture bench guest image image-root lock clean
+.PHONY: help demo tour vagrant-lab test test-all check unit vagrant-check integration integration-all \
+        integration-newer soak conformance picture bench guest image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo "ARGS='...' is handed to pytest (unit, integration), the demo or the bench; TESTS='FILE...' chooses integration tests."
-	@echo "WHERE=--direct, --vm or --usermode is the kernel for integration, demo and bench, if not the best there is."
+	@echo "WHERE=--direct, --vm or --usermode is the kernel for integration, demo and bench, if not the best there is;"
+	@echo "IPVSPROXY_KERNEL and IPVSPROXY_USERLAND ask for those of other Debians (docs/compatibility.md)."
 
 demo: $(VENV)  ## the namespace lab, two nodes, pods and a client: Services of every kind, with real requests
 	$(RUN) -- $(PY) tests/integration/demo.py $(ARGS)
@@ -61,6 +65,12 @@ integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (a guest
 integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
 	$(RUN) -- $(PY) -m pytest $(TESTS) $(ARGS)
 
+integration-newer: $(VENV) $(REQUIRED)  ## with a newer kernel; then also with newer Python and libnftables, unit tests too
+	IPVSPROXY_KERNEL=$(NEWER_KERNEL) $(PY) tests/integration/run --prepare
+	IPVSPROXY_KERNEL=$(NEWER_KERNEL) $(RUN) -- $(PY) -m pytest $(TESTS) -m 'not slow' $(ARGS)
+	IPVSPROXY_KERNEL=$(NEWER_KERNEL) IPVSPROXY_USERLAND=$(NEWER_USERLAND) $(RUN) -- \
+		$(PY) -m pytest tests/unit $(TESTS) -m 'not slow' $(ARGS)
+
 soak: $(VENV)  ## half an hour of random changes under traffic; SOAK_SECONDS, SOAK_SERVICES
 	SOAK_SECONDS=$${SOAK_SECONDS:-1800} $(RUN) -- $(PY) -m pytest tests/integration/test_soak.py -s $(ARGS)
 
@@ -82,7 +92,7 @@ lock:  ## pin the image's Python packages anew; ARGS=--upgrade for newer ones
 	tools/lock $(ARGS)
 
 clean:  ## forget everything that was built or fetched
-	[ ! -e .cache/image ] || rm -rf .cache/image 2>/dev/null || sudo rm -rf .cache/image
+	rm -rf .cache/image .cache/userland-* 2>/dev/null || sudo rm -rf .cache/image .cache/userland-*
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV): pyproject.toml tools/bootstrap tools/apt.sh

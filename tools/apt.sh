@@ -33,3 +33,39 @@ apt_need() {
 apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@"
 }
+
+# shellcheck disable=SC2034  # for those who source this
+# nftables: the lab plays other programs of a node with it; the proxy only uses the library.
+LAB_PACKAGES="python3 python3-venv python3-nftables nftables iproute2 iputils-ping kmod ca-certificates"
+# shellcheck disable=SC2034
+# What kube-proxy calls and ipvsproxy never does: tests leave a node with it as kube-proxy would.
+KUBE_PROXY_PACKAGES="iptables ipset ipvsadm"
+
+# The programs of apt, as they are, or where SUITE names one of Debian's suites (trixie, bookworm-backports) with that as
+# their only source. Its lists are kept below .cache: those of this machine stay as they are.
+DEBIAN_MIRROR=${IPVSPROXY_MIRROR:-http://deb.debian.org/debian}
+APT_OF=$PWD/.cache/apt
+apt_of() {
+    program=$1
+    shift
+    [ -n "${SUITE:-}" ] || { "$program" "$@"; return; }
+    "$program" -o Dir::Etc::SourceList="$APT_OF/$SUITE/sources.list" -o Dir::Etc::SourceParts=- \
+        -o Dir::State::Lists="$APT_OF/$SUITE/lists" -o Dir::Cache="$APT_OF/$SUITE/cache" "$@"
+}
+
+apt_of_refresh() {
+    [ -n "${SUITE:-}" ] || { apt_refresh; return; }
+    mkdir -p "$APT_OF/$SUITE/lists/partial" "$APT_OF/$SUITE/cache/archives/partial"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $DEBIAN_MIRROR $SUITE main" \
+        >"$APT_OF/$SUITE/sources.list"
+    apt_of apt-get -qq update
+}
+
+# What IPVSPROXY_KERNEL says, as a suite: `backports` are those for this release of Debian.
+suite_of() {
+    # shellcheck source=/dev/null
+    case $1 in
+        backports) (. /etc/os-release && echo "$VERSION_CODENAME-backports") ;;
+        *) echo "$1" ;;
+    esac
+}

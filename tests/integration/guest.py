@@ -1,4 +1,4 @@
-"""A guest kernel for one command, with this machine's files as its root.
+"""A guest kernel for one command, with this machine's files as its root, or those of another release of Debian.
 
 The guest talks to us through a shared folder only: `command` goes in; `output`, which is streamed, `code`, and
 files that are to be kept come out. The console is of use only when the guest dies without a code. What boots it
@@ -48,6 +48,26 @@ PASSED_ON = (
 )
 
 
+def wanted_kernel() -> str | None:
+    """What IPVSPROXY_KERNEL names.
+
+    A suite of Debian with its newest kernel (`trixie`, `trixie-backports`), `backports` for that of this release,
+    or, with a slash, the path of a kernel.
+    """
+    return os.environ.get("IPVSPROXY_KERNEL") or None
+
+
+def userland() -> str | None:
+    """The suite of Debian that IPVSPROXY_USERLAND names: a guest then has its files in place of this machine's."""
+    return os.environ.get("IPVSPROXY_USERLAND") or None
+
+
+def prepare_userland() -> None:
+    """Make the files of the release that is asked for; some minutes, once."""
+    if suite := userland():
+        subprocess.run([REPO / "tools/userland", suite], check=True)
+
+
 class Guest:
     """One booted guest; leaving the context kills it, whatever state it is in.
 
@@ -73,6 +93,8 @@ class Guest:
         exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
         lines = [*exports, f"cd {shlex.quote(os.getcwd())}", f"exec {shlex.join(command)}"]  # noqa: PTH109
         (self.folder / "command").write_text("\n".join(lines) + "\n")
+        if suite := userland():
+            (self.folder / "userland").write_text(f"{REPO}/.cache/userland-{suite}/root\n{REPO}\n")
         # struct rand_pool_info of RNDADDENTROPY (linux/random.h): bits, bytes, and these.
         (self.folder / "seed").write_bytes(struct.pack("=ii", 512, 64) + os.urandom(64))
 

@@ -14,40 +14,34 @@ import subprocess
 import time
 from functools import partial
 
-from guest import CACHE, GUEST_INIT, REPO, Guest
+from guest import CACHE, GUEST_INIT, REPO, Guest, wanted_kernel
 
-BACKPORTS = ".cache/kernel-backports/vmlinuz"
 PROBE_SECONDS = 20
 
 
 def prepare() -> None:
     """Install or download what it takes."""
-    which = ["backports"] if wanted_kernel() == "backports" else []
-    subprocess.run([REPO / "tools/vm-setup", *which], check=True)
-
-
-def wanted_kernel() -> str | None:
-    """What IPVSPROXY_KERNEL names.
-
-    `backports` is the newest one built for this release of Debian; anything else is a path, …/boot/vmlinuz-VERSION
-    of an unpacked package.
-    """
-    return os.environ.get("IPVSPROXY_KERNEL")
+    wanted = wanted_kernel()
+    suite = [wanted] if wanted and "/" not in wanted else []
+    subprocess.run([REPO / "tools/vm-setup", *suite], check=True)
 
 
 def kernel() -> pathlib.Path:
-    """The kernel to boot: the distribution's, or the wanted one."""
-    wanted = wanted_kernel() or ".cache/kernel/vmlinuz"
-    return (REPO / (BACKPORTS if wanted == "backports" else wanted)).resolve()
+    """The kernel to boot: the distribution's, or the wanted one, …/boot/vmlinuz-VERSION of an unpacked package."""
+    wanted = wanted_kernel()
+    if wanted and "/" in wanted:
+        return (REPO / wanted).resolve()
+    return (REPO / (f".cache/kernel-{wanted}" if wanted else ".cache/kernel") / "vmlinuz").resolve()
 
 
 def argv(folder: pathlib.Path, *, kvm: bool) -> list[str]:
     """The words that boot it."""
-    cpus = os.environ.get("IPVSPROXY_VM_CPUS") or str(min(4, os.cpu_count() or 1))
+    cpus = os.environ.get("IPVSPROXY_VM_CPUS") or str(min(4, len(os.sched_getaffinity(0))))
     words = ["vng", "--run", str(kernel()), "--force-9p", "--user", "root", "--cpus", cpus]
     words += ["--memory", os.environ.get("IPVSPROXY_VM_MEMORY") or "4G"]
     if not kvm:
-        words += ["--disable-kvm", "--disable-microvm"]
+        # A kernel under emulation on a busy machine finds its timer late, takes it for broken and panics.
+        words += ["--disable-kvm", "--disable-microvm", "--append=no_timer_check"]
     # /mnt is only a place to hang the second, cached view of the root on; guest-init takes it from there.
     words += [f"--rwdir={folder}", "--rodir=/mnt=/"]
     return [*words, "--exec", shlex.join([str(GUEST_INIT), str(folder)])]
