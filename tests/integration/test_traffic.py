@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import re
 import time
 from collections.abc import Iterator
 
 import netns
 import pytest
 from cases import OWN, Case, Row, ask_everything
-from lab import DEFAULT_PROXY_ARGS, Lab
+from lab import DEFAULT_PROXY_ARGS, Lab, Node
 from manifests import Folder, endpoint, endpoint_slice, port, service
 from probe import Conversation, Question, probe, probe_many, spread
 
@@ -275,25 +276,42 @@ def test_source_ranges_restrict_load_balancer_vips_only(world: World, family: in
 
 
 HOST_PORT_RULES = """table inet hostports {
-    chain rules { fib daddr type local tcp dport 80 dnat ip to POD:9; }
+    chain rules {
+        fib daddr type local tcp dport 80 dnat ip to IPV4:9
+        fib daddr type local tcp dport 80 dnat ip6 to [IPV6]:9
+    }
     chain prerouting { type nat hook prerouting priority dstnat; goto rules; }
     chain output { type nat hook output priority -100; goto rules; }
 }"""
 
 
-def test_host_ports_of_others_do_not_take_connections_to_vips(world: World) -> None:
-    lab, node = world.lab, world.lab.nodes[0]
-    lab.run(node, ["nft", "-f", "-"], HOST_PORT_RULES.replace("POD", lab.host("p12").ipv4))
+@pytest.mark.parametrize("family", [4, 6])
+def test_host_ports_of_others_do_not_take_connections_to_vips(world: World, family: int) -> None:
+    lab, node, pod = world.lab, world.lab.nodes[0], world.lab.host("p12")
+    rules = HOST_PORT_RULES.replace("IPV4", pod.address(4)).replace("IPV6", pod.address(6))
+    lab.run(node, ["nft", "-f", "-"], rules)
     table = f"""
         client | ClusterIP LoadBalancer externalIP | p11 p21 | node1
         p12    | ClusterIP                         | p11 p21 | {OWN}
         node1  | ClusterIP LoadBalancer            | p11 p21 | node1
     """
     try:
-        assert probe(lab.client.netns, node.ipv4, 80).outcome == "refused"  # their rule is in effect
-        assert wrong(ask_everything(lab, world.cases(world.WEB, 4, table))) == []
+        assert probe(lab.client.netns, node.address(family), 80).outcome == "refused"  # their rule is in effect
+        assert wrong(ask_everything(lab, world.cases(world.WEB, family, table))) == []
     finally:
         lab.run(node, ["nft", "delete table inet hostports"])
+
+
+MARKS = """table inet marks {
+    chain marked { type filter hook forward priority -5; meta mark and 0x4000 != 0 counter comment "marked"; }
+    chain left { type filter hook postrouting priority 400; meta mark and 0x4000 != 0 counter comment "left"; }
+}"""
+
+
+def marks(lab: Lab, node: Node) -> dict[str, int]:
+    """Return how many packets had the mark of replies on their way, and how many when they left."""
+    text = lab.run(node, ["nft", "list", "table", "inet", "marks"])
+    return {name: int(count) for count, name in re.findall(r'packets (\d+) bytes \d+ comment "(\w+)"', text)}
 
 
 def test_services_work_though_the_forward_policy_is_drop(world: World) -> None:
@@ -308,13 +326,17 @@ def test_services_work_though_the_forward_policy_is_drop(world: World) -> None:
         client | ClusterIP LoadBalancer externalIP NodePort | p11 p21 | node1
         p12    | ClusterIP                                  | p11 p21 | {OWN}
     """
+    lab.run(node, ["nft", "-f", "-"], MARKS)
     try:
         assert probe(lab.client.netns, lab.host("p11").ipv4, 8080, timeout=2).outcome == "timeout"
         eventually(lambda: "ipvsproxy" in lab.run(node, ["nft", "list", "chain", "ip", "filter", "FORWARD"]))
         for number in (4, 6):
             assert wrong(ask_everything(lab, world.cases(world.WEB, number, table))) == []
+        counted = marks(lab, node)
+        assert counted["marked"] > 0
+        assert counted["left"] == 0
     finally:
-        lab.run(node, ["nft", "delete table ip filter; delete table ip6 filter"])
+        lab.run(node, ["nft", "delete table ip filter; delete table ip6 filter; delete table inet marks"])
 
 
 @pytest.mark.needs("tool:ping")

@@ -156,6 +156,17 @@ def test_the_family_of_a_destination_need_not_be_that_of_its_server():
     assert wire.parse_weight(record(*parts), 4) == (tunnel, 7)
 
 
+@pytest.mark.parametrize(
+    ("frontend", "mask"), [("10.96.0.1:80", "255.255.255.255"), ("[fd00::1]:80", "128.0.0.0")]
+)
+def test_affinity_is_that_of_whole_addresses(frontend, mask):
+    """An IPv4 netmask, but the length of an IPv6 prefix, which pyroute2 takes for an address as well."""
+    ((_, message),) = messages(IpvsStep(Verb.NEW_SERVICE, key(frontend), Server("rr", 0, 0)))
+    decoded = ipvsmsg(message)
+    decoded.decode()
+    assert decoded.get_attr("IPVS_CMD_ATTR_SERVICE").get_attr("IPVS_SVC_ATTR_NETMASK") == mask
+
+
 def test_timeouts_longer_than_the_kernel_can_count_are_for_the_kernel_to_refuse():
     sent = []
 

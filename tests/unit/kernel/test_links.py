@@ -1,0 +1,142 @@
+"""What rtnetlink is asked and what its answers mean, as pyroute2 encodes and decodes both."""
+
+import errno
+import socket
+
+import pytest
+from build import parse_ip
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from ipvsproxy.kernel import links
+from ipvsproxy.kernel.links import Links
+from ipvsproxy.plan.state import Vip, VipForm
+
+LOOPBACK, OWN, ETHERNET = 1, 7, 3
+FOUR, SIX = parse_ip("10.96.0.1"), parse_ip("fd00:10:96::1")
+NODAD, CREATE, EXCLUSIVELY, APPEND = 0x2, 0x400, 0x200, 0x800
+
+
+class Rtnetlink:
+    """A socket that writes down batches, and answers dumps with records."""
+
+    def __init__(self, *_):
+        self.sent = []
+        self.failures = {}
+        self.records = {}
+
+    def batch(self, pieces):
+        self.sent += pieces
+        return self.failures
+
+    def dump(self, question):
+        return self.records.get(int.from_bytes(question[4:6], "little"), [])
+
+
+@pytest.fixture
+def made(monkeypatch):
+    monkeypatch.setattr(links, "Wire", Rtnetlink)
+    monkeypatch.setattr(links.socket, "if_nametoindex", lambda _: LOOPBACK)
+    made = Links()
+    made._index = OWN
+    return made
+
+
+def sent(made, form):
+    """The one message that was sent, read by pyroute2."""
+    (data,) = made._wire.sent
+    message = form(data)
+    message.decode()
+    return message
+
+
+@pytest.mark.parametrize(
+    ("address", "family", "prefix"), [(FOUR, socket.AF_INET, 32), (SIX, socket.AF_INET6, 128)]
+)
+def test_a_vip_becomes_an_address_of_its_own(made, address, family, prefix):
+    made.bind([Vip(address, VipForm.ADDRESS)])
+    message = sent(made, ifaddrmsg)
+    assert (message["family"], message["prefixlen"], message["index"]) == (family, prefix, OWN)
+    # Detecting duplicates of an IPv6 address takes a second, in which it does not work.
+    assert message["flags"] == (NODAD if family == socket.AF_INET6 else 0)
+    assert message["header"]["type"] == links.RTM_NEWADDR
+    assert message["header"]["flags"] & (CREATE | EXCLUSIVELY) == CREATE | EXCLUSIVELY
+    assert parse_ip(message.get_attr("IFA_LOCAL")) == parse_ip(message.get_attr("IFA_ADDRESS")) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "family", "prefix"), [(FOUR, socket.AF_INET, 32), (SIX, socket.AF_INET6, 128)]
+)
+def test_a_vip_becomes_a_local_route_of_ours(made, address, family, prefix):
+    made.bind([Vip(address, VipForm.ROUTE)])
+    message = sent(made, rtmsg)
+    assert (message["family"], message["dst_len"]) == (family, prefix)
+    assert (message["table"], message["proto"], message["scope"], message["type"]) == (255, 118, 254, 2)
+    assert message["header"]["flags"] & (CREATE | APPEND | EXCLUSIVELY) == CREATE | APPEND
+    assert parse_ip(message.get_attr("RTA_DST")) == address
+    assert message.get_attr("RTA_OIF") == LOOPBACK
+
+
+@pytest.mark.parametrize("address", [FOUR, SIX])
+def test_only_what_is_ours_is_taken_away(made, address):
+    made.unbind([Vip(address, VipForm.ADDRESS)])
+    message = sent(made, ifaddrmsg)
+    assert (message["header"]["type"], message["index"]) == (links.RTM_DELADDR, OWN)
+    made._wire.sent.clear()
+    made.unbind([Vip(address, VipForm.ROUTE)])
+    message = sent(made, rtmsg)
+    assert message["header"]["type"] == links.RTM_DELROUTE
+    assert (message["table"], message["proto"], message["type"]) == (255, 118, 2)
+    assert parse_ip(message.get_attr("RTA_DST")) == address
+
+
+def test_every_piece_of_a_batch_has_its_number(made):
+    vips = [Vip(a, form) for form in VipForm for a in (FOUR, SIX)]
+    made.bind(vips)
+    assert [int.from_bytes(data[8:12], "little") for data in made._wire.sent] == [0, 1, 2, 3]
+
+
+def test_what_is_there_or_gone_already_is_no_failure(made):
+    vips = [Vip(FOUR, VipForm.ADDRESS), Vip(SIX, VipForm.ADDRESS), Vip(SIX, VipForm.ROUTE)]
+    made._wire.failures = {0: errno.EEXIST, 2: errno.ENOBUFS}
+    assert made.bind(vips) == {2: errno.ENOBUFS}
+    for code in (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV):
+        made._wire.failures = {0: code, 1: errno.EPERM}
+        assert made.unbind(vips) == {1: errno.EPERM}
+
+
+def address(text, index):
+    message = ifaddrmsg()
+    message["family"] = socket.AF_INET6 if ":" in text else socket.AF_INET
+    message["index"] = index
+    message["attrs"] = [("IFA_ADDRESS", text)]
+    return record(message)
+
+
+def route(text, **fields):
+    message = rtmsg()
+    message["family"] = socket.AF_INET6 if ":" in text else socket.AF_INET
+    for name, value in {"table": 255, "proto": 118, "type": 2, "dst_len": 32, **fields}.items():
+        message[name] = value
+    message["attrs"] = [("RTA_DST", text)]
+    return record(message)
+
+
+def record(message):
+    message.encode()
+    return bytes(message.data[16:])
+
+
+def test_vips_are_what_is_on_our_link_and_our_routes(made):
+    made._wire.records = {
+        links.RTM_GETADDR: [
+            address("10.96.0.1", OWN), address("fe80::1", OWN), address("192.0.2.1", ETHERNET),
+            address("127.0.0.1", LOOPBACK),
+        ],
+        links.RTM_GETROUTE: [
+            route("fd00:10:96::1"), route("10.96.0.9", proto=2), route("10.96.0.8", table=254),
+            route("10.96.0.7", type=3),
+        ],
+    }  # fmt: skip
+    assert made.vips() == {Vip(FOUR, VipForm.ADDRESS), Vip(SIX, VipForm.ROUTE)}
+    assert made.other_addresses() == {parse_ip("192.0.2.1"), parse_ip("127.0.0.1")}

@@ -1,0 +1,115 @@
+"""What the static rulesets must say, whatever else changes in them: their hooks, and both families alike.
+
+Packets tell what rules do (tests/integration); a rule for one family only, or a chain on the wrong side of IPVS in
+a path that no test takes, is seen here.
+"""
+
+import re
+from importlib.resources import files
+
+import pytest
+
+IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING = 98, -99, -100, -200, 100
+NAMED = {"filter": 0, "srcnat": POSTROUTING}
+HOOK = re.compile(r"type (\w+) hook (\w+) priority (\w+|-?\d+)(?: ([+-]) (\d+))?;")
+BASES = {
+    # The kernel runs all nat chains at -100 (output, prerouting) or 100; what counts is to be before others' ones.
+    "prerouting": ("nat", "prerouting", range(CONNTRACK + 1, NAT)),
+    "output_nat": ("nat", "output", range(CONNTRACK + 1, NAT)),
+    "postrouting": ("nat", "postrouting", range(POSTROUTING, POSTROUTING + 1)),
+    # Decided before IPVS takes the packet, and on the way out after the DNAT of the inside view.
+    "input": ("filter", "input", range(IPVS_INPUT)),
+    "output": ("filter", "output", range(NAT + 1, IPVS_OUTPUT + 1)),
+    # Marked before the FORWARD chain of iptables looks, and unmarked when everything else is over.
+    "forward": ("filter", "forward", range(-300, 0)),
+    "unmark": ("filter", "postrouting", range(POSTROUTING + 1, 1000)),
+    # Before conntrack confirms a new connection, and before masquerading has changed its source.
+    "leaving": ("filter", "postrouting", range(POSTROUTING)),
+}
+"""By chain: kind, hook, and the priorities that do (docs/design.md, section 2)."""
+
+
+def chains(name):
+    """Return the lines of each chain of a script, without comments."""
+    found = {}
+    for whole in files("nft").joinpath(name).read_text().splitlines():
+        line = whole.partition("#")[0].strip()
+        if match := re.match(r"chain (\w+) {", line):
+            lines = found.setdefault(match[1], [])
+        elif line == "}":
+            lines = []
+        elif found and line:
+            lines.append(line)
+    return found
+
+
+CHAINS = chains("ipvsproxy.nft")
+
+
+def priority(chain):
+    kind, hook, base, sign, more = HOOK.match(chain[0]).groups()
+    number = NAMED[base] if base in NAMED else int(base)
+    return kind, hook, number + (int(f"{sign}{more}") if more else 0)
+
+
+def test_every_chain_hangs_where_it_must():
+    found = {name: priority(lines) for name, lines in CHAINS.items() if lines[0].startswith("type ")}
+    assert found.keys() == BASES.keys()
+    for name, (kind, hook, number) in found.items():
+        assert (kind, hook) == BASES[name][:2], name
+        assert number in BASES[name][2], name
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_policies_accept(chain):
+    """What is not ours passes: a packet is refused by a rule, never for the lack of one."""
+    assert not CHAINS[chain][0].startswith("type ") or CHAINS[chain][0].endswith("policy accept;")
+
+
+def other_family(rule):
+    """Return the rule for IPv6 of one for IPv4."""
+    for four, six in (
+        (r"\bicmp\b", "icmpv6"),
+        (r"\bip protocol\b", "ip6 nexthdr"),
+        (r"\bip\b", "ip6"),
+        (r"@(\w+)4\b", r"@\g<1>6"),
+    ):
+        rule = re.sub(four, six, rule)
+    return rule
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_what_holds_for_one_family_holds_for_the_other(chain):
+    rules = CHAINS[chain]
+    four = [rule for rule in rules if other_family(rule) != rule]
+    six = [rule for rule in rules if re.search(r"\bip6\b|\bicmpv6\b", rule)]
+    assert [other_family(rule) for rule in four] == six
+
+
+def test_sets_are_declared_alike_for_both_families():
+    lines = files("nft").joinpath("ipvsproxy.nft").read_text().splitlines()
+    declared = [line.strip() for line in lines if re.match(r"\s*(set|map) \w+ {", line)]
+    four = [re.sub(r"\b(\w+)4 {", r"\1{", line) for line in declared if re.match(r"\w+ \w+4 ", line)]
+    six = [re.sub(r"\b(\w+)6 {", r"\1{", line) for line in declared if re.match(r"\w+ \w+6 ", line)]
+    assert four
+    assert four == [line.replace("ipv6_addr", "ipv4_addr") for line in six]
+
+
+def test_no_chain_is_left_out_and_none_leads_nowhere():
+    led_to = {
+        name for rules in CHAINS.values() for rule in rules for name in re.findall(r"(?:goto|jump) (\w+)", rule)
+    }
+    # Named by elements of the verdict maps.
+    by_elements = {"refuse", "inside_only", "masquerade_always", "masquerade_unless_local_pod"}
+    assert led_to | by_elements == CHAINS.keys() - BASES.keys()
+
+
+def test_only_packets_of_the_arp_family_are_silenced():
+    quiet = chains("quiet.nft")
+    assert [priority(quiet[name])[:2] for name in ("input", "output")] == [
+        ("filter", "input"),
+        ("filter", "output"),
+    ]
+    rules = [rule for lines in quiet.values() for rule in lines[1:]]
+    assert all(rule.startswith("arp operation request ") and "@quiet4" in rule for rule in rules)
+    assert len(rules) == 2
