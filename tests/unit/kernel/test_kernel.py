@@ -1,0 +1,111 @@
+"""The one hand: what it looks after in a verification, and the shadow after refusals."""
+
+import errno
+
+import pytest
+from build import destination, key
+from memory_kernel import Fault, MemoryNode, MemoryStamp
+
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
+from ipvsproxy.plan.state import Server, ServerState
+
+WEB = key("10.96.0.10:80")
+ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.1:8080")
+RR = Server("rr", 0, 0)
+
+
+class Calls(list):
+    """What was called, in order; `at` makes a function that writes down its name."""
+
+    def at(self, name, result=None):
+        return lambda *_: self.append(name) or result
+
+
+class Forwarding:
+    def __init__(self, calls):
+        self.ensure = calls.at("forwarding")
+
+
+@pytest.fixture
+def node():
+    return MemoryNode()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    return Calls()
+
+
+@pytest.fixture
+def kernel(node, calls, monkeypatch):
+    made = Kernel(
+        node.ipvs, node.links, node.nft, MemoryStamp(node.nft), Forwarding(calls),
+        make_settings=calls.at("make"), keep_settings=calls.at("keep"), take_over=calls.at("take over", ""),
+        conntrack=node.conntrack, read_set=node._read_set,
+    )  # fmt: skip
+    monkeypatch.setattr(made._pressure, "look", lambda *numbers: calls.append(numbers))
+    return made
+
+
+def test_settings_come_before_the_link(kernel, node, calls):
+    def refused(*_):
+        raise KernelError("settings", errno.EPERM)
+
+    kernel._make_settings = refused
+    with pytest.raises(KernelError):
+        kernel.prepare()
+    assert not node.links.exists
+    kernel._make_settings = calls.at("make")
+    kernel.prepare()
+    assert (calls, node.links.exists) == (["make"], True)
+
+
+def test_rules_that_are_loaded_reach_the_forward_chain(kernel, calls):
+    kernel.rules.load({})
+    assert calls == ["forwarding"]
+
+
+def test_a_verification_looks_after_everything(kernel, node, calls):
+    kernel.adopt()
+    kernel.rules.load({})
+    node.ipvs.table[WEB] = ServerState(RR, {ONE: 1, TWO: 1})
+    calls.clear()
+    assert kernel.verify().servers == {WEB}
+    assert calls == ["keep", "forwarding", (1, 2), "take over"]
+    node.links.exists = False
+    node.nft.run(_flush())
+    kernel.verify()
+    assert node.links.exists
+    assert node.nft.loaded
+
+
+def _flush():
+    from nft import Table, Transaction
+
+    flush = Transaction(Table("inet", "ipvsproxy"))
+    flush.delete_table()
+    return flush
+
+
+@pytest.mark.parametrize("verb", [Verb.NEW_SERVICE, Verb.NEW_DEST])
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_after_a_refusal_the_shadow_is_what_the_kernel_has(kernel, node, verb, done):
+    if verb is Verb.NEW_DEST:
+        node.ipvs.table[WEB] = ServerState(RR, {})
+        kernel.shadow.servers[WEB] = ServerState(RR, {})
+    server = RR if verb is Verb.NEW_SERVICE else None
+    node.faults.plan(0, Fault("refused", errno.EPERM, done))
+    failed = kernel.apply(Steps(added=[IpvsStep(verb, WEB, server, (ONE, TWO), 1)]))
+    assert kernel.shadow.servers == node.ipvs.table
+    wanted = {WEB: ServerState(RR, {ONE: 1, TWO: 1})}
+    assert (failed.servers == {WEB}) is (node.ipvs.table != wanted)
+
+
+def test_a_server_that_cannot_be_read_after_a_refusal_is_read_later(kernel, node):
+    node.faults.plan(0, Fault("refused", errno.EPERM, 1))
+    node.faults.plan(1, Fault("lost"))
+    kernel.apply(Steps(added=[IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE, TWO), 1)]))
+    assert kernel.settle_doubts().servers == {WEB}
+    assert kernel.shadow.servers == node.ipvs.table
