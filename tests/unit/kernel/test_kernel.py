@@ -9,11 +9,12 @@ from memory_kernel import Fault, MemoryNode, MemoryStamp
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
-from ipvsproxy.plan.state import Server, ServerState
+from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.1:8080")
 RR = Server("rr", 0, 0)
+EMPTY = ServerState(RR, {})
 
 
 class Calls(list):
@@ -109,3 +110,14 @@ def test_a_server_that_cannot_be_read_after_a_refusal_is_read_later(kernel, node
     kernel.apply(Steps(added=[IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE, TWO), 1)]))
     assert kernel.settle_doubts().servers == {WEB}
     assert kernel.shadow.servers == node.ipvs.table
+
+
+def test_a_vip_is_there_only_while_its_server_is(kernel, node):
+    vip, seen = Vip(WEB.address, VipForm.ADDRESS), []
+    kernel.adopt()
+    node.watch = lambda: seen.append((bool(node.ipvs.table.get(WEB, EMPTY).weights), bool(node.links.present)))
+    kernel.apply(Steps(added=[IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE,), 1)], bound=[vip]))
+    kernel.apply(Steps(unbound=[vip], removed=[IpvsStep(Verb.DEL_SERVICE, WEB)]))
+    assert (True, True) in seen
+    assert (False, True) not in seen
+    assert seen[-1] == (False, False)
