@@ -1,19 +1,25 @@
 """Notifications of the kernel, sorted: addresses of the node, VIPs of ours, our nft table.
 
 One thread, two netlink sockets. Out: plain values for the inbox; nothing is decided here and nothing is changed.
-On overflow the notice says that anything may have happened. Routes of others are thrown away by the kernel itself,
-so that a routing daemon with a million routes costs nothing.
+On overflow, and after a socket had to be replaced, the notice says that anything may have happened. Routes of
+others are thrown away by the kernel itself, so that a routing daemon with a million routes costs nothing.
 
 Layouts: include/uapi/linux/rtnetlink.h, if_link.h, netfilter/nf_tables.h, filter.h.
 """
 
 import ctypes
-import selectors
+import errno
+import os
+import select
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Protocol
+
+import structlog
 
 from ipvsproxy.address import is_node_address
 from ipvsproxy.kernel.links import (
@@ -48,8 +54,95 @@ ATTRIBUTE_LENGTH = struct.Struct("=H")
 RECEIVE_BUFFER = 32 << 20
 """Room for the elements of a large ruleset: each one that we load is told to us as well."""
 LARGEST = 1 << 16
+CHECK_SECONDS = 5.0
+"""How soon it is noticed that a socket has been closed under us, if nothing wakes the thread before."""
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
 Message = tuple[int, int, int, bytes]
+
+log = structlog.get_logger()
+
+
+class News(Protocol):
+    """Sorts what one socket hears."""
+
+    def take(self, messages: Iterator[Message]) -> None:
+        """Sort the messages of one datagram."""
+
+    def lost(self) -> None:
+        """Some messages were not heard."""
+
+
+class Channel:
+    """A socket that hears some groups. One that fails, or is not the one that was opened, is replaced.
+
+    What was missed meanwhile is told as lost. `socket` is None while there is none.
+    """
+
+    def __init__(
+        self, protocol: int, groups: int, news: News, prepare: Callable[[socket.socket], None] = lambda _: None
+    ) -> None:
+        self._protocol = protocol
+        self._groups = groups
+        self._news = news
+        self._prepare = prepare
+        self._complained = False
+        self._open()
+
+    def _open(self) -> None:
+        self.socket: socket.socket | None = listen(self._protocol, self._groups)
+        self._identity = _identity(self.socket)
+        self._prepare(self.socket)
+        with suppress(PermissionError):
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+
+    def hears(self) -> bool:
+        """Whether it can be listened to; where not, a new socket is tried."""
+        if self.socket is not None and _identity(self.socket) == self._identity:
+            return True
+        self._discard("it has been closed")
+        try:
+            self._open()
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                log.error("notifications of the kernel cannot be heard, trying again", error=str(error))
+            return False
+        self._complained = False
+        self._news.lost()
+        return True
+
+    def take(self) -> None:
+        """Take one datagram. A socket that fails is given up, but not one that only had too little room."""
+        if self.socket is None:
+            return
+        try:
+            data = self.socket.recv(LARGEST)
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                self._news.lost()
+            else:
+                self._discard(str(error))
+        else:
+            self._news.take(messages_in(data))
+
+    def _discard(self, reason: str) -> None:
+        if self.socket is None:
+            return
+        log.warning("a socket for notifications of the kernel has failed, taking a new one", reason=reason)
+        # The number of a descriptor that was closed may be that of somebody else's file by now.
+        if _identity(self.socket) == self._identity:
+            self.socket.close()
+        else:
+            self.socket.detach()
+        self.socket = None
+
+
+def _identity(opened: socket.socket) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(opened.fileno())
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Watcher:
@@ -58,28 +151,28 @@ class Watcher:
     def __init__(
         self, table: str, noticed: Callable[[Notice], None], addresses_changed: Callable[[], None]
     ) -> None:
-        self._links = LinkNews(noticed, addresses_changed)
-        self._rules = RuleNews(table, noticed)
-        self._link_socket = listen(NETLINK_ROUTE, LINK_GROUPS)
-        _only_our_routes(self._link_socket)
-        self._rule_socket = listen(NETLINK_NETFILTER, RULE_GROUPS)
-        for channel in (self._link_socket, self._rule_socket):
-            with suppress(PermissionError):
-                channel.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        links, rules = LinkNews(noticed, addresses_changed), RuleNews(table, noticed)
+        self.channels = (
+            Channel(NETLINK_ROUTE, LINK_GROUPS, links, _only_our_routes),
+            Channel(NETLINK_NETFILTER, RULE_GROUPS, rules),
+        )
 
     def run(self) -> None:
         """Wait for notifications, for ever."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._link_socket, selectors.EVENT_READ, self._links)
-            selector.register(self._rule_socket, selectors.EVENT_READ, self._rules)
-            while True:
-                for key, _ in selector.select():
-                    try:
-                        data = key.fileobj.recv(LARGEST)  # type: ignore[union-attr]
-                    except OSError:
-                        key.data.lost()
-                    else:
-                        key.data.take(messages_in(data))
+        while True:
+            self.listen(CHECK_SECONDS)
+
+    def listen(self, seconds: float) -> None:
+        """Listen for so long at most, until a socket fails; look after the sockets first."""
+        # Not epoll, which says nothing of a descriptor that has been closed.
+        poll, hearing, end = select.poll(), {}, time.monotonic() + seconds
+        for channel in self.channels:
+            if channel.hears() and channel.socket is not None:
+                hearing[channel.socket.fileno()] = channel
+                poll.register(channel.socket, select.POLLIN)
+        while all(channel.socket for channel in hearing.values()) and (left := end - time.monotonic()) > 0:
+            for descriptor, _ in poll.poll(left * 1000):
+                hearing[descriptor].take()
 
 
 class LinkNews:

@@ -1,14 +1,18 @@
 """What the kernel's notifications are sorted into; messages as the kernel sends them."""
 
+import errno
+import os
 import socket
 import struct
 
 import pytest
+from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel import watch
 from ipvsproxy.kernel.links import IFADDRMSG, RTMSG
-from ipvsproxy.kernel.netlink import attribute
-from ipvsproxy.kernel.watch import IFINFOMSG, LinkNews, RuleNews
+from ipvsproxy.kernel.netlink import attribute, message
+from ipvsproxy.kernel.watch import IFINFOMSG, Channel, LinkNews, RuleNews, Watcher
 from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
 from ipvsproxy.plan.state import Vip, VipForm
 
@@ -107,3 +111,127 @@ def test_anything_but_elements_concerns_the_whole_table(rules, heard, number):
 def test_tables_of_others_are_no_news(rules, heard):
     rules.take([rule(6, "filter"), element(12, "vips4", "ipvsproxy2"), rule(6, "ipvsprox"), generation(5)])
     assert heard == []
+
+
+class Noted:
+    """Writes down the kinds of messages, and losses."""
+
+    def __init__(self):
+        self.heard = []
+
+    def take(self, messages):
+        self.heard += [kind for kind, *_ in messages]
+
+    def lost(self):
+        self.heard.append("lost")
+
+
+USERSOCK = 2
+"""NETLINK_USERSOCK: programs may send each other what they like."""
+
+
+class Ears(Watcher):
+    """A watcher of one channel, to which anybody can send."""
+
+    def __init__(self):
+        self.noted = Noted()
+        self.channels = (Channel(USERSOCK, 0, self.noted),)
+
+    @property
+    def channel(self):
+        return self.channels[0]
+
+    def tell(self, kind):
+        """Send a message and return what is heard then."""
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, USERSOCK) as mouth:
+            mouth.bind((0, 0))
+            mouth.sendto(message(kind, 0, b""), self.channel.socket.getsockname())
+        self.listen(0.01)
+        heard, self.noted.heard = self.noted.heard, []
+        return heard
+
+
+@pytest.fixture
+def ears():
+    made = Ears()
+    assert made.tell(40) == [40]
+    yield made
+    made.channel.socket.close()
+
+
+def close_it(ears):
+    ears.channel.socket.close()
+
+
+def close_its_descriptor(ears):
+    os.close(ears.channel.socket.fileno())
+
+
+def give_its_number_to_another_file(ears):
+    with open(os.devnull) as other:  # noqa: PTH123
+        os.dup2(other.fileno(), ears.channel.socket.fileno())
+
+
+@pytest.mark.parametrize("closed", [close_it, close_its_descriptor, give_its_number_to_another_file])
+def test_a_socket_that_is_closed_under_us_is_replaced_and_tells_that_something_was_missed(ears, closed):
+    closed(ears)
+    with capture_logs() as logs:
+        ears.listen(0.01)
+    assert ears.noted.heard == ["lost"]
+    assert [line["log_level"] for line in logs] == ["warning"]
+    ears.noted.heard.clear()
+    assert ears.tell(41) == [41]
+
+
+@pytest.mark.parametrize("code", [errno.EBADF, errno.ENOMEM, errno.ENOTSOCK, errno.ECONNRESET])
+def test_a_socket_that_fails_is_replaced(ears, code):
+    first = ears.channel.socket
+    ears.channel.socket = Failing(first, code)
+    ears.channel.take()
+    assert ears.channel.socket is None
+    assert first.fileno() == -1
+    ears.listen(0.01)
+    assert ears.noted.heard == ["lost"]
+    ears.noted.heard.clear()
+    assert ears.tell(41) == [41]
+
+
+def test_a_socket_that_had_too_little_room_is_kept(ears):
+    real = ears.channel.socket
+    ears.channel.socket = Failing(real, errno.ENOBUFS)
+    ears.channel.take()
+    assert ears.noted.heard == ["lost"]
+    assert real.fileno() != -1
+    ears.channel.socket = real
+
+
+class Failing:
+    """A socket from which nothing can be received."""
+
+    def __init__(self, real, code):
+        self._real, self._code = real, code
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def recv(self, _):
+        raise OSError(self._code, os.strerror(self._code))
+
+
+def test_no_new_socket_can_be_had_for_a_while(ears, monkeypatch):
+    real = watch.listen
+
+    def none_left(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(watch, "listen", none_left)
+    ears.channel.socket.close()
+    with capture_logs() as logs:
+        for _ in range(5):
+            ears.listen(0.001)
+    assert [line["log_level"] for line in logs] == ["warning", "error"]
+    monkeypatch.setattr(watch, "listen", real)
+    ears.listen(0.01)
+    assert ears.noted.heard == ["lost"]
+    ears.noted.heard.clear()
+    assert ears.tell(41) == [41]

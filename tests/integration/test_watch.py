@@ -1,0 +1,123 @@
+"""The watcher never goes deaf: sockets that are closed under it, and bursts that are too much for their buffer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import netns
+import pytest
+from lab import Lab
+from test_traffic import eventually
+
+from ipvsproxy.kernel.watch import Channel, Watcher
+from ipvsproxy.plan.notice import Notice, RulesNoticed
+
+pytestmark = pytest.mark.needs("nf_tables", "tool:nft")
+
+LINKS, RULES = 0, 1
+
+
+class World:
+    """A watcher in a node's namespace, and what it has told."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab, self.node = lab, lab.nodes[0]
+        self.notices: list[Notice] = []
+        self.addresses = 0
+        with netns.inside(self.node.netns):
+            self.watcher = Watcher("ipvsproxy", self.notices.append, self._addresses_changed)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+
+    def _addresses_changed(self) -> None:
+        self.addresses += 1
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _listen(self) -> None:
+        with netns.inside(self.node.netns):
+            while not self._over.is_set():
+                self.watcher.listen(0.2)
+
+    def close(self) -> None:
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        for channel in self.watcher.channels:
+            if channel.socket is not None:
+                channel.socket.close()
+
+    def change(self, which: int) -> None:
+        if which == LINKS:
+            for verb in ("add", "delete"):
+                self.lab.run(self.node, ["ip", "address", verb, "198.51.100.1/32", "dev", "lo"])
+        else:
+            self.lab.run(self.node, ["nft", "add table inet ipvsproxy; delete table inet ipvsproxy"])
+
+    def heard(self, which: int) -> int:
+        """How often a change was told with what it was about."""
+        if which == LINKS:
+            return self.addresses
+        return sum(isinstance(notice, RulesNoticed) and notice.whole for notice in self.notices)
+
+
+@pytest.fixture
+def world(session_lab: Lab) -> Iterator[World]:
+    made = World(session_lab)
+    yield made
+    made.close()
+    session_lab.clean_nodes()
+
+
+def shut(channel: Channel) -> None:
+    assert channel.socket is not None
+    channel.socket.close()
+
+
+def close_descriptor(channel: Channel) -> None:
+    assert channel.socket is not None
+    os.close(channel.socket.fileno())
+
+
+def give_number_away(channel: Channel) -> None:
+    assert channel.socket is not None
+    with open(os.devnull) as other:  # noqa: PTH123
+        os.dup2(other.fileno(), channel.socket.fileno())
+
+
+@pytest.mark.parametrize("which", [LINKS, RULES], ids=["links", "rules"])
+@pytest.mark.parametrize("closed", [shut, close_descriptor, give_number_away])
+def test_a_socket_that_is_closed_under_the_watcher(
+    world: World, which: int, closed: Callable[[Channel], None]
+) -> None:
+    world.start()
+    world.change(which)
+    eventually(lambda: world.heard(which) > 0)
+    before = world.watcher.channels[which].socket
+    closed(world.watcher.channels[which])
+    eventually(lambda: world.watcher.channels[which].socket not in (before, None))
+    count = world.heard(which)
+    world.change(which)
+    eventually(lambda: world.heard(which) > count)
+
+
+@pytest.mark.parametrize("which", [LINKS, RULES], ids=["links", "rules"])
+def test_more_than_the_receive_buffer_holds(world: World, which: int) -> None:
+    channel = world.watcher.channels[which]
+    assert channel.socket is not None
+    first = channel.socket
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes its least of it
+    for _ in range(20):
+        world.change(which)
+    with netns.inside(world.node.netns):
+        world.watcher.listen(0.2)
+    assert any(notice.unsure for notice in world.notices)
+    assert channel.socket is first
+    count = world.heard(which)
+    world.start()
+    world.change(which)
+    eventually(lambda: world.heard(which) > count)
