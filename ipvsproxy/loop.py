@@ -284,10 +284,9 @@ class Loop:
         return any(key.address in cidr for cidr in self._excluded)
 
     def _note_draining(self, keys: set[FrontendKey]) -> None:
-        ledger, servers, now = self._desired.ledger, self._kernel.shadow.servers, self._clock()
+        frontends, servers, now = self._desired.ledger.frontends, self._kernel.shadow.servers, self._clock()
         for key in keys:
-            frontend = ledger.frontends.get(key) or ledger.superseded(key)
-            self._drains.note(key, frontend, servers.get(key), now)
+            self._drains.note(key, frontends.get(key), servers.get(key), now)
 
     def _end_drains(self, keys: list[FrontendKey]) -> int:
         """Delete draining destinations of some servers that have come to their end; return how many."""
@@ -304,8 +303,6 @@ class Loop:
             self._pending.update(failed)
             self._retry.later()
         self._note_draining(set(keys))
-        # A superseded server goes with the last of its destinations.
-        self._pending.servers |= ended.keys() - self._desired.ledger.frontends.keys()
         for key, found in ended.items():
             self._sweeper.cut(key, frozenset(item.destination for item in found if item.connections))
         self._tell_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])

@@ -117,7 +117,7 @@ def diff(touched: Touched, wanted: Ledger, shadow: KernelState, protected: Calla
         if frontend is not None:
             _server(frontend, state, steps)
         elif state is not None and not protected(key):
-            steps.removed += _end(state, wanted.superseded(key), key)
+            steps.removed.append(IpvsStep(Verb.DEL_SERVICE, key))
     for address in touched.vips:
         _vip(address, wanted.vip(address), shadow.vips, steps)
     return steps
@@ -162,17 +162,6 @@ def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None
         steps.added.append(IpvsStep(Verb.SET_DEST, key, None, others, 1))
     if len(weights) + len(missing) > len(destinations):
         steps.removed += _leaving(frontend, state)
-
-
-def _end(state: ServerState, superseded: Frontend | None, key: FrontendKey) -> Iterable[IpvsStep]:
-    """A server that is not wanted goes at once with its connections; a superseded one drains first, UDP too.
-
-    Clients of a UDP server would not get to another one by themselves: conntrack goes on leading them here.
-    """
-    if superseded is None or not state.weights:
-        yield IpvsStep(Verb.DEL_SERVICE, key)
-    elif live := tuple(sorted(d for d, weight in state.weights.items() if weight != 0)):
-        yield IpvsStep(Verb.SET_DEST, key, None, live, 0)
 
 
 def _leaving(frontend: Frontend, state: ServerState) -> Iterable[IpvsStep]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ipvsproxy.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
-from ipvsproxy.plan.state import MADE_UP_BIT, Frontend, FrontendKey, Slot, Touched, Verdict, Vip, VipForm
+from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip, VipForm
 
 ROUTES_ABOVE = 8192
 """VIPs of a family from which `auto` uses routes: addresses on one link cost quadratic time in the kernel."""
@@ -78,18 +78,6 @@ class Ledger:
         Copying the dictionary is one operation for the interpreter, so nobody changes it meanwhile.
         """
         return {key: owner.service for key, owner in self._holders.copy().items()}
-
-    def superseded(self, key: FrontendKey) -> Frontend | None:
-        """Return how a server ends that nobody wants now, but whose connections are still wanted; None: at once.
-
-        That is the server of an inside view on a made-up port: the frontends that it stood for are there as before
-        and go another way now. It is known by its port alone, so that a restart goes on draining it. (One whose
-        number was not free and moved on is not recognised and goes at once.)
-        """
-        heir = self.frontends.get(FrontendKey(key.address, key.protocol, key.port ^ MADE_UP_BIT))
-        if heir is None or heir.inside_port != key.port:
-            return None
-        return Frontend(key, heir.server, (), Verdict.REFUSE, drain_seconds=heir.drain_seconds)
 
     @property
     def contested(self) -> bool:
@@ -161,8 +149,6 @@ class Ledger:
         if old == new:
             return
         touched.servers.add(key)
-        # How a superseded server drains, and whether it may at all, depends on this frontend.
-        touched.servers.update(f.inside_key for f in (old, new) if f and f.inside_port)
         if old and new and new.has_rules_of(old):
             self.frontends[key] = new
             return

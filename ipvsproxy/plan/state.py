@@ -22,8 +22,6 @@ SCHED_1 = 0x8
 """IP_VS_SVC_F_SCHED1: fallback to another destination (sh-fallback, mh-fallback)."""
 SCHED_2 = 0x10
 """IP_VS_SVC_F_SCHED2: the client's port counts too (sh-port, mh-port)."""
-MADE_UP_BIT = 0x8000
-"""What a made-up port of an inside view differs in from the real one, where that number is free."""
 
 
 class FrontendKey(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -86,8 +84,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     Local policy. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
     put on the node, `quiet` that no ARP is answered for it. `hairpins` are addresses of destinations that run on
     this node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0
-    without limit. `inside_port` is the made-up port of a ClusterIP frontend (`plan.wanted`), whether a server is
-    on it now or not; 0 where there never is one.
+    without limit.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
     frontend uses them.
     """
@@ -103,15 +100,9 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     hairpins: tuple[bytes, ...] = ()
     health_check_port: int = 0
     drain_seconds: float = 0.0
-    inside_port: int = 0
     claim: Claim = Claim.ALLOCATED
     quiet: bool = False
     serving: tuple[Destination, ...] = ()
-
-    @property
-    def inside_key(self) -> FrontendKey:
-        """The frontend on the made-up port."""
-        return FrontendKey(self.key.address, self.key.protocol, self.inside_port)
 
     def has_rules_of(self, other: "Frontend") -> bool:
         """Whether the ruleset and the VIPs are the same for both: most changes are of destinations only."""

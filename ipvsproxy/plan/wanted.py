@@ -18,7 +18,6 @@ from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.safety import judge, without
 from ipvsproxy.plan.state import (
-    MADE_UP_BIT,
     PERSISTENT,
     SCHED_1,
     SCHED_2,
@@ -38,6 +37,9 @@ counts the client's port too, as in kube-proxy; sh does not, since one place per
 
 HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
+
+MADE_UP_BIT = 0x8000
+"""What the made-up port of an inside view differs in from the real one, where that number is free."""
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
@@ -245,7 +247,6 @@ def _cluster_ip_frontend(view: View, node: NodeFacts) -> Frontend:
         hairpins=view.hairpins,
         health_check_port=view.service.health_check_port,
         drain_seconds=view.drain_seconds,
-        inside_port=view.inside_port if _externally_accessible(view.service, view.port) else 0,
         serving=view.serving,
     )
 

@@ -287,11 +287,9 @@ class History(RuleBasedStateMachine):
         self.process.loop.turn([])
 
     def _compare(self, *, exactly):
-        want, ledger = self.wanted()
+        want, _ = self.wanted()
         have, protected = self.node, parse_cidr(EXCLUDED)
         mine = {name: state for name, state in have.ipvs.table.items() if name.address not in protected}
-        if not exactly:
-            mine = {name: state for name, state in mine.items() if not _drains(name, state, ledger)}
         assert sorted(map(str, mine)) == sorted(map(str, want.ipvs.table))
         for name, state in mine.items():
             expected = want.ipvs.table[name]
@@ -303,11 +301,6 @@ class History(RuleBasedStateMachine):
         }
         assert have.nft.dump() == want.nft.dump()
         assert len({vip.address for vip in have.links.present}) == len(have.links.present)
-
-
-def _drains(name, state, ledger):
-    """Whether a server is one that nobody wants any more but whose connections may go on."""
-    return name not in ledger.frontends and ledger.superseded(name) and not any(state.weights.values())
 
 
 def _form(vip, mode):

@@ -252,46 +252,6 @@ def test_a_weight_that_others_have_set_is_put_back(node):
     assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 0}
 
 
-INSIDE = key("10.96.0.10:32848")
-
-
-def local(**settings):
-    return service(load_balancer_ips=["203.0.113.5"], **settings)
-
-
-@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
-@pytest.mark.parametrize("restarted", [False, True])
-def test_a_superseded_server_drains_also_across_a_restart_and_then_goes(node, restarted, protocol):
-    ports, slices = ((80, 0, protocol),), slice_of("web", "10.244.1.1", ports=((8080, protocol, ""),))
-    inside = key(f"10.96.0.10:32848/{protocol}")
-    process = Process(node).list(local(external_local=True, internal_local=True, ports=ports), slices)
-    node.ipvs.busy[inside, destination("10.244.1.1:8080")] = 1
-    process.change(local(external_local=True, ports=ports))
-    assert weights(node, inside) == {"10.244.1.1:8080": 0}
-    if restarted:
-        process = Process(node).list(local(external_local=True, ports=ports), slices)
-    process.wait(40)
-    assert weights(node, inside) == {"10.244.1.1:8080": 0}
-    node.ipvs.busy.clear()
-    process.wait(10)
-    process.wait(0)
-    assert inside not in node.ipvs.table
-    assert process.loop._timeout() > 0
-
-
-def test_a_superseded_server_obeys_the_drain_timeout_of_its_service(node):
-    process = Process(node, drain_timeout=60.0)
-    process.list(local(external_local=True, internal_local=True), slice_of("web", "10.244.1.1"))
-    node.ipvs.busy[INSIDE, destination("10.244.1.1:8080")] = 1
-    process.change(local(external_local=True))
-    process.change(local(external_local=True, drain_seconds=20.0))
-    process.wait(19)
-    assert INSIDE in node.ipvs.table
-    process.wait(1)
-    process.wait(0)
-    assert INSIDE not in node.ipvs.table
-
-
 def test_leftovers_go_and_excluded_servers_stay(node):
     foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
     for name in (foreign, excluded):

@@ -111,28 +111,13 @@ def test_a_way_that_is_new_with_its_frontend_is_there_first():
     assert "inside4 203.0.113.5 . tcp . 80" in ways(steps.raised)
 
 
-@pytest.mark.parametrize("now", [local(internal=False), local(external=False)])
-def test_the_server_of_an_inside_view_that_goes_another_way_drains(now):
+@pytest.mark.parametrize("now", [local(internal=False), local(external=False), service()])
+def test_the_server_of_an_inside_view_goes_when_the_way_is_another(now):
+    """conntrack leads what is established to its endpoint."""
     world = World()
     world.want(local(), "10.244.1.1", "10.244.2.2")
     steps = world.want(now, "10.244.1.1", "10.244.2.2")
-    assert verbs(step for step in steps.removed if step.key == INSIDE) == [("SET_DEST", (ONE, TWO), 0)]
-    assert not world.step(Touched(servers={INSIDE}))
-    world.shadow.servers[INSIDE].weights.clear()
-    assert verbs(world.step(Touched(servers={INSIDE})).removed) == [("DEL_SERVICE", (), 0)]
-
-
-@pytest.mark.parametrize("gone", ["Service", "port", "frontends outside"])
-def test_what_drains_of_an_inside_view_goes_at_once_with_the_frontends_it_stood_for(gone):
-    world = World()
-    world.want(local(), "10.244.1.1")
-    world.want(local(internal=False), "10.244.1.1")
-    assert world.shadow.servers[INSIDE].weights == {ONE: 0}
-    if gone == "Service":
-        world.drop("default/web")
-    else:
-        world.want(service(ports=((81, 0),)) if gone == "port" else service(), "10.244.1.1")
-    assert INSIDE not in world.shadow.servers
+    assert verbs(step for step in steps.removed if step.key == INSIDE) == [("DEL_SERVICE", (), 0)]
 
 
 def test_attributes_change_in_place():
