@@ -38,7 +38,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """One object was added or changed; `triggered` is when a pod's change began, as in `decode.Decoded`."""
+    """One object was added or changed; `triggered` is when a pod's change began, as in `decoded.Decoded`."""
 
     kind: Kind
     key: str

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from ipvsproxy.kube.decode import Decoded, Refused, decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.decoded import Decoded, Refused
 from ipvsproxy.kube.documents import Item, Unreadable, read_items
 from ipvsproxy.kube.inbox import Kind, Object
 

@@ -14,7 +14,8 @@ import msgspec
 
 from ipvsproxy.config import Config
 from ipvsproxy.kube.api import Transport, Trouble, read_page, trouble_of
-from ipvsproxy.kube.decode import Refused, decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.decoded import Refused
 from ipvsproxy.kube.documents import Item, Unreadable, read_items
 from ipvsproxy.kube.inbox import Kind, Listed, Object
 from ipvsproxy.kube.kubeconfig import Unusable

@@ -1,7 +1,7 @@
 """The fields of API objects that we read, named and nested as the API has them.
 
-Everything not named here is skipped while parsing and never becomes a Python object. Only `kube.decode` looks
-at these; what they mean is decided there.
+Everything not named here is skipped while parsing and never becomes a Python object. What they mean is decided
+in `kube.service`, `kube.endpoint_slice` and `kube.node`.
 """
 
 from collections.abc import Mapping

@@ -34,7 +34,8 @@ from ipvsproxy.kube.api import (
     read_page,
     trouble_of,
 )
-from ipvsproxy.kube.decode import Decoded, Refused, decode_json, identify, key_of
+from ipvsproxy.kube.decode import decode_json, identify, key_of
+from ipvsproxy.kube.decoded import Decoded, Refused
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Object, Removed
 
 PAGE_SIZE = 500

@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 from ipvsproxy import log as log_settings
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kube import manifest_file
-from ipvsproxy.kube.decode import Decoded, Refused, decode_json, decode_mapping
+from ipvsproxy.kube.decode import decode_json, decode_mapping
+from ipvsproxy.kube.decoded import Decoded, Refused
 from ipvsproxy.kube.documents import Unreadable
 from ipvsproxy.kube.inbox import Inbox, Kind, Listed
 from ipvsproxy.loop import Loop

@@ -5,7 +5,8 @@ import pytest
 from apiserver import endpoint_slice, node, service
 
 from ipvsproxy.address import format_ip, parse_cidr, parse_ip
-from ipvsproxy.kube.decode import Refused, decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
+from ipvsproxy.kube.decoded import Refused
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.plan.model import Protocol
 

@@ -1,0 +1,74 @@
+"""What decoding an object comes to, and the parts that objects of several kinds have.
+
+Out: a `Decoded`, or a `Refused` that names the field. What is said about an object is of bounded length, whatever
+the object holds.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kube.inbox import Object
+from ipvsproxy.plan.model import Protocol
+
+LONGEST = 300
+"""Characters of what is said about one part of an object."""
+MOST_SAID = 5
+FAMILIES = {"IPv4": 4, "IPv6": 6}
+
+
+class Refused(ValueError):
+    """An object that cannot be used; `field` is its path, such as `spec.ports[0].port`."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = short(field)
+        self.reason = short(reason)
+        super().__init__(f"{self.field}: {self.reason}" if field else self.reason)
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """A value (None: right, but not proxied) and complaints about what was left out of it.
+
+    `triggered` is when the change of a pod behind this version began, in seconds since the epoch, 0 if unknown.
+    """
+
+    object: Object | None
+    complaints: tuple[str, ...] = ()
+    triggered: float = 0.0
+
+
+def short(text: str) -> str:
+    """Whatever an object holds, what is said about it fits into a line."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
+def said(complaints: Sequence[str]) -> tuple[str, ...]:
+    """Return the first complaints, and how many more there are: a slice can have a thousand bad endpoints."""
+    if not complaints:
+        return ()
+    more = len(complaints) - MOST_SAID
+    return (*map(short, complaints[:MOST_SAID]), *([f"and {more} more"] if more > 0 else []))
+
+
+def addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[bytes, ...]:
+    """Return addresses, each once; blank texts are skipped, and what is none is complained about."""
+    if not texts:
+        return ()
+    found: dict[bytes, None] = {}
+    for text in texts:
+        if not text.strip():
+            continue
+        try:
+            found[parse_ip(text.strip())] = None
+        except ValueError as error:
+            complaints.append(f"{field}: {error}; left out")
+    return tuple(found)
+
+
+def protocol(field: str, text: str | None) -> Protocol:
+    """Return a protocol by its name, TCP for none. Raises Refused."""
+    try:
+        return Protocol[text or "TCP"]
+    except KeyError:
+        raise Refused(field, f"{text!r} is none of TCP, UDP, SCTP") from None

@@ -1,0 +1,102 @@
+"""An EndpointSlice of the API into a `plan.model.EndpointSlice`: contract sections 2 and 3.2."""
+
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from ipvsproxy.address import MAPPED_PREFIX, family, parse_ip
+from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, protocol, said
+from ipvsproxy.kube.raw import Conditions, RawEndpoint, RawEndpointSlice, RawSlicePort
+from ipvsproxy.plan.model import Endpoint, EndpointSlice, SlicePort
+
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+ADDRESS_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+UNKNOWN = Conditions()
+
+
+def build_slice(raw: RawEndpointSlice) -> Decoded:
+    """Return the slice, None for one of no use to a proxy. Raises Refused."""
+    labels = raw.metadata.labels or {}
+    service = labels.get(SERVICE_NAME_LABEL, "")
+    if raw.address_type == "FQDN" or HEADLESS_LABEL in labels:
+        return Decoded(None)
+    if raw.address_type not in FAMILIES:
+        raise Refused("addressType", f"{raw.address_type!r} is none of IPv4, IPv6, FQDN")
+    if not service:
+        return Decoded(None, (f"metadata.labels: no {SERVICE_NAME_LABEL}; slice ignored",))
+    complaints: list[str] = []
+    namespace = raw.metadata.namespace or "default"
+    wanted = FAMILIES[raw.address_type]
+    built = EndpointSlice(
+        namespace=namespace,
+        name=raw.metadata.name,
+        service=f"{namespace}/{service}",
+        family=wanted,
+        ports=_slice_ports(raw.ports or ()),
+        endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
+    )
+    return Decoded(built, said(complaints), _trigger_time(raw))
+
+
+def _trigger_time(raw: RawEndpointSlice) -> float:
+    text = raw.metadata.annotations.trigger_time if raw.metadata.annotations else None
+    if not text:
+        return 0.0
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _slice_ports(raw_ports: Iterable[RawSlicePort]) -> tuple[SlicePort, ...]:
+    """Ports without a name or number are left out; an empty name is a name (contract 3.2)."""
+    return tuple(
+        SlicePort(sys.intern(raw.name), protocol(f"ports[{index}].protocol", raw.protocol), raw.port)
+        for index, raw in enumerate(raw_ports)
+        if raw.name is not None and raw.port
+    )
+
+
+def _endpoints(raws: Sequence[RawEndpoint], wanted: int, complaints: list[str]) -> Iterable[Endpoint]:
+    """Return the endpoints of a slice; those that cannot be used are complained about and left out."""
+    try:
+        pairs = [(socket.inet_pton(ADDRESS_FAMILIES[wanted], raw.addresses[0]), raw) for raw in raws]  # type: ignore[index]
+    except (OSError, ValueError, TypeError, IndexError):
+        pairs = list(_usable(raws, wanted, complaints))
+    else:
+        if wanted == 6 and any(address.startswith(MAPPED_PREFIX) for address, _ in pairs):
+            pairs = list(_usable(raws, wanted, complaints))
+    return [_endpoint(address, raw) for address, raw in pairs]
+
+
+def _usable(
+    raws: Iterable[RawEndpoint], wanted: int, complaints: list[str]
+) -> Iterator[tuple[bytes, RawEndpoint]]:
+    """Go through a slice with something unusual in it, endpoint by endpoint."""
+    for index, raw in enumerate(raws):
+        if not raw.addresses:
+            continue
+        try:
+            address = parse_ip(raw.addresses[0])
+        except ValueError as error:
+            complaints.append(f"endpoints[{index}].addresses[0]: {error}; left out")
+            continue
+        if family(address) != wanted:
+            complaints.append(f"endpoints[{index}].addresses[0]: {raw.addresses[0]} is of the other family")
+            continue
+        yield address, raw
+
+
+def _endpoint(address: bytes, raw: RawEndpoint) -> Endpoint:
+    conditions, hints = raw.conditions or UNKNOWN, raw.hints
+    return Endpoint(
+        address,
+        sys.intern(raw.node_name or ""),
+        conditions.ready is not False,
+        conditions.serving is not False,
+        conditions.terminating is True,
+        tuple(sys.intern(hint.name) for hint in hints.for_zones or ()) if hints else (),
+        tuple(sys.intern(hint.name) for hint in hints.for_nodes or ()) if hints else (),
+    )

@@ -1,0 +1,142 @@
+"""A Service of the API into a `plan.model.Service`: contract sections 2 and 3.1."""
+
+import sys
+from collections.abc import Iterable
+
+from ipvsproxy.address import Cidr, family, parse_cidr, parse_ip
+from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
+from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, addresses, protocol, said
+from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceMetadata, ServiceSpec
+from ipvsproxy.plan.model import Protocol, Service, ServicePort
+
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+DEFAULT_AFFINITY_SECONDS = 10800
+MAX_AFFINITY_SECONDS = 86400
+
+
+def build_service(raw: RawService) -> Decoded:
+    """Return the Service, None for one that is not proxied. Raises Refused."""
+    spec = raw.spec
+    labels = raw.metadata.labels or {}
+    if PROXY_NAME_LABEL in labels or spec.type == "ExternalName":
+        return Decoded(None)
+    cluster_ips = _cluster_ips(spec)
+    if not cluster_ips:
+        return Decoded(None)
+    complaints: list[str] = []
+    external_ips = addresses("spec.externalIPs", spec.external_ips or (), complaints)
+    ingress = (raw.status.load_balancer.ingress or ()) if raw.status and raw.status.load_balancer else ()
+    vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
+    external_local = _external_local(spec)
+    service = Service(
+        namespace=raw.metadata.namespace or "default",
+        name=raw.metadata.name,
+        created=raw.metadata.creation_timestamp or "",
+        cluster_ips=cluster_ips,
+        ports=_service_ports(spec.ports or ()),
+        external_ips=external_ips,
+        load_balancer_ips=addresses("status.loadBalancer.ingress", vips, complaints),
+        source_ranges=_source_ranges(spec.load_balancer_source_ranges or (), complaints),
+        external_local=external_local,
+        internal_local=spec.internal_traffic_policy == "Local",
+        affinity_seconds=_affinity(spec, complaints),
+        health_check_port=_health_check_port(spec, complaints) if external_local else 0,
+        uid=raw.metadata.uid or "",
+        drain_seconds=_drain_timeout(raw.metadata, complaints),
+    )
+    return Decoded(service, said(complaints))
+
+
+def _cluster_ips(spec: ServiceSpec) -> tuple[bytes, ...]:
+    """Return the ClusterIPs, one a family at most (contract 3.1, flows.json cluster_ip_by_family)."""
+    texts = spec.cluster_ips or (spec.cluster_ip or "",)
+    if not spec.ip_families:
+        texts = (spec.cluster_ip or texts[0],)
+    found: dict[str, bytes] = {}
+    for name, text in zip(spec.ip_families or ("",), texts, strict=False):
+        if text in ("", "None") or name in found or (name and name not in FAMILIES):
+            continue
+        address = _strict_address("spec.clusterIP", text)
+        if name and family(address) != FAMILIES[name]:
+            raise Refused("spec.clusterIPs", f"{text} is not {name}")
+        found[name] = address
+    return tuple(sorted(found.values(), key=len))
+
+
+def _strict_address(field: str, text: str) -> bytes:
+    try:
+        return parse_ip(text)
+    except ValueError as error:
+        raise Refused(field, str(error)) from None
+
+
+def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, ...]:
+    """Return the ranges; a /0 opens its family, which then has none (contract 3.1)."""
+    if not texts:
+        return ()
+    found: dict[Cidr, None] = {}
+    for text in texts:
+        try:
+            found[parse_cidr(text.strip())] = None
+        except ValueError as error:
+            complaints.append(f"spec.loadBalancerSourceRanges: {error}; left out")
+    if not found:
+        # Nothing usable must not mean open to all: an empty range list would.
+        raise Refused("spec.loadBalancerSourceRanges", "no entry is a CIDR")
+    open_families = {family(cidr.network) for cidr in found if cidr.prefix == 0}
+    return tuple(cidr for cidr in found if family(cidr.network) not in open_families)
+
+
+def _service_ports(raw_ports: Iterable[RawServicePort]) -> tuple[ServicePort, ...]:
+    ports: dict[tuple[str, Protocol], ServicePort] = {}
+    for index, raw in enumerate(raw_ports):
+        number = protocol(f"spec.ports[{index}].protocol", raw.protocol)
+        port = ServicePort(sys.intern(raw.name or ""), number, raw.port, raw.node_port or 0)
+        if ports.setdefault((port.name, number), port) is not port:
+            raise Refused(f"spec.ports[{index}]", f"name {port.name!r} is used twice for {number.name}")
+    return tuple(ports.values())
+
+
+def _external_local(spec: ServiceSpec) -> bool:
+    """Local counts only where the type makes the Service reachable from outside (contract 3.1)."""
+    reachable = spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
+    return reachable and spec.external_traffic_policy == "Local"
+
+
+def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:
+    if spec.session_affinity != "ClientIP":
+        return 0
+    config = spec.session_affinity_config
+    seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
+    if seconds is None:
+        return DEFAULT_AFFINITY_SECONDS
+    if 0 < seconds <= MAX_AFFINITY_SECONDS:
+        return seconds
+    field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+    complaints.append(f"{field}: {seconds} is not within 1..{MAX_AFFINITY_SECONDS}; default used")
+    return DEFAULT_AFFINITY_SECONDS
+
+
+def _drain_timeout(metadata: ServiceMetadata, complaints: list[str]) -> float | None:
+    """Return the Service's own drain timeout in seconds, None where the configured one counts."""
+    value = metadata.annotations.drain_timeout if metadata.annotations else None
+    if value is None:
+        return None
+    try:
+        nanoseconds = duration(value) if isinstance(value, str) else -1
+    except BadValue:
+        nanoseconds = -1
+    if nanoseconds >= 0:
+        return nanoseconds / NANOSECONDS
+    field = "metadata.annotations[ipvsproxy.io/drain-timeout]"
+    complaints.append(f"{field}: {str(value)[:40]!r} is not a duration such as 30s or 1h; default used")
+    return None
+
+
+def _health_check_port(spec: ServiceSpec, complaints: list[str]) -> int:
+    """Return the port of a Service with externalTrafficPolicy Local, where the API server has given it one."""
+    if spec.type != "LoadBalancer":
+        return 0
+    if not spec.health_check_node_port:
+        complaints.append("spec.healthCheckNodePort: missing; load balancers cannot ask who has endpoints")
+    return spec.health_check_node_port or 0
