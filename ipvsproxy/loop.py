@@ -35,7 +35,7 @@ from ipvsproxy.mend import Mender
 from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, diff
 from ipvsproxy.plan.drain import Drains, Ended
-from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
+from ipvsproxy.plan.notice import Notice
 from ipvsproxy.plan.state import FrontendKey, Touched
 from ipvsproxy.report import Report, Sync
 from ipvsproxy.sweep import Sweeper
@@ -124,22 +124,22 @@ class Loop:
     def _handle(self, event: Event) -> None:
         """Take note of an event. Raises Fatal."""
         match event:
-            case Failed(reason):
-                raise Fatal(reason)
+            case Changed() | Removed() | Listed():
+                self._take(event)
             case NodeAddressesChanged():
                 self._node_unseen = True
             case ApiServers(servers):
                 self._desired.api_servers(servers)
-            case VipsNoticed() | RulesNoticed():
-                self._mender.suspect(event)
             case Alone():
                 self._alone = True
+            case Failed(reason):
+                raise Fatal(reason)
             case _:
-                self._take(event)
+                self._mender.suspect(event)
 
     def _is_own(self, event: Event) -> bool:
         """Whether the kernel tells of what we have done, or of what we will read anyway."""
-        return isinstance(event, VipsNoticed | RulesNoticed) and (not self._started or self._kernel.expects(event))
+        return isinstance(event, Notice) and (not self._started or self._kernel.expects(event))
 
     @property
     def _may_work(self) -> bool:

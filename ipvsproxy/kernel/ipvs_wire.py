@@ -9,7 +9,7 @@ thousands of destinations cost a fraction of a microsecond each.
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from ipvsproxy.kernel.netlink import GENERIC, NUMBER_MASK, SEQUENCE, attribute, attributes, generic, message
@@ -66,11 +66,12 @@ def encode(family: int, step: IpvsStep, sequence: int) -> bytes:
     return messages + head + (rest + head).join(targets) + rest
 
 
-def pieces(step: IpvsStep) -> Iterator[IpvsStep]:
+def pieces(step: IpvsStep) -> Iterable[IpvsStep]:
     """Cut a step with very many destinations into such as can be sent."""
-    if len(step.destinations) <= MOST_AT_ONCE:
-        yield step
-        return
+    return (step,) if len(step.destinations) <= MOST_AT_ONCE else _cut(step)
+
+
+def _cut(step: IpvsStep) -> Iterator[IpvsStep]:
     verb, weight = (Verb.NEW_DEST, 1) if step.creates else (step.verb, step.weight)
     yield IpvsStep(step.verb, step.key, step.server, step.destinations[:MOST_AT_ONCE], step.weight)
     for start in range(MOST_AT_ONCE, len(step.destinations), MOST_AT_ONCE):

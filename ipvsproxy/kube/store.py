@@ -46,7 +46,8 @@ class Store:
 
     def slices(self, service: str) -> Iterable[EndpointSlice]:
         """Return the slices of a Service in the order of their names."""
-        return [piece for _, piece in sorted(self._slices_of.get(service, {}).items())]
+        found = self._slices_of.get(service, {})
+        return [found[key] for key in sorted(found)]
 
     def take_dirty(self) -> list[str]:
         """Return the Services to look at, in the order in which they changed, and forget them."""
@@ -103,18 +104,20 @@ class Store:
         old = self._slices.get(key)
         if value == old:
             return False
-        if old is not None:
-            del self._slices[key]
-            self._unlink(key, old)
         if isinstance(value, EndpointSlice):
             self._slices[key] = value
             self._slices_of.setdefault(value.service, {})[key] = value
             self._dirty[value.service] = None
+            if old is not None and old.service != value.service:
+                self._unlink(key, old.service)
+        elif old is not None:
+            del self._slices[key]
+            self._unlink(key, old.service)
         return True
 
-    def _unlink(self, key: str, old: EndpointSlice) -> None:
-        siblings = self._slices_of[old.service]
+    def _unlink(self, key: str, service: str) -> None:
+        siblings = self._slices_of[service]
         del siblings[key]
         if not siblings:
-            del self._slices_of[old.service]
-        self._dirty[old.service] = None
+            del self._slices_of[service]
+        self._dirty[service] = None

@@ -14,7 +14,7 @@ A destination is never deleted and added again, and a TCP destination that is no
 0 here; what becomes of it then is decided in `plan.drain` (contract 4.5).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 import msgspec
@@ -156,20 +156,23 @@ def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None
     if state.server != server:
         steps.added.append(IpvsStep(Verb.SET_SERVICE, key, server))
     weights = state.weights
-    if missing := tuple(d for d in destinations if d not in weights):
-        steps.added.append(IpvsStep(Verb.NEW_DEST, key, None, missing, 1))
-    if others := tuple(d for d in destinations if weights.get(d, 1) != 1):
-        steps.added.append(IpvsStep(Verb.SET_DEST, key, None, others, 1))
+    changing = [d for d in destinations if weights.get(d) != 1]
+    missing = [d for d in changing if d not in weights]
+    if missing:
+        steps.added.append(IpvsStep(Verb.NEW_DEST, key, None, tuple(missing), 1))
+    if len(missing) < len(changing):
+        steps.added.append(IpvsStep(Verb.SET_DEST, key, None, tuple(d for d in changing if d in weights), 1))
     if len(weights) + len(missing) > len(destinations):
-        steps.removed += _leaving(frontend, state)
+        _leave(frontend, weights, steps)
 
 
-def _leaving(frontend: Frontend, state: ServerState) -> Iterable[IpvsStep]:
-    unwanted = sorted(state.weights.keys() - frozenset(frontend.destinations))
+def _leave(frontend: Frontend, weights: Mapping[Destination, int], steps: Steps) -> None:
+    wanted = frozenset(frontend.destinations)
+    unwanted = [d for d in weights if d not in wanted]
     if frontend.key.protocol != Protocol.TCP:
-        yield IpvsStep(Verb.DEL_DEST, frontend.key, None, tuple(unwanted))
-    elif live := tuple(d for d in unwanted if state.weights[d] != 0):
-        yield IpvsStep(Verb.SET_DEST, frontend.key, None, live, 0)
+        steps.removed.append(IpvsStep(Verb.DEL_DEST, frontend.key, None, tuple(sorted(unwanted))))
+    elif live := sorted([d for d in unwanted if weights[d] != 0]):
+        steps.removed.append(IpvsStep(Verb.SET_DEST, frontend.key, None, tuple(live), 0))
 
 
 def _vip(address: bytes, vip: Vip | None, shadow: set[Vip], steps: Steps) -> None:

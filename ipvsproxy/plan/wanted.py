@@ -67,7 +67,7 @@ def plan_service(
     """Return the frontends of a Service by key, for both families."""
     frontends: dict[FrontendKey, Frontend] = {}
     slices = tuple(slices)
-    inside_ports = _inside_ports(service.ports)
+    inside_ports = _inside_ports(service)
     refusals = judge(service, node, config)
     refused = {(refusal.address, refusal.port) for refusal in refusals}
     if refusals:
@@ -183,12 +183,16 @@ def _destinations(backends: Sequence[Backend], turn: int) -> tuple[Destination, 
     return tuple(ordered)
 
 
-def _inside_ports(ports: Sequence[ServicePort]) -> list[int]:
-    """Port numbers on the ClusterIP for servers that only our own DNAT reaches, one for each Service port.
+def _inside_ports(service: Service) -> list[int]:
+    """Port numbers on the ClusterIP where the cluster-wide view is found, one for each Service port.
 
-    They must be stable across restarts and clash with no real port of the Service: the real number with its
-    top bit turned over, then the next free one.
+    Where both policies are Local, that is a server which only our own DNAT reaches, on a made-up port. These must
+    be stable across restarts and clash with no real port of the Service: the real number with its top bit turned
+    over, then the next free one.
     """
+    ports = service.ports
+    if not (service.external_local and service.internal_local):
+        return [port.port for port in ports]
     taken = {(p.protocol, p.port) for p in ports}
     chosen = []
     for port in ports:
@@ -279,7 +283,7 @@ def _external_frontend(
         destinations=destinations,
         verdict=_verdict(view, destinations),
         masquerade=Masquerade.NEVER if local else Masquerade.ALWAYS,
-        inside=_inside_target(view) if local and view.cluster else None,
+        inside=Destination(view.cluster_ip, view.inside_port) if local and view.cluster else None,
         ranges=ranges,
         bind=address not in node.link_addresses,
         quiet=view.quiet and address not in node.link_addresses,
@@ -288,11 +292,6 @@ def _external_frontend(
         claim=Claim.ALLOCATED if is_node_port else Claim.EXTERNAL,
         serving=view.serving,
     )
-
-
-def _inside_target(view: View) -> Destination:
-    port = view.inside_port if view.service.internal_local else view.port.port
-    return Destination(view.cluster_ip, port)
 
 
 def _verdict(view: View, destinations: tuple[Destination, ...]) -> Verdict:
