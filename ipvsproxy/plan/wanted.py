@@ -16,7 +16,7 @@ from ipvsproxy.address import Cidr, family
 from ipvsproxy.config import Config
 from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.safety import judge, without
+from ipvsproxy.plan.safety import has_external_ips, judge, without
 from ipvsproxy.plan.state import (
     PERSISTENT,
     SCHED_1,
@@ -68,12 +68,9 @@ def plan_service(
     frontends: dict[FrontendKey, Frontend] = {}
     slices = tuple(slices)
     inside_ports = _inside_ports(service)
-    refusals = judge(service, node, config)
-    refused = {(refusal.address, refusal.port) for refusal in refusals}
-    if refusals:
-        service = without(service, refusals)
-    if service.external_ips and not config.allow_external_ips:
-        service = msgspec.structs.replace(service, external_ips=())
+    refused: frozenset[tuple[bytes, int]] = frozenset()
+    if has_external_ips(service):
+        service, refused = _permitted(service, node, config)
     for cluster_ip in service.cluster_ips:
         number = family(cluster_ip)
         if number not in config.families:
@@ -88,6 +85,16 @@ def plan_service(
                 if (frontend.key.address, frontend.key.port) not in refused:
                     _add(frontend, frontends)
     return frontends
+
+
+def _permitted(service: Service, node: NodeFacts, config: Config) -> tuple[Service, frozenset[tuple[bytes, int]]]:
+    """Return the Service without addresses that it may not have, and the (address, port) of single ports."""
+    refusals = judge(service, node, config)
+    if refusals:
+        service = without(service, refusals)
+    if not config.allow_external_ips:
+        service = msgspec.structs.replace(service, external_ips=())
+    return service, frozenset((refusal.address, refusal.port) for refusal in refusals)
 
 
 def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
