@@ -88,13 +88,28 @@ def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, .
 
 
 def _service_ports(raw_ports: Iterable[RawServicePort]) -> tuple[ServicePort, ...]:
-    ports: dict[tuple[str, Protocol], ServicePort] = {}
-    for index, raw in enumerate(raw_ports):
-        number = protocol(f"spec.ports[{index}].protocol", raw.protocol)
-        port = ServicePort(sys.intern(raw.name or ""), number, raw.port, raw.node_port or 0)
-        if ports.setdefault((port.name, number), port) is not port:
-            raise Refused(f"spec.ports[{index}]", f"name {port.name!r} is used twice for {number.name}")
-    return tuple(ports.values())
+    ports = tuple(
+        ServicePort(
+            sys.intern(raw.name or ""),
+            protocol(f"spec.ports[{index}].protocol", raw.protocol),
+            raw.port,
+            raw.node_port or 0,
+        )
+        for index, raw in enumerate(raw_ports)
+    )
+    if len(ports) > 1:
+        _refuse_repetitions(ports)
+    return ports
+
+
+def _refuse_repetitions(ports: Iterable[ServicePort]) -> None:
+    """The API server takes no two ports with one name, number or nodePort: only one of them could be served."""
+    seen: set[tuple[str, Protocol, str | int]] = set()
+    for index, port in enumerate(ports):
+        for field, value in (("name", port.name), ("port", port.port), ("nodePort", port.node_port)):
+            if value != 0 and (field, port.protocol, value) in seen:
+                raise Refused(f"spec.ports[{index}].{field}", f"{value!r} is used twice for {port.protocol.name}")
+            seen.add((field, port.protocol, value))
 
 
 def _external_local(spec: ServiceSpec) -> bool:

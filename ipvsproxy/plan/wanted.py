@@ -98,10 +98,11 @@ def _permitted(service: Service, node: NodeFacts, config: Config) -> tuple[Servi
 
 
 def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
-    """Where an address is of several kinds, the first one counts (`_frontends`), with the ranges of the last."""
+    """Where an address is of several kinds, the allocated or first one counts, with the ranges of the last."""
     known = frontends.get(frontend.key)
     if known is not None:
-        frontend = msgspec.structs.replace(known, ranges=frontend.ranges)
+        stronger = frontend if frontend.claim < known.claim else known
+        frontend = msgspec.structs.replace(stronger, ranges=frontend.ranges)
     frontends[frontend.key] = frontend
 
 

@@ -394,6 +394,7 @@ def test_uids_are_kept_for_events():
     assert value(service()).uid == ""
 
 
+TWO_PORTS = service(ports=[{"name": "a", "port": 1, "nodePort": 30001}, {"name": "b", "port": 2}])
 BAD = [
     (service(), ["spec"], DELETE, ""),
     (service(), ["spec"], [], "spec"),
@@ -411,12 +412,9 @@ BAD = [
     (service(), ["spec", "clusterIP"], "10.0.0.999", "spec.clusterIP"),
     (service(), ["spec", "clusterIPs"], ["10.0.0.1", 5], "spec.clusterIPs[1]"),
     (service(), ["spec", "healthCheckNodePort"], 70000, "spec.healthCheckNodePort"),
-    (
-        service(ports=[{"port": 1}, {"port": 2}]),
-        ["spec", "type"],
-        "ClusterIP",
-        "spec.ports[1]",
-    ),
+    (TWO_PORTS, ["spec", "ports", 1, "name"], "a", "spec.ports[1].name"),
+    (TWO_PORTS, ["spec", "ports", 1, "port"], 1, "spec.ports[1].port"),
+    (TWO_PORTS, ["spec", "ports", 1, "nodePort"], 30001, "spec.ports[1].nodePort"),
     (service(ipFamilies=["IPv6"]), ["spec", "clusterIPs"], ["10.0.0.1"], "spec.clusterIPs"),
     (endpoint_slice(), ["addressType"], "IPv5", "addressType"),
     (endpoint_slice(), ["addressType"], DELETE, ""),

@@ -3,7 +3,7 @@ import pytest
 from build import config, destination, endpoint, key, node, service, slice_of
 
 from ipvsproxy.address import parse_ip
-from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, Destination, Masquerade, Server, Verdict
+from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, Claim, Destination, Masquerade, Server, Verdict
 from ipvsproxy.plan.wanted import plan_service
 
 CLUSTER = "10.96.0.10:80"
@@ -149,6 +149,15 @@ def test_an_external_address_that_is_the_own_cluster_ip_stays_one(kind, internal
     plain = plan(svc, slice_of("web", "10.244.2.10"))
     frontends = plan(msgspec.structs.replace(svc, **{kind: svc.cluster_ips}), slice_of("web", "10.244.2.10"))
     assert at(frontends, CLUSTER) == at(plain, CLUSTER)
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_a_node_port_is_no_other_port_of_an_external_ip(order):
+    ports = ((80, 30080, "TCP", "a"), (30080, 0, "TCP", "b"))[order]
+    pieces = slice_of("web", "10.244.1.10", ports=((1, "TCP", "a"), (2, "TCP", "b")))
+    frontends = plan(service(ports=ports, external_ips=["192.0.2.1"]), pieces)
+    assert targets(at(frontends, NODEPORT)) == {"10.244.1.10:1"}
+    assert at(frontends, NODEPORT).claim is Claim.ALLOCATED
 
 
 def test_a_cluster_ip_has_the_source_ranges_of_a_load_balancer_with_that_address():
