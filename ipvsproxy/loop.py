@@ -18,6 +18,7 @@ from ipvsproxy import memory
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
+from ipvsproxy.drainer import Drainer
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kube.inbox import (
@@ -33,12 +34,12 @@ from ipvsproxy.kube.inbox import (
 )
 from ipvsproxy.mend import Mender
 from ipvsproxy.plan.blame import blame, families_behind
-from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, diff
-from ipvsproxy.plan.drain import Drains, Ended
+from ipvsproxy.plan.diff import diff
 from ipvsproxy.plan.notice import Notice
 from ipvsproxy.plan.state import FrontendKey, Touched
 from ipvsproxy.report import Report, Sync
 from ipvsproxy.sweep import Sweeper
+from ipvsproxy.timer import Timer
 from nft import NftError
 
 RETRY_SECONDS = (0.1, 30.0)
@@ -74,8 +75,8 @@ class Loop:
         self._report.holders(self._desired.ledger.holders)
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
-        self._drains = Drains()
         self._sweeper = Sweeper(kernel, clock, self._report)
+        self._drainer = Drainer(kernel, self._sweeper, clock, self._report)
         self._mender = Mender(kernel, self._report, clock, config.sync_period, config.node_name)
         self._alone = alone
         self._rival = ""
@@ -160,8 +161,8 @@ class Loop:
                 changes=changes,
                 services=len(self._desired.store.services),
                 frontends=len(self._desired.ledger.frontends),
-                draining=self._drains.servers,
-                draining_destinations=self._drains.destinations,
+                draining=self._drainer.servers,
+                draining_destinations=self._drainer.destinations,
                 pending=len(self._pending),
                 behind=families_behind(self._pending),
             )
@@ -186,7 +187,7 @@ class Loop:
         if is_time:
             self._verify()
         changes = self._apply() if self._pending and self._retry.due() else 0
-        changes += self._end_drains(self._drains.due(self._clock()))
+        changes += self._end_drains()
         if problem:
             raise problem
         return changes
@@ -269,7 +270,7 @@ class Loop:
         pending, self._pending = self._pending, Touched()
         steps = diff(pending, self._desired.ledger, self._kernel.shadow, self._protected)
         failed = self._kernel.apply(steps) if steps else Touched()
-        self._note_draining(pending.servers)
+        self._drainer.note(pending.servers, self._desired.ledger.frontends)
         self._sweeper.note(pending, failed, self._desired.ledger.frontends)
         if failed:
             self._pending.update(failed)
@@ -283,39 +284,13 @@ class Loop:
     def _protected(self, key: FrontendKey) -> bool:
         return any(key.address in cidr for cidr in self._excluded)
 
-    def _note_draining(self, keys: set[FrontendKey]) -> None:
-        frontends, servers, now = self._desired.ledger.frontends, self._kernel.shadow.servers, self._clock()
-        for key in keys:
-            self._drains.note(key, frontends.get(key), servers.get(key), now)
-
-    def _end_drains(self, keys: list[FrontendKey]) -> int:
-        """Delete draining destinations of some servers that have come to their end; return how many."""
-        now, connections = self._clock(), self._kernel.connections
-        ended = {key: found for key in keys if (found := self._drains.ended(key, connections(key), now))}
-        if not ended:
-            return 0
-        steps = [
-            IpvsStep(Verb.DEL_DEST, key, None, tuple(item.destination for item in found))
-            for key, found in ended.items()
-        ]
-        failed = self._kernel.apply(Steps(removed=steps))
+    def _end_drains(self) -> int:
+        """Delete what has drained and return the number of changes; what fails is compared again."""
+        changes, failed = self._drainer.end(self._desired.ledger.frontends)
         if failed:
             self._pending.update(failed)
             self._retry.later()
-        self._note_draining(set(keys))
-        for key, found in ended.items():
-            self._sweeper.cut(key, frozenset(item.destination for item in found if item.connections))
-        self._tell_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
-        return sum(step.size for step in steps)
-
-    def _tell_ended(self, ended: list[tuple[FrontendKey, Ended]]) -> None:
-        forced = {f"{key} -> {item.destination}": item.connections for key, item in ended if item.connections}
-        if len(ended) > len(forced):
-            log.info("drained destinations removed", count=len(ended) - len(forced))
-        if forced:
-            told = dict(sorted(forced.items())[:LOGGED_AT_ONCE])
-            log.info("drain timeout has passed, connections are cut", count=len(forced), connections=told)
-            self._report.drains_forced(len(forced))
+        return changes
 
     def _is_due(self, moment: float | None) -> bool:
         return moment is not None and self._clock() >= moment
@@ -351,37 +326,9 @@ class Loop:
         times = [self._next_verify if self._started else self._retry.at]
         if self._pending:
             times.append(self._retry.at)
-        times += [self._drains.next_look, self._sweeper.next_try]
+        times += [self._drainer.next_look, self._sweeper.next_try]
         if self._started:
             times.append(self._mender.next_glance)
         if self._mender.next is not None:
             times.append(self._mender.next)
         return max(0.0, min(times) - self._clock())
-
-
-class Timer:
-    """A point in time that each `later` moves twice as far away, between a first and a longest wait in seconds."""
-
-    def __init__(self, clock: Callable[[], float], first: float, longest: float) -> None:
-        self.at = 0.0
-        self._clock = clock
-        self._first = self._wait = first
-        self._longest = longest
-
-    def due(self) -> bool:
-        """Whether the time has come."""
-        return self._clock() >= self.at
-
-    def later(self) -> None:
-        """Wait longer than the last time."""
-        self.at = self._clock() + self._wait
-        self._wait = min(self._longest, self._wait * 2)
-
-    def now(self) -> None:
-        """Become due at once, whatever was decided before."""
-        self.at = self._clock()
-
-    def reset(self) -> None:
-        """Start with short waits again."""
-        self._wait = self._first
-        self.at = self._clock()
