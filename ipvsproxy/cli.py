@@ -136,11 +136,14 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
 
 
 def recheck(flags: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the configuration files as they are now."""
+    """Return why the configuration files, as they are now, would keep a new start of this process from running."""
+    from ipvsproxy.kernel import host
+
     try:
-        return _problems(settle(flags, os.environ))
+        settings = settle(flags, os.environ)
     except Unusable as error:
         return str(error).splitlines()
+    return _problems(settings) or host.obstacles(assembled(settings, socket.gethostname()))
 
 
 def _write(target: Path, settings: Settings) -> int:

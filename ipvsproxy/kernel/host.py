@@ -74,6 +74,19 @@ def keep(config: Config) -> None:
                 log.error("kernel setting could not be put back", error=str(error))
 
 
+def obstacles(config: Config) -> list[str]:
+    """Return the settings that `prepare` would have to change and must not here, changing nothing."""
+    limit = conntrack_limit(config.conntrack, _cpus())
+    wanted = [*conntrack_sysctls(config.conntrack), *wanted_sysctls(config)]
+    if limit and _writable(PROC_SYS / CONNTRACK_MAX):
+        wanted.append((CONNTRACK_MAX, limit))
+    return [
+        _cannot(name, was, value, "read-only")
+        for name, value in wanted
+        if (was := read_sysctl(name)) != value and not os.access(PROC_SYS / name, os.W_OK)
+    ]
+
+
 def wanted_sysctls(config: Config) -> Iterator[tuple[str, int]]:
     """Yield the settings of this network namespace that must hold; strictARP off sets nothing back."""
     yield from WANTED_SYSCTLS.items()
@@ -109,11 +122,16 @@ def _prepare_conntrack(wanted: Conntrack) -> None:
     """Set what was asked for; the keys exist once nf_conntrack is loaded, which IPVS usually has seen to."""
     if read_sysctl(CONNTRACK_MAX) is None:
         load_module("nf_conntrack")
-    limit = conntrack_limit(wanted, os.sysconf("SC_NPROCESSORS_ONLN"))
+    limit = conntrack_limit(wanted, _cpus())
     if limit:
         _set_conntrack_limit(limit)
     for name, value in conntrack_sysctls(wanted):
         set_sysctl(name, value)
+
+
+def _cpus() -> int:
+    """Return how many CPUs this machine has, whatever this process may use of them."""
+    return os.sysconf("SC_NPROCESSORS_ONLN")
 
 
 def conntrack_limit(wanted: Conntrack, cpus: int) -> int:
@@ -230,11 +248,15 @@ def set_sysctl(name: str, value: int) -> None:
         module = "nf_conntrack" if name.startswith(CONNTRACK) else "ip_vs"
         raise SysctlError(f"{dotted(name)} does not exist: load the module {module}") from None
     except OSError as error:
-        raise SysctlError(
-            f"{dotted(name)} is {was} and cannot be set to {value} ({error.strerror}): run once with --init-only"
-            " where /proc/sys may be written to, as in a privileged container, or set it on the host"
-        ) from error
+        raise SysctlError(_cannot(name, was, value, error.strerror)) from error
     log.info("kernel setting changed", sysctl=dotted(name), value=value, was=was)
+
+
+def _cannot(name: str, was: int | None, value: int, reason: str | None) -> str:
+    return (
+        f"{dotted(name)} is {was} and cannot be set to {value} ({reason}): run once with --init-only where"
+        " /proc/sys may be written to, as in the privileged first container of a new pod, or set it on the host"
+    )
 
 
 def dotted(name: str) -> str:

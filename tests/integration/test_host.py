@@ -126,6 +126,23 @@ def test_a_process_without_rights_runs_after_init_only(lab: Lab, manifests: Fold
     proxy.wait_for("synced")
 
 
+def test_a_changed_file_that_needs_more_rights_ends_nothing(
+    lab: Lab, manifests: Folder, tmp_path: pathlib.Path, settings_kept: None
+) -> None:
+    manifests.write("web", WEB)
+    path = tmp_path / "config.conf"
+    path.write_text(edited())
+    assert status(started(lab, manifests, f"--config={path}", "--init-only")) == 0
+    proxy = started(lab, manifests, f"--config={path}", command=(*READ_ONLY, *RUN))
+    proxy.wait_for("synced")
+    path.write_text(edited(strictARP="true"))
+    said = proxy.wait_for("the configuration file was changed, but cannot be used: going on with what it was")
+    assert "net.ipv4.conf.all.arp_ignore is 0 and cannot be set to 1" in str(said["problem"])
+    assert proxy.is_running()
+    path.write_text(edited(scheduler="lc"))
+    assert status(proxy) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "command", "words"),
     [

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ipvsproxy import app, cli, signals
+from ipvsproxy.kernel import host
 from ipvsproxy.loop import Fatal
 
 KUBEADM = Path(__file__).parent / "config" / "kubeadm-config.conf"
@@ -144,12 +145,16 @@ def test_where_it_cannot_be_written(tmp_path, capsys):
     assert "--write-config-to" in capsys.readouterr().err
 
 
-def test_files_are_checked_again_when_asked(tmp_path, ran):
+def test_files_are_checked_again_when_asked(tmp_path, ran, monkeypatch):
+    stands_in_the_way = []
+    monkeypatch.setattr(host, "obstacles", lambda _: stands_in_the_way)
     path = tmp_path / "config.conf"
     path.write_text(KUBEADM.read_text())
     assert cli.main([f"--config={path}"]) == 0
     recheck = ran[0][2]
     assert recheck() == []
+    stands_in_the_way.append("net.ipv4.conf.all.arp_ignore is 0 and cannot be set to 1")
+    assert recheck() == stands_in_the_way
     path.write_text(KUBEADM.read_text().replace("mode: ", "mode: nftables #"))
     assert "nftables" in recheck()[0]
     path.write_text("[")

@@ -88,6 +88,31 @@ def test_what_is_wrong_is_set(proc, name):
     assert host.read_sysctl(name) == RIGHT[name]
 
 
+@pytest.fixture
+def read_only(monkeypatch):
+    """What a mount does, which not even root may write through."""
+    monkeypatch.setattr(host.os, "access", lambda *_: False)
+
+
+def test_what_stands_in_the_way_of_settings_is_known_beforehand(proc, read_only):
+    wanted = {"conntrack": Conntrack(max_per_core=50000, min=1, tcp_established=5), "strict_arp": True}
+    assert host.obstacles(Config("n")) == []
+    (proc / "sys" / "net/ipv4/conf/all/arp_announce").write_text("2\n")
+    told = host.obstacles(Config("n", **wanted))
+    names = ["nf_conntrack_tcp_timeout_established is 86400", "arp_ignore is 0", "nf_conntrack_max is 131072"]
+    assert len(told) == len(names)
+    assert all(name in line and "--init-only" in line for name, line in zip(names, told, strict=True))
+
+
+def test_a_limit_that_belongs_to_the_machine_stands_in_nobodys_way(proc, read_only):
+    (proc / "sys" / host.CONNTRACK_MAX).chmod(stat.S_IRUSR)
+    assert host.obstacles(Config("n", conntrack=Conntrack(max_per_core=50000))) == []
+
+
+def test_where_settings_may_be_made_nothing_stands_in_the_way(proc):
+    assert host.obstacles(Config("n", strict_arp=True)) == []
+
+
 def test_strict_arp_is_set_and_never_taken_back(proc):
     prepare(strict_arp=True)
     assert written(proc) == set(host.STRICT_ARP_SYSCTLS)
