@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.config import ALL_SERVICES, DetectLocalMode, Listen, VipMode
+from ipvsproxy.config import ALL_SERVICES, Conntrack, DetectLocalMode, IpvsTimeouts, Listen, VipMode
 from ipvsproxy.config.advice import family_advice
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import problems, refusal
@@ -77,10 +77,13 @@ def test_masquerading_comes_from_the_iptables_section(file):
 
 def test_a_zero_means_the_default_unless_null_does(file):
     zeros = "configSyncPeriod: 0s\nclientConnection: {qps: 0}\nipvs: {syncPeriod: 0s}\n"
-    nullable = "oomScoreAdj: 0\nconntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s}\n"
+    nullable = (
+        "oomScoreAdj: 0\nconntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}\n"
+    )
     made = config(f"--config={file(zeros + nullable)}")
     assert (made.document["clientConnection"]["qps"], made.sync_period) == (5, 30)
-    assert (made.oom_score_adj, made.conntrack.max_per_core, made.conntrack.tcp_established) == (0, 0, 0)
+    assert made.oom_score_adj == 0
+    assert made.conntrack == Conntrack(max_per_core=0, min=0, tcp_established=0, tcp_close_wait=0)
 
 
 def test_beside_a_file_most_flags_do_not_count(file):
@@ -191,3 +194,17 @@ def test_an_empty_name_of_the_node_beside_a_file_is_none(file):
     assert config(f"--config={path}", "--hostname-override=").node_name == "a"
     assert config(f"--config={path}", "--hostname-override=b").node_name == "b"
     assert config("--hostname-override=").node_name == "host"
+
+
+def test_each_setting_goes_where_it_belongs(file):
+    timeouts = "ipvs: {tcpTimeout: 1s, tcpFinTimeout: 2s, udpTimeout: 3s, syncPeriod: 4s, minSyncPeriod: 500ms}\n"
+    conntrack = (
+        "conntrack: {maxPerCore: 1, min: 2, tcpEstablishedTimeout: 3s, tcpCloseWaitTimeout: 4s,"
+        " tcpBeLiberal: true, udpTimeout: 5s, udpStreamTimeout: 6s}\n"
+    )
+    detector = "detectLocal: {bridgeInterface: br0, interfaceNamePrefix: cali}\n"
+    made = config(f"--config={file(timeouts + conntrack + detector)}")
+    assert made.ipvs_timeouts == IpvsTimeouts(1, 2, 3)
+    assert (made.sync_period, made.min_sync_period) == (4, 0.5)
+    assert made.conntrack == Conntrack(1, 2, 3, 4, True, 5, 6)
+    assert (made.pod_bridge_interface, made.pod_interface_name_prefix) == ("br0", "cali")

@@ -97,6 +97,21 @@ def test_a_question_filters_by_all_that_is_common():
     assert (proto.get_attr("CTA_PROTO_NUM"), proto.get_attr("CTA_PROTO_DST_PORT")) == (17, 53)
 
 
+@pytest.mark.parametrize(
+    ("sweep", "flags"),
+    [
+        (Sweep(4, 17, {FOUR: GONE}), 1 << 1 | 1 << 3 | 1 << 5),
+        (Sweep(6, 17, {SIX: GONE}), 1 << 3 | 1 << 5),
+        (Sweep(6, 17, {SIX: GONE, key("[fd00:10:96::11]:54/UDP"): GONE}), 1 << 3),
+    ],
+)
+def test_a_filter_compares_what_was_asked_for(sweep, flags):
+    """Destination address, protocol, destination port: enum ctnetlink_filter in nf_internals.h."""
+    question = dict(conntrack.attributes(conntrack.question(sweep), 16 + conntrack.NFGENMSG.size))
+    wanted = dict(conntrack.attributes(question[conntrack.CTA_FILTER]))
+    assert bytes(wanted[1]) == struct.pack("=I", flags)
+
+
 def test_a_question_for_several_frontends_asks_for_the_protocol():
     several = Sweep(6, 17, {SIX: GONE, key("[fd00:10:96::11]:54/UDP"): GONE})
     original = read(conntrack.question(several)).get_attr("CTA_TUPLE_ORIG")

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
@@ -216,6 +217,15 @@ def test_settings_are_put_back(proc):
     host.keep(Config("n"))
     assert host.read_sysctl(name) == 1
     assert host.read_sysctl(host.CONNTRACK_MAX) == 7  # an operator may tune it while we run
+
+
+@pytest.mark.parametrize(("value", "disabled", "warned"), [(0, 0, True), (1, 0, False), (0, 1, False)])
+def test_ipv6_that_is_not_forwarded_is_said_where_there_is_ipv6(proc, value, disabled, warned):
+    (proc / "sys" / host.IPV6_FORWARDING).write_text(f"{value}\n")
+    (proc / "sys" / host.IPV6_DISABLED).write_text(f"{disabled}\n")
+    with capture_logs() as logs:
+        prepare()
+    assert any("IPv6 forwarding is off" in entry["event"] for entry in logs) is warned
 
 
 def test_families(proc):

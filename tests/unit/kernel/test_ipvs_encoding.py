@@ -1,11 +1,13 @@
 """Our encoder against pyroute2's attribute by attribute, and records as the kernel writes them."""
 
+import errno
 import struct
 
 import pytest
 from build import destination, key
 from pyroute2.netlink.generic.ipvs import ipvsmsg
 
+from ipvsproxy.kernel import ipvs as ipvs_module
 from ipvsproxy.kernel import ipvs_wire as wire
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.netlink import GENERIC, attribute, attributes
@@ -180,3 +182,56 @@ def test_timeouts_longer_than_the_kernel_can_count_are_for_the_kernel_to_refuse(
     ipvs.set_timeouts(7_200_000_000, 0, 300)
     values = {number: wire.u32(payload) for number, payload in attributes(sent[0][16:], GENERIC.size)}
     assert values == {wire.CMD_TIMEOUT_TCP: 0xFFFFFFFF, wire.CMD_TIMEOUT_TCP + 2: 300}
+
+
+class Kernel:
+    """A socket that refuses some steps, by what they are and which destination they are about."""
+
+    def __init__(self, monkeypatch, **codes):
+        self.codes, self.tried = codes, []
+        monkeypatch.setattr(ipvs_module, "encode", lambda _, step, __: step)
+
+    def batch(self, steps):
+        found = {}
+        for index, step in enumerate(steps):
+            self.tried.append(step.verb.name)
+            if code := self.codes.get(step.verb.name):
+                found[index] = code
+        return found
+
+
+def applied(monkeypatch, step, **codes):
+    """Carry out a step; return what was tried and what was refused of it."""
+    ipvs = Ipvs.__new__(Ipvs)
+    ipvs._family, ipvs._wire = FAMILY, Kernel(monkeypatch, **codes)
+    refused = ipvs.apply([step])
+    return ipvs._wire.tried, [(item.step.verb.name, item.errno) for item in refused]
+
+
+WEB, RR = key("10.96.0.1:80"), Server("rr", 0, 0)
+NEW = IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE,), 1)
+
+
+def test_what_is_there_already_is_set_in_place(monkeypatch):
+    tried, refused = applied(monkeypatch, NEW, NEW_SERVICE=errno.EEXIST, NEW_DEST=errno.EEXIST)
+    assert tried == ["NEW_SERVICE", "NEW_SERVICE", "NEW_DEST", "SET_SERVICE", "SET_DEST"]
+    assert refused == []
+    _, refused = applied(monkeypatch, NEW, NEW_SERVICE=errno.EEXIST, SET_SERVICE=errno.EPERM)
+    assert refused == [("SET_SERVICE", errno.EPERM)]
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "counts"),
+    [
+        (IpvsStep(Verb.DEL_SERVICE, WEB), errno.ESRCH, False),
+        (IpvsStep(Verb.DEL_SERVICE, WEB), errno.EPERM, True),
+        (IpvsStep(Verb.DEL_DEST, WEB, None, (ONE,)), errno.ENOENT, False),
+        # Its whole server is gone, which somebody else has done.
+        (IpvsStep(Verb.DEL_DEST, WEB, None, (ONE,)), errno.ESRCH, True),
+        (IpvsStep(Verb.SET_DEST, WEB, None, (ONE,), 1), errno.ENOENT, True),
+        (IpvsStep(Verb.NEW_DEST, WEB, None, (ONE,), 1), errno.ESRCH, True),
+    ],
+)
+def test_what_is_gone_already_counts_as_removed(monkeypatch, step, code, counts):
+    _, refused = applied(monkeypatch, step, **{step.verb.name: code})
+    assert refused == ([(step.verb.name, code)] if counts else [])

@@ -175,3 +175,18 @@ def test_a_dump_that_ends_with_an_error_is_not_taken_for_a_whole_one(wire, code)
     wire._socket = Scripted(part, (netlink.NLMSG_DONE, b""))
     assert wire.dump(ALL_ADDRESSES) == [bytes(8)]
     wire._renew()
+
+
+def test_of_what_fails_in_a_piece_the_first_counts(wire):
+    """The later ones often fail since the first did."""
+    answers = [(1, errno.ENOENT), (1, errno.ESRCH), (netlink.LAST_SEQUENCE, 0)]
+
+    class Answers(Scripted):
+        def recv(self, _):
+            sequence, code = answers.pop(0)
+            return netlink.ANSWER.pack(36, netlink.NLMSG_ERROR, 0, sequence, 0, -code) + bytes(16)
+
+    wire._socket.close()
+    wire._socket = Answers()
+    assert wire.batch([message(1, 0, bytes(8), n) for n in range(3)]) == {1: errno.ENOENT}
+    wire._renew()

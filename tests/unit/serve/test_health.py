@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from ipvsproxy.report import Sync
+from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.health import Health, responder, stamp
 from ipvsproxy.serve.http import Request
 
@@ -151,3 +153,18 @@ def test_one_that_waits_for_another_proxy_is_ready_and_says_so(clock):
     assert health.livez()[0] == 200
     health.standby("")
     assert health.healthz()[0] == 503
+
+
+def test_rules_that_nobody_asked_for_and_that_are_refused_make_ill(health, clock):
+    """As after a repair: nothing was queued, and yet a family has not got what it should have."""
+    board = Board(30, lambda _: None)
+    board.health = health
+    sync = Sync(seconds=0.1, changes=1, services=1, frontends=1, draining=0, pending=1, behind=frozenset((6,)))
+    board.synced(sync)
+    clock.now += 59.9
+    assert codes(health) == (200, 200)
+    board.synced(sync)
+    clock.now += 0.1
+    assert codes(health) == (503, 503)
+    assert json.loads(health.livez()[1])["status"]["IPv4"]["healthy"] is True
+    board.server.close()
