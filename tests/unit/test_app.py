@@ -3,13 +3,16 @@ import queue
 import threading
 
 import pytest
+from build import key
 from structlog.testing import capture_logs
 
 from ipvsproxy import app
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.alone import Holder
+from ipvsproxy.kernel.ipvs import Refused
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.loop import Fatal
+from ipvsproxy.plan.diff import Verb
 
 
 class Schedulers:
@@ -186,3 +189,35 @@ def test_a_thread_that_cannot_go_on_says_why_in_one_line(monkeypatch):
         app._guard("loop", fail)
         assert ended.get(timeout=30) == 1
     assert [(entry["event"], entry["error"]) for entry in logs] == [("cannot go on", "no kubeconfig")]
+
+
+class Servers:
+    """As much of IPVS as is cleaned up; what is `stuck` cannot be removed."""
+
+    def __init__(self, stuck=()):
+        self.left = {key(text): None for text in ("10.96.0.1:443", "10.98.0.1:80", "[fd00::1]:80", "192.0.2.1:80")}
+        self.stuck = {key(text) for text in stuck}
+
+    def servers(self):
+        return dict(self.left)
+
+    def apply(self, steps):
+        for step in steps:
+            assert step.verb is Verb.DEL_SERVICE
+            if step.key not in self.stuck:
+                del self.left[step.key]
+        return [Refused(step, errno.EBUSY) for step in steps if step.key in self.stuck]
+
+
+def test_cleanup_spares_virtual_servers_of_others(monkeypatch):
+    servers = Servers()
+    monkeypatch.setattr(app, "Ipvs", lambda: servers)
+    assert app._remove_servers(Config("n", exclude_cidrs=("10.98.0.0/16", "fd00::/8"))) == []
+    assert set(servers.left) == {key("10.98.0.1:80"), key("[fd00::1]:80")}
+
+
+def test_cleanup_names_virtual_servers_that_stay(monkeypatch):
+    servers = Servers(stuck=["10.96.0.1:443"])
+    monkeypatch.setattr(app, "Ipvs", lambda: servers)
+    assert app._remove_servers(Config("n")) == [f"virtual server {key('10.96.0.1:443')}: Device or resource busy"]
+    assert set(servers.left) == {key("10.96.0.1:443")}
