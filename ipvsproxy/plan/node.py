@@ -77,15 +77,15 @@ def facts(
 ) -> NodeFacts:
     """Combine what is known; without a Node object the host's own links stand in for its addresses."""
     links = frozenset(address for address in link_addresses if is_node_address(address))
-    known = _one_a_family(node.addresses) if node and node.addresses else sorted(links)
-    addresses = _bound(config.bind_address, tuple(known))
+    known = _one_a_family(node.addresses) if node else []
+    addresses = _bound(config.bind_address, known or sorted(links))
     pod_cidrs = node.pod_cidrs if node else ()
     return NodeFacts(
         name=config.node_name,
         zone=node.zone if node else "",
         addresses=addresses,
         link_addresses=links,
-        nodeport_addresses=tuple(sorted(_nodeport_addresses(config, addresses, links))),
+        nodeport_addresses=tuple(sorted(_nodeport_addresses(config, _bound(config.bind_address, known), links))),
         pod_cidrs=tuple(_detector_cidrs(config, pod_cidrs)),
         pod_interfaces=_detector_interfaces(config),
         reserved=tuple(sorted(set(reserved))),
@@ -108,10 +108,10 @@ def blindness(config: Config, found: NodeFacts) -> str:
     return f"{what}: local pods count as outside clients"
 
 
-def _bound(bind: bytes, addresses: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def _bound(bind: bytes, addresses: Iterable[bytes]) -> tuple[bytes, ...]:
     """A bind address that is one replaces the node's addresses of its family and comes first (contract 1.11)."""
     if is_unspecified(bind):
-        return addresses
+        return tuple(addresses)
     return (bind, *(address for address in addresses if len(address) != len(bind)))
 
 

@@ -88,6 +88,15 @@ def test_without_a_node_object_the_links_stand_in():
     assert found.zone == ""
 
 
+@pytest.mark.parametrize("node", [None, Node("node1")])
+def test_without_node_ips_primary_means_all_addresses(node):
+    """Which of a host's links has its primary address cannot be known."""
+    found = facts(config(nodeport_addresses=("primary",)), node, LINKS).nodeport_addresses
+    assert {format_ip(a) for a in found} == {"192.0.2.1", "192.168.7.1", "2001:db8::1"}
+    bound = facts(config(nodeport_addresses=("primary",), bind_address=parse_ip("192.168.7.1")), node, LINKS)
+    assert {format_ip(a) for a in bound.nodeport_addresses} == {"192.168.7.1", "2001:db8::1"}
+
+
 IDENTITY = json.loads((Path(__file__).parents[2] / "integration" / "flows.json").read_text())["node_ip_detection"]
 
 
