@@ -137,9 +137,9 @@ class Client:
 
     def connect(self) -> None:
         """Read the configuration; no server is asked yet. Raises Unusable."""
+        self._built_at = time.monotonic()
         self._api = build(self._kubeconfig, self._master)
         self._ready.set()
-        self._built_at = time.monotonic()
 
     def url(self) -> str:
         """Return the URL of the API server."""

@@ -452,6 +452,15 @@ def test_a_configuration_that_went_bad_is_not_taken(server, client, monkeypatch,
     assert [entry["event"] for entry in logs] == ["credentials cannot be read again; the old ones stay"]
 
 
+def test_a_configuration_that_went_bad_is_not_read_with_every_refusal(client, tmp_path, logs):
+    """All kinds are refused at once, and a plugin may take its time."""
+    client._built_at -= client_module.MIN_REFRESH_SECONDS
+    (tmp_path / "kubeconfig").write_text("[")
+    for _ in range(3):
+        client.refresh()
+    assert [entry["event"] for entry in logs] == ["credentials cannot be read again; the old ones stay"]
+
+
 def test_an_exec_plugin(server, tmp_path, follow):
     server.bearer = "from-plugin"
     credential = {
