@@ -1,0 +1,72 @@
+"""What the store says is dirty, and which slices a Service has."""
+
+import pytest
+from build import service, slice_of
+
+from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
+from ipvsproxy.kube.store import Store
+from ipvsproxy.plan.model import Node
+
+
+@pytest.fixture
+def store():
+    store = Store("node1")
+    store.apply(Changed(Kind.SERVICE, "default/web", service("web")))
+    store.apply(Changed(Kind.ENDPOINT_SLICE, "default/b", slice_of("web", "10.244.1.2", name="b")))
+    store.apply(Changed(Kind.ENDPOINT_SLICE, "default/a", slice_of("web", "10.244.1.1", name="a")))
+    store.take_dirty()
+    return store
+
+
+def put(store, *args, **settings):
+    item = slice_of(*args, **settings)
+    return store.apply(Changed(Kind.ENDPOINT_SLICE, item.key, item))
+
+
+def names(store, service):
+    return [piece.name for piece in store.slices(service)]
+
+
+def test_slices_come_in_the_order_of_their_names(store):
+    assert names(store, "default/web") == ["a", "b"]
+    assert names(store, "default/other") == []
+
+
+def test_a_slice_that_changes_its_service_is_news_for_both(store):
+    assert put(store, "other", "10.244.1.1", name="a")
+    assert set(store.take_dirty()) == {"default/web", "default/other"}
+    assert (names(store, "default/web"), names(store, "default/other")) == (["b"], ["a"])
+    assert put(store, "web", "10.244.1.1", name="a")
+    assert set(store.take_dirty()) == {"default/web", "default/other"}
+    assert (names(store, "default/web"), names(store, "default/other")) == (["a", "b"], [])
+
+
+def test_a_slice_with_other_endpoints_takes_the_place_of_the_old_one(store):
+    assert put(store, "web", "10.244.1.9", name="a")
+    assert store.take_dirty() == ["default/web"]
+    assert [len(piece.endpoints) for piece in store.slices("default/web")] == [1, 1]
+
+
+def test_what_is_equal_or_unknown_changes_nothing(store):
+    assert not put(store, "web", "10.244.1.1", name="a")
+    assert not store.apply(Removed(Kind.ENDPOINT_SLICE, "default/none"))
+    assert not store.apply(Removed(Kind.SERVICE, "default/none"))
+    assert not store.apply(Changed(Kind.NODE, "node2", Node("node2")))
+    assert store.take_dirty() == []
+    assert not store.node_changed
+
+
+def test_a_list_removes_what_it_lacks_but_not_what_could_not_be_read(store):
+    assert store.apply(Listed(Kind.ENDPOINT_SLICE, {}, frozenset({"default/b"})))
+    assert names(store, "default/web") == ["b"]
+    assert store.apply(Listed(Kind.ENDPOINT_SLICE, {}))
+    assert names(store, "default/web") == []
+    assert store.apply(Listed(Kind.SERVICE, {}))
+    assert store.take_dirty() == ["default/web"]
+
+
+def test_slices_may_come_before_and_outlive_their_service(store):
+    assert store.apply(Removed(Kind.SERVICE, "default/web"))
+    assert names(store, "default/web") == ["a", "b"]
+    assert store.apply(Changed(Kind.SERVICE, "default/web", service("web", ["10.96.0.99"])))
+    assert store.take_dirty() == ["default/web"]
