@@ -60,6 +60,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     memory.expect_many_objects()
     FileWatcher(config.files, recheck, _restart).start()
     host.set_oom_score(config.oom_score_adj)
+    host.allow_descriptors()
     config = replace(config, families=_families(config))
     inbox = Inbox()
     outside = Outside(config, log_settings.set_verbosity)

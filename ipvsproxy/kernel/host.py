@@ -7,6 +7,7 @@ ip_vs is loaded and are per network namespace; the limit of tracked connections 
 
 import errno
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -45,6 +46,7 @@ IDLE_TCP_SECONDS = 7800
 above it. An explicit setting wins."""
 KERNEL_IDLE_TCP_SECONDS = 900
 MODPROBE_SECONDS = 30
+MANY_DESCRIPTORS = 1 << 20
 
 log = structlog.get_logger()
 
@@ -205,6 +207,21 @@ def set_oom_score(value: int) -> None:
             OOM_SCORE_ADJ.write_text(f"{value}\n")
     except (OSError, ValueError) as error:
         log.debug("OOM score not set", value=value, error=str(error))
+
+
+def allow_descriptors() -> None:
+    """Raise the limit of open files as far as this process may, as Go does for kube-proxy.
+
+    Each healthCheckNodePort takes one for each family or address, and many container runtimes leave 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MANY_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        log.debug("limit of open files not raised", limit=soft, wanted=wanted, error=str(error))
 
 
 def nameservers() -> frozenset[bytes]:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -244,6 +245,35 @@ def test_oom_score(proc):
     host.OOM_SCORE_ADJ.unlink()
     host.OOM_SCORE_ADJ.mkdir()
     host.set_oom_score(1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((1024, 4096), (4096, 4096)),
+        ((1024, 1 << 30), (1 << 20, 1 << 30)),
+        ((1024, resource.RLIM_INFINITY), (1 << 20, resource.RLIM_INFINITY)),
+        ((4096, 4096), None),
+        ((1 << 21, 1 << 22), None),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
+    ],
+)
+def test_many_health_check_ports_find_enough_descriptors(monkeypatch, before, after):
+    found = []
+    monkeypatch.setattr(host.resource, "getrlimit", lambda _: before)
+    monkeypatch.setattr(host.resource, "setrlimit", lambda _, limits: found.append(limits))
+    host.allow_descriptors()
+    assert found == ([after] if after else [])
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EPERM, "no"), ValueError("no")])
+def test_a_limit_that_cannot_be_raised_is_no_reason_to_end(monkeypatch, error):
+    def refused(*_):
+        raise error
+
+    monkeypatch.setattr(host.resource, "getrlimit", lambda _: (10, 20))
+    monkeypatch.setattr(host.resource, "setrlimit", refused)
+    host.allow_descriptors()
 
 
 def test_modules_are_loaded_only_where_they_are_not(proc, monkeypatch):

@@ -715,3 +715,15 @@ def test_only_what_is_needed_is_imported():
 
 def test_the_token_period_is_what_the_contract_says():
     assert kubeconfig.TOKEN_SECONDS <= 60
+
+
+def test_what_stands_before_the_host_is_not_told(server, tmp_path):
+    """Requests are counted by host, for whoever reads the metrics."""
+    told = []
+    address = server.url.removeprefix("http://")
+    path = server.write_kubeconfig(tmp_path / "k", cluster={"server": f"http://me:hush@{address}"})
+    client = Client(path, "", "node1", observe=lambda _, host, *__: told.append(host))
+    client.connect()
+    client.list(Kind.NODE, 1, "", "").close()
+    client.close()
+    assert told == [address]
