@@ -15,7 +15,7 @@ from ipvsproxy.inspect.model import Counters, Real
 from ipvsproxy.kernel.connections import connections as all_connections
 from ipvsproxy.kernel.view import View
 from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, INSIDE, MASQUERADE, VIPS
-from ipvsproxy.plan.state import FrontendKey, Masquerade, Verdict
+from ipvsproxy.plan.state import ONE_PACKET, FrontendKey, Masquerade, Verdict
 
 Row = dict[str, Any]
 VERDICTS = {
@@ -56,6 +56,7 @@ def services(view: View, known: Names, _: int = 0) -> list[Row]:
         _named(virtual.key, known)
         | {"verdict": VERDICTS.get(verdicts.get(virtual.key, ""), "")}
         | {"scheduler": virtual.server.scheduler, "affinitySeconds": virtual.server.timeout}
+        | {"onePacket": bool(virtual.server.flags & ONE_PACKET)}
         | _load(view.destinations(virtual.key))
         | _counted(virtual.counters)
         for virtual in view.servers()

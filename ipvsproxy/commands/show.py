@@ -42,7 +42,7 @@ TOPICS = {
         rows.services,
         SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "ENDPOINTS": "endpoints", "DRAINING": "draining"}
         | LOAD | RATES,
-        {"SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds"} | COUNTED,
+        {"SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds", "ONE-PACKET": "onePacket"} | COUNTED,
     ),
     "endpoints": Topic(
         "EndpointList",
@@ -116,6 +116,8 @@ def _cell(value: Any) -> Cell:
     """Show a list with commas, and nothing as a dash, so that columns can be counted."""
     if isinstance(value, list):
         return ",".join(value) or "-"
+    if isinstance(value, bool):
+        return Marked(str(value).lower())
     return value if isinstance(value, int) else Marked(value, MOODS.get(value, Mood.PLAIN)) if value else "-"
 
 

@@ -10,7 +10,17 @@ from typing import NamedTuple
 from ipvsproxy.address import format_ip
 from ipvsproxy.plan.diff import SERVER_VERBS, ElementStep, IpvsStep, Verb, diff
 from ipvsproxy.plan.ledger import Ledger
-from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, FrontendKey, KernelState, Server, Slot, Vip
+from ipvsproxy.plan.state import (
+    ONE_PACKET,
+    PERSISTENT,
+    SCHED_1,
+    SCHED_2,
+    FrontendKey,
+    KernelState,
+    Server,
+    Slot,
+    Vip,
+)
 
 
 class Action(StrEnum):
@@ -79,5 +89,10 @@ def _ipvs(step: IpvsStep, shadow: KernelState) -> Iterator[Change]:
 
 def server_text(server: Server) -> str:
     """Return the attributes of a virtual server as one text."""
-    names = {PERSISTENT: f"affinity {server.timeout} s", SCHED_1: "flag-1", SCHED_2: "flag-2"}
+    names = {
+        PERSISTENT: f"affinity {server.timeout} s",
+        ONE_PACKET: "one-packet",
+        SCHED_1: "flag-1",
+        SCHED_2: "flag-2",
+    }
     return " ".join([server.scheduler, *(name for bit, name in names.items() if server.flags & bit)])

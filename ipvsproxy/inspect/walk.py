@@ -14,7 +14,7 @@ from ipvsproxy.address import family, format_ip, parse_ip
 from ipvsproxy.inspect.model import Match, Real, Route, State, Virtual
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, HAIRPIN, INSIDE, MASQUERADE, RANGED, VIPS
-from ipvsproxy.plan.state import PERSISTENT, FrontendKey, Masquerade, Verdict
+from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, FrontendKey, Masquerade, Verdict
 
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
@@ -297,6 +297,8 @@ def _way(route: Route | None) -> str:
 
 
 def _affinity(server: Virtual) -> str:
-    if not server.server.flags & PERSISTENT:
-        return ""
-    return f", affinity of clients for {server.server.timeout} s"
+    if server.server.flags & ONE_PACKET:
+        return ", each packet by itself (one-packet)"
+    if server.server.flags & PERSISTENT:
+        return f", affinity of clients for {server.server.timeout} s"
+    return ""

@@ -6,6 +6,7 @@ Firewall-mark servers belong to others and are not even read. The bytes are in `
 """
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from ipvsproxy.plan.state import Destination, FrontendKey, Server, ServerState
 
 NETLINK_GENERIC = 16
 ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DEST}
+SERVER_SETTERS = (Verb.NEW_SERVICE, Verb.SET_SERVICE)
 ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (errno.ENOENT,)}
 """A destination whose whole server is gone (ESRCH) is another matter: somebody has deleted one that is wanted."""
 SMALL_READ = 4096
@@ -51,6 +53,14 @@ class Refused(msgspec.Struct, frozen=True):
     def destination(self) -> Destination | None:
         """What it was about; None: the server itself."""
         return self.step.destinations[0] if self.step.destinations else None
+
+    @property
+    def reason(self) -> str:
+        """What the kernel said; ENOENT for a server is about its scheduler (ip_vs_add_service)."""
+        server = self.step.server
+        if self.errno == errno.ENOENT and self.step.verb in SERVER_SETTERS and server:
+            return f"the kernel has no scheduler {server.scheduler} (module ip_vs_{server.scheduler})"
+        return os.strerror(self.errno)
 
 
 class Ipvs:

@@ -253,7 +253,8 @@ class Kernel:
             self._look_again(key)
         report(refused)
         failed.servers |= unsure
-        failed.reasons.update((item.step.key, f"IPVS: {os.strerror(item.errno)}") for item in refused)
+        # Of several about one server the first is why: without the server its destinations fail, too.
+        failed.reasons.update((item.step.key, f"IPVS: {item.reason}") for item in reversed(refused))
 
     def _look_again(self, key: FrontendKey) -> None:
         """Read one server into the shadow, of which some steps have been carried out and some have not."""
@@ -302,7 +303,7 @@ def report(refused: Sequence[Refused]) -> None:
             verb=item.step.verb.name,
             frontend=str(key),
             destination=str(item.destination) if item.destination else None,
-            error=os.strerror(item.errno),
+            error=item.reason,
         )
     if len(refused) > len(told):
         log.error("IPVS refused more changes", count=len(refused) - len(told))

@@ -94,6 +94,8 @@ class ServiceStatus(Raw, frozen=True, gc=False, rename="camel"):
 
 class ServiceAnnotations(Raw, frozen=True, gc=False):
     drain_timeout: Any = msgspec.field(default=None, name="ipvsproxy.io/drain-timeout")
+    scheduler: Any = msgspec.field(default=None, name="ipvsproxy.io/scheduler")
+    one_packet: Any = msgspec.field(default=None, name="ipvsproxy.io/one-packet")
 
 
 class ServiceMetadata(Metadata, frozen=True, gc=False, rename="camel"):

@@ -6,12 +6,17 @@ from collections.abc import Iterable
 from ipvsproxy.address import Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, addresses, protocol, said
-from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceMetadata, ServiceSpec
+from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceAnnotations, ServiceSpec
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 DEFAULT_AFFINITY_SECONDS = 10800
 MAX_AFFINITY_SECONDS = 86400
+NO_ANNOTATIONS = ServiceAnnotations()
+SCHEDULERS = frozenset({
+    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos",
+})  # fmt: skip
+"""All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
 
 
 def build_service(raw: RawService) -> Decoded:
@@ -28,6 +33,8 @@ def build_service(raw: RawService) -> Decoded:
     ingress = (raw.status.load_balancer.ingress or ()) if raw.status and raw.status.load_balancer else ()
     vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
     external_local = _external_local(spec)
+    affinity_seconds = _affinity(spec, complaints)
+    own = raw.metadata.annotations or NO_ANNOTATIONS
     service = Service(
         namespace=raw.metadata.namespace or "default",
         name=raw.metadata.name,
@@ -39,10 +46,12 @@ def build_service(raw: RawService) -> Decoded:
         source_ranges=_source_ranges(spec.load_balancer_source_ranges or (), complaints),
         external_local=external_local,
         internal_local=spec.internal_traffic_policy == "Local",
-        affinity_seconds=_affinity(spec, complaints),
+        affinity_seconds=affinity_seconds,
         health_check_port=_health_check_port(spec, complaints) if external_local else 0,
         uid=raw.metadata.uid or "",
-        drain_seconds=_drain_timeout(raw.metadata, complaints),
+        drain_seconds=_drain_timeout(own.drain_timeout, complaints),
+        scheduler=_scheduler(own.scheduler, complaints),
+        one_packet=_one_packet(own.one_packet, affinity_seconds, complaints),
     )
     return Decoded(service, said(complaints))
 
@@ -132,9 +141,8 @@ def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:
     return DEFAULT_AFFINITY_SECONDS
 
 
-def _drain_timeout(metadata: ServiceMetadata, complaints: list[str]) -> float | None:
+def _drain_timeout(value: object, complaints: list[str]) -> float | None:
     """Return the Service's own drain timeout in seconds, None where the configured one counts."""
-    value = metadata.annotations.drain_timeout if metadata.annotations else None
     if value is None:
         return None
     try:
@@ -143,9 +151,32 @@ def _drain_timeout(metadata: ServiceMetadata, complaints: list[str]) -> float | 
         nanoseconds = -1
     if nanoseconds >= 0:
         return nanoseconds / NANOSECONDS
-    field = "metadata.annotations[ipvsproxy.io/drain-timeout]"
-    complaints.append(f"{field}: {str(value)[:40]!r} is not a duration such as 30s or 1h; default used")
+    complaints.append(_misused("drain-timeout", value, "is not a duration such as 30s or 1h; default used"))
     return None
+
+
+def _scheduler(value: object, complaints: list[str]) -> str:
+    """Return the Service's own scheduler, nothing where the configured one counts."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and value in SCHEDULERS:
+        return sys.intern(value)
+    complaints.append(_misused("scheduler", value, "is no IPVS scheduler, such as rr or mh; default used"))
+    return ""
+
+
+def _one_packet(value: object, affinity_seconds: int, complaints: list[str]) -> bool:
+    """Tell whether UDP packets are balanced one by one."""
+    if value not in (None, "true", "false"):
+        complaints.append(_misused("one-packet", value, 'is neither "true" nor "false"; left out'))
+    if value == "true" and affinity_seconds:
+        complaints.append(_misused("one-packet", value, "contradicts sessionAffinity ClientIP; left out"))
+        return False
+    return value == "true"
+
+
+def _misused(annotation: str, value: object, problem: str) -> str:
+    return f"metadata.annotations[ipvsproxy.io/{annotation}]: {str(value)[:40]!r} {problem}"
 
 
 def _health_check_port(spec: ServiceSpec, complaints: list[str]) -> int:

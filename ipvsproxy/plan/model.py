@@ -37,7 +37,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     `cluster_ips` holds at most one address a family. `source_ranges` is empty for "open", per family.
     `affinity_seconds` 0 means no session affinity. `external_local` is already false where the Service is
     not externally reachable by its type. `drain_seconds` is how long removed endpoints may keep their connections:
-    None as configured, 0 without limit.
+    None as configured, 0 without limit. `scheduler` is empty for the configured one. With `one_packet` every UDP
+    packet is balanced by itself.
     """
 
     namespace: str
@@ -54,6 +55,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     health_check_port: int = 0
     uid: str = ""
     drain_seconds: float | None = None
+    scheduler: str = ""
+    one_packet: bool = False
 
     @property
     def key(self) -> str:

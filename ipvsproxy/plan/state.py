@@ -18,6 +18,8 @@ from ipvsproxy.plan.model import Protocol
 
 PERSISTENT = 0x1
 """IP_VS_SVC_F_PERSISTENT (include/uapi/linux/ip_vs.h): session affinity."""
+ONE_PACKET = 0x4
+"""IP_VS_SVC_F_ONEPACKET: no UDP packet belongs to a connection; each is scheduled by itself."""
 SCHED_1 = 0x8
 """IP_VS_SVC_F_SCHED1: fallback to another destination (sh-fallback, mh-fallback)."""
 SCHED_2 = 0x10

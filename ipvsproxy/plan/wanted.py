@@ -18,6 +18,7 @@ from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.safety import has_external_ips, judge, without
 from ipvsproxy.plan.state import (
+    ONE_PACKET,
     PERSISTENT,
     SCHED_1,
     SCHED_2,
@@ -139,13 +140,14 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
     node: NodeFacts,
     config: Config,
 ) -> View:
-    turn = _turn(config.scheduler, node.name)
+    scheduler = service.scheduler or config.scheduler
+    turn = _turn(scheduler, node.name)
     return View(
         service=service,
         port=port,
         cluster_ip=cluster_ip,
         inside_port=inside_port,
-        server=_server(config.scheduler, service.affinity_seconds),
+        server=_server(scheduler, service.affinity_seconds, service.one_packet and port.protocol is Protocol.UDP),
         cluster=_destinations(choice.cluster, turn),
         local=_destinations(choice.local, turn) if service.external_local or service.internal_local else (),
         exists=choice.exists,
@@ -165,8 +167,9 @@ def _serving(backends: Iterable[Backend]) -> tuple[Destination, ...]:
 
 
 @lru_cache(maxsize=1024)  # one value for all Services that want the same
-def _server(scheduler: str, affinity_seconds: int) -> Server:
-    flags = SCHEDULER_FLAGS.get(scheduler, 0) | (PERSISTENT if affinity_seconds else 0)
+def _server(scheduler: str, affinity_seconds: int, one_packet: bool) -> Server:
+    flags = SCHEDULER_FLAGS.get(scheduler, 0)
+    flags |= (PERSISTENT if affinity_seconds else 0) | (ONE_PACKET if one_packet else 0)
     return Server(scheduler, flags, affinity_seconds)
 
 

@@ -141,6 +141,13 @@ def test_a_refused_frontend_is_its_services_and_no_illness(world):
     assert world.report.of("synced")[-1][0].pending == 0
 
 
+def test_a_scheduler_that_the_kernel_does_not_have_is_named(world):
+    world.node.ipvs.refuse[WEB] = errno.ENOENT
+    world.list(service(scheduler="twos"), slice_of("web", "10.244.1.1"), service("b", ["10.96.0.11"]))
+    reason = "10.96.0.10:80/TCP: IPVS: the kernel has no scheduler twos (module ip_vs_twos)"
+    assert world.report.of("refused") == [["web", reason]]
+
+
 def test_refused_rules_leave_their_family_behind(world):
     world.list(service())
     world.report.take()

@@ -232,8 +232,8 @@ def test_affinity_out_of_range_gets_the_default(seconds):
     assert found.complaints[0].startswith("spec.sessionAffinityConfig.clientIP.timeoutSeconds: ")
 
 
-def annotated(value):
-    return changed(service(), ["metadata", "annotations"], {"ipvsproxy.io/drain-timeout": value, "other": "x"})
+def annotated(value, name="drain-timeout", **spec):
+    return changed(service(**spec), ["metadata", "annotations"], {f"ipvsproxy.io/{name}": value, "other": "x"})
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1h30m", 5400), ("0s", 0), ("0", 0)])
@@ -254,6 +254,39 @@ def test_a_malformed_drain_timeout_is_said_and_the_default_counts(text):
     assert complaint.startswith("metadata.annotations[ipvsproxy.io/drain-timeout]: ")
     assert complaint.endswith("is not a duration such as 30s or 1h; default used")
     assert len(complaint) < 200
+
+
+def test_a_scheduler_of_its_own():
+    assert value(annotated("mh", "scheduler")).scheduler == "mh"
+    assert value(annotated("90s")).scheduler == value(service()).scheduler == ""
+
+
+@pytest.mark.parametrize("text", ["", "RR", "round-robin", "rr ", "x" * 9999, 1, ["rr"], {"rr": 1}])
+def test_what_is_no_scheduler_is_said_and_the_default_counts(text):
+    found = decoded(annotated(text, "scheduler"))
+    assert found.object.scheduler == ""
+    (complaint,) = found.complaints
+    assert complaint.startswith("metadata.annotations[ipvsproxy.io/scheduler]: ")
+    assert len(complaint) < 200
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("true", True), ("false", False)])
+def test_one_packet(text, wanted):
+    assert value(annotated(text, "one-packet")).one_packet is wanted
+    assert value(service()).one_packet is False
+
+
+@pytest.mark.parametrize("text", ["", "yes", "True", True, 1, ["true"]])
+def test_one_packet_that_is_no_boolean_is_said_and_left_out(text):
+    found = decoded(annotated(text, "one-packet"))
+    assert found.object.one_packet is False
+    assert found.complaints[0].startswith("metadata.annotations[ipvsproxy.io/one-packet]: ")
+
+
+def test_one_packet_and_affinity_exclude_each_other():
+    found = decoded(annotated("true", "one-packet", sessionAffinity="ClientIP"))
+    assert (found.object.one_packet, found.object.affinity_seconds) == (False, 10800)
+    assert "sessionAffinity" in found.complaints[0]
 
 
 def test_no_affinity():

@@ -3,7 +3,19 @@ import pytest
 from build import config, destination, endpoint, key, node, service, slice_of
 
 from ipvsproxy.address import parse_ip
-from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, Claim, Destination, Masquerade, Server, Verdict
+from ipvsproxy.plan.model import Protocol
+from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.state import (
+    ONE_PACKET,
+    PERSISTENT,
+    SCHED_1,
+    SCHED_2,
+    Claim,
+    Destination,
+    Masquerade,
+    Server,
+    Verdict,
+)
 from ipvsproxy.plan.wanted import plan_service
 
 CLUSTER = "10.96.0.10:80"
@@ -119,6 +131,30 @@ def test_affinity_and_scheduler_flags():
     assert at(plan(sticky, both()), CLUSTER).server == Server("rr", PERSISTENT, 600)
     assert at(plan(everything(), both(), scheduler="mh"), CLUSTER).server == Server("mh", SCHED_1 | SCHED_2, 0)
     assert at(plan(everything(), both(), scheduler="sh"), CLUSTER).server == Server("sh", SCHED_1, 0)
+
+
+def test_a_service_with_a_scheduler_of_its_own():
+    for own, configured in (("mh", "rr"), ("mh", "sh")):
+        frontends = plan(everything(scheduler=own), both(), scheduler=configured)
+        assert at(frontends, CLUSTER).server == Server("mh", SCHED_1 | SCHED_2, 0)
+
+
+def test_its_own_scheduler_decides_about_the_order():
+    def order(node, **own):
+        slices = slice_of("web", *(f"10.244.1.{n}" for n in range(1, 8)))
+        return at(plan(everything(**own), slices, on=NodeFacts(f"node{node}")), CLUSTER).destinations
+
+    assert len({order(n) for n in range(20)}) > 1
+    assert len({order(n, scheduler="mh") for n in range(20)}) == 1
+
+
+def test_one_packet_is_for_udp_alone():
+    svc = service(ports=((80, 0, "TCP", "t"), (80, 0, "UDP", "u")), one_packet=True)
+    frontends = plan(svc, slice_of("web", "10.244.1.10", ports=((8080, "TCP", "t"), (8080, "UDP", "u"))))
+    assert {key.protocol: frontend.server for key, frontend in frontends.items()} == {
+        Protocol.TCP: Server("rr", 0, 0),
+        Protocol.UDP: Server("rr", ONE_PACKET, 0),
+    }
 
 
 def test_source_ranges_apply_to_load_balancer_vips_only():

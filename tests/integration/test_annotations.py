@@ -1,0 +1,102 @@
+"""What a Service may ask of IPVS for itself: a scheduler of its own, and balancing of single UDP packets."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import netns
+import pytest
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder, endpoint, endpoint_slice, port, service
+from probe import Conversation, Question, spread
+from proxy import Proxy
+from test_traffic import cluster_ip, eventually
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+NUMBER = 97
+PODS = ("p11", "p21")
+PORTS = [port(80, 8080, "TCP", "web"), port(81, 8081, "UDP", "syslog")]
+PACKETS = 12
+
+
+class World:
+    """One Service with two endpoints, and the proxy of node1."""
+
+    def __init__(self, lab: Lab, folder: Folder, proxy: Proxy) -> None:
+        self.lab, self.folder, self.proxy = lab, folder, proxy
+
+    def put(self, **annotations: str) -> None:
+        made = service("own", PORTS, [cluster_ip(NUMBER, f) for f in (4, 6)])
+        made["metadata"]["annotations"] = {
+            f"ipvsproxy.io/{name.replace('_', '-')}": value for name, value in annotations.items()
+        }
+        hosts = [self.lab.host(name) for name in PODS]
+        slices = [
+            endpoint_slice("own", PORTS, [endpoint(self.lab, host, family=f) for host in hosts], family=f)
+            for f in (4, 6)
+        ]
+        self.folder.write("own", made, *slices)
+
+    def answered_tcp(self, family: int) -> set[str]:
+        """Who answers a client, connection by connection, each from another port."""
+        return set(spread(Question(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80), PACKETS))
+
+    def answered_udp(self, family: int) -> set[str]:
+        """Where answers to packets of one socket come from; it takes them from everybody."""
+        names = {self.lab.host(name).address(family): name for name in PODS}
+        to = (cluster_ip(NUMBER, family), 81)
+        found = set()
+        with contextlib.closing(netns.open_socket(self.lab.host("p12").netns, to[0], "udp")) as asking:
+            asking.settimeout(4)
+            with contextlib.suppress(TimeoutError):
+                for _ in range(PACKETS):
+                    asking.sendto(b"who\n", to)
+                    found.add(asking.recvfrom(4096)[1][0])
+        return {names.get(source, source) for source in found}
+
+
+@pytest.fixture(scope="module")
+def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("annotations")))
+    folder.write_nodes(lab)
+    for name in PODS:
+        for proto, number in (("tcp", 8080), ("udp", 8081)):
+            lab.responder.listen(lab.host(name), number, proto)
+    proxy = lab.proxy(lab.nodes[0], folder.path, DEFAULT_PROXY_ARGS)
+    yield World(lab, folder, proxy)
+    proxy.kill()
+    lab.clean_nodes()
+    lab.responder.clear()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_packets_of_one_socket_go_to_all_endpoints(world: World, family: int) -> None:
+    world.put(one_packet="true")
+    eventually(lambda: world.answered_udp(family) == set(PODS))
+    # One endpoint, that of the first packet: its answers come from the VIP, as those of any Service.
+    world.put()
+    eventually(lambda: world.answered_udp(family) == {cluster_ip(NUMBER, family)})
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_scheduler_of_its_own(world: World, family: int) -> None:
+    world.put()
+    eventually(lambda: world.answered_tcp(family) == set(PODS))
+    with Conversation(Question(world.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)) as kept:
+        name = kept.ask().name
+        world.put(scheduler="sh")
+        eventually(lambda: len(world.answered_tcp(family)) == 1)
+        world.put()
+        eventually(lambda: world.answered_tcp(family) == set(PODS))
+        assert kept.ask().name == name
+
+
+def test_a_scheduler_that_is_none_costs_only_the_wish(world: World) -> None:
+    world.put(scheduler="round-robin")
+    told = world.proxy.wait_for("part of a manifest object left out")
+    assert told["object"] == "default/own"
+    assert "metadata.annotations[ipvsproxy.io/scheduler]: 'round-robin'" in told["reason"]
+    assert world.answered_tcp(4) == set(PODS)
