@@ -39,7 +39,8 @@ from ipvsproxy.outside import Outside
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.reload import FileWatcher
 from ipvsproxy.serve.traffic import Look
-from nft import Libnftables, NftError, Transaction
+from nft import Client, Libnftables, NftError, Transaction
+from nft import ruleset as static_rules
 
 NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
 HINTS = {
@@ -47,6 +48,13 @@ HINTS = {
     errno.EACCES: NEEDS_NET_ADMIN,
     errno.EOPNOTSUPP: "load the module dummy on this host (modprobe dummy), or use a kernel that has CONFIG_DUMMY",
 }
+
+NEVER = (errno.EPERM, errno.EACCES, errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL)
+"""Answers of nftables to rules that it will not take another time either."""
+NEEDS_MODULES = (
+    "load the modules nft_ct, nft_nat, nft_masq, nft_fib_inet, nft_reject_inet on this host, or use a kernel that"
+    " has them, with CONFIG_NF_TABLES_ARP (or --quiet-arp=false), and nftables 1.0.2 or later"
+)
 
 log = structlog.get_logger()
 
@@ -103,6 +111,7 @@ def open_kernel(config: Config) -> Kernel:
         _probe_scheduler(ipvs, config.scheduler)
         ruleset, nft = _open_ruleset(), Libnftables()
         mark = config.masquerade_mark
+        _probe_rules(nft, static_rules(mark, quiet_arp=config.quiet_arp))
         return Kernel(
             ipvs, Links(), nft, ruleset, Forwarding(nft, mark), mark,
             nameservers=host.nameservers,
@@ -174,6 +183,24 @@ def _open_ruleset() -> Ruleset:
             " or use a kernel that has CONFIG_NF_TABLES_INET"
         ) from error
     return ruleset
+
+
+def _probe_rules(nft: Client, rules: str) -> None:
+    """Have the kernel judge the static rules, which takes modules that only they make it load. Raises Fatal.
+
+    What may be better in a moment (memory, another program's transaction) is for the loop, which tries again.
+    """
+    transaction = Transaction(TABLE, ELSEWHERE)
+    transaction.delete_table()
+    transaction.load(rules)
+    try:
+        nft.check(transaction)
+    except NftError as error:
+        if error.errno not in NEVER:
+            log.warning("nftables does not take the rules at the moment", error=error.text[:200])
+            return
+        hint = HINTS.get(error.errno, "") if error.errno in (errno.EPERM, errno.EACCES) else NEEDS_MODULES
+        raise Fatal(f"nftables does not take the rules ({error.text[:500]}): {hint}") from error
 
 
 def _probe_scheduler(ipvs: Ipvs, scheduler: str) -> None:

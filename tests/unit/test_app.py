@@ -1,4 +1,5 @@
 import errno
+import os
 import queue
 import threading
 
@@ -13,6 +14,7 @@ from ipvsproxy.kernel.ipvs import Refused
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.loop import Fatal
 from ipvsproxy.plan.diff import Verb
+from nft import NftError
 
 
 class Schedulers:
@@ -71,6 +73,39 @@ def test_a_kernel_without_nftables_is_said_with_the_module(monkeypatch):
     monkeypatch.setattr(app, "Ruleset", NoTables)
     with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
         app._open_ruleset()
+
+
+class Judge:
+    """As much of libnftables as judges rules; `code` is its answer, 0 for yes."""
+
+    def __init__(self, code=0):
+        self.code, self.asked = code, []
+
+    def check(self, transaction):
+        self.asked.append(str(transaction))
+        if self.code:
+            raise NftError(self.code, f"Error: Could not process rule: {os.strerror(self.code)}")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOENT, "No such file or directory): load the modules nft_ct, nft_nat"),
+        (errno.EOPNOTSUPP, "Operation not supported): load the modules .*--quiet-arp=false"),
+        (errno.EINVAL, "Invalid argument): .*nftables 1.0.2"),
+        (errno.EPERM, "Operation not permitted): the process needs the capability CAP_NET_ADMIN"),
+    ],
+)
+def test_rules_that_the_kernel_cannot_have_are_a_fatal_error_with_what_to_do(code, words):
+    with pytest.raises(Fatal, match=words.replace(")", r"\)")):
+        app._probe_rules(Judge(code), "the rules")
+
+
+@pytest.mark.parametrize("code", [0, errno.ENOMEM, errno.EBUSY, errno.EAGAIN])
+def test_rules_that_may_be_taken_another_time_are_for_the_loop(code):
+    judge = Judge(code)
+    app._probe_rules(judge, "the rules")
+    assert [text.splitlines()[-1] for text in judge.asked] == ["the rules"]
 
 
 class NoProtocol:
