@@ -121,11 +121,12 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
 
     signals.end_at_once()
     from ipvsproxy import app
+    from ipvsproxy.cleanup import cleanup
     from ipvsproxy.loop import Fatal
 
     try:
         if settings.values["--cleanup"]:
-            app.cleanup(config)
+            cleanup(config)
         elif settings.values["--init-only"]:
             app.init(config)
         else:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy import app, cli, signals
+from ipvsproxy import app, cleanup, cli, signals
 from ipvsproxy.kernel import host
 from ipvsproxy.loop import Fatal
 
@@ -23,7 +23,7 @@ def ran(monkeypatch):
     calls = []
     monkeypatch.setattr(app, "run", lambda config, recheck: calls.append(("run", config, recheck)))
     monkeypatch.setattr(app, "init", lambda config: calls.append(("init", config)))
-    monkeypatch.setattr(app, "cleanup", lambda config: calls.append(("cleanup", config)))
+    monkeypatch.setattr(cleanup, "cleanup", lambda config: calls.append(("cleanup", config)))
     return calls
 
 
@@ -52,9 +52,12 @@ def test_cleaning_up_is_allowed_in_every_mode(arguments, ran):
     assert [call[0] for call in ran] == ["cleanup"]
 
 
-@pytest.mark.parametrize(("what", "word"), [("run", "run"), ("init", "--init-only"), ("cleanup", "--cleanup")])
-def test_signals_count_before_anything_is_done(what, word, heeded, monkeypatch):
-    monkeypatch.setattr(app, what, lambda *_: heeded.append("work"))
+@pytest.mark.parametrize(
+    ("where", "what", "word"),
+    [(app, "run", "run"), (app, "init", "--init-only"), (cleanup, "cleanup", "--cleanup")],
+)
+def test_signals_count_before_anything_is_done(where, what, word, heeded, monkeypatch):
+    monkeypatch.setattr(where, what, lambda *_: heeded.append("work"))
     assert cli.main([word]) == 0
     assert heeded == ["signals", "work"]
 

@@ -1,0 +1,111 @@
+"""What cleanup takes away, spares and tells."""
+
+import errno
+
+import pytest
+from build import key
+
+from ipvsproxy import cleanup, opening
+from ipvsproxy.config import Config
+from ipvsproxy.kernel.alone import Holder
+from ipvsproxy.kernel.ipvs import Refused
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.loop import Fatal
+from ipvsproxy.plan.diff import Verb
+
+
+class NoProtocol:
+    """Of a kernel without any of netfilter's netlink."""
+
+    def __init__(self, _name):
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+
+
+class Free:
+    """The lock of a network namespace that nobody has; `holder` has it otherwise."""
+
+    holder = None
+
+    def take(self):
+        return self.holder
+
+
+@pytest.fixture(autouse=True)
+def lock(monkeypatch):
+    monkeypatch.setattr(cleanup, "Lock", Free)
+    monkeypatch.setattr(Free, "holder", None)
+
+
+def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeypatch):
+    done = []
+
+    def refused(*_):
+        raise KernelError("deleting the dummy link kube-ipvs0", errno.EBUSY)
+
+    monkeypatch.setattr(cleanup, "_remove_servers", lambda _: ["virtual server 10.96.0.1:443/tcp: busy"])
+    for name in ("_remove_links", "_remove_rule", "_remove_tables"):
+        monkeypatch.setattr(cleanup, name, refused)
+    monkeypatch.setattr(cleanup, "_remove_leftovers", lambda: done.append("leftovers") or [])
+    with pytest.raises(
+        Fatal, match=r"virtual server 10\.96\.0\.1:443/tcp: busy(; deleting the dummy link kube-ipvs0: [^;]*){3}$"
+    ):
+        cleanup.cleanup(Config("n"))
+    assert done == ["leftovers"]
+
+
+def test_a_kernel_without_nftables_has_no_rules_to_remove(monkeypatch):
+    """Opening libnftables there would end the process."""
+    monkeypatch.setattr(opening, "Ruleset", NoProtocol)
+    monkeypatch.setattr(cleanup, "Libnftables", lambda: pytest.fail("opened"))
+    monkeypatch.setattr(cleanup, "legacy_advice", lambda: ["run iptables-legacy"])
+    assert cleanup._remove_rule() + cleanup._remove_tables() == []
+    assert cleanup._remove_leftovers() == ["run iptables-legacy"]
+
+
+def test_a_kernel_without_ipvs_has_no_servers_to_remove(monkeypatch):
+    def missing():
+        raise KernelError("looking up netlink family IPVS", errno.ENOENT)
+
+    monkeypatch.setattr(cleanup, "Ipvs", missing)
+    assert cleanup._remove_servers(Config("n")) == []
+
+
+def test_cleanup_leaves_a_proxy_at_work_alone_and_says_who_it_is(monkeypatch):
+    monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
+    monkeypatch.setattr(cleanup, "_remove_servers", lambda _: pytest.fail("removed"))
+    with pytest.raises(Fatal, match=r"at work on this node \(process 4711, ipvsproxy v0\.1\.0\): end it first"):
+        cleanup.cleanup(Config("n"))
+
+
+class Servers:
+    """As much of IPVS as is cleaned up; what is `stuck` cannot be removed."""
+
+    def __init__(self, stuck=()):
+        self.left = {key(text): None for text in ("10.96.0.1:443", "10.98.0.1:80", "[fd00::1]:80", "192.0.2.1:80")}
+        self.stuck = {key(text) for text in stuck}
+
+    def servers(self):
+        return dict(self.left)
+
+    def apply(self, steps):
+        for step in steps:
+            assert step.verb is Verb.DEL_SERVICE
+            if step.key not in self.stuck:
+                del self.left[step.key]
+        return [Refused(step, errno.EBUSY) for step in steps if step.key in self.stuck]
+
+
+def test_cleanup_spares_virtual_servers_of_others(monkeypatch):
+    servers = Servers()
+    monkeypatch.setattr(cleanup, "Ipvs", lambda: servers)
+    assert cleanup._remove_servers(Config("n", exclude_cidrs=("10.98.0.0/16", "fd00::/8"))) == []
+    assert set(servers.left) == {key("10.98.0.1:80"), key("[fd00::1]:80")}
+
+
+def test_cleanup_names_virtual_servers_that_stay(monkeypatch):
+    servers = Servers(stuck=["10.96.0.1:443"])
+    monkeypatch.setattr(cleanup, "Ipvs", lambda: servers)
+    assert cleanup._remove_servers(Config("n")) == [
+        f"virtual server {key('10.96.0.1:443')}: Device or resource busy"
+    ]
+    assert set(servers.left) == {key("10.96.0.1:443")}

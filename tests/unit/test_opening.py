@@ -1,0 +1,126 @@
+"""What is missing in the kernel is said before anything is done."""
+
+import errno
+import os
+
+import pytest
+
+from ipvsproxy import opening
+from ipvsproxy.config import Config
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.loop import Fatal
+from nft import NftError
+
+
+class Schedulers:
+    """As much of IPVS as knows schedulers; `code` is the errno of trying one out."""
+
+    def __init__(self, code=0):
+        self.code = code
+
+    def servers(self):
+        return {}
+
+    def probe(self, scheduler):
+        if self.code:
+            raise KernelError(f"IPVS scheduler {scheduler}", self.code)
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    names = []
+    monkeypatch.setattr(opening.host, "load_module", names.append)
+    return names
+
+
+def test_a_kernel_without_ipvs_is_said_with_the_module(monkeypatch):
+    def missing():
+        raise KernelError("looking up netlink family IPVS", errno.ENOENT)
+
+    monkeypatch.setattr(opening, "Ipvs", missing)
+    with pytest.raises(Fatal, match=r"no IPVS .*modprobe ip_vs"):
+        opening.open_kernel(Config("n"))
+
+
+def test_a_kernel_without_nftables_is_said_with_the_module(monkeypatch):
+    class NoTables:
+        def __init__(self, name):
+            pass
+
+        def stamp(self):
+            raise KernelError("netlink request", errno.EINVAL)
+
+    monkeypatch.setattr(opening, "Ruleset", NoTables)
+    with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
+        opening.open_ruleset()
+
+
+class Judge:
+    """As much of libnftables as judges rules; `code` is its answer, 0 for yes."""
+
+    def __init__(self, code=0):
+        self.code, self.asked = code, []
+
+    def check(self, transaction):
+        self.asked.append(str(transaction))
+        if self.code:
+            raise NftError(self.code, f"Error: Could not process rule: {os.strerror(self.code)}")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOENT, "No such file or directory): load the modules nft_ct, nft_nat"),
+        (errno.EOPNOTSUPP, "Operation not supported): load the modules .*--quiet-arp=false"),
+        (errno.EINVAL, "Invalid argument): .*nftables 1.0.2"),
+        (errno.EPERM, "Operation not permitted): the process needs the capability CAP_NET_ADMIN"),
+    ],
+)
+def test_rules_that_the_kernel_cannot_have_are_a_fatal_error_with_what_to_do(code, words):
+    with pytest.raises(Fatal, match=words.replace(")", r"\)")):
+        opening.probe_rules(Judge(code), "the rules")
+
+
+@pytest.mark.parametrize("code", [0, errno.ENOMEM, errno.EBUSY, errno.EAGAIN])
+def test_rules_that_may_be_taken_another_time_are_for_the_loop(code):
+    judge = Judge(code)
+    opening.probe_rules(judge, "the rules")
+    assert [text.splitlines()[-1] for text in judge.asked] == ["the rules"]
+
+
+class NoProtocol:
+    """Of a kernel without any of netfilter's netlink."""
+
+    def __init__(self, _name):
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+
+
+def test_nftables_is_looked_for_before_libnftables_which_would_end_the_process(monkeypatch, loaded):
+    monkeypatch.setattr(opening, "Ipvs", Schedulers)
+    monkeypatch.setattr(opening, "Ruleset", NoProtocol)
+    monkeypatch.setattr(opening, "Libnftables", lambda: pytest.fail("opened"))
+    with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
+        opening.open_kernel(Config("n"))
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])
+def test_a_missing_capability_is_named(monkeypatch, loaded, code):
+    monkeypatch.setattr(opening, "Ipvs", lambda: Schedulers(code))
+    with pytest.raises(Fatal, match="CAP_NET_ADMIN"):
+        opening.open_kernel(Config("n"))
+
+
+def test_a_missing_scheduler_is_named_and_its_module_was_tried(monkeypatch, loaded):
+    monkeypatch.setattr(opening, "Ipvs", lambda: Schedulers(errno.ENOENT))
+    with pytest.raises(Fatal, match=r"'mh' .*modprobe ip_vs_mh"):
+        opening.open_kernel(Config("n", scheduler="mh"))
+    assert loaded == ["ip_vs_mh"]
+
+
+def test_the_module_is_loaded_before_the_scheduler_is_tried(monkeypatch, loaded):
+    order = []
+    schedulers = Schedulers()
+    monkeypatch.setattr(opening.host, "load_module", order.append)
+    monkeypatch.setattr(schedulers, "probe", order.append)
+    opening.probe_scheduler(schedulers, "lc")
+    assert order == ["ip_vs_lc", "lc"]
