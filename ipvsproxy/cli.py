@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,18 @@ def main(arguments: Sequence[str], program: str = "ipvsproxy") -> int:
     if name == "kube-proxy" or (arguments and arguments[0].startswith("-")):
         return _command("run", arguments, wrong=1, name=name)
     if not arguments or arguments[0] not in BY_NAME:
-        what = f"unknown command: {arguments[0]}" if arguments else "a command is needed"
-        return _wrong(WrongUsage(what), 2, _help("ipvsproxy"))
+        return _wrong(WrongUsage(_no_command(arguments)), 2, "\n".join(_commands("ipvsproxy")))
     command = BY_NAME[arguments[0]]
     if command.module:
         return _look(command, arguments[1:])
     return _command(command.name, arguments[1:], wrong=2, name=name)
+
+
+def _no_command(arguments: Sequence[str]) -> str:
+    if not arguments:
+        return "a command is needed"
+    like = get_close_matches(arguments[0], BY_NAME, 1)
+    return f"unknown command: {arguments[0]}" + (f"; did you mean {like[0]}?" if like else "")
 
 
 def _look(command: Command, arguments: Sequence[str]) -> int:
@@ -170,11 +177,16 @@ def _errors(lines: Sequence[str], status: int) -> int:
 
 
 def _help(name: str) -> str:
+    return "\n".join([*_commands(name), "", usage()])
+
+
+def _commands(name: str) -> list[str]:
     lines = ["Kubernetes Services through IPVS and nftables.", "", f"usage: {name} [flags]"]
-    if name != "kube-proxy":
-        lines += [f"       {name} COMMAND [flags]", ""]
-        lines += [f"  {command.name:10} {command.help}" for command in COMMANDS]
-    return "\n".join([*lines, "", usage()])
+    if name == "kube-proxy":
+        return lines
+    width = max(len(command.name) for command in COMMANDS)
+    lines += [f"       {name} COMMAND [flags]", ""]
+    return lines + [f"  {command.name:{width}}  {command.help}" for command in COMMANDS]
 
 
 def version(*, raw: bool = False) -> str:

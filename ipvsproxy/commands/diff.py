@@ -9,8 +9,8 @@ from typing import Any
 
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.commands import objects
-from ipvsproxy.commands.given import Failed, Given, WrongUsage
-from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit
+from ipvsproxy.commands.given import Given, WrongUsage, unreadable
+from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
@@ -37,10 +37,12 @@ def run(given: Given) -> int:
     found = objects.read(config)
     try:
         with View() as view:
+            if not view.has_ipvs:
+                note(objects.NO_IPVS)
             wanted = objects.desired_here(config, found, view)
             changed = [*surroundings(config, view), *_differences(config, wanted, view)]
     except (KernelError, OSError) as error:
-        raise Failed(f"the kernel cannot be read: {error}") from error
+        raise unreadable(error) from error
     services = {str(key): wanted.ledger.owner(key) for key in wanted.ledger.frontends}
     document = {"changes": [_document(change, services.get(change.frontend, "")) for change in changed]}
     emit(given.flags["output"], "Diff", document, _parts(changed, services))
@@ -62,7 +64,8 @@ def surroundings(config: Config, view: View) -> Iterator[Change]:
     for name, value in host.wanted_sysctls(config):
         was = host.read_sysctl(name)
         if was != value:
-            yield Change(Action.CHANGE, "setting", host.dotted(name), "", str(was), str(value))
+            before = "" if was is None else str(was)  # None: the kernel does not have it yet
+            yield Change(Action.CHANGE, "setting", host.dotted(name), "", before, str(value))
     if not view.has_link():
         yield Change(Action.ADD, "link", LINK_NAME)
     if not view.has_table():

@@ -4,6 +4,7 @@ Facts are read (`commands.survey`), judged (`diagnosis`) and printed, problems f
 1: problems, 2: wrong usage; warnings alone are no problem.
 """
 
+import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ipvsproxy.diagnosis.facts import Facts, from_json
 from ipvsproxy.diagnosis.finding import ORDER, Finding, Verdict
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.service import diagnose_service
+from ipvsproxy.kernel.netns import socket_in
 
 MOODS = {
     Verdict.PROBLEM: Mood.BAD,
@@ -32,11 +34,25 @@ WIDTH = max(map(len, ORDER)) + 2
 
 def run(given: Given) -> int:
     """Look, judge, print."""
-    if len(given.words) > 1:
-        raise WrongUsage("one Service at most, as NAMESPACE/NAME")
+    _check(given)
     findings = _service(given.words[0], given) if given.words else _node(given)
     emit(given.flags["output"], "Diagnosis", document(findings), parts(findings))
     return FOUND if any(finding.verdict is Verdict.PROBLEM for finding in findings) else FINE
+
+
+def _check(given: Given) -> None:
+    """Refuse flags that would be passed over. Raises WrongUsage, Failed."""
+    netns = given.flags["netns"]
+    if len(given.words) > 1 or any(word.count("/") > 1 for word in given.words):
+        raise WrongUsage("one Service at most, as NAMESPACE/NAME")
+    if given.words and given.flags["facts"]:
+        raise WrongUsage("--facts: saved facts are those of a node; a Service is only looked at where it is")
+    if netns and not given.words:
+        raise WrongUsage("--netns: a Service is asked from there; say which one")
+    try:
+        socket_in(netns, socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        raise Failed(f"--netns: {netns}: {error.strerror or error}") from None
 
 
 def _node(given: Given) -> list[Finding]:

@@ -4,12 +4,14 @@ From the kernel's state alone (`inspect.walk`); the kernel has no names of Servi
 (`commands.names`) and only decorate the answer. Status 0: an endpoint gets it; 1: refused, dropped or not ours.
 """
 
+import socket
 from typing import Any
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.commands.endpoint import address, frontend
-from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.given import Given, WrongUsage, unreadable
 from ipvsproxy.commands.names import Names, names
+from ipvsproxy.commands.objects import lacking
 from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.inspect.model import Match
@@ -37,16 +39,27 @@ def run(given: Given) -> int:
     source = address(given.words[0]) if given.words[:-1] not in ((), ("node",)) else None
     if source is not None and len(source) != len(to.address):
         raise WrongUsage("FROM and TO are of different families")
+    link = _link(given.flags["link"], source)
     try:
         with View() as view:
-            said = explain(packet(to, view, source, given.flags["link"]), view)
+            said = explain(packet(to, view, source, link), view)
             known = names(given.config, view)
-            if not view.has_table():
-                note(f"there is no nft table {TABLE}: no proxy of ours is at work in this network namespace")
+            for what in lacking(view):
+                note(what)
     except (KernelError, OSError) as error:
-        raise Failed(f"the kernel cannot be read: {error}") from error
+        raise unreadable(error) from error
     emit(given.flags["output"], "Explanation", document(said, known), parts(said, known))
     return FINE if said.outcome is Outcome.ACCEPTED else FOUND
+
+
+def _link(name: str, source: bytes | None) -> str:
+    """Return the link a packet comes in by. Raises WrongUsage."""
+    if name and source is None:
+        raise WrongUsage("--link: what this node sends comes in by no link; say FROM")
+    try:
+        return name if not name or socket.if_nametoindex(name) else ""
+    except OSError:
+        raise WrongUsage(f"--link: this node has no link {name}") from None
 
 
 def parts(said: Explanation, known: Names) -> Parts:

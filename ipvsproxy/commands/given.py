@@ -4,17 +4,24 @@ A command is a module with `run(given) -> int`, which returns an exit status. It
 mean nothing (status 2) and `Failed` when it cannot do its work (status 1): one line each, no traceback.
 """
 
+import errno
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ipvsproxy.config import Config
 from ipvsproxy.config.commandline import WrongUsage
 
-__all__ = ["Failed", "Given", "WrongUsage"]
+__all__ = ["Failed", "Given", "WrongUsage", "unreadable"]
 
 
 class Failed(Exception):
     """A command that cannot do its work; the text is one line."""
+
+
+def unreadable(error: Exception) -> Failed:
+    """Return what a command raises when the kernel does not tell it what it must know."""
+    needs = "; it takes the capability CAP_NET_ADMIN" if getattr(error, "errno", 0) == errno.EPERM else ""
+    return Failed(f"the kernel cannot be read: {error}{needs}")
 
 
 class Given(NamedTuple):

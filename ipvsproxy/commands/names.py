@@ -6,7 +6,8 @@ its metrics address (--metrics-bind-address, /frontends). Whatever is missing is
 
 import json
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from ipvsproxy.address import format_endpoint, is_unspecified
@@ -18,6 +19,7 @@ from ipvsproxy.plan.state import FrontendKey
 TIMEOUT_SECONDS = 2.0
 PAGE = "/frontends"
 UNKNOWN = "names of Services are unknown"
+SIMILAR = 5
 
 
 class Names(NamedTuple):
@@ -55,3 +57,16 @@ def _of_running(config: Config) -> Names:
     except (OSError, ValueError, KeyError) as error:
         reason = getattr(error, "reason", error)
         return Names({}, f"{UNKNOWN}: no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """Return Services that may be meant by a name that none has: that name in another namespace comes first."""
+    word = _bare(name)
+    every = sorted(set(known))
+    close = set(get_close_matches(word, {_bare(key) for key in every}, SIMILAR))
+    found = [key for key in every if word and (_bare(key) in close or word in _bare(key))]
+    return sorted(found, key=lambda key: (_bare(key) != word, _bare(key) not in close))[:SIMILAR]
+
+
+def _bare(name: str) -> str:
+    return name.rpartition("/")[2]

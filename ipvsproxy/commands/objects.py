@@ -1,6 +1,6 @@
 """What this node should have by the objects as they are now; read once, from where the proxy would read them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple, Self
@@ -10,11 +10,14 @@ from ipvsproxy.commands.output import note
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.kernel import host
+from ipvsproxy.kernel.kernel import TABLE
 from ipvsproxy.kernel.view import View
 from ipvsproxy.kube.inbox import Listed
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.report import Report
+
+NO_IPVS = "this kernel has no IPVS"
 
 
 def read(config: Config) -> Objects:
@@ -69,6 +72,14 @@ def desired_here(config: Config, objects: Objects, view: View) -> Desired:
     for complaint in objects.refused:
         note(f"left out: {complaint}")
     return wanted
+
+
+def lacking(view: View) -> Iterator[str]:
+    """Say what is not there and makes every answer an empty one."""
+    if not view.has_ipvs:
+        yield NO_IPVS
+    if not view.has_table():
+        yield f"there is no nft table {TABLE}: no proxy of ours is at work in this network namespace"
 
 
 def of_this_host(config: Config) -> Config:

@@ -1,9 +1,13 @@
 """One Service, seen from this node: its name, its endpoints, its servers, and live questions to all of them."""
 
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
-from ipvsproxy.address import family, format_ip
+from ipvsproxy.address import family, format_ip, parse_ip
+from ipvsproxy.commands.names import similar
 from ipvsproxy.commands.survey import Seen, drift, find_dns
 from ipvsproxy.desired import DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, join
@@ -15,11 +19,11 @@ from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import Frontend, FrontendKey, Verdict
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.plan.wanted import backends_of
-from ipvsproxy.probe.dns import question, resolve
-from ipvsproxy.probe.live import knock
+from ipvsproxy.probe.dns import question as query
+from ipvsproxy.probe.dns import resolve
+from ipvsproxy.probe.live import Outcome, knock, open_socket
 
-SIMILAR = 5
-ENDPOINTS_ASKED, ADDRESSES_ASKED = 5, 6
+ENDPOINTS_ASKED, ADDRESSES_ASKED = 5, 12
 HERE = "this node"
 EXPECTED = {Verdict.ACCEPT: "answered", Verdict.REFUSE: "refused", Verdict.DROP: "timeout"}
 
@@ -56,9 +60,7 @@ def _unproxied(key: str, objects: Objects, dns: str, server: str, domain: str) -
         return ServiceFacts(key, kind, external_name=external[key], dns_service=dns, answer=answer)
     if key in objects.items[Kind.SERVICE]:
         return ServiceFacts(key, "headless", dns_service=dns, answer=_asked(server, key, domain, "A"))
-    name = key.partition("/")[2]
-    like = [other for other in sorted(objects.items[Kind.SERVICE]) if name and name in other]
-    return ServiceFacts(key, similar=tuple(like[:SIMILAR]))
+    return ServiceFacts(key, similar=tuple(similar(key, objects.items[Kind.SERVICE])))
 
 
 def _asked(server: str, key: str, domain: str, kind: str) -> Answer | None:
@@ -90,21 +92,34 @@ def _ports(service: Service, desired: Desired) -> Iterator[PortView]:
             )
 
 
+class Question(NamedTuple):
+    """From where, to what; `frontend` is None for an endpoint itself."""
+
+    place: str
+    key: FrontendKey
+    frontend: Frontend | None = None
+
+
 def _probes(service: Service, desired: Desired, places: list[str], domain: str) -> Iterator[Probe]:
+    """Ask all questions at once: those without an answer take seconds."""
+    questions = [*_questions(service, desired, places)]
+    sockets = [_socket(question) for question in questions]  # in this thread: those of a pod take a fork
+    with ThreadPoolExecutor(max(len(questions), 1)) as pool:
+        yield from pool.map(partial(_probe, domain), questions, sockets)
+
+
+def _questions(service: Service, desired: Desired, places: list[str]) -> Iterator[Question]:
     held = _frontends(service.key, desired)
     keys = [key for key in sorted(held) if key.address in service.cluster_ips or _is_external(service, key)]
     asked = [desired.ledger.frontends[key] for key in keys if _is_dialled(service, key)][:ADDRESSES_ASKED]
     for place in places:
-        for frontend in asked:
-            expected = EXPECTED.get(_seen_from_inside(frontend), "answered")
-            yield _probe(place, frontend.key, domain, expected=expected)
+        yield from (Question(place, frontend.key, frontend) for frontend in asked)
     endpoints = {
         FrontendKey(d.address, frontend.key.protocol, d.port): None
         for frontend in asked
         for d in frontend.destinations
     }
-    for key in list(endpoints)[:ENDPOINTS_ASKED]:
-        yield _probe(HERE, key, domain, is_endpoint=True)
+    yield from (Question(HERE, key) for key in list(endpoints)[:ENDPOINTS_ASKED])
 
 
 def _is_external(service: Service, key: FrontendKey) -> bool:
@@ -121,12 +136,37 @@ def _seen_from_inside(frontend: Frontend) -> Verdict:
     return Verdict.ACCEPT if frontend.inside is not None else frontend.verdict
 
 
-def _probe(
-    place: str, key: FrontendKey, domain: str, *, expected: str = "answered", is_endpoint: bool = False
-) -> Probe:
-    name = Protocol(key.protocol).name
-    make = partial(socket_in, "" if place == HERE else place)
-    data = question(1, f"kubernetes.default.svc.{domain}", 1) if key.port == DNS_PORT else b"\0"
-    found = knock(make, format_ip(key.address), name, key.port, data)
-    where = place if place == HERE else f"namespace {place}"
-    return Probe(where, str(key), found.outcome, found.seconds, found.error, is_endpoint, expected)
+def _shut_out(frontend: Frontend, source: str) -> str:
+    """Return why who asks from this address gets no answer by the source ranges, empty if that is not so."""
+    if not (frontend.ranges and source) or any(parse_ip(source) in cidr for cidr in frontend.ranges):
+        return ""
+    return f"loadBalancerSourceRanges do not have {source}"
+
+
+def _socket(question: Question) -> socket.socket | OSError:
+    make = partial(socket_in, "" if question.place == HERE else question.place)
+    try:
+        return open_socket(make, format_ip(question.key.address), Protocol(question.key.protocol).name)
+    except OSError as error:
+        return error
+
+
+def _probe(domain: str, question: Question, sock: socket.socket | OSError) -> Probe:
+    place, key, frontend = question
+    if isinstance(sock, OSError):
+        found = Outcome("unreachable", 0.0, sock.strerror or str(sock))
+    else:
+        data = query(1, f"kubernetes.default.svc.{domain}", 1) if key.port == DNS_PORT else b"\0"
+        found = knock(sock, format_ip(key.address), key.port, data)
+    shut_out = _shut_out(frontend, found.source) if frontend else ""
+    expected = "answered" if frontend is None else EXPECTED.get(_seen_from_inside(frontend), "answered")
+    return Probe(
+        place=place if place == HERE else f"namespace {place}",
+        target=str(key),
+        outcome=found.outcome,
+        seconds=found.seconds,
+        error=found.error,
+        is_endpoint=frontend is None,
+        expected="timeout" if shut_out else expected,
+        reason=shut_out,
+    )

@@ -4,16 +4,16 @@ Rows come from `commands.rows`; here they are filtered, sorted and printed as ku
 first one are names of Services, with or without their namespace.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ipvsproxy.commands import objects, rows
-from ipvsproxy.commands.given import Failed, Given, WrongUsage
-from ipvsproxy.commands.names import Names, names
+from ipvsproxy.commands.given import Given, WrongUsage, unreadable
+from ipvsproxy.commands.names import Names, names, similar
 from ipvsproxy.commands.output import Cell, Grid, Marked, Mood, Parts, emit, follow, note
 from ipvsproxy.commands.rows import Row
 from ipvsproxy.commands.selector import selector
-from ipvsproxy.commands.table import FINE
+from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.config.kinds import NANOSECONDS
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.view import View
@@ -73,6 +73,8 @@ def run(given: Given) -> int:
     if not given.words or given.words[0] not in TOPICS:
         raise WrongUsage(f"one of these is needed: {', '.join(TOPICS)}")
     topic, flags = TOPICS[given.words[0]], given.flags
+    if flags["interval"] <= 0:
+        raise WrongUsage("--interval: must be greater than 0")
     fits = _filter(given)
     sort = _sort(topic, flags["sort-by"])
     form = flags["output"]
@@ -81,30 +83,50 @@ def run(given: Given) -> int:
     said: set[str] = set()
 
     def look() -> tuple[Mapping[str, Any], Parts]:
-        found, known = _read(given, topic, limit)
+        found, known, lacks = _read(given, topic, limit)
         cut = bool(limit) and len(found) >= limit
-        for problem in filter(None, (known.problem, CUT.format(limit) if cut else "")):
+        shown = sort([row for row in found if fits(row)])
+        missing = _missing(given.words[1:], known)
+        for problem in _problems([*lacks, known.problem], limit if cut else 0, missing, shown):
             if problem not in said:
                 said.add(problem)
                 note(problem)
-        shown = sort([row for row in found if fits(row)])
-        document = {"items": shown, "named": not known.problem, "truncated": cut}
+        document = {"items": shown, "named": not known.problem, "truncated": cut, "missing": list(missing)}
         return document, [_grid(topic, shown, wide=form == "wide")]
 
     if flags["watch"]:
         follow(form, topic.kind, look, flags["interval"] / NANOSECONDS)
     document, parts = look()
     emit(form, topic.kind, document, parts)
-    return FINE
+    return FOUND if document["missing"] else FINE
 
 
-def _read(given: Given, topic: Topic, limit: int) -> tuple[list[Row], Names]:
+def _missing(words: Sequence[str], known: Names) -> dict[str, list[str]]:
+    """Return the names that no Service here has, each with those that may be meant."""
+    every = set(known.services.values())
+    bare = {name.partition("/")[2] for name in every}
+    return {word: similar(word, every) for word in words if word not in every | bare}
+
+
+def _problems(
+    problems: Sequence[str], cut: int, missing: Mapping[str, Sequence[str]], shown: Sequence[Row]
+) -> Iterator[str]:
+    yield from filter(None, problems)
+    if cut:
+        yield CUT.format(cut)
+    for name, like in missing.items():
+        yield f"no Service {name} has a frontend here" + (f"; there are: {', '.join(like)}" if like else "")
+    if not shown:
+        yield "nothing to show"
+
+
+def _read(given: Given, topic: Topic, limit: int) -> tuple[list[Row], Names, list[str]]:
     try:
         with View() as view:
             known = names(given.config, view)
-            return topic.read(view, known, limit), known
+            return topic.read(view, known, limit), known, list(objects.lacking(view))
     except (KernelError, OSError) as error:
-        raise Failed(f"the kernel cannot be read: {error}") from error
+        raise unreadable(error) from error
 
 
 def _grid(topic: Topic, found: Sequence[Row], *, wide: bool) -> Grid:

@@ -46,7 +46,10 @@ class PortView(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A live question: from where, to what, and what became of it; `expected` is what the plan says."""
+    """A live question: from where, to what, and what became of it.
+
+    `expected` is what the plan says, `reason` why that is no answer, where it depends on who asks.
+    """
 
     place: str
     target: str
@@ -55,6 +58,7 @@ class Probe(msgspec.Struct, frozen=True):
     error: str = ""
     is_endpoint: bool = False
     expected: str = ANSWERED
+    reason: str = ""
 
 
 class ServiceFacts(msgspec.Struct, frozen=True):
@@ -222,7 +226,8 @@ def _is_wrong(probe: Probe) -> bool:
 def _words(probe: Probe) -> str:
     if probe.outcome == SENT:
         return "sent, nothing came back (UDP)"
-    return f"{probe.outcome} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
+    words = f"{probe.outcome} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
+    return f"{words}: {probe.reason}" if probe.reason else words
 
 
 def _about_node(findings: Sequence[Finding]) -> Finding:

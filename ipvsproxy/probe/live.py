@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ipvsproxy.address import is_unspecified, parse_ip
+
 SECONDS = 5.0
 SCTP = 132
 DNS_PORT = 53
@@ -15,28 +17,52 @@ MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind, int], socket.soc
 
 
 class Outcome(NamedTuple):
-    """One of answered, sent (UDP, nothing came back), refused, timeout, unreachable; the words of an error."""
+    """One of answered, sent (UDP, nothing came back), refused, timeout, unreachable; the words of an error.
+
+    `source` is the address that was asked from, empty where the kernel has forgotten it.
+    """
 
     outcome: str
     seconds: float = 0.0
     error: str = ""
+    source: str = ""
 
 
-def knock(make: MakeSocket, address: str, protocol: str, port: int, data: bytes = b"\0") -> Outcome:
-    """Open a connection, or send a datagram and wait for an answer or a refusal."""
+def open_socket(make: MakeSocket, address: str, protocol: str) -> socket.socket:
+    """Make the socket for a question. Raises OSError, where the kernel does not know the protocol, say."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM
+    return make(family, kind, SCTP if protocol == "SCTP" else 0)
+
+
+def knock(sock: socket.socket, address: str, port: int, data: bytes = b"\0") -> Outcome:
+    """Open a connection, or send a datagram and wait for an answer or a refusal; then close the socket."""
     began = time.monotonic()
+    with sock:
+        outcome, error = _asked(sock, address, port, data)
+        return Outcome(outcome, time.monotonic() - began, error, _source(sock))
+
+
+def _asked(sock: socket.socket, address: str, port: int, data: bytes) -> tuple[str, str]:
+    is_udp = sock.type == socket.SOCK_DGRAM
     try:
-        with make(family, kind, SCTP if protocol == "SCTP" else 0) as sock:
-            sock.settimeout(SECONDS)
-            sock.connect((address, port))
-            if protocol == "UDP":
-                sock.send(data)
-                sock.recv(1 << 16)
-            return Outcome("answered", time.monotonic() - began)
+        sock.settimeout(SECONDS)
+        sock.connect((address, port))
+        if is_udp:
+            sock.send(data)
+            sock.recv(1 << 16)
     except TimeoutError:
-        return Outcome("sent" if protocol == "UDP" else "timeout", time.monotonic() - began)
+        return "sent" if is_udp else "timeout", ""
     except OSError as error:
         outcome = "refused" if error.errno in REFUSALS else "unreachable"
-        return Outcome(outcome, time.monotonic() - began, error.strerror or str(error))
+        return outcome, error.strerror or str(error)
+    return "answered", ""
+
+
+def _source(sock: socket.socket) -> str:
+    """Return the socket's own address: a connection that was refused has none any more."""
+    try:
+        address: str = sock.getsockname()[0]
+    except OSError:
+        return ""
+    return "" if is_unspecified(parse_ip(address)) else address

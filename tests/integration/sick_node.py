@@ -54,6 +54,7 @@ class World:
     proxy: Proxy
     names: NameServer
     config: Config
+    folder: Folder
 
     def findings(self) -> list[Finding]:
         with netns.inside(self.node.netns):
@@ -74,7 +75,7 @@ def healthy_node(lab: Lab, folder: Folder) -> Iterator[World]:
         "node1", manifests=folder.path, cluster_cidrs=tuple(CLUSTER_CIDRS.split(",")), sync_period=3600.0
     )
     with names.serving(lab.host("p12")):
-        yield World(lab, node, proxy, names, config)
+        yield World(lab, node, proxy, names, config, folder)
     proxy.kill()
     lab.clean_nodes()
     lab.responder.clear()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import netns
 import pytest
 from lab import Lab
-from manifests import Folder
+from manifests import Folder, endpoint, endpoint_slice, port, service
 from probe import probe
 from sick_node import (
     NODE_PORT,
@@ -97,6 +97,25 @@ def test_one_service_through_its_steps(world: World) -> None:
     assert any("10.244.2.10:8080" in line and "answered" in line for line in evidence)
     assert walk(world, "default/nothing")[0].summary == "there is no Service default/nothing"
     assert told(walk(world, "default/else")) == []
+
+
+def test_source_ranges_that_shut_the_asker_out_are_no_problem(world: World) -> None:
+    """The VIP of the load balancer answers the pod that the ranges have, and neither the node nor another pod."""
+    vip, web = "203.0.113.5", [port(80, 8080)]
+    allowed, other = world.lab.host("p11"), world.lab.host("p12")
+    spec = {"type_": "LoadBalancer", "ingress": [vip], "loadBalancerSourceRanges": [f"{allowed.ipv4}/32"]}
+    ranged = endpoint_slice("ranged", web, [endpoint(world.lab, allowed)])
+    world.folder.write("ranged", service("ranged", web, ["10.96.3.9"], **spec), ranged)
+    world.names.addresses["ranged.default.svc.cluster.local"] = "10.96.3.9"
+    eventually(lambda: vip in world.run("ip", "address", "show", "dev", "kube-ipvs0"))
+    for pod, outcome in ((allowed, "answered"), (other, "timeout")):
+        findings = walk(world, "default/ranged", pod.netns)
+        assert told(findings) == []
+        lines = [line for f in findings for line in f.evidence if line.startswith(f"{vip}:80/TCP from")]
+        assert [outcome in line for line in lines] == [outcome == "timeout", True], lines
+        assert lines[0].endswith(f"loadBalancerSourceRanges do not have {vip}")
+    world.folder.remove("ranged")
+    eventually(lambda: vip not in world.run("ip", "address", "show", "dev", "kube-ipvs0"))
 
 
 def test_counters_of_services_and_endpoints(world: World) -> None:

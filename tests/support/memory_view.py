@@ -12,6 +12,7 @@ class MemoryView:
         self.state = state
         self.find, self.route, self.server = state.find, state.route, state.server
         self.destinations = state.destinations
+        self.has_ipvs = True
 
     def __enter__(self):
         return self

@@ -8,7 +8,7 @@ import pytest
 from build import config, key
 
 from ipvsproxy.address import parse_ip
-from ipvsproxy.commands.names import names
+from ipvsproxy.commands.names import names, similar
 from ipvsproxy.config.model import Listen
 from ipvsproxy.report import Report
 from ipvsproxy.serve.board import Board
@@ -78,3 +78,11 @@ def test_nobody_holds_anything_before_the_loop_says_so():
     answer = book.respond(Request("GET", "/frontends", {}, {}, b""))
     assert answer.body == b'{"version": 1, "kind": "Frontends", "frontends": {}}'
     assert Report().holders(dict) is None
+
+
+def test_names_that_may_be_meant():
+    known = ["default/web", "default/website", "kube-system/dns", "shop/web", "shop/cart"]
+    assert similar("other/web", known) == ["default/web", "shop/web", "default/website"]
+    assert similar("wbe", known) == ["default/web", "shop/web"]
+    assert similar("default/crat", known) == ["shop/cart"]
+    assert similar("nothing", known) == similar("default/", known) == []

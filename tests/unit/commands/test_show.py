@@ -61,8 +61,8 @@ def view(monkeypatch):
     return view
 
 
-def shown(capsys, *words):
-    assert cli.main(["show", *words, "-o", "json"]) == 0
+def shown(capsys, *words, status=0):
+    assert cli.main(["show", *words, "-o", "json"]) == status
     return json.loads(capsys.readouterr().out)
 
 
@@ -112,7 +112,7 @@ def test_rules(view, capsys):
         (["-n", "other"], set()),
         (["-n", "other", "-A"], {"web", "dns"}),
         (["web"], {"web"}),
-        (["default/dns", "nobody"], {"dns"}),
+        (["default/dns"], {"dns"}),
     ],
 )
 def test_filters(view, words, services, capsys):
@@ -150,7 +150,30 @@ def test_for_people(view, capsys):
     assert "SCHEDULER" in capsys.readouterr().out.splitlines()[0]
 
 
-@pytest.mark.parametrize("words", [[], ["pods"], ["services", "-o", "xml"]])
+def test_names_that_no_service_has(view, capsys):
+    document = shown(capsys, "services", "default/dns", "wbe", "other/web", status=1)
+    assert {row["service"] for row in document["items"]} == {"dns"}
+    assert document["missing"] == ["wbe", "other/web"]
+    assert cli.main(["show", "services", "wbe"]) == 1
+    assert "no Service wbe has a frontend here; there are: default/web" in capsys.readouterr().err
+
+
+def test_an_empty_answer_says_so(view, capsys):
+    assert cli.main(["show", "endpoints", "dns"]) == 0
+    assert capsys.readouterr().err == "nothing to show\n"
+    view.has_ipvs = False
+    assert cli.main(["show", "services"]) == 0
+    assert "no IPVS" in capsys.readouterr().err
+    assert cli.main(["diff", "--hostname-override=node1", "--cluster-cidr=10.244.0.0/16"]) == 1
+    said = capsys.readouterr()
+    assert "no IPVS" in said.err
+    assert "None" not in said.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["pods"], ["services", "-o", "xml"], ["services", "--interval=0"], ["services", "-w", "--interval=-1s"]],
+)
 def test_wrong_usage(view, words, capsys):
     assert cli.main(["show", *words]) == 2
 

@@ -50,6 +50,16 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(command, capsy
     assert capsys.readouterr().err.splitlines()[-1] == "Error: unknown flag: --nonsense"
 
 
+def test_an_unknown_command_is_answered_with_the_known_ones(capsys):
+    assert cli.main(["explian", "10.96.0.1:443"]) == 2
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == "Error: unknown command: explian; did you mean explain?"
+    helps = [line.partition(command.help)[0] for command in COMMANDS for line in lines if command.help in line]
+    assert len(helps) == len(COMMANDS)
+    assert len(set(map(len, helps))) == 1, "one column"
+    assert len(lines) < 2 * len(COMMANDS), "no list of all flags"
+
+
 @pytest.mark.parametrize("command", LOOKING, ids=lambda command: command.name)
 def test_every_command_and_flag_is_documented(command):
     section = DOCS.read_text().partition(f"\n## {command.name}\n")[2].partition("\n## ")[0]

@@ -78,6 +78,14 @@ def test_a_service_that_is_well():
     assert "10.244.2.10:8080 on node2: not ready" in evidence
 
 
+def test_why_no_answer_is_right_is_said():
+    shut_out = replace(SILENT, expected="timeout", reason="loadBalancerSourceRanges do not have 10.96.3.1")
+    evidence = [
+        line for finding in diagnose_service(replace(WELL, probes=(shut_out,)), ()) for line in finding.evidence
+    ]
+    assert evidence[-1].endswith("timeout after 5.000 s: loadBalancerSourceRanges do not have 10.96.3.1")
+
+
 def port(**changes):
     return {"ports": (replace(WELL.ports[0], **changes),)}
 
@@ -131,6 +139,7 @@ def test_the_node_may_be_the_cause():
         ),
         ({"probes": (replace(SILENT, outcome="sent"),)}, Verdict.OK),
         ({"probes": (replace(SILENT, expected="timeout"),)}, Verdict.OK),
+        ({"probes": (replace(SILENT, outcome="refused", expected="timeout"),)}, Verdict.OK),
     ],
 )  # fmt: skip
 def test_what_needs_no_proxy_and_what_need_not_answer(changes, verdict):

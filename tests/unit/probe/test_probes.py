@@ -11,7 +11,7 @@ import pytest
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Answer
 from ipvsproxy.probe import dns
-from ipvsproxy.probe.live import knock
+from ipvsproxy.probe.live import knock, open_socket
 from ipvsproxy.probe.web import read_proxy
 
 ASKED = Answer("10.96.0.10", "a.example")
@@ -150,7 +150,13 @@ def test_live_questions():
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         bound.bind(("127.0.0.1", 0))
-        assert knock(socket.socket, "127.0.0.1", "TCP", listening.getsockname()[1]).outcome == "answered"
-        assert knock(socket.socket, "127.0.0.1", "TCP", bound.getsockname()[1]).outcome == "refused"
-        assert knock(socket.socket, "127.0.0.1", "UDP", bound.getsockname()[1]).outcome == "refused"
-    assert knock(Fake, "192.0.2.1", "UDP", 9).outcome == "sent"
+        answered = asked("127.0.0.1", "TCP", listening.getsockname()[1])
+        assert (answered.outcome, answered.source) == ("answered", "127.0.0.1")
+        assert asked("127.0.0.1", "TCP", bound.getsockname()[1]).outcome == "refused"
+        assert asked("127.0.0.1", "UDP", bound.getsockname()[1]).outcome == "refused"
+    silent = asked("192.0.2.1", "UDP", 9, Fake)
+    assert (silent.outcome, silent.source) == ("sent", "")
+
+
+def asked(address, protocol, port, make=socket.socket):
+    return knock(open_socket(make, address, protocol), address, port)
