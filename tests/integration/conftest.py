@@ -50,12 +50,7 @@ def session_lab() -> Iterator[Lab]:
 def lab(session_lab: Lab) -> Iterator[Lab]:
     """The session's lab, as new: no listener, no proxy, no route of another test."""
     yield session_lab
-    for proxy in session_lab.proxies:
-        proxy.kill()
-    if session_lab.proxies:
-        session_lab.clean_nodes()
-    session_lab.responder.clear()
-    session_lab.reset_client_routes()
+    session_lab.take_back()
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +66,16 @@ def spacious_lab(session_lab: Lab) -> Iterator[Lab]:
     """The session's lab with further addresses for pods, for a whole module."""
     add_addresses(session_lab)
     yield session_lab
-    for proxy in session_lab.proxies:
-        proxy.kill()
-    session_lab.clean_nodes()
-    session_lab.responder.clear()
-    session_lab.reset_client_routes()
+    session_lab.take_back()
     add_addresses(session_lab, "del")
+
+
+@pytest.fixture
+def folder(spacious_lab: Lab, manifests: Folder) -> Iterator[Folder]:
+    """The manifests of one test in the spacious lab, with its nodes."""
+    manifests.write_nodes(spacious_lab)
+    yield manifests
+    spacious_lab.take_back()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -227,6 +227,15 @@ class Lab:
             wipe_node(node.netns)
         self.proxies.clear()
 
+    def take_back(self) -> None:
+        """Make the lab as new: no proxy nor what it has left, no listener, no route of the client."""
+        for proxy in self.proxies:
+            proxy.kill()
+        if self.proxies:
+            self.clean_nodes()
+        self.responder.clear()
+        self.reset_client_routes()
+
     def proxy(
         self,
         node: Node,

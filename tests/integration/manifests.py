@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -98,6 +98,12 @@ def endpoint_slice(
         "ports": slice_ports,
         "endpoints": list(endpoints),
     }
+
+
+def dual_slices(lab: Lab, name: str, ports: Sequence[Object], hosts: Iterable[Host]) -> list[Object]:
+    """Make a slice for each family, with ready pods."""
+    pods = list(hosts)
+    return [endpoint_slice(name, ports, [endpoint(lab, pod, family=f) for pod in pods], family=f) for f in (4, 6)]
 
 
 def endpoint(

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import netns
 import pytest
 from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
+from manifests import Folder, dual_slices, port
 from probe import Conversation, Question, probe_many, spread
-from test_traffic import balancer, cluster_ip, eventually
+from test_traffic import balancer, eventually, published
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.conntrack import Conntrack
@@ -45,20 +45,8 @@ class World:
             config = {"clientIP": {"timeoutSeconds": seconds}}
             spec = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": config}
         name = f"sticky{number}"
-        addresses = [[make(number, f) for f in (4, 6)] for make in (cluster_ip, balancer)]
-        self.folder.write(
-            name,
-            service(name, ports, addresses[0], type_="LoadBalancer", ingress=addresses[1], **spec),
-            *(
-                endpoint_slice(
-                    name,
-                    ports,
-                    [endpoint(self.lab, self.lab.host(pod), family=f) for pod in pods.split()],
-                    family=f,
-                )
-                for f in (4, 6)
-            ),
-        )
+        slices = dual_slices(self.lab, name, ports, map(self.lab.host, pods.split()))
+        self.folder.write(name, published(name, number, ports, **spec), *slices)
 
     def question(self, number: int, family: int = 4, proto: str = "tcp", asker: str = "client") -> Question:
         return Question(self.lab.host(asker).netns, balancer(number, family), PORT_OF[proto], proto)
@@ -96,10 +84,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             lab.responder.listen(pod, target, proto)
     lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-udp-timeout=1s"])
     yield world
-    for proxy in lab.proxies:
-        proxy.kill()
-    lab.clean_nodes()
-    lab.responder.clear()
+    lab.take_back()
 
 
 ALL = "p11 p12 p21 p22"

@@ -41,10 +41,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         session_lab.responder.listen(pod, 8080)
     session_lab.proxy(session_lab.nodes[0], world.folder.path, DEFAULT_PROXY_ARGS)
     yield world
-    for proxy in session_lab.proxies:
-        proxy.kill()
-    session_lab.clean_nodes()
-    session_lab.responder.clear()
+    session_lab.take_back()
 
 
 def call(world: World, *words: str, node: int = 0) -> tuple[int, dict[str, Any]]:

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 import netns
 import pytest
 from lab import DEFAULT_PROXY_ARGS, Host, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
+from manifests import Folder, endpoint, endpoint_slice, port
 from packets import Tap, send_segment
 from probe import QUESTION, Conversation, Question, failure, probe_many
-from test_traffic import balancer, cluster_ip, eventually, external
+from test_traffic import balancer, cluster_ip, eventually, external, published
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -39,19 +39,11 @@ class World:
     ) -> None:
         """Write Service `udp<number>`; pods in `away` are neither ready nor serving."""
         ports = [port(81, target, "UDP", "u", 31000 + number), port(81, 8080, "TCP", "t", 31000 + number)]
-        name, families = f"udp{number}", (4, 6)
-        made = service(
-            name,
-            ports,
-            [cluster_ip(number, f) for f in families],
-            type_="LoadBalancer",
-            ingress=[balancer(number, f) for f in families],
-            externalIPs=[external(number, f) for f in families],
-            **spec,
-        )
+        name = f"udp{number}"
+        made = published(name, number, ports, **spec)
         if drain:
             made["metadata"]["annotations"] = {"ipvsproxy.io/drain-timeout": drain}
-        slices = [endpoint_slice(name, ports, self._endpoints(pods, away, f), family=f) for f in families]
+        slices = [endpoint_slice(name, ports, self._endpoints(pods, away, f), family=f) for f in (4, 6)]
         self.folder.write(name, made, *slices)
 
     def _endpoints(self, pods: str, away: str, family: int) -> list[dict[str, object]]:
@@ -100,10 +92,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     lab.responder.listen(lab.host("p21"), OTHER_TARGET, "udp", "p21-other")
     lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=300s"])
     yield world
-    for proxy in lab.proxies:
-        proxy.kill()
-    lab.clean_nodes()
-    lab.responder.clear()
+    lab.take_back()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
+from manifests import Folder, dual_slices, port, service
 from probe import Conversation, Question, Result, probe_many
 from test_traffic import cluster_ip, eventually
 
@@ -28,10 +28,7 @@ class World:
 
     def put(self, *pods: str) -> None:
         ports = [port(80, 8080)]
-        slices = [
-            endpoint_slice("web", ports, [endpoint(self.lab, self.lab.host(p), family=f) for p in pods], family=f)
-            for f in (4, 6)
-        ]
+        slices = dual_slices(self.lab, "web", ports, map(self.lab.host, pods))
         self.folder.write("web", service("web", ports, [cluster_ip(95, f) for f in (4, 6)]), *slices)
 
     def question(self, asker: str, family: int) -> Question:
@@ -55,10 +52,7 @@ def world(
         lab.responder.listen(pod, 8080)
     lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, f"--ipvs-scheduler={request.param}"])
     yield world
-    for proxy in lab.proxies:
-        proxy.kill()
-    lab.clean_nodes()
-    lab.responder.clear()
+    lab.take_back()
 
 
 def names(results: list[Result]) -> set[str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import netns
 import pytest
 from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
+from manifests import Folder, dual_slices, port, service
 from probe import Question, probe, spread
 from proxy import Proxy
 from test_traffic import eventually, flush_servers
@@ -48,10 +48,7 @@ class World:
             loadBalancerSourceRanges=["192.0.2.96/27", "198.18.0.0/15"],
         )  # fmt: skip
         hosts = [lab.host(pod) for pod in ("p11", "p12")]
-        slices = [
-            endpoint_slice("web", PORTS, [endpoint(lab, h, family=f) for h in hosts], family=f) for f in (4, 6)
-        ]
-        objects.write("web", web, *slices)
+        objects.write("web", web, *dual_slices(lab, "web", PORTS, hosts))
         for host in hosts:
             lab.responder.listen(host, 8080)
         self.proxy = lab.proxy(self.node, folder, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=1h"])
@@ -82,9 +79,7 @@ class World:
 def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(session_lab, pathlib.Path(tmp_path_factory.mktemp("repair")))
     yield made
-    made.proxy.kill()
-    session_lab.clean_nodes()
-    session_lab.responder.clear()
+    session_lab.take_back()
 
 
 ELEMENT = f"inet ipvsproxy frontends4 {{ {VIP} . tcp . 80 }}"

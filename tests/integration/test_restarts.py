@@ -36,16 +36,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
 @pytest.fixture
-def folder(spacious_lab: Lab, manifests: Folder) -> Iterator[Folder]:
-    manifests.write_nodes(spacious_lab)
-    yield manifests
-    for proxy in spacious_lab.proxies:
-        proxy.kill()
-    spacious_lab.clean_nodes()
-    spacious_lab.responder.clear()
-
-
-@pytest.fixture
 def deployment(spacious_lab: Lab, folder: Folder) -> Iterator[Deployment]:
     with Deployment(spacious_lab, lambda *objects: folder.write("rolling", *objects)) as deployment:
         deployment.publish()

@@ -20,16 +20,6 @@ from rolling import Deployment, only, ways
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 
-@pytest.fixture
-def folder(spacious_lab: Lab, manifests: Folder) -> Iterator[Folder]:
-    manifests.write_nodes(spacious_lab)
-    yield manifests
-    for proxy in spacious_lab.proxies:
-        proxy.kill()
-    spacious_lab.clean_nodes()
-    spacious_lab.responder.clear()
-
-
 def roll_under_load(lab: Lab, deployment: Deployment, rounds: int, *, surge: bool, reset: bool = True) -> Load:
     with Load(ways(lab), reset=reset) as load:
         for number in range(rounds):

@@ -10,13 +10,13 @@ import itertools
 import pathlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import netns
 import pytest
 from cases import OWN, Case, Row, ask_everything
 from lab import DEFAULT_PROXY_ARGS, Lab, Node
-from manifests import Folder, endpoint, endpoint_slice, port, service
+from manifests import Folder, Object, dual_slices, port, service
 from probe import Conversation, Question, probe, probe_many, spread
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -38,6 +38,14 @@ def balancer(number: int, family: int) -> str:
 
 def external(number: int, family: int) -> str:
     return f"198.51.100.{number}" if family == 4 else f"2001:db8:198::{number}"
+
+
+def published(name: str, number: int, ports: Sequence[Object], **spec: object) -> Object:
+    """Make a dual-stack Service with addresses of every kind, which follow from its number."""
+    addresses = [[make(number, f) for f in (4, 6)] for make in (cluster_ip, balancer, external)]
+    return service(
+        name, ports, addresses[0], type_="LoadBalancer", ingress=addresses[1], externalIPs=addresses[2], **spec
+    )
 
 
 class World:
@@ -73,23 +81,9 @@ class World:
             self.put(name, number, pods, **spec)
 
     def put(self, name: str, number: int, pods: str, **spec: object) -> None:
-        families = (4, 6)
         ports = [p | {"nodePort": 31000 + number * 10 + index} for index, p in enumerate(PORTS)]
-        made = service(
-            name,
-            ports,
-            [cluster_ip(number, f) for f in families],
-            type_="LoadBalancer",
-            ingress=[balancer(number, f) for f in families],
-            externalIPs=[external(number, f) for f in families],
-            **spec,
-        )
-        hosts = [self.lab.host(pod) for pod in pods.split()]
-        slices = [
-            endpoint_slice(name, PORTS, [endpoint(self.lab, host, family=f) for host in hosts], family=f)
-            for f in families
-        ]
-        self.folder.write(name, made, *slices)
+        slices = dual_slices(self.lab, name, PORTS, map(self.lab.host, pods.split()))
+        self.folder.write(name, published(name, number, ports, **spec), *slices)
 
     def ways(self, number: int, family: int, proto: str = "tcp") -> dict[str, tuple[str, int]]:
         """Every way in, as (address, port); NodePorts on node1."""
@@ -131,11 +125,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for proxy in proxies:
         proxy.wait_for("synced")
     yield world
-    for proxy in proxies:
-        proxy.kill()
-    session_lab.clean_nodes()
-    session_lab.responder.clear()
-    session_lab.reset_client_routes()
+    session_lab.take_back()
 
 
 def sctp_works() -> bool:

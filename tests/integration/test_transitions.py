@@ -93,10 +93,7 @@ def stage(session_lab: Lab, zygote: Zygote, tmp_path_factory: pytest.TempPathFac
     stage = Stage(lab, folder)
     yield stage
     stage.close()
-    for proxy in lab.proxies:
-        proxy.kill()
-    lab.clean_nodes()
-    lab.responder.clear()
+    lab.take_back()
 
 
 @contextlib.contextmanager

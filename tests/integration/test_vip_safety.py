@@ -39,9 +39,7 @@ def proxy(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     arguments = [*DEFAULT_PROXY_ARGS, "--denied-ip-ranges=198.51.100.64/26"]
     started = lab.proxy(lab.nodes[0], path, arguments)
     yield started
-    started.kill()
-    lab.clean_nodes()
-    lab.responder.clear()
+    lab.take_back()
 
 
 @pytest.fixture

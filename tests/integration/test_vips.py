@@ -31,10 +31,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for pod in session_lab.pods:
         session_lab.responder.listen(pod, 8080)
     yield world
-    for proxy in session_lab.proxies:
-        proxy.kill()
-    session_lab.clean_nodes()
-    session_lab.responder.clear()
+    session_lab.take_back()
 
 
 def served_with(world: World, mode: str) -> None:
