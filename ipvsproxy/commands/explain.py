@@ -15,9 +15,9 @@ from ipvsproxy.commands.objects import lacking
 from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.inspect.model import Match
+from ipvsproxy.inspect.spread import words
 from ipvsproxy.inspect.walk import Explanation, Outcome, Target, explain, packet
 from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.view import View
 
 MOODS = {
@@ -27,8 +27,6 @@ MOODS = {
     Outcome.NOT_OURS: Mood.DOUBTFUL,
 }
 NOBODY = "none has this frontend"
-ONE_FOR_EACH_CLIENT = {"sh", "dh", "lblc", "lblcr", "mh"}
-"""Schedulers that choose by addresses: a share is then what many clients see together."""
 
 
 def run(given: Given) -> int:
@@ -75,8 +73,8 @@ def parts(said: Explanation, known: Names) -> Parts:
         yield ""
         heads = ("ENDPOINT", "WEIGHT", "ACTIVE", "INACTIVE", "SHARE", "SOURCE SEEN", "MASQUERADED")
         yield Grid(heads, [_row(target) for target in said.targets])
-    if said.server and said.server.server.scheduler in ONE_FOR_EACH_CLIENT:
-        yield f"{said.server.server.scheduler} chooses by the client: the shares are those of many clients."
+        if said.server and (told := words(said.server.server.scheduler)):
+            yield told
 
 
 def _verdict(said: Explanation) -> Line:

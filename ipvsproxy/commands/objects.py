@@ -10,7 +10,7 @@ from ipvsproxy.commands.output import note
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.kernel import host
-from ipvsproxy.kernel.kernel import TABLE
+from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.view import View
 from ipvsproxy.kube.inbox import Listed
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects

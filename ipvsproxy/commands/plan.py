@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
 from ipvsproxy.commands.objects import desired
-from ipvsproxy.commands.output import Grid, Marked, Mood, Parts, emit
+from ipvsproxy.commands.output import Grid, Marked, Mood, Parts, emit, note
 from ipvsproxy.commands.rows import MASQUERADES, NEVER, VERDICTS
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.config import Config
@@ -42,6 +42,8 @@ def run(given: Given) -> int:
     config = _of_node(given.config, dump)
     node = dump.objects[Kind.NODE].get(config.node_name)
     addresses = node.addresses if isinstance(node, Node) else ()
+    if node is None:
+        note(f"no Node {config.node_name} in it: NodePorts, and what depends on the node's place, are missing")
     wanted = desired(config, [Listed(kind, found) for kind, found in dump.objects.items()], addresses)
     document = _document(config, wanted, dump)
     emit(given.flags["output"], "Plan", document, _parts(document))

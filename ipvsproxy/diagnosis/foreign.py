@@ -20,6 +20,11 @@ from ipvsproxy.plan.leftovers import is_leftover
 TABLE = "ipvsproxy"
 OUR_COMMENT = "ipvsproxy replies"
 OUR_NAT_PRIORITY = -110
+CONNTRACK = -200
+"""Chains before this priority cannot ask for the state of a connection."""
+IPVS_INPUT, IPVS_OUTPUT = 98, -98
+"""Where IPVS takes a packet off its way: later chains of the hook do not see it as it was."""
+LAST = 1 << 31
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 NEW, ESTABLISHED = 8, 2
 UNICAST, LOCAL = 1, 2
@@ -33,11 +38,15 @@ FULL_MASK = b"\xff\xff\xff\xff"
 
 
 class Way(NamedTuple):
-    """A packet on its way: what it is for people, the hook it crosses, and what is known of it."""
+    """A packet on its way: what it is for people, a hook it crosses, and what is known of it.
+
+    Chains of the hook from the priority `until` on do not see it.
+    """
 
     words: str
     hook: str
     packet: Packet
+    until: int = LAST
 
 
 class Pods(NamedTuple):
@@ -142,8 +151,10 @@ def _outcomes(book: Book, ways: Iterable[Way]) -> Iterator[tuple[Way, Outcome]]:
     for way in ways:
         family = 4 if way.packet["nfproto"] == bytes([2]) else 6
         for chain in book.base(way.hook, family=family):
-            if chain.kind != "nat":
-                yield way, book.walk(chain, way.packet)
+            if chain.kind != "nat" and chain.priority < way.until:
+                early = chain.priority <= CONNTRACK
+                packet = {name: v for name, v in way.packet.items() if not (early and name == "ctstate")}
+                yield way, book.walk(chain, packet)
 
 
 def _ways(facts: Facts) -> Iterator[Way]:
@@ -169,20 +180,24 @@ def _ways_of(facts: Facts, server: VirtualServer, pods: Pods, links: Ends) -> It
     # A client whose address is known, where there is one: firewalls often let pods pass.
     pod = pods.here.get(family(destination["daddr"]))
     client = links.pods | {"saddr": parse_ip(pod)} if is_vip and pod else links.uplink
-    yield Way(f"connections to {server}", "input", {**base, **destination, **client, **_state(NEW, LOCAL)})
+    coming = {**base, **destination, **client, **_state(NEW, LOCAL)}
+    yield Way(f"connections to {server}", "prerouting", coming)
+    yield Way(f"connections to {server}", "input", coming, IPVS_INPUT)
     if is_vip:
-        yield Way(
-            f"connections from the node to {server}", "output", {**base, **destination, **_state(NEW, LOCAL)}
-        )
+        from_node = {**base, **destination, **_state(NEW, LOCAL)}
+        yield Way(f"connections from the node to {server}", "output", from_node, IPVS_OUTPUT)
     for backend in server.backends[:1]:
         to = {"daddr": parse_ip(backend.address), "dport": backend.port.to_bytes(2)}
         words = f"what {server} sends to its endpoint {backend}"
-        yield Way(words, "output", {**base, **to, **_state(NEW, UNICAST)})
+        for hook in ("output", "postrouting"):
+            yield Way(words, hook, {**base, **to, **_state(NEW, UNICAST)})
     for backend in local[:1]:
         source = {"saddr": parse_ip(backend.address), "sport": backend.port.to_bytes(2), **links.pods}
+        replies = {**base, **source, **_state(ESTABLISHED, UNICAST)}
         mark = {"mark": facts.settings.mark.to_bytes(4, sys.byteorder)}
         words = f"replies of the endpoint {join(backend.address, backend.port)} through {server}"
-        yield Way(words, "forward", {**base, **source, **mark, **_state(ESTABLISHED, UNICAST)})
+        yield Way(words, "prerouting", replies)
+        yield Way(words, "forward", {**replies, **mark})
 
 
 def _links(facts: Facts) -> Ends:

@@ -76,6 +76,9 @@ class State(Protocol):
     def route(self, address: bytes) -> Route | None:
         """Return the way to an address, None where there is none."""
 
+    def masquerade_source(self, route: Route, address: bytes) -> bytes | None:
+        """Return the source that masquerading gives what goes there by this route, None if it cannot be told."""
+
     def server(self, key: FrontendKey) -> Virtual | None:
         """Return a virtual server, None where there is none."""
 

@@ -6,15 +6,16 @@ meets of others (their chains, rp_filter, a FORWARD that drops), and what persis
 not looked at here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from ipvsproxy.address import family, format_ip, parse_ip
 from ipvsproxy.inspect.model import Match, Real, Route, State, Virtual
+from ipvsproxy.inspect.spread import shares
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, HAIRPIN, INSIDE, MASQUERADE, RANGED, VIPS
-from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, FrontendKey, Masquerade, Verdict
+from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey, Masquerade, Verdict
 
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
@@ -216,7 +217,7 @@ class _Walk:
         return ENDS[verdict] if verdict else _End(Outcome.NOT_OURS, f"a verdict of others: {match.value}")
 
     def _no_frontend(self) -> _End:
-        if self._at.protocol == Protocol.TCP:
+        if self._at.protocol == Protocol.TCP and self._is_here():
             match = self._state.find("health_check_ports", self._at.port)
             if match:
                 self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
@@ -230,19 +231,25 @@ class _Walk:
         self._note("decide", f"no frontend {self._at}, and no VIP of ours")
         return TO_IPVS
 
+    def _is_here(self) -> bool:
+        route = self._state.route(self._at.address)
+        return route is not None and route.local
+
     # IPVS
 
     def _balance(self) -> Explanation:
-        server = self._state.server(self._at)
+        # Others may have a server for all ports of an address that have none of their own: that with port 0.
+        every = FrontendKey(self._at.address, self._at.protocol, 0)
+        server = self._state.server(self._at) or self._state.server(every)
         if server is None:
             return self._ended(_End(Outcome.NOT_OURS, self._without_server()))
-        reals = self._state.destinations(self._at)
-        targets = tuple(self._targets(reals))
-        self._note("IPVS", f"virtual server {self._at}, scheduler {server.server.scheduler}{_affinity(server)}")
+        self._note("IPVS", f"virtual server {server.key}, scheduler {server.server.scheduler}{_affinity(server)}")
+        targets = tuple(self._targets(server, self._state.destinations(server.key)))
         if not targets:
             reason = "IPVS has no endpoint that takes new connections: port unreachable"
             return self._ended(_End(Outcome.REFUSED, reason))._replace(server=server)
-        reason = f"IPVS sends it to one of {len(targets)} endpoint{'s' * (len(targets) > 1)}"
+        one_of = f"one of {len(targets)} endpoints" if len(targets) > 1 else "the only endpoint"
+        reason = f"IPVS sends it to {one_of}"
         return Explanation(
             self._packet, self._sender, tuple(self._steps), Outcome.ACCEPTED, reason, server, targets
         )  # fmt: skip
@@ -253,25 +260,30 @@ class _Walk:
         route = self._state.route(self._at.address)
         return f"no frontend {self._at} on this node: {_way(route)}"
 
-    def _targets(self, reals: Iterable[Real]) -> Iterable[Target]:
-        live = [real for real in reals if real.weight > 0]
-        total = sum(real.weight for real in live)
-        for real in live:
-            reason, source = self._masquerade(real.destination.address)
-            yield Target(real, real.weight / total, source, reason)
+    def _targets(self, server: Virtual, reals: Sequence[Real]) -> Iterable[Target]:
+        parts = shares(server.server.scheduler, reals)
+        for real in reals:
+            if share := parts.get(real.destination):
+                reason, source = self._masquerade(real.destination.address)
+                # A server for all ports leaves the port as it is.
+                port = real.destination.port if server.key.port else self._at.port
+                to = real._replace(destination=Destination(real.destination.address, port))
+                yield Target(to, share, source, reason)
 
     # postrouting
 
     def _masquerade(self, endpoint: bytes) -> tuple[str, bytes | None]:
         """Return why the source becomes a node address (empty: it does not), and what the endpoint sees."""
         route = self._state.route(endpoint)
+        if route is None:
+            self._note("routing", f"no route leads to the endpoint {format_ip(endpoint)}: what goes there is lost")
         local = route is not None and route.local
         reason = (
             "" if local and self._sender is not Sender.NODE else self._masquerade_reason(endpoint, local=local)
         )
         if not reason:
             return "", self._packet.source
-        return reason, route.source if route else None
+        return reason, self._state.masquerade_source(route, endpoint) if route else None
 
     def _masquerade_reason(self, endpoint: bytes, *, local: bool) -> str:
         source = self._packet.source

@@ -49,7 +49,7 @@ RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST = 255, 2, 254
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA = 1, 4, 5, 9, 18
 RTNEXTHOP = struct.Struct("=HBBi")
-IFA_F_NODAD = 0x02
+IFA_F_SECONDARY, IFA_F_NODAD = 0x01, 0x02
 IFADDRMSG = struct.Struct("=BBBBI")
 NDMSG = struct.Struct("=BxxxiHBB")
 RTMSG = struct.Struct("=BBBBBBBBI")
@@ -154,6 +154,13 @@ class Links:
         for index, address in self._addresses():
             found.setdefault(index, []).append(address)
         return found
+
+    def own(self) -> Iterator[tuple[int, bytes, int]]:
+        """Yield index, address and prefix length of the primary IPv4 addresses of global scope. Raises Lost."""
+        for part in self._wire.dump(message(RTM_GETADDR, 0, IFADDRMSG.pack(socket.AF_INET, 0, 0, 0, 0))):
+            _, prefix, flags, scope, index = IFADDRMSG.unpack_from(part)
+            if not scope and not flags & IFA_F_SECONDARY:
+                yield index, bytes(dict(attributes(part, IFADDRMSG.size))[IFA_LOCAL]), prefix
 
     def bind(self, vips: Sequence[Vip]) -> dict[int, int]:
         """Add VIPs and return {index: errno} of those that could not be. Raises Lost."""

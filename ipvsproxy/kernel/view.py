@@ -13,6 +13,7 @@ from typing import Self
 from ipvsproxy.inspect import elements
 from ipvsproxy.inspect.elements import SHAPES, Field
 from ipvsproxy.inspect.model import Match, Real, Route, Virtual
+from ipvsproxy.inspect.source import Own, masquerade_source
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.elements import Elements
@@ -27,6 +28,8 @@ from ipvsproxy.plan.state import FrontendKey, ServerState, Slot, Vip
 
 NETLINK_GENERIC = 16
 RTA_GATEWAY, RTA_PREFSRC = 5, 7
+RTM_F_FIB_MATCH = 0x2000
+"""Tell the entry that was found, and not what it comes to."""
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL)
 """What the kernel says where no route leads, or one that forbids: EACCES prohibit, EINVAL blackhole."""
 NOT_THERE = (errno.ESRCH, errno.ENOENT)
@@ -43,6 +46,7 @@ class View:
         self._ipvs: Wire | None = None
         self._small: Wire | None = None
         self._family = 0
+        self._own: list[Own] = []
         with suppress(KernelError):  # a kernel without IPVS has no servers
             self._family = generic_family("IPVS")
             self._ipvs = Wire(NETLINK_GENERIC)
@@ -157,12 +161,22 @@ class View:
         """Yield the addresses that this node depends on."""
         return reserved(self._links, host.nameservers())
 
+    def masquerade_source(self, route: Route, address: bytes) -> bytes | None:
+        """Return the source that masquerading gives what goes to an address by a route, None if it cannot be told.
+
+        IPv6: that of the route, unless somebody has chosen one for it, which masquerading passes over.
+        """
+        if len(address) == 4:
+            self._own = self._own or [Own(*own) for own in self._links.own()]
+            link = socket.if_nametoindex(route.link) if route.link else 0
+            return masquerade_source(self._own, link, route.gateway or address)
+        entry = dict(attributes(self._ask_route(address, RTM_F_FIB_MATCH), RTMSG.size))
+        return None if RTA_PREFSRC in entry else route.source
+
     def route(self, address: bytes) -> Route | None:
         """Return the way to an address, None where there is none."""
-        number = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-        body = RTMSG.pack(number, len(address) * 8, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, address)
         try:
-            answer = self._route.request(message(RTM_GETROUTE, 0, body))
+            answer = self._ask_route(address)
         except KernelError as error:
             if error.errno in NO_ROUTE:
                 return None
@@ -171,6 +185,11 @@ class View:
         fields = dict(attributes(answer, RTMSG.size))
         source, gateway = (bytes(fields[n]) if n in fields else None for n in (RTA_PREFSRC, RTA_GATEWAY))
         return Route(kind == RTN_LOCAL, _link_name(fields), source, gateway)
+
+    def _ask_route(self, address: bytes, flags: int = 0) -> bytes:
+        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        body = RTMSG.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(RTA_DST, address)
+        return self._route.request(message(RTM_GETROUTE, 0, body))
 
 
 def _link_name(fields: dict[int, memoryview]) -> str:

@@ -76,9 +76,7 @@ def healthy_node(lab: Lab, folder: Folder) -> Iterator[World]:
     )
     with names.serving(lab.host("p12")):
         yield World(lab, node, proxy, names, config, folder)
-    proxy.kill()
-    lab.clean_nodes()
-    lab.responder.clear()
+    lab.take_back()
 
 
 def serve_pods(lab: Lab) -> None:
@@ -121,8 +119,10 @@ def table(text: str) -> Callable[[World], contextlib.AbstractContextManager[None
     def way(world: World) -> Iterator[None]:
         name = text.partition("{")[0]
         world.run("nft", "-f", "-", stdin=text)
-        yield
-        world.run("nft", f"delete {name}")
+        try:
+            yield
+        finally:
+            world.run("nft", f"delete {name}")
 
     return way
 
@@ -131,8 +131,10 @@ def commands(breaking: str, mending: str) -> Callable[[World], contextlib.Abstra
     @contextlib.contextmanager
     def way(world: World) -> Iterator[None]:
         world.run(*breaking.split())
-        yield
-        world.run(*mending.split())
+        try:
+            yield
+        finally:
+            world.run(*mending.split())
 
     return way
 
@@ -267,6 +269,10 @@ def eventually(holds: Callable[[], bool]) -> None:
 HOOK = "type filter hook {} priority 0; policy {};"
 FORWARD_DROPS = f"table inet firewall {{ chain f {{ {HOOK.format('forward', 'drop')} ct state new accept; }}; }}"
 INPUT_DROPS = f"table inet firewall {{ chain i {{ {HOOK.format('input', 'accept')} tcp dport 80 drop; }}; }}"
+RAW_DROPS = "table inet firewall { chain r { type filter hook prerouting priority raw; tcp dport 80 drop; }; }"
+LAST_DROPS = (
+    f"table inet firewall {{ chain l {{ {HOOK.format('postrouting', 'accept')} tcp dport 8080 drop; }}; }}"
+)
 MARK_DROPS = (
     f"table inet other {{ chain f {{ {HOOK.format('forward', 'accept')} meta mark & 0x4000 == 0x4000 drop; }}; }}"
 )
@@ -290,6 +296,8 @@ WAYS = {
     "hairpin-off": (commands(f"{HAIRPIN} off", f"{HAIRPIN} on"), "hairpin", "hairpin mode off"),
     "forward-policy-drop": (table(FORWARD_DROPS), "other rules", "policy of inet firewall f drops replies"),
     "input-drop": (table(INPUT_DROPS), "other rules", "inet firewall i drops connections to"),
+    "raw-drop": (table(RAW_DROPS), "other rules", "inet firewall r drops connections to"),
+    "postrouting-drop": (table(LAST_DROPS), "other rules", "inet firewall l drops what"),
     "mark-collision": (table(MARK_DROPS), "packet mark", "uses bit 0x4000"),
     "host-port": (table(HOST_PORT), "hostPort", "ip hostport p takes connections to the NodePort"),
     "pod-masquerade": (table(MASKING), "masquerade", "ip cni p masquerades"),

@@ -11,7 +11,7 @@ import netns
 import pytest
 from lab import Lab
 from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import probe
+from probe import Question, probe, probe_many
 from sick_node import (
     NODE_PORT,
     WAYS,
@@ -23,6 +23,7 @@ from sick_node import (
     modules_are_known,
     proxy_gone,
     serve_pods,
+    table,
 )
 
 from ipvsproxy.commands.service_survey import survey_service
@@ -66,6 +67,20 @@ def test_the_cause_comes_first(world: World, name: str) -> None:
     assert words in " ".join((first.summary, *first.evidence)), told(findings)
     assert first.verdict in (Verdict.PROBLEM, Verdict.WARNING)
     assert first.next
+
+
+HARMLESS = {
+    "behind IPVS, of what comes in": "input priority 150; tcp dport 80 drop",
+    "behind IPVS, of what the node sends": "output priority 0; tcp dport 80 drop",
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_rules_that_no_packet_of_a_service_meets_are_no_problem(world: World, name: str) -> None:
+    with table(f"table inet firewall {{ chain c {{ type filter hook {HARMLESS[name]}; }}; }}")(world):
+        asked = [Question(host.netns, WEB, 80) for host in (world.lab.client, world.node, world.lab.host("p12"))]
+        assert {result.outcome for result in probe_many(asked * 3)} == {"answered"}
+        assert told(world.findings()) == []
 
 
 @pytest.mark.needs("tool:iptables-legacy")

@@ -42,6 +42,9 @@ class MemoryState:
         link = "pods0" if address in self.pods else "eth0"
         return Route(False, link, next(a for a in self.here if family(a) == family(address)), None)
 
+    def masquerade_source(self, route, _):
+        return route.source
+
     def server(self, key):
         return Virtual(key, self.attributes[key], self.counters) if key in self.servers else None
 

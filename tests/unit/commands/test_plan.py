@@ -93,6 +93,12 @@ def test_what_cannot_be_used_is_said_and_costs_only_itself(tmp_path, capsys):
     assert (status, len(document["complaints"])) == (1, 3)
 
 
+def test_a_dump_without_the_node_says_what_is_missing(tmp_path, capsys):
+    (tmp_path / "empty.yaml").write_text("apiVersion: v1\nkind: List\nitems: []\n")
+    assert cli.main(["plan", f"--from={tmp_path}", "--hostname-override=node7"]) == 0
+    assert "no Node node7 in it: NodePorts" in capsys.readouterr().err
+
+
 def test_for_people(tmp_path, capsys):
     path = tmp_path / "dump.yaml"
     path.write_text(GOOD)

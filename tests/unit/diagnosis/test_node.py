@@ -93,6 +93,13 @@ def dport(number):
     return Match("dport", number.to_bytes(2), number.to_bytes(2))
 
 
+def sport(number):
+    return Match("sport", number.to_bytes(2), number.to_bytes(2))
+
+
+ESTABLISHED = Match("ctstate", *[(2).to_bytes(4, sys.byteorder)] * 3)
+
+
 def on(link):
     return Match("iifname", link.encode() + b"\0", link.encode() + b"\0")
 
@@ -175,6 +182,21 @@ SICK = {
         "rule 3 of ip t c",
     ),
     "output rejects": ({"chains": with_rules("output", Rule(3, (), "reject"))}, "other rules", "rule 3 of ip t c"),
+    "dropped before conntrack": (
+        {"chains": with_rules("prerouting", Rule(3, (dport(80),), "drop"), priority=-300)},
+        "other rules",
+        "rule 3 of ip t c drops connections to 10.96.3.1",
+    ),
+    "replies dropped at once": (
+        {"chains": with_rules("prerouting", Rule(3, (sport(8080), ESTABLISHED), "drop"), priority=-150)},
+        "other rules",
+        "rule 3 of ip t c drops replies",
+    ),
+    "dropped at the end": (
+        {"chains": with_rules("postrouting", Rule(3, (dport(8080),), "drop"), priority=50)},
+        "other rules",
+        "rule 3 of ip t c drops what 10.96.3.1:80/TCP sends",
+    ),
     "perhaps dropped": (
         {"chains": with_rules("forward", Rule(3, (UNREADABLE,), "accept"), policy="drop")},
         "other rules",
@@ -236,6 +258,13 @@ FINE = {
     ),
     "a firewall that trusts the bridge of the pods": with_rules(
         "input", Rule(3, (on("cni0"),), "accept"), Rule(4, (dport(31001), on("eth0")), "accept"), policy="drop"
+    ),
+    "drops by ports behind IPVS": with_rules("input", Rule(3, (dport(80),), "drop"), priority=150),
+    "drops of what the node itself sends to VIPs, behind IPVS": with_rules(
+        "output", Rule(3, (dport(80),), "drop"), priority=0
+    ),
+    "what asks for a state before conntrack": with_rules(
+        "prerouting", Rule(3, (ESTABLISHED,), "drop"), priority=-300
     ),
     "chains of the kubelet": (OURS, Chain("ip", "mangle", "KUBE-KUBELET-CANARY")),
 }

@@ -20,7 +20,7 @@ from ipvsproxy.config.settle import settle
 from ipvsproxy.inspect.walk import Outcome, Sender, explain, packet
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.kube.inbox import Kind, Listed
-from ipvsproxy.plan.state import Slot
+from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, Server, Slot
 
 SCENARIOS = flow_file.load(Path(__file__).parents[2] / "integration" / "flows.json")
 ROWS = [(scenario, flow) for scenario in SCENARIOS for flow in scenario.flows]
@@ -106,11 +106,15 @@ def test_who_sends_it():
 
 
 def test_shares_follow_weights_and_draining_endpoints_get_nothing():
-    state = node_with(service(), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
+    state = node_with(service(), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"), scheduler="wrr")
     one, two, three = sorted(state.servers[WEB])
     state.weights = {one: 3, two: 1, three: 0}
     said = ask(state, WEB, CLIENT)
     assert {(t.real.destination, t.share) for t in said.targets} == {(one, 0.75), (two, 0.25)}
+    state.attributes[WEB] = Server("rr", 0, 0)
+    assert {t.share for t in ask(state, WEB, CLIENT).targets} == {0.5}
+    state.attributes[WEB] = Server("fo", 0, 0)
+    assert [(t.real.destination, t.share) for t in ask(state, WEB, CLIENT).targets] == [(one, 1)]
     state.weights[one] = state.weights[two] = 0
     said = ask(state, WEB, CLIENT)
     assert (said.outcome, said.targets) == (Outcome.REFUSED, ())
@@ -144,6 +148,36 @@ def test_a_server_of_others_on_an_address_that_is_no_vip():
     others = key("192.0.2.1:8080")
     state.servers[others], state.attributes[others] = state.servers[WEB], state.attributes[WEB]
     assert ask(state, others, CLIENT).outcome is Outcome.ACCEPTED
+
+
+def test_a_server_of_others_for_all_ports_of_an_address():
+    state = node_with(service(), slice_of("web", "10.244.1.1"))
+    others = key("192.0.2.1:8080")
+    every = FrontendKey(others.address, others.protocol, 0)
+    state.servers[every] = [Destination(POD, 0)]
+    state.attributes[every] = Server("rr", PERSISTENT, 300)
+    said = ask(state, others, CLIENT)
+    assert [str(target.real.destination) for target in said.targets] == ["10.244.1.9:8080"]
+    assert "affinity of clients for 300 s" in said.steps[-1].what
+    assert said.reason == "IPVS sends it to the only endpoint"
+
+
+def test_a_health_check_port_is_answered_by_this_node_alone():
+    local = service(load_balancer_ips=["203.0.113.1"], external_local=True, health_check_port=30999)
+    state = node_with(local, slice_of("web", "10.244.1.1"))
+    assert "healthCheckNodePort" in ask(state, key("192.0.2.1:30999"), CLIENT).reason
+    assert "it is forwarded to eth0" in ask(state, key("192.0.2.2:30999")).reason
+
+
+def test_an_endpoint_that_no_route_leads_to_is_said():
+    state = node_with(service(), slice_of("web", "10.244.1.1", "10.244.2.1"))
+    route = state.route
+    state.route = lambda address: None if address == parse_ip("10.244.2.1") else route(address)
+    said = ask(state, WEB, CLIENT)
+    assert len(said.targets) == 2
+    assert [step.what for step in said.steps if step.place == "routing"] == [
+        "no route leads to the endpoint 10.244.2.1: what goes there is lost"
+    ]
 
 
 def test_the_made_up_port_of_the_inside_view_answers_nobody_who_dials_it():
