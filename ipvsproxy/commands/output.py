@@ -84,13 +84,15 @@ def follow(form: str, kind: str, look: Look, seconds: float, pause: Callable[[fl
                 sys.stdout.writelines(f"{line}\n" for line in (*lines(parts, colours=False), ""))
             sys.stdout.flush()
             pause(seconds)
+    _, parts = look()  # before the other screen is entered, so that what it notes stays on this one
     try:
         sys.stdout.write(ENTER)
         while True:
-            shown = list(lines(look()[1], colours=can_colorize()))
+            shown = list(lines(parts, colours=can_colorize()))
             sys.stdout.write(ANEW + "\n".join(shown[: shutil.get_terminal_size().lines]))
             sys.stdout.flush()
             pause(seconds)
+            _, parts = look()
     finally:
         sys.stdout.write(LEAVE)
         sys.stdout.flush()

@@ -43,6 +43,25 @@ KUBERNETES = "kubernetes.default.svc"
 DNS_NAMESPACE, DNS_NAMES = "kube-system", ("kube-dns", "coredns")
 EXTERNAL_NAMES_ASKED = 20
 READING = (KernelError, OSError)
+DECIDING = frozenset(
+    (
+        "cluster-cidr",
+        "detect-local-mode",
+        "pod-bridge-interface",
+        "pod-interface-name-prefix",
+        "masquerade-all",
+        "iptables-masquerade-bit",
+        "nodeport-addresses",
+        "external-ip-ranges",
+        "denied-ip-ranges",
+        "quiet-arp",
+        "ipvs-scheduler",
+        "ipvs-exclude-cidrs",
+        "ipvs-strict-arp",
+        "vip-mode",
+    )
+)
+"""Flags by which it depends what a node should have."""
 
 
 class Seen(NamedTuple):
@@ -81,6 +100,7 @@ def _settings(config: Config) -> Settings:
         scheduler=config.scheduler,
         sync_period=config.sync_period,
         sysctls=dict(host.wanted_sysctls(config)),
+        flags={name: value for name, value in config.flags if name in DECIDING},
     )
 
 

@@ -10,7 +10,10 @@ from ipvsproxy.diagnosis.filters import Chain
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Of the settings of the proxy, those that checks need; `sync_period` in seconds."""
+    """Of the settings of the proxy, those that checks need; `sync_period` in seconds.
+
+    `flags` are those that decide what a node should have.
+    """
 
     node: str = ""
     version: str = ""
@@ -21,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True):
     sync_period: float = 30.0
     sysctls: dict[str, int] = {}
     families: tuple[int, ...] = (4, 6)
+    flags: dict[str, str] = {}
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -84,7 +88,8 @@ class Process(msgspec.Struct, frozen=True):
 class Proxy(msgspec.Struct, frozen=True):
     """What the running proxy says on its ports: status 0 and `error` when it does not answer.
 
-    `metrics` has the sums of each metric over its labels. `read_at` is when, in seconds since 1970.
+    `metrics` has the sums of each metric over its labels, `flags` all flags with their values (none: unknown).
+    `read_at` is when, in seconds since 1970.
     """
 
     health: int = 0
@@ -92,6 +97,7 @@ class Proxy(msgspec.Struct, frozen=True):
     error: str = ""
     is_ours: bool = True
     metrics: dict[str, float] | None = None
+    flags: dict[str, str] = {}
     read_at: float = 0.0
 
 

@@ -20,6 +20,8 @@ UNKNOWN = "?"
 class Match(msgspec.Struct, frozen=True):
     """One condition: `field` of the packet, masked, lies between `low` and `high` (or does not: `negated`).
 
+    `more` are further pairs that do as well; none does where `low` is above `high`.
+
     A field `?` is one we cannot read. Values are bytes as the packet has them, so that they compare in order.
     """
 
@@ -28,10 +30,14 @@ class Match(msgspec.Struct, frozen=True):
     high: bytes = b""
     mask: bytes = b""
     negated: bool = False
+    more: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """Conditions, and a verdict with the chain it leads to; `marks` are the bits of the packet mark it changes."""
+    """Conditions, and a verdict with the chain it leads to; `marks` are the bits of the packet mark it changes.
+
+    A verdict `?` is one of several, by what we cannot read.
+    """
 
     handle: int = 0
     matches: tuple[Match, ...] = ()
@@ -99,11 +105,14 @@ def _judge_match(match: Match, packet: Packet) -> bool | None:
     if match.field == UNKNOWN or value is None:
         return None
     if match.field in ("iifname", "oifname"):
-        return value.ljust(16, b"\0").startswith(match.low) is not match.negated
-    if len(value) != len(match.low):
+        name = value.ljust(16, b"\0")
+        beginnings = (match.low, *(low for low, _ in match.more))
+        return any(map(name.startswith, beginnings)) is not match.negated
+    pairs = [pair for pair in ((match.low, match.high), *match.more) if len(pair[0]) == len(value)]
+    if not pairs and match.low <= match.high:
         return False  # an address of the other family
     masked = bytes(a & b for a, b in zip(value, match.mask, strict=True)) if match.mask else value
-    return (match.low <= masked <= match.high) is not match.negated
+    return any(low <= masked <= high for low, high in pairs) is not match.negated
 
 
 class Book:
@@ -135,12 +144,15 @@ class Book:
                 packet.pop("mark", None)  # what it is now, nobody knows
             if rule.verdict == FALL:
                 continue
-            verdict, where = self._carry_out(chain, rule, packet, doubts, depth)
+            if rule.verdict == UNKNOWN:
+                doubts.append(f"{where(chain, rule)}: one of several verdicts")
+                continue
+            verdict, place = self._carry_out(chain, rule, packet, doubts, depth)
             if found is None:
                 if verdict in ENDING:
-                    doubts.append(f"{where}: {verdict}")
+                    doubts.append(f"{place}: {verdict}")
             elif verdict in ENDING or rule.verdict in (RETURN, "goto"):
-                return verdict, where
+                return verdict, place
         return FALL, chain.place
 
     def _carry_out(

@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     links.check_bridge,
     state.check_proxies,
     state.check_proxy,
+    state.check_settings,
     state.check_api,
     state.check_ruleset,
     links.check_vip_link,

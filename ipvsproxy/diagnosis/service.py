@@ -82,7 +82,7 @@ def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Findi
 
     What is wrong with the node comes before the steps: it may be the cause of all that follows.
     """
-    found = [_about_node(node), *_steps(facts)]
+    found = [_about_node(node), *(one for one in node if one.check == "settings"), *_steps(facts)]
     return sorted(found, key=lambda finding: ORDER.index(finding.verdict))
 
 

@@ -104,6 +104,24 @@ def _synced(proxy: Proxy, period: float) -> Iterator[Finding]:
         yield fine("proxy", "the proxy is healthy", f"synced {age:.0f} s ago" if proxy.metrics else "no metrics")
 
 
+def other_settings(facts: Facts) -> list[str]:
+    """Return the flags of which the running proxy has another value than this command."""
+    there = facts.proxy.flags if facts.proxy else {}
+    here = facts.settings.flags
+    return [
+        f"--{name} is {there[name] or 'empty'} there, and {value or 'empty'} here"
+        for name, value in sorted(here.items())
+        if there.get(name, value) != value
+    ]
+
+
+def check_settings(facts: Facts) -> Iterator[Finding]:
+    """The running proxy has the settings by which it is judged here."""
+    if found := other_settings(facts):
+        yield warning("settings", "the proxy that runs has other settings than this command", *found,
+                      step="give it the flags of the proxy, or its --config")  # fmt: skip
+
+
 def check_ruleset(facts: Facts) -> Iterator[Finding]:
     """Our nft table is there with all its chains and all their rules."""
     if facts.chains is None:
@@ -144,7 +162,9 @@ def check_api(facts: Facts) -> Iterator[Finding]:
 
 def check_drift(facts: Facts) -> Iterator[Finding]:
     """The kernel is as the objects want it."""
-    if facts.drift is None:
+    if facts.drift and other_settings(facts):
+        yield unchecked("drift", "the proxy that runs has other settings: what is here may be as they want it")
+    elif facts.drift is None:
         yield unchecked("drift", facts.unread.get("drift", "without objects nothing is known to be wanted"))
     elif facts.drift:
         more = len(facts.drift) - SHOWN

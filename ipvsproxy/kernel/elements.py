@@ -57,13 +57,7 @@ class Elements:
 
     def all(self, name: str) -> list[Raw]:
         """Return all elements of a set, in the kernel's order. Raises KernelError."""
-        try:
-            parts = self._wire.dump(self._question(name, b""))
-        except KernelError as error:
-            if error.errno == errno.ENOENT:
-                return []
-            raise
-        return [element for part in parts for element in _elements(part)]
+        return _dumped(self._wire, self._question(name, b""))
 
     def texts(self, name: str) -> dict[str, str]:
         """Return all elements of a set in the words of the planner. Raises KernelError."""
@@ -74,6 +68,22 @@ class Elements:
         return message(
             NFT_MSG_GETSETELEM, 0, head + self._table + attribute(LIST_SET, name.encode() + b"\0") + wanted
         )
+
+
+def read_all(wire: Wire, family: int, table: str, name: str) -> list[Raw]:
+    """Return all elements of a set of any table, none when there is no such set. Raises KernelError."""
+    place = attribute(LIST_TABLE, table.encode() + b"\0") + attribute(LIST_SET, name.encode() + b"\0")
+    return _dumped(wire, message(NFT_MSG_GETSETELEM, 0, NFGENMSG.pack(family, 0, 0) + place))
+
+
+def _dumped(wire: Wire, question: bytes) -> list[Raw]:
+    try:
+        parts = wire.dump(question)
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
+    return [element for part in parts for element in _elements(part)]
 
 
 def _elements(part: bytes) -> Iterator[Raw]:

@@ -1,19 +1,23 @@
 """All chains and rules of nf_tables in this network namespace, read over netlink into `diagnosis.filters`.
 
 Rules of iptables-nft are nft rules with matches and targets of x_tables inside, which libnftables shows only in
-part; here both are read (the latter in `kernel.xt`). Only reads. Elements of sets are not read: what depends on
-one is a condition we do not know. Numbers: include/uapi/linux/netfilter/nf_tables.h.
+part; here both are read (the latter in `kernel.xt`). Only reads. What depends on a set that cannot be judged
+(`kernel.sets`) is a condition we do not know. Numbers: include/uapi/linux/netfilter/nf_tables.h.
 """
 
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ipvsproxy.diagnosis.filters import UNKNOWN, Chain, Match, Rule
 from ipvsproxy.kernel.forward import NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
 from ipvsproxy.kernel.netlink import Wire, attributes, message
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
+from ipvsproxy.kernel.sets import Entry, Sets
 from ipvsproxy.kernel.xt import read_match, read_target
 
 FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -33,7 +37,17 @@ VERDICT_BY_NAME = {
     "tproxy": "drop",
 }
 
+SIZES = {
+    "saddr": (4, 16), "daddr": (4, 16), "sport": (2,), "dport": (2,), "l4proto": (1,), "nfproto": (1,),
+    "ctstate": (4,), "mark": (4,), "daddrtype": (4,), "iifname": (16,), "oifname": (16,),
+}  # fmt: skip
+"""Of the fields that are looked up in sets, by their size in bytes."""
+NOTHING = (b"\xff", b"\0")
+VERDICT_REGISTER = 0
+OURS = "ipvsproxy"
+
 Fields = dict[int, memoryview]
+Lookup = Callable[[str], Sequence[Entry] | None]
 
 
 class Register(NamedTuple):
@@ -49,11 +63,13 @@ def read_chains() -> tuple[Chain, ...]:
     """Return all chains with their rules. Raises KernelError."""
     wire = Wire(NETLINK_NETFILTER)
     try:
+        sets = Sets(wire)
         rules: dict[tuple[int, str, str], list[Rule]] = {}
         for part in wire.dump(message(NFT_MSG_GETRULE, 0, NFGENMSG.pack(0, 0, 0))):
             fields = dict(attributes(part, NFGENMSG.size))
-            place = part[0], text(fields[1]), text(fields[2])
-            rules.setdefault(place, []).append(_rule(fields))
+            family, table, chain = part[0], text(fields[1]), text(fields[2])
+            known = partial(sets.entries, family, table) if table != OURS else _unknown
+            rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
         question = message(NFT_MSG_GETCHAIN, 0, NFGENMSG.pack(0, 0, 0))
         return tuple(_chain(part, rules) for part in wire.dump(question))
     finally:
@@ -78,15 +94,20 @@ def _chain(part: bytes, rules: dict[tuple[int, str, str], list[Rule]]) -> Chain:
     )
 
 
-def _rule(fields: Fields) -> Rule:
-    reading = _Reading()
+def _unknown(_: str) -> None:
+    """Our own sets: rules of our table are counted and not judged."""
+
+
+def _rules(fields: Fields, sets: Lookup) -> Iterator[Rule]:
+    """Yield a rule; one with a map of verdicts as a rule for each entry."""
+    reading = _Reading(sets)
     for _, element in attributes(fields.get(4, memoryview(b""))):
         expression = dict(attributes(element))
         reading.take(text(expression[1]), dict(attributes(expression.get(2, memoryview(b"")))))
     (handle,) = struct.unpack(">Q", fields[3])
     data = bytes(fields.get(7, b""))
     comment = data[2 : 2 + data[1]].rstrip(b"\0").decode(errors="replace") if data[:1] == b"\0" else ""
-    return Rule(
+    rule = Rule(
         handle=handle,
         matches=tuple(reading.matches),
         verdict=reading.verdict,
@@ -95,12 +116,18 @@ def _rule(fields: Fields) -> Rule:
         comment=comment or reading.comment,
         packets=reading.packets,
     )
+    if reading.choices is None:
+        yield rule
+    for match, verdict, chain in reading.choices or ():
+        yield replace(rule, matches=(*rule.matches, match), verdict=verdict, target=chain)
 
 
 class _Reading:
     """The expressions of one rule, one after the other: a little machine of registers."""
 
-    def __init__(self) -> None:
+    def __init__(self, sets: Lookup) -> None:
+        self.choices: list[tuple[Match, str, str]] | None = None
+        self._sets = sets
         self.matches: list[Match] = []
         self.verdict = self.target = self.comment = ""
         self.marks = self.packets = 0
@@ -114,6 +141,7 @@ class _Reading:
             "cmp": self._cmp,
             "range": self._range,
             "immediate": self._immediate,
+            "lookup": self._lookup,
             "nat": self._nat,
             "match": self._match,
             "target": self._target,
@@ -183,6 +211,32 @@ class _Reading:
         self.verdict = VERDICTS.get(code, "")
         self.target = text(verdict[2]) if 2 in verdict else ""
 
+    def _lookup(self, fields: Fields) -> None:
+        """A set is a condition, a map of verdicts many rules, another map a condition and a value."""
+        register = self._registers.get(_u32(fields[2]), Register())
+        found = _judged(register, self._sets(text(fields[1])) if register.field in SIZES else None)
+        to = _u32(fields[3]) if 3 in fields else None
+        if to == VERDICT_REGISTER:
+            self._choose(register.field, found)
+            return
+        self.matches.append(_one_of(register.field, found, negated=5 in fields and bool(_u32(fields[5]) & 1)))
+        if to is not None:
+            self._load(to, UNKNOWN)
+
+    def _choose(self, field: str, found: Sequence[Entry] | None) -> None:
+        if found is None:
+            self.verdict = UNKNOWN
+            return
+        rest = _one_of(field, [entry for entry in found if entry.low], negated=True)
+        self.choices = [
+            (
+                Match(field, entry.low, entry.high) if entry.low else rest,
+                "" if entry.code is None else VERDICTS.get(entry.code, ""),
+                entry.chain,
+            )
+            for entry in found
+        ]
+
     def _nat(self, fields: Fields) -> None:
         self.verdict = "dnat" if _u32(fields[1]) else "snat"
 
@@ -197,6 +251,28 @@ class _Reading:
 
     def _counter(self, fields: Fields) -> None:
         (self.packets,) = struct.unpack(">Q", fields[2])
+
+
+def _judged(register: Register, found: Sequence[Entry] | None) -> list[Entry] | None:
+    """Return the entries if this field can be compared with them; names of links are told by their beginning."""
+    if found is None or register.mask:
+        return None
+    if any(len(entry.low) not in SIZES[register.field] for entry in found if entry.low):
+        return None
+    if register.field not in ("iifname", "oifname"):
+        return list(found)
+    return [
+        entry if entry.low == entry.high else entry._replace(low=entry.low.rstrip(b"\0"), high=b"\xff")
+        for entry in found
+    ]
+
+
+def _one_of(field: str, found: Sequence[Entry] | None, *, negated: bool) -> Match:
+    """Return the condition that a field has one of these values; of none at all, one that never holds."""
+    if found is None or any(not entry.low for entry in found):
+        return Match(UNKNOWN)
+    (low, high), *more = [(entry.low, entry.high) for entry in found] or [NOTHING]
+    return Match(field, low, high, b"", negated, tuple(more))
 
 
 def _compared(register: Register, operation: int, value: bytes) -> Iterator[Match]:

@@ -31,16 +31,35 @@ def read_proxy(config: Config) -> Proxy | None:
         return Proxy(error=f"{config.healthz_bind_address}: {_words(error)}", read_at=read_at)
     metrics = read_metrics(config)
     found = dict(summed(metrics)) if metrics is not None else None
-    # Without metrics nobody knows; with them, every ipvsproxy has this one.
-    return Proxy(health, body[:500], is_ours=found is None or OURS in found, metrics=found, read_at=read_at)
+    return Proxy(
+        health,
+        body[:500],
+        # Without metrics nobody knows; with them, every ipvsproxy has this one.
+        is_ours=found is None or OURS in found,
+        metrics=found,
+        flags=dict(flags(_page(config, "/flagz") or "")),
+        read_at=read_at,
+    )
 
 
 def read_metrics(config: Config) -> str | None:
     """Return the text of /metrics, None when it cannot be had."""
+    return _page(config, "/metrics")
+
+
+def flags(text: str) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each flag in the text of /flagz."""
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals:
+            yield name.strip(), value
+
+
+def _page(config: Config, path: str) -> str | None:
     if config.metrics_bind_address is None:
         return None
     try:
-        status, text = get(config.metrics_bind_address, "/metrics")
+        status, text = get(config.metrics_bind_address, path)
     except (OSError, http.client.HTTPException):
         return None
     return text if status == http.HTTPStatus.OK else None

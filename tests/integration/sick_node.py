@@ -273,6 +273,13 @@ RAW_DROPS = "table inet firewall { chain r { type filter hook prerouting priorit
 LAST_DROPS = (
     f"table inet firewall {{ chain l {{ {HOOK.format('postrouting', 'accept')} tcp dport 8080 drop; }}; }}"
 )
+SET_DROPS = (
+    "table inet firewall { set ports { type inet_service; flags interval; elements = { 80, 31000-31999 }; };"
+    f" chain s {{ {HOOK.format('input', 'accept')} tcp dport @ports drop; }}; }}"
+)
+MAP_DROPS = (
+    f"table inet firewall {{ chain m {{ {HOOK.format('input', 'accept')} tcp dport vmap {{ 80 : drop }}; }}; }}"
+)
 MARK_DROPS = (
     f"table inet other {{ chain f {{ {HOOK.format('forward', 'accept')} meta mark & 0x4000 == 0x4000 drop; }}; }}"
 )
@@ -297,6 +304,8 @@ WAYS = {
     "forward-policy-drop": (table(FORWARD_DROPS), "other rules", "policy of inet firewall f drops replies"),
     "input-drop": (table(INPUT_DROPS), "other rules", "inet firewall i drops connections to"),
     "raw-drop": (table(RAW_DROPS), "other rules", "inet firewall r drops connections to"),
+    "set-drop": (table(SET_DROPS), "other rules", "inet firewall s drops connections to"),
+    "map-drop": (table(MAP_DROPS), "other rules", "inet firewall m drops connections to"),
     "postrouting-drop": (table(LAST_DROPS), "other rules", "inet firewall l drops what"),
     "mark-collision": (table(MARK_DROPS), "packet mark", "uses bit 0x4000"),
     "host-port": (table(HOST_PORT), "hostPort", "ip hostport p takes connections to the NodePort"),

@@ -114,6 +114,19 @@ def test_a_node_in_order_has_no_difference(world: World) -> None:
     assert diff(world) == (0, [])
 
 
+def test_doctor_with_other_settings_than_the_proxy_says_so_and_not_that_all_is_wrong(world: World) -> None:
+    settings = [f"--manifests={world.folder.path}", "--hostname-override=node1"]
+    status, document = call(world, "doctor", *settings)
+    found = {finding["check"]: finding for finding in document["findings"] if finding["verdict"] != "ok"}
+    assert (status, found.keys()) == (0, {"settings", "drift", "DNS"}), found
+    assert found["settings"]["evidence"] == [
+        "--cluster-cidr is 10.244.0.0/16,fd00:10:244::/48 there, and empty here"
+    ]
+    assert found["drift"]["verdict"] == "not checked"
+    status, document = call(world, "doctor", *settings, *DEFAULT_PROXY_ARGS)
+    assert {f["check"] for f in document["findings"] if f["verdict"] != "ok"} == {"DNS"}
+
+
 def nft(world: World, command: str) -> None:
     world.lab.run(world.lab.nodes[0], ["nft", command])
 

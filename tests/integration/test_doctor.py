@@ -70,14 +70,23 @@ def test_the_cause_comes_first(world: World, name: str) -> None:
 
 
 HARMLESS = {
-    "behind IPVS, of what comes in": "input priority 150; tcp dport 80 drop",
-    "behind IPVS, of what the node sends": "output priority 0; tcp dport 80 drop",
+    "behind IPVS, of what comes in": "chain c { type filter hook input priority 150; tcp dport 80 drop; };",
+    "behind IPVS, of what the node sends": "chain c { type filter hook output priority 0; tcp dport 80 drop; };",
+    "a firewall with sets and maps": """
+        set ports { type inet_service; flags interval; elements = { 22, 53, 80, 443, 10249-10256, 30000-32767 }; };
+        chain states { ct state vmap { established : accept, related : accept, invalid : drop }; };
+        chain new { iifname { lo, cni0 } accept; ct state new accept; };
+        chain i { type filter hook input priority 0; policy drop; jump states; icmpv6 type 1-255 accept;
+                  iifname vmap { lo : accept, "cni*" : goto new };
+                  meta l4proto { tcp, udp } th dport @ports accept; };
+        chain f { type filter hook forward priority 0; policy drop; jump states; ct state new accept; };
+    """,
 }
 
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_rules_that_no_packet_of_a_service_meets_are_no_problem(world: World, name: str) -> None:
-    with table(f"table inet firewall {{ chain c {{ type filter hook {HARMLESS[name]}; }}; }}")(world):
+    with table(f"table inet firewall {{ {HARMLESS[name]} }}")(world):
         asked = [Question(host.netns, WEB, 80) for host in (world.lab.client, world.node, world.lab.host("p12"))]
         assert {result.outcome for result in probe_many(asked * 3)} == {"answered"}
         assert told(world.findings()) == []

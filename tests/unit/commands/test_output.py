@@ -73,9 +73,13 @@ def test_a_terminal_is_left_as_it_was(monkeypatch):
     def pause(_):
         raise KeyboardInterrupt
 
+    def look():
+        screen.write("a note")
+        return {}, [GRID] * 100
+
     with pytest.raises(KeyboardInterrupt):
-        follow("table", "Thing", lambda: ({}, [GRID] * 100), 2.0, pause)
+        follow("table", "Thing", look, 2.0, pause)
     text = screen.getvalue()
-    assert text.startswith(ENTER)
+    assert text.startswith(f"a note{ENTER}"), "what is noted stays on the usual screen"
     assert text.endswith(LEAVE)
     assert len(text.splitlines()) <= 60

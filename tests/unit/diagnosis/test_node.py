@@ -149,6 +149,17 @@ SICK = {
     "its legacy rules": ({"legacy_leftovers": ("iptables-legacy",)}, "other proxies", "in iptables-legacy"),
     "no proxy": ({"proxy": Proxy(error="Connection refused"), "drift": ("x",)}, "proxy", "Connection refused"),
     "not ours": ({"proxy": Proxy(200, is_ours=False)}, "proxy", "not ipvsproxy"),
+    "other settings": (
+        {
+            "proxy": Proxy(
+                200, metrics=METRICS, read_at=1000.0, flags={"cluster-cidr": "10.244.0.0/16", "v": "2"}
+            ),
+            "settings": Settings(flags={"cluster-cidr": ""}),
+            "drift": ("element pod_cidrs4 { 10.244.0.0/16 } is not wanted",),
+        },
+        "settings",
+        "--cluster-cidr is 10.244.0.0/16 there, and empty here",
+    ),
     "ill": ({"proxy": Proxy(503, "{}")}, "proxy", "not healthy (503)"),
     "stuck": (
         {"proxy": metrics(kubeproxy_sync_proxy_rules_last_timestamp_seconds=100.0)},

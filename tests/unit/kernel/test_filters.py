@@ -6,8 +6,10 @@ import sys
 import pytest
 
 from ipvsproxy.diagnosis.filters import UNKNOWN, Match, judge
-from ipvsproxy.kernel.filters import _rule
+from ipvsproxy.inspect.elements import Raw
+from ipvsproxy.kernel.filters import _rules
 from ipvsproxy.kernel.netlink import attribute, attributes
+from ipvsproxy.kernel.sets import Entry, intervals
 
 NETWORK, TRANSPORT, TCP = 1, 2, b"\x06"
 PAYLOAD, META_MARK, META_L4PROTO, META_IIFNAME = "payload", 3, 16, 6
@@ -57,10 +59,15 @@ def match(name, revision, info):
 
 
 def read(*expressions, comment=b""):
+    (rule,) = read_all(*expressions, comment=comment)
+    return rule
+
+
+def read_all(*expressions, comment=b"", sets=None):
     data = attribute(3, struct.pack(">Q", 7)) + attribute(4, b"".join(expressions))
     if comment:
         data += attribute(7, bytes([0, len(comment) + 1]) + comment + b"\0")
-    return _rule(dict(attributes(data)))
+    return list(_rules(dict(attributes(data)), (sets or {}).get))
 
 
 def number(value_):
@@ -163,3 +170,64 @@ def test_matches_of_iptables(name, revision, info, packet, expected):
 
 def test_what_nobody_knows_is_a_condition_of_its_own():
     assert read(expression("quota"), verdict(0)).matches == (Match(UNKNOWN),)
+
+
+# Sets and maps.
+
+
+def lookup(to=None, flags=0):
+    fields = [(1, b"s\0"), (2, u32(1)), (5, u32(flags))]
+    return expression("lookup", *fields, *([(3, u32(to))] if to is not None else []))
+
+
+def port(first, last=None, code=None, chain=""):
+    return Entry(first.to_bytes(2), (last or first).to_bytes(2), code, chain)
+
+
+DPORT, SET_OF_PORTS = payload(TRANSPORT, 2, 2), [port(22), port(30000, 32767)]
+
+
+def holds(rule, **packet):
+    return judge(rule, {name: v if isinstance(v, bytes) else v.to_bytes(2) for name, v in packet.items()})
+
+
+def test_a_set_is_a_condition():
+    (rule,) = read_all(DPORT, lookup(), verdict(1), sets={"s": SET_OF_PORTS})
+    assert [port for port in (22, 23, 30000, 31001, 32768) if holds(rule, dport=port)] == [22, 30000, 31001]
+    (rule,) = read_all(DPORT, lookup(flags=1), verdict(0), sets={"s": SET_OF_PORTS})
+    assert [port for port in (22, 23) if holds(rule, dport=port)] == [23]
+    (rule,) = read_all(DPORT, lookup(), verdict(0), sets={"s": []})
+    assert holds(rule, dport=22) is False
+
+
+def test_a_map_of_verdicts_is_many_rules():
+    chosen = [port(80, code=0), port(81, code=-3, chain="other"), Entry(b"", b"", 1)]
+    rules = read_all(DPORT, lookup(to=0), sets={"s": chosen})
+    assert [(rule.verdict, rule.target) for rule in rules] == [("drop", ""), ("jump", "other"), ("accept", "")]
+    assert [holds(rules[0], dport=80), holds(rules[2], dport=80), holds(rules[2], dport=9)] == [True, False, True]
+
+
+def test_links_of_a_set():
+    exact, prefix = b"lo".ljust(16, b"\0"), b"cni".ljust(16, b"\0")
+    names = [Entry(exact, exact), Entry(prefix, b"cni".ljust(16, b"\xff"))]
+    (rule,) = read_all(meta(META_IIFNAME), lookup(), verdict(1), sets={"s": names})
+    assert [holds(rule, iifname=name) for name in (b"lo", b"lo2", b"cni0", b"eth0")] == [True, False, True, False]
+
+
+def test_what_cannot_be_judged_is_a_doubt():
+    (rule,) = read_all(DPORT, lookup(), verdict(0))
+    assert rule.matches == (Match(UNKNOWN),)
+    (rule,) = read_all(DPORT, lookup(), verdict(0), sets={"s": [Entry(bytes(6), bytes(6))]})
+    assert rule.matches == (Match(UNKNOWN),)
+    (rule,) = read_all(DPORT, lookup(to=0))
+    assert rule.verdict == UNKNOWN
+    (rule,) = read_all(DPORT, lookup(to=1), compare(POD), verdict(0), sets={"s": SET_OF_PORTS})
+    assert [match.field for match in rule.matches] == ["dport", UNKNOWN]
+
+
+def test_intervals_begin_and_stop():
+    def mark(number_, *, stops=False):
+        return Raw(number_.to_bytes(2), stops=stops)
+
+    found = [mark(65000), mark(22), mark(23, stops=True), mark(23), mark(30, stops=True), mark(0, stops=True)]
+    assert list(intervals(found)) == [port(22), port(23, 29), port(65000, 65535)]

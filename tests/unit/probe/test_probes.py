@@ -83,7 +83,7 @@ def test_answers_to_others_are_passed_over_and_silence_is_told():
     assert dns.resolve("10.96.0.10", "a.example", "A", Fake).error
 
 
-ANSWERS = {"/healthz": (200, "{}"), "/metrics": (200, "")}
+ANSWERS = {"/healthz": (200, "{}"), "/metrics": (200, ""), "/flagz": (404, "")}
 
 
 class Pages(http.server.BaseHTTPRequestHandler):
@@ -122,8 +122,13 @@ nonsense
 
 def test_what_a_proxy_says(config, monkeypatch):
     monkeypatch.setitem(ANSWERS, "/metrics", (200, METRICS))
+    assert read_proxy(config).flags == {}
+    monkeypatch.setitem(
+        ANSWERS, "/flagz", (200, "\nkube-proxy flags\nWarning: no = sign\n\nvip-mode=auto\nconfig=\n")
+    )
     found = read_proxy(config)
     assert (found.health, found.health_body, found.is_ours) == (200, "{}", True)
+    assert (found.flags["vip-mode"], found.flags["config"]) == ("auto", "")
     assert found.metrics == {
         "ipvsproxy_build_info": 1, "ipvsproxy_pending_objects": 2, "a_total": 21, "a_timestamp_seconds": 5.5,
     }  # fmt: skip
