@@ -78,7 +78,7 @@ conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of 
 	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)
 
 picture: $(VENV)  ## draw the picture in docs/commands.md anew
-	$(PY) tools/picture
+	$(PY) tools/picture $(WHERE)
 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)
