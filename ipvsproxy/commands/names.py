@@ -1,7 +1,8 @@
 """The names of Services, which the kernel does not know: from a running proxy, or from the objects themselves.
 
-With --manifests or --kubeconfig they are read from there and planned. Otherwise the proxy of this node is asked at
-its metrics address (--metrics-bind-address, /frontends). Whatever is missing is said, and costs only the names.
+With --manifests, --kubeconfig or --master they are read from there and planned. Otherwise the proxy of this node
+is asked at its metrics address (--metrics-bind-address, /frontends). Whatever is missing is said, and costs only
+the names.
 """
 
 import json
@@ -35,7 +36,7 @@ class Names(NamedTuple):
 
 def names(config: Config, view: View) -> Names:
     """Return all names that can be had. Raises Failed when the objects asked for cannot be read."""
-    if config.manifests is None and config.kubeconfig is None:
+    if not objects.are_named(config):
         return _of_running(config)
     ledger = objects.desired_here(config, objects.read(config), view).ledger
     return Names({str(key): ledger.owner(key) for key in ledger.frontends})

@@ -29,6 +29,11 @@ def read(config: Config) -> Objects:
         raise Failed(f"objects cannot be read from {where}: {error}") from error
 
 
+def are_named(config: Config) -> bool:
+    """Whether the settings say where objects are, so that nobody needs to ask the proxy that runs."""
+    return config.manifests is not None or config.kubeconfig is not None or bool(config.master)
+
+
 class Surroundings(NamedTuple):
     """What the host says besides its addresses: those it depends on, and links with their first IPv4 address."""
 

@@ -181,6 +181,6 @@ def _labelled(given: Given) -> frozenset[str] | None:
     if not given.flags["selector"]:
         return None
     selects = selector(given.flags["selector"])
-    if given.config.manifests is None and given.config.kubeconfig is None:
+    if not objects.are_named(given.config):
         raise WrongUsage("--selector: only objects have labels: give --manifests or --kubeconfig")
     return frozenset(name for name, labels in objects.read(given.config).labels().items() if selects(labels))

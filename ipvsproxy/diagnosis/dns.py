@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ipvsproxy.diagnosis.facts import Answer, Dns, ExternalName, Facts
-from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked
+from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked
 
 
 def check_dns(facts: Facts) -> Iterator[Finding]:
@@ -15,7 +15,7 @@ def check_dns(facts: Facts) -> Iterator[Finding]:
     findings = [*_kubernetes(dns), *(f for one in dns.external_names for f in _external(one))]
     yield from findings
     if not findings:
-        names = f", and {len(dns.external_names)} ExternalName Services" if dns.external_names else ""
+        names = f", and {counted(len(dns.external_names), 'ExternalName Service')}" if dns.external_names else ""
         yield fine("DNS", f"{dns.service} resolves kubernetes.default{names}")
 
 

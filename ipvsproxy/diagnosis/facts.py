@@ -150,7 +150,7 @@ class Facts(msgspec.Struct):
     links: tuple[Link, ...] | None = None
     pod_cidrs: tuple[str, ...] = ()
     chains: tuple[Chain, ...] | None = None
-    our_rules: dict[str, int] = {}
+    our_rules: dict[str, tuple[str, ...]] = {}
     servers: tuple[VirtualServer, ...] | None = None
     vips: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()

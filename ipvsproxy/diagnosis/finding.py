@@ -27,6 +27,11 @@ class Finding(msgspec.Struct, frozen=True):
     next: str = ""
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def fine(check: str, summary: str, *evidence: str) -> Finding:
     """Say that all is well."""
     return Finding(check, Verdict.OK, summary, evidence)

@@ -1,10 +1,10 @@
 """Checks of links: the bridge of the pods, hairpin ports, kube-ipvs0 and who else has its addresses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ipvsproxy.address import is_link_local_v6, parse_cidr, parse_ip
 from ipvsproxy.diagnosis.facts import Facts, Link
-from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
+from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 
 VIP_LINK = "kube-ipvs0"
 SHOWN = 10
@@ -65,8 +65,8 @@ def check_hairpin(facts: Facts) -> Iterator[Finding]:
         port, bridge = next(iter(lacking.items()))
         yield problem(
             "hairpin",
-            f"{len(lacking)} ports of {bridge} have hairpin mode off: the pods there may not reach themselves"
-            " through a Service",
+            f"{counted(len(lacking), 'port')} of {bridge} with hairpin mode off: the pods there may not reach"
+            " themselves through a Service",
             f"ports: {_some(lacking)}",
             step=f"set hairpinMode in the configuration of the network plugin; now: ip link set {port} type"
             f" bridge_slave hairpin on (or ip link set {bridge} promisc on)",
@@ -90,7 +90,7 @@ def check_vip_link(facts: Facts) -> Iterator[Finding]:
     findings = [*_foreign(facts, link), *_elsewhere(facts, link)]
     yield from findings
     if not findings and link.kind == "dummy":
-        yield fine("kube-ipvs0", f"{len(link.addresses)} addresses, all of them VIPs, and on no other link")
+        yield fine("kube-ipvs0", f"{_addresses(link.addresses)}, VIPs and nothing else, on no other link")
 
 
 def _foreign(facts: Facts, link: Link) -> Iterator[Finding]:
@@ -101,7 +101,7 @@ def _foreign(facts: Facts, link: Link) -> Iterator[Finding]:
     if foreign:
         yield problem(
             "kube-ipvs0",
-            f"{len(foreign)} addresses of {VIP_LINK} have no virtual server, which the node takes for its own",
+            f"the node takes {_addresses(foreign)} of {VIP_LINK} for its own, without a virtual server",
             f"addresses: {_some(foreign)}",
             step=f"another program wrote them; the next verification removes them (ip address del {foreign[0]} dev"
             f" {VIP_LINK} does so now)",
@@ -132,6 +132,10 @@ def check_held_vips(facts: Facts) -> Iterator[Finding]:
             f"{address} of Service {service} is an address of {link}: it is served, but neither bound nor guarded",
             step=f"give the Service another address, or take this one off {link}",
         )
+
+
+def _addresses(found: Sequence[str]) -> str:
+    return counted(len(found), "address", "addresses")
 
 
 def _some(names: object) -> str:

@@ -1,18 +1,23 @@
-"""How many rules each chain of our table must have, counted in the text that is loaded."""
+"""What rules each chain of our table must have, as far as one line tells: their number and how each one ends."""
+
+import re
 
 NO_RULES = ("type ", "#", "policy ")
+ENDS = (re.compile(r"\b((?:goto|jump) \w+|accept|drop|return)$"), re.compile(r"\b(masquerade|reject|dnat)\b"))
+"""A verdict with its chain at the end of a rule, or else a statement that is one."""
 
 
-def rules_by_chain(text: str) -> dict[str, int]:
-    """Return the number of rules of each chain in the text of a ruleset."""
-    counts: dict[str, int] = {}
+def rules_by_chain(text: str) -> dict[str, tuple[str, ...]]:
+    """Return how each rule of each chain in the text of a ruleset ends; empty where one word does not say it."""
+    found: dict[str, list[str]] = {}
     chain = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("chain ") and line.endswith("{"):
             chain = line.split()[1]
-            counts[chain] = 0
+            found[chain] = []
         elif line == "}":
             chain = ""
         elif chain and line and not line.startswith(NO_RULES):
-            counts[chain] += 1
-    return counts
+            end = next(filter(None, (pattern.search(line) for pattern in ENDS)), None)
+            found[chain].append(end[1] if end else "")
+    return {name: tuple(ends) for name, ends in found.items()}

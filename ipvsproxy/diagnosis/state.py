@@ -1,9 +1,10 @@
 """Checks of what we have programmed and of who programs it: ruleset, drift, the running proxy, other proxies."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ipvsproxy.diagnosis.facts import Facts, Proxy
-from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
+from ipvsproxy.diagnosis.filters import Chain
+from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.foreign import TABLE, is_ours
 from ipvsproxy.plan.leftovers import MARK, MASQUERADE, OWN_TABLE, TABLES, is_leftover
 
@@ -98,7 +99,7 @@ def _synced(proxy: Proxy, period: float) -> Iterator[Finding]:
         yield problem("proxy", f"the proxy has not synced for {age:.0f} s", f"it should every {period:.0f} s",
                       step="see its log and what the process does (its CPU, its memory)")  # fmt: skip
     if pending:
-        yield problem("proxy", f"the kernel refuses {pending} objects, which are tried again",
+        yield problem("proxy", f"the kernel refuses {counted(pending, 'object')}, tried again and again",
                       step="see the warning events of Services; the log has the reasons")  # fmt: skip
     if age <= 2 * period + SYNC_SLACK and not pending:
         yield fine("proxy", "the proxy is healthy", f"synced {age:.0f} s ago" if proxy.metrics else "no metrics")
@@ -126,22 +127,38 @@ def check_ruleset(facts: Facts) -> Iterator[Finding]:
     """Our nft table is there with all its chains and all their rules."""
     if facts.chains is None:
         return
-    here = {chain.name: len(chain.rules) for chain in facts.chains if is_ours(chain)}
+    here = {chain.name: chain for chain in facts.chains if is_ours(chain)}
     step = "the next verification loads it again; find out who flushes nftables (a firewall that is restarted)"
     if not here:
-        yield problem("ruleset", f"the table inet {TABLE} is missing: nothing is masqueraded, refused or guarded",
-                      step=step)  # fmt: skip
+        summary = f"the table inet {TABLE} is missing or dormant: nothing is masqueraded, refused or guarded"
+        yield problem("ruleset", summary, step=step)
         return
     wrong = [
-        f"chain {name}: {here.get(name, 'missing')}{' rules' if name in here else ''}, not {count}"
-        for name, count in facts.our_rules.items()
-        if here.get(name) != count
+        f"chain {name}: {what}"
+        for name, ends in facts.our_rules.items()
+        for what in _changed(here.get(name), ends)
     ]
     if wrong:
         yield problem("ruleset", f"the table inet {TABLE} is not as we loaded it", *wrong[:SHOWN],
                       step="restart ipvsproxy, which loads it again; find out who changes it")  # fmt: skip
     else:
         yield fine("ruleset", f"the table inet {TABLE} is complete", f"{len(here)} chains")
+
+
+def _changed(chain: Chain | None, ends: Sequence[str]) -> Iterator[str]:
+    """Yield what is not as we have loaded it; of a rule that was replaced, where it leads to now."""
+    if chain is None:
+        yield "missing"
+        return
+    if chain.policy != "accept":
+        yield f"its policy is {chain.policy}"
+    if len(chain.rules) != len(ends):
+        yield f"{len(chain.rules)} rules, not {len(ends)}"
+        return
+    for number, (rule, end) in enumerate(zip(chain.rules, ends, strict=True), 1):
+        now = f"{rule.verdict} {rule.target}".rstrip()
+        if end and now != end:
+            yield f"rule {number} ends with {now or 'no verdict'}, not {end}"
 
 
 def check_api(facts: Facts) -> Iterator[Finding]:
@@ -154,7 +171,7 @@ def check_api(facts: Facts) -> Iterator[Finding]:
                       step="check the address, the network to it and the credentials (--kubeconfig)")  # fmt: skip
     else:
         if api.refused:
-            yield warning("objects", f"{len(api.refused)} objects cannot be used", *api.refused[:SHOWN],
+            yield warning("objects", f"{counted(len(api.refused), 'object')} cannot be used", *api.refused[:SHOWN],
                           step="mend them: each costs only itself")  # fmt: skip
         counts = f"{api.services} Services, {api.slices} EndpointSlices"
         yield fine("objects", f"read from {api.source}", counts, f"in {api.seconds:.1f} s")
@@ -171,7 +188,7 @@ def check_drift(facts: Facts) -> Iterator[Finding]:
         shown = [*facts.drift[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
         yield problem(
             "drift",
-            f"{len(facts.drift)} things in the kernel are not as the objects want them",
+            f"the kernel is not as the objects want it: {counted(len(facts.drift), 'difference')}",
             *shown,
             step="a healthy proxy repairs this with its next verification; if it comes back, someone else does it",
         )

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ipvsproxy.diagnosis.filters import UNKNOWN, Chain, Match, Rule
 from ipvsproxy.kernel.forward import NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
 from ipvsproxy.kernel.netlink import Wire, attributes, message
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
+from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFT_MSG_GETTABLE
 from ipvsproxy.kernel.sets import Entry, Sets
 from ipvsproxy.kernel.xt import read_match, read_target
 
@@ -28,6 +28,7 @@ TRANSPORT = {(0, 2): "sport", (2, 2): "dport"}
 META = {3: "mark", 6: "iifname", 7: "oifname", 15: "nfproto", 16: "l4proto"}
 CT = {0: "ctstate"}
 META_MARK = 3
+TABLE_FLAGS, DORMANT = 2, 0x1
 HARMLESS = frozenset(("counter", "log", "notrack", "dup"))
 VERDICT_BY_NAME = {
     "masq": "masquerade",
@@ -60,7 +61,7 @@ class Register(NamedTuple):
 
 
 def read_chains() -> tuple[Chain, ...]:
-    """Return all chains with their rules. Raises KernelError."""
+    """Return all chains that are at work, with their rules. Raises KernelError."""
     wire = Wire(NETLINK_NETFILTER)
     try:
         sets = Sets(wire)
@@ -70,10 +71,20 @@ def read_chains() -> tuple[Chain, ...]:
             family, table, chain = part[0], text(fields[1]), text(fields[2])
             known = partial(sets.entries, family, table) if table != OURS else _unknown
             rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
+        asleep = set(_dormant(wire))
         question = message(NFT_MSG_GETCHAIN, 0, NFGENMSG.pack(0, 0, 0))
-        return tuple(_chain(part, rules) for part in wire.dump(question))
+        found = (_chain(part, rules) for part in wire.dump(question))
+        return tuple(chain for chain in found if (chain.family, chain.table) not in asleep)
     finally:
         wire.close()
+
+
+def _dormant(wire: Wire) -> Iterator[tuple[str, str]]:
+    """Yield family and name of the tables whose chains no packet meets."""
+    for part in wire.dump(message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(0, 0, 0))):
+        fields = dict(attributes(part, NFGENMSG.size))
+        if TABLE_FLAGS in fields and _u32(fields[TABLE_FLAGS]) & DORMANT:
+            yield FAMILY_NAMES.get(part[0], str(part[0])), text(fields[1])
 
 
 def _chain(part: bytes, rules: dict[tuple[int, str, str], list[Rule]]) -> Chain:

@@ -164,6 +164,21 @@ def ruleset_flushed(world: World) -> Iterator[None]:
     world.run("nft", "-f", "-", stdin=saved)
 
 
+def tampered(*words: str) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+    """A command of nft about our table, which is loaded as it was afterwards."""
+
+    @contextlib.contextmanager
+    def way(world: World) -> Iterator[None]:
+        saved = world.run("nft", "list", "table", "inet", "ipvsproxy")
+        world.run("nft", *words)
+        try:
+            yield
+        finally:
+            world.run("nft", "-f", "-", stdin=f"delete table inet ipvsproxy\n{saved}")
+
+    return way
+
+
 @contextlib.contextmanager
 def chain_flushed(world: World) -> Iterator[None]:
     saved = world.run("nft", "list", "chain", "inet", "ipvsproxy", "postrouting")
@@ -291,6 +306,7 @@ MASKING = (
     "table ip cni { chain p { type nat hook postrouting priority 100; ip saddr 10.244.0.0/16 masquerade; }; }"
 )
 MASQUERADED = f"masquerade4 {{ {WEB} . tcp . 80 : goto masquerade_unless_local_pod }}"
+MASQUERADING = "inet ipvsproxy masquerade_always"
 KUBE_PROXY_TABLE = "table ip kube-proxy { chain services { }; }"
 POD = Destination(parse_ip("10.244.1.10"), 8080)
 HAIRPIN = "ip link set p12 type bridge_slave hairpin"
@@ -311,6 +327,14 @@ WAYS = {
     "host-port": (table(HOST_PORT), "hostPort", "ip hostport p takes connections to the NodePort"),
     "pod-masquerade": (table(MASKING), "masquerade", "ip cni p masquerades"),
     "ruleset-flushed": (unrepaired(ruleset_flushed), "ruleset", "is missing"),
+    "table-dormant": (unrepaired(tampered("add table inet ipvsproxy { flags dormant; }")), "ruleset", "dormant"),
+    "policy-changed": (
+        unrepaired(tampered("add chain inet ipvsproxy forward { policy drop; }")), "ruleset", "policy is drop",
+    ),
+    "rule-replaced": (
+        unrepaired(tampered(f"flush chain {MASQUERADING}; add rule {MASQUERADING} accept")),
+        "ruleset", "rule 1 ends with accept, not masquerade",
+    ),
     "chain-flushed": (unrepaired(chain_flushed), "ruleset", "not as we loaded it"),
     "foreign-vip": (unrepaired(commands(FOREIGN.format("add"), FOREIGN.format("del"))), "kube-ipvs0", "10.96.99.99"),  # noqa: E501
     "vip-lost": (unrepaired(commands(VIP.format("del"), VIP.format("add"))), "drift", f"VIP {WEB} is missing"),

@@ -8,6 +8,7 @@ import pytest
 from build import config, key
 
 from ipvsproxy.address import parse_ip
+from ipvsproxy.commands.given import Failed
 from ipvsproxy.commands.names import names, similar
 from ipvsproxy.config.model import Listen
 from ipvsproxy.report import Report
@@ -69,6 +70,11 @@ def test_objects_are_planned(tmp_path):
         other_addresses=lambda: frozenset([parse_ip("192.0.2.1")]), reserved=tuple, senders=dict
     )
     assert names(config(manifests=tmp_path), view).of(WEB) == "default/web"
+
+
+def test_an_api_server_that_is_named_is_asked():
+    with pytest.raises(Failed, match="the API server"):
+        names(config(master="http://127.0.0.1:1"), None)
 
 
 def test_nobody_holds_anything_before_the_loop_says_so():
