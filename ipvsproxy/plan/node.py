@@ -13,6 +13,9 @@ from ipvsproxy.address import Cidr, family, format_ip, is_loopback, is_node_addr
 from ipvsproxy.config import PRIMARY, Config, DetectLocalMode
 from ipvsproxy.plan.model import Node
 
+LONGEST_LINK_NAME = 15
+"""IFNAMSIZ without the zero at the end."""
+
 
 class Reserved(NamedTuple):
     """An address that the node depends on: what it is, and its port there (0: any)."""
@@ -156,5 +159,7 @@ def _detector_interfaces(config: Config) -> tuple[str, ...]:
     if config.detect_local_mode is DetectLocalMode.BRIDGE_INTERFACE:
         return (config.pod_bridge_interface,)
     if config.detect_local_mode is DetectLocalMode.INTERFACE_NAME_PREFIX:
-        return (config.pod_interface_name_prefix + "*",)
+        prefix = config.pod_interface_name_prefix
+        # One as long as names can be is a name, and nftables has no room for the star.
+        return (prefix if len(prefix) == LONGEST_LINK_NAME else f"{prefix}*",)
     return ()

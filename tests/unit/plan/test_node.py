@@ -60,6 +60,15 @@ def test_detectors():
     assert prefix == ([], ("veth*",), {4, 6})
 
 
+@pytest.mark.parametrize(("length", "star"), [(1, "*"), (14, "*"), (15, "")])
+def test_a_prefix_as_long_as_a_name_is_one(length, star):
+    """nftables refuses the star behind 15 characters, and with it the whole ruleset."""
+    settings = config(
+        detect_local_mode=DetectLocalMode.INTERFACE_NAME_PREFIX, pod_interface_name_prefix="x" * length
+    )
+    assert facts(settings, NODE, LINKS).pod_interfaces == ("x" * length + star,)
+
+
 NODE_CIDR = {"detect_local_mode": DetectLocalMode.NODE_CIDR}
 
 
