@@ -31,7 +31,7 @@ NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK = 0x1, 0x2, 0x4
 NLM_F_DUMP, NLM_F_DUMP_INTR = 0x300, 0x10
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
 NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE = 1, 2, 3
-SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 12
 HEADER = struct.Struct("=IHHII")
 GENERIC = struct.Struct("=BBH")
 NUMBER_MASK = 0x3FFF
@@ -117,10 +117,14 @@ def generic_family(name: str) -> int:
 
 
 class Wire:
-    """A netlink socket for batches and dumps. Not thread-safe; `receive` bytes are read at once."""
+    """A netlink socket for batches and dumps. Not thread-safe; `receive` bytes are read at once.
 
-    def __init__(self, protocol: int, receive: int = 1 << 16) -> None:
+    `strict`: rtnetlink lists only what is like the header of the question, and refuses one that makes no sense.
+    """
+
+    def __init__(self, protocol: int, receive: int = 1 << 16, *, strict: bool = False) -> None:
         self._protocol = protocol
+        self._strict = strict
         self._receive = receive
         self._sequence = 0
         self._socket = self._open()
@@ -206,6 +210,8 @@ class Wire:
         for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             sock.setsockopt(socket.SOL_SOCKET, direction, TIMEOUT)
         sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        if self._strict:
+            sock.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         for option in (socket.SO_RCVBUF, getattr(socket, "SO_RCVBUFFORCE", 33)):
             # Without the right to exceed the limit the plain option has set what it may.
             with suppress(PermissionError):

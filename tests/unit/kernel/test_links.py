@@ -10,6 +10,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from ipvsproxy.kernel import links
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.plan.state import Vip, VipForm
 
 LOOPBACK, OWN, ETHERNET = 1, 7, 3
@@ -20,17 +21,23 @@ NODAD, CREATE, EXCLUSIVELY, APPEND = 0x2, 0x400, 0x200, 0x800
 class Rtnetlink:
     """A socket that writes down batches, and answers dumps with records."""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         self.sent = []
         self.failures = {}
         self.records = {}
+        self.asked = []
 
     def batch(self, pieces):
         self.sent += pieces
         return self.failures
 
     def dump(self, question):
-        return self.records.get(int.from_bytes(question[4:6], "little"), [])
+        kind, family = int.from_bytes(question[4:6], "little"), question[16]
+        self.asked.append(question[16:])
+        found = self.records.get((kind, family), self.records.get(kind, []))
+        if isinstance(found, int):
+            raise KernelError("dump", found)
+        return found
 
 
 @pytest.fixture
@@ -128,7 +135,7 @@ def record(message):
 
 
 def test_vips_are_what_is_on_our_link_and_our_routes(made):
-    made._wire.records = {
+    made._wire.records = made._strict_wire.records = {
         links.RTM_GETADDR: [
             address("10.96.0.1", OWN), address("fe80::1", OWN), address("192.0.2.1", ETHERNET),
             address("127.0.0.1", LOOPBACK),
@@ -140,3 +147,39 @@ def test_vips_are_what_is_on_our_link_and_our_routes(made):
     }  # fmt: skip
     assert made.vips() == {Vip(FOUR, VipForm.ADDRESS), Vip(SIX, VipForm.ROUTE)}
     assert made.other_addresses() == {parse_ip("192.0.2.1"), parse_ip("127.0.0.1")}
+
+
+def test_the_kernel_is_asked_for_our_routes_only(made):
+    made._strict_wire.records = {(links.RTM_GETROUTE, socket.AF_INET6): errno.ENOENT}
+    assert made.vips() == set()
+    asked = [rtmsg(links.message(links.RTM_GETROUTE, 0, body)) for body in made._strict_wire.asked]
+    for message, family in zip(asked, (socket.AF_INET, socket.AF_INET6), strict=True):
+        message.decode()
+        assert message["family"] == family
+        assert (message["table"], message["proto"], message["type"]) == (255, 118, 2)
+    made._strict_wire.records = {links.RTM_GETROUTE: errno.ENOMEM}
+    with pytest.raises(KernelError):
+        made.vips()
+
+
+def test_a_router_with_very_many_routes_is_not_read_all_the_time(made, monkeypatch):
+    now = [100.0]
+
+    def dump(question):
+        now[0] += 2.0
+        return [hop(f"192.0.2.{len(made._wire.asked)}")]
+
+    def hop(text):
+        made._wire.asked.append(text)
+        message = rtmsg()
+        message["family"] = socket.AF_INET
+        message["attrs"] = [("RTA_GATEWAY", text)]
+        return record(message)
+
+    monkeypatch.setattr(links.time, "monotonic", lambda: now[0])
+    made._wire.dump = dump
+    assert made.gateways() == {parse_ip("192.0.2.0")}
+    now[0] += 39.9
+    assert made.gateways() == {parse_ip("192.0.2.0")}
+    now[0] += 0.1
+    assert made.gateways() == {parse_ip("192.0.2.1")}
