@@ -14,11 +14,12 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kernel.rules import ELSEWHERE, TABLE
+from ipvsproxy.kernel.rules import TABLE, delete_tables
+from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.loop import Fatal
 from ipvsproxy.opening import open_ruleset, with_hint
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from nft import Libnftables, NftError, Transaction
+from nft import Libnftables, NftError
 
 log = structlog.get_logger()
 
@@ -76,9 +77,7 @@ def _remove_rule() -> list[str]:
 
 def _remove_tables() -> list[str]:
     if _has_nftables():
-        transaction = Transaction(TABLE, ELSEWHERE)
-        transaction.delete_table()
-        Libnftables().run(transaction)
+        Libnftables().run(delete_tables(Ruleset(TABLE.name).tables()))
     return []
 
 

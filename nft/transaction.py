@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]*\Z")
+_COMMENT = re.compile(r"[a-zA-Z0-9_.:+ ,-]{0,127}\Z")
 _EXPRESSIONS = re.compile(r'(?:[a-zA-Z0-9_.:/*\-, ]++|"[a-zA-Z0-9_.*\-]++")++\Z')
 
 
@@ -50,9 +51,28 @@ class Transaction:
         for table in dict.fromkeys((self.table, *self.elsewhere.values())):
             self._commands += [f"add table {table}", f"delete table {table}"]
 
+    def delete_others(self, families: Iterable[str]) -> None:
+        """Delete tables of the same name in other families, which must exist."""
+        self._commands += [f"delete table {Table(family, self.table.name)}" for family in families]
+
+    def add_table(self, comment: str) -> None:
+        """Add the table with a comment; kernels before 5.10 forget the comment."""
+        if not _COMMENT.match(comment):
+            raise ValueError(f"not a comment: {comment!r}")
+        self._commands.append(f'add table {self.table} {{ comment "{comment}"; }}')
+
     def load(self, script: str) -> None:
         """Add the tables, sets, maps and chains of a script; the script is trusted."""
         self._commands.append(script)
+
+    def insert_rules(self, chain: str, rules: Iterable[str]) -> None:
+        """Put rules, which are trusted, at the head of a chain."""
+        self._commands += [f"insert rule {self.table} {_name(chain)} {rule}" for rule in rules]
+
+    def replace_rules(self, chain: str, rules: Iterable[str]) -> None:
+        """Give a chain these rules, which are trusted, in place of all others."""
+        self._commands.append(f"flush chain {self.table} {_name(chain)}")
+        self._commands += [f"add rule {self.table} {chain} {rule}" for rule in rules]
 
     def flush_sets(self, names: Iterable[str]) -> None:
         """Take all elements out of some sets or maps."""
@@ -83,6 +103,12 @@ class Transaction:
             if not _NAME.match(name):
                 raise ValueError(f"not a set: {name!r}")
             self._commands.append(f"{verb} element {self._place(name)} {{ {_checked(name, texts)} }}")
+
+
+def _name(chain: str) -> str:
+    if not _NAME.match(chain):
+        raise ValueError(f"not a chain: {chain!r}")
+    return chain
 
 
 def _checked(name: str, texts: list[str]) -> str:

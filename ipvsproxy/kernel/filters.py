@@ -16,11 +16,10 @@ from msgspec.structs import replace
 from ipvsproxy.diagnosis.filters import UNKNOWN, Chain, Match, Rule
 from ipvsproxy.kernel.forward import NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
 from ipvsproxy.kernel.netlink import Wire, attributes, message
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFT_MSG_GETTABLE
+from ipvsproxy.kernel.ruleset import FAMILY_NAMES, NETLINK_NETFILTER, NFGENMSG, NFT_MSG_GETTABLE
 from ipvsproxy.kernel.sets import Entry, Sets
 from ipvsproxy.kernel.xt import read_match, read_target
 
-FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 VERDICTS = {0: "drop", 1: "accept", 3: "queue", -3: "jump", -4: "goto", -5: "return"}
 NETWORK = {(12, 4): "saddr", (16, 4): "daddr", (8, 16): "saddr", (24, 16): "daddr", (9, 1): "l4proto"}

@@ -11,12 +11,12 @@ include/uapi/linux/netfilter/nf_tables.h.
 
 import errno
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
+from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, read_comment
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 
 NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 10 << 8 | 4, 10 << 8 | 7
@@ -39,19 +39,32 @@ class Forwarding:
         self._rule = f'meta mark & {mark:#x} == {mark:#x} counter accept comment "{self._comment}"'
 
     def ensure(self) -> None:
-        """Put the rule at the head of each chain that lacks it; what goes wrong is logged, and costs only that."""
+        """Put the rule at the head of each chain that lacks it; what goes wrong is logged, and costs only that.
+
+        One for another mark stays: that mark is set as long as the rules of a former version are there.
+        """
+        self._for_each(self._ensure)
+
+    def tidy(self) -> None:
+        """Take away rules for other marks; what goes wrong is logged."""
+        self._for_each(self._tidy)
+
+    def _for_each(self, work: Callable[[str], None]) -> None:
         for family in FAMILIES:
             try:
-                self._ensure(family)
+                work(family)
             except KernelError as error:
                 log.warning("rules of FORWARD could not be read", family=family, error=str(error))
+
+    def _tidy(self, family: str) -> None:
+        for problem in self._run(family, *_deletions(family, self._rules(family) or {}, keep=self._comment)):
+            log.warning("rule of FORWARD could not be removed", error=problem)
 
     def _ensure(self, family: str) -> None:
         rules = self._rules(family)
         if rules is None or self._comment in rules.values():
             return
-        insertion = f"insert rule {family} filter FORWARD {self._rule}"
-        problems = self._run(family, *_deletions(family, rules), insertion)
+        problems = self._run(family, f"insert rule {family} filter FORWARD {self._rule}")
         if problems:
             log.warning("rule of FORWARD could not be changed", error=problems[0])
         else:
@@ -99,16 +112,14 @@ class Forwarding:
         return True
 
 
-def _deletions(family: str, rules: dict[int, str]) -> list[str]:
-    ours = (handle for handle, comment in rules.items() if comment.startswith(COMMENT))
+def _deletions(family: str, rules: dict[int, str], keep: str = "") -> list[str]:
+    ours = (handle for handle, text in rules.items() if text.startswith(COMMENT) and text != keep)
     return [f"delete rule {family} filter FORWARD handle {handle}" for handle in ours]
 
 
 def _comments(parts: list[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield handle and comment of rules; user data begins with the comment: type 0, length, text and a zero."""
+    """Yield handle and comment of rules."""
     for part in parts:
         fields = dict(attributes(part, NFGENMSG.size))
         (handle,) = struct.unpack(">Q", fields[NFTA_RULE_HANDLE])
-        data = bytes(fields.get(NFTA_RULE_USERDATA, b""))
-        text = data[2 : 2 + data[1]] if data[:1] == b"\0" else b""
-        yield handle, text.rstrip(b"\0").decode(errors="replace")
+        yield handle, read_comment(bytes(fields.get(NFTA_RULE_USERDATA, b"")))

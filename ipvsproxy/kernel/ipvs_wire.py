@@ -14,16 +14,18 @@ from functools import lru_cache
 
 from ipvsproxy.kernel.netlink import GENERIC, NUMBER_MASK, SEQUENCE, attribute, attributes, generic, message
 from ipvsproxy.plan.diff import SERVER_VERBS, IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from ipvsproxy.plan.state import OTHERWISE, UNLIKE_OURS, Destination, FrontendKey, Server
 
 GET_SERVICE, GET_DEST, SET_CONFIG, GET_CONFIG = 4, 8, 12, 13
 CMD_SERVICE, CMD_DEST, CMD_TIMEOUT_TCP = 1, 2, 4
 SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK = 1, 2, 3, 4, 5
-SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = 6, 7, 8, 9
+SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK, SVC_ENGINE = 6, 7, 8, 9, 11
 DEST_ADDR, DEST_PORT, DEST_FWD, DEST_WEIGHT, DEST_UPPER, DEST_LOWER = 1, 2, 3, 4, 5, 6
 DEST_ACTIVE, DEST_INACTIVE, DEST_PERSISTENT, DEST_AF = 7, 8, 9, 11
 HASHED = 0x2
 """IP_VS_SVC_F_HASHED, which the kernel sets by itself."""
+WHOLE_ADDRESS: dict[int, int] = {socket.AF_INET: 0xFFFFFFFF, socket.AF_INET6: 128}
+"""Netmask of persistence: each client by itself. IPv6: a prefix length."""
 
 NESTED = struct.Struct("=HH")
 UNION = 16
@@ -138,7 +140,7 @@ def _key_head(address_length: int, protocol: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _attributes(server: Server, address_length: int) -> bytes:
-    netmask = 0xFFFFFFFF if address_length == 4 else 128  # IPv6: a prefix length
+    netmask = WHOLE_ADDRESS[_address_family(address_length)]
     return attribute(SVC_SCHED, server.scheduler.encode() + b"\0") + SERVER.pack(
         *(12, SVC_FLAGS, server.flags, 0xFFFFFFFF),
         *(8, SVC_TIMEOUT, server.timeout),
@@ -166,22 +168,25 @@ def parse_server(part: bytes) -> tuple[FrontendKey, Server] | None:
     seen = (outer & NUMBER_MASK, af_size, af_kind, p_size, p_kind, a_size, a_kind, port_size, port_kind)
     if (*seen, scheduler_kind) != USUAL_SERVER_HEADS:
         return _parse_any_server(part)
-    server = _about(part[ABOUT_AT : ABOUT_AT + (scheduler_size + 3 & ~3) + 20])
+    server = _about(part[ABOUT_AT : ABOUT_AT + (scheduler_size + 3 & ~3) + 28], af)
     if server is None:
         return _parse_any_server(part)
     return FrontendKey(address[:4] if af == socket.AF_INET else address, protocol, int.from_bytes(port)), server
 
 
 @lru_cache(maxsize=1024)
-def _about(data: bytes) -> Server | None:
-    """Read scheduler, flags and timeout, None if these are not the attributes that are there."""
+def _about(data: bytes, family: int) -> Server | None:
+    """Read scheduler, flags, timeout and netmask, None if these are not the attributes that are there."""
     fields = dict(attributes(data))
-    return _server(fields) if fields.keys() == {SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT} else None
+    usual = fields.keys() == {SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK}
+    return _server(fields, family) if usual else None
 
 
-def _server(fields: dict[int, memoryview]) -> Server:
-    scheduler = bytes(fields[SVC_SCHED]).rstrip(b"\0").decode()
-    return Server(scheduler, u32(fields[SVC_FLAGS]) & ~HASHED, u32(fields[SVC_TIMEOUT]))
+def _server(fields: dict[int, memoryview], family: int) -> Server:
+    scheduler, flags = bytes(fields[SVC_SCHED]).rstrip(b"\0").decode(), u32(fields[SVC_FLAGS]) & ~HASHED
+    if SVC_ENGINE in fields or (SVC_NETMASK in fields and u32(fields[SVC_NETMASK]) != WHOLE_ADDRESS[family]):
+        flags |= OTHERWISE
+    return Server(scheduler, flags, u32(fields[SVC_TIMEOUT]))
 
 
 def _parse_any_server(part: bytes) -> tuple[FrontendKey, Server] | None:
@@ -192,7 +197,7 @@ def _parse_any_server(part: bytes) -> tuple[FrontendKey, Server] | None:
     key = FrontendKey(
         bytes(fields[SVC_ADDR][:length]), u16(fields[SVC_PROTOCOL]), int.from_bytes(fields[SVC_PORT], "big")
     )
-    return key, _server(fields)
+    return key, _server(fields, u16(fields[SVC_AF]))
 
 
 def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, int]:
@@ -204,11 +209,15 @@ def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, 
     if DEST_AF in fields:
         length = 4 if u16(fields[DEST_AF]) == socket.AF_INET else 16
     destination = Destination(bytes(fields[DEST_ADDR][:length]), int.from_bytes(fields[DEST_PORT], "big"))
-    return destination, u32(fields[DEST_WEIGHT]), u32(fields[DEST_ACTIVE]), u32(fields[DEST_INACTIVE])
+    # What this takes for zero a kernel may leave out.
+    is_ours = not any(u32(fields[kind]) for kind in (DEST_FWD, DEST_UPPER, DEST_LOWER) if kind in fields)
+    weight = u32(fields[DEST_WEIGHT]) if is_ours else UNLIKE_OURS
+    return destination, weight, u32(fields[DEST_ACTIVE]), u32(fields[DEST_INACTIVE])
 
 
-USUAL_RECORD = struct.Struct(f"={GENERIC.size}s HH HH{UNION}s HH2s2x 8x HHI".replace(" ", ""))
-USUAL_HEADS = (CMD_DEST, 4 + UNION, DEST_ADDR, 6, DEST_PORT, 8, DEST_WEIGHT)
+USUAL_RECORD = struct.Struct(f"={GENERIC.size}s HH HH{UNION}s HH2s2x HHI HHI HHI HHI".replace(" ", ""))
+USUAL_HEADS = (CMD_DEST, 4 + UNION, DEST_ADDR, 6, DEST_PORT, 8, DEST_FWD, 0, 8, DEST_WEIGHT)
+USUAL_THRESHOLDS = (8, DEST_UPPER, 0, 8, DEST_LOWER, 0)
 
 
 def parse_weight(part: bytes, length: int) -> tuple[Destination, int]:
@@ -219,9 +228,10 @@ def parse_weight(part: bytes, length: int) -> tuple[Destination, int]:
     """
     if len(part) < USUAL_RECORD.size:
         return parse_destination(part, length)[:2]
-    _, _, nested, *heads, weight = USUAL_RECORD.unpack_from(part)
-    size, kind, address, port_size, port_kind, port, weight_size, weight_kind = heads
-    if (nested & NUMBER_MASK, size, kind, port_size, port_kind, weight_size, weight_kind) != USUAL_HEADS:
+    _, _, outer, size, kind, address, port_size, port_kind, port, *rest = USUAL_RECORD.unpack_from(part)
+    *method, weight_size, weight_kind, weight = rest[:6]
+    heads = (outer & NUMBER_MASK, size, kind, port_size, port_kind, *method, weight_size, weight_kind)
+    if heads != USUAL_HEADS or tuple(rest[6:]) != USUAL_THRESHOLDS:
         return parse_destination(part, length)[:2]
     if length == 4 and any(address[4:]):
         return parse_destination(part, length)[:2]

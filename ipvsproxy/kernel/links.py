@@ -4,7 +4,8 @@ A VIP is an address of the dummy link kube-ipvs0 (the link stays down; its addre
 a `local` host route. Routes are marked with a protocol number of our own, so that ours and only ours are read
 back and removed. They go to `lo`: IPv6 routes need a link that is up, and when the last IPv4 address leaves a
 link the kernel takes all IPv4 routes of that link with it (fib_disable_ip, net/ipv4/fib_frontend.c), which would
-happen to those on kube-ipvs0 whenever VIPs change from one form to the other.
+happen to those on kube-ipvs0 whenever VIPs change from one form to the other. Stray ones, which a former version
+has left on another link, are replaced.
 
 Layouts: include/uapi/linux/if_addr.h, rtnetlink.h. Addresses of kube-ipvs0 that nobody wants are removed, but
 IPv6 link-local ones (contract 4.2).
@@ -16,7 +17,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from pyroute2 import IPRoute
@@ -82,6 +83,7 @@ class Links:
         self._hops_until = 0.0
         self._index = 0
         self._loopback = socket.if_nametoindex("lo")
+        self._strays: dict[bytes, int] = {}
 
     def ensure_link(self) -> bool:
         """Make sure that kube-ipvs0 exists and tell whether it had to be made.
@@ -208,7 +210,9 @@ class Links:
     def _message(self, vip: Vip, sequence: int, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:
             return _address_message(vip.address, self._index, sequence, add=add)
-        start, middle, tail = _route_frame(len(vip.address), self._loopback, add)
+        # A route is deleted by the link that it goes to: one to lo may stand beside a stray one.
+        link = self._strays.get(vip.address, 0) if vip.form is VipForm.STRAY else self._loopback
+        start, middle, tail = _route_frame(len(vip.address), link, add)
         return start + SEQUENCE.pack(sequence) + middle + vip.address + tail
 
     def _addresses(self) -> Iterator[tuple[int, bytes]]:
@@ -226,7 +230,14 @@ class Links:
             for part in self._listed(RTMSG.pack(family, 0, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, 0, RTN_LOCAL, 0)):
                 _, _, _, _, table, protocol, _, kind, _ = RTMSG.unpack_from(part)
                 if (table, protocol, kind) == (RT_TABLE_LOCAL, ROUTE_PROTOCOL, RTN_LOCAL):
-                    yield Vip(bytes(dict(attributes(part, RTMSG.size))[RTA_DST]), VipForm.ROUTE)
+                    yield self._vip(part)
+
+    def _vip(self, part: bytes) -> Vip:
+        """Read a route of ours, and remember the link of a stray one."""
+        vip, link = read_route(dict(attributes(part, RTMSG.size)), self._loopback)
+        if vip.form is VipForm.STRAY:
+            self._strays[vip.address] = link
+        return vip
 
     def _listed(self, like: bytes) -> list[bytes]:
         try:
@@ -235,6 +246,12 @@ class Links:
             if error.errno == errno.ENOENT:
                 return []  # a family without any local address has no such table
             raise
+
+
+def read_route(fields: Mapping[int, memoryview], loopback: int) -> tuple[Vip, int]:
+    """Return the VIP that a route of ours makes local, and the index of the link it goes to (0: none)."""
+    link = U32.unpack(fields[RTA_OIF])[0] if RTA_OIF in fields else 0
+    return Vip(bytes(fields[RTA_DST]), VipForm.ROUTE if link == loopback else VipForm.STRAY), link
 
 
 def _next_hops(fields: Iterator[tuple[int, memoryview]]) -> Iterator[bytes]:
@@ -265,7 +282,7 @@ def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, byte
     """Return a message about a route in three pieces: cut at its sequence number and at its address."""
     family = socket.AF_INET if length == 4 else socket.AF_INET6
     body = RTMSG.pack(family, length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
-    tail = attribute(RTA_OIF, U32.pack(index)) if add else b""
+    tail = attribute(RTA_OIF, U32.pack(index)) if index else b""
     # Appended, so that the route can stand beside the one that an address of the same VIP has made.
     flags = NLM_F_CREATE | NLM_F_APPEND if add else 0
     framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)

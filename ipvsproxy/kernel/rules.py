@@ -1,5 +1,10 @@
 """Our nft tables, and the part of the shadow that they are: loaded whole, changed in transactions, put right.
 
+Whole means: the tables that are there go, of whichever version they are, in the transaction that makes ours. Only
+one thing would be missing a moment. The kernel lets packets find the elements of sets of intervals with several
+fields (source ranges) later than all others (nft_pipapo_commit, at the end of a transaction; with 100,000 in it,
+17 ms were seen). So these are loaded as rules as well, which a second transaction takes away.
+
 A transaction that nftables refuses changes nothing, so what is at fault has to be found. A change is tried again
 in halves. Rules that are loaded whole must be live at once: there the kernel is asked for its verdict on parts
 without carrying anything out, and then everything that it takes is loaded in one transaction.
@@ -15,12 +20,12 @@ import structlog
 from ipvsproxy.inspect.elements import SHAPES
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.plan.diff import ElementStep, record_element
 from ipvsproxy.plan.gate import address_of, frontend_text, halves
 from ipvsproxy.plan.notice import RulesNoticed
-from ipvsproxy.plan.rules import ARP_SETS
+from ipvsproxy.plan.rules import ARP_SETS, SHUT_OUT, SHUT_OUT_RULES, admission
 from ipvsproxy.plan.state import KernelState, Slot, Touched
 from nft import Client, NftError, Table, Transaction
 
@@ -33,6 +38,8 @@ REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno
 """Answers that are about something in a transaction, and not about the state the machine is in."""
 MAX_HALVINGS = 100
 """Of one transaction: some ten faults among thousands of frontends. The rest is found with the next try."""
+MAX_ADMISSIONS = 1000
+"""Source ranges that are loaded as rules as well; clients of others may have to ask again."""
 LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
@@ -58,6 +65,7 @@ class Rules:
         self._ruleset = ruleset
         self._forwarding = forwarding
         self._text = text
+        self._layout = layout(text)
         self._shadow = shadow
         self._read_set = read_set
         self._stamp: bytes = b""
@@ -79,18 +87,40 @@ class Rules:
         return Touched()
 
     def _load(self, elements: Mapping[Slot, str]) -> None:
-        self._transactions.run(self._whole(elements))
-        self._shadow.elements = dict(elements)
-        self.in_doubt = False
-        self._stamp = self._ruleset.stamp()
+        found: Mapping[str, str] = {}
+        with suppress(KernelError):  # costs a log line, and tables of other families
+            found = self._ruleset.tables()
+        # Replies of either mark pass FORWARD until only one is set.
         self._forwarding.ensure()
+        self._transactions.run(self._whole(elements, found))
+        self._tell(found)
+        self._shadow.elements = dict(elements)
+        # Until all is done: the rules for source ranges would go on letting in whom later ones shut out.
+        self.in_doubt, self._stamp = True, b""
+        if any(map(admission, elements)):
+            self._withdraw_admissions()
+        self.in_doubt = False
+        self._forwarding.tidy()
+        self._stamp = self._ruleset.stamp()
 
-    def _whole(self, elements: Mapping[Slot, str]) -> Transaction:
-        transaction = Transaction(TABLE, ELSEWHERE)
-        transaction.delete_table()
+    def _whole(self, elements: Mapping[Slot, str], found: Mapping[str, str]) -> Transaction:
+        transaction = delete_tables(found)
+        transaction.add_table(self._layout)
         transaction.load(self._text)
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
+        transaction.insert_rules(SHUT_OUT, islice(filter(None, map(admission, elements)), MAX_ADMISSIONS))
         return transaction
+
+    def _withdraw_admissions(self) -> None:
+        transaction = Transaction(TABLE, ELSEWHERE)
+        transaction.replace_rules(SHUT_OUT, SHUT_OUT_RULES)
+        self._transactions.run(transaction)
+
+    def _tell(self, found: Mapping[str, str]) -> None:
+        """Mention once whose rules have gone."""
+        was = found.get(TABLE.family, self._layout)
+        if was != self._layout:
+            log.info("rules of another version replaced", was=was or "unknown", now=self._layout)
 
     def _without_refused(self, elements: Mapping[Slot, str], error: NftError) -> dict[Slot, str]:
         """Return the elements that nftables takes, asking for halves; raise `error` when it is not about them."""
@@ -108,7 +138,7 @@ class Rules:
 
     def _would_load(self, steps: Sequence[ElementStep]) -> bool:
         try:
-            self._transactions.check(self._whole(dict(_values(steps))))
+            self._transactions.check(self._whole(dict(_values(steps)), {}))
         except NftError as error:
             if error.errno in REFUSALS:
                 return False
@@ -204,6 +234,14 @@ class Rules:
         with suppress(KernelError):
             return self._ruleset.stamp() == self._stamp
         return False
+
+
+def delete_tables(found: Mapping[str, str]) -> Transaction:
+    """Begin a transaction with the end of all tables of our name; `found` are those there are, by family."""
+    transaction = Transaction(TABLE, ELSEWHERE)
+    transaction.delete_table()
+    transaction.delete_others(sorted(found.keys() - {TABLE.family, ARP_TABLE.family}))
+    return transaction
 
 
 def _values(steps: Sequence[ElementStep]) -> Iterator[tuple[Slot, str]]:

@@ -2,21 +2,36 @@
 
 The kernel gives every table a handle that no other table ever gets and counts the chains, sets and maps in it
 (NFT_MSG_GETTABLE, include/uapi/linux/netfilter/nf_tables.h). Both together are a stamp: it changes when
-someone flushes the ruleset, deletes the table, or takes a chain or set out of it.
+someone flushes the ruleset, deletes the table, or takes a chain or set out of it. Which version has loaded a table
+stands in its comment.
 """
 
 import errno
+import hashlib
 import struct
+from importlib.metadata import version
 
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 
 NETLINK_NETFILTER = 12
 NFT_MSG_GETTABLE, NFT_MSG_GETGEN = 10 << 8 | 1, 10 << 8 | 16
 NFTA_GEN_ID = 1
-NFTA_TABLE_NAME, NFTA_TABLE_USE, NFTA_TABLE_HANDLE = 1, 3, 4
+NFTA_TABLE_NAME, NFTA_TABLE_USE, NFTA_TABLE_HANDLE, NFTA_TABLE_USERDATA = 1, 3, 4, 6
 NFPROTO_INET, NFPROTO_ARP = 1, 3
 FAMILIES = (NFPROTO_INET, NFPROTO_ARP)
+FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 NFGENMSG = struct.Struct(">BBH")
+
+
+def layout(script: str) -> str:
+    """Return the comment of a table that holds this script: the same for the same rules only."""
+    return f"ipvsproxy v{version('ipvsproxy')}, layout {hashlib.sha256(script.encode()).hexdigest()[:12]}"
+
+
+def read_comment(user_data: bytes) -> str:
+    """Return the comment of a table or rule; user data begin with it: type 0, length, text and a zero."""
+    text = user_data[2 : 2 + user_data[1]] if user_data[:1] == b"\0" else b""
+    return text.rstrip(b"\0").decode(errors="replace")
 
 
 class Ruleset:
@@ -24,7 +39,8 @@ class Ruleset:
 
     def __init__(self, name: str) -> None:
         self._wire = Wire(NETLINK_NETFILTER)
-        table = attribute(NFTA_TABLE_NAME, name.encode() + b"\0")
+        self._name = name.encode() + b"\0"
+        table = attribute(NFTA_TABLE_NAME, self._name)
         self._questions = [
             message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(family, 0, 0) + table) for family in FAMILIES
         ]
@@ -40,6 +56,15 @@ class Ruleset:
         except (KernelError, OSError):
             return 0
         return int.from_bytes(dict(attributes(answer, NFGENMSG.size))[NFTA_GEN_ID], "big")
+
+    def tables(self) -> dict[str, str]:
+        """Return the comments of the tables of this name in all families, by family. Raises KernelError."""
+        found = {}
+        for part in self._wire.dump(message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(0, 0, 0))):
+            fields = dict(attributes(part, NFGENMSG.size))
+            if fields[NFTA_TABLE_NAME] == self._name and part[0] in FAMILY_NAMES:
+                found[FAMILY_NAMES[part[0]]] = read_comment(bytes(fields.get(NFTA_TABLE_USERDATA, b"")))
+        return found
 
     def stamp(self) -> bytes:
         """Return what identifies the tables as they are, empty when there is none. Raises KernelError."""

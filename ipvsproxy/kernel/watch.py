@@ -34,6 +34,7 @@ from ipvsproxy.kernel.links import (
     RTM_NEWADDR,
     RTM_NEWROUTE,
     RTMSG,
+    read_route,
 )
 from ipvsproxy.kernel.netlink import attribute, attributes, listen, messages_in
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
@@ -181,6 +182,7 @@ class LinkNews:
     def __init__(self, noticed: Callable[[Notice], None], addresses_changed: Callable[[], None]) -> None:
         self._noticed = noticed
         self._addresses_changed = addresses_changed
+        self._loopback = socket.if_nametoindex("lo")
         try:
             self._own = socket.if_nametoindex(LINK_NAME)
         except OSError:
@@ -199,7 +201,7 @@ class LinkNews:
             if kind in (RTM_NEWLINK, RTM_DELLINK):
                 unsure |= self._link(kind, body)
             elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
-                vips += _route(kind, body)
+                vips += _route(kind, body, self._loopback)
             elif IFADDRMSG.unpack_from(body)[4] == self._own:
                 vips += _address(kind, body)
             else:
@@ -226,10 +228,10 @@ def _address(kind: int, body: bytes) -> Iterator[tuple[Vip, bool]]:
         yield Vip(address, VipForm.ADDRESS), kind == RTM_NEWADDR
 
 
-def _route(kind: int, body: bytes) -> Iterator[tuple[Vip, bool]]:
-    destination = dict(attributes(body, RTMSG.size)).get(RTA_DST)
-    if RTMSG.unpack_from(body)[5] == ROUTE_PROTOCOL and destination is not None:
-        yield Vip(bytes(destination), VipForm.ROUTE), kind == RTM_NEWROUTE
+def _route(kind: int, body: bytes, loopback: int) -> Iterator[tuple[Vip, bool]]:
+    fields = dict(attributes(body, RTMSG.size))
+    if RTMSG.unpack_from(body)[5] == ROUTE_PROTOCOL and RTA_DST in fields:
+        yield read_route(fields, loopback)[0], kind == RTM_NEWROUTE
 
 
 class RuleNews:

@@ -21,6 +21,8 @@ FRONTENDS, MASQUERADE, INSIDE, SERVERS, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN =
 """Names of sets and maps, by family."""
 
 QUIET, LINKS, SENDERS = "quiet4", "links", "senders4"
+SHUT_OUT, SHUT_OUT_RULES = "shut_out", ("drop",)
+"""The chain for those that no source range lets in, and what stands in it."""
 ARP_SETS = (QUIET, LINKS, SENDERS)
 """The sets of the table `arp ipvsproxy`."""
 
@@ -82,6 +84,16 @@ def restricted_frontend(slot: Slot) -> Slot | None:
     if kind not in ("ranged", "allowed"):
         return None
     return Slot(f"frontends{number}", " . ".join(slot.key.split(" . ")[:3]))
+
+
+def admission(slot: Slot) -> str | None:
+    """Return a rule that lets in what an element of the source ranges lets in, None for other elements."""
+    family = {ALLOWED[4]: "ip", ALLOWED[6]: "ip6"}.get(slot.set)
+    if family is None:
+        return None
+    address, protocol, port, source = slot.key.split(" . ")
+    frontend = f"ct original {family} daddr {address} meta l4proto {protocol} ct original proto-dst {port}"
+    return f"{frontend} {family} saddr {source} return"
 
 
 def ways(slot: Slot) -> tuple[Slot, Slot] | None:

@@ -24,6 +24,10 @@ SCHED_1 = 0x8
 """IP_VS_SVC_F_SCHED1: fallback to another destination (sh-fallback, mh-fallback)."""
 SCHED_2 = 0x10
 """IP_VS_SVC_F_SCHED2: the client's port counts too (sh-port, mh-port)."""
+OTHERWISE = 0x80000000
+"""No flag of IPVS: a server has attributes that we never set, and all of them are to be set anew."""
+UNLIKE_OURS = -1
+"""No weight: a destination has thresholds or another forwarding method than ours, and is to be set anew."""
 
 
 class FrontendKey(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -127,10 +131,14 @@ class Slot(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class VipForm(StrEnum):
-    """How a VIP is made local: an address of kube-ipvs0, or a `local` host route."""
+    """How a VIP is made local: an address of kube-ipvs0, or a `local` host route to lo.
+
+    STRAY is a route of ours to another link, as a former version has made it; none is ever wanted.
+    """
 
     ADDRESS = "address"
     ROUTE = "route"
+    STRAY = "route to another link"
 
 
 class Vip(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -141,7 +149,7 @@ class Vip(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class ServerState(msgspec.Struct, gc=False):
-    """A virtual server as the kernel has it: attributes and the weight of each destination."""
+    """A virtual server as the kernel has it: attributes and the weight of each destination, or UNLIKE_OURS."""
 
     server: Server
     weights: dict[Destination, int]

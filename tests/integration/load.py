@@ -204,7 +204,8 @@ class Talk:
         question = _numbered(self._question)
         self.socket = netns.open_socket(question.netns, question.address, question.proto)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(("::" if ":" in question.address else "0.0.0.0", question.src_port))
+        any_address = "::" if ":" in question.address else "0.0.0.0"
+        self.socket.bind((question.src or any_address, question.src_port))
         self._connected, self.waiting, self._name = False, True, ""
         self._asked = time.monotonic()
         self._load.watch(self, selectors.EVENT_WRITE)

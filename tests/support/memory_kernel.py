@@ -247,14 +247,19 @@ class MemoryNft(FakeNft):
 
 
 class MemoryStamp:
-    """Knows the table of a FakeNft by its identity."""
+    """Knows the table of a FakeNft by its identity; `others` are tables that another version has left."""
 
     def __init__(self, nft):
         self._nft = nft
+        self.others = {}
 
     def generation(self):
         self._nft.faults.read()
         return len(self._nft.transactions)
+
+    def tables(self):
+        self._nft.faults.read()
+        return self.others
 
     def stamp(self):
         self._nft.faults.read()
@@ -289,6 +294,10 @@ class MemoryForwarding:
         self._faults = faults
 
     def ensure(self):
+        with suppress(KernelError):
+            self._faults.read()
+
+    def tidy(self):
         with suppress(KernelError):
             self._faults.read()
 

@@ -50,16 +50,29 @@ def forwarding(monkeypatch):
     return forward.Forwarding(nft), nft
 
 
-def test_a_rule_of_another_mark_is_replaced_in_one_step(forwarding):
+def test_a_rule_of_another_mark_stays_until_ours_counts(forwarding):
     forwarding, nft = forwarding
     with capture_logs() as logs:
         forwarding.ensure()
-    assert [text.splitlines()[0] for text in nft.transactions] == [
-        "delete rule ip filter FORWARD handle 7", "delete rule ip6 filter FORWARD handle 7",
+    assert [text[:32] for text in nft.transactions] == [
+        "insert rule ip filter FORWARD me", "insert rule ip6 filter FORWARD m",
     ]  # fmt: skip
     # At the head: behind a rule that drops it would be none.
-    assert all(text.splitlines()[1].startswith("insert rule ip") for text in nft.transactions)
+    assert all(len(text.splitlines()) == 1 for text in nft.transactions)
     assert [entry["log_level"] for entry in logs] == ["info", "info"]
+    nft.transactions.clear()
+    forwarding.tidy()
+    assert nft.transactions == [
+        "delete rule ip filter FORWARD handle 7\n", "delete rule ip6 filter FORWARD handle 7\n"
+    ]  # fmt: skip
+
+
+def test_an_old_rule_that_cannot_be_removed_is_told(forwarding):
+    forwarding, nft = forwarding
+    nft.fail_next = errno.EBUSY
+    with capture_logs() as logs:
+        forwarding.tidy()
+    assert [entry["event"] for entry in logs] == ["rule of FORWARD could not be removed"]
 
 
 def test_a_rule_that_cannot_be_added_is_not_said_to_be(forwarding):

@@ -12,7 +12,7 @@ from ipvsproxy.kernel import ipvs_wire as wire
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.netlink import GENERIC, attribute, attributes
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import PERSISTENT, FrontendKey, Server
+from ipvsproxy.plan.state import OTHERWISE, PERSISTENT, UNLIKE_OURS, FrontendKey, Server
 
 FAMILY = 33
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.1.2:8081")
@@ -123,13 +123,24 @@ SERVER_PARTS = (
     [
         SERVER_PARTS,
         SERVER_PARTS[::-1],
-        (*SERVER_PARTS[:5], (11, b"sip\0"), *SERVER_PARTS[5:]),  # a persistence engine, between what is usual
         (*SERVER_PARTS, (10, bytes(80))),
     ],
 )
 def test_servers_are_read_whatever_the_order_of_attributes(parts):
     body = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_SERVICE, b"".join(attribute(*part) for part in parts))
     assert wire.parse_server(body) == (FrontendKey(ONE.address, 17, 53), Server("lblcr", 1, 60))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (*SERVER_PARTS[:5], (wire.SVC_ENGINE, b"sip\0"), *SERVER_PARTS[5:]),  # where the kernel puts it
+        (*SERVER_PARTS[:7], (wire.SVC_NETMASK, b"\xff\xff\xff\0")),
+    ],
+)
+def test_servers_with_attributes_that_we_never_set_differ_from_ours(parts):
+    body = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_SERVICE, b"".join(attribute(*part) for part in parts))
+    assert wire.parse_server(body) == (FrontendKey(ONE.address, 17, 53), Server("lblcr", 1 | OTHERWISE, 60))
 
 
 def test_firewall_mark_servers_are_not_read():
@@ -144,12 +155,22 @@ def record(*parts):
 
 ADDRESS, PORT = (wire.DEST_ADDR, ONE.address + bytes(12)), (wire.DEST_PORT, b"\x1f\x90")
 METHOD, WEIGHT = (wire.DEST_FWD, bytes(4)), (wire.DEST_WEIGHT, struct.pack("=I", 7))
+UPPER, LOWER = (wire.DEST_UPPER, bytes(4)), (wire.DEST_LOWER, bytes(4))
 REST = ((wire.DEST_ACTIVE, bytes(4)), (wire.DEST_INACTIVE, bytes(4)))
 
 
-@pytest.mark.parametrize("order", [(ADDRESS, PORT, METHOD, WEIGHT), (WEIGHT, METHOD, PORT, ADDRESS)])
+@pytest.mark.parametrize("order", [(ADDRESS, PORT, METHOD, WEIGHT, UPPER, LOWER), (WEIGHT, METHOD, PORT, ADDRESS)])
 def test_weights_are_read_in_any_order_of_attributes(order):
     assert wire.parse_weight(record(*order, *REST), 4) == (ONE, 7)
+
+
+@pytest.mark.parametrize(
+    "parts", [(METHOD, UPPER, (wire.DEST_LOWER, b"\1\0\0\0")), (METHOD, (wire.DEST_UPPER, b"\2\0\0\0"), LOWER),
+              ((wire.DEST_FWD, b"\3\0\0\0"), UPPER, LOWER)]
+)  # fmt: skip
+def test_destinations_of_another_kind_than_ours_are_told(parts):
+    method, upper, lower = parts
+    assert wire.parse_weight(record(ADDRESS, PORT, method, WEIGHT, upper, lower, *REST), 4) == (ONE, UNLIKE_OURS)
 
 
 def test_the_family_of_a_destination_need_not_be_that_of_its_server():

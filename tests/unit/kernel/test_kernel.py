@@ -26,7 +26,7 @@ class Calls(list):
 
 class Forwarding:
     def __init__(self, calls):
-        self.ensure = calls.at("forwarding")
+        self.ensure, self.tidy = calls.at("forwarding"), calls.at("no other mark")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_settings_come_before_the_link(kernel, node, calls):
 
 def test_rules_that_are_loaded_reach_the_forward_chain(kernel, calls):
     kernel.rules.load({})
-    assert calls == ["forwarding"]
+    assert calls == ["forwarding", "no other mark"]
 
 
 def test_a_verification_looks_after_everything(kernel, node, calls):

@@ -98,7 +98,7 @@ def test_only_what_is_ours_is_taken_away(made, address):
 
 
 def test_every_piece_of_a_batch_has_its_number(made):
-    vips = [Vip(a, form) for form in VipForm for a in (FOUR, SIX)]
+    vips = [Vip(a, form) for form in (VipForm.ADDRESS, VipForm.ROUTE) for a in (FOUR, SIX)]
     made.bind(vips)
     assert [int.from_bytes(data[8:12], "little") for data in made._wire.sent] == [0, 1, 2, 3]
 
@@ -120,12 +120,12 @@ def address(text, index):
     return record(message)
 
 
-def route(text, **fields):
+def route(text, link=LOOPBACK, **fields):
     message = rtmsg()
     message["family"] = socket.AF_INET6 if ":" in text else socket.AF_INET
     for name, value in {"table": 255, "proto": 118, "type": 2, "dst_len": 32, **fields}.items():
         message[name] = value
-    message["attrs"] = [("RTA_DST", text)]
+    message["attrs"] = [("RTA_DST", text), ("RTA_OIF", link)]
     return record(message)
 
 
@@ -183,3 +183,15 @@ def test_a_router_with_very_many_routes_is_not_read_all_the_time(made, monkeypat
     assert made.gateways() == {parse_ip("192.0.2.0")}
     now[0] += 0.1
     assert made.gateways() == {parse_ip("192.0.2.1")}
+
+
+def test_a_route_to_another_link_is_told_and_removed_by_its_link(made):
+    stray = Vip(FOUR, VipForm.STRAY)
+    routes = [route("10.96.0.1", OWN), route("10.96.0.1")]
+    made._strict_wire.records = {(links.RTM_GETROUTE, socket.AF_INET): routes}
+    assert made.vips() == {stray, Vip(FOUR, VipForm.ROUTE)}
+    for vip, link in ((stray, OWN), (Vip(FOUR, VipForm.ROUTE), LOOPBACK)):
+        made.unbind([vip])
+        message = rtmsg(made._wire.sent[-1])
+        message.decode()
+        assert message.get_attr("RTA_OIF") == link

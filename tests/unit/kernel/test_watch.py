@@ -49,9 +49,10 @@ def address(kind, packed, index):
     return kind, 0, 0, body + (attribute(2, packed) if len(packed) == 4 else b"")
 
 
-def route(kind, packed, protocol):
+def route(kind, packed, protocol, index=OWN):
+    """To lo, which has the number OWN here, too."""
     body = RTMSG.pack(socket.AF_INET, 32, 0, 0, 255, protocol, 254, 2, 0)
-    return kind, 0, 0, body + attribute(1, packed)
+    return kind, 0, 0, body + attribute(1, packed) + attribute(4, struct.pack("=I", index))
 
 
 def link(kind, name, index):
@@ -80,6 +81,8 @@ def test_addresses_of_kube_ipvs0_are_vips_and_others_are_the_nodes(links, heard)
 def test_routes_of_ours_are_vips(links, heard):
     links.take([route(25, V4, 118), route(25, V4, 2)])
     assert heard == [VipsNoticed(((Vip(V4, VipForm.ROUTE), False),))]
+    links.take([route(24, V4, 118, OTHER)])
+    assert heard[1:] == [VipsNoticed(((Vip(V4, VipForm.STRAY), True),))]
 
 
 def test_the_link_is_followed_when_it_goes_and_comes_with_another_number(links, heard):

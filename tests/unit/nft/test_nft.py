@@ -144,3 +144,26 @@ def test_sets_of_another_table_are_changed_and_deleted_in_the_same_transaction()
         "add element arp b quiet4 { 10.0.0.1 }",
         "add element inet a vips4 { 10.0.0.1 }",
     ]
+
+
+def test_a_table_with_a_comment_in_place_of_others_and_rules_in_its_chains():
+    transaction = Transaction(TABLE)
+    transaction.delete_others(["ip6"])
+    transaction.add_table("ipvsproxy v0.1.0, layout 0123")
+    transaction.insert_rules("shut_out", ["tcp dport 80 return"])
+    transaction.replace_rules("shut_out", ["drop"])
+    assert str(transaction).splitlines() == [
+        "delete table ip6 ipvsproxy",
+        'add table inet ipvsproxy { comment "ipvsproxy v0.1.0, layout 0123"; }',
+        "insert rule inet ipvsproxy shut_out tcp dport 80 return",
+        "flush chain inet ipvsproxy shut_out",
+        "add rule inet ipvsproxy shut_out drop",
+    ]
+    for use in (
+        lambda: transaction.add_table('"; }'),
+        lambda: transaction.delete_others(["ip6 x; flush"]),
+        lambda: transaction.insert_rules("x; y", ["drop"]),
+        lambda: transaction.replace_rules("", ["drop"]),
+    ):
+        with pytest.raises(ValueError, match="not a "):
+            use()

@@ -161,6 +161,15 @@ def test_a_vip_in_the_other_form_is_added_before_it_is_removed():
     assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, VipForm.ROUTE)])
 
 
+def test_a_stray_route_is_replaced():
+    world = World()
+    world.want(service(), "10.244.1.1")
+    vip = parse_ip("10.96.0.10")
+    world.shadow.vips = {Vip(vip, VipForm.STRAY)}
+    steps = world.step(Touched(vips={vip}))
+    assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, VipForm.STRAY)])
+
+
 def test_nothing_touched_is_nothing_to_do():
     world = World()
     world.want(service(), "10.244.1.1")
