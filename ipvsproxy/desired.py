@@ -105,21 +105,21 @@ class Desired:
             wanted = plan_service(service, slices, node, config)
             self.ledger.replace(Owner(service.created, key), wanted, touched)
             self._tell_local(key, local_view(service, slices, wanted, node.name))
-            self._tell_refusals(service)
+            self._tell_refusals(key, service)
         if self.ledger.contested or self._conflicts:
             self._tell_conflicts(frozenset(keys))
         return touched
 
-    def _tell_refusals(self, service: Service) -> None:
+    def _tell_refusals(self, key: str, service: Service) -> None:
         """Say once which addresses a Service does not get."""
         refusals = judge(service, self._facts, self._config)
-        if refusals == self._refused.get(service.key, ()):
+        if refusals == self._refused.get(key, ()):
             return
-        self._refused[service.key] = refusals
+        self._refused[key] = refusals
         for refusal in refusals:
-            log.warning("address refused", service=service.key, address=format_ip(refusal.address),
+            log.warning("address refused", service=key, address=format_ip(refusal.address),
                         port=refusal.port or None, reason=refusal.reason)  # fmt: skip
-            self.report_refused(service.key, str(refusal))
+            self.report_refused(key, str(refusal))
 
     def _tell_local(self, key: str, view: LocalView | None) -> None:
         if view is not None:

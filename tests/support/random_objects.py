@@ -10,7 +10,8 @@ from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.plan.model import Node
 
 NODE_ADDRESS = parse_ip("192.0.2.1")
-SHARED = ["198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8::1"]
+SHARED = ["198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8::1", "10.96.0.1", "192.0.2.1"]
+"""External addresses, the ClusterIP of a Service and the node's own among them."""
 OWN_PODS = ("10.244.1.", "fd00:10:244:1:")
 NAMES = ["EBUSY", "ENOBUFS", "EINTR", "EEXIST", "ESRCH", "ENOENT", "ENOMEM", "EBADF", "EPERM"]
 CODES = [getattr(errno, name) for name in NAMES]
