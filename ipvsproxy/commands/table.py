@@ -5,7 +5,6 @@ Reading arguments, `--help`, shell completion and docs/commands.md follow from t
 """
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.commandline import RUN, Grammar, usage_line
@@ -107,4 +106,3 @@ COMMANDS = (
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip
 BY_NAME = {command.name: command for command in COMMANDS}
-OWN_FLAGS = {row.flag: row for row in chain.from_iterable(command.own for command in COMMANDS)}

@@ -17,7 +17,7 @@ from ipvsproxy.config.model import (
     LogFormat,
     VipMode,
 )
-from ipvsproxy.config.settle import HEALTHZ, METRICS, Settings
+from ipvsproxy.config.settle import HEALTHZ, METRICS, SHORTEST_SYNC, Settings
 from ipvsproxy.config.table import SETTINGS
 
 
@@ -31,7 +31,7 @@ def config(settings: Settings, host_name: str) -> Config:
         kubeconfig=_path(values["clientConnection.kubeconfig"]),
         master=values["--master"],
         scheduler=values["ipvs.scheduler"] or "rr",
-        sync_period=_seconds(values["ipvs.syncPeriod"]),
+        sync_period=_seconds(max(values["ipvs.syncPeriod"], SHORTEST_SYNC)),
         min_sync_period=_seconds(values["ipvs.minSyncPeriod"]),
         exclude_cidrs=tuple(values["ipvs.excludeCIDRs"]),
         vip_mode=VipMode(values["vipMode"]),

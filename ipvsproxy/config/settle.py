@@ -17,11 +17,13 @@ from typing import Any
 from ipvsproxy.address import format_endpoint, parse_ip
 from ipvsproxy.config.document import KUBE_PROXY, Document, Form, Unusable, decode
 from ipvsproxy.config.document import OURS as OUR_FORM
-from ipvsproxy.config.kinds import BadValue
+from ipvsproxy.config.kinds import NANOSECONDS, BadValue, format_duration
 from ipvsproxy.config.table import BY_FLAG, OURS, SETTINGS, Row, Status
 
 HEALTHZ, METRICS, BIND = "healthzBindAddress", "metricsBindAddress", "bindAddress"
-NODE_NAME = "hostnameOverride"
+NODE_NAME, SYNC_PERIOD = "hostnameOverride", "ipvs.syncPeriod"
+SHORTEST_SYNC = NANOSECONDS // 10
+"""Verifications that follow each other more closely would leave no time for anything else."""
 PORTS = {HEALTHZ: (10256, "--healthz-port"), METRICS: (10249, "--metrics-port")}
 ENVIRONMENT_PREFIX = "IPVSPROXY_"
 
@@ -123,6 +125,9 @@ def _complete(settings: Settings, flags: Mapping[str, Any]) -> None:
     values = settings.values
     values["mode"] = values["mode"] or "ipvs"
     values["detectLocalMode"] = values["detectLocalMode"] or "ClusterCIDR"
+    if 0 < values[SYNC_PERIOD] < SHORTEST_SYNC:
+        given = format_duration(values[SYNC_PERIOD])
+        settings.notes.append(f"{settings.name(SYNC_PERIOD)}: {given} counts as {format_duration(SHORTEST_SYNC)}")
     ports_count = not flags.get("--config") and not flags.get("--write-config-to")
     for key, (port, port_flag) in PORTS.items():
         if port_flag in flags:

@@ -208,3 +208,12 @@ def test_each_setting_goes_where_it_belongs(file):
     assert (made.sync_period, made.min_sync_period) == (4, 0.5)
     assert made.conntrack == Conntrack(1, 2, 3, 4, True, 5, 6)
     assert (made.pod_bridge_interface, made.pod_interface_name_prefix) == ("br0", "cali")
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds", "said"), [("1ns", 0.1, 1), ("100ms", 0.1, 0), ("2562047h", 9223369200, 0)]
+)
+def test_verifications_leave_time_for_other_things(file, given, seconds, said):
+    path = file(f"ipvs: {{syncPeriod: {given}}}\n")
+    assert config(f"--config={path}").sync_period == seconds
+    assert len([note for note in settings(f"--config={path}").notes if "counts as 100ms" in note]) == said
