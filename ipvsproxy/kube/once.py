@@ -57,29 +57,31 @@ class Objects:
     def __init__(self, source: str) -> None:
         self.source = source
         self.items: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
+        self._values: dict[Kind, dict[str, Object | None]] = {kind: {} for kind in Kind}
         self.refused: list[str] = []
         self.servers: Servers = ()
 
     def add(self, kind: Kind, body: Any) -> None:
-        """Take over one object; the first one of a name counts."""
+        """Take over one object; the first one of a name that can be used counts."""
         try:
-            self.items[kind].setdefault(key_of(kind, identify(body)), body)
+            key = key_of(kind, identify(body))
         except Refused as error:
             self.refused.append(f"{kind} without a name: {error.field}: {error.reason}")
+            return
+        if key in self._values[kind]:
+            return
+        self.items[kind][key] = body
+        try:
+            decoded = decode_json(kind, body) if _is_text(body) else decode_mapping(kind, body)
+        except Refused as error:
+            self.refused.append(f"{kind} {key}: {error.field}: {error.reason}")
+        else:
+            self._values[kind][key] = decoded.object
 
     def listed(self) -> Iterator[Listed]:
-        """Yield one list for each kind, of the objects that can be used."""
-        for kind, items in self.items.items():
-            objects: dict[str, Object] = {}
-            for key, body in items.items():
-                try:
-                    decoded = decode_json(kind, body) if _is_text(body) else decode_mapping(kind, body)
-                except Refused as error:
-                    self.refused.append(f"{kind} {key}: {error.field}: {error.reason}")
-                    continue
-                if decoded.object is not None:
-                    objects[key] = decoded.object
-            yield Listed(kind, objects)
+        """Yield one list for each kind, of the objects that can be used and are proxied."""
+        for kind, values in self._values.items():
+            yield Listed(kind, {key: value for key, value in values.items() if value is not None})
 
     def external_names(self) -> Iterator[tuple[str, str]]:
         """Yield (namespace/name, declared name) of the Services of type ExternalName."""

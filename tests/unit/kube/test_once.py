@@ -6,6 +6,7 @@ import pytest
 import yaml
 from apiserver import ApiServer, endpoint_slice, node, service
 
+from ipvsproxy.address import format_ip
 from ipvsproxy.config import Config
 from ipvsproxy.kube import once
 from ipvsproxy.kube.inbox import Kind
@@ -45,7 +46,9 @@ def test_a_folder(tmp_path):
     bad["spec"]["clusterIP"] = bad["spec"]["clusterIPs"] = 7
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(bad))
     objects = read_objects(Config("node1", manifests=tmp_path))
-    assert keys(objects)[Kind.SERVICE] == ["default/web"]
+    for _ in range(2):
+        assert len(objects.refused) == 2
+        assert keys(objects)[Kind.SERVICE] == ["default/web"]
     assert list(objects.external_names()) == [("default/else", "a.example.com")]
     assert any(line.startswith("c.yaml") for line in objects.refused)
     assert any(line.startswith("Service default/bad: ") for line in objects.refused)
@@ -62,6 +65,19 @@ def test_what_is_no_service_of_the_api_hides_none_of_that_name(tmp_path):
         "a.yaml: document 2: apiVersion: 'v1beta1' is not read, only v1",
         "a.yaml: document 4: kind: missing: this is no Kubernetes object",
     ]
+
+
+def test_an_object_that_cannot_be_used_hides_none_of_that_name(tmp_path):
+    """As in the folder that a proxy watches."""
+    bad = service("web", ports=[{"port": 0}])
+    (tmp_path / "a.yaml").write_text(
+        yaml.safe_dump_all([bad, service("web"), service("web", clusterIP="10.96.0.99")])
+    )
+    objects = read_objects(Config("node1", manifests=tmp_path))
+    (web,) = [found.objects["default/web"] for found in objects.listed() if found.kind is Kind.SERVICE]
+    assert [format_ip(address) for address in web.cluster_ips] == ["10.96.0.10"]
+    assert [tree["spec"]["clusterIP"] for tree in objects.trees(Kind.SERVICE)] == ["10.96.0.10"]
+    assert objects.refused == ["Service default/web: spec.ports[0].port: Expected `int` >= 1"]
 
 
 def test_labels_that_are_none_cost_their_service_only(tmp_path):
