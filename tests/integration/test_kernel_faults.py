@@ -1,0 +1,257 @@
+"""Errors that the kernel itself gives, none made up. What remains is what a cold start in another namespace makes.
+
+Also shown by real refusals elsewhere: memory that runs out (test_faults), messages that IPVS refuses (test_ipvs).
+What no program can have this kernel answer is injected: tests/unit/test_equivalence, test_equivalence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import netns
+import pytest
+from build import destination, key, service, slice_of
+from histories import Clock, Process
+from random_objects import NODE_ADDRESS
+from real_kernel import RealNode
+from structlog.testing import capture_logs
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.kernel.netlink import KernelError, Wire, message
+from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kube.inbox import Changed, Kind, Removed
+from ipvsproxy.plan.diff import IpvsStep, Verb
+from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.state import Server, Vip, VipForm
+from nft import Libnftables, Transaction
+
+pytestmark = pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces")
+
+HERE, THERE = "faults", "cold"
+WEB, OTHER = "10.96.0.10", "10.96.0.11"
+MANY = 300
+UDP = ((53, "UDP", ""),)
+
+
+@pytest.fixture(autouse=True)
+def _namespaces() -> Iterator[None]:
+    for name in (HERE, THERE):
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    with netns.inside(HERE):
+        yield
+    for name in (HERE, THERE):
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+class World:
+    """A proxy on a real kernel, and others who can change it at the same moment."""
+
+    def __init__(self) -> None:
+        self.node, self.clock = RealNode([NODE_ADDRESS]), Clock()
+        self.objects = {(Kind.NODE, "node1"): Node("node1", (NODE_ADDRESS,))}
+        for item in (service(), slice_of("web", "10.244.1.1", "10.244.1.2")):
+            self.objects[_kind(item), item.key] = item
+        self.process = Process(self.node, self.objects, self.clock)
+        self.process.list()
+
+    def change(self, *items) -> list[dict]:
+        """Have objects change in one turn; return what was logged."""
+        self.objects.update({(_kind(item), item.key): item for item in items})
+        return self._turn([Changed(_kind(item), item.key, item) for item in items])
+
+    def remove(self, *items) -> list[dict]:
+        for item in items:
+            del self.objects[_kind(item), item.key]
+        return self._turn([Removed(_kind(item), item.key) for item in items])
+
+    def _turn(self, events) -> list[dict]:
+        with capture_logs() as logs:
+            self.process.loop.turn(events)
+        return logs
+
+    def wait(self, seconds: float) -> list[dict]:
+        self.clock.now += seconds
+        return self._turn([])
+
+    def state(self):
+        return self.node.servers(), self.node.vips(), self.node.rules()
+
+    def settle(self) -> None:
+        """What is pending is tried again; then all is as after a cold start, and nothing is written any more."""
+        for _ in range(20):
+            self.wait(5)
+        before = self.node.writes, self.node.transactions
+        self.wait(31)
+        assert (self.node.writes, self.node.transactions) == before
+        with netns.inside(THERE), contextlib.closing(RealNode([NODE_ADDRESS])) as cold:
+            Process(cold, self.objects, Clock()).list()
+            expected = cold.servers(), cold.vips(), cold.rules()
+        assert self.state() == expected
+
+
+def _kind(item) -> Kind:
+    return Kind.SERVICE if hasattr(item, "cluster_ips") else Kind.ENDPOINT_SLICE
+
+
+@pytest.fixture
+def world(_namespaces) -> Iterator[World]:
+    made = World()
+    yield made
+    made.node.close()
+
+
+def errors(logs) -> list[str]:
+    return [line["event"] for line in logs if line["log_level"] == "error"]
+
+
+def nft(verb: str, *elements: tuple[str, ...]) -> None:
+    transaction = Transaction(TABLE)
+    getattr(transaction, f"{verb}_elements")(elements)
+    Libnftables().run(transaction)
+
+
+def test_eexist(world: World) -> None:
+    """A server, a VIP and a verdict of a Service were there before it: each is made what it should be."""
+    stranger = destination("10.9.9.9:9")
+    world.node.tamper([IpvsStep(Verb.NEW_SERVICE, key(f"{OTHER}:80"), Server("sh", 0, 0), (stranger,))])
+    world.node.add_vip(Vip(parse_ip(OTHER), VipForm.ADDRESS))
+    nft("add", ("frontends4", f"{OTHER} . tcp . 80", "drop"))
+    logs = world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))
+    (said,) = [line for line in logs if line["log_level"] == "error"]
+    assert said["event"] == "nftables refused a change"
+    assert os.strerror(errno.EEXIST) in said["error"]
+    world.settle()
+
+
+def test_esrch_and_enoent(world: World) -> None:
+    """A server, destinations and an element went just before they were to be changed."""
+    world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3", "10.244.1.4"))
+    world.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{WEB}:80"))])
+    world.node.tamper([IpvsStep(Verb.DEL_DEST, key(f"{OTHER}:80"), None, (destination("10.244.1.4:8080"),))])
+    logs = world.change(slice_of("web", "10.244.1.1", "10.244.1.5"), slice_of("other", "10.244.1.3"))
+    assert {line["error"] for line in logs if line["event"] == "IPVS refused a change"} == {
+        os.strerror(errno.ESRCH), os.strerror(errno.ENOENT),
+    }  # fmt: skip
+    nft("delete", ("frontends4", f"{OTHER} . tcp . 80"))
+    assert errors(world.change(slice_of("other"))) == ["nftables refused a change"]
+    world.settle()
+
+
+def test_enodev_and_eaddrnotavail(world: World) -> None:
+    """kube-ipvs0 went before a VIP was bound; a VIP went before it was unbound."""
+    world.node.delete_link()
+    other = service("other", [OTHER])
+    logs = world.change(other)
+    assert [line["error"] for line in logs if line["event"] == "VIP could not be changed"] == [
+        os.strerror(errno.ENODEV)
+    ]
+    world.settle()
+    world.node.delete_vips()
+    assert errors(world.remove(other)) == []
+    world.settle()
+
+
+def test_enobufs(world: World) -> None:
+    """So many refusals that they do not fit into the receive buffer: which ones there were is lost."""
+    pods = [f"10.244.2.{n}" for n in range(1, 200)]
+    dns = service("dns", [OTHER], ((53, 0, "UDP"),))
+    world.change(dns, slice_of("dns", *pods, ports=UDP))
+    (wire,) = [w for w in world.node._handles if hasattr(w, "_wire")]
+    wire._wire._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes its least of it
+    world.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{OTHER}:53/UDP"))])
+    logs = world.change(slice_of("dns", *(pod.replace(".2.", ".3.") for pod in pods), ports=UDP))
+    (said,) = [line for line in logs if line["event"] == "IPVS answers were lost, reading its state again"]
+    assert os.strerror(errno.ENOBUFS) in said["error"]
+    world.settle()
+
+
+def test_ebusy() -> None:
+    """One listing at a time for each socket: the kernel says so, and the next question is answered."""
+    addresses = "".join(f"address add 10.1.{n // 250}.{n % 250 + 1}/32 dev lo\n" for n in range(1500))
+    subprocess.run(["ip", "-batch", "-"], input=addresses, check=True, text=True)
+    wire, question = Wire(socket.NETLINK_ROUTE), message(22, 0, bytes(8))
+    wire._ask(question, 0x300)  # and nobody reads the answer
+    outcomes = []
+    for _ in range(10):
+        try:
+            outcomes.append(len(wire.dump(question)))
+        except KernelError as error:
+            outcomes.append(error.errno)
+    wire.close()
+    assert errno.EBUSY in outcomes
+    assert outcomes[-1] >= 1500
+
+
+@contextlib.contextmanager
+def interrupted(seconds: float = 0.0005) -> Iterator[list[int]]:
+    """Have this thread interrupted by a signal again and again, wherever it is; each one is noted."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
+    signal.siginterrupt(signal.SIGALRM, True)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield seen
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_eintr(world: World) -> None:
+    """Signals during system calls of all kinds, libnftables' own included."""
+    assert threading.current_thread() is threading.main_thread()
+    many = [service(f"s{n}", [f"10.96.{n // 100 + 1}.{n % 100 + 1}"]) for n in range(MANY)]
+    slices = [slice_of(f"s{n}", f"10.244.1.{n % 200 + 1}", "10.244.2.1") for n in range(MANY)]
+    with interrupted() as seen:
+        for step in range(0, MANY, 50):
+            world.change(*many[step : step + 50], *slices[step : step + 50])
+        for _ in range(20):
+            world.wait(31)
+        world.remove(*many[:50])
+    assert len(seen) > 100
+    world.settle()
+
+
+class Capabilities(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+CAP_NET_ADMIN, VERSION_3 = 12, 0x20080522
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def without_net_admin() -> Iterator[None]:
+    """Take CAP_NET_ADMIN from this thread."""
+    header, data = ctypes.create_string_buffer(struct.pack("=Ii", VERSION_3, 0), 8), (Capabilities * 2)()
+    assert _libc.capget(header, data) == 0
+    full = data[0].effective
+    data[0].effective = full & ~(1 << CAP_NET_ADMIN)
+    assert _libc.capset(header, data) == 0
+    try:
+        yield
+    finally:
+        data[0].effective = full
+        assert _libc.capset(header, data) == 0
+
+
+def test_eperm(world: World) -> None:
+    """Rights that are taken away for a while cost changes, which come later, and nothing that works."""
+    before = world.state()
+    with without_net_admin():
+        logs = world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))
+        logs += world.change(slice_of("web", "10.244.1.1"))
+        for _ in range(10):
+            logs += world.wait(10)
+    assert any(os.strerror(errno.EPERM) in str(line.get("error")) for line in logs)
+    assert world.state() == before
+    world.settle()
