@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 FALL, RETURN = "", "return"
-ENDING = frozenset(("accept", "drop", "reject", "dnat", "snat", "masquerade", "redirect", "queue"))
+UNTRACKED = "notrack"
+ENDING = frozenset(("accept", "drop", "reject", "dnat", "snat", "masquerade", "redirect", "queue", UNTRACKED))
 LOSING = frozenset(("drop", "reject"))
 DEEPEST = 16
 """Jumps followed one into the other; the kernel allows as many."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ipvsproxy.address import family, parse_cidr, parse_ip
 from ipvsproxy.diagnosis.facts import Facts, VirtualServer, join
-from ipvsproxy.diagnosis.filters import LOSING, Book, Chain, Outcome, Packet, Rule, where
+from ipvsproxy.diagnosis.filters import LOSING, UNTRACKED, Book, Chain, Outcome, Packet, Rule, where
 from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.host import is_uplink
 from ipvsproxy.diagnosis.links import pod_bridges
@@ -124,10 +124,17 @@ def _drops(facts: Facts, book: Book) -> Iterator[Finding]:
     """One finding for each rule or policy that loses packets; the same rule is told once."""
     told: set[str] = set()
     for way, outcome in _outcomes(book, _ways(facts)):
-        if outcome.verdict not in LOSING or outcome.where in told:
+        is_hidden = outcome.verdict == UNTRACKED and outcome.certain
+        if not (outcome.verdict in LOSING or is_hidden) or outcome.where in told:
             continue
         told.add(outcome.where)
-        if outcome.certain:
+        if outcome.verdict == UNTRACKED:
+            yield problem(
+                "other rules",
+                f"{outcome.where} hides {way.words} from conntrack: they are neither judged nor masqueraded",
+                step="have the program that owns it track them",
+            )
+        elif outcome.certain:
             yield problem("other rules", f"{outcome.where} drops {way.words}", step=_advice(outcome, way))
         else:
             yield warning(

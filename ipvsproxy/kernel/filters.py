@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ipvsproxy.diagnosis.filters import UNKNOWN, Chain, Match, Rule
+from ipvsproxy.diagnosis.filters import UNKNOWN, UNTRACKED, Chain, Match, Rule
 from ipvsproxy.kernel.forward import NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
 from ipvsproxy.kernel.netlink import Wire, attributes, message
 from ipvsproxy.kernel.ruleset import FAMILY_NAMES, NETLINK_NETFILTER, NFGENMSG, NFT_MSG_GETTABLE
@@ -28,13 +28,14 @@ META = {3: "mark", 6: "iifname", 7: "oifname", 15: "nfproto", 16: "l4proto"}
 CT = {0: "ctstate"}
 META_MARK = 3
 TABLE_FLAGS, DORMANT = 2, 0x1
-HARMLESS = frozenset(("counter", "log", "notrack", "dup"))
+HARMLESS = frozenset(("counter", "log", "dup"))
 VERDICT_BY_NAME = {
     "masq": "masquerade",
     "redir": "redirect",
     "reject": "reject",
     "queue": "queue",
     "tproxy": "drop",
+    "notrack": UNTRACKED,
 }
 
 SIZES = {
@@ -218,8 +219,9 @@ class _Reading:
             return
         verdict = dict(attributes(data[2]))
         (code,) = struct.unpack(">i", verdict[1])
-        self.verdict = VERDICTS.get(code, "")
-        self.target = text(verdict[2]) if 2 in verdict else ""
+        if self.verdict != UNTRACKED:  # whatever follows: conntrack will not know the packet
+            self.verdict = VERDICTS.get(code, "")
+            self.target = text(verdict[2]) if 2 in verdict else ""
 
     def _lookup(self, fields: Fields) -> None:
         """A set is a condition, a map of verdicts many rules, another map a condition and a value."""

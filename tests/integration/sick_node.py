@@ -285,6 +285,7 @@ HOOK = "type filter hook {} priority 0; policy {};"
 FORWARD_DROPS = f"table inet firewall {{ chain f {{ {HOOK.format('forward', 'drop')} ct state new accept; }}; }}"
 INPUT_DROPS = f"table inet firewall {{ chain i {{ {HOOK.format('input', 'accept')} tcp dport 80 drop; }}; }}"
 RAW_DROPS = "table inet firewall { chain r { type filter hook prerouting priority raw; tcp dport 80 drop; }; }"
+UNTRACKING = "table inet firewall { chain u { type filter hook prerouting priority raw; tcp dport 80 notrack; }; }"
 LAST_DROPS = (
     f"table inet firewall {{ chain l {{ {HOOK.format('postrouting', 'accept')} tcp dport 8080 drop; }}; }}"
 )
@@ -322,6 +323,7 @@ WAYS = {
     "raw-drop": (table(RAW_DROPS), "other rules", "inet firewall r drops connections to"),
     "set-drop": (table(SET_DROPS), "other rules", "inet firewall s drops connections to"),
     "map-drop": (table(MAP_DROPS), "other rules", "inet firewall m drops connections to"),
+    "untracked": (table(UNTRACKING), "other rules", "inet firewall u hides connections to"),
     "postrouting-drop": (table(LAST_DROPS), "other rules", "inet firewall l drops what"),
     "mark-collision": (table(MARK_DROPS), "packet mark", "uses bit 0x4000"),
     "host-port": (table(HOST_PORT), "hostPort", "ip hostport p takes connections to the NodePort"),

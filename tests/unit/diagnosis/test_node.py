@@ -200,6 +200,11 @@ SICK = {
         "rule 3 of ip t c",
     ),
     "output rejects": ({"chains": with_rules("output", Rule(3, (), "reject"))}, "other rules", "rule 3 of ip t c"),
+    "hidden from conntrack": (
+        {"chains": with_rules("prerouting", Rule(3, (dport(80),), "notrack"), priority=-300)},
+        "other rules",
+        "rule 3 of ip t c hides connections to 10.96.3.1",
+    ),
     "dropped before conntrack": (
         {"chains": with_rules("prerouting", Rule(3, (dport(80),), "drop"), priority=-300)},
         "other rules",

@@ -231,3 +231,8 @@ def test_intervals_begin_and_stop():
 
     found = [mark(65000), mark(22), mark(23, stops=True), mark(23), mark(30, stops=True), mark(0, stops=True)]
     assert list(intervals(found)) == [port(22), port(23, 29), port(65000, 65535)]
+
+
+def test_a_packet_that_conntrack_shall_not_know():
+    for more in ([], [verdict(1)]):
+        assert read(DPORT, compare((80).to_bytes(2)), expression("notrack"), *more).verdict == "notrack"
