@@ -7,7 +7,7 @@ size of IPVS's connection table is fixed when its module is loaded, conntrack's 
 
 Facts: net/netfilter/ipvs/ip_vs_est.c (before Linux 6.2 one timer walks all statistics of all CPUs every two
 seconds, in softirq; kernel commit 2232642ec3fb tells of more than 200 ms), ip_vs_conn.c (2 ** conn_tab_bits
-buckets, 12 bits by default).
+buckets, 12 bits by default; Linux 7.3 begins with fewer and grows up to that).
 """
 
 import os
