@@ -8,7 +8,6 @@ container this is needed at all: the kernel has no default action there.
 import os
 import signal
 import threading
-from collections.abc import Iterable
 
 import structlog
 
@@ -22,16 +21,24 @@ log = structlog.get_logger()
 
 
 def end_at_once() -> None:
-    """End the process from now on when a signal asks for it. To be called before any other thread exists."""
+    """End the process from now on when a signal asks for it. To be called by the main thread."""
     kept = {number for number in UNLESS_IGNORED if signal.getsignal(number) is signal.SIG_IGN}
-    wanted = {*ALWAYS, *UNLESS_IGNORED} - kept
-    # Threads inherit this, so that only sigwait sees these signals.
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    threading.Thread(target=_wait, args=(wanted,), name="signals", daemon=True).start()
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    # The interpreter's own handler writes there at once, in whatever thread. Nothing is blocked: programs that are
+    # started here (a plugin for credentials) would inherit that.
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in {*ALWAYS, *UNLESS_IGNORED} - kept:
+        signal.signal(number, _heeded)
+    threading.Thread(target=_wait, args=(read,), name="signals", daemon=True).start()
 
 
-def _wait(wanted: Iterable[signal.Signals]) -> None:
-    number = signal.sigwait(wanted)
+def _heeded(_number: int, _frame: object) -> None:
+    """Do nothing: that there is a handler is what counts."""
+
+
+def _wait(read: int) -> None:
+    (number,) = os.read(read, 1)
     words = threading.Thread(target=_say, args=(signal.Signals(number).name,), daemon=True)
     words.start()
     words.join(WORDS_SECONDS)

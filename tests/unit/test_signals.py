@@ -69,3 +69,17 @@ def test_the_second_signal_changes_nothing():
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
+
+
+CHILD = """
+import subprocess
+child = subprocess.Popen(["sleep", "60"])
+child.terminate()
+print(child.wait(30), flush=True)
+"""
+
+
+def test_programs_that_are_started_heed_signals_as_ever():
+    """A plugin for credentials may be a script that kills what takes too long."""
+    with running(CHILD + QUIET) as process:
+        assert process.stdout.readline() == b"-15\n"
