@@ -21,7 +21,7 @@ from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.rules import ELSEWHERE, TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.loop import Fatal
-from nft import Client, Libnftables, NftError, Transaction
+from nft import Client, Libnftables, NftError, Transaction, can_read_tables
 from nft import ruleset as static_rules
 
 NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
@@ -31,6 +31,10 @@ HINTS = {
     errno.EOPNOTSUPP: "load the module dummy on this host (modprobe dummy), or use a kernel that has CONFIG_DUMMY",
 }
 
+TOO_OLD = (
+    "libnftables crashes when it reads the tables of this host, where a newer one has made a set: use an image, or"
+    " packages, with a libnftables as new as the newest on this host"
+)
 NEVER = (errno.EPERM, errno.EACCES, errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL)
 """Answers of nftables to rules that it will not take another time either."""
 NEEDS_MODULES = (
@@ -47,6 +51,8 @@ def open_kernel(config: Config) -> Kernel:
     try:
         probe_scheduler(ipvs, config.scheduler)
         ruleset, nft = open_ruleset(), Libnftables()
+        if not can_read_tables():
+            raise Fatal(TOO_OLD)
         mark = config.masquerade_mark
         probe_rules(nft, static_rules(mark, quiet_arp=config.quiet_arp))
         return Kernel(

@@ -7,7 +7,7 @@ atomically, `NftError` says with an errno why it could not. The ruleset of the p
 
 from importlib.resources import files
 
-from nft.client import Client, Libnftables
+from nft.client import Client, Libnftables, can_read_tables
 from nft.errors import NftError
 from nft.transaction import Table, Transaction
 
@@ -27,4 +27,4 @@ def ruleset(mark: int = REPLY_MARK, *, quiet_arp: bool = True) -> str:
     return text.replace("redefine others = 0xffffbfff", f"redefine others = {mark ^ 0xFFFFFFFF:#010x}", 1)
 
 
-__all__ = ["REPLY_MARK", "Client", "Libnftables", "NftError", "Table", "Transaction", "ruleset"]
+__all__ = ["REPLY_MARK", "Client", "Libnftables", "NftError", "Table", "Transaction", "can_read_tables", "ruleset"]

@@ -124,3 +124,12 @@ def test_the_module_is_loaded_before_the_scheduler_is_tried(monkeypatch, loaded)
     monkeypatch.setattr(schedulers, "probe", order.append)
     opening.probe_scheduler(schedulers, "lc")
     assert order == ["ip_vs_lc", "lc"]
+
+
+def test_a_library_that_would_crash_on_the_tables_of_the_host_is_not_used(monkeypatch):
+    for name in ("_open_ipvs", "open_ruleset", "Libnftables"):
+        monkeypatch.setattr(opening, name, lambda: None)
+    monkeypatch.setattr(opening, "probe_scheduler", lambda *_: None)
+    monkeypatch.setattr(opening, "can_read_tables", lambda: False)
+    with pytest.raises(Fatal, match="libnftables crashes"):
+        opening.open_kernel(Config("n"))

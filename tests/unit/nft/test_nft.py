@@ -121,6 +121,16 @@ def test_a_missing_binding_names_the_package(monkeypatch):
         nft.Libnftables()
 
 
+def test_a_library_that_crashes_on_what_is_there_is_found_out_beforehand(monkeypatch):
+    for program, survives in (
+        ("raise SystemExit(0)", True),
+        ("raise SystemExit(1)", True),
+        ("import os; os.abort()", False),
+    ):
+        monkeypatch.setattr("nft.client.LOOK", program)
+        assert nft.can_read_tables() is survives
+
+
 def test_the_mark_of_replies_is_one_bit_anywhere():
     assert ruleset() == ruleset(0x4000)
     text = ruleset(1 << 31)
