@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 
+import system_calls
 from container import why_no_root
 from netns import SCTP
 
@@ -63,6 +64,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "namespaces": _namespaces,
     "br_netfilter": _bridge_netfilter,
     "image_root": why_no_root,
+    "seccomp": system_calls.why_not,
 }
 
 
