@@ -37,3 +37,15 @@ def test_the_image_holds_only_what_the_script_puts_there() -> None:
     assert "install.sh" in final
     steps = [line.split()[0] for line in final.splitlines()[1:] if re.match(r"[A-Z]+ ", line)]
     assert steps == ["RUN", "ENV", "ENTRYPOINT"]
+
+
+def test_the_image_has_both_names_and_takes_packages_by_their_hashes_only() -> None:
+    """kubeadm's DaemonSet calls /usr/local/bin/kube-proxy; the image by itself is ipvsproxy, with its commands."""
+    script = (REPO / "deploy/install.sh").read_text()
+    names = re.search(r"^for name in (.*); do\n    ln -sf \S+ \"/usr/local/bin/\$name\"$", script, re.MULTILINE)
+    assert names
+    assert names[1].split() == ["ipvsproxy", "kube-proxy"]
+    installs = [line for line in script.splitlines() if 'pip" install' in line]
+    assert len(installs) == 2
+    assert all("--require-hashes" in line or "--no-index --no-deps" in line for line in installs)
+    assert 'ENTRYPOINT ["/usr/local/bin/ipvsproxy"]' in (REPO / "deploy/Dockerfile").read_text()
