@@ -84,7 +84,7 @@ class News:
         if watch is not None:
             poll.register(watch, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
-        if watch not in ready or self._stop in ready:
+        if watch is None or watch not in ready:
             return False
         with suppress(BlockingIOError):
             while os.read(watch, NEWS_BYTES):

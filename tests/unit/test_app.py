@@ -46,3 +46,14 @@ def test_a_thread_that_cannot_go_on_says_why_in_one_line(monkeypatch):
         app._guard("loop", fail)
         assert ended.get(timeout=30) == 1
     assert [(entry["event"], entry["error"]) for entry in logs] == [("cannot go on", "no kubeconfig")]
+
+
+def test_every_thread_counts_from_the_beginning(monkeypatch):
+    def stop():
+        raise InterruptedError
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # to be put back
+    monkeypatch.setattr(app.memory, "expect_many_objects", stop)
+    with pytest.raises(InterruptedError):
+        app.run(Config("n"), list)
+    assert threading.excepthook is app._crashed

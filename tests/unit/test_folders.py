@@ -57,6 +57,8 @@ def looking():
         lambda path: (path / "old").chmod(0o600),
         lambda path: (path / "old").unlink(),
         lambda path: (path / "old").rename(path / "other"),
+        lambda path: (path / "old").rename(path.parent / "other"),
+        lambda path: (path.parent / "outside").rename(path / "old"),
         lambda path: path.rename(path.with_name("away")),
     ],
 )
@@ -64,6 +66,7 @@ def test_each_kind_of_change_is_a_reason_to_look(tmp_path, looking, change):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old").write_bytes(b"1")
+    (tmp_path / "outside").write_bytes(b"1")
     watched = looking(tmp_path / "folder")
     change(folder)
     watched.wait_for()
@@ -125,9 +128,10 @@ def test_without_inotify_the_clock_must_do(tmp_path, monkeypatch, code, said):
     assert len(logs) == said
 
 
-def test_no_descriptor_is_left_open(tmp_path):
+@pytest.mark.parametrize("names", [(), ("none",)])
+def test_no_descriptor_is_left_open(tmp_path, names):
     before = len(list(DESCRIPTORS.iterdir()))
-    news = News([tmp_path, tmp_path / "none"], 0.001)
+    news = News([tmp_path, *(tmp_path / name for name in names)], 0.001)
     looks = news.looks()
     for _ in range(5):
         next(looks)

@@ -1,5 +1,7 @@
 """Whole processes, as far as they come without IPVS and without root."""
 
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -33,3 +35,24 @@ def test_a_busy_port_ends_the_process_with_an_event(server, tmp_path, which, rea
     (event,) = server.written.values()
     assert (event["reason"], event["regarding"]["name"]) == (reason, "node1")
     assert {request.kind for request in server.requests} == {"Event"}
+
+
+def test_a_start_that_waits_for_others_ends_at_once_and_has_room_for_sockets(server, tmp_path):
+    """It waits for an API server that takes an event and says nothing."""
+    server.stall(kind="Event")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        flags = [
+            f"--kubeconfig={server.write_kubeconfig(tmp_path / 'k')}", "--hostname-override=node1",
+            "--bind-address-hard-fail", f"--healthz-bind-address=127.0.0.1:{held.getsockname()[1]}",
+            "--metrics-bind-address=", "--oom-score-adj=0",
+        ]  # fmt: skip
+        little = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"]
+        with subprocess.Popen([*little, sys.executable, "-m", "ipvsproxy", "run", *flags]) as process:
+            try:
+                server.wait_for(lambda: server.requests, 60)
+                soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+                assert soft == min(hard, 1 << 20)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(10) == 128 + signal.SIGTERM
+            finally:
+                process.kill()

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 from build import parse_ip
+from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
@@ -195,3 +196,48 @@ def test_a_route_to_another_link_is_told_and_removed_by_its_link(made):
         message = rtmsg(made._wire.sent[-1])
         message.decode()
         assert message.get_attr("RTA_OIF") == link
+
+
+class Route:
+    """As much of pyroute2's IPRoute as deletes links; `links` are those of our name, each with its kind."""
+
+    def __init__(self, links, refused=()):
+        self.links, self.refused, self.deleted = links, refused, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def link_lookup(self, ifname, kind=""):
+        assert ifname == "kube-ipvs0"
+        return [number for number, found in self.links.items() if kind in ("", found)]
+
+    def link(self, verb, index):
+        assert verb == "del"
+        if index in self.refused:
+            raise NetlinkError(errno.EPERM)
+        self.deleted.append(index)
+
+
+@pytest.mark.parametrize(
+    ("their", "problems", "deleted"),
+    [
+        (Route({}), [], []),
+        (Route({7: "dummy"}), [], [7]),
+        (Route({7: "dummy"}, [7]), ["the dummy link kube-ipvs0: Operation not permitted"], []),
+        (Route({7: "bridge"}), ["the link kube-ipvs0: it is no dummy link"], []),
+    ],
+)
+def test_our_link_goes_and_nobody_elses(made, monkeypatch, their, problems, deleted):
+    monkeypatch.setattr(links, "IPRoute", lambda: their)
+    assert made.remove_link() == problems
+    assert their.deleted == deleted
+
+
+def test_a_route_that_stays_is_told(made, monkeypatch):
+    monkeypatch.setattr(links, "IPRoute", lambda: Route({}))
+    made._strict_wire.records = {(links.RTM_GETROUTE, socket.AF_INET): [route("10.96.0.9")]}
+    made._wire.failures = {0: errno.EPERM}
+    assert made.remove_link() == ["route 10.96.0.9: Operation not permitted"]
