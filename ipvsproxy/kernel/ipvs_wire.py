@@ -215,9 +215,10 @@ def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, 
     return destination, weight, u32(fields[DEST_ACTIVE]), u32(fields[DEST_INACTIVE])
 
 
-USUAL_RECORD = struct.Struct(f"={GENERIC.size}s HH HH{UNION}s HH2s2x HHI HHI HHI HHI".replace(" ", ""))
-USUAL_HEADS = (CMD_DEST, 4 + UNION, DEST_ADDR, 6, DEST_PORT, 8, DEST_FWD, 0, 8, DEST_WEIGHT)
-USUAL_THRESHOLDS = (8, DEST_UPPER, 0, 8, DEST_LOWER, 0)
+USUAL_RECORD = struct.Struct(f"={GENERIC.size}s HH HH{UNION}s HH2s2x 12s I 16s".replace(" ", ""))
+MASQUERADING = struct.pack("=HHIHH", 8, DEST_FWD, 0, 8, DEST_WEIGHT)
+NO_THRESHOLDS = struct.pack("=HHIHHI", 8, DEST_UPPER, 0, 8, DEST_LOWER, 0)
+USUAL_HEADS = (CMD_DEST, 4 + UNION, DEST_ADDR, 6, DEST_PORT, MASQUERADING, NO_THRESHOLDS)
 
 
 def parse_weight(part: bytes, length: int) -> tuple[Destination, int]:
@@ -228,10 +229,10 @@ def parse_weight(part: bytes, length: int) -> tuple[Destination, int]:
     """
     if len(part) < USUAL_RECORD.size:
         return parse_destination(part, length)[:2]
-    _, _, outer, size, kind, address, port_size, port_kind, port, *rest = USUAL_RECORD.unpack_from(part)
-    *method, weight_size, weight_kind, weight = rest[:6]
-    heads = (outer & NUMBER_MASK, size, kind, port_size, port_kind, *method, weight_size, weight_kind)
-    if heads != USUAL_HEADS or tuple(rest[6:]) != USUAL_THRESHOLDS:
+    _, _, outer, size, kind, address, port_size, port_kind, port, method, weight, limits = (
+        USUAL_RECORD.unpack_from(part)
+    )
+    if (outer & NUMBER_MASK, size, kind, port_size, port_kind, method, limits) != USUAL_HEADS:
         return parse_destination(part, length)[:2]
     if length == 4 and any(address[4:]):
         return parse_destination(part, length)[:2]
