@@ -51,7 +51,7 @@ def test_a_start_that_waits_for_others_ends_at_once_and_has_room_for_sockets(ser
             try:
                 server.wait_for(lambda: server.requests, 60)
                 soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-                assert soft == min(hard, 1 << 20)
+                assert soft == (1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20))
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(10) == 128 + signal.SIGTERM
             finally:
