@@ -7,6 +7,7 @@ before what follows from it.
 from collections.abc import Iterator, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from ipvsproxy.diagnosis.facts import Answer
 from ipvsproxy.diagnosis.finding import ORDER, Finding, Verdict, fine, problem, unchecked, warning
@@ -96,8 +97,7 @@ def _steps(facts: ServiceFacts) -> Iterator[Finding]:
     if facts.kind != "proxied":
         yield fine("Service", f"{facts.key} is {facts.kind}: it needs no proxy, only DNS")
         return
-    for port in facts.ports:
-        yield from _endpoints(facts, port)
+    yield from _endpoints_of_ports(facts)
     yield from _kernel(facts)
     yield from _live(facts)
 
@@ -158,25 +158,35 @@ def _why_not(endpoint: Endpoint, node: str, zone: str, choice: Choice, *, local:
     return "not chosen"
 
 
+def _endpoints_of_ports(facts: ServiceFacts) -> Iterator[Finding]:
+    """Yield what is to be said of each port; what is the same for several of them once."""
+    found: dict[Finding, list[str]] = {}
+    for port in facts.ports:
+        for finding in _endpoints(facts, port):
+            found.setdefault(finding, []).append(port.port)
+    for finding, ports in found.items():
+        yield replace(finding, summary=f"{', '.join(ports)}: {finding.summary}")
+
+
 def _endpoints(facts: ServiceFacts, port: PortView) -> Iterator[Finding]:
     unused = [view for view in port.endpoints if not view.used]
     lines = [f"{v.endpoint}{f' on {v.node}' if v.node else ''}: {v.reason}" for v in unused if v.reason][:SHOWN]
     if not port.endpoints:
-        yield problem("endpoints", f"port {port.port} has no endpoints",
+        yield problem("endpoints", "no endpoints",
                       step="do its selector and port names match pods? kubectl get endpointslices -l"
                       f" kubernetes.io/service-name={facts.key.partition('/')[2]}")  # fmt: skip
     elif not port.exists:
-        yield problem("endpoints", f"port {port.port} has {len(port.endpoints)} endpoints, of which none is ready",
+        yield problem("endpoints", f"{len(port.endpoints)} endpoints, of which none is ready",
                       *lines, step="see why the pods are not ready: kubectl describe pods")  # fmt: skip
     elif port.internal_local and not port.used:
-        yield warning("endpoints", f"port {port.port} has no endpoint on this node, and internalTrafficPolicy is"
-                      " Local: pods of this node get no answer", *lines,
+        yield warning("endpoints", "no endpoint on this node, and internalTrafficPolicy is Local: pods of this"
+                      " node get no answer", *lines,
                       step="run a pod of it on every node (a DaemonSet), or use the policy Cluster")  # fmt: skip
     else:
-        yield fine("endpoints", f"port {port.port} uses {port.used} of {len(port.endpoints)} endpoints", *lines)
+        yield fine("endpoints", f"{port.used} of {len(port.endpoints)} endpoints used", *lines)
     if port.external_local and port.exists and not port.local:
-        yield warning("endpoints", f"port {port.port} has no endpoint on this node, and externalTrafficPolicy is"
-                      " Local: what comes from outside to this node is dropped",
+        yield warning("endpoints", "no endpoint on this node, and externalTrafficPolicy is Local: what comes from"
+                      " outside to this node is dropped",
                       step="a load balancer that asks the healthCheckNodePort sends nothing here; else use the"
                       " policy Cluster")  # fmt: skip
 

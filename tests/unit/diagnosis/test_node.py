@@ -225,6 +225,11 @@ SICK = {
         "other rules",
         "unless a rule",
     ),
+    "perhaps accepted by a map": (
+        {"chains": with_rules("forward", Rule(3, (), "?"), policy="drop")},
+        "other rules",
+        "unless a rule",
+    ),
     "mark dropped": ({"chains": with_rules("forward", Rule(3, (MARKED,), "drop"))}, "packet mark", "drops them"),
     "mark set": ({"chains": with_rules("forward", Rule(3, marks=0x4000))}, "packet mark", "uses bit 0x4000"),
     "hostPort": (

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsproxy.diagnosis.facts import Answer
-from ipvsproxy.diagnosis.finding import Verdict, fine, problem
+from ipvsproxy.diagnosis.finding import Verdict, fine, problem, warning
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts, diagnose_service, views
 from ipvsproxy.plan.model import Endpoint
 from ipvsproxy.plan.state import Destination
@@ -96,7 +96,7 @@ def port(**changes):
         ({"kind": "", "similar": ("default/web2",)}, "Service", "no Service default/web"),
         ({"answer": Answer("10.96.0.10", NAME, error="NXDOMAIN")}, "DNS", "NXDOMAIN"),
         ({"answer": Answer("10.96.0.10", NAME, ("10.96.9.9",))}, "DNS", "not 10.96.3.1"),
-        (port(endpoints=()), "endpoints", "has no endpoints"),
+        (port(endpoints=()), "endpoints", "10.96.3.1:80/TCP: no endpoints"),
         (port(endpoints=(UNUSED,), exists=False), "endpoints", "none is ready"),
         (port(endpoints=(UNUSED,), internal_local=True), "endpoints", "internalTrafficPolicy is Local"),
         (port(local=0, external_local=True), "endpoints", "externalTrafficPolicy is Local"),
@@ -117,10 +117,28 @@ def test_the_step_that_broke_comes_first(changes, check, words):
     assert words in first.summary
 
 
+def test_what_is_the_same_for_several_ports_is_said_once():
+    ports = [replace(WELL.ports[0], port=f"10.96.3.1:{number}/TCP", endpoints=()) for number in (80, 81)]
+    other = replace(WELL.ports[0], port="10.96.3.1:82/TCP")
+    found = [f for f in diagnose_service(replace(WELL, ports=(*ports, other)), ()) if f.check == "endpoints"]
+    assert [f.summary for f in found] == [
+        "10.96.3.1:80/TCP, 10.96.3.1:81/TCP: no endpoints",
+        "10.96.3.1:82/TCP: 1 of 2 endpoints used",
+    ]
+
+
 def test_the_node_may_be_the_cause():
     node = [problem("sysctls", "ip_forward is 0", step="set it"), fine("kernel", "well")]
     first, *_ = said(replace(WELL, probes=(SILENT,)), node)
     assert (first.check, first.evidence) == ("node", ("sysctls: ip_forward is 0",))
+
+
+def test_other_settings_than_the_proxy_has_are_told_with_a_service_too():
+    node = [
+        warning("settings", "the proxy has others", step="give them"),
+        warning("VIPs", "held", step="take it off"),
+    ]
+    assert [finding.check for finding in said(WELL, node)] == ["settings"]
 
 
 @pytest.mark.parametrize(

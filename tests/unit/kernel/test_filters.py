@@ -219,6 +219,8 @@ def test_what_cannot_be_judged_is_a_doubt():
     assert rule.matches == (Match(UNKNOWN),)
     (rule,) = read_all(DPORT, lookup(), verdict(0), sets={"s": [Entry(bytes(6), bytes(6))]})
     assert rule.matches == (Match(UNKNOWN),)
+    (rule,) = read_all(DPORT, mask(b"\xff\x00"), lookup(), verdict(0), sets={"s": SET_OF_PORTS})
+    assert rule.matches == (Match(UNKNOWN),)
     (rule,) = read_all(DPORT, lookup(to=0))
     assert rule.verdict == UNKNOWN
     (rule,) = read_all(DPORT, lookup(to=1), compare(POD), verdict(0), sets={"s": SET_OF_PORTS})
@@ -231,6 +233,7 @@ def test_intervals_begin_and_stop():
 
     found = [mark(65000), mark(22), mark(23, stops=True), mark(23), mark(30, stops=True), mark(0, stops=True)]
     assert list(intervals(found)) == [port(22), port(23, 29), port(65000, 65535)]
+    assert list(intervals(found[::-1])) == list(intervals(found))
 
 
 def test_a_packet_that_conntrack_shall_not_know():
