@@ -15,8 +15,8 @@ import subprocess
 import textwrap
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
-BASE = REPO / ".cache/image/base"
-BASE_MADE = REPO / ".cache/image/base.made"
+BASE = REPO / ".cache/image/base-bookworm"
+BASE_MADE = REPO / ".cache/image/base-bookworm.made"
 VAGRANTFILE = REPO / "vagrant/Vagrantfile"
 PROVISION = "/ipvsproxy/vagrant/provision"
 
