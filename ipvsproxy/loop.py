@@ -97,8 +97,13 @@ class Loop:
         news = [event for event in events if not self._is_own(event)]
         for event in news:
             self._handle(event)
-        if not self._may_work or (events and not news) or (not news and self._is_idle()):
+        if not self._may_work or (events and not news):
             return False
+        if self._started:
+            # In a busy cluster, too, where there is always news.
+            self._mender.glance()
+            if not news and self._timeout() != 0:
+                return False
         if news:
             self._report.queued()
         began = self._clock()
@@ -115,12 +120,6 @@ class Loop:
             if self._started:
                 self._report_sync(self._clock() - began, changes)
         return True
-
-    def _is_idle(self) -> bool:
-        """Whether nothing is due, not even by the look of the next virtual server."""
-        if self._started:
-            self._mender.glance()
-        return self._started and self._timeout() != 0
 
     def _handle(self, event: Event) -> None:
         """Take note of an event. Raises Fatal."""

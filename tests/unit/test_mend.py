@@ -169,6 +169,16 @@ def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(world):
     assert world.report.repairs == 2
 
 
+def test_a_glance_is_taken_as_well_where_there_is_always_news(world):
+    right = dict(world.node.ipvs.table)
+    world.node.ipvs.table.clear()
+    for second in range(2):
+        world.now += 1
+        other = slice_of("new", f"10.244.1.{second + 1}")
+        world.loop.turn([Changed(Kind.ENDPOINT_SLICE, "default/new", other)])
+    assert world.node.ipvs.table == right
+
+
 def test_a_server_that_was_changed_is_found_when_its_turn_comes(world):
     second_service(world)
     for damaged, other in (("10.96.0.10:80", "10.96.0.11:80"), ("10.96.0.11:80", "10.96.0.10:80")):
