@@ -92,23 +92,26 @@ class Rules:
             found = self._ruleset.tables()
         # Replies of either mark pass FORWARD until only one is set.
         self._forwarding.ensure()
-        self._transactions.run(self._whole(elements, found))
+        admissions = _admissions(elements)
+        self._transactions.run(self._whole(elements, admissions, found))
         self._tell(found)
         self._shadow.elements = dict(elements)
         # Until all is done: the rules for source ranges would go on letting in whom later ones shut out.
         self.in_doubt, self._stamp = True, b""
-        if any(map(admission, elements)):
+        if admissions:
             self._withdraw_admissions()
         self.in_doubt = False
         self._forwarding.tidy()
         self._stamp = self._ruleset.stamp()
 
-    def _whole(self, elements: Mapping[Slot, str], found: Mapping[str, str]) -> Transaction:
+    def _whole(
+        self, elements: Mapping[Slot, str], admissions: Sequence[str], found: Mapping[str, str]
+    ) -> Transaction:
         transaction = delete_tables(found)
         transaction.add_table(self._layout)
         transaction.load(self._text)
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
-        transaction.insert_rules(SHUT_OUT, islice(filter(None, map(admission, elements)), MAX_ADMISSIONS))
+        transaction.insert_rules(SHUT_OUT, admissions)
         return transaction
 
     def _withdraw_admissions(self) -> None:
@@ -137,8 +140,9 @@ class Rules:
             yield from _values(part) if self._would_load(part) else self._taken(part)
 
     def _would_load(self, steps: Sequence[ElementStep]) -> bool:
+        elements = dict(_values(steps))
         try:
-            self._transactions.check(self._whole(dict(_values(steps)), {}))
+            self._transactions.check(self._whole(elements, _admissions(elements), {}))
         except NftError as error:
             if error.errno in REFUSALS:
                 return False
@@ -242,6 +246,11 @@ def delete_tables(found: Mapping[str, str]) -> Transaction:
     transaction.delete_table()
     transaction.delete_others(sorted(found.keys() - {TABLE.family, ARP_TABLE.family}))
     return transaction
+
+
+def _admissions(elements: Mapping[Slot, str]) -> list[str]:
+    """Return rules for the source ranges among some elements, MAX_ADMISSIONS at most."""
+    return list(islice(filter(None, map(admission, elements)), MAX_ADMISSIONS))
 
 
 def _values(steps: Sequence[ElementStep]) -> Iterator[tuple[Slot, str]]:

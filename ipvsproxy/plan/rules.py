@@ -21,6 +21,8 @@ FRONTENDS, MASQUERADE, INSIDE, SERVERS, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN =
 """Names of sets and maps, by family."""
 
 QUIET, LINKS, SENDERS = "quiet4", "links", "senders4"
+PACKET_FAMILIES = {ALLOWED[4]: "ip", ALLOWED[6]: "ip6"}
+"""What nft calls the headers that source ranges are about, by set."""
 SHUT_OUT, SHUT_OUT_RULES = "shut_out", ("drop",)
 """The chain for those that no source range lets in, and what stands in it."""
 ARP_SETS = (QUIET, LINKS, SENDERS)
@@ -88,7 +90,7 @@ def restricted_frontend(slot: Slot) -> Slot | None:
 
 def admission(slot: Slot) -> str | None:
     """Return a rule that lets in what an element of the source ranges lets in, None for other elements."""
-    family = {ALLOWED[4]: "ip", ALLOWED[6]: "ip6"}.get(slot.set)
+    family = PACKET_FAMILIES.get(slot.set)
     if family is None:
         return None
     address, protocol, port, source = slot.key.split(" . ")
