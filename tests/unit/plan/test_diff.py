@@ -152,22 +152,14 @@ def test_foreign_servers_go_unless_protected():
     assert [step.key for step in steps.removed] == [foreign]
 
 
-def test_a_vip_in_the_other_form_is_added_before_it_is_removed():
+@pytest.mark.parametrize("other", [VipForm.ROUTE, VipForm.STRAY])
+def test_a_vip_in_another_form_is_added_before_it_is_removed(other):
     world = World()
     world.want(service(), "10.244.1.1")
     vip = parse_ip("10.96.0.10")
-    world.shadow.vips = {Vip(vip, VipForm.ROUTE)}
+    world.shadow.vips = {Vip(vip, other)}
     steps = world.step(Touched(vips={vip}))
-    assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, VipForm.ROUTE)])
-
-
-def test_a_stray_route_is_replaced():
-    world = World()
-    world.want(service(), "10.244.1.1")
-    vip = parse_ip("10.96.0.10")
-    world.shadow.vips = {Vip(vip, VipForm.STRAY)}
-    steps = world.step(Touched(vips={vip}))
-    assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, VipForm.STRAY)])
+    assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, other)])
 
 
 def test_nothing_touched_is_nothing_to_do():
