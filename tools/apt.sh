@@ -43,7 +43,6 @@ KUBE_PROXY_PACKAGES="iptables ipset ipvsadm"
 
 # The programs of apt, as they are, or where SUITE names one of Debian's suites (trixie, bookworm-backports) with that as
 # their only source. Its lists are kept below .cache: those of this machine stay as they are.
-DEBIAN_MIRROR=${IPVSPROXY_MIRROR:-http://deb.debian.org/debian}
 APT_OF=$PWD/.cache/apt
 apt_of() {
     program=$1
@@ -53,10 +52,24 @@ apt_of() {
         -o Dir::State::Lists="$APT_OF/$SUITE/lists" -o Dir::Cache="$APT_OF/$SUITE/cache" "$@"
 }
 
+# The archive of Debian that this machine has its packages from; nothing on other distributions.
+apt_mirror() {
+    # shellcheck disable=SC2016  # apt's own words
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1
+}
+
+# debootstrap, which knows an archive of its own.
+debian_root() {
+    # shellcheck disable=SC2086  # no word at all when it is empty
+    as_root debootstrap --variant=minbase "$@" ${IPVSPROXY_MIRROR:-}
+}
+
 apt_of_refresh() {
     [ -n "${SUITE:-}" ] || { apt_refresh; return; }
+    mirror=${IPVSPROXY_MIRROR:-$(apt_mirror)}
+    [ -n "$mirror" ] || { echo "IPVSPROXY_MIRROR must name an archive of Debian, for $SUITE" >&2; return 1; }
     mkdir -p "$APT_OF/$SUITE/lists/partial" "$APT_OF/$SUITE/cache/archives/partial"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $DEBIAN_MIRROR $SUITE main" \
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $SUITE main" \
         >"$APT_OF/$SUITE/sources.list"
     apt_of apt-get -qq update
 }
