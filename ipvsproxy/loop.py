@@ -270,7 +270,7 @@ class Loop:
         steps = diff(pending, self._desired.ledger, self._kernel.shadow, self._protected)
         failed = self._kernel.apply(steps) if steps else Touched()
         self._drainer.note(pending.servers, self._desired.ledger.frontends)
-        self._sweeper.note(pending, failed, self._desired.ledger.frontends)
+        self._sweeper.note(pending, failed, self._desired.ledger.frontends, steps.new_vips)
         if failed:
             self._pending.update(failed)
             self._retry.later()

@@ -6,7 +6,7 @@ thread.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -40,8 +40,18 @@ class Sweeper:
         """When `sweep` has something to do, infinity for never."""
         return self._not_before if self._stale else math.inf
 
-    def note(self, changed: Touched, failed: Touched, frontends: Mapping[FrontendKey, Frontend]) -> None:
-        """Take over what has just been changed; what is not yet in the kernel, or not all of it, has to wait."""
+    def note(
+        self,
+        changed: Touched,
+        failed: Touched,
+        frontends: Mapping[FrontendKey, Frontend],
+        new_vips: Collection[bytes] = (),
+    ) -> None:
+        """Record what has just been changed; what is not yet in the kernel, or not all of it, has to wait.
+
+        `new_vips` are the addresses that were to become local with this change.
+        """
+        self._stale.note_new_vips(vip for vip in new_vips if vip not in failed.vips)
         self._changing |= changed.servers
         waiting = set(map(address_of, failed.slots)) | {format_ip(address) for address in failed.vips}
         ready = self._changing - failed.servers

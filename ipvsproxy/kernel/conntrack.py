@@ -29,7 +29,8 @@ NETLINK_NETFILTER = 12
 CT_GET, CT_DELETE = 0x101, 0x102
 NFGENMSG = struct.Struct("=BBH")
 NESTED = 0x8000
-TUPLE_ORIG, TUPLE_REPLY, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 12, 18, 25
+TUPLE_ORIG, TUPLE_REPLY, CTA_STATUS, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 3, 12, 18, 25
+IPS_SEEN_REPLY = 1 << 1
 TUPLE_IP, TUPLE_PROTO = 1, 2
 SOURCE = {4: 1, 6: 3}
 DESTINATION = {4: 2, 6: 4}
@@ -45,7 +46,7 @@ DELETED_AT_ONCE = 1000
 
 
 class Entry(NamedTuple):
-    """A tracked connection: where it came from, where it was sent to, and who answers it.
+    """A tracked connection: where it came from, where it was sent to, who answers it, and whether that was seen.
 
     `name` holds the attributes that name it to the kernel.
     """
@@ -53,6 +54,7 @@ class Entry(NamedTuple):
     source: bytes
     frontend: FrontendKey
     endpoint: Destination
+    replied: bool
     name: bytes
 
 
@@ -95,13 +97,12 @@ class Conntrack:
         return sum(self._delete(sweep.family, doomed) for doomed in _chunks(self._stale(sweep)))
 
     def entries(self, sweep: Sweep) -> Iterator[Entry]:
-        """Yield the entries whose destination is a frontend of the sweep. Raises KernelError, Interrupted."""
-        wanted = {_key(name): name for name in sweep.rules}
-        layout = LAYOUTS[sweep.family]
+        """Yield the entries that the sweep concerns. Raises KernelError, Interrupted."""
+        layout, wanted = LAYOUTS[sweep.family], _wanted(sweep)
         for body in self._dump(sweep):
             if _is_of(body, layout, wanted):
                 entry = parse(body, sweep.family)
-                if entry is not None and entry.frontend in sweep.rules:
+                if entry is not None and sweep.concerns(entry.frontend):
                     yield entry
 
     def _stale(self, sweep: Sweep) -> Iterator[Entry]:
@@ -109,7 +110,7 @@ class Conntrack:
         for _ in range(DUMP_TRIES):
             with suppress(Interrupted):
                 for entry in self.entries(sweep):
-                    if sweep.rules[entry.frontend].forbids(entry.source, entry.endpoint):
+                    if sweep.forbids(entry.frontend, entry.source, entry.endpoint, replied=entry.replied):
                         yield entry
                 return
 
@@ -142,28 +143,39 @@ def _key(name: FrontendKey) -> bytes:
     return name.address + bytes((name.protocol,)) + PORT.pack(name.port)
 
 
+def _wanted(sweep: Sweep) -> Container[bytes]:
+    """Return what `_is_of` looks for: addresses, and addresses with protocol and port."""
+    return sweep.new_vips | {_key(name) for name in sweep.rules}
+
+
 def _is_of(body: bytes, layout: Layout, wanted: Container[bytes]) -> bool:
     """Tell, within a microsecond, an entry that must be looked at from one of the thousands that need not be."""
     for place, head in layout.heads:
         if body[place] != head:
             return True  # not where it has always been: parsing will tell
-    return body[layout.address] + body[layout.protocol] + body[layout.port] in wanted
+    address = body[layout.address]
+    return address in wanted or address + body[layout.protocol] + body[layout.port] in wanted
 
 
 def question(sweep: Sweep) -> bytes:
     """Return the request for a dump of what the frontends of a sweep have in common."""
     address, port = sweep.address, sweep.port
-    proto = attribute(PROTO_NUM, bytes((sweep.protocol,)))
-    flags, parts = BY_PROTOCOL, b""
+    flags, parts, proto = 0, b"", b""
     if address is not None and sweep.family == 4:
         flags |= BY_ADDRESS
         parts += attribute(TUPLE_IP | NESTED, attribute(DESTINATION[sweep.family], address))
+    if sweep.protocol:
+        flags |= BY_PROTOCOL
+        proto += attribute(PROTO_NUM, bytes((sweep.protocol,)))
     if port is not None:
         flags |= BY_PORT
         proto += attribute(PROTO_DST_PORT, PORT.pack(port))
-    parts += attribute(TUPLE_PROTO | NESTED, proto)
-    body = attribute(TUPLE_ORIG | NESTED, parts)
-    body += attribute(CTA_FILTER | NESTED, attribute(FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
+    if proto:
+        parts += attribute(TUPLE_PROTO | NESTED, proto)
+    body = b""
+    if flags:
+        body += attribute(TUPLE_ORIG | NESTED, parts)
+        body += attribute(CTA_FILTER | NESTED, attribute(FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
     return message(CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0) + body)
 
 
@@ -177,10 +189,12 @@ def parse(body: bytes, number: int) -> Entry | None:
     name = attribute(TUPLE_REPLY | NESTED, bytes(found[TUPLE_REPLY]))
     name += b"".join(attribute(kind, bytes(found[kind])) for kind in (CTA_ID, CTA_ZONE) if kind in found)
     endpoint = Destination(reply.source, reply.source_port)
+    status = int.from_bytes(found.get(CTA_STATUS, EMPTY), "big")
     return Entry(
         original.source,
         FrontendKey(original.destination, original.protocol, original.destination_port),
         endpoint,
+        bool(status & IPS_SEEN_REPLY),
         name,
     )
 

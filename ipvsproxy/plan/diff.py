@@ -97,6 +97,11 @@ class Steps(msgspec.Struct):
             self.raised, self.added, self.switched, self.bound, self.unbound, self.removed, self.lowered
         ))  # fmt: skip
 
+    @property
+    def new_vips(self) -> set[bytes]:
+        """The addresses that become local; not those of VIPs that only change their form."""
+        return {vip.address for vip in self.bound} - {vip.address for vip in self.unbound}
+
     def count(self) -> int:
         """Return the number of changes to the kernel."""
         servers = sum(step.size for step in self.added) + sum(step.size for step in self.removed)

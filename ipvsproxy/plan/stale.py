@@ -10,6 +10,9 @@ frontend the kernel itself forgets that together with IPVS's own memory of the c
   endpoint keeps its entries (contract 4.16).
 * Source ranges are asked for new connections only, so after a change the connections of sources that are no longer
   among them have to become new ones.
+* A client has sent its first packet to a VIP before that was local: the entry of this packet has no NAT, and
+  conntrack asks no rule again for a SYN, an INIT or a datagram that is repeated. The next one must make a
+  new entry.
 
 Pure. In: the frontends that have changed. Out: `Sweep`s, each of which is one question to the kernel, and the
 decision about each entry. A frontend that only got more endpoints, or an open one of TCP, costs nothing.
@@ -42,26 +45,55 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
 
 
 GONE = Rule(endpoints=frozenset())
+EVERY_PROTOCOL = 0
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """One question to the kernel: entries of one family and protocol, and the rules for those to our frontends."""
+    """One request to the kernel: entries of one family and protocol (0: every one), and which of them are stale.
+
+    `rules` are for entries to our frontends, `new_vips` are addresses that have just become local.
+    """
 
     family: int
     protocol: int
     rules: Mapping[FrontendKey, Rule]
+    new_vips: frozenset[bytes] = frozenset()
 
     @property
     def address(self) -> bytes | None:
-        """The one destination address of all frontends, None if there are several."""
-        first, *others = {key.address for key in self.rules}
+        """The one destination address of all entries, None if there are several."""
+        first, *others = {key.address for key in self.rules} | self.new_vips
         return None if others else first
 
     @property
     def port(self) -> int | None:
-        """The one destination port of all frontends, None if there are several."""
+        """The one destination port of all entries, None if there are several."""
+        if self.new_vips:
+            return None
         first, *others = {key.port for key in self.rules}
         return None if others else first
+
+    def concerns(self, key: FrontendKey) -> bool:
+        """Whether an entry with this destination may be stale."""
+        return key in self.rules or key.address in self.new_vips
+
+    def forbids(self, key: FrontendKey, source: bytes, endpoint: Destination, *, replied: bool) -> bool:
+        """Whether a connection from `source` to `key`, whose replies come from `endpoint`, is stale."""
+        rule = self.rules.get(key)
+        if rule is not None and rule.forbids(source, endpoint):
+            return True
+        return (
+            key.address in self.new_vips and _has_no_nat(key, endpoint) and _may_begin_anew(key, replied=replied)
+        )
+
+
+def _has_no_nat(key: FrontendKey, endpoint: Destination) -> bool:
+    return endpoint == Destination(key.address, key.port)
+
+
+def _may_begin_anew(key: FrontendKey, *, replied: bool) -> bool:
+    """What was answered goes on or ends by itself; but a UDP client may have asked a host that had the VIP."""
+    return not replied or key.protocol == Protocol.UDP
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
@@ -78,9 +110,10 @@ class Stale:
     def __init__(self) -> None:
         self._seen: dict[FrontendKey, Seen] = {}
         self._due: dict[FrontendKey, Rule] = {}
+        self._new_vips: set[bytes] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._due)
+        return bool(self._due or self._new_vips)
 
     def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
         """Take over frontends that have changed, once the kernel has them as they are now."""
@@ -93,6 +126,10 @@ class Stale:
             if rule != Rule():
                 self._due[key] = rule
 
+    def note_new_vips(self, addresses: Iterable[bytes]) -> None:
+        """Record VIPs that have just become local."""
+        self._new_vips.update(addresses)
+
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
         """Take over destinations that were deleted with connections: inside views may still lead to them."""
         server = Destination(key.address, key.port)
@@ -102,16 +139,19 @@ class Stale:
                 self._due[name] = msgspec.structs.replace(due, cut=due.cut | destinations)
 
     def sweeps(self) -> list[Sweep]:
-        """Return what is due: one sweep for each family and protocol."""
+        """Return what is due: one sweep for each family and protocol, and one for the new VIPs of each family."""
         groups: dict[tuple[int, int], dict[FrontendKey, Rule]] = {}
         for key, rule in self._due.items():
             groups.setdefault((family(key.address), key.protocol), {})[key] = rule
-        return [Sweep(number, protocol, rules) for (number, protocol), rules in sorted(groups.items())]
+        found = [Sweep(number, protocol, rules) for (number, protocol), rules in sorted(groups.items())]
+        vips = {number: frozenset(vip for vip in self._new_vips if family(vip) == number) for number in (4, 6)}
+        return found + [Sweep(number, EVERY_PROTOCOL, {}, new) for number, new in vips.items() if new]
 
     def done(self, sweep: Sweep) -> None:
         """Forget what has been swept."""
         for key in sweep.rules:
             self._due.pop(key, None)
+        self._new_vips -= sweep.new_vips
 
 
 def _seen(frontend: Frontend, old: Seen | None) -> Seen | None:

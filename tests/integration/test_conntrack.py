@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -209,6 +211,48 @@ def test_a_client_that_was_there_before_the_service_is_picked_up(world: World) -
         assert time.monotonic() < deadline
         ask_all(flows)  # they keep sending, so that no entry is forgotten for idleness
     assert followed(flows, "p21") == {}
+
+
+def begin(question: Question) -> socket.socket:
+    """Send a first SYN (or INIT), from a port that no other question has; the kernel repeats it."""
+    asking = netns.open_socket(question.netns, question.address, question.proto)
+    asking.bind(("::" if ":" in question.address else "0.0.0.0", 0))
+    asking.connect_ex((question.address, question.port))
+    return asking
+
+
+def finish(asking: socket.socket, deadline: float) -> str:
+    """Who answers, once the connection is established."""
+    writable = select.select([], [asking], [], max(0.0, deadline - time.monotonic()))[1]
+    if not writable:
+        return "timeout"
+    if error := asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        return os.strerror(error)
+    asking.send(QUESTION)
+    return receive(asking, deadline)
+
+
+NEW_VIP = "ClusterIP LoadBalancer externalIP"
+
+
+@pytest.mark.parametrize(("number", "policy"), [(71, "Cluster"), (72, "Local")])
+def test_a_connection_begun_before_its_vip_was_there_is_answered(world: World, number: int, policy: str) -> None:
+    """The first SYN leaves the node by its default route, and its entry has no NAT: neither for its repeats."""
+    lab = world.lab
+    askers = [lab.host(name) for name in ("client", "node1", "p12")]
+    waiting = {
+        f"{asker.name} {name} IPv{family}": world.open.enter_context(
+            begin(Question(asker.netns, *world.ways(number, family)[name]))
+        )
+        for asker in askers
+        for family in (4, 6)
+        for name in NEW_VIP.split()
+    }
+    time.sleep(1.5)  # another one by each of them
+    world.put(number, "p11 p21" if policy == "Local" else "p21", externalTrafficPolicy=policy)
+    deadline = time.monotonic() + 30
+    answers = {name: finish(asking, deadline) for name, asking in waiting.items()}
+    assert {name: who for name, who in answers.items() if who not in ("p11", "p21")} == {}
 
 
 # --- Source ranges

@@ -267,7 +267,7 @@ class MemoryStamp:
 
 
 class MemoryConntrack:
-    """Tracked connections as (source, frontend, endpoint), and the sweeps that were made."""
+    """Tracked connections as (source, frontend, endpoint), or with "half-open" behind; and the sweeps made."""
 
     def __init__(self):
         self.entries = []
@@ -280,9 +280,9 @@ class MemoryConntrack:
         self.sweeps.append(sweep)
         before = len(self.entries)
         self.entries = [
-            (source, name, endpoint)
-            for source, name, endpoint in self.entries
-            if name not in sweep.rules or not sweep.rules[name].forbids(source, endpoint)
+            (source, name, endpoint, *half_open)
+            for source, name, endpoint, *half_open in self.entries
+            if not sweep.forbids(name, source, endpoint, replied=not half_open)
         ]
         return before - len(self.entries)
 

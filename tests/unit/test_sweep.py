@@ -105,8 +105,9 @@ def test_changes_of_one_turn_are_one_sweep(node):
     services = [service(f"u{n}", [f"10.96.2.{n}"], ((53, 31000 + n, "UDP"),)) for n in range(1, 30)]
     slices = [slice_of(item.name, "10.244.2.3", ports=PORTS) for item in services]
     process.list([WEB, *services], [slice_of("web", "10.244.2.2", ports=PORTS), *slices])
-    (sweep,) = node.conntrack.sweeps
-    assert len(sweep.rules) == 1 + 2 * len(services)
+    frontends, new_vips = node.conntrack.sweeps
+    assert len(frontends.rules) == 1 + 2 * len(services)
+    assert len(new_vips.new_vips) == len(services)
 
 
 def ranged(*ranges):
@@ -127,4 +128,35 @@ def test_nobody_is_cut_off_before_the_rules_have_changed(node):
     assert node.conntrack.entries == [(CLIENT, balancer, OLD)]
     node.nft.poison = None
     process.wait(60)
+    assert node.conntrack.entries == []
+
+
+TCP_VIP = key("10.96.0.10:80/TCP")
+NO_NAT = destination("10.96.0.10:80")
+WEB_TCP = service(ports=((80, 0, "TCP"),))
+
+
+def test_connections_begun_before_their_vip_was_local_begin_anew(node):
+    established, elsewhere = (CLIENT, TCP_VIP, NO_NAT), (CLIENT, key("10.96.0.99:80/TCP"), NO_NAT, "half-open")
+    node.conntrack.entries = [(CLIENT, TCP_VIP, NO_NAT, "half-open"), established, elsewhere]
+    Process(node).list([WEB_TCP], [slice_of("web", "10.244.2.1", ports=((8080, "TCP", ""),))])
+    assert node.conntrack.entries == [established, elsewhere]
+
+
+def test_a_vip_that_was_taken_away_and_is_put_back_is_swept_for(node):
+    process = start(node)
+    node.conntrack.entries = [(CLIENT, TCP_VIP, NO_NAT, "half-open")]
+    node.links.present.clear()
+    process.wait(31)
+    assert node.links.present
+    assert node.conntrack.entries == []
+
+
+def test_a_new_vip_whose_sweep_fails_is_swept_for_later(node):
+    process = Process(node)
+    node.conntrack.failure = KernelError("dump", errno.ENOBUFS)
+    node.conntrack.entries = [(CLIENT, TCP_VIP, NO_NAT, "half-open")]
+    process.list([WEB_TCP], [slice_of("web", "10.244.2.1", ports=((8080, "TCP", ""),))])
+    node.conntrack.failure = None
+    process.wait(31)
     assert node.conntrack.entries == []

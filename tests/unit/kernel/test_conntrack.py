@@ -9,7 +9,7 @@ from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 from ipvsproxy.address import format_ip
 from ipvsproxy.kernel import conntrack, netlink
 from ipvsproxy.kernel.netlink import attribute
-from ipvsproxy.plan.stale import GONE, Sweep
+from ipvsproxy.plan.stale import EVERY_PROTOCOL, GONE, Sweep
 
 FOUR, SIX = key("10.96.0.10:53/UDP"), key("[fd00:10:96::10]:53/UDP")
 
@@ -68,6 +68,31 @@ def test_an_entry_in_another_layout_is_looked_at_all_the_same():
     body[4:4] = attribute(99, b"news")
     assert conntrack._is_of(bytes(body), conntrack.LAYOUTS[4], {conntrack._key(name)})
     assert conntrack.parse(bytes(body), 4).frontend == name
+
+
+@pytest.mark.parametrize(("status", "replied"), [(0, False), (2, True), (8, False), (14, True)])
+def test_an_entry_tells_whether_a_reply_was_seen(status, replied):
+    name, pod, client = CASES[4]
+    extra = attribute(conntrack.CTA_STATUS, struct.pack("!I", status))
+    assert conntrack.parse(entry(name, pod, client, extra=extra), 4).replied is replied
+
+
+def test_entries_to_a_new_vip_are_looked_at_whatever_their_port():
+    name, pod, client = CASES[4]
+    sweep = Sweep(4, EVERY_PROTOCOL, {}, frozenset({name.address}))
+    assert conntrack._is_of(entry(name, pod, client), conntrack.LAYOUTS[4], conntrack._wanted(sweep))
+    other = key("10.96.0.11:53/UDP")
+    assert not conntrack._is_of(entry(other, pod, client), conntrack.LAYOUTS[4], conntrack._wanted(sweep))
+
+
+def test_a_sweep_for_new_vips_asks_for_every_protocol():
+    address = FOUR.address
+    told = read(conntrack.question(Sweep(4, EVERY_PROTOCOL, {}, frozenset({address}))))
+    original = dict(told.get_attr("CTA_TUPLE_ORIG")["attrs"])
+    assert dict(original["CTA_TUPLE_IP"]["attrs"]) == {"CTA_IP_V4_DST": format_ip(address)}
+    assert "CTA_TUPLE_PROTO" not in original
+    several = read(conntrack.question(Sweep(4, EVERY_PROTOCOL, {}, frozenset({address, bytes(4)}))))
+    assert several.get_attr("CTA_FILTER") is None
 
 
 def test_protocols_without_ports_are_none_of_ours():
