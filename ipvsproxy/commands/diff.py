@@ -81,7 +81,7 @@ def _parts(found: list[Change], services: dict[str, str]) -> Parts:
         yield Marked("A run would change nothing.", Mood.GOOD)
         return
     heads = ("", "OBJECT", "NAME", "OF", "SERVICE", "WAS", "WANTED")
-    yield Grid(heads, [_row(change, services) for change in found])
+    yield Grid(heads, [_row(change, services) for change in found], spare=("OF", "SERVICE"))
     yield ""
     yield _summary(found)
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
-from ipvsproxy.commands.output import Line, Marked, Mood, emit
+from ipvsproxy.commands.output import Hanging, Line, Marked, Mood, emit
 from ipvsproxy.commands.service_survey import survey_service
 from ipvsproxy.commands.survey import survey
 from ipvsproxy.commands.table import FINE, FOUND
@@ -91,7 +91,7 @@ def parts(findings: Sequence[Finding]) -> Iterator[Line]:
     """Yield the findings for people, and how many there are of each verdict."""
     for finding in findings:
         word = Marked(f"{finding.verdict.value:<{WIDTH}}", MOODS[finding.verdict])
-        yield [word, Marked(finding.check, Mood.TITLE), f": {finding.summary}"]
+        yield Hanging([word, Marked(finding.check, Mood.TITLE), f": {finding.summary}"], WIDTH + 2)
         for evidence in filter(None, finding.evidence):
             yield [" " * WIDTH, Marked(evidence, Mood.QUIET)]
         if finding.next:

@@ -72,7 +72,7 @@ def parts(said: Explanation, known: Names) -> Parts:
     if said.targets:
         yield ""
         heads = ("ENDPOINT", "WEIGHT", "ACTIVE", "INACTIVE", "SHARE", "SOURCE SEEN", "MASQUERADED")
-        yield Grid(heads, [_row(target) for target in said.targets])
+        yield Grid(heads, [_row(target) for target in said.targets], spare=("INACTIVE", "ACTIVE", "WEIGHT"))
         if said.server and (told := words(said.server.server.scheduler)):
             yield told
 

@@ -1,7 +1,7 @@
-"""Printing for people and for programs: the only importer of the terminal library.
+"""Printing for people and for programs.
 
-For people a command makes parts: lines, each a text or a list of `Marked` pieces, and grids without borders, as
-kubectl prints them. Long lines are not wrapped, so that they can be searched. Colours appear on a terminal only
+For people a command makes parts, which `commands.layout` lays out. On a terminal they fit its width (not with
+`-o wide`); elsewhere nothing is wrapped or left out, so that it can be searched. Colours appear on a terminal only
 (NO_COLOR is heeded), and what a colour says stands in the words as well.
 
 For programs there is one document, which begins with `version` and `kind` (docs/commands.md).
@@ -14,52 +14,25 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import Enum
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import msgspec
 import yaml
-from termcolor import can_colorize, colored
+from termcolor import can_colorize
 
+from ipvsproxy.commands.layout import Cell, Grid, Hanging, Line, Marked, Mood, Parts, lines
+
+__all__ = [
+    "Cell", "Grid", "Hanging", "Line", "Marked", "Mood", "Parts", "emit", "follow", "lines", "note",
+]  # fmt: skip
 VERSION = 1
 """Of all documents. Fields may be added to one; when one changes its meaning or goes, this is raised."""
 DOCUMENTS = ("json", "yaml")
-GAP = "   "
+WIDE = "wide"
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 """Of a terminal: its other screen, without a cursor and without wrapping; and back."""
 ANEW = "\x1b[H\x1b[2J"
-
-
-class Mood(Enum):
-    """What a piece of text is, as a colour and attributes."""
-
-    PLAIN = (None, ())
-    TITLE = (None, ("bold",))
-    GOOD = ("green", ())
-    DOUBTFUL = ("yellow", ())
-    BAD = ("red", ("bold",))
-    QUIET = ("dark_grey", ())
-
-
-class Marked(NamedTuple):
-    """A piece of text with a mood."""
-
-    text: str
-    mood: Mood = Mood.PLAIN
-
-
-Cell = str | int | Marked
-Line = str | Marked | Sequence[str | Marked]
-
-
-class Grid(NamedTuple):
-    """A table: heads of columns, and rows as long. Columns of numbers stand on the right."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-
-Parts = Iterable[Line | Grid]
 Look = Callable[[], tuple[Mapping[str, Any], Parts]]
 """Looks once and returns a document (without version and kind) and the same for people."""
 
@@ -69,7 +42,7 @@ def emit(form: str, kind: str, document: Mapping[str, Any], parts: Parts) -> Non
     if form in DOCUMENTS:
         sys.stdout.write(_document(form, kind, document, indent=2))
     else:
-        sys.stdout.writelines(f"{line}\n" for line in lines(parts, colours=can_colorize()))
+        sys.stdout.writelines(f"{line}\n" for line in lines(parts, colours=can_colorize(), width=_width(form)))
     sys.stdout.flush()
 
 
@@ -88,7 +61,7 @@ def follow(form: str, kind: str, look: Look, seconds: float, pause: Callable[[fl
     try:
         sys.stdout.write(ENTER)
         while True:
-            shown = list(lines(parts, colours=can_colorize()))
+            shown = list(lines(parts, colours=can_colorize(), width=_width(form)))
             sys.stdout.write(ANEW + "\n".join(shown[: shutil.get_terminal_size().lines]))
             sys.stdout.flush()
             pause(seconds)
@@ -100,55 +73,20 @@ def follow(form: str, kind: str, look: Look, seconds: float, pause: Callable[[fl
 
 def note(text: str) -> None:
     """Say something about the output on stderr, where no program reads it as a part of it."""
-    sys.stderr.write(f"{text}\n")
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+    sys.stderr.writelines(f"{line}\n" for line in lines([text], colours=False, width=width))
+
+
+def _width(form: str) -> int | None:
+    """Return the columns there are, None where nothing may be left out."""
+    if form == WIDE or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def _document(form: str, kind: str, document: Mapping[str, Any], indent: int | None = None) -> str:
-    whole = {"version": VERSION, "kind": kind, **document}
+    # The safe dumper of YAML refuses enums and tuples.
+    whole = msgspec.to_builtins({"version": VERSION, "kind": kind, **document})
     if form == "json":
         return json.dumps(whole, indent=indent) + "\n"
     return yaml.safe_dump(whole, sort_keys=False, explicit_start=indent is None)
-
-
-def lines(parts: Parts, *, colours: bool) -> Iterator[str]:
-    """Yield all parts as lines."""
-    for part in parts:
-        if isinstance(part, Grid):
-            yield from _grid(part, colours=colours)
-        elif isinstance(part, str | Marked):
-            yield _styled(part, colours=colours)
-        else:
-            yield "".join(_styled(piece, colours=colours) for piece in part)
-
-
-def _grid(grid: Grid, *, colours: bool) -> Iterator[str]:
-    head = [Marked(column, Mood.TITLE) for column in grid.columns]
-    columns = list(zip(*grid.rows, strict=True)) or [()] * len(head)
-    widths = [max(map(_width, (title, *cells))) for title, cells in zip(head, columns, strict=True)]
-    right = [bool(cells) and all(isinstance(cell, int) for cell in cells) for cells in columns]
-    for row in (head, *grid.rows):
-        yield GAP.join(
-            _padded(cell, width, right=side, colours=colours)
-            for cell, width, side in zip(row, widths, right, strict=True)
-        ).rstrip()
-
-
-def _padded(cell: Cell, width: int, *, right: bool, colours: bool) -> str:
-    """Pad by what is seen: escape sequences have no width."""
-    blank, text = " " * (width - _width(cell)), _styled(cell, colours=colours)
-    return blank + text if right else text + blank
-
-
-def _width(cell: Cell) -> int:
-    return len(_plain(cell))
-
-
-def _plain(cell: Cell) -> str:
-    return cell.text if isinstance(cell, Marked) else str(cell)
-
-
-def _styled(cell: Cell, *, colours: bool) -> str:
-    if not (colours and isinstance(cell, Marked)):
-        return _plain(cell)
-    colour, attributes = cell.mood.value
-    return colored(cell.text, colour, attrs=attributes, force_color=True)

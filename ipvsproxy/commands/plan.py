@@ -135,14 +135,14 @@ def _parts(document: dict[str, Any]) -> Parts:
     yield ""
     heads = ("NAMESPACE", "SERVICE", "FRONTEND", "VERDICT", "MASQUERADE", "INSIDE", "SERVER", "ENDPOINTS")
     names = [head.lower() for head in heads]
-    yield Grid(heads, [[_cell(row[name]) for name in names] for row in document["frontends"]])
+    yield Grid(
+        heads,
+        [[row[name] or "-" for name in names] for row in document["frontends"]],
+        ("INSIDE", "MASQUERADE", "SERVER"),
+    )
     yield ""
     elements = document["elements"]
     yield Grid(
         ("SET", "ELEMENT", "VALUE"), [(s, k, v or "-") for s, found in elements.items() for k, v in found.items()]
     )
     yield from (Marked(f"Warning: {complaint}", Mood.DOUBTFUL) for complaint in document["complaints"])
-
-
-def _cell(value: Any) -> str:
-    return (", ".join(value) if isinstance(value, list) else value) or "-"

@@ -20,12 +20,16 @@ from ipvsproxy.kernel.view import View
 
 
 class Topic(NamedTuple):
-    """What can be shown: the kind of its document, where rows come from, columns and the fields they show."""
+    """What can be shown: the kind of its document, where rows come from, columns and the fields they show.
+
+    `spare` are columns that a narrow terminal can do without, the least important first.
+    """
 
     kind: str
     read: Callable[[View, Names, int], list[Row]]
     columns: dict[str, str]
     wide: dict[str, str]
+    spare: tuple[str, ...]
 
 
 CUT = "only the first {} connections were read; --limit reads more"
@@ -36,6 +40,7 @@ SERVICE = {"NAMESPACE": "namespace", "SERVICE": "service"}
 LOAD = {"ACTIVE": "active", "INACTIVE": "inactive", "CONNECTIONS": "connections"}
 COUNTED = {"IN-PACKETS": "inPackets", "OUT-PACKETS": "outPackets", "IN-BYTES": "inBytes", "OUT-BYTES": "outBytes"}
 RATES = {"CONN/S": "connectionRate", "IN-BYTES/S": "inByteRate", "OUT-BYTES/S": "outByteRate"}
+SPARE = ("OUT-BYTES/S", "IN-BYTES/S", "CONN/S", "INACTIVE", "CONNECTIONS")
 TOPICS = {
     "services": Topic(
         "ServiceList",
@@ -43,6 +48,7 @@ TOPICS = {
         SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "ENDPOINTS": "endpoints", "DRAINING": "draining"}
         | LOAD | RATES,
         {"SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds", "ONE-PACKET": "onePacket"} | COUNTED,
+        (*SPARE, "DRAINING", "ACTIVE"),
     ),
     "endpoints": Topic(
         "EndpointList",
@@ -50,6 +56,7 @@ TOPICS = {
         SERVICE | {"FRONTEND": "frontend", "ENDPOINT": "endpoint", "STATE": "state", "WEIGHT": "weight"}
         | LOAD | RATES,
         {"PERSISTENT": "persistent"} | COUNTED,
+        (*SPARE, "WEIGHT", "ACTIVE"),
     ),
     "connections": Topic(
         "ConnectionList",
@@ -57,6 +64,7 @@ TOPICS = {
         SERVICE | {"CLIENT": "client", "FRONTEND": "frontend", "ENDPOINT": "endpoint", "STATE": "state",
                    "EXPIRES": "expiresSeconds"},
         {},
+        ("EXPIRES", "NAMESPACE", "SERVICE"),
     ),
     "rules": Topic(
         "RuleList",
@@ -64,6 +72,7 @@ TOPICS = {
         SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "MASQUERADE": "masquerade",
                    "INSIDE-VIEW": "inside", "SOURCE-RANGES": "sourceRanges"},
         {"ADDRESS": "address"},
+        ("INSIDE-VIEW", "MASQUERADE", "SOURCE-RANGES"),
     ),
 }  # fmt: skip
 
@@ -92,7 +101,7 @@ def run(given: Given) -> int:
                 said.add(problem)
                 note(problem)
         document = {"items": shown, "named": not known.problem, "truncated": cut, "missing": list(missing)}
-        return document, [_grid(topic, shown, wide=form == "wide")]
+        return document, [_grid(topic, shown, flags["sort-by"], wide=form == "wide")]
 
     if flags["watch"]:
         follow(form, topic.kind, look, flags["interval"] / NANOSECONDS)
@@ -129,15 +138,17 @@ def _read(given: Given, topic: Topic, limit: int) -> tuple[list[Row], Names, lis
         raise unreadable(error) from error
 
 
-def _grid(topic: Topic, found: Sequence[Row], *, wide: bool) -> Grid:
+def _grid(topic: Topic, found: Sequence[Row], sorted_by: str, *, wide: bool) -> Grid:
     columns = topic.columns | (topic.wide if wide else {})
-    return Grid(list(columns), [[_cell(row[name]) for name in columns.values()] for row in found])
+    by = sorted_by.removeprefix("-").lower()
+    spare = [head for head in topic.spare if by not in (head.lower(), columns[head].lower())]
+    return Grid(list(columns), [[_cell(row[name]) for name in columns.values()] for row in found], spare)
 
 
 def _cell(value: Any) -> Cell:
-    """Show a list with commas, and nothing as a dash, so that columns can be counted."""
+    """Show nothing as a dash, so that columns can be counted."""
     if isinstance(value, list):
-        return ",".join(value) or "-"
+        return value
     if isinstance(value, bool):
         return Marked(str(value).lower())
     return value if isinstance(value, int) else Marked(value, MOODS.get(value, Mood.PLAIN)) if value else "-"

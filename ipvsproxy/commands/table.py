@@ -20,8 +20,12 @@ def flag(name: str, kind: Kind, words: str, default: Any = None) -> Row:
     return Row(name, "", kind, kind.zero if default is None else default, NEW, words)
 
 
-OUTPUT = flag("output", choice("table", "json", "yaml"), "how to print; see docs/commands.md for json", "table")
-WIDE = flag("output", choice("table", "wide", "json", "yaml"), "how to print; wide has all columns", "table")
+OUTPUT = flag(
+    "output",
+    choice("table", "wide", "json", "yaml"),
+    "how to print; wide leaves nothing out; json: docs/commands.md",
+    "table",
+)
 NAMESPACE = flag("namespace", STRING, "only Services of this namespace")
 ALL_NAMESPACES = flag("all-namespaces", BOOL, "Services of all namespaces, which is so anyway without --namespace")
 SELECTOR = flag("selector", STRING, "only Services with these labels, as in kubectl: app=web,tier!=db")
@@ -93,7 +97,7 @@ COMMANDS = (
         ("node",), (OUTPUT, LINK)),
     Command("show", "show what the kernel has, by the names of Services", "show",
         "services|endpoints|connections|rules [NAME...]", ("services", "endpoints", "connections", "rules"),
-        (WIDE, NAMESPACE, ALL_NAMESPACES, SELECTOR, SORT, WATCH, INTERVAL, LIMIT)),
+        (OUTPUT, NAMESPACE, ALL_NAMESPACES, SELECTOR, SORT, WATCH, INTERVAL, LIMIT)),
     Command("diff", "say what a run would change on this node", "diff", own=(OUTPUT,)),
     Command("plan", "say what a node should have, from saved objects; needs no cluster and no root", "plan",
         own=(FROM, OUTPUT)),

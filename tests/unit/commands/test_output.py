@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from ipvsproxy.commands.output import ENTER, LEAVE, Grid, Marked, Mood, emit, follow, lines
+from ipvsproxy.commands.output import ENTER, LEAVE, Grid, Hanging, Marked, Mood, emit, follow, lines
 
 GRID = Grid(("NAME", "COUNT", "STATE"), [("a", 1, Marked("fine", Mood.GOOD)), ("longer", 12345, "")])
 DOCUMENT = {"items": [{"name": "a", "count": 1}]}
@@ -83,3 +83,77 @@ def test_a_terminal_is_left_as_it_was(monkeypatch):
     assert text.startswith(f"a note{ENTER}"), "what is noted stays on the usual screen"
     assert text.endswith(LEAVE)
     assert len(text.splitlines()) <= 60
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+WORDS = (
+    "the reverse path filter of eth0 is strict, so replies that leave by another uplink than they came are dropped"
+)
+SERVICES = Grid(
+    ("NAMESPACE", "SERVICE", "ENDPOINTS", "CONN/S", "IN-BYTES/S"),
+    [("monitoring", "a-service-with-a-long-name", [f"10.244.{n}.1:8080" for n in range(6)], 12, 4096)],
+    ("IN-BYTES/S", "CONN/S"),
+)
+
+
+def on_terminal(monkeypatch, columns, form, *parts):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    emit(form, "Thing", {}, parts)
+    return screen.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 119])
+def test_lines_break_at_words_and_stay_indented(columns, monkeypatch):
+    head = [Marked("warning      ", Mood.DOUBTFUL), Marked("reverse path", Mood.TITLE), f": {WORDS}"]
+    found = on_terminal(monkeypatch, columns, "table", Hanging(head, 15), [" " * 13, WORDS], "short")
+    assert all(len(line) <= columns for line in found)
+    assert found[-1] == "short"
+    assert " ".join(" ".join(found).split()) == " ".join(f"warning reverse path: {WORDS} {WORDS} short".split())
+    assert all(line.startswith((" " * 13, "warning", "short")) for line in found)
+
+
+def test_a_word_that_is_too_long_stays_whole(monkeypatch):
+    found = on_terminal(monkeypatch, 40, "table", f"next: https://{'x' * 60} and more")
+    assert found == ["next:", f"  https://{'x' * 60}", "  and more"]
+
+
+def test_a_narrow_terminal_gets_first_values_and_the_important_columns(monkeypatch):
+    found = on_terminal(monkeypatch, 80, "table", SERVICES)
+    assert found[0].split() == ["NAMESPACE", "SERVICE", "ENDPOINTS"]
+    assert found[1].endswith("10.244.0.1:8080 + 5 more")
+    assert found[2] == "Not shown: IN-BYTES/S, CONN/S. -o wide shows all."
+    assert all(len(line) <= 80 for line in found)
+    wider = on_terminal(monkeypatch, 122, "table", SERVICES)
+    assert wider[0].split() == ["NAMESPACE", "SERVICE", "ENDPOINTS", "CONN/S", "IN-BYTES/S"]
+    assert "10.244.2.1:8080 + 3 more" in wider[1]
+    assert len(wider) == 2
+
+
+def test_wide_and_pipes_get_everything(monkeypatch, capsys):
+    emit("table", "Thing", {}, [SERVICES, WORDS])
+    piped = capsys.readouterr().out.splitlines()
+    assert "10.244.5.1:8080" in piped[1]
+    assert piped[2] == WORDS
+    assert on_terminal(monkeypatch, 80, "wide", SERVICES, WORDS) == piped
+
+
+def test_columns_with_words_break_when_nothing_can_be_left_out(monkeypatch):
+    found = on_terminal(monkeypatch, 60, "table", Grid(("WHERE", "WHAT", "N"), [("decide", WORDS, 7)]))
+    assert all(len(line) <= 60 for line in found)
+    assert found[1].startswith("decide")
+    assert found[1].endswith(" 7")
+    assert found[2].startswith(" " * 9)
+    assert " ".join(" ".join(found[1:]).split()).replace("decide ", "").replace(" 7", "", 1) == WORDS
+
+
+def test_colours_survive_breaking():
+    (one, two) = lines([[Marked("a" * 30, Mood.BAD), Marked(" " + "b" * 30, Mood.GOOD)]], colours=True, width=40)
+    assert one.startswith("\x1b[1m\x1b[31m" + "a" * 30)
+    assert re.sub("\x1b\\[[0-9;]*m", "", two) == "  " + "b" * 30

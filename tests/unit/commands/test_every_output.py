@@ -1,0 +1,150 @@
+"""Every command in every form that its table of flags offers, on objects of every kind.
+
+A new command with `--output`, or a new form, is tried out by being in the table.
+"""
+
+import json
+
+import pytest
+import yaml
+from memory_state import MemoryState
+from memory_view import MemoryView
+
+from ipvsproxy import cli
+from ipvsproxy.address import parse_ip
+from ipvsproxy.commands import diff, doctor, explain, names, objects, rows, show
+from ipvsproxy.commands.objects import desired
+from ipvsproxy.commands.survey import Seen
+from ipvsproxy.commands.table import BY_NAME, COMMANDS, WRONG_USAGE
+from ipvsproxy.config import Config
+from ipvsproxy.diagnosis.facts import Answer, Facts, Settings, to_json
+from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts
+from ipvsproxy.kernel.connections import parse
+from ipvsproxy.kube.once import read_objects
+from ipvsproxy.plan.state import Slot, Vip, VipForm
+
+EVERY_KIND = """
+apiVersion: v1
+kind: List
+items:
+- {kind: Node, apiVersion: v1, metadata: {name: n1}, spec: {podCIDRs: [10.244.1.0/24, "fd00:1::/64"]},
+   status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: "2001:db8::1"}]}}
+- {kind: Service, apiVersion: v1, metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.96.0.10,
+   clusterIPs: [10.96.0.10, "fd00:10::10"], ipFamilies: [IPv4, IPv6], ports: [{port: 80, nodePort: 30080}]}}
+- {kind: Service, apiVersion: v1, metadata: {name: edge}, spec: {type: LoadBalancer, clusterIP: 10.96.0.40,
+   externalTrafficPolicy: Local, healthCheckNodePort: 31999, sessionAffinity: ClientIP,
+   externalIPs: [198.51.100.7],
+   loadBalancerSourceRanges: [198.51.100.0/24, "2001:db8:1::/48"], ports: [{name: s, port: 443, nodePort: 30443}]},
+   status: {loadBalancer: {ingress: [{ip: 203.0.113.20}]}}}
+- {kind: Service, apiVersion: v1, metadata: {name: dns, annotations: {ipvsproxy.io/one-packet: "true"}},
+   spec: {clusterIP: 10.96.0.53, internalTrafficPolicy: Local, ports: [{port: 53, protocol: UDP}]}}
+- {kind: Service, apiVersion: v1, metadata: {name: call}, spec: {clusterIP: "fd00:10::5060",
+   ipFamilies: [IPv6], ports: [{port: 5060, protocol: SCTP}]}}
+- {kind: Service, apiVersion: v1, metadata: {name: bare}, spec: {clusterIP: None}}
+- {kind: Service, apiVersion: v1, metadata: {name: away}, spec: {type: ExternalName, externalName: a.example.com}}
+- {kind: Service, apiVersion: v1, metadata: {name: bad}, spec: {clusterIP: 10.96.0.11, ports: [{port: many}]}}
+- {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv4, ports: [{port: 8080}],
+   metadata: {name: web-4, labels: {kubernetes.io/service-name: web}},
+   endpoints: [{addresses: [10.244.1.1], nodeName: n1}, {addresses: [10.244.2.1], nodeName: n2}]}
+- {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv6, ports: [{port: 8080}],
+   metadata: {name: web-6, labels: {kubernetes.io/service-name: web}}, endpoints: [{addresses: ["fd00:1::1"]}]}
+- {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv4, ports: [{name: s, port: 8443}],
+   metadata: {name: edge-4, labels: {kubernetes.io/service-name: edge}},
+   endpoints: [{addresses: [10.244.2.2], nodeName: n2, conditions: {ready: true}}]}
+- {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv4, ports: [{port: 53, protocol: UDP}],
+   metadata: {name: dns-4, labels: {kubernetes.io/service-name: dns}},
+   endpoints: [{addresses: [10.244.1.3], nodeName: n1, conditions: {ready: false, terminating: true}}]}
+"""
+FLAGS = ["--hostname-override=n1", "--cluster-cidr=10.244.0.0/16,fd00:1::/32"]
+WORDS = {
+    "explain": [["10.96.0.10:80"], ["node", "[fd00:10::10]:80"], ["198.51.100.9", "203.0.113.20:443"],
+                ["10.244.1.9", "203.0.113.20:443"], ["10.96.0.40:444"], ["10.0.0.9:80"]],
+    "show": [["services"], ["endpoints"], ["connections"], ["rules"]],
+    "diff": [[]],
+    "plan": [["--from={folder}"]],
+    "doctor": [[], ["--facts={facts}"], ["default/web"]],
+}  # fmt: skip
+"""What each command is called with. A command that is not in here fails the test: give it words."""
+FORMS = [
+    (command.name, form)
+    for command in COMMANDS
+    if "output" in {row.flag for row in command.own}
+    for form in command.flags["output"].kind.name.split("|")
+]
+READERS = {"json": json.loads, "yaml": yaml.safe_load}
+LINE = "TCP C0000201 D8B2 0A60000A 0050 0AF40101 1F90 ESTABLISHED     899"
+SEEN_SERVICE = ServiceFacts(
+    "default/web",
+    "proxied",
+    cluster_ips=("10.96.0.10",),
+    dns_service="kube-system/kube-dns",
+    answer=Answer("10.96.0.53", "web.default.svc.cluster.local", ("10.96.0.10",)),
+    ports=(PortView("10.96.0.10:80/TCP", (EndpointView("10.244.1.1:8080", "n1", used=True),), local=1),),
+    drift=("VIP 10.96.0.10 is missing",),
+    probes=(Probe("this node", "10.96.0.10:80/TCP", "timeout", 5.0),),
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "objects"
+    place.mkdir()
+    (place / "every.yaml").write_text(EVERY_KIND)
+    return place
+
+
+@pytest.fixture
+def node(folder, monkeypatch):
+    """A node whose kernel has all that is wanted, and some that is not."""
+    here = [parse_ip("192.0.2.1"), parse_ip("2001:db8::1")]
+    settings = Config("n1", cluster_cidrs=("10.244.0.0/16", "fd00:1::/32"), manifests=folder)
+    ledger = desired(settings, read_objects(settings).listed(), here).ledger
+    view = MemoryView(MemoryState(ledger, here, [parse_ip("10.244.1.1")]))
+    view.masquerade_source = view.state.masquerade_source
+    view.vips = lambda: {Vip(parse_ip("10.96.9.9"), VipForm.ADDRESS), Vip(parse_ip("fd00:10::9"), VipForm.ROUTE)}
+    view.state.elements[Slot("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    for module in (show, diff, explain):
+        monkeypatch.setattr(module, "View", lambda: view)
+    known = names.Names({str(key): ledger.owner(key) for key in ledger.frontends})
+    for module in (show, explain):
+        monkeypatch.setattr(module, "names", lambda *_: known)
+    monkeypatch.setattr(rows, "all_connections", lambda: [parse(LINE)])
+    monkeypatch.setattr(objects, "of_this_host", lambda given: given)
+    facts = Facts(Settings("n1"), drift=("VIP 10.96.0.10 is missing",), unread={"links": "not permitted"})
+    monkeypatch.setattr(doctor, "survey", lambda *_: Seen(facts, None, None, None))
+    monkeypatch.setattr(doctor, "survey_service", lambda *_: SEEN_SERVICE)
+    saved = folder.parent / "facts.json"
+    saved.write_bytes(to_json(facts))
+    return {"folder": folder, "facts": saved}
+
+
+@pytest.mark.parametrize(("command", "form"), FORMS)
+def test_every_command_in_every_form(node, command, form, capsys):
+    objects_from = [f"--manifests={node['folder']}"] if BY_NAME[command].settings and command != "plan" else []
+    for words in WORDS[command]:
+        filled = [word.format(**{name: str(path) for name, path in node.items()}) for word in words]
+        status = cli.main([command, *filled, *FLAGS, *objects_from, "-o", form])
+        said = capsys.readouterr()
+        assert status < WRONG_USAGE, said.err
+        assert said.out.strip()
+        if form in READERS:
+            document = READERS[form](said.out)
+            assert (document["version"], bool(document["kind"])) == (1, True)
+            assert document == json.loads(json.dumps(document)), "nothing but JSON's own types"
+
+
+def test_json_and_yaml_say_the_same(node, capsys):
+    answers = []
+    for form, read in READERS.items():
+        cli.main(["diff", *FLAGS, f"--manifests={node['folder']}", "-o", form])
+        answers.append(read(capsys.readouterr().out))
+    assert answers[0] == answers[1]
+    changed = {(change["object"], change["wanted"]) for change in answers[0]["changes"]}
+    assert ("VIP", "address") in changed
+
+
+def test_there_is_something_of_every_verdict_in_the_plan(node, folder, capsys):
+    cli.main(["plan", f"--from={folder}", *FLAGS, "-o", "yaml"])
+    plan = yaml.safe_load(capsys.readouterr().out)
+    assert {row["verdict"] for row in plan["frontends"]} >= {"accept", "refuse", "drop"}
+    assert {row["vip"] for row in plan["frontends"]} >= {"address", None}
