@@ -5,46 +5,35 @@ from __future__ import annotations
 import pathlib
 import shutil
 import subprocess
-from typing import Any
 
-import chart
 import kubernetes.client
 import pytest
 import yaml
+from chart_values import API_SERVER, VARIANTS, by_kind, installed
+from deploy_tools import Object, documents, render
 
 from ipvsproxy.config import document
 from ipvsproxy.kube.kubeconfig import read_kubeconfig
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[3] / "deploy"
-BASE, EXAMPLE, CHART = DEPLOY / "kustomize/base", DEPLOY / "kustomize/example", DEPLOY / "helm/ipvsproxy"
-API_SERVER = {"apiServer": "https://control-plane.invalid:6443"}
+BASE, EXAMPLE = DEPLOY / "kustomize/base", DEPLOY / "kustomize/example"
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 # The client's models are generated from the OpenAPI schemas: field names, types, what is required.
 SCHEMAS = {
     ("v1", "ServiceAccount"): kubernetes.client.V1ServiceAccount,
     ("v1", "ConfigMap"): kubernetes.client.V1ConfigMap,
+    ("v1", "Pod"): kubernetes.client.V1Pod,
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): kubernetes.client.V1ClusterRoleBinding,
+    ("rbac.authorization.k8s.io/v1", "Role"): kubernetes.client.V1Role,
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"): kubernetes.client.V1RoleBinding,
     ("apps/v1", "DaemonSet"): kubernetes.client.V1DaemonSet,
+    ("batch/v1", "Job"): kubernetes.client.V1Job,
 }
-VARIANTS = [
-    API_SERVER,
-    {"existingConfigMap": "kube-proxy"},
-    {**API_SERVER, "privilegedInit": False, "extraArgs": ["--vip-mode=route"], "image": {"tag": "1"}},
-    {**API_SERVER, "nodeSelector": {"pool": "a"}, "tolerations": [], "config": {"ipvs": {"scheduler": "mh"}}},
-]
-
-Object = dict[str, Any]
 
 
 def base() -> list[Object]:
     names = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
-    return [found for name in names for found in yaml.safe_load_all((BASE / name).read_text())]
-
-
-def by_kind(objects: list[Object]) -> dict[str, Object]:
-    found = {item["kind"]: item for item in objects}
-    assert len(found) == len(objects)
-    return found
+    return [found for name in names for found in documents((BASE / name).read_text())]
 
 
 def check(item: Object) -> None:
@@ -59,10 +48,16 @@ def test_the_base_is_valid(item: Object) -> None:
     check(item)
 
 
-@pytest.mark.parametrize("values", VARIANTS)
+@pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
 def test_the_chart_is_valid_whatever_is_chosen(values: Object) -> None:
-    for item in chart.render(CHART, values):
-        check(item)
+    objects = render(values)
+    names = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(set(names)) == len(names)
+    for item in objects:
+        if item["apiVersion"] != "monitoring.coreos.com/v1":
+            check(item)
+        if item["kind"] != "ClusterRoleBinding":
+            assert item["metadata"]["namespace"] == "kube-system"
 
 
 def test_a_wrong_field_does_not_pass() -> None:
@@ -80,31 +75,11 @@ def test_a_wrong_field_does_not_pass() -> None:
 
 
 def test_base_and_chart_are_the_same() -> None:
-    ours, theirs = by_kind(base()), by_kind(chart.render(CHART, API_SERVER))
+    ours, theirs = by_kind(base()), by_kind(installed(API_SERVER))
     for objects in (ours, theirs):
         data = objects["ConfigMap"]["data"]
         objects["ConfigMap"]["data"] = {name: yaml.safe_load(text) for name, text in data.items()}
     assert ours == theirs
-
-
-def test_the_chart_asks_for_what_it_cannot_know() -> None:
-    with pytest.raises(chart.Failed, match="apiServer"):
-        chart.render(CHART, {})
-
-
-@pytest.mark.parametrize("values", VARIANTS[1:])
-def test_choices_of_the_chart_have_their_effect(values: Object) -> None:
-    objects = by_kind(chart.render(CHART, values))
-    pod = objects["DaemonSet"]["spec"]["template"]["spec"]
-    sources = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
-    assert sources == [values.get("existingConfigMap", "ipvsproxy")]
-    assert ("ConfigMap" in objects) == ("existingConfigMap" not in values)
-    assert ("initContainers" in pod) == values.get("privilegedInit", True)
-    assert pod["containers"][0]["args"][2:] == values.get("extraArgs", [])
-    assert pod["containers"][0]["image"].endswith(f":{values.get('image', {}).get('tag', '0.1.0')}")
-    if "config" in values:
-        config = yaml.safe_load(objects["ConfigMap"]["data"]["config.conf"])
-        assert (config["mode"], config["ipvs"]) == ("ipvs", {"scheduler": "mh"})
 
 
 @pytest.mark.parametrize("data", [by_kind(base())["ConfigMap"]["data"],
@@ -135,27 +110,37 @@ def test_only_the_init_container_is_privileged() -> None:
     assert [set(mount) >= {"readOnly"} for mount in first["volumeMounts"]] == [True, True]
 
 
+def test_the_example_works_where_it_is_copied_with_the_base(tmp_path: pathlib.Path) -> None:
+    """Kustomize takes no file from outside, and a patch and an image must be those of an object of the base."""
+    copy = shutil.copytree(DEPLOY / "kustomize", tmp_path / "mine") / "example"
+    overlay = yaml.safe_load((copy / "kustomization.yaml").read_text())
+    for name in overlay["resources"]:
+        assert (copy / name).resolve().is_relative_to(tmp_path)
+        assert (copy / name / "kustomization.yaml").is_file()
+        below = yaml.safe_load((copy / name / "kustomization.yaml").read_text())
+        assert all((copy / name / entry).is_file() for entry in below["resources"])
+    made = {(item["kind"], item["metadata"]["name"], item["metadata"].get("namespace")) for item in base()}
+    for patch in overlay["patches"]:
+        item = yaml.safe_load((copy / patch["path"]).read_text())
+        assert (item["kind"], item["metadata"]["name"], item["metadata"]["namespace"]) in made
+    pod = by_kind(base())["DaemonSet"]["spec"]["template"]["spec"]
+    images = {container["image"].rpartition(":")[0] for container in pod["containers"] + pod["initContainers"]}
+    assert {image["name"] for image in overlay["images"]} == images
+    assert overlay.keys() <= {"apiVersion", "kind", "resources", "images", "patches"}
+
+
 @pytest.mark.skipif(not shutil.which("kubectl") and not shutil.which("kustomize"), reason="no kustomize")
-def test_kustomize_builds_what_the_files_say() -> None:
+def test_kustomize_builds_what_the_files_say(tmp_path: pathlib.Path) -> None:
     program = ["kustomize", "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
-    built = by_kind(_documents([*program, str(BASE)]))
+    copy = shutil.copytree(DEPLOY / "kustomize", tmp_path / "mine")
+    built = by_kind(_documents([*program, str(copy / "base")]))
     assert built == by_kind(base())
-    example = by_kind(_documents([*program, str(EXAMPLE)]))
+    example = by_kind(_documents([*program, str(copy / "example")]))
     pod = example["DaemonSet"]["spec"]["template"]["spec"]
     images = {container["image"] for container in pod["containers"] + pod["initContainers"]}
     assert images == {"registry.example.com/ipvsproxy:0.1.0"}
     assert example["ConfigMap"]["data"] == yaml.safe_load((EXAMPLE / "cluster.yaml").read_text())["data"]
 
 
-@pytest.mark.skipif(not shutil.which("helm"), reason="no helm")
-@pytest.mark.parametrize("values", VARIANTS)
-def test_helm_renders_as_we_do(values: Object, tmp_path: pathlib.Path) -> None:
-    given = tmp_path / "values.yaml"
-    given.write_text(yaml.safe_dump(values))
-    argv = ["helm", "template", "ipvsproxy", str(CHART), "--namespace=kube-system", f"--values={given}"]
-    assert by_kind(_documents(argv)) == by_kind(chart.render(CHART, values))
-
-
 def _documents(argv: list[str]) -> list[Object]:
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    return [item for item in yaml.safe_load_all(done.stdout) if item]
+    return documents(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
