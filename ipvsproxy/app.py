@@ -27,6 +27,7 @@ from ipvsproxy.kube.inbox import Alone, Inbox, NodeAddressesChanged, Source
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.opening import open_kernel, prepare
 from ipvsproxy.outside import Outside
+from ipvsproxy.probe import web
 from ipvsproxy.reload import FileWatcher
 from ipvsproxy.serve.traffic import Look
 
@@ -39,6 +40,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     `recheck` returns what is wrong with the configuration files as they are when it is called.
     """
     threading.excepthook = _crashed
+    check_mode(config)
     memory.expect_many_objects()
     FileWatcher(config.files, recheck, _restart).start()
     host.set_oom_score(config.oom_score_adj)
@@ -76,6 +78,19 @@ def init(config: Config) -> None:
     """
     prepare(open_kernel(config))
     log.info("this host is ready")
+
+
+def check_mode(config: Config) -> None:
+    """Say that another mode is replaced. Raises Fatal where a kube-proxy still serves in such a mode."""
+    if not config.other_mode:
+        return
+    running = web.other_mode(config)
+    if running:
+        raise Fatal(
+            f"A kube-proxy is running on this node ({running}); nothing has been changed. Stop it before"
+            f" ipvsproxy is started here. {config.other_mode}"
+        )
+    log.warning("Started in mode ipvs, although another mode is configured", reason=config.other_mode)
 
 
 def _await_turn(lock: Lock, kernel: Kernel, outside: Outside, inbox: Inbox) -> None:

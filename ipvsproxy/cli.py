@@ -17,7 +17,7 @@ from typing import Any
 from ipvsproxy.commands.given import Failed, Given
 from ipvsproxy.commands.table import BY_NAME, COMMANDS, Command
 from ipvsproxy.config.assemble import config as assembled
-from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, refusal, unknown_gates
+from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, unknown_gates
 from ipvsproxy.config.commandline import Arguments, WrongUsage, parse, usage
 from ipvsproxy.config.document import Unusable, text
 from ipvsproxy.config.settle import Settings, settle
@@ -106,10 +106,9 @@ def _given(command: Command, arguments: Arguments) -> Given:
 def _problems(settings: Settings) -> list[str]:
     found = list(problems(settings))
     values = settings.values
-    if not found and not (values["--cleanup"] or values["--write-config-to"]):
-        found += filter(None, [refusal(settings)])
-        if not (values["hostnameOverride"] or socket.gethostname()).strip():
-            found.append(NODE_NAME_BLANK)
+    needs_name = not (values["--cleanup"] or values["--write-config-to"])
+    if not found and needs_name and not (values["hostnameOverride"] or socket.gethostname()).strip():
+        found.append(NODE_NAME_BLANK)
     return found
 
 

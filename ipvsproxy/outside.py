@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ipvsproxy.config import Config, Listen
-from ipvsproxy.kube.events import Door, Events, cannot_listen, starting, waiting
+from ipvsproxy.kube.events import Door, Events, cannot_listen, replacing, starting, waiting
 from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.report import Report
 from ipvsproxy.serve import pages
@@ -49,6 +49,8 @@ class Outside:
     def send_events(self, door: Door | None) -> None:
         """Begin to send events, the start of the process first."""
         self._events.put(starting(self._config.node_name))
+        if self._config.other_mode:
+            self._events.put(replacing(self._config.node_name, self._config.other_mode))
         self._events.begin(door)
 
     def standby(self, holder: str) -> None:

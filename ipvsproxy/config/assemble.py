@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ipvsproxy.address import parse_cidr, parse_ip
-from ipvsproxy.config.check import KUBERNETES_VERSION, SERVICE_METRICS, gate, reads
+from ipvsproxy.config.check import KUBERNETES_VERSION, SERVICE_METRICS, gate, other_mode, reads
 from ipvsproxy.config.document import tree
 from ipvsproxy.config.kinds import NANOSECONDS
 from ipvsproxy.config.model import (
@@ -41,7 +41,8 @@ def config(settings: Settings, host_name: str) -> Config:
         verbosity=values["logging.verbosity"],
         vmodule=tuple((item["filePattern"], item["verbosity"]) for item in values["logging.vmodule"]),
         log_format=LogFormat(values["logging.format"]),
-        document=tree(values),
+        other_mode=other_mode(settings),
+        document=tree({**values, "mode": "ipvs"}),
         flags=tuple(_flags(settings)),
         files=tuple(settings.files),
         **_traffic(values),

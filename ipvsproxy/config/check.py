@@ -1,7 +1,7 @@
 """What is wrong with settings: every problem at once, each with the flag or field it is about.
 
-Rules: contract 1.6. A mode that is not ours is no problem here, since cleaning up and writing the configuration
-do not mind it; `refusal` says it to those who would run (contract 1.7).
+Rules: contract 1.6. A mode that is not ours is no problem here; `other_mode` says what it means for those who
+would run (contract 1.7).
 """
 
 import re
@@ -68,14 +68,19 @@ def problems(settings: Settings) -> Iterator[str]:
         yield "--write-config-to: cannot be combined with --cleanup"
 
 
-def refusal(settings: Settings) -> str:
-    """Return why these settings cannot be run with, empty if they can."""
+def other_mode(settings: Settings) -> str:
+    """Return what to do about a mode that is not ours, empty where there is none or its replacement is wanted.
+
+    kubeadm writes `mode: iptables` from 1.37 on where nobody has chosen. So such a file may well be meant for us,
+    and a node must not be left without a proxy; but who runs kube-proxy in that mode on the node must keep it.
+    """
     mode = settings.values["mode"]
-    if mode == "ipvs":
+    if mode == "ipvs" or settings.values["replaceProxyMode"]:
         return ""
     return (
-        f"{settings.name('mode')}: {mode}: this program replaces kube-proxy's ipvs mode and will not change the"
-        " data plane of a cluster that asked for another one. Set the mode to ipvs, or leave it empty"
+        f"{settings.name('mode')} is {mode}, and this program serves in mode ipvs only. If it is meant to replace"
+        f" the mode {mode}, say so: set the environment variable IPVSPROXY_REPLACE_PROXY_MODE=true, the flag"
+        " --replace-proxy-mode, or the mode to ipvs"
     )
 
 

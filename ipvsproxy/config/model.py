@@ -85,6 +85,8 @@ class Config:
     A server without an address (`healthz_bind_address`, `metrics_bind_address`) is not wanted. `document` is the
     effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, for /configz; `flags` are all flags
     with their values as text, for /flagz; `files` are the configuration files with the bytes that were read.
+    `other_mode` is what to say where the settings name a mode that is not ours and nobody has asked for its
+    replacement; empty otherwise.
     `vmodule` are patterns of file names with the verbosity there.
     `service_metrics` is for how many Services there are counters of their own, `ALL_SERVICES` for all.
     `families` are the IP families in which Services are served: those that the host supports.
@@ -135,6 +137,7 @@ class Config:
     vmodule: tuple[tuple[str, int], ...] = ()
     log_format: LogFormat = LogFormat.TEXT
 
+    other_mode: str = ""
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     flags: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     files: tuple[tuple[Path, bytes], ...] = field(default=(), compare=False, repr=False)

@@ -104,7 +104,7 @@ SERVERS = (
         "the previous minor version; no metric is hidden"),
 )  # fmt: skip
 TRAFFIC = (
-    Row("proxy-mode", "mode", STRING, "", BETTER, "ipvs or empty; others are refused"),
+    Row("proxy-mode", "mode", STRING, "", BETTER, "ipvs or empty; others: see --replace-proxy-mode"),
     Row("cluster-cidr", "clusterCIDR", CIDRS, [], SAME, "where pods have addresses"),
     Row("detect-local-mode", "detectLocalMode", STRING, "", SAME,
         "how a local pod is told from others: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"),
@@ -176,6 +176,8 @@ OURS = (
     Row("extra-config", "", STRING, "", NEW, "an IPVSProxyConfiguration with the settings below", always=True),
     Row("manifests", "manifests", STRING, "", NEW, "a watched folder of YAML or JSON; needs no cluster",
         always=True),
+    Row("replace-proxy-mode", "replaceProxyMode", BOOL, False, NEW,
+        "serve, in mode ipvs, also where the configured mode is iptables or nftables", always=True),
     Row("vip-mode", "vipMode", STRING, "auto", NEW,
         "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True),
     Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,

@@ -202,6 +202,11 @@ def starting(node: str) -> Notice:
     return Notice(Subject("Node", "", node, node), Severity.NORMAL, "Starting", "StartKubeProxy")
 
 
+def replacing(node: str, note: str) -> Notice:
+    """Return the notice that Services are served in another mode than the settings name."""
+    return Notice(Subject("Node", "", node, node), Severity.WARNING, "ProxyModeReplaced", "StartKubeProxy", note)
+
+
 def waiting(node: str, holder: str) -> Notice:
     """Return the notice that another proxy has this node."""
     note = f"another ipvsproxy has this node ({holder}); this one takes over when it ends"

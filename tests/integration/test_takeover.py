@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -199,6 +200,46 @@ def test_open_connections_go_on_and_leftovers_go(
     assert foreign(lab, node) == before
     for talk in talks:
         talk.socket.close()
+
+
+# What a kube-proxy says of its mode on its metrics port; it goes on until it is killed.
+ANSWERS_MODE = """
+import http.server
+class Mode(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"iptables")
+http.server.HTTPServer(("127.0.0.1", 10249), Mode).serve_forever()
+"""
+
+
+def test_another_mode_in_the_settings_is_replaced_only_where_no_kube_proxy_runs(
+    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...]
+) -> None:
+    """As after a change of the image where kubeadm has written `mode: iptables`."""
+    LEAVE["iptables"](lab, node, served)
+    before, asked = listings(lab, node), questions(lab, node, served)
+    with netns.inside(node.netns):
+        running = subprocess.Popen([sys.executable, "-c", ANSWERS_MODE])
+    try:
+        eventually(lambda: "10249" in lab.run(node, ["ss", "-ltn"]))
+        proxy = lab.proxy(node, manifests.path, [*ARGUMENTS, "--proxy-mode=iptables"], wait=False)
+        eventually(lambda: not proxy.is_running())
+    finally:
+        running.kill()
+        running.wait()
+    assert proxy.process is not None
+    assert proxy.process.returncode == 1
+    assert "A kube-proxy is running on this node (127.0.0.1:10249 answers in mode iptables)" in proxy.text()
+    assert listings(lab, node) == before
+    assert ask(asked) == ["answered"]
+
+    proxy.start()
+    said = proxy.wait_for("Started in mode ipvs, although another mode is configured")
+    assert "IPVSPROXY_REPLACE_PROXY_MODE=true" in str(said["reason"])
+    eventually(lambda: not leftovers(lab, node))
+    assert ask(asked) == ["answered"]
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])

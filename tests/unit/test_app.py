@@ -16,6 +16,23 @@ def test_settings_for_a_family_the_host_has_not_got_end_the_start(monkeypatch):
     assert app._families(Config("n", cluster_cidrs=("10.0.0.0/8",))) == {4}
 
 
+OTHER = Config("n", other_mode="FILE: KubeProxyConfiguration.mode is iptables, and ...")
+
+
+def test_a_kube_proxy_that_still_serves_in_another_mode_is_not_replaced(monkeypatch):
+    monkeypatch.setattr(app.web, "other_mode", lambda _: "127.0.0.1:10249 answers in mode iptables")
+    with pytest.raises(Fatal, match=r"running on this node \(127.0.0.1:10249 .*; nothing has been changed.*FILE"):
+        app.check_mode(OTHER)
+    app.check_mode(Config("n"))  # whoever asked for it, or configured mode ipvs, is not asked
+
+
+def test_what_a_kube_proxy_of_another_mode_has_left_is_taken_over_with_a_warning(monkeypatch):
+    monkeypatch.setattr(app.web, "other_mode", lambda _: "")
+    with capture_logs() as logs:
+        app.check_mode(OTHER)
+    assert [(entry["log_level"], entry["reason"]) for entry in logs] == [("warning", OTHER.other_mode)]
+
+
 @pytest.mark.parametrize("guarded", [True, False])
 def test_a_thread_that_crashes_ends_the_process(monkeypatch, guarded):
     ended = queue.SimpleQueue()

@@ -62,6 +62,28 @@ def test_signals_count_before_anything_is_done(where, what, word, heeded, monkey
     assert heeded == ["signals", "work"]
 
 
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_a_file_with_another_mode_does_not_keep_a_node_without_a_proxy(tmp_path, ran, monkeypatch, mode):
+    """kubeadm 1.37 writes `mode: iptables` where nobody chose a mode."""
+    monkeypatch.setattr(host, "obstacles", lambda _: [])
+    path = tmp_path / "config.conf"
+    path.write_text(KUBEADM.read_text().replace('mode: ""', f"mode: {mode}"))
+    assert cli.main([f"--config={path}"], "kube-proxy") == 0
+    ((_, config, recheck),) = ran
+    assert f"{path}: KubeProxyConfiguration.mode is {mode}" in config.other_mode
+    assert "IPVSPROXY_REPLACE_PROXY_MODE=true" in config.other_mode
+    assert config.document["mode"] == "ipvs"
+    assert recheck() == []
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_wish_to_replace_another_mode_ends_all_questions(ran, flag, monkeypatch):
+    if not flag:
+        monkeypatch.setenv("IPVSPROXY_REPLACE_PROXY_MODE", "true")
+    assert cli.main(["--proxy-mode=iptables", *(["--replace-proxy-mode"] if flag else [])], "kube-proxy") == 0
+    assert ran[0][1].other_mode == ""
+
+
 def test_init_only(ran):
     assert cli.main(["--init-only"]) == 0
     assert [call[0] for call in ran] == ["init"]
@@ -80,7 +102,7 @@ def test_init_only(ran):
         ("ipvsproxy", ["run", "--conntrack-min=-1"], 2),
         ("ipvsproxy", ["--conntrack-min=-1"], 1),
         ("ipvsproxy", ["run", "--config=/nonexistent"], 1),
-        ("kube-proxy", ["--proxy-mode=nftables"], 1),
+        ("kube-proxy", ["--proxy-mode=userspace"], 1),
     ],
 )
 def test_wrong_usage_has_the_status_of_its_grammar(program, arguments, status, ran, capsys):
@@ -158,7 +180,7 @@ def test_files_are_checked_again_when_asked(tmp_path, ran, monkeypatch):
     assert recheck() == []
     stands_in_the_way.append("net.ipv4.conf.all.arp_ignore is 0 and cannot be set to 1")
     assert recheck() == stands_in_the_way
-    path.write_text(KUBEADM.read_text().replace("mode: ", "mode: nftables #"))
-    assert "nftables" in recheck()[0]
+    path.write_text(KUBEADM.read_text().replace("mode: ", "mode: userspace #"))
+    assert "userspace" in recheck()[0]
     path.write_text("[")
     assert str(path) in recheck()[0]

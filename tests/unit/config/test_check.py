@@ -1,6 +1,6 @@
 import pytest
 
-from ipvsproxy.config.check import problems, refusal, unknown_gates
+from ipvsproxy.config.check import other_mode, problems, unknown_gates
 from ipvsproxy.config.commandline import parse
 from ipvsproxy.config.settle import settle
 
@@ -128,10 +128,11 @@ def test_a_problem_of_a_file_names_the_field(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
-def test_other_modes_are_refused(mode):
+def test_other_modes_need_a_word(mode):
     settings = settle({"mode": mode}, {})
     assert list(problems(settings)) == []
-    assert refusal(settings).startswith(f"--proxy-mode: {mode}: ")
+    assert other_mode(settings).startswith(f"--proxy-mode is {mode}, and ")
+    assert other_mode(settle({"mode": mode, "replaceProxyMode": True}, {})) == ""
 
 
 def test_gates_without_effect_are_known():

@@ -5,7 +5,7 @@ import pytest
 from ipvsproxy.config import ALL_SERVICES, Conntrack, DetectLocalMode, IpvsTimeouts, Listen, VipMode
 from ipvsproxy.config.advice import family_advice
 from ipvsproxy.config.assemble import config as assembled
-from ipvsproxy.config.check import problems, refusal
+from ipvsproxy.config.check import other_mode, problems
 from ipvsproxy.config.commandline import parse
 from ipvsproxy.config.document import Unusable, text
 from ipvsproxy.config.settle import settle
@@ -22,7 +22,7 @@ def settings(*arguments, **environment):
 def config(*arguments, **environment):
     settled = settings(*arguments, **environment)
     assert list(problems(settled)) == []
-    assert refusal(settled) == ""
+    assert other_mode(settled) == ""
     return assembled(settled, "Host")
 
 

@@ -12,7 +12,7 @@ from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Answer
 from ipvsproxy.probe import dns
 from ipvsproxy.probe.live import knock, open_socket
-from ipvsproxy.probe.web import read_proxy
+from ipvsproxy.probe.web import other_mode, read_proxy
 
 ASKED = Answer("10.96.0.10", "a.example")
 
@@ -139,6 +139,27 @@ def test_another_proxy_is_known_by_its_metrics(config, monkeypatch):
     monkeypatch.setitem(ANSWERS, "/healthz", (503, "ill"))
     found = read_proxy(config)
     assert (found.health, found.is_ours) == (503, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [("iptables", "0.0.0.0:{} answers in mode iptables"), ("nftables\n", "0.0.0.0:{} answers in mode nftables"),
+     ("ipvs", ""), ("<html>", "")],
+)  # fmt: skip
+def test_a_kube_proxy_of_another_mode_is_known_by_its_answer(config, monkeypatch, body, found):
+    monkeypatch.setattr("ipvsproxy.probe.web.USUAL_METRICS", None)
+    monkeypatch.setitem(ANSWERS, "/proxyMode", (200, body))
+    assert other_mode(config) == found.format(config.metrics_bind_address.port)
+    monkeypatch.setitem(ANSWERS, "/proxyMode", (404, body))
+    assert other_mode(config) == ""
+
+
+def test_where_nothing_listens_no_other_mode_runs(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        listen = Listen(bytes([127, 0, 0, 1]), taken.getsockname()[1])
+        monkeypatch.setattr("ipvsproxy.probe.web.USUAL_METRICS", listen)
+        assert other_mode(Config("node1", metrics_bind_address=None)) == ""
 
 
 def test_no_proxy_and_no_port():
