@@ -16,7 +16,8 @@ from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS
 
 KUBERNETES_VERSION = "v1.36.2"
 """The release whose kube-proxy this program behaves like."""
-PREVIOUS_MINOR = "1.35"
+PREVIOUS_MINORS = ("1.35", "1.36")
+"""What kube-proxy 1.36 and 1.37 take for the previous minor version."""
 VERSION = re.compile(r"v\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """What a ruleset can name. Linux takes nearly anything for a name; quotes and the like are not worth the risk."""
@@ -32,6 +33,7 @@ GATES = {
     "LoggingAlphaOptions": False,
 }
 """Gates with an effect here, and their defaults. All other names are accepted (contract 1.8)."""
+STAGES = {"ComponentFlagz": "AllBeta", "ComponentStatusz": "AllBeta", "LoggingAlphaOptions": "AllAlpha"}
 SERVICE_METRICS = ("off", "all")
 NUMBER = re.compile("[1-9][0-9]{0,5}")
 PORT = re.compile("[0-9]{1,9}")
@@ -49,7 +51,7 @@ CHOICES = {
     "detectLocalMode": tuple(DetectLocalMode),
     "logging.format": tuple(LogFormat),
     "vipMode": tuple(VipMode),
-    "showHiddenMetricsForVersion": ("", PREVIOUS_MINOR),
+    "showHiddenMetricsForVersion": ("", *PREVIOUS_MINORS),
 }
 
 
@@ -86,7 +88,7 @@ def other_mode(settings: Settings) -> str:
 
 def unknown_gates(settings: Settings) -> list[str]:
     """Return the feature gates that were given and that have no effect here."""
-    return sorted(settings.values["featureGates"].keys() - GATES.keys() - LOCKED_GATES.keys())
+    return sorted(settings.values["featureGates"].keys() - GATES.keys() - LOCKED_GATES.keys() - {*STAGES.values()})
 
 
 def lost_in_file(settings: Settings) -> Iterator[str]:
@@ -97,8 +99,9 @@ def lost_in_file(settings: Settings) -> Iterator[str]:
 
 
 def gate(values: dict[str, Any], name: str) -> bool:
-    """Return whether a feature gate of `GATES` is on."""
-    return bool(values["featureGates"].get(name, GATES[name]))
+    """Return whether a feature gate of `GATES` is on: by its own name, or as one of its stage."""
+    given = values["featureGates"]
+    return bool(given.get(name, given.get(STAGES.get(name, ""), GATES[name])))
 
 
 Problem = tuple[str, Any, str]

@@ -1,18 +1,20 @@
 """A configuration file into values by field, and back.
 
-In: the bytes of one YAML or JSON document, its kind, and the rows of its fields. Out: the values that are given,
-and complaints. A complaint (unknown field, key given twice) does not spoil a file: kube-proxy decodes strictly,
-logs what only strictness minds, and goes on with the rest (contract 1.3). Everything else does, and all of
-it is said at once, with line and field.
+In: the bytes of a YAML or JSON file, the kind of its first document, and the rows of its fields. Out: the values
+that are given, and complaints. A complaint (unknown field, key given twice, a second document) does not spoil a
+file: kube-proxy decodes strictly, logs what only strictness minds, and goes on with the rest (contract 1.3).
+Everything else does, and all of it is said at once, with line and field.
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import yaml
 
 from ipvsproxy.config.kinds import BadValue
 from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS, Row
+from ipvsproxy.config.yamltext import NULL, Found, Malformed, first_document
 
 
 class Unusable(ValueError):
@@ -38,37 +40,32 @@ class Document(NamedTuple):
     complaints: list[str]
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as Kubernetes reads it: a date is a text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def decode(data: bytes, form: Form) -> Document:
-    """Read a document. Raises Unusable."""
+    """Read the first document of a file, which is the one that counts. Raises Unusable."""
     try:
-        loader = _Loader(data)
-        root = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise Unusable(f"{line}{error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Unusable(" ".join(str(error).split())) from None
-    if not isinstance(root, yaml.MappingNode):
-        raise Unusable(f"not a {form.kind}")
-    reader = _Reader(loader, form)
-    reader.mapping(root, "")
-    found = (reader.values.pop("apiVersion", ""), reader.values.pop("kind", ""))
-    if found != (form.api_version, form.kind):
-        reader.errors.insert(0, f"apiVersion {found[0]!r}, kind {found[1]!r}: not {form.api_version}, {form.kind}")
+        found = first_document(data)
+    except Malformed as error:
+        raise Unusable(str(error)) from None
+    elsewhere = _elsewhere(found, form)
+    if not isinstance(found.root, yaml.MappingNode):
+        raise Unusable(f"not a {form.kind}{elsewhere}")
+    reader = _Reader(found.loader, form)
+    reader.mapping(found.root, "")
+    said = (reader.values.pop("apiVersion", ""), reader.values.pop("kind", ""))
+    if said != (form.api_version, form.kind):
+        wanted = f"not {form.api_version}, {form.kind}{elsewhere}"
+        reader.errors.insert(0, f"apiVersion {said[0]!r}, kind {said[1]!r}: {wanted}")
     if reader.errors:
         raise Unusable("\n".join(reader.errors))
-    return Document(reader.values, reader.complaints)
+    ignored = [f"{other} is ignored: only the first document of a file counts" for other in found.ignored]
+    return Document(reader.values, reader.complaints + ignored)
+
+
+def _elsewhere(found: Found, form: Form) -> str:
+    """Return where else in the file a document of this form is, as the end of a sentence."""
+    fits = (other for other in found.ignored if (other.api_version, other.kind) == (form.api_version, form.kind))
+    other = next(fits, None)
+    return f"; {other} is one, but only the first document of a file counts" if other else ""
 
 
 class _Reader:
@@ -84,37 +81,60 @@ class _Reader:
 
     def mapping(self, node: yaml.MappingNode, prefix: str) -> None:
         """Take all fields of one mapping; of a key that is given twice the last one counts."""
-        seen = set()
-        for key_node, value_node in node.value:
-            path = f"{prefix}{key_node.value}" if isinstance(key_node, yaml.ScalarNode) else f"{prefix}?"
-            if path in seen:
-                self._note(self.complaints, key_node, path, "given twice, the last one counts")
-            seen.add(path)
-            self._field(path, key_node, value_node)
+        given = set()
+        for key, _ in node.value:
+            path = _path(prefix, key)
+            if path in given:
+                self._note(self.complaints, key, path, "given twice, the last one counts")
+            given.add(path)
+        try:
+            self._loader.flatten_mapping(node)  # what `<<` merges stands before what is given here
+        except yaml.MarkedYAMLError as error:
+            self._note(self.errors, node, f"{prefix}<<", _words(error))
+        for path, (key, value) in {_path(prefix, key): (key, value) for key, value in node.value}.items():
+            self._field(path, key, value)
 
     def _field(self, path: str, key: yaml.Node, node: yaml.Node) -> None:
         row = self._form.fields.get(path)
-        if node.tag == "tag:yaml.org,2002:null":
-            self.values.pop(path, None)
-        elif row is not None:
+        if node.tag == NULL:
+            return
+        if row is not None:
             self._value(path, row, node)
         elif path in ("apiVersion", "kind"):
-            self.values[path] = node.value
+            self.values[path] = node.value if isinstance(node, yaml.ScalarNode) else "?"
         elif path not in self._inner:
-            self._note(self.complaints, key, path, "unknown field")
+            self._note(self.complaints, key, path, f"unknown field{self._like(path)}")
         elif isinstance(node, yaml.MappingNode):
             self.mapping(node, f"{path}.")
         else:
             self._note(self.errors, node, path, "is not a mapping")
 
+    def _like(self, path: str) -> str:
+        """Return the field that may have been meant: names have upper and lower case, as in kube-proxy."""
+        names = {field.lower(): field for field in self._form.fields}
+        like = get_close_matches(path.lower()[:100], names, 1, 0.8)
+        return f"; did you mean {names[like[0]]}?" if like else ""
+
     def _value(self, path: str, row: Row, node: yaml.Node) -> None:
         try:
             self.values[path] = row.kind.decode(self._loader.construct_object(node, deep=True))
-        except (BadValue, yaml.constructor.ConstructorError) as error:
+        except BadValue as error:
             self._note(self.errors, node, path, " ".join(str(error).split()))
+        except yaml.MarkedYAMLError as error:
+            self._note(self.errors, node, path, _words(error))
+        except (ValueError, LookupError, TypeError, AttributeError):  # a tag whose text is none of its kind
+            self._note(self.errors, node, path, f"has the tag {node.tag}, and is none")
 
     def _note(self, where: list[str], node: yaml.Node, path: str, words: str) -> None:
         where.append(f"line {node.start_mark.line + 1}: {self._form.kind}.{path}: {words}")
+
+
+def _path(prefix: str, key: yaml.Node) -> str:
+    return f"{prefix}{key.value}" if isinstance(key, yaml.ScalarNode) else f"{prefix}?"
+
+
+def _words(error: yaml.MarkedYAMLError) -> str:
+    return " ".join(str(error.problem or error.context).split())
 
 
 def tree(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,11 @@ the setting. Grammar: contract 1.1; what a field may hold in a file: contract 1.
 """
 
 import re
+import reprlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from fractions import Fraction
+from math import isfinite
 from typing import Any, NamedTuple
 
 NANOSECONDS = 10**9
@@ -18,11 +21,20 @@ LONGEST = 2**63 - 1
 LONGEST_TEXT = 100
 DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(|[numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)")
+OCTAL = re.compile(r"([-+]?)0([0-7_]*[0-7])")
+shown = reprlib.Repr()
+shown.maxstring = shown.maxother = shown.maxlong = 100
+shown.maxlevel = 3
 TRUE, FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 
 
 class BadValue(ValueError):
     """A text or value that a setting cannot have."""
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is shown to people: of a large one only the beginning."""
+    return shown.repr(value)
 
 
 class Kind(NamedTuple):
@@ -95,17 +107,22 @@ def _boolean(text: str) -> bool:
     return text in TRUE
 
 
+def _integer_text(text: str) -> int:
+    """Read a whole number as Go does with base 0: 0x10, 0b1, 0o7, and 07 is octal."""
+    octal = OCTAL.fullmatch(text)
+    return int(octal[1] + octal[2], 8) if octal else int(text, 0)
+
+
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         try:
-            # int() with base 0 knows 0x10 and 0b1; a leading zero is an old octal number there.
-            number = int(value, 0) if isinstance(value, str) else value
+            number = _integer_text(value) if isinstance(value, str) else value
         except ValueError:
-            raise BadValue(f"{value!r} is not a whole number") from None
+            raise BadValue(f"{_shown(value)} is not a whole number") from None
         if isinstance(number, float) and number.is_integer():
             number = int(number)
         if not isinstance(number, int) or isinstance(number, bool):
-            raise BadValue(f"{value!r} is not a whole number")
+            raise BadValue(f"{_shown(value)} is not a whole number")
         if not low <= number <= high:
             raise BadValue(f"{value} is out of range")
         return number
@@ -114,10 +131,11 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
 
 
 def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise BadValue(f"{value!r} is not a number") from None
+    with suppress(TypeError, ValueError, OverflowError):
+        number = float(value)
+        if isfinite(number):
+            return number
+    raise BadValue(f"{_shown(value)} is not a number")
 
 
 def choice(*names: str) -> "Kind":
@@ -125,17 +143,18 @@ def choice(*names: str) -> "Kind":
 
     def read(value: Any) -> str:
         if value not in names:
-            raise BadValue(f"{value!r} is none of {', '.join(names)}")
+            raise BadValue(f"{_shown(value)} is none of {', '.join(names)}")
         return str(value)
 
     return Kind("|".join(names), "", read, read)
 
 
 def _quantity(value: Any) -> str:
-    text = str(value)
-    if isinstance(value, bool | list | dict) or not QUANTITY.fullmatch(text):
-        raise BadValue(f"{value!r} is not a quantity such as 64Ki")
-    return text
+    text = value.strip() if isinstance(value, str) else repr(value)
+    found = QUANTITY.fullmatch(text)
+    if found is None or isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadValue(f"{_shown(value)} is not a quantity such as 64Ki")
+    return text if float(found[1]) else "0"
 
 
 def _strictly(wanted: type, words: str, read: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
@@ -143,7 +162,7 @@ def _strictly(wanted: type, words: str, read: Callable[[Any], Any] | None = None
 
     def decode(value: Any) -> Any:
         if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
-            raise BadValue(f"{value!r} is not {words}")
+            raise BadValue(f"{_shown(value)} is not {words}")
         return read(value) if read else value
 
     return decode
@@ -152,7 +171,7 @@ def _strictly(wanted: type, words: str, read: Callable[[Any], Any] | None = None
 def _number_only(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decode(value: Any) -> Any:
         if isinstance(value, str | bool):
-            raise BadValue(f"{value!r} is not a number")
+            raise BadValue(f"{_shown(value)} is not a number")
         return read(value)
 
     return decode
@@ -163,9 +182,9 @@ def _words(text: str) -> list[str]:
 
 
 def _strings(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise BadValue(f"{value!r} is not a list of strings")
-    return value
+    if not isinstance(value, list) or not all(isinstance(item, str | None) for item in value):
+        raise BadValue(f"{_shown(value)} is not a list of strings")
+    return [item or "" for item in value]
 
 
 def _pairs(text: str, read: Callable[[str], Any]) -> Iterable[tuple[str, Any]]:
@@ -177,20 +196,25 @@ def _pairs(text: str, read: Callable[[str], Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _gates(value: Any) -> dict[str, bool]:
-    if not isinstance(value, dict) or not all(isinstance(item, bool) for item in value.values()):
-        raise BadValue(f"{value!r} is not a map of names to booleans")
-    return {str(name): on for name, on in value.items()}
+    if not isinstance(value, dict) or not all(isinstance(item, bool | None) for item in value.values()):
+        raise BadValue(f"{_shown(value)} is not a map of names to booleans, such as {{A: true}}")
+    return {str(name): bool(on) for name, on in value.items()}
 
 
 def _vmodule(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list):
-        raise BadValue(f"{value!r} is not a list")
-    for item in value:
-        if not isinstance(item, dict) or item.keys() != {"filePattern", "verbosity"}:
-            raise BadValue(f"{item!r} has not the fields filePattern and verbosity")
-    return [
-        {"filePattern": str(item["filePattern"]), "verbosity": UINT.decode(item["verbosity"])} for item in value
-    ]
+        raise BadValue(f"{_shown(value)} is not a list")
+    return [_vmodule_item(item if item is not None else {}) for item in value]
+
+
+def _vmodule_item(item: Any) -> dict[str, Any]:
+    """Read a pattern with its verbosity, 0 where there is none; fields that nobody knows are passed over."""
+    if not isinstance(item, dict):
+        raise BadValue(f"{_shown(item)} has not the fields filePattern and verbosity")
+    pattern, verbosity = item.get("filePattern"), item.get("verbosity")
+    if not isinstance(pattern, str) or not pattern or "=" in pattern or "," in pattern:
+        raise BadValue(f"filePattern {_shown(pattern)} is not a pattern of file names")
+    return {"filePattern": pattern, "verbosity": UINT.decode(verbosity or 0)}
 
 
 def _flush(value: Any) -> int:

@@ -57,7 +57,7 @@ def test_wrong_texts(kind, text):
     [(kinds.STRING, 1), (kinds.STRING, True), (kinds.BOOL, "true"), (kinds.BOOL, 1), (kinds.INT, "1"),
      (kinds.INT, True), (kinds.INT, 1.5), (kinds.DURATION, 30), (kinds.DURATION, "30"), (kinds.LIST, "a,b"),
      (kinds.LIST, [1]), (kinds.CIDRS, ["a"]), (kinds.GATES, {"A": "true"}), (kinds.FLOAT, "5"),
-     (kinds.VMODULE, [{"filePattern": "x"}]), (kinds.VMODULE, "x=1"), (kinds.QUANTITIES, [])],
+     (kinds.VMODULE, [{"verbosity": 1}]), (kinds.VMODULE, "x=1"), (kinds.QUANTITIES, [])],
 )  # fmt: skip
 def test_a_file_must_hold_the_right_type(kind, value):
     with pytest.raises(kinds.BadValue):
