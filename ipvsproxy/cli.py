@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], program: str = "ipvsproxy") -> int:
     if name == "kube-proxy" or (arguments and arguments[0].startswith("-")):
         return _command("run", arguments, wrong=1, name=name)
     if not arguments or arguments[0] not in BY_NAME:
-        return _wrong(WrongUsage(_no_command(arguments)), 2, "\n".join(_commands("ipvsproxy")))
+        return _wrong(WrongUsage(_no_command(arguments)), 2, "\n".join(["", *_commands("ipvsproxy")]))
     command = BY_NAME[arguments[0]]
     if command.module:
         return _look(command, arguments[1:])
@@ -59,7 +59,7 @@ def _look(command: Command, arguments: Sequence[str]) -> int:
         module = import_module(f"ipvsproxy.commands.{command.module}")
         status: int = module.run(_given(command, given))
     except WrongUsage as error:
-        return _wrong(error, 2, command.usage())
+        return _wrong(error, 2, _see(f"ipvsproxy {command.name}"))
     except (Failed, Unusable) as error:
         return _errors(str(error).splitlines(), 1)
     except BrokenPipeError:
@@ -74,7 +74,7 @@ def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -
     try:
         given = parse(arguments)
     except WrongUsage as error:
-        return _wrong(error, wrong, _help(name))
+        return _wrong(error, wrong, _see(name))
     if given.help:
         print(_help(name))
         return 0
@@ -164,9 +164,15 @@ def _write(target: Path, settings: Settings) -> int:
     return 0
 
 
-def _wrong(error: WrongUsage, status: int, usage: str) -> int:
-    print(usage, file=sys.stderr)
-    return _errors(str(error).splitlines(), status)
+def _wrong(error: WrongUsage, status: int, help_: str) -> int:
+    """Say what is wrong first: nobody should have to look for it below a list of all flags."""
+    _errors(str(error).splitlines(), status)
+    print(help_, file=sys.stderr)
+    return status
+
+
+def _see(program: str) -> str:
+    return f"See '{program} --help'."
 
 
 def _errors(lines: Sequence[str], status: int) -> int:

@@ -6,10 +6,14 @@ them, and flags and words of their own (`Grammar`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.kinds import BadValue
 from ipvsproxy.config.table import BY_FLAG, GROUPS, Row, Status
+
+LONGEST_NAME = 50
+"""Of an unknown flag, so much is compared with the known ones."""
 
 
 class WrongUsage(ValueError):
@@ -65,7 +69,7 @@ def _flag(text: str, rest: Iterator[str], grammar: Grammar) -> tuple[Row, Any]:
     name, equals, value = _split(text, grammar)
     row = grammar.flags.get(name)
     if row is None:
-        raise WrongUsage(f"unknown flag: {text.partition('=')[0]}")
+        raise WrongUsage(f"unknown flag: {text.partition('=')[0]}{_like(name, grammar)}")
     if not equals:
         bare = row.kind.bare
         taken = bare if bare is not None else next(rest, None)
@@ -86,7 +90,14 @@ def _split(text: str, grammar: Grammar) -> tuple[str, str, str]:
     name = grammar.letters.get(text[1:2], "")
     if name:
         return name, "=" if len(text) > 2 else "", text[2:].removeprefix("=")
-    raise WrongUsage(f"unknown flag: {text}")
+    name = text[1:].partition("=")[0].replace("_", "-")
+    raise WrongUsage(f"unknown flag: {text.partition('=')[0]}{_like(name, grammar)}")
+
+
+def _like(name: str, grammar: Grammar) -> str:
+    """Return the flag that may have been meant, as the end of a sentence."""
+    like = get_close_matches(name[:LONGEST_NAME], grammar.flags, 1)
+    return f"; did you mean --{like[0]}?" if like else ""
 
 
 def _words(texts: Iterable[str], grammar: Grammar) -> list[str]:

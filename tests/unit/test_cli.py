@@ -108,9 +108,28 @@ def test_init_only(ran):
 def test_wrong_usage_has_the_status_of_its_grammar(program, arguments, status, ran, capsys):
     assert cli.main(arguments, program) == status
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1].startswith("Error: ")
+    assert captured.err.splitlines()[0].startswith("Error: ")
+    assert "--conntrack-max-per-core" not in captured.err
     assert captured.out == ""
     assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "lines"),
+    [
+        ("kube-proxy", ["--ipvs-shceduler=rr", "--nodeport-adresses=x", "--zzz"],
+         ["Error: unknown flag: --ipvs-shceduler; did you mean --ipvs-scheduler?",
+          "Error: unknown flag: --nodeport-adresses; did you mean --nodeport-addresses?",
+          "Error: unknown flag: --zzz", "See 'kube-proxy --help'."]),
+        ("kube-proxy", ["-config=x"],
+         ["Error: unknown flag: -config; did you mean --config?", "See 'kube-proxy --help'."]),
+        ("ipvsproxy", ["show", "services", "--ouput=json"],
+         ["Error: unknown flag: --ouput; did you mean --output?", "See 'ipvsproxy show --help'."]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_first_and_with_what_was_meant(program, arguments, lines, ran, capsys):
+    assert cli.main(arguments, program) in (1, 2)
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_help_goes_to_stdout(capsys):

@@ -18,4 +18,4 @@ from ipvsproxy import cli
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_asked(words, status, said, capsys):
     assert cli.main(["doctor", *words]) == status
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert said in capsys.readouterr().err.splitlines()[0]

@@ -114,7 +114,7 @@ def test_for_people(tmp_path, capsys):
 )
 def test_wrong_usage(words, status, capsys):
     assert cli.main(["plan", *words]) == status
-    assert capsys.readouterr().err.splitlines()[-1].startswith("Error: ")
+    assert capsys.readouterr().err.splitlines()[0].startswith("Error: ")
 
 
 def test_a_file_that_makes_no_sense(tmp_path, capsys):
