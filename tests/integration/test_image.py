@@ -107,3 +107,23 @@ def test_runs_with_a_read_only_root_and_net_admin_alone(lab: Lab, manifests: Fol
     manifests.write("slice", endpoint_slice("s", PORTS, [endpoint(lab, lab.host("p11"))]))
     lab.responder.listen(lab.host("p11"), 8080)
     eventually(lambda: set(spread(Question(lab.host("p12").netns, CLUSTER_IP, 80), 2)) == {"p11"})
+
+
+@pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
+def test_image_and_host_read_each_others_sets_whichever_library_is_newer(lab: Lab, manifests: Folder) -> None:
+    """The host is this machine; one firewall was made by its own nft, one by the image's library."""
+    node = lab.nodes[0]
+    manifests.write("node", node_object(node))
+    manifests.write("service", service("s", PORTS, [CLUSTER_IP]))
+    manifests.write("slice", endpoint_slice("s", PORTS, [endpoint(lab, lab.host("p21"))]))
+    firewall = (
+        "table inet NAME { set a { type ipv4_addr; flags interval; }; map m { type inet_service : verdict; }; }"
+    )
+    lab.run(node, ["nft", firewall.replace("NAME", "by-host")])
+    command = contained(["ipvsproxy", "run"], PRIVILEGED, manifests.path)
+    lab.proxy(node, pathlib.Path(VOLUME), command=command)
+    assert "table inet ipvsproxy" in lab.run(node, ["nft", "list", "ruleset"])
+    lab.proxies[-1].stop()
+    make = "import nftables, sys; sys.exit(nftables.Nftables().cmd(sys.argv[1])[0])"
+    lab.run(node, contained(["python3", "-c", make, firewall.replace("NAME", "by_image")], NET_ADMIN, None))
+    lab.proxy(node, pathlib.Path(VOLUME), command=command)

@@ -15,8 +15,9 @@ import subprocess
 import textwrap
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
-BASE = REPO / ".cache/image/base-bookworm"
-BASE_MADE = REPO / ".cache/image/base-bookworm.made"
+SUITE = "bookworm"
+"""The Debian of the Vagrantfile's box."""
+BASE = REPO / f".cache/image/base-{SUITE}"
 VAGRANTFILE = REPO / "vagrant/Vagrantfile"
 PROVISION = "/ipvsproxy/vagrant/provision"
 
@@ -55,6 +56,11 @@ shift 2
 exec chroot "$root" "$@"
 """
 _NAMESPACES = ("--mount", "--propagation=private", "--pid", "--fork", "--kill-child")
+
+
+def make_base() -> None:
+    """Fetch the Debian that machines start from, unless it is there; takes a minute."""
+    subprocess.run([REPO / "tools/image-root", "--base", SUITE], check=True)
 
 
 class Machine:
