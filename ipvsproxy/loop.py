@@ -19,6 +19,7 @@ from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
 from ipvsproxy.drainer import Drainer
+from ipvsproxy.foreign_servers import ForeignServers
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kube.inbox import (
@@ -77,6 +78,7 @@ class Loop:
         self._pending = Touched()
         self._sweeper = Sweeper(kernel, clock, self._report)
         self._drainer = Drainer(kernel, self._sweeper, clock, self._report)
+        self._foreign = ForeignServers(self._report, config.node_name)
         self._mender = Mender(kernel, self._report, clock, config.sync_period, config.node_name)
         self._alone = alone
         self._rival = ""
@@ -220,6 +222,7 @@ class Loop:
         else:
             rest = first + rest
         self._pending.update(shadow.everything())
+        self._foreign.found(shadow.servers)
         changes += self._bring_up(rest)
         self._started = True
         memory.settle()
@@ -265,10 +268,12 @@ class Loop:
 
     def _apply(self) -> int:
         """Carry out what is pending and return the number of changes; what fails stays pending."""
-        self._pending.update(self._kernel.settle_doubts())
+        self._found_different(self._kernel.settle_doubts())
         pending, self._pending = self._pending, Touched()
         steps = diff(pending, self._desired.ledger, self._kernel.shadow, self._protected)
+        foreign = self._foreign.among(steps.removed, self._kernel.shadow.servers)
         failed = self._kernel.apply(steps) if steps else Touched()
+        self._foreign.removed(foreign, failed.servers)
         self._drainer.note(pending.servers, self._desired.ledger.frontends)
         self._sweeper.note(pending, failed, self._desired.ledger.frontends, steps.new_vips)
         if failed:
@@ -300,8 +305,13 @@ class Loop:
         if not self._mender.is_fight:
             self._next_verify = min(self._next_verify, self._clock() + SUSPICION_SECONDS)
         if touched:
-            self._pending.update(touched)
+            self._found_different(touched)
             self._retry.now()
+
+    def _found_different(self, touched: Touched) -> None:
+        """Take note of what the kernel has otherwise than we had left it, to be compared with what is wanted."""
+        self._foreign.found(touched.servers)
+        self._pending.update(touched)
 
     def _verify(self) -> None:
         """Compare the kernel with what we know of it; differences are repaired by the next apply."""
@@ -313,7 +323,7 @@ class Loop:
                 "the kernel was not as left, repairing", servers=len(changed.servers), vips=len(changed.vips)
             )
             self._report.repaired(len(changed))
-            self._pending.update(changed)
+            self._found_different(changed)
             self._retry.now()
         if self._kernel.rival != self._rival:
             self._rival = self._kernel.rival

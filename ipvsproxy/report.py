@@ -104,5 +104,8 @@ class Report:
     def contested(self, node: str, reason: str) -> None:
         """Another program keeps changing what is ours on this node; '' when it does no more."""
 
+    def foreign_server(self, node: str, note: str) -> None:
+        """A virtual server of another program was removed from this node, and not for the first time."""
+
     def repaired(self, objects: int) -> None:
         """So many objects in the kernel were not as left."""

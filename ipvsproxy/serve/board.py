@@ -128,6 +128,11 @@ class Board(Report):
             subject = Subject("Node", "", node, node)
             self._notify(Notice(subject, Severity.WARNING, "KernelStateContested", "RepairKernelState", reason))
 
+    def foreign_server(self, node: str, note: str) -> None:
+        """Make it an event of the Node."""
+        subject = Subject("Node", "", node, node)
+        self._notify(Notice(subject, Severity.WARNING, "ForeignVirtualServer", "RepairKernelState", note))
+
     def repaired(self, objects: int) -> None:
         """Count."""
         self.metrics.repaired(objects)
