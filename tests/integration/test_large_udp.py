@@ -1,0 +1,96 @@
+"""UDP datagrams that are longer than the MTU of the endpoint's link, from everywhere to everywhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+from collections.abc import Iterator
+
+import netns
+import pytest
+from lab import DEFAULT_PROXY_ARGS, Lab
+from manifests import Folder, dual_slices, port
+from test_traffic import balancer, cluster_ip, published
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+NUMBER, NODE_PORT, TARGET = 91, 31091, 8081
+SIZES = (1400, 1472, 1473, 4000, 9000, 60000)
+"""1472 is what fits into 1500 with the headers of IPv4 and UDP."""
+FITS_IN_IPV6 = 1452
+
+
+@pytest.fixture(scope="module", params=["address", "route"])
+def lab(
+    session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Lab]:
+    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("large")))
+    folder.write_nodes(lab)
+    lab.responder.listen(lab.host("p21"), TARGET, "udp")
+    ports = [port(81, TARGET, "UDP", "u", NODE_PORT)]
+    folder.write("large", published("large", NUMBER, ports), *dual_slices(lab, "large", ports, [lab.host("p21")]))
+    lab.proxy(lab.nodes[0], folder.path, [*DEFAULT_PROXY_ARGS, f"--vip-mode={request.param}"])
+    yield lab
+    lab.take_back()
+
+
+def ways(lab: Lab, family: int) -> dict[str, tuple[str, int]]:
+    return {
+        "ClusterIP": (cluster_ip(NUMBER, family), 81),
+        "LoadBalancer": (balancer(NUMBER, family), 81),
+        "NodePort": (lab.nodes[0].address(family), NODE_PORT),
+    }
+
+
+def lost(lab: Lab, asker: str, family: int, *, connected: bool) -> list[str]:
+    """Send three datagrams of each size by each way, each from a port of its own, and name those not answered."""
+    found = []
+    for name, to in ways(lab, family).items():
+        for size in SIZES:
+            with netns.open_socket(lab.host(asker).netns, to[0], "udp") as asking:
+                asking.settimeout(2)
+                if connected:
+                    asking.connect(to)
+                for _ in range(3):
+                    try:
+                        _ = asking.send(bytes(size)) if connected else asking.sendto(bytes(size), to)
+                        asking.recv(65536)
+                    except OSError as error:
+                        found.append(f"{name} {size}: {error}")
+    return found
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_datagrams_of_this_node_above_the_mtu_arrive(lab: Lab, connected: bool) -> None:
+    assert lost(lab, "node1", 4, connected=connected) == []
+
+
+def test_a_process_of_this_node_is_told_of_ipv6_datagrams_above_the_mtu(lab: Lab) -> None:
+    """They are lost (docs/design.md, section 9), but not without a word."""
+    too_long = {f"{name} {size}" for name in ways(lab, 6) for size in SIZES if size > FITS_IN_IPV6}
+    told = lost(lab, "node1", 6, connected=True)
+    assert {line.partition(":")[0] for line in told} == too_long
+    assert all(os.strerror(errno.EMSGSIZE) in line for line in told)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_datagrams_of_outside_clients_above_the_mtu_arrive(lab: Lab, family: int) -> None:
+    assert lost(lab, "client", family, connected=True) == []
+
+
+def test_datagrams_of_pods_above_the_mtu_arrive(lab: Lab) -> None:
+    assert lost(lab, "p12", 4, connected=True) == []
+
+
+def test_ipv6_datagrams_of_pods_arrive_where_the_bridge_does_not_reassemble_them(lab: Lab) -> None:
+    """The limit that docs/design.md, section 9, names; a kernel without it should be noticed."""
+    setting = "net/bridge/bridge-nf-call-ip6tables"
+    node = lab.nodes[0].netns
+    too_long = {line.partition(":")[0] for line in lost(lab, "p12", 6, connected=True)}
+    assert too_long == {f"{name} {size}" for name in ways(lab, 6) for size in SIZES if size > FITS_IN_IPV6}
+    netns.set_sysctls(node, {setting: 0})
+    try:
+        assert lost(lab, "p12", 6, connected=True) == []
+    finally:
+        netns.set_sysctls(node, {setting: 1})
