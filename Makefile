@@ -65,11 +65,12 @@ integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (a guest
 integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
 	$(RUN) -- $(PY) -m pytest $(TESTS) $(ARGS)
 
+# tests/unit/deploy needs Helm, and nothing that differs there.
 integration-newer: $(VENV) $(REQUIRED)  ## with a newer kernel; then also with newer Python and libnftables, unit tests too
 	IPVSPROXY_KERNEL=$(NEWER_KERNEL) $(PY) tests/integration/run --prepare
 	IPVSPROXY_KERNEL=$(NEWER_KERNEL) $(RUN) -- $(PY) -m pytest $(TESTS) -m 'not slow' $(ARGS)
 	IPVSPROXY_KERNEL=$(NEWER_KERNEL) IPVSPROXY_USERLAND=$(NEWER_USERLAND) $(RUN) -- \
-		$(PY) -m pytest tests/unit $(TESTS) -m 'not slow' $(ARGS)
+		$(PY) -m pytest tests/unit $(TESTS) --ignore=tests/unit/deploy -m 'not slow' $(ARGS)
 
 soak: $(VENV)  ## half an hour of random changes under traffic; SOAK_SECONDS, SOAK_SERVICES
 	SOAK_SECONDS=$${SOAK_SECONDS:-1800} $(RUN) -- $(PY) -m pytest tests/integration/test_soak.py -s $(ARGS)
