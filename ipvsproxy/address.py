@@ -9,6 +9,8 @@ IPv4-mapped IPv6 text counts as IPv4.
 """
 
 import socket
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 MAPPED_PREFIX = bytes(10) + b"\xff\xff"
@@ -116,3 +118,21 @@ def is_unspecified(address: bytes) -> bool:
 def is_node_address(address: bytes) -> bool:
     """Tell whether an address found on a link counts as one of the node (contract 4.2, last point)."""
     return not (is_loopback(address) or is_link_local_v6(address))
+
+
+def disjoint(ranges: Iterable[Cidr]) -> tuple[Cidr, ...]:
+    """Return ranges of one family in order of their networks, without those that lie within another one.
+
+    CIDRs either nest or are disjoint, so each has to be compared with the last one kept only: n log n.
+    """
+    kept: list[Cidr] = []
+    for cidr in sorted(ranges):
+        if not kept or cidr.network not in kept[-1]:
+            kept.append(cidr)
+    return tuple(kept)
+
+
+def is_covered(address: bytes, ranges: Sequence[Cidr]) -> bool:
+    """Tell whether an address is in one of the ranges, which are as `disjoint` returns them: log n."""
+    place = bisect_right(ranges, Cidr(address, len(address) * 8))
+    return place > 0 and address in ranges[place - 1]

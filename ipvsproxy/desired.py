@@ -18,6 +18,7 @@ from ipvsproxy.plan.node import NodeFacts, Reserved, blindness, facts
 from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
 from ipvsproxy.plan.safety import Refusal, has_external_ips, judge
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
+from ipvsproxy.plan.tally import Tally
 from ipvsproxy.plan.wanted import plan_service
 from ipvsproxy.report import Report, service_subject
 
@@ -40,6 +41,7 @@ class Desired:
         self._facts = NodeFacts(config.node_name)
         self._fixed: dict[Slot, str] = {}
         self._refused: dict[str, tuple[Refusal, ...]] = {}
+        self._complaints: dict[str, tuple[str, ...]] = {}
         self._conflicts: dict[str, dict[FrontendKey, str]] = {}
         self._api_servers: tuple[Reserved, ...] = ()
 
@@ -47,6 +49,11 @@ class Desired:
     def facts(self) -> NodeFacts:
         """The facts of the node as they were last seen."""
         return self._facts
+
+    @property
+    def limited(self) -> int:
+        """The number of Services that are served in part."""
+        return len(self._complaints)
 
     def api_servers(self, servers: Iterable[tuple[bytes, int]]) -> None:
         """Take over by which addresses and ports we reach the API server."""
@@ -99,13 +106,16 @@ class Desired:
             if service is None:
                 self.ledger.forget(key, touched)
                 self._refused.pop(key, None)
+                self._complaints.pop(key, None)
                 self._tell_local(key, None)
                 continue
             slices = self.store.slices(key)
-            wanted = plan_service(service, slices, node, config)
+            tally = Tally(config.service_limit)
+            wanted = plan_service(service, slices, node, config, tally)
             self.ledger.replace(Owner(service.created, key), wanted, touched)
             self._tell_local(key, local_view(service, slices, wanted, node.name))
             self._tell_refusals(key, service)
+            self._tell_complaints(key, tally.complaints)
         if self.ledger.contested or self._conflicts:
             self._tell_conflicts(frozenset(keys))
         return touched
@@ -120,6 +130,16 @@ class Desired:
             log.warning("address refused", service=key, address=format_ip(refusal.address),
                         port=refusal.port or None, reason=refusal.reason)  # fmt: skip
             self.report_refused(key, str(refusal))
+
+    def _tell_complaints(self, key: str, complaints: Sequence[str]) -> None:
+        """Say once what a Service does not get since it asks for too much."""
+        before = self._complaints.pop(key, ())
+        if complaints:
+            self._complaints[key] = tuple(complaints)
+        for complaint in complaints:
+            if complaint not in before:
+                log.warning("Served a Service in part", service=key, reason=complaint)
+                self.report_refused(key, complaint)
 
     def _tell_local(self, key: str, view: LocalView | None) -> None:
         if view is not None:

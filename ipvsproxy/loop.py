@@ -166,6 +166,7 @@ class Loop:
                 draining_destinations=self._drainer.destinations,
                 pending=len(self._pending),
                 behind=families_behind(self._pending),
+                limited=self._desired.limited,
             )
         )
 

@@ -52,7 +52,7 @@ class Sync(msgspec.Struct, frozen=True):
 
     `changes` counts changes to the kernel, `pending` the kernel objects that are to be tried again, `draining` the
     frontends with destinations that still have connections, `draining_destinations` these destinations. `behind`
-    are families whose rules were not accepted.
+    are families whose rules were not accepted, `limited` counts Services that are served in part.
     """
 
     seconds: float
@@ -63,6 +63,7 @@ class Sync(msgspec.Struct, frozen=True):
     pending: int
     draining_destinations: int = 0
     behind: frozenset[int] = frozenset()
+    limited: int = 0
 
 
 class Report:

@@ -15,10 +15,10 @@ from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
 from ipvsproxy.kernel.netns import socket_in
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects
+from ipvsproxy.plan.backends import Backends
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import Frontend, FrontendKey, Verdict
 from ipvsproxy.plan.topology import choose
-from ipvsproxy.plan.wanted import backends_of
 from ipvsproxy.probe.dns import question as query
 from ipvsproxy.probe.dns import resolve
 from ipvsproxy.probe.live import Outcome, knock, open_socket
@@ -76,10 +76,10 @@ def _frontends(key: str, desired: Desired) -> set[FrontendKey]:
 
 def _ports(service: Service, desired: Desired) -> Iterator[PortView]:
     node = desired.facts
-    slices = tuple(desired.store.slices(service.key))
+    endpoints = Backends(desired.store.slices(service.key))
     for address in service.cluster_ips:
         for port in service.ports:
-            backends = backends_of(slices, port, family(address))
+            backends = endpoints.of(port, family(address))
             choice = choose(backends, node.name, node.zone)
             shown = views(backends, choice, node.name, node.zone, local=service.internal_local)
             yield PortView(

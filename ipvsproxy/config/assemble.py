@@ -36,6 +36,7 @@ def config(settings: Settings, host_name: str) -> Config:
         exclude_cidrs=tuple(values["ipvs.excludeCIDRs"]),
         vip_mode=VipMode(values["vipMode"]),
         drain_timeout=_seconds(values["drainTimeout"]),
+        service_limit=values["serviceLimit"],
         service_metrics=_service_metrics(values["serviceMetrics"]),
         kubernetes_version=version if version.startswith("v") else KUBERNETES_VERSION,
         verbosity=values["logging.verbosity"],

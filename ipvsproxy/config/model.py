@@ -89,6 +89,7 @@ class Config:
     replacement; empty otherwise.
     `vmodule` are patterns of file names with the verbosity there.
     `service_metrics` is for how many Services there are counters of their own, `ALL_SERVICES` for all.
+    `service_limit` is the size up to which one Service is served, as `plan.tally` counts it, 0: no limit.
     `families` are the IP families in which Services are served: those that the host supports.
     """
 
@@ -117,6 +118,7 @@ class Config:
     vip_mode: VipMode = VipMode.AUTO
     drain_timeout: float = 0.0
     service_metrics: int = 0
+    service_limit: int = 500_000
 
     strict_arp: bool = False
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()

@@ -189,6 +189,9 @@ OURS = (
         "ranges in which no Service gets external or load balancer IPs", always=True),
     Row("service-metrics", "serviceMetrics", STRING, "off", NEW,
         "counters of single Services and endpoints: off, all, or a number: those with most traffic", always=True),
+    Row("service-limit", "serviceLimit", UINT, 500_000, NEW,
+        "size up to which one Service is served; a virtual server counts 25, each of its destinations and source"
+        " ranges 1; 0: no limit", always=True, nullable=True),
     Row("quiet-arp", "quietARP", BOOL, True, NEW, "answer no ARP requests for VIPs that this program has bound",
         always=True, nullable=True),
 )  # fmt: skip

@@ -88,10 +88,11 @@ class Ipvs:
         # A step answers with one error for all its messages; sent again one by one, each tells its own. What had
         # been done of it is there already, or gone.
         refused = self._send([part for trouble in troubled for part in single(trouble.step)])
-        again = [r for r in refused if r.errno == errno.EEXIST and r.step.verb in ALREADY_THERE]
+        again = [r for r in refused if _is_there(r)]
         if again:
             # One that exists is set in place, never deleted and added: that would drop its connections.
-            refused = [r for r in refused if r not in again] + self._send([_set_instead(r.step) for r in again])
+            others = [r for r in refused if not _is_there(r)]
+            refused = others + self._send([_set_instead(r.step) for r in again])
         return [r for r in refused if r.errno not in ALREADY_GONE.get(r.step.verb, ())]
 
     def _send(self, steps: Sequence[IpvsStep]) -> list[Refused]:
@@ -165,6 +166,10 @@ class Ipvs:
             if error.errno in (errno.ESRCH, errno.ENOENT):
                 return []
             raise
+
+
+def _is_there(refused: Refused) -> bool:
+    return refused.errno == errno.EEXIST and refused.step.verb in ALREADY_THERE
 
 
 def _set_instead(step: IpvsStep) -> IpvsStep:

@@ -125,8 +125,7 @@ def _of_others(address: bytes, service: Service, node: NodeFacts, *, trusted: bo
     if any(address in cidr for cidr in node.pod_cidrs):
         yield Refusal(address, 0, "in the range of pods")
         return
-    ports = {port.port for port in service.ports}
     for known in node.reserved:
-        if known.address == address and not (trusted and known.port in ports):
+        if known.address == address and not (trusted and any(port.port == known.port for port in service.ports)):
             yield Refusal(address, 0, f"the address of {known.role}, which this node could not reach any more")
             return

@@ -18,11 +18,12 @@ Pure. In: the frontends that have changed. Out: `Sweep`s, each of which is one q
 decision about each entry. A frontend that only got more endpoints, or an open one of TCP, costs nothing.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from ipvsproxy.address import Cidr, family
+from ipvsproxy.address import Cidr, family, is_covered
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Destination, Frontend, FrontendKey
 
@@ -30,7 +31,8 @@ from ipvsproxy.plan.state import Destination, Frontend, FrontendKey
 class Rule(msgspec.Struct, frozen=True, gc=False):
     """What may go on at one frontend: endpoints that answer (None: any) and sources that ask (empty: all).
 
-    `cut` are endpoints whose connections end here and now.
+    `sources` are in order and disjoint, as those of a frontend. `cut` are endpoints whose connections end here and
+    now.
     """
 
     endpoints: frozenset[Destination] | None = None
@@ -41,7 +43,7 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
         """Whether a connection from `source`, whose replies come from `endpoint`, is stale."""
         if endpoint in self.cut or (self.endpoints is not None and endpoint not in self.endpoints):
             return True
-        return bool(self.sources) and not any(source in cidr for cidr in self.sources)
+        return bool(self.sources) and not is_covered(source, self.sources)
 
 
 GONE = Rule(endpoints=frozenset())
@@ -109,6 +111,7 @@ class Stale:
 
     def __init__(self) -> None:
         self._seen: dict[FrontendKey, Seen] = {}
+        self._leading_to: dict[tuple[int, Destination], set[FrontendKey]] = {}
         self._due: dict[FrontendKey, Rule] = {}
         self._new_vips: set[bytes] = set()
 
@@ -122,6 +125,7 @@ class Stale:
             new = _seen(frontend, old) if frontend else None
             if new is not None:
                 self._seen[key] = new
+            self._index(key, old, new)
             rule = _of_wanted(key, old, new, due) if new else _of_unwanted(old, gone=frontend is None)
             if rule != Rule():
                 self._due[key] = rule
@@ -130,13 +134,26 @@ class Stale:
         """Record VIPs that have just become local."""
         self._new_vips.update(addresses)
 
+    def _index(self, key: FrontendKey, old: Seen | None, new: Seen | None) -> None:
+        """Remember which frontends lead to an inside view."""
+        before, now = old.inside if old else None, new.inside if new else None
+        if before == now:
+            return
+        if before is not None:
+            names = self._leading_to[key.protocol, before]
+            names.discard(key)
+            if not names:
+                del self._leading_to[key.protocol, before]
+        if now is not None:
+            self._leading_to.setdefault((key.protocol, now), set()).add(key)
+
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
         """Take over destinations that were deleted with connections: inside views may still lead to them."""
-        server = Destination(key.address, key.port)
-        for name, seen in self._seen.items():
-            if destinations and seen.inside == server and name.protocol == key.protocol:
-                due = self._due.get(name, Rule())
-                self._due[name] = msgspec.structs.replace(due, cut=due.cut | destinations)
+        if not destinations:
+            return
+        for name in self._leading_to.get((key.protocol, Destination(key.address, key.port)), ()):
+            due = self._due.get(name, Rule())
+            self._due[name] = msgspec.structs.replace(due, cut=due.cut | destinations)
 
     def sweeps(self) -> list[Sweep]:
         """Return what is due: one sweep for each family and protocol, and one for the new VIPs of each family."""
@@ -182,8 +199,11 @@ def _lost(old: tuple[Destination, ...], new: tuple[Destination, ...]) -> bool:
 
 def _tightened(old: tuple[Cidr, ...], new: tuple[Cidr, ...]) -> bool:
     """Whether a source that was allowed may no longer be; no ranges at all let everybody in."""
-    return not old or not all(any(_within(narrow, wide) for wide in new) for narrow in old)
+    return not old or (old != new and bool(new) and not all(_within(narrow, new) for narrow in old))
 
 
-def _within(narrow: Cidr, wide: Cidr) -> bool:
-    return wide.prefix <= narrow.prefix and narrow.network in wide
+def _within(narrow: Cidr, ranges: tuple[Cidr, ...]) -> bool:
+    """Whether a whole range is in one of others, which are in order and disjoint."""
+    place = bisect_right(ranges, narrow)
+    wide = ranges[place - 1] if place else None
+    return wide is not None and wide.prefix <= narrow.prefix and narrow.network in wide

@@ -7,13 +7,18 @@ them claim one frontend is decided in `plan.ledger`, and which addresses it may 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from ipvsproxy.address import Cidr, family
+from ipvsproxy.address import Cidr, disjoint, family, is_covered
 from ipvsproxy.config import Config
+from ipvsproxy.plan.backends import Backends
+from ipvsproxy.plan.inside import inside_ports
 from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.safety import has_external_ips, judge, without
@@ -30,7 +35,16 @@ from ipvsproxy.plan.state import (
     Server,
     Verdict,
 )
-from ipvsproxy.plan.topology import Backend, Choice, choose
+from ipvsproxy.plan.tally import (
+    CLUSTER_IP,
+    EXTERNAL_IP,
+    LOAD_BALANCER,
+    NODE_PORT,
+    SERVER_SIZE,
+    Tally,
+    Tier,
+)
+from ipvsproxy.plan.topology import Backend, choose
 
 SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
 """A removed or draining destination must not refuse new connections, hence the fallback; mh
@@ -38,9 +52,6 @@ counts the client's port too, as in kube-proxy; sh does not, since one place per
 
 HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
-
-MADE_UP_BIT = 0x8000
-"""What the made-up port of an inside view differs in from the real one, where that number is free."""
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
@@ -63,28 +74,32 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
 
 def plan_service(
-    service: Service, slices: Iterable[EndpointSlice], node: NodeFacts, config: Config
+    service: Service, slices: Iterable[EndpointSlice], node: NodeFacts, config: Config, tally: Tally | None = None
 ) -> dict[FrontendKey, Frontend]:
-    """Return the frontends of a Service by key, for both families."""
+    """Return the frontends of a Service by key, for both families, in the order of their tiers.
+
+    What is above the limit of a Service is left out. `tally` is given the size, and what is to be said.
+    """
     frontends: dict[FrontendKey, Frontend] = {}
-    slices = tuple(slices)
-    inside_ports = _inside_ports(service)
+    tally = tally or Tally(config.service_limit)
+    asked, numbers = service, inside_ports(service)
     refused: frozenset[tuple[bytes, int]] = frozenset()
     if has_external_ips(service):
         service, refused = _permitted(service, node, config)
-    for cluster_ip in service.cluster_ips:
-        number = family(cluster_ip)
-        if number not in config.families:
-            continue
-        for port, inside_port in zip(service.ports, inside_ports, strict=True):
-            backends = backends_of(slices, port, number)
-            choice = choose(backends, node.name, node.zone)
-            view = _view(service, port, cluster_ip, inside_port, choice, node, config)
-            if port.protocol is Protocol.UDP:
-                view = msgspec.structs.replace(view, serving=_serving(backends))
-            for frontend in _frontends(view, node):
-                if (frontend.key.address, frontend.key.port) not in refused:
-                    _add(frontend, frontends)
+    for tier, frontend in _frontends(service, numbers, Backends(slices), node, config, tally):
+        if not refused or (frontend.key.address, frontend.key.port) not in refused:
+            _add(frontend, frontends)
+            tally.ends[tier] = len(frontends)
+    if tally.is_cut:
+        tally.complaints.append(
+            f"{len(frontends)} of {_asked_for(asked, node, config)} virtual servers are served:"
+            f" the Service is larger than --service-limit {config.service_limit}"
+        )
+    if 0 in numbers:
+        tally.complaints.append(
+            f"{numbers.count(0)} ports are served to local pods by local endpoints only:"
+            " all port numbers of the ClusterIP are in use"
+        )
     return frontends
 
 
@@ -99,36 +114,16 @@ def _permitted(service: Service, node: NodeFacts, config: Config) -> tuple[Servi
 
 
 def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
-    """Where an address is of several kinds, the allocated or first one counts, with the ranges of the last."""
+    """Where an address is of several kinds, the strongest or first one counts, with the ranges of either.
+
+    Only the load balancer's addresses have ranges. An external address may be the Service's own ClusterIP, which
+    then stays one: an inside view of it would lead to itself.
+    """
     known = frontends.get(frontend.key)
     if known is not None:
         stronger = frontend if frontend.claim < known.claim else known
-        frontend = msgspec.structs.replace(stronger, ranges=frontend.ranges)
+        frontend = msgspec.structs.replace(stronger, ranges=known.ranges or frontend.ranges)
     frontends[frontend.key] = frontend
-
-
-def backends_of(slices: Iterable[EndpointSlice], port: ServicePort, number: int) -> list[Backend]:
-    """Merge the slices of one port; of two endpoints with one address the more useful counts (contract 3.2)."""
-    backends = [
-        Backend(endpoint, Destination(endpoint.address, entry.port))
-        for piece in slices
-        if piece.family == number
-        for entry in piece.ports
-        if entry.name == port.name and entry.protocol == port.protocol
-        for endpoint in piece.endpoints
-    ]
-    merged = {backend.destination: backend for backend in backends}
-    if len(merged) == len(backends):
-        return backends
-    for backend in backends:
-        if _usefulness(merged[backend.destination]) < _usefulness(backend):
-            merged[backend.destination] = backend
-    return list(merged.values())
-
-
-def _usefulness(backend: Backend) -> tuple[bool, bool, bool]:
-    endpoint = backend.endpoint
-    return (not endpoint.terminating, endpoint.ready, endpoint.serving)
 
 
 def _view(  # noqa: PLR0913 - one place where everything about a port comes together
@@ -136,10 +131,11 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
     port: ServicePort,
     cluster_ip: bytes,
     inside_port: int,
-    choice: Choice,
+    backends: Sequence[Backend],
     node: NodeFacts,
     config: Config,
 ) -> View:
+    choice = choose(backends, node.name, node.zone)
     scheduler = service.scheduler or config.scheduler
     turn = _turn(scheduler, node.name)
     return View(
@@ -157,7 +153,7 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         masquerade_all=config.masquerade_all,
         quiet=config.quiet_arp and family(cluster_ip) == 4,
         drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
-        serving=(),
+        serving=_serving(backends) if port.protocol is Protocol.UDP else (),
     )
 
 
@@ -194,51 +190,69 @@ def _destinations(backends: Sequence[Backend], turn: int) -> tuple[Destination, 
     return tuple(ordered)
 
 
-def _inside_ports(service: Service) -> list[int]:
-    """Port numbers on the ClusterIP where the cluster-wide view is found, one for each Service port.
+def _frontends(
+    service: Service, numbers: Sequence[int], backends: Backends, node: NodeFacts, config: Config, tally: Tally
+) -> Iterator[tuple[Tier, Frontend]]:
+    """Yield all frontends, tier by tier, up to the limit."""
+    views: list[View] = []
+    for cluster_ip in service.cluster_ips:
+        number = family(cluster_ip)
+        if number not in config.families:
+            continue
+        for port, inside_port in zip(service.ports, numbers, strict=True):
+            # Before the endpoints are looked at: that is what the limit is to save.
+            if not tally.spend(CLUSTER_IP, SERVER_SIZE + backends.count(port, number)):
+                return
+            view = _view(service, port, cluster_ip, inside_port, backends.of(port, number), node, config)
+            views.append(view)
+            yield CLUSTER_IP, _cluster_ip_frontend(view, node)
+    views = [view for view in views if _externally_accessible(service, view.port)]
+    if views:
+        yield from _outside_frontends(service, views, node, tally)
 
-    Where both policies are Local, that is a server which only our own DNAT reaches, on a made-up port. These must
-    be stable across restarts and clash with no real port of the Service: the real number with its top bit turned
-    over, then the next free one.
-    """
-    ports = service.ports
-    if not (service.external_local and service.internal_local):
-        return [port.port for port in ports]
-    taken = {(p.protocol, p.port) for p in ports}
-    chosen = []
-    for port in ports:
-        number = port.port ^ MADE_UP_BIT
-        while number == 0 or (port.protocol, number) in taken:
-            number = number % 65535 + 1
-        taken.add((port.protocol, number))
-        chosen.append(number)
-    return chosen
 
-
-def _frontends(view: View, node: NodeFacts) -> Iterator[Frontend]:
-    """Yield the frontends of a port, kind by kind.
-
-    An external address may be the Service's own ClusterIP, which then stays one: an inside view of it would lead
-    to itself. Source ranges come last, so that they win where one address is an external IP and a load balancer's.
-    """
-    service = view.service
-    yield _cluster_ip_frontend(view, node)
-    if not _externally_accessible(service, view.port):
-        return
-    number = family(view.cluster_ip)
+def _outside_frontends(
+    service: Service, views: Sequence[View], node: NodeFacts, tally: Tally
+) -> Iterator[tuple[Tier, Frontend]]:
+    """Yield what is reached from outside, after the inside views that it leads to."""
     if service.external_local and service.internal_local:
-        yield _inside_frontend(view)
-    if view.port.node_port:
-        for address in node.nodeport_addresses:
-            if family(address) == number:
-                yield _external_frontend(view, node, address, view.port.node_port, is_node_port=True)
-    for address in service.external_ips:
-        if family(address) == number:
-            yield _external_frontend(view, node, address, view.port.port)
-    for address in service.load_balancer_ips:
-        if family(address) == number:
-            ranges = _allowed(service.source_ranges, address, node)
-            yield _external_frontend(view, node, address, view.port.port, ranges)
+        for view in views:
+            if view.inside_port:
+                if not tally.spend(NODE_PORT, SERVER_SIZE + len(view.cluster)):
+                    return
+                yield NODE_PORT, _inside_frontend(view)
+    no_ranges: dict[int, Admission] = {}
+    ranges = _admissions(service, node) if service.source_ranges else no_ranges
+    for tier, addresses, admissions in (
+        (NODE_PORT, _by_family(node.nodeport_addresses), no_ranges),
+        (LOAD_BALANCER, _by_family(service.load_balancer_ips), ranges),
+        (EXTERNAL_IP, _by_family(service.external_ips), no_ranges),
+    ):
+        is_node_port = tier is NODE_PORT
+        for view in views if addresses else ():
+            port = view.port.node_port if is_node_port else view.port.port
+            size = SERVER_SIZE + len(view.local if service.external_local else view.cluster)
+            for address in addresses.get(family(view.cluster_ip), ()) if port else ():
+                allowed = _allowed(admissions, address)
+                if not tally.spend(tier, size + len(allowed)):
+                    return
+                yield tier, _external_frontend(view, node, address, port, allowed, is_node_port=is_node_port)
+
+
+def _by_family(addresses: Sequence[bytes]) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for address in addresses:
+        found.setdefault(family(address), []).append(address)
+    return found
+
+
+def _asked_for(service: Service, node: NodeFacts, config: Config) -> int:
+    """Return how many virtual servers there would be without a limit, not counting inside views."""
+    numbers = [number for number in map(family, service.cluster_ips) if number in config.families]
+    node_ports = sum(1 for port in service.ports if port.node_port)
+    addresses = Counter(map(family, (*service.external_ips, *service.load_balancer_ips)))
+    nodes = Counter(map(family, node.nodeport_addresses))
+    return sum(len(service.ports) * (1 + addresses[n]) + node_ports * nodes[n] for n in numbers)
 
 
 def _externally_accessible(service: Service, port: ServicePort) -> bool:
@@ -288,13 +302,14 @@ def _external_frontend(
 ) -> Frontend:
     local = view.service.external_local
     destinations = view.local if local else view.cluster
+    has_inside = local and view.cluster and view.inside_port
     return Frontend(
         key=FrontendKey(address, view.port.protocol, port),
         server=view.server,
         destinations=destinations,
         verdict=_verdict(view, destinations),
         masquerade=Masquerade.NEVER if local else Masquerade.ALWAYS,
-        inside=Destination(view.cluster_ip, view.inside_port) if local and view.cluster else None,
+        inside=Destination(view.cluster_ip, view.inside_port) if has_inside else None,
         ranges=ranges,
         bind=address not in node.link_addresses,
         quiet=view.quiet and address not in node.link_addresses,
@@ -312,18 +327,35 @@ def _verdict(view: View, destinations: tuple[Destination, ...]) -> Verdict:
     return Verdict.DROP if view.exists else Verdict.REFUSE
 
 
-def _allowed(ranges: Iterable[Cidr], address: bytes, node: NodeFacts) -> tuple[Cidr, ...]:
-    """Ranges of the address's family, none within another, plus the VIP itself where the node may connect.
+class Admission(NamedTuple):
+    """The source ranges of one family, in order and disjoint, and whether this node is in one of them."""
+
+    ranges: tuple[Cidr, ...]
+    node: bool
+
+
+def _admissions(service: Service, node: NodeFacts) -> dict[int, Admission]:
+    """Return who may connect to the load balancer's addresses of a Service, by family; once for all of them."""
+    families: dict[int, list[Cidr]] = {}
+    for cidr in service.source_ranges:
+        families.setdefault(family(cidr.network), []).append(cidr)
+    return {
+        number: Admission(ranges, any(is_covered(own, ranges) for own in node.addresses))
+        for number, ranges in ((number, disjoint(found)) for number, found in families.items())
+    }
+
+
+def _allowed(admissions: Mapping[int, Admission], address: bytes) -> tuple[Cidr, ...]:
+    """Return ranges of the address's family, plus the address itself where the node may connect.
 
     A node process that connects to a VIP has the VIP as its source (contract 4.10.2, 4.10.3).
     """
-    mine = [cidr for cidr in ranges if family(cidr.network) == family(address)]
-    if any(own in cidr for own in node.addresses for cidr in mine):
-        mine.append(Cidr(address, len(address) * 8))
-    mine.sort(key=lambda cidr: cidr.prefix)
-    kept: list[Cidr] = []
-    for cidr in mine:
-        # nft refuses overlapping intervals, and CIDRs either nest or are disjoint.
-        if not any(cidr.network in wider for wider in kept):
-            kept.append(cidr)
-    return tuple(sorted(kept))
+    admission = admissions.get(family(address))
+    if admission is None:
+        return ()
+    ranges = admission.ranges
+    if not admission.node or is_covered(address, ranges):
+        return ranges
+    own = Cidr(address, len(address) * 8)
+    place = bisect_right(ranges, own)
+    return (*ranges[:place], own, *ranges[place:])

@@ -97,6 +97,7 @@ class Metrics:
             "ipvsproxy_forced_drain_ends_total", "Draining endpoints deleted with connections, by the timeout"
         )
         self._pending = self._gauge("ipvsproxy_pending_objects", "Kernel objects that failed and are tried again")
+        self._limited = self._gauge("ipvsproxy_limited_services", "Services above a limit, served in part")
         self._kernel_changes = self._counter("ipvsproxy_kernel_changes_total", "Changes made to the kernel")
         self._failures = self._counter("ipvsproxy_sync_failures_total", "Syncs that could not be done at all")
         self._refusals = self._counter("ipvsproxy_service_failures_total", "Services refused by the kernel")
@@ -146,6 +147,7 @@ class Metrics:
         self._draining.set(sync.draining)
         self._leaving.set(sync.draining_destinations)
         self._pending.set(sync.pending)
+        self._limited.set(sync.limited)
         self._kernel_changes.inc(sync.changes)
 
     def failed(self) -> None:

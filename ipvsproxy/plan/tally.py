@@ -1,0 +1,57 @@
+"""How large a Service is in the kernel, and where its limit is.
+
+A small object can ask for a product: ports x addresses x families x endpoints. So size is counted while a Service
+is planned, and planning ends where the limit is reached: what comes first is served. The order is fixed (`Tier`),
+so every node, and every start, serves the same part. Pure.
+"""
+
+from enum import IntEnum
+
+SERVER_SIZE = 25
+"""What a virtual server with its rules counts; each destination and each source range of it counts 1.
+
+Measured: about 46 microseconds of planning and 1 KiB of memory, against 2 microseconds and 100 bytes.
+"""
+NO_LIMIT = 1 << 62
+
+
+class Tier(IntEnum):
+    """By what kind of address a Service is reached, in the order in which a limit spares them."""
+
+    CLUSTER_IP = 0
+    NODE_PORT = 1
+    LOAD_BALANCER = 2
+    EXTERNAL_IP = 3
+
+
+CLUSTER_IP, NODE_PORT, LOAD_BALANCER, EXTERNAL_IP = Tier
+
+
+class Tally:
+    """The size of one Service by tiers, counted up to a limit (0: none), and what is to be said about it.
+
+    `ends` has the number of frontends after the last one of each tier, 0 for a tier without any.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self.sizes = [0] * len(Tier)
+        self.ends = [0] * len(Tier)
+        self.complaints: list[str] = []
+        self._left = limit or NO_LIMIT
+
+    def spend(self, tier: Tier, size: int) -> bool:
+        """Count something of a size, or tell that it, and with it everything after it, is above the limit."""
+        self._left -= size
+        if self._left < 0:
+            return False
+        self.sizes[tier] += size
+        return True
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether anything was above the limit."""
+        return self._left < 0
+
+    def end(self, tier: Tier) -> int:
+        """Return how many frontends there are up to the end of a tier."""
+        return max(self.ends[: tier + 1])

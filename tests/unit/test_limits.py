@@ -1,0 +1,87 @@
+"""What is above a limit is served in part, said once, and counted."""
+
+import pytest
+from build import config, service, slice_of
+from memory_kernel import MemoryNode
+
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.loop import Loop
+from ipvsproxy.plan.model import Node
+from ipvsproxy.report import Report
+
+
+class Heard(Report):
+    def __init__(self):
+        self.said, self.limited = [], []
+
+    def refused(self, service, reason):
+        self.said.append((service.name, reason))
+
+    def synced(self, sync):
+        self.limited.append(sync.limited)
+
+
+class Here:
+    def __init__(self, *services, **settings):
+        self.node, self.heard, self.now = MemoryNode(), Heard(), 0.0
+        self.loop = Loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
+        self.turn(
+            Listed(Kind.NODE, {"node1": Node("node1")}),
+            Listed(Kind.SERVICE, {item.key: item for item in services}),
+            Listed(Kind.ENDPOINT_SLICE, {f"default/{s.name}-4": slice_of(s.name, "10.244.1.1") for s in services}),
+        )
+
+    def turn(self, *events):
+        self.loop.turn(list(events))
+
+    def change(self, item):
+        self.turn(Changed(Kind.SERVICE, item.key, item))
+
+    def servers(self):
+        return sorted(map(str, self.node.ipvs.table))
+
+
+def greedy(count, **settings):
+    return service("greedy", ["10.96.0.66"], external_ips=[f"198.51.100.{n}" for n in range(1, count)], **settings)
+
+
+def test_a_service_above_its_limit_is_said_once_and_counted():
+    here = Here(service(), greedy(100), service_limit=260)
+    addresses = ["10.96.0.10", "10.96.0.66", *(f"198.51.100.{n}" for n in range(1, 10))]
+    assert here.servers() == [f"{address}:80/TCP" for address in addresses]
+    said = [("greedy", "10 of 100 virtual servers are served: the Service is larger than --service-limit 260")]
+    assert here.heard.said == said
+    assert here.heard.limited[-1] == 1
+    here.turn(Changed(Kind.ENDPOINT_SLICE, "default/greedy-4", slice_of("greedy", "10.244.1.2")))
+    here.change(service(affinity_seconds=60))
+    assert here.heard.said == said
+
+
+def test_a_service_that_fits_again_is_served_in_full():
+    here = Here(service(), greedy(100), service_limit=260)
+    here.change(greedy(5))
+    assert len(here.servers()) == 6
+    assert here.heard.limited[-1] == 0
+    here.change(greedy(100))
+    assert len(here.heard.said) == 2
+    here.turn(Removed(Kind.SERVICE, "default/greedy"))
+    assert here.heard.limited[-1] == 0
+    assert here.servers() == ["10.96.0.10:80/TCP"]
+
+
+def test_no_limit():
+    here = Here(greedy(100), service_limit=0)
+    assert len(here.servers()) == 100
+    assert here.heard.said == []
+
+
+@pytest.mark.parametrize("ports", [3, 32768])
+def test_a_service_with_two_local_policies_and_many_ports(ports):
+    """With as many as this the search for numbers once had no end."""
+    many = service(
+        ports=tuple((n, 0, "TCP", f"p{n}") for n in range(1, ports + 1)), load_balancer_ips=["203.0.113.7"],
+        external_local=True, internal_local=True,
+    )  # fmt: skip
+    here = Here(many, service("other", ["10.96.0.11"]), service_limit=2000)
+    assert "10.96.0.11:80/TCP" in here.servers()
+    assert any("local endpoints only" in reason for _, reason in here.heard.said) is (ports > 32767)
