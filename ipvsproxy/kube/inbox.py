@@ -2,18 +2,22 @@
 
 Sources (a manifests folder, the API's reflectors) and watchers of the kernel run in threads of their own and
 `put` events here. The loop takes them, many at a time, and is the only reader. Events are plain frozen
-values; nothing in here knows what they mean.
+values. What waits is the last version of each object: a loop that is busy never has a past to work off.
 """
 
-import queue
-from collections.abc import Mapping
+import itertools
+import threading
+from collections.abc import Hashable, Mapping
 from enum import StrEnum
 from typing import Protocol as Interface
 
 import msgspec
 
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
-from ipvsproxy.plan.notice import Notice
+from ipvsproxy.plan.notice import Notice, RulesNoticed, VipsNoticed
+
+MOST_NOTICES = 4096
+"""Notices of one kind that wait; each is about a transaction, and those of our own are known by their numbers."""
 
 Object = Service | EndpointSlice | Node
 
@@ -38,19 +42,24 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """One object was added or changed; `triggered` is when a pod's change began, as in `decoded.Decoded`."""
+    """One object was added or changed; `triggered` is when a pod's change began, as in `decoded.Decoded`.
+
+    `versions` counts those that this one has replaced while nobody took them, and itself.
+    """
 
     kind: Kind
     key: str
     object: Object
     triggered: float = 0.0
+    versions: int = 1
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """One object was deleted, or is no longer of a kind that is proxied."""
+    """One object was deleted, or is no longer of a kind that is proxied; `versions` as in `Changed`."""
 
     kind: Kind
     key: str
+    versions: int = 1
 
 
 class NodeAddressesChanged(msgspec.Struct, frozen=True):
@@ -84,23 +93,86 @@ class Source(Interface):
 
 
 class Inbox:
-    """A thread-safe queue of events, taken in bursts."""
+    """Events by what they are about, in the order of their last versions, for any number of threads.
+
+    While the loop is busy, a new version of an object replaces the one that waits, and a list replaces all that
+    waits of its kind. So memory is bounded by the number of objects, and not by that of events.
+    """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._waiting: dict[Hashable, Event] = {}
+        self._keys: dict[Kind, dict[str, None]] = {kind: {} for kind in Kind}
+        self._numbers = itertools.count()
+        self._notices: dict[type[Notice], list[Hashable]] = {}
 
     def put(self, event: Event) -> None:
         """Add an event; never blocks."""
-        self._queue.put(event)
+        with self._changed:
+            match event:
+                case Changed() | Removed():
+                    self._put_object(event)
+                case Listed():
+                    self._put_list(event)
+                case VipsNoticed() | RulesNoticed():
+                    self._put_notice(event)
+                case _:
+                    self._waiting.pop(type(event), None)
+                    self._waiting[type(event)] = event
+            self._changed.notify()
 
     def take(self, timeout: float | None) -> list[Event]:
         """Return all events at hand, waiting at most `timeout` seconds for the first one."""
-        try:
-            events = [self._queue.get(timeout=timeout)]
-        except queue.Empty:
-            return []
-        try:
-            while True:
-                events.append(self._queue.get_nowait())
-        except queue.Empty:
-            return events
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._waiting), timeout)
+            events = list(self._waiting.values())
+            self._waiting = {}
+            self._keys = {kind: {} for kind in Kind}
+            self._notices = {}
+        return events
+
+    def _put_object(self, event: Changed | Removed) -> None:
+        """Take the place of an older version, at the end: it comes after a list that has come between them."""
+        name = (event.kind, event.key)
+        old = self._waiting.pop(name, None)
+        if isinstance(old, Changed | Removed):
+            event = msgspec.structs.replace(event, versions=event.versions + old.versions)
+        self._waiting[name] = event
+        self._keys[event.kind][event.key] = None
+
+    def _put_list(self, event: Listed) -> None:
+        """Take the place of everything of one kind, but for what the list keeps of it."""
+        older = self._waiting.pop(event.kind, None)
+        keys, self._keys[event.kind] = self._keys[event.kind], {}
+        changes = {key: self._waiting.pop((event.kind, key)) for key in keys}
+        if event.kept:
+            event = _with_kept(event, older if isinstance(older, Listed) else None, changes)
+        self._waiting[event.kind] = event
+
+    def _put_notice(self, event: Notice) -> None:
+        """Many notices come to one: whatever may have changed."""
+        kind = type(event)
+        keys = self._notices.setdefault(kind, [])
+        if len(keys) >= MOST_NOTICES:
+            for key in keys:
+                del self._waiting[key]
+            keys.clear()
+            event = VipsNoticed(unsure=True) if isinstance(event, VipsNoticed) else RulesNoticed(0, unsure=True)
+        keys.append(next(self._numbers))
+        self._waiting[keys[-1]] = event
+
+
+def _with_kept(new: Listed, older: Listed | None, changes: Mapping[str, Event]) -> Listed:
+    """Return a list with the versions, of objects it could not read, that have not been taken yet."""
+    objects, kept = dict(new.objects), set(new.kept)
+    for key in new.kept:
+        change = changes.get(key)
+        if isinstance(change, Changed):
+            objects[key] = change.object
+        elif change is None and older is not None and key in older.objects:
+            objects[key] = older.objects[key]
+        elif change is None and (older is None or key in older.kept):
+            continue
+        # Otherwise it was gone in between, and nothing is left to keep.
+        kept.remove(key)
+    return Listed(new.kind, objects, frozenset(kept))

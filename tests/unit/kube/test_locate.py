@@ -3,10 +3,11 @@
 import socket
 
 import pytest
+from recording import RecordingInbox
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
-from ipvsproxy.kube.inbox import ApiServers, Inbox
+from ipvsproxy.kube.inbox import ApiServers
 from ipvsproxy.kube.locate import RESOLVED_SECONDS, UNRESOLVED_SECONDS, Locator, locate
 
 HERE, THERE = parse_ip("192.0.2.10"), parse_ip("192.0.2.11")
@@ -52,7 +53,7 @@ def told(inbox):
 
 
 def test_a_name_is_resolved_again_and_told_when_it_has_moved(names):
-    inbox = Inbox()
+    inbox = RecordingInbox()
     locator = Locator(lambda: "https://api.example:6443", inbox)
     names["api.example"] = ["192.0.2.10"]
     assert locator.look() == RESOLVED_SECONDS
@@ -66,7 +67,7 @@ def test_a_name_is_resolved_again_and_told_when_it_has_moved(names):
 
 
 def test_a_name_that_cannot_be_resolved_is_one_warning_and_what_was_known_stays(names):
-    inbox = Inbox()
+    inbox = RecordingInbox()
     locator = Locator(lambda: "https://api.example:6443", inbox)
     with capture_logs() as logs:
         assert [locator.look() for _ in range(3)] == [UNRESOLVED_SECONDS] * 3
@@ -85,7 +86,7 @@ def test_a_name_that_cannot_be_resolved_is_one_warning_and_what_was_known_stays(
 
 def test_a_configuration_that_was_read_again_may_name_another_host(names):
     names.update({"old": ["192.0.2.10"], "new": ["192.0.2.11"]})
-    inbox, urls = Inbox(), iter(["http://old", "http://new"])
+    inbox, urls = RecordingInbox(), iter(["http://old", "http://new"])
     locator = Locator(lambda: next(urls), inbox)
     locator.look()
     locator.look()

@@ -4,12 +4,13 @@ import json
 
 import pytest
 from apiserver import endpoint_slice, node, service, status
+from recording import RecordingInbox
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.kube import api
 from ipvsproxy.kube.api import Trouble, lines
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.reflector import PAGE_SIZE, Pace, Reflector
 
 
@@ -80,7 +81,7 @@ class Run:
     """A reflector that follows a script, and what came of it."""
 
     def __init__(self, *answers, kind=Kind.SERVICE):
-        self.script, self.inbox, self.clock = Script(*answers), Inbox(), Clock()
+        self.script, self.inbox, self.clock = Script(*answers), RecordingInbox(), Clock()
         pace = Pace(clock=self.clock, uniform=lambda _, high: high, randint=lambda low, _: low)
         self.reflector = Reflector(kind, self.script, self.inbox, pace)
         self.replies = [answer for answer in answers if isinstance(answer, Reply)]
