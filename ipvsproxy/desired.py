@@ -14,7 +14,7 @@ from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.node import NodeFacts, Reserved, blindness, facts
+from ipvsproxy.plan.node import Missing, NodeFacts, Reserved, blindness, facts, missing
 from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
 from ipvsproxy.plan.safety import Refusal, has_external_ips, judge
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
@@ -25,6 +25,7 @@ from ipvsproxy.report import Report, service_subject
 API_SERVER = "default/kubernetes"
 API_SERVER_ROLE = "the API server"
 DNS_PORT = 53
+DELETED = "Node is about to be deleted"
 
 log = structlog.get_logger()
 
@@ -44,6 +45,7 @@ class Desired:
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._conflicts: dict[str, dict[FrontendKey, str]] = {}
         self._api_servers: tuple[Reserved, ...] = ()
+        self._missing: Missing | None = None
 
     @property
     def facts(self) -> NodeFacts:
@@ -73,7 +75,9 @@ class Desired:
         new = facts(self._config, node, link_addresses, reserved, senders)
         # A folder of manifests need not describe the node, and no load balancer asks there.
         eligible = node.eligible if node else self._config.manifests is not None
-        self._report.node(eligible=eligible, listen=listen_addresses(self._config, new))
+        self._look_for_node(new)
+        reason = str(self._missing) if self._missing else "" if eligible else DELETED
+        self._report.node(eligible=eligible, listen=listen_addresses(self._config, new), reason=reason)
         if new == self._facts:
             return Touched()
         previous, self._facts = self._facts, new
@@ -86,6 +90,26 @@ class Desired:
             log.warning(reason)
         self.store.all_dirty()
         return self._replace_fixed()
+
+    @property
+    def missing_node(self) -> Missing | None:
+        """What there was in place of our Node when it was missed first; None when it is there."""
+        return self._missing
+
+    def _look_for_node(self, found: NodeFacts) -> None:
+        """Warn once while our Node is not there: whatever depends on it finds nothing, and says nothing.
+
+        A folder of manifests need not describe it, where that tells of no node or has endpoints on it.
+        """
+        store = self.store
+        if store.node is not None:
+            self._missing = None
+        elif self._missing is None:
+            names = store.nodes_of_endpoints()
+            absent = missing(found.name, store.other_nodes.values(), names, found.link_addresses)
+            if self._config.manifests is None or (absent.others and absent.name not in absent.others):
+                self._missing = absent
+                log.warning("Node not found, see --hostname-override", effect=absent.effect, **absent.summary())
 
     def _replace_fixed(self) -> Touched:
         previous, self._fixed = self._fixed, _fixed(self._facts, self._config)

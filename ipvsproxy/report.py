@@ -75,8 +75,11 @@ class Report:
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """An event brought objects of a kind; `triggered` is when a pod's change began, 0 if unknown."""
 
-    def node(self, *, eligible: bool, listen: Mapping[int, tuple[bytes, ...]]) -> None:
-        """Say whether the node should get traffic from outside, and where health-check ports listen."""
+    def node(self, *, eligible: bool, listen: Mapping[int, tuple[bytes, ...]], reason: str = "") -> None:
+        """Say whether the node should get traffic from outside, and where health-check ports listen.
+
+        `reason` is what is unusual about it: its Node was not found, or is about to be deleted.
+        """
 
     def local(self, service: str, view: LocalView | None) -> None:
         """A Service was planned, or is gone (None); also None when it has no Local policy."""

@@ -16,12 +16,16 @@ log = structlog.get_logger()
 
 
 class Store:
-    """Services, slices by Service, and the one Node that is ours."""
+    """Services, slices by Service, and the one Node that is ours.
+
+    `other_nodes` are those that a folder of manifests describes as well; the API server is asked for ours alone.
+    """
 
     def __init__(self, node_name: str) -> None:
         self.services: dict[str, Service] = {}
         self.node: Node | None = None
         self.node_changed = False
+        self.other_nodes: dict[str, Node] = {}
         self._node_name = node_name
         self._slices: dict[str, EndpointSlice] = {}
         self._slices_of: dict[str, dict[str, EndpointSlice]] = {}
@@ -49,6 +53,11 @@ class Store:
         found = self._slices_of.get(service, {})
         return [found[key] for key in sorted(found)]
 
+    def nodes_of_endpoints(self) -> set[str]:
+        """Return the names of all nodes that endpoints are on."""
+        pieces = self._slices.values()
+        return {end.node for piece in pieces for end in piece.endpoints if end.node}
+
     def take_dirty(self) -> list[str]:
         """Return the Services to look at, in the order in which they changed, and forget them."""
         dirty, self._dirty = self._dirty, {}
@@ -69,7 +78,7 @@ class Store:
 
     def _keys(self, kind: Kind) -> set[str]:
         if kind is Kind.NODE:
-            return {self.node.name} if self.node else set()
+            return {*self.other_nodes, *([self.node.name] if self.node else [])}
         return set(self.services if kind is Kind.SERVICE else self._slices)
 
     def _set(self, kind: Kind, key: str, value: Object | None) -> bool:
@@ -81,7 +90,12 @@ class Store:
 
     def _set_node(self, key: str, value: Object | None) -> bool:
         """Take our Node over; one that is deleted keeps its last word until there is a new one (contract 1.11)."""
-        if key != self._node_name or value == self.node:
+        if key != self._node_name:
+            self.other_nodes.pop(key, None)
+            if isinstance(value, Node):
+                self.other_nodes[key] = value
+            return False
+        if value == self.node:
             return False
         if not isinstance(value, Node):
             log.warning("our Node object is gone, going on with its last version", node=key)

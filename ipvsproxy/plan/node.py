@@ -17,6 +17,38 @@ LONGEST_LINK_NAME = 15
 """IFNAMSIZ without the zero at the end."""
 
 
+NAMES_SHOWN = 10
+
+
+class Missing(NamedTuple):
+    """A Node that is not there: the names of those that are, and which of them this host may be."""
+
+    name: str
+    others: tuple[str, ...] = ()
+    likely: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"Node {self.name} not found"
+
+    @property
+    def effect(self) -> str:
+        """What follows; endpoints that are on a node of this name show that the name is right."""
+        if self.name in self.others:
+            return "its zone, addresses and pod ranges are unknown"
+        return "Local policies and topology hints find no endpoint on this node"
+
+    @property
+    def shown(self) -> list[str]:
+        """The first few of the names, those that may be meant before others."""
+        return [*self.likely, *(name for name in self.others if name not in self.likely)][:NAMES_SHOWN]
+
+    def summary(self) -> dict[str, object]:
+        """Return what there is, for a log line."""
+        more = len(self.others) - len(self.shown)
+        found = {"node": self.name, "nodes": self.shown or None, "more": more or None}
+        return {**found, "likely": list(self.likely[:NAMES_SHOWN]) or None}
+
+
 class Reserved(NamedTuple):
     """An address that the node depends on: what it is, and its port there (0: any)."""
 
@@ -94,6 +126,25 @@ def facts(
         reserved=tuple(sorted(set(reserved))),
         senders=senders or {},
     )
+
+
+def missing(name: str, nodes: Iterable[Node], named: Iterable[str], links: Iterable[bytes]) -> Missing:
+    """Return what there is in place of a Node: other `nodes`, and those that endpoints are `named` to be on.
+
+    A Node may be meant that differs in case or in its domain, or has the name, or an address of this host's
+    `links`, among its addresses.
+    """
+    known = {node.name: {format_ip(address) for address in node.addresses} for node in nodes}
+    here = {name, *map(format_ip, links)}
+    others = sorted(known.keys() | set(named))
+    likely = [o for o in others if o != name and (_host(o) == _host(name) or known.get(o, set()) & here)]
+    return Missing(name, tuple(others), tuple(likely))
+
+
+def _host(name: str) -> str:
+    """Return the host's part of a name, in small letters; an address has no domain."""
+    small = name.lower()
+    return small if small.replace(".", "").isdecimal() else small.partition(".")[0]
 
 
 def blindness(config: Config, found: NodeFacts) -> str:

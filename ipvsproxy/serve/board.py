@@ -61,9 +61,9 @@ class Board(Report):
         if triggered >= self._started and len(self._triggers) < MAX_TRIGGERS:
             self._triggers.append(triggered)
 
-    def node(self, *, eligible: bool, listen: Mapping[int, tuple[bytes, ...]]) -> None:
+    def node(self, *, eligible: bool, listen: Mapping[int, tuple[bytes, ...]], reason: str = "") -> None:
         """Pass on."""
-        self.health.node(eligible=eligible)
+        self.health.node(eligible=eligible, reason=reason)
         self._ports.listen_on(listen)
 
     def local(self, service: str, view: LocalView | None) -> None:

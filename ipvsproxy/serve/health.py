@@ -4,7 +4,8 @@ A family is healthy as long as nothing has been waiting to be programmed for twi
 while the loop still turns: it says so with every verification, so three silent periods mean that it hangs. The
 process is healthy if every family is. One that waits for another proxy of this node to end is healthy and says
 so: the node is served, and a rolling update must find the new pod ready before it ends the old one. `/healthz`
-asks for an eligible node and a first complete sync as well: cloud load balancers send traffic by it. Contract 5.1.
+asks for an eligible node and a first complete sync as well: cloud load balancers send traffic by it. Contract 5.1;
+`reason`, why a node is not eligible, is our own addition.
 Thread-safe: the loop tells, threads of the server ask.
 """
 
@@ -45,6 +46,7 @@ class Health:
         self._queued: dict[int, float] = {}
         self._heard: dict[int, float] = {}
         self._eligible = False
+        self._reason = ""
         self._holder = ""
 
     def queued(self, families: Iterable[int] | None = None) -> None:
@@ -63,10 +65,11 @@ class Health:
                 self._heard[number] = steady
                 self._queued.pop(number, None)
 
-    def node(self, *, eligible: bool) -> None:
-        """Take over whether load balancers may send traffic to this node."""
+    def node(self, *, eligible: bool, reason: str = "") -> None:
+        """Take over whether load balancers may send traffic to this node, and what is unusual about it."""
         with self._lock:
             self._eligible = eligible
+            self._reason = reason
 
     def standby(self, holder: str) -> None:
         """Another proxy has this node: we wait for it, until it is nobody ('')."""
@@ -87,7 +90,10 @@ class Health:
                 return self._answer(now, True, {"waitingFor": self._holder}, ok=True)
             synced = len(self._updated) == len(self._families)
             healthy = self._healthy() and synced
-            return self._answer(now, healthy, {"nodeEligible": self._eligible}, ok=healthy and self._eligible)
+            node: dict[str, Any] = {"nodeEligible": self._eligible}
+            if self._reason:
+                node["reason"] = self._reason
+            return self._answer(now, healthy, node, ok=healthy and self._eligible)
 
     def livez(self) -> tuple[int, bytes]:
         """Return status and body: 200 if healthy."""

@@ -1,15 +1,17 @@
 """What the loop tells its report: facts of a turn, and of the Services that changed in it."""
 
 import errno
+from pathlib import Path
 
 import pytest
-from build import config, destination, key, service, slice_of
+from build import config, destination, endpoint, key, service, slice_of
 from memory_kernel import MemoryNode
+from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.loop import Loop
-from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.model import Endpoint, Node
 from ipvsproxy.report import Report
 
 WEB = key("10.96.0.10:80")
@@ -33,8 +35,8 @@ class Recorder(Report):
     def received(self, kind, objects, triggered):
         self.calls.append(("received", str(kind), objects, triggered))
 
-    def node(self, *, eligible, listen):
-        self.calls.append(("node", eligible, listen))
+    def node(self, *, eligible, listen, reason=""):
+        self.calls.append(("node", eligible, listen, *([reason] if reason else [])))
 
     def local(self, service, view):
         self.calls.append(("local", service, view))
@@ -247,3 +249,50 @@ def test_an_address_that_is_refused_is_told_once_for_each_change(world):
     }
     world.change(service(external_ips=["192.0.2.254", "127.0.0.1"]))
     assert world.report.of("refused")[1:] == [["web", reason], ["web", "127.0.0.1: a loopback address"]]
+
+
+def node_not_found(logs):
+    return [entry for entry in logs if entry["event"].startswith("Node not found")]
+
+
+def test_a_node_that_is_not_there_is_told_once_with_the_nodes_that_are(world):
+    with capture_logs() as logs:
+        world.list(service(), slice_of("web", endpoint("10.244.1.1", "node2")), node=None)
+        world.change(slice_of("web", endpoint("10.244.1.1", "node3")))
+        world.wait(31)
+    (entry,) = node_not_found(logs)
+    assert (entry["log_level"], entry["node"], entry["nodes"]) == ("warning", "node1", ["node2"])
+    assert "--hostname-override" in entry["event"]
+    assert entry["effect"] == "Local policies and topology hints find no endpoint on this node"
+    eligible, _, reason = world.report.of("node")[-1]
+    assert (eligible, reason) == (False, "Node node1 not found")
+    world.change(OWN)
+    assert world.report.of("node")[-1][0] is True
+    assert len(world.report.of("node")[-1]) == 2
+
+
+def test_a_node_that_is_about_to_be_deleted_is_told_as_the_reason(world):
+    world.list(service(), node=Node("node1", eligible=False))
+    assert world.report.of("node")[-1][2] == "Node is about to be deleted"
+
+
+def test_a_folder_that_names_no_node_needs_none():
+    world = World(manifests=Path("/nowhere"))
+    with capture_logs() as logs:
+        world.list(service(), slice_of("web", Endpoint(parse_ip("10.244.1.1"))), node=None)
+        assert node_not_found(logs) == []
+        world.change(slice_of("web", endpoint("10.244.1.1", "node2")))
+        world.wait(31)
+        assert len(node_not_found(logs)) == 1
+    assert world.report.of("node")[-1][0] is True
+
+
+def test_a_name_that_endpoints_have_is_right_though_its_node_is_not_there():
+    named = slice_of("web", endpoint("10.244.1.1", "node1"))
+    world = World(manifests=Path("/nowhere"))
+    with capture_logs() as logs:
+        world.list(service(), named, node=None)
+        assert node_not_found(logs) == []
+        World().list(service(), named, node=None)
+    (entry,) = node_not_found(logs)
+    assert "Local policies" not in entry["effect"]

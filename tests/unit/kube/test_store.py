@@ -70,3 +70,10 @@ def test_slices_may_come_before_and_outlive_their_service(store):
     assert names(store, "default/web") == ["a", "b"]
     assert store.apply(Changed(Kind.SERVICE, "default/web", service("web", ["10.96.0.99"])))
     assert store.take_dirty() == ["default/web"]
+
+
+def test_other_nodes_are_known_by_name_and_change_nothing(store):
+    store.apply(Listed(Kind.NODE, {name: Node(name) for name in ("node2", "node3")}))
+    assert set(store.other_nodes) == {"node2", "node3"}
+    assert store.apply(Listed(Kind.NODE, {"node3": Node("node3"), "node1": Node("node1")}))
+    assert (set(store.other_nodes), store.node) == ({"node3"}, Node("node1"))

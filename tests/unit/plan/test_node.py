@@ -8,7 +8,7 @@ from build import config
 from ipvsproxy.address import family, format_ip, parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.node import blindness, facts
+from ipvsproxy.plan.node import blindness, facts, missing
 
 LINKS = [parse_ip(t) for t in ("127.0.0.1", "192.0.2.1", "192.168.7.1", "2001:db8::1", "fe80::1", "::1")]
 NODE = Node(
@@ -124,3 +124,27 @@ def test_only_the_first_address_of_a_family_is_a_node_ip():
     reported = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "203.0.113.7"]
     node = msgspec.structs.replace(NODE, addresses=tuple(map(parse_ip, reported)))
     assert list(map(format_ip, facts(config(), node, LINKS).addresses)) == ["192.0.2.1", "2001:db8::1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "named", "likely"),
+    [
+        ("192.0.2.1", [NODE], (), ("node1",)),  # its name is an address of the Node
+        ("host", [NODE], (), ("node1",)),  # the Node has an address of this host
+        ("node1", [], ("Node1", "node2"), ("Node1",)),
+        ("node1", [], ("node1.example.com", "node10"), ("node1.example.com",)),
+        ("node1.example.com", [Node("node1")], (), ("node1",)),
+        ("192.0.2.1", [], ("192.0.2.2", "192.example.com"), ()),
+        ("node1", [], (), ()),
+    ],
+)
+def test_a_node_of_another_name_that_may_be_meant(name, nodes, named, likely):
+    found = missing(name, nodes, named, LINKS)
+    assert found.likely == likely
+    assert set(found.others) == {*named, *(node.name for node in nodes)}
+
+
+def test_of_many_names_a_few_are_shown_those_that_may_be_meant_first():
+    found = missing("n99", [], [f"n{number}" for number in range(99)] + ["n99.example.com"], [])
+    assert (found.shown[0], len(found.shown)) == ("n99.example.com", 10)
+    assert found.summary()["more"] == 90

@@ -168,3 +168,10 @@ def test_rules_that_nobody_asked_for_and_that_are_refused_make_ill(health, clock
     assert codes(health) == (503, 503)
     assert json.loads(health.livez()[1])["status"]["IPv4"]["healthy"] is True
     board.server.close()
+
+
+def test_why_a_node_is_not_eligible_is_said_while_it_is_so(health):
+    health.node(eligible=False, reason="Node n was not found")
+    assert json.loads(health.healthz()[1])["reason"] == "Node n was not found"
+    health.node(eligible=True)
+    assert "reason" not in json.loads(health.healthz()[1])
