@@ -1,11 +1,16 @@
-"""Taking everything of ours and of a former kube-proxy out of the kernel (contract 1.15)."""
+"""Taking everything of ours and of a former kube-proxy out of the kernel (contract 1.15).
+
+A kube-proxy that runs keeps what it has: on the way back to it, it is started first, and this takes ours away.
+"""
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
 
+from ipvsproxy import neighbour
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.alone import Lock
@@ -17,19 +22,24 @@ from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.rules import TABLE, delete_tables
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.loop import Fatal
+from ipvsproxy.neighbour import Neighbour
 from ipvsproxy.opening import open_ruleset, with_hint
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from nft import Libnftables, NftError
 
+FLAG = "--cleanup-kube-proxy"
+RUNS, MAY_RUN = "it runs on this node", "it may run: the processes of the host are not visible here"
+
 log = structlog.get_logger()
 
 
-def cleanup(config: Config) -> None:
+def cleanup(config: Config, *, everything: bool = False) -> None:
     """Take servers, VIPs, kube-ipvs0, nft tables, rules in tables of others and ipsets out of the kernel.
 
-    Not while a proxy is at work, which would put it all back. Settings made with sysctl stay, as do virtual
-    servers inside --ipvs-exclude-cidrs and firewall-mark servers. Raises Fatal when something could not be
-    removed, after everything else has been.
+    Not while a proxy is at work, which would put it all back. What belongs to a kube-proxy that runs, or may run,
+    stays unless `everything` is to go. Settings made with sysctl stay, as do virtual servers inside
+    --ipvs-exclude-cidrs and firewall-mark servers. Raises Fatal when something could not be removed, after
+    everything else has been.
     """
     lock = Lock()
     holder = lock.take()
@@ -38,8 +48,7 @@ def cleanup(config: Config) -> None:
             f"an ipvsproxy is at work on this node ({holder}): end it first, or it would put everything back"
         )
     problems = []
-    # In this order: the guard stays until nothing answers any more.
-    for step in (partial(_remove_servers, config), _remove_links, _remove_rule, _remove_tables, _remove_leftovers):
+    for step in _steps(config, None if everything else _spared(config)):
         try:
             problems += step()
         except (KernelError, NftError, OSError) as error:
@@ -47,6 +56,36 @@ def cleanup(config: Config) -> None:
     if problems:
         raise Fatal(f"cleanup did not complete: {'; '.join(problems)}")
     log.info("cleaned up")
+
+
+def _spared(config: Config) -> Neighbour | None:
+    """Return the kube-proxy whose objects stay, and say why they do; None when there is none to be seen."""
+    found = neighbour.look(config)
+    if found.is_gone:
+        return None
+    stays = ["rules", "virtual servers", "kube-ipvs0"] if found.is_in_ipvs_mode else ["rules"]
+    log.warning(
+        "Left what belongs to a kube-proxy in place",
+        stays=stays,
+        reason=RUNS if found.running.signs else MAY_RUN,
+        signs=list(found.running.signs) or None,
+        rules=list(found.rules) or None,
+        removedBy=FLAG,
+    )
+    return found
+
+
+def _steps(config: Config, spared: Neighbour | None) -> Sequence[Callable[[], list[str]]]:
+    """Return what is to be done, in this order.
+
+    The guard stays until nothing answers any more; beside a kube-proxy it goes first, so that the rules of that
+    serve each new connection at once. One in the ipvs mode has taken servers and addresses over, and removes those
+    that it does not want.
+    """
+    ours = (partial(_remove_servers, config), _remove_links)
+    if spared is None:
+        return (*ours, _remove_rule, _remove_tables, _remove_leftovers)
+    return (_remove_tables, _remove_rule, *((_remove_routes,) if spared.is_in_ipvs_mode else ours))
 
 
 def _remove_servers(config: Config) -> list[str]:
@@ -69,6 +108,10 @@ def _remove_servers(config: Config) -> list[str]:
 
 def _remove_links() -> list[str]:
     return Links().remove_link()
+
+
+def _remove_routes() -> list[str]:
+    return Links().remove_routes()
 
 
 def _remove_rule() -> list[str]:

@@ -132,7 +132,7 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
 
     try:
         if settings.values["--cleanup"]:
-            cleanup(config)
+            cleanup(config, everything=settings.values["--cleanup-kube-proxy"])
         elif settings.values["--init-only"]:
             app.init(config)
         else:

@@ -16,10 +16,11 @@ from ipvsproxy.address import Cidr, format_ip, parse_cidr, parse_ip
 from ipvsproxy.commands.objects import UNKNOWN, Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
-from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, Settings
+from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, KubeProxy, OwnNode, Settings
 from ipvsproxy.diagnosis.shape import rules_by_chain
 from ipvsproxy.inspect.difference import Action, Change, changes
 from ipvsproxy.kernel import host
+from ipvsproxy.kernel.alone import Lock
 from ipvsproxy.kernel.filters import read_chains
 from ipvsproxy.kernel.legacy import read_legacy
 from ipvsproxy.kernel.links import LINK_NAME
@@ -31,6 +32,7 @@ from ipvsproxy.kernel.view import View
 from ipvsproxy.kernel.xtables import legacy_leftovers
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
+from ipvsproxy.neighbour import signs
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import FrontendKey, KernelState
@@ -41,7 +43,7 @@ from nft import ruleset
 T = TypeVar("T")
 KUBERNETES = "kubernetes.default.svc"
 DNS_NAMESPACE, DNS_NAMES = "kube-system", ("kube-dns", "coredns")
-EXTERNAL_NAMES_ASKED = 20
+EXTERNAL_NAMES_ASKED, NODES_SHOWN = 20, 20
 READING = (KernelError, OSError)
 DECIDING = frozenset(
     (
@@ -87,7 +89,15 @@ def survey(config: Config, cluster_domain: str) -> Seen:
             facts.unread["drift"] = f"the kernel cannot be read: {facts.unread.get('state', 'it has no IPVS')}"
         facts.dns = _dns(wanted, objects, cluster_domain)
     facts.proxy = read_proxy(config)
+    facts.kube_proxy = _kube_proxy(facts, config)
     return Seen(facts, objects, wanted, kernel)
+
+
+def _kube_proxy(facts: Facts, config: Config) -> KubeProxy:
+    ours = (
+        facts.proxy is not None and facts.proxy.health != 0 and facts.proxy.is_ours and bool(facts.proxy.metrics)
+    )
+    return signs(config, facts.processes, ours_runs=bool(facts.holder) or ours)
 
 
 def _settings(config: Config) -> Settings:
@@ -123,7 +133,10 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
     facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
     facts.our_rules = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False))
     facts.legacy_leftovers = tuple(legacy_leftovers())
-    facts.processes = _tried(facts, "processes", read_processes) or ()
+    holder = Lock().look()
+    facts.holder = str(holder or "")
+    seen = _tried(facts, "processes", lambda: read_processes(holder=holder.pid if holder else 0))
+    facts.processes = seen or ()
     if state is not None:
         facts.servers = tuple(as_fact(key, s.server, s.weights) for key, s in sorted(state.servers.items()))
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
@@ -174,6 +187,7 @@ def _wanted(facts: Facts, config: Config, objects: Objects, around: Surroundings
     here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
     wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers)
     facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
+    facts.node = own_node(wanted)
     held = set(map(format_ip, here))
     facts.held_vips = {
         format_ip(address): service.key
@@ -182,6 +196,15 @@ def _wanted(facts: Facts, config: Config, objects: Objects, around: Surroundings
         if format_ip(address) in held
     }
     return wanted
+
+
+def own_node(wanted: Desired) -> OwnNode | None:
+    """Return what is known of our Node; None for a folder that need not describe it."""
+    node, absent = wanted.store.node, wanted.missing_node
+    if absent is not None:
+        shown = absent.others[:NODES_SHOWN]
+        return OwnNode(absent.name, found=False, effect=absent.effect, others=shown, likely=absent.likely)
+    return OwnNode(node.name, about_to_be_deleted=not node.eligible) if node else None
 
 
 def drift(

@@ -74,6 +74,8 @@ PROCESS = (
     Row("write-config-to", "", STRING, "", BETTER, "write the effective configuration there, and end",
         always=True),
     Row("cleanup", "", BOOL, False, BETTER, "take everything out of the kernel, and end", always=True),
+    Row("cleanup-kube-proxy", "", BOOL, False, NEW,
+        "with --cleanup: remove what a kube-proxy has written too, even if one runs, or may run", always=True),
     Row("init-only", "", BOOL, False, BETTER, "make kernel settings, load modules, and end", always=True),
     Row("version", "", VERSION, "false", SAME, "print the version (raw: all of it), and end", always=True),
     Row("feature-gates", "featureGates", GATES, {}, BETTER, "feature gates of Kubernetes"),

@@ -142,8 +142,33 @@ class Dns(msgspec.Struct, frozen=True):
     external_names: tuple[ExternalName, ...] = ()
 
 
+class OwnNode(msgspec.Struct, frozen=True):
+    """The Node of this host: whether it was found, and if not, what follows and which others there are.
+
+    One of the `likely` ones may be meant.
+    """
+
+    name: str
+    found: bool = True
+    effect: str = ""
+    about_to_be_deleted: bool = False
+    others: tuple[str, ...] = ()
+    likely: tuple[str, ...] = ()
+
+
+class KubeProxy(msgspec.Struct, frozen=True):
+    """Whether a kube-proxy runs here: what shows that it does (`signs`), and its mode, empty if it is unknown.
+
+    Without `sees_processes`, as in a container, nothing shows that none does.
+    """
+
+    signs: tuple[str, ...] = ()
+    mode: str = ""
+    sees_processes: bool = True
+
+
 class Facts(msgspec.Struct):
-    """A node at one moment."""
+    """A node at one moment; `holder` is the process that holds the lock of ipvsproxy, empty when none does."""
 
     settings: Settings = Settings()
     host: Host | None = None
@@ -154,9 +179,12 @@ class Facts(msgspec.Struct):
     servers: tuple[VirtualServer, ...] | None = None
     vips: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
+    kube_proxy: KubeProxy = KubeProxy()
     legacy_leftovers: tuple[str, ...] = ()
     proxy: Proxy | None = None
     api: Api | None = None
+    node: OwnNode | None = None
+    holder: str = ""
     held_vips: dict[str, str] = {}
     drift: tuple[str, ...] | None = None
     dns: Dns | None = None

@@ -5,7 +5,7 @@ In: facts. Out: findings, problems first; within the same verdict the cause stan
 
 from collections.abc import Callable, Iterator
 
-from ipvsproxy.diagnosis import dns, foreign, host, links, state
+from ipvsproxy.diagnosis import dns, foreign, host, links, own_node, proxies, state
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import ORDER, Finding
 
@@ -17,8 +17,10 @@ CHECKS: tuple[Check, ...] = (
     host.check_pressure,
     host.check_reverse_path,
     links.check_bridge,
-    state.check_proxies,
-    state.check_proxy,
+    proxies.check_installation,
+    proxies.check_others,
+    own_node.check_node,
+    proxies.check_proxy,
     state.check_settings,
     state.check_api,
     state.check_ruleset,
@@ -30,8 +32,22 @@ CHECKS: tuple[Check, ...] = (
     dns.check_dns,
 )
 
+OF_AN_INSTALLED_PROXY: frozenset[Check] = frozenset(
+    (
+        host.check_sysctls,  # those that a start makes
+        proxies.check_proxy,
+        state.check_settings,
+        state.check_ruleset,
+        links.check_vip_link,
+        state.check_drift,
+        dns.check_dns,
+    )
+)
+"""What they miss where ipvsproxy is not installed only means that, which is said once."""
+
 
 def diagnose(facts: Facts) -> list[Finding]:
     """Return what all checks find, what matters most first."""
-    found = [finding for check in CHECKS for finding in check(facts)]
+    left_out = frozenset() if proxies.is_installed(facts) else OF_AN_INSTALLED_PROXY
+    found = [finding for check in CHECKS if check not in left_out for finding in check(facts)]
     return sorted(found, key=lambda finding: ORDER.index(finding.verdict))

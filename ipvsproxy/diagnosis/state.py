@@ -1,108 +1,13 @@
-"""Checks of what we have programmed and of who programs it: ruleset, drift, the running proxy, other proxies."""
+"""Checks of what we have programmed: ruleset, drift, and the settings by which it is judged."""
 
 from collections.abc import Iterator, Sequence
 
-from ipvsproxy.diagnosis.facts import Facts, Proxy
+from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.filters import Chain
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.foreign import TABLE, is_ours
-from ipvsproxy.plan.leftovers import MARK, MASQUERADE, OWN_TABLE, TABLES, is_leftover
 
-LAST_SYNC = "kubeproxy_sync_proxy_rules_last_timestamp_seconds"
-PENDING = "ipvsproxy_pending_objects"
 SHOWN = 10
-SYNC_SLACK = 10.0
-"""Seconds that a verification may take."""
-
-
-def check_proxies(facts: Facts) -> Iterator[Finding]:
-    """No other proxy programs this node, and none has left anything behind.
-
-    Of several processes of ipvsproxy one works and the others wait, which is right.
-    """
-    findings = [*_processes(facts), *_leftovers(facts)]
-    yield from findings
-    if not findings:
-        yield fine("other proxies", "no other service proxy is to be seen here")
-
-
-def _processes(facts: Facts) -> Iterator[Finding]:
-    others = [process for process in facts.processes if process.program != "ipvsproxy"]
-    for process in others:
-        yield problem("other proxies", f"{process.program} runs on this node too (process {process.pid})",
-                      process.command, step="stop it: only one proxy may program a node")  # fmt: skip
-
-
-def _leftovers(facts: Facts) -> Iterator[Finding]:
-    found = leftovers(facts)
-    is_alive = facts.proxy is not None and facts.proxy.health == 200 and facts.proxy.is_ours
-    if found and is_alive:
-        yield problem(
-            "other proxies",
-            "a kube-proxy is at work: its rules are there, though ipvsproxy removed them at its start",
-            *found,
-            step="stop kube-proxy on this node (its DaemonSet), then restart ipvsproxy",
-        )
-    elif found:
-        yield warning("other proxies", "kube-proxy has left rules", *found,
-                      step="start ipvsproxy, which removes them, or run: ipvsproxy cleanup")  # fmt: skip
-    for program in facts.legacy_leftovers:
-        yield warning(
-            "other proxies",
-            f"kube-proxy has left rules in {program}",
-            step=f"run on this host: {program}-save | grep -v KUBE- | {program}-restore",
-        )
-
-
-def leftovers(facts: Facts) -> list[str]:
-    """Name what a kube-proxy has written, but for the chains that stay since others use them."""
-    tables: set[str] = set()
-    chains: dict[str, int] = {}
-    for chain in facts.chains or ():
-        if chain.legacy or chain.family not in ("ip", "ip6"):
-            continue
-        if chain.table == OWN_TABLE:
-            tables.add(f"table {chain.family} {OWN_TABLE}")
-        elif chain.table in TABLES and is_leftover(chain.name) and chain.name not in (MARK, MASQUERADE):
-            place = f"{chain.family} {chain.table}"
-            chains[place] = chains.get(place, 0) + 1
-    return [*sorted(tables), *(f"{count} chains in {place}" for place, count in sorted(chains.items()))]
-
-
-def check_proxy(facts: Facts) -> Iterator[Finding]:
-    """The proxy of this node runs, is healthy, and has synced lately."""
-    proxy = facts.proxy
-    if proxy is None:
-        yield unchecked("proxy", facts.unread.get("proxy", "its health server is switched off"))
-    elif not proxy.health:
-        yield problem("proxy", f"no proxy answers on this node: {proxy.error}",
-                      step="start ipvsproxy, or see in its log why it ended")  # fmt: skip
-    elif not proxy.is_ours:
-        yield problem("proxy", "the proxy that answers on this node is not ipvsproxy",
-                      step="stop kube-proxy on this node, then start ipvsproxy")  # fmt: skip
-    elif proxy.health != 200:
-        yield problem("proxy", f"the proxy says that it is not healthy ({proxy.health})", proxy.health_body,
-                      step="see its log: rules are refused, or nothing could be done for a while")  # fmt: skip
-    else:
-        yield from _synced(proxy, facts.settings.sync_period)
-
-
-def _synced(proxy: Proxy, period: float) -> Iterator[Finding]:
-    metrics = proxy.metrics or {}
-    if metrics.get(LAST_SYNC) == 0.0:
-        yield problem("proxy", "the proxy has not synced yet", proxy.health_body,
-                      step="see its log: it waits for the API server, or for another proxy to end")  # fmt: skip
-        return
-    age = proxy.read_at - metrics.get(LAST_SYNC, proxy.read_at)
-    pending = int(metrics.get(PENDING, 0))
-    if age > 2 * period + SYNC_SLACK:
-        yield problem("proxy", f"the proxy has not synced for {age:.0f} s", f"it should every {period:.0f} s",
-                      step="see its log and what the process does (its CPU, its memory)")  # fmt: skip
-    if pending:
-        yield problem("proxy", f"the kernel refuses {counted(pending, 'object')}, tried again and again",
-                      step="see the warning events of Services; the log has the reasons")  # fmt: skip
-    if age <= 2 * period + SYNC_SLACK and not pending:
-        yield fine("proxy", "the proxy is healthy", f"synced {age:.0f} s ago" if proxy.metrics else "no metrics")
 
 
 def other_settings(facts: Facts) -> list[str]:

@@ -194,9 +194,7 @@ class Links:
 
         Raises Lost. A link of that name that is no dummy link was made by somebody else, and stays.
         """
-        routes = list(self._routes())
-        refused = self.unbind(routes)
-        problems = [f"route {format_ip(routes[i].address)}: {os.strerror(code)}" for i, code in refused.items()]
+        problems = self.remove_routes()
         with IPRoute() as route:
             found = route.link_lookup(ifname=LINK_NAME)
             for index in route.link_lookup(ifname=LINK_NAME, kind="dummy"):
@@ -206,6 +204,12 @@ class Links:
                 except NetlinkError as error:
                     problems.append(f"the dummy link {LINK_NAME}: {os.strerror(error.code)}")
         return problems + [f"the link {LINK_NAME}: it is no dummy link" for _ in found]
+
+    def remove_routes(self) -> list[str]:
+        """Delete our routes and return what could not be. Raises Lost."""
+        routes = list(self._routes())
+        refused = self.unbind(routes)
+        return [f"route {format_ip(routes[i].address)}: {os.strerror(code)}" for i, code in refused.items()]
 
     def _message(self, vip: Vip, sequence: int, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:

@@ -38,6 +38,7 @@ IFF_UP, IFF_PROMISC = 0x1, 0x100
 NO_PROXY = "--run-service-proxy=false"
 """With this, kube-router is a network plugin only."""
 PROGRAMS = ("kube-proxy", "kube-router", "ipvsproxy")
+FIRST_PID_NAMESPACE, INITS = "pid:[4026531836]", ("systemd", "init", "openrc-init", "runit")
 
 
 def read_host(config: Config, servers: int, destinations: int) -> Host:
@@ -111,35 +112,57 @@ def as_fact(key: FrontendKey, server: Server, weights: dict[Destination, int]) -
     return VirtualServer(format_ip(key.address), name, key.port, server.scheduler, tuple(backends))
 
 
-def read_processes(programs: Iterable[str] = PROGRAMS) -> tuple[Process, ...]:
+def read_processes(programs: Iterable[str] = PROGRAMS, holder: int = 0) -> tuple[Process, ...]:
     """Return the processes of this network namespace that program Services, but this one.
 
-    In a container without the host's processes that is nobody, or ourselves.
+    `holder` is the process that holds the lock of ipvsproxy, 0 if that is not to be seen. In a container without
+    the host's processes that is nobody, or ourselves.
     """
     wanted = tuple(programs)
     here = Path("/proc/thread-self/ns/net").readlink()
-    found = (_process(path, here, wanted) for path in PROC.iterdir() if path.name.isdecimal())
+    found = (_process(path, here, wanted, holder) for path in PROC.iterdir() if path.name.isdecimal())
     return tuple(process for process in found if process and process.pid != os.getpid())
 
 
-def _process(path: Path, here: Path, programs: tuple[str, ...]) -> Process | None:
+def sees_host_processes() -> bool:
+    """Whether the processes of the host can be seen: in its own PID namespace, or beside its init.
+
+    The number of the first PID namespace is fixed (PROC_PID_INIT_INO of include/linux/proc_ns.h). A node that is a
+    container itself has an init of its own, and its containers have not.
+    """
+    try:
+        first = (PROC / "self/ns/pid").readlink().name
+        return first == FIRST_PID_NAMESPACE or (PROC / "1/comm").read_text().strip() in INITS
+    except OSError:
+        return False
+
+
+def _process(path: Path, here: Path, programs: tuple[str, ...], holder: int) -> Process | None:
     try:
         words = (path / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-        program = _program(words, programs)
+        is_python = (path / "exe").readlink().name.startswith("python")
+        program = program_of(words, programs, is_python=is_python)
         if not program or (path / "ns/net").readlink() != here:
             return None
     except OSError:
         return None  # it has ended, or is not ours to look at
-    return Process(int(path.name), program, " ".join(words)[:200])
+    number = int(path.name)
+    return Process(number, "ipvsproxy" if number == holder else program, " ".join(words)[:200])
 
 
-def _program(words: list[str], programs: tuple[str, ...]) -> str:
-    """Return the name by which a command line is a service proxy; commands that only look are none."""
+def program_of(words: list[str], programs: tuple[str, ...], *, is_python: bool) -> str:
+    """Return the name by which a command line is a service proxy; commands that only look are none.
+
+    Under the name kube-proxy, a link to ipvsproxy that manifests of kube-proxy can go on to use, Python is at work
+    (`is_python`), which no kube-proxy is written in.
+    """
     name = Path(words[0]).name
     if name.startswith("python") and len(words) > 1:
         words = words[2:] if words[1] == "-m" else words[1:]
         name = Path(words[0]).name if words else ""
     if name not in programs or NO_PROXY in words:
         return ""
+    if name == "kube-proxy" and is_python:
+        return "ipvsproxy"
     following = words[1] if len(words) > 1 else ""
     return name if name != "ipvsproxy" or following == "run" or following.startswith("-") else ""

@@ -6,7 +6,9 @@ KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT, KUBE-MARK-DROP) and of others (KUBE-ROU
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 TABLES = ("filter", "nat", "mangle")
 """In the order of removal: the old guard, which refuses Services that it does not know, stands in `filter`."""
@@ -79,3 +81,26 @@ def removal(found: Found) -> list[str]:
         *(f"flush chain {place} {chain}" for chain in chains),
         *(f"delete chain {place} {chain}" for chain in chains),
     ]
+
+
+class Item(NamedTuple):
+    """Something that is removed: what it is (chains, rules, table, ipset), its name, and how many of it."""
+
+    kind: str
+    name: str
+    number: int = 1
+
+
+def going(found: Iterable[Found], tables: Iterable[str], sets: Iterable[str]) -> list[Item]:
+    """Return what is removed of a kube-proxy: its chains and the rules that lead to them, tables and ipsets."""
+    items, is_used = [], False
+    for table in found:
+        staying = kept(table)
+        is_used = is_used or bool(staying)
+        doomed = table.chains - staying
+        leading = sum(jump.target in doomed for jump in table.jumps)
+        place = f"{table.family} {table.table}"
+        items += [Item("chains", place, len(doomed)), Item("rules", place, leading)]
+    items += [Item("table", name) for name in tables]
+    items += [Item("ipset", name) for name in sets if not (is_used and name in HAIRPIN_SETS)]
+    return [item for item in items if item.number]

@@ -14,7 +14,7 @@ from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Proxy
 
 SECONDS = 5.0
-LARGEST = 16 << 20
+LARGEST, LONGEST_BODY = 16 << 20, 4000
 LOOPBACK = {4: "127.0.0.1", 16: "::1"}
 USUAL_METRICS = Config("").metrics_bind_address
 OTHER_MODES = ("iptables", "nftables", "userspace")
@@ -35,7 +35,7 @@ def read_proxy(config: Config) -> Proxy | None:
     found = dict(summed(metrics)) if metrics is not None else None
     return Proxy(
         health,
-        body[:500],
+        body[:LONGEST_BODY],
         # Without metrics nobody knows; with them, every ipvsproxy has this one.
         is_ours=found is None or OURS in found,
         metrics=found,

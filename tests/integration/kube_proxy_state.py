@@ -120,6 +120,12 @@ def leave_ipvs_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
         length = 32 if one.family == 4 else 128
         for vip in (one.cluster_ip, one.balancer):
             lab.run(node, ["ip", "address", "add", f"{vip}/{length}", "dev", "kube-ipvs0"])
+    write_ipvs_rules(lab, node, served)
+
+
+def write_ipvs_rules(lab: Lab, node: Node, served: Sequence[Served]) -> None:
+    """Ipsets and rules, where servers and VIPs are there already."""
+    for one in served:
         lab.run(node, ["ipset", "restore"], _sets(one))
         lab.run(node, [f"{one.program}-restore", "-n"], _ipvs_rules(one))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import netns
 import pytest
-from kube_proxy_state import FOREIGN_SET, LEAVE, TOOLS, Served, leave_foreign
+from kube_proxy_state import FOREIGN_SET, LEAVE, TOOLS, Served, leave_foreign, write_ipvs_rules
 from lab import DEFAULT_PROXY_ARGS, Lab, Node
 from manifests import Folder, endpoint, endpoint_slice, port, service
 from probe import Conversation, Question, Result, probe, probe_many
@@ -296,6 +296,28 @@ def test_cleanup_takes_away_what_a_kube_proxy_left(
     lab.run(node, CLEANUP)
     assert listings(lab, node) == before
     lab.run(node, CLEANUP)  # nothing there is no error
+
+
+@pytest.mark.parametrize("mode", LEAVE)
+def test_back_to_kube_proxy_first_and_cleanup_second_takes_away_ours_alone_and_no_new_connection_fails(
+    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str
+) -> None:
+    taken_over(lab, node, manifests).stop()
+    (write_ipvs_rules if mode == "ipvs" else LEAVE[mode])(lab, node, served)
+    asked = questions(lab, node, served)
+    with asking(Question(lab.client.netns, served[0].cluster_ip, 80)) as results:
+        said = lab.run(node, ["sh", "-c", f"{' '.join(CLEANUP)} 2>&1"])
+    assert "Left what belongs to a kube-proxy in place" in said
+    assert "it has written rules since ipvsproxy ran here" in said
+    assert {result.outcome for result in results} == {"answered"}
+    assert ask(asked) == ["answered"]
+    left = listings(lab, node)
+    assert not [line for line in left["tables"] if "ipvsproxy" in line]
+    assert leftovers(lab, node)
+    has_link = any("kube-ipvs0" in line for line in left["links"])
+    assert has_link is (mode == "ipvs")
+    lab.run(node, [*CLEANUP, "--cleanup-kube-proxy"])
+    assert leftovers(lab, node) == set()
 
 
 def eventually(holds: object, seconds: float = PATIENCE) -> None:

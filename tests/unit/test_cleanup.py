@@ -4,13 +4,16 @@ import errno
 
 import pytest
 from build import key
+from structlog.testing import capture_logs
 
-from ipvsproxy import cleanup, opening
+from ipvsproxy import cleanup, neighbour, opening
 from ipvsproxy.config import Config
+from ipvsproxy.diagnosis.facts import KubeProxy
 from ipvsproxy.kernel.alone import Holder
 from ipvsproxy.kernel.ipvs import Refused
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.loop import Fatal
+from ipvsproxy.neighbour import Neighbour
 from ipvsproxy.plan.diff import Verb
 
 
@@ -34,6 +37,7 @@ class Free:
 def lock(monkeypatch):
     monkeypatch.setattr(cleanup, "Lock", Free)
     monkeypatch.setattr(Free, "holder", None)
+    monkeypatch.setattr(neighbour, "look", lambda _: Neighbour(KubeProxy()))
 
 
 def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeypatch):
@@ -109,3 +113,43 @@ def test_cleanup_names_virtual_servers_that_stay(monkeypatch):
         f"virtual server {key('10.96.0.1:443')}: Device or resource busy"
     ]
     assert set(servers.left) == {key("10.96.0.1:443")}
+
+
+EVERY_STEP = ("_remove_servers", "_remove_links", "_remove_rule", "_remove_tables", "_remove_leftovers")
+RULES = ("ip chain nat KUBE-SERVICES",)
+RUNS = ("http://127.0.0.1:10249/proxyMode says iptables",)
+
+
+@pytest.mark.parametrize(
+    ("found", "left_out", "reason"),
+    [
+        (Neighbour(KubeProxy()), (), ""),
+        (Neighbour(KubeProxy(sees_processes=False)), (), ""),
+        (Neighbour(KubeProxy(), RULES), (), ""),
+        (Neighbour(KubeProxy(RUNS, "iptables"), RULES), ("_remove_leftovers",), "it runs on this node"),
+        (Neighbour(KubeProxy(RUNS, "iptables")), ("_remove_leftovers",), "it runs on this node"),
+        (Neighbour(KubeProxy(sees_processes=False), RULES), ("_remove_leftovers",), "it may run"),
+        (
+            Neighbour(KubeProxy(RUNS, "ipvs"), RULES),
+            ("_remove_servers", "_remove_links", "_remove_leftovers"),
+            "it runs on this node",
+        ),
+    ],
+)
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_belongs_to_a_kube_proxy_that_runs_or_may_run_stays(monkeypatch, found, left_out, reason, everything):
+    done = []
+    for name in (*EVERY_STEP, "_remove_routes"):
+        monkeypatch.setattr(cleanup, name, lambda *_, name=name: done.append(name) or [])
+    monkeypatch.setattr(neighbour, "look", lambda _: found)
+    with capture_logs() as logs:
+        cleanup.cleanup(Config("n"), everything=everything)
+    told = [entry for entry in logs if entry["event"] == "Left what belongs to a kube-proxy in place"]
+    if everything or not left_out:
+        assert (done, told) == (list(EVERY_STEP), [])
+        return
+    assert set(done) - {"_remove_routes"} == set(EVERY_STEP) - set(left_out)
+    assert done[0] == "_remove_tables"
+    assert ("_remove_routes" in done) is ("_remove_links" in left_out)
+    assert told[0]["reason"].startswith(reason)
+    assert told[0]["removedBy"] == "--cleanup-kube-proxy"

@@ -23,7 +23,7 @@ def ran(monkeypatch):
     calls = []
     monkeypatch.setattr(app, "run", lambda config, recheck: calls.append(("run", config, recheck)))
     monkeypatch.setattr(app, "init", lambda config: calls.append(("init", config)))
-    monkeypatch.setattr(cleanup, "cleanup", lambda config: calls.append(("cleanup", config)))
+    monkeypatch.setattr(cleanup, "cleanup", lambda config, everything: calls.append(("cleanup", everything)))
     return calls
 
 
@@ -49,7 +49,12 @@ def test_kube_proxy_needs_no_argument(ran):
 @pytest.mark.parametrize("arguments", [["cleanup", "--proxy-mode=iptables"], ["--cleanup"], ["run", "--cleanup"]])
 def test_cleaning_up_is_allowed_in_every_mode(arguments, ran):
     assert cli.main(arguments) == 0
-    assert [call[0] for call in ran] == ["cleanup"]
+    assert ran == [("cleanup", False)]
+
+
+def test_what_belongs_to_a_kube_proxy_that_runs_is_removed_only_if_that_was_said(ran):
+    assert cli.main(["cleanup", "--cleanup-kube-proxy"]) == 0
+    assert ran == [("cleanup", True)]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_cleaning_up_is_allowed_in_every_mode(arguments, ran):
     [(app, "run", "run"), (app, "init", "--init-only"), (cleanup, "cleanup", "--cleanup")],
 )
 def test_signals_count_before_anything_is_done(where, what, word, heeded, monkeypatch):
-    monkeypatch.setattr(where, what, lambda *_: heeded.append("work"))
+    monkeypatch.setattr(where, what, lambda *_, **__: heeded.append("work"))
     assert cli.main([word]) == 0
     assert heeded == ["signals", "work"]
 

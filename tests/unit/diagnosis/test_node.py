@@ -13,7 +13,9 @@ from ipvsproxy.diagnosis.facts import (
     ExternalName,
     Facts,
     Host,
+    KubeProxy,
     Link,
+    OwnNode,
     Process,
     Proxy,
     Settings,
@@ -24,6 +26,7 @@ from ipvsproxy.diagnosis.facts import (
 from ipvsproxy.diagnosis.filters import Chain, Match, Rule
 from ipvsproxy.diagnosis.finding import Verdict
 from ipvsproxy.diagnosis.node import diagnose
+from ipvsproxy.diagnosis.proxies import LAST_SYNC
 
 SYSCTLS = {"net/ipv4/vs/conntrack": 1, "net/ipv4/ip_forward": 1}
 CALLS = {"net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}
@@ -48,7 +51,8 @@ MARKED = Match("mark", MARK, MARK, MARK)
 PODS = Match("saddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]))
 NOT_PODS = Match("daddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]), negated=True)
 UNREADABLE = Match("?")
-METRICS = {"kubeproxy_sync_proxy_rules_last_timestamp_seconds": 970.0, "ipvsproxy_build_info": 1.0}
+METRICS = {LAST_SYNC: 970.0, "ipvsproxy_build_info": 1.0}
+METERED = Proxy(200, metrics=METRICS, read_at=1000.0)
 
 
 def healthy(**changes):
@@ -139,7 +143,7 @@ SICK = {
     "its rules": (
         {"chains": (OURS, Chain("ip", "nat", "KUBE-SERVICES"))},
         "other proxies",
-        "1 chains in ip nat",
+        "1 chain in ip nat",
     ),
     "its rules, and no proxy": (
         {"chains": (OURS, Chain("ip", "kube-proxy", "x")), "proxy": None},
@@ -337,3 +341,125 @@ def test_the_order_is_by_verdict():
     ]
     assert order == sorted(order, key=list(Verdict).index)
     assert order[:3] == [Verdict.PROBLEM, Verdict.WARNING, Verdict.NOT_CHECKED]
+
+
+def about(changes, check):
+    return [finding for finding in diagnose(healthy(**changes)) if finding.check == check]
+
+
+SAID = '{{"nodeEligible":false,{}"healthy":{},"status":{{}}}}'
+
+
+@pytest.mark.parametrize(
+    ("proxy", "remark"),
+    [
+        (replace(METERED, health=503, health_body=SAID.format("", "true")), "about to be deleted"),
+        (
+            replace(METERED, health=503, health_body=SAID.format('"reason":"Node n not found",', "true")),
+            "load balancers are told 503: Node n not found",
+        ),
+        (Proxy(200, '{"waitingFor":"process 7","healthy":true}', metrics=METRICS | {LAST_SYNC: 0.0}), "process 7"),
+    ],
+)
+def test_a_healthy_proxy_in_an_unusual_state_is_no_problem(proxy, remark):
+    found = diagnose(healthy(proxy=proxy, node=OwnNode("n", about_to_be_deleted=True)))
+    assert {finding.verdict for finding in found} == {Verdict.OK}
+    (finding,) = (finding for finding in found if finding.check == "proxy")
+    assert remark in " ".join(finding.evidence)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (SAID.format("", "false"), "not healthy (503)"),
+        ('{"nodeEligible":true,"healthy":false}', "not synced yet"),
+        ("gateway timeout", "not healthy (503)"),
+        ("[]", "not healthy (503)"),
+    ],
+)
+def test_an_ill_proxy_is_a_problem_whatever_it_says(body, words):
+    (finding,) = about({"proxy": replace(METERED, health=503, health_body=body)}, "proxy")
+    assert (finding.verdict, words in finding.summary) == (Verdict.PROBLEM, True)
+
+
+def test_the_node_that_is_missing_is_the_cause_of_503():
+    missing = OwnNode("n", found=False, others=("node1", "node2"), likely=("node2",))
+    first, *_ = diagnose(
+        healthy(node=missing, proxy=replace(METERED, health=503, health_body=SAID.format("", "true")))
+    )
+    assert (first.check, first.verdict) == ("node", Verdict.PROBLEM)
+    assert first.evidence == ("nodes that objects name: node2, node1",)
+    assert first.next.endswith("--hostname-override=node2")
+
+
+BARE = {
+    "chains": (),
+    "servers": (),
+    "vips": (),
+    "processes": (),
+    "links": LINKS[:-1],
+    "proxy": Proxy(error="127.0.0.1:10256: Connection refused"),
+    "drift": ("server 10.96.0.1:443/TCP is missing",),
+    "host": None,
+}
+
+
+def test_before_installation_one_finding_says_so():
+    host = replace(healthy().host, sysctls=SYSCTLS | CALLS | {"net/ipv4/vs/conntrack": 0})
+    no_dns = Dns("kube-system/kube-dns", ("10.96.0.1",), Answer(DNS_IP, NAME, error="no answer"))
+    found = diagnose(healthy(**BARE | {"host": host, "dns": no_dns}))
+    assert [f.check for f in found if f.verdict is not Verdict.OK] == ["installation"]
+    assert found[0].verdict is Verdict.WARNING
+
+
+@pytest.mark.parametrize(
+    "kube_proxys",
+    [
+        {"processes": (Process(7, "kube-proxy", "/usr/local/bin/kube-proxy"),)},
+        {"kube_proxy": KubeProxy(("http://127.0.0.1:10249/proxyMode says iptables",))},
+        {"chains": (Chain("ip", "nat", "KUBE-SERVICES"),), "links": LINKS, "proxy": Proxy(200, is_ours=False)},
+    ],
+)
+def test_a_kube_proxy_is_at_its_place_before_installation(kube_proxys):
+    found = diagnose(healthy(**BARE | {"host": healthy().host} | kube_proxys))
+    (finding,) = (f for f in found if f.verdict is not Verdict.OK)
+    assert (finding.check, finding.verdict) == ("installation", Verdict.WARNING)
+    assert any(line.startswith("of kube-proxy: ") for line in finding.evidence)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [{"holder": "process 1"}, {"processes": (Process(1, "ipvsproxy"),)}, {"chains": (OURS,)}, {"links": LINKS}],
+)
+def test_a_proxy_that_ended_or_fails_is_not_called_missing(left):
+    checks = {f.check for f in diagnose(healthy(**BARE | {"host": healthy().host} | left))}
+    assert "installation" not in checks
+    assert "proxy" in checks
+
+
+RULES = {"chains": (OURS, Chain("ip", "kube-proxy", "x"))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words", "advises_cleanup"),
+    [
+        (RULES | {"proxy": None}, Verdict.WARNING, "kube-proxy has left rules", True),
+        (
+            RULES | {"proxy": None, "kube_proxy": KubeProxy(sees_processes=False)},
+            Verdict.WARNING,
+            "whether a kube-proxy still runs is not to be seen here",
+            False,
+        ),
+        (
+            RULES | {"proxy": None, "kube_proxy": KubeProxy(("http://127.0.0.1:10249/proxyMode says nftables",))},
+            Verdict.PROBLEM,
+            "a kube-proxy runs on this node",
+            False,
+        ),
+        (RULES, Verdict.PROBLEM, "a kube-proxy is at work", False),
+    ],
+)
+def test_cleanup_is_advised_only_where_no_kube_proxy_can_be_alive(changes, verdict, words, advises_cleanup):
+    (finding,) = about(changes, "other proxies")
+    assert (finding.verdict, words in finding.summary) == (verdict, True)
+    assert ("ipvsproxy cleanup" in finding.next) is advises_cleanup

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from ipvsproxy.kernel import leftovers
+from ipvsproxy.kernel import kube_proxy, leftovers
 from ipvsproxy.kernel.netlink import SEQUENCE, SEQUENCE_AT, attribute
 
 JUMP = -3 & 0xFFFFFFFF
@@ -22,12 +22,12 @@ def immediate(code, chain=""):
 
 def test_the_chain_that_a_rule_leads_to_is_read_from_its_verdict():
     rule = expression("match") + expression("counter") + immediate(JUMP, "KUBE-SERVICES")
-    assert list(leftovers.targets(memoryview(rule))) == ["KUBE-SERVICES"]
+    assert list(kube_proxy.targets(memoryview(rule))) == ["KUBE-SERVICES"]
 
 
 @pytest.mark.parametrize("rule", [b"", expression("counter"), immediate(1), expression("immediate")])
 def test_a_rule_that_leads_nowhere_has_no_target(rule):
-    assert list(leftovers.targets(memoryview(rule))) == []
+    assert list(kube_proxy.targets(memoryview(rule))) == []
 
 
 class Sets:

@@ -10,7 +10,7 @@ import pytest
 
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Answer
-from ipvsproxy.probe import dns
+from ipvsproxy.probe import dns, kube_proxy
 from ipvsproxy.probe.live import knock, open_socket
 from ipvsproxy.probe.web import other_mode, read_proxy
 
@@ -88,7 +88,7 @@ ANSWERS = {"/healthz": (200, "{}"), "/metrics": (200, ""), "/flagz": (404, "")}
 
 class Pages(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        status, text = ANSWERS[self.path]
+        status, text = ANSWERS.get(self.path, (404, ""))
         self.send_response(status)
         self.end_headers()
         self.wfile.write(text.encode())
@@ -160,6 +160,44 @@ def test_where_nothing_listens_no_other_mode_runs(monkeypatch):
         listen = Listen(bytes([127, 0, 0, 1]), taken.getsockname()[1])
         monkeypatch.setattr("ipvsproxy.probe.web.USUAL_METRICS", listen)
         assert other_mode(Config("node1", metrics_bind_address=None)) == ""
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """Nobody listens at the default ports."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        listen = Listen(bytes([127, 0, 0, 1]), taken.getsockname()[1])
+        monkeypatch.setattr(kube_proxy, "METRICS", listen)
+        monkeypatch.setattr(kube_proxy, "HEALTH", listen)
+        yield listen
+
+
+LIVE = (200, '{"lastUpdated":"2026-09-21T14:13:20Z","nodeEligible":true}')
+
+
+@pytest.mark.parametrize(
+    ("pages", "ours_runs", "modes"),
+    [
+        ({"/proxyMode": (200, "iptables")}, False, ["iptables"]),
+        ({"/proxyMode": (200, "nftables"), "/healthz": LIVE}, False, ["nftables", ""]),
+        ({"/healthz": LIVE}, False, [""]),
+        ({"/healthz": LIVE}, True, []),
+        ({"/proxyMode": (200, "ipvs"), "/frontends": (200, "{}"), "/healthz": LIVE}, False, []),
+        ({"/proxyMode": (200, "ipvs"), "/healthz": LIVE}, True, ["ipvs"]),
+        ({"/proxyMode": (200, "<html>"), "/healthz": (200, "[]")}, False, []),
+        ({"/proxyMode": (404, "ipvs"), "/healthz": (200, "ok")}, False, []),
+    ],
+)
+def test_a_kube_proxy_is_known_by_what_it_answers(config, nobody, monkeypatch, pages, ours_runs, modes):
+    monkeypatch.setattr(f"{__name__}.ANSWERS", pages)
+    found = list(kube_proxy.answers(config, ours_runs=ours_runs))
+    assert [mode for _, mode in found] == modes
+    assert all(str(config.metrics_bind_address.port) in words for words, _ in found)
+
+
+def test_where_nobody_listens_no_kube_proxy_answers(nobody):
+    assert list(kube_proxy.answers(Config("n", healthz_bind_address=None), ours_runs=False)) == []
 
 
 def test_no_proxy_and_no_port():

@@ -1,0 +1,81 @@
+"""Which processes are service proxies, by their command line and program."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ipvsproxy.kernel import survey
+from ipvsproxy.kernel.survey import PROGRAMS, program_of, read_processes, sees_host_processes
+
+
+@pytest.mark.parametrize(
+    ("words", "is_python", "program"),
+    [
+        ("/usr/local/bin/kube-proxy --config=/x", False, "kube-proxy"),
+        ("kube-proxy --hostname-override n", False, "kube-proxy"),
+        # The link in the image, as the kernel starts a script with an interpreter.
+        ("/venv/bin/python3 /usr/local/bin/kube-proxy --config=/x", True, "ipvsproxy"),
+        # `exec -a kube-proxy python ...`
+        ("kube-proxy -m ipvsproxy run", True, "ipvsproxy"),
+        ("/venv/bin/python /usr/bin/ipvsproxy run", True, "ipvsproxy"),
+        ("python3 -m ipvsproxy --config=/x", True, "ipvsproxy"),
+        ("python3 -m ipvsproxy doctor", True, ""),
+        ("/venv/bin/python /usr/bin/ipvsproxy show services", True, ""),
+        ("kube-router --run-service-proxy=false", False, ""),
+        ("kube-router", False, "kube-router"),
+        ("sleep 1", False, ""),
+        ("", False, ""),
+    ],
+)
+def test_a_service_proxy_is_known_by_its_command_line(words, is_python, program):
+    assert program_of(words.split(" "), PROGRAMS, is_python=is_python) == program
+
+
+@pytest.fixture
+def proc(tmp_path, monkeypatch):
+    """A /proc with processes, by number: command line and program; all in this network namespace."""
+    here = Path("/proc/thread-self/ns/net").readlink()
+
+    def make(**processes):
+        for name, (words, program) in processes.items():
+            folder = tmp_path / name.removeprefix("p")
+            (folder / "ns").mkdir(parents=True)
+            (folder / "ns/net").symlink_to(here)
+            (folder / "exe").symlink_to(program)
+            (folder / "cmdline").write_bytes("\0".join(words.split()).encode() + b"\0")
+        monkeypatch.setattr(survey, "PROC", tmp_path)
+        return tmp_path
+
+    return make
+
+
+def test_the_proxy_started_under_the_name_of_kube_proxy_is_no_kube_proxy(proc):
+    proc(
+        p1=(f"{sys.executable} /usr/local/bin/kube-proxy --config=/x", "/usr/bin/python3.13"),
+        p2=("/usr/local/bin/kube-proxy --config=/x", "/usr/local/bin/kube-proxy"),
+        p3=("/usr/local/bin/kube-proxy --config=/x", "/opt/frozen"),
+    )
+    found = {process.pid: process.program for process in read_processes(holder=3)}
+    assert found == {1: "ipvsproxy", 2: "kube-proxy", 3: "ipvsproxy"}  # 3 holds the lock
+
+
+@pytest.mark.parametrize(
+    ("namespace", "init", "sees"),
+    [
+        ("pid:[4026531836]", "x", True),
+        ("pid:[4026532001]", "systemd", True),
+        ("pid:[4026532001]", "kube-proxy", False),
+    ],
+)
+def test_the_processes_of_the_host_are_seen_in_its_namespace_or_beside_its_init(proc, namespace, init, sees):
+    folder = proc(p1=("init", "/sbin/init"))
+    (folder / "1/comm").write_text(f"{init}\n")
+    (folder / "self/ns").mkdir(parents=True)
+    (folder / "self/ns/pid").symlink_to(namespace)
+    assert sees_host_processes() is sees
+
+
+def test_what_cannot_be_read_is_not_seen(proc):
+    proc()
+    assert sees_host_processes() is False

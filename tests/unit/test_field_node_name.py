@@ -1,0 +1,46 @@
+"""A Node of another name than the proxy was given: an input as people have it, through planning and doctor."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from ipvsproxy.address import parse_ip
+from ipvsproxy.commands.objects import desired
+from ipvsproxy.commands.survey import own_node
+from ipvsproxy.config import Config
+from ipvsproxy.diagnosis.facts import Facts
+from ipvsproxy.diagnosis.finding import Verdict
+from ipvsproxy.diagnosis.own_node import check_node
+from ipvsproxy.kube.documents import read_items
+from ipvsproxy.kube.manifest_file import kind_of
+from ipvsproxy.kube.once import Objects
+
+CASE = Path(__file__).parents[1] / "field/cases/07-node-has-another-name.yaml"
+
+
+def planned(name):
+    objects = Objects("a folder")
+    for item in read_items(CASE.name, CASE.read_bytes()):
+        objects.add(kind_of(item), item.body)
+    with capture_logs() as logs:
+        wanted = desired(Config(name, manifests=CASE.parent), objects.listed(), [parse_ip("192.0.2.1")])
+    told = [entry for entry in logs if entry["event"].startswith("Node not found")]
+    (finding,) = check_node(Facts(node=own_node(wanted)))
+    return told, finding
+
+
+@pytest.mark.parametrize("name", ["192.0.2.1", "node1.example.com", "localhost"])
+def test_a_name_that_no_node_has_is_a_warning_and_a_problem_that_name_the_node_there_is(name):
+    (entry,), finding = planned(name)
+    assert (entry["node"], entry["nodes"], entry["likely"]) == (name, ["node1"], ["node1"])
+    assert finding.verdict is Verdict.PROBLEM
+    assert finding.summary.startswith(f"there is no Node {name}: Local policies")
+    assert finding.evidence == ("nodes that objects name: node1",)
+    assert finding.next == "if this host is node1: --hostname-override=node1"
+
+
+def test_its_right_name_is_neither():
+    told, finding = planned("node1")
+    assert told == []
+    assert finding.verdict is Verdict.OK
