@@ -27,7 +27,7 @@ from ipvsproxy.kube.inbox import Alone, Inbox, NodeAddressesChanged, Source
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.opening import open_kernel, prepare
 from ipvsproxy.outside import Outside
-from ipvsproxy.probe import web
+from ipvsproxy.probe import kube_proxy
 from ipvsproxy.reload import FileWatcher
 from ipvsproxy.serve.traffic import Look
 
@@ -84,7 +84,7 @@ def check_mode(config: Config) -> None:
     """Say that another mode is replaced. Raises Fatal where a kube-proxy still serves in such a mode."""
     if not config.other_mode:
         return
-    running = web.other_mode(config)
+    running = kube_proxy.other_mode(config)
     if running:
         raise Fatal(
             f"A kube-proxy is running on this node ({running}); nothing has been changed. Stop it before"

@@ -14,7 +14,8 @@ from ipvsproxy.probe.web import get
 
 METRICS, HEALTH = Listen(b"\x7f\0\0\1", 10249), Listen(b"\x7f\0\0\1", 10256)
 """The defaults of kube-proxy."""
-MODES = ("iptables", "ipvs", "nftables")
+IPVS, OUR_PAGE = "ipvs", '"kind": "Frontends"'
+MODES = (IPVS, "iptables", "nftables", "userspace")
 
 
 def answers(config: Config, *, ours_runs: bool) -> Iterator[tuple[str, str]]:
@@ -25,14 +26,19 @@ def answers(config: Config, *, ours_runs: bool) -> Iterator[tuple[str, str]]:
     is_ours = ours_runs
     for listen in _distinct(config.metrics_bind_address, METRICS):
         mode = _page(listen, "/proxyMode")
-        if mode in MODES and _page(listen, "/frontends"):
+        if mode in MODES and OUR_PAGE in _page(listen, "/frontends"):
             is_ours = True
         elif mode in MODES:
-            yield f"http://{listen}/proxyMode says {mode}", mode
+            yield f"{listen} answers in mode {mode}", mode
     if not is_ours:
         for listen in _distinct(config.healthz_bind_address, HEALTH):
             if _is_health(listen):
-                yield f"http://{listen}/healthz answers", ""
+                yield f"{listen} answers at /healthz", ""
+
+
+def other_mode(config: Config) -> str:
+    """Return where a kube-proxy of a mode other than ipvs answers, and with which mode; empty if none does."""
+    return next((words for words, mode in answers(config, ours_runs=True) if mode not in ("", IPVS)), "")
 
 
 def _distinct(*found: Listen | None) -> list[Listen]:

@@ -7,7 +7,7 @@ import http.client
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 
 from ipvsproxy.address import format_ip, is_unspecified
 from ipvsproxy.config import Config, Listen
@@ -16,8 +16,6 @@ from ipvsproxy.diagnosis.facts import Proxy
 SECONDS = 5.0
 LARGEST, LONGEST_BODY = 16 << 20, 4000
 LOOPBACK = {4: "127.0.0.1", 16: "::1"}
-USUAL_METRICS = Config("").metrics_bind_address
-OTHER_MODES = ("iptables", "nftables", "userspace")
 OURS = "ipvsproxy_build_info"
 SAMPLE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{.*\})? ([^ ]+)")
 
@@ -42,20 +40,6 @@ def read_proxy(config: Config) -> Proxy | None:
         flags=dict(flags(_page(config, "/flagz") or "")),
         read_at=read_at,
     )
-
-
-def other_mode(config: Config) -> str:
-    """Return where a kube-proxy of another mode answers on this node, and with which mode; empty if none does.
-
-    Asked at the configured address, which a kube-proxy with the same file has too, and at the usual one.
-    """
-    for listen in dict.fromkeys(filter(None, (config.metrics_bind_address, USUAL_METRICS))):
-        with suppress(OSError, http.client.HTTPException):
-            status, body = get(listen, "/proxyMode")
-            mode = body.strip()
-            if status == http.HTTPStatus.OK and mode in OTHER_MODES:
-                return f"{listen} answers in mode {mode}"
-    return ""
 
 
 def read_metrics(config: Config) -> str | None:

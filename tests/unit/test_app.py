@@ -20,14 +20,14 @@ OTHER = Config("n", other_mode="FILE: KubeProxyConfiguration.mode is iptables, a
 
 
 def test_a_kube_proxy_that_still_serves_in_another_mode_is_not_replaced(monkeypatch):
-    monkeypatch.setattr(app.web, "other_mode", lambda _: "127.0.0.1:10249 answers in mode iptables")
+    monkeypatch.setattr(app.kube_proxy, "other_mode", lambda _: "127.0.0.1:10249 answers in mode iptables")
     with pytest.raises(Fatal, match=r"running on this node \(127.0.0.1:10249 .*; nothing has been changed.*FILE"):
         app.check_mode(OTHER)
     app.check_mode(Config("n"))  # whoever asked for it, or configured mode ipvs, is not asked
 
 
 def test_what_a_kube_proxy_of_another_mode_has_left_is_taken_over_with_a_warning(monkeypatch):
-    monkeypatch.setattr(app.web, "other_mode", lambda _: "")
+    monkeypatch.setattr(app.kube_proxy, "other_mode", lambda _: "")
     with capture_logs() as logs:
         app.check_mode(OTHER)
     assert [(entry["log_level"], entry["reason"]) for entry in logs] == [("warning", OTHER.other_mode)]

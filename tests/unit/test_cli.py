@@ -23,7 +23,7 @@ def ran(monkeypatch):
     calls = []
     monkeypatch.setattr(app, "run", lambda config, recheck: calls.append(("run", config, recheck)))
     monkeypatch.setattr(app, "init", lambda config: calls.append(("init", config)))
-    monkeypatch.setattr(cleanup, "cleanup", lambda config, everything: calls.append(("cleanup", everything)))
+    monkeypatch.setattr(cleanup, "cleanup", lambda _, everything: calls.append(("cleanup", everything)))
     return calls
 
 

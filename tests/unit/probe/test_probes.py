@@ -11,8 +11,9 @@ import pytest
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Answer
 from ipvsproxy.probe import dns, kube_proxy
+from ipvsproxy.probe.kube_proxy import other_mode
 from ipvsproxy.probe.live import knock, open_socket
-from ipvsproxy.probe.web import other_mode, read_proxy
+from ipvsproxy.probe.web import read_proxy
 
 ASKED = Answer("10.96.0.10", "a.example")
 
@@ -141,27 +142,6 @@ def test_another_proxy_is_known_by_its_metrics(config, monkeypatch):
     assert (found.health, found.is_ours) == (503, False)
 
 
-@pytest.mark.parametrize(
-    ("body", "found"),
-    [("iptables", "0.0.0.0:{} answers in mode iptables"), ("nftables\n", "0.0.0.0:{} answers in mode nftables"),
-     ("ipvs", ""), ("<html>", "")],
-)  # fmt: skip
-def test_a_kube_proxy_of_another_mode_is_known_by_its_answer(config, monkeypatch, body, found):
-    monkeypatch.setattr("ipvsproxy.probe.web.USUAL_METRICS", None)
-    monkeypatch.setitem(ANSWERS, "/proxyMode", (200, body))
-    assert other_mode(config) == found.format(config.metrics_bind_address.port)
-    monkeypatch.setitem(ANSWERS, "/proxyMode", (404, body))
-    assert other_mode(config) == ""
-
-
-def test_where_nothing_listens_no_other_mode_runs(monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        listen = Listen(bytes([127, 0, 0, 1]), taken.getsockname()[1])
-        monkeypatch.setattr("ipvsproxy.probe.web.USUAL_METRICS", listen)
-        assert other_mode(Config("node1", metrics_bind_address=None)) == ""
-
-
 @pytest.fixture
 def nobody(monkeypatch):
     """Nobody listens at the default ports."""
@@ -173,6 +153,7 @@ def nobody(monkeypatch):
         yield listen
 
 
+OURS = '{"version": 1, "kind": "Frontends", "frontends": {}}'
 LIVE = (200, '{"lastUpdated":"2026-09-21T14:13:20Z","nodeEligible":true}')
 
 
@@ -183,7 +164,7 @@ LIVE = (200, '{"lastUpdated":"2026-09-21T14:13:20Z","nodeEligible":true}')
         ({"/proxyMode": (200, "nftables"), "/healthz": LIVE}, False, ["nftables", ""]),
         ({"/healthz": LIVE}, False, [""]),
         ({"/healthz": LIVE}, True, []),
-        ({"/proxyMode": (200, "ipvs"), "/frontends": (200, "{}"), "/healthz": LIVE}, False, []),
+        ({"/proxyMode": (200, "ipvs"), "/frontends": (200, OURS), "/healthz": LIVE}, False, []),
         ({"/proxyMode": (200, "ipvs"), "/healthz": LIVE}, True, ["ipvs"]),
         ({"/proxyMode": (200, "<html>"), "/healthz": (200, "[]")}, False, []),
         ({"/proxyMode": (404, "ipvs"), "/healthz": (200, "ok")}, False, []),
@@ -194,6 +175,15 @@ def test_a_kube_proxy_is_known_by_what_it_answers(config, nobody, monkeypatch, p
     found = list(kube_proxy.answers(config, ours_runs=ours_runs))
     assert [mode for _, mode in found] == modes
     assert all(str(config.metrics_bind_address.port) in words for words, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("body", "other"), [("iptables", "iptables"), ("nftables\n", "nftables"), ("ipvs", ""), ("<html>", "")]
+)
+def test_a_kube_proxy_of_another_mode_is_told_from_one_of_ours(config, nobody, monkeypatch, body, other):
+    monkeypatch.setattr(f"{__name__}.ANSWERS", {"/proxyMode": (200, body)})
+    assert other_mode(config) == (f"{config.metrics_bind_address} answers in mode {other}" if other else "")
+    assert other_mode(Config("n", metrics_bind_address=None)) == ""
 
 
 def test_where_nobody_listens_no_kube_proxy_answers(nobody):
