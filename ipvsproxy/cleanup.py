@@ -18,6 +18,7 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.local_ports import give_back
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.rules import TABLE, delete_tables
 from ipvsproxy.kernel.ruleset import Ruleset
@@ -80,12 +81,12 @@ def _steps(config: Config, spared: Neighbour | None) -> Sequence[Callable[[], li
 
     The guard stays until nothing answers any more; beside a kube-proxy it goes first, so that the rules of that
     serve each new connection at once. One in the ipvs mode has taken servers and addresses over, and removes those
-    that it does not want.
+    that it does not want. Reserved ports are given back while there is the link that records them.
     """
-    ours = (partial(_remove_servers, config), _remove_links)
+    ours = (partial(_remove_servers, config), give_back, _remove_links)
     if spared is None:
         return (*ours, _remove_rule, _remove_tables, _remove_leftovers)
-    return (_remove_tables, _remove_rule, *((_remove_routes,) if spared.is_in_ipvs_mode else ours))
+    return (_remove_tables, _remove_rule, *((give_back, _remove_routes) if spared.is_in_ipvs_mode else ours))
 
 
 def _remove_servers(config: Config) -> list[str]:

@@ -70,6 +70,7 @@ def _traffic(values: dict[str, Any]) -> dict[str, Any]:
         "external_ip_ranges": tuple(values["externalIPRanges"]),
         "quiet_arp": values["quietARP"],
         "denied_ip_ranges": tuple(values["deniedIPRanges"]),
+        "node_port_range": values["nodePortRange"],
         "allow_external_ips": gate(values, "AllowServiceExternalIPs"),
     }
 

@@ -37,6 +37,7 @@ STAGES = {"ComponentFlagz": "AllBeta", "ComponentStatusz": "AllBeta", "LoggingAl
 SERVICE_METRICS = ("off", "all")
 NUMBER = re.compile("[1-9][0-9]{0,5}")
 PORT = re.compile("[0-9]{1,9}")
+PORT_RANGE = re.compile("([0-9]{1,5})-([0-9]{1,5})")
 ALPHA_LOGGING = ("splitStream", "infoBufferSize")
 
 NOT_NEGATIVE = (
@@ -124,9 +125,16 @@ def _all(values: dict[str, Any]) -> Iterator[Problem]:
     shown = values["serviceMetrics"]
     if shown not in SERVICE_METRICS and not NUMBER.fullmatch(shown):
         yield "serviceMetrics", shown, "must be off, all or a number of Services above 0"
+    if values["nodePortRange"] and not _is_port_range(values["nodePortRange"]):
+        yield "nodePortRange", values["nodePortRange"], "must be a range of ports such as 30000-32767, or empty"
     version = values["--version"]
     if version not in ("true", "false", "raw") and not VERSION.fullmatch(version):
         yield "--version", version, "must be true, false, raw or a version such as v1.36.2"
+
+
+def _is_port_range(text: str) -> bool:
+    match = PORT_RANGE.fullmatch(text)
+    return match is not None and 0 < int(match[1]) <= int(match[2]) < 1 << 16
 
 
 def _numbers(values: dict[str, Any]) -> Iterator[Problem]:

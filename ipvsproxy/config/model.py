@@ -109,6 +109,7 @@ class Config:
     allow_external_ips: bool = True
     external_ip_ranges: tuple[str, ...] = ()
     denied_ip_ranges: tuple[str, ...] = ()
+    node_port_range: str = "30000-32767"
     quiet_arp: bool = True
 
     scheduler: str = "rr"

@@ -189,6 +189,9 @@ OURS = (
         "ranges that external IPs of Services must be in; default: all", always=True),
     Row("denied-ip-ranges", "deniedIPRanges", LIST, [], NEW,
         "ranges in which no Service gets external or load balancer IPs", always=True),
+    Row("node-port-range", "nodePortRange", STRING, "30000-32767", NEW,
+        "ports of the API server's --service-node-port-range, which the kernel then gives to no connection of this"
+        " node; empty: it may", always=True, nullable=True),
     Row("service-metrics", "serviceMetrics", STRING, "off", NEW,
         "counters of single Services and endpoints: off, all, or a number: those with most traffic", always=True),
     Row("service-limit", "serviceLimit", UINT, 500_000, NEW,

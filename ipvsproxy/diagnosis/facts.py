@@ -28,7 +28,10 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """The kernel: modules it has loaded (and can load), sysctls by their path below /proc/sys."""
+    """The kernel: modules it has loaded (and can load), sysctls by their path below /proc/sys.
+
+    `unreserved` are the NodePorts that it may give to connections of this node as source ports, as ranges.
+    """
 
     release: str
     loaded: tuple[str, ...] = ()
@@ -37,6 +40,7 @@ class Host(msgspec.Struct, frozen=True):
     has_nftables: bool = True
     sysctls: dict[str, int | None] = {}
     pressure: tuple[str, ...] = ()
+    unreserved: str = ""
 
 
 class Link(msgspec.Struct, frozen=True):

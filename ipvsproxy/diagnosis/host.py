@@ -89,6 +89,23 @@ def check_sysctls(facts: Facts) -> Iterator[Finding]:
         yield fine("sysctls", f"{len(wanted)} kernel settings are as needed")
 
 
+def check_local_ports(facts: Facts) -> Iterator[Finding]:
+    """No connection of the node itself gets a NodePort as its source port."""
+    if facts.host is None or not facts.host.has_ipvs:
+        return
+    if not facts.host.unreserved:
+        yield fine("local ports", "no NodePort is used as a source port of this node's own connections")
+        return
+    yield warning(
+        "local ports",
+        f"the kernel may choose NodePorts ({facts.host.unreserved}) as source ports of connections of this node:"
+        " IPVS takes the answers for requests to a Service, and such connections fail",
+        "net.ipv4.ip_local_port_range overlaps with --node-port-range",
+        step="run ipvsproxy once with --init-only where /proc/sys may be written to, or add these ports to"
+        " net.ipv4.ip_local_reserved_ports",
+    )
+
+
 def check_reverse_path(facts: Facts) -> Iterator[Finding]:
     """Strict reverse-path filtering does not meet a node with several ways out."""
     if facts.host is None or facts.links is None:

@@ -14,6 +14,7 @@ CHECKS: tuple[Check, ...] = (
     host.check_kernel,
     host.check_scheduler,
     host.check_sysctls,
+    host.check_local_ports,
     host.check_pressure,
     host.check_reverse_path,
     links.check_bridge,

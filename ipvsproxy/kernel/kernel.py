@@ -61,6 +61,7 @@ class Kernel:
         keep_settings: Callable[[], None] = lambda: None,
         *,
         make_settings: Callable[[], None] = lambda: None,
+        reserve_ports: Callable[[], None] = lambda: None,
         nameservers: Callable[[], Iterable[bytes]] = tuple,
         quiet_arp: bool = True,
         take_over: Callable[[], str] = lambda: "",
@@ -71,6 +72,7 @@ class Kernel:
         text = static_rules(mark, quiet_arp=quiet_arp)
         self.rules = Rules(nft, ruleset, forwarding, text, self.shadow, read_set)
         self._make_settings = make_settings
+        self._reserve_ports = reserve_ports
         self._nameservers = nameservers
         self._keep_settings = keep_settings
         self._take_over = take_over
@@ -87,6 +89,7 @@ class Kernel:
         """Make kernel settings and kube-ipvs0. Raises SysctlError, KernelError."""
         self._make_settings()
         self._links.ensure_link()
+        self._reserve_ports()
 
     def adopt(self) -> None:
         """Fill the shadow of IPVS and VIPs from the kernel. Raises KernelError."""
@@ -144,6 +147,7 @@ class Kernel:
         """
         changed = Touched()
         self._keep_settings()
+        self._reserve_ports()
         problems = []
         # Each part in its own right: what cannot be looked at must not keep the others from being repaired.
         for part in (self.verify_vips, self.verify_servers, self.rules.verify, self._forwarding.ensure):

@@ -17,6 +17,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Backend, Host, Link, Process, VirtualServer
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.local_ports import format_ports, unreserved
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Destination, FrontendKey, Server
@@ -51,6 +52,7 @@ def read_host(config: Config, servers: int, destinations: int) -> Host:
         loadable=_loadable(MODULES / platform.release()),
         sysctls={name: host.read_sysctl(name) for name in names},
         pressure=tuple(f"{c.subject}: {_numbers(c.numbers)}; {c.advice}" for c in concerns),
+        unreserved=format_ports(unreserved(config.node_port_range)),
     )
 
 

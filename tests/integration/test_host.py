@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 import netns
 import pytest
 from lab import Lab
-from manifests import Folder, port, service
+from manifests import Folder, dual_slices, port, service
 from proxy import Proxy
 
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -124,6 +126,50 @@ def test_a_process_without_rights_runs_after_init_only(lab: Lab, manifests: Fold
 
     proxy = started(lab, manifests, command=(*READ_ONLY, *RUN))
     proxy.wait_for("synced")
+
+
+LOCAL_RANGE, RESERVED = "net/ipv4/ip_local_port_range", "net/ipv4/ip_local_reserved_ports"
+NODE_PORTS = range(32700, 32768)
+
+
+def own_connections(lab: Lab, server: socket.socket, family: int) -> list[str]:
+    """Open 150 connections of node1, which has 301 local ports, and name those that fail."""
+    to, failed = server.getsockname()[:2], []
+    with contextlib.ExitStack() as open_ones:
+        asking = [open_ones.enter_context(netns.open_socket(lab.nodes[0].netns, to[0], "tcp")) for _ in range(150)]
+        for one in asking:
+            one.connect_ex(to)
+        for one in asking:
+            one.settimeout(3)
+            try:
+                one.connect(to)
+            except OSError as error:
+                if error.errno != errno.EISCONN:
+                    failed.append(f"from port {one.getsockname()[1]}: {error}")
+    return failed
+
+
+def test_connections_of_the_node_never_start_at_a_node_port(lab: Lab, manifests: Folder) -> None:
+    node = lab.nodes[0]
+    ports = [port(number, 8080, "TCP", f"p{number}", number) for number in NODE_PORTS]
+    web = service("web", ports, ["10.96.1.1", "fd00:10:96::1"], type_="NodePort")
+    manifests.write("web", web, *dual_slices(lab, "web", ports, [lab.host("p21")]))
+    netns.set_sysctls(node.netns, {LOCAL_RANGE: "32700 33000", RESERVED: "8080"})
+    proxy = started(lab, manifests)
+    proxy.wait_for("synced")
+    assert netns.get_sysctl(node.netns, RESERVED) == "8080,32700-32767"
+    for family in (4, 6):
+        server = netns.open_socket(lab.client.netns, lab.client.address(family), "tcp")
+        server.bind((lab.client.address(family), 9999))
+        server.listen(256)
+        with server:
+            assert own_connections(lab, server, family) == []
+            netns.set_sysctls(node.netns, {RESERVED: ""})
+            assert own_connections(lab, server, family) != []
+            netns.set_sysctls(node.netns, {RESERVED: "32700-32767"})
+    proxy.kill()
+    lab.run(node, [*RUN, "cleanup"])
+    assert netns.get_sysctl(node.netns, RESERVED) == ""
 
 
 def test_a_changed_file_that_needs_more_rights_ends_nothing(
