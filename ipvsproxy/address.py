@@ -136,3 +136,17 @@ def is_covered(address: bytes, ranges: Sequence[Cidr]) -> bool:
     """Tell whether an address is in one of the ranges, which are as `disjoint` returns them: log n."""
     place = bisect_right(ranges, Cidr(address, len(address) * 8))
     return place > 0 and address in ranges[place - 1]
+
+
+class Ranges:
+    """A set of addresses of both families, given by ranges; whether one is in it costs log n."""
+
+    def __init__(self, cidrs: Iterable[Cidr] = ()) -> None:
+        found = tuple(cidrs)
+        self._of = {size: disjoint(cidr for cidr in found if len(cidr.network) == size) for size in (4, 16)}
+
+    def __contains__(self, address: bytes) -> bool:
+        return is_covered(address, self._of[len(address)])
+
+    def __bool__(self) -> bool:
+        return any(self._of.values())

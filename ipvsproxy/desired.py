@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 
-from ipvsproxy.address import format_ip
 from ipvsproxy.config import Config
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.ledger import Ledger, Owner
@@ -16,7 +15,7 @@ from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved, blindness, facts, missing
 from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
-from ipvsproxy.plan.safety import Refusal, has_external_ips, judge
+from ipvsproxy.plan.safety import LISTS_NODES, Refusal, has_external_ips, judge
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
 from ipvsproxy.plan.tally import Tally
 from ipvsproxy.plan.wanted import plan_service
@@ -26,6 +25,8 @@ API_SERVER = "default/kubernetes"
 API_SERVER_ROLE = "the API server"
 DNS_PORT = 53
 DELETED = "Node is about to be deleted"
+MOST_TOLD = 5
+"""Refused addresses that are told one by one."""
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ class Desired:
         self._fixed: dict[Slot, str] = {}
         self._refused: dict[str, tuple[Refusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
+        self._told_of_nodes = False
         self._conflicts: dict[str, dict[FrontendKey, str]] = {}
         self._api_servers: tuple[Reserved, ...] = ()
         self._missing: Missing | None = None
@@ -125,6 +127,7 @@ class Desired:
         """Plan some Services anew and return what that may change."""
         touched = Touched()
         services, node, config = self.store.services, self._facts, self._config
+        listing_nodes = 0
         for key in keys:
             service = services.get(key)
             if service is None:
@@ -135,25 +138,37 @@ class Desired:
                 continue
             slices = self.store.slices(key)
             tally = Tally(config.service_limit)
-            wanted = plan_service(service, slices, node, config, tally)
+            refusals = judge(service, node, config, self.store.addresses)
+            wanted = plan_service(service, slices, node, config, tally, refusals)
             self.ledger.replace(Owner(service.created, key), wanted, touched)
             self._tell_local(key, local_view(service, slices, wanted, node.name))
-            self._tell_refusals(key, service)
+            self._tell_refusals(key, [refusal for refusal in refusals if not refusal.quiet])
             self._tell_complaints(key, tally.complaints)
+            listing_nodes += any(refusal.reason == LISTS_NODES for refusal in refusals)
+        self._tell_of_nodes(listing_nodes)
         if self.ledger.contested or self._conflicts:
             self._tell_conflicts(frozenset(keys))
         return touched
 
-    def _tell_refusals(self, key: str, service: Service) -> None:
-        """Say once which addresses a Service does not get."""
-        refusals = judge(service, self._facts, self._config)
-        if refusals == self._refused.get(key, ()):
+    def _tell_refusals(self, key: str, refusals: Sequence[Refusal]) -> None:
+        """Say once which addresses a Service does not get: one line and one Event, however many there are."""
+        found = tuple(refusals)
+        if found == self._refused.get(key, ()):
             return
-        self._refused[key] = refusals
-        for refusal in refusals:
-            log.warning("address refused", service=key, address=format_ip(refusal.address),
-                        port=refusal.port or None, reason=refusal.reason)  # fmt: skip
-            self.report_refused(key, str(refusal))
+        self._refused[key] = found
+        if not found:
+            del self._refused[key]
+            return
+        told = list(map(str, found[:MOST_TOLD]))
+        log.warning("Refused addresses of a Service", service=key, refused=len(found), addresses=told)
+        more = [f"and {len(found) - len(told)} more"] if len(found) > len(told) else []
+        self.report_refused(key, "; ".join(told + more))
+
+    def _tell_of_nodes(self, services: int) -> None:
+        """Say once for all Services that load balancers list nodes, of which each one serves its own addresses."""
+        if services and not self._told_of_nodes:
+            self._told_of_nodes = True
+            log.info("Left out the addresses of other nodes that load balancers listed", services=services)
 
     def _tell_complaints(self, key: str, complaints: Sequence[str]) -> None:
         """Say once what a Service does not get since it asks for too much."""

@@ -56,6 +56,7 @@ DECIDING = frozenset(
         "nodeport-addresses",
         "external-ip-ranges",
         "denied-ip-ranges",
+        "trusted-ip-ranges",
         "quiet-arp",
         "ipvs-scheduler",
         "ipvs-exclude-cidrs",

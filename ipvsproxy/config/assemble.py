@@ -71,6 +71,7 @@ def _traffic(values: dict[str, Any]) -> dict[str, Any]:
         "quiet_arp": values["quietARP"],
         "denied_ip_ranges": tuple(values["deniedIPRanges"]),
         "node_port_range": values["nodePortRange"],
+        "trusted_ip_ranges": tuple(values["trustedIPRanges"]),
         "allow_external_ips": gate(values, "AllowServiceExternalIPs"),
     }
 

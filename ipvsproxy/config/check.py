@@ -173,7 +173,7 @@ def _listen_problem(text: str) -> str:
 
 
 def _ranges(values: dict[str, Any]) -> Iterator[Problem]:
-    for key in ("ipvs.excludeCIDRs", "externalIPRanges", "deniedIPRanges"):
+    for key in ("ipvs.excludeCIDRs", "externalIPRanges", "deniedIPRanges", "trustedIPRanges"):
         for index, text in enumerate(values[key]):
             if not reads(parse_cidr, text):
                 yield key, text, f"entry {index} must be a valid CIDR"

@@ -110,6 +110,7 @@ class Config:
     external_ip_ranges: tuple[str, ...] = ()
     denied_ip_ranges: tuple[str, ...] = ()
     node_port_range: str = "30000-32767"
+    trusted_ip_ranges: tuple[str, ...] = ()
     quiet_arp: bool = True
 
     scheduler: str = "rr"

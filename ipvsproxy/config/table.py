@@ -192,6 +192,8 @@ OURS = (
     Row("node-port-range", "nodePortRange", STRING, "30000-32767", NEW,
         "ports of the API server's --service-node-port-range, which the kernel then gives to no connection of this"
         " node; empty: it may", always=True, nullable=True),
+    Row("trusted-ip-ranges", "trustedIPRanges", LIST, [], NEW,
+        "ranges in which Services get addresses of nodes, pods and metadata services as well", always=True),
     Row("service-metrics", "serviceMetrics", STRING, "off", NEW,
         "counters of single Services and endpoints: off, all, or a number: those with most traffic", always=True),
     Row("service-limit", "serviceLimit", UINT, 500_000, NEW,

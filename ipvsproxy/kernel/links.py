@@ -35,7 +35,7 @@ from ipvsproxy.kernel.netlink import (
     attributes,
     message,
 )
-from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.node import THIS_NODE, Reserved
 from ipvsproxy.plan.state import Vip, VipForm
 
 LINK_NAME = "kube-ipvs0"
@@ -48,7 +48,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_GETNEIGH, AF_BRIDGE, NDA_DST = 30, 7, 1
 RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST = 255, 2, 254
-IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA = 1, 4, 5, 9, 18
 RTNEXTHOP = struct.Struct("=HBBi")
 IFA_F_SECONDARY, IFA_F_NODAD = 0x01, 0x02
@@ -66,6 +66,7 @@ NEW_LINK = message(
     NLM_F_CREATE | NLM_F_EXCL,
     NAMED + attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"dummy")),
 )
+BROADCAST = "the broadcast of a network"
 PLAIN_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 """Of links; the few others are left alone."""
 PAUSE_FACTOR = 20
@@ -179,6 +180,23 @@ class Links:
             if not scope and not flags & IFA_F_SECONDARY:
                 yield index, bytes(dict(attributes(part, IFADDRMSG.size))[IFA_LOCAL]), prefix
 
+    def subnets(self) -> Iterator[Reserved]:
+        """Yield the node's own addresses in the subnets of its links, and the broadcasts of these. Raises Lost.
+
+        An address of its own that programs move from node to node (keepalived, kube-vip) has no subnet or stands
+        second in one.
+        """
+        for part in self._wire.dump(message(RTM_GETADDR, 0, IFADDRMSG.pack(0, 0, 0, 0, 0))):
+            number, prefix, flags, _, index = IFADDRMSG.unpack_from(part)
+            fields = dict(attributes(part, IFADDRMSG.size))
+            address = bytes(fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS, b"")))
+            if index == self._index or prefix == len(address) * 8 or not is_node_address(address):
+                continue
+            if number == socket.AF_INET6 or not flags & IFA_F_SECONDARY:
+                yield Reserved(address, THIS_NODE)
+            if number == socket.AF_INET:
+                yield from (Reserved(found, BROADCAST) for found in _broadcasts(address, prefix, fields))
+
     def bind(self, vips: Sequence[Vip]) -> dict[int, int]:
         """Add VIPs and return {index: errno} of those that could not be. Raises Lost."""
         failures = self._wire.batch([self._message(vip, index, add=True) for index, vip in enumerate(vips)])
@@ -258,6 +276,14 @@ def read_route(fields: Mapping[int, memoryview], loopback: int) -> tuple[Vip, in
     return Vip(bytes(fields[RTA_DST]), VipForm.ROUTE if link == loopback else VipForm.STRAY), link
 
 
+def _broadcasts(address: bytes, prefix: int, fields: Mapping[int, memoryview]) -> set[bytes]:
+    """Return the broadcast addresses of an IPv4 subnet; one of two addresses has none (RFC 3021)."""
+    found = {bytes(fields[IFA_BROADCAST])} if IFA_BROADCAST in fields else set()
+    if prefix < 31:
+        found.add((int.from_bytes(address) | (1 << 32 - prefix) - 1).to_bytes(4))
+    return found
+
+
 def _next_hops(fields: Iterator[tuple[int, memoryview]]) -> Iterator[bytes]:
     for number, payload in fields:
         if number == RTA_GATEWAY:
@@ -294,7 +320,8 @@ def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, byte
 
 
 def reserved(links: Links, nameservers: Iterable[bytes]) -> Iterator[Reserved]:
-    """Yield addresses that this node depends on: gateways, tunnels, DNS servers. Raises Lost."""
+    """Yield what is the node's own, and what it depends on: gateways, tunnels, DNS servers. Raises Lost."""
+    yield from links.subnets()
     for address in links.gateways():
         yield Reserved(address, "a gateway")
     for address in links.tunnel_ends():

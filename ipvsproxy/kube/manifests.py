@@ -85,7 +85,9 @@ class Folder:
         for kind, key in self._refused() - owners.keys():
             kept[kind].add(key)
         new = {kind: Listed(kind, objects[kind], frozenset(kept[kind])) for kind in Kind}
-        changed = [listed for kind, listed in new.items() if self._told.get(kind) != listed]
+        # Nodes come first, so that no Service gets the address of one for a moment.
+        order = sorted(new, key=lambda kind: kind is not Kind.NODE)
+        changed = [new[kind] for kind in order if self._told.get(kind) != new[kind]]
         self._told = new
         return changed
 

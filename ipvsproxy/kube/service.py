@@ -17,6 +17,8 @@ SCHEDULERS = frozenset({
     "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos",
 })  # fmt: skip
 """All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
+NOBODY = {4: Cidr(bytes(4), 32), 6: Cidr(bytes(16), 128)}
+"""Ranges that no client is in: a packet to a Service cannot have an unspecified source."""
 
 
 def build_service(raw: RawService) -> Decoded:
@@ -84,16 +86,32 @@ def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, .
     if not texts:
         return ()
     found: dict[Cidr, None] = {}
+    unreadable: set[int] = set()
     for text in texts:
         try:
             found[parse_cidr(text.strip())] = None
         except ValueError as error:
+            unreadable |= _meant_families(text)
             complaints.append(f"spec.loadBalancerSourceRanges: {error}; left out")
     if not found:
         # Nothing usable must not mean open to all: an empty range list would.
         raise Refused("spec.loadBalancerSourceRanges", "no entry is a CIDR")
     open_families = {family(cidr.network) for cidr in found if cidr.prefix == 0}
-    return tuple(cidr for cidr in found if family(cidr.network) not in open_families)
+    ranges = [cidr for cidr in found if family(cidr.network) not in open_families]
+    for number in sorted(unreadable - {family(cidr.network) for cidr in found}):
+        # First, so that a long list of complaints does not hide it.
+        complaints.insert(
+            0, f"spec.loadBalancerSourceRanges: no readable range of IPv{number}; it is shut for all"
+        )
+        ranges.append(NOBODY[number])
+    return tuple(ranges)
+
+
+def _meant_families(text: str) -> set[int]:
+    """Return the families that an unreadable range may have been meant for."""
+    if ":" in text:
+        return {6}
+    return {4} if "." in text else {4, 6}
 
 
 def _service_ports(raw_ports: Iterable[RawServicePort]) -> tuple[ServicePort, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from ipvsproxy.kube.inbox import Changed, Kind, Listed, Object, Removed
+from ipvsproxy.plan.addresses import Addresses, Neighbours
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
 
 log = structlog.get_logger()
@@ -26,6 +27,8 @@ class Store:
         self.node: Node | None = None
         self.node_changed = False
         self.other_nodes: dict[str, Node] = {}
+        self.addresses = Addresses()
+        self.awaits_neighbours = False
         self._node_name = node_name
         self._slices: dict[str, EndpointSlice] = {}
         self._slices_of: dict[str, dict[str, EndpointSlice]] = {}
@@ -35,7 +38,7 @@ class Store:
     @property
     def synced(self) -> bool:
         """Whether each kind has been listed once: nothing is programmed before (contract 4.1)."""
-        return len(self._listed) == len(Kind)
+        return len(self._listed) == len(Kind) and not self.awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Take over what an event says and tell whether anything is different now."""
@@ -47,6 +50,11 @@ class Store:
                 return self._set(kind, key, value)
             case Removed(kind, key):
                 return self._set(kind, key, None)
+
+    def neighbours(self, seen: Neighbours) -> None:
+        """Take over what a look at the Nodes of the cluster has found."""
+        self.awaits_neighbours = False
+        self.mark(self.addresses.neighbours(seen))
 
     def slices(self, service: str) -> Iterable[EndpointSlice]:
         """Return the slices of a Service in the order of their names."""
@@ -89,35 +97,42 @@ class Store:
         return self._set_slice(key, value)
 
     def _set_node(self, key: str, value: Object | None) -> bool:
-        """Take our Node over; one that is deleted keeps its last word until there is a new one (contract 1.11)."""
+        """Take a Node over; ours keeps its last version when it is deleted, until it is back (contract 1.11)."""
+        node = value if isinstance(value, Node) else None
         if key != self._node_name:
-            self.other_nodes.pop(key, None)
-            if isinstance(value, Node):
-                self.other_nodes[key] = value
+            affected = self.addresses.other_node(self.other_nodes.pop(key, None), node)
+            if node is not None:
+                self.other_nodes[key] = node
+            self.mark(affected)
+            return bool(affected)
+        if node == self.node:
             return False
-        if value == self.node:
-            return False
-        if not isinstance(value, Node):
+        if node is None:
             log.warning("our Node object is gone, going on with its last version", node=key)
             return False
-        self.node = value
+        self.mark(self.addresses.own_node(self.node, node))
+        self.node = node
         self.node_changed = True
         return True
 
     def _set_service(self, key: str, value: Object | None) -> bool:
-        if value == self.services.get(key):
+        old = self.services.get(key)
+        if value == old:
             return False
-        if isinstance(value, Service):
-            self.services[key] = value
+        new = value if isinstance(value, Service) else None
+        if new is not None:
+            self.services[key] = new
         else:
             del self.services[key]
         self._dirty[key] = None
+        self.mark(self.addresses.service(key, old, new))
         return True
 
     def _set_slice(self, key: str, value: Object | None) -> bool:
         old = self._slices.get(key)
         if value == old:
             return False
+        self.mark(self.addresses.slice(old, value if isinstance(value, EndpointSlice) else None))
         if isinstance(value, EndpointSlice):
             self._slices[key] = value
             self._slices_of.setdefault(value.service, {})[key] = value

@@ -4,7 +4,7 @@ Pure: `facts` is called again whenever the Node object or an address of a link c
 nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -16,6 +16,9 @@ from ipvsproxy.plan.model import Node
 LONGEST_LINK_NAME = 15
 """IFNAMSIZ without the zero at the end."""
 
+
+THIS_NODE = "this node"
+"""Role of an address that is the node's own, and not one that programs move from node to node."""
 
 NAMES_SHOWN = 10
 
@@ -65,6 +68,8 @@ class NodeFacts:
     `nodeport_addresses` is the part of them on which NodePorts answer. `addresses` are the node IPs, one a family,
     the primary one first.
     `senders` are the links with IPv4 addresses, each with its first one.
+    `own_addresses` are those of its Node object and the first ones of its links' subnets: not what keepalived and
+    the like put beside them. `ports_in_use` are (protocol, port) on which programs of the host listen.
     `reserved` are addresses that no Service may take from the node (`plan.safety`).
     `pod_cidrs` and `pod_interfaces` detect local pods; `detects` names the families they work for.
     """
@@ -76,8 +81,18 @@ class NodeFacts:
     nodeport_addresses: tuple[bytes, ...] = ()
     pod_cidrs: tuple[Cidr, ...] = ()
     pod_interfaces: tuple[str, ...] = ()
+    own_addresses: frozenset[bytes] = frozenset()
+    ports_in_use: frozenset[tuple[int, int]] = frozenset()
     reserved: tuple[Reserved, ...] = ()
     senders: Mapping[str, bytes] = field(default_factory=dict)
+
+    @cached_property
+    def reserved_at(self) -> Mapping[bytes, Sequence[Reserved]]:
+        """`reserved` by address."""
+        found: dict[bytes, list[Reserved]] = {}
+        for known in self.reserved:
+            found.setdefault(known.address, []).append(known)
+        return found
 
     @cached_property
     def detects(self) -> frozenset[int]:
@@ -88,7 +103,7 @@ class NodeFacts:
 
     def basic(self) -> "NodeFacts":
         """Return the facts without those on which ClusterIPs and NodePorts do not depend."""
-        return replace(self, reserved=(), senders={})
+        return replace(self, reserved=(), senders={}, own_addresses=frozenset(), ports_in_use=frozenset())
 
     def summary(self) -> dict[str, object]:
         """Return the facts as text, for a log line."""
@@ -99,6 +114,7 @@ class NodeFacts:
             "nodeport_addresses": list(map(format_ip, self.nodeport_addresses)),
             "pod_cidrs": list(map(str, self.pod_cidrs)),
             "pod_interfaces": list(self.pod_interfaces),
+            "own_addresses": len(self.own_addresses),
             "reserved": len(self.reserved),
         }
 
@@ -109,8 +125,14 @@ def facts(
     link_addresses: Iterable[bytes],
     reserved: Iterable[Reserved] = (),
     senders: Mapping[str, bytes] | None = None,
+    ports_in_use: Iterable[tuple[int, int]] = (),
 ) -> NodeFacts:
-    """Combine what is known; without a Node object the host's own links stand in for its addresses."""
+    """Combine what is known; without a Node object the host's own links stand in for its addresses.
+
+    Of `reserved`, those with the role THIS_NODE become `own_addresses`.
+    """
+    reserved = frozenset(reserved)
+    own = {known.address for known in reserved if known.role == THIS_NODE}
     links = frozenset(address for address in link_addresses if is_node_address(address))
     known = _one_a_family(node.addresses) if node else []
     addresses = _bound(config.bind_address, known or sorted(links))
@@ -123,7 +145,9 @@ def facts(
         nodeport_addresses=tuple(sorted(_nodeport_addresses(config, _bound(config.bind_address, known), links))),
         pod_cidrs=tuple(_detector_cidrs(config, pod_cidrs)),
         pod_interfaces=_detector_interfaces(config),
-        reserved=tuple(sorted(set(reserved))),
+        own_addresses=frozenset(own.union(node.addresses if node else ())),
+        ports_in_use=frozenset(ports_in_use),
+        reserved=tuple(sorted(known for known in reserved if known.role != THIS_NODE)),
         senders=senders or {},
     )
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from ipvsproxy.address import (
-    Cidr,
+    Ranges,
     family,
     format_ip,
     is_link_local,
@@ -23,6 +23,8 @@ from ipvsproxy.address import (
     parse_cidr,
 )
 from ipvsproxy.config import Config
+from ipvsproxy.plan.addresses import Addresses
+from ipvsproxy.plan.metadata import METADATA_SERVICES
 from ipvsproxy.plan.model import Service
 from ipvsproxy.plan.node import NodeFacts
 
@@ -36,12 +38,22 @@ SPECIAL = {
 }
 
 
+NOTHING_KNOWN = Addresses()
+LISTS_NODES = "another node's, listed by a load balancer"
+NOT_LOOKED_UP = "not yet known whether it belongs to a node"
+
+
 class Refusal(NamedTuple):
-    """An address of a Service that is not served, or one port of it (0: all of them), and why."""
+    """An address of a Service that is not served, or one port of it (0: all of them), and why.
+
+    `protocol` is the one of the port (0: all of them). `quiet`: no mistake of the Service, so no Event says it.
+    """
 
     address: bytes
     port: int
     reason: str
+    protocol: int = 0
+    quiet: bool = False
 
     def __str__(self) -> str:
         port = f", port {self.port}" if self.port else ""
@@ -53,22 +65,16 @@ def has_external_ips(service: Service) -> bool:
     return bool(service.external_ips or service.load_balancer_ips)
 
 
-def judge(service: Service, node: NodeFacts, config: Config) -> tuple[Refusal, ...]:
+def judge(
+    service: Service, node: NodeFacts, config: Config, known: Addresses = NOTHING_KNOWN
+) -> tuple[Refusal, ...]:
     """Return what a Service does not get of the addresses it asks for, in the families that are served.
 
     An external IP that a load balancer has given it as well is judged as the load balancer's.
     """
     if not has_external_ips(service):
         return ()
-    given = service.load_balancer_ips
-    asked = [address for address in service.external_ips if address not in given]
-    return tuple(
-        refusal
-        for addresses, trusted in ((asked if config.allow_external_ips else (), False), (given, True))
-        for address in addresses
-        if family(address) in config.families
-        for refusal in _judge(address, service, node, config, trusted=trusted)
-    )
+    return tuple(_Judge(service, node, config, known).refusals())
 
 
 def without(service: Service, refusals: Sequence[Refusal]) -> Service:
@@ -81,51 +87,105 @@ def without(service: Service, refusals: Sequence[Refusal]) -> Service:
     )
 
 
-def _judge(
-    address: bytes, service: Service, node: NodeFacts, config: Config, *, trusted: bool
-) -> Iterator[Refusal]:
-    """`trusted`: a controller chose the address, and not whoever wrote the Service."""
-    reason = _special(address) or _out_of_range(address, config, trusted=trusted)
-    if reason:
-        yield Refusal(address, 0, reason)
-    elif address in node.link_addresses:
-        yield from _own_ports(address, service, node)
-    else:
-        yield from _of_others(address, service, node, trusted=trusted)
+class _Judge:
+    """Judges the addresses of one Service. `given` are those that a controller chose, not the Service's author."""
+
+    def __init__(self, service: Service, node: NodeFacts, config: Config, known: Addresses) -> None:
+        self._service, self._node, self._config, self._known = service, node, config, known
+        self._given = frozenset(service.load_balancer_ips)
+        self._ports = frozenset(port.port for port in service.ports)
+        # What names a node names nothing but nodes, as ServiceLB of k3s does: it has no addresses of its own.
+        self._lists_nodes = any(a in node.own_addresses or known.is_node(a) for a in self._given)
+
+    def refusals(self) -> Iterator[Refusal]:
+        asked = self._service.external_ips if self._config.allow_external_ips else ()
+        for address in dict.fromkeys((*asked, *self._service.load_balancer_ips)):
+            if family(address) in self._config.families:
+                yield from self._judge(address)
+
+    def _judge(self, address: bytes) -> Iterator[Refusal]:
+        given = address in self._given
+        if reason := _special(address) or _out_of_range(address, self._config, given=given):
+            yield Refusal(address, 0, reason)
+        elif refusal := self._of_others(address, given=given):
+            yield refusal
+        elif address in self._node.link_addresses:
+            yield from self._taken_ports(address)
+
+    def _of_others(self, address: bytes, *, given: bool) -> Refusal | None:
+        """What belongs to others stays theirs, unless the operator says otherwise."""
+        node, refusal = self._node, None
+        is_here = address in node.own_addresses or address in node.link_addresses
+        if address not in _ranges(self._config.trusted_ip_ranges):
+            refusal = (
+                self._of_this_node(address, given=given) if is_here else self._of_objects(address, given=given)
+            )
+        return refusal or (None if is_here else self._reserved(address, given=given))
+
+    def _of_this_node(self, address: bytes, *, given: bool) -> Refusal | None:
+        if address in self._node.own_addresses and not given:
+            return Refusal(address, 0, "an address of this node")
+        return None
+
+    def _taken_ports(self, address: bytes) -> Iterator[Refusal]:
+        """An own address of the node is served beside the node's programs, but for ports that these have."""
+        node = self._node
+        taken = HOST_PORTS | {known.port: known.role for known in node.reserved_at.get(address, ())}
+        for number in sorted(self._ports & taken.keys()):
+            yield Refusal(address, number, f"the node's own address, where this port is {taken[number]}")
+        for protocol, number in sorted(
+            {(p.protocol.value, p.port) for p in self._service.ports} & node.ports_in_use
+        ):
+            if number not in taken:
+                yield Refusal(address, number, "the node's own address, where this port is in use", protocol)
+
+    def _of_objects(self, address: bytes, *, given: bool) -> Refusal | None:
+        known = self._known
+        if given and (self._lists_nodes or known.is_node(address)):
+            return Refusal(address, 0, LISTS_NODES, quiet=True)
+        if reason := self._whose(address, given=given):
+            return Refusal(address, 0, reason)
+        if known.is_unknown(address) and address not in self._node.reserved_at:
+            return Refusal(address, 0, NOT_LOOKED_UP, quiet=True)
+        return None
+
+    def _whose(self, address: bytes, *, given: bool) -> str:
+        known = self._known
+        if known.is_node(address):
+            return "an address of another node"
+        if address in METADATA_SERVICES:
+            return f"the address of a service that {METADATA_SERVICES[address]} has for its machines"
+        if known.in_pod_range(address) or any(address in cidr for cidr in self._node.pod_cidrs):
+            return "in the range of pods"
+        if not given and known.is_pod(address):
+            return "the address of a pod"
+        if not given and known.is_given(address):
+            return "the load balancer address of another Service"
+        return ""
+
+    def _reserved(self, address: bytes, *, given: bool) -> Refusal | None:
+        """What the node depends on stays where it is, unless a load balancer says this Service is just that."""
+        for known in self._node.reserved_at.get(address, ()):
+            if not (given and known.port in self._ports):
+                return Refusal(
+                    address, 0, f"the address of {known.role}, which this node could not reach any more"
+                )
+        return None
 
 
 def _special(address: bytes) -> str:
     return next((words for words, is_one in SPECIAL.items() if is_one(address)), "")
 
 
-def _out_of_range(address: bytes, config: Config, *, trusted: bool) -> str:
-    allowed, denied = _ranges(config.external_ip_ranges), _ranges(config.denied_ip_ranges)
-    if any(address in cidr for cidr in denied):
+def _out_of_range(address: bytes, config: Config, *, given: bool) -> str:
+    if address in _ranges(config.denied_ip_ranges):
         return "in --denied-ip-ranges"
-    mine = [cidr for cidr in allowed if family(cidr.network) == family(address)]
-    if trusted or not allowed or any(address in cidr for cidr in mine):
+    allowed = _ranges(config.external_ip_ranges)
+    if given or not allowed or address in allowed:
         return ""
     return "not in --external-ip-ranges"
 
 
 @lru_cache(maxsize=8)
-def _ranges(texts: tuple[str, ...]) -> tuple[Cidr, ...]:
-    return tuple(map(parse_cidr, texts))
-
-
-def _own_ports(address: bytes, service: Service, node: NodeFacts) -> Iterator[Refusal]:
-    """An own address of the node is served beside the node's programs, but for ports it cannot do without."""
-    taken = HOST_PORTS | {known.port: known.role for known in node.reserved if known.address == address}
-    for number in sorted({port.port for port in service.ports} & taken.keys()):
-        yield Refusal(address, number, f"the node's own address, where this port is {taken[number]}")
-
-
-def _of_others(address: bytes, service: Service, node: NodeFacts, *, trusted: bool) -> Iterator[Refusal]:
-    """What the node depends on stays where it is, unless a load balancer says that this Service is just that."""
-    if any(address in cidr for cidr in node.pod_cidrs):
-        yield Refusal(address, 0, "in the range of pods")
-        return
-    for known in node.reserved:
-        if known.address == address and not (trusted and any(port.port == known.port for port in service.ports)):
-            yield Refusal(address, 0, f"the address of {known.role}, which this node could not reach any more")
-            return
+def _ranges(texts: tuple[str, ...]) -> Ranges:
+    return Ranges(map(parse_cidr, texts))

@@ -77,10 +77,15 @@ class Masquerade(StrEnum):
 
 
 class Claim(IntEnum):
-    """By what a Service claims a frontend: the API server gave it ClusterIP or NodePort. Lower is stronger."""
+    """By what a Service claims a frontend; lower is stronger.
+
+    The API server gave it the ClusterIP or NodePort, a load balancer's controller the address in its status;
+    external IPs are what its author wrote.
+    """
 
     ALLOCATED = 0
-    EXTERNAL = 1
+    LOAD_BALANCER = 1
+    EXTERNAL = 2
 
 
 class Frontend(msgspec.Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ import hashlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from ipvsproxy.plan.backends import Backends
 from ipvsproxy.plan.inside import inside_ports
 from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.safety import has_external_ips, judge, without
+from ipvsproxy.plan.safety import Refusal, without
 from ipvsproxy.plan.state import (
     ONE_PACKET,
     PERSISTENT,
@@ -54,6 +55,14 @@ HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
 
 
+CLAIMS = {
+    NODE_PORT: Claim.ALLOCATED,
+    LOAD_BALANCER: Claim.LOAD_BALANCER,
+    EXTERNAL_IP: Claim.EXTERNAL,
+}
+"""By what the frontends of a tier are claimed."""
+
+
 class View(msgspec.Struct, frozen=True, gc=False):
     """What one port of a Service looks like in one family: everything its frontends share."""
 
@@ -74,20 +83,25 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
 
 def plan_service(
-    service: Service, slices: Iterable[EndpointSlice], node: NodeFacts, config: Config, tally: Tally | None = None
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    node: NodeFacts,
+    config: Config,
+    tally: Tally | None = None,
+    refusals: Sequence[Refusal] = (),
 ) -> dict[FrontendKey, Frontend]:
     """Return the frontends of a Service by key, for both families, in the order of their tiers.
 
-    What is above the limit of a Service is left out. `tally` is given the size, and what is to be said.
+    What `plan.safety.judge` has refused is left out, and what is above the limit of a Service. `tally` is given
+    the size, and what is to be said.
     """
     frontends: dict[FrontendKey, Frontend] = {}
     tally = tally or Tally(config.service_limit)
     asked, numbers = service, inside_ports(service)
-    refused: frozenset[tuple[bytes, int]] = frozenset()
-    if has_external_ips(service):
-        service, refused = _permitted(service, node, config)
+    service = _permitted(service, refusals, config)
+    refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
     for tier, frontend in _frontends(service, numbers, Backends(slices), node, config, tally):
-        if not refused or (frontend.key.address, frontend.key.port) not in refused:
+        if not (refused and _is_refused(frontend.key, refused)):
             _add(frontend, frontends)
             tally.ends[tier] = len(frontends)
     if tally.is_cut:
@@ -103,14 +117,17 @@ def plan_service(
     return frontends
 
 
-def _permitted(service: Service, node: NodeFacts, config: Config) -> tuple[Service, frozenset[tuple[bytes, int]]]:
-    """Return the Service without addresses that it may not have, and the (address, port) of single ports."""
-    refusals = judge(service, node, config)
+def _permitted(service: Service, refusals: Sequence[Refusal], config: Config) -> Service:
+    """Return the Service without addresses that it may not have."""
     if refusals:
         service = without(service, refusals)
-    if not config.allow_external_ips:
+    if service.external_ips and not config.allow_external_ips:
         service = msgspec.structs.replace(service, external_ips=())
-    return service, frozenset((refusal.address, refusal.port) for refusal in refusals)
+    return service
+
+
+def _is_refused(key: FrontendKey, refused: AbstractSet[tuple[bytes, int, int]]) -> bool:
+    return any((key.address, key.port, protocol) in refused for protocol in (0, key.protocol))
 
 
 def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
@@ -228,15 +245,14 @@ def _outside_frontends(
         (LOAD_BALANCER, _by_family(service.load_balancer_ips), ranges),
         (EXTERNAL_IP, _by_family(service.external_ips), no_ranges),
     ):
-        is_node_port = tier is NODE_PORT
         for view in views if addresses else ():
-            port = view.port.node_port if is_node_port else view.port.port
+            port = view.port.node_port if tier is NODE_PORT else view.port.port
             size = SERVER_SIZE + len(view.local if service.external_local else view.cluster)
             for address in addresses.get(family(view.cluster_ip), ()) if port else ():
                 allowed = _allowed(admissions, address)
                 if not tally.spend(tier, size + len(allowed)):
                     return
-                yield tier, _external_frontend(view, node, address, port, allowed, is_node_port=is_node_port)
+                yield tier, _external_frontend(view, node, address, port, allowed, claim=CLAIMS[tier])
 
 
 def _by_family(addresses: Sequence[bytes]) -> dict[int, list[bytes]]:
@@ -298,7 +314,7 @@ def _external_frontend(
     port: int,
     ranges: tuple[Cidr, ...] = (),
     *,
-    is_node_port: bool = False,
+    claim: Claim = Claim.EXTERNAL,
 ) -> Frontend:
     local = view.service.external_local
     destinations = view.local if local else view.cluster
@@ -315,7 +331,7 @@ def _external_frontend(
         quiet=view.quiet and address not in node.link_addresses,
         hairpins=view.hairpins,
         drain_seconds=view.drain_seconds,
-        claim=Claim.ALLOCATED if is_node_port else Claim.EXTERNAL,
+        claim=claim,
         serving=view.serving,
     )
 

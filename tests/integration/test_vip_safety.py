@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import netns
 import pytest
+import yaml
 from lab import DEFAULT_PROXY_ARGS, Lab
 from manifests import Folder, endpoint, endpoint_slice, port, service
 from probe import Question, probe, probe_many
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 PORTS = (port(80, 8080, name="http"), port(22, 8080, name="ssh"))
 VIP, NEW_VIP, SPARE = "203.0.113.70", "203.0.113.71", "203.0.113.72"
+OTHER, OTHERS_VIP, BROADCAST = "203.0.113.73", "203.0.113.74", "192.0.2.255"
+CASES = pathlib.Path(__file__).parent.parent / "field" / "cases"
 DENIED = "198.51.100.77"
 RANGES = (["192.0.2.100/32"], ["192.0.2.96/27", "198.18.0.0/15"], ["192.0.2.100/32", "10.96.0.0/12"])
 
@@ -47,30 +50,87 @@ def folder(proxy: Proxy) -> Folder:
     return Folder(pathlib.Path(next(a for a in proxy.argv if a.startswith("--manifests=")).partition("=")[2]))
 
 
-def test_addresses_the_node_depends_on_stay_where_they_are(session_lab: Lab, proxy: Proxy, folder: Folder) -> None:
+def refusals(proxy: Proxy) -> list[tuple[str, int, list[str]]]:
+    lines = proxy.events("Refused addresses of a Service")
+    return [(line["service"], line["refused"], line["addresses"]) for line in lines]
+
+
+def bound(lab: Lab) -> str:
+    return lab.run(lab.nodes[0], ["ip", "-o", "address", "show", "kube-ipvs0"])
+
+
+def test_addresses_that_belong_to_others_stay_where_they_are(
+    session_lab: Lab, proxy: Proxy, folder: Folder
+) -> None:
     """node2 is the next hop to its pods, the client that to the rest of the world."""
     lab, (node, neighbour) = session_lab, session_lab.nodes
-    wanted = [neighbour.ipv4, lab.client.ipv4, node.ipv4, "127.0.0.1", "169.254.169.254", DENIED, SPARE]
-    write(lab, folder, externalIPs=wanted)
+    mine = [SPARE, OTHER]
+    wanted = [neighbour.ipv4, lab.client.ipv4, node.ipv4, BROADCAST, lab.host("p21").ipv4, OTHERS_VIP, DENIED]
+    write(lab, folder, "owner", 3, type_="LoadBalancer", ingress=[OTHERS_VIP])
+    write(lab, folder, externalIPs=[*wanted, "127.0.0.1", "169.254.169.254", "168.63.129.16", *mine])
     eventually(lambda: probe(lab.client.netns, SPARE, 80).name == "p11")
-
-    refused = {(line["address"], line["port"]) for line in proxy.events("address refused")}
-    others = {(address, None) for address in wanted if address not in (node.ipv4, SPARE)}
-    assert refused == others | {(node.ipv4, 22)}
-    assert {line["service"] for line in proxy.events("address refused")} == {"default/web"}
-    bound = lab.run(node, ["ip", "-o", "address", "show", "kube-ipvs0"])
-    assert not [address for address in wanted if address != SPARE and f" {address}/" in bound]
-    # The neighbour, the node's own ssh and its other ports are reached; its address serves what is harmless.
-    assert probe(node.netns, neighbour.ipv4, HOST_PORT).name == "node2"
+    assert refusals(proxy)[-1:] == [
+        ("default/web", 10, [
+            f"{neighbour.ipv4}: an address of another node",
+            f"{lab.client.ipv4}: the address of a gateway, which this node could not reach any more",
+            f"{node.ipv4}: an address of this node",
+            f"{BROADCAST}: the address of the broadcast of a network, which this node could not reach any more",
+            f"{lab.host('p21').ipv4}: in the range of pods",
+        ])
+    ]  # fmt: skip
+    assert not [address for address in wanted if f" {address}/" in bound(lab) and address != OTHERS_VIP]
+    # The neighbour and the node itself are reached, also on the port of the Service.
+    assert [probe(node.netns, neighbour.ipv4, number).name for number in (HOST_PORT, 22)] == ["node2", None]
     assert [probe(lab.client.netns, node.ipv4, number).name for number in (22, HOST_PORT, 80)] == [
         "node1",
         "node1",
-        "p11",
+        None,
     ]
     # What is refused here may be another host's: it is not answered by this node.
     lab.route_client_via(node, DENIED)
     assert probe(lab.client.netns, DENIED, 80, timeout=2).outcome != "answered"
     lab.reset_client_routes()
+    folder.remove("owner")
+
+
+def test_of_the_nodes_that_a_load_balancer_lists_this_one_serves_itself(
+    session_lab: Lab, proxy: Proxy, folder: Folder
+) -> None:
+    """ServiceLB of k3s, on a network where no route names node2 as a next hop."""
+    lab, (node, neighbour) = session_lab, session_lab.nodes
+    before = refusals(proxy)
+    lab.run(node, ["ip", "route", "replace", "10.244.2.0/24", "dev", "eth0"])
+    try:
+        case = (CASES / "09-servicelb-other-nodes.yaml").read_text()
+        folder.write("traefik", *yaml.safe_load_all(case))
+        eventually(lambda: probe(lab.client.netns, node.ipv4, 80).name == "p11")
+        assert probe(node.netns, node.ipv4, 80).name == "p11"
+        for asking in (node, lab.host("p11"), lab.host("p12")):
+            assert probe(asking.netns, neighbour.ipv4, HOST_PORT).name == "node2"
+        assert f" {neighbour.ipv4}/" not in bound(lab)
+        # The ports of the node's own programs stay theirs.
+        assert [probe(lab.client.netns, node.ipv4, number).name for number in (22, HOST_PORT)] == ["node1"] * 2
+        assert refusals(proxy) == before
+        assert len(proxy.events("Left out the addresses of other nodes that load balancers listed")) == 1
+    finally:
+        lab.run(node, ["ip", "route", "replace", "10.244.2.0/24", "via", neighbour.ipv4])
+        folder.remove("traefik")
+    eventually(lambda: probe(lab.client.netns, node.ipv4, 80).name is None)
+
+
+def test_the_port_of_ssh_stays_the_nodes_where_a_load_balancer_gives_its_address(
+    session_lab: Lab, proxy: Proxy, folder: Folder
+) -> None:
+    lab, node = session_lab, session_lab.nodes[0]
+    write(lab, folder, "here", 4, type_="LoadBalancer", ingress=[node.ipv4])
+    eventually(lambda: probe(lab.client.netns, node.ipv4, 80).name == "p11")
+    assert probe(lab.client.netns, node.ipv4, 22).name == "node1"
+    assert (
+        "default/here",
+        1,
+        [f"{node.ipv4}, port 22: the node's own address, where this port is ssh"],
+    ) in refusals(proxy)
+    folder.remove("here")
 
 
 class Hammer(threading.Thread):
@@ -138,3 +198,19 @@ def test_a_vip_never_answers_before_its_guard_is_there(session_lab: Lab, proxy: 
             hammer.wait(1)
     assert all("answered" not in counter for counter in hammer.seen)
     assert hammer.seen[0]["refused"]
+
+
+def test_without_a_range_of_pods_the_pods_of_services_are_known(
+    session_lab: Lab, proxy: Proxy, tmp_path: pathlib.Path
+) -> None:
+    lab, node = session_lab, session_lab.nodes[1]
+    folder, pod = Folder(tmp_path), lab.host("p12")
+    lab.responder.listen(pod, 22)
+    victim = service("victim", PORTS, ["10.96.7.8"])
+    folder.write("victim", victim, endpoint_slice("victim", PORTS, [endpoint(lab, pod)]))
+    write(lab, folder, "thief", 9, externalIPs=[pod.ipv4, VIP])
+    started = lab.proxy(node, tmp_path, [])
+    eventually(lambda: probe(node.netns, VIP, 80).name == "p11")
+    assert refusals(started) == [("default/thief", 1, [f"{pod.ipv4}: the address of a pod"])]
+    assert probe(node.netns, pod.ipv4, 22).name == "p12"
+    started.stop()

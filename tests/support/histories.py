@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from memory_kernel import Killed, MemoryNode
 from order import EXCLUDED, Guard
-from random_objects import NODE_ADDRESS, faults, link_addresses, nodes, services, slices
+from random_objects import NODE_ADDRESS, faults, link_addresses, nodes, other_nodes, services, slices
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
@@ -116,6 +116,10 @@ class History(RuleBasedStateMachine):
     def node_object(self, item):
         self._change(Kind.NODE, item)
 
+    @rule(item=other_nodes)
+    def other_node(self, item):
+        self._change(Kind.NODE, item)
+
     @rule(items=st.lists(st.one_of(services(), slices()), min_size=2, max_size=5))
     def burst(self, items):
         kinds = [Kind.SERVICE if isinstance(item, Service) else Kind.ENDPOINT_SLICE for item in items]
@@ -126,7 +130,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: len(self.objects) > 1)
     @rule(data=st.data())
     def remove(self, data):
-        kind, name = data.draw(st.sampled_from(sorted(k for k in self.objects if k[0] is not Kind.NODE)))
+        kind, name = data.draw(st.sampled_from(sorted(k for k in self.objects if k != (Kind.NODE, "node1"))))
         del self.objects[kind, name]
         self._turn([Removed(kind, name)])
 

@@ -164,6 +164,7 @@ class MemoryLinks:
         self.exists = False
         self._watch = watch
         self.hops = self.ends = frozenset()
+        self.networks = ()
 
     def ensure_link(self):
         self.faults.read()
@@ -185,6 +186,9 @@ class MemoryLinks:
 
     def gateways(self):
         return self.hops
+
+    def subnets(self):
+        return self.networks
 
     def tunnel_ends(self):
         return self.ends

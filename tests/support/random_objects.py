@@ -10,8 +10,11 @@ from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.plan.model import Node
 
 NODE_ADDRESS = parse_ip("192.0.2.1")
-SHARED = ["198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8::1", "10.96.0.1", "192.0.2.1"]
-"""External addresses, the ClusterIP of a Service and the node's own among them."""
+SHARED = [
+    "198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8::1",
+    "10.96.0.1", "192.0.2.1", "192.0.2.2", "10.244.2.1",
+]  # fmt: skip
+"""External addresses, the ClusterIP of a Service, a pod's, another node's and the node's own among them."""
 OWN_PODS = ("10.244.1.", "fd00:10:244:1:")
 NAMES = ["EBUSY", "ENOBUFS", "EINTR", "EEXIST", "ESRCH", "ENOENT", "ENOMEM", "EBADF", "EPERM"]
 CODES = [getattr(errno, name) for name in NAMES]
@@ -59,6 +62,11 @@ nodes = st.builds(
     lambda cidr, address: Node("node1", (address,), (parse_cidr(cidr),)),
     st.sampled_from(["10.244.1.0/24", "10.244.9.0/24"]),
     st.sampled_from([NODE_ADDRESS, parse_ip("192.0.2.7")]),
+)
+other_nodes = st.builds(
+    lambda address, cidr: Node("node2", (parse_ip(address),), (parse_cidr(cidr),)),
+    st.sampled_from(["192.0.2.2", "198.51.100.2"]),
+    st.sampled_from(["10.244.2.0/24", "203.0.113.0/24"]),
 )
 link_addresses = st.sets(st.sampled_from([*SHARED, "192.0.2.7", "10.244.1.254"])).map(
     lambda found: frozenset({NODE_ADDRESS, *map(parse_ip, found)})

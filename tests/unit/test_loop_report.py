@@ -248,7 +248,7 @@ def test_an_address_that_is_refused_is_told_once_for_each_change(world):
         str(parse_ip(text)) for text in ("10.96.0.10", "198.51.100.9")
     }
     world.change(service(external_ips=["192.0.2.254", "127.0.0.1"]))
-    assert world.report.of("refused")[1:] == [["web", reason], ["web", "127.0.0.1: a loopback address"]]
+    assert world.report.of("refused")[1:] == [["web", f"{reason}; 127.0.0.1: a loopback address"]]
 
 
 def node_not_found(logs):

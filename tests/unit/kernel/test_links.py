@@ -12,6 +12,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from ipvsproxy.kernel import links
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.plan.node import THIS_NODE
 from ipvsproxy.plan.state import Vip, VipForm
 
 LOOPBACK, OWN, ETHERNET = 1, 7, 3
@@ -113,11 +114,15 @@ def test_what_is_there_or_gone_already_is_no_failure(made):
         assert made.unbind(vips) == {1: errno.EPERM}
 
 
-def address(text, index):
+def address(text, index, prefix=0, flags=0, **attributes):
     message = ifaddrmsg()
+    message["prefixlen"], message["flags"] = prefix, flags
     message["family"] = socket.AF_INET6 if ":" in text else socket.AF_INET
     message["index"] = index
-    message["attrs"] = [("IFA_ADDRESS", text)]
+    message["attrs"] = [
+        ("IFA_ADDRESS", text),
+        *((f"IFA_{name.upper()}", value) for name, value in attributes.items()),
+    ]
     return record(message)
 
 
@@ -148,6 +153,25 @@ def test_vips_are_what_is_on_our_link_and_our_routes(made):
     }  # fmt: skip
     assert made.vips() == {Vip(FOUR, VipForm.ADDRESS), Vip(SIX, VipForm.ROUTE)}
     assert made.other_addresses() == {parse_ip("192.0.2.1"), parse_ip("127.0.0.1")}
+
+
+def test_the_nodes_own_addresses_are_those_of_its_subnets_and_not_what_others_put_beside_them(made):
+    secondary = links.IFA_F_SECONDARY
+    made._wire.records = {
+        links.RTM_GETADDR: [
+            address("192.0.2.1", ETHERNET, 25, broadcast="192.0.2.255"),
+            address("192.0.2.70", ETHERNET, 25, secondary), address("203.0.113.9", ETHERNET, 32),
+            address("198.51.100.0", ETHERNET, 31), address("10.96.0.1", OWN, 24),
+            address("127.0.0.1", LOOPBACK, 8),
+            address("2001:db8::1", ETHERNET, 64), address("2001:db8::77", ETHERNET, 64, secondary),
+            address("2001:db8::99", ETHERNET, 128), address("fe80::1", ETHERNET, 64),
+        ],
+    }  # fmt: skip
+    found = set(made.subnets())
+    own = {known.address for known in found if known.role == THIS_NODE}
+    assert own == set(map(parse_ip, ("192.0.2.1", "198.51.100.0", "2001:db8::1", "2001:db8::77")))
+    broadcasts = {known.address for known in found if known.role == links.BROADCAST}
+    assert broadcasts == set(map(parse_ip, ("192.0.2.127", "192.0.2.255")))
 
 
 def test_the_kernel_is_asked_for_our_routes_only(made):

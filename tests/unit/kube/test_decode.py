@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from apiserver import endpoint_slice, node, service
 
-from ipvsproxy.address import format_ip, parse_cidr, parse_ip
+from ipvsproxy.address import format_ip, parse_ip
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import Refused
 from ipvsproxy.kube.inbox import Kind
@@ -174,10 +174,28 @@ def test_an_open_source_range_opens_its_family(ranges, left):
     assert [str(c) for c in value(service(loadBalancerSourceRanges=ranges)).source_ranges] == left
 
 
-def test_bad_source_ranges_never_open_the_service():
-    found = decoded(service(loadBalancerSourceRanges=["10.0.0.0/8", "nonsense"]))
-    assert found.object.source_ranges == (parse_cidr("10.0.0.0/8"),)
-    assert found.complaints == ("spec.loadBalancerSourceRanges: 'nonsense' is not an IP address; left out",)
+@pytest.mark.parametrize(
+    ("ranges", "left", "shut"),
+    [
+        (["10.0.0.0/8", "2001:db8::/32", "nonsense"], ["10.0.0.0/8", "2001:db8::/32"], []),
+        (["10.0.0.0/8", "10.0.0.0/33"], ["10.0.0.0/8"], []),
+        (["10.0.0.0/33", "2001:db8::/32"], ["2001:db8::/32", "0.0.0.0/32"], [4]),
+        (["10.0.0.0/33", "::/0"], ["0.0.0.0/32"], [4]),
+        (["10.0.0.0/8", "2001:db8::/129"], ["10.0.0.0/8", "::/128"], [6]),
+        (["10.0.0.0/8", "nonsense"], ["10.0.0.0/8", "::/128"], [6]),
+        (["0.0.0.0/0", "10.0.0.0/33"], [], []),
+    ],
+)
+def test_a_family_of_which_no_source_range_can_be_read_is_shut(ranges, left, shut):
+    found = decoded(service(loadBalancerSourceRanges=ranges))
+    assert [str(cidr) for cidr in found.object.source_ranges] == left
+    assert [text for text in found.complaints if "shut" in text] == [
+        f"spec.loadBalancerSourceRanges: no readable range of IPv{number}; it is shut for all" for number in shut
+    ]
+    assert len(found.complaints) == len(shut) + 1
+
+
+def test_source_ranges_of_which_none_can_be_read_refuse_the_service():
     assert refusal(service(loadBalancerSourceRanges=["nonsense"]))[0] == "spec.loadBalancerSourceRanges"
 
 

@@ -47,6 +47,20 @@ def test_no_external_ip_takes_over_what_the_api_server_gave_to_a_service():
         assert ledger.owner(key("10.96.0.1:80")) == "default/a"
 
 
+def test_no_older_external_ip_takes_over_what_a_load_balancer_gave():
+    thief = service("a", ["10.96.0.9"], external_ips=["203.0.113.5"], created="2020")
+    owner = service(
+        "b", ["10.96.0.1"], load_balancer_ips=["203.0.113.5"], source_ranges=["198.18.0.0/15"], created="2026"
+    )
+    shared = key("203.0.113.5:80")
+    for order in ((thief, owner), (owner, thief)):
+        ledger = new_ledger()
+        for svc in order:
+            put(ledger, svc, "10.244.1.1")
+        assert ledger.owner(shared) == "default/b"
+        assert list(map(str, ledger.frontends[shared].ranges)) == ["198.18.0.0/15"]
+
+
 def test_a_shared_frontend_passes_on_when_its_holder_goes():
     ledger = new_ledger()
     put(ledger, service("a", ["10.96.0.1"], external_ips=["198.51.100.9"]), "10.244.1.1")

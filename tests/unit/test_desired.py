@@ -1,0 +1,122 @@
+"""From objects to what a node should have, and what is said of what a Service does not get."""
+
+from pathlib import Path
+
+import pytest
+from build import config, service, slice_of
+from structlog.testing import capture_logs
+
+from ipvsproxy.address import format_ip, parse_cidr, parse_ip
+from ipvsproxy.desired import Desired
+from ipvsproxy.kube.decode import decode_mapping
+from ipvsproxy.kube.documents import read_items
+from ipvsproxy.kube.inbox import Changed, Kind, Removed
+from ipvsproxy.plan.model import Node
+from ipvsproxy.report import Report
+
+CASES = Path(__file__).parent.parent / "field" / "cases"
+NODES = [Node(f"node{n}", (parse_ip(f"192.0.2.{n}"),), (parse_cidr(f"10.244.{n}.0/24"),)) for n in (1, 2, 3)]
+
+
+class Events(Report):
+    def __init__(self):
+        self.refusals = []
+
+    def refused(self, service, reason):
+        self.refusals.append((service.name, reason))
+
+
+class World:
+    """One node, its objects and what was said."""
+
+    def __init__(self, **settings):
+        self.events = Events()
+        self.desired = Desired(config(**settings), self.events)
+        self.lines = []
+
+    def change(self, *objects, gone=()):
+        for item in objects:
+            self.desired.store.apply(Changed(Kind(type(item).__name__), item.key, item))
+        for kind, key in gone:
+            self.desired.store.apply(Removed(kind, key))
+        with capture_logs() as lines:
+            self.desired.look_at_node([parse_ip("192.0.2.1")])
+            self.desired.plan(self.desired.store.take_dirty())
+        self.lines = [line for line in lines if line["event"] != "node facts" and "detect" not in line["event"]]
+        return self
+
+    def served(self, name):
+        ledger = self.desired.ledger
+        return {format_ip(key.address) for key in ledger.frontends if ledger.owner(key) == f"default/{name}"}
+
+
+def field_case(name):
+    items = read_items(name, (CASES / name).read_bytes())
+    return [decode_mapping(Kind(item.kind), item.body).object for item in items]
+
+
+@pytest.mark.parametrize("known", [NODES[:1], NODES], ids=["this node alone", "all nodes"])
+def test_of_the_nodes_that_servicelb_lists_this_one_serves_itself(known):
+    world = World().change(*known, *field_case("09-servicelb-other-nodes.yaml"))
+    assert world.served("traefik") == {"10.96.9.28", "192.0.2.1"}
+    assert world.desired.ledger.vip(parse_ip("192.0.2.2")) is None
+    assert [(line["event"], line["services"]) for line in world.lines] == [
+        ("Left out the addresses of other nodes that load balancers listed", 1)
+    ]
+    assert world.events.refusals == []
+
+
+def test_that_load_balancers_list_nodes_is_said_once_for_all_services():
+    addresses = [f"192.0.2.{n}" for n in (1, 2, 3)]
+    services = [service(f"s{n}", [f"10.96.0.{n}"], ((n, 0),), load_balancer_ips=addresses) for n in range(1, 21)]
+    world = World().change(*NODES, *services)
+    assert [line["services"] for line in world.lines] == [20]
+    world.change(service("more", ["10.96.1.1"], ((99, 0),), load_balancer_ips=addresses))
+    assert (world.lines, world.events.refusals) == ([], [])
+
+
+def test_what_a_service_does_not_get_is_one_line_and_one_event():
+    wanted = [f"169.254.0.{n}" for n in range(1, 9)]
+    world = World().change(service(external_ips=wanted))
+    told = [f"{address}: a link-local address" for address in wanted[:5]]
+    assert [(line["service"], line["refused"], line["addresses"]) for line in world.lines] == [
+        ("default/web", 8, told)
+    ]
+    assert world.events.refusals == [("web", "; ".join([*told, "and 3 more"]))]
+    world.change(slice_of("web", "10.244.1.1"))
+    assert (world.lines, len(world.events.refusals)) == ([], 1)
+    # What is said again is what changes.
+    world.change(service()).change(service(external_ips=wanted))
+    assert len(world.events.refusals) == 2
+
+
+def test_an_external_ip_ends_when_a_load_balancer_gives_it_to_another_service_and_comes_back():
+    thief = service("thief", ["10.96.0.1"], ((80, 0),), external_ips=["203.0.113.5"], created="2020")
+    owner = service("owner", ["10.96.0.2"], ((443, 0),), load_balancer_ips=["203.0.113.5"], created="2026")
+    for order in ([thief, owner], [owner, thief]):
+        world = World()
+        for item in order:
+            world.change(item)
+        # Not even on a port that the other Service does not have.
+        assert (world.served("thief"), world.served("owner")) == ({"10.96.0.1"}, {"10.96.0.2", "203.0.113.5"})
+        world.change(gone=[(Kind.SERVICE, "default/owner")])
+        assert world.served("thief") == {"10.96.0.1", "203.0.113.5"}
+
+
+def test_an_external_ip_ends_when_a_pod_or_a_node_gets_it():
+    world = World().change(NODES[0], service(external_ips=["10.9.1.7", "192.0.2.2"]))
+    assert world.served("web") == {"10.96.0.10", "10.9.1.7", "192.0.2.2"}
+    world.change(slice_of("other", "10.9.1.7"))
+    assert world.served("web") == {"10.96.0.10", "192.0.2.2"}
+    world.change(NODES[1])
+    assert world.served("web") == {"10.96.0.10"}
+    world.change(gone=[(Kind.NODE, "node2"), (Kind.ENDPOINT_SLICE, "default/other-4")])
+    assert world.served("web") == {"10.96.0.10", "10.9.1.7", "192.0.2.2"}
+
+
+def test_the_switch_for_operators_allows_addresses_of_nodes_and_pods():
+    world = World(trusted_ip_ranges=("192.0.2.0/24", "10.9.0.0/16"))
+    world.change(
+        *NODES, slice_of("other", "10.9.1.7"), service(external_ips=["192.0.2.1", "192.0.2.2", "10.9.1.7"])
+    )
+    assert world.served("web") == {"10.96.0.10", "192.0.2.1", "192.0.2.2", "10.9.1.7"}
