@@ -50,7 +50,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     outside = Outside(config, log_settings.set_verbosity)
     if config.service_metrics:
         outside.show_traffic(_kernel_counters())
-    objects, door = source(config, outside.observe_request)
+    objects, door, ask = source(config, outside.observe_request)
     _listen(outside, door)
     lock = Lock()
     holder = lock.take()
@@ -61,7 +61,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     _guard("kernel-watcher", watcher.run)
     objects.start(inbox)
     outside.send_events(door)
-    loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None)
+    loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None, ask=ask)
     _guard("loop", loop.run)
     if holder is not None:
         log.warning("another ipvsproxy has this node, waiting for its end", holder=str(holder))
@@ -114,19 +114,19 @@ def _families(config: Config) -> frozenset[int]:
     return families
 
 
-def source(config: Config, observe: Observe) -> tuple[Source, Door | None]:
-    """Return where objects come from, and the way to the API's events if there is an API.
+def source(config: Config, observe: Observe) -> tuple[Source, Door | None, Callable[[], int] | None]:
+    """Return where objects come from; if that is an API, the way to its events, and one to ask about other nodes.
 
     Imports stay inside: one source does not need what the other one needs.
     """
     if config.manifests is not None:
         from ipvsproxy.kube.manifests import ManifestSource
 
-        return ManifestSource(config.manifests), None
+        return ManifestSource(config.manifests), None, None
     from ipvsproxy.kube.client import ApiSource
 
     api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe)
-    return api, api.client
+    return api, api.client, api.ask
 
 
 def _kernel_counters() -> Callable[[], Look]:

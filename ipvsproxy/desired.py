@@ -4,7 +4,7 @@ Everything between the inbox and the comparison with the kernel, without the ker
 addresses. Out: the ledger, and the names of what has changed in it. Owned by the loop's thread.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -32,10 +32,14 @@ log = structlog.get_logger()
 
 
 class Desired:
-    """The wanted state of the node and what it follows from."""
+    """The wanted state of the node and what it follows from.
 
-    def __init__(self, config: Config, report: Report) -> None:
-        self.store = Store(config.node_name)
+    `ask` asks for a look at the addresses of other nodes and returns its ticket (`plan.addresses.Neighbours`).
+    """
+
+    def __init__(self, config: Config, report: Report, ask: Callable[[], int] | None = None) -> None:
+        self.store = Store(config.node_name, awaits_neighbours=ask is not None)
+        self._ask = ask
         self.ledger = Ledger(config.vip_mode)
         self._config = config
         self._report = report
@@ -63,6 +67,19 @@ class Desired:
         """Take over by which addresses and ports we reach the API server."""
         self._api_servers = tuple(Reserved(address, API_SERVER_ROLE, port) for address, port in servers)
         self.store.node_changed = True
+
+    def ask_about_addresses(self) -> None:
+        """Ask about addresses of which nobody knows yet whether they belong to a node."""
+        addresses = self.store.addresses
+        if self._ask is not None and (addresses.has_questions or self.store.lacks_neighbours_alone):
+            addresses.asked(self._ask())
+
+    def follow_addresses(self) -> None:
+        """From now on, have new addresses wait for an answer; those at the start are adopted, or known by now."""
+        if self._ask is not None:
+            self.store.addresses.looks_up = True
+            if self.store.addresses.are_asked_for:
+                self._ask()
 
     def look_at_node(
         self,

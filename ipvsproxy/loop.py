@@ -34,6 +34,7 @@ from ipvsproxy.kube.inbox import (
     Removed,
 )
 from ipvsproxy.mend import Mender
+from ipvsproxy.plan.addresses import Neighbours
 from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import diff
 from ipvsproxy.plan.notice import Notice
@@ -57,7 +58,7 @@ class Fatal(Exception):
 class Loop:
     """The machine: everything between the inbox and the kernel."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a process is put together of
         self,
         config: Config,
         inbox: Inbox,
@@ -66,13 +67,14 @@ class Loop:
         report: Report | None = None,
         *,
         alone: bool = True,
+        ask: Callable[[], int] | None = None,
     ) -> None:
         self._report = report or Report()
         self._config = config
         self._inbox = inbox
         self._kernel = kernel
         self._clock = clock
-        self._desired = Desired(config, self._report)
+        self._desired = Desired(config, self._report, ask)
         self._report.holders(self._desired.ledger.holders)
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
@@ -99,6 +101,7 @@ class Loop:
         news = [event for event in events if not self._is_own(event)]
         for event in news:
             self._handle(event)
+        self._desired.ask_about_addresses()
         if not self._may_work or (events and not news):
             return False
         if self._started:
@@ -130,6 +133,8 @@ class Loop:
                 self._take(event)
             case NodeAddressesChanged():
                 self._node_unseen = True
+            case Neighbours():
+                self._desired.store.neighbours(event)
             case ApiServers(servers):
                 self._desired.api_servers(servers)
             case Alone():
@@ -226,6 +231,7 @@ class Loop:
         self._foreign.found(shadow.servers)
         changes += self._bring_up(rest)
         self._started = True
+        self._desired.follow_addresses()
         memory.settle()
         self._next_verify = self._clock() + self._config.sync_period
         log.info(

@@ -14,6 +14,7 @@ from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.view import View
 from ipvsproxy.kube.inbox import Listed
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
+from ipvsproxy.plan.addresses import Neighbours
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.report import Report
 
@@ -47,6 +48,7 @@ class Surroundings(NamedTuple):
 
 
 UNKNOWN = Surroundings()
+NOBODY = Neighbours(None)
 
 
 def desired(
@@ -55,14 +57,16 @@ def desired(
     link_addresses: Iterable[bytes],
     around: Surroundings = UNKNOWN,
     servers: Iterable[tuple[bytes, int]] = (),
+    neighbours: Neighbours = NOBODY,
 ) -> Desired:
     """Return what a node with these addresses and surroundings should have.
 
-    `servers` are the addresses and ports by which the API server is reached.
+    `servers` are the addresses and ports by which the API server is reached, `neighbours` what it told of nodes.
     """
     wanted = Desired(config, Report())
     for listed in objects:
         wanted.store.apply(listed)
+    wanted.store.neighbours(neighbours)
     wanted.api_servers(servers)
     wanted.look_at_node(link_addresses, around.reserved, around.senders)
     wanted.store.all_dirty()
@@ -73,7 +77,7 @@ def desired(
 def desired_here(config: Config, objects: Objects, view: View) -> Desired:
     """Return what this node should have, and say which objects cannot be used. Raises KernelError."""
     here, around = view.other_addresses(), Surroundings.of(view)
-    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers)
+    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
     for complaint in objects.refused:
         note(f"left out: {complaint}")
     return wanted

@@ -186,7 +186,7 @@ def _read_objects(facts: Facts, config: Config) -> Objects | None:
 def _wanted(facts: Facts, config: Config, objects: Objects, around: Surroundings) -> Desired:
     """Plan everything as the proxy would, and note what of it concerns the node."""
     here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
-    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers)
+    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
     facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
     facts.node = own_node(wanted)
     held = set(map(format_ip, here))

@@ -24,6 +24,7 @@ from ipvsproxy.kube.connection import BEARER, build
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.kube.locate import Locator
+from ipvsproxy.kube.neighbours import Neighbourhood
 from ipvsproxy.kube.reflector import Pace, Reflector
 
 CHUNK = 1 << 16
@@ -48,12 +49,14 @@ class Selection(NamedTuple):
     fields: str = ""
 
 
+NODES = "/api/v1/nodes"
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 SELECTIONS = {
     Kind.SERVICE: Selection(
         "/api/v1/services", "!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"
     ),
     Kind.ENDPOINT_SLICE: Selection("/apis/discovery.k8s.io/v1/endpointslices", "!service.kubernetes.io/headless"),
-    Kind.NODE: Selection("/api/v1/nodes", fields="metadata.name={node}"),
+    Kind.NODE: Selection(NODES, fields="metadata.name={node}"),
 }
 EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
 
@@ -160,6 +163,15 @@ class Client:
         }
         return self._get(kind, query, timeout_seconds + self._limits.slack)
 
+    def node_table(self) -> Response:
+        """Ask for the table of all Nodes, without objects, from the server's cache. Raises Trouble."""
+        query = {"resourceVersion": "0", "includeObject": "None"}
+        return self._send("GET", NODES, query, {"Accept": TABLE}, self._limits.read)
+
+    def nodes(self) -> Response:
+        """Ask for the objects of all Nodes, from the server's cache. Raises Trouble."""
+        return self._send("GET", NODES, {"resourceVersion": "0"}, {}, self._limits.read)
+
     def create_event(self, namespace: str, body: Mapping[str, Any]) -> Response:
         """Make an event. Raises Trouble."""
         headers = {"Content-Type": "application/json"}
@@ -244,7 +256,9 @@ class ApiSource:
     ) -> None:
         self.client = Client(kubeconfig, master, node_name, limits, observe)
         self._pace = pace
+        self._node_name = node_name
         self._reflectors: list[Reflector] = []
+        self._neighbourhood: Neighbourhood | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -253,11 +267,17 @@ class ApiSource:
         self._thread = threading.Thread(target=self._open, args=(inbox,), name="api", daemon=True)
         self._thread.start()
 
+    def ask(self) -> int:
+        """Ask for a look at the addresses of other nodes, and return the ticket that it will answer."""
+        return self._neighbourhood.ask() if self._neighbourhood is not None else 0
+
     def stop(self) -> None:
         """End all threads and connections; what was delivered stays as it is."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
+        if self._neighbourhood is not None:
+            self._neighbourhood.stop()
         for reflector in self._reflectors:
             reflector.stop()
         self.client.close()
@@ -272,6 +292,8 @@ class ApiSource:
         # Before anything is listed, so that no Service gets the address first.
         locator = Locator(self.client.url, inbox)
         seconds = locator.look()
+        self._neighbourhood = Neighbourhood(self.client, self._node_name, inbox)
+        self._neighbourhood.start()
         self._reflectors = [Reflector(kind, self.client, inbox, self._pace) for kind in Kind]
         for reflector in self._reflectors:
             reflector.start()

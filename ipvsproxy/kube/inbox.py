@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 
 import msgspec
 
+from ipvsproxy.plan.addresses import Neighbours
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
 from ipvsproxy.plan.notice import Notice, RulesNoticed, VipsNoticed
 
@@ -82,7 +83,7 @@ class Failed(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Listed | Changed | Removed | NodeAddressesChanged | Notice | ApiServers | Alone | Failed
+Event = Listed | Changed | Removed | NodeAddressesChanged | Notice | Neighbours | ApiServers | Alone | Failed
 
 
 class Source(Interface):

@@ -22,6 +22,9 @@ from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.kube.locate import Servers, locate
 from ipvsproxy.kube.manifest_file import kind_of
 from ipvsproxy.kube.manifests import SUFFIXES
+from ipvsproxy.kube.neighbours import Transport as NodeLists
+from ipvsproxy.kube.neighbours import look
+from ipvsproxy.plan.addresses import Neighbours
 
 PAGE_SIZE = 500
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
@@ -51,7 +54,7 @@ class _Service(msgspec.Struct):
 class Objects:
     """The objects of one moment: `items` by kind and key as the source had them, JSON text or trees.
 
-    `servers` are addresses and ports by which the API server was reached.
+    `servers` are addresses and ports by which the API server was reached, `neighbours` what it told of nodes.
     """
 
     def __init__(self, source: str) -> None:
@@ -60,6 +63,7 @@ class Objects:
         self._values: dict[Kind, dict[str, Object | None]] = {kind: {} for kind in Kind}
         self.refused: list[str] = []
         self.servers: Servers = ()
+        self.neighbours = Neighbours(None)
 
     def add(self, kind: Kind, body: Any) -> None:
         """Take over one object; the first one of a name that can be used counts."""
@@ -155,6 +159,7 @@ def _from_api(config: Config) -> Objects:
         # A host that cannot be found, in the words of the connection.
         with suppress(OSError, ValueError):
             found.servers = locate(client.url())
+        found.neighbours = _neighbours(client, config.node_name)
         for kind in Kind:
             for raw in _pages(client, kind):
                 found.add(kind, raw)
@@ -163,6 +168,15 @@ def _from_api(config: Config) -> Objects:
     finally:
         client.close()
     return found
+
+
+def _neighbours(transport: NodeLists, node_name: str) -> Neighbours:
+    """Return what can be read of other nodes: whoever may not list them is served without."""
+    try:
+        seen = look(transport, node_name)
+    except Trouble:
+        return Neighbours(None)
+    return Neighbours(seen.nodes, seen.pod_cidrs)
 
 
 def _pages(transport: Transport, kind: Kind) -> Iterator[msgspec.Raw]:

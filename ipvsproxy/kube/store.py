@@ -22,13 +22,13 @@ class Store:
     `other_nodes` are those that a folder of manifests describes as well; the API server is asked for ours alone.
     """
 
-    def __init__(self, node_name: str) -> None:
+    def __init__(self, node_name: str, *, awaits_neighbours: bool = False) -> None:
         self.services: dict[str, Service] = {}
         self.node: Node | None = None
         self.node_changed = False
         self.other_nodes: dict[str, Node] = {}
         self.addresses = Addresses()
-        self.awaits_neighbours = False
+        self._awaits_neighbours = awaits_neighbours
         self._node_name = node_name
         self._slices: dict[str, EndpointSlice] = {}
         self._slices_of: dict[str, dict[str, EndpointSlice]] = {}
@@ -38,7 +38,12 @@ class Store:
     @property
     def synced(self) -> bool:
         """Whether each kind has been listed once: nothing is programmed before (contract 4.1)."""
-        return len(self._listed) == len(Kind) and not self.awaits_neighbours
+        return len(self._listed) == len(Kind) and not self._awaits_neighbours
+
+    @property
+    def lacks_neighbours_alone(self) -> bool:
+        """Whether everything has been listed once but the addresses of other nodes."""
+        return len(self._listed) == len(Kind) and self._awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Take over what an event says and tell whether anything is different now."""
@@ -52,8 +57,12 @@ class Store:
                 return self._set(kind, key, None)
 
     def neighbours(self, seen: Neighbours) -> None:
-        """Take over what a look at the Nodes of the cluster has found."""
-        self.awaits_neighbours = False
+        """Take over what a look at the Nodes of the cluster has found.
+
+        Nothing is programmed before the first look, unless it fails where all else could be listed.
+        """
+        if seen.nodes is not None or len(self._listed) == len(Kind):
+            self._awaits_neighbours = False
         self.mark(self.addresses.neighbours(seen))
 
     def slices(self, service: str) -> Iterable[EndpointSlice]:

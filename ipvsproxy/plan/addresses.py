@@ -122,6 +122,11 @@ class Addresses:
         """Whether there are addresses about which nobody has asked yet."""
         return bool(self._questions)
 
+    @property
+    def are_asked_for(self) -> bool:
+        """Whether any Service asks for an external address."""
+        return bool(self._given or self._external)
+
     def asked(self, ticket: int) -> None:
         """Take note that somebody was asked about all addresses that are not known."""
         self._waiting.update(dict.fromkeys(self._questions, ticket))

@@ -80,11 +80,11 @@ def test_addresses_that_belong_to_others_stay_where_they_are(
     ]  # fmt: skip
     assert not [address for address in wanted if f" {address}/" in bound(lab) and address != OTHERS_VIP]
     # The neighbour and the node itself are reached, also on the port of the Service.
-    assert [probe(node.netns, neighbour.ipv4, number).name for number in (HOST_PORT, 22)] == ["node2", None]
+    assert [probe(node.netns, neighbour.ipv4, number).name for number in (HOST_PORT, 22)] == ["node2", ""]
     assert [probe(lab.client.netns, node.ipv4, number).name for number in (22, HOST_PORT, 80)] == [
         "node1",
         "node1",
-        None,
+        "",
     ]
     # What is refused here may be another host's: it is not answered by this node.
     lab.route_client_via(node, DENIED)
@@ -115,7 +115,7 @@ def test_of_the_nodes_that_a_load_balancer_lists_this_one_serves_itself(
     finally:
         lab.run(node, ["ip", "route", "replace", "10.244.2.0/24", "via", neighbour.ipv4])
         folder.remove("traefik")
-    eventually(lambda: probe(lab.client.netns, node.ipv4, 80).name is None)
+    eventually(lambda: probe(lab.client.netns, node.ipv4, 80).name == "")
 
 
 def test_the_port_of_ssh_stays_the_nodes_where_a_load_balancer_gives_its_address(

@@ -1,9 +1,9 @@
 """A Kubernetes API server in memory, as much of it as a service proxy uses, with faults on demand.
 
 It speaks list and watch over real HTTP on the loopback: resourceVersions, `limit` and `continue`, the selectors
-we use, bookmarks, `timeoutSeconds`, 410 in both forms. Events can be made and patched (`written`). Tests change
-objects with `put` and `delete`, look at `requests`, and plan misfortunes (`fail`, `cut`, `garble`, `stall`,
-`compact`, `restart`).
+we use, bookmarks, `timeoutSeconds`, 410 in both forms, Nodes as a table. Events can be made and patched
+(`written`). Tests change objects with `put` and `delete`, look at `requests`, and plan misfortunes (`fail`, `cut`,
+`garble`, `stall`, `compact`, `restart`).
 
     with ApiServer() as server:
         server.put(service("web"))
@@ -96,6 +96,7 @@ class ApiServer:
         self.compacted = 0
         self.gone_as_status = False
         self.bearer = None
+        self.refuse_tables = False
         self.requests = []
         self.written = {}  # Events by (namespace, name)
         self.list_delay = list_delay
@@ -315,6 +316,21 @@ class ApiServer:
                 "items": items[:limit],
             }
 
+    def table(self):
+        """Return status and body of all Nodes as `kubectl get nodes -o wide` asks for them, without objects."""
+        columns = ["Name", "Status", "Roles", "Age", "Version", "Internal-IP", "External-IP", "OS-Image"]
+        if self.refuse_tables:
+            return 403, status(403, "Forbidden", "nodes is forbidden: no permission to list them")
+        with self._changed:
+            rows = [_cells(obj) for _, obj in sorted(self.objects["Node"].items())]
+            return 200, {
+                "kind": "Table",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": {"resourceVersion": str(self.version)},
+                "columnDefinitions": [{"name": name, "type": "string", "priority": 0} for name in columns],
+                "rows": [{"cells": cells, "object": None} for cells in rows],
+            }
+
     def write(self, method, namespace, name, body, content_type):
         """Make or patch an Event; return status and body."""
         with self._changed:
@@ -385,6 +401,15 @@ class ApiServer:
                 self._changed.notify_all()
 
 
+def _cells(obj):
+    """One row: the first address of each type, as the server prints it."""
+    found = {}
+    for address in obj["status"]["addresses"]:
+        found.setdefault(address["type"], address["address"])
+    addresses = [found.get(name, "<none>") for name in ("InternalIP", "ExternalIP")]
+    return [obj["metadata"]["name"], "Ready", "<none>", "5d", "v1.36.2", *addresses, "Debian GNU/Linux 13"]
+
+
 def _event(old, new, labels, fields):
     """A change as one watch sees it: an object that no longer fits the selectors is deleted for it."""
     was = old is not None and matches(old, labels, fields)
@@ -439,6 +464,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_json(422, status(422, "Invalid", "sendInitialEvents is forbidden for watch"))
         elif request.watch:
             self.watch(kind, request.query)
+        elif kind == "Node" and "as=Table" in self.headers.get("Accept", ""):
+            self.answer_json(*api.table())
         else:
             time.sleep(api.list_delay)
             self.answer_json(*api.page(kind, api_version, request.query))

@@ -14,6 +14,7 @@ from apiserver import ApiServer, endpoint_slice, node, service
 from build import config, key
 from memory_kernel import MemoryNode
 
+from ipvsproxy.address import format_ip
 from ipvsproxy.kube.client import ApiSource, Limits
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.reflector import Pace
@@ -44,7 +45,7 @@ def following(server, path, master=""):
         server.write_kubeconfig(path), master, "node1", Limits(connect=2, read=0.5, slack=0.5), pace
     )
     source.start(inbox)
-    loop = Loop(config(), inbox, here.kernel())
+    loop = Loop(config(), inbox, here.kernel(), ask=source.ask)
 
     def run():
         with suppress(Fatal):
@@ -240,3 +241,46 @@ def test_no_service_gets_the_address_of_an_api_server_that_is_known_by_name(serv
         until(lambda: key("203.0.113.10:80") in here.ipvs.table)
         assert key("10.96.0.30:80") in here.ipvs.table
         assert key("203.0.113.9:80") not in here.ipvs.table
+
+
+def lists_of_nodes(server):
+    return [request for request in server.requests if "includeObject" in request.query]
+
+
+def bound(here):
+    return {format_ip(vip.address) for vip in here.links.present}
+
+
+def test_of_the_nodes_that_a_load_balancer_lists_only_this_one_is_served(server, tmp_path):
+    """As ServiceLB of k3s does it, also when a node is new."""
+    server.put(node("node2", "192.0.2.2"))
+    ingress = [{"ip": "192.0.2.2"}, {"ip": "203.0.113.9"}]
+    listing = service("listing", clusterIP="10.96.0.30", type="LoadBalancer") | {
+        "status": {"loadBalancer": {"ingress": ingress[:1]}}
+    }
+    server.put(listing)
+    with following(server, tmp_path / "kubeconfig") as here:
+        until(lambda: key("10.96.0.30:80") in here.ipvs.table)
+        assert bound(here) == {"10.96.0.10", "10.96.0.20", "10.96.0.30"}
+        # Nodes are looked at before anything is programmed, and once more, for what came meanwhile.
+        until(lambda: len(lists_of_nodes(server)) == 2)
+        server.put(node("node3", "203.0.113.9"))
+        server.put(service("greedy", clusterIP="10.96.0.40", externalIPs=["203.0.113.9", "203.0.113.10"]))
+        until(lambda: key("203.0.113.10:80") in here.ipvs.table)
+        assert len(lists_of_nodes(server)) == 3
+        assert bound(here) == {"10.96.0.10", "10.96.0.20", "10.96.0.30", "10.96.0.40", "203.0.113.10"}
+        assert key("203.0.113.9:80") not in here.ipvs.table
+        # What was asked about once costs no more questions.
+        server.put(service("greedy", clusterIP="10.96.0.40", externalIPs=["203.0.113.10"]))
+        server.put(service("web", clusterIP="10.96.0.50"))
+        until(lambda: key("10.96.0.50:80") in here.ipvs.table)
+        assert len(lists_of_nodes(server)) == 3
+
+
+def test_services_are_served_where_the_nodes_may_not_be_listed(server, tmp_path):
+    server.put(service("outside", clusterIP="10.96.0.30", externalIPs=["203.0.113.9"]))
+    server.refuse_tables = True
+    with following(server, tmp_path / "kubeconfig") as here:
+        until(lambda: key("203.0.113.9:80") in here.ipvs.table)
+        server.put(service("later", clusterIP="10.96.0.40", externalIPs=["203.0.113.10"]))
+        until(lambda: key("203.0.113.10:80") in here.ipvs.table)

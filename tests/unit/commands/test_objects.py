@@ -39,6 +39,16 @@ def test_no_service_gets_the_address_of_the_api_server(given):
         assert (there in {key.address for key in wanted.ledger.frontends}) is gets_it
 
 
+def test_no_service_gets_the_address_of_another_node(given):
+    settings, server = given
+    server.put(node("node2", "203.0.113.9"))
+    server.put(service("greedy", clusterIP="10.96.0.99", externalIPs=["203.0.113.9"]))
+    found, here = objects.read(settings), [parse_ip("192.0.2.1")]
+    assert found.neighbours.nodes == {parse_ip("203.0.113.9")}
+    wanted = objects.desired(settings, found.listed(), here, neighbours=found.neighbours)
+    assert parse_ip("203.0.113.9") not in {key.address for key in wanted.ledger.frontends}
+
+
 def test_an_api_server_may_be_known_by_name(given):
     settings, server = given
     by_name = replace(settings, master=server.url.replace("127.0.0.1", "localhost"))

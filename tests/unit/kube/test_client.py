@@ -23,6 +23,7 @@ from ipvsproxy.kube.client import ApiSource, Client, Limits
 from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig
 from ipvsproxy.kube.reflector import Pace
+from ipvsproxy.plan.addresses import Neighbours
 
 FAST = Pace(first_wait=0.01, longest_wait=0.05)
 SHORT = Limits(connect=2, read=0.3, slack=0.3)
@@ -69,6 +70,8 @@ class View:
                 self.objects[event.kind].pop(event.key, None)
             elif isinstance(event, ApiServers):
                 self.servers = event.servers
+            elif isinstance(event, Neighbours):
+                self.neighbours = event
             else:
                 self.objects[event.kind][event.key] = event.object
 
@@ -98,7 +101,9 @@ def _follow(tmp_path):
     yield start
     for view in views:
         view.source.stop()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("reflector", "api"))]
+    left = [
+        thread.name for thread in threading.enumerate() if thread.name.startswith(("reflector", "api", "neigh"))
+    ]
     assert left == []
 
 
