@@ -66,7 +66,7 @@ NEW_LINK = message(
     NLM_F_CREATE | NLM_F_EXCL,
     NAMED + attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"dummy")),
 )
-BROADCAST = "the broadcast of a network"
+BROADCAST = "a network's broadcast"
 PLAIN_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 """Of links; the few others are left alone."""
 PAUSE_FACTOR = 20
