@@ -27,6 +27,7 @@ from ipvsproxy.kube.api import NONSENSE, Response, Trouble, read_page, trouble_o
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.kube.decoded import Refused
 from ipvsproxy.kube.inbox import Inbox, Kind
+from ipvsproxy.kube.reflector import STOP_SECONDS
 from ipvsproxy.plan.addresses import Neighbours
 from ipvsproxy.plan.model import Node
 
@@ -91,22 +92,26 @@ class _Table(msgspec.Struct, rename="camel"):
 _TABLE = msgspec.json.Decoder(_Table)
 
 
-def look(transport: Transport, node_name: str) -> Look:
-    """Read the addresses of all nodes but this one, and all ranges of pods that are told. Raises Trouble."""
-    body = _body(transport.node_table())
+def look(transport: Transport, node_name: str, hold: Callable[[Response], None] = lambda _: None) -> Look:
+    """Read the addresses of all nodes but this one, and all ranges of pods that are told. Raises Trouble.
+
+    `hold` is given each answer before it is read, so that another thread can interrupt that.
+    """
+    body = _body(transport.node_table(), hold)
     rows = _rows(body)
     found = {address for name, *texts in rows if name != node_name for address in _addresses(texts)}
     if len(rows) > WHOLE_UP_TO:
         return Look(frozenset(found), (), len(rows) * len(body))
-    whole = _body(transport.nodes())
+    whole = _body(transport.nodes(), hold)
     objects = list(_objects(whole))
     found.update(address for node in objects if node.name != node_name for address in node.addresses)
     ranges = {cidr for node in objects for cidr in node.pod_cidrs}
     return Look(frozenset(found), tuple(sorted(ranges)), len(rows) * (len(body) + len(whole)))
 
 
-def _body(response: Response) -> bytes:
+def _body(response: Response, hold: Callable[[Response], None]) -> bytes:
     try:
+        hold(response)
         body = response.read()
         if response.status != HTTPStatus.OK:
             raise trouble_of(response.status, body, response.headers)
@@ -160,6 +165,8 @@ class Neighbourhood:
         self._asked = self._noted = 0
         self._news = threading.Event()
         self._ended = False
+        self._thread: threading.Thread | None = None
+        self._response: Response | None = None
         self._load = 0
         self._looked_at = -NEVER
         self._due, self._release = 0.0, NEVER
@@ -168,12 +175,17 @@ class Neighbourhood:
 
     def start(self) -> None:
         """Begin to look; returns at once."""
-        threading.Thread(target=self.run, name="neighbours", daemon=True).start()
+        self._thread = threading.Thread(target=self.run, name="neighbours", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, once an answer that it waits for has come."""
+        """End the thread, also while it waits for the server."""
         self._ended = True
         self._news.set()
+        if (response := self._response) is not None:
+            response.interrupt()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
 
     def ask(self) -> int:
         """Ask for a look that begins later than now, and return the ticket that it will answer."""
@@ -213,7 +225,7 @@ class Neighbourhood:
 
     def _look(self, asked: int) -> None:
         try:
-            found = look(self._transport, self._node_name)
+            found = look(self._transport, self._node_name, self._hold)
         except Trouble as trouble:
             self._failed(trouble, asked)
         except Exception as error:  # the top of a thread: nothing may end it
@@ -224,6 +236,11 @@ class Neighbourhood:
             self._complain("")
             self._inbox.put(Neighbours(found.nodes, found.pod_cidrs, asked))
         self._plan_next()
+
+    def _hold(self, response: Response) -> None:
+        self._response = response
+        if self._ended:
+            raise Trouble("stopping")
 
     def _plan_next(self) -> None:
         limits = self._limits
@@ -237,6 +254,8 @@ class Neighbourhood:
         self._due = self._looked_at + limits.uniform(0.8, 1.2) * seconds
 
     def _failed(self, trouble: Trouble, asked: int) -> None:
+        if self._ended:
+            return
         self._inbox.put(Neighbours(None, (), asked))
         shortest, longest = FAILED_SECONDS
         self._pause = max(min(max(self._pause * 2, shortest), longest), trouble.retry_after)

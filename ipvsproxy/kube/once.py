@@ -159,10 +159,10 @@ def _from_api(config: Config) -> Objects:
         # A host that cannot be found, in the words of the connection.
         with suppress(OSError, ValueError):
             found.servers = locate(client.url())
-        found.neighbours = _neighbours(client, config.node_name)
         for kind in Kind:
             for raw in _pages(client, kind):
                 found.add(kind, raw)
+        found.neighbours = _neighbours(client, config.node_name)
     except (Trouble, Unusable) as error:
         raise Unavailable(str(error)) from None
     finally:

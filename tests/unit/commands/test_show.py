@@ -29,6 +29,7 @@ class StoredObjects:
 
     refused = ("Service default/broken: spec.ports: missing",)
     servers = ()
+    neighbours = objects.NOBODY
 
     def listed(self):
         return listed()
