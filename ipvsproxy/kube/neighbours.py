@@ -167,6 +167,7 @@ class Neighbourhood:
         self._ended = False
         self._thread: threading.Thread | None = None
         self._response: Response | None = None
+        self._seen = Neighbours(None)
         self._load = 0
         self._looked_at = -NEVER
         self._due, self._release = 0.0, NEVER
@@ -216,7 +217,7 @@ class Neighbourhood:
         elif now >= self._release:
             # Better to serve by what is known than to keep Services waiting.
             self._release = NEVER
-            self._inbox.put(Neighbours(None, (), asked))
+            self._tell(asked)
         return max(0.0, min(self._due, self._release) - limits.clock())
 
     def _gap(self) -> float:
@@ -234,8 +235,13 @@ class Neighbourhood:
         else:
             self._pause, self._load = 0.0, found.load
             self._complain("")
-            self._inbox.put(Neighbours(found.nodes, found.pod_cidrs, asked))
+            self._seen = Neighbours(found.nodes, found.pod_cidrs)
+            self._tell(asked)
         self._plan_next()
+
+    def _tell(self, asked: int) -> None:
+        """Tell all that is known: an event may take the place of one that nobody has read yet."""
+        self._inbox.put(msgspec.structs.replace(self._seen, answers=asked))
 
     def _hold(self, response: Response) -> None:
         self._response = response
@@ -256,7 +262,7 @@ class Neighbourhood:
     def _failed(self, trouble: Trouble, asked: int) -> None:
         if self._ended:
             return
-        self._inbox.put(Neighbours(None, (), asked))
+        self._tell(asked)
         shortest, longest = FAILED_SECONDS
         self._pause = max(min(max(self._pause * 2, shortest), longest), trouble.retry_after)
         self._complain(trouble.reason)

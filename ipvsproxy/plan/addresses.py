@@ -6,7 +6,9 @@ objects there are.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from ipvsproxy.address import Cidr, Ranges
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
@@ -14,11 +16,10 @@ from ipvsproxy.plan.model import EndpointSlice, Node, Service
 T = TypeVar("T")
 
 
-class Neighbours(NamedTuple):
-    """What a look at the Nodes of the cluster has found: addresses of other nodes, and ranges of pods of all.
+class Neighbours(msgspec.Struct, frozen=True):
+    """What is known of the Nodes of the cluster: addresses of other nodes, and ranges of pods of all.
 
-    `answers` is the highest ticket that it answers. `nodes` is None where the look has failed: then what was known
-    stays.
+    `answers` is the highest ticket that it answers. `nodes` is None where no look has succeeded.
     """
 
     nodes: frozenset[bytes] | None

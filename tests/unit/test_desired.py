@@ -15,6 +15,7 @@ from ipvsproxy.plan.model import Node
 from ipvsproxy.report import Report
 
 CASES = Path(__file__).parent.parent / "field" / "cases"
+OTHER_LINES = ("node facts", "Node not found", "detectLocalMode")
 NODES = [Node(f"node{n}", (parse_ip(f"192.0.2.{n}"),), (parse_cidr(f"10.244.{n}.0/24"),)) for n in (1, 2, 3)]
 
 
@@ -42,7 +43,7 @@ class World:
         with capture_logs() as lines:
             self.desired.look_at_node([parse_ip("192.0.2.1")])
             self.desired.plan(self.desired.store.take_dirty())
-        self.lines = [line for line in lines if line["event"] != "node facts" and "detect" not in line["event"]]
+        self.lines = [line for line in lines if not line["event"].startswith(OTHER_LINES)]
         return self
 
     def served(self, name):
