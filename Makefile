@@ -21,7 +21,7 @@ SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tour vagrant-lab test test-all check unit vagrant-check integration integration-all \
+.PHONY: help demo tour vagrant-lab test test-all check unit tools-check vagrant-check integration integration-all \
         integration-newer soak conformance picture bench guest image image-root lock clean
 
 help:  ## this list
@@ -39,9 +39,9 @@ tour: $(VENV)  ## vagrant/tour.sh in the namespace lab: ways into a cluster, who
 vagrant-lab:  ## the vagrant lab: virtual machines with a real cluster (needs Vagrant and a provider; vagrant/README.md)
 	cd vagrant && vagrant up
 
-test: check unit vagrant-check guest integration  ## all but the slow tests
+test: check unit vagrant-check guest tools-check integration  ## all but the slow tests
 
-test-all: check unit vagrant-check guest integration-all  ## all tests
+test-all: check unit vagrant-check guest tools-check integration-all  ## all tests
 
 check: $(VENV)  ## lint, format, types, import layers, shell scripts
 	.venv/bin/ruff check .
@@ -52,6 +52,9 @@ check: $(VENV)  ## lint, format, types, import layers, shell scripts
 
 unit: $(VENV)  ## tests that need neither root nor a kernel
 	$(PY) -m pytest tests/unit $(ARGS) $(NONE_IS_FINE)
+
+tools-check: $(VENV)  ## the scripts that get this machine ready: apt, progress, the choice of a guest
+	$(PY) -m pytest tests/tools $(ARGS)
 
 vagrant-check: $(VENV) $(REQUIRED)  ## the Vagrantfile and its scripts, as far as they go without a provider (root)
 	$(PY) -m pytest tests/vagrant $(ARGS)
@@ -96,7 +99,7 @@ clean:  ## forget everything that was built or fetched
 	rm -rf .cache/image .cache/userland-* 2>/dev/null || sudo rm -rf .cache/image .cache/userland-*
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(VENV): pyproject.toml tools/bootstrap tools/apt.sh
+$(VENV): pyproject.toml tools/bootstrap tools/apt.sh tools/progress.sh
 	tools/bootstrap
 	@mkdir -p $(@D) && touch $@
 

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# Sourced by the other tools: install distribution packages, but only the missing ones, and refresh the
-# package lists only when an installation does not work without it (one unrelated broken source must not
-# stop a machine that already has everything).
+# Sourced by the other tools, after progress.sh: install distribution packages, but only the missing ones, and refresh
+# the package lists only when an installation does not work without it (one unrelated broken source must not stop a
+# machine that already has everything).
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
@@ -13,9 +13,48 @@ apt_missing() {
     done
 }
 
+# Who holds the lock that a program of apt, or the dpkg that it started, did not get; nothing if it failed for another
+# reason.
+apt_lock_holder() {
+    sed -n -e 's/^E: Could not get lock //p' -e 's/^dpkg: error: \(.* lock was locked by .*\)/\1/p' "$apt_log" |
+        head -n 1
+}
+
+# While another program holds a lock, as on each new virtual machine that still updates itself, try again. (apt's own
+# DPkg::Lock::Timeout waits for the locks of dpkg, not for those of lists and archives.) 75 means that it took too long.
+apt_wait() {  # COMMAND...
+    waited=0
+    until "$@"; do
+        holder=$(apt_lock_holder)
+        [ -n "$holder" ] || return 1
+        [ "$waited" -lt "${APT_WAIT_SECONDS:-1800}" ] || return 75
+        echo "waiting for another package manager: $holder" >"$apt_log"
+        sleep 5
+        waited=$((waited + 5))
+    done
+}
+
+apt_do() {  # WHAT COMMAND...
+    apt_what=$1
+    shift
+    apt_log=$(mktemp)
+    with_progress "$apt_what" "$apt_log" apt_wait "$@" && apt_status=0 || apt_status=$?
+    rm -f "$apt_log"
+    return "$apt_status"
+}
+
+# Its messages are read, so they must be in English.
+apt_get() {
+    as_root env LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 "$@"
+}
+
 apt_refresh() {
-    echo "refreshing the package lists"
-    as_root apt-get -qq update || echo "warning: some package sources could not be read" >&2
+    apt_do "refreshing the package lists" apt_get update ||
+        echo "warning: some package sources could not be read" >&2
+}
+
+apt_install() {
+    apt_do "installing $*" apt_get --no-install-recommends install "$@"
 }
 
 apt_need() {
@@ -25,13 +64,12 @@ apt_need() {
         echo "please install, by the means of this distribution: $missing" >&2
         return 1
     fi
-    echo "installing $missing"
     # shellcheck disable=SC2086  # a list of words
-    apt_install $missing >/dev/null 2>&1 || { apt_refresh; apt_install $missing; }
-}
-
-apt_install() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@"
+    apt_install $missing 2>/dev/null || {
+        [ $? -ne 75 ] || { echo "the package manager was busy for too long to install: $missing" >&2; return 75; }
+        apt_refresh
+        apt_install $missing
+    }
 }
 
 # shellcheck disable=SC2034  # for those who source this
@@ -50,6 +88,10 @@ apt_of() {
     [ -n "${SUITE:-}" ] || { "$program" "$@"; return; }
     "$program" -o Dir::Etc::SourceList="$APT_OF/$SUITE/sources.list" -o Dir::Etc::SourceParts=- \
         -o Dir::State::Lists="$APT_OF/$SUITE/lists" -o Dir::Cache="$APT_OF/$SUITE/cache" "$@"
+}
+
+apt_of_get() {
+    (export LC_ALL=C.UTF-8; apt_of apt-get -q -o Acquire::Retries=3 "$@")
 }
 
 # The archive of Debian that this machine has its packages from; nothing on other distributions.
@@ -71,7 +113,7 @@ apt_of_refresh() {
     mkdir -p "$APT_OF/$SUITE/lists/partial" "$APT_OF/$SUITE/cache/archives/partial"
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $SUITE main" \
         >"$APT_OF/$SUITE/sources.list"
-    apt_of apt-get -qq update
+    apt_do "reading the package lists of $SUITE" apt_of_get update
 }
 
 # What IPVSPROXY_KERNEL says, as a suite: `backports` are those for this release of Debian.

@@ -31,6 +31,7 @@ CACHE = REPO / ".cache/vm"
 GUEST_INIT = REPO / "tests/integration/guest-init"
 VENV_BIN = REPO / ".venv/bin"
 POLL_SECONDS = 0.1
+PROGRESS_SECONDS = 10
 PASSED_ON = (
     "IPVSPROXY_",
     "KUBE_APISERVER",
@@ -84,6 +85,7 @@ class Guest:
         self._write_command(command)
         self._argv = boot(self.folder)
         self._offset = 0
+        self._next_line = PROGRESS_SECONDS
 
     def _write_command(self, command: list[str]) -> None:
         env = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
@@ -143,15 +145,22 @@ class Guest:
 
     def wait(self, timeout: float) -> int | None:
         """Stream until there is an exit code; None when the guest died or took too long."""
-        deadline = time.monotonic() + timeout
+        started = time.monotonic()
         code = None
-        while code is None and time.monotonic() < deadline and self.is_running():
+        while code is None and (elapsed := time.monotonic() - started) < timeout and self.is_running():
             time.sleep(POLL_SECONDS)
             self.stream()
+            self._say_that_it_boots(elapsed)
             code = self.exit_code()
         code = self.exit_code()  # the guest may have ended between two looks
         self.stream()
         return code
+
+    def _say_that_it_boots(self, elapsed: float) -> None:
+        """One line every ten seconds until the command begins."""
+        if elapsed >= self._next_line and not (self.folder / "output").exists():
+            print(f"the guest is booting: {elapsed:.0f} s", file=sys.stderr, flush=True)
+            self._next_line += PROGRESS_SECONDS
 
     def hand_over(self) -> None:
         """Put what the command has left below IPVSPROXY_KEPT where it would be, had it run here."""

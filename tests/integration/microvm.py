@@ -11,6 +11,7 @@ import pathlib
 import platform
 import shlex
 import subprocess
+import sys
 import time
 from functools import partial
 
@@ -47,13 +48,19 @@ def argv(folder: pathlib.Path, *, kvm: bool) -> list[str]:
     return [*words, "--exec", shlex.join([str(GUEST_INIT), str(folder)])]
 
 
+def may_use_kvm() -> bool:
+    """Whether there is a KVM here that we may use; whether it works is another question."""
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
 def kvm_works() -> bool:
     """Whether KVM boots our kernel; the answer is kept until either kernel changes."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not may_use_kvm():
         return False
     answer = CACHE / f"kvm-{platform.release()}-{kernel().name}"
     if answer.exists():
         return answer.read_text() == "yes"
+    print("trying whether KVM boots a guest", file=sys.stderr, flush=True)
     began = time.monotonic()
     with Guest(["true"], partial(argv, kvm=True)) as guest:
         works = guest.wait(PROBE_SECONDS) == 0

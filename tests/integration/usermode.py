@@ -8,18 +8,59 @@ times or more.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
+import platform
 import random
+import re
 import subprocess
+import sys
 
-from guest import GUEST_INIT, REPO, wanted_kernel
+from guest import CACHE, GUEST_INIT, REPO, Guest, wanted_kernel
+
+PROBE_SECONDS = 60
+# What of a processor decides whether programs run on it (/proc/cpuinfo).
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+PROCESSOR = re.compile(r"^(?:vendor_id|cpu family|model|model name|flags)\s*:.*$", re.MULTILINE)
+
+FAILURE = re.compile(r"errno|panic|failed|denied|cannot", re.IGNORECASE)
 
 
 def prepare() -> None:
     """Make the kernel; some minutes, once."""
     wanted = wanted_kernel()
     subprocess.run([REPO / "tools/usermode-setup", *([wanted] if wanted else [])], check=True)
+
+
+def why_not() -> str | None:
+    """Why the kernel does not boot on this machine; None if it does.
+
+    That it does is kept, for this kernel on this processor under the machine's kernel. That it does not is
+    found out again each time, which takes a moment.
+    """
+    booted = CACHE / f"usermode-boots-{_key()}"
+    if booted.exists():
+        return None
+    print("trying whether the user-mode kernel boots here", file=sys.stderr, flush=True)
+    with Guest(["true"], argv) as guest:
+        if guest.wait(PROBE_SECONDS) == 0:
+            booted.touch()
+            return None
+        return _cause(guest.last_words()) or f"no answer within {PROBE_SECONDS} s"
+
+
+def _key() -> str:
+    """Names the kernel file, the processor and the kernel that runs here."""
+    cpu = "\n".join(PROCESSOR.findall(CPUINFO.read_text().split("\n\n")[0]))
+    parts = (kernel().read_bytes(), cpu.encode(), platform.release().encode())
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
+
+
+def _cause(text: str) -> str:
+    """The first line that tells of a failure, otherwise the first that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next(filter(FAILURE.search, lines), lines[0] if lines else "")
 
 
 def kernel() -> pathlib.Path:

@@ -4,6 +4,8 @@
 SOURCE=${SOURCE:-/ipvsproxy}
 LAB=${LAB:-/srv/lab}
 # apt_need: packages that are installed already need no network.
+# shellcheck source=tools/progress.sh
+. "$SOURCE/tools/progress.sh"
 # shellcheck source=tools/apt.sh
 . "$SOURCE/tools/apt.sh"
 
