@@ -26,7 +26,7 @@ API_SERVER_ROLE = "the API server"
 DNS_PORT = 53
 DELETED = "Node is about to be deleted"
 MOST_TOLD = 5
-"""Refused addresses that are told one by one."""
+"""Of the addresses or frontends that a Service does not get, those that are told one by one."""
 
 log = structlog.get_logger()
 
@@ -176,10 +176,13 @@ class Desired:
         if not found:
             del self._refused[key]
             return
-        told = list(map(str, found[:MOST_TOLD]))
-        log.warning("Refused addresses of a Service", service=key, refused=len(found), addresses=told)
-        more = [f"and {len(found) - len(told)} more"] if len(found) > len(told) else []
-        self.report_refused(key, "; ".join(told + more))
+        self._say(key, "Refused addresses of a Service", "addresses", list(map(str, found)))
+
+    def _say(self, key: str, message: str, what: str, texts: Sequence[str]) -> None:
+        """Say what a Service does not get in one line and one Event: the first few, and how many there are."""
+        told, more = list(texts[:MOST_TOLD]), len(texts) - MOST_TOLD
+        log.warning(message, service=key, count=len(texts), **{what: told})
+        self.report_refused(key, "; ".join(told + ([f"and {more} more"] if more > 0 else [])))
 
     def _tell_of_nodes(self, services: int) -> None:
         """Say once for all Services that load balancers list nodes, of which each one serves its own addresses."""
@@ -225,12 +228,9 @@ class Desired:
             before, now = self._conflicts.pop(key, {}), self.ledger.conflicts(key)
             if now:
                 self._conflicts[key] = now
-            for frontend, holder in now.items() - before.items():
-                self._report_conflict(key, frontend, holder)
-
-    def _report_conflict(self, key: str, frontend: FrontendKey, holder: str) -> None:
-        log.warning("frontend is held by another Service", service=key, frontend=str(frontend), holder=holder)
-        self.report_refused(key, f"{frontend} is held by the Service {holder}")
+            if lost := sorted(now.items() - before.items()):
+                texts = [f"{frontend} is held by the Service {holder}" for frontend, holder in lost]
+                self._say(key, "Other Services hold frontends of a Service", "frontends", texts)
 
     def report_refused(self, key: str, reason: str) -> None:
         """Tell that a Service could not be programmed."""

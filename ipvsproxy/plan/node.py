@@ -68,8 +68,9 @@ class NodeFacts:
     `nodeport_addresses` is the part of them on which NodePorts answer. `addresses` are the node IPs, one a family,
     the primary one first.
     `senders` are the links with IPv4 addresses, each with its first one.
-    `own_addresses` are those of its Node object and the first ones of its links' subnets: not what keepalived and
-    the like put beside them. `ports_in_use` are (protocol, port) on which programs of the host listen.
+    `reported` are the addresses of its Node object; `own_addresses` are these and the first ones of its links'
+    subnets: not what keepalived and the like put beside them.
+    `ports_in_use` are (protocol, port) on which programs of the host listen.
     `reserved` are addresses that no Service may take from the node (`plan.safety`).
     `pod_cidrs` and `pod_interfaces` detect local pods; `detects` names the families they work for.
     """
@@ -81,6 +82,7 @@ class NodeFacts:
     nodeport_addresses: tuple[bytes, ...] = ()
     pod_cidrs: tuple[Cidr, ...] = ()
     pod_interfaces: tuple[str, ...] = ()
+    reported: frozenset[bytes] = frozenset()
     own_addresses: frozenset[bytes] = frozenset()
     ports_in_use: frozenset[tuple[int, int]] = frozenset()
     reserved: tuple[Reserved, ...] = ()
@@ -103,7 +105,9 @@ class NodeFacts:
 
     def basic(self) -> "NodeFacts":
         """Return the facts without those on which ClusterIPs and NodePorts do not depend."""
-        return replace(self, reserved=(), senders={}, own_addresses=frozenset(), ports_in_use=frozenset())
+        nothing: frozenset[bytes] = frozenset()
+        kept = replace(self, reserved=(), senders={}, reported=nothing, own_addresses=nothing)
+        return replace(kept, ports_in_use=frozenset())
 
     def summary(self) -> dict[str, object]:
         """Return the facts as text, for a log line."""
@@ -145,6 +149,7 @@ def facts(
         nodeport_addresses=tuple(sorted(_nodeport_addresses(config, _bound(config.bind_address, known), links))),
         pod_cidrs=tuple(_detector_cidrs(config, pod_cidrs)),
         pod_interfaces=_detector_interfaces(config),
+        reported=frozenset(node.addresses if node else ()),
         own_addresses=frozenset(own.union(node.addresses if node else ())),
         ports_in_use=frozenset(ports_in_use),
         reserved=tuple(sorted(known for known in reserved if known.role != THIS_NODE)),

@@ -95,7 +95,7 @@ class _Judge:
         self._given = frozenset(service.load_balancer_ips)
         self._ports = frozenset(port.port for port in service.ports)
         # What names a node names nothing but nodes, as ServiceLB of k3s does: it has no addresses of its own.
-        self._lists_nodes = any(a in node.own_addresses or known.is_node(a) for a in self._given)
+        self._lists_nodes = any(a in node.reported or known.is_node(a) for a in self._given)
 
     def refusals(self) -> Iterator[Refusal]:
         asked = self._service.external_ips if self._config.allow_external_ips else ()

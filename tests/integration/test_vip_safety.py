@@ -52,7 +52,7 @@ def folder(proxy: Proxy) -> Folder:
 
 def refusals(proxy: Proxy) -> list[tuple[str, int, list[str]]]:
     lines = proxy.events("Refused addresses of a Service")
-    return [(line["service"], line["refused"], line["addresses"]) for line in lines]
+    return [(line["service"], line["count"], line["addresses"]) for line in lines]
 
 
 def bound(lab: Lab) -> str:

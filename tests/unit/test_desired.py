@@ -80,7 +80,7 @@ def test_what_a_service_does_not_get_is_one_line_and_one_event():
     wanted = [f"169.254.0.{n}" for n in range(1, 9)]
     world = World().change(service(external_ips=wanted))
     told = [f"{address}: a link-local address" for address in wanted[:5]]
-    assert [(line["service"], line["refused"], line["addresses"]) for line in world.lines] == [
+    assert [(line["service"], line["count"], line["addresses"]) for line in world.lines] == [
         ("default/web", 8, told)
     ]
     assert world.events.refusals == [("web", "; ".join([*told, "and 3 more"]))]
@@ -89,6 +89,18 @@ def test_what_a_service_does_not_get_is_one_line_and_one_event():
     # What is said again is what changes.
     world.change(service()).change(service(external_ips=wanted))
     assert len(world.events.refusals) == 2
+
+
+def test_what_other_services_hold_is_one_line_and_one_event():
+    ports = [(number, 0, "TCP", f"p{number}") for number in range(1, 9)]
+    old = service("old", ["10.96.0.1"], ports, external_ips=["198.51.100.1"], created="2020")
+    new = service("new", ["10.96.0.2"], ports, external_ips=["198.51.100.1"], created="2026")
+    world = World().change(new, old)
+    told = [f"198.51.100.1:{number}/TCP is held by the Service default/old" for number in range(1, 6)]
+    assert [(line["service"], line["count"], line["frontends"]) for line in world.lines] == [
+        ("default/new", 8, told)
+    ]
+    assert world.events.refusals == [("new", "; ".join([*told, "and 3 more"]))]
 
 
 def test_an_external_ip_ends_when_a_load_balancer_gives_it_to_another_service_and_comes_back():

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.loop import Loop
+from ipvsproxy.plan.addresses import Neighbours
 from ipvsproxy.plan.model import Endpoint, Node
 from ipvsproxy.report import Report
 
@@ -99,6 +100,38 @@ def test_the_first_sync(world):
     (sync,) = world.report.of("synced")[0]
     assert (sync.services, sync.frontends, sync.pending, sync.behind) == (1, 1, 0, frozenset())
     assert sync.changes > 0
+
+
+def test_nothing_is_programmed_before_the_addresses_of_other_nodes_are_known():
+    asked = []
+    world = World()
+    world.loop = Loop(
+        config(), Inbox(), world.node.kernel(), lambda: world.now, world.report,
+        ask=lambda: asked.append(1) or len(asked),
+    )  # fmt: skip
+    # A look that fails before anything can be listed says nothing: the API server is away.
+    world.loop.turn([Neighbours(None)])
+    world.list(service(load_balancer_ips=["192.0.2.2", "203.0.113.9"]))
+    assert (world.node.writes, asked) == (0, [1])
+    world.loop.turn([Neighbours(frozenset([parse_ip("192.0.2.2")]))])
+    # Addresses of the start have been looked at, and wait no more; the look that comes is for the moment between.
+    assert len(asked) == 2
+    assert {vip.address for vip in world.node.links.present} == {parse_ip("10.96.0.10")}
+    world.change(service("more", ["10.96.0.11"], external_ips=["198.51.100.9", "192.0.2.2"]))
+    assert (len(asked), key("198.51.100.9:80") in world.node.ipvs.table) == (3, False)
+    world.change(slice_of("more", "10.244.1.1"))
+    assert (len(asked), world.report.of("refused")) == (3, [["more", "192.0.2.2: an address of another node"]])
+    world.loop.turn([Neighbours(frozenset([parse_ip("192.0.2.2")]), (), 3)])
+    assert key("198.51.100.9:80") in world.node.ipvs.table
+
+
+def test_services_are_served_where_nothing_is_known_of_other_nodes():
+    world = World()
+    world.loop = Loop(config(), Inbox(), world.node.kernel(), lambda: world.now, world.report, ask=lambda: 1)
+    world.list(service(load_balancer_ips=["203.0.113.9"]))
+    assert world.node.writes == 0
+    world.loop.turn([Neighbours(None)])
+    assert key("203.0.113.9:80") in world.node.ipvs.table
 
 
 def test_nothing_is_late_before_every_kind_is_listed(world):

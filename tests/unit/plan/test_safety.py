@@ -150,13 +150,21 @@ def test_metadata_services_of_clouds_are_not_for_services(kind, address):
 
 def test_a_load_balancer_that_lists_nodes_is_served_with_the_address_of_this_node_alone():
     """As ServiceLB of k3s does; an address of a node that nobody has told of yet stands in the same list."""
-    here = node(reserved=RESERVED, links=["192.0.2.1"], own_addresses=frozenset((parse_ip("192.0.2.1"),)))
+    own = frozenset((parse_ip("192.0.2.1"),))
+    here = node(reserved=RESERVED, links=["192.0.2.1"], reported=own, own_addresses=own)
     svc = service(load_balancer_ips=["192.0.2.1", "192.0.2.2", "192.0.2.10", "192.0.2.77"])
     expected = [(f"192.0.2.{n}: another node's, listed by a load balancer", True) for n in (2, 10, 77)]
     assert refused(svc, others("192.0.2.2", "192.0.2.10"), on=here) == expected
     elsewhere = service(load_balancer_ips=["192.0.2.2", "192.0.2.77"])
     assert refused(elsewhere, others("192.0.2.2"), on=here) == [expected[0], expected[2]]
     assert refused(service(load_balancer_ips=["192.0.2.77"]), others("192.0.2.2"), on=here) == []
+
+
+def test_an_address_that_was_put_on_a_link_by_hand_does_not_make_a_list_of_nodes():
+    """The other one of a dual-stack load balancer may be on another node at the moment."""
+    here = node(links=["192.0.2.1", "203.0.113.8"], own_addresses=frozenset((parse_ip("203.0.113.8"),)))
+    svc = service(load_balancer_ips=["203.0.113.8", "203.0.113.9"])
+    assert refused(svc, others("192.0.2.2"), on=here) == []
 
 
 def test_the_address_of_this_node_is_for_load_balancers_alone():
