@@ -84,7 +84,7 @@ class Outside:
 
     def _pages(self) -> pages.Pages:
         config, book = self._config, pages.Pages()
-        book.add("/configz", pages.configz(config.document))
+        book.add("/configz", pages.configz(config.document, config.own_document))
         if config.serve_flagz:
             book.add("/flagz", pages.flagz(config.flags))
         if config.serve_statusz:

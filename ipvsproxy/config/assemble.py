@@ -5,7 +5,7 @@ from typing import Any
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.config.check import KUBERNETES_VERSION, SERVICE_METRICS, gate, other_mode, reads
-from ipvsproxy.config.document import tree
+from ipvsproxy.config.document import OURS, tree
 from ipvsproxy.config.kinds import NANOSECONDS
 from ipvsproxy.config.model import (
     ALL_SERVICES,
@@ -44,6 +44,7 @@ def config(settings: Settings, host_name: str) -> Config:
         log_format=LogFormat(values["logging.format"]),
         other_mode=other_mode(settings),
         document=tree({**values, "mode": "ipvs"}),
+        own_document=tree(values, OURS),
         flags=tuple(_flags(settings)),
         files=tuple(settings.files),
         **_traffic(values),
@@ -100,8 +101,8 @@ def _host(values: dict[str, Any]) -> dict[str, Any]:
 def _servers(values: dict[str, Any]) -> dict[str, Any]:
     return {
         "bind_address": parse_ip(values["bindAddress"]),
-        "healthz_bind_address": _listen(values[HEALTHZ]),
-        "metrics_bind_address": _listen(values[METRICS]),
+        "healthz_bind_address": listen(values[HEALTHZ]),
+        "metrics_bind_address": listen(values[METRICS]),
         "bind_address_hard_fail": values["bindAddressHardFail"],
         "profiling": values["enableProfiling"],
         "serve_flagz": gate(values, "ComponentFlagz"),
@@ -122,6 +123,7 @@ def _seconds(nanoseconds: int) -> float:
     return nanoseconds / NANOSECONDS
 
 
-def _listen(text: str) -> Listen | None:
+def listen(text: str) -> Listen | None:
+    """Return where a server listens, None for an empty text: nowhere."""
     host, _, port = text.rpartition(":")
     return Listen(parse_ip(host.strip("[]")), int(port)) if text else None

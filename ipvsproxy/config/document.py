@@ -137,15 +137,15 @@ def _words(error: yaml.MarkedYAMLError) -> str:
     return " ".join(str(error.problem or error.context).split())
 
 
-def tree(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a KubeProxyConfiguration as nested mappings, the way it would be written in JSON."""
-    root: dict[str, Any] = {"apiVersion": KUBE_PROXY.api_version, "kind": KUBE_PROXY.kind}
-    for field, row in KUBE_PROXY_FIELDS.items():
+def tree(values: Mapping[str, Any], form: Form = KUBE_PROXY) -> dict[str, Any]:
+    """Return a document of a form as nested mappings, the way it would be written in JSON."""
+    root: dict[str, Any] = {"apiVersion": form.api_version, "kind": form.kind}
+    for field, row in form.fields.items():
         *inner, last = field.split(".")
         place = root
         for name in inner:
             place = place.setdefault(name, {})
-        value = row.kind.encode(values[field])
+        value = row.kind.encode(values[row.key])
         place[last] = value.copy() if isinstance(value, list | dict) else value
     return root
 

@@ -83,8 +83,9 @@ class Config:
     """Settings of one process; durations in seconds, CIDRs as text that has been checked.
 
     A server without an address (`healthz_bind_address`, `metrics_bind_address`) is not wanted. `document` is the
-    effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, for /configz; `flags` are all flags
-    with their values as text, for /flagz; `files` are the configuration files with the bytes that were read.
+    effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, `own_document` our own settings as an
+    IPVSProxyConfiguration, both for /configz; `flags` are all flags with their values as text, for /flagz;
+    `files` are the configuration files with the bytes that were read.
     `other_mode` is what to say where the settings name a mode that is not ours and nobody has asked for its
     replacement; empty otherwise.
     `vmodule` are patterns of file names with the verbosity there.
@@ -143,6 +144,7 @@ class Config:
 
     other_mode: str = ""
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    own_document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     flags: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     files: tuple[tuple[Path, bytes], ...] = field(default=(), compare=False, repr=False)
 

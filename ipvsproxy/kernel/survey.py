@@ -19,10 +19,10 @@ from ipvsproxy.kernel import host
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.local_ports import format_ports, unreserved
 from ipvsproxy.kernel.pressure import Pressure
+from ipvsproxy.kernel.process import PROC, without_interpreter, words_of
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Destination, FrontendKey, Server
 
-PROC = Path("/proc")
 MODULES = Path("/lib/modules")
 READ_SYSCTLS = (
     "net/ipv4/conf/all/rp_filter",
@@ -141,7 +141,7 @@ def sees_host_processes() -> bool:
 
 def _process(path: Path, here: Path, programs: tuple[str, ...], holder: int) -> Process | None:
     try:
-        words = (path / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        words = words_of(path)
         is_python = (path / "exe").readlink().name.startswith("python")
         program = program_of(words, programs, is_python=is_python)
         if not program or (path / "ns/net").readlink() != here:
@@ -159,8 +159,8 @@ def program_of(words: list[str], programs: tuple[str, ...], *, is_python: bool) 
     (`is_python`), which no kube-proxy is written in.
     """
     name = Path(words[0]).name
-    if name.startswith("python") and len(words) > 1:
-        words = words[2:] if words[1] == "-m" else words[1:]
+    if name != "kube-proxy":
+        words = without_interpreter(words)
         name = Path(words[0]).name if words else ""
     if name not in programs or NO_PROXY in words:
         return ""

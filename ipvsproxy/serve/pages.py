@@ -71,9 +71,10 @@ def slis(request: Request) -> Answer:
     return Answer(200, "\n".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
-def configz(document: Mapping[str, Any]) -> Respond:
-    """Answer with the effective KubeProxyConfiguration."""
-    body = json.dumps({"kubeproxy.config.k8s.io": document}, separators=(",", ":")).encode()
+def configz(document: Mapping[str, Any], ours: Mapping[str, Any]) -> Respond:
+    """Answer with the effective KubeProxyConfiguration, and with our own settings as an IPVSProxyConfiguration."""
+    parts = {"kubeproxy.config.k8s.io": document, "ipvsproxy.io": ours}
+    body = json.dumps(parts, separators=(",", ":")).encode()
     return lambda _: Answer(200, body, JSON)
 
 

@@ -77,9 +77,12 @@ def start():
 
 
 def test_the_pages_of_both_ports(start):
-    process = start(document={"kind": "KubeProxyConfiguration"}, flags=(("v", "3"),), profiling=True)
+    process = start(
+        document={"kind": "KubeProxyConfiguration"}, own_document={}, flags=(("v", "3"),), profiling=True
+    )
     assert json.loads(process.ask("/configz")[1]) == {
-        "kubeproxy.config.k8s.io": {"kind": "KubeProxyConfiguration"}
+        "kubeproxy.config.k8s.io": {"kind": "KubeProxyConfiguration"},
+        "ipvsproxy.io": {},
     }
     assert "\nv=3\n" in process.ask("/flagz")[1]
     assert "\nBinary version: " in process.ask("/statusz")[1]

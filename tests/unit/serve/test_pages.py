@@ -43,11 +43,12 @@ def test_unknown_and_switched_off_pages(book):
 
 
 def test_configz(book):
-    book.add("/configz", pages.configz({"kind": "KubeProxyConfiguration", "mode": "ipvs"}))
+    book.add("/configz", pages.configz({"kind": "KubeProxyConfiguration", "mode": "ipvs"}, {"vipMode": "route"}))
     answer = ask(book, "/configz")
     assert answer.content_type == "application/json"
     assert json.loads(answer.body) == {
-        "kubeproxy.config.k8s.io": {"kind": "KubeProxyConfiguration", "mode": "ipvs"}
+        "kubeproxy.config.k8s.io": {"kind": "KubeProxyConfiguration", "mode": "ipvs"},
+        "ipvsproxy.io": {"vipMode": "route"},
     }
 
 
