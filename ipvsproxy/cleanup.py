@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from ipvsproxy import neighbour
+from ipvsproxy import other_proxy
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.alone import Lock
@@ -23,8 +23,8 @@ from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.rules import TABLE, delete_tables
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.loop import Fatal
-from ipvsproxy.neighbour import Neighbour
 from ipvsproxy.opening import open_ruleset, with_hint
+from ipvsproxy.other_proxy import OtherProxy
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from nft import Libnftables, NftError
 
@@ -59,9 +59,9 @@ def cleanup(config: Config, *, everything: bool = False) -> None:
     log.info("cleaned up")
 
 
-def _spared(config: Config) -> Neighbour | None:
+def _spared(config: Config) -> OtherProxy | None:
     """Return the kube-proxy whose objects stay, and say why they do; None when there is none to be seen."""
-    found = neighbour.look(config)
+    found = other_proxy.look(config)
     if found.is_gone:
         return None
     stays = ["rules", "virtual servers", "kube-ipvs0"] if found.is_in_ipvs_mode else ["rules"]
@@ -76,7 +76,7 @@ def _spared(config: Config) -> Neighbour | None:
     return found
 
 
-def _steps(config: Config, spared: Neighbour | None) -> Sequence[Callable[[], list[str]]]:
+def _steps(config: Config, spared: OtherProxy | None) -> Sequence[Callable[[], list[str]]]:
     """Return what is to be done, in this order.
 
     The guard stays until nothing answers any more; beside a kube-proxy it goes first, so that the rules of that

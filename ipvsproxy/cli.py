@@ -100,7 +100,7 @@ def _given(command: Command, arguments: Arguments) -> Given:
     if found:
         raise WrongUsage("\n".join(found))
     flags = {row.flag: values.get(row.key, row.default) for row in command.own}
-    return Given(arguments.words, flags, assembled(settings, socket.gethostname()))
+    return Given(arguments.words, flags, assembled(settings, socket.gethostname()), settings)
 
 
 def _problems(settings: Settings) -> list[str]:

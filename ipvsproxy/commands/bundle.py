@@ -22,6 +22,7 @@ from ipvsproxy.address import format_ip
 from ipvsproxy.commands.doctor import document, parts
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
 from ipvsproxy.commands.output import lines, note
+from ipvsproxy.commands.running import adopted
 from ipvsproxy.commands.survey import Seen, survey
 from ipvsproxy.commands.table import FINE
 from ipvsproxy.config import Config
@@ -37,6 +38,8 @@ from ipvsproxy.probe.web import get, read_metrics
 VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NODE: "v1"}
 LOG_FOLDER, LOG_PATTERN = Path("/var/log/containers"), "*ipvsproxy*.log"
 LOG_BYTES = 1 << 20
+NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+NO_LOGS = "logs/how-to-get-them.txt"
 STANDARD_OUTPUT = "-"
 README = """What `ipvsproxy support-bundle` has collected. Secrets have been taken out by their looks: read it
 before you pass it on.
@@ -46,10 +49,10 @@ facts.json           what it was said from: ipvsproxy doctor --facts facts.json
 objects.json         Services, EndpointSlices, Nodes: ipvsproxy plan --from objects.json
 kernel.txt           virtual servers, VIPs and elements of our nft table
 drift.txt            what in the kernel is not as the objects want it
-configuration.yaml   the settings that this command was given, flags.txt as flags
+configuration.yaml   the settings by which the node was judged, flags.txt as flags
 running.json         the settings of the proxy that runs here
 metrics.txt          its metrics
-logs/                the ends of its logs, where they can be read here
+logs/                the ends of its logs, or how to get them where they cannot be read here
 """
 
 
@@ -57,10 +60,10 @@ def run(given: Given) -> int:
     """Look, and write the archive."""
     if len(given.words) > 1:
         raise WrongUsage("one file at most")
-    made = time.gmtime()
+    given, made = adopted(given), time.gmtime()
     name = f"ipvsproxy-{given.config.node_name}-{time.strftime('%Y%m%dT%H%M%SZ', made)}"
     target = given.words[0] if given.words else f"{name}.tar.gz"
-    seen = survey(given.config, given.flags["cluster-domain"])
+    seen = survey(given.config, given.flags["cluster-domain"], given.origin)
     files = dict(contents(seen, given.config, Path(given.flags["logs"]) if given.flags["logs"] else None))
     try:
         if target == STANDARD_OUTPUT:
@@ -71,6 +74,8 @@ def run(given: Given) -> int:
         raise Failed(f"{target}: {error.strerror or error}") from None
     what = "the bundle" if target == STANDARD_OUTPUT else target
     note(f"wrote {what}, without what looks like a secret: read it before you pass it on")
+    if NO_LOGS in files:
+        note(files[NO_LOGS])
     return FINE
 
 
@@ -88,8 +93,26 @@ def contents(seen: Seen, config: Config, log: Path | None) -> Iterator[tuple[str
     yield "configuration.yaml", redacted(yaml.safe_dump(_plain(config.document), sort_keys=False))
     yield "flags.txt", redacted("\n".join(f"{name}={value}" for name, value in config.flags) + "\n")
     yield from _running(config)
-    for path in [log] if log else sorted(LOG_FOLDER.glob(LOG_PATTERN)):
+    paths = [log] if log else sorted(LOG_FOLDER.glob(LOG_PATTERN))
+    for path in paths:
         yield f"logs/{path.name}", redacted(_tail(path))
+    if not paths:
+        yield NO_LOGS, no_logs(config.node_name)
+
+
+def no_logs(node: str) -> str:
+    """Return how to get logs that are not to be had here.
+
+    Our manifests do not mount the folder of logs: a proxy has no business with those of other pods.
+    """
+    namespace = NAMESPACE.read_text().strip() if NAMESPACE.exists() else "kube-system"
+    of_this_node = f"-l app.kubernetes.io/name=ipvsproxy --field-selector spec.nodeName={node}"
+    pods = f"kubectl -n {namespace} get pods {of_this_node}"
+    return (
+        f"There are no logs of ipvsproxy in {LOG_FOLDER} here. Please add them:\n\n"
+        f"    kubectl -n {namespace} logs --timestamps $({pods} -o name) > ipvsproxy-{node}.log\n\n"
+        "and the same with --previous after a restart; of a systemd unit: journalctl -u ipvsproxy\n"
+    )
 
 
 def _findings(findings: list[Finding]) -> Iterator[tuple[str, str]]:

@@ -7,20 +7,24 @@ The wanted state is planned from the objects as `run` does, the kernel is read a
 from collections.abc import Iterator
 from typing import Any
 
-from ipvsproxy.address import parse_cidr
-from ipvsproxy.commands import objects
+from ipvsproxy.commands import drift, objects
 from ipvsproxy.commands.given import Given, WrongUsage, unreadable
 from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
+from ipvsproxy.commands.running import adopted
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.config import Config
 from ipvsproxy.desired import Desired
-from ipvsproxy.inspect.difference import Action, Change, changes
+from ipvsproxy.inspect.difference import Action, Change
 from ipvsproxy.kernel import host
+from ipvsproxy.kernel.alone import Lock
+from ipvsproxy.kernel.kube_proxy import removed_by_a_run
 from ipvsproxy.kernel.links import LINK_NAME
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.survey import read_processes
 from ipvsproxy.kernel.view import View
-from ipvsproxy.plan.state import FrontendKey, KernelState
+from ipvsproxy.kernel.xtables import legacy_leftovers
+from ipvsproxy.other_proxy import signs
 
 SIGNS = {
     Action.ADD: Marked("+", Mood.GOOD),
@@ -33,30 +37,31 @@ def run(given: Given) -> int:
     """Compare once."""
     if given.words:
         raise WrongUsage("diff takes no words")
+    given = adopted(given)
     config = given.config
+    note(f"settings: {given.origin}")
     found = objects.read(config)
     try:
         with View() as view:
             if not view.has_ipvs:
                 note(objects.NO_IPVS)
             wanted = objects.desired_here(config, found, view)
-            changed = [*surroundings(config, view), *_differences(config, wanted, view)]
+            changed = [*surroundings(config, view), *_differences(config, wanted, view), *_of_kube_proxy(config)]
     except (KernelError, OSError) as error:
         raise unreadable(error) from error
     services = {str(key): wanted.ledger.owner(key) for key in wanted.ledger.frontends}
-    document = {"changes": [_document(change, services.get(change.frontend, "")) for change in changed]}
+    document = {
+        "settings": given.origin,
+        "changes": [_document(change, services.get(change.frontend, "")) for change in changed],
+    }
     emit(given.flags["output"], "Diff", document, _parts(changed, services))
     return FOUND if changed else FINE
 
 
-def _differences(config: Config, wanted: Desired, view: View) -> Iterator[Change]:
-    shadow = KernelState(view.server_states(), view.vips(), view.all_elements())
-    excluded = [parse_cidr(text) for text in config.exclude_cidrs]
-
-    def protected(key: FrontendKey) -> bool:
-        return any(key.address in cidr for cidr in excluded)
-
-    return changes(wanted.ledger, shadow, protected)
+def _differences(config: Config, wanted: Desired, view: View) -> list[Change]:
+    """Return what differs; beside a proxy that runs, what still does when it is looked at again."""
+    found = drift.differences(config, wanted, drift.state(view))
+    return drift.confirmed(config, found) if Lock().look() else found
 
 
 def surroundings(config: Config, view: View) -> Iterator[Change]:
@@ -70,6 +75,19 @@ def surroundings(config: Config, view: View) -> Iterator[Change]:
         yield Change(Action.ADD, "link", LINK_NAME)
     if not view.has_table():
         yield Change(Action.ADD, "table", str(TABLE))
+
+
+def _of_kube_proxy(config: Config) -> Iterator[Change]:
+    """Yield what a start would remove of a kube-proxy, and say what it could not, or not for long."""
+    found = removed_by_a_run()
+    for item in found:
+        yield Change(
+            Action.REMOVE, item.kind, item.name, "", f"{item.number} of kube-proxy" if item.number > 1 else ""
+        )
+    for program in legacy_leftovers():
+        note(f"there are rules of kube-proxy in {program}, which a run cannot remove: ipvsproxy doctor")
+    if found and (running := signs(config, read_processes(), ours_runs=Lock().look() is not None).signs):
+        note(f"a kube-proxy runs on this node and would write its rules again: {'; '.join(running)}")
 
 
 def _document(change: Change, service: str) -> dict[str, Any]:

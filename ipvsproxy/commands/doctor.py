@@ -14,6 +14,7 @@ import msgspec
 
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
 from ipvsproxy.commands.output import Hanging, Line, Marked, Mood, emit
+from ipvsproxy.commands.running import adopted
 from ipvsproxy.commands.service_survey import survey_service
 from ipvsproxy.commands.survey import survey
 from ipvsproxy.commands.table import FINE, FOUND
@@ -58,14 +59,16 @@ def _check(given: Given) -> None:
 def _node(given: Given) -> list[Finding]:
     if given.flags["facts"]:
         return diagnose(_saved(Path(given.flags["facts"])))
-    return diagnose(survey(given.config, given.flags["cluster-domain"]).facts)
+    given = adopted(given)
+    return diagnose(survey(given.config, given.flags["cluster-domain"], given.origin).facts)
 
 
 def _service(key: str, given: Given) -> list[Finding]:
+    given = adopted(given)
     domain, netns = given.flags["cluster-domain"], given.flags["netns"]
     if "/" not in key:
         key = f"default/{key}"
-    seen = survey(given.config, domain)
+    seen = survey(given.config, domain, given.origin)
     facts = survey_service(key, seen, domain, netns)
     if facts is None:
         api = seen.facts.api

@@ -1,10 +1,12 @@
 """`ipvsproxy explain [FROM] TO:PORT[/PROTO]`: what happens to this packet on this node, and why.
 
 From the kernel's state alone (`inspect.walk`); the kernel has no names of Services, so those come from elsewhere
-(`commands.names`) and only decorate the answer. Status 0: an endpoint gets it; 1: refused, dropped or not ours.
+(`commands.names`) and only decorate the answer. Status 0: an endpoint gets it; 1: refused, dropped or not ours, or
+rules of kube-proxy, which are not followed, may decide otherwise.
 """
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from ipvsproxy.address import format_ip
@@ -13,10 +15,12 @@ from ipvsproxy.commands.given import Given, WrongUsage, unreadable
 from ipvsproxy.commands.names import Names, names
 from ipvsproxy.commands.objects import lacking
 from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
+from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.inspect.model import Match
 from ipvsproxy.inspect.spread import words
 from ipvsproxy.inspect.walk import Explanation, Outcome, Target, explain, packet
+from ipvsproxy.kernel.kube_proxy import written_by_kube_proxy
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.view import View
 
@@ -38,16 +42,18 @@ def run(given: Given) -> int:
     if source is not None and len(source) != len(to.address):
         raise WrongUsage("FROM and TO are of different families")
     link = _link(given.flags["link"], source)
+    config = at_its_address(given).config
     try:
         with View() as view:
             said = explain(packet(to, view, source, link), view)
-            known = names(given.config, view)
+            known = names(config, view)
+            others = written_by_kube_proxy()
             for what in lacking(view):
                 note(what)
     except (KernelError, OSError) as error:
         raise unreadable(error) from error
-    emit(given.flags["output"], "Explanation", document(said, known), parts(said, known))
-    return FINE if said.outcome is Outcome.ACCEPTED else FOUND
+    emit(given.flags["output"], "Explanation", document(said, known, others), parts(said, known, others))
+    return FINE if said.outcome is Outcome.ACCEPTED and not others else FOUND
 
 
 def _link(name: str, source: bytes | None) -> str:
@@ -60,7 +66,7 @@ def _link(name: str, source: bytes | None) -> str:
         raise WrongUsage(f"--link: this node has no link {name}") from None
 
 
-def parts(said: Explanation, known: Names) -> Parts:
+def parts(said: Explanation, known: Names, others: Sequence[str] = ()) -> Parts:
     """Return the answer for people."""
     service = known.of(said.packet.to)
     yield [Marked(f"{format_ip(said.packet.source)} -> {said.packet.to!s}", Mood.TITLE), f"  ({said.sender})"]
@@ -69,6 +75,9 @@ def parts(said: Explanation, known: Names) -> Parts:
     yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in said.steps])
     yield ""
     yield _verdict(said)
+    if others:
+        warning = Marked("NOT FOLLOWED", Mood.DOUBTFUL)
+        yield [warning, f": rules of kube-proxy ({', '.join(others)}): where they have this address, they decide"]
     if said.targets:
         yield ""
         heads = ("ENDPOINT", "WEIGHT", "ACTIVE", "INACTIVE", "SHARE", "SOURCE SEEN", "MASQUERADED")
@@ -88,7 +97,7 @@ def _row(target: Target) -> tuple[str | int, ...]:
     return str(real.destination), real.weight, real.active, real.inactive, f"{target.share:.0%}", source, why
 
 
-def document(said: Explanation, known: Names) -> dict[str, Any]:
+def document(said: Explanation, known: Names, others: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer for programs."""
     key = said.packet.to
     return {
@@ -100,6 +109,7 @@ def document(said: Explanation, known: Names) -> dict[str, Any]:
         "steps": [{"place": s.place, "what": s.what, "element": _element(s.match)} for s in said.steps],
         "server": _server(said),
         "endpoints": [_endpoint(target) for target in said.targets],
+        "notFollowed": list(others),
     }
 
 

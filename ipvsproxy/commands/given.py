@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ipvsproxy.config import Config
 from ipvsproxy.config.commandline import WrongUsage
+from ipvsproxy.config.settle import Settings
 
 __all__ = ["Failed", "Given", "WrongUsage", "unreadable"]
 
@@ -25,8 +26,13 @@ def unreadable(error: Exception) -> Failed:
 
 
 class Given(NamedTuple):
-    """Words without a flag, the command's own flags by name (with defaults), and the settings of the proxy."""
+    """Words without a flag, the command's own flags by name (with defaults), and the settings of the proxy.
+
+    `settings` are those of `config` before their assembly, `origin` is where they come from.
+    """
 
     words: tuple[str, ...]
     flags: Mapping[str, Any]
     config: Config
+    settings: Settings
+    origin: str = ""

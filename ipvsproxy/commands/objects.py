@@ -80,6 +80,9 @@ def desired_here(config: Config, objects: Objects, view: View) -> Desired:
     wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
     for complaint in objects.refused:
         note(f"left out: {complaint}")
+    if absent := wanted.missing_node:
+        there = f" (nodes that objects name: {', '.join(absent.shown)})" if absent.others else ""
+        note(f"{absent}: {absent.effect}{there}; see --hostname-override")
     return wanted
 
 

@@ -17,6 +17,7 @@ from ipvsproxy.commands.output import Grid, Marked, Mood, Parts, emit, note
 from ipvsproxy.commands.rows import MASQUERADES, NEVER, VERDICTS
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.config import Config
+from ipvsproxy.config.settle import NODE_NAME
 from ipvsproxy.desired import Desired
 from ipvsproxy.inspect.difference import server_text
 from ipvsproxy.kube.documents import Unreadable
@@ -40,6 +41,8 @@ def run(given: Given) -> int:
         raise WrongUsage("--from FILE is needed, and no words" if given.words else "--from FILE is needed")
     dump = read(given.flags["from"])
     config = _of_node(given.config, dump)
+    if NODE_NAME in given.settings.origins and config.node_name != given.config.node_name:
+        note(f"no Node {given.config.node_name} in it: planned for {config.node_name}, the only one there is")
     node = dump.objects[Kind.NODE].get(config.node_name)
     addresses = node.addresses if isinstance(node, Node) else ()
     if node is None:

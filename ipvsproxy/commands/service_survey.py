@@ -1,23 +1,25 @@
 """One Service, seen from this node: its name, its endpoints, its servers, and live questions to all of them."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
 from ipvsproxy.address import family, format_ip, parse_ip
+from ipvsproxy.commands import drift
 from ipvsproxy.commands.names import similar
-from ipvsproxy.commands.survey import Seen, drift, find_dns
+from ipvsproxy.commands.survey import Seen, find_dns, traced
 from ipvsproxy.desired import DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, join
 from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
+from ipvsproxy.kernel.connections import Asker, trace
 from ipvsproxy.kernel.netns import socket_in
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.backends import Backends
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import Frontend, FrontendKey, Verdict
+from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey, Verdict
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.probe.dns import question as query
 from ipvsproxy.probe.dns import resolve
@@ -35,39 +37,42 @@ def survey_service(key: str, seen: Seen, domain: str, netns: str) -> ServiceFact
     service = seen.desired.store.services.get(key)
     dns = find_dns(seen.desired.store.services.values())
     server = format_ip(dns.cluster_ips[0]) if dns and dns.cluster_ips else ""
+    ask = partial(_asked, server, key, domain, seen.facts.held_vips)
     if service is None:
-        return _unproxied(key, seen.objects, dns.key if dns else "", server, domain)
+        return _unproxied(key, seen.objects, dns.key if dns else "", ask)
     keys = _frontends(key, seen.desired)
     return ServiceFacts(
         key=key,
         kind="proxied",
         cluster_ips=tuple(map(format_ip, service.cluster_ips)),
         dns_service=dns.key if dns else "",
-        answer=_asked(server, key, domain, "AAAA" if family(service.cluster_ips[0]) == 6 else "A"),
+        answer=ask("AAAA" if family(service.cluster_ips[0]) == 6 else "A"),
         ports=tuple(_ports(service, seen.desired)),
-        drift=tuple(drift(seen.desired, seen.kernel, keys)) if seen.kernel else None,
+        drift=None if seen.drift is None else tuple(drift.words(drift.about(seen.drift, keys, seen.desired))),
         conflicts=tuple(map(str, seen.desired.ledger.conflicts(key))),
-        probes=tuple(_probes(service, seen.desired, [HERE, *([netns] if netns else [])], domain)),
+        probes=tuple(
+            _probes(service, seen.desired, seen.facts.held_vips, [HERE, *([netns] if netns else [])], domain)
+        ),
     )
 
 
-def _unproxied(key: str, objects: Objects, dns: str, server: str, domain: str) -> ServiceFacts:
+def _unproxied(key: str, objects: Objects, dns: str, ask: Callable[[str], Answer | None]) -> ServiceFacts:
     """A Service that needs no proxy, or none at all."""
     external = dict(objects.external_names())
     if key in external:
-        answer = _asked(server, key, domain, "CNAME")
+        answer = ask("CNAME")
         kind = "of type ExternalName"
         return ServiceFacts(key, kind, external_name=external[key], dns_service=dns, answer=answer)
     if key in objects.items[Kind.SERVICE]:
-        return ServiceFacts(key, "headless", dns_service=dns, answer=_asked(server, key, domain, "A"))
+        return ServiceFacts(key, "headless", dns_service=dns, answer=ask("A"))
     return ServiceFacts(key, similar=tuple(similar(key, objects.items[Kind.SERVICE])))
 
 
-def _asked(server: str, key: str, domain: str, kind: str) -> Answer | None:
+def _asked(server: str, key: str, domain: str, held: Collection[str], kind: str) -> Answer | None:
     if not server:
         return None
     namespace, _, name = key.partition("/")
-    return resolve(server, f"{name}.{namespace}.svc.{domain}", kind)
+    return traced(resolve(server, f"{name}.{namespace}.svc.{domain}", kind), held)
 
 
 def _frontends(key: str, desired: Desired) -> set[FrontendKey]:
@@ -100,12 +105,45 @@ class Question(NamedTuple):
     frontend: Frontend | None = None
 
 
-def _probes(service: Service, desired: Desired, places: list[str], domain: str) -> Iterator[Probe]:
+def _probes(
+    service: Service, desired: Desired, held: Collection[str], places: list[str], domain: str
+) -> Iterator[Probe]:
     """Ask all questions at once: those without an answer take seconds."""
     questions = [*_questions(service, desired, places)]
     sockets = [_socket(question) for question in questions]  # in this thread: those of a pod take a fork
     with ThreadPoolExecutor(max(len(questions), 1)) as pool:
-        yield from pool.map(partial(_probe, domain), questions, sockets)
+        outcomes = list(pool.map(partial(_outcome, domain), questions, sockets))
+    pairs = [pair for pair in zip(questions, outcomes, strict=True) if format_ip(pair[0].key.address) not in held]
+    traces = _traces(pairs)
+    for question, outcome in zip(questions, outcomes, strict=True):
+        yield _probe(question, outcome, traces)
+
+
+def _traces(asked: Iterable[tuple[Question, Outcome]]) -> Mapping[Asker, list[FrontendKey]]:
+    """Return the frontends of IPVS that had each question, of those for which that can be told."""
+    try:
+        return (
+            trace([_asker(question, found) for question, found in asked if found.port and question.frontend]) or {}
+        )
+    except OSError:
+        return {}
+
+
+def _asker(question: Question, outcome: Outcome) -> Asker:
+    return Asker(question.key.protocol, Destination(parse_ip(outcome.source), outcome.port))
+
+
+def _by_ipvs(question: Question, outcome: Outcome, traces: Mapping[Asker, list[FrontendKey]]) -> bool | None:
+    """Whether IPVS had the question; packets that are balanced one by one leave nothing behind."""
+    frontend = question.frontend
+    if frontend is None or not outcome.port or frontend.server.flags & ONE_PACKET:
+        return None
+    found = traces.get(_asker(question, outcome))
+    if found is None:
+        return None
+    inside = frontend.inside
+    ways = [frontend.key, *([FrontendKey(inside.address, frontend.key.protocol, inside.port)] if inside else [])]
+    return any(key in ways for key in found)
 
 
 def _questions(service: Service, desired: Desired, places: list[str]) -> Iterator[Question]:
@@ -151,13 +189,16 @@ def _socket(question: Question) -> socket.socket | OSError:
         return error
 
 
-def _probe(domain: str, question: Question, sock: socket.socket | OSError) -> Probe:
-    place, key, frontend = question
+def _outcome(domain: str, question: Question, sock: socket.socket | OSError) -> Outcome:
     if isinstance(sock, OSError):
-        found = Outcome("unreachable", 0.0, sock.strerror or str(sock))
-    else:
-        data = query(1, f"kubernetes.default.svc.{domain}", 1) if key.port == DNS_PORT else b"\0"
-        found = knock(sock, format_ip(key.address), key.port, data)
+        return Outcome("unreachable", 0.0, sock.strerror or str(sock))
+    key = question.key
+    data = query(1, f"kubernetes.default.svc.{domain}", 1) if key.port == DNS_PORT else b"\0"
+    return knock(sock, format_ip(key.address), key.port, data)
+
+
+def _probe(question: Question, found: Outcome, traces: Mapping[Asker, list[FrontendKey]]) -> Probe:
+    place, key, frontend = question
     shut_out = _shut_out(frontend, found.source) if frontend else ""
     expected = "answered" if frontend is None else EXPECTED.get(_seen_from_inside(frontend), "answered")
     return Probe(
@@ -169,4 +210,5 @@ def _probe(domain: str, question: Question, sock: socket.socket | OSError) -> Pr
         is_endpoint=frontend is None,
         expected="timeout" if shut_out else expected,
         reason=shut_out,
+        by_ipvs=_by_ipvs(question, found, traces),
     )

@@ -12,6 +12,7 @@ from ipvsproxy.commands.given import Given, WrongUsage, unreadable
 from ipvsproxy.commands.names import Names, names, similar
 from ipvsproxy.commands.output import Cell, Grid, Marked, Mood, Parts, emit, follow, note
 from ipvsproxy.commands.rows import Row
+from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.selector import selector
 from ipvsproxy.commands.table import FINE, FOUND
 from ipvsproxy.config.kinds import NANOSECONDS
@@ -81,6 +82,7 @@ def run(given: Given) -> int:
     """Show one topic, once or again and again."""
     if not given.words or given.words[0] not in TOPICS:
         raise WrongUsage(f"one of these is needed: {', '.join(TOPICS)}")
+    given = at_its_address(given)
     topic, flags = TOPICS[given.words[0]], given.flags
     if flags["interval"] <= 0:
         raise WrongUsage("--interval: must be greater than 0")

@@ -5,22 +5,24 @@ Nothing is changed. What cannot be read (no rights, no kernel, no API) costs onl
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from ipvsproxy.address import Cidr, format_ip, parse_cidr, parse_ip
+from ipvsproxy.address import format_ip, parse_ip
+from ipvsproxy.commands import drift
 from ipvsproxy.commands.objects import UNKNOWN, Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, KubeProxy, OwnNode, Settings
 from ipvsproxy.diagnosis.shape import rules_by_chain
-from ipvsproxy.inspect.difference import Action, Change, changes
+from ipvsproxy.inspect.difference import Change
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.alone import Lock
+from ipvsproxy.kernel.connections import Asker, trace
 from ipvsproxy.kernel.filters import read_chains
 from ipvsproxy.kernel.legacy import read_legacy
 from ipvsproxy.kernel.links import LINK_NAME
@@ -32,10 +34,9 @@ from ipvsproxy.kernel.view import View
 from ipvsproxy.kernel.xtables import legacy_leftovers
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
-from ipvsproxy.neighbour import signs
+from ipvsproxy.other_proxy import signs
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.rules import elements
-from ipvsproxy.plan.state import FrontendKey, KernelState
+from ipvsproxy.plan.state import Destination, KernelState
 from ipvsproxy.probe.dns import resolve
 from ipvsproxy.probe.web import read_proxy
 from nft import ruleset
@@ -68,30 +69,33 @@ DECIDING = frozenset(
 
 
 class Seen(NamedTuple):
-    """The facts, and what they were made from as far as it could be had."""
+    """The facts, and what they were made from as far as it could be had; `drift` is None where it is not known."""
 
     facts: Facts
     objects: Objects | None
     desired: Desired | None
     kernel: KernelState | None
+    drift: Sequence[Change] | None = None
 
 
-def survey(config: Config, cluster_domain: str) -> Seen:
-    """Look at everything."""
-    facts = Facts(settings=_settings(config))
+def survey(config: Config, cluster_domain: str, origin: str = "") -> Seen:
+    """Look at everything; `origin` is where the settings come from."""
+    facts = Facts(settings=_settings(config, origin))
     kernel, around = _read_kernel(facts, config)
     objects = _read_objects(facts, config)
-    wanted = None
+    wanted, found = None, None
     if objects is not None:
         wanted = _wanted(facts, config, objects, around)
         if kernel is not None:
-            facts.drift = tuple(drift(wanted, kernel, excluded=map(parse_cidr, config.exclude_cidrs)))
+            found = drift.differences(config, wanted, kernel)
+            found = drift.confirmed(config, found) if facts.holder else found
+            facts.drift = tuple(drift.words(found))
         else:
             facts.unread["drift"] = f"the kernel cannot be read: {facts.unread.get('state', 'it has no IPVS')}"
-        facts.dns = _dns(wanted, objects, cluster_domain)
+        facts.dns = _dns(wanted, objects, cluster_domain, facts.held_vips)
     facts.proxy = read_proxy(config)
     facts.kube_proxy = _kube_proxy(facts, config)
-    return Seen(facts, objects, wanted, kernel)
+    return Seen(facts, objects, wanted, kernel, found)
 
 
 def _kube_proxy(facts: Facts, config: Config) -> KubeProxy:
@@ -101,7 +105,7 @@ def _kube_proxy(facts: Facts, config: Config) -> KubeProxy:
     return signs(config, facts.processes, ours_runs=bool(facts.holder) or ours)
 
 
-def _settings(config: Config) -> Settings:
+def _settings(config: Config, origin: str) -> Settings:
     return Settings(
         node=config.node_name,
         version=version("ipvsproxy"),
@@ -111,6 +115,7 @@ def _settings(config: Config) -> Settings:
         scheduler=config.scheduler,
         sync_period=config.sync_period,
         sysctls=dict(host.wanted_sysctls(config)),
+        origin=origin,
         flags={name: value for name, value in config.flags if name in DECIDING},
     )
 
@@ -126,7 +131,7 @@ def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
 def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surroundings]:
     """Read what belongs to the kernel; return its state, and what else the plan depends on."""
     with View() as view:
-        state = _tried(facts, "state", lambda: _state(view)) if view.has_ipvs else None
+        state = _tried(facts, "state", lambda: drift.state(view)) if view.has_ipvs else None
         others = _tried(facts, "links", view.other_addresses) or frozenset()
         around = _tried(facts, "links", lambda: Surroundings.of(view)) or UNKNOWN
         has_ipvs = view.has_ipvs
@@ -143,11 +148,6 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
     return state, around
-
-
-def _state(view: View) -> KernelState:
-    found = view.all_elements() if view.has_table() else {}
-    return KernelState(servers=view.server_states(), vips=view.vips(), elements=found)
 
 
 def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> Host:
@@ -208,35 +208,6 @@ def own_node(wanted: Desired) -> OwnNode | None:
     return OwnNode(node.name, about_to_be_deleted=not node.eligible) if node else None
 
 
-def drift(
-    desired: Desired, kernel: KernelState, only: set[FrontendKey] | None = None, excluded: Iterable[Cidr] = ()
-) -> Iterator[str]:
-    """Yield in words what would have to change in the kernel to make it (or only some frontends) as wanted."""
-    ranges = tuple(excluded)
-    found = changes(desired.ledger, kernel, lambda key: any(key.address in cidr for cidr in ranges))
-    for change in found:
-        if only is None or _concerns(change, only, desired):
-            yield _words(change)
-
-
-def _concerns(change: Change, only: set[FrontendKey], desired: Desired) -> bool:
-    if change.object == "VIP":
-        return change.name in {format_ip(key.address) for key in only}
-    if change.object == "element":
-        own = (slot for key in only for slot in elements(desired.ledger.frontends[key]).own)
-        return change.name in {f"{slot.set} {{ {slot.key} }}" for slot in own}
-    return change.frontend in set(map(str, only))
-
-
-def _words(change: Change) -> str:
-    what = f"{change.object} {change.name}" + (f" of {change.frontend}" if change.object == "endpoint" else "")
-    if change.action is Action.ADD:
-        return f"{what} is missing"
-    if change.action is Action.REMOVE:
-        return f"{what} is not wanted"
-    return f"{what} is {change.was}, not {change.wanted}"
-
-
 # DNS
 
 
@@ -247,7 +218,7 @@ def find_dns(services: Iterable[Service]) -> Service | None:
     return min(usual or serving, key=lambda s: (s.name not in DNS_NAMES, s.key), default=None)
 
 
-def _dns(desired: Desired, objects: Objects, domain: str) -> Dns | None:
+def _dns(desired: Desired, objects: Objects, domain: str, held: Collection[str]) -> Dns | None:
     services = desired.store.services
     service = find_dns(services.values())
     if service is None or not service.cluster_ips:
@@ -256,10 +227,27 @@ def _dns(desired: Desired, objects: Objects, domain: str) -> Dns | None:
     kubernetes = services.get(API_SERVER)
     expected = tuple(map(format_ip, kubernetes.cluster_ips)) if kubernetes else ()
     kind = "AAAA" if expected and ":" in expected[0] else "A"
-    answer = resolve(server, f"{KUBERNETES}.{domain}", kind)
+    answer = traced(resolve(server, f"{KUBERNETES}.{domain}", kind), held)
     names = list(objects.external_names())[:EXTERNAL_NAMES_ASKED] if not answer.error else []
     external = tuple(ExternalName(key, wanted, _ask_external(server, key, domain)) for key, wanted in names)
     return Dns(service.key, expected, answer, external)
+
+
+def traced(answer: Answer, held: Collection[str]) -> Answer:
+    """Return an answer with whether IPVS had the question.
+
+    `held` are VIPs that are addresses of other links as well, such as those of a DNS cache on the node: who
+    answers there is not ours to say.
+    """
+    address, _, port = answer.asked_from.rpartition(":")
+    if answer.error or not address or answer.server in held:
+        return answer
+    asker = Asker(Protocol.UDP, Destination(parse_ip(address.strip("[]")), int(port)))
+    try:
+        found = trace([asker])
+    except OSError:
+        return answer
+    return answer if found is None else replace(answer, by_ipvs=bool(found[asker]))
 
 
 def _ask_external(server: str, service: str, domain: str) -> Answer:

@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from ipvsproxy.diagnosis.facts import Answer, Dns, ExternalName, Facts
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked
 
+PASSED_BY = (
+    "another program, or another host, has this address: see `ipvsproxy doctor` (is a kube-proxy at work? does the"
+    " proxy run?) and `ip route get`"
+)
+
 
 def check_dns(facts: Facts) -> Iterator[Finding]:
     """`kubernetes.default` resolves to its ClusterIP, ExternalName Services to the name they declare."""
@@ -19,6 +24,16 @@ def check_dns(facts: Facts) -> Iterator[Finding]:
         yield fine("DNS", f"{dns.service} resolves kubernetes.default{names}")
 
 
+def passed_by(answer: Answer) -> Finding:
+    """Say that a name server was reached without IPVS: what it answers says nothing about this node."""
+    return problem(
+        "DNS",
+        f"{answer.server} answered, but not by this node's IPVS",
+        f"IPVS has no connection from {answer.asked_from}, which asked for {answer.name}",
+        step=PASSED_BY,
+    )
+
+
 def _kubernetes(dns: Dns) -> Iterator[Finding]:
     answer = dns.kubernetes
     if answer is None:
@@ -27,6 +42,8 @@ def _kubernetes(dns: Dns) -> Iterator[Finding]:
         yield problem("DNS", f"{answer.name} does not resolve through {dns.service}: {answer.error}",
                       f"asked {answer.server}",
                       step=f"ipvsproxy doctor {dns.service}; are the DNS pods ready?")  # fmt: skip
+    elif answer.by_ipvs is False:
+        yield passed_by(answer)
     elif dns.expected and not set(answer.addresses) & set(dns.expected):
         yield problem(
             "DNS",

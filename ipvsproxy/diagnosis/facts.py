@@ -10,7 +10,7 @@ from ipvsproxy.diagnosis.filters import Chain
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Of the settings of the proxy, those that checks need; `sync_period` in seconds.
+    """Of the settings of the proxy, those that checks need, and where they come from; `sync_period` in seconds.
 
     `flags` are those that decide what a node should have.
     """
@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True):
     sync_period: float = 30.0
     sysctls: dict[str, int] = {}
     families: tuple[int, ...] = (4, 6)
+    origin: str = ""
     flags: dict[str, str] = {}
 
 
@@ -120,13 +121,19 @@ class Api(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A DNS answer: addresses, or the canonical name; `error` is empty when the name resolved."""
+    """A DNS answer: addresses, or the canonical name; `error` is empty when the name resolved.
+
+    `asked_from` is address and port of the question; `by_ipvs` whether IPVS of this node had it, None where that
+    cannot be told.
+    """
 
     server: str
     name: str
     addresses: tuple[str, ...] = ()
     canonical: str = ""
     error: str = ""
+    asked_from: str = ""
+    by_ipvs: bool | None = None
 
 
 class ExternalName(msgspec.Struct, frozen=True):

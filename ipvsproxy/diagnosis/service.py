@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from ipvsproxy.diagnosis.dns import PASSED_BY, passed_by
 from ipvsproxy.diagnosis.facts import Answer
 from ipvsproxy.diagnosis.finding import ORDER, Finding, Verdict, fine, problem, unchecked, warning
 from ipvsproxy.plan.model import Endpoint
@@ -16,6 +17,7 @@ from ipvsproxy.plan.topology import Backend, Choice
 
 ANSWERED, SENT = "answered", "sent"
 SHOWN = 20
+INSTALLATION, NOT_INSTALLED = "installation", "ipvsproxy is not installed on this node"
 
 
 class EndpointView(msgspec.Struct, frozen=True):
@@ -49,7 +51,8 @@ class PortView(msgspec.Struct, frozen=True):
 class Probe(msgspec.Struct, frozen=True):
     """A live question: from where, to what, and what became of it.
 
-    `expected` is what the plan says, `reason` why that is no answer, where it depends on who asks.
+    `expected` is what the plan says, `reason` why that is no answer, where it depends on who asks. `by_ipvs` is
+    whether IPVS of this node had the connection, None where that cannot be told, or was not asked.
     """
 
     place: str
@@ -60,6 +63,7 @@ class Probe(msgspec.Struct, frozen=True):
     is_endpoint: bool = False
     expected: str = ANSWERED
     reason: str = ""
+    by_ipvs: bool | None = None
 
 
 class ServiceFacts(msgspec.Struct, frozen=True):
@@ -83,26 +87,32 @@ def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Findi
 
     What is wrong with the node comes before the steps: it may be the cause of all that follows.
     """
-    found = [_about_node(node), *(one for one in node if one.check == "settings"), *_steps(facts)]
+    about = [one for one in node if one.check in ("settings", INSTALLATION)]
+    is_installed = not any(one.check == INSTALLATION for one in node)
+    found = [_about_node(node), *about, *_steps(facts, is_installed=is_installed)]
     return sorted(found, key=lambda finding: ORDER.index(finding.verdict))
 
 
-def _steps(facts: ServiceFacts) -> Iterator[Finding]:
+def _steps(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
     if not facts.kind:
         like = f"there are: {', '.join(facts.similar)}" if facts.similar else ""
         yield problem("Service", f"there is no Service {facts.key}", like,
                       step="check namespace and name: kubectl get services -A")  # fmt: skip
         return
-    yield from _name(facts)
+    yield from _name(facts, is_installed=is_installed)
     if facts.kind != "proxied":
         yield fine("Service", f"{facts.key} is {facts.kind}: it needs no proxy, only DNS")
         return
     yield from _endpoints_of_ports(facts)
-    yield from _kernel(facts)
-    yield from _live(facts)
+    if is_installed:
+        yield from _kernel(facts)
+        yield from _live(facts)
+    else:
+        yield unchecked("kernel", NOT_INSTALLED)
+        yield unchecked("probe", f"{NOT_INSTALLED}: whoever answers now, it is not ipvsproxy")
 
 
-def _name(facts: ServiceFacts) -> Iterator[Finding]:
+def _name(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
     answer = facts.answer
     wanted = set(facts.cluster_ips) or {facts.external_name.rstrip(".").lower()}
     if answer is None:
@@ -110,6 +120,8 @@ def _name(facts: ServiceFacts) -> Iterator[Finding]:
     elif answer.error:
         yield problem("DNS", f"{answer.name} does not resolve: {answer.error}", f"asked {answer.server}",
                       step=f"ipvsproxy doctor {facts.dns_service}")  # fmt: skip
+    elif answer.by_ipvs is False and is_installed:
+        yield passed_by(answer)
     elif facts.kind == "headless" or wanted & {*answer.addresses, answer.canonical.rstrip(".").lower()}:
         yield fine("DNS", f"{answer.name} resolves to {', '.join(answer.addresses) or answer.canonical}")
     else:
@@ -218,6 +230,9 @@ def _live(facts: ServiceFacts) -> Iterator[Finding]:
             yield problem("probe", f"the endpoint {probe.target} itself: {_words(probe)}",
                           step="does its process listen on this port and address? A network policy may forbid it,"
                           " or the way between the nodes is broken")  # fmt: skip
+        elif probe.outcome == probe.expected:
+            yield problem("probe", f"{probe.target} from {probe.place}: {_words(probe)}",
+                          "IPVS of this node has no connection of this client", step=PASSED_BY)  # fmt: skip
         else:
             yield problem("probe", f"{probe.target} from {probe.place}: {_words(probe)}",
                           f"expected: {probe.expected}",
@@ -230,13 +245,17 @@ def _live(facts: ServiceFacts) -> Iterator[Finding]:
 
 def _is_wrong(probe: Probe) -> bool:
     # Many UDP services answer nothing to a datagram they do not understand.
-    return probe.outcome not in (probe.expected, SENT) if probe.expected == ANSWERED else probe.outcome == ANSWERED
+    if probe.expected != ANSWERED:
+        return probe.outcome == ANSWERED
+    return probe.outcome not in (ANSWERED, SENT) or (probe.outcome == ANSWERED and probe.by_ipvs is False)
 
 
 def _words(probe: Probe) -> str:
     if probe.outcome == SENT:
         return "sent, nothing came back (UDP)"
-    words = f"{probe.outcome} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
+    passed_by = probe.outcome == ANSWERED and probe.by_ipvs is False
+    by = ", but not by this node's IPVS," if passed_by else ""
+    words = f"{probe.outcome}{by} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
     return f"{words}: {probe.reason}" if probe.reason else words
 
 

@@ -6,6 +6,7 @@ from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.filters import Chain
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.foreign import TABLE, is_ours
+from ipvsproxy.diagnosis.proxies import is_installed
 
 SHOWN = 10
 
@@ -24,8 +25,14 @@ def other_settings(facts: Facts) -> list[str]:
 def check_settings(facts: Facts) -> Iterator[Finding]:
     """The running proxy has the settings by which it is judged here."""
     if found := other_settings(facts):
-        yield warning("settings", "the proxy that runs has other settings than this command", *found,
-                      step="give it the flags of the proxy, or its --config")  # fmt: skip
+        yield warning(
+            "settings",
+            "the proxy that runs has other settings than this command",
+            *found,
+            step="give it the flags of the proxy, or its --config; given no settings, it takes those of the proxy",
+        )
+    elif facts.settings.origin:
+        yield fine("settings", facts.settings.origin)
 
 
 def check_ruleset(facts: Facts) -> Iterator[Finding]:
@@ -71,6 +78,8 @@ def check_api(facts: Facts) -> Iterator[Finding]:
     api = facts.api
     if api is None:
         yield unchecked("objects", facts.unread.get("objects", "no source of objects was named"))
+    elif api.error and not is_installed(facts):
+        yield unchecked("objects", f"{api.source} cannot be read yet: {api.error}", "name it: --kubeconfig FILE")
     elif api.error:
         yield problem("objects", f"{api.source} cannot be read: {api.error}",
                       step="check the address, the network to it and the credentials (--kubeconfig)")  # fmt: skip

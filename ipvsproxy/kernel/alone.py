@@ -23,7 +23,7 @@ from typing import NamedTuple
 import structlog
 
 NAME = "ipvsproxy/lock"
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS, LOOK_SECONDS = 5.0, 1.0
 PAUSE_SECONDS = 0.05
 MAX_WAITING = 8
 """Connections the holder keeps; of more, the oldest is let go and comes again."""
@@ -101,12 +101,12 @@ class Lock:
         threading.Thread(target=_introduce, args=(mine,), name="lock", daemon=True).start()
         return True
 
-    def _ask(self) -> Holder | None:
+    def _ask(self, seconds: float = ANSWER_SECONDS) -> Holder | None:
         """Connect to the holder and ask who it is; None when nobody answers."""
         if self._holder is not None:
             self._holder.close()
         self._holder = channel = _socket()
-        channel.settimeout(ANSWER_SECONDS)
+        channel.settimeout(seconds)
         try:
             channel.connect(self._address)
         except OSError:
@@ -115,7 +115,7 @@ class Lock:
 
     def look(self) -> Holder | None:
         """Return the proxy that has the name, without taking it; None when no proxy has it."""
-        holder = self._ask()
+        holder = self._ask(LOOK_SECONDS)
         self.close()
         return holder if holder is not None and holder.user in (0, os.geteuid()) else None
 

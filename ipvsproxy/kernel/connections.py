@@ -4,7 +4,7 @@ A big node has a million of them, so whoever reads takes as many as it needs and
 this: whose connection it is, to which frontend, at which endpoint, in which state, and for how long still.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,9 @@ from ipvsproxy.plan.state import Destination, FrontendKey
 
 # By thread: a thread may be in another network namespace than its process.
 PATH = Path("/proc/thread-self/net/ip_vs_conn")
+
+MOST = 2_000_000
+"""Lines of it that are read at most to find single connections: some seconds."""
 
 
 class Connection(NamedTuple):
@@ -35,6 +38,28 @@ def connections(path: Path = PATH) -> Iterator[Connection]:
             found = parse(line)
             if found:
                 yield found
+
+
+class Asker(NamedTuple):
+    """Who has sent the first packet of a connection: the protocol by its number, address and port."""
+
+    protocol: int
+    client: Destination
+
+
+def trace(askers: Collection[Asker], path: Path = PATH, most: int = MOST) -> dict[Asker, list[FrontendKey]] | None:
+    """Return which frontends of IPVS have had connections of some clients, by one pass through the table.
+
+    None when some client was not found among the first `most` lines, and there are more. Raises OSError.
+    """
+    found: dict[Asker, list[FrontendKey]] = {asker: [] for asker in askers}
+    for number, connection in enumerate(connections(path) if found else ()):
+        if number == most:
+            return found if all(found.values()) else None
+        asker = Asker(connection.frontend.protocol, connection.client)
+        if asker in found:
+            found[asker].append(connection.frontend)
+    return found
 
 
 def parse(line: str) -> Connection | None:

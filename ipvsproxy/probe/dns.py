@@ -9,7 +9,10 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ipvsproxy.diagnosis.facts import Answer
+from msgspec.structs import replace
+
+from ipvsproxy.diagnosis.facts import Answer, join
+from ipvsproxy.probe.live import source
 
 PORT = 53
 TRIES, SECONDS = 2, 2.0
@@ -38,7 +41,8 @@ def resolve(server: str, name: str, kind: str, make: MakeSocket = socket.socket)
         with make(family, socket.SOCK_DGRAM) as sock:
             sock.settimeout(SECONDS)
             sock.connect((server, PORT))
-            return _asked(sock, Answer(server, name), TYPES[kind])
+            asked_from = join(*source(sock))
+            return _asked(sock, Answer(server, name, asked_from=asked_from), TYPES[kind])
     except (OSError, ValueError, struct.error, IndexError) as error:
         return Answer(server, name, error=_words(error))
 
@@ -70,11 +74,11 @@ def read(data: bytes, unanswered: Answer) -> Answer:
     """Return what an answer says. Raises struct.error, IndexError, ValueError when it is malformed."""
     code = HEADER.unpack_from(data)[1] & 0xF
     if code:
-        return Answer(unanswered.server, unanswered.name, error=CODES.get(code, f"code {code}"))
+        return replace(unanswered, error=CODES.get(code, f"code {code}"))
     records = list(_records(data))
     addresses = tuple(record.text for record in records if record.kind in (A, AAAA))
     canonical = next((record.text for record in records if record.kind == CNAME), "")
-    return Answer(unanswered.server, unanswered.name, addresses, canonical)
+    return replace(unanswered, addresses=addresses, canonical=canonical)
 
 
 def _records(data: bytes) -> Iterator[Record]:

@@ -19,13 +19,14 @@ MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind, int], socket.soc
 class Outcome(NamedTuple):
     """One of answered, sent (UDP, nothing came back), refused, timeout, unreachable; the words of an error.
 
-    `source` is the address that was asked from, empty where the kernel has forgotten it.
+    `source` and `port` are what was asked from, empty and 0 where the kernel has forgotten it.
     """
 
     outcome: str
     seconds: float = 0.0
     error: str = ""
     source: str = ""
+    port: int = 0
 
 
 def open_socket(make: MakeSocket, address: str, protocol: str) -> socket.socket:
@@ -40,7 +41,7 @@ def knock(sock: socket.socket, address: str, port: int, data: bytes = b"\0") -> 
     began = time.monotonic()
     with sock:
         outcome, error = _asked(sock, address, port, data)
-        return Outcome(outcome, time.monotonic() - began, error, _source(sock))
+        return Outcome(outcome, time.monotonic() - began, error, *source(sock))
 
 
 def _asked(sock: socket.socket, address: str, port: int, data: bytes) -> tuple[str, str]:
@@ -59,10 +60,10 @@ def _asked(sock: socket.socket, address: str, port: int, data: bytes) -> tuple[s
     return "answered", ""
 
 
-def _source(sock: socket.socket) -> str:
-    """Return the socket's own address: a connection that was refused has none any more."""
+def source(sock: socket.socket) -> tuple[str, int]:
+    """Return the socket's own address and port: a connection that was refused has none any more."""
     try:
-        address: str = sock.getsockname()[0]
+        address, port = sock.getsockname()[:2]
     except OSError:
-        return ""
-    return "" if is_unspecified(parse_ip(address)) else address
+        return "", 0
+    return ("", 0) if is_unspecified(parse_ip(address.partition("%")[0])) else (address, port)

@@ -114,6 +114,18 @@ def test_a_node_in_order_has_no_difference(world: World) -> None:
     assert diff(world) == (0, [])
 
 
+def test_without_flags_commands_take_the_settings_of_the_proxy_that_runs(world: World) -> None:
+    """As in the pod of the DaemonSet."""
+    status, document = call(world, "diff")
+    assert (status, document["changes"]) == (0, [])
+    assert document["settings"] == "those of the running proxy, from http://127.0.0.1:10249/configz"
+    status, document = call(world, "doctor")
+    found = {f["check"]: f for f in document["findings"]}
+    assert {f["check"] for f in document["findings"] if f["verdict"] != "ok"} <= {"DNS"}, document
+    assert found["settings"]["summary"] == "those of the running proxy, from http://127.0.0.1:10249/configz"
+    assert found["node"]["summary"] == "Node node1 was found"
+
+
 def test_doctor_with_other_settings_than_the_proxy_says_so_and_not_that_all_is_wrong(world: World) -> None:
     settings = [f"--manifests={world.folder.path}", "--hostname-override=node1"]
     status, document = call(world, "doctor", *settings)

@@ -13,6 +13,7 @@ from lab import Lab
 from manifests import Folder, endpoint, endpoint_slice, port, service
 from probe import Question, probe, probe_many
 from sick_node import (
+    DNS,
     NODE_PORT,
     WAYS,
     WEB,
@@ -121,6 +122,27 @@ def test_one_service_through_its_steps(world: World) -> None:
     assert any("10.244.2.10:8080" in line and "answered" in line for line in evidence)
     assert walk(world, "default/nothing")[0].summary == "there is no Service default/nothing"
     assert told(walk(world, "default/else")) == []
+
+
+ELSEWHERE = (
+    "table ip elsewhere {{ chain o {{ type nat hook output priority -150;"
+    " ip daddr {} {} dport {} dnat to {}; }}; }}"
+)
+
+
+def test_an_answer_that_did_not_come_by_ipvs_does_not_count(world: World) -> None:
+    """As of a kube-proxy, or of another host: the same pod answers, before IPVS sees the packet."""
+    world.names.addresses["web.default.svc.cluster.local"] = WEB
+    with table(ELSEWHERE.format(WEB, "tcp", 80, "10.244.1.10:8080"))(world):
+        found = {
+            finding.check: finding for finding in walk(world, "default/web") if finding.verdict is Verdict.PROBLEM
+        }
+    assert found["probe"].summary.startswith(f"{WEB}:80/TCP from this node: answered, but not by this node's IPVS")
+    resolver = world.lab.host("p12").ipv4
+    with table(ELSEWHERE.format(DNS, "udp", 53, resolver))(world):
+        (first, *_) = [finding for finding in world.findings() if finding.check == "DNS"]
+    assert first.summary == f"{DNS} answered, but not by this node's IPVS"
+    assert told(walk(world, "default/web")) == []
 
 
 def test_source_ranges_that_shut_the_asker_out_are_no_problem(world: World) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import pathlib
 import re
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import netns
 import pytest
@@ -19,6 +22,7 @@ from manifests import Folder, endpoint, endpoint_slice, port, service
 from probe import Conversation, Question, Result, probe, probe_many
 from proxy import Proxy
 
+from ipvsproxy import cli
 from ipvsproxy.kernel.forward import COMMENT
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.plan.leftovers import is_leftover
@@ -240,6 +244,39 @@ def test_another_mode_in_the_settings_is_replaced_only_where_no_kube_proxy_runs(
     assert "IPVSPROXY_REPLACE_PROXY_MODE=true" in str(said["reason"])
     eventually(lambda: not leftovers(lab, node))
     assert ask(asked) == ["answered"]
+
+
+@pytest.mark.parametrize("mode", LEAVE)
+def test_beside_a_kube_proxy_commands_say_what_a_run_removes_and_what_they_do_not_follow(
+    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str
+) -> None:
+    LEAVE[mode](lab, node, served)
+    settings = [f"--manifests={manifests.path}", "--hostname-override=node1", *DEFAULT_PROXY_ARGS]
+    removed = {(change["object"], change["name"]) for change in called(node, "diff", *settings)["changes"]
+               if change["action"] == "remove"}  # fmt: skip
+    expected = {
+        "ipvs": {("chains", "ip nat"), ("rules", "ip6 filter"), ("ipset", "KUBE-CLUSTER-IP")},
+        "iptables": {("chains", "ip nat"), ("rules", "ip6 nat"), ("chains", "ip mangle")},
+        "nftables": {("table", "ip kube-proxy"), ("table", "ip6 kube-proxy")},
+    }
+    assert removed >= expected[mode]
+    said = called(node, "explain", "192.0.2.100", f"{served[0].cluster_ip}:80")
+    assert said["notFollowed"]
+    findings = called(node, "doctor", *settings)["findings"]
+    (found,) = (finding for finding in findings if finding["check"] == "installation")
+    assert "problem" not in {
+        f["verdict"] for f in findings if f["check"] in ("proxy", "drift", "ruleset", "sysctls")
+    }
+    assert any("kube-proxy" in line for line in found["evidence"])
+
+
+def called(node: Node, *words: str) -> dict[str, Any]:
+    """Return the document of a command."""
+    out = io.StringIO()
+    with netns.inside(node.netns), contextlib.redirect_stdout(out):
+        cli.main([*words, "-o", "json"])
+    document: dict[str, Any] = json.loads(out.getvalue())
+    return document
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])

@@ -6,14 +6,14 @@ import pytest
 from build import key
 from structlog.testing import capture_logs
 
-from ipvsproxy import cleanup, neighbour, opening
+from ipvsproxy import cleanup, opening, other_proxy
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import KubeProxy
 from ipvsproxy.kernel.alone import Holder
 from ipvsproxy.kernel.ipvs import Refused
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.loop import Fatal
-from ipvsproxy.neighbour import Neighbour
+from ipvsproxy.other_proxy import OtherProxy
 from ipvsproxy.plan.diff import Verb
 
 
@@ -37,7 +37,7 @@ class Free:
 def lock(monkeypatch):
     monkeypatch.setattr(cleanup, "Lock", Free)
     monkeypatch.setattr(Free, "holder", None)
-    monkeypatch.setattr(neighbour, "look", lambda _: Neighbour(KubeProxy()))
+    monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy()))
 
 
 def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeypatch):
@@ -123,14 +123,14 @@ RUNS = ("http://127.0.0.1:10249/proxyMode says iptables",)
 @pytest.mark.parametrize(
     ("found", "left_out", "reason"),
     [
-        (Neighbour(KubeProxy()), (), ""),
-        (Neighbour(KubeProxy(sees_processes=False)), (), ""),
-        (Neighbour(KubeProxy(), RULES), (), ""),
-        (Neighbour(KubeProxy(RUNS, "iptables"), RULES), ("_remove_leftovers",), "it runs on this node"),
-        (Neighbour(KubeProxy(RUNS, "iptables")), ("_remove_leftovers",), "it runs on this node"),
-        (Neighbour(KubeProxy(sees_processes=False), RULES), ("_remove_leftovers",), "it may run"),
+        (OtherProxy(KubeProxy()), (), ""),
+        (OtherProxy(KubeProxy(sees_processes=False)), (), ""),
+        (OtherProxy(KubeProxy(), RULES), (), ""),
+        (OtherProxy(KubeProxy(RUNS, "iptables"), RULES), ("_remove_leftovers",), "it runs on this node"),
+        (OtherProxy(KubeProxy(RUNS, "iptables")), ("_remove_leftovers",), "it runs on this node"),
+        (OtherProxy(KubeProxy(sees_processes=False), RULES), ("_remove_leftovers",), "it may run"),
         (
-            Neighbour(KubeProxy(RUNS, "ipvs"), RULES),
+            OtherProxy(KubeProxy(RUNS, "ipvs"), RULES),
             ("_remove_servers", "_remove_links", "_remove_leftovers"),
             "it runs on this node",
         ),
@@ -141,7 +141,7 @@ def test_what_belongs_to_a_kube_proxy_that_runs_or_may_run_stays(monkeypatch, fo
     done = []
     for name in (*EVERY_STEP, "_remove_routes"):
         monkeypatch.setattr(cleanup, name, lambda *_, name=name: done.append(name) or [])
-    monkeypatch.setattr(neighbour, "look", lambda _: found)
+    monkeypatch.setattr(other_proxy, "look", lambda _: found)
     with capture_logs() as logs:
         cleanup.cleanup(Config("n"), everything=everything)
     told = [entry for entry in logs if entry["event"] == "Left what belongs to a kube-proxy in place"]

@@ -5,6 +5,7 @@ import json
 import pathlib
 import tarfile
 
+from ipvsproxy.commands import bundle
 from ipvsproxy.commands.bundle import contents, kernel_lines, objects_list, pack, write
 from ipvsproxy.commands.survey import Seen
 from ipvsproxy.config import Config
@@ -86,6 +87,19 @@ def test_a_log_that_cannot_be_read_costs_only_itself(tmp_path):
     config = Config("node1", healthz_bind_address=None, metrics_bind_address=None)
     files = dict(contents(Seen(Facts(), None, None, None), config, tmp_path / "gone.log"))
     assert files["logs/gone.log"] == "cannot be read: No such file or directory\n"
+
+
+def test_where_no_log_is_the_bundle_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "LOG_FOLDER", tmp_path)
+    monkeypatch.setattr(bundle, "NAMESPACE", tmp_path / "namespace")
+    (tmp_path / "namespace").write_text("proxies")
+    config = Config("node1", healthz_bind_address=None, metrics_bind_address=None)
+    files = dict(contents(Seen(Facts(), None, None, None), config, None))
+    text = files["logs/how-to-get-them.txt"]
+    assert "kubectl -n proxies logs" in text
+    assert "spec.nodeName=node1" in text
+    (tmp_path / "ipvsproxy-x.log").write_text("a line")
+    assert "logs/how-to-get-them.txt" not in dict(contents(Seen(Facts(), None, None, None), config, None))
 
 
 def test_into_a_pipe():

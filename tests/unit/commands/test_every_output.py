@@ -17,10 +17,11 @@ from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.survey import Seen
 from ipvsproxy.commands.table import BY_NAME, COMMANDS, WRONG_USAGE
 from ipvsproxy.config import Config
-from ipvsproxy.diagnosis.facts import Answer, Facts, Settings, to_json
+from ipvsproxy.diagnosis.facts import Answer, Facts, KubeProxy, Settings, to_json
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts
 from ipvsproxy.kernel.connections import parse
 from ipvsproxy.kube.once import read_objects
+from ipvsproxy.plan.leftovers import Item
 from ipvsproxy.plan.state import Slot, Vip, VipForm
 
 EVERY_KIND = """
@@ -85,6 +86,13 @@ SEEN_SERVICE = ServiceFacts(
 )
 
 
+class Free:
+    """The lock of a network namespace in which no proxy runs."""
+
+    def look(self):
+        return None
+
+
 @pytest.fixture
 def folder(tmp_path):
     place = tmp_path / "objects"
@@ -105,6 +113,17 @@ def node(folder, monkeypatch):
     view.state.elements[Slot("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     for module in (show, diff, explain):
         monkeypatch.setattr(module, "View", lambda: view)
+    monkeypatch.setattr(explain, "written_by_kube_proxy", lambda: ["ip chain nat KUBE-SERVICES"])
+    monkeypatch.setattr(
+        diff, "removed_by_a_run", lambda: [Item("chains", "ip nat", 3), Item("ipset", "KUBE-CLUSTER-IP")]
+    )
+    monkeypatch.setattr(diff, "legacy_leftovers", lambda: ["iptables-legacy"])
+    monkeypatch.setattr(diff, "signs", lambda *_, **__: KubeProxy(("process 7: kube-proxy",)))
+    monkeypatch.setattr(diff, "Lock", Free)
+    for module in (show, explain):
+        monkeypatch.setattr(module, "at_its_address", lambda given: given)
+    for module in (diff, doctor):
+        monkeypatch.setattr(module, "adopted", lambda given: given)
     known = names.Names({str(key): ledger.owner(key) for key in ledger.frontends})
     for module in (show, explain):
         monkeypatch.setattr(module, "names", lambda *_: known)
@@ -141,6 +160,17 @@ def test_json_and_yaml_say_the_same(node, capsys):
     assert answers[0] == answers[1]
     changed = {(change["object"], change["wanted"]) for change in answers[0]["changes"]}
     assert ("VIP", "address") in changed
+
+
+def test_what_a_run_would_remove_of_a_kube_proxy_is_a_difference(node, capsys):
+    assert cli.main(["diff", *FLAGS, f"--manifests={node['folder']}", "-o", "json"]) == 1
+    said = capsys.readouterr()
+    removed = [
+        (c["object"], c["name"], c["was"]) for c in json.loads(said.out)["changes"] if c["action"] == "remove"
+    ]
+    assert removed[-2:] == [("chains", "ip nat", "3 of kube-proxy"), ("ipset", "KUBE-CLUSTER-IP", "")]
+    assert "rules of kube-proxy in iptables-legacy, which a run cannot remove" in said.err
+    assert "would write its rules again: process 7: kube-proxy" in said.err
 
 
 def test_there_is_something_of_every_verdict_in_the_plan(node, folder, capsys):

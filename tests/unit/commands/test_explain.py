@@ -34,6 +34,8 @@ def node(monkeypatch):
     monkeypatch.setattr(explain, "View", lambda: nullcontext(state))
     known = Names({"10.96.0.10:80/TCP": "default/web"})
     monkeypatch.setattr(explain, "names", lambda *_: known)
+    monkeypatch.setattr(explain, "at_its_address", lambda given: given)
+    monkeypatch.setattr(explain, "written_by_kube_proxy", list)
     return state
 
 
@@ -112,3 +114,12 @@ def test_a_kernel_that_says_no_is_one_line(monkeypatch, capsys):
     assert cli.main(["explain", "10.96.0.10:80"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Error: the kernel cannot be read: [Errno 1] Operation not permitted; it takes")
+
+
+def test_rules_of_kube_proxy_are_not_followed_and_that_is_said(node, monkeypatch, capsys):
+    monkeypatch.setattr(explain, "written_by_kube_proxy", lambda: ["ip chain nat KUBE-SERVICES"])
+    assert cli.main(["explain", "10.244.1.1", "10.96.0.10:80"]) == 1
+    out = capsys.readouterr().out
+    assert "NOT FOLLOWED: rules of kube-proxy (ip chain nat KUBE-SERVICES): where they have this address" in out
+    assert cli.main(["explain", "10.244.1.1", "10.96.0.10:80", "-o", "json"]) == 1
+    assert json.loads(capsys.readouterr().out)["notFollowed"] == ["ip chain nat KUBE-SERVICES"]

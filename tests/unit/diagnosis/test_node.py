@@ -410,6 +410,10 @@ def test_before_installation_one_finding_says_so():
     found = diagnose(healthy(**BARE | {"host": host, "dns": no_dns}))
     assert [f.check for f in found if f.verdict is not Verdict.OK] == ["installation"]
     assert found[0].verdict is Verdict.WARNING
+    unnamed = {"host": host, "api": Api("the API server", "no configuration"), "drift": None, "dns": None}
+    found = diagnose(healthy(**BARE | unnamed))
+    assert Verdict.PROBLEM not in {f.verdict for f in found}
+    assert "objects" in {f.check for f in found if f.verdict is Verdict.NOT_CHECKED}
 
 
 @pytest.mark.parametrize(
@@ -463,3 +467,15 @@ def test_cleanup_is_advised_only_where_no_kube_proxy_can_be_alive(changes, verdi
     (finding,) = about(changes, "other proxies")
     assert (finding.verdict, words in finding.summary) == (verdict, True)
     assert ("ipvsproxy cleanup" in finding.next) is advises_cleanup
+
+
+def test_a_name_server_that_was_reached_without_ipvs_is_a_problem():
+    answer = Answer(DNS_IP, NAME, ("10.96.0.1",), asked_from="192.0.2.1:4711", by_ipvs=False)
+    (finding,) = about({"dns": Dns("kube-system/kube-dns", ("10.96.0.1",), answer)}, "DNS")
+    assert (finding.verdict, "not by this node's IPVS" in finding.summary) == (Verdict.PROBLEM, True)
+
+
+def test_where_the_settings_come_from_is_said():
+    origin = "those of the running proxy, from http://127.0.0.1:10249/configz"
+    (finding,) = about({"settings": replace(healthy().settings, origin=origin)}, "settings")
+    assert (finding.verdict, finding.summary) == (Verdict.OK, origin)

@@ -162,3 +162,44 @@ def test_other_settings_than_the_proxy_has_are_told_with_a_service_too():
 )  # fmt: skip
 def test_what_needs_no_proxy_and_what_need_not_answer(changes, verdict):
     assert diagnose_service(replace(WELL, **changes), ())[0].verdict is verdict
+
+
+def told(findings):
+    return [f for f in findings if f.verdict is not Verdict.OK]
+
+
+ELSEWHERE = replace(WELL.probes[0], by_ipvs=False)
+
+
+def test_an_answer_that_ipvs_of_this_node_did_not_have_does_not_count():
+    (found,) = (f for f in diagnose_service(replace(WELL, probes=(ELSEWHERE,)), []) if f.check == "probe")
+    assert found.verdict is Verdict.PROBLEM
+    assert "answered, but not by this node's IPVS" in found.summary
+    assert found.evidence == ("IPVS of this node has no connection of this client",)
+
+
+@pytest.mark.parametrize("by_ipvs", [True, None])
+def test_an_answer_that_ipvs_had_or_that_leaves_nothing_behind_counts(by_ipvs):
+    probes = (replace(ELSEWHERE, by_ipvs=by_ipvs),)
+    assert told(diagnose_service(replace(WELL, probes=probes), [])) == []
+
+
+def test_a_refusal_or_silence_needs_no_trace_in_ipvs():
+    shut = replace(SILENT, expected="timeout", by_ipvs=False)
+    assert told(diagnose_service(replace(WELL, probes=(shut,)), [])) == []
+
+
+def test_a_name_server_that_was_reached_without_ipvs_says_nothing():
+    answer = replace(WELL.answer, asked_from="192.0.2.1:4711", by_ipvs=False)
+    first = diagnose_service(replace(WELL, answer=answer), [])[0]
+    assert (first.check, first.verdict) == ("DNS", Verdict.PROBLEM)
+    assert first.summary == "10.96.0.10 answered, but not by this node's IPVS"
+
+
+def test_before_installation_nothing_is_said_of_the_kernel_and_of_answers():
+    absent = warning("installation", "ipvsproxy is not installed on this node", step="install it")
+    broken = replace(WELL, drift=("server 10.96.3.1:80/TCP is missing",), probes=(ELSEWHERE, SILENT))
+    broken = replace(broken, answer=replace(WELL.answer, by_ipvs=False))
+    found = diagnose_service(broken, [absent])
+    assert {f.check for f in found if f.verdict is Verdict.NOT_CHECKED} == {"kernel", "probe"}
+    assert [f.check for f in found if f.verdict in (Verdict.PROBLEM, Verdict.WARNING)] == ["installation"]

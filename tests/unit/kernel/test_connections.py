@@ -2,7 +2,7 @@
 
 from build import destination, key
 
-from ipvsproxy.kernel.connections import connections, parse
+from ipvsproxy.kernel.connections import Asker, connections, parse, trace
 
 HEAD = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n"
 FOUR = "TCP C0000264 D8B2 0A600A33 0050 0AF4010A 1F90 ESTABLISHED     899\n"
@@ -27,3 +27,20 @@ def test_what_is_no_connection_is_left_out(tmp_path):
     path.write_text(HEAD + FOUR + "IP  C0000264 0000 0A600A33 0000 0AF4010A 0000 NONE 3\n" + "\n" + SIX)
     assert len(list(connections(path))) == 2
     assert list(connections(tmp_path / "none")) == []
+
+
+def test_the_frontends_that_had_a_client_are_found_in_one_pass(tmp_path):
+    path = tmp_path / "ip_vs_conn"
+    path.write_text(HEAD + FOUR + SIX)
+    here, gone = Asker(6, destination("192.0.2.100:55474")), Asker(17, destination("192.0.2.100:55474"))
+    assert trace([here, gone], path) == {here: [key("10.96.10.51:80/TCP")], gone: []}
+    assert trace([here], tmp_path / "none") == {here: []}  # no IPVS
+    assert trace([], path) == {}
+
+
+def test_what_was_not_found_before_the_limit_is_not_known(tmp_path):
+    path = tmp_path / "ip_vs_conn"
+    path.write_text(HEAD + FOUR + SIX)
+    first, second = Asker(6, destination("192.0.2.100:55474")), Asker(17, destination("[2001:db8:2::100]:53"))
+    assert trace([first, second], path, most=1) is None
+    assert trace([first], path, most=1) == {first: [key("10.96.10.51:80/TCP")]}

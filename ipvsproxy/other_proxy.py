@@ -31,7 +31,7 @@ def signs(config: Config, processes: Iterable[Process], *, ours_runs: bool) -> K
     return KubeProxy((*seen, *(words for words, _ in answering)), mode, sees_host_processes())
 
 
-class Neighbour(NamedTuple):
+class OtherProxy(NamedTuple):
     """A kube-proxy as cleanup meets it, while no ipvsproxy runs: what shows that it runs, and its rules."""
 
     running: KubeProxy
@@ -48,7 +48,7 @@ class Neighbour(NamedTuple):
         return self.running.mode == IPVS_MODE
 
 
-def look(config: Config) -> Neighbour:
+def look(config: Config) -> OtherProxy:
     """Return what there is of a kube-proxy while no ipvsproxy runs. Raises OSError."""
     try:
         rules, was_here = written_by_kube_proxy(), bool(Ruleset(TABLE.name).stamp())
@@ -57,4 +57,4 @@ def look(config: Config) -> Neighbour:
         rules, was_here, mode = [], False, ""  # a kernel without nf_tables has no rules of anybody
     found = signs(config, read_processes((PROGRAM,)), ours_runs=False)
     written = [f"it has written rules since ipvsproxy ran here: {', '.join(rules)}"] if rules and was_here else []
-    return Neighbour(KubeProxy((*found.signs, *written), found.mode or mode, found.sees_processes), tuple(rules))
+    return OtherProxy(KubeProxy((*found.signs, *written), found.mode or mode, found.sees_processes), tuple(rules))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy import neighbour
+from ipvsproxy import other_proxy
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Process
 from ipvsproxy.kernel.netlink import KernelError
@@ -27,13 +27,13 @@ def found(monkeypatch):
             def stamp(self):
                 return table
 
-        monkeypatch.setattr(neighbour, "written_by_kube_proxy", written)
-        monkeypatch.setattr(neighbour, "mode_of_rules", lambda: mode)
-        monkeypatch.setattr(neighbour, "read_processes", lambda _: processes)
-        monkeypatch.setattr(neighbour, "answers", lambda *_, **__: iter(answers))
-        monkeypatch.setattr(neighbour, "sees_host_processes", lambda: sees)
-        monkeypatch.setattr(neighbour, "Ruleset", Table)
-        return neighbour.look(Config("n"))
+        monkeypatch.setattr(other_proxy, "written_by_kube_proxy", written)
+        monkeypatch.setattr(other_proxy, "mode_of_rules", lambda: mode)
+        monkeypatch.setattr(other_proxy, "read_processes", lambda _: processes)
+        monkeypatch.setattr(other_proxy, "answers", lambda *_, **__: iter(answers))
+        monkeypatch.setattr(other_proxy, "sees_host_processes", lambda: sees)
+        monkeypatch.setattr(other_proxy, "Ruleset", Table)
+        return other_proxy.look(Config("n"))
 
     return look
 

@@ -1,11 +1,14 @@
 """A Node of another name than the proxy was given: an input as people have it, through planning and doctor."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy import cli
 from ipvsproxy.address import parse_ip
+from ipvsproxy.commands import objects as objects_of_commands
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.survey import own_node
 from ipvsproxy.config import Config
@@ -16,7 +19,7 @@ from ipvsproxy.kube.documents import read_items
 from ipvsproxy.kube.manifest_file import kind_of
 from ipvsproxy.kube.once import Objects
 
-CASE = Path(__file__).parents[1] / "field/cases/07-node-has-another-name.yaml"
+CASE = Path(__file__).parents[2] / "field/cases/07-node-has-another-name.yaml"
 
 
 def planned(name):
@@ -44,3 +47,21 @@ def test_its_right_name_is_neither():
     told, finding = planned("node1")
     assert told == []
     assert finding.verdict is Verdict.OK
+
+
+def test_plan_says_that_it_plans_for_another_node_than_was_named(capsys):
+    assert cli.main(["plan", f"--from={CASE}", "--hostname-override=192.0.2.1"]) == 0
+    assert "no Node 192.0.2.1 in it: planned for node1" in capsys.readouterr().err
+    assert cli.main(["plan", f"--from={CASE}"]) == 0
+    assert "planned for" not in capsys.readouterr().err
+
+
+def test_commands_that_plan_for_this_host_say_that_its_node_is_missing(tmp_path, monkeypatch, capsys):
+    (tmp_path / CASE.name).write_bytes(CASE.read_bytes())
+    config = Config("192.0.2.1", manifests=tmp_path)
+    monkeypatch.setattr(objects_of_commands, "of_this_host", lambda given: given)
+    view = SimpleNamespace(other_addresses=list, reserved=tuple, senders=dict)
+    objects_of_commands.desired_here(config, objects_of_commands.read(config), view)
+    said = capsys.readouterr().err
+    assert said.startswith("Node 192.0.2.1 not found: Local policies")
+    assert "(nodes that objects name: node1); see --hostname-override" in said

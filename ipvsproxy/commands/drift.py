@@ -1,0 +1,84 @@
+"""What in the kernel is not as the objects want it. What is only on its way there is no drift.
+
+The kernel and the objects are read at different moments, in a big cluster seconds apart, and meanwhile a running
+proxy programs what changes. So what differs is looked at again, and counts only if it still does.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from ipvsproxy.address import format_ip, parse_cidr
+from ipvsproxy.commands.objects import Surroundings, desired, of_this_host
+from ipvsproxy.config import Config
+from ipvsproxy.desired import Desired
+from ipvsproxy.inspect.difference import Action, Change, changes
+from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.view import View
+from ipvsproxy.kube.once import Unavailable, read_objects
+from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.state import FrontendKey, KernelState
+
+LOOKS = 2
+"""How often what differs is looked at again: what changes back and forth may differ the same way once more."""
+PAUSE_SECONDS = 1.0
+"""Beside the least pause between two syncs of the proxy."""
+
+
+def differences(config: Config, wanted: Desired, kernel: KernelState) -> list[Change]:
+    """Return what would have to change in the kernel to make it as wanted, but for excluded virtual servers."""
+    ranges = [parse_cidr(text) for text in config.exclude_cidrs]
+    return list(changes(wanted.ledger, kernel, lambda key: any(key.address in cidr for cidr in ranges)))
+
+
+def confirmed(
+    config: Config, suspected: list[Change], pause: Callable[[float], None] = time.sleep
+) -> list[Change]:
+    """Return what still differs when it is looked at again, beside a proxy that runs.
+
+    Where a second look fails, what the first one saw counts.
+    """
+    for _ in range(LOOKS):
+        if not suspected:
+            break
+        pause(config.min_sync_period + PAUSE_SECONDS)
+        again = _look(config)
+        suspected = [change for change in suspected if again is None or change in again]
+    return suspected
+
+
+def _look(config: Config) -> Collection[Change] | None:
+    try:
+        objects = read_objects(config)
+        with View() as view:
+            around, here, kernel = Surroundings.of(view), view.other_addresses(), state(view)
+    except (Unavailable, KernelError, OSError):
+        return None
+    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
+    return set(differences(config, wanted, kernel))
+
+
+def state(view: View) -> KernelState:
+    """Return what the kernel has of ours. Raises KernelError."""
+    found = view.all_elements() if view.has_table() else {}
+    return KernelState(servers=view.server_states(), vips=view.vips(), elements=found)
+
+
+def words(found: Iterable[Change]) -> Iterator[str]:
+    """Yield changes as what is wrong now."""
+    for change in found:
+        what = f"{change.object} {change.name}" + (f" of {change.frontend}" if change.object == "endpoint" else "")
+        if change.action is Action.ADD:
+            yield f"{what} is missing"
+        elif change.action is Action.REMOVE:
+            yield f"{what} is not wanted"
+        else:
+            yield f"{what} is {change.was}, not {change.wanted}"
+
+
+def about(found: Iterable[Change], only: Collection[FrontendKey], wanted: Desired) -> list[Change]:
+    """Return the changes that concern some frontends."""
+    addresses = {format_ip(key.address) for key in only}
+    own = {f"{slot.set} {{ {slot.key} }}" for key in only for slot in elements(wanted.ledger.frontends[key]).own}
+    names = set(map(str, only))
+    places = {"VIP": addresses, "element": own}
+    return [c for c in found if (c.name in places[c.object] if c.object in places else c.frontend in names)]

@@ -1,0 +1,176 @@
+"""The settings of the proxy that runs on this node, for commands that look and were given none.
+
+The metrics server of the proxy says them at `/configz`: KubeProxyConfiguration under `kubeproxy.config.k8s.io`,
+our own settings under `ipvsproxy.io`. It is asked at --metrics-bind-address, or where the command line of the
+proxy that holds the lock says, or at the default address. Where nobody answers, that command line itself counts.
+
+Any user may listen at a port that nobody has, so an answer counts only if the listener is root's, or that of our
+own user. It is read up to a limit, and checked as a file would be.
+"""
+
+import http
+import http.client
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ipvsproxy.commands.given import Given
+from ipvsproxy.config import Listen
+from ipvsproxy.config.assemble import config as assembled
+from ipvsproxy.config.assemble import listen as read_listen
+from ipvsproxy.config.check import problems
+from ipvsproxy.config.commandline import WrongUsage, parse
+from ipvsproxy.config.document import KUBE_PROXY, OURS, Unusable, decode
+from ipvsproxy.config.settle import HEALTHZ, METRICS, NODE_NAME, Settings, settle
+from ipvsproxy.config.table import SETTINGS
+from ipvsproxy.kernel.alone import Lock
+from ipvsproxy.kernel.process import (
+    PROC,
+    environment,
+    listening_users,
+    path_from_here,
+    without_interpreter,
+    words_of,
+)
+from ipvsproxy.probe.web import flags, get
+
+PAGE, FLAGS, KUBE_PROXY_PART, OUR_PART = "/configz", "/flagz", "kubeproxy.config.k8s.io", "ipvsproxy.io"
+LONGEST = 1 << 20
+MASTER, PATHS = "--master", ("clientConnection.kubeconfig", "manifests")
+ENVIRONMENT = "NODE_NAME"
+"""What our manifests, and those of kubeadm, set by the downward API."""
+BESIDE = frozenset((METRICS, HEALTHZ, NODE_NAME, "--metrics-port", "--healthz-port"))
+"""Settings that say where the running proxy is, or who it is, and not what it should do."""
+GIVEN = "those that this command was given"
+
+
+class Found(NamedTuple):
+    """Settings of the running proxy by their keys, none if it does not tell; where from, or why there are none."""
+
+    values: Mapping[str, Any]
+    origin: str
+    metrics: str = ""
+
+
+def adopted(given: Given) -> Given:
+    """Return what a command is called with, with the settings of the running proxy unless it was given any."""
+    settings = given.settings
+    if any(key not in BESIDE and not key.startswith("logging.") for key in settings.origins):
+        return _with(given, settings.values, GIVEN)
+    found = find(settings)
+    if not found.values:
+        return _with(given, settings.values, f"the defaults of this command: {found.origin}")
+    own = {key: settings.values[key] for key in settings.origins}
+    values = {**settings.values, **found.values, **own}
+    return _with(given, values, f"those of the running proxy, from {found.origin}", name_is_known=True)
+
+
+def at_its_address(given: Given) -> Given:
+    """Return what a command is called with, with the metrics address of the running proxy unless one was given."""
+    if METRICS in given.settings.origins or "--config" in given.settings.origins:
+        return given
+    address = _of_command_line(_holder())[0].get(METRICS)
+    if address is None:
+        return given
+    return given._replace(config=replace(given.config, metrics_bind_address=read_listen(address)))
+
+
+def _with(given: Given, values: Mapping[str, Any], origin: str, *, name_is_known: bool = False) -> Given:
+    """Return it with these settings; a name that nobody gave is that of the environment, else of the host."""
+    name = values[NODE_NAME] or ("" if name_is_known else os.environ.get(ENVIRONMENT, ""))
+    if name and not values[NODE_NAME]:
+        origin = f"{origin}; the node's name is from the environment ({ENVIRONMENT})"
+    settings = Settings({**values, NODE_NAME: name}, given.settings.origins)
+    config = assembled(settings, socket.gethostname())
+    return given._replace(config=replace(config, files=given.config.files), settings=settings, origin=origin)
+
+
+def find(settings: Settings) -> Found:
+    """Look for the running proxy, and return its settings or why they are not known."""
+    pid = _holder()
+    values, problem = _of_command_line(pid)
+    address = (
+        settings.values[METRICS] if METRICS in settings.origins else values.get(METRICS, settings.values[METRICS])
+    )
+    listen = read_listen(address)
+    if listen is not None:
+        try:
+            return Found(_moved(_asked(listen), pid), f"http://{listen}{PAGE}")
+        except (Unusable, OSError, http.client.HTTPException) as error:
+            problem = f"http://{listen}{PAGE}: {getattr(error, 'strerror', None) or error}"
+    if values:
+        return Found(_moved(values, pid), f"the command line of process {pid}")
+    return Found({}, problem or "no running proxy was found")
+
+
+# /configz
+
+
+def _asked(listen: Listen) -> dict[str, Any]:
+    """Return the settings that a proxy says. Raises Unusable, OSError, HTTPException."""
+    if foreign := listening_users(listen.port) - {0, os.geteuid()}:
+        raise Unusable(f"user {min(foreign)} listens there, who is not root, and not whom this command runs as")
+    status, text = get(listen, PAGE)
+    if status != http.HTTPStatus.OK or len(text) > LONGEST:
+        raise Unusable(f"answers {status}, {len(text)} bytes")
+    values = values_of(text)
+    status, text = get(listen, FLAGS)
+    named = dict(flags(text)) if status == http.HTTPStatus.OK and len(text) <= LONGEST else {}
+    if named.get("master"):
+        values[MASTER] = named["master"]
+    return values
+
+
+def values_of(text: str) -> dict[str, Any]:
+    """Return the settings in the text of /configz, defaults where it has none. Raises Unusable."""
+    try:
+        parts = msgspec.json.decode(text, type=dict[str, dict[str, Any]])
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise Unusable(f"is no /configz: {error}") from None
+    if OUR_PART not in parts or KUBE_PROXY_PART not in parts:
+        raise Unusable("is not that of an ipvsproxy")
+    values = {row.key: row.default for row in SETTINGS}
+    for part, form in ((KUBE_PROXY_PART, KUBE_PROXY), (OUR_PART, OURS)):
+        found = decode(msgspec.json.encode(parts[part]), form).values
+        values |= {form.fields[field].key: value for field, value in found.items()}
+    return checked(values)
+
+
+def checked(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that could be run with. Raises Unusable."""
+    if wrong := list(problems(Settings(values))):
+        raise Unusable("; ".join(wrong))
+    return values
+
+
+# The command line
+
+
+def _holder() -> int:
+    """Return the process that holds the lock, 0 where it cannot be seen or there is none."""
+    holder = Lock().look()
+    return holder.pid if holder is not None else 0
+
+
+def _of_command_line(pid: int) -> tuple[dict[str, Any], str]:
+    """Return the settings of a process by its command line, or why they are not known."""
+    if not pid:
+        return {}, ""
+    try:
+        _, *words = without_interpreter(words_of(PROC / str(pid)))
+        arguments = parse(words[1:] if words[:1] == ["run"] else words)
+        path = arguments.values.get("--config")
+        given = {**arguments.values, **({"--config": path_from_here(pid, path)} if path else {})}
+        return checked(settle(given, environment(pid)).values), ""
+    except (OSError, WrongUsage, Unusable, ValueError) as error:
+        return {}, f"the command line of process {pid}: {error}"
+
+
+def _moved(values: Mapping[str, Any], pid: int) -> dict[str, Any]:
+    """Return settings with the paths by which we reach the files that the process means."""
+    moved = {key: path_from_here(pid, values[key]) for key in PATHS if pid and values[key]}
+    return {**values, **moved}
