@@ -25,6 +25,13 @@ KUBE_PROXY = "/usr/local/bin/kube-proxy"
 PORTS = (port(80, 8080, "TCP", "http"),)
 CLUSTER_IP = "10.96.0.10"
 OTHER_PROGRAMS = {"iptables", "iptables-nft", "ipset", "nft", "ipvsadm", "conntrack", "pip", "pip3", "gcc", "curl"}
+# A kubeconfig whose server is a port where nobody listens.
+NOBODY = """
+clusters: [{name: a, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: a, user: {token: t}}]
+contexts: [{name: a, context: {cluster: a, user: a}}]
+current-context: a
+"""
 LIST_PACKAGES = """
 from importlib.metadata import distributions
 for found in distributions(path=[path for path in __import__("sys").path if path.startswith("/opt")]):
@@ -90,6 +97,19 @@ def test_without_what_it_needs_it_says_so_in_its_last_line(tmp_path: pathlib.Pat
     # Which of the two is missing depends on the kernel.
     assert "NET_ADMIN" in last or "IPVS" in last
     assert "Traceback" not in done.stderr
+
+
+def test_the_programs_of_the_chart_find_what_they_need_in_it(tmp_path: pathlib.Path) -> None:
+    for name in ("cleaned.py", "answers.py"):
+        shutil.copy(REPO / "deploy/helm/ipvsproxy/files" / name, tmp_path)
+    (tmp_path / "kubeconfig.conf").write_text(NOBODY)
+    python = "/opt/ipvsproxy/bin/python"
+    waiting = run(python, f"{VOLUME}/cleaned.py", f"{VOLUME}/kubeconfig.conf", "kube-system", "0", folder=tmp_path)
+    assert waiting.returncode == 1
+    assert "The API server did not answer" in waiting.stdout, waiting.stderr
+    # All it lacks here is what the kubelet puts into the environment of every pod.
+    assert "KUBERNETES_SERVICE_HOST" in run(python, f"{VOLUME}/answers.py", "a", "b", "1", folder=tmp_path).stderr
+    assert run("timeout", "0.1", "sleep", "infinity").returncode == 124
 
 
 @pytest.mark.needs("ip_vs", "nf_tables")

@@ -16,6 +16,7 @@ from typing import Any
 
 import netns
 import pytest
+from deploy_tools import render
 from kube_proxy_state import FOREIGN_SET, LEAVE, TOOLS, Served, leave_foreign, write_ipvs_rules
 from lab import DEFAULT_PROXY_ARGS, Lab, Node
 from manifests import Folder, endpoint, endpoint_slice, port, service
@@ -318,6 +319,47 @@ def test_cleanup_leaves_the_node_as_it_was_and_kube_proxy_works_again(
 
     LEAVE["ipvs"](lab, node, served)
     assert ask(questions(lab, node, served)) == ["answered"]
+
+
+def test_after_an_uninstall_of_the_chart_another_proxy_serves_what_ours_never_knew(
+    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], tmp_path: pathlib.Path
+) -> None:
+    command, files = cleanup_of_the_chart()
+    asked = [Question(lab.client.netns, vip, 80) for one in served for vip in (one.cluster_ip, one.balancer)]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    command = [word.replace("/var/lib/kube-proxy", str(tmp_path)) for word in command]
+    # Ours knows the addresses, but not this port of them.
+    ips, balancers = [one.cluster_ip for one in served], [one.balancer for one in served]
+    known = service("web", [port(81, 8080)], ips, type_="LoadBalancer", ingress=balancers)
+    manifests.write("web", known)
+    proxy = taken_over(lab, node, manifests)
+    # While the proxy ends, the container is started again and again.
+    with netns.inside(node.netns):
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "an ipvsproxy is at work on this node" in refused.stderr
+    proxy.stop()
+    # A kube-proxy would use the link as it is; the lab's makes its own.
+    lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])
+    LEAVE["ipvs"](lab, node, served)
+    assert "answered" not in ask(asked)
+
+    # What the other proxy has written since stays, as do virtual servers in the ranges of the configuration.
+    lab.run(node, command)
+    assert "10.98.0.1:80" in lab.run(node, ["ipvsadm", "-Sn"])
+    assert f"table {TABLE}" not in lab.run(node, ["nft", "list", "tables"])
+    assert ask(asked) == ["answered"]
+
+
+def cleanup_of_the_chart() -> tuple[list[str], dict[str, str]]:
+    """Return the command that the chart's hook runs on a node, with the files that it sees."""
+    values = {"apiServer": "https://192.0.2.1:6443", "config": {"ipvs": {"excludeCIDRs": [EXCLUDED]}}}
+    hooks = {item["kind"]: item for item in render(values) if item["metadata"]["name"] == "ipvsproxy-cleanup"}
+    (container,) = hooks["DaemonSet"]["spec"]["template"]["spec"]["initContainers"]
+    program, *words = container["command"] + container["args"]
+    assert program == "/usr/local/bin/ipvsproxy"
+    return [sys.executable, "-m", "ipvsproxy", *words], hooks["ConfigMap"]["data"]
 
 
 @pytest.mark.parametrize("mode", LEAVE)

@@ -236,7 +236,9 @@ def test_after_an_uninstall_cleanup_runs_where_a_proxy_was() -> None:
     assert not template["metadata"]["labels"].items() & proxy["metadata"]["labels"].items()
     (cleanup,) = template["spec"]["initContainers"]
     assert cleanup["command"] == ["/usr/local/bin/ipvsproxy", "cleanup"]
-    assert cleanup["securityContext"]["capabilities"]["add"] == ["NET_ADMIN"]
+    # Reserved ports are below /proc/sys, and a kube-proxy that runs is seen by its process.
+    assert cleanup["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
+    assert template["spec"]["hostPID"]
     # The file has the ranges of virtual servers that stay.
     assert cleanup["args"] == ["--config=/var/lib/kube-proxy/config.conf"]
     assert config_of(made)["ipvs"]["excludeCIDRs"] == ["192.0.2.0/24"]
@@ -264,6 +266,13 @@ def test_an_existing_config_map_is_used_to_clean_up_too() -> None:
         volume = made[kind]["spec"]["template"]["spec"]["volumes"][0]
         assert volume == {"name": "config", "configMap": {"name": "kube-proxy"}}
     assert made["ConfigMap"]["data"].keys() == {"cleaned.py"}
+
+
+def test_without_a_privileged_container_cleanup_does_what_it_can() -> None:
+    made = hooks(API_SERVER | {"privilegedInit": False})
+    (cleanup,) = made["DaemonSet"]["spec"]["template"]["spec"]["initContainers"]
+    assert cleanup["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert not cleanup["securityContext"]["allowPrivilegeEscalation"]
 
 
 def test_cleaning_up_can_be_declined() -> None:

@@ -103,7 +103,7 @@ def test_nodes_that_are_not_clean_in_time_are_named_with_what_to_do(cleaned, ser
     assert cleaned.wait("kube-system", 0) == 1
     said = capsys.readouterr().out
     assert "Not clean: b, c." in said
-    assert "kubectl -n kube-system delete" in said
+    assert "Run `ipvsproxy cleanup` on these nodes" in said
 
 
 def test_an_api_server_that_is_away_ends_the_wait_in_time(cleaned, server, capsys) -> None:

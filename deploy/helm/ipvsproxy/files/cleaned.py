@@ -56,11 +56,7 @@ def wait(namespace: str, seconds: float) -> int:
             if time.monotonic() >= end:
                 break
         time.sleep(PAUSE)
-    print(
-        "These nodes refuse new Services until `ipvsproxy cleanup` has run on them or they were rebooted."
-        f" The DaemonSet stays for nodes that come back. At last: kubectl -n {namespace} delete"
-        f" daemonset,job,configmap,serviceaccount,role,rolebinding {NAME}"
-    )
+    print("Run `ipvsproxy cleanup` on these nodes or reboot them: until then they keep what they have.")
     return 1
 
 
