@@ -5,8 +5,8 @@ It holds no decision of its own: what the node should have is in `desired`, whic
 plan.diff, and how they are carried out in kernel.kernel.
 
 Nothing is programmed before every kind of object has been listed once, and while another proxy has this node;
-objects are followed meanwhile. What failed stays in `_pending` and is
-tried again, later each time.
+objects are followed meanwhile. An object that the kernel refused waits in `plan.backoff`, longer each time; when a
+whole turn failed, everything is pending, and `_retry` says when it goes on.
 """
 
 import time
@@ -35,8 +35,10 @@ from ipvsproxy.kube.inbox import (
 )
 from ipvsproxy.mend import Mender
 from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.blame import blame, families_behind
-from ipvsproxy.plan.diff import diff
+from ipvsproxy.plan.diff import Steps, diff
+from ipvsproxy.plan.gate import way_ends
 from ipvsproxy.plan.notice import Notice
 from ipvsproxy.plan.state import FrontendKey, Touched
 from ipvsproxy.report import Report, Sync
@@ -86,6 +88,7 @@ class Loop:
         self._rival = ""
         self._started = False
         self._node_unseen = True
+        self._backoff = Backoff()
         self._retry = Timer(clock, *RETRY_SECONDS)
         self._next_verify = 0.0
 
@@ -169,16 +172,17 @@ class Loop:
                 frontends=len(self._desired.ledger.frontends),
                 draining=self._drainer.servers,
                 draining_destinations=self._drainer.destinations,
-                pending=len(self._pending),
-                behind=families_behind(self._pending),
+                pending=len(self._pending) + len(self._backoff),
+                behind=families_behind(self._pending, self._backoff.set_ends),
                 limited=self._desired.limited,
             )
         )
 
     def _everything_pending(self) -> None:
-        """What is wanted and what is there: some of the latter may be to go."""
+        """What is wanted, what is there (some of it may be to go), and what failed."""
         self._pending.update(self._desired.ledger.everything())
         self._pending.update(self._kernel.shadow.everything())
+        self._pending.update(self._backoff.everything())
 
     def _work(self) -> int:
         """Do what is due and return the number of changes to the kernel."""
@@ -193,7 +197,8 @@ class Loop:
             self._mend()
         if is_time:
             self._verify()
-        changes = self._apply() if self._pending and self._retry.due() else 0
+        is_work = self._pending or self._is_due(self._backoff.next)
+        changes = self._apply() if is_work and self._retry.due() else 0
         changes += self._end_drains()
         if problem:
             raise problem
@@ -241,7 +246,7 @@ class Loop:
             changes=changes,
             seconds=self._since(began),
         )
-        if not self._pending:
+        if not self._pending and not self._backoff:
             # Otherwise with the next verification: until then kube-proxy's rules may still serve what is missing.
             self._kernel.take_over()
         return changes
@@ -274,23 +279,35 @@ class Loop:
             self._retry.now()
 
     def _apply(self) -> int:
-        """Carry out what is pending and return the number of changes; what fails stays pending."""
+        """Carry out what is pending and return the number of changes; what fails waits by itself."""
+        self._pending.update(self._backoff.due(self._clock()))
         self._found_different(self._kernel.settle_doubts())
         pending, self._pending = self._pending, Touched()
-        steps = diff(pending, self._desired.ledger, self._kernel.shadow, self._protected)
+        ledger = self._desired.ledger
+        steps = diff(pending, ledger, self._kernel.shadow, self._protected)
         foreign = self._foreign.among(steps.removed, self._kernel.shadow.servers)
-        failed = self._kernel.apply(steps) if steps else Touched()
+        failed = self._kernel.apply(steps, self._related(pending, steps)) if steps else Touched()
         self._foreign.removed(foreign, failed.servers)
-        self._drainer.note(pending.servers, self._desired.ledger.frontends)
-        self._sweeper.note(pending, failed, self._desired.ledger.frontends, steps.new_vips)
-        if failed:
-            self._pending.update(failed)
-            self._retry.later()
-            for service, reason in blame(failed, self._desired.ledger).items():
-                self._desired.report_refused(service, reason)
-        else:
-            self._retry.reset()
+        self._note(pending, failed, steps)
         return steps.count()
+
+    def _note(self, pending: Touched, failed: Touched, steps: Steps) -> None:
+        """Take over what has been carried out of what was pending, and tell what has not."""
+        ledger = self._desired.ledger
+        self._backoff.settle(pending, failed, self._clock())
+        self._drainer.note(pending.servers, ledger.frontends)
+        new_vips = [vip for vip in steps.new_vips if vip not in failed.vips]
+        self._sweeper.note(pending, ledger.frontends, self._backoff, new_vips)
+        for service, reason in blame(failed, ledger).items():
+            self._desired.report_refused(service, reason)
+        self._retry.reset()
+
+    def _related(self, pending: Touched, steps: Steps) -> Touched | None:
+        """Return what failed earlier, is not tried now, and matters to what is."""
+        if not self._backoff:
+            return None
+        leading_to = (key for step in steps.switched for key in way_ends(step))
+        return self._backoff.related(pending, self._desired.ledger.elements, leading_to)
 
     def _protected(self, key: FrontendKey) -> bool:
         return any(key.address in cidr for cidr in self._excluded)
@@ -299,8 +316,7 @@ class Loop:
         """Delete what has drained and return the number of changes; what fails is compared again."""
         changes, failed = self._drainer.end(self._desired.ledger.frontends)
         if failed:
-            self._pending.update(failed)
-            self._retry.later()
+            self._backoff.settle(Touched(), failed, self._clock())
         return changes
 
     def _is_due(self, moment: float | None) -> bool:
@@ -342,6 +358,8 @@ class Loop:
         times = [self._next_verify if self._started else self._retry.at]
         if self._pending:
             times.append(self._retry.at)
+        if self._backoff:
+            times.append(max(self._backoff.next, self._retry.at))
         times += [self._drainer.next_look, self._sweeper.next_try]
         if self._started:
             times.append(self._mender.next_glance)

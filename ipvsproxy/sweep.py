@@ -13,6 +13,7 @@ import structlog
 from ipvsproxy.address import format_ip
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.gate import address_of
 from ipvsproxy.plan.stale import Stale, Sweep
 from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, Touched
@@ -32,7 +33,8 @@ class Sweeper:
         self._clock = clock
         self._report = report
         self._stale = Stale()
-        self._changing: set[FrontendKey] = set()
+        # Changed, and not all of it in the kernel yet; by address as text.
+        self._changing: dict[str, set[FrontendKey]] = {}
         self._not_before = -math.inf
 
     @property
@@ -43,21 +45,24 @@ class Sweeper:
     def note(
         self,
         changed: Touched,
-        failed: Touched,
         frontends: Mapping[FrontendKey, Frontend],
+        waiting: Backoff,
         new_vips: Collection[bytes] = (),
     ) -> None:
         """Record what has just been changed; what is not yet in the kernel, or not all of it, has to wait.
 
-        `new_vips` are the addresses that were to become local with this change.
+        `waiting` has what failed. `new_vips` are the addresses that have become local with this change.
         """
-        self._stale.note_new_vips(vip for vip in new_vips if vip not in failed.vips)
-        self._changing |= changed.servers
-        waiting = set(map(address_of, failed.slots)) | {format_ip(address) for address in failed.vips}
-        ready = self._changing - failed.servers
-        if waiting:
-            ready = {key for key in ready if format_ip(key.address) not in waiting}
-        self._changing -= ready
+        self._stale.note_new_vips(new_vips)
+        if not waiting and not self._changing:
+            self._stale.note(changed.servers, frontends)
+            return
+        candidates = set(changed.servers)
+        for address in _addresses(changed):
+            candidates |= self._changing.pop(address, set())
+        ready = {key for key in candidates if not waiting.holds(key)}
+        for key in candidates - ready:
+            self._changing.setdefault(format_ip(key.address), set()).add(key)
         self._stale.note(ready, frontends)
 
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
@@ -84,3 +89,11 @@ class Sweeper:
         self._report.swept(sweep.family, seconds, deleted)
         if deleted:
             log.info("stale conntrack entries deleted", count=deleted, seconds=round(seconds, 3))
+
+
+def _addresses(changed: Touched) -> set[str]:
+    """Return the addresses that a change is about, as text."""
+    found = set(map(address_of, changed.slots))
+    found.update(format_ip(key.address) for key in changed.servers)
+    found.update(map(format_ip, changed.vips))
+    return found

@@ -119,9 +119,12 @@ class Kernel:
         self._vips_in_doubt = False
         return {vip.address for vip in self.shadow.vips ^ vips}
 
-    def apply(self, steps: Steps) -> Touched:
-        """Carry out all phases in order; return the names of what failed and of what had to wait for it."""
-        failed = Touched()
+    def apply(self, steps: Steps, waiting: Touched | None = None) -> Touched:
+        """Carry out all phases in order; return the names of what failed and of what had to wait for it.
+
+        `waiting` are names that failed earlier and are not tried now: what depends on them waits, too.
+        """
+        failed = Touched() if waiting is None else waiting.copy()
         self.rules.change(steps.raised, failed)
         added, bound = steps.added, steps.bound
         if failed:
@@ -136,7 +139,7 @@ class Kernel:
             # Nothing stands between the two: they are one batch, and one answer is waited for.
             self._change_servers([*added, *steps.removed], failed)
         self.rules.change(unneeded_elements(steps.lowered, failed) if failed else steps.lowered, failed)
-        return failed
+        return failed if waiting is None else failed.without(waiting)
 
     def verify(self) -> Touched:
         """Compare the kernel with the shadow, correct the shadow, and return the names that differed.

@@ -4,7 +4,7 @@ Pure. In: the names of what failed, with what the kernel said. Out: a reason for
 who look at that Service. Called only when something has failed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from ipvsproxy.address import format_ip
@@ -24,9 +24,12 @@ def blame(failed: Touched, ledger: Ledger) -> dict[str, str]:
     return found
 
 
-def families_behind(pending: Touched) -> frozenset[int]:
-    """Return the families with rules that were not accepted; rules without a family count for both."""
-    last = {slot.set[-1] for slot in pending.slots}
+def families_behind(pending: Touched, set_ends: Iterable[str] = ()) -> frozenset[int]:
+    """Return the families with rules that were not accepted; rules without a family count for both.
+
+    `set_ends` are the last characters of the names of more sets.
+    """
+    last = {*(slot.set[-1] for slot in pending.slots), *set_ends}
     if not last:
         return frozenset()
     return frozenset(int(digit) for digit in last if digit in "46") if last <= {"4", "6"} else frozenset((4, 6))

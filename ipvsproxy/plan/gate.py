@@ -5,13 +5,13 @@ they were to guard must not begin to answer; when a VIP or a server could not be
 Addresses and frontends tell what belongs together. Called only when something has failed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.address import format_ip, parse_ip
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
 from ipvsproxy.plan.rules import frontend_of
-from ipvsproxy.plan.state import Slot, Touched, Vip
+from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
 
 
 def guarded_servers(steps: Sequence[IpvsStep], failed: Touched) -> list[IpvsStep]:
@@ -36,8 +36,8 @@ def guarded_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
 
 def ready_ways(steps: Iterable[ElementStep], failed: Touched) -> list[ElementStep]:
     """Return the ways to switch but those from or to a server that failed; those are noted in `failed`."""
-    steps, broken = list(steps), {format_ip(key.address) for key in failed.servers}
-    waiting = {s.slot.key for s in steps if broken & {address_of(s.slot), (s.value or "").partition(" . ")[0]}}
+    steps = list(steps)
+    waiting = {step.slot.key for step in steps if not failed.servers.isdisjoint(way_ends(step))}
     failed.slots |= {step.slot for step in steps if step.slot.key in waiting}
     return [step for step in steps if step.slot.key not in waiting]
 
@@ -48,9 +48,17 @@ def replaced_vips(vips: Iterable[Vip], failed: Touched) -> list[Vip]:
 
 
 def unneeded_elements(steps: Iterable[ElementStep], failed: Touched) -> list[ElementStep]:
-    """Return the elements to delete but those of addresses that may still answer; those are noted in `failed`."""
-    answering = {format_ip(key.address) for key in failed.servers} | {format_ip(vip) for vip in failed.vips}
-    waiting = {step.slot for step in steps if address_of(step.slot) in answering}
+    """Return the elements to delete but those of what may still answer; those are noted in `failed`.
+
+    An element of a frontend waits for its own server, one of an address for all servers there, both for the VIP.
+    """
+    bound = {format_ip(vip) for vip in failed.vips}
+    answering = bound | {format_ip(key.address) for key in failed.servers}
+    waiting = set()
+    for step in steps:
+        key, address = frontend_of(step.slot), address_of(step.slot)
+        if address in answering and (key is None or key in failed.servers or address in bound):
+            waiting.add(step.slot)
     failed.slots |= waiting
     return [step for step in steps if step.slot not in waiting]
 
@@ -69,6 +77,17 @@ def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
         if middle:
             return list(chain(*parts[:middle])), list(chain(*parts[middle:]))
     return ()
+
+
+def way_ends(step: ElementStep) -> Iterator[FrontendKey]:
+    """Yield the frontend whose way a step changes, and the server that it leads to from then on."""
+    key = frontend_of(step.slot)
+    if key is None:
+        return
+    yield key
+    address, separator, port = (step.value or "").partition(" . ")
+    if separator:
+        yield FrontendKey(parse_ip(address), key.protocol, int(port))
 
 
 def _addresses(slots: Iterable[Slot]) -> set[str]:

@@ -195,3 +195,13 @@ class Touched(msgspec.Struct):
         self.servers |= other.servers
         self.vips |= other.vips
         self.slots |= other.slots
+
+    def copy(self) -> "Touched":
+        """Return a set that can be changed by itself."""
+        return Touched(set(self.servers), set(self.vips), set(self.slots), dict(self.reasons))
+
+    def without(self, other: "Touched") -> "Touched":
+        """Return the names that another set does not have, with their reasons."""
+        return Touched(
+            self.servers - other.servers, self.vips - other.vips, self.slots - other.slots, self.reasons
+        )

@@ -1,7 +1,8 @@
 from build import key
 
+from ipvsproxy.address import parse_ip
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
-from ipvsproxy.plan.gate import guarded_servers, halves, ready_ways
+from ipvsproxy.plan.gate import guarded_servers, halves, ready_ways, unneeded_elements
 from ipvsproxy.plan.state import Slot, Touched
 
 WAY = ElementStep(Slot("inside4", "203.0.113.5 . tcp . 80"), "10.96.0.10 . 32848", replaces=True)
@@ -40,3 +41,19 @@ def test_changes_are_cut_between_addresses_then_between_frontends_and_no_further
     assert halves([VERDICT, guard, source]) == ([VERDICT, source], [guard])
     assert halves([VERDICT, source]) == ()
     assert halves([]) == ()
+
+
+def test_a_failed_server_of_another_frontend_of_the_address_holds_nothing_up():
+    """A node's address has the NodePorts of all Services."""
+    failed = Touched(servers={key("203.0.113.5:81"), key("10.96.0.10:81")})
+    assert ready_ways([WAY, VERDICT], failed) == [WAY, VERDICT]
+    assert unneeded_elements([WAY, VERDICT], failed) == [WAY, VERDICT]
+    assert not failed.slots
+
+
+def test_elements_wait_for_their_own_server_and_those_of_an_address_for_all_servers_there():
+    guard = ElementStep(Slot("vips4", "203.0.113.5"), None)
+    steps = [VERDICT, guard, OTHER]
+    assert unneeded_elements(steps, Touched(servers={key("203.0.113.5:80")})) == [OTHER]
+    assert unneeded_elements(steps, Touched(servers={key("203.0.113.5:81")})) == [VERDICT, OTHER]
+    assert unneeded_elements(steps, Touched(vips={parse_ip("203.0.113.5")})) == [OTHER]

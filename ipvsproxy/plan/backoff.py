@@ -1,0 +1,209 @@
+"""What failed, and when each of it is tried again: an object waits by itself, whatever happens to others.
+
+Names of kernel objects (servers, VIPs, elements) that the kernel refused wait for twice as long each time. They
+are tried earlier only when what is wanted of them has changed. A change of something else meanwhile must know of
+those it depends on, since nothing may answer without its rules (`plan.gate`): `related` finds them by frontend and
+address. Pure; times are seconds of one clock that never goes back.
+"""
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+
+import msgspec
+
+from ipvsproxy.address import format_ip
+from ipvsproxy.plan.gate import address_of
+from ipvsproxy.plan.rules import frontend_of, restricted_frontend
+from ipvsproxy.plan.state import FrontendKey, Slot, Touched
+
+FIRST_SECONDS, LONGEST_SECONDS = 0.1, 30.0
+GRID_SECONDS = 1.0
+"""Waits of a second and more end together with others: many objects that fail are one batch, and few log lines."""
+
+Name = FrontendKey | bytes | Slot
+
+
+class Wait(msgspec.Struct, frozen=True, gc=False):
+    """How long the last pause of an object was chosen, and when it ends."""
+
+    seconds: float
+    end: float
+
+
+class Place(msgspec.Struct):
+    """What waits at one address: servers, the address itself, and elements by what they are about."""
+
+    servers: dict[FrontendKey, None]
+    vips: dict[bytes, None]
+    slots: dict[Slot, None]
+    of_frontends: dict[FrontendKey, dict[Slot, None]]
+
+    def __bool__(self) -> bool:
+        return bool(self.servers or self.vips or self.slots or self.of_frontends)
+
+
+class Backoff:
+    """The names that wait."""
+
+    def __init__(self) -> None:
+        self._waits: dict[Name, Wait] = {}
+        self._places: dict[str, Place] = {}
+        # Batches of names that failed together. A name with another end by now is dropped from its old batch.
+        self._agenda: list[tuple[float, int, list[Name]]] = []
+        self._numbers = itertools.count()
+        self._set_ends: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    @property
+    def next(self) -> float:
+        """When something is to be tried again, infinity for never."""
+        return self._agenda[0][0] if self._agenda else math.inf
+
+    @property
+    def set_ends(self) -> frozenset[str]:
+        """The last characters of the names of sets whose elements wait (`blame.families_behind`)."""
+        return frozenset(+self._set_ends)
+
+    def everything(self) -> Touched:
+        """Return all names that wait."""
+        found = Touched()
+        for name in self._waits:
+            _add(name, found)
+        return found
+
+    def due(self, now: float) -> Touched:
+        """Return the names whose time has come. They go on waiting, as far as `settle` is concerned."""
+        found = Touched()
+        while self._agenda and self._agenda[0][0] <= now:
+            end, _, names = heapq.heappop(self._agenda)
+            for name in names:
+                wait = self._waits.get(name)
+                if wait is not None and wait.end == end:
+                    _add(name, found)
+        return found
+
+    def settle(self, tried: Touched, failed: Touched, now: float) -> None:
+        """Take over what has been tried, and what of it (or beside it) failed."""
+        if not self._waits and not failed:
+            return
+        bad = set(_names(failed))
+        for name in _names(tried):
+            if name in self._waits and name not in bad:
+                self._forget(name)
+        batches: dict[float, list[Name]] = {}
+        for name in bad:
+            batches.setdefault(self._later(name, now), []).append(name)
+        for end, names in batches.items():
+            heapq.heappush(self._agenda, (end, next(self._numbers), names))
+
+    def holds(self, key: FrontendKey) -> bool:
+        """Whether a frontend is not all there: its server, an element of it, or what its address needs, waits."""
+        place = self._places.get(format_ip(key.address)) if self._places else None
+        if place is None:
+            return False
+        return bool(key in place.servers or key in place.of_frontends or place.vips or place.slots)
+
+    def related(self, tried: Touched, wanted: Container[Slot], leading_to: Iterable[FrontendKey] = ()) -> Touched:
+        """Return names that wait while others are tried, and that `plan.gate` has to know of.
+
+        These are the names of the same frontends and of those that ways lead to, and of each address what it
+        needs, with one server and one element of others: that there is any is enough. An element that is only to
+        go is none of them: it may wait for a VIP itself, which must not wait for it.
+        """
+        found = Touched()
+        if not self._places:
+            return found
+        keys = {*tried.servers, *filter(None, map(frontend_of, tried.slots)), *leading_to}
+        texts = {format_ip(key.address) for key in keys} | set(map(address_of, tried.slots))
+        texts |= set(map(format_ip, tried.vips))
+        for key in keys:
+            place = self._places.get(format_ip(key.address))
+            if place is not None:
+                found.servers.update({key} & place.servers.keys())
+                found.slots.update(place.of_frontends.get(key, ()))
+        for text in texts & self._places.keys():
+            place = self._places[text]
+            found.servers.update(itertools.islice(place.servers, 1))
+            found.vips.update(place.vips)
+            found.slots.update(place.slots)
+            others = (slot for slots in place.of_frontends.values() for slot in slots)
+            found.slots.update(itertools.islice((slot for slot in others if _restrains(slot, wanted)), 1))
+        found.slots = {slot for slot in found.slots if _restrains(slot, wanted)}
+        return found.without(tried)
+
+    def _later(self, name: Name, now: float) -> float:
+        """Choose the next pause of a name and return its end."""
+        old = self._waits.get(name)
+        if old is None:
+            self._enter(name)
+        seconds = FIRST_SECONDS if old is None else min(LONGEST_SECONDS, old.seconds * 2)
+        end = now + seconds
+        if seconds >= GRID_SECONDS:
+            end = math.ceil(end / GRID_SECONDS) * GRID_SECONDS
+        self._waits[name] = Wait(seconds, end)
+        return end
+
+    def _enter(self, name: Name) -> None:
+        place = self._places.setdefault(_address(name), Place({}, {}, {}, {}))
+        if isinstance(name, FrontendKey):
+            place.servers[name] = None
+        elif isinstance(name, bytes):
+            place.vips[name] = None
+        else:
+            self._set_ends[name.set[-1]] += 1
+            key = frontend_of(name)
+            slots = place.slots if key is None else place.of_frontends.setdefault(key, {})
+            slots[name] = None
+
+    def _forget(self, name: Name) -> None:
+        del self._waits[name]
+        text = _address(name)
+        place = self._places[text]
+        if isinstance(name, FrontendKey):
+            del place.servers[name]
+        elif isinstance(name, bytes):
+            del place.vips[name]
+        else:
+            self._set_ends[name.set[-1]] -= 1
+            self._forget_slot(name, place)
+        if not place:
+            del self._places[text]
+
+    def _forget_slot(self, slot: Slot, place: Place) -> None:
+        key = frontend_of(slot)
+        if key is None:
+            del place.slots[slot]
+            return
+        slots = place.of_frontends[key]
+        del slots[slot]
+        if not slots:
+            del place.of_frontends[key]
+
+
+def _restrains(slot: Slot, wanted: Container[Slot]) -> bool:
+    """Whether something would answer with too little, or to too many, without this change of an element."""
+    return slot in wanted or restricted_frontend(slot) in wanted
+
+
+def _names(touched: Touched) -> Iterator[Name]:
+    return itertools.chain(touched.servers, touched.vips, touched.slots)
+
+
+def _add(name: Name, found: Touched) -> None:
+    if isinstance(name, FrontendKey):
+        found.servers.add(name)
+    elif isinstance(name, bytes):
+        found.vips.add(name)
+    else:
+        found.slots.add(name)
+
+
+def _address(name: Name) -> str:
+    if isinstance(name, Slot):
+        return address_of(name)
+    return format_ip(name if isinstance(name, bytes) else name.address)
