@@ -4,20 +4,23 @@ Everything between the inbox and the comparison with the kernel, without the ker
 addresses. Out: the ledger, and the names of what has changed in it. Owned by the loop's thread.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
+from ipvsproxy.budget import LINES, Budget, namespace_of
 from ipvsproxy.config import Config
 from ipvsproxy.kube.store import Store
-from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved, blindness, facts, missing
 from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
 from ipvsproxy.plan.safety import LISTS_NODES, Refusal, has_external_ips, judge
-from ipvsproxy.plan.state import FrontendKey, Slot, Touched, Vip
+from ipvsproxy.plan.state import Slot, Touched, Vip
 from ipvsproxy.plan.tally import Tally
+from ipvsproxy.plan.waiting import Owner
 from ipvsproxy.plan.wanted import plan_service
 from ipvsproxy.report import Report, service_subject
 
@@ -37,7 +40,13 @@ class Desired:
     `ask` asks for a look at the addresses of other nodes and returns its ticket (`plan.addresses.Neighbours`).
     """
 
-    def __init__(self, config: Config, report: Report, ask: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        report: Report,
+        ask: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store = Store(config.node_name, awaits_neighbours=ask is not None)
         self._ask = ask
         self.ledger = Ledger(config.vip_mode)
@@ -49,7 +58,7 @@ class Desired:
         self._refused: dict[str, tuple[Refusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._told_of_nodes = False
-        self._conflicts: dict[str, dict[FrontendKey, str]] = {}
+        self._lines = Budget(clock, LINES)
         self._api_servers: tuple[Reserved, ...] = ()
         self._missing: Missing | None = None
 
@@ -163,8 +172,7 @@ class Desired:
             self._tell_complaints(key, tally.complaints)
             listing_nodes += any(refusal.reason == LISTS_NODES for refusal in refusals)
         self._tell_of_nodes(listing_nodes)
-        if self.ledger.contested or self._conflicts:
-            self._tell_conflicts(frozenset(keys))
+        self._tell_conflicts()
         return touched
 
     def _tell_refusals(self, key: str, refusals: Sequence[Refusal]) -> None:
@@ -181,7 +189,7 @@ class Desired:
     def _say(self, key: str, message: str, what: str, texts: Sequence[str]) -> None:
         """Say what a Service does not get in one line and one Event: the first few, and how many there are."""
         told, more = list(texts[:MOST_TOLD]), len(texts) - MOST_TOLD
-        log.warning(message, service=key, count=len(texts), **{what: told})
+        self._warn(key, message, count=len(texts), **{what: told})
         self.report_refused(key, "; ".join(told + ([f"and {more} more"] if more > 0 else [])))
 
     def _tell_of_nodes(self, services: int) -> None:
@@ -197,7 +205,7 @@ class Desired:
             self._complaints[key] = tuple(complaints)
         for complaint in complaints:
             if complaint not in before:
-                log.warning("Served a Service in part", service=key, reason=complaint)
+                self._warn(key, "Served a Service in part", reason=complaint)
                 self.report_refused(key, complaint)
 
     def _tell_local(self, key: str, view: LocalView | None) -> None:
@@ -221,16 +229,27 @@ class Desired:
         urgent = frozenset(first)
         return first, [key for key in keys if key not in urgent]
 
-    def _tell_conflicts(self, planned: frozenset[str]) -> None:
-        """Say once what a Service does not get: to those that were planned, and to those that gave way to them."""
-        behind = {key for key, found in self._conflicts.items() if not planned.isdisjoint(found.values())}
-        for key in planned.union(behind, *map(self.ledger.rivals, planned)):
-            before, now = self._conflicts.pop(key, {}), self.ledger.conflicts(key)
-            if now:
-                self._conflicts[key] = now
-            if lost := sorted(now.items() - before.items()):
-                texts = [f"{frontend} is held by the Service {holder}" for frontend, holder in lost]
-                self._say(key, "Other Services hold frontends of a Service", "frontends", texts)
+    def _tell_conflicts(self) -> None:
+        """Say once what a Service claims and does not get."""
+        for key, found in self.ledger.take_new_conflicts().items():
+            texts = [f"{frontend} is held by the Service {holder}" for frontend, holder in sorted(found.items())]
+            self._say(key, "Other Services hold frontends of a Service", "frontends", texts)
+
+    def _warn(self, key: str, words: str, **more: object) -> None:
+        """Say something about a Service, as far as its namespace has not said too much."""
+        namespace = namespace_of(key)
+        if self._lines.take(namespace):
+            log.warning(words, service=key, **more)
+            self._tell_withheld({namespace: self._lines.take_withheld(namespace)})
+
+    def tell_withheld(self) -> None:
+        """Sum up what was not said."""
+        self._tell_withheld(self._lines.take_all_withheld())
+
+    def _tell_withheld(self, counts: Mapping[str, int]) -> None:
+        for namespace, count in counts.items():
+            if count:
+                log.warning("Left out more lines about Services of a namespace", namespace=namespace, count=count)
 
     def report_refused(self, key: str, reason: str) -> None:
         """Tell that a Service could not be programmed."""

@@ -76,7 +76,7 @@ class Loop:
         self._inbox = inbox
         self._kernel = kernel
         self._clock = clock
-        self._desired = Desired(config, self._report, ask)
+        self._desired = Desired(config, self._report, ask, clock)
         self._report.holders(self._desired.ledger.holders)
         self._excluded = [parse_cidr(text) for text in config.exclude_cidrs]
         self._pending = Touched()
@@ -340,6 +340,7 @@ class Loop:
         """Compare the kernel with what we know of it; differences are repaired by the next apply."""
         self._next_verify = self._clock() + self._config.sync_period
         self._mender.calm()
+        self._desired.tell_withheld()
         changed = self._kernel.verify()
         if changed:
             log.warning(

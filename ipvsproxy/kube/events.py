@@ -2,7 +2,7 @@
 
 In: `Notice`s, from any thread; `put` returns at once. Out: requests through a `Door`. Events are for people who
 look, so everything about them gives way: repeats of one event within SERIES_SECONDS become a count in the first
-one, a bucket of tokens bounds how many are made, and what finds the queue full is dropped. An API server that is
+one, each namespace has a budget, all of them have one together, and the node has its own. An API server that is
 away is waited for a while. Nothing is done that the role system:node-proxier does not allow (contract 2, 6.1).
 """
 
@@ -18,12 +18,15 @@ from typing import Protocol as Interface
 
 import structlog
 
+from ipvsproxy.budget import Budget, Rate
 from ipvsproxy.kube.api import NO_ANSWER, Response, Trouble, trouble_of
 from ipvsproxy.report import Notice, Severity, Subject
 
 CONTROLLER = "kube-proxy"
 QUEUE = 500
-BURST, REFILL_SECONDS = 25, 10.0
+KEPT_FOR_NODE = 50
+EACH, TOGETHER, NODE = Rate(10, 30.0), Rate(25, 10.0), Rate(10, 60.0)
+"""Events about the objects of one namespace, of all namespaces, and about the node."""
 SERIES_SECONDS = 360.0
 COUNTED_EVERY_SECONDS = 30.0
 ATTEMPTS, RETRY_SECONDS = 12, (0.25, 10.0)
@@ -47,22 +50,31 @@ class Door(Interface):
 
 
 class Pace(NamedTuple):
-    """Tokens at hand at first, seconds for a new one, first and longest wait; the clock counts seconds."""
+    """Events of a namespace, of all of them, and of the node; first and longest wait; the clock counts seconds."""
 
-    burst: int = BURST
-    refill: float = REFILL_SECONDS
+    each: Rate = EACH
+    together: Rate = TOGETHER
+    node: Rate = NODE
     retry: tuple[float, float] = RETRY_SECONDS
     counted_every: float = COUNTED_EVERY_SECONDS
     clock: Callable[[], float] = time.monotonic
 
 
 class Series:
-    """One event as the API has it, and how often it has happened since it was made."""
+    """One event, made or to be made, and how often it has happened since it was first heard of."""
 
-    def __init__(self, name: str, now: float) -> None:
-        self.name = name
+    def __init__(self, notice: Notice, now: float) -> None:
+        self.notice = notice
+        self.name = ""
+        self.moment = datetime.now(UTC)
         self.count = 1
         self.last = self.told = now
+        self.is_queued = False
+
+    def again(self, now: float) -> None:
+        """Count it once more."""
+        self.count += 1
+        self.last, self.moment = now, datetime.now(UTC)
 
 
 class Events:
@@ -75,10 +87,11 @@ class Events:
         self._door: Door | None = None
         self._sent = sent
         self._pace = pace or Pace()
-        self._queue: queue.Queue[tuple[Notice, datetime] | None] = queue.Queue(QUEUE)
+        self._queue: queue.Queue[Series | None] = queue.Queue(QUEUE)
+        self._lock = threading.Lock()
+        # In the order in which they last happened.
         self._series: dict[Notice, Series] = {}
-        self._tokens = float(self._pace.burst)
-        self._filled = self._pace.clock()
+        self._budget = Budget(self._pace.clock, self._pace.each, self._pace.node, self._pace.together)
         self._stopping = threading.Event()
         self._numbers = itertools.count(1)
 
@@ -88,16 +101,53 @@ class Events:
         self._thread.start()
 
     def put(self, notice: Notice) -> None:
-        """Take a notice; never blocks and never fails."""
-        try:
-            self._queue.put_nowait((notice, datetime.now(UTC)))
-        except queue.Full:
-            self._sent("dropped")
+        """Take a notice; never blocks and never fails. What is above a budget is dropped, not queued."""
+        now = self._pace.clock()
+        with self._lock:
+            self._forget(now)
+            series = self._series.pop(notice, None)
+            if series is not None:
+                self._series[notice] = series
+                series.again(now)
+                if not series.is_queued and now - series.told >= self._pace.counted_every:
+                    series.told = now
+                    self._enqueue(series)
+            elif self._budget.take(notice.subject.namespace):
+                self._series[notice] = series = Series(notice, now)
+                if not self._enqueue(series):
+                    del self._series[notice]
+                self._tell_dropped(notice.subject.namespace)
+            else:
+                self._sent("dropped")
+
+    def _forget(self, now: float) -> None:
+        """Forget events that have not happened for a while: the next one is a new event."""
+        while self._series:
+            notice, series = next(iter(self._series.items()))
+            if now - series.last <= SERIES_SECONDS:
+                return
+            del self._series[notice]
+
+    def _enqueue(self, series: Series) -> bool:
+        """Have an event made or counted; a part of the queue is kept for the node."""
+        namespace = series.notice.subject.namespace
+        if self._queue.qsize() < (QUEUE - KEPT_FOR_NODE if namespace else QUEUE):
+            with suppress(queue.Full):
+                self._queue.put_nowait(series)
+                series.is_queued = True
+                return True
+        self._sent("dropped")
+        return False
+
+    def _tell_dropped(self, namespace: str) -> None:
+        count = self._budget.take_withheld(namespace)
+        if count:
+            log.warning("Dropped more events about objects of a namespace", namespace=namespace, count=count)
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (series := self._queue.get()) is not None:
             try:
-                self._handle(*item)
+                self._handle(series)
             except Exception:  # the top of a thread: nothing may end it
                 log.exception("sending an event failed")
 
@@ -108,37 +158,30 @@ class Events:
         self._thread.join(seconds)
         self._stopping.set()
 
-    def _handle(self, notice: Notice, moment: datetime) -> None:
-        now = self._pace.clock()
-        for old in [n for n, series in self._series.items() if now - series.last > SERIES_SECONDS]:
-            del self._series[old]
-        series = self._series.get(notice)
-        if series is not None:
-            self._repeat(notice, series, now, moment)
-        elif not self._token(now):
-            self._sent("dropped")
-        elif self._door is None:
+    def _handle(self, series: Series) -> None:
+        with self._lock:
+            series.is_queued = False
+            notice, moment, count = series.notice, series.moment, series.count
+        if self._door is None:
             log.debug("event", reason=notice.reason, about=notice.subject.name, note=notice.note)
-        else:
-            self._create(notice, now, moment)
+        elif not (self._repeat(series, moment, count) if series.name else self._create(series, moment)):
+            with self._lock:
+                if self._series.get(notice) is series:
+                    del self._series[notice]
 
-    def _create(self, notice: Notice, now: float, moment: datetime) -> None:
-        subject = notice.subject
-        name = f"{subject.name[:200]}.{int(moment.timestamp() * 1e6):x}{next(self._numbers):x}"
+    def _create(self, series: Series, moment: datetime) -> bool:
+        notice = series.notice
+        name = f"{notice.subject.name[:200]}.{int(moment.timestamp() * 1e6):x}{next(self._numbers):x}"
         body = event(notice, name, self._instance, moment)
-        if self._try(lambda door: door.create_event(namespace_of(subject), body)):
-            self._series[notice] = Series(name, now)
+        made = self._try(lambda door: door.create_event(namespace_of(notice.subject), body))
+        if made:
+            series.name = name
+        return made
 
-    def _repeat(self, notice: Notice, series: Series, now: float, moment: datetime) -> None:
-        """Count; tell the API now and then."""
-        series.count += 1
-        series.last = now
-        if now - series.told < self._pace.counted_every:
-            return
-        series.told = now
-        body = {"series": {"count": series.count, "lastObservedTime": micro_time(moment)}}
-        if not self._try(lambda door: door.patch_event(namespace_of(notice.subject), series.name, body)):
-            del self._series[notice]
+    def _repeat(self, series: Series, moment: datetime, count: int) -> bool:
+        """Tell the API how often it has happened."""
+        body = {"series": {"count": count, "lastObservedTime": micro_time(moment)}}
+        return self._try(lambda door: door.patch_event(namespace_of(series.notice.subject), series.name, body))
 
     def _try(self, call: Callable[[Door], Response]) -> bool:
         """Make a request, again while the server is away; tell whether it was accepted."""
@@ -168,14 +211,6 @@ class Events:
                 raise trouble_of(response.status, body, response.headers)
         finally:
             response.close()
-
-    def _token(self, now: float) -> bool:
-        self._tokens = min(self._pace.burst, self._tokens + (now - self._filled) / self._pace.refill)
-        self._filled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 def event(notice: Notice, name: str, instance: str, moment: datetime) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import msgspec
 import structlog
 import tenacity
 
+from ipvsproxy.budget import LINES, Budget, namespace_of
 from ipvsproxy.kube.api import (
     GONE,
     NO_ANSWER,
@@ -80,6 +81,7 @@ class Reflector:
         self._response: Response | None = None
         self._thread: threading.Thread | None = None
         self._log = log.bind(kind=str(kind))
+        self._lines = Budget(time.monotonic, LINES)
 
     def start(self) -> None:
         """Begin to follow; returns at once."""
@@ -240,22 +242,27 @@ class Reflector:
             decoded = decode_json(self._kind, raw)
         except Refused as refused:
             if self._says_anew(key, (str(refused),)):
-                self._log.warning(
-                    "object refused; its last good version stays",
-                    object=key,
-                    field=refused.field,
-                    reason=refused.reason,
-                )
+                words = "object refused; its last good version stays"
+                self._warn(key, words, field=refused.field, reason=refused.reason)
             return None
         if self._says_anew(key, decoded.complaints) and decoded.complaints:
-            self._log.warning("part of an object left out", object=key, reason="; ".join(decoded.complaints))
+            self._warn(key, "part of an object left out", reason="; ".join(decoded.complaints))
         return decoded
+
+    def _warn(self, key: str, words: str, **more: object) -> None:
+        """Say something about an object, as far as its namespace has not said too much."""
+        namespace = namespace_of(key)
+        if not self._lines.take(namespace):
+            return
+        self._log.warning(words, object=key, **more)
+        if count := self._lines.take_withheld(namespace):
+            self._log.warning("Left out more lines about objects of a namespace", namespace=namespace, count=count)
 
     def _says_anew(self, key: str, said: tuple[str, ...]) -> bool:
         before = self._said.pop(key, ())
         if said:
             self._said[key] = said
-        elif before:
+        elif before and self._lines.take(namespace_of(key)):
             self._log.info("object accepted in full again", object=key)
         return said != before
 

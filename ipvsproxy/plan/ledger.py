@@ -9,25 +9,18 @@ state is never looked at, so a change costs the same on a small node and on a bi
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from ipvsproxy.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
 from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip, VipForm
+from ipvsproxy.plan.waiting import Owner, Waiting
 
 ROUTES_ABOVE = 8192
 """VIPs of a family from which `auto` uses routes: addresses on one link cost quadratic time in the kernel."""
 ADDRESSES_BELOW = 4096
 """... and below which it goes back to addresses. The gap keeps a cluster at the border from going to and fro."""
-
-
-class Owner(NamedTuple):
-    """A Service in the order in which Services win frontends: age, then `namespace/name`."""
-
-    created: str
-    service: str
 
 
 class Ledger:
@@ -43,7 +36,8 @@ class Ledger:
         self._forms = dict.fromkeys((4, 6), VipForm.ROUTE if vip_mode is VipMode.ROUTE else VipForm.ADDRESS)
         self._shares: dict[Slot, int] = {}
         self._holders: dict[FrontendKey, Owner] = {}
-        self._waiting: dict[FrontendKey, dict[Owner, Frontend]] = {}
+        self._waiting: dict[FrontendKey, Waiting] = {}
+        self._new_waits: dict[tuple[str, FrontendKey], None] = {}
         self._owned: dict[str, tuple[Owner, tuple[FrontendKey, ...]]] = {}
 
     def replace(
@@ -79,20 +73,18 @@ class Ledger:
         """
         return {key: owner.service for key, owner in self._holders.copy().items()}
 
-    @property
-    def contested(self) -> bool:
-        """Whether any frontend is claimed by more than one Service."""
-        return bool(self._waiting)
+    def take_new_conflicts(self) -> dict[str, dict[FrontendKey, str]]:
+        """Return what Services have begun to claim in vain since the last call: frontends, and who holds them."""
+        new, self._new_waits = self._new_waits, {}
+        found: dict[str, dict[FrontendKey, str]] = {}
+        for service, key in new:
+            found.setdefault(service, {})[key] = self._holders[key].service
+        return found
 
     def conflicts(self, service: str) -> dict[FrontendKey, str]:
         """Return the frontends that a Service claims and does not hold, with the Service that does."""
         owner, keys = self._owned.get(service, (None, ()))
         return {key: self._holders[key].service for key in keys if self._holders[key] != owner}
-
-    def rivals(self, service: str) -> Iterator[str]:
-        """Yield the Services that claim a frontend which this one claims as well, and do not hold it."""
-        _, keys = self._owned.get(service, (None, ()))
-        return (owner.service for key in keys for owner in self._waiting.get(key, ()))
 
     def vip(self, address: bytes) -> Vip | None:
         """Return a VIP in the form it should have, or None when it is not wanted."""
@@ -115,33 +107,44 @@ class Ledger:
         mine = (frontend.claim, owner)
         theirs = (self.frontends[key].claim, holder) if holder != owner else mine
         if theirs < mine:
-            self._waiting.setdefault(key, {})[owner] = frontend
+            self._wait(key, owner, frontend)
             return
         if mine < theirs:
-            self._waiting.setdefault(key, {})[holder] = self.frontends[key]
+            self._wait(key, holder, self.frontends[key])
         self._holders[key] = owner
         self._set(key, frontend, touched)
+
+    def _wait(self, key: FrontendKey, owner: Owner, frontend: Frontend) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = Waiting()
+        if waiting.add(owner, frontend):
+            self._new_waits[owner.service, key] = None
 
     def _claims_otherwise(self, key: FrontendKey, owner: Owner, new: Frontend) -> bool:
         """Whether an owner's claim to a contested frontend is of another kind now."""
         waiting = self._waiting.get(key)
         if waiting is None:
             return False
-        old = self.frontends[key] if self._holders[key] == owner else waiting[owner]
+        old = self.frontends[key] if self._holders[key] == owner else waiting.frontends[owner]
         return old.claim is not new.claim
 
     def _withdraw(self, key: FrontendKey, owner: Owner, touched: Touched) -> None:
-        waiting = self._waiting.get(key, {})
-        if self._holders[key] != owner:
-            del waiting[owner]
-        elif waiting:
-            heir = self._holders[key] = min(waiting, key=lambda other: (waiting[other].claim, other))
-            self._set(key, waiting.pop(heir), touched)
-        else:
+        waiting = self._waiting.get(key)
+        if waiting is None:
             del self._holders[key]
             self._set(key, None, touched)
+            return
+        if self._holders[key] != owner:
+            waiting.remove(owner)
+            self._new_waits.pop((owner.service, key), None)
+        else:
+            heir, frontend = waiting.take_first()
+            self._holders[key] = heir
+            self._new_waits.pop((heir.service, key), None)
+            self._set(key, frontend, touched)
         if not waiting:
-            self._waiting.pop(key, None)
+            del self._waiting[key]
 
     def _set(self, key: FrontendKey, new: Frontend | None, touched: Touched) -> None:
         """Make a frontend the wanted one, and its elements and VIP with it."""

@@ -5,7 +5,9 @@ import threading
 
 import pytest
 from apiserver import ApiServer
+from structlog.testing import capture_logs
 
+from ipvsproxy.budget import Rate
 from ipvsproxy.kube import events as room
 from ipvsproxy.kube.client import Client
 from ipvsproxy.kube.events import Events, Pace, cannot_listen, starting
@@ -42,7 +44,8 @@ class Sender:
         self.events._door = self._client
         for notice in notices:
             self.events.put(notice)
-            self.events._handle(*self.events._queue.get())
+            while not self.events._queue.empty():
+                self.events._handle(self.events._queue.get())
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_after_a_while_it_is_a_new_event(server, sender):
 
 
 def test_a_flood_is_dropped_and_passes(server, client):
-    sender = Sender(client, burst=3, refill=10.0)
+    sender = Sender(client, each=Rate(3, 10.0))
     sender.send(*(refused(name=f"default/s{n}") for n in range(10)))
     assert sender.results == ["sent"] * 3 + ["dropped"] * 7
     sender.clock.now += 10
@@ -150,10 +153,46 @@ def test_long_words_are_cut(server, sender):
 
 
 def test_putting_never_waits(client):
-    full = Events("host1", (results := []).append)
+    plenty = Rate(10 * room.QUEUE, 1.0)
+    full = Events("host1", (results := []).append, Pace(plenty, plenty, plenty))
     for n in range(room.QUEUE + 5):
         full.put(refused(name=f"default/s{n}"))
-    assert results == ["dropped"] * 5
+    assert results == ["dropped"] * (room.KEPT_FOR_NODE + 5)
+    results.clear()
+    for n in range(room.KEPT_FOR_NODE + 3):
+        full.put(starting(f"node{n}"))
+    assert results == ["dropped"] * 3
+
+
+def test_one_namespace_leaves_room_for_others_and_all_of_them_for_the_node(server, client):
+    sender = Sender(client)
+    flood = [refused(name=f"tenant/s{n}") for n in range(1000)]
+    sender.send(*flood, refused(name="default/web"), starting("node1"))
+    about = [event["regarding"]["name"] for event in server.written.values()]
+    assert len(about) == room.EACH.burst + 2
+    assert about[-2:] == ["web", "node1"]
+    sender.send(*(refused(name=f"n{n}/s") for n in range(1000)))
+    assert len(server.written) <= room.TOGETHER.burst + 1
+    sender.send(cannot_listen("node1", "healthz", "busy"))
+    assert len(server.written) <= room.TOGETHER.burst + 2
+    assert list(server.written.values())[-1]["regarding"]["kind"] == "Node"
+
+
+def test_repeats_of_one_event_take_no_room_from_others(client, server):
+    events = Events("host1", (results := []).append)
+    for _ in range(10 * room.QUEUE):
+        events.put(refused())
+    assert results == []
+    assert events._queue.qsize() == 1
+
+
+def test_what_was_dropped_of_a_namespace_is_one_line(server, client):
+    sender = Sender(client)
+    sender.send(*(refused(name=f"tenant/s{n}") for n in range(100)))
+    sender.clock.now += 3600
+    with capture_logs() as logs:
+        sender.send(*(refused(name=f"tenant/t{n}") for n in range(3)))
+    assert [(line["namespace"], line["count"]) for line in logs if "count" in line] == [("tenant", 90)]
 
 
 def test_before_there_is_a_connection_events_wait(server, tmp_path):

@@ -217,6 +217,44 @@ def test_hints_of_endpoints_are_looked_at_once():
     assert growth(prepare) < BELOW_QUADRATIC
 
 
+def test_claims_that_come_and_go_cost_no_search_among_the_others():
+    def prepare(size):
+        items = [service(f"s{n:04}", ["10.96.0.1"], created=str(size - n)) for n in range(size)]
+        plans = [plan_service(item, [slice_of(item.name, "10.244.1.1")], HERE, config()) for item in items]
+
+        def work():
+            ledger = Ledger(VipMode.ADDRESS)
+            for item, plan in zip(items, plans, strict=True):
+                ledger.replace(Owner(item.created, item.key), plan)
+            ledger.take_new_conflicts()
+            # Whoever holds it goes, and whoever is last goes.
+            for item in (*items[size // 2 :], *items[: size // 2]):
+                ledger.forget(item.key)
+            assert not ledger.frontends
+
+        return work
+
+    assert growth(prepare) < BELOW_QUADRATIC
+
+
+def test_services_that_all_claim_the_same_frontends_are_told_in_proportion():
+    def prepare(size):
+        addresses = [ip(n, 5) for n in range(10)]
+        items = [service(f"s{n:04}", [ip(n, 11)], external_ips=addresses, created="2026") for n in range(size)]
+        plans = [plan_service(item, [slice_of(item.name, "10.244.1.1")], HERE, config()) for item in items]
+
+        def work():
+            ledger, told = Ledger(VipMode.ADDRESS), 0
+            for item, plan in zip(items, plans, strict=True):
+                ledger.replace(Owner(item.created, item.key), plan)
+                told += sum(map(len, ledger.take_new_conflicts().values()))
+            assert told == 10 * (size - 1)
+
+        return work
+
+    assert growth(prepare, small=50) < BELOW_QUADRATIC
+
+
 @pytest.mark.parametrize("kind", ["external_ips", "load_balancer_ips"])
 def test_a_service_is_served_in_part_above_its_limit(kind):
     addresses = [ip(n, 5) for n in range(2000)]

@@ -1,0 +1,84 @@
+"""What is said about Services: sums, and no more of one namespace than its budget."""
+
+import msgspec
+from build import config, service, slice_of
+from memory_kernel import MemoryNode
+from structlog.testing import capture_logs
+
+from ipvsproxy.budget import LINES
+from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.loop import Loop
+from ipvsproxy.plan.model import Node
+from ipvsproxy.report import Report
+
+ADDRESSES = [f"198.51.100.{n}" for n in range(1, 200)]
+
+
+class Heard(Report):
+    def __init__(self):
+        self.said = []
+
+    def refused(self, service, reason):
+        self.said.append((f"{service.namespace}/{service.name}", reason))
+
+
+class Here:
+    def __init__(self):
+        self.heard = Heard()
+        self.now = 0.0
+        self.loop = Loop(config(), Inbox(), MemoryNode().kernel(), lambda: self.now, self.heard)
+        objects = {Kind.NODE: {"node1": Node("node1")}}
+        self.loop.turn([Listed(kind, objects.get(kind, {})) for kind in Kind])
+
+    def turn(self, *events):
+        with capture_logs() as lines:
+            self.loop.turn(list(events))
+        return [line for line in lines if line["log_level"] != "debug"]
+
+
+def made(name, namespace="tenant", created="2026", **settings):
+    return msgspec.structs.replace(
+        service(name, created=created, external_ips=ADDRESSES, **settings), namespace=namespace
+    )
+
+
+def changed(item):
+    return Changed(Kind.SERVICE, item.key, item)
+
+
+def test_a_service_that_gets_none_of_many_frontends_is_one_line_and_one_event():
+    here = Here()
+    here.turn(changed(made("a", ips=["10.96.0.1"], created="2020")))
+    lines = here.turn(changed(made("b", ips=["10.96.0.2"])))
+    assert [(line["service"], line["count"]) for line in lines] == [("tenant/b", len(ADDRESSES))]
+    [(key, reason)] = here.heard.said
+    assert key == "tenant/b"
+    assert reason.startswith("198.51.100.1:80/TCP is held by the Service tenant/a; ")
+    assert reason.endswith("; and 194 more")
+
+
+def test_what_is_known_is_not_said_again_when_others_change():
+    here = Here()
+    here.turn(changed(made("a", ips=["10.96.0.1"], created="2020")), changed(made("b", ips=["10.96.0.2"])))
+    here.heard.said.clear()
+    assert here.turn(changed(service("other", ["10.96.0.3"]))) == []
+    pods = slice_of("web", "10.244.1.1")
+    assert here.turn(Changed(Kind.ENDPOINT_SLICE, pods.key, pods)) == []
+    assert here.heard.said == []
+
+
+def test_a_flapping_tenant_has_its_lines_and_no_more():
+    here, count = Here(), 0
+    here.turn(changed(made("a", ips=["10.96.0.1"], created="2020")))
+    for _ in range(100):
+        lines = here.turn(changed(made("b", ips=["10.96.0.2"])))
+        count += len(lines)
+        here.turn(Removed(Kind.SERVICE, "tenant/b"))
+    assert count == LINES.burst
+    # Others are heard.
+    lines = here.turn(changed(made("c", "default", ips=["10.96.0.4"], created="2027")))
+    assert [line["service"] for line in lines] == ["default/c"]
+    # And the rest is summed up with the next verification.
+    here.now += 31
+    [summed] = [line for line in here.turn() if line.get("namespace")]
+    assert (summed["namespace"], summed["count"]) == ("tenant", 100 - LINES.burst)
