@@ -10,7 +10,7 @@ whole turn failed, everything is pending, and `_retry` says when it goes on.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
@@ -40,7 +40,8 @@ from ipvsproxy.plan.blame import blame, families_behind
 from ipvsproxy.plan.diff import Steps, diff
 from ipvsproxy.plan.gate import way_ends
 from ipvsproxy.plan.notice import Notice
-from ipvsproxy.plan.state import FrontendKey, Touched
+from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.state import FrontendKey, Slot, Touched
 from ipvsproxy.report import Report, Sync
 from ipvsproxy.sweep import Sweeper
 from ipvsproxy.timer import Timer
@@ -283,6 +284,7 @@ class Loop:
         self._pending.update(self._backoff.due(self._clock()))
         self._found_different(self._kernel.settle_doubts())
         pending, self._pending = self._pending, Touched()
+        pending.slots |= self._backoff.among(self._needs(pending.servers))
         ledger = self._desired.ledger
         steps = diff(pending, ledger, self._kernel.shadow, self._protected)
         foreign = self._foreign.among(steps.removed, self._kernel.shadow.servers)
@@ -290,6 +292,14 @@ class Loop:
         self._foreign.removed(foreign, failed.servers)
         self._note(pending, failed, steps)
         return steps.count()
+
+    def _needs(self, keys: Iterable[FrontendKey]) -> Iterator[Slot]:
+        """Yield what new frontends need beside what is theirs alone: it may wait since others needed it, too."""
+        wanted, servers = self._desired.ledger.frontends, self._kernel.shadow.servers
+        for key in keys:
+            frontend = wanted.get(key) if key not in servers else None
+            if frontend is not None:
+                yield from elements(frontend).shared
 
     def _note(self, pending: Touched, failed: Touched, steps: Steps) -> None:
         """Take over what has been carried out of what was pending, and tell what has not."""

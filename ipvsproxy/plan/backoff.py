@@ -101,6 +101,10 @@ class Backoff:
         for end, names in batches.items():
             heapq.heappush(self._agenda, (end, next(self._numbers), names))
 
+    def among(self, slots: Iterable[Slot]) -> set[Slot]:
+        """Return those of some elements that wait."""
+        return {slot for slot in slots if slot in self._waits} if self._waits else set()
+
     def holds(self, key: FrontendKey) -> bool:
         """Whether a frontend is not all there: its server, an element of it, or what its address needs, waits."""
         place = self._places.get(format_ip(key.address)) if self._places else None

@@ -12,6 +12,7 @@ from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.state import Slot, Touched
 
 PORTS = 30
 
@@ -113,3 +114,19 @@ def test_a_service_that_goes_is_not_tried_any_more(here):
     assert len(here.ipvs.table) == 2
     here.now += 100
     assert not here.turn()
+
+
+def test_a_new_frontend_brings_what_it_shares_with_one_that_waits(here):
+    """Both have an endpoint on this node, which needs an element of its own; that was refused for the first."""
+    hairpin = Slot("hairpin4", "10.244.1.9 . 10.244.1.9")
+
+    def comes(name, address):
+        item, pods = service(name, [address]), slice_of(name, "10.244.1.9")
+        here.turn(Changed(Kind.SERVICE, item.key, item), Changed(Kind.ENDPOINT_SLICE, pods.key, pods))
+
+    comes("early", "10.96.0.76")
+    del here.node.nft.sets["hairpin4"][hairpin.key], here.loop._kernel.shadow.elements[hairpin]
+    here.loop._backoff.settle(Touched(), Touched(slots={hairpin}), here.now)
+    comes("late", "10.96.0.77")
+    assert hairpin.key in here.node.nft.sets["hairpin4"]
+    assert not here.loop._backoff.among([hairpin])
