@@ -16,10 +16,12 @@ from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved, blindness, facts, missing
+from ipvsproxy.plan.quota import ALL_TIERS, Quota
 from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
 from ipvsproxy.plan.safety import LISTS_NODES, Refusal, has_external_ips, judge
-from ipvsproxy.plan.state import Slot, Touched, Vip
-from ipvsproxy.plan.tally import Tally
+from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip
+from ipvsproxy.plan.tally import NO_LIMIT, Tally, Tier, largest_size
+from ipvsproxy.plan.turns import SLICE, Turns
 from ipvsproxy.plan.waiting import Owner
 from ipvsproxy.plan.wanted import plan_service
 from ipvsproxy.report import Report, service_subject
@@ -58,6 +60,9 @@ class Desired:
         self._refused: dict[str, tuple[Refusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._told_of_nodes = False
+        self._quota = Quota(config.namespace_limit, config.node_limit)
+        self._turns = Turns()
+        self._clock = clock
         self._lines = Budget(clock, LINES)
         self._api_servers: tuple[Reserved, ...] = ()
         self._missing: Missing | None = None
@@ -158,6 +163,7 @@ class Desired:
             service = services.get(key)
             if service is None:
                 self.ledger.forget(key, touched)
+                self._quota.forget(key)
                 self._refused.pop(key, None)
                 self._complaints.pop(key, None)
                 self._tell_local(key, None)
@@ -166,7 +172,10 @@ class Desired:
             tally = Tally(config.service_limit)
             refusals = judge(service, node, config, self.store.addresses)
             wanted = plan_service(service, slices, node, config, tally, refusals)
-            self.ledger.replace(Owner(service.created, key), wanted, touched)
+            owner = Owner(service.created, key)
+            self._quota.set(owner, tally.sizes)
+            wanted = self._within_quota(key, wanted, tally)
+            self.ledger.replace(owner, wanted, touched)
             self._tell_local(key, local_view(service, slices, wanted, node.name))
             self._tell_refusals(key, [refusal for refusal in refusals if not refusal.quiet])
             self._tell_complaints(key, tally.complaints)
@@ -174,6 +183,71 @@ class Desired:
         self._tell_of_nodes(listing_nodes)
         self._tell_conflicts()
         return touched
+
+    def _within_quota(
+        self, key: str, wanted: dict[FrontendKey, Frontend], tally: Tally
+    ) -> dict[FrontendKey, Frontend]:
+        """Return the tiers of a Service that its namespace, or the node, has room for."""
+        tiers = self._quota.tiers(key)
+        if tiers == ALL_TIERS:
+            return wanted
+        served = dict(islice(wanted.items(), tally.end(Tier(tiers - 1)) if tiers else 0))
+        if len(served) < len(wanted):
+            config, node = self._config, self._quota.is_node_full
+            limit = f"--node-limit {config.node_limit}" if node else f"--namespace-limit {config.namespace_limit}"
+            tally.complaints.append(
+                f"{len(served)} of {len(wanted)} virtual servers are served:"
+                f" the Services of the {'node' if node else 'namespace'} are larger than {limit}"
+            )
+        return served
+
+    def plan_next(self) -> tuple[list[str], Touched]:
+        """Plan the Services that come next of those that have changed; return them, and what that may change."""
+        now = self._clock()
+        for key in self.store.take_dirty():
+            self._turns.add(key, self._size(key), now)
+        keys = self._turns.take()
+        touched = self.plan(keys)
+        self._plan_again(keys, touched)
+        return keys, touched
+
+    def plan_all(self, keys: Collection[str], between: Callable[[], None] = lambda: None) -> Touched:
+        """Plan Services, whatever it takes; `between` is called now and then."""
+        touched, now = Touched(), self._clock()
+        turns = Turns()
+        for key in keys:
+            turns.add(key, self._size(key), now)
+        while turns:
+            part = turns.take()
+            touched.update(self.plan(part))
+            self._plan_again(part, touched)
+            between()
+            for key in self.store.take_dirty():
+                turns.add(key, self._size(key), now)
+        return touched
+
+    def _plan_again(self, planned: Collection[str], touched: Touched) -> None:
+        """Plan those of which another part is served now, before the kernel is told; later if it is too much."""
+        changed = self._quota.settle()
+        if not changed:
+            return
+        if sum(map(self._size, changed)) <= SLICE + sum(map(self._size, planned)):
+            touched.update(self.plan(changed))
+        else:
+            self.store.mark(changed)
+
+    @property
+    def backlog(self) -> int:
+        """The number of Services that have changed and are not planned yet."""
+        return len(self._turns) + self.store.dirty
+
+    def _size(self, key: str) -> int:
+        """Return about how much work a Service is: what it was, or may be."""
+        service = self.store.services.get(key)
+        if service is None:
+            return self._quota.size(key)
+        addresses, endpoints = len(self._facts.nodeport_addresses), self.store.count_endpoints(key)
+        return min(largest_size(service, addresses, endpoints), self._config.service_limit or NO_LIMIT)
 
     def _tell_refusals(self, key: str, refusals: Sequence[Refusal]) -> None:
         """Say once which addresses a Service does not get: one line and one Event, however many there are."""

@@ -96,7 +96,7 @@ class Loop:
     def run(self) -> None:
         """Turn the crank for ever. Raises Fatal."""
         while True:
-            if self.turn(self._inbox.take(self._timeout())):
+            if self.turn(self._inbox.take(self._timeout())) and not self._desired.backlog:
                 # What arrives meanwhile is handled together.
                 time.sleep(self._config.min_sync_period)
 
@@ -176,6 +176,7 @@ class Loop:
                 pending=len(self._pending) + len(self._backoff),
                 behind=families_behind(self._pending, self._backoff.set_ends),
                 limited=self._desired.limited,
+                backlog=self._desired.backlog,
             )
         )
 
@@ -254,7 +255,7 @@ class Loop:
 
     def _bring_up(self, keys: list[str]) -> int:
         """Plan Services, load the rules of all that are planned, then the rest; return the number of changes."""
-        self._pending.update(self._desired.plan(keys))
+        self._pending.update(self._desired.plan_all(keys, self._report.progressed))
         # What has been adopted and is to go must not answer without any rules until it is gone.
         leaving = self._desired.guards_of_leaving(self._kernel.shadow.vips)
         refused = self._kernel.rules.load({**self._desired.ledger.elements, **leaving})
@@ -271,9 +272,10 @@ class Loop:
         self._pending.update(touched)
 
     def _plan(self) -> None:
-        """Plan the Services that have changed; what that touches is to be done at once."""
-        keys = self._desired.store.take_dirty()
-        touched = self._desired.plan(keys) if keys else Touched()
+        """Plan the next of the Services that have changed; what that touches is to be done at once."""
+        if not self._desired.backlog:
+            return
+        keys, touched = self._desired.plan_next()
         if touched:
             log.debug("Services changed", services=keys[:LOGGED_AT_ONCE], frontends=len(touched.servers))
             self._pending.update(touched)
@@ -366,6 +368,8 @@ class Loop:
     def _timeout(self) -> float | None:
         if not self._may_work:
             return None
+        if self._started and self._desired.backlog:
+            return 0.0
         times = [self._next_verify if self._started else self._retry.at]
         if self._pending:
             times.append(self._retry.at)

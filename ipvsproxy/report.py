@@ -52,7 +52,8 @@ class Sync(msgspec.Struct, frozen=True):
 
     `changes` counts changes to the kernel, `pending` the kernel objects that are to be tried again, `draining` the
     frontends with destinations that still have connections, `draining_destinations` these destinations. `behind`
-    are families whose rules were not accepted, `limited` counts Services that are served in part.
+    are families whose rules were not accepted, `limited` counts Services that are served in part,
+    `backlog` those that have changed and are planned in the next turns.
     """
 
     seconds: float
@@ -64,6 +65,7 @@ class Sync(msgspec.Struct, frozen=True):
     draining_destinations: int = 0
     behind: frozenset[int] = frozenset()
     limited: int = 0
+    backlog: int = 0
 
 
 class Report:
@@ -89,6 +91,9 @@ class Report:
 
     def synced(self, sync: Sync) -> None:
         """The work at hand is done, but for what `sync` says."""
+
+    def progressed(self) -> None:
+        """A part of the work at hand is done."""
 
     def failed(self) -> None:
         """The work at hand could not be done at all and is tried again."""

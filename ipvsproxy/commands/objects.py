@@ -70,7 +70,7 @@ def desired(
     wanted.api_servers(servers)
     wanted.look_at_node(link_addresses, around.reserved, around.senders)
     wanted.store.all_dirty()
-    wanted.plan(wanted.store.take_dirty())
+    wanted.plan_all(wanted.store.take_dirty())
     return wanted
 
 

@@ -37,6 +37,8 @@ def config(settings: Settings, host_name: str) -> Config:
         vip_mode=VipMode(values["vipMode"]),
         drain_timeout=_seconds(values["drainTimeout"]),
         service_limit=values["serviceLimit"],
+        namespace_limit=values["namespaceLimit"],
+        node_limit=values["nodeLimit"],
         service_metrics=_service_metrics(values["serviceMetrics"]),
         kubernetes_version=version if version.startswith("v") else KUBERNETES_VERSION,
         verbosity=values["logging.verbosity"],

@@ -90,7 +90,8 @@ class Config:
     replacement; empty otherwise.
     `vmodule` are patterns of file names with the verbosity there.
     `service_metrics` is for how many Services there are counters of their own, `ALL_SERVICES` for all.
-    `service_limit` is the size up to which one Service is served, as `plan.tally` counts it, 0: no limit.
+    `service_limit`, `namespace_limit` and `node_limit` are sizes up to which Services are served, as `plan.tally`
+    counts them, 0: no limit.
     `families` are the IP families in which Services are served: those that the host supports.
     """
 
@@ -122,6 +123,8 @@ class Config:
     drain_timeout: float = 0.0
     service_metrics: int = 0
     service_limit: int = 500_000
+    namespace_limit: int = 10_000_000
+    node_limit: int = 20_000_000
 
     strict_arp: bool = False
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()

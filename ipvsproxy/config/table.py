@@ -197,8 +197,12 @@ OURS = (
     Row("service-metrics", "serviceMetrics", STRING, "off", NEW,
         "counters of single Services and endpoints: off, all, or a number: those with most traffic", always=True),
     Row("service-limit", "serviceLimit", UINT, 500_000, NEW,
-        "size up to which one Service is served; a virtual server counts 25, each of its destinations and source"
-        " ranges 1; 0: no limit", always=True, nullable=True),
+        "size up to which one Service is served; a virtual server counts 50, each of its source ranges 10, each"
+        " of its destinations 1; 0: no limit", always=True, nullable=True),
+    Row("namespace-limit", "namespaceLimit", UINT, 10_000_000, NEW,
+        "the same for all Services of a namespace", always=True, nullable=True),
+    Row("node-limit", "nodeLimit", UINT, 20_000_000, NEW,
+        "the same for all Services; above it namespaces share it evenly", always=True, nullable=True),
     Row("quiet-arp", "quietARP", BOOL, True, NEW, "answer no ARP requests for VIPs that this program has bound",
         always=True, nullable=True),
 )  # fmt: skip

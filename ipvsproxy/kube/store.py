@@ -75,6 +75,15 @@ class Store:
         pieces = self._slices.values()
         return {end.node for piece in pieces for end in piece.endpoints if end.node}
 
+    def count_endpoints(self, service: str) -> int:
+        """Return the number of endpoints in all slices of a Service, of all conditions."""
+        return sum(len(piece.endpoints) for piece in self._slices_of.get(service, {}).values())
+
+    @property
+    def dirty(self) -> int:
+        """The number of Services to look at."""
+        return len(self._dirty)
+
     def take_dirty(self) -> list[str]:
         """Return the Services to look at, in the order in which they changed, and forget them."""
         dirty, self._dirty = self._dirty, {}

@@ -7,10 +7,13 @@ so every node, and every start, serves the same part. Pure.
 
 from enum import IntEnum
 
-SERVER_SIZE = 25
-"""What a virtual server with its rules counts; each destination and each source range of it counts 1.
+from ipvsproxy.plan.model import Service
 
-Measured: about 46 microseconds of planning and 1 KiB of memory, against 2 microseconds and 100 bytes.
+SERVER_SIZE, RANGE_SIZE = 50, 10
+"""What a virtual server with its rules counts, and each of its source ranges; each of its destinations counts 1.
+
+Measured, with planning and the shadow: about 100 microseconds and 2 KiB; 20 microseconds and 640 bytes; 2
+microseconds and 100 bytes.
 """
 NO_LIMIT = 1 << 62
 
@@ -25,6 +28,12 @@ class Tier(IntEnum):
 
 
 CLUSTER_IP, NODE_PORT, LOAD_BALANCER, EXTERNAL_IP = Tier
+
+
+def largest_size(service: Service, addresses: int, endpoints: int) -> int:
+    """Return what a Service may come to on so many NodePort addresses, without a look at each endpoint."""
+    places = len(service.cluster_ips) + addresses + len(service.load_balancer_ips) + len(service.external_ips)
+    return len(service.ports) * places * (SERVER_SIZE + endpoints)
 
 
 class Tally:

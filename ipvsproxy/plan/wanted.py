@@ -41,6 +41,7 @@ from ipvsproxy.plan.tally import (
     EXTERNAL_IP,
     LOAD_BALANCER,
     NODE_PORT,
+    RANGE_SIZE,
     SERVER_SIZE,
     Tally,
     Tier,
@@ -250,7 +251,7 @@ def _outside_frontends(
             size = SERVER_SIZE + len(view.local if service.external_local else view.cluster)
             for address in addresses.get(family(view.cluster_ip), ()) if port else ():
                 allowed = _allowed(admissions, address)
-                if not tally.spend(tier, size + len(allowed)):
+                if not tally.spend(tier, size + RANGE_SIZE * len(allowed)):
                     return
                 yield tier, _external_frontend(view, node, address, port, allowed, claim=CLAIMS[tier])
 

@@ -86,16 +86,23 @@ class Board(Report):
     def synced(self, sync: Sync) -> None:
         """Pass on, and open or close the listeners of Services whose ports have changed."""
         triggers: list[float] = []
-        if not sync.behind:
+        if not sync.behind and not sync.backlog:
             triggers, self._triggers = self._triggers, []
-        self.health.succeeded(sync.behind)
-        self.health.queued(sync.behind)
+        if sync.backlog:
+            self.health.progressed()
+        else:
+            self.health.succeeded(sync.behind)
+            self.health.queued(sync.behind)
         self.metrics.synced(sync, triggers)
         self.metrics.lacking(self._lacking_counts)
         listeners = self._ports.take_listeners()
         if listeners is not None:
             self.metrics.health_ports(len(self._ports))
             self.server.set_listeners(GROUP, listeners)
+
+    def progressed(self) -> None:
+        """Pass on."""
+        self.health.progressed()
 
     def failed(self) -> None:
         """Count; what could not be done waits from now on, if it did not before."""

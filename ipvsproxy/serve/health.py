@@ -10,6 +10,7 @@ Thread-safe: the loop tells, threads of the server ask.
 """
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -45,6 +46,7 @@ class Health:
         self._updated: dict[int, float] = {}
         self._queued: dict[int, float] = {}
         self._heard: dict[int, float] = {}
+        self._moved = -math.inf
         self._eligible = False
         self._reason = ""
         self._holder = ""
@@ -64,6 +66,11 @@ class Health:
                 self._updated[number] = now
                 self._heard[number] = steady
                 self._queued.pop(number, None)
+
+    def progressed(self) -> None:
+        """A part of what waits is done; the process lives, though it is not up to date."""
+        with self._lock:
+            self._moved = self._steady()
 
     def node(self, *, eligible: bool, reason: str = "") -> None:
         """Take over whether load balancers may send traffic to this node, and what is unusual about it."""
@@ -96,10 +103,10 @@ class Health:
             return self._answer(now, healthy, node, ok=healthy and self._eligible)
 
     def livez(self) -> tuple[int, bytes]:
-        """Return status and body: 200 if healthy."""
+        """Return status and body: 200 if healthy, or on the way: much work at once is no reason for a restart."""
         now = self._clock()
         with self._lock:
-            healthy = self._healthy()
+            healthy = self._healthy() or self._steady() - self._moved < 2 * self._period
             return self._answer(now, healthy, {}, ok=healthy)
 
     def _healthy(self) -> bool:

@@ -18,9 +18,12 @@ from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node, Service
 from ipvsproxy.plan.notice import RulesNoticed
 from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
+from ipvsproxy.plan.turns import SLICE
 from ipvsproxy.report import Report
 
 FOREIGN = [key("10.99.0.1:80"), key("10.98.0.1:80"), key("192.0.2.1:31000/UDP")]
+LIMITS = st.sampled_from([{}, {}, {"service_limit": 240}, {"namespace_limit": 600}, {"node_limit": 400}])
+"""Of sizes as in `plan.tally`; most histories come to more."""
 SETTLING_SECONDS = 70
 """Longest pause of a retry or between verifications, twice."""
 DRAINING_SECONDS = 700
@@ -47,7 +50,7 @@ class LastWord(Report):
         self.clean = False
 
     def synced(self, sync):
-        self.clean = not sync.pending and not sync.behind
+        self.clean = not (sync.pending or sync.behind or sync.backlog)
 
 
 class Process:
@@ -83,8 +86,9 @@ def cold(objects, others, **settings):
 class History(RuleBasedStateMachine):
     """One node in memory and the processes that run on it, one after the other."""
 
-    @initialize(mode=st.sampled_from(list(VipMode)))
-    def begin(self, mode):
+    @initialize(mode=st.sampled_from(list(VipMode)), limits=LIMITS, piece=st.sampled_from([SLICE, SLICE, 1]))
+    def begin(self, mode, limits, piece):
+        self.limits, self.piece = limits, piece
         self.node, self.clock = MemoryNode([NODE_ADDRESS]), Clock()
         self.objects = {(Kind.NODE, "node1"): Node("node1", (NODE_ADDRESS,))}
         self.mode = mode
@@ -99,7 +103,7 @@ class History(RuleBasedStateMachine):
         """What a cold start gives for the objects and addresses as they are."""
         state = (dict(self.objects), self.node.links.others, self.mode)
         if self._wanted is None or self._wanted[0] != state:
-            self._wanted = state, cold(*state[:2], vip_mode=self.mode)
+            self._wanted = state, cold(*state[:2], vip_mode=self.mode, **self.limits)
         return self._wanted[1]
 
     # What happens.
@@ -152,7 +156,8 @@ class History(RuleBasedStateMachine):
     def restart(self, mode=None):
         self.mode = mode or self.mode
         while True:
-            self.process = Process(self.node, self.objects, self.clock, vip_mode=self.mode)
+            self.process = Process(self.node, self.objects, self.clock, vip_mode=self.mode, **self.limits)
+            self.process.loop._desired._turns.size = self.piece
             try:
                 self.process.list()
                 break

@@ -24,7 +24,9 @@ class Guard:
     def __call__(self):
         self.history.sound = False
         before, self.before = self.before, self.look()
-        ledger = self.history.wanted()[1]
+        running = self.history.process.loop._desired
+        # Between slices, what is wanted is what has been planned.
+        ledger = running.ledger if running.backlog else self.history.wanted()[1]
         self._servers(before[0], self.before[0], ledger)
         self._vips(before[1], self.before[1], ledger)
         if self.history.rules_are_ours:

@@ -46,10 +46,10 @@ def greedy(count, **settings):
 
 
 def test_a_service_above_its_limit_is_said_once_and_counted():
-    here = Here(service(), greedy(100), service_limit=260)
+    here = Here(service(), greedy(100), service_limit=510)
     addresses = ["10.96.0.10", "10.96.0.66", *(f"198.51.100.{n}" for n in range(1, 10))]
     assert here.servers() == [f"{address}:80/TCP" for address in addresses]
-    said = [("greedy", "10 of 100 virtual servers are served: the Service is larger than --service-limit 260")]
+    said = [("greedy", "10 of 100 virtual servers are served: the Service is larger than --service-limit 510")]
     assert here.heard.said == said
     assert here.heard.limited[-1] == 1
     here.turn(Changed(Kind.ENDPOINT_SLICE, "default/greedy-4", slice_of("greedy", "10.244.1.2")))
@@ -58,7 +58,7 @@ def test_a_service_above_its_limit_is_said_once_and_counted():
 
 
 def test_a_service_that_fits_again_is_served_in_full():
-    here = Here(service(), greedy(100), service_limit=260)
+    here = Here(service(), greedy(100), service_limit=510)
     here.change(greedy(5))
     assert len(here.servers()) == 6
     assert here.heard.limited[-1] == 0

@@ -259,18 +259,18 @@ def test_services_that_all_claim_the_same_frontends_are_told_in_proportion():
 def test_a_service_is_served_in_part_above_its_limit(kind):
     addresses = [ip(n, 5) for n in range(2000)]
     svc = service(ports=tuple((n, 30000 + n, "TCP", f"p{n}") for n in range(1, 11)), **{kind: addresses})
-    tally = Tally(2000)
+    tally = Tally(4000)
     pods = slice_of("web", "10.244.1.1", ports=targets(11))
-    frontends = plan_service(svc, [pods], HERE, config(service_limit=2000), tally)
+    frontends = plan_service(svc, [pods], HERE, config(service_limit=4000), tally)
     assert 70 < len(frontends) <= 80
     names = [(key.address, key.port) for key in frontends]
     # ClusterIPs first, then NodePorts, then the others, always the same.
     assert names[:10] == [(parse_ip("10.96.0.10"), n) for n in range(1, 11)]
     assert names[10:20] == [(parse_ip(LINK), 30000 + n) for n in range(1, 11)]
     assert {address for address, _ in names[20:]} <= set(map(parse_ip, addresses))
-    assert sum(tally.sizes) <= 2000
+    assert sum(tally.sizes) <= 4000
     assert tally.complaints == [
-        f"{len(frontends)} of 20020 virtual servers are served: the Service is larger than --service-limit 2000"
+        f"{len(frontends)} of 20020 virtual servers are served: the Service is larger than --service-limit 4000"
     ]
 
 

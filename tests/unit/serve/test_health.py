@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from ipvsproxy.report import Sync
@@ -175,3 +176,31 @@ def test_why_a_node_is_not_eligible_is_said_while_it_is_so(health):
     assert json.loads(health.healthz()[1])["reason"] == "Node n was not found"
     health.node(eligible=True)
     assert "reason" not in json.loads(health.healthz()[1])
+
+
+def test_much_work_at_once_is_no_reason_for_a_restart(health, clock):
+    """As long as a part of it is done now and then; others are told that not all is done."""
+    health.queued()
+    for _ in range(10):
+        clock.now += 30
+        health.progressed()
+    assert codes(health) == (503, 200)
+    assert not health.healthy
+    clock.now += 60
+    assert codes(health) == (503, 503)
+    health.succeeded()
+    assert codes(health) == (200, 200)
+
+
+def test_a_slice_is_progress_and_no_success(clock):
+    board = Board(30.0, lambda _: None)
+    board.health = Health(30, (4, 6), clock, clock)
+    board.node(eligible=True, listen={})
+    sync = Sync(seconds=0.0, changes=0, services=0, frontends=0, draining=0, pending=0)
+    board.synced(sync)
+    board.queued()
+    clock.now += 61
+    board.synced(msgspec.structs.replace(sync, backlog=5))
+    assert codes(board.health) == (503, 200)
+    board.synced(sync)
+    assert codes(board.health) == (200, 200)

@@ -1,0 +1,233 @@
+"""Well-formed objects that ask for far too much: others notice nothing while they come, flap and go.
+
+A steady load runs on one Service meanwhile, from outside and from a pod, and must not lose a request. Another
+Service is changed right after each hostile object, and must follow. /livez answers 200 all the time. Sizes are as
+the API server takes them; HOSTILE_SCALE makes them smaller for slow machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import netns
+import pytest
+from lab import Lab, Node
+from load import Load
+from manifests import Folder, Object, endpoint, endpoint_slice, port, service
+from probe import Question, probe
+from proxy import Proxy
+
+pytestmark = [pytest.mark.needs("ip_vs", "nf_tables")]
+
+SCALE = float(os.environ.get("HOSTILE_SCALE", "1"))
+MOST_MIB = 200
+FOLLOWED_SECONDS = 60.0
+"""Generous: under emulation everything is many times slower. What was measured is printed."""
+STEADY, CANARY = "10.96.0.10", "10.96.0.20"
+WEB = port(80, 8080)
+
+
+def scaled(count: int) -> int:
+    return max(2, int(count * SCALE))
+
+
+def addresses(count: int, first: int = 198, second: int = 18) -> list[str]:
+    """Addresses that no node, pod or range of the lab has: of 198.18.0.0/15."""
+    return [f"{first}.{second + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(1, count + 1)]
+
+
+def pieces(name: str, ports: list[Object], pods: list[str]) -> Iterator[Object]:
+    """Slices of 1,000 endpoints each, as the API server takes them."""
+    listed = [{"name": p.get("name", ""), "port": p["targetPort"], "protocol": p["protocol"]} for p in ports]
+    for number, first in enumerate(range(0, len(pods), 1000)):
+        some = pods[first : first + 1000]
+        yield {
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": f"{name}-{number}", "labels": {"kubernetes.io/service-name": name}},
+            "ports": listed,
+            "endpoints": [{"addresses": [pod], "conditions": {"ready": True}} for pod in some],
+        }  # fmt: skip
+
+
+def numbered(count: int, first: int = 1) -> list[Object]:
+    return [port(n, 8080, name=f"p{n}") for n in range(first, first + count)]
+
+
+def many_local_ports(turn: int) -> list[Object]:
+    """Both policies Local and 32,768 ports: no number is left for the last inside view."""
+    ports = numbered(scaled(32768))
+    spec = {
+        "externalTrafficPolicy": "Local",
+        "internalTrafficPolicy": "Local",
+        "allocateLoadBalancerNodePorts": False,
+    }
+    made = service("hostile", ports, ["10.96.9.1"], type_="LoadBalancer", ingress=[f"198.19.0.{turn + 1}"], **spec)
+    return [made, *pieces("hostile", ports[:20], ["10.244.1.10"])]
+
+
+def ports_times_addresses(turn: int) -> list[Object]:
+    ports = numbered(scaled(5000))
+    made = service("hostile", ports, ["10.96.9.1"], externalIPs=addresses(scaled(20000))[turn:])
+    return [made, *pieces("hostile", ports, ["10.244.1.10"])]
+
+
+def many_source_ranges(turn: int) -> list[Object]:
+    ranges = [f"{text}/32" for text in addresses(scaled(16000), 100, 64)][turn:]
+    spec = {"loadBalancerSourceRanges": ranges}
+    made = service("hostile", [WEB], ["10.96.9.1"], type_="LoadBalancer", ingress=["198.19.0.1"], **spec)
+    return [made, *pieces("hostile", [WEB], ["10.244.1.10"])]
+
+
+def endpoints_that_ipvs_refuses(turn: int) -> list[Object]:
+    ports = numbered(scaled(100))
+    return [
+        service("hostile", ports, ["10.96.9.1"]),
+        *pieces("hostile", ports, addresses(scaled(1000), 225, turn)),
+    ]
+
+
+def frontends_of_another(turn: int) -> list[Object]:
+    """A younger Service claims all that an older one has."""
+    asked, ports = addresses(scaled(500)), numbered(20)
+    old = service("hostile", ports, ["10.96.9.1"], externalIPs=asked)
+    young = service("hostile2", ports, ["10.96.9.2"], externalIPs=asked[turn:])
+    old["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    young["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    return [young] if turn == 1 else [old, young]
+
+
+def addresses_that_nobody_gets(turn: int) -> list[Object]:
+    return [service("hostile", [WEB], ["10.96.9.1"], externalIPs=addresses(scaled(20000), 127, turn))]
+
+
+def many_endpoints(turn: int) -> list[Object]:
+    return [service("hostile", [WEB], ["10.96.9.1"]), *pieces("hostile", [WEB], addresses(scaled(100_000))[turn:])]
+
+
+class Pulse(threading.Thread):
+    """Asks /livez of a node's proxy all the time."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(name="pulse", daemon=True)
+        self.codes: dict[str, int] = {}
+        self.slowest = 0.0
+        self._node = node
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.1):
+            began = time.monotonic()
+            code = self._ask()
+            self.codes[code] = self.codes.get(code, 0) + 1
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def _ask(self) -> str:
+        with netns.inside(self._node.netns):
+            asking = socket.socket()
+        with asking:
+            asking.settimeout(20)
+            try:
+                asking.connect(("127.0.0.1", 10256))
+                asking.sendall(b"GET /livez HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+                return asking.recv(64).split()[1].decode()
+            except OSError as error:
+                return str(error)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopping.set()
+        self.join()
+
+
+def memory_mib(proxy: Proxy, what: str) -> int:
+    """Return VmRSS, or VmHWM for the most there has been."""
+    lines = pathlib.Path(f"/proc/{proxy.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) // 1024
+
+
+class World:
+    """A node with a steady Service, and one that follows what it is told."""
+
+    def __init__(self, lab: Lab, manifests: Folder) -> None:
+        self.lab, self.folder, self.node = lab, manifests, lab.nodes[0]
+        for pod in lab.pods:
+            lab.responder.listen(pod, 8080)
+        lab.route_client_via(self.node, "10.96.0.0/16")
+        manifests.write_nodes(lab)
+        local = [endpoint(lab, pod) for pod in self.node.pods]
+        manifests.write("steady", service("steady", [WEB], [STEADY]), endpoint_slice("steady", [WEB], local))
+        self.canary(0)
+        self.proxy = lab.proxy(self.node, manifests.path)
+
+    def canary(self, number: int) -> str:
+        """Have the other Service lead to another pod; return its name."""
+        pod = self.lab.pods[number % len(self.lab.pods)]
+        pods = [endpoint(self.lab, pod)]
+        self.folder.write("canary", service("canary", [WEB], [CANARY]), endpoint_slice("canary", [WEB], pods))
+        return pod.name
+
+    def hostile(self, objects: list[Object]) -> None:
+        """Put objects into a file of JSON, which is read as fast as the API's answers are."""
+        made = {"apiVersion": "v1", "kind": "List", "items": objects}
+        fresh = self.folder.path / ".hostile.tmp"
+        fresh.write_text(json.dumps(made))
+        fresh.replace(self.folder.path / "hostile.json")
+
+    def follows(self, number: int) -> float:
+        """Change the other Service and return how long it took to have effect."""
+        began, wanted = time.monotonic(), self.canary(number)
+        question = Question(self.node.netns, CANARY, 80)
+        while probe(question).name != wanted:
+            assert time.monotonic() - began < FOLLOWED_SECONDS, "the change of another Service has no effect"
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "objects",
+    [
+        many_local_ports,
+        ports_times_addresses,
+        many_source_ranges,
+        endpoints_that_ipvs_refuses,
+        frontends_of_another,
+        addresses_that_nobody_gets,
+        many_endpoints,
+    ],
+)
+def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[int], list[Object]]) -> None:
+    world = World(lab, manifests)
+    steady = {
+        "outside": Question(lab.client.netns, STEADY, 80),
+        "pod": Question(world.node.pods[0].netns, STEADY, 80),
+        "node": Question(world.node.netns, STEADY, 80),
+    }
+    before, waited = memory_mib(world.proxy, "VmRSS"), []
+    with Pulse(world.node) as pulse, Load(steady, every=0.2, talks=1) as load:
+        for number, turn in enumerate((0, 1, 0)):
+            load.mark(f"hostile objects, version {turn}")
+            world.hostile(objects(turn))
+            waited.append(world.follows(number + 1))
+        load.mark("hostile objects go")
+        (world.folder.path / "hostile.json").unlink()
+        waited.append(world.follows(5))
+    grown = memory_mib(world.proxy, "VmHWM") - before
+    print(f"others followed after {[round(seconds, 2) for seconds in waited]} s, memory grew by {grown} MiB,")
+    print(f"/livez {pulse.codes}, slowest after {pulse.slowest:.2f} s")
+    print(load.report())
+    assert load.failures == []
+    assert pulse.codes.keys() == {"200"}
+    assert grown < MOST_MIB
+    lines = [line for line in world.proxy.events() if "hostile" in json.dumps(line)]
+    assert len(lines) < 100
