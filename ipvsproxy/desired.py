@@ -6,6 +6,7 @@ addresses. Out: the ledger, and the names of what has changed in it. Owned by th
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 
 import structlog
 

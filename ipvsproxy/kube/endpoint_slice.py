@@ -14,6 +14,8 @@ HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ADDRESS_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 UNKNOWN = Conditions()
+MOST_HINTS = 8
+"""Zones, and nodes, that the API server takes as hints for one endpoint; each port looks through them."""
 
 
 def build_slice(raw: RawEndpointSlice) -> Decoded:
@@ -97,6 +99,6 @@ def _endpoint(address: bytes, raw: RawEndpoint) -> Endpoint:
         conditions.ready is not False,
         conditions.serving is not False,
         conditions.terminating is True,
-        tuple(sys.intern(hint.name) for hint in hints.for_zones or ()) if hints else (),
-        tuple(sys.intern(hint.name) for hint in hints.for_nodes or ()) if hints else (),
+        tuple(sys.intern(hint.name) for hint in (hints.for_zones or ())[:MOST_HINTS]) if hints else (),
+        tuple(sys.intern(hint.name) for hint in (hints.for_nodes or ())[:MOST_HINTS]) if hints else (),
     )

@@ -21,7 +21,7 @@ import pytest
 from lab import Lab, Node
 from load import Load
 from manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from probe import Question, probe
+from probe import Question, probe_many
 from proxy import Proxy
 
 pytestmark = [pytest.mark.needs("ip_vs", "nf_tables")]
@@ -187,7 +187,7 @@ class World:
         """Change the other Service and return how long it took to have effect."""
         began, wanted = time.monotonic(), self.canary(number)
         question = Question(self.node.netns, CANARY, 80)
-        while probe(question).name != wanted:
+        while probe_many([question])[0].name != wanted:
             assert time.monotonic() - began < FOLLOWED_SECONDS, "the change of another Service has no effect"
             time.sleep(0.05)
         return time.monotonic() - began
