@@ -5,7 +5,7 @@ addresses. Out: the ledger, and the names of what has changed in it. Owned by th
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import structlog
@@ -214,18 +214,27 @@ class Desired:
 
     def plan_all(self, keys: Collection[str], between: Callable[[], None] = lambda: None) -> Touched:
         """Plan Services, whatever it takes; `between` is called now and then."""
-        touched, now = Touched(), self._clock()
-        turns = Turns()
-        for key in keys:
-            turns.add(key, self._size(key), now)
-        while turns:
-            part = turns.take()
-            touched.update(self.plan(part))
-            self._plan_again(part, touched)
-            between()
-            for key in self.store.take_dirty():
-                turns.add(key, self._size(key), now)
+        touched = Touched()
+        while keys:
+            for part in self._slices(keys):
+                touched.update(self.plan(part))
+                self._plan_again(part, touched)
+                between()
+            keys = self.store.take_dirty()
         return touched
+
+    def _slices(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        part: list[str] = []
+        left = self._turns.size
+        for key in keys:
+            size = self._size(key)
+            if part and size > left:
+                yield part
+                part, left = [], self._turns.size
+            part.append(key)
+            left -= size
+        if part:
+            yield part
 
     def _plan_again(self, planned: Collection[str], touched: Touched) -> None:
         """Plan those of which another part is served now, before the kernel is told; later if it is too much."""

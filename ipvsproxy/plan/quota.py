@@ -41,7 +41,7 @@ class Quota:
     def __init__(self, namespace_limit: int, node_limit: int) -> None:
         self._namespace_limit = namespace_limit or NO_LIMIT
         self._node_limit = node_limit or NO_LIMIT
-        self._sizes: dict[str, Sequence[int]] = {}
+        self._sizes: dict[str, tuple[int, ...]] = {}
         self._spaces: dict[str, Space] = {}
         self._total = 0
         self._level = self._namespace_limit
@@ -64,16 +64,15 @@ class Quota:
     def set(self, owner: Owner, sizes: Sequence[int]) -> None:
         """Take over the size of a Service."""
         service, name = owner.service, _namespace(owner.service)
-        old = self._sizes.get(service, NOTHING)
+        new, old = tuple(sizes), self._sizes.get(service, NOTHING)
         space = self._spaces.get(name)
         if space is None:
             space = self._spaces[name] = Space({}, [0] * ALL_TIERS, {})
-        known = space.services.get(service)
-        if known == owner and tuple(old) == tuple(sizes):
+        if new == old and space.services.get(service) == owner:
             return
-        self._sizes[service] = tuple(sizes)
+        self._sizes[service] = new
         space.services[service] = owner
-        self._count(space, old, sizes)
+        self._count(space, old, new)
         self._note(name, space)
 
     def forget(self, service: str) -> None:
@@ -101,9 +100,13 @@ class Quota:
         return [service for name in sorted(changed) for service in self._settle(name)]
 
     def _count(self, space: Space, old: Sequence[int], new: Sequence[int]) -> None:
-        for tier in range(ALL_TIERS):
-            space.sizes[tier] += new[tier] - old[tier]
-        self._total += sum(new) - sum(old)
+        grown = new[0] - old[0]
+        space.sizes[0] += grown
+        if any(new[1:]) or any(old[1:]):  # most Services have ClusterIPs only
+            for tier in range(1, ALL_TIERS):
+                space.sizes[tier] += new[tier] - old[tier]
+                grown += new[tier] - old[tier]
+        self._total += grown
 
     def _note(self, name: str, space: Space) -> None:
         if space.limited or space.size > self._level:
