@@ -142,7 +142,7 @@ def commands(breaking: str, mending: str) -> Callable[[World], contextlib.Abstra
 def unrepaired(
     way: Callable[[World], contextlib.AbstractContextManager[None]],
 ) -> Callable[[World], contextlib.AbstractContextManager[None]]:
-    """What a proxy repairs at once, while it is stopped and not asked for its health."""
+    """What a proxy repairs at once, or at its next glance, while it is stopped and not asked for its health."""
 
     @contextlib.contextmanager
     def stopped(world: World) -> Iterator[None]:
@@ -342,17 +342,17 @@ WAYS = {
     "vip-lost": (unrepaired(commands(VIP.format("del"), VIP.format("add"))), "drift", f"VIP {WEB} is missing"),
     "vip-on-other-link": (node_holds_vip, "VIPs", f"{WEB} of Service default/web is an address of eth0"),
     "server-lost": (
-        ipvs(
+        unrepaired(ipvs(
             IpvsStep(Verb.DEL_DEST, WEB_KEY, None, (POD,)),
             mend=IpvsStep(Verb.NEW_DEST, WEB_KEY, None, (POD,), 1),
-        ),
+        )),
         "drift", f"endpoint {POD} of {WEB}:80/TCP is missing",
     ),
     "scheduler-changed": (
-        ipvs(
+        unrepaired(ipvs(
             IpvsStep(Verb.SET_SERVICE, WEB_KEY, Server("wlc", 0, 0)),
             mend=IpvsStep(Verb.SET_SERVICE, WEB_KEY, Server("rr", 0, 0)),
-        ),
+        )),
         "drift", "is wlc, not rr",
     ),
     "kube-proxy-writes": (table(KUBE_PROXY_TABLE), "other proxies", "a kube-proxy is at work"),

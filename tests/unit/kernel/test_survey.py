@@ -1,6 +1,9 @@
 """Which processes are service proxies, by their command line and program."""
 
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,35 @@ def test_the_processes_of_the_host_are_seen_in_its_namespace_or_beside_its_init(
 def test_what_cannot_be_read_is_not_seen(proc):
     proc()
     assert sees_host_processes() is False
+
+
+@pytest.fixture
+def started():
+    """Start processes that end with the test."""
+    running = []
+
+    def start(*words, program):
+        process = subprocess.Popen(words, executable=program)
+        running.append(process)
+        return process.pid
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def test_real_processes_are_known_by_what_they_are(started, tmp_path):
+    """A script under the name of kube-proxy, as in the image; Python under that name; and another program."""
+    script = tmp_path / "kube-proxy"
+    script.write_text("import time\ntime.sleep(600)\n")
+    link = started(sys.executable, str(script), "--config=/x", program=sys.executable)
+    renamed = started("kube-proxy", str(script), program=sys.executable)
+    other = started("kube-proxy", "600", program=shutil.which("sleep"))
+    deadline = time.monotonic() + 30
+    while (found := {p.pid: p.program for p in read_processes()}).keys() < {link, renamed, other}:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    assert {pid: found[pid] for pid in (link, renamed, other)} == {
+        link: "ipvsproxy", renamed: "ipvsproxy", other: "kube-proxy"
+    }  # fmt: skip
