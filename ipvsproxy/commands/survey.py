@@ -18,6 +18,7 @@ from ipvsproxy.commands.objects import UNKNOWN, Surroundings, desired, of_this_h
 from ipvsproxy.config import Config
 from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, KubeProxy, OwnNode, Settings
+from ipvsproxy.diagnosis.links import unserved
 from ipvsproxy.diagnosis.shape import rules_by_chain
 from ipvsproxy.inspect.difference import Change
 from ipvsproxy.kernel import host
@@ -130,17 +131,16 @@ def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
 
 def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surroundings]:
     """Read what belongs to the kernel; return its state, and what else the plan depends on."""
+    holder = Lock().look()
+    facts.holder = str(holder or "")
     with View() as view:
-        state = _tried(facts, "state", lambda: drift.state(view)) if view.has_ipvs else None
+        state = _read_servers(facts, view)
         others = _tried(facts, "links", view.other_addresses) or frozenset()
         around = _tried(facts, "links", lambda: Surroundings.of(view)) or UNKNOWN
         has_ipvs = view.has_ipvs
-    facts.links = _tried(facts, "links", read_links)
     facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
     facts.our_rules = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False))
     facts.legacy_leftovers = tuple(legacy_leftovers())
-    holder = Lock().look()
-    facts.holder = str(holder or "")
     seen = _tried(facts, "processes", lambda: read_processes(holder=holder.pid if holder else 0))
     facts.processes = seen or ()
     if state is not None:
@@ -148,6 +148,26 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
     return state, around
+
+
+def _read_servers(facts: Facts, view: View, pause: Callable[[float], None] = time.sleep) -> KernelState | None:
+    """Read servers and links; again while kube-ipvs0 has an address without a server, which may be on its way.
+
+    None where the servers cannot be read.
+    """
+    for _ in range(drift.LOOKS):
+        state = _read_both(facts, view)
+        served = {format_ip(key.address) for key in state.servers} if state else set()
+        if not (facts.holder and state and unserved(facts.links or (), served)):
+            return state
+        pause(drift.PAUSE_SECONDS)
+    return _read_both(facts, view)
+
+
+def _read_both(facts: Facts, view: View) -> KernelState | None:
+    state = _tried(facts, "state", lambda: drift.state(view)) if view.has_ipvs else None
+    facts.links = _tried(facts, "links", read_links)
+    return state
 
 
 def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> Host:

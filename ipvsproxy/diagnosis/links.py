@@ -1,6 +1,6 @@
 """Checks of links: the bridge of the pods, hairpin ports, kube-ipvs0 and who else has its addresses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ipvsproxy.address import is_link_local_v6, parse_cidr, parse_ip
 from ipvsproxy.diagnosis.facts import Facts, Link
@@ -93,11 +93,16 @@ def check_vip_link(facts: Facts) -> Iterator[Finding]:
         yield fine("kube-ipvs0", f"{_addresses(link.addresses)}, VIPs and nothing else, on no other link")
 
 
+def unserved(links: Iterable[Link], served: Collection[str]) -> list[str]:
+    """Return the addresses of kube-ipvs0 that no virtual server has."""
+    mine = (address for link in links if link.name == VIP_LINK for address in link.addresses)
+    return [address for address in mine if address not in served and not is_link_local_v6(parse_ip(address))]
+
+
 def _foreign(facts: Facts, link: Link) -> Iterator[Finding]:
     if facts.servers is None:
         return
-    served = {server.address for server in facts.servers}
-    foreign = [a for a in link.addresses if a not in served and not is_link_local_v6(parse_ip(a))]
+    foreign = unserved([link], {server.address for server in facts.servers})
     if foreign:
         yield problem(
             "kube-ipvs0",
