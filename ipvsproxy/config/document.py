@@ -14,7 +14,7 @@ import yaml
 
 from ipvsproxy.config.kinds import BadValue
 from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS, Row
-from ipvsproxy.config.yamltext import NULL, Found, Malformed, first_document
+from ipvsproxy.config.yamltext import NULL, Found, Loader, Malformed, first_document
 
 
 class Unusable(ValueError):
@@ -66,6 +66,12 @@ def _elsewhere(found: Found, form: Form) -> str:
     fits = (other for other in found.ignored if (other.api_version, other.kind) == (form.api_version, form.kind))
     other = next(fits, None)
     return f"; {other} is one, but only the first document of a file counts" if other else ""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around a text that `yamltext` would not read as one, such as y."""
+
+    yaml_implicit_resolvers = Loader.yaml_implicit_resolvers
 
 
 class _Reader:
@@ -152,5 +158,5 @@ def tree(values: Mapping[str, Any], form: Form = KUBE_PROXY) -> dict[str, Any]:
 
 def text(values: Mapping[str, Any]) -> str:
     """Return a KubeProxyConfiguration as YAML that `decode` reads again."""
-    written: str = yaml.safe_dump(tree(values), sort_keys=True, allow_unicode=True)
+    written: str = yaml.dump(tree(values), Dumper=_Dumper, sort_keys=True, allow_unicode=True)
     return written

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from ipvsproxy.kube.api import Observe, Response, Trouble
-from ipvsproxy.kube.connection import BEARER, build
+from ipvsproxy.kube.connection import Connection, build
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.kube.locate import Locator
@@ -133,7 +133,7 @@ class Client:
         self._node_name = node_name
         self._limits = limits or Limits()
         self._observe = observe
-        self._api: Any = None
+        self._connection: Connection | None = None
         self._ready = threading.Event()
         self._lock = threading.Lock()
         self._built_at = 0.0
@@ -141,12 +141,12 @@ class Client:
     def connect(self) -> None:
         """Read the configuration; no server is asked yet. Raises Unusable."""
         self._built_at = time.monotonic()
-        self._api = build(self._kubeconfig, self._master)
+        self._connection = build(self._kubeconfig, self._master)
         self._ready.set()
 
     def url(self) -> str:
         """Return the URL of the API server."""
-        return str(self._api.configuration.host)
+        return self._connection.url if self._connection else ""
 
     def list(self, kind: Kind, limit: int, continue_: str, resource_version: str) -> Response:
         """Ask for a page of all objects of a kind. Raises Trouble."""
@@ -188,19 +188,20 @@ class Client:
         with self._lock:
             if time.monotonic() - self._built_at < MIN_REFRESH_SECONDS:
                 return
-            old = self._api
+            old = self._connection
             try:
                 self.connect()
             except Unusable as error:
                 log.warning("credentials cannot be read again; the old ones stay", reason=str(error))
                 return
-            old.close()
+            if old is not None:
+                old.api.close()
             log.info("credentials read again")
 
     def close(self) -> None:
         """Close idle connections."""
-        if self._api is not None:
-            self._api.close()
+        if self._connection is not None:
+            self._connection.api.close()
 
     def _get(self, kind: Kind, query: dict[str, str], read_timeout: float) -> Response:
         selection = SELECTIONS[kind]
@@ -217,9 +218,10 @@ class Client:
         read_timeout: float,
         body: Mapping[str, Any] | None = None,
     ) -> Response:
-        if not self._ready.wait(self._limits.connect):
+        connection = self._connection if self._ready.wait(self._limits.connect) else None
+        if connection is None:
             raise Trouble("not connected yet")
-        api = self._api
+        api = connection.api
         began, code = time.monotonic(), "<error>"
         try:
             with _as_trouble():
@@ -229,15 +231,15 @@ class Client:
                     query_params=[(name, value) for name, value in query.items() if value],
                     header_params={"Accept": "application/json", **headers},
                     body=body,
-                    auth_settings=[BEARER],
                 )
+                signed = connection.signed(sent)
                 timeout = (self._limits.connect, read_timeout)
-                reply = Reply(api.call_api(verb, url, sent, content, _request_timeout=timeout).response)
+                reply = Reply(api.call_api(verb, url, signed, content, _request_timeout=timeout).response)
                 code = str(reply.status)
                 return reply
         finally:
             # Not what may stand before an @: it is a secret, and this ends up in metrics.
-            host = urlsplit(api.configuration.host).netloc.rpartition("@")[2]
+            host = urlsplit(connection.url).netloc.rpartition("@")[2]
             self._observe(verb, host, code, time.monotonic() - began)
 
 

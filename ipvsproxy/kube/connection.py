@@ -1,79 +1,146 @@
 """A connection to the Kubernetes API: what was configured, made into the kubernetes package's ApiClient.
 
-In: a kubeconfig, `--master`, or the pod's service account. Out: an `ApiClient`, or `Unusable` when it can never
-work. The package does configuration, credentials, TLS, proxies and URLs; its models and generated methods are
-left alone, since importing them alone costs 22 MB and half a second. Nothing secret may reach the log.
+In: a kubeconfig, `--master`, or the pod's service account. Out: a `Connection`, or `Unusable` when there can never
+be one. The package is imported late, since it takes a third of a second. Nothing secret may reach the log.
 """
 
+import base64
+import os
 import ssl
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig, with_scheme
+from ipvsproxy.kube.api import Trouble
+from ipvsproxy.kube.exec_plugin import Credential, Plugin, PluginFailed
+from ipvsproxy.kube.kubeconfig import Content, Kubeconfig, TokenFile, read_kubeconfig
+from ipvsproxy.kube.section import Unusable, reason
+from ipvsproxy.kube.urls import checked_server, proxy_of
 
 # Keepalive finds a dead peer in a minute; read timeouts one that answers probes and nothing else.
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 30, 10, 3
-BEARER = "BearerToken"  # the package's name for the Authorization header
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+NO_CLUSTER = "no kubeconfig and no --master, and the in-cluster configuration"
 
 log = structlog.get_logger()
 
 
-def build(kubeconfig: Path | None, master: str) -> Any:
-    """Return an ApiClient for what was configured. Raises Unusable."""
-    from kubernetes.client import ApiClient, Configuration
+class Connection:
+    """An ApiClient, and what makes its requests those of somebody. May be used by several threads."""
 
-    configuration = Configuration()
+    def __init__(
+        self, api: Any, authorization: Callable[[], str], headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        self.api = api
+        self._authorization = authorization
+        self._headers = headers
+
+    @property
+    def url(self) -> str:
+        """The URL of the API server."""
+        return str(self.api.configuration.host)
+
+    def signed(self, headers: Mapping[str, str]) -> Any:
+        """Return the headers of a request with those that say who asks. Raises Trouble when nobody can tell."""
+        from urllib3 import HTTPHeaderDict
+
+        found = HTTPHeaderDict(headers)
+        for name, value in self._headers:
+            found.add(name, value)
+        authorization = self._authorization()
+        if authorization:
+            found["Authorization"] = authorization
+        return found
+
+
+class _Memory:
+    """A file that is on no disk, for libraries that want a path; gone with this object."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file = os.memfd_create("ipvsproxy")
+        self.path = f"/proc/self/fd/{self._file}"
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self._file)
+
+
+def build(kubeconfig: Path | None, master: str) -> Connection:
+    """Return a connection for what was configured; no server is asked yet. Raises Unusable."""
     if kubeconfig is not None:
-        where = f"kubeconfig {kubeconfig}"
-        _use_kubeconfig(configuration, kubeconfig, master)
+        config = read_kubeconfig(kubeconfig, master)
     elif master:
-        where = "--master"
-        configuration.host = with_scheme(master, secure=False)
+        config = Kubeconfig(checked_server(master, "--master", secure=False), "--master", "--master")
     else:
-        where = "in-cluster configuration"
-        _use_service_account(configuration)
+        config = _service_account()
+    api = _client(config)
+    connection = Connection(api, _authorization(config, api), config.headers)
+    if config.plugin:
+        _try(connection)
+    return connection
+
+
+def _service_account() -> Kubeconfig:
+    """Return what a pod knows of its cluster, as client-go's rest.InClusterConfig finds it."""
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
+    if not host or not port:
+        raise Unusable(f"{NO_CLUSTER}: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+    where = "in-cluster configuration"
+    name = f"[{host}]" if ":" in host else host
+    authority = ACCOUNT / "ca.crt"
+    if not os.access(authority, os.R_OK):
+        log.warning("Used the host's certificate authorities: the pod has none", file=str(authority))
+    return Kubeconfig(
+        checked_server(f"https://{name}:{port}", f"{where}: KUBERNETES_SERVICE_HOST", secure=True),
+        where,
+        where,
+        authority=authority if os.access(authority, os.R_OK) else None,
+        token_file=TokenFile(ACCOUNT / "token", where=f"{NO_CLUSTER}: token file"),
+    )
+
+
+def _client(config: Kubeconfig) -> Any:
+    from kubernetes.client import ApiClient, Configuration
+    from urllib3.exceptions import HTTPError
+
+    configuration = Configuration(host=config.server)
+    configuration.verify_ssl = not config.insecure
+    configuration.tls_server_name = config.server_name or None
+    _use_proxy(configuration, config.proxy or proxy_of(config.server, os.environ))
     _use_transport_settings(configuration)
-    _check_certificates(configuration, where)
-    api = ApiClient(configuration)
+    _use_certificates(configuration, config)
+    try:
+        api = ApiClient(configuration)
+    except (HTTPError, OSError, ValueError) as error:
+        raise Unusable(f"{config.cluster}: {reason(error)}") from None
     api.user_agent = "ipvsproxy"
     return api
 
 
-def _use_kubeconfig(configuration: Any, path: Path, master: str) -> None:
-    from kubernetes.config import ConfigException, load_kube_config_from_dict
-
-    tree, token_file = read_kubeconfig(path, master)
+def _try(connection: Connection) -> None:
+    """Ask the program at once: what it says is wrong should be seen at the start. Each request asks again."""
     try:
-        load_kube_config_from_dict(tree, client_configuration=configuration, persist_config=False)
-    except (ConfigException, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # Not the text of anything but a ConfigException: it might quote what it stumbled over.
-        reason = error if isinstance(error, ConfigException) else type(error).__name__
-        raise Unusable(f"kubeconfig {path}: {reason}") from None
-    if token_file:
-        _use_token_file(configuration, token_file)
+        connection.signed({})
+    except Trouble as error:
+        log.warning("Got no credential, trying again with each request", reason=error.reason)
 
 
-def _use_service_account(configuration: Any) -> None:
-    from kubernetes.config import ConfigException, load_incluster_config
-    from kubernetes.config.incluster_config import SERVICE_TOKEN_FILENAME
-
-    try:
-        load_incluster_config(client_configuration=configuration)
-    except (ConfigException, OSError) as error:
-        raise Unusable(f"no kubeconfig and no --master, and the in-cluster configuration: {error}") from None
-    _use_token_file(configuration, Path(SERVICE_TOKEN_FILENAME))
-
-
-def _use_token_file(configuration: Any, path: Path) -> None:
-    file = TokenFile(path)
-
-    def renew(configuration: Any) -> None:
-        configuration.api_key[BEARER] = f"Bearer {file.token()}"
-
-    renew(configuration)
-    configuration.refresh_api_key_hook = renew
+def _use_proxy(configuration: Any, proxy: str) -> None:
+    """Set the proxy, and leave nothing for the package to decide: NO_PROXY has been heeded."""
+    configuration.proxy = proxy or None
+    configuration.no_proxy = ""
+    parts = urlsplit(proxy)
+    if parts.username is not None and parts.scheme.startswith("http"):
+        login = _basic(unquote(parts.username), unquote(parts.password or ""))
+        configuration.proxy_headers = {"Proxy-Authorization": login}
 
 
 def _use_transport_settings(configuration: Any) -> None:
@@ -90,19 +157,89 @@ def _use_transport_settings(configuration: Any) -> None:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 
-def _check_certificates(configuration: Any, where: str) -> None:
-    """Load what TLS will need: a file of the wrong content would otherwise look like a server that is away."""
+def _use_certificates(configuration: Any, config: Kubeconfig) -> None:
+    """Set files of TLS, and load them: one of the wrong content would look like a server that is away."""
+    kept = [_file(content) for content in (config.authority, config.certificate, config.key)]
+    authority, certificate, key = (str(getattr(file, "path", file)) if file else None for file in kept)
+    configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file = authority, certificate, key
+    configuration.kept = kept  # files in memory live as long as those who may open them
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    field = "certificate-authority"
+    if authority:
+        _load(
+            f"{config.cluster}.certificate-authority{_named(config.authority)}",
+            lambda: context.load_verify_locations(authority),
+        )
+    if certificate:
+        where = f"{config.user}.client-certificate, client-key{_named(config.certificate)}"
+        _load(where, lambda: context.load_cert_chain(certificate, key, password=_no_password))
+
+
+def _file(content: Content) -> Path | _Memory | None:
+    return _Memory(content) if isinstance(content, bytes) else content
+
+
+def _named(content: Content) -> str:
+    return f": {content}" if isinstance(content, Path) else ""
+
+
+def _load(where: str, load: Callable[[], None]) -> None:
     try:
-        if configuration.ssl_ca_cert:
-            context.load_verify_locations(configuration.ssl_ca_cert)
-        field = "client-certificate, client-key"
-        if configuration.cert_file:
-            context.load_cert_chain(configuration.cert_file, configuration.key_file, password=_no_password)
+        load()
+    except ssl.SSLError as error:
+        known = (error.reason or "").replace("_", " ").lower()
+        words = known or "no certificate or key in PEM can be read"
+        raise Unusable(f"{where}: {words}") from None
     except (OSError, ValueError) as error:
-        raise Unusable(f"{where}: {field}: {error}") from None
+        raise Unusable(f"{where}: {reason(error)}") from None
 
 
 def _no_password() -> str:
     raise ValueError("the key is encrypted")  # the default would ask on the terminal
+
+
+def _authorization(config: Kubeconfig, api: Any) -> Callable[[], str]:
+    """Return what gives the Authorization header of the moment, empty for none. That raises Trouble."""
+    if config.plugin:
+        return _Renewal(config, config.plugin, api).authorization
+    if config.token_file:
+        file = config.token_file
+        return lambda: f"Bearer {file.token()}"
+    if config.login:
+        basic = _basic(*config.login)
+        return lambda: basic
+    return lambda: f"Bearer {config.token}" if config.token else ""
+
+
+def _basic(name: str, password: str) -> str:
+    """Return a header of RFC 7617, in UTF-8."""
+    return f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"
+
+
+class _Renewal:
+    """What a program gives: a token, or a certificate, with which new connections have to be made."""
+
+    def __init__(self, config: Kubeconfig, plugin: Plugin, api: Any) -> None:
+        self._config = config
+        self._plugin = plugin
+        self._api = api
+        self._lock = threading.Lock()
+        self._certificate = b""
+
+    def authorization(self) -> str:
+        """Return the header of the moment, empty where a certificate says it all. Raises Trouble."""
+        with self._lock:
+            try:
+                found = self._plugin.credential()
+                if found.certificate != self._certificate:
+                    self._use(found)
+            except (PluginFailed, Unusable) as error:
+                raise Trouble(str(error)) from None
+        return f"Bearer {found.token}" if found.token else ""
+
+    def _use(self, found: Credential) -> None:
+        from kubernetes.client.rest import RESTClientObject
+
+        configuration = self._api.configuration
+        new = self._config._replace(certificate=found.certificate or None, key=found.key or None)
+        _use_certificates(configuration, new)
+        self._certificate, self._api.rest_client = found.certificate, RESTClientObject(configuration)

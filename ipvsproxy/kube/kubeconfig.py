@@ -1,47 +1,79 @@
 """A kubeconfig file, checked before anything relies on it.
 
-In: the path of a kubeconfig and perhaps another server's URL. Out: the file reduced to its current context,
-with absolute paths, which `kube.connection` hands to the kubernetes package; and the token file, which that
-package would read only once. What can never work is `Unusable`, in a sentence with file and field. Contents of
-credentials never get into such a sentence.
+In: the path of a kubeconfig and perhaps another server's URL. Out: what its current context says, as a
+`Kubeconfig` from which `kube.connection` makes a connection. Everything that client-go takes is taken (its
+tools/clientcmd: validation.go, client_config.go); what can never work is `Unusable`, one sentence with file,
+context and field. Contents of credentials never get into such a sentence.
 """
 
-import base64
-import binascii
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import structlog
 import yaml
 
+from ipvsproxy.config.yamltext import Malformed, first_document
+from ipvsproxy.kube.exec_plugin import Plugin, read_plugin
+from ipvsproxy.kube.section import Section, Unusable, reason
+from ipvsproxy.kube.urls import checked_proxy, checked_server
+
+__all__ = ["Kubeconfig", "TokenFile", "Unusable", "read_kubeconfig"]
+
 TOKEN_SECONDS = 60.0
-CLUSTER_FILES = ("certificate-authority",)
-USER_FILES = ("client-certificate", "client-key")
 
 log = structlog.get_logger()
 
-
-class Unusable(Exception):
-    """A configuration that can never work, as a sentence for the operator."""
+Content = Path | bytes | None
+"""A file, or what would be in it."""
 
 
 class Kubeconfig(NamedTuple):
-    """One context of a kubeconfig; `tree` has the shape of the file."""
+    """One context of a kubeconfig.
 
-    tree: dict[str, Any]
-    token_file: Path | None
+    `cluster` and `user` are what sentences about either begin with. `headers` go with every request: they ask the
+    API server to act for somebody else. `proxy` is a URL, empty where the environment decides.
+    """
+
+    server: str
+    cluster: str
+    user: str
+    authority: Content = None
+    insecure: bool = False
+    server_name: str = ""
+    proxy: str = ""
+    token: str = ""
+    token_file: "TokenFile | None" = None
+    login: tuple[str, str] | None = None
+    certificate: Content = None
+    key: Content = None
+    plugin: Plugin | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class TokenFile:
     """A bearer token that is replaced on disk from time to time (contract 1.10)."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read the token. Raises Unusable when there is none."""
-        self._path = path
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        instead: str = "",
+        where: str = "token file",
+    ) -> None:
+        """Read the token, or take `instead`. Raises Unusable when there is neither."""
+        self.path = path
         self._clock = clock
-        self._token = self._read()
+        self._where = where
+        self._token = instead
+        try:
+            self._token = self._read()
+        except Unusable:
+            if not instead:
+                raise
         self._read_at = clock()
 
     def token(self) -> str:
@@ -56,11 +88,11 @@ class TokenFile:
 
     def _read(self) -> str:
         try:
-            token = self._path.read_text("ascii").strip()
+            token = self.path.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise Unusable(f"token file {self._path}: {_reason(error)}") from None
-        if not token or any(character.isspace() for character in token):
-            raise Unusable(f"token file {self._path}: holds no token")
+            raise Unusable(f"{self._where} {self.path}: {reason(error)}") from None
+        if not token or not _is_token(token):
+            raise Unusable(f"{self._where} {self.path}: holds no token")
         return token
 
 
@@ -69,106 +101,139 @@ def read_kubeconfig(path: Path, master: str = "") -> Kubeconfig:
 
     Raises Unusable.
     """
-    tree = _parse(path)
-    context_name = tree.get("current-context")
-    if not context_name:
-        raise Unusable(f"kubeconfig {path}: current-context: missing")
-    context = _named(path, tree, "contexts", context_name)
-    cluster_name, user_name = context.get("cluster"), context.get("user")
-    where = f"kubeconfig {path}: clusters[{cluster_name}].cluster"
-    cluster = dict(_named(path, tree, "clusters", cluster_name))
-    cluster["server"] = _server(where, master or cluster.get("server"), cluster)
-    _resolve(where, path.parent, cluster, CLUSTER_FILES)
-    users = []
-    token_file = None
-    if user_name:
-        user = dict(_named(path, tree, "users", user_name))
-        token_file = _resolve_user(f"kubeconfig {path}: users[{user_name}].user", path.parent, user)
-        users = [{"name": user_name, "user": user}]
-    reduced = {
-        "current-context": context_name,
-        "contexts": [{"name": context_name, "context": context}],
-        "clusters": [{"name": cluster_name, "cluster": cluster}],
-        "users": users,
-    }
-    return Kubeconfig(reduced, token_file)
+    file = Section(f"kubeconfig {path}", _tree(path), path.parent, ": ")
+    said = (file.text("apiVersion") or "v1", file.text("kind") or "Config")
+    if said != ("v1", "Config"):
+        raise Unusable(f"{file.where}: apiVersion {said[0]!r}, kind {said[1]!r}: not v1, Config")
+    name = file.text("current-context")
+    if not name and not master:
+        raise Unusable(f"{file.where}: current-context: missing")
+    within = f"kubeconfig {path}: context {name!r}"
+    context = _named(file, "contexts", name, within) if name else Section(within, None, path.parent)
+    if context is None:
+        raise Unusable(f"kubeconfig {path}: contexts: none is named {name!r}")
+    cluster = _cluster(file, context, within, master)
+    user_name = context.text("user")
+    user = _named(file, "users", user_name, within) if user_name else None
+    if user_name and user is None:
+        # client-go goes on as nobody, too, and so does the API server's answer: forbidden.
+        log.warning("Used no credentials: the user of the context is missing", file=str(path), user=user_name)
+    return _read(cluster, user or Section(f"{within}: users", None, path.parent), master)
 
 
-def with_scheme(server: str, *, secure: bool) -> str:
-    """Return a URL; `host:port` alone is allowed, as in all Kubernetes clients."""
-    return server if "://" in server else f"{'https' if secure else 'http'}://{server}"
-
-
-def _parse(path: Path) -> dict[str, Any]:
+def _tree(path: Path) -> Any:
+    where = f"kubeconfig {path}"
     try:
-        tree = yaml.safe_load(path.read_bytes())
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise Unusable(f"kubeconfig {path}: {line}{error.problem}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise Unusable(f"kubeconfig {path}: {_reason(error)}") from None
-    if not isinstance(tree, dict):
-        raise Unusable(f"kubeconfig {path}: not a mapping")
+        found = first_document(path.read_bytes())
+        tree = found.loader.construct_document(found.root) if found.root is not None else None
+    except Malformed as error:
+        raise Unusable(f"{where}: {error}") from None
+    except OSError as error:
+        raise Unusable(f"{where}: {reason(error)}") from None
+    except (yaml.MarkedYAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise Unusable(f"{where}: {line}a value has a tag that it does not fit") from None
+    for other in found.ignored:
+        log.warning("Ignored a document: only the first one of a file counts", file=str(path), document=str(other))
+    if not isinstance(tree, Mapping | None):
+        raise Unusable(f"{where}: not a mapping")
     return tree
 
 
-def _named(path: Path, tree: dict[str, Any], field: str, name: object) -> dict[str, Any]:
+def _named(file: Section, field: str, name: str, within: str) -> Section | None:
     """Return what a list of named things has under a name; `contexts` hold a `context` and so on."""
-    entries = tree.get(field)
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and entry.get("name") == name:
-            inner = entry.get(field.removesuffix("s"))
-            if isinstance(inner, dict):
-                return inner
-    raise Unusable(f"kubeconfig {path}: {field}: none is named {name!r}")
-
-
-def _server(where: str, server: object, cluster: dict[str, Any]) -> str:
-    if not isinstance(server, str) or not server:
-        raise Unusable(f"{where}.server: missing")
-    secure = any(key.startswith("certificate-authority") for key in cluster)
-    return with_scheme(server, secure=secure or bool(cluster.get("insecure-skip-tls-verify")))
-
-
-def _resolve_user(where: str, folder: Path, user: dict[str, Any]) -> Path | None:
-    """Make paths absolute; take the token file out, which wins over a token as in all Kubernetes clients."""
-    _resolve(where, folder, user, USER_FILES)
-    plugin = user.get("exec")
-    if isinstance(plugin, dict) and "/" in str(plugin.get("command", "")):
-        user["exec"] = {**plugin, "command": str(folder.absolute() / plugin["command"])}
-    token_file = user.pop("tokenFile", None)
-    if not token_file:
+    names: dict[str, Section] = {}
+    for entry in file.sections(field):
+        own = entry.text("name")
+        if own in names:
+            raise Unusable(f"{file.where}: {field}: two are named {own!r}")
+        names[own] = entry
+    if name not in names:
         return None
-    user.pop("token", None)
-    return folder.absolute() / str(token_file)
+    inner = names[name].section(field.removesuffix("s"))
+    inner.where = f"{within}: {field}[{name}].{field.removesuffix('s')}"
+    return inner
 
 
-def _resolve(where: str, folder: Path, section: dict[str, Any], fields: tuple[str, ...]) -> None:
-    """Make paths absolute and check that there is something to read; inline data wins over a path."""
-    for field in fields:
-        data = section.get(f"{field}-data")
-        if data:
-            _check_base64(f"{where}.{field}-data", data)
-        elif section.get(field):
-            file = folder.absolute() / str(section[field])
-            section[field] = str(file)
-            _check_readable(f"{where}.{field}", file)
+def _cluster(file: Section, context: Section, within: str, master: str) -> Section:
+    name = context.text("cluster")
+    cluster = _named(file, "clusters", name, within)
+    if cluster is None and not master:
+        raise Unusable(f"{within}: clusters: none is named {name!r}")
+    return cluster or Section(f"{within}: clusters[{name}].cluster", None, Path())
 
 
-def _check_base64(where: str, data: object) -> None:
-    try:
-        base64.b64decode("".join(str(data).split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise Unusable(f"{where}: not base64") from None
+def _read(cluster: Section, user: Section, master: str) -> Kubeconfig:
+    _check(cluster, user)
+    insecure, authority = cluster.flag("insecure-skip-tls-verify"), cluster.content("certificate-authority")
+    certificate, key = user.content("client-certificate"), user.content("client-key")
+    if certificate and not key:
+        raise user.wrong("client-key", "missing: a client certificate needs its key")
+    if insecure and authority:
+        raise cluster.wrong("insecure-skip-tls-verify", "cannot be combined with a certificate-authority")
+    server = master or cluster.text("server")
+    if not server:
+        raise cluster.wrong("server", "missing")
+    secure = bool(authority or certificate or insecure)
+    config = Kubeconfig(
+        server=checked_server(server, "--master" if master else f"{cluster.where}.server", secure=secure),
+        cluster=cluster.where,
+        user=user.where,
+        authority=authority,
+        insecure=insecure,
+        server_name=cluster.word("tls-server-name"),
+        proxy=checked_proxy(cluster.text("proxy-url"), f"{cluster.where}.proxy-url"),
+        certificate=certificate if key else None,
+        key=key if certificate else None,
+        headers=tuple(_impersonation(user)),
+    )
+    config = _with_secret(config, user)
+    has_method = config.token or config.token_file or config.login or config.certificate
+    plugin = read_plugin(user, cluster, config.server, authority)
+    return config if has_method else config._replace(plugin=plugin)
 
 
-def _check_readable(where: str, file: Path) -> None:
-    try:
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        raise Unusable(f"{where}: {file}: {_reason(error)}") from None
+def _check(cluster: Section, user: Section) -> None:
+    """Refuse what client-go refuses, and what it once had."""
+    cluster.flag("disable-compression")  # nothing is compressed here anyway
+    if "auth-provider" in user:
+        name = user.section("auth-provider").text("name")
+        raise user.wrong("auth-provider", f"{name or 'it'} is not part of Kubernetes' clients any more; use exec")
 
 
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+def _with_secret(config: Kubeconfig, user: Section) -> Kubeconfig:
+    """Add a token, a token file or a name with its password; a token file wins over a token."""
+    token, name, password = user.word("token"), user.text("username"), user.text("password")
+    if token and not _is_token(token):
+        raise user.wrong("token", "has characters that no token has")
+    if token and (name or password):
+        raise user.wrong("token", "cannot be combined with username and password")
+    path = user.path("tokenFile")
+    if path:
+        file = TokenFile(path, instead=token, where=f"{user.where}.tokenFile:")
+        return config._replace(token_file=file)
+    return config._replace(token=token, login=(name, password) if name or password else None)
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _impersonation(user: Section) -> list[tuple[str, str]]:
+    """Return the headers for `as`, `as-uid`, `as-groups` and `as-user-extra`."""
+    name, uid = user.word("as"), user.word("as-uid")
+    groups = [("Impersonate-Group", _header(user, "as-groups", group)) for group in user.texts("as-groups")]
+    extra = [
+        (f"Impersonate-Extra-{quote(key.lower(), safe='')}", _header(user, "as-user-extra", value))
+        for key, values in user.section("as-user-extra").items()
+        for value in values
+    ]
+    if (uid or groups or extra) and not name:
+        raise user.wrong("as", "missing: as-uid, as-groups and as-user-extra need it")
+    named = [("Impersonate-User", name), ("Impersonate-Uid", uid)]
+    return [(header, value) for header, value in named if value] + groups + extra
+
+
+def _header(user: Section, field: str, text: str) -> str:
+    return Section(user.where, {field: text}, Path()).word(field)

@@ -89,7 +89,7 @@ class Fault:
 
 
 class ApiServer:
-    def __init__(self, port=0, tls=None, version=100, list_delay=0.0):
+    def __init__(self, port=0, tls=None, version=100, list_delay=0.0, client_authority=None):
         self.objects = {kind: {} for kind, _ in PATHS.values()}
         self.events = []  # (version, kind, old object, new object, raw bytes)
         self.version = version
@@ -103,6 +103,7 @@ class ApiServer:
         self.open_watches = 0
         self._port = port
         self._tls = tls
+        self._client_authority = client_authority  # whose certificates clients must have
         self._faults = []
         self._pages = {}
         self._changed = threading.Condition(threading.RLock())
@@ -120,6 +121,9 @@ class ApiServer:
         if self._tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*self._tls)
+            if self._client_authority:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(self._client_authority)
             self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._port = self._http.server_address[1]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)

@@ -225,7 +225,9 @@ def test_our_own_form():
 def test_what_is_written_reads_the_same():
     settled = settle(
         {"conntrack.min": 7, "clusterCIDR": ["10.0.0.0/8"], "featureGates": {"A": True},
-         "ipvs.excludeCIDRs": ["::/0"], "logging.vmodule": [{"filePattern": "a", "verbosity": 3}]}, {},
+         "ipvs.excludeCIDRs": ["::/0"],
+         "hostnameOverride": "y", "portRange": "1e3", "ipvs.scheduler": "010",
+         "logging.vmodule": [{"filePattern": "a", "verbosity": 3}]}, {},
     )  # fmt: skip
     written = text(settled.values)
     again = decode(written.encode(), KUBE_PROXY)

@@ -93,10 +93,11 @@ def test_the_proxy_reads_the_files_without_a_complaint(data: dict[str, str], tmp
     kubeconfig = tmp_path / "kubeconfig.conf"
     kubeconfig.write_text(data["kubeconfig.conf"].replace(ACCOUNT, str(tmp_path)))
     (tmp_path / "ca.crt").touch()
-    (tmp_path / "token").touch()
-    tree, token_file = read_kubeconfig(kubeconfig, "")
-    assert tree["clusters"][0]["cluster"]["server"].startswith("https://")
-    assert token_file == tmp_path / "token"
+    (tmp_path / "token").write_text("a")
+    read_config = read_kubeconfig(kubeconfig, "")
+    assert read_config.server.startswith("https://")
+    assert read_config.token_file is not None
+    assert read_config.token_file.path == tmp_path / "token"
 
 
 def test_only_the_init_container_is_privileged() -> None:

@@ -17,11 +17,11 @@ from apiserver import ApiServer, Fault, endpoint_slice, node, service
 from structlog.testing import capture_logs
 
 from ipvsproxy.kube import client as client_module
-from ipvsproxy.kube import kubeconfig
+from ipvsproxy.kube import connection, kubeconfig
 from ipvsproxy.kube.api import Trouble
 from ipvsproxy.kube.client import ApiSource, Client, Limits
 from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind, Listed, Removed
-from ipvsproxy.kube.kubeconfig import TokenFile, Unusable, read_kubeconfig
+from ipvsproxy.kube.kubeconfig import TokenFile, Unusable
 from ipvsproxy.kube.reflector import Pace
 from ipvsproxy.plan.addresses import Neighbours
 
@@ -546,6 +546,22 @@ def test_tls_with_inline_data_and_a_server_name(certificates, tmp_path, follow):
         view.source.stop()
 
 
+def test_a_certificate_from_an_exec_plugin(certificates, tmp_path, follow):
+    certificate, key = (path.read_text() for path in certificates)
+    status = {"clientCertificateData": certificate, "clientKeyData": key}
+    version = "client.authentication.k8s.io/v1"
+    (tmp_path / "answer").write_text(
+        json.dumps({"apiVersion": version, "kind": "ExecCredential", "status": status})
+    )
+    plugin = {"apiVersion": version, "command": "cat", "args": [str(tmp_path / "answer")]}
+    with ApiServer(tls=certificates, client_authority=certificates[0]) as server:
+        cluster = {"certificate-authority": str(certificates[0])}
+        path = server.write_kubeconfig(tmp_path / "k", cluster=cluster, user={"exec": plugin})
+        view = follow(server, path=path)
+        view.wait_for_lists()
+        view.source.stop()
+
+
 def test_tls_unchecked_is_allowed_and_said(certificates, tmp_path, follow, logs):
     with ApiServer(tls=certificates) as server:
         path = server.write_kubeconfig(tmp_path / "k", cluster={"insecure-skip-tls-verify": True})
@@ -564,11 +580,9 @@ def test_a_server_with_the_wrong_certificate_is_waited_for(certificates, tmp_pat
 
 
 def test_in_cluster(certificates, tmp_path, monkeypatch):
-    from kubernetes.config import incluster_config
-
     (tmp_path / "token").write_text("pod-token")
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(certificates[0]))
+    shutil.copy(certificates[0], tmp_path / "ca.crt")
+    monkeypatch.setattr(connection, "ACCOUNT", tmp_path)
     with ApiServer(tls=certificates) as server:
         server.bearer = "pod-token"
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
@@ -616,15 +630,14 @@ def user(**fields):
 
 BAD_KUBECONFIGS = [
     (None, "No such file or directory"),
-    ("a: [", "line 1: expected the node content"),
-    ("", "not a mapping"),
+    ("a: [", "line 1, column 5: did not find expected node content, at the end of the file"),
+    ("", "current-context: missing"),
     ("[]", "not a mapping"),
     (b"\xff\xfe\xff", "kubeconfig"),
     (base(**{"current-context": ""}), "current-context: missing"),
     (base(contexts=None), "contexts: none is named 'c'"),
-    (base(contexts=[{"name": "c"}]), "contexts: none is named 'c'"),
+    (base(contexts=[{"name": "c"}]), "clusters: none is named ''"),
     (base(clusters=[]), "clusters: none is named 'k'"),
-    (base(users=[]), "users: none is named 'u'"),
     (cluster(server=""), "clusters[k].cluster.server: missing"),
     (
         cluster(**{"certificate-authority": "/none/ca"}),
@@ -632,13 +645,17 @@ BAD_KUBECONFIGS = [
     ),
     (cluster(**{"certificate-authority-data": "%"}), "clusters[k].cluster.certificate-authority-data: not base64"),
     (cluster(**{"certificate-authority": "/dev/null"}), "/dev/null"),
-    (cluster(**{"certificate-authority": "kubeconfig"}), "/kubeconfig: certificate-authority: [X509"),
-    (cluster(**{"certificate-authority-data": "YQ=="}), "/kubeconfig: certificate-authority: [X509"),
-    (user(**{"client-certificate": "kubeconfig"}), "/kubeconfig: client-certificate, client-key: [SSL"),
+    (cluster(**{"certificate-authority": "kubeconfig"}), "clusters[k].cluster.certificate-authority: "),
+    (cluster(**{"certificate-authority-data": "YQ=="}), "clusters[k].cluster.certificate-authority: "),
+    (
+        user(**{"client-certificate": "kubeconfig", "client-key": "kubeconfig"}),
+        "kubeconfig: no certificate or key in PEM can be read",
+    ),
+    (user(**{"client-certificate": "kubeconfig"}), "users[u].user.client-key: missing: a client certificate"),
     (user(**{"client-certificate": "/none/c"}), "users[u].user.client-certificate: /none/c: No such file"),
     (user(**{"client-key": "/none/k"}), "users[u].user.client-key: /none/k: No such file"),
-    (user(tokenFile="/none/token"), "token file /none/token: No such file or directory"),
-    (user(tokenFile="/dev/null"), "token file /dev/null: holds no token"),
+    (user(tokenFile="/none/token"), "users[u].user.tokenFile: /none/token: No such file or directory"),
+    (user(tokenFile="/dev/null"), "users[u].user.tokenFile: /dev/null: holds no token"),
 ]
 
 
@@ -650,7 +667,7 @@ def test_an_unusable_kubeconfig_fails_with_file_and_field(tmp_path, text, reason
     view = View(ApiSource(path, "", "node1"))
     view.wait(lambda: view.failed)
     assert reason in view.failed
-    assert str(path) in view.failed or "/dev/null" in view.failed or "token file" in view.failed
+    assert view.failed.startswith(f"kubeconfig {path}: ")
 
 
 def test_secrets_are_not_quoted(tmp_path):
@@ -662,23 +679,6 @@ def test_secrets_are_not_quoted(tmp_path):
         Client(path, "", "n").connect()
     assert "c2VjcmV0" not in str(info.value)
     assert "hush" not in str(info.value)
-
-
-@pytest.mark.parametrize(
-    ("fields", "server", "expected"),
-    [
-        ({}, "h:1", "http://h:1"),
-        ({"certificate-authority-data": "YQ=="}, "h:1", "https://h:1"),
-        ({"insecure-skip-tls-verify": True}, "h:1", "https://h:1"),
-        ({}, "https://h", "https://h"),
-    ],
-)
-def test_servers_without_a_scheme(tmp_path, fields, server, expected):
-    path = tmp_path / "k"
-    path.write_text(cluster(server=server, **fields))
-    assert read_kubeconfig(path).tree["clusters"][0]["cluster"]["server"] == expected
-    path.write_text(cluster(server="other", **fields))
-    assert read_kubeconfig(path, server).tree["clusters"][0]["cluster"]["server"] == expected
 
 
 def test_a_context_without_a_user(server, tmp_path, follow):
@@ -698,14 +698,16 @@ def test_proxies_from_the_environment_and_the_kubeconfig(tmp_path, monkeypatch):
     with pytest.raises(Trouble, match="proxy"):
         client.list(Kind.NODE, 1, "", "")
     client.close()
-    path.write_text(cluster(server="http://127.0.0.1:2"))
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    for no_proxy, expected in (("", "port=1"), ("127.0.0.1", "port=2")):
-        monkeypatch.setenv("no_proxy", no_proxy)
-        client.connect()
-        with pytest.raises(Trouble, match=expected):
-            client.list(Kind.NODE, 1, "", "")
-        client.close()
+    path.write_text(cluster(server="http://192.0.2.1"))
+    monkeypatch.setenv("http_proxy", "127.0.0.1:1")
+    client.connect()
+    with pytest.raises(Trouble, match="proxy"):
+        client.list(Kind.NODE, 1, "", "")
+    client.close()
+    monkeypatch.setenv("NO_PROXY", "192.0.2.0/24")
+    client.connect()
+    assert client._connection.api.configuration.proxy is None
+    client.close()
 
 
 def test_only_what_is_needed_is_imported():
