@@ -55,6 +55,10 @@ class News:
                 if watch is not None:
                     os.close(watch)
 
+    def follow(self, folders: Iterable[Path]) -> None:
+        """Take these folders from the next look on. Only for the thread that looks."""
+        self._folders = tuple(folders)
+
     def stop(self) -> None:
         """End `looks`, also while it waits."""
         self._stopped = True

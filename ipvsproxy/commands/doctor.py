@@ -30,6 +30,8 @@ MOODS = {
     Verdict.NOT_CHECKED: Mood.QUIET,
     Verdict.OK: Mood.GOOD,
 }
+SAID = 5
+"""Sentences about the objects of a Service."""
 WIDTH = max(map(len, ORDER)) + 2
 
 
@@ -73,7 +75,8 @@ def _service(key: str, given: Given) -> list[Finding]:
     if facts is None:
         api = seen.facts.api
         raise Failed(f"{api.source} cannot be read: {api.error}" if api else "no objects")
-    return diagnose_service(facts, diagnose(seen.facts))
+    said = tuple(seen.objects.about(key)[:SAID]) if seen.objects else ()
+    return diagnose_service(msgspec.structs.replace(facts, said=said), diagnose(seen.facts))
 
 
 def _saved(path: Path) -> Facts:

@@ -78,8 +78,10 @@ def desired_here(config: Config, objects: Objects, view: View) -> Desired:
     """Return what this node should have, and say which objects cannot be used. Raises KernelError."""
     here, around = view.other_addresses(), Surroundings.of(view)
     wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
-    for complaint in objects.refused:
+    for complaint in (*objects.refused, *objects.left_out):
         note(f"left out: {complaint}")
+    for text in objects.notes:
+        note(text)
     if absent := wanted.missing_node:
         there = f" (nodes that objects name: {', '.join(absent.shown)})" if absent.others else ""
         note(f"{absent}: {absent.effect}{there}; see --hostname-override")

@@ -1,15 +1,14 @@
 """`ipvsproxy plan --from DUMP`: the wanted state from saved objects, with no cluster, no kernel and no root.
 
-A dump is what `kubectl get services,endpointslices,nodes -A -o yaml` prints, in files, folders or on stdin.
-The addresses of the node come from its Node object, since there is no host to look at. So a bug report can be
-replayed. Status 1 if a part of the dump could not be used.
+A dump is what `kubectl get services,endpointslices,nodes -A -o yaml` prints, in files, folders or on stdin
+(`kube.saved`). The addresses of the node come from its Node object, since there is no host to look at. So a bug
+report can be replayed. Status 1 if a part of the dump could not be used.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
 from ipvsproxy.commands.objects import desired
@@ -20,80 +19,38 @@ from ipvsproxy.config import Config
 from ipvsproxy.config.settle import NODE_NAME
 from ipvsproxy.desired import Desired
 from ipvsproxy.inspect.difference import server_text
-from ipvsproxy.kube.documents import Unreadable
-from ipvsproxy.kube.inbox import Kind, Listed, Object
-from ipvsproxy.kube.manifest_file import Content, parse
-from ipvsproxy.kube.manifests import SUFFIXES
+from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.objects import Objects, Unavailable
+from ipvsproxy.kube.saved import read_saved
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Frontend, Vip
-
-
-class Dump(NamedTuple):
-    """The objects of all files by kind and key, and what could not be used, one line each."""
-
-    objects: dict[Kind, dict[str, Object]]
-    complaints: list[str]
 
 
 def run(given: Given) -> int:
     """Plan once."""
     if given.words or not given.flags["from"]:
         raise WrongUsage("--from FILE is needed, and no words" if given.words else "--from FILE is needed")
-    dump = read(given.flags["from"])
-    config = _of_node(given.config, dump)
+    try:
+        found = read_saved(given.flags["from"], sys.stdin.buffer)
+    except Unavailable as error:
+        raise Failed(str(error)) from None
+    nodes = found.of(Kind.NODE)
+    config = _of_node(given.config, nodes)
     if NODE_NAME in given.settings.origins and config.node_name != given.config.node_name:
         note(f"no Node {given.config.node_name} in it: planned for {config.node_name}, the only one there is")
-    node = dump.objects[Kind.NODE].get(config.node_name)
+    node = nodes.get(config.node_name)
     addresses = node.addresses if isinstance(node, Node) else ()
     if node is None:
         note(f"no Node {config.node_name} in it: NodePorts, and what depends on the node's place, are missing")
-    wanted = desired(config, [Listed(kind, found) for kind, found in dump.objects.items()], addresses)
-    document = _document(config, wanted, dump)
+    for text in found.notes:
+        note(text)
+    document = _document(config, desired(config, found.listed(), addresses), found)
     emit(given.flags["output"], "Plan", document, _parts(document))
-    return FOUND if dump.complaints else FINE
+    return FOUND if document["complaints"] else FINE
 
 
-def read(names: list[str]) -> Dump:
-    """Read all files. Raises Failed when one of them cannot be read at all."""
-    dump = Dump({kind: {} for kind in Kind}, [])
-    for name, data in _files(names):
-        try:
-            content = parse(name, data)
-        except Unreadable as error:
-            raise Failed(f"{name}:{error.line}:{error.column}: {error.reason}") from error
-        _merge(name, content, dump)
-    return dump
-
-
-def _files(names: list[str]) -> Iterator[tuple[str, bytes]]:
-    for name in names:
-        if name == "-":
-            yield "<stdin>", sys.stdin.buffer.read()
-            continue
-        path = Path(name)
-        try:
-            inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else [path]
-            yield from ((str(file), file.read_bytes()) for file in inside)
-        except OSError as error:
-            raise Failed(f"{name}: {error.strerror or error}") from error
-
-
-def _merge(name: str, content: Content, dump: Dump) -> None:
-    for refusal in content.refused:
-        kind, key = refusal.ident or ("object", f"{refusal.document}.{refusal.place}")
-        dump.complaints.append(f"{name}: {kind} {key} refused: {refusal.field}: {refusal.reason}")
-    for (kind, key), reasons in content.complaints.items():
-        dump.complaints.extend(f"{name}: {kind} {key}: left out: {reason}" for reason in reasons)
-    for (kind, key), value in content.good.items():
-        if key in dump.objects[kind]:
-            dump.complaints.append(f"{name}: {kind} {key}: another file has it already")
-        elif value is not None:
-            dump.objects[kind][key] = value
-
-
-def _of_node(config: Config, dump: Dump) -> Config:
+def _of_node(config: Config, nodes: Mapping[str, object]) -> Config:
     """Plan for the node that was named, or for the only one there is. Raises WrongUsage."""
-    nodes = dump.objects[Kind.NODE]
     if config.node_name in nodes or not nodes:
         return config
     if len(nodes) > 1:
@@ -101,7 +58,7 @@ def _of_node(config: Config, dump: Dump) -> Config:
     return replace(config, node_name=next(iter(nodes)))
 
 
-def _document(config: Config, wanted: Desired, dump: Dump) -> dict[str, Any]:
+def _document(config: Config, wanted: Desired, found: Objects) -> dict[str, Any]:
     ledger = wanted.ledger
     elements: dict[str, dict[str, str]] = {}
     for slot, value in sorted(ledger.elements.items()):
@@ -113,8 +70,14 @@ def _document(config: Config, wanted: Desired, dump: Dump) -> dict[str, Any]:
             for key, frontend in sorted(ledger.frontends.items())
         ],
         "elements": elements,
-        "complaints": dump.complaints,
+        "notProxied": [_left(kind, key, reason) for (kind, key), reason in sorted(found.skipped.items())],
+        "complaints": [*found.refused, *found.left_out],
     }
+
+
+def _left(kind: Kind, key: str, reason: str) -> dict[str, str]:
+    namespace, _, name = key.rpartition("/")
+    return {"kind": kind, "namespace": namespace, "name": name, "reason": reason}
 
 
 def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]:
@@ -148,4 +111,8 @@ def _parts(document: dict[str, Any]) -> Parts:
     yield Grid(
         ("SET", "ELEMENT", "VALUE"), [(s, k, v or "-") for s, found in elements.items() for k, v in found.items()]
     )
+    if document["notProxied"]:
+        yield ""
+        left_heads = ("KIND", "NAMESPACE", "NAME", "NOT PROXIED, BECAUSE")
+        yield Grid(left_heads, [list(left.values()) for left in document["notProxied"]])
     yield from (Marked(f"Warning: {complaint}", Mood.DOUBTFUL) for complaint in document["complaints"])

@@ -63,8 +63,11 @@ def _unproxied(key: str, objects: Objects, dns: str, ask: Callable[[str], Answer
         answer = ask("CNAME")
         kind = "of type ExternalName"
         return ServiceFacts(key, kind, external_name=external[key], dns_service=dns, answer=answer)
-    if key in objects.items[Kind.SERVICE]:
+    if objects.is_headless(key):
         return ServiceFacts(key, "headless", dns_service=dns, answer=ask("A"))
+    if key in objects.items[Kind.SERVICE]:
+        reason = objects.skipped.get((Kind.SERVICE, key), "the object makes no sense")
+        return ServiceFacts(key, "unusable", unusable=reason)
     return ServiceFacts(key, similar=tuple(similar(key, objects.items[Kind.SERVICE])))
 
 

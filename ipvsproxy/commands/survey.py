@@ -199,7 +199,8 @@ def _read_objects(facts: Facts, config: Config) -> Objects | None:
         return None
     seconds = time.monotonic() - began
     services, slices = (len(objects.items[kind]) for kind in (Kind.SERVICE, Kind.ENDPOINT_SLICE))
-    facts.api = Api(objects.source, "", seconds, services, slices, tuple(objects.refused))
+    left_out = (*objects.left_out, *objects.notes)
+    facts.api = Api(objects.source, "", seconds, services, slices, tuple(objects.refused), left_out)
     return objects
 
 

@@ -109,7 +109,7 @@ class Proxy(msgspec.Struct, frozen=True):
 class Api(msgspec.Struct, frozen=True):
     """The way to the objects: where from, how long it took, how many came; `error` when they did not.
 
-    `refused` are single objects that cannot be used.
+    `refused` are single objects that cannot be used, `left_out` parts of others, and what is missing.
     """
 
     source: str
@@ -118,6 +118,7 @@ class Api(msgspec.Struct, frozen=True):
     services: int = 0
     slices: int = 0
     refused: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):

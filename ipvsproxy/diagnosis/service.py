@@ -67,7 +67,10 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class ServiceFacts(msgspec.Struct, frozen=True):
-    """A Service as this node sees it; `kind` is empty when there is no such Service."""
+    """A Service as this node sees it; `kind` is empty when there is no such Service.
+
+    `unusable` is why it cannot be proxied though it should be, `said` what is wrong with objects about it.
+    """
 
     key: str
     kind: str = ""
@@ -80,6 +83,8 @@ class ServiceFacts(msgspec.Struct, frozen=True):
     drift: tuple[str, ...] | None = None
     conflicts: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
+    unusable: str = ""
+    said: tuple[str, ...] = ()
 
 
 def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Finding]:
@@ -94,6 +99,12 @@ def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Findi
 
 
 def _steps(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
+    if facts.said:
+        yield warning("objects", f"not all that concerns {facts.key} can be used", *facts.said,
+                      step="complete them: what is missing is not proxied")  # fmt: skip
+    if facts.unusable:
+        yield problem("Service", f"{facts.key} cannot be proxied: {facts.unusable}", step="mend the Service")
+        return
     if not facts.kind:
         like = f"there are: {', '.join(facts.similar)}" if facts.similar else ""
         yield problem("Service", f"there is no Service {facts.key}", like,

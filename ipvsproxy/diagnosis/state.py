@@ -87,6 +87,10 @@ def check_api(facts: Facts) -> Iterator[Finding]:
         if api.refused:
             yield warning("objects", f"{counted(len(api.refused), 'object')} cannot be used", *api.refused[:SHOWN],
                           step="mend them: each costs only itself")  # fmt: skip
+        if api.left_out:
+            count = counted(len(api.left_out), "part")
+            yield warning("objects", f"{count} of them cannot be used or may be missing",
+                          *api.left_out[:SHOWN], step="complete them: what is missing is not proxied")  # fmt: skip
         counts = f"{api.services} Services, {api.slices} EndpointSlices"
         yield fine("objects", f"read from {api.source}", counts, f"in {api.seconds:.1f} s")
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ipvsproxy.kube.decoded import Decoded, Refused, short
+from ipvsproxy.kube.defaults import NAMESPACE
 from ipvsproxy.kube.endpoint_slice import build_slice
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.node import build_node
@@ -25,6 +26,8 @@ from ipvsproxy.kube.service import build_service
 NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?")
 """Of objects and namespaces, a little wider than the API server has it: they go into logs and events."""
 LONGEST_NAME = 253
+MISSING = re.compile(r"Object missing required field `(.+)`")
+"""In the words of msgspec."""
 UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError)
 
 
@@ -74,7 +77,7 @@ def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
     for field, text in (("metadata.name", metadata.name), ("metadata.namespace", metadata.namespace)):
         if text and (len(text) > LONGEST_NAME or not NAME.fullmatch(text)):
             raise Refused(field, f"{short(text)!r} is not a name")
-    return metadata.name if kind is Kind.NODE else f"{metadata.namespace or 'default'}/{metadata.name}"
+    return metadata.name if kind is Kind.NODE else f"{metadata.namespace or NAMESPACE}/{metadata.name}"
 
 
 def _refused(error: Exception) -> Refused:
@@ -92,7 +95,10 @@ def _field_and_reason(message: str) -> tuple[str, str]:
     reason, _, path = message.partition(" - at `")
     if path.startswith("key` in `"):
         reason, path = f"{reason} as a key", path.removeprefix("key` in `")
-    return path.rstrip("`").removeprefix("$").removeprefix("."), reason
+    field = path.rstrip("`").removeprefix("$").removeprefix(".")
+    if missing := MISSING.fullmatch(reason):
+        return f"{field}.{missing[1]}".removeprefix("."), "missing"
+    return field, reason
 
 
 _RAW_TYPES: dict[Kind, Any] = {

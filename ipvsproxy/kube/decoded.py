@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ipvsproxy.address import parse_ip
+from ipvsproxy.kube.defaults import PROTOCOL
 from ipvsproxy.kube.inbox import Object
 from ipvsproxy.plan.model import Protocol
 
@@ -28,7 +29,7 @@ class Refused(ValueError):
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """A value (None: right, but not proxied) and complaints about what was left out of it.
+    """A value and complaints about what was left out of it. None: right, but not proxied, and `skipped` says why.
 
     `triggered` is when the change of a pod behind this version began, in seconds since the epoch, 0 if unknown.
     """
@@ -36,6 +37,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     object: Object | None
     complaints: tuple[str, ...] = ()
     triggered: float = 0.0
+    skipped: str = ""
 
 
 def short(text: str) -> str:
@@ -69,6 +71,6 @@ def addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[
 def protocol(field: str, text: str | None) -> Protocol:
     """Return a protocol by its name, TCP for none. Raises Refused."""
     try:
-        return Protocol[text or "TCP"]
+        return Protocol[text or PROTOCOL]
     except KeyError:
         raise Refused(field, f"{text!r} is none of TCP, UDP, SCTP") from None

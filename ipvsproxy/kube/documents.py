@@ -1,48 +1,29 @@
 """The text of a manifest file as a list of Kubernetes objects.
 
-In: the name and bytes of one file, YAML (many documents) or JSON, as `kubectl get -o yaml|json` prints it.
-Out: `Item`s in the order of the file, with `List`, `ServiceList` and the like unfolded; each knows its document
-number and place in its list. `Unreadable` with line and column when the file as a whole makes no sense.
-
-YAML is built from libyaml's events: five times faster than PyYAML's own construction, and what could hurt is
-refused on the way (aliases, because a few lines of them expand without bound; deep nesting; a key given twice).
-Scalars follow what kubectl understands, except that timestamps stay text. This module never looks into objects.
+In: the name and bytes of one file, YAML (many documents) or JSON (one value after the other), as `kubectl get
+-o yaml|json` prints it, in UTF-8 or UTF-16.
+Out: `Item`s in the order of the file, with `List`, `ServiceList`, bare lists and lists in lists unfolded; each
+knows its document number and place in its list. What makes no sense is `Broken`, document by document;
+`Unreadable` with line and column when nothing in the file does. This module never looks into objects.
 """
 
-import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
 
 import msgspec
-import yaml
 
-MAX_DEPTH = 100
-WORDS: dict[str, Any] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"), True),
-    **dict.fromkeys(("false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"), False),
-}
-NUMBER_START = frozenset("0123456789+-.")
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
-TEXT_TAG = "tag:yaml.org,2002:str"
+from ipvsproxy.kube import json_stream, yaml_stream
+from ipvsproxy.kube.text import Unreadable, utf8
 
-# The pure-Python loader understands the same, slower; libyaml is part of PyYAML's wheels.
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class Unreadable(ValueError):
-    """A file that cannot be taken apart; `line` and `column` count from 1, 0 is unknown."""
-
-    def __init__(self, reason: str, line: int = 0, column: int = 0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.line = line
-        self.column = column
+LEAST_BYTES, FEW_ITEMS = 32, 1000
+"""An object has more bytes than that. Smaller items would cost many times their size, so only a few are read."""
+MAX_LISTS = 5
+"""Lists within lists. Each level costs another look at the text."""
 
 
 class Item(NamedTuple):
-    """One object of a file. `place` counts within a list from 1, 0 is outside of one."""
+    """One object of a file. `place` counts within the lists of a document from 1, 0 is outside of one."""
 
     document: int
     place: int
@@ -51,161 +32,128 @@ class Item(NamedTuple):
     body: Any
 
 
-class _Envelope(msgspec.Struct, rename="camel"):
-    """As much of an object as tells whether it is a list."""
+class Broken(NamedTuple):
+    """A document that cannot be taken apart."""
+
+    document: int
+    error: Unreadable
+
+
+class Contents(NamedTuple):
+    """What a file holds."""
+
+    items: list[Item]
+    broken: list[Broken]
+
+
+class _Head(NamedTuple):
+    """As much of a body as tells whether it is a list. `items` is None where there are none."""
 
     kind: str = ""
     api_version: str = ""
-    items: list[msgspec.Raw] | None = None
+    items: Any = None
 
 
-def read_items(name: str, data: bytes) -> list[Item]:
+class _Envelope(msgspec.Struct, rename="camel"):
+    kind: Any = ""
+    api_version: Any = ""
+    items: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def read(name: str, data: bytes) -> Contents:
     """Return the objects in a file.
 
-    Raises Unreadable when it is neither YAML nor JSON.
+    Raises Unreadable when no document in it makes sense.
     """
-    try:
-        if name.endswith(".json"):
-            return _json_items(data)
-        if data.lstrip().startswith(b"{"):
-            # What kubectl printed as JSON may carry any name; JSON is read 20 times faster than YAML.
-            try:
-                return _json_items(data)
-            except Unreadable:
-                return _yaml_items(data)
-        return _yaml_items(data)
-    except RecursionError:
-        raise Unreadable("nested too deeply") from None
+    text = utf8(data)
+    found = _as_json(name, text) if text.lstrip()[:1] in (b"{", b"[") else _taken(yaml_stream.documents, text)
+    if found.broken and not found.items:
+        raise found.broken[0].error
+    return found
 
 
-def _json_items(data: bytes) -> list[Item]:
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        outer = msgspec.json.decode(data, type=_Envelope)
-    except msgspec.ValidationError as error:
-        raise Unreadable(str(error)) from None
-    except msgspec.DecodeError as error:
-        raise _at_byte(data, str(error)) from None
-    except UnicodeDecodeError as error:
-        raise Unreadable(str(error)) from None
-    if not outer.kind.endswith("List"):
-        return [Item(1, 0, outer.api_version, outer.kind, msgspec.Raw(data))]
-    return [_listed(1, place, outer, _head(raw), raw) for place, raw in enumerate(outer.items or (), 1)]
+def _as_json(name: str, text: bytes) -> Contents:
+    """Read what looks like JSON: 20 times faster than YAML, which it may be all the same under another name."""
+    found = _taken(json_stream.documents, text)
+    if found.broken and not name.casefold().endswith(".json"):
+        as_yaml = _taken(yaml_stream.documents, text)
+        if not (found.items and as_yaml.broken):
+            return as_yaml
+    return found
 
 
-def _head(raw: msgspec.Raw) -> _Envelope:
-    try:
-        return msgspec.json.decode(raw, type=_Envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Envelope()  # whoever decodes the whole object says what is wrong
+def _taken(documents: Callable[[bytes], Iterable[Any]], text: bytes) -> Contents:
+    found = Contents([], [])
+    most = len(text) // LEAST_BYTES + FEW_ITEMS
+    for number, body in enumerate(documents(text), 1):
+        try:
+            if isinstance(body, Unreadable):
+                raise body
+            found.items.extend(islice(_unfolded(number, body), most - len(found.items) + 1))
+        except Unreadable as error:
+            found.broken.append(Broken(number, error))
+        if len(found.items) > most:
+            raise Unreadable(f"more than {most} items in {len(text)} bytes: these are no Kubernetes objects")
+    return found
 
 
-def _listed(number: int, place: int, outer: _Envelope, head: _Envelope, body: Any) -> Item:
-    """Make an item; what the API itself sends as a ServiceList has no kind in its items."""
-    version = head.api_version or outer.api_version
-    return Item(number, place, version, head.kind or outer.kind.removesuffix("List"), body)
-
-
-def _at_byte(data: bytes, message: str) -> Unreadable:
-    found = re.search(r" \(byte (\d+)\)$", message)
-    at = int(found[1]) if found else len(data)
-    reason = message[: found.start()] if found else message
-    return Unreadable(reason, data.count(b"\n", 0, at) + 1, at - data.rfind(b"\n", 0, at))
-
-
-def _yaml_items(data: bytes) -> list[Item]:
-    try:
-        return [item for number, tree in enumerate(_trees(data), 1) for item in _unfold(number, tree)]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        reason = error.problem or error.context or "not YAML"
-        raise Unreadable(reason, mark.line + 1 if mark else 0, mark.column + 1 if mark else 0) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Unreadable(" ".join(str(error).split())) from None
-
-
-def _unfold(number: int, tree: Any) -> Iterator[Item]:
-    if tree is None:
+def _unfolded(number: int, body: Any) -> Iterator[Item]:
+    """Yield the objects of a document. Raises Unreadable when a list in it is none."""
+    if body is None:
         return  # nothing between two `---`
-    outer = _tree_head(tree)
-    if not outer.kind.endswith("List"):
-        yield Item(number, 0, outer.api_version, outer.kind, tree)
+    head = _head(body)
+    if head.items is None:
+        yield Item(number, 0, head.api_version, head.kind, body)
         return
-    items = tree.get("items") or ()
-    if not isinstance(items, list | tuple):
+    for place, found in enumerate(_flat(number, head, 0), 1):
+        yield Item(number, place, *found)
+
+
+def _flat(number: int, outer: _Head, depth: int) -> Iterator[tuple[str, str, Any]]:
+    if depth == MAX_LISTS:
+        raise Unreadable(f"lists of document {number} are nested too deeply")
+    for body in _list(number, outer.items):
+        head = _head(body)
+        if head.items is not None:
+            yield from _flat(number, head, depth + 1)
+        else:
+            # What the API itself sends as a ServiceList has no kind in its items.
+            yield head.api_version or outer.api_version, head.kind or outer.kind.removesuffix("List"), body
+
+
+def _list(number: int, items: Any) -> list[Any] | tuple[Any, ...]:
+    try:
+        found = (
+            msgspec.json.decode(items, type=list[msgspec.Raw] | None) if isinstance(items, msgspec.Raw) else items
+        )
+    except msgspec.DecodeError:
+        found = items
+    if found and not isinstance(found, list | tuple):
         raise Unreadable(f"items of document {number} are not a list")
-    for place, body in enumerate(items, 1):
-        yield _listed(number, place, outer, _tree_head(body), body)
+    return found or ()
 
 
-def _tree_head(tree: Any) -> _Envelope:
+def _head(body: Any) -> _Head:
+    return _json_head(body) if isinstance(body, msgspec.Raw) else _tree_head(body)
+
+
+def _json_head(body: msgspec.Raw) -> _Head:
+    if bytes(memoryview(body)[:64]).lstrip()[:1] == b"[":
+        return _Head(items=body)
+    try:
+        found = msgspec.json.decode(body, type=_Envelope)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Head()  # whoever decodes the whole object says what is wrong
+    return _of(found.kind, found.api_version, found.items)
+
+
+def _tree_head(tree: Any) -> _Head:
+    if isinstance(tree, list):
+        return _Head(items=tree)
     fields = tree if isinstance(tree, dict) else {}
-    kind, version = fields.get("kind"), fields.get("apiVersion")
-    return _Envelope(kind if isinstance(kind, str) else "", version if isinstance(version, str) else "")
+    return _of(fields.get("kind"), fields.get("apiVersion"), fields.get("items") or ())
 
 
-def _trees(data: bytes) -> Iterator[Any]:
-    """Yield the documents of a YAML stream as dictionaries, lists and scalars."""
-    events = iter(yaml.parse(data, Loader=LOADER))
-    for event in events:
-        if isinstance(event, yaml.DocumentStartEvent):
-            yield _node(next(events), events, 0)
-
-
-def _node(event: Any, events: Iterator[Any], depth: int) -> Any:
-    if isinstance(event, yaml.ScalarEvent):
-        return _scalar(event)
-    if isinstance(event, yaml.AliasEvent):
-        _refuse(event, f"alias *{event.anchor} is not supported")
-    if depth == MAX_DEPTH:
-        _refuse(event, "nested too deeply")
-    if isinstance(event, yaml.MappingStartEvent):
-        return _mapping(events, depth + 1)
-    return _sequence(events, depth + 1)
-
-
-def _sequence(events: Iterator[Any], depth: int) -> list[Any]:
-    found = []
-    for event in events:
-        if isinstance(event, yaml.SequenceEndEvent):
-            break
-        found.append(_node(event, events, depth))
-    return found
-
-
-def _mapping(events: Iterator[Any], depth: int) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for event in events:
-        if isinstance(event, yaml.MappingEndEvent):
-            break
-        if not isinstance(event, yaml.ScalarEvent):
-            _refuse(event, "a key must be a scalar")
-        key = _scalar(event)
-        if key in found:
-            _refuse(event, f"key {key!r} is given twice")
-        found[key] = _node(next(events), events, depth)
-    return found
-
-
-def _refuse(event: Any, reason: str) -> NoReturn:
-    raise Unreadable(reason, event.start_mark.line + 1, event.start_mark.column + 1)
-
-
-def _scalar(event: Any) -> Any:
-    text: str = event.value
-    if not event.implicit[0]:
-        if event.tag not in (None, TEXT_TAG):
-            _refuse(event, f"tag {event.tag} is not supported")
-        return text
-    if text in WORDS:
-        return WORDS[text]
-    return _number(text) if text[0] in NUMBER_START else text
-
-
-def _number(text: str) -> Any:
-    """Return a number, or the text: dates, addresses, 007 and 12:30 (base 60, octal) are none."""
-    if INTEGER.fullmatch(text):
-        return int(text)
-    if FLOAT.fullmatch(text):
-        return float(text)
-    return text
+def _of(kind: Any, version: Any, items: Any) -> _Head:
+    kind = kind if isinstance(kind, str) else ""
+    return _Head(kind, version if isinstance(version, str) else "", items if kind.endswith("List") else None)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from ipvsproxy.address import MAPPED_PREFIX, family, parse_ip
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, protocol, said
+from ipvsproxy.kube.defaults import NAMESPACE, PORT_NAME
 from ipvsproxy.kube.raw import Conditions, RawEndpoint, RawEndpointSlice, RawSlicePort
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, SlicePort
 
@@ -22,21 +23,25 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
     """Return the slice, None for one of no use to a proxy. Raises Refused."""
     labels = raw.metadata.labels or {}
     service = labels.get(SERVICE_NAME_LABEL, "")
-    if raw.address_type == "FQDN" or HEADLESS_LABEL in labels:
-        return Decoded(None)
+    if HEADLESS_LABEL in labels:
+        return Decoded(None, skipped=f"of a headless Service, by the label {HEADLESS_LABEL}")
+    if raw.address_type == "FQDN":
+        return Decoded(None, skipped="addressType FQDN: names are not proxied, only addresses")
+    if not raw.address_type:
+        raise Refused("addressType", "missing; it is IPv4 or IPv6, and there is no default")
     if raw.address_type not in FAMILIES:
         raise Refused("addressType", f"{raw.address_type!r} is none of IPv4, IPv6, FQDN")
     if not service:
-        return Decoded(None, (f"metadata.labels: no {SERVICE_NAME_LABEL}; slice ignored",))
+        return Decoded(None, skipped=f"no label {SERVICE_NAME_LABEL}, which names the Service")
     complaints: list[str] = []
-    namespace = raw.metadata.namespace or "default"
+    namespace = raw.metadata.namespace or NAMESPACE
     wanted = FAMILIES[raw.address_type]
     built = EndpointSlice(
         namespace=namespace,
         name=raw.metadata.name,
         service=f"{namespace}/{service}",
         family=wanted,
-        ports=_slice_ports(raw.ports or ()),
+        ports=_slice_ports(raw.ports or (), complaints),
         endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
     )
     return Decoded(built, said(complaints), _trigger_time(raw))
@@ -52,12 +57,17 @@ def _trigger_time(raw: RawEndpointSlice) -> float:
         return 0.0
 
 
-def _slice_ports(raw_ports: Iterable[RawSlicePort]) -> tuple[SlicePort, ...]:
-    """Ports without a name or number are left out; an empty name is a name (contract 3.2)."""
-    return tuple(
-        SlicePort(sys.intern(raw.name), protocol(f"ports[{index}].protocol", raw.protocol), raw.port)
+def _slice_ports(raw_ports: Sequence[RawSlicePort], complaints: list[str]) -> tuple[SlicePort, ...]:
+    """Ports without a number are left out (contract 3.2)."""
+    complaints += [
+        f"ports[{index}].port: missing; the port is left out"
         for index, raw in enumerate(raw_ports)
-        if raw.name is not None and raw.port
+        if not raw.port
+    ]
+    return tuple(
+        SlicePort(sys.intern(raw.name or PORT_NAME), protocol(f"ports[{index}].protocol", raw.protocol), raw.port)
+        for index, raw in enumerate(raw_ports)
+        if raw.port
     )
 
 
@@ -70,6 +80,11 @@ def _endpoints(raws: Sequence[RawEndpoint], wanted: int, complaints: list[str]) 
     else:
         if wanted == 6 and any(address.startswith(MAPPED_PREFIX) for address, _ in pairs):
             pairs = list(_usable(raws, wanted, complaints))
+    complaints += [
+        f"endpoints[{index}].addresses: only the first of {len(raw.addresses)} is used"
+        for index, raw in enumerate(raws)
+        if raw.addresses and len(raw.addresses) > 1
+    ]
     return [_endpoint(address, raw) for address, raw in pairs]
 
 
@@ -79,6 +94,7 @@ def _usable(
     """Go through a slice with something unusual in it, endpoint by endpoint."""
     for index, raw in enumerate(raws):
         if not raw.addresses:
+            complaints.append(f"endpoints[{index}].addresses: missing; left out")
             continue
         try:
             address = parse_ip(raw.addresses[0])
@@ -86,7 +102,7 @@ def _usable(
             complaints.append(f"endpoints[{index}].addresses[0]: {error}; left out")
             continue
         if family(address) != wanted:
-            complaints.append(f"endpoints[{index}].addresses[0]: {raw.addresses[0]} is of the other family")
+            complaints.append(f"endpoints[{index}].addresses[0]: {raw.addresses[0]} is not IPv{wanted}; left out")
             continue
         yield address, raw
 

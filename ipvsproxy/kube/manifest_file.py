@@ -17,12 +17,15 @@ import structlog
 
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import Decoded, Refused
-from ipvsproxy.kube.documents import Item, Unreadable, read_items
+from ipvsproxy.kube.documents import Item, read
+from ipvsproxy.kube.hints import ENDPOINTS
 from ipvsproxy.kube.inbox import Kind, Object
+from ipvsproxy.kube.text import Unreadable
 
 GROUPS = {Kind.SERVICE: "", Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NODE: ""}
 KINDS = {kind.value: kind for kind in Kind}
 MAX_BYTES = 64 << 20
+MOST_NAMELESS = 20
 # A file this fresh may change again without its time stamp changing: the kernel's stamps are that coarse.
 FRESH_NS = 1_000_000_000
 
@@ -48,11 +51,17 @@ class Refusal(NamedTuple):
 
 
 class Content(msgspec.Struct):
-    """What one file says. A value of None is an object that is right but not proxied (say, headless)."""
+    """What one file says. A value of None is an object that is right but not proxied; `skipped` says why.
+
+    `unread` counts objects of kinds that are not read, `endpoints` are keys of those of kind Endpoints.
+    """
 
     good: dict[Ident, Object | None] = msgspec.field(default_factory=dict)
     refused: list[Refusal] = msgspec.field(default_factory=list)
     complaints: dict[Ident, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    skipped: dict[Ident, str] = msgspec.field(default_factory=dict)
+    unread: dict[str, int] = msgspec.field(default_factory=dict)
+    endpoints: set[str] = msgspec.field(default_factory=set)
 
 
 def parse(name: str, data: bytes) -> Content:
@@ -60,20 +69,33 @@ def parse(name: str, data: bytes) -> Content:
 
     Raises Unreadable when the file as a whole makes no sense.
     """
-    if not data:
+    if not data.strip():
         raise Unreadable("empty: somebody is writing it, or cut it off")
     content = Content()
-    for item in read_items(name, data):
-        _take(name, item, content)
+    found = read(name, data)
+    for item in found.items:
+        _take(item, content)
+    content.refused = _bounded(content.refused)
+    content.refused.extend(Refusal(broken.document, 0, None, "", str(broken.error)) for broken in found.broken)
     return content
 
 
-def _take(name: str, item: Item, content: Content) -> None:
+def _bounded(refused: list[Refusal]) -> list[Refusal]:
+    """Return the refusals, of objects without a name only the first ones."""
+    nameless = [refusal for refusal in refused if refusal.ident is None]
+    if len(nameless) <= MOST_NAMELESS:
+        return refused
+    more = f"and {len(nameless) - MOST_NAMELESS} more objects without a kind or name"
+    last = Refusal(nameless[MOST_NAMELESS].document, 0, None, "", more)
+    return [r for r in refused if r.ident is not None] + nameless[:MOST_NAMELESS] + [last]
+
+
+def _take(item: Item, content: Content) -> None:
     ident = None
     try:
         kind = kind_of(item)
         if kind is None:
-            log.debug("manifest object of no interest", file=name, document=item.document, kind=item.kind)
+            _note_unread(item, content)
             return
         ident = (kind, key_of(kind, identify(item.body)))
         decoded = _decode(kind, item, repeated=ident in content.good)
@@ -83,6 +105,31 @@ def _take(name: str, item: Item, content: Content) -> None:
     content.good[ident] = decoded.object
     if decoded.complaints:
         content.complaints[ident] = decoded.complaints
+    if decoded.skipped:
+        content.skipped[ident] = decoded.skipped
+
+
+def _note_unread(item: Item, content: Content) -> None:
+    name = kind_and_group(item)
+    content.unread[name] = content.unread.get(name, 0) + 1
+    if key := endpoints_key(item):
+        content.endpoints.add(key)
+
+
+def kind_and_group(item: Item) -> str:
+    """Return the kind as kubectl names it among several: Service.serving.knative.dev, ConfigMap."""
+    group = item.api_version.rpartition("/")[0]
+    return f"{item.kind}.{group}" if group else item.kind
+
+
+def endpoints_key(item: Item) -> str:
+    """Return `namespace/name` of an object of kind Endpoints, empty for another kind or one without a name."""
+    if item.kind != ENDPOINTS or item.api_version not in ("", "v1"):
+        return ""
+    try:
+        return key_of(Kind.ENDPOINT_SLICE, identify(item.body))
+    except Refused:
+        return ""
 
 
 def kind_of(item: Item) -> Kind | None:
@@ -107,15 +154,15 @@ def _decode(kind: Kind, item: Item, *, repeated: bool) -> Decoded:
 
 
 class File:
-    """One file, remembered from one reading to the next."""
+    """One file, remembered from one reading to the next. `problem` is why it cannot be read, empty if it can."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
         self.content = Content()
         self._path = path
         self._signature: Signature | None = None
         self._digest = b""
-        self._problem = ""
+        self.problem = ""
 
     def refresh(self) -> None:
         """Read the file again if it may have changed; on any trouble keep what it had."""
@@ -159,9 +206,9 @@ class File:
         self._digest = digest
 
     def _accept(self, content: Content) -> None:
-        if self._problem:
+        if self.problem:
             log.info("manifest file accepted again", file=self.name)
-        self._problem = ""
+        self.problem = ""
         _log_content(self.name, self.content, content)
         carry_over(self.content, content)
         self.content = content
@@ -170,7 +217,7 @@ class File:
     def _refuse(self, error: Unreadable) -> None:
         self._digest = b""
         problem = f"{error.line}:{error.column}: {error.reason}"
-        if problem != self._problem:
+        if problem != self.problem:
             where = {"line": error.line, "column": error.column} if error.line else {}
             held = len(self.content.good)
             log.warning(
@@ -180,7 +227,7 @@ class File:
                 reason=error.reason,
                 held=held,
             )
-        self._problem = problem
+        self.problem = problem
 
 
 def _signature(status: os.stat_result) -> Signature:
@@ -208,6 +255,9 @@ def _log_content(name: str, old: Content, new: Content) -> None:
     for ident, complaints in new.complaints.items():
         if old.complaints.get(ident) != complaints:
             _log_complaints(name, ident, complaints)
+    for ident, reason in new.skipped.items():
+        if old.skipped.get(ident) != reason and ident not in new.complaints:
+            log.info("Left manifest object to others", file=name, kind=ident[0], object=ident[1], reason=reason)
     mended = {r.ident for r in old.refused if r.ident in new.good} - {r.ident for r in new.refused}
     for ident in new.good:
         if ident in mended:

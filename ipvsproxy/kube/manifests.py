@@ -1,7 +1,8 @@
 """A folder of manifests as a source of objects.
 
-In: the *.yaml, *.yml and *.json files of one folder, hidden files and subfolders left aside. Out: one `Listed`
-a kind at the start, then again for each kind in which something changed. An empty folder is valid.
+In: the files of one folder and of those in it (`kube.tree` says which). Out: one `Listed` a kind at the start,
+then again for each kind in which something changed. An empty folder is valid, but one in which nothing can be used
+is logged with what is there.
 
 What cannot be used is refused object by object, in one log line that says where (`kube.manifest_file`). Where
 two files hold the same object, the first by file name wins; a file wins only with a version that can be used.
@@ -12,17 +13,22 @@ A folder that goes away changes nothing until it is back.
 
 import errno
 import threading
+from collections import Counter
 from pathlib import Path
 
 import structlog
 
 from ipvsproxy.folders import News
+from ipvsproxy.kube.hints import NOTHING, unread_endpoints, what_is_there
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed, Object
 from ipvsproxy.kube.manifest_file import File, Ident
+from ipvsproxy.kube.tree import Found, look
+from ipvsproxy.plan.model import EndpointSlice
 
-SUFFIXES = (".yaml", ".yml", ".json")
 # Looked at so often in any case, for file systems that announce nothing.
 LOOK_SECONDS = 2.0
+MOST_WATCHED = 100
+"""Folders whose changes are seen at once; the others are looked at as often as all are."""
 
 log = structlog.get_logger()
 
@@ -37,6 +43,9 @@ class Folder:
         self._away = ""
         self._told: dict[Kind, Listed] = {}
         self._clashes: set[tuple[Ident, str, str]] = set()
+        self._hinted: set[str] = set()
+        self._problems: set[tuple[str, str]] = set()
+        self.folders: tuple[Path, ...] = (path,)
 
     def load(self) -> list[Listed]:
         """Look at the folder and return a `Listed` for each kind that changed, at first for all.
@@ -44,28 +53,51 @@ class Folder:
         Raises OSError when the folder cannot be read and never could.
         """
         try:
-            names = self._names()
+            found = self._look()
         except OSError as error:
             if not self._told:
                 raise
             self._note_away(error.strerror or str(error))
             return []
         self._note_away("")
-        for gone in self._files.keys() - names:
+        for gone in self._files.keys() - found.files.keys() - self._unreadable(found):
             log.info("manifest file removed", file=gone, objects=len(self._files.pop(gone).content.good))
-        for name in sorted(names):
-            self._files.setdefault(name, File(self._path / name)).refresh()
+        for name, path in sorted(found.files.items()):
+            self._files.setdefault(name, File(name, path)).refresh()
+        self._note_lacks(found)
         return self._changes()
 
-    def _names(self) -> set[str]:
+    def _look(self) -> Found:
         device = self._path.stat().st_dev
-        paths = [path for path in self._path.iterdir() if path.name.endswith(SUFFIXES) and path.name[0] != "."]
-        names = {path.name for path in paths if not path.is_dir()}
-        if not names and self._files and device != self._device:
+        found = look(self._path)
+        if not found.files and self._files and device != self._device:
             # An unmounted volume leaves an empty folder behind: that is not the wish to remove everything.
             raise OSError(errno.ENODEV, "another file system is there now, and it is empty")
         self._device = device
-        return names
+        self.folders = tuple(found.folders)
+        return found
+
+    def _unreadable(self, found: Found) -> set[str]:
+        """Return the files that were in folders that cannot be read now: what they held stays."""
+        for name, reason in sorted(found.problems.items() - self._problems):
+            log.warning("Folder within the manifests folder could not be read", folder=name, err=reason)
+        self._problems = set(found.problems.items())
+        return {name for name in self._files if any(name.startswith(folder) for folder in found.problems)}
+
+    def _note_lacks(self, found: Found) -> None:
+        """Log what is missing in the folder as a whole, each once."""
+        contents = [file.content for file in self._files.values()]
+        slices = (value for content in contents for value in content.good.values())
+        services = {value.service for value in slices if isinstance(value, EndpointSlice)}
+        hints = set(unread_endpoints({key for content in contents for key in content.endpoints}, services))
+        if not any(file.problem or file.content.good or file.content.refused for file in self._files.values()):
+            kinds: Counter[str] = Counter()
+            for content in contents:
+                kinds.update(content.unread)
+            hints.add(f"{NOTHING}: {what_is_there(kinds, found.others)}")
+        for hint in sorted(hints - self._hinted):
+            log.warning("Manifests folder lacked objects", folder=str(self._path), reason=hint)
+        self._hinted = hints
 
     def _note_away(self, reason: str) -> None:
         if reason and not self._away:
@@ -154,3 +186,4 @@ class ManifestSource:
     def _deliver(self, inbox: Inbox) -> None:
         for event in self._folder.load():
             inbox.put(event)
+        self._news.follow(self._folder.folders[:MOST_WATCHED])

@@ -20,7 +20,7 @@ class Raw(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
 class Metadata(Raw, frozen=True, gc=False, rename="camel"):
     name: Name
-    namespace: str = ""
+    namespace: str | None = None
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     labels: Mapping[str, str] | None = None
@@ -38,9 +38,9 @@ class SliceMetadata(Metadata, frozen=True, gc=False, rename="camel"):
 class Identity(Raw, frozen=True, gc=False, rename="camel"):
     """As little as tells which object and version it is; a bookmark has a version only."""
 
-    name: str = ""
-    namespace: str = ""
-    resource_version: str = ""
+    name: str | None = None
+    namespace: str | None = None
+    resource_version: str | None = None
 
 
 class Meta(Raw, frozen=True, gc=False, rename="camel"):
@@ -138,7 +138,7 @@ class RawEndpoint(Raw, frozen=True, gc=False, rename="camel"):
 
 class RawEndpointSlice(Raw, frozen=True, gc=False, rename="camel"):
     metadata: SliceMetadata
-    address_type: str
+    address_type: str | None = None
     ports: tuple[RawSlicePort, ...] | None = None
     endpoints: tuple[RawEndpoint, ...] | None = None
 

@@ -5,12 +5,22 @@ from collections.abc import Iterable
 
 from ipvsproxy.address import Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
-from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, addresses, protocol, said
+from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, addresses, protocol, said, short
+from ipvsproxy.kube.defaults import (
+    AFFINITY_SECONDS,
+    EXTERNAL_NAME,
+    HEADLESS,
+    HEADLESS_SERVICE,
+    NAMESPACE,
+    PORT_NAME,
+    cluster_ips,
+    ip_families,
+    unset,
+)
 from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceAnnotations, ServiceSpec
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
-DEFAULT_AFFINITY_SECONDS = 10800
 MAX_AFFINITY_SECONDS = 86400
 NO_ANNOTATIONS = ServiceAnnotations()
 SCHEDULERS = frozenset({
@@ -24,13 +34,13 @@ NOBODY = {4: Cidr(bytes(4), 32), 6: Cidr(bytes(16), 128)}
 def build_service(raw: RawService) -> Decoded:
     """Return the Service, None for one that is not proxied. Raises Refused."""
     spec = raw.spec
-    labels = raw.metadata.labels or {}
-    if PROXY_NAME_LABEL in labels or spec.type == "ExternalName":
-        return Decoded(None)
-    cluster_ips = _cluster_ips(spec)
-    if not cluster_ips:
-        return Decoded(None)
-    complaints: list[str] = []
+    reason = _not_proxied(raw)
+    if reason:
+        return Decoded(None, skipped=reason)
+    complaints = unset(raw)
+    ips = _cluster_ips(spec, complaints)
+    if not ips:
+        return Decoded(None, said(complaints), skipped="it has no ClusterIP")
     external_ips = addresses("spec.externalIPs", spec.external_ips or (), complaints)
     ingress = (raw.status.load_balancer.ingress or ()) if raw.status and raw.status.load_balancer else ()
     vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
@@ -38,10 +48,10 @@ def build_service(raw: RawService) -> Decoded:
     affinity_seconds = _affinity(spec, complaints)
     own = raw.metadata.annotations or NO_ANNOTATIONS
     service = Service(
-        namespace=raw.metadata.namespace or "default",
+        namespace=raw.metadata.namespace or NAMESPACE,
         name=raw.metadata.name,
         created=raw.metadata.creation_timestamp or "",
-        cluster_ips=cluster_ips,
+        cluster_ips=ips,
         ports=_service_ports(spec.ports or ()),
         external_ips=external_ips,
         load_balancer_ips=addresses("status.loadBalancer.ingress", vips, complaints),
@@ -58,14 +68,28 @@ def build_service(raw: RawService) -> Decoded:
     return Decoded(service, said(complaints))
 
 
-def _cluster_ips(spec: ServiceSpec) -> tuple[bytes, ...]:
+def _not_proxied(raw: RawService) -> str:
+    """Return why a Service is left to others, empty if it is not."""
+    labels = raw.metadata.labels or {}
+    if PROXY_NAME_LABEL in labels:
+        return f"the label {PROXY_NAME_LABEL} leaves it to {short(labels[PROXY_NAME_LABEL]) or 'another proxy'}"
+    if raw.spec.type == EXTERNAL_NAME:
+        return "type ExternalName: a name of the DNS, nothing to proxy"
+    if HEADLESS in cluster_ips(raw.spec)[:1]:
+        return HEADLESS_SERVICE
+    return ""
+
+
+def _cluster_ips(spec: ServiceSpec, complaints: list[str]) -> tuple[bytes, ...]:
     """Return the ClusterIPs, one a family at most (contract 3.1, flows.json cluster_ip_by_family)."""
-    texts = spec.cluster_ips or (spec.cluster_ip or "",)
-    if not spec.ip_families:
-        texts = (spec.cluster_ip or texts[0],)
+    texts = cluster_ips(spec)
+    if spec.cluster_ip and texts[0] != spec.cluster_ip:
+        complaints.append(
+            f"spec.clusterIP: {spec.cluster_ip} is not spec.clusterIPs[0], {texts[0]}, which is used"
+        )
     found: dict[str, bytes] = {}
-    for name, text in zip(spec.ip_families or ("",), texts, strict=False):
-        if text in ("", "None") or name in found or (name and name not in FAMILIES):
+    for name, text in zip(ip_families(spec), texts, strict=False):
+        if text == HEADLESS or name in found or (name and name not in FAMILIES):
             continue
         address = _strict_address("spec.clusterIP", text)
         if name and family(address) != FAMILIES[name]:
@@ -117,7 +141,7 @@ def _meant_families(text: str) -> set[int]:
 def _service_ports(raw_ports: Iterable[RawServicePort]) -> tuple[ServicePort, ...]:
     ports = tuple(
         ServicePort(
-            sys.intern(raw.name or ""),
+            sys.intern(raw.name or PORT_NAME),
             protocol(f"spec.ports[{index}].protocol", raw.protocol),
             raw.port,
             raw.node_port or 0,
@@ -151,12 +175,12 @@ def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:
     config = spec.session_affinity_config
     seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
     if seconds is None:
-        return DEFAULT_AFFINITY_SECONDS
+        return AFFINITY_SECONDS
     if 0 < seconds <= MAX_AFFINITY_SECONDS:
         return seconds
     field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
     complaints.append(f"{field}: {seconds} is not within 1..{MAX_AFFINITY_SECONDS}; default used")
-    return DEFAULT_AFFINITY_SECONDS
+    return AFFINITY_SECONDS
 
 
 def _drain_timeout(value: object, complaints: list[str]) -> float | None:

@@ -10,7 +10,7 @@ from ipvsproxy.commands.bundle import contents, kernel_lines, objects_list, pack
 from ipvsproxy.commands.survey import Seen
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Api, Facts, from_json
-from ipvsproxy.kube.documents import read_items
+from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.once import Objects, read_objects
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Vip, VipForm
 
@@ -30,7 +30,7 @@ def examples():
 def again(objects):
     """The objects, read from the bundle's file as `plan --from` does."""
     found = Objects("a bundle")
-    for item in read_items("objects.json", json.dumps(objects_list(objects)).encode()):
+    for item in read("objects.json", json.dumps(objects_list(objects)).encode()).items:
         found.add(next(kind for kind in found.items if kind == item.kind), item.body)
     return found
 

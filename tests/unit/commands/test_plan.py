@@ -88,15 +88,23 @@ def test_what_cannot_be_used_is_said_and_costs_only_itself(tmp_path, capsys):
     assert status == 1
     assert len(document["frontends"]) == 2
     (complaint,) = document["complaints"]
-    assert "Service default/broken refused: spec.ports" in complaint
+    assert "Service default/broken: spec.ports" in complaint
     status, document = plan(capsys, "--from", f"{tmp_path}/good.yaml", "--from", f"{tmp_path}/good.yaml")
-    assert (status, len(document["complaints"])) == (1, 3)
+    assert (status, document["complaints"]) == (0, []), "the same twice is no contradiction"
+    (tmp_path / "other.yaml").write_text(GOOD.replace("10.96.0.10", "10.96.0.12"))
+    status, document = plan(capsys, "--from", f"{tmp_path}/good.yaml", "--from", f"{tmp_path}/other.yaml")
+    assert status == 1
+    assert [line.partition(": ")[2] for line in document["complaints"]] == [
+        "Service default/web: another one of this name came first, with other values"
+    ]
 
 
 def test_a_dump_without_the_node_says_what_is_missing(tmp_path, capsys):
-    (tmp_path / "empty.yaml").write_text("apiVersion: v1\nkind: List\nitems: []\n")
+    (tmp_path / "web.yaml").write_text(yaml.safe_dump(yaml.safe_load(GOOD)["items"][0]))
     assert cli.main(["plan", f"--from={tmp_path}", "--hostname-override=node7"]) == 0
-    assert "no Node node7 in it: NodePorts" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no Node node7 in it: NodePorts" in said
+    assert "no EndpointSlice in it" in said
 
 
 def test_for_people(tmp_path, capsys):
@@ -122,3 +130,29 @@ def test_a_file_that_makes_no_sense(tmp_path, capsys):
     path.write_text("a: [")
     assert cli.main(["plan", "--from", str(path)]) == 1
     assert "dump.yaml:" in capsys.readouterr().err
+
+
+def test_what_is_not_proxied_is_named_with_the_reason(tmp_path, capsys):
+    left = """
+---
+{apiVersion: v1, kind: Service, metadata: {name: away}, spec: {type: ExternalName, externalName: a.example}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: bare}, spec: {clusterIP: None, ports: [{port: 1}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: soon}, spec: {ports: [{port: 1}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: lost}, addressType: IPv4, endpoints: []}
+"""
+    (tmp_path / "dump.yaml").write_text(GOOD + left)
+    status, document = plan(capsys, "--from", str(tmp_path))
+    assert status == 1
+    assert {(left["kind"], left["namespace"], left["name"]) for left in document["notProxied"]} == {
+        ("Service", "default", "away"), ("Service", "default", "bare"), ("Service", "default", "soon"),
+        ("EndpointSlice", "default", "lost"),
+    }  # fmt: skip
+    (complaint,) = document["complaints"]
+    assert "Service default/soon: spec.clusterIP: missing" in complaint
+    cli.main(["plan", "--from", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "type ExternalName: a name of the DNS, nothing to proxy" in out
+    assert "no label kubernetes.io/service-name" in out

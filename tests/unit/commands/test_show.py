@@ -28,6 +28,7 @@ class StoredObjects:
     """Objects that have been read."""
 
     refused = ("Service default/broken: spec.ports: missing",)
+    left_out = notes = ()
     servers = ()
     neighbours = objects.NOBODY
 

@@ -122,8 +122,6 @@ def test_a_service_in_full():
     "obj",
     [
         service(clusterIP="None"),
-        service(clusterIP=""),
-        service(clusterIP=None),
         service(clusterIP="None", clusterIPs=["None"], ipFamilies=["IPv4"]),
         service(type="ExternalName"),
         service(labels={"service.kubernetes.io/service-proxy-name": "other"}),
@@ -134,15 +132,15 @@ def test_a_service_in_full():
 )
 def test_right_but_not_proxied(obj):
     assert value(obj) is None
+    assert decoded(obj).skipped
 
 
 @pytest.mark.parametrize("name", ["", None])
-def test_a_slice_without_a_service_is_ignored_with_a_complaint(name):
+def test_a_slice_without_a_service_is_of_no_use_and_says_why(name):
     obj = endpoint_slice()
     obj["metadata"]["labels"] = {} if name is None else {"kubernetes.io/service-name": name}
-    found = decoded(obj)
-    assert found.object is None
-    assert "kubernetes.io/service-name" in found.complaints[0]
+    assert value(obj) is None
+    assert "no label kubernetes.io/service-name" in decoded(obj).skipped
 
 
 @pytest.mark.parametrize(
@@ -216,6 +214,7 @@ def test_a_bad_external_ip_is_left_out():
 )
 def test_external_local_needs_a_way_in(type_, external_ips, local):
     obj = service(type=type_, externalIPs=external_ips, externalTrafficPolicy="Local", healthCheckNodePort=5)
+    obj["spec"]["ports"][0]["nodePort"] = 30080
     assert value(obj).external_local is local
     assert value(obj).health_check_port == (5 if type_ == "LoadBalancer" else 0)
 
@@ -224,7 +223,8 @@ def test_a_missing_health_check_port_is_said():
     found = decoded(service(type="LoadBalancer", externalTrafficPolicy="Local"))
     assert found.object.health_check_port == 0
     assert [complaint.partition(":")[0] for complaint in found.complaints] == ["spec.healthCheckNodePort"]
-    assert decoded(service(type="NodePort", externalTrafficPolicy="Local")).complaints == ()
+    ports = [{"port": 80, "nodePort": 30080}]
+    assert decoded(service(type="NodePort", externalTrafficPolicy="Local", ports=ports)).complaints == ()
 
 
 @pytest.mark.parametrize(
@@ -360,12 +360,20 @@ def test_a_slice_in_full():
             {"addresses": ["10.244.1.7"]},
         ],
     )
-    found = value(obj)
+    found, complaints = decoded(obj).object, decoded(obj).complaints
     assert (found.key, found.service, found.family) == ("default/web-abc", "default/web", 4)
     assert [(p.name, p.protocol, p.port) for p in found.ports] == [
         ("", Protocol.TCP, 8080),
         ("http", Protocol.UDP, 80),
+        ("", Protocol.TCP, 81),
     ]
+    assert complaints == (
+        "ports[3].port: missing; the port is left out",
+        "ports[4].port: missing; the port is left out",
+        "endpoints[1].addresses: missing; left out",
+        "endpoints[2].addresses: missing; left out",
+        "endpoints[0].addresses: only the first of 2 is used",
+    )
     assert [(format_ip(e.address), e.node) for e in found.endpoints] == [
         ("10.244.1.5", "node1"),
         ("10.244.1.7", ""),
@@ -447,17 +455,17 @@ def test_uids_are_kept_for_events():
 
 TWO_PORTS = service(ports=[{"name": "a", "port": 1, "nodePort": 30001}, {"name": "b", "port": 2}])
 BAD = [
-    (service(), ["spec"], DELETE, ""),
+    (service(), ["spec"], DELETE, "spec"),
     (service(), ["spec"], [], "spec"),
     (service(), ["metadata", "name"], "", "metadata.name"),
-    (service(), ["metadata", "name"], DELETE, "metadata"),
+    (service(), ["metadata", "name"], DELETE, "metadata.name"),
     (service(), ["metadata", "labels"], {"a": 1}, "metadata.labels[...]"),
     (service(), ["spec", "ports", 0, "port"], 0, "spec.ports[0].port"),
     (service(), ["spec", "ports", 0, "port"], 65536, "spec.ports[0].port"),
     (service(), ["spec", "ports", 0, "port"], "80", "spec.ports[0].port"),
     (service(), ["spec", "ports", 0, "port"], 80.5, "spec.ports[0].port"),
     (service(), ["spec", "ports", 0, "port"], True, "spec.ports[0].port"),
-    (service(), ["spec", "ports", 0, "port"], DELETE, "spec.ports[0]"),
+    (service(), ["spec", "ports", 0, "port"], DELETE, "spec.ports[0].port"),
     (service(), ["spec", "ports", 0, "nodePort"], -1, "spec.ports[0].nodePort"),
     (service(), ["spec", "ports", 0, "protocol"], "tcp", "spec.ports[0].protocol"),
     (service(), ["spec", "clusterIP"], "10.0.0.999", "spec.clusterIP"),
@@ -468,7 +476,8 @@ BAD = [
     (TWO_PORTS, ["spec", "ports", 1, "nodePort"], 30001, "spec.ports[1].nodePort"),
     (service(ipFamilies=["IPv6"]), ["spec", "clusterIPs"], ["10.0.0.1"], "spec.clusterIPs"),
     (endpoint_slice(), ["addressType"], "IPv5", "addressType"),
-    (endpoint_slice(), ["addressType"], DELETE, ""),
+    (endpoint_slice(), ["addressType"], DELETE, "addressType"),
+    (endpoint_slice(), ["addressType"], None, "addressType"),
     (endpoint_slice(), ["ports", 0, "port"], 65536, "ports[0].port"),
     (endpoint_slice(), ["ports", 0, "protocol"], "QUIC", "ports[0].protocol"),
     (endpoint_slice(), ["endpoints", 0, "addresses"], ["1.1.1.1", None], "endpoints[0].addresses[1]"),
@@ -480,7 +489,7 @@ BAD = [
         "endpoints[0].hints.forZones[1].name",
     ),
     (node(), ["spec", "podCIDRs"], ["10.0.0.0/8", "x"], "spec.podCIDRs"),
-    (node(), ["status", "addresses", 0, "type"], DELETE, "status.addresses[0]"),
+    (node(), ["status", "addresses", 0, "type"], DELETE, "status.addresses[0].type"),
 ]
 
 
@@ -534,3 +543,112 @@ def test_objects_that_differ_in_what_we_do_not_read_are_equal():
     other["metadata"]["annotations"] = {"x": "y"}
     assert value(other) == value(service())
     assert value(service(clusterIP="10.96.0.11")).cluster_ips == (parse_ip("10.96.0.11"),)
+
+
+# What the API server would fill in, and what is missing where it has no default
+
+
+BARE_SERVICE = {
+    "kind": "Service",
+    "metadata": {"name": "web"},
+    "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]},
+}
+BARE_SLICE = {
+    "kind": "EndpointSlice",
+    "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+    "addressType": "IPv4",
+    "ports": [{"port": 8080}],
+    "endpoints": [{"addresses": ["10.244.1.5"]}],
+}
+DEFAULTED_SERVICE = {
+    "kind": "Service",
+    "metadata": {"name": "web", "namespace": "default"},
+    "spec": {
+        "type": "ClusterIP",
+        "clusterIP": "10.96.0.10",
+        "clusterIPs": ["10.96.0.10"],
+        "ipFamilies": ["IPv4"],
+        "ipFamilyPolicy": "SingleStack",
+        "internalTrafficPolicy": "Cluster",
+        "sessionAffinity": "None",
+        "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
+    },
+}
+
+
+def test_a_bare_service_is_what_the_api_server_makes_of_it():
+    assert value(BARE_SERVICE) == value(DEFAULTED_SERVICE)
+    nulls = json.loads(json.dumps(DEFAULTED_SERVICE))
+    nulls["metadata"]["namespace"] = None
+    nulls["metadata"]["labels"] = None
+    nulls["spec"] = dict.fromkeys(nulls["spec"]) | {"clusterIP": "10.96.0.10"}
+    nulls["spec"]["ports"] = [{"name": None, "port": 80, "protocol": None, "nodePort": None, "targetPort": None}]
+    assert value(nulls) == value(DEFAULTED_SERVICE)
+
+
+def test_a_bare_slice_is_what_the_api_server_makes_of_it():
+    full = json.loads(json.dumps(BARE_SLICE))
+    full["metadata"]["namespace"] = "default"
+    full["ports"] = [{"name": "", "protocol": "TCP", "port": 8080}]
+    full["endpoints"][0]["conditions"] = {"ready": True, "serving": True, "terminating": False}
+    assert value(BARE_SLICE) == value(full)
+
+
+@pytest.mark.parametrize(
+    "affinity", [{"clientIP": {"timeoutSeconds": None}}, {"clientIP": {}}, {"clientIP": None}, None]
+)
+def test_affinity_without_a_time_lasts_three_hours(affinity):
+    spec = BARE_SERVICE["spec"] | {"sessionAffinity": "ClientIP", "sessionAffinityConfig": affinity}
+    assert value(BARE_SERVICE | {"spec": spec}).affinity_seconds == 10800
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"clusterIPs": ["10.96.0.10", "fd00::10"]},
+        {"clusterIPs": ["fd00::10", "10.96.0.10"]},
+        {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00::10"], "ipFamilies": None},
+        {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00::10"], "ipFamilies": ["IPv4", "IPv6"]},
+    ],
+)
+def test_families_follow_from_the_addresses(spec):
+    found = value(BARE_SERVICE | {"spec": {"ports": [{"port": 80}], **spec}})
+    assert shown(found.cluster_ips) == ["10.96.0.10", "fd00::10"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"clusterIP": ""}, "spec.clusterIP: missing"),
+        ({"clusterIP": None, "clusterIPs": []}, "spec.clusterIP: missing"),
+        ({"type": "NodePort"}, "spec.ports[0].nodePort: missing"),
+        ({"ports": None}, "spec.ports: missing"),
+        ({"clusterIPs": ["10.96.0.11"]}, "spec.clusterIP: 10.96.0.10 is not spec.clusterIPs[0]"),
+    ],
+)
+def test_what_has_no_default_is_missed_in_words(spec, said):
+    found = decoded(BARE_SERVICE | {"spec": BARE_SERVICE["spec"] | spec})
+    (complaint,) = found.complaints
+    assert complaint.startswith(said)
+    assert bool(found.object) is not said.startswith("spec.clusterIP: missing")
+
+
+@pytest.mark.parametrize(
+    ("obj", "reason"),
+    [
+        (service(type="ExternalName"), "type ExternalName"),
+        (service(clusterIP="None"), "headless"),
+        (service(labels={"service.kubernetes.io/service-proxy-name": "cilium"}), "leaves it to cilium"),
+        (endpoint_slice(addressType="FQDN"), "addressType FQDN"),
+        (endpoint_slice(labels={"service.kubernetes.io/headless": ""}), "headless"),
+    ],
+)
+def test_what_is_left_to_others_says_why(obj, reason):
+    assert reason in decoded(obj).skipped
+
+
+def test_what_is_said_about_an_object_is_bounded():
+    endpoints = [{"addresses": [text]} for text in ("x" * 100_000, *["no address"] * 999)]
+    found = decoded(endpoint_slice(endpoints=endpoints, ports=[{"name": str(n)} for n in range(1000)]))
+    assert len("".join(found.complaints)) < 2500
+    assert found.complaints[-1] == "and 1995 more"

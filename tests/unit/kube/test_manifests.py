@@ -101,7 +101,10 @@ def test_only_kinds_that_changed_are_told_again(tmp_path):
 def test_kinds_of_other_groups_are_not_ours(tmp_path, logs, version, kind, taken):
     write(tmp_path / "a.yaml", {**service(), "apiVersion": version, "kind": kind})
     assert keys(Folder(tmp_path).load()) == ({"default/web"} if taken else set())
-    assert warnings(logs) == []
+    group = version.partition("/")[0]
+    assert [line["reason"] for line in warnings(logs)] == (
+        [] if taken else [f"no Service, EndpointSlice or Node in it; what it holds: 1 {kind}.{group}"]
+    )
 
 
 def test_an_old_version_is_refused(tmp_path, logs):
@@ -170,9 +173,9 @@ def test_an_object_that_lost_its_name_may_be_any_that_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "place", "reason"),
     [
-        ("kind: Service\nmetadata: [", (3, 1), "did not find"),
+        ("kind: Service\nmetadata: [", (2, 12), "did not find"),
         ("", None, "empty: somebody is writing it, or cut it off"),
-        ("a: &x 1\nb: *x\n", (2, 4), "alias *x"),
+        ("a: 1\nb: *x\n", (2, 4), "alias *x"),
     ],
 )
 def test_a_file_that_does_not_parse_keeps_its_objects(tmp_path, logs, text, place, reason):
@@ -192,6 +195,86 @@ def test_a_file_that_does_not_parse_keeps_its_objects(tmp_path, logs, text, plac
     write(path, service("a"))
     assert keys(folder.load()) == {"default/a"}
     assert "manifest file accepted again" in [entry["event"] for entry in logs]
+
+
+def test_a_document_that_does_not_parse_costs_only_itself(tmp_path, logs):
+    path = tmp_path / "a.yaml"
+    write(path, service("a"), service("b"), service("c"))
+    folder = Folder(tmp_path)
+    folder.load()
+    texts = [yaml.safe_dump(service("a", clusterIP="10.96.0.1")), "kind: [\n", yaml.safe_dump(service("d"))]
+    path.write_text("---\n".join(texts))
+    events = folder.load()
+    assert keys(events) == {"default/a", "default/b", "default/c", "default/d"}, "any of the old ones may be in it"
+    assert ips(events)["default/a"] == "10.96.0.1"
+    (line,) = warnings(logs)
+    assert (line["event"], line["document"]) == ("manifest object refused", 2)
+    assert "line" in line["reason"]
+    write(path, service("a"), service("d"))
+    assert keys(folder.load()) == {"default/a", "default/d"}
+
+
+def test_folders_in_folders(tmp_path, logs):
+    (tmp_path / "prod" / "core").mkdir(parents=True)
+    write(tmp_path / "prod" / "core" / "services.yaml", service("b"))
+    (tmp_path / "a.json").write_text(json.dumps(service("a")) + json.dumps(endpoint_slice()))
+    folder = Folder(tmp_path)
+    assert keys(folder.load()) == {"default/a", "default/b"}
+    assert len(folder.folders) == 3
+    (tmp_path / "prod" / "core").rename(tmp_path / "prod" / ".core")
+    assert keys(folder.load()) == {"default/a"}
+    assert warnings(logs) == []
+
+
+def test_a_folder_within_that_cannot_be_read_keeps_its_objects(tmp_path, logs, monkeypatch):
+    (tmp_path / "shut").mkdir()
+    write(tmp_path / "shut" / "web.yaml", service())
+    folder = Folder(tmp_path)
+    folder.load()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert folder.load() == folder.load() == []
+    (line,) = warnings(logs)
+    assert (line["folder"], line["err"]) == ("shut/", "Permission denied")
+
+
+def test_a_folder_with_endpoints_only_says_what_to_add(tmp_path, logs):
+    endpoints = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "web", "namespace": "default"}}
+    write(tmp_path / "a.yaml", service(), endpoints)
+    folder = Folder(tmp_path)
+    folder.load()
+    folder.load()
+    (line,) = warnings(logs)
+    assert line["reason"].startswith("Endpoints default/web are not read: add EndpointSlices")
+    write(tmp_path / "b.yaml", endpoint_slice())
+    folder.load()
+    assert warnings(logs) == []
+
+
+def test_what_is_left_to_others_is_logged_with_the_reason(tmp_path, logs):
+    unnamed = endpoint_slice(labels={"kubernetes.io/service-name": ""})
+    write(
+        tmp_path / "a.yaml",
+        service("out", type="ExternalName"),
+        endpoint_slice("names", addressType="FQDN"),
+        unnamed,
+    )
+    folder = Folder(tmp_path)
+    folder.load()
+    folder.load()
+    told = {
+        entry["object"]: entry["reason"] for entry in logs if entry["event"] == "Left manifest object to others"
+    }
+    assert told.keys() == {"default/out", "default/names", "default/web-abc"}
+    assert "type ExternalName" in told["default/out"]
+    assert "addressType FQDN" in told["default/names"]
+    assert "kubernetes.io/service-name" in told["default/web-abc"]
 
 
 def test_back_to_the_same_content_after_a_broken_one(tmp_path, logs):
@@ -489,3 +572,15 @@ def test_a_look_that_fails_ends_nothing_and_is_said_once(tmp_path, watch, monkey
     watched.wait_for("a")
     said = [entry["event"] for entry in logs if entry["log_level"] == "error"]
     assert said == ["looking at the manifests folder failed"]
+
+
+def test_changes_in_folders_within_are_seen(tmp_path, watch):
+    (tmp_path / "prod").mkdir()
+    write(tmp_path / "prod" / "a.yaml", service("a"))
+    found = watch(tmp_path)
+    found.wait_for("a")
+    write(tmp_path / "prod" / "a.yaml", service("b"))
+    found.wait_for("b")
+    (tmp_path / "test").mkdir()
+    write(tmp_path / "test" / "c.yaml", service("c"))
+    found.wait_for("b", "c")

@@ -51,7 +51,7 @@ def test_a_folder(tmp_path):
         assert keys(objects)[Kind.SERVICE] == ["default/web"]
     assert list(objects.external_names()) == [("default/else", "a.example.com")]
     assert any(line.startswith("c.yaml") for line in objects.refused)
-    assert any(line.startswith("Service default/bad: ") for line in objects.refused)
+    assert any(line.startswith("e.yaml: Service default/bad: ") for line in objects.refused)
     assert len(objects.refused) == 2
 
 
@@ -77,7 +77,10 @@ def test_an_object_that_cannot_be_used_hides_none_of_that_name(tmp_path):
     (web,) = [found.objects["default/web"] for found in objects.listed() if found.kind is Kind.SERVICE]
     assert [format_ip(address) for address in web.cluster_ips] == ["10.96.0.10"]
     assert [tree["spec"]["clusterIP"] for tree in objects.trees(Kind.SERVICE)] == ["10.96.0.10"]
-    assert objects.refused == ["Service default/web: spec.ports[0].port: Expected `int` >= 1"]
+    assert objects.refused == [
+        "a.yaml: Service default/web: spec.ports[0].port: Expected `int` >= 1",
+        "a.yaml: Service default/web: another one of this name came first, with other values",
+    ]
 
 
 def test_labels_that_are_none_cost_their_service_only(tmp_path):

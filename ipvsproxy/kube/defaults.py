@@ -1,0 +1,58 @@
+"""What the API server fills in where an object leaves a field open; objects from files have nobody else to do it.
+
+The rules are SetDefaults of core/v1 Service and discovery/v1 EndpointSlice (pkg/apis/*/v1/defaults.go of
+Kubernetes 1.36) and the allocation of ClusterIPs. They hold for objects of the API as well, where these fields are
+never open. Of those that have no default, `unset` says in words what is missing.
+
+Not here, since nothing is derived from it: targetPort (endpoints have their own ports), ipFamilyPolicy. Policies
+are Cluster and conditions are ready unless they say otherwise, which is how `kube.service` and
+`kube.endpoint_slice` compare them.
+"""
+
+from ipvsproxy.address import family, parse_ip
+from ipvsproxy.kube.raw import RawService, ServiceSpec
+
+NAMESPACE = "default"
+PROTOCOL = "TCP"
+PORT_NAME = ""
+AFFINITY_SECONDS = 10800
+HEADLESS = "None"
+HEADLESS_SERVICE = "headless (clusterIP None): clients get the addresses of its endpoints from the DNS"
+EXTERNAL_NAME = "ExternalName"
+FAMILY_NAMES = {4: "IPv4", 6: "IPv6"}
+ALLOCATED = "the API server would allocate one, a file must name it"
+NODE_PORT = "NodePort"
+
+
+def cluster_ips(spec: ServiceSpec) -> tuple[str, ...]:
+    """Return clusterIPs, or the one clusterIP; empty while none is allocated."""
+    return tuple(filter(None, spec.cluster_ips or ())) or tuple(filter(None, (spec.cluster_ip,)))
+
+
+def ip_families(spec: ServiceSpec) -> tuple[str, ...]:
+    """Return ipFamilies, or those of the addresses; an address that is none has an empty one."""
+    return spec.ip_families or tuple(map(_family_of, cluster_ips(spec)))
+
+
+def _family_of(text: str) -> str:
+    try:
+        return FAMILY_NAMES[family(parse_ip(text))]
+    except ValueError:
+        return ""
+
+
+def unset(raw: RawService) -> list[str]:
+    """Return what the API server would allocate and a file must say itself.
+
+    A load balancer's Service does without NodePorts: its own addresses work.
+    """
+    spec = raw.spec
+    if not cluster_ips(spec):
+        return [f"spec.clusterIP: missing; {ALLOCATED}; not served"]
+    if not spec.ports:
+        return ["spec.ports: missing; nothing is served"]
+    return [
+        f"spec.ports[{index}].nodePort: missing; {ALLOCATED}; no NodePort"
+        for index, port in enumerate(spec.ports)
+        if spec.type == NODE_PORT and not port.node_port
+    ]
