@@ -117,7 +117,7 @@ def _grid(grid: Grid, colours: bool, width: int | None) -> Iterator[str]:
     if width is not None:
         grid, dropped = _narrowed(grid, width)
     columns = list(zip(*grid.rows, strict=True)) or [()] * len(grid.columns)
-    widths = _shrunk(_widths(grid), width)
+    widths = _widths(grid) if width is None else _shrunk(_widths(grid), _floors(grid), width)
     right = [bool(cells) and all(isinstance(cell, int) for cell in cells) for cells in columns]
     for row in ([Marked(column, Mood.TITLE) for column in grid.columns], *grid.rows):
         yield from _row(row, widths, right, colours)
@@ -170,13 +170,24 @@ def _widths(grid: Grid) -> list[int]:
     return [max(map(_width, (title, *cells))) for title, cells in zip(grid.columns, columns, strict=True)]
 
 
-def _shrunk(widths: list[int], width: int | None) -> list[int]:
-    """Take the excess from the widest columns."""
-    while width is not None and (excess := _total(widths) - width) > 0:
-        *_, second, widest = sorted({0, NARROWEST, *widths})
-        if widest <= NARROWEST:
+def _floors(grid: Grid) -> list[int]:
+    """Return how far each column may shrink: not below its longest word."""
+    columns = zip(*grid.rows, strict=True) if grid.rows else [()] * len(grid.columns)
+    return [
+        max(NARROWEST, *(len(word) for cell in (title, *cells) for word in _plain(cell).split()))
+        for title, cells in zip(grid.columns, columns, strict=True)
+    ]
+
+
+def _shrunk(widths: list[int], floors: Sequence[int], width: int) -> list[int]:
+    """Take the excess from the widest columns that can give."""
+    while (excess := _total(widths) - width) > 0:
+        giving = [at for at, floor in enumerate(floors) if widths[at] > floor]
+        if not giving:
             break
-        widths[widths.index(widest)] = max(second, widest - excess)
+        widest = max(giving, key=lambda at: widths[at])
+        second = max((widths[at] for at in giving if widths[at] < widths[widest]), default=0)
+        widths[widest] = max(second, floors[widest], widths[widest] - excess)
     return widths
 
 

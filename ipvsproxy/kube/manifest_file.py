@@ -135,7 +135,8 @@ def endpoints_key(item: Item) -> str:
 def kind_of(item: Item) -> Kind | None:
     """Return the kind, None for one we do not read (also a Service of another API group)."""
     if not item.kind:
-        raise Refused("kind", "missing: this is no Kubernetes object")
+        table = "; kubectl needs -o yaml or -o json" if isinstance(item.body, str) else ""
+        raise Refused("kind", f"missing: this is no Kubernetes object{table}")
     kind = KINDS.get(item.kind)
     group, _, version = item.api_version.rpartition("/")
     if kind is None or not item.api_version:

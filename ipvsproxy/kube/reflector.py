@@ -245,6 +245,8 @@ class Reflector:
                 words = "object refused; its last good version stays"
                 self._warn(key, words, field=refused.field, reason=refused.reason)
             return None
+        if decoded.skipped:
+            self._log.debug("Left object to others", object=key, reason=decoded.skipped)
         if self._says_anew(key, decoded.complaints) and decoded.complaints:
             self._warn(key, "part of an object left out", reason="; ".join(decoded.complaints))
         return decoded

@@ -15,7 +15,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import Verdict
 from ipvsproxy.diagnosis.own_node import check_node
-from ipvsproxy.kube.documents import read_items
+from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.manifest_file import kind_of
 from ipvsproxy.kube.once import Objects
 
@@ -24,7 +24,7 @@ CASE = Path(__file__).parents[2] / "field/cases/07-node-has-another-name.yaml"
 
 def planned(name):
     objects = Objects("a folder")
-    for item in read_items(CASE.name, CASE.read_bytes()):
+    for item in read(CASE.name, CASE.read_bytes()).items:
         objects.add(kind_of(item), item.body)
     with capture_logs() as logs:
         wanted = desired(Config(name, manifests=CASE.parent), objects.listed(), [parse_ip("192.0.2.1")])

@@ -157,3 +157,26 @@ def test_colours_survive_breaking():
     (one, two) = lines([[Marked("a" * 30, Mood.BAD), Marked(" " + "b" * 30, Mood.GOOD)]], colours=True, width=40)
     assert one.startswith("\x1b[1m\x1b[31m" + "a" * 30)
     assert re.sub("\x1b\\[[0-9;]*m", "", two) == "  " + "b" * 30
+
+
+def test_columns_that_cannot_break_keep_their_width(monkeypatch):
+    rows = [
+        ("[2001:db8:113::10]:30081/TCP", ["[fd00:10:244:1::20]:8080", "[fd00:10:244:1::21]:8080"]),
+        ("short", []),
+    ]
+    found = on_terminal(monkeypatch, 56, "table", Grid(("FRONTEND", "ENDPOINTS"), rows))
+    assert found == [
+        "FRONTEND                       ENDPOINTS",
+        "[2001:db8:113::10]:30081/TCP   [fd00:10:244:1::20]:8080",
+        "                               + 1 more",
+        "short                          -",
+    ]
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 80, 100])
+def test_every_column_begins_at_one_place(columns, monkeypatch):
+    rows = [(f"name-{'x' * n}", WORDS[: 10 * n], [f"[fd00::{n}]:8080"] * n, n) for n in range(12)]
+    head, *lines_ = on_terminal(monkeypatch, columns, "table", Grid(("NAME", "WHY", "ENDPOINTS", "N"), rows))
+    for title in ("WHY", "ENDPOINTS"):
+        at = head.index(title)
+        assert {line[at - 3 : at] for line in lines_ if len(line) > at} == {"   "}

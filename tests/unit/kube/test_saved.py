@@ -93,7 +93,7 @@ def test_endpoints_without_slices_are_named_and_counted(tmp_path):
             "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: Pod\n---\nkind: Pod\n",
             "what it holds: 2 Pod, 1 Deployment.apps",
         ),
-        ("hello\n", "kind: missing"),
+        ("NAME   TYPE        CLUSTER-IP\nweb    ClusterIP   10.96.0.10\n", "kubectl needs -o yaml or -o json"),
         ("a: [", ":1:5: did not find"),
         (yaml.safe_dump(ENDPOINTS), "Endpoints default/web are not read: add EndpointSlices"),
     ],
