@@ -3,7 +3,9 @@
 A new command with `--output`, or a new form, is tried out by being in the table.
 """
 
+import io
 import json
+import sys
 
 import pytest
 import yaml
@@ -150,6 +152,24 @@ def test_every_command_in_every_form(node, command, form, capsys):
             document = READERS[form](said.out)
             assert (document["version"], bool(document["kind"])) == (1, True)
             assert document == json.loads(json.dumps(document)), "nothing but JSON's own types"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("command", sorted(WORDS))
+def test_every_command_fits_a_terminal_of_80_columns(node, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    objects_from = [f"--manifests={node['folder']}"] if command != "plan" else []
+    for words in WORDS[command]:
+        screen = Terminal()
+        monkeypatch.setattr(sys, "stdout", screen)
+        cli.main([command, *(word.format(**node) for word in words), *FLAGS, *objects_from])
+        too_long = [line for line in screen.getvalue().splitlines() if len(line) > 80]
+        assert [line for line in too_long if len(line.split()) > 1] == [], "only a word that is too long may be"
 
 
 def test_json_and_yaml_say_the_same(node, capsys):
