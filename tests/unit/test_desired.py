@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.address import format_ip, parse_cidr, parse_ip
 from ipvsproxy.desired import Desired
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.kube.documents import read_items
+from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.inbox import Changed, Kind, Removed
 from ipvsproxy.plan.model import Node
 from ipvsproxy.report import Report
@@ -52,7 +52,7 @@ class World:
 
 
 def field_case(name):
-    items = read_items(name, (CASES / name).read_bytes())
+    items = read(name, (CASES / name).read_bytes()).items
     return [decode_mapping(Kind(item.kind), item.body).object for item in items]
 
 
