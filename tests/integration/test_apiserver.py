@@ -13,7 +13,7 @@ import pytest
 from apiservers import Server, open_server
 from lab import DEFAULT_PROXY_ARGS, Lab
 from manifests import endpoint, endpoint_slice, node_object, port, service
-from probe import Question, spread
+from probe import Question, probe, spread
 from proxy import Proxy
 
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -21,6 +21,8 @@ from ipvsproxy.kernel.ipvs import Ipvs
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 COUNT = 1000
+HOST_PORT = 2222
+EXTERNAL = "198.51.100.9"
 PORTS = (port(80, 8080, "TCP", "http"),)
 
 
@@ -81,6 +83,27 @@ def servers_of(lab: Lab) -> int:
     return found
 
 
+def greedy_for_a_node(lab: Lab, server: Server, proxy: Proxy) -> None:
+    """No Service takes the address of node2 when no route of node1 names it, and only its Node object tells."""
+    node, neighbour = lab.nodes
+    lab.responder.listen(neighbour, HOST_PORT)
+    server.put(node_object(neighbour))
+    server.put(endpoint_slice("greedy", PORTS, [endpoint(lab, lab.host("p11"))]))
+    lab.run(node, ["ip", "route", "replace", "10.244.2.0/24", "dev", "eth0"])
+    try:
+        server.put(service("greedy", PORTS, [cluster_ip(COUNT + 1)], externalIPs=[neighbour.ipv4, EXTERNAL]))
+        # A route counts from the next verification on: until then node2 is taken for a gateway as well.
+        told = [f"{neighbour.ipv4}: an address of another node"]
+        refused = "Refused addresses of a Service"
+        follows(lambda: any(line["addresses"] == told for line in proxy.events(refused)), seconds=90)
+        follows(lambda: probe(node.netns, EXTERNAL, 80).name == "p11")
+        assert probe(node.netns, neighbour.ipv4, HOST_PORT).name == "node2"
+        server.delete("Service", "greedy")
+        follows(lambda: probe(node.netns, EXTERNAL, 80, timeout=1).outcome != "answered")
+    finally:
+        lab.run(node, ["ip", "route", "replace", "10.244.2.0/24", "via", neighbour.ipv4])
+
+
 @pytest.mark.timeout(1800)
 def test_following_an_api_server(lab: Lab, server: Server, proxy: Proxy) -> None:
     synced = proxy.wait_for("synced", timeout=300)
@@ -98,6 +121,7 @@ def test_following_an_api_server(lab: Lab, server: Server, proxy: Proxy) -> None
     took.append(follows(lambda: servers_of(lab) == before))
     print("created, changed, deleted after", [round(seconds, 2) for seconds in took], "s")
 
+    greedy_for_a_node(lab, server, proxy)
     assert [call for call in server.calls() if call.status >= 300] == []
 
     # A kube-apiserver that is coming up refuses everybody for a moment, which the proxy must outlast.

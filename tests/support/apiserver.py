@@ -408,7 +408,7 @@ class ApiServer:
 def _cells(obj):
     """One row: the first address of each type, as the server prints it."""
     found = {}
-    for address in obj["status"]["addresses"]:
+    for address in obj.get("status", {}).get("addresses", []):
         found.setdefault(address["type"], address["address"])
     addresses = [found.get(name, "<none>") for name in ("InternalIP", "ExternalIP")]
     return [obj["metadata"]["name"], "Ready", "<none>", "5d", "v1.36.2", *addresses, "Debian GNU/Linux 13"]
