@@ -29,13 +29,6 @@ FAST = Pace(first_wait=0.01, longest_wait=0.05)
 SHORT = Limits(connect=2, read=0.3, slack=0.3)
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
 @pytest.fixture(name="server")
 def _server():
     with ApiServer() as server:

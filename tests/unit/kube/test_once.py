@@ -1,7 +1,5 @@
 """All objects read once, from a folder and from a real HTTP server."""
 
-import os
-
 import pytest
 import yaml
 from apiserver import ApiServer, endpoint_slice, node, service
@@ -18,13 +16,6 @@ EXTERNAL = {
     "metadata": {"name": "else", "namespace": "default"},
     "spec": {"type": "ExternalName", "externalName": "a.example.com"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture

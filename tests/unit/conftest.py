@@ -1,0 +1,3 @@
+import surroundings
+
+surroundings.without_proxies()
