@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import surroundings
 
 # The folder's modules import each other by name, in the demo, the bench and the tests alike.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -22,6 +23,7 @@ from lab import Lab
 from manifests import Folder
 from rolling import add_addresses
 
+surroundings.without_proxies()
 LAB_NEEDS = ("root", "namespaces", "br_netfilter")
 
 

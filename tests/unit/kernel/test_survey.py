@@ -55,7 +55,7 @@ def proc(tmp_path, monkeypatch):
 
 def test_the_proxy_started_under_the_name_of_kube_proxy_is_no_kube_proxy(proc):
     proc(
-        p1=(f"{sys.executable} /usr/local/bin/kube-proxy --config=/x", "/usr/bin/python3.13"),
+        p1=("/usr/bin/python3 /usr/local/bin/kube-proxy --config=/x", "/usr/bin/python3.13"),
         p2=("/usr/local/bin/kube-proxy --config=/x", "/usr/local/bin/kube-proxy"),
         p3=("/usr/local/bin/kube-proxy --config=/x", "/opt/frozen"),
     )
