@@ -25,7 +25,7 @@ static long get_state(call real, pid_t pid, void *set, struct iovec *state)
 	unsigned long *header = (void *)((char *)state->iov_base + HEADER);
 	long result = real(PTRACE_GETREGSET, pid, set, state);
 
-	if (result == 0) {
+	if (result == 0 && state->iov_len <= room) {
 		memset((char *)state->iov_base + state->iov_len, 0, room - state->iov_len);
 		state->iov_len = room;
 		*header |= TILES;
@@ -37,7 +37,7 @@ static long set_state(call real, pid_t pid, void *set, struct iovec *state)
 {
 	unsigned long *header = (void *)((char *)state->iov_base + HEADER);
 
-	if (state->iov_len != LENGTH)
+	if (state->iov_len < LENGTH)
 		return errno = EFAULT, -1;
 	if (*header & TILES)
 		return errno = EINVAL, -1;
