@@ -290,8 +290,10 @@ class Loop:
         ledger = self._desired.ledger
         steps = diff(pending, ledger, self._kernel.shadow, self._protected)
         foreign = self._foreign.among(steps.removed, self._kernel.shadow.servers)
+        began = self._clock()
         failed = self._kernel.apply(steps, self._related(pending, steps)) if steps else Touched()
         self._foreign.removed(foreign, failed.servers)
+        self._backoff.settle(pending, failed, self._clock(), self._clock() - began)
         self._note(pending, failed, steps)
         return steps.count()
 
@@ -306,7 +308,6 @@ class Loop:
     def _note(self, pending: Touched, failed: Touched, steps: Steps) -> None:
         """Take over what has been carried out of what was pending, and tell what has not."""
         ledger = self._desired.ledger
-        self._backoff.settle(pending, failed, self._clock())
         self._drainer.note(pending.servers, ledger.frontends)
         new_vips = [vip for vip in steps.new_vips if vip not in failed.vips]
         self._sweeper.note(pending, ledger.frontends, self._backoff, new_vips)

@@ -20,6 +20,7 @@ from ipvsproxy.plan.rules import frontend_of, restricted_frontend
 from ipvsproxy.plan.state import FrontendKey, Slot, Touched
 
 FIRST_SECONDS, LONGEST_SECONDS = 0.1, 30.0
+SHARE = 10
 GRID_SECONDS = 1.0
 """Waits of a second and more end together with others: many objects that fail are one batch, and few log lines."""
 
@@ -87,8 +88,11 @@ class Backoff:
                     _add(name, found)
         return found
 
-    def settle(self, tried: Touched, failed: Touched, now: float) -> None:
-        """Take over what has been tried, and what of it (or beside it) failed."""
+    def settle(self, tried: Touched, failed: Touched, now: float, took: float = 0.0) -> None:
+        """Take over what has been tried, what of it (or beside it) failed, and how many seconds that took.
+
+        The next pause is at least `SHARE` times as long as that: what fails leaves most of the time to others.
+        """
         if not self._waits and not failed:
             return
         bad = set(_names(failed))
@@ -97,7 +101,7 @@ class Backoff:
                 self._forget(name)
         batches: dict[float, list[Name]] = {}
         for name in bad:
-            batches.setdefault(self._later(name, now), []).append(name)
+            batches.setdefault(self._later(name, now, took * SHARE), []).append(name)
         for end, names in batches.items():
             heapq.heappush(self._agenda, (end, next(self._numbers), names))
 
@@ -140,12 +144,12 @@ class Backoff:
         found.slots = {slot for slot in found.slots if _restrains(slot, wanted)}
         return found.without(tried)
 
-    def _later(self, name: Name, now: float) -> float:
+    def _later(self, name: Name, now: float, least: float) -> float:
         """Choose the next pause of a name and return its end."""
         old = self._waits.get(name)
         if old is None:
             self._enter(name)
-        seconds = FIRST_SECONDS if old is None else min(LONGEST_SECONDS, old.seconds * 2)
+        seconds = min(LONGEST_SECONDS, max(FIRST_SECONDS if old is None else old.seconds * 2, least))
         end = now + seconds
         if seconds >= GRID_SECONDS:
             end = math.ceil(end / GRID_SECONDS) * GRID_SECONDS

@@ -43,6 +43,16 @@ def test_what_failed_waits_twice_as_long_each_time():
     assert LONGEST_SECONDS <= waits[-1] <= LONGEST_SECONDS + 1
 
 
+def test_what_takes_long_to_fail_leaves_most_of_the_time_to_others():
+    backoff = Backoff()
+    backoff.settle(Touched(), touched(WEB), 100.0, took=1.5)
+    assert backoff.next == pytest.approx(115.0)
+    backoff.settle(backoff.due(115.0), touched(WEB), 115.0, took=1.5)
+    assert backoff.next == pytest.approx(145.0)
+    backoff.settle(backoff.due(145.0), touched(WEB), 145.0, took=100.0)
+    assert backoff.next == pytest.approx(145.0 + LONGEST_SECONDS)
+
+
 def test_what_succeeds_is_forgotten_and_begins_anew():
     backoff = failing(WEB, RULES)
     backoff.settle(touched(WEB, RULES), touched(RULES), 1.0)
