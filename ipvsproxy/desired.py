@@ -6,6 +6,7 @@ addresses. Out: the ledger, and the names of what has changed in it. Owned by th
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from ipvsproxy.budget import LINES, Budget, namespace_of
 from ipvsproxy.config import Config
 from ipvsproxy.kube.store import Store
+from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
@@ -106,7 +108,7 @@ class Desired:
         self.store.node_changed = False
         node = self.store.node
         reserved = (*reserved, *self._api_servers, *self._api_endpoints())
-        new = facts(self._config, node, link_addresses, reserved, senders)
+        new = facts(self._config, node, link_addresses, reserved, senders, self.store.host_ports.in_use)
         # A folder of manifests need not describe the node, and no load balancer asks there.
         eligible = node.eligible if node else self._config.manifests is not None
         self._look_for_node(new)
@@ -124,6 +126,11 @@ class Desired:
             log.warning(reason)
         self.store.all_dirty()
         return self._replace_fixed()
+
+    def listening(self, ports: frozenset[Port]) -> None:
+        """Record on which ports programs of this node listen; Services that ask for such a port become dirty."""
+        self.store.mark(self.store.host_ports.listening(ports))
+        self._facts = replace(self._facts, ports_in_use=ports)
 
     @property
     def missing_node(self) -> Missing | None:

@@ -17,6 +17,7 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.leftovers import Leftovers
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.local_ports import LocalPorts
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.rules import ELSEWHERE, TABLE
@@ -63,6 +64,7 @@ def open_kernel(config: Config) -> Kernel:
             keep_settings=partial(host.keep, config),
             make_settings=partial(host.prepare, config, ipvs),
             reserve_ports=LocalPorts(config.node_port_range).reserve,
+            listening=Listeners().ports,
             take_over=Leftovers(nft).tend,
             read_set=Elements(TABLE.name).texts,
             conntrack=Conntrack(),

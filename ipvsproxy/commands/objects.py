@@ -15,6 +15,7 @@ from ipvsproxy.kernel.view import View
 from ipvsproxy.kube.inbox import Listed
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.report import Report
 
@@ -36,15 +37,19 @@ def are_named(config: Config) -> bool:
 
 
 class Surroundings(NamedTuple):
-    """What the host says besides its addresses: those it depends on, and links with their first IPv4 address."""
+    """What the host says besides its addresses.
+
+    Addresses it depends on, links with their first IPv4 address, and ports on which its programs listen.
+    """
 
     reserved: Sequence[Reserved] = ()
     senders: Mapping[str, bytes] = MappingProxyType({})
+    listening: frozenset[Port] = frozenset()
 
     @classmethod
     def of(cls, view: View) -> Self:
         """Read them. Raises KernelError."""
-        return cls(tuple(view.reserved()), view.senders())
+        return cls(tuple(view.reserved()), view.senders(), view.listening())
 
 
 UNKNOWN = Surroundings()
@@ -68,6 +73,7 @@ def desired(
         wanted.store.apply(listed)
     wanted.store.neighbours(neighbours)
     wanted.api_servers(servers)
+    wanted.listening(around.listening)
     wanted.look_at_node(link_addresses, around.reserved, around.senders)
     wanted.store.all_dirty()
     wanted.plan_all(wanted.store.take_dirty())

@@ -33,6 +33,7 @@ from ipvsproxy.plan.gate import (
     replaced_vips,
     unneeded_elements,
 )
+from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.notice import Notice, VipsNoticed
 from ipvsproxy.plan.stale import Sweep
@@ -62,6 +63,7 @@ class Kernel:
         *,
         make_settings: Callable[[], None] = lambda: None,
         reserve_ports: Callable[[], None] = lambda: None,
+        listening: Callable[[], frozenset[Port]] = frozenset,
         nameservers: Callable[[], Iterable[bytes]] = tuple,
         quiet_arp: bool = True,
         take_over: Callable[[], str] = lambda: "",
@@ -73,6 +75,7 @@ class Kernel:
         self.rules = Rules(nft, ruleset, forwarding, text, self.shadow, read_set)
         self._make_settings = make_settings
         self._reserve_ports = reserve_ports
+        self._listening = listening
         self._nameservers = nameservers
         self._keep_settings = keep_settings
         self._take_over = take_over
@@ -229,6 +232,10 @@ class Kernel:
     def sweep(self, sweep: Sweep) -> int:
         """Delete the tracked connections that a sweep finds stale and return how many. Raises KernelError."""
         return self._conntrack.sweep(sweep)
+
+    def listening(self) -> frozenset[Port]:
+        """Return the ports on which programs of this node listen. Raises KernelError."""
+        return self._listening()
 
     def other_addresses(self) -> frozenset[bytes]:
         """Return the addresses of links other than kube-ipvs0. Raises KernelError."""

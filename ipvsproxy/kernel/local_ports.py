@@ -50,19 +50,19 @@ def _ranges(ports: list[int]) -> Iterator[tuple[int, int]]:
             first = index + 1
 
 
-def _local() -> frozenset[int]:
-    """Return the range from which the kernel chooses source ports; none where it does not tell."""
+def local_range() -> range:
+    """Return the range from which the kernel chooses source ports; empty where it does not tell."""
     try:
         first, last = map(int, (host.PROC_SYS / RANGE).read_text().split())
-        return frozenset(range(first, last + 1))
+        return range(first, last + 1)
     except (OSError, ValueError):
-        return frozenset()
+        return range(0)
 
 
 def unreserved(node_ports: str) -> frozenset[int]:
     """Return the NodePorts that the kernel may choose as source ports."""
     try:
-        return _local() & parse_ports(node_ports) - _reserved()
+        return frozenset(local_range()) & parse_ports(node_ports) - _reserved()
     except (OSError, ValueError):
         return frozenset()
 
@@ -96,8 +96,9 @@ class LocalPorts:
             self._ours = recorded()
         reserved = _reserved()
         others = reserved - self._ours
-        wanted = _local() & parse_ports(self._node_ports) - others
-        if len(wanted) * 2 > len(_local() - others):
+        local = frozenset(local_range())
+        wanted = local & parse_ports(self._node_ports) - others
+        if len(wanted) * 2 > len(local - others):
             raise ValueError("less than half of net.ipv4.ip_local_port_range would be left: choose another range")
         if (wanted or self._ours) and recorded() != wanted:
             # First, so that whatever happens next can be given back; a kube-ipvs0 that was made anew has no alias.

@@ -20,9 +20,11 @@ from ipvsproxy.kernel.elements import Elements
 from ipvsproxy.kernel.ipvs import SMALL_READ
 from ipvsproxy.kernel.ipvs_wire import GET_DEST, GET_SERVICE, key_attribute, u32
 from ipvsproxy.kernel.links import NETLINK_ROUTE, RTA_DST, RTA_OIF, RTM_GETROUTE, RTMSG, RTN_LOCAL, Links, reserved
+from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, generic, generic_family, message
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import FrontendKey, ServerState, Slot, Vip
 
@@ -43,6 +45,7 @@ class View:
         self._route = Wire(NETLINK_ROUTE)
         self._links = Links()
         self._ruleset = Ruleset(TABLE.name)
+        self._listeners = Listeners()
         self._ipvs: Wire | None = None
         self._small: Wire | None = None
         self._family = 0
@@ -54,9 +57,10 @@ class View:
 
     def close(self) -> None:
         """Close all sockets."""
-        for opened in (self._elements, self._route, self._links, self._ruleset, self._ipvs, self._small):
-            if opened is not None:
-                opened.close()
+        for opened in (self._elements, self._route, self._links, self._ruleset, self._listeners):
+            opened.close()
+        for wire in filter(None, (self._ipvs, self._small)):
+            wire.close()
 
     def __enter__(self) -> Self:
         return self
@@ -151,6 +155,10 @@ class View:
         """Return the addresses of all links but kube-ipvs0."""
         self._links.look()
         return self._links.other_addresses()
+
+    def listening(self) -> frozenset[Port]:
+        """Return the ports on which programs of this node listen."""
+        return self._listeners.ports()
 
     def senders(self) -> dict[str, bytes]:
         """Return the links with IPv4 addresses, each with its first one."""

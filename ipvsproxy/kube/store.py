@@ -11,6 +11,7 @@ import structlog
 
 from ipvsproxy.kube.inbox import Changed, Kind, Listed, Object, Removed
 from ipvsproxy.plan.addresses import Addresses, Neighbours
+from ipvsproxy.plan.host_ports import HostPorts
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
 
 log = structlog.get_logger()
@@ -28,6 +29,7 @@ class Store:
         self.node_changed = False
         self.other_nodes: dict[str, Node] = {}
         self.addresses = Addresses()
+        self.host_ports = HostPorts()
         self._awaits_neighbours = awaits_neighbours
         self._node_name = node_name
         self._slices: dict[str, EndpointSlice] = {}
@@ -143,6 +145,7 @@ class Store:
         else:
             del self.services[key]
         self._dirty[key] = None
+        self.host_ports.service(key, old, new)
         self.mark(self.addresses.service(key, old, new))
         return True
 

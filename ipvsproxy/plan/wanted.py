@@ -56,6 +56,7 @@ HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
 
 
+LISTENED = "a program of this node listens on this port"
 CLAIMS = {
     NODE_PORT: Claim.ALLOCATED,
     LOAD_BALANCER: Claim.LOAD_BALANCER,
@@ -248,6 +249,9 @@ def _outside_frontends(
     ):
         for view in views if addresses else ():
             port = view.port.node_port if tier is NODE_PORT else view.port.port
+            if tier is NODE_PORT and (view.port.protocol, port) in node.ports_in_use:
+                tally.complaints.append(f"NodePort {port}/{view.port.protocol.name}: {LISTENED}")
+                continue
             size = SERVER_SIZE + len(view.local if service.external_local else view.cluster)
             for address in addresses.get(family(view.cluster_ip), ()) if port else ():
                 allowed = _allowed(admissions, address)

@@ -117,6 +117,30 @@ def test_of_the_nodes_that_a_load_balancer_lists_this_one_serves_itself(
     eventually(lambda: probe(lab.client.netns, node.ipv4, 80).name == "")
 
 
+def test_ports_on_which_programs_of_the_node_listen_stay_theirs(
+    session_lab: Lab, proxy: Proxy, folder: Folder
+) -> None:
+    lab, node, client = session_lab, session_lab.nodes[0], session_lab.client.netns
+    ports = [port(2380, 8080, name="etcd", node_port=31380), port(8472, 8080, "UDP", "overlay", 31472)]
+    kinds = [("tcp", 2380, 31380), ("udp", 8472, 31472)]
+    listening = [lab.responder.listen(node, number, proto) for proto, *numbers in kinds for number in numbers]
+    made = service("greedy", ports, ["10.96.7.9"], type_="LoadBalancer", ingress=[node.ipv4])
+    folder.write("greedy", made, endpoint_slice("greedy", ports, [endpoint(lab, lab.host("p11"))]))
+    lab.responder.listen(lab.host("p11"), 8080, "udp")
+    eventually(lambda: probe(lab.host("p12").netns, "10.96.7.9", 2380).name == "p11")
+    asked = [Question(client, node.ipv4, number, proto) for proto, *numbers in kinds for number in numbers]
+    assert {result.name for result in probe_many(asked)} == {"node1"}
+    assert probe(node.netns, node.ipv4, 2380).name == "node1"
+    for one in listening:
+        one.stop()
+    # Followed with each verification, or when a Service asks for another port.
+    more = [*ports, port(2381, 8080, name="more", node_port=31381)]
+    made = service("greedy", more, ["10.96.7.9"], type_="LoadBalancer", ingress=[node.ipv4])
+    folder.write("greedy", made, endpoint_slice("greedy", more, [endpoint(lab, lab.host("p11"))]))
+    eventually(lambda: {result.name for result in probe_many(asked)} == {"p11"})
+    folder.remove("greedy")
+
+
 def test_the_port_of_ssh_stays_the_nodes_where_a_load_balancer_gives_its_address(
     session_lab: Lab, proxy: Proxy, folder: Folder
 ) -> None:

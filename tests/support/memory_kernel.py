@@ -316,6 +316,7 @@ class MemoryNode:
         self.links = MemoryLinks(others, self.faults, self._changed)
         self.nft = MemoryNft(self.faults, self._changed)
         self.conntrack = MemoryConntrack()
+        self.listening = frozenset()
         self.taken_over = 0
         self.rival = ""
 
@@ -325,6 +326,7 @@ class MemoryNode:
         return Kernel(
             self.ipvs, self.links, self.nft, stamp, forwarding,
             take_over=self._take_over, conntrack=self.conntrack, read_set=self._read_set,
+            listening=lambda: self.listening,
         )  # fmt: skip
 
     def _take_over(self):

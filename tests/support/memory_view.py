@@ -38,6 +38,9 @@ class MemoryView:
     def vips(self):
         return {Vip(address, VipForm.ADDRESS) for address in self.state.vips}
 
+    def listening(self):
+        return frozenset()
+
     def senders(self):
         return {}
 

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 import ipvsproxy.desired
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode, VipMode
+from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kube.inbox import (
     Alone,
     ApiServers,
@@ -606,3 +607,42 @@ def test_a_new_gateway_is_looked_at_by_those_it_may_concern(node, monkeypatch):
     process.wait(31)
     assert planned == ["web"]
     assert key("192.0.2.9:80") not in node.ipvs.table
+
+
+NODE_PORT = key("192.0.2.1:30080")
+
+
+def test_a_port_on_which_a_program_listens_is_given_to_a_service_when_it_is_free(node):
+    node.listening = frozenset({(6, 30080)})
+    process = Process(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
+    assert (WEB in node.ipvs.table, NODE_PORT in node.ipvs.table) == (True, False)
+    node.listening = frozenset()
+    process.wait(31)
+    assert NODE_PORT in node.ipvs.table
+    node.listening = frozenset({(6, 30080), (6, 22)})
+    process.wait(31)
+    assert NODE_PORT not in node.ipvs.table
+
+
+def test_who_listens_is_read_when_a_service_asks_for_a_port_and_not_with_each_change(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    node.listening = frozenset({(6, 30080)})
+    process.change(service(ports=((80, 30080),)))
+    assert NODE_PORT not in node.ipvs.table
+    node.listening = frozenset()
+    process.change(slice_of("web", "10.244.1.2"))
+    assert NODE_PORT not in node.ipvs.table
+
+
+def test_who_listens_counts_as_before_while_it_cannot_be_read(node, monkeypatch):
+    node.listening = frozenset({(6, 30080)})
+    process = Process(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
+
+    def refused():
+        raise KernelError("reading sockets", errno.ENOBUFS)
+
+    monkeypatch.setattr(process.loop._kernel, "_listening", refused)
+    process.wait(31)
+    process.change(slice_of("web", "10.244.1.2"))
+    assert weights(node) == {"10.244.1.2:8080": 1, "10.244.1.1:8080": 0}
+    assert NODE_PORT not in node.ipvs.table

@@ -67,7 +67,10 @@ def test_a_proxy_that_does_not_run_costs_only_the_names():
 def test_objects_are_planned(tmp_path):
     (tmp_path / "web.yaml").write_text(MANIFEST)
     view = SimpleNamespace(
-        other_addresses=lambda: frozenset([parse_ip("192.0.2.1")]), reserved=tuple, senders=dict
+        other_addresses=lambda: frozenset([parse_ip("192.0.2.1")]),
+        reserved=tuple,
+        senders=dict,
+        listening=frozenset,
     )
     assert names(config(manifests=tmp_path), view).of(WEB) == "default/web"
 
