@@ -5,7 +5,7 @@ PY  := .venv/bin/python
 RUN = $(PY) tests/integration/run $(WHERE)
 VENV := .cache/venv.stamp
 IMAGE_ROOT := .cache/image/root.made
-IMAGE_CONTENT := deploy/install.sh deploy/requirements.lock pyproject.toml $(shell find ipvsproxy nft -name '*.py' -o -name '*.nft')
+IMAGE_CONTENT := $(addprefix deploy/,install.sh sbom.py requirements.lock build.lock) pyproject.toml $(shell find ipvsproxy nft -name '*.py' -o -name '*.nft')
 # A build server must not skip the tests of the image; elsewhere they run once `make image-root` has.
 REQUIRED := $(if $(filter 1,$(IPVSPROXY_REQUIRE)),$(IMAGE_ROOT))
 ARGS :=
@@ -92,16 +92,16 @@ image:  ## the container image ipvsproxy:dev, by docker
 
 image-root: $(IMAGE_ROOT)  ## the same files without docker, for tests (root; debootstrap)
 
-lock:  ## pin the image's Python packages anew; ARGS=--upgrade for newer ones
+lock:  ## pin the Python packages of image, build and tests anew; ARGS=--upgrade for newer ones
 	tools/lock $(ARGS)
 
 clean:  ## forget everything that was built or fetched
 	rm -rf .cache/image .cache/userland-* 2>/dev/null || sudo rm -rf .cache/image .cache/userland-*
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(VENV): pyproject.toml tools/bootstrap tools/apt.sh tools/progress.sh
+$(VENV): pyproject.toml $(wildcard tools/locks/*.lock) tools/bootstrap tools/not-locked tools/apt.sh tools/progress.sh
 	tools/bootstrap
 	@mkdir -p $(@D) && touch $@
 
-$(IMAGE_ROOT): $(VENV) tools/image-root $(IMAGE_CONTENT)
+$(IMAGE_ROOT): $(VENV) tools/image-root tools/wheel $(IMAGE_CONTENT)
 	tools/image-root

@@ -59,6 +59,7 @@ def why_no_root() -> str:
 
 def _content() -> Iterator[pathlib.Path]:
     """What `make image-root` makes them from, as the Makefile has it."""
-    yield from (REPO / name for name in ("deploy/install.sh", "deploy/requirements.lock", "pyproject.toml"))
+    yield from (REPO / "deploy" / name for name in ("install.sh", "sbom.py", "requirements.lock", "build.lock"))
+    yield REPO / "pyproject.toml"
     for folder in ("ipvsproxy", "nft"):
         yield from (path for path in (REPO / folder).rglob("*") if path.suffix in (".py", ".nft"))

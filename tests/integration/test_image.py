@@ -6,10 +6,18 @@ capabilities are dropped and /proc/sys cannot be written, as in a container.
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import pathlib
 import re
 import shutil
+import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -21,6 +29,7 @@ from test_traffic import eventually
 
 pytestmark = pytest.mark.needs("root", "image_root")
 
+SBOM = REPO / ".cache/image/sbom.cdx.json"
 KUBE_PROXY = "/usr/local/bin/kube-proxy"
 PORTS = (port(80, 8080, "TCP", "http"),)
 CLUSTER_IP = "10.96.0.10"
@@ -56,6 +65,131 @@ def test_it_holds_what_is_pinned_and_nothing_else() -> None:
     ours = {pin for pin in inside if pin.startswith("ipvsproxy==")}
     assert ours
     assert inside - ours == pins((REPO / "deploy/requirements.lock").read_text())
+
+
+def test_its_bill_of_materials_is_what_it_holds() -> None:
+    bill = json.loads(run("cat", "/opt/ipvsproxy/sbom.cdx.json").stdout)
+    assert bill == json.loads(SBOM.read_text())
+    listed = {
+        (part["purl"].partition("/")[0], f"{part['name']}=={part['version']}") for part in bill["components"]
+    }
+    own = bill["metadata"]["component"]
+    python = pins(run("/opt/ipvsproxy/bin/python", "-c", LIST_PACKAGES).stdout)
+    assert {name for kind, name in listed if kind == "pkg:pypi"} == python - {f"{own['name']}=={own['version']}"}
+    debian = run("dpkg-query", "--show", "--showformat", "${Package}==${Version}\n").stdout.split()
+    assert {name for kind, name in listed if kind == "pkg:deb"} == set(debian)
+    # Each file that pip took, by its hash, is one of those that the lock names.
+    lock = (REPO / "deploy/requirements.lock").read_text()
+    hashes = [each["content"] for part in bill["components"] for each in part.get("hashes", ())]
+    assert len(hashes) == len(python) - 1
+    assert all(f"--hash=sha256:{each}" in lock for each in hashes)
+
+
+@pytest.fixture(name="pki", scope="module")
+def _pki(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    folder = tmp_path_factory.mktemp("pki")
+    files = folder / "tls.crt", folder / "tls.key"
+    names_of = ("-subj", "/CN=a", "-addext", "subjectAltName=IP:127.0.0.1")
+    options = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names_of)
+    subprocess.run(["openssl", *options, "-keyout", files[1], "-out", files[0]], check=True, capture_output=True)
+    certificate, key = (base64.b64encode(name.read_bytes()).decode() for name in files)
+    return certificate, key
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers with what a server is told: by whom it was asked, and of a proxy, for what."""
+
+    def do_GET(self) -> None:
+        host = urlsplit(self.path).netloc
+        words = " ".join(filter(None, [self.headers.get("Authorization", "nobody"), host and f"for {host}"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(words)))
+        self.end_headers()
+        self.wfile.write(words.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+PLUGIN = """#!/bin/sh
+echo '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "plugins"}}'
+"""
+EXEC = {
+    "apiVersion": "client.authentication.k8s.io/v1",
+    "command": f"{VOLUME}/plugin",
+    "interactiveMode": "Never",
+}
+AUTHENTICATED = {
+    "nobody": ({}, "200 nobody"),
+    "token": ({"token": "t"}, "200 Bearer t"),
+    "file": ({"tokenFile": f"{VOLUME}/token"}, "200 Bearer filed"),
+    "login": ({"username": "u", "password": "p"}, "200 Basic dTpw"),
+    "exec": ({"exec": EXEC}, "200 Bearer plugins"),
+}
+
+
+def kubeconfig(folder: pathlib.Path, name: str, cluster: dict[str, object], user: dict[str, object]) -> None:
+    content = {
+        "clusters": [{"name": "a", "cluster": cluster}],
+        "users": [{"name": "a", "user": user}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "current-context": "a",
+    }
+    (folder / f"kubeconfig-{name}.conf").write_text(yaml.safe_dump(content))
+
+
+@contextlib.contextmanager
+def answering(files: tuple[pathlib.Path, pathlib.Path] | None = None) -> Iterator[str]:
+    """A server on the loopback, with TLS where there are files for it; gives its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    if files:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*files)
+        context.load_verify_locations(files[0])
+        context.verify_mode = ssl.CERT_REQUIRED
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_it_holds_all_that_a_kubeconfig_of_any_kind_needs_and_nothing_that_is_never_imported(
+    tmp_path: pathlib.Path, pki: tuple[str, str]
+) -> None:
+    shutil.copy(REPO / "tests/integration/in_image.py", tmp_path)
+    (tmp_path / "token").write_text("filed\n")
+    (tmp_path / "plugin").write_text(PLUGIN)
+    (tmp_path / "plugin").chmod(0o755)
+    files = tmp_path / "tls.crt", tmp_path / "tls.key"
+    for file, content in zip(files, pki, strict=True):
+        file.write_bytes(base64.b64decode(content))
+    trusted = {"certificate-authority-data": pki[0]}
+    known = {"client-certificate-data": pki[0], "client-key-data": pki[1]}
+    with answering() as plain, answering(files) as secure:
+        for name, (user, _) in AUTHENTICATED.items():
+            kubeconfig(tmp_path, name, {"server": f"http://{plain}"}, user)
+        kubeconfig(tmp_path, "certificate", {"server": f"https://{secure}", **trusted}, known)
+        kubeconfig(tmp_path, "insecure", {"server": f"https://{secure}", "insecure-skip-tls-verify": True}, known)
+        kubeconfig(tmp_path, "proxy", {"server": "http://api.test", "proxy-url": f"http://{plain}"}, {})
+        # One that is no SOCKS server: the library that speaks it says so.
+        kubeconfig(tmp_path, "socks", {"server": "http://api.test", "proxy-url": f"socks5://{plain}"}, {})
+        done = run("/opt/ipvsproxy/bin/python", f"{VOLUME}/in_image.py", VOLUME, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    came = json.loads(done.stdout.splitlines()[-1])
+    assert came["idle"] == []
+    assert "SOCKS" in came["answers"].pop("socks")
+    assert came["answers"] == {
+        **{name: answer for name, (_, answer) in AUTHENTICATED.items()},
+        "certificate": "200 nobody",
+        "insecure": "200 nobody",
+        "proxy": "200 nobody for api.test",
+    }
 
 
 def test_no_program_of_others_is_there_to_be_called() -> None:

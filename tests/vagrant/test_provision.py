@@ -133,8 +133,8 @@ def image(node: Machine) -> Machine:
     """The image's files are those of `make image-root`; its own code is put in anew."""
     if not (scratch.REPO / ".cache/image/root.made").exists():
         pytest.skip("no files of the image: make image-root")
-    digest = "cat deploy/install.sh deploy/requirements.lock pyproject.toml | sha256sum | cut -c 1-12"
-    node.run(f"cd /ipvsproxy; {digest} >.cache/image/content")
+    content = "deploy/install.sh deploy/sbom.py deploy/requirements.lock pyproject.toml"
+    node.run(f"cd /ipvsproxy; cat {content} | sha256sum | cut -c 1-12 >.cache/image/content")
     node.calls()
     node.run(f"{PROVISION}/image.sh", environment("node1"), alone=True)
     node.first_tag = node.read("srv/lab/image.tag")
