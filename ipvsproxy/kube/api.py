@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ipvsproxy.kube.ceilings import ANSWER_BYTES, OBJECT_BYTES
 from ipvsproxy.kube.inbox import Kind
 
 GONE = 410
@@ -19,7 +20,7 @@ UNAUTHORIZED = 401
 NO_ANSWER = 0
 # The server said it was fine, but sent something that is no list and no event.
 NONSENSE = 200
-MAX_LINE = 64 << 20
+MAX_LINE = OBJECT_BYTES + (1 << 16)
 MAX_REASON = 300
 
 T = TypeVar("T")
@@ -41,6 +42,13 @@ class Trouble(Exception):
         self.retry_after = retry_after
 
 
+class TooLarge(Trouble):
+    """An answer that is larger than what is taken of it."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the answer has more than {most} bytes, decompressed", NONSENSE)
+
+
 class Response(Interface):
     """An answer whose body is still to be read. Reading raises Trouble when the connection breaks."""
 
@@ -52,8 +60,8 @@ class Response(Interface):
     def headers(self) -> Mapping[str, str]:
         """The headers, found in any case."""
 
-    def read(self) -> bytes:
-        """Return the whole body."""
+    def read(self, most: int = ANSWER_BYTES) -> bytes:
+        """Return the whole body. Raises TooLarge, and Trouble as well when it takes too long."""
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives, without waiting for more than is there."""
@@ -173,7 +181,7 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         parts.append(first)
         size += len(first)
         if size > MAX_LINE:
-            raise Trouble("a line of a watch has no end", NONSENSE)
+            raise Trouble(f"a line of a watch is longer than {MAX_LINE} bytes", NONSENSE)
         if rest:
             yield b"".join(parts)
             yield from rest[:-1]

@@ -19,25 +19,32 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import structlog
 
-from ipvsproxy.kube.api import Observe, Response, Trouble
+from ipvsproxy.kube.api import Observe, Response, TooLarge, Trouble
+from ipvsproxy.kube.ceilings import ANSWER_BYTES
 from ipvsproxy.kube.connection import Connection, build
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.kubeconfig import Unusable
 from ipvsproxy.kube.locate import Locator
 from ipvsproxy.kube.neighbours import Neighbourhood
-from ipvsproxy.kube.reflector import Pace, Reflector
+from ipvsproxy.kube.pace import Pace
+from ipvsproxy.kube.reflector import Reflector
 
 CHUNK = 1 << 16
+NEVER = float("inf")
 MIN_REFRESH_SECONDS = 10.0
 
 log = structlog.get_logger()
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds to wait for a connection, for the next part of a list, and for a watch after its time is over."""
+    """Seconds to wait for a connection, for the next part of a list, and for a watch after its time is over.
+
+    `whole` is how long all parts of one answer may take, of any but a watch.
+    """
 
     connect: float = 10.0
     read: float = 60.0
+    whole: float = 300.0
     slack: float = 15.0
 
 
@@ -64,15 +71,24 @@ EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
 class Reply:
     """An answer of urllib3, with its exceptions turned into `Trouble`."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer: Any, seconds: float = NEVER) -> None:
+        """Take an answer; its body is read within so many seconds."""
         self._answer = answer
+        self._seconds, self._until = seconds, time.monotonic() + seconds
         self.status: int = answer.status
         self.headers: Mapping[str, str] = answer.headers
 
-    def read(self) -> bytes:
-        """Return the whole body."""
-        with _as_trouble():
-            return bytes(self._answer.read())
+    def read(self, most: int = ANSWER_BYTES) -> bytes:
+        """Return the whole body. Raises TooLarge, and Trouble as well when it takes too long."""
+        body = bytearray()
+        # Piece by piece: what is compressed is decompressed no further than it is read.
+        for piece in self.chunks():
+            body += piece
+            if len(body) > most:
+                raise TooLarge(most)
+            if time.monotonic() > self._until:
+                raise Trouble(f"the answer was not complete within {self._seconds:g} s")
+        return bytes(body)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives."""
@@ -234,7 +250,8 @@ class Client:
                 )
                 signed = connection.signed(sent)
                 timeout = (self._limits.connect, read_timeout)
-                reply = Reply(api.call_api(verb, url, signed, content, _request_timeout=timeout).response)
+                answer = api.call_api(verb, url, signed, content, _request_timeout=timeout).response
+                reply = Reply(answer, self._limits.whole)
                 code = str(reply.status)
                 return reply
         finally:

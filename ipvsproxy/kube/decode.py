@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ipvsproxy.kube.ceilings import OBJECT_BYTES
 from ipvsproxy.kube.decoded import Decoded, Refused, short
 from ipvsproxy.kube.defaults import NAMESPACE
 from ipvsproxy.kube.endpoint_slice import build_slice
@@ -36,6 +37,8 @@ def decode_json(kind: Kind, data: bytes | msgspec.Raw) -> Decoded:
 
     Raises Refused when it cannot be used.
     """
+    if memoryview(data).nbytes > OBJECT_BYTES:
+        raise Refused("", f"more than {OBJECT_BYTES} bytes of JSON")
     decode, build = _JSON_READERS[kind]
     try:
         return build(decode(data))

@@ -154,6 +154,25 @@ def _decode(kind: Kind, item: Item, *, repeated: bool) -> Decoded:
     return (decode_json if isinstance(item.body, msgspec.Raw) else decode_mapping)(kind, item.body)
 
 
+def read_file(path: Path) -> bytes:
+    """Return what is in a manifest file. Raises OSError, Unreadable when it is none, or too large."""
+    _status(path)
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise Unreadable(f"more than {MAX_BYTES} bytes")  # it has grown since
+    return data
+
+
+def _status(path: Path) -> os.stat_result:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("not a regular file")  # opening a pipe would hang
+    if status.st_size > MAX_BYTES:
+        raise Unreadable(f"{status.st_size} bytes are more than {MAX_BYTES}")
+    return status
+
+
 class File:
     """One file, remembered from one reading to the next. `problem` is why it cannot be read, empty if it can."""
 
@@ -168,11 +187,11 @@ class File:
     def refresh(self) -> None:
         """Read the file again if it may have changed; on any trouble keep what it had."""
         try:
-            before = self._status()
+            before = _status(self._path)
             if self._signature == _signature(before):
                 return
             self._signature = None
-            data = self._path.read_bytes()
+            data = read_file(self._path)
             if _signature(self._path.stat()) != _signature(before):
                 log.debug("manifest file changed while it was read", file=self.name)
                 return
@@ -185,14 +204,6 @@ class File:
         self._update(data)
         if abs(time.time_ns() - before.st_mtime_ns) > FRESH_NS:
             self._signature = _signature(before)
-
-    def _status(self) -> os.stat_result:
-        status = self._path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("not a regular file")  # opening a pipe would hang
-        if status.st_size > MAX_BYTES:
-            raise Unreadable(f"{status.st_size} bytes are more than {MAX_BYTES}")
-        return status
 
     def _update(self, data: bytes) -> None:
         digest = blake2b(data).digest()

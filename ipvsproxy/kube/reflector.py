@@ -11,15 +11,13 @@ resumes from the last version seen, and lists again only when the server no long
 status or inside of the stream) or sends nonsense repeatedly. A server that is away changes nothing.
 """
 
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 import structlog
-import tenacity
 
 from ipvsproxy.budget import LINES, Budget, namespace_of
 from ipvsproxy.kube.api import (
@@ -28,6 +26,7 @@ from ipvsproxy.kube.api import (
     NONSENSE,
     UNAUTHORIZED,
     Response,
+    TooLarge,
     Transport,
     Trouble,
     lines,
@@ -35,9 +34,11 @@ from ipvsproxy.kube.api import (
     read_page,
     trouble_of,
 )
+from ipvsproxy.kube.ceilings import ANSWER_BYTES, ERROR_BYTES, WHOLE_BYTES, Room
 from ipvsproxy.kube.decode import decode_json, identify, key_of
 from ipvsproxy.kube.decoded import Decoded, Refused
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Object, Removed
+from ipvsproxy.kube.pace import Pace
 
 PAGE_SIZE = 500
 # Troubles that say nothing about the version we resume from: waiting is all there is to do.
@@ -45,22 +46,25 @@ PATIENT = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
 RELIST_AFTER = 3
 # A watch that ends sooner, without a word, is a server in trouble and not the end of its time.
 SHORT_WATCH_SECONDS = 1.0
+# A list right after another one is due to the server, not to what has changed: after a watch of this length only.
+SETTLED_SECONDS = 30.0
 # A thread that waits for a server to answer cannot be interrupted; it is a daemon and may be left behind.
 STOP_SECONDS = 5.0
 
 log = structlog.get_logger()
 
 
-class Pace(msgspec.Struct, frozen=True):
-    """How long to watch, how long to wait: seconds. The clock is for durations in logs and of watches."""
+class _Found:
+    """What one list has.
 
-    watch: tuple[int, int] = (300, 600)
-    first_wait: float = 0.5
-    longest_wait: float = 30.0
-    longest_retry_after: float = 300.0
-    clock: Callable[[], float] = time.monotonic
-    uniform: Callable[[float, float], float] = random.uniform
-    randint: Callable[[int, int], int] = random.randint
+    `kept` are keys of objects that cannot be used, `full` why there is no room for some of them.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Object] = {}
+        self.kept: set[str] = set()
+        self.room = Room()
+        self.full: set[str] = set()
 
 
 class Reflector:
@@ -75,6 +79,9 @@ class Reflector:
         self._newest = ""
         self._limit = PAGE_SIZE
         self._attempts = 0
+        self._lists = 0  # without a watch that lasted in between
+        self._room = Room()
+        self._full: set[str] = set()
         self._away: tuple[float, int] | None = None
         self._said: dict[str, tuple[str, ...]] = {}
         self._stopping = threading.Event()
@@ -105,11 +112,10 @@ class Reflector:
         """List or watch once; return how many seconds to wait before the next step."""
         try:
             if self._version:
-                self._watch()
-            else:
-                self._list()
+                return self._watch()
+            self._list()
         except Trouble as trouble:
-            return 0 if self._stopping.is_set() else self._recover(trouble)
+            return 0 if self._stopping.is_set() else max(self._recover(trouble), self._rest())
         except Exception as error:  # noqa: BLE001 - the top of a thread: nothing may end it
             self._log.exception("following objects crashed; listing again")
             self._version = ""
@@ -120,30 +126,46 @@ class Reflector:
 
     def _list(self) -> None:
         """Fetch all pages, then tell; a page is decoded before the next one is asked for."""
-        objects: dict[str, Object] = {}
-        kept: set[str] = set()
+        found = _Found()
         version, token = "", ""
+        until = self._pace.clock() + self._pace.list
         while True:
             page = read_page(self._kind, self._fetch(token))
             version = version or page.metadata.resource_version
             for raw in page.items or ():
-                self._sort(raw, objects, kept)
+                self._sort(raw, found)
             if not page.metadata.continue_:
                 break
             if page.metadata.continue_ == token:
                 raise Trouble("the list does not move on", NONSENSE)
+            if self._pace.clock() > until:
+                raise Trouble(f"the list was not complete within {self._pace.list:g} s", NONSENSE)
             token = page.metadata.continue_
-        self._said = {key: said for key, said in self._said.items() if key in objects or key in kept}
-        self._inbox.put(Listed(self._kind, objects, frozenset(kept)))
-        self._log.debug("objects listed", objects=len(objects), kept=len(kept), version=version)
+        self._take_over(found)
         self._note_version(version)
         self._version = version
-        self._limit = PAGE_SIZE
+        self._lists += 1
+        self._limit = self._limit or PAGE_SIZE
         self._back()
 
+    def _take_over(self, found: "_Found") -> None:
+        objects, kept = found.objects, found.kept
+        self._said = {key: said for key, said in self._said.items() if key in objects or key in kept}
+        self._room, self._full = found.room, self._full & found.full
+        self._inbox.put(Listed(self._kind, objects, frozenset(kept)))
+        self._log.debug("objects listed", objects=len(objects), kept=len(kept))
+
     def _fetch(self, token: str) -> bytes:
-        with self._opened(self._transport.list(self._kind, self._limit, token, "")) as response:
-            return response.read()
+        """Return a page; one that is too large is asked for again with half as many objects."""
+        while True:
+            try:
+                with self._opened(self._transport.list(self._kind, self._limit, token, "")) as response:
+                    return response.read(ANSWER_BYTES if self._limit else WHOLE_BYTES)
+            except TooLarge as trouble:
+                if self._limit == 1:
+                    raise
+                self._limit = self._limit // 2 or PAGE_SIZE
+                self._log.info("Asked for a smaller page", objects=self._limit, err=trouble.reason)
 
     def _note_version(self, version: str) -> None:
         newest, self._newest = self._newest, version
@@ -151,7 +173,7 @@ class Reflector:
             # Consistent reads go back only with the storage itself, so this list is how things are now.
             self._log.warning("API storage went back in time", version=version, newest_seen=newest)
 
-    def _sort(self, raw: msgspec.Raw, objects: dict[str, Object], kept: set[str]) -> None:
+    def _sort(self, raw: msgspec.Raw, found: "_Found") -> None:
         try:
             key = key_of(self._kind, identify(raw))
         except Refused as refused:
@@ -159,36 +181,56 @@ class Reflector:
             return
         decoded = self._decode(key, raw)
         if decoded is None:
-            kept.add(key)
+            found.kept.add(key)
         elif decoded.object is not None:
-            objects[key] = decoded.object
+            if self._fits(found.room, found.full, key, decoded.object):
+                found.objects[key] = decoded.object
+            else:
+                found.kept.add(key)
+
+    def _fits(self, room: Room, full: set[str], key: str, value: Object) -> bool:
+        """Make room for an object; where there is none, say so once for as long as there is none."""
+        reason = room.take(key, value)
+        if reason:
+            full.add(reason)
+            if reason not in self._full:
+                self._full.add(reason)
+                self._log.error(
+                    "Refused an object, and all others that are too many; their last good versions stay",
+                    object=key, err=reason,
+                )  # fmt: skip
+        return not reason
 
     # Watching
 
-    def _watch(self) -> None:
+    def _watch(self) -> float:
+        """Follow the changes until the server ends the watch; return how many seconds to wait then."""
         seconds = self._pace.randint(*self._pace.watch)
         with self._opened(self._transport.watch(self._kind, self._version, seconds)) as response:
             self._back()
-            started = self._pace.clock()
+            before, started = self._version, self._pace.clock()
             try:
-                heard = self._listen(response)
+                self._listen(response)
             finally:
                 lasted = self._pace.clock() - started
-                if lasted >= SHORT_WATCH_SECONDS:
+                has_progress = self._version != before
+                if has_progress or lasted >= SHORT_WATCH_SECONDS:
                     self._attempts = 0
-        if not heard and lasted < SHORT_WATCH_SECONDS:
+                if lasted >= SETTLED_SECONDS:
+                    self._lists = 0
+        if lasted >= SHORT_WATCH_SECONDS:
+            return 0
+        if not has_progress:
             raise Trouble("the watch ended at once")
+        return self._pace.pause(1)
 
-    def _listen(self, response: Response) -> bool:
-        """Pass events on until the stream ends; tell whether there was any."""
-        heard = False
+    def _listen(self, response: Response) -> None:
+        """Pass events on until the stream ends."""
         for line in lines(response.chunks()):
             if self._stopping.is_set():
                 break
             if line.strip():
                 self._take(line)
-                heard = True
-        return heard
 
     def _take(self, line: bytes) -> None:
         """Pass one event on, then remember its version: after trouble, nothing is skipped."""
@@ -202,22 +244,25 @@ class Reflector:
         except Refused as refused:
             raise Trouble(f"watch event of no object: {refused}", NONSENSE) from None
         self._version = self._newest = identity.resource_version or self._version
-        self._attempts = 0
 
     def _pass_on(self, type_: str, key: str, raw: msgspec.Raw) -> None:
         if type_ == "DELETED":
             self._said.pop(key, None)
+            self._room.drop(key)
             self._inbox.put(Removed(self._kind, key))
         elif type_ in ("ADDED", "MODIFIED"):
             decoded = self._decode(key, raw)
-            if decoded is not None:
-                self._inbox.put(self._change(key, decoded))
+            if decoded is not None and (change := self._change(key, decoded)) is not None:
+                self._inbox.put(change)
         else:
             raise Trouble(f"unknown watch event {type_[:40]!r}", NONSENSE)
 
-    def _change(self, key: str, decoded: Decoded) -> Changed | Removed:
+    def _change(self, key: str, decoded: Decoded) -> Changed | Removed | None:
         if decoded.object is None:
+            self._room.drop(key)
             return Removed(self._kind, key)
+        if not self._fits(self._room, set(), key, decoded.object):
+            return None
         return Changed(self._kind, key, decoded.object, decoded.triggered)
 
     # Both
@@ -230,7 +275,7 @@ class Reflector:
             if self._stopping.is_set():
                 raise Trouble("stopping")
             if response.status != 200:
-                raise trouble_of(response.status, response.read(), response.headers)
+                raise trouble_of(response.status, response.read(ERROR_BYTES), response.headers)
             yield response
         finally:
             self._response = None
@@ -291,12 +336,14 @@ class Reflector:
         return wait
 
     def _wait(self, trouble: Trouble) -> float:
-        """Exponential with jitter, so that the nodes of a cluster do not come back all at once."""
-        pace = self._pace
-        state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
-        state.attempt_number = self._attempts
-        longest = tenacity.wait_exponential(multiplier=pace.first_wait, max=pace.longest_wait)(state)
-        return max(pace.uniform(longest / 2, longest), min(trouble.retry_after, pace.longest_retry_after))
+        return max(self._pace.pause(self._attempts), min(trouble.retry_after, self._pace.longest_retry_after))
+
+    def _rest(self) -> float:
+        """Return how long to wait before a list when the one before it was not followed by a watch that lasted.
+
+        Whatever else goes well: a list costs the server, and every node, more than anything else.
+        """
+        return 0 if self._version or self._lists <= 1 else self._pace.pause(self._lists - 1)
 
     def _note_away(self, trouble: Trouble) -> None:
         """Say once that the API does not answer as it should, and again if it does so in another way."""

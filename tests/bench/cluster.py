@@ -3,6 +3,8 @@
 import json
 
 NODES = 10
+LARGEST_SLICE = 1000
+"""Endpoints of a slice that the API takes."""
 
 
 def _ip(base, number):
@@ -51,6 +53,16 @@ def endpoint_slice(number, endpoints, shift=0):
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         "endpoints": [_endpoint(number, e, shift if e == endpoints - 1 else 0) for e in range(endpoints)],
     }
+
+
+def crowd(endpoints, shift=0):
+    """Yield the slices of one Service, each as large as the API takes it; `shift` moves all addresses."""
+    for first in range(0, endpoints, LARGEST_SLICE):
+        piece = endpoint_slice(0, 0)
+        piece["metadata"]["name"] = f"service-0-{first}"
+        numbers = range(first, min(endpoints, first + LARGEST_SLICE))
+        piece["endpoints"] = [_endpoint(0, n, shift) for n in numbers]
+        yield piece
 
 
 def urgent():

@@ -166,6 +166,31 @@ def memory(services, endpoints):
     }
 
 
+def one_service(services, endpoints):
+    """What a process holds when one Service has the endpoints of so many Services, and when each has a change."""
+    before = rss_kib()
+    proxy = Proxy()
+    total = services * endpoints
+    for shift in (0, 1):
+        proxy.loop.turn(_crowd(total, shift))
+    return {
+        "rss_mib": round(rss_kib() / 1024),
+        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "empty_rss_mib": round(before / 1024),
+        "endpoints_of_the_service": total,
+    }
+
+
+def _crowd(total, shift):
+    """The lists of one Service in slices as large as the API takes them; `shift` moves all addresses."""
+    crowd = cluster.crowd(total, shift * total)
+    slices = {}
+    for piece in crowd:
+        slices.update(objects(Kind.ENDPOINT_SLICE, cluster.as_list("EndpointSlice", [piece])))
+    services = objects(Kind.SERVICE, cluster.as_list("Service", [cluster.service(0)]))
+    return [Listed(Kind.NODE, {}), Listed(Kind.SERVICE, services), Listed(Kind.ENDPOINT_SLICE, slices)]
+
+
 def _paged(services, endpoints):
     """Both lists as the reflector reads them: page by page, nothing of a page kept but its values."""
     found = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}}
@@ -242,11 +267,12 @@ SCENARIOS = {
         local_endpoint_change,
         burst,
         memory,
+        one_service,
         idle,
         decoding,
     )
 }
-MEASURE_MEMORY = {memory, decoding}
+MEASURE_MEMORY = {memory, one_service, decoding}
 """Scenarios whose result is memory, or which measure in processes of their own."""
 TARGETS = {
     "ipvs_programming": ("ratio", 1.5),
@@ -257,6 +283,7 @@ TARGETS = {
     "local_endpoint_change": ("ratio", 3.0),
     "burst": ("ratio", 3.0),
     "memory": ("rss_mib", 200),
+    "one_service": ("peak_rss_mib", 500),
     "idle": ("cpu_share_native", 0.01),
     "decoding": ("held_mib", 60),
 }

@@ -26,7 +26,7 @@ from ipvsproxy.kube.api import Response
 from ipvsproxy.kube.client import ApiSource
 from ipvsproxy.kube.events import Pace as EventsPace
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
-from ipvsproxy.kube.reflector import Pace
+from ipvsproxy.kube.pace import Pace
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.outside import Outside
 

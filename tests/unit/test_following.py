@@ -17,7 +17,7 @@ from memory_kernel import MemoryNode
 from ipvsproxy.address import format_ip
 from ipvsproxy.kube.client import ApiSource, Limits
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
-from ipvsproxy.kube.reflector import Pace
+from ipvsproxy.kube.pace import Pace
 from ipvsproxy.loop import Fatal, Loop
 
 WEB, DOOMED = key("10.96.0.10:80"), key("10.96.0.20:80")

@@ -1,6 +1,7 @@
 """ApiSource and its client against a real HTTP server."""
 
 import base64
+import gzip
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -18,11 +20,11 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube import connection, kubeconfig
-from ipvsproxy.kube.api import Trouble
+from ipvsproxy.kube.api import TooLarge, Trouble
 from ipvsproxy.kube.client import ApiSource, Client, Limits
 from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.kubeconfig import TokenFile, Unusable
-from ipvsproxy.kube.reflector import Pace
+from ipvsproxy.kube.pace import Pace
 from ipvsproxy.plan.addresses import Neighbours
 
 FAST = Pace(first_wait=0.01, longest_wait=0.05)
@@ -366,6 +368,55 @@ def test_an_event_is_there_at_once_however_the_body_is_framed(server, client, he
     go_on.set()
     assert list(chunks) == []
     reply.close()
+
+
+def _answering(respond):
+    """A server of one answer, by a function that is given the connection after the request."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with suppress(OSError), listener, listener.accept()[0] as connection:
+            connection.recv(1 << 16)
+            respond(connection)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_what_a_compressed_answer_becomes_is_bounded():
+    """One that is asked not to compress may do so nevertheless: 256 MiB of zeros are 256 KiB then."""
+    packed = gzip.compress(bytes(256 << 20), 1)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
+    client = Client(None, _answering(lambda connection: connection.sendall(head + packed)), "node1")
+    client.connect()
+    response = client.list(Kind.SERVICE, 500, "", "")
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match="more than 1048576 bytes"):
+            response.read(1 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+        response.close()
+        client.close()
+
+
+def test_an_answer_that_dribbles_has_an_end():
+    ended = threading.Event()
+
+    def dribble(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not ended.wait(0.02):
+            connection.sendall(b" ")
+
+    client = Client(None, _answering(dribble), "node1", Limits(read=30, whole=0.2))
+    client.connect()
+    response = client.list(Kind.SERVICE, 500, "", "")
+    with pytest.raises(Trouble, match=r"not complete within 0\.2 s"):
+        response.read()
+    ended.set()
+    response.close()
+    client.close()
 
 
 def test_interrupting_a_read(server, client):

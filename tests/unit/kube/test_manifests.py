@@ -386,16 +386,16 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_later(tmp_path, monkey
     folder = Folder(tmp_path)
     folder.load()
     path.write_text("kind: List\nitems: []\n")
-    read_bytes = type(path).read_bytes
+    read_file = manifest_file.read_file
 
-    def busy(self):
-        data = read_bytes(self)
-        with self.open("a") as file:
+    def busy(path):
+        data = read_file(path)
+        with path.open("a") as file:
             file.write("# more\n")
         return data
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(path), "read_bytes", busy)
+        patch.setattr(manifest_file, "read_file", busy)
         assert folder.load() == []
     assert keys(folder.load()) == set()
 

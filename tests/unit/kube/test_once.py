@@ -81,6 +81,15 @@ def test_labels_that_are_none_cost_their_service_only(tmp_path):
     assert objects.labels() == {"default/bare": {}, "default/web": {"app": "web"}}
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "huge.yaml").open("wb") as file:
+        file.truncate(2 << 30)
+    (tmp_path / "web.yaml").write_text(yaml.safe_dump(service("web")))
+    found = read_objects(Config(node_name="node1", manifests=tmp_path))
+    assert keys(found)[Kind.SERVICE] == ["default/web"]
+    assert found.refused == [f"huge.yaml: more than {64 << 20} bytes"]
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(Unavailable, match="No such file"):
         read_objects(Config("node1", manifests=tmp_path / "gone"))

@@ -8,10 +8,12 @@ from recording import RecordingInbox
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import format_ip
-from ipvsproxy.kube import api
+from ipvsproxy.kube import api, decode, reflector
 from ipvsproxy.kube.api import Trouble, lines
+from ipvsproxy.kube.ceilings import Room
 from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
-from ipvsproxy.kube.reflector import PAGE_SIZE, Pace, Reflector
+from ipvsproxy.kube.pace import Pace
+from ipvsproxy.kube.reflector import PAGE_SIZE, Reflector
 
 
 class Reply:
@@ -22,8 +24,11 @@ class Reply:
         self.status, self.headers = code, headers or {}
         self.closed = False
 
-    def read(self):
-        return b"".join(self.chunks())
+    def read(self, most=1 << 40):
+        body = b"".join(self.chunks())
+        if len(body) > most:
+            raise api.TooLarge(most)
+        return body
 
     def chunks(self):
         for chunk in self.chunks_:
@@ -322,6 +327,86 @@ def test_gone_again_and_again_is_not_a_busy_loop():
     assert run.waits[1::2] == [0, 1, 2, 4]
 
 
+def test_a_server_that_sends_one_event_and_then_410_is_asked_for_a_handful_of_lists():
+    over = {"type": "ERROR", "object": gone()}
+    answers = []
+    for n in range(1, 9):
+        answers += [page(version=f"{n}0"), Reply(event("ADDED", service(f"s{n}"), f"{n}1"), over)]
+    run = Run(*answers)
+    run.clock.step = 0.01
+    run()
+    assert run.waits[1::2] == [0, 0.5, 1, 2, 4, 8, 16, 30]
+
+
+def test_a_watch_that_lasted_makes_the_next_list_come_at_once_again():
+    lasting = Reply(bookmark("11"), {"type": "ERROR", "object": gone()})
+    run = Run(*(page(), Reply(gone(), code=410)) * 3, page(), lasting, page())
+    lasting.chunks_.insert(0, lambda: setattr(run.clock, "now", run.clock.now + 31))
+    run.clock.step = 0.01
+    run()
+    assert run.waits[-2:] == [0, 0]
+
+
+def test_one_event_for_each_connection_is_not_a_busy_loop():
+    run = Run(page(), *(Reply(event("ADDED", service("a"), str(n))) for n in range(11, 15)))
+    run.clock.step = 0.01
+    assert len(run()) == 5
+    assert run.waits == [0, 0.5, 0.5, 0.5, 0.5]
+    assert run.said() == []
+
+
+def test_a_page_that_is_too_large_is_asked_for_with_fewer_objects(monkeypatch):
+    monkeypatch.setattr(reflector, "ANSWER_BYTES", 2000)
+    large = [page(*(service(f"s{n}") for n in range(20))) for _ in range(2)]
+    run = Run(*large, page(service("a"), more="t1"), page(service("b")), Reply())
+    assert brief(run()) == [(["default/a", "default/b"], [])]
+    assert run.script.limits == [500, 250, 125, 125]
+
+
+def test_an_answer_that_is_too_large_for_one_object_is_trouble(monkeypatch):
+    monkeypatch.setattr(reflector, "ANSWER_BYTES", 100)
+    run = Run(*(page(service("a")) for _ in range(9)), page(service("a")))
+    assert run() == []
+    assert run.script.limits[:9] == [500, 250, 125, 62, 31, 15, 7, 3, 1]
+    (said,) = [line for line in run.logs if line["log_level"] == "warning"]
+    assert said["reason"] == "the answer has more than 100 bytes, decompressed"
+
+
+def test_an_object_that_is_too_large_costs_itself_only(monkeypatch):
+    monkeypatch.setattr(decode, "OBJECT_BYTES", 1000)
+    large = service("large", labels={"x": "y" * 1000})
+    run = Run(page(service("a"), large), Reply(event("MODIFIED", large, "11"), event("ADDED", service("b"), "12")))
+    assert brief(run()) == [(["default/a"], ["default/large"]), ("default/b", "10.96.0.10")]
+    (said,) = [line for line in run.logs if line["log_level"] == "warning"]
+    assert (said["object"], said["reason"]) == ("default/large", "more than 1000 bytes of JSON")
+
+
+def test_more_objects_than_there_is_room_for_are_said_once_and_the_others_live(monkeypatch):
+    monkeypatch.setattr(reflector, "Room", lambda: Room(24))
+    tenant = [service(f"s{n}", namespace="greedy") for n in range(5)]
+    run = Run(
+        page(*tenant, service("a")),
+        Reply(event("ADDED", service("s9", namespace="greedy"), "11"), event("MODIFIED", service("a"), "12")),
+        Reply(event("DELETED", tenant[0], "13"), event("ADDED", service("s9", namespace="greedy"), "14")),
+    )
+    events = run()
+    assert sorted(events[0].objects) == ["default/a", "greedy/s0", "greedy/s1"]
+    assert sorted(events[0].kept) == ["greedy/s2", "greedy/s3", "greedy/s4"]
+    assert [item.key for item in events[1:]] == ["default/a", "greedy/s0", "greedy/s9"]
+    (said,) = [line for line in run.logs if line["log_level"] == "error"]
+    assert said["object"] == "greedy/s2"
+    assert said["err"] == "the objects of this kind in namespace greedy are larger than 12 units in all"
+
+
+def test_a_list_that_never_ends_is_given_up():
+    endless = (page(service(f"s{n}"), more=f"t{n}") for n in range(400))
+    run = Run(*endless, page(service("a")))
+    run.clock.step = 100.0
+    run.reflector.step()
+    assert len(run.script.asked) == 7
+    assert run.events() == []
+
+
 def test_a_cut_connection_resumes_where_it_was():
     run = Run(
         page(),
@@ -409,7 +494,7 @@ def test_a_watch_that_ends_at_once_is_trouble():
     run = Run(page(), Reply(), Reply(), Reply(bookmark("11")), Reply(b"\n"))
     run.clock.step = 0.1
     run()
-    assert run.waits == [0, 0.5, 1, 0, 0.5]
+    assert run.waits == [0, 0.5, 1, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("code", [429, 503, 500])
@@ -521,6 +606,6 @@ def test_long_lines_in_small_chunks_and_many_lines_in_a_large_one():
 
 def test_a_line_without_an_end(monkeypatch):
     monkeypatch.setattr(api, "MAX_LINE", 10)
-    with pytest.raises(Trouble, match="no end"):
+    with pytest.raises(Trouble, match="longer than 10 bytes"):
         list(lines([b"x" * 6, b"x" * 6]))
     assert list(lines([b"12345678\n12345678\n"])) == [b"12345678"] * 2

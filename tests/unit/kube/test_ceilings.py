@@ -1,0 +1,35 @@
+"""How much is kept of one kind: in all, and of one namespace."""
+
+import pytest
+from build import service, slice_of
+
+from ipvsproxy.kube.ceilings import Room, units
+
+
+def test_a_new_version_takes_the_room_of_the_old_one():
+    addresses = [f"10.0.0.{n}" for n in range(1, 18)]
+    room, small, large = Room(40), slice_of("web", addresses[0]), slice_of("web", *addresses)
+    assert (units(small), units(large)) == (4, 20)
+    for _ in range(10):
+        assert room.take("a/web", small) == ""
+        assert room.take("a/web", large) == ""
+    assert room.take("b/web", large) == ""
+    assert "40 units in all" in room.take("c/web", small)
+    room.drop("b/web")
+    assert room.take("c/web", large) == ""
+
+
+def test_one_namespace_leaves_half_of_the_room_to_others():
+    room, value = Room(40), slice_of("web", "10.0.0.1")
+    taken = [room.take(f"greedy/web-{n}", value) for n in range(10)]
+    assert taken[:5] == [""] * 5
+    assert all("in namespace greedy are larger than 20 units" in reason for reason in taken[5:])
+    assert room.take("other/web", value) == ""
+    # What does not fit changes nothing: the version that was there goes on counting.
+    assert room.take("greedy/web-0", value) == ""
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_service_counts_with_what_it_is_made_of(count):
+    value = service(external_ips=[f"198.51.100.{n}" for n in range(count)])
+    assert units(value) == 6 + count
