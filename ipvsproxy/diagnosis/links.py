@@ -75,6 +75,19 @@ def check_hairpin(facts: Facts) -> Iterator[Finding]:
         yield fine("hairpin", "pods can reach themselves as far as bridges are concerned")
 
 
+def check_long_datagrams(facts: Facts) -> Iterator[Finding]:
+    """UDP Services of IPv6 have a limit that nothing can lift. It is named, so that nobody has to search."""
+    if facts.host is None or not any(s.protocol == "UDP" and ":" in s.address for s in facts.servers or ()):
+        return
+    senders = "processes of this node"
+    if facts.host.sysctls.get(CALLS[6]) == 1:
+        senders += " and pods on a bridge"
+    yield fine(
+        "long datagrams",
+        f"a limit of IPVS: IPv6 UDP datagrams above the MTU, from {senders}, do not reach Services",
+    )
+
+
 def check_vip_link(facts: Facts) -> Iterator[Finding]:
     """kube-ipvs0 is there, is a dummy link, and has VIPs and nothing else, which no other link has."""
     if facts.links is None:

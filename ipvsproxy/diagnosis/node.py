@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     foreign.check_foreign,
     state.check_drift,
     links.check_hairpin,
+    links.check_long_datagrams,
     dns.check_dns,
 )
 

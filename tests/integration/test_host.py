@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import netns
 import pytest
+import yaml
 from lab import Lab
 from manifests import Folder, dual_slices, port, service
 from proxy import Proxy
@@ -21,6 +22,7 @@ from ipvsproxy.kernel.ipvs import Ipvs
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
+FIELD_CASE = pathlib.Path(__file__).parents[1] / "field/cases/06-own-port-is-nodeport.yaml"
 KUBEADM = pathlib.Path(__file__).parents[1] / "unit" / "config" / "kubeadm-config.conf"
 RUN = (sys.executable, "-m", "ipvsproxy")
 MAKE_READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
@@ -170,6 +172,18 @@ def test_connections_of_the_node_never_start_at_a_node_port(lab: Lab, manifests:
     proxy.kill()
     lab.run(node, [*RUN, "cleanup"])
     assert netns.get_sysctl(node.netns, RESERVED) == ""
+
+
+def test_the_node_port_of_the_field_is_no_source_port_of_the_node(lab: Lab, manifests: Folder) -> None:
+    node = lab.nodes[0]
+    manifests.write("np", *yaml.safe_load_all(FIELD_CASE.read_text()))
+    netns.set_sysctls(node.netns, {LOCAL_RANGE: "30000 36000", RESERVED: ""})
+    said = lab.run(node, [*RUN, "doctor", f"--manifests={manifests.path}"], check=False)
+    assert "NodePorts (30000-32767) as source ports" in " ".join(said.split())
+    started(lab, manifests).wait_for("synced")
+    assert netns.get_sysctl(node.netns, RESERVED) == "30000-32767"
+    said = lab.run(node, [*RUN, "doctor", f"--manifests={manifests.path}"], check=False)
+    assert "as source ports" not in said
 
 
 def test_a_changed_file_that_needs_more_rights_ends_nothing(

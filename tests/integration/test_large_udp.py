@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import netns
 import pytest
+import yaml
 from lab import DEFAULT_PROXY_ARGS, Lab
 from manifests import Folder, dual_slices, port
 from test_traffic import balancer, cluster_ip, published
@@ -19,6 +20,9 @@ NUMBER, NODE_PORT, TARGET = 91, 31091, 8081
 SIZES = (1400, 1472, 1473, 4000, 9000, 60000)
 """1472 is what fits into 1500 with the headers of IPv4 and UDP."""
 FITS_IN_IPV6 = 1452
+CASE = pathlib.Path(__file__).parent.parent / "field/cases/08-large-udp-from-node.yaml"
+CASE_ADDRESS, CASE_TARGET = ("10.96.9.8", 6831), 5353
+"""The Service of that file; its endpoint has the address of p21."""
 
 
 @pytest.fixture(scope="module", params=["address", "route"])
@@ -27,7 +31,9 @@ def lab(
 ) -> Iterator[Lab]:
     lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("large")))
     folder.write_nodes(lab)
-    lab.responder.listen(lab.host("p21"), TARGET, "udp")
+    for target in (TARGET, CASE_TARGET):
+        lab.responder.listen(lab.host("p21"), target, "udp")
+    folder.write("case", *yaml.safe_load_all(CASE.read_text()))
     ports = [port(81, TARGET, "UDP", "u", NODE_PORT)]
     folder.write("large", published("large", NUMBER, ports), *dual_slices(lab, "large", ports, [lab.host("p21")]))
     lab.proxy(lab.nodes[0], folder.path, [*DEFAULT_PROXY_ARGS, f"--vip-mode={request.param}"])
@@ -40,6 +46,7 @@ def ways(lab: Lab, family: int) -> dict[str, tuple[str, int]]:
         "ClusterIP": (cluster_ip(NUMBER, family), 81),
         "LoadBalancer": (balancer(NUMBER, family), 81),
         "NodePort": (lab.nodes[0].address(family), NODE_PORT),
+        **({"case": CASE_ADDRESS} if family == 4 else {}),
     }
 
 

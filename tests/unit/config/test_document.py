@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ipvsproxy.config.document import KUBE_PROXY, OURS, Unusable, decode, text, tree
 from ipvsproxy.config.settle import settle
 
-FIELD = Path(__file__).parents[2] / "field"
+FIELD = Path(__file__).parents[2] / "field" / "cases"
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 
 

@@ -479,3 +479,22 @@ def test_where_the_settings_come_from_is_said():
     origin = "those of the running proxy, from http://127.0.0.1:10249/configz"
     (finding,) = about({"settings": replace(healthy().settings, origin=origin)}, "settings")
     assert (finding.verdict, finding.summary) == (Verdict.OK, origin)
+
+
+SIX_UDP = VirtualServer("fd00:10:96::10", "UDP", 53)
+LIMIT = "long datagrams"
+
+
+def of_check(name, **changes):
+    return [one for one in diagnose(healthy(**changes)) if one.check == name]
+
+
+def test_the_limit_of_long_ipv6_datagrams_is_named_where_it_matters_and_is_no_problem():
+    assert of_check(LIMIT) == []
+    assert of_check(LIMIT, servers=(VirtualServer("10.96.0.10", "UDP", 53),)) == []
+    (bridged,) = of_check(LIMIT, servers=(SIX_UDP,))
+    assert bridged.verdict is Verdict.OK
+    assert "processes of this node and pods on a bridge" in bridged.summary
+    routed = sysctl("net/bridge/bridge-nf-call-ip6tables", None)
+    (node_only,) = of_check(LIMIT, servers=(SIX_UDP,), host=routed)
+    assert "from processes of this node, do not" in node_only.summary

@@ -25,7 +25,7 @@ from ipvsproxy.kube.kubeconfig import read_kubeconfig
 from ipvsproxy.kube.section import Unusable
 from ipvsproxy.kube.urls import proxy_of
 
-FIELD = Path(__file__).parents[2] / "field"
+FIELD = Path(__file__).parents[2] / "field" / "cases"
 SOCKS = FIELD / "05-kubeconfig-socks.yaml"
 V1 = "client.authentication.k8s.io/v1"
 SECRET = "hush7f3a"  # noqa: S105
