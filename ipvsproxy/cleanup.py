@@ -5,6 +5,7 @@ A kube-proxy that runs keeps what it has: on the way back to it, it is started f
 
 import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,6 +14,7 @@ import structlog
 from ipvsproxy import other_proxy
 from ipvsproxy.address import parse_cidr
 from ipvsproxy.config import Config
+from ipvsproxy.handover import await_kube_proxy
 from ipvsproxy.kernel.alone import Lock
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -24,30 +26,38 @@ from ipvsproxy.kernel.rules import TABLE, delete_tables
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.loop import Fatal
 from ipvsproxy.opening import open_ruleset, with_hint
-from ipvsproxy.other_proxy import OtherProxy
+from ipvsproxy.other_proxy import IPVS_MODE, OtherProxy
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from nft import Libnftables, NftError
 
+REQUEST_SECONDS = 5.0
+"""For requests that are under way when the rules of a kube-proxy begin to count; longer ones are cut."""
 FLAG = "--cleanup-kube-proxy"
 RUNS, MAY_RUN = "it runs on this node", "it may run: the processes of the host are not visible here"
 
 log = structlog.get_logger()
 
 
-def cleanup(config: Config, *, everything: bool = False) -> None:
+def cleanup(config: Config, *, everything: bool = False, wait: bool = False, handover: bool = False) -> None:
     """Take servers, VIPs, kube-ipvs0, nft tables, rules in tables of others and ipsets out of the kernel.
 
-    Not while a proxy is at work, which would put it all back. What belongs to a kube-proxy that runs, or may run,
-    stays unless `everything` is to go. Settings made with sysctl stay, as do virtual servers inside
-    --ipvs-exclude-cidrs and firewall-mark servers. Raises Fatal when something could not be removed, after
-    everything else has been.
+    Not while a proxy is at work, which would put it all back: `wait` waits for its end, `handover` for the rules
+    of a kube-proxy as well. What belongs to a kube-proxy that runs, or may run, stays unless `everything` is to
+    go. Settings made with sysctl stay, as do virtual servers inside --ipvs-exclude-cidrs and firewall-mark
+    servers. Raises Fatal when something could not be removed, after everything else has been.
     """
     lock = Lock()
     holder = lock.take()
     if holder is not None:
-        raise Fatal(
-            f"an ipvsproxy is at work on this node ({holder}): end it first, or it would put everything back"
-        )
+        if not (wait or handover):
+            raise Fatal(
+                f"an ipvsproxy is at work on this node ({holder}): end it first, or it would put everything back"
+            )
+        log.info("Waiting for the end of the ipvsproxy on this node", holder=str(holder))
+        lock.wait()
+    if handover and not _is_taken_over():
+        log.info("Found nothing of ipvsproxy on this node")
+        return
     problems = []
     for step in _steps(config, None if everything else _spared(config)):
         try:
@@ -57,6 +67,18 @@ def cleanup(config: Config, *, everything: bool = False) -> None:
     if problems:
         raise Fatal(f"cleanup did not complete: {'; '.join(problems)}")
     log.info("cleaned up")
+
+
+def _is_taken_over() -> bool:
+    """Wait for a kube-proxy that has this node, and tell whether anything of ours is to be removed. Raises Fatal.
+
+    Where no ipvsproxy ever was, virtual servers are those of other programs.
+    """
+    try:
+        modes = await_kube_proxy().values()
+        return bool(Ruleset(TABLE.name).tables()) or (IPVS_MODE not in modes and Links().look())
+    except (KernelError, OSError) as error:
+        raise Fatal(with_hint(error)) from error
 
 
 def _spared(config: Config) -> OtherProxy | None:
@@ -80,13 +102,16 @@ def _steps(config: Config, spared: OtherProxy | None) -> Sequence[Callable[[], l
     """Return what is to be done, in this order.
 
     The guard stays until nothing answers any more; beside a kube-proxy it goes first, so that the rules of that
-    serve each new connection at once. One in the ipvs mode has taken servers and addresses over, and removes those
-    that it does not want. Reserved ports are given back while there is the link that records them.
+    serve each new connection at once, and what is under way has some seconds to end. One in the ipvs mode has
+    taken servers and addresses over, and removes those that it does not want. Reserved ports are given back while
+    there is the link that records them.
     """
     ours = (partial(_remove_servers, config), give_back, _remove_links)
     if spared is None:
         return (*ours, _remove_rule, _remove_tables, _remove_leftovers)
-    return (_remove_tables, _remove_rule, *((give_back, _remove_routes) if spared.is_in_ipvs_mode else ours))
+    if spared.is_in_ipvs_mode:
+        return (_remove_tables, give_back, _remove_routes, _remove_rule)
+    return (_remove_tables, _let_end, *ours, _remove_rule)
 
 
 def _remove_servers(config: Config) -> list[str]:
@@ -102,6 +127,11 @@ def _remove_servers(config: Config) -> list[str]:
     refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in doomed])
     log.info("virtual servers removed", count=len(doomed) - len(refused))
     return [f"virtual server {item.step.key}: {os.strerror(item.errno)}" for item in refused]
+
+
+def _let_end() -> list[str]:
+    time.sleep(REQUEST_SECONDS)
+    return []
 
 
 # Each of these returns what could not be removed. Raises KernelError, NftError when nothing could be looked at.

@@ -132,7 +132,12 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
 
     try:
         if settings.values["--cleanup"]:
-            cleanup(config, everything=settings.values["--cleanup-kube-proxy"])
+            cleanup(
+                config,
+                everything=settings.values["--cleanup-kube-proxy"],
+                wait=settings.values["--cleanup-wait"],
+                handover=settings.values["--cleanup-handover"],
+            )
         elif settings.values["--init-only"]:
             app.init(config)
         else:

@@ -69,6 +69,9 @@ def problems(settings: Settings) -> Iterator[str]:
                 yield f"{settings.name('manifests')}: cannot be combined with {settings.name(key)}"
     if settings.values["--write-config-to"] and settings.values["--cleanup"]:
         yield "--write-config-to: cannot be combined with --cleanup"
+    for key in ("--cleanup-kube-proxy", "--cleanup-wait", "--cleanup-handover"):
+        if settings.values[key] and not settings.values["--cleanup"]:
+            yield f"{key}: means nothing without --cleanup"
 
 
 def other_mode(settings: Settings) -> str:

@@ -6,11 +6,12 @@ kube-proxy. Numbers: include/uapi/linux/netfilter/nf_tables.h, netfilter/ipset/i
 
 import errno
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from ipvsproxy.kernel.forward import FAMILIES, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
+from ipvsproxy.kernel.legacy import read_legacy
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFT_MSG_GETTABLE
 from ipvsproxy.kernel.xtables import legacy_leftovers
@@ -21,6 +22,10 @@ RULE_TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS = 1, 2, 3, 4
 EXPRESSION_NAME, EXPRESSION_DATA, IMMEDIATE_DATA, DATA_VERDICT, VERDICT_CHAIN = 1, 2, 2, 2, 2
 IPSET_HEADER, IPSET_PROTOCOL, IPSET_SETNAME, IPSET_VERSION = 6 << 8 | 12, 1, 2, 6
 IPSET_MODULE = Path("/sys/module/ip_set")
+TABLE_FAMILIES = {4: "ip", 6: "ip6"}
+SERVICES = "KUBE-SERVICES"
+MODES = {"KUBE-NODE-PORT": "ipvs", "KUBE-NODEPORTS": "iptables"}
+"""The chain for NodePorts, to which nat KUBE-SERVICES always leads, has another name in each mode."""
 
 
 class KubeProxyState:
@@ -52,10 +57,32 @@ class KubeProxyState:
     def sure_signs(self) -> list[str]:
         """Return what only a kube-proxy writes; the kubelet makes some of the chains as well, but not these."""
         return [f"{table.split()[0]} table {OWN_TABLE}" for table in self.tables()] + [
-            f"{family} chain nat KUBE-SERVICES"
+            f"{family} chain nat {SERVICES}"
             for family in FAMILIES
-            if self._has(NFT_MSG_GETCHAIN, family, _chain("nat", "KUBE-SERVICES"))
+            if self._has(NFT_MSG_GETCHAIN, family, _chain("nat", SERVICES))
         ]
+
+    def programmed(self) -> dict[int, str]:
+        """Return the mode of the kube-proxy that has programmed a family, for each (4, 6) where one has.
+
+        Each mode writes last what is looked for here: nftables its table, in the transaction with all Services;
+        ipvs and iptables the rules of the chain nat KUBE-SERVICES, after virtual servers, addresses and ipsets.
+        The chain itself comes earlier, and empty (contract 9.1 to 9.3). Both backends of iptables count.
+        """
+        tables = self.tables()
+        found = {}
+        for number, family in TABLE_FAMILIES.items():
+            if f"{family} {OWN_TABLE}" in tables:
+                found[number] = "nftables"
+            elif mode := mode_of(self._services(family) | legacy_services(family)):
+                found[number] = mode
+        return found
+
+    def _services(self, family: str) -> set[str]:
+        """Return the chains to which nat KUBE-SERVICES leads."""
+        if not self._has(NFT_MSG_GETCHAIN, family, _chain("nat", SERVICES)):
+            return set()
+        return {jump.target for jump in self._jumps(FAMILIES[family], "nat", SERVICES)}
 
     def going(self) -> list[Item]:
         """Return what a run, or cleanup, removes."""
@@ -95,6 +122,24 @@ class KubeProxyState:
                 return False
             raise
         return True
+
+
+def legacy_services(family: str) -> set[str]:
+    """Return the chains to which nat KUBE-SERVICES of legacy iptables leads."""
+    place = family, "nat", SERVICES
+    chains = (chain for chain in read_legacy() if (chain.family, chain.table, chain.name) == place)
+    return {rule.target for chain in chains for rule in chain.rules}
+
+
+def mode_of(targets: Iterable[str]) -> str:
+    """Return the mode in which nat KUBE-SERVICES leads to these chains, '' while it is not filled."""
+    return next((MODES[name] for name in targets if name in MODES), "")
+
+
+def programmed() -> dict[int, str]:
+    """Return the mode of the kube-proxy that has programmed a family, for each (4, 6). Raises KernelError."""
+    with closing(Wire(NETLINK_NETFILTER)) as wire:
+        return KubeProxyState(wire).programmed()
 
 
 def written_by_kube_proxy() -> list[str]:

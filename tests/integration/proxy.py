@@ -43,6 +43,10 @@ class Proxy:
             self.kill()
             raise
 
+    def end(self) -> int:
+        """Wait until it ends by itself; returns the exit code."""
+        return self._started().wait(START_SECONDS)
+
     def kill(self) -> None:
         """End it without a word; nothing happens if it is not running."""
         if self.process is not None and self.process.poll() is None:

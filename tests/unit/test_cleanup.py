@@ -32,12 +32,16 @@ class Free:
     def take(self):
         return self.holder
 
+    def wait(self):
+        type(self).holder = None
+
 
 @pytest.fixture(autouse=True)
 def lock(monkeypatch):
     monkeypatch.setattr(cleanup, "Lock", Free)
     monkeypatch.setattr(Free, "holder", None)
     monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy()))
+    monkeypatch.setattr(cleanup, "_let_end", list)
 
 
 def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeypatch):
@@ -153,3 +157,77 @@ def test_what_belongs_to_a_kube_proxy_that_runs_or_may_run_stays(monkeypatch, fo
     assert ("_remove_routes" in done) is ("_remove_links" in left_out)
     assert told[0]["reason"].startswith(reason)
     assert told[0]["removedBy"] == "--cleanup-kube-proxy"
+
+
+@pytest.mark.parametrize(
+    ("mode", "order"),
+    [
+        ("iptables", ["tables", "pause", "servers", "links", "rule"]),
+        ("nftables", ["tables", "pause", "servers", "links", "rule"]),
+        ("ipvs", ["tables", "routes", "rule"]),
+    ],
+)
+def test_beside_a_kube_proxy_our_rules_go_first_and_what_is_under_way_has_time_to_end(monkeypatch, mode, order):
+    done = []
+    for name in ("servers", "links", "routes", "rule", "tables", "leftovers"):
+        monkeypatch.setattr(cleanup, f"_remove_{name}", lambda *_, name=name: done.append(name) or [])
+    monkeypatch.setattr(cleanup, "_let_end", lambda: done.append("pause") or [])
+    monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy(RUNS, mode), RULES))
+    cleanup.cleanup(Config("n"))
+    assert done == order
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Who had the lock when the steps were taken; nothing is removed."""
+    done = []
+    monkeypatch.setattr(cleanup, "_steps", lambda *_: [lambda: done.append(Free.holder) or []])
+    return done
+
+
+def test_cleanup_waits_for_the_end_of_a_proxy_when_it_is_asked_to(monkeypatch, steps):
+    monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
+    cleanup.cleanup(Config("n"), wait=True)
+    assert steps == [None]
+
+
+class Tables:
+    """Tables of our name; none when `found` is empty."""
+
+    found = {"inet": "ipvsproxy 0.1.0"}  # noqa: RUF012
+
+    def __init__(self, _name):
+        pass
+
+    def tables(self):
+        return self.found
+
+
+class Link:
+    there = True
+
+    def look(self):
+        return self.there
+
+
+@pytest.mark.parametrize(
+    ("mode", "tables", "link", "removes"),
+    [
+        ("nftables", Tables.found, True, True),
+        ("nftables", {}, True, True),  # an earlier cleanup got so far
+        ("nftables", {}, False, False),
+        ("ipvs", Tables.found, True, True),
+        ("ipvs", {}, True, False),  # kube-proxy's own link
+    ],
+)
+def test_a_handover_touches_no_node_where_no_ipvsproxy_was(monkeypatch, steps, mode, tables, link, removes):
+    monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
+    monkeypatch.setattr(cleanup, "await_kube_proxy", lambda: {4: mode, 6: mode})
+    monkeypatch.setattr(cleanup, "Ruleset", Tables)
+    monkeypatch.setattr(cleanup, "Links", Link)
+    monkeypatch.setattr(Tables, "found", tables)
+    monkeypatch.setattr(Link, "there", link)
+    with capture_logs() as said:
+        cleanup.cleanup(Config("n"), handover=True)
+    assert bool(steps) is removes
+    assert any(line["event"] == "Found nothing of ipvsproxy on this node" for line in said) is not removes

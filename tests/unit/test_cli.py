@@ -23,7 +23,7 @@ def ran(monkeypatch):
     calls = []
     monkeypatch.setattr(app, "run", lambda config, recheck: calls.append(("run", config, recheck)))
     monkeypatch.setattr(app, "init", lambda config: calls.append(("init", config)))
-    monkeypatch.setattr(cleanup, "cleanup", lambda _, everything: calls.append(("cleanup", everything)))
+    monkeypatch.setattr(cleanup, "cleanup", lambda _, **asked: calls.append(("cleanup", asked)))
     return calls
 
 
@@ -49,12 +49,24 @@ def test_kube_proxy_needs_no_argument(ran):
 @pytest.mark.parametrize("arguments", [["cleanup", "--proxy-mode=iptables"], ["--cleanup"], ["run", "--cleanup"]])
 def test_cleaning_up_is_allowed_in_every_mode(arguments, ran):
     assert cli.main(arguments) == 0
-    assert ran == [("cleanup", False)]
+    assert ran == [("cleanup", {"everything": False, "wait": False, "handover": False})]
 
 
-def test_what_belongs_to_a_kube_proxy_that_runs_is_removed_only_if_that_was_said(ran):
-    assert cli.main(["cleanup", "--cleanup-kube-proxy"]) == 0
-    assert ran == [("cleanup", True)]
+CLEANUP_FLAGS = {"--cleanup-kube-proxy": "everything", "--cleanup-wait": "wait", "--cleanup-handover": "handover"}
+
+
+@pytest.mark.parametrize(("flag", "asked"), CLEANUP_FLAGS.items())
+def test_what_a_cleanup_waits_for_and_removes_of_others_is_asked_by_flags(flag, asked, ran):
+    assert cli.main(["cleanup", flag]) == 0
+    ((what, told),) = ran
+    assert (what, [name for name, value in told.items() if value]) == ("cleanup", [asked])
+
+
+@pytest.mark.parametrize("flag", CLEANUP_FLAGS)
+def test_flags_of_a_cleanup_mean_nothing_for_a_run(flag, ran, capsys):
+    assert cli.main(["run", flag]) == 2
+    assert f"{flag}: means nothing without --cleanup" in capsys.readouterr().err
+    assert not ran
 
 
 @pytest.mark.parametrize(

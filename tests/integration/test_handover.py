@@ -1,0 +1,115 @@
+"""Back to kube-proxy, away altogether, and beside programs with virtual servers of their own: nobody is let down."""
+
+# ruff: noqa: F811 - fixtures of another module
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+from kube_proxy_state import LEAVE, TOOLS, Served, write_ipvs_rules
+from lab import Lab, Node
+from manifests import Folder
+from probe import Conversation, Question, Result
+from proxy import Proxy
+from test_takeover import ARGUMENTS, CLEANUP, ask, asking, leftovers, listings, node, questions, served  # noqa: F401
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
+
+JSON = "--logging-format=json"
+HANDOVER = [*CLEANUP, "--cleanup-handover", JSON]
+REMOVED = "Removed a virtual server that no Service asks for"
+
+
+@contextlib.contextmanager
+def asking_all(asked: list[Question]) -> Iterator[list[list[Result]]]:
+    """Open new connections all the time, one after the other to each; yields what becomes of them."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(asking(question)) for question in asked]
+
+
+def lost(results: list[Result]) -> list[str]:
+    return [result.outcome for result in results if result.outcome != "answered"]
+
+
+@pytest.mark.parametrize("mode", LEAVE)
+def test_a_handover_to_kube_proxy_refuses_no_new_connection(
+    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str, tmp_path: pathlib.Path
+) -> None:
+    proxy = lab.proxy(node, manifests.path, ARGUMENTS)
+    asked = questions(lab, node, served)
+    others = [question for question in asked if question.netns != node.netns]
+    own = [question for question in asked if question.netns == node.netns]
+    assert ask(asked) == ["answered"]
+    with asking_all(others) as results, asking_all(own) as of_node, Conversation(others[0], timeout=20) as talk:
+        served_by = talk.ask().name
+        handover = Proxy(node.netns, HANDOVER, tmp_path / "handover.log")
+        lab.proxies.append(handover)
+        handover.start()
+        handover.wait_for("Waiting for the end of the ipvsproxy on this node")
+        proxy.stop()
+        handover.wait_for("Waiting for the rules of kube-proxy")
+        assert ask(asked) == ["answered"]
+        (write_ipvs_rules if mode == "ipvs" else LEAVE[mode])(lab, node, served)
+        assert handover.end() == 0, handover.text()
+        assert ask(asked) == ["answered"]
+        # Open connections through IPVS go on only where the servers stay.
+        assert talk.ask().name == (served_by if mode == "ipvs" else "")
+    assert [lost(one) for one in results] == [[]] * len(others)
+    # A process of the node has the VIP as its source: what is under way when that goes has no way back.
+    assert max(len(lost(one)) for one in of_node) <= 1
+    assert min(map(len, [*results, *of_node])) > 10
+    assert "ipvsproxy" not in lab.run(node, ["nft", "list", "ruleset"])
+    # A kube-proxy of mode ipvs owns it now.
+    has_link = "kube-ipvs0" in lab.run(node, ["ip", "-o", "link"])
+    assert has_link is (mode == "ipvs")
+    assert leftovers(lab, node)
+
+
+def test_after_an_uninstall_that_waited_for_the_proxy_the_node_is_as_before(
+    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], tmp_path: pathlib.Path
+) -> None:
+    before = listings(lab, node)
+    proxy = lab.proxy(node, manifests.path, ARGUMENTS)
+    cleanup = Proxy(node.netns, [*CLEANUP, "--cleanup-wait", JSON], tmp_path / "cleanup.log")
+    lab.proxies.append(cleanup)
+    cleanup.start()
+    cleanup.wait_for("Waiting for the end of the ipvsproxy on this node")
+    assert ask(questions(lab, node, served)) == ["answered"]
+    proxy.stop()
+    assert cleanup.end() == 0, cleanup.text()
+    assert listings(lab, node) == before
+    # A kube-proxy that comes later finds nothing that refuses its Services.
+    LEAVE["nftables"](lab, node, served)
+    assert ask(questions(lab, node, served)) == ["answered"]
+
+
+def test_a_handover_leaves_a_node_alone_that_never_had_an_ipvsproxy(
+    lab: Lab, node: Node, served: tuple[Served, ...]
+) -> None:
+    LEAVE["nftables"](lab, node, served)
+    lab.run(node, ["ipvsadm", "-A", "-t", "192.0.2.50:6443", "-s", "wlc"])
+    before = listings(lab, node)
+    said = lab.run(node, ["sh", "-c", f"{' '.join(HANDOVER)} 2>&1"])
+    assert "Found nothing of ipvsproxy on this node" in said
+    assert listings(lab, node) == before
+
+
+def test_a_virtual_server_of_another_program_is_removed_by_name_unless_it_is_excluded(
+    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...]
+) -> None:
+    proxy = lab.proxy(node, manifests.path, ARGUMENTS)
+    # What stands on the node beforehand is excluded, or belongs to a firewall mark.
+    assert not proxy.events(REMOVED)
+    for times in (1, 2):
+        lab.run(node, ["ipvsadm", "-A", "-t", "192.0.2.50:6443", "-s", "wlc"])
+        line = proxy.wait_for(REMOVED, times)
+        told = [line[key] for key in ("address", "port", "protocol", "scheduler", "times")]
+        assert told == ["192.0.2.50", 6443, "TCP", "wlc", times]
+        assert "--ipvs-exclude-cidrs=192.0.2.50/32" in str(line["keptBy"])
+    left = lab.run(node, ["ipvsadm", "-Sn"])
+    assert "192.0.2.50" not in left
+    assert "10.98.0.1:80" in left
+    assert ask(questions(lab, node, served)) == ["answered"]

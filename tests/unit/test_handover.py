@@ -1,0 +1,74 @@
+"""How long a handover waits for a kube-proxy, and what it says meanwhile."""
+
+import errno
+
+import pytest
+from build import key
+from structlog.testing import capture_logs
+
+from ipvsproxy import handover
+from ipvsproxy.kernel.netlink import KernelError
+
+BOTH = {4: "nftables", 6: "nftables"}
+
+
+class Servers:
+    def servers(self):
+        return dict.fromkeys((key("10.96.0.1:443"), key("[fd00::1]:80")))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time passes while somebody sleeps; returns all the sleeps."""
+    slept = []
+    monkeypatch.setattr(handover.time, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr(handover.time, "sleep", slept.append)
+    monkeypatch.setattr(handover, "Ipvs", Servers)
+    return slept
+
+
+@pytest.fixture
+def find(monkeypatch, clock):
+    """Say what each look at the kernel finds; the last one for ever."""
+
+    def find(*looks):
+        left = list(looks)
+        monkeypatch.setattr(handover, "programmed", lambda: left.pop(0) if len(left) > 1 else left[0])
+
+    return find
+
+
+@pytest.mark.parametrize("looks", [[{}, {}, {4: "nftables"}, BOTH], [BOTH]])
+def test_every_family_that_is_served_is_waited_for(find, clock, looks):
+    find(*looks)
+    assert handover.await_kube_proxy() == BOTH
+    assert len(clock) == len(looks) - 1
+
+
+def test_a_family_that_kube_proxy_does_not_serve_is_not_waited_for_without_end(find, clock):
+    find({}, {4: "iptables"})
+    assert handover.await_kube_proxy() == {4: "iptables"}
+    assert sum(clock) == pytest.approx(handover.OTHER_FAMILY_SECONDS + handover.LOOK_SECONDS, abs=1)
+
+
+def test_a_node_without_any_server_is_programmed_when_one_family_is(find, clock, monkeypatch):
+    def missing():
+        raise KernelError("looking up netlink family IPVS", errno.ENOENT)
+
+    monkeypatch.setattr(handover, "Ipvs", missing)
+    find({}, {6: "nftables"})
+    assert handover.await_kube_proxy() == {6: "nftables"}
+
+
+def test_a_kube_proxy_that_has_lost_its_rules_again_is_waited_for_anew(find, clock):
+    find({4: "iptables"}, {}, *[{4: "iptables"}] * 20, {4: "iptables", 6: "iptables"})
+    assert len(handover.await_kube_proxy()) == 2
+
+
+def test_it_is_said_now_and_then_that_it_still_waits(find, clock):
+    find(*[{}] * 1000, BOTH)
+    with capture_logs() as said:
+        handover.await_kube_proxy()
+    waiting = [line for line in said if line["event"] == "Found no rules of kube-proxy yet"]
+    assert len(waiting) == pytest.approx(sum(clock) / handover.REMINDER_SECONDS, abs=1)
+    assert waiting[0]["families"] == [4, 6]
