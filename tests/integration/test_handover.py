@@ -1,4 +1,4 @@
-"""Back to kube-proxy, away altogether, and beside programs with virtual servers of their own: nobody is let down."""
+"""Back to kube-proxy, away altogether, and beside programs with virtual servers of their own."""
 
 # ruff: noqa: F811 - fixtures of another module
 
