@@ -5,7 +5,7 @@ PY  := .venv/bin/python
 RUN = $(PY) tests/integration/run $(WHERE)
 VENV := .cache/venv.stamp
 IMAGE_ROOT := .cache/image/root.made
-IMAGE_CONTENT := $(addprefix deploy/,install.sh sbom.py requirements.lock build.lock) pyproject.toml $(shell find ipvsproxy nft -name '*.py' -o -name '*.nft')
+IMAGE_CONTENT := $(addprefix deploy/,Dockerfile install.sh sbom.py requirements.lock build.lock) pyproject.toml $(shell find ipvsproxy nft -name '*.py' -o -name '*.nft')
 # A build server must not skip the tests of the image; elsewhere they run once `make image-root` has.
 REQUIRED := $(if $(filter 1,$(IPVSPROXY_REQUIRE)),$(IMAGE_ROOT))
 ARGS :=

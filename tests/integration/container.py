@@ -48,6 +48,9 @@ def contained(argv: Sequence[str], capabilities: str = NET_ADMIN, folder: pathli
     return [*enter, str(ROOT), str(folder or ""), capabilities, *_ENV, *argv]
 
 
+CONTENT = ("Dockerfile", "install.sh", "sbom.py", "requirements.lock", "build.lock")
+
+
 def why_no_root() -> str:
     """Why the files of the image cannot be used; empty if they can."""
     if not MADE.exists():
@@ -59,7 +62,7 @@ def why_no_root() -> str:
 
 def _content() -> Iterator[pathlib.Path]:
     """What `make image-root` makes them from, as the Makefile has it."""
-    yield from (REPO / "deploy" / name for name in ("install.sh", "sbom.py", "requirements.lock", "build.lock"))
+    yield from (REPO / "deploy" / name for name in CONTENT)
     yield REPO / "pyproject.toml"
     for folder in ("ipvsproxy", "nft"):
         yield from (path for path in (REPO / folder).rglob("*") if path.suffix in (".py", ".nft"))

@@ -30,7 +30,7 @@ STUBS = {
     "ctr": "",
     "kubectl": "",
     # The package repository of Kubernetes is not asked; the other nodes' files are.
-    "curl": 'case "$*" in *k8s.io*) while [ "$1" != --output ]; do shift; done; echo key >"$2" ;; '
+    "curl": 'case "$*" in *k8s.io*|*docker.com*) while [ "$1" != --output ]; do shift; done; echo key >"$2" ;; '
     '*) exec /usr/bin/curl "$@" ;; esac\n',
     "kubeadm": 'case "$*" in\n'
     '"version -o short") echo v1.34.2 ;;\n'
@@ -79,13 +79,15 @@ class Machine:
         self.write("usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
         self.write("etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n/dev/vda2 none swap sw 0 0\n")
         shutil.copy("/etc/resolv.conf", self.folder / "upper/etc/resolv.conf")
-        for name in KUBERNETES:
+        self.install(*KUBERNETES)
+        self.run("useradd --create-home vagrant")
+
+    def install(self, *names: str) -> None:
+        """Install empty packages: of repositories that are not asked."""
+        for name in names:
             control = f"Package: {name}\nVersion: 1.34.2-1.1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
             self.write(f"tmp/{name}/DEBIAN/control", control)
-        self.run(
-            f"for name in {' '.join(KUBERNETES)}; do dpkg-deb -b /tmp/$name; dpkg -i /tmp/$name.deb; done;"
-            "useradd --create-home vagrant"
-        )
+        self.run(f"for name in {' '.join(names)}; do dpkg-deb -b /tmp/$name; dpkg -i /tmp/$name.deb; done")
 
     def write(self, name: str, text: str, mode: int = 0o644) -> None:
         target = self.folder / "upper" / name
@@ -130,7 +132,7 @@ def asked_for(**settings: str) -> dict[str, list[dict]]:
     return json.loads(done.stdout)
 
 
-def environment(machine: str) -> dict[str, str]:
+def environment(machine: str, **settings: str) -> dict[str, str]:
     """The variables that a machine's scripts get."""
-    scripts = [call["options"] for call in asked_for()[machine] if call["name"] == "provision"]
+    scripts = [call["options"] for call in asked_for(**settings)[machine] if call["name"] == "provision"]
     return next(options["env"] for options in scripts if "env" in options)

@@ -7,6 +7,7 @@ rest is real: packages, containerd's reading of its configuration, the CNI plugi
 from __future__ import annotations
 
 import json
+import pathlib
 import subprocess
 import tarfile
 
@@ -60,6 +61,24 @@ def test_containerd_reads_its_configuration_as_it_was_meant(node: Machine) -> No
     lines = {line.strip() for line in effective.splitlines()}
     assert {"SystemdCgroup = true", 'bin_dir = "/usr/lib/cni"'} <= lines
     assert 'sandbox_image = "registry.k8s.io/pause:3.10.1"' in lines
+
+
+def test_kubernetes_from_1_36_on_gets_containerd_2_with_its_own_options(node: Machine) -> None:
+    """containerd's archive is not asked: its package is empty, and what it has for a default is that of 2.1.9."""
+    newer = Machine(node.folder.parent / "newer")
+    newer.install("containerd.io")
+    newer.write("usr/share/containerd-2.toml", pathlib.Path(__file__).with_name("containerd-2.toml").read_text())
+    newer.write("usr/local/sbin/containerd", "#!/bin/sh\ncat /usr/share/containerd-2.toml\n", 0o755)
+    newer.run(f"{PROVISION}/network.sh; {PROVISION}/node.sh", environment("node1", KUBERNETES="1.36"))
+    source = newer.read("etc/apt/sources.list.d/containerd.list")
+    assert source.startswith("deb [signed-by=/etc/apt/keyrings/containerd.asc] ")
+    assert source.endswith(" https://download.docker.com/linux/debian bookworm stable\n")
+    assert "/v1.36/deb/" in newer.read("etc/apt/sources.list.d/kubernetes.list")
+    lines = [line.strip() for line in newer.read("etc/containerd/config.toml").splitlines()]
+    assert {"SystemdCgroup = true", "sandbox = 'registry.k8s.io/pause:3.10.1'"} <= set(lines)
+    assert "bin_dirs = ['/usr/lib/cni']" in lines
+    assert "bin_dir = '/opt/containerd/image-verifier/bin'" in lines
+    assert "no packages found" in newer.run("dpkg-query -W containerd 2>&1 || true")
 
 
 def test_an_option_that_containerd_does_not_have_is_an_error(node: Machine) -> None:
@@ -133,7 +152,7 @@ def image(node: Machine) -> Machine:
     """The image's files are those of `make image-root`; its own code is put in anew."""
     if not (scratch.REPO / ".cache/image/root.made").exists():
         pytest.skip("no files of the image: make image-root")
-    content = "deploy/install.sh deploy/sbom.py deploy/requirements.lock pyproject.toml"
+    content = "deploy/Dockerfile deploy/install.sh deploy/sbom.py deploy/requirements.lock pyproject.toml"
     node.run(f"cd /ipvsproxy; cat {content} | sha256sum | cut -c 1-12 >.cache/image/content")
     node.calls()
     node.run(f"{PROVISION}/image.sh", environment("node1"), alone=True)

@@ -61,6 +61,19 @@ def test_the_number_of_nodes_is_a_setting(count: str, fine: bool) -> None:
         assert len(scratch.asked_for(NODES=count)) == int(count) + 2
 
 
+@pytest.mark.parametrize("version", ["1.31", "1.36", "1.37"])
+def test_kubernetes_versions_that_the_lab_is_for(version: str) -> None:
+    assert scratch.environment("node1", KUBERNETES=version)["KUBERNETES"] == version
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.38", "v1.36", "1.36.2", "latest", ""])
+def test_other_kubernetes_versions_are_refused_with_a_sentence(version: str) -> None:
+    with pytest.raises(
+        AssertionError, match=rf"KUBERNETES must be a minor version from 1\.31 to 1\.37, not {version}"
+    ):
+        scratch.asked_for(KUBERNETES=version)
+
+
 def test_every_setting_comes_from_the_environment() -> None:
     names = re.findall(r'^  "(\w+)" => "', scratch.VAGRANTFILE.read_text(), re.MULTILINE)
     assert len(names) > 10

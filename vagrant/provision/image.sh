@@ -18,9 +18,9 @@ if [ ! -d "$root" ] && [ -e /var/cache/lab/image.tar ]; then
     tar -x -f /var/cache/lab/image.tar -C "$cache"
 fi
 
-base=$(digest deploy/install.sh deploy/sbom.py deploy/requirements.lock pyproject.toml)
+base=$(digest deploy/Dockerfile deploy/install.sh deploy/sbom.py deploy/requirements.lock pyproject.toml)
 # shellcheck disable=SC2046  # a list of words
-tag=$(digest deploy/install.sh deploy/sbom.py deploy/requirements.lock pyproject.toml $(sources))
+tag=$(digest deploy/Dockerfile deploy/install.sh deploy/sbom.py deploy/requirements.lock pyproject.toml $(sources))
 if [ "$(cat "$cache/content" 2>/dev/null)" != "$base" ]; then
     say "making the image's files, some minutes"
     apt_need python3-venv debootstrap

@@ -24,7 +24,7 @@ put() {  # FILE: make standard input its content; `changed` tells whether that w
     fi
 }
 
-set_line() {  # FILE KEY VALUE: give a key of containerd's configuration another value; it must be there
+set_line() {  # FILE KEY VALUE [LINES]: give a key of containerd's configuration another value; it must be there
     grep -q "^ *$2 = " "$1" || { say "$1 has no $2" >&2; return 1; }
-    sed -i "s|^\( *$2 = \).*|\1$3|" "$1"
+    sed -i "${4:-}s|^\( *$2 = \).*|\1$3|" "$1"
 }

@@ -29,7 +29,22 @@ sysctl --quiet --load=/etc/sysctl.d/90-lab.conf
 swapoff -a
 sed -i '/\sswap\s/s/^[^#]/# &/' /etc/fstab
 
-apt_need apparmor ca-certificates containerd containernetworking-plugins curl
+apt_need apparmor ca-certificates containernetworking-plugins curl
+
+# Kubernetes 1.36 wants containerd 2, which neither Debian 12 nor 13 has: then it is Docker's package, runc included.
+# The other one cannot be installed beside it, so another KUBERNETES needs new machines.
+containerd=containerd
+if [ "${KUBERNETES#1.}" -ge 36 ]; then
+    containerd=containerd.io
+    key=/etc/apt/keyrings/containerd.asc
+    mkdir -p /etc/apt/keyrings
+    [ -s $key ] || cp /var/cache/lab/containerd.asc $key 2>/dev/null ||
+        curl --fail --silent --show-error --location --retry 3 --output $key "$CONTAINERD_PACKAGES/gpg"
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    echo "deb [signed-by=$key] $CONTAINERD_PACKAGES $codename stable" | put /etc/apt/sources.list.d/containerd.list
+    [ -z "$(apt_missing $containerd)" ] || [ -d /var/cache/lab/apt ] || apt_refresh
+fi
+apt_need $containerd
 
 packages=$KUBERNETES_PACKAGES/v$KUBERNETES/deb
 key=/etc/apt/keyrings/kubernetes.asc
@@ -47,8 +62,17 @@ config=/etc/containerd/config.toml
 pause=$(kubeadm config images list --kubernetes-version "$(kubeadm version -o short)" | grep /pause:)
 containerd config default >/tmp/config.toml
 set_line /tmp/config.toml SystemdCgroup true
-set_line /tmp/config.toml sandbox_image "\"$pause\""
-set_line /tmp/config.toml bin_dir '"/usr/lib/cni"'
+if grep -q '^version = 2' /tmp/config.toml; then
+    set_line /tmp/config.toml sandbox_image "\"$pause\""
+else
+    set_line /tmp/config.toml sandbox "'$pause'"
+fi
+# containerd 2.1 has a list of folders; other plugins of it have a bin_dir, too.
+if grep -q '^ *bin_dirs = ' /tmp/config.toml; then
+    set_line /tmp/config.toml bin_dirs "['/usr/lib/cni']"
+else
+    set_line /tmp/config.toml bin_dir "'/usr/lib/cni'" '/\.cni\]/,/^ *$/'
+fi
 put $config </tmp/config.toml
 [ "$changed" = no ] || systemctl restart containerd
 rm -f /tmp/config.toml

@@ -9,7 +9,7 @@ trap 'rm -rf "$folder"' EXIT
 mkdir -p "$folder/apt/archives" "$folder/apt/lists"
 cp /var/cache/apt/archives/*.deb "$folder/apt/archives"
 find /var/lib/apt/lists -maxdepth 1 -type f ! -name lock -exec cp -t "$folder/apt/lists" {} +
-cp /etc/apt/keyrings/kubernetes.asc "$folder"
+cp /etc/apt/keyrings/*.asc "$folder"
 # shellcheck disable=SC2046  # a list of names, which hold no blanks
 ctr -n k8s.io images export "$folder/images.tar" $(ctr -n k8s.io images ls -q | grep '^registry.k8s.io/[^@]*$') >&2
 tar -c -f "$folder/image.tar" -C "$SOURCE/.cache/image" root content
