@@ -15,7 +15,7 @@ import structlog
 from ipvsproxy import log as log_settings
 from ipvsproxy import memory
 from ipvsproxy.config import Config
-from ipvsproxy.config.advice import family_advice
+from ipvsproxy.config.advice import family_advice, nodeport_note
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.alone import Lock
 from ipvsproxy.kernel.kernel import Kernel
@@ -110,6 +110,8 @@ def _families(config: Config) -> frozenset[int]:
         log.warning(warning)
     if problem:
         raise Fatal(problem)
+    if note := nodeport_note(config):
+        log.info(note)
     log.info("IP families", families=sorted(families))
     return families
 

@@ -62,6 +62,7 @@ def open_kernel(config: Config) -> Kernel:
             nameservers=host.nameservers,
             quiet_arp=config.quiet_arp,
             keep_settings=partial(host.keep, config),
+            ipv6=host.Ipv6Forwarding(),
             make_settings=partial(host.prepare, config, ipvs),
             reserve_ports=LocalPorts(config.node_port_range).reserve,
             listening=Listeners().ports,

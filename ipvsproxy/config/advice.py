@@ -11,6 +11,13 @@ def family_advice(config: Config, families: frozenset[int]) -> tuple[str, list[s
     return _fatal(config, families), [*_wrong_family(config, families), *_nodeports(config, families)]
 
 
+def nodeport_note(config: Config) -> str:
+    """Return what is so by default, which concerns only those who have NodePorts; empty where it was chosen."""
+    if config.nodeport_addresses:
+        return ""
+    return "nodePortAddresses is not set: NodePorts answer on all local addresses; consider the word primary"
+
+
 def _fatal(config: Config, families: frozenset[int]) -> str:
     cidrs = config.cluster_cidrs
     if config.detect_local_mode is not DetectLocalMode.CLUSTER_CIDR or not cidrs or families & _of(cidrs):
@@ -38,9 +45,7 @@ def _wrong_family(config: Config, families: frozenset[int]) -> Iterable[str]:
 
 def _nodeports(config: Config, families: frozenset[int]) -> Iterable[str]:
     addresses = config.nodeport_addresses
-    if not addresses:
-        yield "nodePortAddresses is not set: NodePorts answer on all local addresses; consider the word primary"
-    elif addresses != (PRIMARY,):
+    if addresses and addresses != (PRIMARY,):
         for missing in sorted(families - _of(addresses)):
             yield f"nodePortAddresses has no IPv{missing} range: NodePorts answer on all IPv{missing} addresses"
 

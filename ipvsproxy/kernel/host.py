@@ -60,9 +60,21 @@ def prepare(config: Config, ipvs: Ipvs) -> None:
     _prepare_conntrack(config.conntrack)
     for name, value in wanted_sysctls(config):
         set_sysctl(name, value)
-    if 6 in families() and read_sysctl(IPV6_FORWARDING) == 0:
-        log.warning("IPv6 forwarding is off, IPv6 Services will not reach pods", sysctl=dotted(IPV6_FORWARDING))
     _set_timeouts(ipvs, config.ipvs_timeouts)
+
+
+class Ipv6Forwarding:
+    """Whether the host forwards IPv6, which matters once there is an IPv6 Service; others set it."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def look(self, *, is_needed: bool) -> None:
+        """Say once that packets will not reach pods, and again when it was turned on and off meanwhile."""
+        is_off = is_needed and read_sysctl(IPV6_FORWARDING) == 0
+        if is_off and not self._said:
+            log.warning("IPv6 forwarding is off, IPv6 Services do not reach pods", sysctl=dotted(IPV6_FORWARDING))
+        self._said = is_off
 
 
 def keep(config: Config) -> None:
@@ -160,11 +172,13 @@ def conntrack_sysctls(wanted: Conntrack) -> Iterator[tuple[str, int]]:
 
 def _set_conntrack_limit(limit: int) -> None:
     """Set the limit and the buckets that go with it; only the machine's own network namespace may."""
-    if not _writable(PROC_SYS / CONNTRACK_MAX) and read_sysctl(CONNTRACK_MAX) not in (None, limit):
-        log.warning(
-            "the limit of tracked connections belongs to the machine and stays as it is",
-            sysctl=dotted(CONNTRACK_MAX), value=read_sysctl(CONNTRACK_MAX), wanted=limit,
-        )  # fmt: skip
+    there = read_sysctl(CONNTRACK_MAX)
+    if not _writable(PROC_SYS / CONNTRACK_MAX) and there not in (None, limit):
+        if there < limit:
+            log.warning(
+                "the limit of tracked connections belongs to the machine and stays as it is",
+                sysctl=dotted(CONNTRACK_MAX), value=there, wanted=limit,
+            )  # fmt: skip
         return
     set_sysctl(CONNTRACK_MAX, limit)
     hash_size = SYS_MODULE / "nf_conntrack/parameters/hashsize"

@@ -14,6 +14,7 @@ import structlog
 from ipvsproxy.address import format_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
+from ipvsproxy.kernel.host import Ipv6Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.netlink import KernelError, Lost
@@ -64,6 +65,7 @@ class Kernel:
         make_settings: Callable[[], None] = lambda: None,
         reserve_ports: Callable[[], None] = lambda: None,
         listening: Callable[[], frozenset[Port]] = frozenset,
+        ipv6: Ipv6Forwarding | None = None,
         nameservers: Callable[[], Iterable[bytes]] = tuple,
         quiet_arp: bool = True,
         take_over: Callable[[], str] = lambda: "",
@@ -76,6 +78,7 @@ class Kernel:
         self._make_settings = make_settings
         self._reserve_ports = reserve_ports
         self._listening = listening
+        self._ipv6 = ipv6
         self._nameservers = nameservers
         self._keep_settings = keep_settings
         self._take_over = take_over
@@ -164,6 +167,8 @@ class Kernel:
         if problems:
             raise problems[0]
         states = self.shadow.servers.values()
+        if self._ipv6 is not None:
+            self._ipv6.look(is_needed=any(len(key.address) == 16 for key in self.shadow.servers))
         self._pressure.look(len(states), sum(len(state.weights) for state in states))
         self.take_over()
         return changed

@@ -2,7 +2,7 @@ import pytest
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.config import Config, DetectLocalMode, Listen
-from ipvsproxy.config.advice import family_advice
+from ipvsproxy.config.advice import family_advice, nodeport_note
 
 FOUR, BOTH = frozenset((4,)), frozenset((4, 6))
 QUIET = {"node_name": "n", "nodeport_addresses": ("primary",)}
@@ -33,7 +33,6 @@ def test_pods_of_a_family_the_host_has_not_got():
         ({"exclude_cidrs": ("fd00::/8", "10.0.0.0/8")}, "ipvs.excludeCIDRs: fd00::/8"),
         ({"healthz_bind_address": Listen(parse_ip("::1"), 1)}, "healthzBindAddress: [::1]:1"),
         ({"metrics_bind_address": Listen(parse_ip("::"), 1)}, "metricsBindAddress: [::]:1"),
-        ({"nodeport_addresses": ()}, "nodePortAddresses is not set"),
         ({"nodeport_addresses": ("fd00::/8",)}, "no IPv4 range"),
     ],
 )
@@ -45,3 +44,9 @@ def test_what_an_operator_should_know(settings, word):
 
 def test_a_missing_family_is_open():
     assert "no IPv6 range" in advice(BOTH, nodeport_addresses=("10.0.0.0/8",))[1][0]
+
+
+def test_that_nodeports_answer_everywhere_is_no_warning():
+    assert advice(BOTH, nodeport_addresses=()) == ("", [])
+    assert "nodePortAddresses is not set" in nodeport_note(Config("n"))
+    assert nodeport_note(Config(**QUIET)) == ""

@@ -220,13 +220,33 @@ def test_settings_are_put_back(proc):
     assert host.read_sysctl(host.CONNTRACK_MAX) == 7  # an operator may tune it while we run
 
 
-@pytest.mark.parametrize(("value", "disabled", "warned"), [(0, 0, True), (1, 0, False), (0, 1, False)])
-def test_ipv6_that_is_not_forwarded_is_said_where_there_is_ipv6(proc, value, disabled, warned):
+@pytest.mark.parametrize(("value", "is_needed", "warned"), [(0, True, True), (1, True, False), (0, False, False)])
+def test_ipv6_that_is_not_forwarded_is_said_where_there_is_an_ipv6_service(proc, value, is_needed, warned):
     (proc / "sys" / host.IPV6_FORWARDING).write_text(f"{value}\n")
-    (proc / "sys" / host.IPV6_DISABLED).write_text(f"{disabled}\n")
+    forwarding = host.Ipv6Forwarding()
     with capture_logs() as logs:
         prepare()
-    assert any("IPv6 forwarding is off" in entry["event"] for entry in logs) is warned
+        for _ in range(3):
+            forwarding.look(is_needed=is_needed)
+    assert sum("IPv6 forwarding is off" in entry["event"] for entry in logs) == warned
+
+
+def test_ipv6_forwarding_that_is_turned_off_again_is_said_again(proc):
+    forwarding = host.Ipv6Forwarding()
+    with capture_logs() as logs:
+        for value in (0, 1, 0):
+            (proc / "sys" / host.IPV6_FORWARDING).write_text(f"{value}\n")
+            forwarding.look(is_needed=True)
+    assert len(logs) == 2
+
+
+@pytest.mark.parametrize(("there", "warned"), [(65536, True), (131072, False), (1 << 20, False)])
+def test_a_limit_of_the_machine_is_a_warning_only_when_it_is_too_low(proc, there, warned):
+    (proc / "sys" / host.CONNTRACK_MAX).write_text(f"{there}\n")
+    (proc / "sys" / host.CONNTRACK_MAX).chmod(stat.S_IRUSR)
+    with capture_logs() as logs:
+        host._set_conntrack_limit(131072)
+    assert any("belongs to the machine" in entry["event"] for entry in logs) is warned
 
 
 def test_families(proc):
