@@ -162,9 +162,9 @@ def test_what_belongs_to_a_kube_proxy_that_runs_or_may_run_stays(monkeypatch, fo
 @pytest.mark.parametrize(
     ("mode", "order"),
     [
-        ("iptables", ["tables", "pause", "servers", "links", "rule"]),
-        ("nftables", ["tables", "pause", "servers", "links", "rule"]),
-        ("ipvs", ["tables", "routes", "rule"]),
+        ("iptables", ["tables", "pause", "servers", "ports", "links", "rule"]),
+        ("nftables", ["tables", "pause", "servers", "ports", "links", "rule"]),
+        ("ipvs", ["tables", "ports", "routes", "rule"]),
     ],
 )
 def test_beside_a_kube_proxy_our_rules_go_first_and_what_is_under_way_has_time_to_end(monkeypatch, mode, order):
@@ -172,6 +172,7 @@ def test_beside_a_kube_proxy_our_rules_go_first_and_what_is_under_way_has_time_t
     for name in ("servers", "links", "routes", "rule", "tables", "leftovers"):
         monkeypatch.setattr(cleanup, f"_remove_{name}", lambda *_, name=name: done.append(name) or [])
     monkeypatch.setattr(cleanup, "_let_end", lambda: done.append("pause") or [])
+    monkeypatch.setattr(cleanup, "give_back", lambda: done.append("ports") or [])
     monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy(RUNS, mode), RULES))
     cleanup.cleanup(Config("n"))
     assert done == order
