@@ -195,7 +195,7 @@ class Loop:
         if is_time or self._node_unseen or self._desired.store.node_changed:
             problem = self._try_to_look_at_node()
         if is_time or self._desired.store.host_ports.has_news:
-            problem = self._try_to_read_listeners() or problem
+            self._read_listeners()
         self._plan()
         if self._is_due(self._mender.next):
             self._mend()
@@ -217,13 +217,12 @@ class Loop:
             return error
         return None
 
-    def _try_to_read_listeners(self) -> KernelError | None:
-        """Read on which ports programs of this node listen, or return why not: what was known counts then."""
+    def _read_listeners(self) -> None:
+        """Read on which ports programs of this node listen; where that fails, what was known counts."""
         try:
             self._desired.listening(self._kernel.listening())
         except KernelError as error:
-            return error
-        return None
+            log.warning("Could not list listening sockets, keeping what was known", err=str(error))
 
     def _start(self) -> int:
         """Adopt what is there, load the rules, and bring everything to the wanted state, in this order.
@@ -234,7 +233,7 @@ class Loop:
         began = self._clock()
         self._desired.store.all_dirty()
         self._kernel.adopt()
-        self._desired.listening(self._kernel.listening())
+        self._read_listeners()
         self._look_at_node()
         shadow, (first, rest) = self._kernel.shadow, self._desired.stages()
         changes = 0
