@@ -45,7 +45,7 @@ OF_AN_INSTALLED_PROXY: frozenset[Check] = frozenset(
         dns.check_dns,
     )
 )
-"""What they miss where ipvsproxy is not installed only means that, which is said once."""
+"""What they miss where ipvsproxy is not installed only means that: one finding says so."""
 
 
 def diagnose(facts: Facts) -> list[Finding]:

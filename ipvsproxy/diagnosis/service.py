@@ -103,7 +103,7 @@ def _steps(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
         yield warning("objects", f"not all that concerns {facts.key} can be used", *facts.said,
                       step="complete them: what is missing is not proxied")  # fmt: skip
     if facts.unusable:
-        yield problem("Service", f"{facts.key} cannot be proxied: {facts.unusable}", step="mend the Service")
+        yield problem("Service", f"{facts.key} cannot be proxied: {facts.unusable}", step="correct the Service")
         return
     if not facts.kind:
         like = f"there are: {', '.join(facts.similar)}" if facts.similar else ""

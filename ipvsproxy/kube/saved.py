@@ -1,8 +1,8 @@
 """Saved objects, read once: files, folders and standard input into `kube.once.Objects`.
 
 What people have is read: `kubectl get -o yaml|json`, folders of `kubectl cluster-info dump --output-directory`,
-must-gather trees, support bundles. What cannot be read costs only itself and is named in `refused`; where nothing
-can be used, that is an error that says what was found.
+must-gather trees, support bundles. What cannot be read affects nothing else and is named in `refused`. Where
+nothing can be used, that is an error that says what was found.
 """
 
 from collections import Counter

@@ -4,8 +4,8 @@ YAML is built from libyaml's events: five times faster than PyYAML's own constru
 refused on the way (deep nesting, a key given twice, aliases that expand to more than the text they stand in).
 Scalars follow what kubectl understands, except that timestamps stay text.
 
-A document that makes no sense costs itself: reading goes on at the next separator. Each error costs a copy of the
-rest, so there are only so many.
+A document that makes no sense affects no other: reading goes on at the next separator. Each error costs a copy of
+the rest, so there are only so many.
 """
 
 import re
