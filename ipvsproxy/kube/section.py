@@ -14,7 +14,13 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Unusable(Exception):
-    """A configuration that can never work, as a sentence for the operator."""
+    """A configuration that can never work, as a sentence for the operator.
+
+    One line without control characters, whatever a path or a name in the file holds.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(CONTROL.sub("?", sentence))
 
 
 class Section:

@@ -323,6 +323,10 @@ def test_an_api_server_behind_a_socks5_proxy_that_resolves_its_name(tmp_path):
     assert "Authorization: Bearer abc\r\n" in requests[0]
 
 
+def test_a_path_with_a_line_break_leaves_one_sentence():
+    assert str(Unusable("kubeconfig a\nb\x1b[1m: missing")) == "kubeconfig a?b?[1m: missing"
+
+
 def test_a_socks_proxy_that_is_away_is_one_sentence(capsys, tmp_path):
     """As in the wild: nothing listens at the proxy's port."""
     with socket.socket() as taken:
