@@ -22,7 +22,7 @@ NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo tour vagrant-lab test test-all check unit tools-check vagrant-check integration integration-all \
-        integration-newer soak conformance picture bench guest image image-root lock clean
+        integration-newer soak fuzz conformance picture bench guest image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -77,6 +77,9 @@ integration-newer: $(VENV) $(REQUIRED)  ## with a newer kernel; then also with n
 
 soak: $(VENV)  ## half an hour of random changes under traffic; SOAK_SECONDS, SOAK_SERVICES
 	SOAK_SECONDS=$${SOAK_SECONDS:-1800} $(RUN) -- $(PY) -m pytest tests/integration/test_soak.py -s $(ARGS)
+
+fuzz: $(VENV)  ## look for inputs that break or slow down what reads them; FUZZ_SECONDS, ARGS='--only TARGET'
+	$(PY) tests/fuzz/fuzz.py --seconds $${FUZZ_SECONDS:-600} $(ARGS)
 
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
 	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)

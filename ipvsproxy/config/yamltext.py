@@ -107,9 +107,12 @@ def first_document(data: bytes) -> Found:
 
 
 def _as_yaml(text: str) -> str | None:
-    """Return JSON in a form that every YAML parser reads: JSON knows escapes that libyaml does not."""
+    """Return JSON in a form that every YAML parser reads: JSON knows escapes that libyaml does not.
+
+    None where there is none: half of a surrogate pair is no character.
+    """
     try:
-        return json.dumps(json.loads(text), ensure_ascii=False)
+        return json.dumps(json.loads(text), ensure_ascii=False).encode().decode()
     except (ValueError, RecursionError):
         return None
 

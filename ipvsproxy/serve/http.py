@@ -286,6 +286,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
     disable_nagle_algorithm = True
+    # What is no HTTP, such as the beginning of TLS, gets a status line too, and nothing of what it was.
+    default_request_version = "HTTP/1.1"
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(code)d %(message)s\n"
     wbufsize = io.DEFAULT_BUFFER_SIZE
     server: Any
 
@@ -324,6 +328,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(answer.body)
         self.wfile.flush()
+
+    def send_error(self, code: int, *_: Any, **__: Any) -> None:
+        """Answer what is no request with the status's own phrase."""
+        super().send_error(code)
 
     def send_response(self, code: int, message: str | None = None) -> None:
         """Begin the base class's answer to what is no request, without the header that names who answers."""

@@ -139,6 +139,12 @@ def test_json_with_what_yaml_does_not_know():
     assert got.values == {"hostnameOverride": "😀/"}
 
 
+def test_half_of_a_surrogate_pair_is_refused_as_yaml_does():
+    data = b'{"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",'
+    with pytest.raises(Unusable, match=r"line 1.*Unicode"):
+        decode(data + b'"hostnameOverride": "\\ud83d"}', KUBE_PROXY)
+
+
 def test_merged_mappings_and_aliases():
     got = read("iptables: &a {syncPeriod: 1s, minSyncPeriod: 1s}\nipvs:\n  <<: *a\n  minSyncPeriod: 2s\n")
     assert got.complaints == []

@@ -118,6 +118,17 @@ def test_nonsense_costs_only_its_connection(server, address):
 
 
 @pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01\x02 <b>\r\n\r\n", b"PUT /<b>\r\n", b"a <b> c d e\r\n\r\n", b"GET / HTTP/9<b>\r\n\r\n"]
+)
+def test_what_is_no_http_gets_a_status_line_and_nothing_of_its_own_words(server, address, data):
+    server.start([Listener("a", address, echo)])
+    answer = raw(address, data)
+    assert answer.startswith("HTTP/1.1 400 Bad Request\r\n")
+    assert answer.endswith("\r\n\r\n400 Bad Request\n")
+    assert "<b>" not in answer
+
+
+@pytest.mark.parametrize(
     ("request_", "status"),
     [
         (b"GET http://[ HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
