@@ -168,7 +168,7 @@ def _is_external(service: Service, key: FrontendKey) -> bool:
 
 
 def _is_dialled(service: Service, key: FrontendKey) -> bool:
-    """Not the made-up ports of the inside view (docs/design.md, 2.4)."""
+    """Not the made-up ports of the inside view (docs/internals-packets.md, both policies Local)."""
     return any(key.port == port.port and key.protocol == port.protocol for port in service.ports)
 
 

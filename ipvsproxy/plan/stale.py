@@ -2,7 +2,7 @@
 
 conntrack remembers for each connection where its packets go, and no rule is asked again. For most connections to a
 frontend the kernel itself forgets that together with IPVS's own memory of the connection. What is left to us
-(docs/design.md, section 12, has the facts):
+(docs/internals-connections.md has the facts):
 
 * UDP has no end, so a client that keeps sending keeps its entry. It is stale when its replies would come from
   anything but a serving endpoint of the Service port: an endpoint that is gone or has another port, the VIP itself

@@ -30,7 +30,7 @@ import netns
 from probe import QUESTION, STARTED, Attempt, Question
 
 # Each source port once in the life of what the kernel remembers of it: IPVS tells replies apart by client and
-# endpoint alone, and so does conntrack (docs/design.md, limits of IPVS).
+# endpoint alone, and so does conntrack (docs/internals-packets.md, limits of IPVS).
 _PORTS = range(20000, 32000)
 _ports: dict[str, Iterator[int]] = collections.defaultdict(lambda: itertools.cycle(_PORTS))
 PATIENCE = 25.0

@@ -72,7 +72,7 @@ class Attempt:
         """Take a source port that no other question has.
 
         Left to itself a kernel gives connections to two VIPs the same source port now and then, and IPVS
-        tells replies apart by client and endpoint alone (docs/design.md, limits of IPVS).
+        tells replies apart by client and endpoint alone (docs/internals-packets.md, limits of IPVS).
         """
         question = self.question
         any_address = "::" if ":" in question.address else "0.0.0.0"

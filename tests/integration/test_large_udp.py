@@ -74,7 +74,7 @@ def test_datagrams_of_this_node_above_the_mtu_arrive(lab: Lab, connected: bool) 
 
 
 def test_a_process_of_this_node_is_told_of_ipv6_datagrams_above_the_mtu(lab: Lab) -> None:
-    """They are lost (docs/design.md, section 9), but not without a word."""
+    """They are lost (docs/internals-packets.md, limits of IPVS), but not without a word."""
     too_long = {f"{name} {size}" for name in ways(lab, 6) for size in SIZES if size > FITS_IN_IPV6}
     told = lost(lab, "node1", 6, connected=True)
     assert {line.partition(":")[0] for line in told} == too_long
@@ -91,7 +91,7 @@ def test_datagrams_of_pods_above_the_mtu_arrive(lab: Lab) -> None:
 
 
 def test_ipv6_datagrams_of_pods_arrive_where_the_bridge_does_not_reassemble_them(lab: Lab) -> None:
-    """The limit that docs/design.md, section 9, names; a kernel without it should be noticed."""
+    """The limit that docs/internals-packets.md names; a kernel without it should be noticed."""
     setting = "net/bridge/bridge-nf-call-ip6tables"
     node = lab.nodes[0].netns
     too_long = {line.partition(":")[0] for line in lost(lab, "p12", 6, connected=True)}

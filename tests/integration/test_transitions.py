@@ -298,7 +298,7 @@ def test_kube_ipvs0_is_set_up_and_down(stage: Stage) -> None:
 
 
 def test_the_scheduler_is_changed_by_a_restart(stage: Stage, zygote: Zygote) -> None:
-    """A server has no scheduler for a moment then (docs/design.md, limits of IPVS), and refuses new connections.
+    """A server has no scheduler for a moment then (docs/internals-packets.md), and refuses new connections.
 
     No open one is lost, and no new one at any other time.
     """

@@ -341,7 +341,7 @@ route append local {LOCAL[1]} dev cni0 table local proto 118
 route del local {LOCAL[0]} dev lo table local proto 118
 """
 # Session affinity, also of whole networks, thresholds, a weight, a server of a Service that is gone; another
-# scheduler where nobody asks, for the kernel cannot change it without a gap (docs/design.md, section 9).
+# scheduler where nobody asks, for the kernel cannot change it without a gap (docs/internals-packets.md).
 LATER_SERVERS = f"""
 ipvsadm -E -t {WEB[0]}:80 -s rr -p 600
 ipvsadm -E -t {HOME[0]}:80 -s wlc -p 600 -M 255.255.255.0

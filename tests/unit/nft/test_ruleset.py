@@ -26,7 +26,7 @@ BASES = {
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
     "leaving": ("filter", "postrouting", range(POSTROUTING)),
 }
-"""By chain: kind, hook, and the priorities that do (docs/design.md, section 2)."""
+"""By chain: kind, hook, and the priorities that do (docs/internals-packets.md, hooks and priorities)."""
 
 
 def chains(name):
