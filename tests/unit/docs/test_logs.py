@@ -79,8 +79,9 @@ def documented() -> str:
 def test_every_message_is_documented_and_every_documented_message_exists():
     listed = [(message, level) for message, level, _, _ in ROW.findall(documented())]
     messages, _ = in_the_code()
-    assert not messages - set(listed), "docs/logs.md lacks these"
-    assert not set(listed) - messages, "docs/logs.md has these, but the code does not"
+    lacking, left = sorted(messages - set(listed)), sorted(set(listed) - messages)
+    assert not lacking, f"add rows to docs/logs.md: {lacking}"
+    assert not left, f"remove rows from docs/logs.md: {left}"
     assert len(listed) == len(set(listed))
 
 
