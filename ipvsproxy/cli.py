@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ipvsproxy.commands.given import Failed, Given
-from ipvsproxy.commands.table import BY_NAME, COMMANDS, Command
+from ipvsproxy.commands.table import BY_NAME, COMMANDS, HELP, Command
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, unknown_gates
 from ipvsproxy.config.commandline import Arguments, WrongUsage, parse, usage
@@ -34,6 +34,10 @@ def main(arguments: Sequence[str], program: str = "ipvsproxy") -> int:
     if not arguments or arguments[0] not in BY_NAME:
         return _wrong(WrongUsage(_no_command(arguments)), 2, "\n".join(["", *_commands("ipvsproxy")]))
     command = BY_NAME[arguments[0]]
+    if command is HELP:
+        # `help COMMAND` is `COMMAND --help`; without a command, or of help itself, it is the list of all.
+        about = [word for word in arguments[1:2] if word != HELP.name]
+        return main([*about, "--help"], program)
     if command.module:
         return _look(command, arguments[1:])
     return _command(command.name, arguments[1:], wrong=2, name=name)

@@ -150,7 +150,10 @@ class Desired:
             absent = missing(found.name, store.other_nodes.values(), names, found.link_addresses)
             if self._config.manifests is None or (absent.others and absent.name not in absent.others):
                 self._missing = absent
-                log.warning("Node not found, see --hostname-override", effect=absent.effect, **absent.summary())
+                self._tell_missing(absent)
+
+    def _tell_missing(self, absent: Missing) -> None:
+        log.warning("Node not found, see --hostname-override", effect=absent.effect, **absent.summary())
 
     def _replace_fixed(self) -> Touched:
         previous, self._fixed = self._fixed, _fixed(self._facts, self._config)

@@ -98,11 +98,24 @@ def configure(config: Config) -> None:
 def quiet() -> None:
     """Say only what is wrong, one line each: for commands that look at things and end."""
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _plainly],
+        processors=[structlog.processors.add_log_level, _plainly, _Once()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.WriteLoggerFactory(Output(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
+
+
+class _Once:
+    """Drops what was said before: a command may look at the same things several times."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, _: object, __: str, line: Any) -> str:
+        if line in self._said:
+            raise structlog.DropEvent
+        self._said.add(line)
+        return str(line)
 
 
 def _plainly(_: object, __: str, event: EventDict) -> str:

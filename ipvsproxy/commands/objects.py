@@ -16,7 +16,7 @@ from ipvsproxy.kube.inbox import Listed
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.addresses import Neighbours
 from ipvsproxy.plan.host_ports import Port
-from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.node import Missing, Reserved
 from ipvsproxy.report import Report
 
 NO_IPVS = "this kernel has no IPVS"
@@ -52,6 +52,19 @@ class Surroundings(NamedTuple):
         return cls(tuple(view.reserved()), view.senders(), view.listening())
 
 
+class _Wanted(Desired):
+    """Its callers say in words that the Node is missing, or judge it."""
+
+    def _tell_missing(self, absent: Missing) -> None:
+        """Write no log line."""
+
+
+def named_nodes(wanted: Desired) -> str:
+    """Return what to add to a sentence that our Node is missing: the nodes that there are, empty if none are."""
+    absent = wanted.missing_node
+    return f" (nodes that objects name: {', '.join(absent.shown)})" if absent and absent.others else ""
+
+
 UNKNOWN = Surroundings()
 NOBODY = Neighbours(None)
 
@@ -68,7 +81,7 @@ def desired(
 
     `servers` are the addresses and ports by which the API server is reached, `neighbours` what it told of nodes.
     """
-    wanted = Desired(config, Report())
+    wanted = _Wanted(config, Report())
     for listed in objects:
         wanted.store.apply(listed)
     wanted.store.neighbours(neighbours)
@@ -89,8 +102,7 @@ def desired_here(config: Config, objects: Objects, view: View) -> Desired:
     for text in objects.notes:
         note(text)
     if absent := wanted.missing_node:
-        there = f" (nodes that objects name: {', '.join(absent.shown)})" if absent.others else ""
-        note(f"{absent}: {absent.effect}{there}; see --hostname-override")
+        note(f"{absent}: {absent.effect}{named_nodes(wanted)}; see --hostname-override")
     return wanted
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ipvsproxy.commands.given import Failed, Given, WrongUsage
-from ipvsproxy.commands.objects import desired
+from ipvsproxy.commands.objects import desired, named_nodes
 from ipvsproxy.commands.output import Grid, Marked, Mood, Parts, emit, note
 from ipvsproxy.commands.rows import MASQUERADES, NEVER, VERDICTS
 from ipvsproxy.commands.table import FINE, FOUND
@@ -23,6 +23,7 @@ from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.objects import Objects, Unavailable
 from ipvsproxy.kube.saved import read_saved
 from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.node import NAMES_SHOWN
 from ipvsproxy.plan.state import Frontend, Vip
 
 
@@ -35,27 +36,34 @@ def run(given: Given) -> int:
     except Unavailable as error:
         raise Failed(str(error)) from None
     nodes = found.of(Kind.NODE)
-    config = _of_node(given.config, nodes)
-    if NODE_NAME in given.settings.origins and config.node_name != given.config.node_name:
+    given_name = NODE_NAME in given.settings.origins
+    config = _of_node(given.config, nodes, given_name=given_name)
+    if given_name and config.node_name != given.config.node_name:
         note(f"no Node {given.config.node_name} in it: planned for {config.node_name}, the only one there is")
     node = nodes.get(config.node_name)
     addresses = node.addresses if isinstance(node, Node) else ()
+    wanted = desired(config, found.listed(), addresses)
     if node is None:
-        note(f"no Node {config.node_name} in it: NodePorts, and what depends on the node's place, are missing")
+        known = named_nodes(wanted)
+        lost = "NodePorts, and what depends on the node's place, are missing"
+        note(f"no Node {config.node_name} in it: {lost}{known}")
     for text in found.notes:
         note(text)
-    document = _document(config, desired(config, found.listed(), addresses), found)
+    document = _document(config, wanted, found)
     emit(given.flags["output"], "Plan", document, _parts(document))
     return FOUND if document["complaints"] else FINE
 
 
-def _of_node(config: Config, nodes: Mapping[str, object]) -> Config:
+def _of_node(config: Config, nodes: Mapping[str, object], *, given_name: bool) -> Config:
     """Plan for the node that was named, or for the only one there is. Raises WrongUsage."""
     if config.node_name in nodes or not nodes:
         return config
-    if len(nodes) > 1:
-        raise WrongUsage(f"--hostname-override is needed: the dump has the nodes {', '.join(sorted(nodes))}")
-    return replace(config, node_name=next(iter(nodes)))
+    if len(nodes) == 1:
+        return replace(config, node_name=next(iter(nodes)))
+    shown, more = sorted(nodes)[:NAMES_SHOWN], len(nodes) - NAMES_SHOWN
+    there = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    what = f"there is no Node {config.node_name} in the dump, which" if given_name else "it is needed: the dump"
+    raise WrongUsage(f"--hostname-override: {what} has {there}")
 
 
 def _document(config: Config, wanted: Desired, found: Objects) -> dict[str, Any]:

@@ -109,11 +109,13 @@ def run(given: Given) -> int:
         follow(form, topic.kind, look, flags["interval"] / NANOSECONDS)
     document, parts = look()
     emit(form, topic.kind, document, parts)
-    return FOUND if document["missing"] else FINE
+    return FOUND if document["missing"] or (given.words[1:] and not document["named"]) else FINE
 
 
 def _missing(words: Sequence[str], known: Names) -> dict[str, list[str]]:
-    """Return the names that no Service here has, each with those that may be meant."""
+    """Return the names that no Service here has, each with those that may be meant; none where nobody can tell."""
+    if known.problem:
+        return {}
     every = set(known.services.values())
     bare = {name.partition("/")[2] for name in every}
     return {word: similar(word, every) for word in words if word not in every | bare}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ipvsproxy.address import format_ip, parse_ip
 from ipvsproxy.commands import drift
-from ipvsproxy.commands.objects import UNKNOWN, Surroundings, desired, of_this_host
+from ipvsproxy.commands.objects import UNKNOWN, Surroundings, are_named, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, KubeProxy, OwnNode, Settings
@@ -33,6 +33,7 @@ from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.survey import as_fact, read_host, read_links, read_processes
 from ipvsproxy.kernel.view import View
 from ipvsproxy.kernel.xtables import legacy_leftovers
+from ipvsproxy.kube.connection import in_cluster
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.other_proxy import signs
@@ -194,7 +195,7 @@ def _read_objects(facts: Facts, config: Config) -> Objects | None:
     try:
         objects = read_objects(config)
     except Unavailable as error:
-        facts.api = Api(facts.settings.source, str(error))
+        facts.api = Api(facts.settings.source, str(error), named=are_named(config) or in_cluster())
         facts.unread["drift"] = facts.unread["dns"] = "objects cannot be read"
         return None
     seconds = time.monotonic() - began

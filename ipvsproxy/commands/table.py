@@ -89,7 +89,7 @@ class Command(NamedTuple):
         )
 
 
-COMMANDS = (
+_WORKING = (
     Command("run", "program this node and keep it right"),
     Command("cleanup", "take everything of ours and of kube-proxy out of the kernel, as --cleanup does"),
     Command("version", "print the version, as --version does"),
@@ -109,4 +109,7 @@ COMMANDS = (
     Command("completion", "print a script that completes commands and flags", "completion", "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip
+HELP = Command("help", "print this, or the flags of a command, as --help does", words="[COMMAND]",
+    first=tuple(command.name for command in _WORKING), settings=False)  # fmt: skip
+COMMANDS = (*_WORKING, HELP)
 BY_NAME = {command.name: command for command in COMMANDS}

@@ -109,7 +109,8 @@ class Proxy(msgspec.Struct, frozen=True):
 class Api(msgspec.Struct, frozen=True):
     """The way to the objects: where from, how long it took, how many came; `error` when they did not.
 
-    `refused` are single objects that cannot be used, `left_out` parts of others, and what is missing.
+    `named` is whether anything says where the objects are: a flag, or the environment of a pod. `refused` are
+    single objects that cannot be used, `left_out` parts of others, and what is missing.
     """
 
     source: str
@@ -119,6 +120,7 @@ class Api(msgspec.Struct, frozen=True):
     slices: int = 0
     refused: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    named: bool = True
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -9,6 +9,8 @@ from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warni
 OLDEST = (5, 10)
 """The oldest kernel that is tested."""
 IPV6_FORWARDING = "net/ipv6/conf/all/forwarding"
+LASTING = ("then find out which program sets it otherwise (/etc/sysctl.d)",
+           "and in /etc/sysctl.d, since ipvsproxy, as kube-proxy, leaves it to the operator")  # fmt: skip
 STRICT = 1
 NO_UPLINKS = frozenset(("bridge", "veth", "dummy", "vxlan", "geneve", "ipip", "sit", "gre", "wireguard", "tun"))
 WHY = {
@@ -83,7 +85,7 @@ def check_sysctls(facts: Facts) -> Iterator[Finding]:
         yield problem(
             "sysctls",
             f"{dotted} is {host.sysctls.get(name)}, not {value}" + (f": {why}" if why else ""),
-            step=f"sysctl -w {dotted}={value}, and find out which program sets it otherwise (/etc/sysctl.d)",
+            step=f"sysctl -w {dotted}={value}; {LASTING[name == IPV6_FORWARDING]}",
         )
     if not wrong:
         yield fine("sysctls", f"{len(wanted)} kernel settings are as needed")

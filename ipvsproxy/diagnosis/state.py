@@ -73,16 +73,20 @@ def _changed(chain: Chain | None, ends: Sequence[str]) -> Iterator[str]:
             yield f"rule {number} ends with {now or 'no verdict'}, not {end}"
 
 
+API_STEP = "check the address, the network to it and the credentials (--kubeconfig)"
+NAME_STEP = "name it: --kubeconfig FILE, or --manifests FOLDER"
+
+
 def check_api(facts: Facts) -> Iterator[Finding]:
     """Services and endpoints can be read."""
     api = facts.api
     if api is None:
         yield unchecked("objects", facts.unread.get("objects", "no source of objects was named"))
     elif api.error and not is_installed(facts):
-        yield unchecked("objects", f"{api.source} cannot be read yet: {api.error}", "name it: --kubeconfig FILE")
+        yield unchecked("objects", f"{api.source} cannot be read yet: {api.error}", NAME_STEP)
     elif api.error:
         yield problem("objects", f"{api.source} cannot be read: {api.error}",
-                      step="check the address, the network to it and the credentials (--kubeconfig)")  # fmt: skip
+                      step=API_STEP if api.named else NAME_STEP)  # fmt: skip
     else:
         if api.refused:
             yield warning("objects", f"{counted(len(api.refused), 'object')} cannot be used", *api.refused[:SHOWN],

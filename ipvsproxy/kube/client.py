@@ -8,6 +8,7 @@ whole configuration again, exec plugins included; certificates are read at each 
 """
 
 import http.client
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ from ipvsproxy.kube.reflector import Reflector
 
 CHUNK = 1 << 16
 NEVER = float("inf")
+URLLIB3 = re.compile(r"^\w*Connection\(host='([^']*)', port=(\d+)\): ")
+"""How urllib3 begins a sentence: the connection as Python writes it."""
 MIN_REFRESH_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -127,10 +130,21 @@ def _as_trouble() -> Iterator[None]:
 
 
 def _words(error: BaseException) -> str:
-    """Return what an exception says; urllib3 puts what it caught behind its own words."""
-    words = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    """Return what an exception says; urllib3 puts what it caught behind its own words.
+
+    The name of its class becomes the address. The library for SOCKS names the proxy, urllib3 then leaves it out.
+    """
+    origin = error.__cause__ or error.__context__
+    if type(origin).__module__ == "socks":
+        return str(origin)
+    words = next((text for text in error.args if isinstance(text, str)), str(error))
+    words = URLLIB3.sub(lambda found: f"{_bracketed(found[1])}:{found[2]}: ", words)
     cause = getattr(error, "original_error", None)
     return f"{words}: {_words(cause)}" if cause is not None else words or type(error).__name__
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class Client:

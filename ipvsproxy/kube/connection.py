@@ -88,10 +88,20 @@ def build(kubeconfig: Path | None, master: str) -> Connection:
     return connection
 
 
+def _service() -> tuple[str, str]:
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
+    return host, port
+
+
+def in_cluster() -> bool:
+    """Whether the environment is that of a pod, which says where the API server is."""
+    return all(_service())
+
+
 def _service_account() -> Kubeconfig:
     """Return what a pod knows of its cluster, as client-go's rest.InClusterConfig finds it."""
-    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
-    if not host or not port:
+    host, port = _service()
+    if not in_cluster():
         raise Unusable(f"{NO_CLUSTER}: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
     where = "in-cluster configuration"
     name = f"[{host}]" if ":" in host else host

@@ -48,8 +48,8 @@ class Missing(NamedTuple):
     def summary(self) -> dict[str, object]:
         """Return what there is, for a log line."""
         more = len(self.others) - len(self.shown)
-        found = {"node": self.name, "nodes": self.shown or None, "more": more or None}
-        return {**found, "likely": list(self.likely[:NAMES_SHOWN]) or None}
+        found = {"nodes": self.shown, "more": more, "likely": list(self.likely[:NAMES_SHOWN])}
+        return {"node": self.name, **{name: value for name, value in found.items() if value}}
 
 
 class Reserved(NamedTuple):

@@ -15,7 +15,7 @@ from build import destination
 from histories import FOREIGN, SETTLING_SECONDS, Clock, History, Process
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule
+from hypothesis.stateful import rule
 from random_objects import NODE_ADDRESS
 from real_kernel import RealNode
 from structlog.testing import capture_logs
@@ -25,7 +25,6 @@ from ipvsproxy.config import VipMode
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.plan import ledger
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Server, Vip, VipForm
 
 HERE, THERE = "history", "cold"
@@ -50,12 +49,11 @@ class RealHistory(History):
 
     connections = tamper_with_an_element = None
 
-    @initialize(mode=st.sampled_from(list(VipMode)))
-    def begin(self, mode):
-        self.node, self.clock = RealNode([NODE_ADDRESS]), Clock()
-        self.objects = {(Kind.NODE, "node1"): Node("node1", (NODE_ADDRESS,))}
-        self.mode, self.tampered, self.sound = mode, False, True
-        self.restart()
+    def new_node(self):
+        return RealNode([NODE_ADDRESS])
+
+    def watch(self):
+        pass
 
     @rule(data=st.data())
     def tamper_with_a_server(self, data):
@@ -103,7 +101,7 @@ class RealHistory(History):
     def _cold(self):
         with contextlib.closing(RealNode(self.node.links.others)) as cold:
             clock = Clock()
-            process = Process(cold, self.objects, clock, vip_mode=self.mode)
+            process = Process(cold, self.objects, clock, vip_mode=self.mode, **self.limits)
             process.list()
             clock.now += 5
             process.loop.turn([])

@@ -89,15 +89,23 @@ class History(RuleBasedStateMachine):
     @initialize(mode=st.sampled_from(list(VipMode)), limits=LIMITS, piece=st.sampled_from([SLICE, SLICE, 1]))
     def begin(self, mode, limits, piece):
         self.limits, self.piece = limits, piece
-        self.node, self.clock = MemoryNode([NODE_ADDRESS]), Clock()
+        self.node, self.clock = self.new_node(), Clock()
         self.objects = {(Kind.NODE, "node1"): Node("node1", (NODE_ADDRESS,))}
         self.mode = mode
         self.rules_are_ours, self.element_is_wrong = True, False
         self.tampered = False
         self._wanted = None
         self.sound = True
-        self.node.watch = Guard(self)
+        self.watch()
         self.restart()
+
+    def new_node(self):
+        """An empty node, whose history this is."""
+        return MemoryNode([NODE_ADDRESS])
+
+    def watch(self):
+        """Look at every single change of the node."""
+        self.node.watch = Guard(self)
 
     def wanted(self):
         """What a cold start gives for the objects and addresses as they are."""

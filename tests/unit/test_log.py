@@ -180,3 +180,14 @@ def test_hostile_texts_stay_in_their_line(start, text):
     assert first.isprintable()
     assert len(lines) >= 3
     assert all(line.replace("\t", "").isprintable() for line in lines)
+
+
+def test_commands_say_a_thing_once(start, capsys):
+    start()
+    log_settings.quiet()
+    for _ in range(3):
+        structlog.get_logger().warning("pods count as outside clients", family=6)
+    structlog.get_logger().warning("pods count as outside clients", family=4)
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: pods count as outside clients family=6", "Warning: pods count as outside clients family=4",
+    ]  # fmt: skip

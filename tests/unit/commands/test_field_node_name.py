@@ -9,15 +9,16 @@ from structlog.testing import capture_logs
 from ipvsproxy import cli
 from ipvsproxy.address import parse_ip
 from ipvsproxy.commands import objects as objects_of_commands
-from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.survey import own_node
 from ipvsproxy.config import Config
+from ipvsproxy.desired import Desired
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import Verdict
 from ipvsproxy.diagnosis.own_node import check_node
 from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.manifest_file import kind_of
 from ipvsproxy.kube.once import Objects
+from ipvsproxy.report import Report
 
 CASE = Path(__file__).parents[2] / "field/cases/07-node-has-another-name.yaml"
 
@@ -26,8 +27,11 @@ def planned(name):
     objects = Objects("a folder")
     for item in read(CASE.name, CASE.read_bytes()).items:
         objects.add(kind_of(item), item.body)
+    wanted = Desired(Config(name, manifests=CASE.parent), Report())
+    for listed in objects.listed():
+        wanted.store.apply(listed)
     with capture_logs() as logs:
-        wanted = desired(Config(name, manifests=CASE.parent), objects.listed(), [parse_ip("192.0.2.1")])
+        wanted.look_at_node([parse_ip("192.0.2.1")])
     told = [entry for entry in logs if entry["event"].startswith("Node not found")]
     (finding,) = check_node(Facts(node=own_node(wanted)))
     return told, finding

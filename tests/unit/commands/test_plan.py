@@ -156,3 +156,30 @@ def test_what_is_not_proxied_is_named_with_the_reason(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "type ExternalName: a name of the DNS, nothing to proxy" in out
     assert "no label kubernetes.io/service-name" in out
+
+
+def test_a_name_that_no_node_of_the_dump_has_is_not_said_to_be_missing(capsys):
+    assert cli.main(["plan", f"--from={EXAMPLES}", "--hostname-override=node9"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "Error: --hostname-override: there is no Node node9 in the dump, which has node1, node2\n"
+    )
+
+
+def test_without_a_name_the_nodes_of_the_dump_are_named(tmp_path, capsys):
+    nodes = [
+        {"kind": "Node", "apiVersion": "v1", "metadata": {"name": f"n{n:03}", "uid": str(n)}} for n in range(300)
+    ]
+    (tmp_path / "nodes.json").write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": nodes}))
+    assert cli.main(["plan", f"--from={tmp_path}"]) == 2
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said.startswith("Error: --hostname-override: it is needed: the dump has n000, n001")
+    assert said.endswith(" and 290 more")
+
+
+def test_a_missing_node_is_said_once_with_those_that_objects_name(tmp_path, capsys):
+    (tmp_path / "dump.yaml").write_text(GOOD.partition("- apiVersion: v1\n  kind: Node")[0])
+    assert cli.main(["plan", f"--from={tmp_path}", "--hostname-override=n7"]) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "n7" in line]
+    assert said.startswith("no Node n7 in it: ")
+    assert said.endswith(" (nodes that objects name: n1)")

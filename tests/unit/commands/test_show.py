@@ -160,6 +160,14 @@ def test_names_that_no_service_has(view, capsys):
     assert "no Service wbe has a frontend here; there are: default/web" in capsys.readouterr().err
 
 
+def test_without_names_nobody_can_tell_whether_there_is_such_a_service(view, capsys, monkeypatch):
+    monkeypatch.setattr(show, "names", lambda *_: Names({}, "names of Services are unknown: nobody answers"))
+    assert cli.main(["show", "services", "web"]) == 1
+    assert "no Service" not in capsys.readouterr().err
+    document = shown(capsys, "services", "web", status=1)
+    assert (document["named"], document["missing"]) == (False, [])
+
+
 def test_an_empty_answer_says_so(view, capsys):
     assert cli.main(["show", "endpoints", "dns"]) == 0
     assert capsys.readouterr().err == "nothing to show\n"

@@ -105,3 +105,17 @@ def test_bash_completes(line, wanted, capsys):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == wanted
+
+
+def test_help_is_what_the_flag_prints(capsys):
+    assert cli.main(["--help"]) == 0
+    every = capsys.readouterr().out
+    for words in (["help"], ["help", "help"], ["help", "--help"]):
+        assert cli.main(words) == 0
+        assert capsys.readouterr().out == every
+    assert cli.main(["doctor", "--help"]) == 0
+    of_doctor = capsys.readouterr().out
+    assert cli.main(["help", "doctor"]) == 0
+    assert capsys.readouterr().out == of_doctor
+    assert cli.main(["help", "doktor"]) == 2
+    assert capsys.readouterr().err.startswith("Error: unknown command: doktor; did you mean doctor?\n")

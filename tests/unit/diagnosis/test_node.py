@@ -416,6 +416,24 @@ def test_before_installation_one_finding_says_so():
     assert "objects" in {f.check for f in found if f.verdict is Verdict.NOT_CHECKED}
 
 
+def test_an_api_server_that_nothing_names_is_to_be_named():
+    steps = {}
+    for named in (True, False):
+        api = Api("the API server", "it is not there", named=named)
+        (found,) = [f for f in diagnose(healthy(api=api, drift=None)) if f.check == "objects"]
+        steps[named] = found.next
+    assert "check the address" in steps[True]
+    assert steps[False].startswith("name it: --kubeconfig FILE")
+
+
+def test_ipv6_forwarding_is_the_operators():
+    v6 = replace(healthy().servers[0], address="fd00:10:96::1")
+    found = diagnose(healthy(host=sysctl("net/ipv6/conf/all/forwarding", 0), servers=(v6,)))
+    (finding,) = [f for f in found if f.check == "sysctls" and f.verdict is Verdict.PROBLEM]
+    assert "which program" not in finding.next
+    assert "/etc/sysctl.d" in finding.next
+
+
 @pytest.mark.parametrize(
     "kube_proxys",
     [

@@ -754,6 +754,32 @@ def test_proxies_from_the_environment_and_the_kubeconfig(tmp_path, monkeypatch):
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("extra", "begins"),
+    [
+        ({"server": "http://127.0.0.1:1"}, "127.0.0.1:1: Failed to establish a new connection"),
+        ({"server": "https://127.0.0.1:1"}, "127.0.0.1:1: Failed to establish a new connection"),
+        ({"server": "http://[::1]:1"}, "[::1]:1: Failed to establish a new connection"),
+        (
+            {"server": "https://192.0.2.1:6443", "proxy-url": "socks5://127.0.0.1:1"},
+            "Error connecting to SOCKS5 proxy 127.0.0.1:1: ",
+        ),
+    ],
+)
+def test_whoever_does_not_answer_is_named_without_a_name_of_python(tmp_path, monkeypatch, extra, begins):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "k"
+    path.write_text(cluster(**extra))
+    client = Client(path, "", "n", Limits(connect=2))
+    client.connect()
+    with pytest.raises(Trouble) as info:
+        client.list(Kind.NODE, 1, "", "")
+    client.close()
+    assert str(info.value).startswith(begins)
+    assert "HTTP" not in str(info.value)
+
+
 def test_only_what_is_needed_is_imported():
     program = (
         "import sys, ipvsproxy.kube.client as c; assert 'kubernetes' not in sys.modules;"
