@@ -39,7 +39,7 @@ def test_work_and_memory_above_the_bound_are_found():
     def big(data):
         return len([bytes(1 << 16) for _ in range(len(data))]) * 0
 
-    assert "instructions" in bounds.over("decoding", slow, bytes(3000))
+    assert "instructions" in bounds.over("decoding", slow, bytes(400))
     assert "bytes of memory" in bounds.over("decoding", big, bytes(300))
     assert bounds.over("decoding", len, bytes(300)) == ""
 
