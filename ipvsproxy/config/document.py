@@ -16,6 +16,9 @@ from ipvsproxy.config.kinds import BadValue
 from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS, Row
 from ipvsproxy.config.yamltext import NULL, Found, Loader, Malformed, first_document
 
+MOST_LIKENED = 20
+"""So many fields that are not known are compared with those that are."""
+
 
 class Unusable(ValueError):
     """A file that cannot be used; the text is one line for each mistake."""
@@ -117,6 +120,8 @@ class _Reader:
 
     def _like(self, path: str) -> str:
         """Return the field that may have been meant: names have upper and lower case, as in kube-proxy."""
+        if len(self.complaints) >= MOST_LIKENED:
+            return ""  # a comparison with all names costs a thousand times what reading a field does
         names = {field.lower(): field for field in self._form.fields}
         like = get_close_matches(path.lower()[:100], names, 1, 0.8)
         return f"; did you mean {names[like[0]]}?" if like else ""

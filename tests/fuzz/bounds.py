@@ -13,12 +13,12 @@ from work import instructions
 
 # What an empty input costs, and each byte, and each thing that was made.
 WORK = {
-    "configuration": (200_000, 3_000, 0),
-    "connections": (60_000, 1_000, 1_000_000),
-    "decoding": (30_000, 500, 0),
-    "kubeconfig": (60_000, 3_000, 0),
-    "manifests": (60_000, 3_000, 3_000),
-    "objects": (2_000_000, 1_500, 6_000),
+    "configuration": (700_000, 1_000, 0),
+    "connections": (60_000, 300, 700_000),
+    "decoding": (60_000, 100, 0),
+    "kubeconfig": (60_000, 500, 0),
+    "manifests": (60_000, 800, 3_000),
+    "objects": (1_500_000, 500, 3_000),
 }
 MEMORY = 4 << 20
 MEMORY_PER_BYTE = 4096

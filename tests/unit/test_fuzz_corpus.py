@@ -6,6 +6,7 @@
 import json
 
 import bounds
+import hostile
 import msgspec
 import pytest
 import targets
@@ -30,6 +31,35 @@ def test_an_input_of_the_corpus_breaks_nothing_and_costs_what_its_size_allows(pa
 @pytest.mark.parametrize("path", FIELD, ids=lambda path: path.name)
 def test_a_file_from_the_field_breaks_nothing_whoever_is_given_it(path, name):
     targets.TARGETS[name](path.read_bytes())
+
+
+NODES = [f"10.244.{number // 250}.{number % 250}" for number in range(60)]
+RANGES = [f"10.{number // 250}.{number % 250}.0/24" for number in range(600)]
+CONFIG = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+MANY = {
+    "configuration-unknown fields": CONFIG + "".join(f"a{number}: 1\n" for number in range(1500)),
+    "configuration-ranges": f"{CONFIG}nodePortAddresses: [{','.join(RANGES)}]\n",
+    "configuration-documents": "---\na: 1\n" * 2000,
+    "connections-headers": "GET / HTTP/1.1\r\n" + "".join(f"a{number}: 1\r\n" for number in range(90)) + "\r\n",
+    "connections-parameters": f"GET /?{'&'.join(map(str, range(3000)))} HTTP/1.1\r\n\r\n",
+    "decoding-endpoints that are none": json.dumps(hostile.endpoint_slice("a", "b", *["x"] * 100)),
+    "decoding-ranges": json.dumps(hostile.service("a", "10.96.0.1", loadBalancerSourceRanges=RANGES)),
+    "kubeconfig-users": json.dumps({"users": [{"name": f"u{number}", "user": {}} for number in range(500)]}),
+    "kubeconfig-lists": "[" * 90 + "1," * 5000 + "]" * 90,
+    "manifests-empty objects": "{}\n" * 5000,
+    "manifests-documents": "---\na: 1\n" * 2000,
+    "manifests-a list": "- {}\n" * 3000,
+    "objects-ranges": json.dumps([hostile.service("s", "10.96.1.1", loadBalancerSourceRanges=RANGES)]),
+    "objects-endpoints": json.dumps(
+        [hostile.service("s", "10.96.1.1"), hostile.endpoint_slice("s1", "s", *NODES)]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_an_input_of_many_small_things_costs_what_its_size_allows(what):
+    name = what.partition("-")[0]
+    assert bounds.over(name, targets.TARGETS[name], MANY[what].encode()) == ""
 
 
 def test_work_and_memory_above_the_bound_are_found():

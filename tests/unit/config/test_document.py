@@ -48,6 +48,12 @@ def test_what_only_a_strict_reader_minds():
     ]
 
 
+def test_many_unknown_fields_are_not_all_compared_with_those_that_are_known():
+    got = read("".join(f"metricsBindAddress{n}: x\n" for n in range(100))).complaints
+    assert len(got) == 100
+    assert sum("did you mean metricsBindAddress?" in words for words in got) == 20
+
+
 @pytest.mark.parametrize("last", [{"ipvs.strictARP": True}, {}])
 def test_of_a_section_given_twice_the_last_one_counts(last):
     """Not both together: what kube-proxy decodes is a map."""
