@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+import repository
 from repository import REPO
 
 PAGES = [
@@ -16,6 +17,8 @@ QUOTED = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"[\w.\-]+(?:/[\w.\-]+)*(?:\.(?:py|nft|md|toml)|/)")
 MODULE = re.compile(r"(?:plan|kube|kernel|serve|inspect|diagnosis|commands|config|probe)\.[a-z_]+")
 TEST = re.compile(r"test_\w+")
+PAGE = re.compile(r"\b(?:docs|deploy|nft|vagrant)/[\w\-/]+\.(?:md|nft|svg|sh)\b")
+CODE = (".py", ".nft", ".sh", ".toml", ".yaml", ".json")
 
 
 def exists(path: str) -> bool:
@@ -56,3 +59,43 @@ def test_what_a_page_names_exists(page, tests):
 def test_names_that_nothing_has_are_found(tests):
     text = "`plan/wanted.py` `plan/gone.py` `plan.wanted` `plan.gone` `nft/` `none/` `test_of_nothing` `--flag`"
     assert list(unknown(text, "")) == ["plan/gone.py", "plan.gone", "none/", "test_of_nothing"]
+
+
+def test_pages_that_the_code_names_exist():
+    mine = REPO / "tests/unit/docs"
+    files = [file for file in repository.files() if file.suffix in CODE and not file.is_relative_to(mine)]
+    named = {
+        (str(file.relative_to(REPO)), page)
+        for file in files
+        for page in PAGE.findall(file.read_text(errors="replace"))
+    }
+    assert len(named) > 20
+    assert not sorted((file, page) for file, page in named if not (REPO / page).exists())
+
+
+def test_the_glossary_has_about_thirty_terms_and_names_of_today():
+    """The words of the code in the last column are in the code: where one is renamed, its row changes."""
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", (REPO / "docs/glossary.md").read_text(), re.MULTILINE)
+    terms = {term: names for term, _, names in rows if set(term) != {"-"} and term != "term"}
+    code = "".join(
+        file.read_text()
+        for folder in ("ipvsproxy", "nft")
+        for file in sorted((REPO / folder).rglob("*.*"))
+        if file.suffix in CODE
+    )
+    words = {
+        word
+        for names in terms.values()
+        for name in QUOTED.findall(names)
+        for word in name.split(".")
+        if "/" not in name
+    }
+    assert 30 <= len(terms) <= 45
+    assert len(words) > 30
+    assert not sorted(
+        word
+        for word in words
+        if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w])", code)
+        and not exists(f"plan/{word}.py")
+        and not exists(f"{word}.py")
+    )
