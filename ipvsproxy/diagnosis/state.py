@@ -83,7 +83,8 @@ def check_api(facts: Facts) -> Iterator[Finding]:
     if api is None:
         yield unchecked("objects", facts.unread.get("objects", "no source of objects was named"))
     elif api.error and not is_installed(facts):
-        yield unchecked("objects", f"{api.source} cannot be read yet: {api.error}", NAME_STEP)
+        step = API_STEP if api.named else NAME_STEP
+        yield unchecked("objects", f"{api.source} cannot be read yet: {api.error}", step)
     elif api.error:
         yield problem("objects", f"{api.source} cannot be read: {api.error}",
                       step=API_STEP if api.named else NAME_STEP)  # fmt: skip

@@ -88,11 +88,12 @@ def _ipvs(step: IpvsStep, shadow: KernelState) -> Iterator[Change]:
 
 
 def server_text(server: Server) -> str:
-    """Return the attributes of a virtual server as one text."""
+    """Return the attributes of a virtual server as one text, flags by the names that ipvsadm has for them."""
+    named = server.scheduler in ("sh", "mh")
     names = {
         PERSISTENT: f"affinity {server.timeout} s",
         ONE_PACKET: "one-packet",
-        SCHED_1: "flag-1",
-        SCHED_2: "flag-2",
+        SCHED_1: f"{server.scheduler}-fallback" if named else "flag-1",
+        SCHED_2: f"{server.scheduler}-port" if named else "flag-2",
     }
     return " ".join([server.scheduler, *(name for bit, name in names.items() if server.flags & bit)])

@@ -130,7 +130,8 @@ def _add(found: Objects, name: str, item: Item, nameless: list[str]) -> None:
     try:
         kind = kind_of(item)
     except Refused as error:
-        nameless.append(f"{name}: document {item.document}: {error.field}: {error.reason}")
+        place = f", item {item.place}" if item.place else ""
+        nameless.append(f"{name}: document {item.document}{place}: {error.field}: {error.reason}")
         return
     if kind is not None:
         found.add(kind, item.body, name)

@@ -39,7 +39,8 @@ def utf8(data: bytes) -> bytes:
         try:
             data = data.decode(encoding).encode()
         except UnicodeDecodeError as error:
-            raise Unreadable(f"no {encoding.upper()}: {error.reason} at byte {error.start}") from None
+            wrong = f"byte {error.start} does not fit it ({error.reason})"
+            raise Unreadable(f"not text: begins like {encoding.upper()}, but {wrong}") from None
     return data.replace(codecs.BOM_UTF8, b"") if codecs.BOM_UTF8 in data else data
 
 

@@ -27,6 +27,7 @@ from ipvsproxy.diagnosis.filters import Chain, Match, Rule
 from ipvsproxy.diagnosis.finding import Verdict
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.proxies import LAST_SYNC
+from ipvsproxy.diagnosis.state import API_STEP, NAME_STEP
 
 SYSCTLS = {"net/ipv4/vs/conntrack": 1, "net/ipv4/ip_forward": 1}
 CALLS = {"net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}
@@ -420,10 +421,11 @@ def test_an_api_server_that_nothing_names_is_to_be_named():
     steps = {}
     for named in (True, False):
         api = Api("the API server", "it is not there", named=named)
-        (found,) = [f for f in diagnose(healthy(api=api, drift=None)) if f.check == "objects"]
-        steps[named] = found.next
-    assert "check the address" in steps[True]
-    assert steps[False].startswith("name it: --kubeconfig FILE")
+        for bare in ({}, BARE):
+            (found,) = [f for f in diagnose(healthy(**bare | {"api": api, "drift": None})) if f.check == "objects"]
+            steps[named, bool(bare)] = found.next
+    assert {steps[True, bare] for bare in (False, True)} == {API_STEP}
+    assert {steps[False, bare] for bare in (False, True)} == {NAME_STEP}
 
 
 def test_ipv6_forwarding_is_the_operators():

@@ -106,4 +106,6 @@ def test_every_step_is_told(before, after):
 
 def test_words_for_servers():
     assert server_text(Server("rr", 0, 0)) == "rr"
-    assert server_text(Server("mh", 0x19, 10800)) == "mh affinity 10800 s flag-1 flag-2"
+    assert server_text(Server("mh", 0x19, 10800)) == "mh affinity 10800 s mh-fallback mh-port"
+    assert server_text(Server("sh", 0x08, 0)) == "sh sh-fallback"
+    assert server_text(Server("wlc", 0x18, 0)) == "wlc flag-1 flag-2"

@@ -277,7 +277,7 @@ def test_files_with_byte_order_marks_that_were_joined():
         (b"\x1f\x8b\x08", "gzip: unpack it first (gunzip"),
         (b"PK\x03\x04", "zip"),
         (b"x" * 257 + b"ustar", "tar archive"),
-        (b"\xff\xfek\x00\x00", "no UTF-16"),
+        (b"\xff\xfek\x00\x00", "not text: begins like UTF-16, but byte 4 does not fit it"),
     ],
 )
 def test_what_is_packed_says_how_to_unpack_it(data, said):

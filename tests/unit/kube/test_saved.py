@@ -182,3 +182,11 @@ def test_one_bad_object_or_document_affects_only_itself(tmp_path):
         "Service default/bad: spec.ports[0].port: Expected `int` >= 1",
         "Service without a name: metadata: missing",
     ]
+
+
+def test_objects_without_a_kind_are_told_apart(tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps([1, {}, service()]))
+    refused = read(tmp_path / "list.json").refused
+    assert [line.partition("list.json: ")[2].partition(": kind")[0] for line in refused] == [
+        "document 1, item 1", "document 1, item 2",
+    ]  # fmt: skip
