@@ -62,7 +62,7 @@ class Load:
         self.endpoints: collections.Counter[str] = collections.Counter()
         self.finished = 0
         self.slowest = 0.0
-        self._ways, self._every, self._talks, self.reset = dict(ways), every, talks, reset
+        self.ways, self._every, self._talks, self.reset = dict(ways), every, talks, reset
         self._selector = selectors.DefaultSelector()
         self._agenda: list[tuple[float, int, str]] = []
         self._open: set[Request | Talk] = set()
@@ -119,9 +119,9 @@ class Load:
 
     def _run(self) -> None:
         self._agenda = [
-            (self._every * number / len(self._ways), number, way) for number, way in enumerate(self._ways)
+            (self._every * number / len(self.ways), number, way) for number, way in enumerate(self.ways)
         ]
-        for way, question in self._ways.items():
+        for way, question in self.ways.items():
             for _ in range(self._talks if question.proto == "tcp" else 0):
                 Talk(self, way, question)
         while not self._over():
@@ -144,7 +144,7 @@ class Load:
         while self._agenda[0][0] <= now:
             due, number, way = heapq.heappop(self._agenda)
             heapq.heappush(self._agenda, (max(due + self._every, now), number, way))
-            Request(self, way, self._ways[way])
+            Request(self, way, self.ways[way])
 
     def _look_after(self) -> None:
         now = time.monotonic()

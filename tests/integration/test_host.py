@@ -52,12 +52,15 @@ def edited(**changes: str) -> str:
     return text
 
 
+LOCAL_RANGE, RESERVED = "net/ipv4/ip_local_port_range", "net/ipv4/ip_local_reserved_ports"
+
+
 @pytest.fixture
 def settings_kept(lab: Lab) -> Iterator[None]:
     """Kernel settings outlive the process: the next test must find what the lab made."""
     node = lab.nodes[0].netns
     with netns.inside(node):
-        before = {name: netns.get_sysctl(node, name) for name in SETTINGS}
+        before = {name: netns.get_sysctl(node, name) for name in (*SETTINGS, LOCAL_RANGE, RESERVED)}
     yield
     netns.set_sysctls(node, before)
 
@@ -130,7 +133,6 @@ def test_a_process_without_rights_runs_after_init_only(lab: Lab, manifests: Fold
     proxy.wait_for("synced")
 
 
-LOCAL_RANGE, RESERVED = "net/ipv4/ip_local_port_range", "net/ipv4/ip_local_reserved_ports"
 NODE_PORTS = range(32700, 32768)
 
 
@@ -151,7 +153,9 @@ def own_connections(lab: Lab, server: socket.socket, family: int) -> list[str]:
     return failed
 
 
-def test_connections_of_the_node_never_start_at_a_node_port(lab: Lab, manifests: Folder) -> None:
+def test_connections_of_the_node_never_start_at_a_node_port(
+    lab: Lab, manifests: Folder, settings_kept: None
+) -> None:
     node = lab.nodes[0]
     ports = [port(number, 8080, "TCP", f"p{number}", number) for number in NODE_PORTS]
     web = service("web", ports, ["10.96.1.1", "fd00:10:96::1"], type_="NodePort")
@@ -174,7 +178,9 @@ def test_connections_of_the_node_never_start_at_a_node_port(lab: Lab, manifests:
     assert netns.get_sysctl(node.netns, RESERVED) == ""
 
 
-def test_the_node_port_of_the_field_is_no_source_port_of_the_node(lab: Lab, manifests: Folder) -> None:
+def test_the_node_port_of_the_field_is_no_source_port_of_the_node(
+    lab: Lab, manifests: Folder, settings_kept: None
+) -> None:
     node = lab.nodes[0]
     manifests.write("np", *yaml.safe_load_all(FIELD_CASE.read_text()))
     netns.set_sysctls(node.netns, {LOCAL_RANGE: "30000 36000", RESERVED: ""})

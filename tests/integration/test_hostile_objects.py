@@ -29,7 +29,11 @@ pytestmark = [pytest.mark.needs("ip_vs", "nf_tables")]
 MOST_MIB = 200
 FOLLOWED_SECONDS = 60.0
 """Generous: under emulation everything is many times slower. What was measured is printed."""
-STEADY, CANARY = "10.96.0.10", "10.96.0.20"
+STEADY, CANARY, BALANCED = "10.96.0.10", "10.96.0.20", "203.0.113.30"
+NODES, THEIRS = ("192.0.2.1", "192.0.2.2"), 2380
+"""Addresses of the nodes, and a port on which a program of each of them listens."""
+THIEF = ("p22", "10.244.2.20")
+"""The pod to which connections would go that a hostile Service has taken: nobody asks it otherwise."""
 WEB = port(80, 8080)
 
 
@@ -106,6 +110,16 @@ def many_endpoints(turn: int) -> list[Object]:
     return [service("hostile", [WEB], ["10.96.9.1"]), *pieces("hostile", [WEB], addresses(5000)[turn:])]
 
 
+def what_belongs_to_others(turn: int) -> list[Object]:
+    """The oldest of all, with addresses of nodes, a pod, the network and another Service's load balancer."""
+    ports = [WEB, *(port(n, 8080, name=f"p{n}") for n in (THEIRS, 10250, 10256))]
+    theirs = [NODES[0], NODES[1], "192.0.2.255", "169.254.169.254", "10.244.2.10", BALANCED, "192.0.2.100"]
+    made = service("hostile", ports, ["10.96.9.1"], externalIPs=[*theirs[turn:], "198.19.0.1"])
+    listed = service("hostile2", ports, ["10.96.9.2"], type_="LoadBalancer", ingress=list(NODES)[turn:])
+    made["metadata"]["creationTimestamp"] = listed["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    return [made, listed, *pieces("hostile", ports, [THIEF[1]]), *pieces("hostile2", ports, [THIEF[1]])]
+
+
 class Pulse(threading.Thread):
     """Asks /livez of a node's proxy all the time."""
 
@@ -144,6 +158,14 @@ class Pulse(threading.Thread):
         self.join()
 
 
+def asked_again(load: Load, times: int = 3) -> None:
+    """Wait until each way in has answered some more: what comes and goes in a moment is met by nobody."""
+    before, until = load.answered.copy(), time.monotonic() + FOLLOWED_SECONDS
+    while any(load.answered[way] < before[way] + times for way in load.ways):
+        assert time.monotonic() < until, load.report()
+        time.sleep(0.05)
+
+
 def memory_mib(proxy: Proxy, what: str) -> int:
     """Return VmRSS, or VmHWM for the most there has been."""
     lines = pathlib.Path(f"/proc/{proxy.pid}/status").read_text().splitlines()
@@ -161,12 +183,18 @@ class World:
         manifests.write_nodes(lab)
         local = [endpoint(lab, pod) for pod in self.node.pods]
         manifests.write("steady", service("steady", [WEB], [STEADY]), endpoint_slice("steady", [WEB], local))
+        balanced = service("balanced", [WEB], ["10.96.0.30"], type_="LoadBalancer", ingress=[BALANCED])
+        manifests.write("balanced", balanced, endpoint_slice("balanced", [WEB], local))
+        lab.route_client_via(self.node, BALANCED)
+        for node in lab.nodes:
+            lab.responder.listen(node, THEIRS)
         self.canary(0)
         self.proxy = lab.proxy(self.node, manifests.path)
 
     def canary(self, number: int) -> str:
         """Have the other Service lead to another pod; return its name."""
-        pod = self.lab.pods[number % len(self.lab.pods)]
+        others = [pod for pod in self.lab.pods if pod.name != THIEF[0]]
+        pod = others[number % len(others)]
         pods = [endpoint(self.lab, pod)]
         self.folder.write("canary", service("canary", [WEB], [CANARY]), endpoint_slice("canary", [WEB], pods))
         return pod.name
@@ -199,6 +227,7 @@ class World:
         frontends_of_another,
         addresses_that_nobody_gets,
         many_endpoints,
+        what_belongs_to_others,
     ],
 )
 def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[int], list[Object]]) -> None:
@@ -207,6 +236,10 @@ def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[i
         "outside": Question(lab.client.netns, STEADY, 80),
         "pod": Question(world.node.pods[0].netns, STEADY, 80),
         "node": Question(world.node.netns, STEADY, 80),
+        "load balancer": Question(lab.client.netns, BALANCED, 80),
+        "this node's program": Question(lab.client.netns, NODES[0], THEIRS),
+        "other node's program": Question(world.node.netns, NODES[1], THEIRS),
+        "other node's program, from a pod": Question(world.node.pods[0].netns, NODES[1], THEIRS),
     }
     before, waited = memory_mib(world.proxy, "VmRSS"), []
     with Pulse(world.node) as pulse, Load(steady, every=0.2, talks=1) as load:
@@ -214,6 +247,7 @@ def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[i
             load.mark(f"hostile objects, version {turn}")
             world.hostile(objects(turn))
             waited.append(world.follows(number + 1))
+            asked_again(load)
         load.mark("hostile objects go")
         (world.folder.path / "hostile.json").unlink()
         waited.append(world.follows(5))
@@ -222,6 +256,7 @@ def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[i
     print(f"/livez {pulse.codes}, slowest after {pulse.slowest:.2f} s")
     print(load.report())
     assert load.failures == []
+    assert load.endpoints.keys() == {*(pod.name for pod in world.node.pods), *(node.name for node in lab.nodes)}
     assert pulse.codes.keys() == {"200"}
     assert grown < MOST_MIB
     lines = [line for line in world.proxy.events() if "hostile" in json.dumps(line)]
