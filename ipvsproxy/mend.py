@@ -16,6 +16,7 @@ from ipvsproxy.plan.notice import Notice, VipsNoticed
 from ipvsproxy.plan.state import Touched
 from ipvsproxy.plan.storm import Patience
 from ipvsproxy.report import Report
+from nft import NftError
 
 RETRY_SECONDS = 1.0
 GLANCE_SECONDS = 1.0
@@ -36,6 +37,7 @@ class Mender:
         self._patience = Patience(longest)
         self._not_before = 0.0
         self.next_glance = clock() + GLANCE_SECONDS
+        self._forward = False
         self._forget()
 
     def _forget(self) -> None:
@@ -51,11 +53,15 @@ class Mender:
         self._sets |= notice.sets
         self._whole |= notice.whole
         self._unsure |= notice.unsure
+        self._forward |= notice.forward or notice.unsure
         if notice.program:
             self._programs.add(notice.program)
 
     def glance(self) -> None:
-        """Look at a virtual server, if it is time to, and suspect all when it is not as it was left."""
+        """Look at a virtual server, if it is time to, and suspect all when it is not as it was left.
+
+        Also at the FORWARD chains of iptables-nft, if others have changed rules there.
+        """
         now = self._clock()
         if now < self.next_glance:
             return
@@ -63,6 +69,10 @@ class Mender:
         # What cannot be read now is said by the next verification.
         with suppress(KernelError):
             self._servers |= self._kernel.glance()
+        if self._forward:
+            self._forward = False
+            with suppress(NftError, KernelError):
+                self._kernel.rules.mark_replies()
 
     @property
     def next(self) -> float | None:

@@ -2,7 +2,7 @@
 
 It reads the text of a transaction, the same text the kernel would get, so tests that use it also check the
 wording. Rules of the kernel it keeps: a transaction is all or nothing, an element that is there may be added
-again with the same value only (EEXIST), a missing element or set cannot be used (ENOENT).
+again with the same value only (EEXIST), a missing element or set cannot be used (ENOENT), not by a chain either.
 """
 
 import errno
@@ -17,6 +17,8 @@ Sets = dict[str, dict[str, str]]
 
 _DECLARATION = re.compile(r"^\s*(?:set|map)\s+(\w+)\s*{", re.MULTILINE)
 _ELEMENTS = re.compile(r"^(add|delete) element \w+ \w+ (\w+) { (.*) }$")
+_CHAIN = re.compile(r"^\s*chain (\w+) {", re.MULTILINE)
+_LOOKUP = re.compile(r"@(\w+)")
 _FLUSH = re.compile(r"^flush set \w+ \w+ (\w+)$")
 _TABLE = re.compile(r"^(add|delete) table ")
 
@@ -26,6 +28,7 @@ class FakeNft:
 
     def __init__(self) -> None:
         self.sets: Sets = {}
+        self.chains: set[str] = set()
         self.loaded = False
         self.generation = 0
         self.transactions: list[str] = []
@@ -41,7 +44,7 @@ class FakeNft:
             code, self.fail_next = self.fail_next, 0
             raise NftError(code, os.strerror(code))
         state = self._after(text)
-        self.sets, self.loaded = state.sets, state.loaded
+        self.sets, self.chains, self.loaded = state.sets, state.chains, state.loaded
         self.generation += state.made
         self.transactions.append(text)
 
@@ -53,7 +56,7 @@ class FakeNft:
         self._after(str(transaction))
 
     def _after(self, text: str) -> "_State":
-        state = _State({name: dict(elements) for name, elements in self.sets.items()}, self.loaded)
+        state = _State({name: dict(elements) for name, elements in self.sets.items()}, self.chains, self.loaded)
         for command in _commands(text):
             state.do(command)
         return state
@@ -67,15 +70,16 @@ class FakeNft:
 
 
 class _State:
-    def __init__(self, sets: Sets, loaded: bool) -> None:
+    def __init__(self, sets: Sets, chains: set[str], loaded: bool) -> None:
         self.sets = sets
+        self.chains = set(chains)
         self.loaded = loaded
         self.made = 0
 
     def do(self, command: str) -> None:
         if match := _TABLE.match(command):
             if match[1] == "delete":
-                self.sets, self.loaded = {}, False
+                self.sets, self.chains, self.loaded = {}, set(), False
         elif match := _FLUSH.match(command):
             if match[1] not in self.sets:
                 raise NftError(errno.ENOENT, f"no set {match[1]}")
@@ -87,6 +91,9 @@ class _State:
             self.loaded = True
             for name in _DECLARATION.findall(command):
                 self.sets.setdefault(name, {})
+            self.chains.update(_CHAIN.findall(command))
+            if missing := set(_LOOKUP.findall(command)) - self.sets.keys():
+                raise NftError(errno.ENOENT, f"no set {min(missing)}")
 
     def _elements(self, verb: str, name: str, body: str) -> None:
         if name not in self.sets:

@@ -18,6 +18,8 @@ from ipvsproxy.commands.objects import UNKNOWN, Surroundings, are_named, desired
 from ipvsproxy.config import Config
 from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
 from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, KubeProxy, OwnNode, Settings
+from ipvsproxy.diagnosis.filters import Chain
+from ipvsproxy.diagnosis.foreign import is_ours
 from ipvsproxy.diagnosis.links import unserved
 from ipvsproxy.diagnosis.shape import rules_by_chain
 from ipvsproxy.inspect.difference import Change
@@ -38,10 +40,11 @@ from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.other_proxy import signs
 from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.rules import needed_parts
 from ipvsproxy.plan.state import Destination, KernelState
 from ipvsproxy.probe.dns import resolve
 from ipvsproxy.probe.web import read_proxy
-from nft import ruleset
+from nft import PARTS, part, ruleset
 
 T = TypeVar("T")
 KUBERNETES = "kubernetes.default.svc"
@@ -140,7 +143,7 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
         around = _tried(facts, "links", lambda: Surroundings.of(view)) or UNKNOWN
         has_ipvs = view.has_ipvs
     facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
-    facts.our_rules = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False))
+    facts.our_rules = _our_rules(config, facts.chains or (), state)
     facts.legacy_leftovers = tuple(legacy_leftovers())
     seen = _tried(facts, "processes", lambda: read_processes(holder=holder.pid if holder else 0))
     facts.processes = seen or ()
@@ -149,6 +152,18 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
     return state, around
+
+
+def _our_rules(config: Config, chains: Iterable[Chain], state: KernelState | None) -> dict[str, tuple[str, ...]]:
+    """Return the rules that must be there; of a part, if elements need it or some of its chains are there."""
+    here = {chain.name for chain in chains if is_ours(chain)}
+    needed = needed_parts(state.elements if state else ())
+    found = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False, parts=()))
+    for name in PARTS:
+        rules = rules_by_chain(part(name, config.masquerade_mark))
+        if name in needed or not here.isdisjoint(rules):
+            found |= rules
+    return found
 
 
 def _read_servers(facts: Facts, view: View, pause: Callable[[float], None] = time.sleep) -> KernelState | None:

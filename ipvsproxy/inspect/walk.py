@@ -1,9 +1,9 @@
 """The way of one packet through this node: what happens to it and why, from the kernel's state alone.
 
-Follows nft/ipvsproxy.nft chain by chain, with the lookups that a packet would make, for the first packet of a new
-connection; then IPVS, then the masquerade of each endpoint. Pure but for the `State` it asks. What the packet
-meets of others (their chains, rp_filter, a FORWARD that drops), and what persistence remembers of one client, is
-not looked at here.
+Follows nft/ipvsproxy.nft and its parts chain by chain, with the lookups that a packet would make, for the first
+packet of a new connection; then IPVS, then the masquerade of each endpoint. Pure but for the `State` it asks. What
+the packet meets of others (their chains, rp_filter, a FORWARD that drops), and what persistence remembers of one
+client, is not looked at here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -224,7 +224,7 @@ class _Walk:
                 return _End(Outcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service")
         match = self._state.find(VIPS[self._number], self._at.address)
         if match:
-            self._note("decide", "the guard refuses ports of a VIP that no Service has", match)
+            self._note("guard", "the guard refuses ports of a VIP that no Service has", match)
             return _End(
                 Outcome.REFUSED, f"{format_ip(self._at.address)} is a VIP, but no Service has this port on it"
             )

@@ -14,9 +14,15 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ipvsproxy.diagnosis.filters import UNKNOWN, UNTRACKED, Chain, Match, Rule
-from ipvsproxy.kernel.forward import NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
-from ipvsproxy.kernel.netlink import Wire, attributes, message
-from ipvsproxy.kernel.ruleset import FAMILY_NAMES, NETLINK_NETFILTER, NFGENMSG, NFT_MSG_GETTABLE
+from ipvsproxy.kernel.netlink import Wire, attribute, attributes, message
+from ipvsproxy.kernel.ruleset import (
+    FAMILY_NAMES,
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFT_MSG_GETCHAIN,
+    NFT_MSG_GETRULE,
+    NFT_MSG_GETTABLE,
+)
 from ipvsproxy.kernel.sets import Entry, Sets
 from ipvsproxy.kernel.xt import read_match, read_target
 
@@ -64,19 +70,29 @@ def read_chains() -> tuple[Chain, ...]:
     """Return all chains that are at work, with their rules. Raises KernelError."""
     wire = Wire(NETLINK_NETFILTER)
     try:
-        sets = Sets(wire)
-        rules: dict[tuple[int, str, str], list[Rule]] = {}
-        for part in wire.dump(message(NFT_MSG_GETRULE, 0, NFGENMSG.pack(0, 0, 0))):
-            fields = dict(attributes(part, NFGENMSG.size))
-            family, table, chain = part[0], text(fields[1]), text(fields[2])
-            known = partial(sets.entries, family, table) if table != OURS else _unknown
-            rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
         asleep = set(_dormant(wire))
-        question = message(NFT_MSG_GETCHAIN, 0, NFGENMSG.pack(0, 0, 0))
-        found = (_chain(part, rules) for part in wire.dump(question))
-        return tuple(chain for chain in found if (chain.family, chain.table) not in asleep)
+        return tuple(c for c in _read(wire, NFGENMSG.pack(0, 0, 0)) if (c.family, c.table) not in asleep)
     finally:
         wire.close()
+
+
+def read_table(wire: Wire, family: int, table: str) -> dict[str, Chain]:
+    """Return the chains of one table by name, none when there is no such table. Raises KernelError."""
+    question = NFGENMSG.pack(family, 0, 0) + attribute(1, table.encode() + b"\0")
+    return {c.name: c for c in _read(wire, question) if c.table == table}
+
+
+def _read(wire: Wire, question: bytes) -> Iterator[Chain]:
+    sets = Sets(wire)
+    rules: dict[tuple[int, str, str], list[Rule]] = {}
+    for part in wire.dump(message(NFT_MSG_GETRULE, 0, question)):
+        fields = dict(attributes(part, NFGENMSG.size))
+        family, table, chain = part[0], text(fields[1]), text(fields[2])
+        known = partial(sets.entries, family, table) if table != OURS else _unknown
+        rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
+    # The kernel takes no table here: all chains of a family are told.
+    family_only = question[: NFGENMSG.size]
+    yield from (_chain(part, rules) for part in wire.dump(message(NFT_MSG_GETCHAIN, 0, family_only)))
 
 
 def _dormant(wire: Wire) -> Iterator[tuple[str, str]]:

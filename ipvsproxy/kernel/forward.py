@@ -2,7 +2,8 @@
 
 An accept in a chain of our own ends only that chain, so what iptables' FORWARD drops stays dropped. Where the
 chain `filter FORWARD` of iptables-nft exists, one rule at its head accepts the packets that our ruleset has
-marked, as kube-proxy does there. iptables shows it as an ordinary mark rule; a rule that matched conntrack
+marked, as kube-proxy does there. Both the rule and the marks are there only once such a chain may drop a reply,
+since they cost every packet something. iptables shows it as an ordinary mark rule; a rule that matched conntrack
 instead would make `iptables -S` fail. Chains of legacy iptables are out of reach without its program.
 
 Looked at and repaired with every verification; nothing else of other tables is read or written. Numbers:
@@ -11,20 +12,30 @@ include/uapi/linux/netfilter/nf_tables.h.
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
+from ipvsproxy.diagnosis.filters import FALL, RETURN, Chain, judge
+from ipvsproxy.kernel.filters import read_table
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, read_comment
+from ipvsproxy.kernel.ruleset import (
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFT_MSG_GETCHAIN,
+    NFT_MSG_GETRULE,
+    read_comment,
+)
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 
-NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 10 << 8 | 4, 10 << 8 | 7
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA = 1, 2, 3, 7
 FAMILIES = {"ip": 2, "ip6": 10}
 COMMENT = "ipvsproxy replies"
 """Begins the comment of the rule, by which we know it; the mark follows, so that another one is noticed."""
+ESTABLISHED = {"ctstate": (2).to_bytes(4, sys.byteorder)}
+"""All that is known of any reply: NF_CT_STATE_BIT of its state."""
 
 log = structlog.get_logger()
 
@@ -34,19 +45,31 @@ class Forwarding:
 
     def __init__(self, nft: Client, mark: int = REPLY_MARK) -> None:
         self._nft = nft
+        self._is_needed = False
         self._wire = Wire(NETLINK_NETFILTER)
         self._comment = f"{COMMENT} {mark:#x}"
         self._rule = f'meta mark & {mark:#x} == {mark:#x} counter accept comment "{self._comment}"'
 
-    def ensure(self) -> None:
-        """Put the rule at the head of each chain that lacks it; what goes wrong is logged, and costs only that.
+    def ensure(self) -> bool:
+        """Put the rule where it is needed, at the head of each chain; return whether replies have to be marked.
 
-        One for another mark stays: that mark is set as long as the rules of a former version are there.
+        They have to once a chain may drop them, and then as long as this process runs. A chain that cannot be
+        read may. What goes wrong is logged, and costs only that. A rule for another mark stays: that mark is set
+        as long as the rules of a former version are there.
         """
-        self._for_each(self._ensure)
+        self._for_each(self._look)
+        if self._is_needed:
+            self._for_each(self._ensure)
+        return self._is_needed
+
+    def _look(self, family: str) -> None:
+        if self._is_needed:
+            return
+        self._is_needed = True
+        self._is_needed = self._exists(family) and may_drop(read_table(self._wire, FAMILIES[family], "filter"))
 
     def tidy(self) -> None:
-        """Take away rules for other marks; what goes wrong is logged."""
+        """Take away rules for other marks, and ours where it is not needed; what goes wrong is logged."""
         self._for_each(self._tidy)
 
     def _for_each(self, work: Callable[[str], None]) -> None:
@@ -57,7 +80,8 @@ class Forwarding:
                 log.warning("rules of FORWARD could not be read", family=family, error=str(error))
 
     def _tidy(self, family: str) -> None:
-        for problem in self._run(family, *_deletions(family, self._rules(family) or {}, keep=self._comment)):
+        keep = self._comment if self._is_needed else ""
+        for problem in self._run(family, *_deletions(family, self._rules(family) or {}, keep)):
             log.warning("rule of FORWARD could not be removed", error=problem)
 
     def _ensure(self, family: str) -> None:
@@ -110,6 +134,35 @@ class Forwarding:
                 return False
             raise
         return True
+
+
+def may_drop(chains: Mapping[str, Chain], name: str = "FORWARD") -> bool:
+    """Whether a packet of an established connection may be lost in a chain, or in one that it leads to.
+
+    What cannot be judged counts as a loss.
+    """
+    seen = {name}
+    todo = [chains[name]] if name in chains else []
+    for chain in todo:
+        if chain.policy != "accept":
+            return True
+        for verdict, target in _verdicts(chain):
+            if verdict not in ("jump", "goto"):
+                return True
+            if target not in seen and target in chains:
+                seen.add(target)
+                todo.append(chains[target])
+    return False
+
+
+def _verdicts(chain: Chain) -> Iterator[tuple[str, str]]:
+    """Yield what a chain may do to such a packet but let it pass, up to the rule that accepts all of them."""
+    for rule in chain.rules:
+        found = judge(rule, ESTABLISHED)
+        if found and rule.verdict == "accept":
+            return
+        if found is not False and rule.verdict not in ("accept", FALL, RETURN):
+            yield rule.verdict, rule.target
 
 
 def _deletions(family: str, rules: dict[int, str], keep: str = "") -> list[str]:

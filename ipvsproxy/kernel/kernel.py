@@ -19,7 +19,7 @@ from ipvsproxy.kernel.ipvs import Ipvs, Refused
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.netlink import KernelError, Lost
 from ipvsproxy.kernel.pressure import Pressure
-from ipvsproxy.kernel.rules import Rules
+from ipvsproxy.kernel.rules import Rules, Scripts
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.diff import (
     IpvsStep,
@@ -40,7 +40,6 @@ from ipvsproxy.plan.notice import Notice, VipsNoticed
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Touched, Vip
 from nft import REPLY_MARK, Client, NftError
-from nft import ruleset as static_rules
 
 VERIFIED_AT_ONCE = 1000
 """Servers whose destinations one verification reads: three system calls each."""
@@ -73,8 +72,7 @@ class Kernel:
         conntrack: Conntrack,
     ) -> None:
         self.shadow = KernelState()
-        text = static_rules(mark, quiet_arp=quiet_arp)
-        self.rules = Rules(nft, ruleset, forwarding, text, self.shadow, read_set)
+        self.rules = Rules(nft, ruleset, forwarding, Scripts(mark, quiet_arp), self.shadow, read_set)
         self._make_settings = make_settings
         self._reserve_ports = reserve_ports
         self._listening = listening
@@ -84,7 +82,6 @@ class Kernel:
         self._take_over = take_over
         self.rival = ""
         self._conntrack = conntrack
-        self._forwarding = forwarding
         self._ipvs = ipvs
         self._links = links
         self._servers_in_doubt = self._vips_in_doubt = False
@@ -159,7 +156,7 @@ class Kernel:
         self._reserve_ports()
         problems = []
         # Each part in its own right: what cannot be looked at must not keep the others from being repaired.
-        for part in (self.verify_vips, self.verify_servers, self.rules.verify, self._forwarding.ensure):
+        for part in (self.verify_vips, self.verify_servers, self.rules.verify, self.rules.mark_replies):
             try:
                 changed.update(part() or Touched())
             except (KernelError, NftError) as error:

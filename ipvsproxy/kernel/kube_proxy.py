@@ -10,10 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from ipvsproxy.kernel.forward import FAMILIES, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE
+from ipvsproxy.kernel.forward import FAMILIES
 from ipvsproxy.kernel.legacy import read_legacy
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFT_MSG_GETTABLE
+from ipvsproxy.kernel.ruleset import (
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFT_MSG_GETCHAIN,
+    NFT_MSG_GETRULE,
+    NFT_MSG_GETTABLE,
+)
 from ipvsproxy.kernel.xtables import legacy_leftovers
 from ipvsproxy.plan.leftovers import OWN_TABLE, SETS, TABLES, Found, Item, Jump, going, is_leftover
 

@@ -5,15 +5,19 @@ one thing would be missing a moment. The kernel lets packets find the elements o
 fields (source ranges) later than all others (nft_pipapo_commit, at the end of a transaction; with 100,000 in it,
 17 ms were seen). So these are loaded as rules as well, which a second transaction takes away.
 
+Parts of the ruleset are scripts that only some nodes need. One is added in the transaction that adds the first
+element which needs it, and stays as long as this process runs: no change of a Service makes rules go.
+
 A transaction that nftables refuses changes nothing, so what is at fault has to be found. A change is tried again
 in halves. Rules that are loaded whole must be live at once: there the kernel is asked for its verdict on parts
 without carrying anything out, and then everything that it takes is loaded in one transaction.
 """
 
 import errno
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import NamedTuple
 
 import structlog
 
@@ -25,9 +29,9 @@ from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.plan.diff import ElementStep, record_element
 from ipvsproxy.plan.gate import address_of, frontend_text, halves
 from ipvsproxy.plan.notice import RulesNoticed
-from ipvsproxy.plan.rules import ARP_SETS, SHUT_OUT, SHUT_OUT_RULES, admission
+from ipvsproxy.plan.rules import ARP_SETS, SHUT_OUT, SHUT_OUT_RULES, admission, needed_parts
 from ipvsproxy.plan.state import KernelState, Slot, Touched
-from nft import Client, NftError, Table, Transaction
+from nft import PARTS, REPLIES, REPLY_MARK, Client, NftError, Table, Transaction, part, ruleset
 
 TABLE, ARP_TABLE = Table("inet", "ipvsproxy"), Table("arp", "ipvsproxy")
 """Never `kube-proxy`: Calico's Felix takes that name for kube-proxy's nftables mode."""
@@ -45,8 +49,25 @@ LOGGED_AT_ONCE = 10
 log = structlog.get_logger()
 
 
+class Scripts(NamedTuple):
+    """The static ruleset as text."""
+
+    mark: int = REPLY_MARK
+    quiet_arp: bool = True
+
+    def whole(self, parts: Iterable[str]) -> str:
+        """Return all of it, with some parts."""
+        return ruleset(self.mark, quiet_arp=self.quiet_arp, parts=parts)
+
+    def part(self, name: str) -> str:
+        """Return one part alone."""
+        return part(name, self.mark)
+
+
 class Rules:
-    """The tables of this network namespace. `text` is the static ruleset, `read_set` reads a set of the kernel's.
+    """The tables of this network namespace. `scripts` is the static ruleset.
+
+    `read_set` reads a set of the kernel's.
 
     `in_doubt` is set when nftables has contradicted the shadow: then `reload`.
     """
@@ -56,7 +77,7 @@ class Rules:
         nft: Client,
         ruleset: Ruleset,
         forwarding: Forwarding,
-        text: str,
+        scripts: Scripts,
         shadow: KernelState,
         read_set: Callable[[str], Mapping[str, str]] | None,
     ) -> None:
@@ -64,8 +85,9 @@ class Rules:
         self._transactions = Transactions(nft, ruleset)
         self._ruleset = ruleset
         self._forwarding = forwarding
-        self._text = text
-        self._layout = layout(text)
+        self._scripts = scripts
+        self._layout = layout(scripts.whole(PARTS))
+        self._parts: frozenset[str] = frozenset()
         self._shadow = shadow
         self._read_set = read_set
         self._stamp: bytes = b""
@@ -91,9 +113,10 @@ class Rules:
         with suppress(KernelError):  # costs a log line, and tables of other families
             found = self._ruleset.tables()
         # Replies of either mark pass FORWARD until only one is set.
-        self._forwarding.ensure()
+        parts = self._parts | {REPLIES} if self._forwarding.ensure() else self._parts
         admissions = _admissions(elements)
-        self._transactions.run(self._whole(elements, admissions, found))
+        self._transactions.run(self._whole(elements, admissions, found, parts))
+        self._parts = parts | needed_parts(elements)
         self._tell(found)
         self._shadow.elements = dict(elements)
         # Until all is done: the rules for source ranges would go on letting in whom later ones shut out.
@@ -105,11 +128,15 @@ class Rules:
         self._stamp = self._ruleset.stamp()
 
     def _whole(
-        self, elements: Mapping[Slot, str], admissions: Sequence[str], found: Mapping[str, str]
+        self,
+        elements: Mapping[Slot, str],
+        admissions: Sequence[str],
+        found: Mapping[str, str],
+        parts: frozenset[str],
     ) -> Transaction:
         transaction = delete_tables(found)
         transaction.add_table(self._layout)
-        transaction.load(self._text)
+        transaction.load(self._scripts.whole(parts | needed_parts(elements)))
         transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
         transaction.insert_rules(SHUT_OUT, admissions)
         return transaction
@@ -134,15 +161,15 @@ class Rules:
 
     def _taken(self, steps: Sequence[ElementStep]) -> Iterator[tuple[Slot, str]]:
         """Yield what nftables takes of some elements, of which it does not take all."""
-        parts = halves(steps) if self._attempts else ()
-        self._attempts -= bool(parts)
-        for part in parts:
-            yield from _values(part) if self._would_load(part) else self._taken(part)
+        both = halves(steps) if self._attempts else ()
+        self._attempts -= bool(both)
+        for half in both:
+            yield from _values(half) if self._would_load(half) else self._taken(half)
 
     def _would_load(self, steps: Sequence[ElementStep]) -> bool:
         elements = dict(_values(steps))
         try:
-            self._transactions.check(self._whole(elements, _admissions(elements), {}))
+            self._transactions.check(self._whole(elements, _admissions(elements), {}, self._parts))
         except NftError as error:
             if error.errno in REFUSALS:
                 return False
@@ -212,23 +239,48 @@ class Rules:
         if not steps:
             return
         transaction = Transaction(TABLE, ELSEWHERE)
+        missing = needed_parts(step.slot for step in steps if step.value is not None) - self._parts
+        self._load_parts(transaction, missing)
         transaction.delete_elements((s.slot.set, s.slot.key) for s in steps if s.value is None or s.replaces)
         transaction.add_elements((slot.set, slot.key, value) for slot, value in _values(steps))
         try:
-            self._transactions.run(transaction)
+            self._run(transaction, missing)
         except NftError as error:
             self._find_refused(steps, error, failed)
             return
         for step in steps:
             record_element(step, self._shadow)
 
+    def mark_replies(self) -> None:
+        """Have replies marked once a FORWARD chain of iptables-nft may drop them. Raises NftError."""
+        if self._forwarding.ensure() and REPLIES not in self._parts and self._stamp:
+            missing = frozenset((REPLIES,))
+            transaction = Transaction(TABLE, ELSEWHERE)
+            self._load_parts(transaction, missing)
+            self._run(transaction, missing)
+
+    def _load_parts(self, transaction: Transaction, parts: frozenset[str]) -> None:
+        """Each names sets of the table, so that it cannot be loaded where the table is gone."""
+        for name in sorted(parts):
+            transaction.load(self._scripts.part(name))
+
+    def _run(self, transaction: Transaction, parts: frozenset[str]) -> None:
+        """Carry out a transaction that adds some parts. Raises NftError."""
+        ours = bool(parts) and self._table_is_ours()
+        self._transactions.run(transaction)
+        self._parts |= parts
+        if ours:
+            log.info("Added parts of the ruleset", parts=sorted(parts))
+            with suppress(KernelError):  # the next verification loads the rules again
+                self._stamp = self._ruleset.stamp()
+
     def _find_refused(self, steps: Sequence[ElementStep], error: NftError, failed: Touched) -> None:
         """Try the halves of a refused transaction, so that what is wrong with one frontend costs no other."""
-        parts = halves(steps) if error.errno in REFUSALS and self._attempts and self._table_is_ours() else ()
-        if parts:
+        both = halves(steps) if error.errno in REFUSALS and self._attempts and self._table_is_ours() else ()
+        if both:
             self._attempts -= 1
-            for part in parts:
-                self._change(part, failed)
+            for half in both:
+                self._change(half, failed)
             return
         failed.slots.update(step.slot for step in steps)
         failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 
 NETLINK_NETFILTER = 12
-NFT_MSG_GETTABLE, NFT_MSG_GETGEN = 10 << 8 | 1, 10 << 8 | 16
+NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETGEN = (10 << 8 | n for n in (1, 4, 7, 16))
 NFTA_GEN_ID = 1
 NFTA_TABLE_NAME, NFTA_TABLE_USE, NFTA_TABLE_HANDLE, NFTA_TABLE_USERDATA = 1, 3, 4, 6
 NFPROTO_INET, NFPROTO_ARP = 1, 3

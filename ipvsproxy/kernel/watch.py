@@ -50,6 +50,8 @@ IFINFOMSG = struct.Struct("=BxHiII")
 IFLA_IFNAME = 3
 SET_ELEMENTS, NEW_GENERATION = (12, 14), 15
 """NFT_MSG_NEWSETELEM and DELSETELEM, NEWGEN."""
+FILTERING, IP_FAMILIES = (3, 6), (2, 10)
+"""NFT_MSG_NEWCHAIN and NEWRULE; NFPROTO_IPV4 and IPV6."""
 TABLE_NAME, GENERATION_ID, PROGRAM = 1, 1, 3
 ATTRIBUTE_LENGTH = struct.Struct("=H")
 RECEIVE_BUFFER = 32 << 20
@@ -240,9 +242,10 @@ class RuleNews:
     def __init__(self, table: str, noticed: Callable[[Notice], None]) -> None:
         # Messages of nf_tables begin with their table, those of elements go on with the set.
         self._table = attribute(TABLE_NAME, table.encode() + b"\0")
+        self._filter = attribute(TABLE_NAME, b"filter\0")
         self._noticed = noticed
         self._sets: set[bytes] = set()
-        self._whole = False
+        self._whole = self._forward = False
 
     def lost(self) -> None:
         """Any elements may have changed; anything else of the table is seen by its stamp."""
@@ -259,6 +262,8 @@ class RuleNews:
                     self._sets.add(self._set(body))
                 else:
                     self._whole = True
+            elif number in FILTERING and body[0] in IP_FAMILIES and body.startswith(self._filter, NFGENMSG.size):
+                self._forward = True
 
     def _set(self, body: bytes) -> bytes:
         start = NFGENMSG.size + len(self._table)
@@ -266,13 +271,14 @@ class RuleNews:
         return body[start + 4 : start + length]
 
     def _end(self, body: bytes) -> None:
-        if not (self._sets or self._whole):
+        if not (self._sets or self._whole or self._forward):
             return
         fields = dict(attributes(body, NFGENMSG.size))
         number = int.from_bytes(fields[GENERATION_ID], "big")
         sets = frozenset(map(_text, self._sets))
-        self._noticed(RulesNoticed(number, sets, self._whole, _text(bytes(fields.get(PROGRAM, b"")))))
-        self._sets, self._whole = set(), False
+        program = _text(bytes(fields.get(PROGRAM, b"")))
+        self._noticed(RulesNoticed(number, sets, self._whole, program, forward=self._forward))
+        self._sets, self._whole, self._forward = set(), False, False
 
 
 def _text(name: bytes) -> str:

@@ -16,11 +16,12 @@ class VipsNoticed(msgspec.Struct, frozen=True):
 
 
 class RulesNoticed(msgspec.Struct, frozen=True):
-    """One transaction has changed our table.
+    """One transaction has changed our table, or one of iptables-nft that may drop replies.
 
     `generation` is the kernel's number of it, `sets` are the sets whose elements have changed. `whole`: a table, a
     chain, a rule or a set as such. `program` is the name of the one that did it.
-    `unsure`: some transactions were not told, and any elements may have changed.
+    `unsure`: some transactions were not told, and any elements may have changed. `forward`: chains or rules have
+    changed in a table `filter` of iptables-nft, where the chain FORWARD is.
     """
 
     generation: int
@@ -28,6 +29,7 @@ class RulesNoticed(msgspec.Struct, frozen=True):
     whole: bool = False
     program: str = ""
     unsure: bool = False
+    forward: bool = False
 
 
 Notice = VipsNoticed | RulesNoticed

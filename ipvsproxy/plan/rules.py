@@ -4,7 +4,7 @@ The rules themselves are static (nft/ipvsproxy.nft) and are explained there; thi
 elements. It is the one place, beside that file, that knows the names of its sets.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.address import Cidr, family, format_ip, parse_ip
@@ -27,6 +27,12 @@ SHUT_OUT, SHUT_OUT_RULES = "shut_out", ("drop",)
 """The chain for those that no source range lets in, and what stands in it."""
 ARP_SETS = (QUIET, LINKS, SENDERS)
 """The sets of the table `arp ipvsproxy`."""
+
+NEEDS = {
+    **dict.fromkeys((*RANGED.values(), *ALLOWED.values()), "source_ranges"),
+    **dict.fromkeys(SERVERS.values(), "inside_views"),
+}
+"""The part of the ruleset that the elements of a set are for (`nft.PARTS`); those of all others need none."""
 
 Element = tuple[Slot, str]
 
@@ -73,6 +79,11 @@ def elements(frontend: Frontend) -> Elements:
     if frontend.health_check_port:
         shared.append(Slot("health_check_ports", str(frontend.health_check_port)))
     return Elements(own, shared)
+
+
+def needed_parts(slots: Iterable[Slot]) -> frozenset[str]:
+    """Return the parts of the ruleset that some elements need."""
+    return frozenset(NEEDS[name] for name in {slot.set for slot in slots} if name in NEEDS)
 
 
 def guard(address: bytes) -> Slot:

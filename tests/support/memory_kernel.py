@@ -8,6 +8,7 @@ Every call passes `Faults`, which lets some of them fail, in whole or in part, a
 
 import errno
 import os
+import re
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -16,9 +17,13 @@ from ipvsproxy.kernel.ipvs_wire import single
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError, Lost
 from ipvsproxy.plan.diff import Verb
+from ipvsproxy.plan.rules import NEEDS
 from ipvsproxy.plan.state import ServerState, VipForm
-from nft import NftError
+from nft import PARTS, NftError
+from nft import part as part_of_ruleset
 from nft.fake import FakeNft
+
+CHAINS = {name: set(re.findall(r"chain (\w+) {", part_of_ruleset(name))) for name in PARTS}
 
 
 class Killed(BaseException):
@@ -230,6 +235,7 @@ class MemoryNft(FakeNft):
         self._swallow(transaction)
         if fault is None or (fault.how == "killed" and fault.done):
             super().run(transaction)
+            self._check_parts()
             self._watch()
         if fault and fault.how == "killed":
             raise Killed
@@ -244,6 +250,11 @@ class MemoryNft(FakeNft):
             raise Killed
         if fault:
             raise NftError(fault.code, os.strerror(fault.code))
+
+    def _check_parts(self):
+        """Fail when an element takes no effect since the chains that look for it are not there."""
+        for name, needed in NEEDS.items():
+            assert not self.sets.get(name) or CHAINS[needed] <= self.chains, f"elements of {name} without {needed}"
 
     def _swallow(self, transaction):
         if self.poison and self.poison in str(transaction):
@@ -292,14 +303,18 @@ class MemoryConntrack:
 
 
 class MemoryForwarding:
-    """A node without iptables; chains that cannot be read cost nothing else, as with the real one."""
+    """A node without iptables, unless `drops`; chains that cannot be read may drop, as with the real one."""
 
     def __init__(self, faults):
         self._faults = faults
+        self.drops = False
 
     def ensure(self):
-        with suppress(KernelError):
+        try:
             self._faults.read()
+        except KernelError:
+            self.drops = True
+        return self.drops
 
     def tidy(self):
         with suppress(KernelError):
@@ -317,14 +332,15 @@ class MemoryNode:
         self.nft = MemoryNft(self.faults, self._changed)
         self.conntrack = MemoryConntrack()
         self.listening = frozenset()
+        self.forwarding = MemoryForwarding(self.faults)
         self.taken_over = 0
         self.rival = ""
 
     def kernel(self):
         """Return what a newly started process has in hand."""
-        stamp, forwarding = MemoryStamp(self.nft), MemoryForwarding(self.faults)
+        stamp = MemoryStamp(self.nft)
         return Kernel(
-            self.ipvs, self.links, self.nft, stamp, forwarding,
+            self.ipvs, self.links, self.nft, stamp, self.forwarding,
             take_over=self._take_over, conntrack=self.conntrack, read_set=self._read_set,
             listening=lambda: self.listening,
         )  # fmt: skip

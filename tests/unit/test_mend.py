@@ -10,6 +10,7 @@ from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.transactions import OWN_NAME
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.loop import Loop
+from ipvsproxy.mend import GLANCE_SECONDS
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
 from ipvsproxy.plan.state import ServerState, Vip, VipForm
@@ -276,3 +277,22 @@ def test_a_kube_proxy_at_work_is_told_once(world):
     world.now += 31
     world.loop.turn([])
     assert world.report.rivals == [("node1", "a kube-proxy is running"), ("node1", "")]
+
+
+def test_replies_are_marked_as_soon_as_others_may_drop_them(world):
+    notice = RulesNoticed(0, forward=True, program="iptables")
+    world.now += GLANCE_SECONDS
+    world.loop.turn([notice])
+    assert "unmark" not in world.node.nft.chains
+    world.node.forwarding.drops = True
+    world.now += GLANCE_SECONDS
+    world.loop.turn([])
+    assert "unmark" not in world.node.nft.chains  # nobody has told of a change
+    world.now += GLANCE_SECONDS
+    world.loop.turn([notice])
+    assert {"forward", "unmark"} <= world.node.nft.chains
+    before = world.transactions
+    world.now += GLANCE_SECONDS
+    world.loop.turn([notice])
+    assert world.transactions == before
+    assert world.report.repairs == 0

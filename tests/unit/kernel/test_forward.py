@@ -1,8 +1,11 @@
 import errno
+import sys
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.diagnosis.filters import Chain, Match, Rule
 from ipvsproxy.kernel import forward
 from ipvsproxy.kernel.netlink import KernelError, Lost, attribute
 from nft.fake import FakeNft
@@ -22,9 +25,9 @@ def test_chains_of_others_that_cannot_be_read_cost_nothing_else(monkeypatch, err
     monkeypatch.setattr(forward, "Wire", Mute)
     nft = FakeNft()
     with capture_logs() as logs:
-        forward.Forwarding(nft).ensure()
+        assert forward.Forwarding(nft).ensure()  # they may drop
     assert nft.transactions == []
-    assert [entry["family"] for entry in logs] == ["ip", "ip6"]
+    assert {entry["family"] for entry in logs} == {"ip", "ip6"}
 
 
 class Chains:
@@ -46,8 +49,65 @@ class Chains:
 @pytest.fixture
 def forwarding(monkeypatch):
     monkeypatch.setattr(forward, "Wire", Chains)
+    chains = {"FORWARD": Chain("ip", "filter", "FORWARD", policy="drop")}
+    monkeypatch.setattr(forward, "read_table", lambda *_: chains)
     nft = FakeNft()
     return forward.Forwarding(nft), nft
+
+
+STATE = partial(Match, "ctstate", bytes(4), bytes(4), negated=True)
+"""The condition of `ct state`, by a mask of states."""
+ESTABLISHED, INVALID, NEW = (number.to_bytes(4, sys.byteorder) for number in (6, 1, 8))
+
+
+def chain(*rules, policy="accept", name="FORWARD"):
+    return Chain("ip", "filter", name, policy=policy, rules=rules)
+
+
+@pytest.mark.parametrize(
+    ("chains", "drops"),
+    [
+        ([], False),
+        ([chain()], False),
+        ([chain(policy="drop")], True),
+        ([chain(Rule(verdict="drop"))], True),
+        ([chain(Rule(matches=(Match("daddr", b"\x0a\0\0\0", b"\x0a\0\0\xff"),), verdict="reject"))], True),
+        ([chain(Rule(matches=(Match("?"),), verdict="queue"))], True),
+        ([chain(Rule(verdict="?"))], True),
+        ([chain(Rule(matches=(Match("?"),), verdict="accept"), Rule(verdict=""), Rule(verdict="return"))], False),
+        ([chain(Rule(matches=(STATE(mask=INVALID),), verdict="drop"))], False),
+        ([chain(Rule(matches=(STATE(mask=NEW),), verdict="drop"))], False),
+        ([chain(Rule(matches=(STATE(mask=ESTABLISHED),), verdict="accept"), Rule(verdict="drop"))], False),
+        (
+            [chain(Rule(matches=(STATE(mask=ESTABLISHED), Match("?")), verdict="accept"), Rule(verdict="drop"))],
+            True,
+        ),
+        ([chain(Rule(verdict="jump", target="a")), chain(Rule(verdict="drop"), name="a")], True),
+        (
+            [chain(Rule(verdict="goto", target="a")), chain(Rule(verdict="jump", target="FORWARD"), name="a")],
+            False,
+        ),
+        ([chain(), chain(Rule(verdict="drop"), name="a")], False),
+    ],
+)
+def test_replies_are_marked_where_a_rule_may_lose_them(chains, drops):
+    assert forward.may_drop({found.name: found for found in chains}) is drops
+
+
+def test_where_nothing_can_drop_there_is_no_rule_and_an_old_one_goes(forwarding, monkeypatch):
+    forwarding, nft = forwarding
+    monkeypatch.setattr(forward, "read_table", lambda *_: {"FORWARD": chain()})
+    assert not forwarding.ensure()
+    assert nft.transactions == []
+    forwarding.tidy()
+    assert [text.split()[0] for text in nft.transactions] == ["delete", "delete"]
+
+
+def test_what_was_needed_once_stays(forwarding, monkeypatch):
+    forwarding, _ = forwarding
+    assert forwarding.ensure()
+    monkeypatch.setattr(forward, "read_table", lambda *_: {"FORWARD": chain()})
+    assert forwarding.ensure()
 
 
 def test_a_rule_of_another_mark_stays_until_ours_counts(forwarding):

@@ -1,17 +1,20 @@
 """The rules of any version are replaced in one transaction; what the kernel shows late is covered by rules."""
 
 import errno
+import re
 
 import pytest
-from memory_kernel import Fault, MemoryForwarding, MemoryNode, MemoryStamp
+from memory_kernel import Fault, MemoryNode, MemoryStamp
 from structlog.testing import capture_logs
 
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
+from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.rules import admission
-from ipvsproxy.plan.state import Slot
-from nft import NftError, ruleset
+from ipvsproxy.plan.state import Slot, Touched
+from nft import INSIDE_VIEWS, PARTS, REPLIES, SOURCE_RANGES, NftError, part, ruleset
 
 RANGE = Slot("allowed4", "203.0.113.5 . tcp . 443 . 10.0.0.0/8")
 ELEMENTS = {Slot("vips4", "203.0.113.5"): "", Slot("ranged4", "203.0.113.5 . tcp . 443"): "", RANGE: ""}
@@ -30,7 +33,7 @@ def stamp(node):
 
 @pytest.fixture
 def kernel(node, stamp):
-    return Kernel(node.ipvs, node.links, node.nft, stamp, MemoryForwarding(node.faults), conntrack=node.conntrack)
+    return Kernel(node.ipvs, node.links, node.nft, stamp, node.forwarding, conntrack=node.conntrack)
 
 
 def test_tables_of_all_families_go_in_the_transaction_that_makes_the_new_ones(node, stamp, kernel):
@@ -104,3 +107,78 @@ def fails(node, kernel, after):
     except (NftError, KernelError):
         return len(node.nft.transactions) == 1 and kernel.rules.in_doubt
     return False
+
+
+def chains_of(name):
+    return set(re.findall(r"chain (\w+) {", part(name)))
+
+
+def test_a_start_loads_what_is_needed_and_nothing_else(node, kernel):
+    kernel.rules.load({Slot("vips4", "203.0.113.5"): ""})
+    for name in PARTS:
+        assert node.nft.chains.isdisjoint(chains_of(name))
+    kernel.rules.load(ELEMENTS)
+    assert chains_of(SOURCE_RANGES) <= node.nft.chains
+    assert node.nft.chains.isdisjoint(chains_of(INSIDE_VIEWS) | chains_of(REPLIES))
+
+
+def test_a_part_comes_with_the_first_element_that_needs_it_and_stays(node, kernel):
+    kernel.rules.load({})
+    node.nft.transactions.clear()
+    steps = [ElementStep(slot, "") for slot in ELEMENTS]
+    failed = Touched()
+    kernel.rules.change(steps, failed)
+    kernel.rules.change([ElementStep(slot, None) for slot in ELEMENTS], failed)
+    kernel.rules.change(steps, failed)
+    first, second, third = node.nft.transactions
+    assert first.startswith(part(SOURCE_RANGES))
+    assert "chain" not in second + third
+    assert chains_of(SOURCE_RANGES) <= node.nft.chains
+    assert not failed
+    # No verification takes it for the work of others.
+    node.nft.transactions.clear()
+    kernel.rules.verify()
+    assert node.nft.transactions == []
+
+
+def test_a_refused_part_is_tried_again_with_the_next_element(node, kernel):
+    kernel.rules.load({})
+    node.nft.fail_next = errno.ENOMEM
+    steps = [ElementStep(slot, "") for slot in ELEMENTS]
+    failed = Touched()
+    kernel.rules.change(steps, failed)
+    assert failed.slots == ELEMENTS.keys()
+    kernel.rules.change(steps, Touched())
+    assert chains_of(SOURCE_RANGES) <= node.nft.chains
+
+
+def test_rules_that_were_flushed_come_back_with_the_parts_that_were_needed(node, kernel):
+    kernel.rules.load({})
+    kernel.rules.change([ElementStep(Slot("inside_servers4", "10.96.0.10 . tcp . 80"), "")], Touched())
+    before = set(node.nft.chains)
+    node.nft.run(delete_tables({}))
+    assert not node.nft.chains
+    kernel.rules.verify()
+    assert node.nft.chains == before
+    assert chains_of(INSIDE_VIEWS) <= before
+
+
+def test_replies_are_marked_from_the_moment_a_chain_may_drop_them(node, kernel):
+    kernel.rules.load({})
+    assert node.nft.chains.isdisjoint(chains_of(REPLIES))
+    node.forwarding.drops = True
+    kernel.verify()
+    assert chains_of(REPLIES) <= node.nft.chains
+    node.forwarding.drops = False
+    kernel.verify()
+    kernel.rules.load({})
+    assert chains_of(REPLIES) <= node.nft.chains
+
+
+def test_marks_are_not_added_to_a_table_that_is_gone(node, kernel):
+    kernel.rules.load({})
+    node.nft.run(delete_tables({}))
+    node.forwarding.drops = True
+    with pytest.raises(NftError):
+        kernel.rules.mark_replies()
+    assert not node.nft.loaded

@@ -116,6 +116,13 @@ def test_tables_of_others_are_no_news(rules, heard):
     assert heard == []
 
 
+@pytest.mark.parametrize(("number", "family", "told"), [(3, 2, True), (6, 10, True), (8, 2, False), (6, 1, False)])
+def test_what_may_drop_replies_is_news(rules, heard, number, family, told):
+    kind, flags, sequence, body = rule(number, "filter")
+    rules.take([(kind, flags, sequence, bytes((family,)) + body[1:]), generation(5), generation(6)])
+    assert heard == ([RulesNoticed(5, forward=True)] if told else [])
+
+
 class Noted:
     """Writes down the kinds of messages, and losses."""
 

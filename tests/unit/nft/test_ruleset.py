@@ -9,6 +9,9 @@ from importlib.resources import files
 
 import pytest
 
+from ipvsproxy.plan.rules import NEEDS
+from nft import PARTS
+
 IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING = 98, -99, -100, -200, 100
 NAMED = {"filter": 0, "srcnat": POSTROUTING}
 HOOK = re.compile(r"type (\w+) hook (\w+) priority (\w+|-?\d+)(?: ([+-]) (\d+))?;")
@@ -23,8 +26,12 @@ BASES = {
     # Marked before the FORWARD chain of iptables looks, and unmarked when everything else is over.
     "forward": ("filter", "forward", range(-300, 0)),
     "unmark": ("filter", "postrouting", range(POSTROUTING + 1, 1000)),
+    # Before the decision about the frontend: who is shut out gets no answer.
+    "input_ranges": ("filter", "input", range(CONNTRACK + 1, 0)),
+    "output_ranges": ("filter", "output", range(CONNTRACK + 1, IPVS_OUTPUT)),
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
     "leaving": ("filter", "postrouting", range(POSTROUTING)),
+    "leaving_untracked": ("filter", "postrouting", range(POSTROUTING)),
 }
 """By chain: kind, hook, and the priorities that do (docs/internals-packets.md, hooks and priorities)."""
 
@@ -43,7 +50,17 @@ def chains(name):
     return found
 
 
-CHAINS = chains("ipvsproxy.nft")
+def words(pattern, found):
+    """Return what a pattern finds in the rules of some chains."""
+    return {word for rules in found.values() for rule in rules for word in re.findall(pattern, rule)}
+
+
+PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
+CHAINS = chains("ipvsproxy.nft") | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
+FIRST = re.compile(
+    r"ct state (?:new (?:goto|accept)|!= \w+ accept|established,related accept)|meta mark & \$reply == 0 accept"
+)
+"""What may come first in a filter chain: it has done with packets of established connections, or nearly so."""
 
 
 def priority(chain):
@@ -64,6 +81,29 @@ def test_every_chain_hangs_where_it_must():
 def test_policies_accept(chain):
     """What is not ours passes: a packet is refused by a rule, never for the lack of one."""
     assert not CHAINS[chain][0].startswith("type ") or CHAINS[chain][0].endswith("policy accept;")
+
+
+def test_no_chain_has_two_owners():
+    assert len(CHAINS) == len(chains("ipvsproxy.nft")) + sum(map(len, PART_CHAINS.values()))
+
+
+@pytest.mark.parametrize("name", [name for name in CHAINS if BASES.get(name, ("",))[0] == "filter"])
+def test_filter_chains_ask_for_the_state_of_the_connection_first(name):
+    """Every packet of the node pays for what comes before."""
+    rules = [rule for rule in CHAINS[name][1:] if not rule.startswith("meta l4proto udp meta length > 1280 ")]
+    assert FIRST.match(rules[0])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_cannot_be_loaded_without_the_table_it_adds_to(part):
+    """It would make a table of its own, without the rest."""
+    assert any("@" in rule for rules in PART_CHAINS[part].values() for rule in rules)
+
+
+def test_sets_that_only_a_part_asks_for_need_that_part():
+    core = words(r"@(\w+)", chains("ipvsproxy.nft"))
+    for part, found in PART_CHAINS.items():
+        assert {name for name, needed in NEEDS.items() if needed == part} == words(r"@(\w+)", found) - core
 
 
 def other_family(rule):
@@ -108,12 +148,12 @@ def test_sets_are_declared_in_a_form_that_older_libraries_read(name):
 
 
 def test_no_chain_is_left_out_and_none_leads_nowhere():
-    led_to = {
-        name for rules in CHAINS.values() for rule in rules for name in re.findall(r"(?:goto|jump) (\w+)", rule)
-    }
+    led_to = words(r"(?:goto|jump) (\w+)", CHAINS)
     # Named by elements of the verdict maps.
     by_elements = {"refuse", "inside_only", "masquerade_always", "masquerade_unless_local_pod"}
     assert led_to | by_elements == CHAINS.keys() - BASES.keys()
+    for found in PART_CHAINS.values():
+        assert words(r"(?:goto|jump) (\w+)", found) == found.keys() - BASES.keys()
 
 
 def test_only_packets_of_the_arp_family_are_silenced():
