@@ -331,7 +331,8 @@ WAYS = {
     "ruleset-flushed": (unrepaired(ruleset_flushed), "ruleset", "is missing"),
     "table-dormant": (unrepaired(tampered("add table inet ipvsproxy { flags dormant; }")), "ruleset", "dormant"),
     "policy-changed": (
-        unrepaired(tampered("add chain inet ipvsproxy forward { policy drop; }")), "ruleset", "policy is drop",
+        unrepaired(tampered(f"add chain inet ipvsproxy forward {{ {HOOK.format('forward', 'drop')} }}")),
+        "ruleset", "policy is drop",
     ),
     "rule-replaced": (
         unrepaired(tampered(f"flush chain {MASQUERADING}; add rule {MASQUERADING} accept")),

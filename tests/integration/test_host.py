@@ -27,7 +27,8 @@ KUBEADM = pathlib.Path(__file__).parents[1] / "unit" / "config" / "kubeadm-confi
 RUN = (sys.executable, "-m", "ipvsproxy")
 MAKE_READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
 READ_ONLY = ("unshare", "--mount", "sh", "-c", f'{MAKE_READ_ONLY} && exec "$@"', "sh")
-FORWARD = "table ip filter { chain FORWARD { type filter hook forward priority 0; }; }"
+FORWARD = "table ip filter { chain FORWARD { type filter hook forward priority 0; ip daddr 203.0.113.99 drop; }; }"
+"""It may drop a reply, so that replies are marked."""
 VS_CONNTRACK = "net/ipv4/vs/conntrack"
 CONNTRACK = "net/netfilter/nf_conntrack_tcp_timeout_"
 SETTINGS = {
