@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
-from ipvsproxy.diagnosis.filters import FALL, RETURN, Chain, judge
+from ipvsproxy.diagnosis.filters import FALL, RETURN, Chain, Packet, judge
 from ipvsproxy.kernel.filters import read_table
 from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.kernel.ruleset import (
@@ -34,8 +34,8 @@ NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA = 1, 2, 3
 FAMILIES = {"ip": 2, "ip6": 10}
 COMMENT = "ipvsproxy replies"
 """Begins the comment of the rule, by which we know it; the mark follows, so that another one is noticed."""
-ESTABLISHED = {"ctstate": (2).to_bytes(4, sys.byteorder)}
-"""All that is known of any reply: NF_CT_STATE_BIT of its state."""
+KNOWN = tuple({"ctstate": state.to_bytes(4, sys.byteorder)} for state in (2, 4))
+"""All that is known of any reply: it is of an established connection, or an ICMP error about one (related)."""
 
 log = structlog.get_logger()
 
@@ -137,32 +137,34 @@ class Forwarding:
 
 
 def may_drop(chains: Mapping[str, Chain], name: str = "FORWARD") -> bool:
-    """Whether a packet of an established connection may be lost in a chain, or in one that it leads to.
+    """Whether a packet of a connection that is known may be lost in a chain, or in one that it leads to.
 
     What cannot be judged counts as a loss.
     """
-    seen = {name}
-    todo = [chains[name]] if name in chains else []
-    for chain in todo:
-        if chain.policy != "accept":
-            return True
-        for verdict, target in _verdicts(chain):
+    return name in chains and any(_may_lose(packet, chains, name) for packet in KNOWN)
+
+
+def _may_lose(packet: Packet, chains: Mapping[str, Chain], name: str) -> bool:
+    todo = [name]
+    for found in todo:
+        for verdict, target in _verdicts(chains[found], packet):
             if verdict not in ("jump", "goto"):
                 return True
-            if target not in seen and target in chains:
-                seen.add(target)
-                todo.append(chains[target])
+            if target not in todo and target in chains:
+                todo.append(target)
     return False
 
 
-def _verdicts(chain: Chain) -> Iterator[tuple[str, str]]:
-    """Yield what a chain may do to such a packet but let it pass, up to the rule that accepts all of them."""
+def _verdicts(chain: Chain, packet: Packet) -> Iterator[tuple[str, str]]:
+    """Yield what a chain may do to a packet but let it pass, up to the rule that accepts it for certain."""
     for rule in chain.rules:
-        found = judge(rule, ESTABLISHED)
+        found = judge(rule, packet)
         if found and rule.verdict == "accept":
             return
         if found is not False and rule.verdict not in ("accept", FALL, RETURN):
             yield rule.verdict, rule.target
+    if chain.policy != "accept":
+        yield chain.policy, ""
 
 
 def _deletions(family: str, rules: dict[int, str], keep: str = "") -> list[str]:

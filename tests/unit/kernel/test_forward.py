@@ -57,7 +57,7 @@ def forwarding(monkeypatch):
 
 STATE = partial(Match, "ctstate", bytes(4), bytes(4), negated=True)
 """The condition of `ct state`, by a mask of states."""
-ESTABLISHED, INVALID, NEW = (number.to_bytes(4, sys.byteorder) for number in (6, 1, 8))
+ESTABLISHED, KNOWN, INVALID, NEW = (number.to_bytes(4, sys.byteorder) for number in (2, 6, 1, 8))
 
 
 def chain(*rules, policy="accept", name="FORWARD"):
@@ -70,6 +70,9 @@ def chain(*rules, policy="accept", name="FORWARD"):
         ([], False),
         ([chain()], False),
         ([chain(policy="drop")], True),
+        ([chain(Rule(matches=(STATE(mask=KNOWN),), verdict="accept"), policy="drop")], False),
+        ([chain(Rule(matches=(STATE(mask=ESTABLISHED),), verdict="accept"), policy="drop")], True),
+        ([chain(Rule(matches=(STATE(mask=NEW),), verdict="accept"), policy="drop")], True),
         ([chain(Rule(verdict="drop"))], True),
         ([chain(Rule(matches=(Match("daddr", b"\x0a\0\0\0", b"\x0a\0\0\xff"),), verdict="reject"))], True),
         ([chain(Rule(matches=(Match("?"),), verdict="queue"))], True),
@@ -77,7 +80,7 @@ def chain(*rules, policy="accept", name="FORWARD"):
         ([chain(Rule(matches=(Match("?"),), verdict="accept"), Rule(verdict=""), Rule(verdict="return"))], False),
         ([chain(Rule(matches=(STATE(mask=INVALID),), verdict="drop"))], False),
         ([chain(Rule(matches=(STATE(mask=NEW),), verdict="drop"))], False),
-        ([chain(Rule(matches=(STATE(mask=ESTABLISHED),), verdict="accept"), Rule(verdict="drop"))], False),
+        ([chain(Rule(matches=(STATE(mask=KNOWN),), verdict="accept"), Rule(verdict="drop"))], False),
         (
             [chain(Rule(matches=(STATE(mask=ESTABLISHED), Match("?")), verdict="accept"), Rule(verdict="drop"))],
             True,

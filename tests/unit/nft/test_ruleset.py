@@ -23,9 +23,9 @@ BASES = {
     # Decided before IPVS takes the packet, and on the way out after the DNAT of the inside view.
     "input": ("filter", "input", range(IPVS_INPUT)),
     "output": ("filter", "output", range(NAT + 1, IPVS_OUTPUT + 1)),
-    # Marked before the FORWARD chain of iptables looks, and unmarked when everything else is over.
+    # Marked before the FORWARD chain of iptables looks, and unmarked after it.
     "forward": ("filter", "forward", range(-300, 0)),
-    "unmark": ("filter", "postrouting", range(POSTROUTING + 1, 1000)),
+    "unmark": ("filter", "forward", range(1, 100)),
     # Before the decision about the frontend: who is shut out gets no answer.
     "input_ranges": ("filter", "input", range(CONNTRACK + 1, 0)),
     "output_ranges": ("filter", "output", range(CONNTRACK + 1, IPVS_OUTPUT)),
@@ -58,7 +58,8 @@ def words(pattern, found):
 PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
 CHAINS = chains("ipvsproxy.nft") | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
 FIRST = re.compile(
-    r"ct state (?:new (?:goto|accept)|!= \w+ accept|established,related accept)|meta mark & \$reply == 0 accept"
+    r"ct state (?:new (?:goto|accept)|!= \w+ accept|established,related accept)"
+    r"|ct direction original ct status and dnat == 0 accept|meta mark & \$reply == 0 accept"
 )
 """What may come first in a filter chain: it has done with packets of established connections, or nearly so."""
 
