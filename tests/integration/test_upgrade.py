@@ -322,7 +322,7 @@ def leave_newer(lab: Lab, node: Node, start: Start) -> None:
     for ours, theirs in (
         (r'comment ".*"', 'comment "ipvsproxy v9.0.0, layout ffffffffffff"'),
         ("hook prerouting priority dstnat - 10", "hook prerouting priority dstnat - 20"),
-        ("hook input priority filter", "hook input priority filter + 20"),
+        ("hook input priority filter;", "hook input priority filter + 20;"),
         ("hook postrouting priority srcnat;", "hook postrouting priority srcnat - 5;"),
     ):
         text, count = re.subn(ours, theirs, text)
