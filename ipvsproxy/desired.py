@@ -20,7 +20,7 @@ from ipvsproxy.plan.local import LocalView, listen_addresses, local_view
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved, blindness, facts, missing
 from ipvsproxy.plan.quota import ALL_TIERS, Quota
-from ipvsproxy.plan.rules import detector_elements, guard, sender_elements
+from ipvsproxy.plan.rules import detector_elements, guards, sender_elements
 from ipvsproxy.plan.safety import LISTS_NODES, Refusal, has_external_ips, judge
 from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip
 from ipvsproxy.plan.tally import NO_LIMIT, Tally, Tier, largest_size
@@ -314,7 +314,7 @@ class Desired:
     def guards_of_leaving(self, vips: Iterable[Vip]) -> dict[Slot, str]:
         """Return guards for VIPs that are there and not wanted, but not for those that another link holds, too."""
         mine = (vip.address for vip in vips if vip.address not in self._facts.link_addresses)
-        return {guard(address): "" for address in mine if self.ledger.vip(address) is None}
+        return {slot: "" for address in mine if self.ledger.vip(address) is None for slot in guards(address)}
 
     def stages(self) -> Sequence[list[str]]:
         """Return all Services in the order of a cold start: those that all others wait for come first."""

@@ -66,7 +66,9 @@ def elements(frontend: Frontend) -> Elements:
         own[Slot(RANGED[number], key)] = ""
         for cidr in frontend.ranges:
             own[Slot(ALLOWED[number], f"{key} . {_range_text(cidr)}")] = ""
-    shared = [Slot((VIPS if frontend.bind else SERVED)[number], text)]
+    shared = [Slot(SERVED[number], text)]
+    if frontend.bind:
+        shared.append(Slot(VIPS[number], text))
     if frontend.inside is not None:
         server = FrontendKey(frontend.inside.address, frontend.key.protocol, frontend.inside.port)
         own[Slot(INSIDE[number], key)] = f"{format_ip(server.address)} . {server.port}"
@@ -89,6 +91,11 @@ def needed_parts(slots: Iterable[Slot]) -> frozenset[str]:
 def guard(address: bytes) -> Slot:
     """Return the element that has everything refused which is sent to an address and has no frontend."""
     return Slot(VIPS[family(address)], format_ip(address))
+
+
+def guards(address: bytes) -> tuple[Slot, Slot]:
+    """Return all elements of a VIP that has no frontend."""
+    return guard(address), Slot(SERVED[family(address)], format_ip(address))
 
 
 def restricted_frontend(slot: Slot) -> Slot | None:

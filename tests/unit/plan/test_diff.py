@@ -42,7 +42,7 @@ def verbs(steps):
 def test_a_new_service_comes_in_the_safe_order():
     steps = World().want(service(), "10.244.1.1")
     assert {step.slot.set for step in steps.raised} == {
-        *("frontends4", "masquerade4", "vips4", "hairpin4"),
+        *("frontends4", "masquerade4", "vips4", "served4", "hairpin4"),
         "quiet4",
     }
     assert verbs(steps.added) == [("NEW_SERVICE", (ONE,), 0)]
@@ -56,7 +56,7 @@ def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
     steps = world.drop("default/web")
     assert steps.unbound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
     assert verbs(steps.removed) == [("DEL_SERVICE", (), 0)]
-    assert len(steps.lowered) == 5
+    assert len(steps.lowered) == 6
     assert steps.count() == len(steps.unbound) + len(steps.removed) + len(steps.lowered)
     assert world.shadow == KernelState()
 

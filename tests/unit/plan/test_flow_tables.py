@@ -166,7 +166,10 @@ def test_graceful_termination(case):
 
 
 def test_incremental_sync():
-    """Work follows the size of the change: the operations of the table, and one to keep quiet about the VIP."""
+    """Work follows the size of the change: the operations of the table, and two for what the address is.
+
+    One keeps quiet about the VIP, one tells its packets from those of no Service.
+    """
     kernel_node = MemoryNode()
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 200)]
     process = Process(kernel_node, cluster_cidrs=("10.244.0.0/16",)).list(others)
@@ -184,9 +187,9 @@ def test_incremental_sync():
         return Changed(kind, item.key, item)
 
     svc, one, two = service(), slice_of("web", "10.244.2.1"), slice_of("web", "10.244.2.1", "10.244.2.2")
-    assert step(put(one), put(svc)) == (3, 4)  # server, destination, VIP; verdict, masquerade, guard, quiet
-    assert step(Removed(Kind.SERVICE, svc.key), Removed(Kind.ENDPOINT_SLICE, one.key)) == (2, 4)
-    assert step(put(svc)) == (2, 4)
+    assert step(put(one), put(svc)) == (3, 5)  # server, destination, VIP; verdict, masquerade, guard, served, quiet
+    assert step(Removed(Kind.SERVICE, svc.key), Removed(Kind.ENDPOINT_SLICE, one.key)) == (2, 5)
+    assert step(put(svc)) == (2, 5)
     assert step(put(one)) == (1, 2)  # the verdict changes from refuse to accept: out and in
     assert step(put(slice_of("web", "10.244.2.9"))) == (2, 0)
     assert step(put(two)) == (3, 0)  # one is new, one comes back from draining, one drains
