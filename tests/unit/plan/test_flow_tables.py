@@ -187,7 +187,7 @@ def test_incremental_sync():
         return Changed(kind, item.key, item)
 
     svc, one, two = service(), slice_of("web", "10.244.2.1"), slice_of("web", "10.244.2.1", "10.244.2.2")
-    assert step(put(one), put(svc)) == (3, 5)  # server, destination, VIP; verdict, masquerade, guard, served, quiet
+    assert step(put(one), put(svc)) == (3, 5)  # server, destination, VIP; verdict, masquerade, two of the address, quiet
     assert step(Removed(Kind.SERVICE, svc.key), Removed(Kind.ENDPOINT_SLICE, one.key)) == (2, 5)
     assert step(put(svc)) == (2, 5)
     assert step(put(one)) == (1, 2)  # the verdict changes from refuse to accept: out and in
