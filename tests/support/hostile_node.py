@@ -19,7 +19,7 @@ from ipvsproxy.kube.inbox import Inbox, Kind, Listed
 from ipvsproxy.kube.text import Unreadable
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Protocol
-from nft import ruleset
+from nft import PARTS, part, ruleset
 
 GOOD = [
     hostile.node(),
@@ -48,7 +48,7 @@ def an_address(text):
     ipaddress.ip_network(text, strict=False)
 
 
-def a_part(text):
+def a_word(text):
     """Fail unless the text is an address or range, a protocol, or a port, and nothing else."""
     if text not in {p.name.lower() for p in Protocol} and not (text.isdecimal() and int(text) <= 65535):
         an_address(text)
@@ -57,22 +57,24 @@ def a_part(text):
 def check_text(transactions):
     """Fail unless nftables gets our ruleset and elements of addresses, protocols and ports, and nothing else."""
     for text in transactions:
-        rest = text.replace(ruleset(), "")
+        rest = text.replace(ruleset(parts=()), "")
+        for name in PARTS:
+            rest = rest.replace(part(name), "")
         lines = [line for line in rest.splitlines() if line]
         for line in lines:
             if line in FIXED:
                 continue
             if admission := ADMISSION.fullmatch(line):
-                for part in admission.groups():
-                    a_part(part)
+                for word in admission.groups():
+                    a_word(word)
                 continue
             match = COMMAND.fullmatch(line)
             assert match, line
             for item in match[3].split(", "):
                 key, _, value = item.partition(" : ")
                 assert VERDICTS.fullmatch(value), item
-                for part in key.split(" . "):
-                    a_part(part)
+                for word in key.split(" . "):
+                    a_word(word)
 
 
 def _lists(objects):

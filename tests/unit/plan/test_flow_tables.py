@@ -168,7 +168,7 @@ def test_graceful_termination(case):
 def test_incremental_sync():
     """Work follows the size of the change: the operations of the table, and two for what the address is.
 
-    One keeps quiet about the VIP, one tells its packets from those of no Service.
+    One keeps quiet about the VIP, one tells packets to it from those of no Service.
     """
     kernel_node = MemoryNode()
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 200)]
@@ -187,7 +187,7 @@ def test_incremental_sync():
         return Changed(kind, item.key, item)
 
     svc, one, two = service(), slice_of("web", "10.244.2.1"), slice_of("web", "10.244.2.1", "10.244.2.2")
-    assert step(put(one), put(svc)) == (3, 5)  # server, destination, VIP; verdict, masquerade, two of the address, quiet
+    assert step(put(one), put(svc)) == (3, 5)  # server, destination, VIP; verdict, masquerade, the address thrice
     assert step(Removed(Kind.SERVICE, svc.key), Removed(Kind.ENDPOINT_SLICE, one.key)) == (2, 5)
     assert step(put(svc)) == (2, 5)
     assert step(put(one)) == (1, 2)  # the verdict changes from refuse to accept: out and in
