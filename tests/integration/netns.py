@@ -67,7 +67,7 @@ def set_sysctls(netns: str, values: dict[str, str | int]) -> None:
         for name, value in values.items():
             path = pathlib.Path("/proc/sys") / name
             if path.exists():
-                path.write_text(str(value))
+                path.write_text(f"{value}\n")  # an empty text alone would write nothing
 
 
 def get_sysctl(netns: str, name: str) -> str:

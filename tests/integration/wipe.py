@@ -38,7 +38,9 @@ def _flush_nftables() -> None:
         import nftables
     except ImportError:
         return
-    nftables.Nftables().cmd("flush ruleset")
+    status, _, said = nftables.Nftables().cmd("flush ruleset")
+    if status != 0:
+        raise RuntimeError(f"nftables was not emptied: {said}")
 
 
 def flush_ipvs() -> None:
