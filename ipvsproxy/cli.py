@@ -21,6 +21,8 @@ from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, u
 from ipvsproxy.config.commandline import Arguments, WrongUsage, parse, usage
 from ipvsproxy.config.document import Unusable, text
 from ipvsproxy.config.settle import Settings, settle
+from ipvsproxy.files import replace
+from ipvsproxy.log import printable
 
 PRINTED_VERSIONS = ("true", "raw")
 NODE_NAME_BLANK = "--hostname-override: the host has no name, and none was given"
@@ -164,7 +166,7 @@ def recheck(flags: Mapping[str, Any]) -> list[str]:
 
 def _write(target: Path, settings: Settings) -> int:
     try:
-        target.write_text(text(settings.values))
+        replace(target, text(settings.values))
     except OSError as error:
         return _errors([f"--write-config-to: {target}: {error.strerror or error}"], 1)
     print(f"wrote the effective configuration to {target}", file=sys.stderr)
@@ -186,7 +188,7 @@ def _see(program: str) -> str:
 
 def _errors(lines: Sequence[str], status: int) -> int:
     for line in lines:
-        print(f"Error: {line}", file=sys.stderr)
+        print(f"Error: {printable(line)}", file=sys.stderr)
     return status
 
 

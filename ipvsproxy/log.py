@@ -158,7 +158,7 @@ def klog(_: object, __: str, event: EventDict) -> str:
     """Return an event as klog writes it: `I1124 03:49:58.123456       1 loop.py:130] "synced" services=3`."""
     letter = LETTERS.get(event.pop("level"), "E")
     place = f"{event.pop('filename')}:{event.pop('lineno')}"
-    message = _printable(json.dumps(event.pop("event"), ensure_ascii=False))
+    message = printable(json.dumps(event.pop("event"), ensure_ascii=False))
     pairs = "".join(f" {name}={_value(value)}" for name, value in event.items())
     return f"{letter}{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():7} {place}] {message}{pairs}"  # noqa: DTZ005
 
@@ -166,11 +166,11 @@ def klog(_: object, __: str, event: EventDict) -> str:
 def _value(value: Any) -> str:
     """Texts of several lines, such as tracebacks, are indented between < and >."""
     if isinstance(value, str) and "\n" in value:
-        return "<\n" + "".join(f"\t{_printable(line)}\n" for line in value.splitlines()) + " >"
-    return _printable(json.dumps(value, default=str, ensure_ascii=False))
+        return "<\n" + "".join(f"\t{printable(line)}\n" for line in value.splitlines()) + " >"
+    return printable(json.dumps(value, default=str, ensure_ascii=False))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Escape what could end a line, move a terminal's cursor or turn the direction of writing."""
     if text.isprintable():
         return text

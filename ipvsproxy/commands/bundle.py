@@ -30,6 +30,7 @@ from ipvsproxy.diagnosis.facts import to_json
 from ipvsproxy.diagnosis.finding import Finding
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.redact import redacted, slimmed
+from ipvsproxy.files import create
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.state import KernelState
@@ -166,9 +167,8 @@ def _plain(tree: Any) -> Any:
 
 
 def write(target: Path, folder: str, files: Mapping[str, str], modified: int) -> None:
-    """Write the archive to a file that only its owner can read. Raises OSError."""
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as raw:
+    """Write the archive to a new file that only its owner can read. Raises OSError."""
+    with os.fdopen(create(target), "wb") as raw:
         pack(raw, folder, files, modified)
 
 

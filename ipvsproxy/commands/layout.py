@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from termcolor import colored
 
+from ipvsproxy.log import printable
+
 GAP = "   "
 NARROWEST = 20
 """Characters to which a column may shrink; less than this is not readable."""
@@ -221,13 +223,15 @@ def _width(cell: Cell) -> int:
 
 
 def _plain(cell: Cell) -> str:
+    """Return the text of a cell; whatever it comes from, nothing in it moves a cursor or sets a colour."""
     if isinstance(cell, list):
-        return ",".join(cell) or "-"
-    return cell.text if isinstance(cell, Marked) else str(cell)
+        return printable(",".join(cell)) or "-"
+    return printable(cell.text if isinstance(cell, Marked) else str(cell))
 
 
 def _styled(cell: Cell, colours: bool) -> str:
-    if not (colours and isinstance(cell, Marked) and cell.text):
-        return _plain(cell)
+    text = _plain(cell)
+    if not (colours and isinstance(cell, Marked) and text):
+        return text
     colour, attributes = cell.mood.value
-    return colored(cell.text, colour, attrs=attributes, force_color=True)
+    return colored(text, colour, attrs=attributes, force_color=True)

@@ -5,22 +5,35 @@ is asked at its metrics address (--metrics-bind-address, /frontends). Whatever i
 the names.
 """
 
-import json
-import urllib.request
+import http.client
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 from ipvsproxy.address import format_endpoint, is_unspecified
 from ipvsproxy.commands import objects
+from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Config
+from ipvsproxy.config.document import Unusable
 from ipvsproxy.kernel.view import View
 from ipvsproxy.plan.state import FrontendKey
+from ipvsproxy.probe.web import LARGEST
 
-TIMEOUT_SECONDS = 2.0
 PAGE = "/frontends"
 UNKNOWN = "names of Services are unknown"
 SIMILAR = 5
+
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}/[-A-Za-z0-9._]{1,253}$")]
+
+
+class _Page(msgspec.Struct):
+    frontends: dict[str, Name]
+
+
+_FRONTENDS = msgspec.json.Decoder(_Page)
 
 
 class Names(NamedTuple):
@@ -51,13 +64,12 @@ def _of_running(config: Config) -> Names:
         address = b"\x7f\0\0\1" if len(address) == 4 else bytes(15) + b"\1"
     url = f"http://{format_endpoint(address, listen.port)}{PAGE}"
     try:
-        # Not by a proxy of the environment: it is this node that is asked.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=TIMEOUT_SECONDS) as answer:
-            return Names(json.load(answer)["frontends"])
-    except (OSError, ValueError, KeyError) as error:
-        reason = getattr(error, "reason", error)
-        return Names({}, f"{UNKNOWN}: no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")
+        return Names(_FRONTENDS.decode(ask(listen, PAGE, LARGEST)).frontends)
+    except (msgspec.DecodeError, RecursionError) as error:
+        reason: object = f"is no list of frontends: {error}"
+    except (Unusable, OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or error
+    return Names({}, f"{UNKNOWN}: no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")
 
 
 def similar(name: str, known: Iterable[str]) -> list[str]:

@@ -4,8 +4,8 @@ The metrics server of the proxy says them at `/configz`: KubeProxyConfiguration 
 our own settings under `ipvsproxy.io`. It is asked at --metrics-bind-address, or where the command line of the
 proxy that holds the lock says, or at the default address. Where nobody answers, that command line itself counts.
 
-Any user may listen at a port that nobody has, so an answer counts only if the listener is root's, or that of our
-own user. It is read up to a limit, and checked as a file would be.
+An answer counts only if the listener is root's, or that of our own user (`commands.local`), and is checked as a
+file would be.
 """
 
 import http
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ipvsproxy.commands.given import Given
+from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Listen
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.assemble import listen as read_listen
@@ -31,7 +32,6 @@ from ipvsproxy.kernel.alone import Lock
 from ipvsproxy.kernel.process import (
     PROC,
     environment,
-    listening_users,
     path_from_here,
     without_interpreter,
     words_of,
@@ -112,12 +112,7 @@ def find(settings: Settings) -> Found:
 
 def _asked(listen: Listen) -> dict[str, Any]:
     """Return the settings that a proxy says. Raises Unusable, OSError, HTTPException."""
-    if foreign := listening_users(listen.port) - {0, os.geteuid()}:
-        raise Unusable(f"user {min(foreign)} listens there, who is not root, and not whom this command runs as")
-    status, text = get(listen, PAGE)
-    if status != http.HTTPStatus.OK or len(text) > LONGEST:
-        raise Unusable(f"answers {status}, {len(text)} bytes")
-    values = values_of(text)
+    values = values_of(ask(listen, PAGE, LONGEST))
     status, text = get(listen, FLAGS)
     named = dict(flags(text)) if status == http.HTTPStatus.OK and len(text) <= LONGEST else {}
     if named.get("master"):
@@ -129,7 +124,7 @@ def values_of(text: str) -> dict[str, Any]:
     """Return the settings in the text of /configz, defaults where it has none. Raises Unusable."""
     try:
         parts = msgspec.json.decode(text, type=dict[str, dict[str, Any]])
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Unusable(f"is no /configz: {error}") from None
     if OUR_PART not in parts or KUBE_PROXY_PART not in parts:
         raise Unusable("is not that of an ipvsproxy")

@@ -123,8 +123,8 @@ class Config:
     drain_timeout: float = 0.0
     service_metrics: int = 0
     service_limit: int = 500_000
-    namespace_limit: int = 10_000_000
-    node_limit: int = 20_000_000
+    namespace_limit: int = 4_000_000
+    node_limit: int = 8_000_000
 
     strict_arp: bool = False
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()

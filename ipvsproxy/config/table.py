@@ -203,9 +203,9 @@ OURS = (
     Row("service-limit", "serviceLimit", UINT, 500_000, NEW,
         "size up to which one Service is served; a virtual server counts 50, each of its source ranges 10, each"
         " of its destinations 1; 0: no limit", always=True, nullable=True),
-    Row("namespace-limit", "namespaceLimit", UINT, 10_000_000, NEW,
+    Row("namespace-limit", "namespaceLimit", UINT, 4_000_000, NEW,
         "the same for all Services of a namespace", always=True, nullable=True),
-    Row("node-limit", "nodeLimit", UINT, 20_000_000, NEW,
+    Row("node-limit", "nodeLimit", UINT, 8_000_000, NEW,
         "the same for all Services; above it namespaces share it evenly", always=True, nullable=True),
     Row("quiet-arp", "quietARP", BOOL, True, NEW, "answer no ARP requests for VIPs that this program has bound",
         always=True, nullable=True),

@@ -33,7 +33,7 @@ def said(proxy: Proxy) -> dict[str, Any]:
     """Return what the health server said, empty when that is no object."""
     try:
         body = json.loads(proxy.health_body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

@@ -5,12 +5,16 @@ nftables do; they need no file that containers would have to share; and the kern
 ends, however it ends. The holder says who it is to those that connect, and the end of that connection is what they
 wait for.
 
-Any process of the namespace could take the name. One that runs neither as root nor as our own user is no proxy: it
-is reported, and not waited for.
+Any process of the namespace could take the name, so a holder has to show that it may change the network
+(`kernel.proof`). One that does not is reported, and not waited for. A holder of version 0.1 cannot show it. It is
+waited for as well, but no longer than an update takes, and only where it runs as root or as our own user, and
+somebody who has CAP_NET_ADMIN follows the rules of this namespace.
 """
 
 import errno
 import os
+import secrets
+import select
 import socket
 import struct
 import threading
@@ -22,9 +26,15 @@ from typing import NamedTuple
 
 import structlog
 
+from ipvsproxy.kernel import proof
+from ipvsproxy.kernel.proof import Proof
+
 NAME = "ipvsproxy/lock"
 ANSWER_SECONDS, LOOK_SECONDS = 5.0, 1.0
 PAUSE_SECONDS = 0.05
+OLDER_SECONDS, AGAIN_SECONDS = 120.0, 5.0
+"""How long a holder is waited for that shows nothing, and how long until it is asked again."""
+LISTENING_SECONDS = 1.0
 MAX_WAITING = 8
 """Connections the holder keeps; of more, the oldest is let go and comes again."""
 MAX_WORDS = 256
@@ -34,11 +44,15 @@ log = structlog.get_logger()
 
 
 class Holder(NamedTuple):
-    """Who has the name: process number as we see it (0: in a container we cannot see into), user, own words."""
+    """Who has the name: process number as we see it (0: in a container we cannot see into), user, own words.
+
+    `is_proven`: it has shown that it may change the network, or nobody here may ask it to.
+    """
 
     pid: int
     user: int
     words: str
+    is_proven: bool = False
 
     def __str__(self) -> str:
         who = f"process {self.pid}" if self.pid else "a process of another container"
@@ -51,7 +65,9 @@ class Lock:
     def __init__(self, name: str = NAME) -> None:
         self._address = f"\0{name}"
         self._held: socket.socket | None = None
+        self._proof: Proof | None = None
         self._holder: socket.socket | None = None
+        self._doubted_since: float | None = None
 
     def take(self) -> Holder | None:
         """Take the name if it is free; return the proxy that has it, None when nothing stands in our way."""
@@ -65,7 +81,7 @@ class Lock:
             time.sleep(PAUSE_SECONDS)
         else:
             return None
-        if holder is not None and holder.user in (0, os.geteuid()):
+        if holder is not None and self._is_proxy(holder):
             return holder
         log.error(
             "the lock of this network namespace is held by a program that is no proxy, going on without it",
@@ -74,18 +90,21 @@ class Lock:
         return None
 
     def wait(self) -> None:
-        """Wait until nobody else has the name, and take it."""
-        while self.take() is not None:
-            self._wait_for_end()
+        """Wait until no other proxy has the name, and take it."""
+        while (holder := self.take()) is not None:
+            self._wait_for_end(None if holder.is_proven else AGAIN_SECONDS)
 
     def close(self) -> None:
         """Give the name back, or wait for it no more."""
+        # First of all: what is said on the connections of a name that was given back proves nothing.
+        if self._proof is not None:
+            self._proof.close()
         for end in (self._held, self._holder):
             if end is not None:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
-        self._held = self._holder = None
+        self._held = self._holder = self._proof = None
 
     def _bind(self) -> bool:
         mine = _socket()
@@ -98,7 +117,9 @@ class Lock:
             raise
         mine.listen(MAX_WAITING)
         self._held = mine
-        threading.Thread(target=_introduce, args=(mine,), name="lock", daemon=True).start()
+        with suppress(PermissionError):  # else nobody of this process can change anything either
+            self._proof = Proof()
+        threading.Thread(target=_introduce, args=(mine, self._proof), name="lock", daemon=True).start()
         return True
 
     def _ask(self, seconds: float = ANSWER_SECONDS) -> Holder | None:
@@ -111,20 +132,39 @@ class Lock:
             channel.connect(self._address)
         except OSError:
             return None
-        return _credentials(channel)._replace(words=_words(channel))
+        return _credentials(channel)._replace(words=_words(channel), is_proven=_proves(channel, seconds))
 
     def look(self) -> Holder | None:
         """Return the proxy that has the name, without taking it; None when no proxy has it."""
         holder = self._ask(LOOK_SECONDS)
         self.close()
-        return holder if holder is not None and holder.user in (0, os.geteuid()) else None
+        return holder if holder is not None and self._is_proxy(holder) else None
 
-    def _wait_for_end(self) -> None:
-        if self._holder is not None:
-            self._holder.settimeout(None)
-            with suppress(ConnectionError):
-                while self._holder.recv(MAX_WORDS):
-                    pass
+    def _is_proxy(self, holder: Holder) -> bool:
+        """Whether a holder is to be waited for: one without proof may be of version 0.1, for a while."""
+        if holder.user not in (0, os.geteuid()):
+            return False
+        if holder.is_proven:
+            self._doubted_since = None
+            return True
+        now = time.monotonic()
+        if self._doubted_since is None:
+            self._doubted_since = now
+        return now - self._doubted_since < OLDER_SECONDS and proof.others_follow_rules()
+
+    def _wait_for_end(self, seconds: float | None) -> None:
+        """Wait until the holder ends, at most so long."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while self._holder is not None:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self._holder.settimeout(left)
+            try:
+                if not self._holder.recv(MAX_WORDS):
+                    return
+            except OSError:
+                return
 
 
 def _socket() -> socket.socket:
@@ -147,20 +187,65 @@ def _words(channel: socket.socket) -> str:
     return "".join(filter(str.isprintable, text.decode(errors="replace")))
 
 
-def _introduce(mine: socket.socket) -> None:
-    """Tell everybody who connects who we are, and keep the connection: its end says that we have ended."""
+def _proves(channel: socket.socket, seconds: float) -> bool:
+    """Whether the other end repeats a number that only a holder of CAP_NET_ADMIN can read."""
+    number = secrets.token_bytes(proof.NUMBER_BYTES)
+    try:
+        if not proof.challenge(number):
+            return False
+    except PermissionError:
+        return True  # nothing that we could do depends on it
+    except OSError:
+        return False
+    heard, until = b"", time.monotonic() + seconds
+    with suppress(OSError):
+        while number not in heard and (left := until - time.monotonic()) > 0:
+            channel.settimeout(left)
+            data = channel.recv(MAX_WORDS)
+            if not data:
+                break
+            heard = (heard + data)[-2 * MAX_WORDS :]
+    return number in heard
+
+
+def _introduce(mine: socket.socket, proven: Proof | None) -> None:
+    """Tell everybody who connects who we are, and keep the connection: its end says that we have ended.
+
+    Every number that is sent to the proof is repeated on all of them; each asker knows its own.
+    """
     words = f"ipvsproxy v{version('ipvsproxy')}, started {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}".encode()
     waiting: list[socket.socket] = []
     while mine.fileno() >= 0:
         try:
-            channel, _ = mine.accept()
-            waiting.append(channel)
-            channel.setblocking(False)
-            channel.send(words)
-        except OSError:
-            # One that has gone again, or no descriptor is left: neither is worth more than a pause.
+            ready = _ready(mine, proven)
+            if proven is not None and proven in ready:
+                _repeat(proven, waiting)
+            if mine in ready:
+                channel, _ = mine.accept()
+                waiting.append(channel)
+                channel.setblocking(False)
+                channel.send(words)
+        except (OSError, ValueError):
+            # One that has gone again, no descriptor is left, or it is over: neither is worth more than a pause.
             time.sleep(PAUSE_SECONDS)
         while len(waiting) > MAX_WAITING:
             waiting.pop(0).close()
     for channel in waiting:
         channel.close()
+
+
+def _ready(mine: socket.socket, proven: Proof | None) -> list[socket.socket | Proof]:
+    """Return which of the two has news. Raises OSError, ValueError when one is closed."""
+    ends: list[socket.socket | Proof] = [mine] if proven is None else [mine, proven]
+    poll = select.poll()
+    for end in ends:
+        poll.register(end, select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(LISTENING_SECONDS * 1000)}
+    return [end for end in ends if end.fileno() in ready]
+
+
+def _repeat(proven: Proof, waiting: list[socket.socket]) -> None:
+    numbers = b"".join(proven.numbers())
+    for channel in waiting:
+        with suppress(OSError):
+            channel.send(numbers)

@@ -8,14 +8,18 @@ client.authentication.k8s.io, https://kubernetes.io/docs/reference/config-api/cl
 import base64
 import json
 import os
+import selectors
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ipvsproxy.diagnosis.redact import redacted
 from ipvsproxy.kube.section import Section, reason
 
 GROUP = "client.authentication.k8s.io"
@@ -23,7 +27,7 @@ VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
 MODES = ("Never", "IfAvailable", "Always")
 LONGEST_SECONDS = 60.0
 LONGEST_WORDS = 300
-BYTES_READ = 1 << 20
+BYTES_READ, CHUNK = 1 << 20, 1 << 16
 
 
 class PluginFailed(Exception):
@@ -74,28 +78,62 @@ class Plugin:
 
     def _run(self) -> bytes:
         try:
-            done = subprocess.run(  # noqa: S603  # the operator's own program
-                self._command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                env={**os.environ, **self._environment},
-                timeout=LONGEST_SECONDS,
-                check=False,
-            )
+            status, output, errors = _run(self._command, {**os.environ, **self._environment})
         except FileNotFoundError:
             raise _Wrong(f"not found{self._hint}") from None
-        except subprocess.TimeoutExpired:
-            raise _Wrong(f"no answer within {LONGEST_SECONDS:.0f} s") from None
+        except TimeoutError:
+            raise _Wrong(f"no answer within {LONGEST_SECONDS:g} s") from None
         except (OSError, ValueError) as error:
             raise _Wrong(reason(error)) from None
-        if done.returncode:
-            said = " ".join(done.stderr.decode(errors="replace").split())[-LONGEST_WORDS:]
-            raise _Wrong(f"ended with status {done.returncode}" + (f": {said}" if said else ""))
-        return done.stdout
+        if status:
+            said = " ".join(redacted(errors.decode(errors="replace")).split())[-LONGEST_WORDS:]
+            raise _Wrong(f"ended with status {status}" + (f": {said}" if said else ""))
+        return output
 
 
 class _Wrong(Exception):
     """Why a program has given no credential."""
+
+
+def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    """Run a program and return its status and the first BYTES_READ of what it writes. Raises OSError.
+
+    It is ended with all that it has started when it takes longer than LONGEST_SECONDS: that is a TimeoutError.
+    """
+    with subprocess.Popen(  # noqa: S603  # the operator's own program
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        until = time.monotonic() + LONGEST_SECONDS
+        try:
+            output, errors = _written(process, until)
+            return process.wait(max(0.0, until - time.monotonic())), output, errors
+        except (TimeoutError, subprocess.TimeoutExpired):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise TimeoutError from None
+
+
+def _written(process: "subprocess.Popen[bytes]", until: float) -> Iterator[bytes]:
+    """Yield the beginning of what comes out of both pipes, when both have ended. Raises TimeoutError."""
+    found: dict[Any, bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for pipe in found:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(0.0, until - time.monotonic()))
+            if not ready or time.monotonic() > until:
+                raise TimeoutError
+            for key, _ in ready:
+                piece = os.read(key.fd, CHUNK)
+                if not piece:
+                    selector.unregister(key.fileobj)
+                found[key.fileobj] += piece[: BYTES_READ - len(found[key.fileobj])]
+    yield from map(bytes, found.values())
 
 
 def read_plugin(user: Section, cluster: Section, server: str, authority: Path | bytes | None) -> Plugin | None:

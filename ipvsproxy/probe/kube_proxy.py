@@ -5,9 +5,11 @@ health server. So does ipvsproxy, which has the page `/frontends` besides.
 """
 
 import http.client
-import json
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
+
+import msgspec
 
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.probe.web import get
@@ -16,6 +18,12 @@ METRICS, HEALTH = Listen(b"\x7f\0\0\1", 10249), Listen(b"\x7f\0\0\1", 10256)
 """The defaults of kube-proxy."""
 IPVS, OUR_PAGE = "ipvs", '"kind": "Frontends"'
 MODES = (IPVS, "iptables", "nftables", "userspace")
+
+
+class _Health(msgspec.Struct, rename="camel"):
+    """What every kube-proxy says of its health."""
+
+    last_updated: Any
 
 
 def answers(config: Config, *, ours_runs: bool) -> Iterator[tuple[str, str]]:
@@ -54,7 +62,7 @@ def _page(listen: Listen, path: str) -> str:
 
 
 def _is_health(listen: Listen) -> bool:
-    with suppress(OSError, http.client.HTTPException, ValueError):
-        body = json.loads(get(listen, "/healthz")[1])
-        return isinstance(body, dict) and "lastUpdated" in body
+    with suppress(OSError, http.client.HTTPException, msgspec.DecodeError, RecursionError):
+        msgspec.json.decode(get(listen, "/healthz")[1], type=_Health)
+        return True
     return False

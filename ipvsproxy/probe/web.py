@@ -3,11 +3,14 @@
 A port that listens on all addresses is asked on loopback.
 """
 
+import errno
 import http.client
 import re
+import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 from ipvsproxy.address import format_ip, is_unspecified
 from ipvsproxy.config import Config, Listen
@@ -66,12 +69,40 @@ def _page(config: Config, path: str) -> str | None:
 
 
 def get(listen: Listen, path: str) -> tuple[int, str]:
-    """Return status and body. Raises OSError, HTTPException."""
+    """Return status and body, whoever answers there, within SECONDS. Raises OSError, HTTPException."""
     address = LOOPBACK[len(listen.address)] if is_unspecified(listen.address) else format_ip(listen.address)
     with closing(http.client.HTTPConnection(address, listen.port, timeout=SECONDS)) as connection:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read(LARGEST).decode(errors="replace")
+        connection.connect()
+        late = threading.Event()
+        # The time limit of a socket is for each piece: one byte a second, also of headers, would last for ever.
+        timer = threading.Timer(SECONDS, _cut, (connection.sock, late))
+        timer.start()
+        try:
+            found = _answer(connection, path)
+        except (OSError, http.client.HTTPException):
+            found = None
+            if not late.is_set():
+                raise
+        finally:
+            timer.cancel()
+        if found is None or late.is_set():  # an answer without a length ends with the connection
+            raise TimeoutError(f"no complete answer within {SECONDS:g} s")
+        return found
+
+
+def _answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read(LARGEST + 1)
+    if len(body) > LARGEST:
+        raise OSError(errno.EFBIG, f"the answer has more than {LARGEST} bytes")
+    return answer.status, body.decode(errors="replace")
+
+
+def _cut(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def summed(text: str) -> Iterator[tuple[str, float]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 
 import netns
 import pytest
@@ -19,6 +21,22 @@ pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 PORTS = (port(80, 8080),)
 CLUSTER_IP = "10.96.5.1"
 CLEANUP = (sys.executable, "-m", "ipvsproxy", "cleanup")
+HOLDER = """
+import socket, sys
+if "follows rules" in sys.argv:
+    rules = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+    rules.bind((0, 1 << 6))
+name = socket.socket(socket.AF_UNIX)
+name.bind("\\0ipvsproxy/lock")
+name.listen()
+print("bound", flush=True)
+kept = []
+while True:
+    kept.append(name.accept()[0])
+    kept[-1].send(b"ipvsproxy v0.1.0, started 2026-01-01T00:00:00Z")
+"""
+WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+NO_PROXY = "the lock of this network namespace is held by a program that is no proxy, going on without it"
 SECOND = (*DEFAULT_PROXY_ARGS, "--healthz-bind-address=127.0.0.1:11256", "--metrics-bind-address=")
 
 
@@ -31,6 +49,49 @@ def healthz(where: str) -> tuple[int, dict[str, object]]:
     """Ask the second proxy."""
     with netns.inside(where), urllib.request.urlopen("http://127.0.0.1:11256/healthz") as answer:
         return answer.status, json.loads(answer.read())
+
+
+@contextlib.contextmanager
+def holder(where: str, *argv: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Have a process of root's with the name of the lock, which says what version 0.1 says."""
+    with netns.inside(where):
+        process = subprocess.Popen([*prefix, sys.executable, "-c", HOLDER, *argv], stdout=subprocess.PIPE)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"bound\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_process_without_capabilities_that_has_the_name_keeps_nobody_from_work(
+    lab: Lab, manifests: Folder
+) -> None:
+    node = lab.nodes[0]
+    lab.responder.listen(lab.pods[0], 8080)
+    manifests.write_nodes(lab)
+    write(lab, manifests, "p11")
+    with holder(node.netns, prefix=WITHOUT_CAPABILITIES):
+        proxy = lab.proxy(node, manifests.path)
+        eventually(lambda: set(spread(Question(lab.client.netns, CLUSTER_IP, 80), 4)) == {"p11"})
+    (said,) = proxy.events(NO_PROXY)
+    assert said["level"] == "error"
+    assert "user 0" not in str(said["holder"])
+    assert "ipvsproxy v0.1.0" in str(said["holder"])
+    assert not proxy.events("another ipvsproxy has this node, waiting for its end")
+
+
+def test_a_holder_of_version_0_1_that_works_is_waited_for(lab: Lab, manifests: Folder) -> None:
+    node = lab.nodes[0]
+    manifests.write_nodes(lab)
+    with holder(node.netns, "follows rules") as older:
+        proxy = lab.proxy(node, manifests.path, wait=False)
+        proxy.wait_for("another ipvsproxy has this node, waiting for its end")
+        assert not proxy.events("synced")
+        older.kill()
+        proxy.wait_for("synced")
+    assert not proxy.events(NO_PROXY)
 
 
 def test_the_second_waits_ready_and_takes_over_at_once(lab: Lab, manifests: Folder) -> None:

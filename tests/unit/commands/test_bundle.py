@@ -5,6 +5,8 @@ import json
 import pathlib
 import tarfile
 
+import pytest
+
 from ipvsproxy.commands import bundle
 from ipvsproxy.commands.bundle import contents, kernel_lines, objects_list, pack, write
 from ipvsproxy.commands.survey import Seen
@@ -100,6 +102,14 @@ def test_where_no_log_is_the_bundle_says_how_to_get_them(tmp_path, monkeypatch):
     assert "spec.nodeName=node1" in text
     (tmp_path / "ipvsproxy-x.log").write_text("a line")
     assert "logs/how-to-get-them.txt" not in dict(contents(Seen(Facts(), None, None, None), config, None))
+
+
+def test_a_file_that_is_there_is_not_written_to(tmp_path):
+    (tmp_path / "victim").write_text("theirs")
+    (tmp_path / "bundle.tar.gz").symlink_to(tmp_path / "victim")
+    with pytest.raises(FileExistsError):
+        write(tmp_path / "bundle.tar.gz", "node1", {"a.txt": "text"}, 0)
+    assert (tmp_path / "victim").read_text() == "theirs"
 
 
 def test_into_a_pipe():

@@ -2,12 +2,14 @@
 
 import http.server
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 from build import config, key
 
 from ipvsproxy.address import parse_ip
+from ipvsproxy.commands import local
 from ipvsproxy.commands.given import Failed
 from ipvsproxy.commands.names import names, similar
 from ipvsproxy.config.model import Listen
@@ -62,6 +64,64 @@ def test_a_proxy_that_does_not_run_costs_only_the_names():
     assert known.of(WEB) == ""
     assert "no proxy answers" in known.problem
     assert "serves no metrics" in names(config(metrics_bind_address=None), None).problem
+
+
+@pytest.fixture
+def said():
+    """A server at the metrics port that is no proxy, and answers what the test wants."""
+    body = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for piece in body:
+                    self.wfile.write(piece)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield body, config(metrics_bind_address=Listen(bytes(4), server.server_port))
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "7",
+        "{}",
+        '{"frontends": ["a"]}',
+        '{"frontends": {"10.96.0.10:80/TCP": 7}}',
+        '{"frontends": {"10.96.0.10:80/TCP": "default/\\u001b]0;gone\\u0007"}}',
+        '{"frontends": {"10.96.0.10:80/TCP": "no-namespace"}}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_list_of_frontends_costs_only_the_names(said, text):
+    body, settings = said
+    body.append(text.encode())
+    known = names(settings, None)
+    assert known.services == {}
+    assert "is no list of frontends" in known.problem
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(said):
+    body, settings = said
+    body.extend(bytes(1 << 20) for _ in range(40))
+    assert "the answer has more than 16777216 bytes" in names(settings, None).problem
+
+
+def test_an_answer_of_another_user_is_not_taken(said, monkeypatch):
+    body, settings = said
+    body.append(b'{"frontends": {}}')
+    monkeypatch.setattr(local, "listening_users", lambda _: {4711})
+    assert "user 4711 listens there" in names(settings, None).problem
 
 
 def test_objects_are_planned(tmp_path):

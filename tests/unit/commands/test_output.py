@@ -180,3 +180,14 @@ def test_every_column_begins_at_one_place(columns, monkeypatch):
     for title in ("WHY", "ENDPOINTS"):
         at = head.index(title)
         assert {line[at - 3 : at] for line in lines_ if len(line) > at} == {"   "}
+
+
+@pytest.mark.parametrize("width", [None, 40])
+def test_nothing_in_a_text_commands_the_terminal(width):
+    hostile = "a\x1b]0;title\x07\x9b2J\r\nError: b\u202e"
+    grid = Grid(["NAME", "OF"], [[hostile, [hostile]], [Marked(hostile, Mood.BAD), 7]])
+    parts = [hostile, Marked(hostile, Mood.GOOD), Hanging([hostile], 2), grid]
+    text = list(lines(parts, colours=False, width=width))
+    assert all(line.isprintable() for line in text), text
+    coloured = "".join(lines(parts, colours=True, width=width))
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured).isprintable()

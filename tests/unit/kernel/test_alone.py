@@ -4,6 +4,8 @@ import os
 import re
 import socket
 import threading
+import time
+from contextlib import ExitStack, suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -77,3 +79,109 @@ def test_a_stranger_who_takes_the_name_stops_nobody(locks, name, monkeypatch):
         assert locks[0].take() is None
     assert [line["holder"] for line in logs] == [None, "process 4711, user 1000"]
     assert {line["log_level"] for line in logs} == {"error"}
+
+
+class Namespace:
+    """What a network namespace has of sockets that take CAP_NET_ADMIN, without the kernel."""
+
+    def __init__(self, monkeypatch):
+        self.proofs, self.follows_rules, self.now = [], False, 0.0
+        monkeypatch.setattr(alone, "Proof", self.prove)
+        monkeypatch.setattr(alone.proof, "challenge", self.challenge)
+        monkeypatch.setattr(alone.proof, "others_follow_rules", lambda: self.follows_rules)
+        monkeypatch.setattr(alone, "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+    def prove(self):
+        self.proofs.append(FakeProof())
+        return self.proofs[-1]
+
+    def challenge(self, number):
+        for proof in self.proofs:
+            proof.inbox[1].send(number)
+        return bool(self.proofs)
+
+
+class FakeProof:
+    def __init__(self):
+        self.inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def fileno(self):
+        return self.inbox[0].fileno()
+
+    def numbers(self):
+        yield self.inbox[0].recv(100)
+
+    def close(self):
+        for end in self.inbox:
+            end.close()
+
+
+@pytest.fixture
+def namespace(monkeypatch):
+    made = Namespace(monkeypatch)
+    yield made
+    for proof in made.proofs:
+        proof.close()
+
+
+@pytest.fixture
+def stranger(name):
+    """A process of root's that has the name, says what a proxy says, and can do nothing."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+
+        def serve():
+            with suppress(OSError), ExitStack() as kept:
+                while True:
+                    asker = kept.enter_context(listener.accept()[0])
+                    asker.send(b"ipvsproxy v0.1.0, started 2026-01-01T00:00:00Z")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_the_holder_shows_that_it_may_change_the_network(locks, namespace):
+    assert locks[0].take() is None
+    assert [lock.take().is_proven for lock in locks[1:]] == [True, True]
+    assert locks[2].look().is_proven
+
+
+@pytest.mark.usefixtures("stranger")
+def test_a_holder_that_may_change_nothing_is_not_waited_for(locks, namespace):
+    with capture_logs() as logs:
+        assert locks[0].take() is None
+        assert locks[1].look() is None
+    (said,) = logs
+    assert said["log_level"] == "error"
+    assert "ipvsproxy v0.1.0" in said["holder"]
+
+
+@pytest.mark.usefixtures("stranger")
+def test_a_holder_of_version_0_1_is_waited_for_no_longer_than_an_update_takes(locks, namespace):
+    namespace.follows_rules = True
+    with capture_logs() as logs:
+        assert locks[0].take().is_proven is False
+        namespace.now = alone.OLDER_SECONDS - 1
+        assert locks[0].take() is not None
+        assert not logs
+        namespace.now += 2
+        assert locks[0].take() is None
+    assert len(logs) == 1
+
+
+@pytest.mark.usefixtures("stranger")
+def test_the_proof_of_another_process_proves_nothing(locks, namespace, monkeypatch):
+    monkeypatch.setattr(alone, "ANSWER_SECONDS", 0.2)
+    namespace.prove()  # of a proxy that works without the name
+    namespace.monotonic = time.monotonic
+    assert locks[0]._ask(0.2).is_proven is False

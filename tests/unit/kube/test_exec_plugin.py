@@ -3,7 +3,9 @@
 
 import base64
 import json
+import pathlib
 import sys
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -121,7 +123,7 @@ def test_an_answer_of_no_use_is_one_sentence(config, text, words):
     ("command", "words"),
     [(["./away"], "/away: not found; brew install it"), (["false"], "false: ended with status 1"),
      (["sh", "-c", "echo no; echo why >&2; exit 3"], "sh: ended with status 3: why"),
-     (["/"], "/: Permission denied"), (["sleep", "60"], "sleep: no answer within 0 s")],
+     (["/"], "/: Permission denied"), (["sleep", "60"], "sleep: no answer within 0.2 s")],
 )  # fmt: skip
 def test_a_program_that_fails_is_asked_again_with_the_next_request(config, tmp_path, monkeypatch, command, words):
     monkeypatch.setattr(exec_plugin, "LONGEST_SECONDS", 0.2 if "sleep" in command else 60)
@@ -131,6 +133,33 @@ def test_a_program_that_fails_is_asked_again_with_the_next_request(config, tmp_p
     assert words in logs[0]["reason"]
     with pytest.raises(Trouble, match=words.partition(":")[0]):
         header(connection)
+
+
+def test_what_a_program_says_is_bounded_and_without_secrets(config):
+    secret = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
+    words = f"Bearer abc.def; token: s3cr3t; {secret}; it cannot be"
+    plugin = read_kubeconfig(config("", command="sh", args=["-c", f"echo '{words}' >&2; exit 1"])).plugin
+    with pytest.raises(PluginFailed, match="it cannot be") as caught:
+        plugin.credential()
+    assert not any(part in str(caught.value) for part in ("abc.def", "s3cr3t", secret))
+    endless = config("", command="sh", args=["-c", "yes >&2 & sleep 0.2; kill $!; exit 1"])
+    with pytest.raises(PluginFailed) as caught:
+        read_kubeconfig(endless).plugin.credential()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_program_that_never_ends_takes_no_memory_and_what_it_has_started_ends_too(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(exec_plugin, "LONGEST_SECONDS", 0.5)
+    script = f"sleep 300 & echo $! > {tmp_path}/child; yes"
+    tracemalloc.start()
+    try:
+        with pytest.raises(PluginFailed, match=r"no answer within 0\.5 s"):
+            read_kubeconfig(config("", command="sh", args=["-c", script])).plugin.credential()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    child = pathlib.Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_program_that_comes_to_itself_is_enough(config, tmp_path):

@@ -4,13 +4,14 @@ import http.server
 import socket
 import struct
 import threading
+from contextlib import suppress
 from typing import ClassVar
 
 import pytest
 
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Answer
-from ipvsproxy.probe import dns, kube_proxy
+from ipvsproxy.probe import dns, kube_proxy, web
 from ipvsproxy.probe.kube_proxy import other_mode
 from ipvsproxy.probe.live import knock, open_socket
 from ipvsproxy.probe.web import read_proxy
@@ -119,6 +120,32 @@ a_timestamp_seconds{ip_family="IPv4"} 7.5
 a_timestamp_seconds{ip_family="IPv6"} 5.5
 nonsense
 """
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["in its head", "in its body"])
+def test_an_answer_that_dribbles_has_an_end(monkeypatch, head):
+    monkeypatch.setattr(web, "SECONDS", 0.3)
+    ended = threading.Event()
+
+    def dribble(listener):
+        with listener.accept()[0] as connection, suppress(OSError):
+            connection.sendall(head)
+            while not ended.wait(0.02):
+                connection.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=dribble, args=(listener,))
+        thread.start()
+        with pytest.raises(TimeoutError, match=r"no complete answer within 0\.3 s"):
+            web.get(Listen(bytes(4), listener.getsockname()[1]), "/healthz")
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("text", ["[" * 4000, "7", '"lastUpdated"', '{"healthy": true}', "\ud800"])
+def test_what_is_no_health_is_nobodys(config, nobody, monkeypatch, text):
+    monkeypatch.setitem(ANSWERS, "/healthz", (200, text.encode("utf-8", "surrogatepass").decode("latin-1")))
+    assert list(kube_proxy.answers(config, ours_runs=False)) == []
 
 
 def test_what_a_proxy_says(config, monkeypatch):
