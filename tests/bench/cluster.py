@@ -3,8 +3,8 @@
 import json
 
 NODES = 10
-LARGEST_SLICE = 1000
-"""Endpoints of a slice that the API takes."""
+LARGEST_SLICE, MOST_PORTS = 1000, 100
+"""Endpoints and ports of a slice that the API takes."""
 
 
 def _ip(base, number):
@@ -63,6 +63,16 @@ def crowd(endpoints, shift=0):
         numbers = range(first, min(endpoints, first + LARGEST_SLICE))
         piece["endpoints"] = [_endpoint(0, n, shift) for n in numbers]
         yield piece
+
+
+def wide(number, namespace):
+    """Return a Service with all ports that the API takes for a slice, and a slice with all endpoints."""
+    made, piece = service(number), endpoint_slice(number, 0)
+    made["metadata"]["namespace"] = piece["metadata"]["namespace"] = namespace
+    ports = [{"name": f"p{port}", "protocol": "TCP", "port": 1000 + port} for port in range(MOST_PORTS)]
+    made["spec"]["ports"] = piece["ports"] = ports
+    piece["endpoints"] = [_endpoint(20 * number, n, 0) for n in range(LARGEST_SLICE)]
+    return made, piece
 
 
 def urgent():

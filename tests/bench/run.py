@@ -104,7 +104,7 @@ def measure(name, services, chosen):
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | KEEP_MEMORY)
     print(done.stdout, end="", flush=True)
     if done.returncode:
-        print(f"{name} with {services} Services failed", file=sys.stderr)
+        print(f"{name} with {services} Services failed: status {done.returncode}", file=sys.stderr)
         return None
     if chosen.profile:
         return {"name": name}

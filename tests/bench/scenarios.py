@@ -189,6 +189,33 @@ def one_service(services, endpoints):
     }
 
 
+def at_the_node_limit(_services, _endpoints):
+    """What a process holds when objects ask for more than --node-limit; with a kernel in memory as well.
+
+    Services of 100 ports with 1,000 endpoints each, in ten namespaces: what the API takes in a single slice.
+    """
+    before = rss_kib()
+    config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
+    count = config.node_limit // (cluster.LARGEST_SLICE * cluster.MOST_PORTS)
+    pairs = [cluster.wide(number, f"tenant-{number % 10}") for number in range(count)]
+    services, slices = (
+        objects(kind, cluster.as_list(kind, items))
+        for kind, items in zip((Kind.SERVICE, Kind.ENDPOINT_SLICE), zip(*pairs, strict=True), strict=True)
+    )
+    node = MemoryNode()
+    loop = Loop(config, Inbox(), node.kernel(), lambda: 0.0)
+    loop.turn([Listed(Kind.NODE, {}), Listed(Kind.SERVICE, services), Listed(Kind.ENDPOINT_SLICE, slices)])
+    while loop._desired.backlog:
+        loop.turn([])
+    return {
+        "rss_mib": round(rss_kib() / 1024),
+        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "empty_rss_mib": round(before / 1024),
+        "services_asked_for": count,
+        "servers": len(node.ipvs.table),
+    }
+
+
 def _crowd(total, shift):
     """The lists of one Service in slices as large as the API takes them; `shift` moves all addresses."""
     crowd = cluster.crowd(total, shift * total)
@@ -276,11 +303,12 @@ SCENARIOS = {
         burst,
         memory,
         one_service,
+        at_the_node_limit,
         idle,
         decoding,
     )
 }
-MEASURE_MEMORY = {memory, one_service, decoding}
+MEASURE_MEMORY = {memory, one_service, at_the_node_limit, decoding}
 """Scenarios whose result is memory, or which measure in processes of their own."""
 TARGETS = {
     "ipvs_programming": ("ratio", 1.5),
@@ -292,6 +320,7 @@ TARGETS = {
     "burst": ("ratio", 3.0),
     "memory": ("rss_mib", 200),
     "one_service": ("peak_rss_mib", 500),
+    "at_the_node_limit": ("peak_rss_mib", 2048),
     "idle": ("cpu_share_native", 0.01),
     "decoding": ("held_mib", 60),
 }

@@ -1,9 +1,16 @@
 """How much is kept of one kind: in all, and of one namespace."""
 
+import tracemalloc
+
 import pytest
 from build import service, slice_of
 
 from ipvsproxy.kube.ceilings import Room, units
+from ipvsproxy.kube.decode import decode_json
+from ipvsproxy.kube.inbox import Kind
+
+SLICE = '{"metadata":{"name":"a","labels":{"kubernetes.io/service-name":"a"}},"addressType":"IPv4",%s}'
+SERVICE = '{"metadata":{"name":"a"},"spec":{"clusterIP":"10.0.0.1","type":"LoadBalancer","ports":[{"port":1}],%s}}'
 
 
 def test_a_new_version_takes_the_room_of_the_old_one():
@@ -33,3 +40,23 @@ def test_one_namespace_leaves_half_of_the_room_to_others():
 def test_a_service_counts_with_what_it_is_made_of(count):
     value = service(external_ips=[f"198.51.100.{n}" for n in range(count)])
     assert units(value) == 6 + count
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "field", "item"),
+    [
+        (Kind.ENDPOINT_SLICE, SLICE, "endpoints", "{}"),
+        (Kind.ENDPOINT_SLICE, SLICE, "endpoints", '{"addresses":["x"]}'),
+        (Kind.ENDPOINT_SLICE, SLICE, "ports", '{"port":1}'),
+        (Kind.SERVICE, SERVICE, "externalIPs", '""'),
+        (Kind.SERVICE, SERVICE, "loadBalancerSourceRanges", '"10.0.0.0/8"'),
+    ],
+)
+def test_decoding_costs_memory_in_proportion_to_the_text(kind, form, field, item):
+    text = (form % f'"{field}":[{",".join([item] * 50_000)}]').encode()
+    tracemalloc.start()
+    try:
+        decode_json(kind, text)
+        assert tracemalloc.get_traced_memory()[1] < 60 * len(text)
+    finally:
+        tracemalloc.stop()
