@@ -40,9 +40,11 @@ OLDER = os.environ.get("IPVSPROXY_OLDER", "").split()
 """The folder of another version's source, and flags for it."""
 REPLACED = "rules of another version replaced"
 CLEANUP = [sys.executable, "-m", "ipvsproxy", "cleanup"]
-# As an older version that holds the lock of the node.
+# As an older version that holds the lock of the node: it proves nothing, and follows the rules as all versions do.
 HOLDER = """
 import socket
+rules = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+rules.bind((0, 1 << 6))
 lock, waiting = socket.socket(socket.AF_UNIX), []
 lock.bind(chr(0) + "ipvsproxy/lock")
 lock.listen(8)
