@@ -108,7 +108,7 @@ def test_real_processes_are_known_by_what_they_are(started, tmp_path):
     renamed = started("kube-proxy", str(script), program=sys.executable)
     other = started("kube-proxy", "600", program=shutil.which("sleep"))
     deadline = time.monotonic() + 30
-    while (found := {p.pid: p.program for p in read_processes()}).keys() < {link, renamed, other}:
+    while not {link, renamed, other} <= (found := {p.pid: p.program for p in read_processes()}).keys():
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     assert {pid: found[pid] for pid in (link, renamed, other)} == {
