@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 _numbers = itertools.count(1)
+_check_ports: dict[str, int] = {}
 
 
 class Folder:
@@ -71,6 +72,9 @@ def service(
         "sessionAffinity": "None",
         "internalTrafficPolicy": "Cluster",
     }
+    if type_ == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
+        # As the API server would: one for each Service, which keeps it.
+        fixed["healthCheckNodePort"] = _check_ports.setdefault(name, 32300 + len(_check_ports))
     made: Object = {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(name), "spec": fixed | spec}
     if ingress:
         addresses = [{"ip": address, "ipMode": "VIP"} for address in ingress]
