@@ -188,9 +188,11 @@ class Desired:
             wanted = self._within_quota(key, wanted, tally)
             self.ledger.replace(owner, wanted, touched)
             self._tell_local(key, local_view(service, slices, wanted, node.name))
-            self._tell_refusals(key, [refusal for refusal in refusals if not refusal.quiet])
-            self._tell_complaints(key, tally.complaints)
-            listing_nodes += any(refusal.reason == LISTS_NODES for refusal in refusals)
+            if refusals or key in self._refused:
+                self._tell_refusals(key, [refusal for refusal in refusals if not refusal.quiet])
+                listing_nodes += any(refusal.reason == LISTS_NODES for refusal in refusals)
+            if tally.complaints or key in self._complaints:
+                self._tell_complaints(key, tally.complaints)
         self._tell_of_nodes(listing_nodes)
         self._tell_conflicts()
         return touched
@@ -294,10 +296,10 @@ class Desired:
 
     def _tell_complaints(self, key: str, complaints: Sequence[str]) -> None:
         """Say once what a Service does not get since it asks for too much."""
-        before = self._complaints.pop(key, ())
+        before = frozenset(self._complaints.pop(key, ()))
         if complaints:
-            self._complaints[key] = tuple(complaints)
-        for complaint in complaints:
+            self._complaints[key] = tuple(dict.fromkeys(complaints))  # both families may have one
+        for complaint in self._complaints.get(key, ()):
             if complaint not in before:
                 self._warn(key, "Served a Service in part", reason=complaint)
                 self.report_refused(key, complaint)

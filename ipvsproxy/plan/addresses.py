@@ -139,9 +139,10 @@ class Addresses:
 
     def _askers(self, addresses: Iterable[bytes]) -> set[str]:
         found: set[str] = set()
-        for address in addresses:
-            found |= self._given.get(address, set())
-            found |= self._external.get(address, set())
+        if self.are_asked_for:
+            for address in addresses:
+                found.update(self._given.get(address, ()))
+                found.update(self._external.get(address, ()))
         return found
 
 

@@ -624,6 +624,16 @@ def test_a_port_on_which_a_program_listens_is_given_to_a_service_when_it_is_free
     assert NODE_PORT not in node.ipvs.table
 
 
+def test_a_port_that_a_service_does_not_get_in_two_families_is_one_line(node):
+    node.listening = frozenset({(6, 30080)})
+    node.links.others = frozenset(map(parse_ip, ("192.0.2.1", "2001:db8::1")))
+    with capture_logs() as lines:
+        Process(node).list(service(ips=("10.96.0.10", "fd00:10:96::10"), ports=((80, 30080),)))
+    assert [line["reason"] for line in lines if line["event"] == "Served a Service in part"] == [
+        "NodePort 30080/TCP: a program of this node listens on this port"
+    ]
+
+
 def test_who_listens_is_read_when_a_service_asks_for_a_port_and_not_with_each_change(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
     node.listening = frozenset({(6, 30080)})
