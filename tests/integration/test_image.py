@@ -12,6 +12,7 @@ import json
 import pathlib
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -159,6 +160,24 @@ def answering(files: tuple[pathlib.Path, pathlib.Path] | None = None) -> Iterato
         server.server_close()
 
 
+@contextlib.contextmanager
+def speaking_no_socks() -> Iterator[str]:
+    """A server that answers a SOCKS client with another version, which the library that speaks SOCKS says."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(3)
+                        connection.sendall(b"\x04\x00")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
 def test_it_holds_all_that_a_kubeconfig_of_any_kind_needs_and_nothing_that_is_never_imported(
     tmp_path: pathlib.Path, pki: tuple[str, str]
 ) -> None:
@@ -171,14 +190,13 @@ def test_it_holds_all_that_a_kubeconfig_of_any_kind_needs_and_nothing_that_is_ne
         file.write_bytes(base64.b64decode(content))
     trusted = {"certificate-authority-data": pki[0]}
     known = {"client-certificate-data": pki[0], "client-key-data": pki[1]}
-    with answering() as plain, answering(files) as secure:
+    with answering() as plain, answering(files) as secure, speaking_no_socks() as no_socks:
         for name, (user, _) in AUTHENTICATED.items():
             kubeconfig(tmp_path, name, {"server": f"http://{plain}"}, user)
         kubeconfig(tmp_path, "certificate", {"server": f"https://{secure}", **trusted}, known)
         kubeconfig(tmp_path, "insecure", {"server": f"https://{secure}", "insecure-skip-tls-verify": True}, known)
         kubeconfig(tmp_path, "proxy", {"server": "http://api.test", "proxy-url": f"http://{plain}"}, {})
-        # One that is no SOCKS server: the library that speaks it says so.
-        kubeconfig(tmp_path, "socks", {"server": "http://api.test", "proxy-url": f"socks5://{plain}"}, {})
+        kubeconfig(tmp_path, "socks", {"server": "http://api.test", "proxy-url": f"socks5://{no_socks}"}, {})
         done = run("/opt/ipvsproxy/bin/python", f"{VOLUME}/in_image.py", VOLUME, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     came = json.loads(done.stdout.splitlines()[-1])
