@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import nftables
 from memory_kernel import Faults, Killed, MemoryConntrack
@@ -21,7 +22,7 @@ from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import Wire
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
-from nft import Libnftables, NftError, Transaction
+from nft import PARTS, Libnftables, NftError, Transaction, part
 
 
 class Reads:
@@ -211,3 +212,23 @@ def _flat(item):
         body["elem"] = sorted(map(json.dumps, body["elem"]))
     body.pop("handle", None)
     return json.dumps({kind: body}, sort_keys=True)
+
+
+CHAIN = re.compile(r"^\tchain (\w+) {", re.MULTILINE)
+CHAINS_OF_PARTS = {name for one in PARTS for name in CHAIN.findall(part(one))}
+
+
+def is_of_a_part(item):
+    """Whether one thing of a listed ruleset is a chain, or a rule, that only some nodes need."""
+    kinds = json.loads(item) if item.startswith("{") else {}
+    names = {kinds.get("chain", {}).get("name"), kinds.get("rule", {}).get("chain")}
+    return not names.isdisjoint(CHAINS_OF_PARTS)
+
+
+def assert_same_rules(rules, cold):
+    """Compare a listed ruleset with that of a cold start.
+
+    Chains that were needed once stay until the next start (nft.PARTS); those that are needed now are there.
+    """
+    assert [one for one in rules if not is_of_a_part(one)] == [one for one in cold if not is_of_a_part(one)]
+    assert set(cold) <= set(rules)

@@ -6,9 +6,7 @@ The same machine as in tests/unit/test_equivalence.py, with real servers, VIPs a
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import subprocess
 
 import netns
@@ -19,10 +17,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from random_objects import NODE_ADDRESS
-from real_kernel import RealNode
+from real_kernel import RealNode, assert_same_rules
 from structlog.testing import capture_logs
 
-import nft
 from ipvsproxy.address import parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.kube.inbox import Kind
@@ -45,17 +42,6 @@ def _namespaces():
     for name in (HERE, THERE):
         subprocess.run(["ip", "netns", "del", name], check=True)
     ledger.ROUTES_ABOVE, ledger.ADDRESSES_BELOW = before
-
-
-CHAIN = re.compile(r"^\tchain (\w+) {", re.MULTILINE)
-CHAINS_OF_PARTS = {name for part in nft.PARTS for name in CHAIN.findall(nft.part(part))}
-
-
-def is_of_a_part(item):
-    """Whether one thing of a listed ruleset is a chain, or a rule, that only some nodes need."""
-    kinds = json.loads(item) if item.startswith("{") else {}
-    names = {kinds.get("chain", {}).get("name"), kinds.get("rule", {}).get("chain")}
-    return not names.isdisjoint(CHAINS_OF_PARTS)
 
 
 class RealHistory(History):
@@ -110,9 +96,7 @@ class RealHistory(History):
         with netns.inside(THERE):
             *expected, wanted = self._cold()
         assert found == expected
-        # Chains that were needed once stay until the next start (nft.PARTS); those that are needed now are there.
-        assert [one for one in rules if not is_of_a_part(one)] == [one for one in wanted if not is_of_a_part(one)]
-        assert set(wanted) <= set(rules)
+        assert_same_rules(rules, wanted)
         assert len(rules) > len(Kind)  # the table is there, with its sets and chains
 
     def _cold(self):

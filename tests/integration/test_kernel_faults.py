@@ -22,7 +22,7 @@ import pytest
 from build import destination, key, service, slice_of
 from histories import Clock, Process
 from random_objects import NODE_ADDRESS
-from real_kernel import RealNode
+from real_kernel import RealNode, assert_same_rules
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
@@ -95,8 +95,10 @@ class World:
         assert (self.node.writes, self.node.transactions) == before
         with netns.inside(THERE), contextlib.closing(RealNode([NODE_ADDRESS])) as cold:
             Process(cold, self.objects, Clock()).list()
-            expected = cold.servers(), cold.vips(), cold.rules()
-        assert self.state() == expected
+            *expected, wanted = cold.servers(), cold.vips(), cold.rules()
+        *found, rules = self.state()
+        assert found == expected
+        assert_same_rules(rules, wanted)
 
 
 def _kind(item) -> Kind:
