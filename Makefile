@@ -2,7 +2,7 @@
 # IPVS in a micro-VM if this one has none) is installed on first use and remembered in .cache.
 
 PY  := .venv/bin/python
-RUN = $(PY) tests/integration/run $(WHERE)
+RUN = $(PY) -m tests.guest.run $(WHERE)
 VENV := .cache/venv.stamp
 IMAGE_ROOT := .cache/image/root.made
 IMAGE_CONTENT := $(addprefix deploy/,Dockerfile install.sh sbom.py requirements.lock build.lock) pyproject.toml $(shell find ipvsproxy nft -name '*.py' -o -name '*.nft')
@@ -14,7 +14,7 @@ WHERE :=
 # What `make integration-newer` runs on: suites of Debian (docs/compatibility.md).
 NEWER_KERNEL := backports
 NEWER_USERLAND := trixie
-FLOWS := tests/integration/flows.json
+FLOWS := tests/conformance/flows.json
 # Every shell script of the repository, by its first line.
 SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 # Exit code 5 of pytest (nothing collected) is no failure while a folder is still empty.
@@ -31,10 +31,10 @@ help:  ## this list
 	@echo "IPVSPROXY_KERNEL and IPVSPROXY_USERLAND ask for those of other Debians (docs/compatibility.md)."
 
 demo: $(VENV)  ## the namespace lab, two nodes, pods and a client: Services of every kind, with real requests
-	$(RUN) -- $(PY) tests/integration/demo.py $(ARGS)
+	$(RUN) -- $(PY) -m tests.lab.demo $(ARGS)
 
 tour: $(VENV)  ## vagrant/tour.sh in the namespace lab: ways into a cluster, whose source is seen, what doctor finds
-	$(RUN) -- $(PY) tests/integration/tour.py
+	$(RUN) -- $(PY) -m tests.lab.tour
 
 vagrant-lab:  ## the vagrant lab: virtual machines with a real cluster (needs Vagrant and a provider; vagrant/README.md)
 	cd vagrant && vagrant up
@@ -60,7 +60,7 @@ vagrant-check: $(VENV) $(REQUIRED)  ## the Vagrantfile and its scripts, as far a
 	$(PY) -m pytest tests/vagrant $(ARGS)
 
 guest: $(VENV)  ## what it takes to run many integration tests here: a user-mode kernel where no other is quick
-	$(PY) tests/integration/run --prepare
+	$(PY) -m tests.guest.run --prepare
 
 integration: $(VENV) $(REQUIRED)  ## real packets through a real kernel (a guest's if need be)
 	$(RUN) -- $(PY) -m pytest $(TESTS) -m 'not slow' $(ARGS)
@@ -70,7 +70,7 @@ integration-all: $(VENV) $(REQUIRED)  ## the same with the slow tests
 
 # tests/unit/deploy needs Helm, and nothing that differs there.
 integration-newer: $(VENV) $(REQUIRED)  ## with a newer kernel; then also with newer Python and libnftables, unit tests too
-	IPVSPROXY_KERNEL=$(NEWER_KERNEL) $(PY) tests/integration/run --prepare
+	IPVSPROXY_KERNEL=$(NEWER_KERNEL) $(PY) -m tests.guest.run --prepare
 	IPVSPROXY_KERNEL=$(NEWER_KERNEL) $(RUN) -- $(PY) -m pytest $(TESTS) -m 'not slow' $(ARGS)
 	IPVSPROXY_KERNEL=$(NEWER_KERNEL) IPVSPROXY_USERLAND=$(NEWER_USERLAND) $(RUN) -- \
 		$(PY) -m pytest tests/unit $(TESTS) --ignore=tests/unit/deploy -m 'not slow' $(ARGS)
@@ -79,16 +79,16 @@ soak: $(VENV)  ## half an hour of random changes under traffic; SOAK_SECONDS, SO
 	SOAK_SECONDS=$${SOAK_SECONDS:-1800} $(RUN) -- $(PY) -m pytest tests/integration/test_soak.py -s $(ARGS)
 
 fuzz: $(VENV)  ## look for inputs that break or slow down what reads them; FUZZ_SECONDS, ARGS='--only TARGET'
-	$(PY) tests/fuzz/fuzz.py --seconds $${FUZZ_SECONDS:-600} $(ARGS)
+	$(PY) -m tests.fuzz.run --seconds $${FUZZ_SECONDS:-600} $(ARGS)
 
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
-	$(RUN) -- $(PY) tests/integration/conformance.py --flows $(FLOWS) $(ARGS)
+	$(RUN) -- $(PY) -m tests.conformance.run --flows $(FLOWS) $(ARGS)
 
 picture: $(VENV)  ## draw the picture in docs/commands.md anew
 	$(PY) tools/picture $(WHERE)
 
 bench: $(VENV)  ## measure sync times and memory
-	$(RUN) -- $(PY) tests/bench/run.py $(ARGS)
+	$(RUN) -- $(PY) -m tests.bench.run $(ARGS)
 
 image:  ## the container image ipvsproxy:dev, by docker
 	docker build -f deploy/Dockerfile -t ipvsproxy:dev .

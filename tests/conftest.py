@@ -1,5 +1,5 @@
 """All tests have the same surroundings, on a terminal, in the background and on a build server."""
 
-import surroundings
+from tests.support import surroundings
 
 surroundings.settle()

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2034  # A, B and IMAGE are for the script that sources this
-# Sourced by tour.sh: the target is the namespace lab. tests/integration/tour.py, which has built it and started this
+# Sourced by tour.sh: the target is the namespace lab. tests/lab/tour.py, which has built it and started this
 # script, answers one line at a time: words in through the pipe LAB/requests, lines and ". STATUS" back through LAB/replies.
 A=node1
 B=node2

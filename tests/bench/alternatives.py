@@ -5,9 +5,8 @@ import os
 import pathlib
 import time
 
-from machine import objects
-
 from ipvsproxy.kube.inbox import Kind
+from tests.bench.machine import objects
 
 
 def measure(way, services, slices):

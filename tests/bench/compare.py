@@ -18,9 +18,9 @@ import tempfile
 import threading
 import time
 
-import cluster
-from namespace import fresh_network
-from serving import serving
+from tests.bench import cluster
+from tests.bench.namespace import fresh_network
+from tests.bench.serving import serving
 
 SAMPLE = 50
 CHANGES = 10

@@ -7,7 +7,6 @@ import gc
 import time
 
 import msgspec
-from namespace import fresh_network
 
 from ipvsproxy import memory
 from ipvsproxy.config import Config
@@ -22,6 +21,7 @@ from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.loop import Loop
 from nft import Libnftables
+from tests.bench.namespace import fresh_network
 
 WARM_BYTES = 192 << 20
 ARENA = 1 << 20

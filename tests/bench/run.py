@@ -20,11 +20,10 @@ import shutil
 import subprocess
 import sys
 
-sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "support")]
+import structlog
 
-import structlog  # noqa: E402
-from machine import warm_memory  # noqa: E402
-from scenarios import MEASURE_MEMORY, SCENARIOS, TARGETS  # noqa: E402
+from tests.bench.machine import warm_memory
+from tests.bench.scenarios import MEASURE_MEMORY, SCENARIOS, TARGETS
 
 PROFILED_LINES = 30
 # For the C library: no memory is given back, and large pieces are reused as well.
@@ -71,7 +70,7 @@ def main(argv):
     if chosen.child:
         return child(chosen)
     if chosen.kube_proxy or chosen.kube_apiserver:
-        import compare
+        from tests.bench import compare
 
         return compare.main(chosen)
     plan = [(name, count) for count in chosen.services for name in chosen.only or SCENARIOS]
@@ -81,7 +80,7 @@ def main(argv):
     if not chosen.profile:
         print(table(results))
     if chosen.chart:
-        import drawing
+        from tests.bench import drawing
 
         drawing.draw(chosen.json, chosen.chart)
     keep(filter(None, (chosen.json, chosen.chart)))
@@ -99,7 +98,7 @@ def keep(files):
 
 def measure(name, services, chosen):
     """Run one scenario in a process of its own and return its result, None if it failed."""
-    argv = [sys.executable, __file__, "--child", name, "--services", str(services)]
+    argv = [sys.executable, "-m", "tests.bench.run", "--child", name, "--services", str(services)]
     argv += ["--endpoints", str(chosen.endpoints)] + ["--profile"] * chosen.profile
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | KEEP_MEMORY)
     print(done.stdout, end="", flush=True)

@@ -7,17 +7,14 @@ import resource
 import statistics
 import time
 
-import alternatives
-import cluster
-import floors
-from machine import REFERENCE_CALIBRATION, Proxy, calibration, objects, timed
-from memory_kernel import MemoryNode
-from namespace import fresh_network
-
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kube.inbox import Inbox, Kind, Listed
 from ipvsproxy.loop import Loop
+from tests.bench import alternatives, cluster, floors
+from tests.bench.machine import REFERENCE_CALIBRATION, Proxy, calibration, objects, timed
+from tests.bench.namespace import fresh_network
+from tests.support.memory_kernel import MemoryNode
 
 ROUNDS = 6
 CHANGES_A_ROUND = 20

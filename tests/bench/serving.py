@@ -4,17 +4,13 @@ import concurrent.futures
 import contextlib
 import http.client
 import itertools
-import pathlib
 import sys
 import threading
 import time
 
-import cluster
-from apiserver import ApiServer
-
-sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "integration")]
-
-from apiservers import RealServer, Refused  # noqa: E402
+from tests.bench import cluster
+from tests.lab.apiservers import RealServer, Refused
+from tests.support.apiserver import ApiServer
 
 WRITERS = 8
 POLL_SECONDS = 0.05

@@ -14,9 +14,8 @@ import socket
 import time
 from collections.abc import Sequence
 
-import netns
-import probe
-from probe import Question, Result
+from tests.lab import netns, probe
+from tests.lab.probe import Question, Result
 
 IP_RECVERR, IPV6_RECVERR = 11, 25
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import netns
-from flow_file import Flow
-from flow_judge import Facts
-from probe import Result
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.inspect.walk import Explanation, Outcome, explain, packet
 from ipvsproxy.kernel.view import View
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey
+from tests.conformance.judge import Facts
+from tests.conformance.scenario_file import Flow
+from tests.lab import netns
+from tests.lab.probe import Result
 
 WIRE = {"answered": Outcome.ACCEPTED, "refused": Outcome.REFUSED, "timeout": Outcome.DROPPED}
 

@@ -1,4 +1,4 @@
-"""Scenarios of our own for flows-more.json (see flow_more.py). Addresses are others than those of flows.json."""
+"""Scenarios of our own for flows-more.json (see write_more.py). Addresses are others than those of flows.json."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
-from flow_proxy import Zygote
-from lab import DEFAULT_PROXY_ARGS, Lab, Node
-from proxy import Proxy
+from tests.conformance.proxy import Zygote
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
+from tests.lab.proxy import Proxy
 
 
 class ForkedProxy(Proxy):

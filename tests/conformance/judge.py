@@ -25,9 +25,9 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from flow_file import Flow, endpoint_name
-from flow_listeners import HOST, OUTSIDE
-from probe import Result
+from tests.conformance.listeners import HOST, OUTSIDE
+from tests.conformance.scenario_file import Flow, endpoint_name
+from tests.lab.probe import Result
 
 PATIENCE = 12.0
 SILENCE = {"tcp": 2.5, "udp": 2.5, "sctp": 5.0}

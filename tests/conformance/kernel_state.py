@@ -12,8 +12,8 @@ import pathlib
 import socket
 import struct
 
-import netns
-from flow_file import KUBE_IPVS0, endpoint_name
+from tests.conformance.scenario_file import KUBE_IPVS0, endpoint_name
+from tests.lab import netns
 
 PROC_NET = pathlib.Path("/proc/thread-self/net")
 NETLINK_NETFILTER = 12

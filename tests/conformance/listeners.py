@@ -11,12 +11,12 @@ import contextlib
 import errno
 import socket
 
-import netns
-from flow_file import Scenario, endpoint_name
-from flow_places import places
-from flow_world import World
-from lab import Host
-from responder import Listener, Responder
+from tests.conformance.network import World
+from tests.conformance.places import places
+from tests.conformance.scenario_file import Scenario, endpoint_name
+from tests.lab import netns
+from tests.lab.lab import Host
+from tests.lab.responder import Listener, Responder
 
 IPV6_FREEBIND, IP_FREEBIND = 78, 15
 HOST = "the host itself"

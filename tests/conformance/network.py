@@ -24,11 +24,11 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
-import netns
-from flow_file import LOOPBACKS, Scenario
-from flow_objects import detector
-from flow_places import LAN_HOSTS, Needs, places
-from lab import BRIDGE, HOST_SYSCTLS, LAN_SYSCTLS, NODE_SYSCTLS
+from tests.conformance.objects import detector
+from tests.conformance.places import LAN_HOSTS, Needs, places
+from tests.conformance.scenario_file import LOOPBACKS, Scenario
+from tests.lab import netns
+from tests.lab.lab import BRIDGE, HOST_SYSCTLS, LAN_SYSCTLS, NODE_SYSCTLS
 
 _numbers = itertools.count(1)
 FAMILIES = (4, 6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flow_file import Endpoint, Object, Scenario
+from tests.conformance.scenario_file import Endpoint, Object, Scenario
 
 OWN_KEYS = {"namespace", "name", "note", "labels", "annotations", "loadBalancerIngress"}
 OWN_KEYS |= {"sessionAffinityTimeoutSeconds", "ports", "clusterIP", "type", "status"}

@@ -17,8 +17,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Self
 
-from flow_file import Flow, Scenario
-from flow_objects import detector, flags
+from tests.conformance.objects import detector, flags
+from tests.conformance.scenario_file import Flow, Scenario
 
 SENDERS = {"pod": "pod", "remote-pod": "far", "external": "client"}
 LAN_HOSTS = ("client", "remote", "far", "beyond")

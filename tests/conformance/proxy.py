@@ -18,13 +18,13 @@ import sys
 import time
 from typing import Self
 
-import flow_kernel
-from flow_file import Object, Scenario
-from flow_objects import flags, node_object, objects, service
-from flow_world import Prefix
-from proxy import Proxy
+from tests.conformance import kernel_state, zygote
+from tests.conformance.network import Prefix
+from tests.conformance.objects import flags, node_object, objects, service
+from tests.conformance.scenario_file import Object, Scenario
+from tests.lab.proxy import Proxy
+from tests.support.repository import REPO
 
-ZYGOTE = pathlib.Path(__file__).with_name("flow_zygote.py")
 SWAP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 FIRST_MARKER = 0x1000
@@ -70,8 +70,8 @@ class Zygote:
     """The interpreter that forks proxies; it begins to import at once, the first fork waits for that."""
 
     def __init__(self) -> None:
-        argv = [sys.executable, str(ZYGOTE)]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        argv = [sys.executable, "-m", zygote.__name__]
+        self._process = subprocess.Popen(argv, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def fork(self, where: str, arguments: list[str], log: pathlib.Path) -> Process:
         self._process.stdin.write(json.dumps({"where": where, "arguments": arguments, "log": str(log)}) + "\n")
@@ -133,7 +133,7 @@ class FlowProxy(Proxy):
 
     def _wait_until_bound(self, marker: str) -> None:
         deadline = time.monotonic() + SWAP_SECONDS
-        while marker not in flow_kernel.bound6(self.netns):
+        while marker not in kernel_state.bound6(self.netns):
             if not self.is_running():
                 raise Stuck(f"the proxy has ended: {self._last_words()}")
             if time.monotonic() > deadline:

@@ -2,16 +2,16 @@
 
     make conformance [FLOWS=FILE] [ARGS="--scenario ID"]
 
-A file of flows (tests/integration/flows.json describes its own format) says for many scenarios who sends from
+A file of flows (tests/conformance/flows.json describes its own format) says for many scenarios who sends from
 which address to which, and what must come of it. Each scenario is built in network namespaces with the very
 addresses of the file, ipvsproxy runs on its node with the scenario's objects and flags, and each flow is tried
 with real connections. Output: a line for each failing flow (scenario, flow, expected, seen) and as
 the last line the counts; the exit code is 0 only when nothing failed. What counts as right is written down in
-flow_judge.py, and in flow_state.py for the `state` blocks, whose differences count as failures while what
+judge.py, and in state_blocks.py for the `state` blocks, whose differences count as failures while what
 agrees is not counted as a flow. A flow is skipped only when the kernel cannot do it, for a reason that is printed.
 
-Modules: flow_file (reading), flow_objects (manifests and flags), flow_places (what can share a world),
-flow_world (namespaces), flow_proxy (the process), flow_listeners, flow_client, flow_judge, flow_state, flow_run.
+Modules: scenario_file (reading), objects (manifests and flags), places (what can share a network), network
+(namespaces), proxy (the process), listeners, client, judge, state_blocks, runner.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import flow_file
-from flow_file import Scenario
-from flow_run import Report, Runner
+from tests.conformance import scenario_file
+from tests.conformance.runner import Report, Runner
+from tests.conformance.scenario_file import Scenario
 
 FLOWS = pathlib.Path(__file__).with_name("flows.json")
 # Each rule at least once, with few different configurations: a process start is what costs.
@@ -51,8 +51,8 @@ SUBSETS = {
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     try:
-        scenarios = choose(flow_file.load(options.flows), options)
-    except (flow_file.Unusable, OSError) as error:
+        scenarios = choose(scenario_file.load(options.flows), options)
+    except (scenario_file.Unusable, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 2
     report = Report()
@@ -77,7 +77,7 @@ def choose(scenarios: Sequence[Scenario], options: argparse.Namespace) -> list[S
     wanted = {*options.scenario, *(SUBSETS[options.subset] if options.subset else ())}
     unknown = wanted - {scenario.id for scenario in scenarios}
     if unknown:
-        raise flow_file.Unusable(f"{options.flows} has no scenario {', '.join(sorted(unknown))}")
+        raise scenario_file.Unusable(f"{options.flows} has no scenario {', '.join(sorted(unknown))}")
     return [scenario for scenario in scenarios if not wanted or scenario.id in wanted]
 
 

@@ -12,21 +12,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import flow_explain
-import flow_judge as judge
-import flow_kernel
-import flow_state
-import netns
-from capabilities import missing
-from flow_client import HTTP_REQUEST, Ask, ask_all
-from flow_file import Flow, Scenario
-from flow_listeners import listen
-from flow_places import Group, group, places, split
-from flow_proxy import FlowProxy, Stuck, Zygote
-from flow_world import Prefix, World
-from probe import QUESTION, Question, Result
-from responder import Responder
-from wipe import wipe_node
+from tests.conformance import explain, judge, kernel_state, state_blocks
+from tests.conformance.client import HTTP_REQUEST, Ask, ask_all
+from tests.conformance.listeners import listen
+from tests.conformance.network import Prefix, World
+from tests.conformance.places import Group, group, places, split
+from tests.conformance.proxy import FlowProxy, Stuck, Zygote
+from tests.conformance.scenario_file import Flow, Scenario
+from tests.lab import netns
+from tests.lab.capabilities import missing
+from tests.lab.probe import QUESTION, Question, Result
+from tests.lab.responder import Responder
+from tests.lab.wipe import wipe_node
 
 SPREADLESS = ("sh", "dh", "lblc", "lblcr", "fo", "ovf")
 
@@ -176,7 +173,7 @@ class Runner:
             # It would mend what is spoilt.
             stage.proxy.kill()
             plant.spoil(stage.world.node)
-        flow_kernel.flush_conntrack(stage.world.node)
+        kernel_state.flush_conntrack(stage.world.node)
         listen(self._responder, stage.world, scenario, sctp=not missing("sctp"))
         self._judge(stage)
         self._responder.clear()
@@ -204,14 +201,14 @@ class Runner:
     def _compare_with_explain(self, stage: Stage, results: dict[str, list[Result]], facts: judge.Facts) -> None:
         flows = stage.scenario.flows
         self._report.explained += len(flows)
-        for flow, said, seen in flow_explain.differences(stage.world.node, results, flows, facts):
+        for flow, said, seen in explain.differences(stage.world.node, results, flows, facts):
             self._report.fail(stage.scenario, f"explain {flow.id} {flow.name}", said, seen)
 
     def _check_state(self, stage: Stage, prefix: Prefix) -> None:
         if not stage.scenario.state:
             return
-        kernel = flow_state.Kernel(stage.world, stage.scenario, prefix.six)
-        findings, judged, unjudged = flow_state.check(kernel)
+        kernel = state_blocks.Kernel(stage.world, stage.scenario, prefix.six)
+        findings, judged, unjudged = state_blocks.check(kernel)
         self._report.facts += judged
         self._report.unjudged += unjudged
         for name, expected, seen in findings:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from flow_file import LOOPBACKS, Object, Scenario, address, parse_endpoint_name
-from flow_kernel import Server, bound, servers
-from flow_world import World
+from tests.conformance.kernel_state import Server, bound, servers
+from tests.conformance.network import World
+from tests.conformance.scenario_file import LOOPBACKS, Object, Scenario, address, parse_endpoint_name
 
 TICKS = (1, 100, 250, 300, 1000)
 Finding = tuple[str, object, object]

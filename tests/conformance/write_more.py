@@ -1,6 +1,6 @@
 """Write flows-more.json: what flows.json lacks, in the same format.
 
-    tests/integration/flow_more.py
+    python -m tests.conformance.write_more
 
 Twins: each IPv4 scenario with its addresses moved to IPv6 (where flows.json has no such twin), and each TCP
 scenario over UDP and over SCTP. A twin keeps what must come of each flow, since none of it depends on family
@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from flow_extras import extras
+from tests.conformance.extras import extras
 
 Object = dict[str, Any]
 HERE = pathlib.Path(__file__).parent

@@ -11,14 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import signal
 import sys
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPO), str(pathlib.Path(__file__).parent)]
-
-import netns  # noqa: E402
+from tests.lab import netns
 
 
 def preload() -> None:

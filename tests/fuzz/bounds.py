@@ -9,7 +9,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 
-from work import instructions
+from tests.support.work import instructions
 
 # What an empty input costs, and each byte, and each thing that was made.
 WORK = {

@@ -11,8 +11,9 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import hostile
 import yaml
+
+from tests.support import hostile
 
 Path = tuple[Any, ...]
 FAMILIES: list[Any] = [

@@ -1,7 +1,9 @@
 """`make fuzz`: look for inputs that break or slow down what reads them, guided by coverage.
 
-    fuzz.py [--seconds N] [--only TARGET]...     all targets, one after the other, each in a process of its own
-    fuzz.py --try TARGET FILE...                 what one input does, with a traceback
+    python -m tests.fuzz.run [--seconds N] [--only TARGET]...
+        all targets, one after the other, each in a process of its own
+    python -m tests.fuzz.run --try TARGET FILE...
+        what one input does, with a traceback
 
 Interesting inputs are kept below .cache/fuzz and used again by the next run; what to keep for good is in
 tests/fuzz/corpus, which `make unit` goes through. An input that fails is written to .cache/fuzz/found. Each target
@@ -42,7 +44,7 @@ def all_targets(seconds: int, names: list[str]) -> int:
     FOUND.mkdir(parents=True, exist_ok=True)
     failed = [name for name in names if _one(name, max(1, seconds // len(names)))]
     for name in failed:
-        print(f"{name}: FAILED; try the input again with tests/fuzz/fuzz.py --try {name} .cache/fuzz/found/FILE")
+        print(f"{name}: FAILED; try it again with python -m tests.fuzz.run --try {name} .cache/fuzz/found/FILE")
     print(f"{len(names) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
@@ -51,7 +53,7 @@ def _one(name: str, seconds: int) -> int:
     print(f"{name}: {seconds} s", flush=True)
     alone = _own_network()
     environment = os.environ | ({"FUZZ_OWN_NETWORK": "1"} if alone else {})
-    command = [*alone, sys.executable, __file__, "--child", name, "--seconds", str(seconds)]
+    command = [*alone, sys.executable, "-m", "tests.fuzz.run", "--child", name, "--seconds", str(seconds)]
     log = CACHE / f"{name}.log"
     with log.open("wb") as output:
         done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
@@ -75,18 +77,13 @@ def _own_network() -> list[str]:
     return []
 
 
-def _paths() -> None:
-    sys.path[:0] = [str(REPO), str(HERE), str(REPO / "tests/support")]
-
-
 def child(name: str, seconds: int) -> int:
     """Fuzz one target, then count what the inputs that were kept cost."""
     import atheris
 
-    _paths()
     with atheris.instrument_imports(include=["ipvsproxy", "nft"]):
-        import targets
-    import mutate
+        from tests.fuzz import targets
+    from tests.fuzz import mutate
 
     targets.quiet()
     target = targets.TARGETS[name]
@@ -115,7 +112,7 @@ def child(name: str, seconds: int) -> int:
     _, status = os.waitpid(pid, 0)
     return (
         os.waitstatus_to_exitcode(status)
-        or subprocess.run([sys.executable, __file__, "--measure", name], check=False).returncode
+        or subprocess.run([sys.executable, "-m", "tests.fuzz.run", "--measure", name], check=False).returncode
     )
 
 
@@ -132,9 +129,8 @@ def _seed(name: str, kept: pathlib.Path) -> None:
 
 def measure(name: str) -> int:
     """Count what the largest of the inputs cost that were kept."""
-    _paths()
-    import targets
-    from bounds import over
+    from tests.fuzz import targets
+    from tests.fuzz.bounds import over
 
     targets.quiet()
     files = sorted((CACHE / "corpus" / name).iterdir(), key=lambda path: -path.stat().st_size)[:MEASURED]
@@ -150,9 +146,8 @@ def measure(name: str) -> int:
 
 
 def attempt(name: str, files: list[str]) -> int:
-    _paths()
-    import targets
-    from bounds import over
+    from tests.fuzz import targets
+    from tests.fuzz.bounds import over
 
     targets.quiet()
     status = 0

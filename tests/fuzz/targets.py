@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from hostile_node import GOOD, of_good, served
 from pyroute2.netlink.generic.ipvs import ipvsmsg
 
 from ipvsproxy.address import format_ip
@@ -40,6 +39,7 @@ from ipvsproxy.serve.health import Health, responder
 from ipvsproxy.serve.metrics import Metrics
 from nft.client import Libnftables
 from nft.transaction import Table, Transaction
+from tests.support.hostile_node import GOOD, of_good, served
 
 FAMILY = 33
 TABLE = Table("inet", "ipvsproxy")

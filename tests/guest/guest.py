@@ -28,7 +28,7 @@ Boot = Callable[[pathlib.Path], list[str]]
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 CACHE = REPO / ".cache/vm"
-GUEST_INIT = REPO / "tests/integration/guest-init"
+GUEST_INIT = pathlib.Path(__file__).with_name("guest-init")
 VENV_BIN = REPO / ".venv/bin"
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 10

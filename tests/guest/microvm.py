@@ -15,7 +15,7 @@ import sys
 import time
 from functools import partial
 
-from guest import CACHE, GUEST_INIT, REPO, Guest, wanted_kernel
+from tests.guest.guest import CACHE, GUEST_INIT, REPO, Guest, wanted_kernel
 
 PROBE_SECONDS = 20
 

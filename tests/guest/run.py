@@ -1,15 +1,14 @@
-#!/usr/bin/env python3
 """Run a command where it finds a kernel with IPVS: here, or in a guest.
 
-    tests/integration/run [--direct | --vm | --usermode] [--timeout SECONDS] -- COMMAND...
-    tests/integration/run --prepare
+    python -m tests.guest.run [--direct | --vm | --usermode] [--timeout SECONDS] -- COMMAND...
+    python -m tests.guest.run --prepare
 
 Root on a kernel with IPVS, dummy and veth links: the command simply runs. Otherwise a guest kernel boots with this
-machine's files and the command runs there; its output is streamed and its exit code returned. The guest is a micro-VM
-with the distribution's kernel (microvm.py), or, where KVM does not work and there is one that boots here, a user-mode
-kernel (usermode.py); `--prepare` makes it where it will be needed. IPVSPROXY_KERNEL and IPVSPROXY_USERLAND ask for a guest with
-the kernel, and the files, of another release of Debian (guest.py). Everything is stdlib: this must work before anything
-is installed.
+machine's files and the command runs there; its output is streamed and its exit code returned. The guest is a
+micro-VM with the distribution's kernel (microvm.py), or, where KVM does not work and there is one that boots here,
+a user-mode kernel (usermode.py); `--prepare` makes it where it will be needed. IPVSPROXY_KERNEL and
+IPVSPROXY_USERLAND ask for a guest with the kernel, and the files, of another release of Debian (guest.py).
+Everything is stdlib: this must work before anything is installed.
 """
 
 from __future__ import annotations
@@ -22,14 +21,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO / "tests/integration"))
+from tests.guest import guest, microvm, usermode
+from tests.guest.guest import REPO
 
-import guest  # noqa: E402
-import microvm  # noqa: E402
-import usermode  # noqa: E402
-
-LOAD_MODULES = REPO / "tests/integration/load-modules"
+LOAD_MODULES = pathlib.Path(__file__).with_name("load-modules")
 
 
 def why_not_direct() -> str | None:

@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 
-from guest import CACHE, GUEST_INIT, REPO, Guest, wanted_kernel
+from tests.guest.guest import CACHE, GUEST_INIT, REPO, Guest, wanted_kernel
 
 PROBE_SECONDS = 60
 # What of a processor decides whether programs run on it (/proc/cpuinfo).

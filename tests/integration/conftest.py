@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 from collections.abc import Iterator
 
 import pytest
-import surroundings
 
-# The folder's modules import each other by name, in the demo, the bench and the tests alike.
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
-from capabilities import missing
-from flow_proxy import Zygote
-from lab import Lab
-from manifests import Folder
-from rolling import add_addresses
+from tests.conformance.proxy import Zygote
+from tests.lab.capabilities import missing
+from tests.lab.lab import Lab
+from tests.lab.manifests import Folder
+from tests.lab.rolling import add_addresses
+from tests.support import surroundings
 
 surroundings.without_proxies()
 LAB_NEEDS = ("root", "namespaces", "br_netfilter")

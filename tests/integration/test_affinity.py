@@ -12,18 +12,18 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, dual_slices, port
-from probe import Conversation, Question, probe_many, spread
-from test_traffic import balancer, eventually, published
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.stale import GONE, Sweep
 from ipvsproxy.plan.state import FrontendKey
+from tests.integration.test_traffic import balancer, eventually, published
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, dual_slices, port
+from tests.lab.probe import Conversation, Question, probe_many, spread
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -9,12 +9,13 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import Question, spread
-from test_traffic import eventually
+
+from tests.integration.test_traffic import eventually
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Question, spread
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -6,13 +6,14 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import Conversation, Question, spread
-from proxy import Proxy
-from test_traffic import cluster_ip, eventually
+
+from tests.integration.test_traffic import cluster_ip, eventually
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Conversation, Question, spread
+from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -8,15 +8,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
-import netns
 import pytest
-from apiservers import Server, open_server
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import endpoint, endpoint_slice, node_object, port, service
-from probe import Question, probe, spread
-from proxy import Proxy
 
 from ipvsproxy.kernel.ipvs import Ipvs
+from tests.lab import netns
+from tests.lab.apiservers import Server, open_server
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import endpoint, endpoint_slice, node_object, port, service
+from tests.lab.probe import Question, probe, spread
+from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -7,13 +7,14 @@ import socket
 import struct
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import probe
-from proxy import Proxy
-from test_traffic import eventually
+
+from tests.integration.test_traffic import eventually
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import probe
+from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

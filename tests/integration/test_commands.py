@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder
-from probe import Conversation, Question
-from test_traffic import World, cluster_ip
 
 from ipvsproxy import cli
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey
+from tests.integration.test_traffic import World, cluster_ip
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder
+from tests.lab.probe import Conversation, Question
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -11,27 +11,24 @@ import socket
 import threading
 from collections.abc import Callable
 
-import conformance
-import flow_explain
-import flow_file
-import flow_judge
-import flow_places
-import netns
 import pytest
-from flow_client import HTTP_REQUEST, Ask, ask_all
-from flow_file import Flow, Scenario
-from flow_listeners import HOST, OUTSIDE
-from flow_run import Plant, Report, Runner
-from flow_world import Prefix
-from probe import Question, Result
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.inspect.model import Counters, Real
 from ipvsproxy.inspect.walk import Explanation, Outcome, Packet, Sender, Target
 from ipvsproxy.plan.state import Destination, FrontendKey
+from tests.conformance import explain, judge, places, scenario_file
+from tests.conformance import run as conformance
+from tests.conformance.client import HTTP_REQUEST, Ask, ask_all
+from tests.conformance.listeners import HOST, OUTSIDE
+from tests.conformance.network import Prefix
+from tests.conformance.runner import Plant, Report, Runner
+from tests.conformance.scenario_file import Flow, Scenario
+from tests.lab import netns
+from tests.lab.probe import Question, Result
 
 NEEDS = pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces", "br_netfilter")
-MORE = pathlib.Path(__file__).with_name("flows-more.json")
+MORE = conformance.FLOWS.with_name("flows-more.json")
 
 
 def play(scenarios: list[Scenario], plants: dict[str, Plant] | None = None) -> Report:
@@ -42,7 +39,7 @@ def play(scenarios: list[Scenario], plants: dict[str, Plant] | None = None) -> R
 
 
 def flows(*ids: str) -> list[Scenario]:
-    return [scenario for scenario in flow_file.load(conformance.FLOWS) if not ids or scenario.id in ids]
+    return [scenario for scenario in scenario_file.load(conformance.FLOWS) if not ids or scenario.id in ids]
 
 
 @NEEDS
@@ -59,7 +56,7 @@ def test_each_rule_once() -> None:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("path", [conformance.FLOWS, MORE], ids=lambda path: path.stem)
 def test_all_scenarios(path: pathlib.Path) -> None:
-    report = play(flow_file.load(path))
+    report = play(scenario_file.load(path))
     assert report.failed == 0, "\n".join(report.lines)
     assert report.passed > 200
 
@@ -141,7 +138,7 @@ def test_planted_errors_are_found() -> None:
 
 # The rules of judgement, without any packet.
 
-FACTS = flow_judge.Facts(frozenset({"192.0.2.1", "127.0.0.1"}), frozenset({30000}))
+FACTS = judge.Facts(frozenset({"192.0.2.1", "127.0.0.1"}), frozenset({30000}))
 TWO = frozenset({"10.0.1.1:80", "10.0.1.2:80"})
 POD = Flow("f", "", "pod", "10.0.0.2", "10.96.0.1", 80, "tcp", "endpoints", TWO, masquerade=False)
 NODE = dataclasses.replace(POD, sender="node", source="192.0.2.1")
@@ -188,17 +185,17 @@ JUDGEMENTS = [
 
 @pytest.mark.parametrize(("flow", "results", "right"), JUDGEMENTS)
 def test_judgement(flow: Flow, results: list[Result], right: bool) -> None:
-    assert flow_judge.is_right(flow, results, FACTS) is right
+    assert judge.is_right(flow, results, FACTS) is right
 
 
 def test_an_endpoint_not_seen_yet_is_asked_for_again_but_nothing_else_is() -> None:
-    assert flow_judge.lacks_endpoints(POD, [FIRST], FACTS)
-    assert not flow_judge.lacks_endpoints(POD, [FIRST, Result("timeout")], FACTS)
-    assert not flow_judge.lacks_endpoints(POD, [FIRST, SECOND], FACTS)
-    assert not flow_judge.lacks_endpoints(dataclasses.replace(POD, sticky=True), [FIRST], FACTS)
+    assert judge.lacks_endpoints(POD, [FIRST], FACTS)
+    assert not judge.lacks_endpoints(POD, [FIRST, Result("timeout")], FACTS)
+    assert not judge.lacks_endpoints(POD, [FIRST, SECOND], FACTS)
+    assert not judge.lacks_endpoints(dataclasses.replace(POD, sticky=True), [FIRST], FACTS)
     hashed = dataclasses.replace(FACTS, spreads=False)
-    assert not flow_judge.lacks_endpoints(POD, [FIRST], hashed)
-    assert flow_judge.is_right(POD, [FIRST], hashed)
+    assert not judge.lacks_endpoints(POD, [FIRST], hashed)
+    assert judge.is_right(POD, [FIRST], hashed)
 
 
 # Whether explain agrees with what was seen.
@@ -233,7 +230,7 @@ AGREEMENTS = [
 
 @pytest.mark.parametrize(("flow", "explanation", "results", "agree"), AGREEMENTS)
 def test_explain_is_compared(flow: Flow, explanation: Explanation, results: list[Result], agree: bool) -> None:
-    assert (not list(flow_explain.compare(flow, explanation, results, FACTS))) is agree
+    assert (not list(explain.compare(flow, explanation, results, FACTS))) is agree
 
 
 # Reading files, and what can share a world.
@@ -242,7 +239,7 @@ def test_explain_is_compared(flow: Flow, explanation: Explanation, results: list
 def read(tmp_path: pathlib.Path, *scenarios: dict[str, object]) -> list[Scenario]:
     path = tmp_path / "flows.json"
     path.write_text(json.dumps({"scenarios": scenarios}))
-    return flow_file.load(path)
+    return scenario_file.load(path)
 
 
 def sent(sender: str, source: str, address: str = "10.96.0.1") -> dict[str, object]:
@@ -255,14 +252,14 @@ def test_a_file_may_say_little(tmp_path: pathlib.Path) -> None:
     (only,) = scenario.flows
     assert (only.id, only.sender, only.address, only.proto) == ("x/01", "external", "2001:db8::1", "tcp")
     assert scenario.endpoints == ()
-    with pytest.raises(flow_file.Unusable):
+    with pytest.raises(scenario_file.Unusable):
         read(tmp_path, {"flows": []})
 
 
 def test_one_address_in_two_places_takes_two_worlds(tmp_path: pathlib.Path) -> None:
     flows = [sent("pod", "10.0.0.2"), sent("external", "10.0.0.2"), sent("external", "10.0.0.3")]
     (scenario,) = read(tmp_path, {"id": "x", "flows": flows})
-    parts = [[flow.id for flow in part.flows] for part in flow_places.split(scenario)]
+    parts = [[flow.id for flow in part.flows] for part in places.split(scenario)]
     assert parts == [["x/01", "x/03"], ["x/02"]]
 
 
@@ -272,7 +269,7 @@ def test_a_client_with_the_address_of_another_scenarios_vip_gets_a_world_of_its_
     first = {"id": "a", "flows": [sent("external", "192.0.2.9")]}
     second = {"id": "b", "flows": [sent("external", "10.96.0.1", "192.0.2.9")]}
     third = {"id": "c", "flows": [sent("pod", "10.0.0.2", "10.96.0.7")]}
-    groups = flow_places.group(read(tmp_path, first, second, third))
+    groups = places.group(read(tmp_path, first, second, third))
     assert [[scenario.id for scenario in one.scenarios] for one in groups] == [["a", "c"], ["b"]]
 
 

@@ -15,13 +15,14 @@ import socket
 import time
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Host, Lab
-from manifests import Folder, endpoint, endpoint_slice, port
-from packets import Tap, send_segment
-from probe import QUESTION, Conversation, Question, failure, probe_many
-from test_traffic import balancer, cluster_ip, eventually, external, published
+
+from tests.integration.test_traffic import balancer, cluster_ip, eventually, external, published
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port
+from tests.lab.packets import Tap, send_segment
+from tests.lab.probe import QUESTION, Conversation, Question, failure, probe_many
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -10,9 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import Lab
 
 from ipvsproxy.address import Cidr, parse_cidr, parse_ip
 from ipvsproxy.kernel import conntrack
@@ -20,6 +18,8 @@ from ipvsproxy.kernel.conntrack import AF, DESTINATION, NESTED, NFGENMSG, SOURCE
 from ipvsproxy.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, Wire, attribute, message
 from ipvsproxy.plan.stale import GONE, Rule, Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey
+from tests.lab import netns
+from tests.lab.lab import Lab
 
 pytestmark = pytest.mark.needs("ip_vs")
 

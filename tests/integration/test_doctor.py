@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import Question, probe, probe_many
-from sick_node import (
+
+from ipvsproxy.commands.service_survey import survey_service
+from ipvsproxy.commands.survey import survey
+from ipvsproxy.diagnosis.finding import Finding, Verdict
+from ipvsproxy.diagnosis.node import diagnose
+from ipvsproxy.diagnosis.service import diagnose_service
+from ipvsproxy.probe.web import read_metrics
+from tests.lab import netns
+from tests.lab.lab import Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Question, probe, probe_many
+from tests.lab.sick_node import (
     DNS,
     NODE_PORT,
     WAYS,
@@ -26,13 +33,6 @@ from sick_node import (
     serve_pods,
     table,
 )
-
-from ipvsproxy.commands.service_survey import survey_service
-from ipvsproxy.commands.survey import survey
-from ipvsproxy.diagnosis.finding import Finding, Verdict
-from ipvsproxy.diagnosis.node import diagnose
-from ipvsproxy.diagnosis.service import diagnose_service
-from ipvsproxy.probe.web import read_metrics
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 

@@ -1,6 +1,7 @@
 """Random histories on the real kernel: each ends where a cold start in another namespace ends.
 
-The same machine as in tests/unit/test_equivalence.py, with real servers, VIPs and rules; HISTORIES and STEPS, too.
+The same machine as in tests/unit/scenarios/test_equivalence.py, with real servers, VIPs and rules;
+HISTORIES and STEPS, too.
 """
 
 from __future__ import annotations
@@ -9,15 +10,10 @@ import contextlib
 import os
 import subprocess
 
-import netns
 import pytest
-from build import destination
-from histories import FOREIGN, SETTLING_SECONDS, Clock, History, Process
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from random_objects import NODE_ADDRESS
-from real_kernel import RealNode, assert_same_rules
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
@@ -26,6 +22,11 @@ from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.plan import ledger
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Server, Vip, VipForm
+from tests.lab import netns
+from tests.lab.real_kernel import RealNode, assert_same_rules
+from tests.support.build import destination
+from tests.support.histories import FOREIGN, SETTLING_SECONDS, Clock, History, Process
+from tests.support.random_objects import NODE_ADDRESS
 
 HERE, THERE = "history", "cold"
 

@@ -12,11 +12,7 @@ import errno
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Host, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import Question, Result, probe_many
 
 from ipvsproxy.address import format_ip, parse_ip
 from ipvsproxy.inspect.walk import Explanation, Outcome, explain, packet
@@ -24,6 +20,10 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.view import View
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, Server
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Question, Result, probe_many
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -14,17 +14,19 @@ import sys
 import time
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import Host, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import Conversation, Question, probe
-from proxy import Proxy
+
+from tests.lab import netns
+from tests.lab.lab import Host, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Conversation, Question, probe
+from tests.lab.proxy import Proxy
+from tests.support.repository import REPO
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 RUN = (sys.executable, "-m", "ipvsproxy", "run")
-REFUSING = (sys.executable, str(pathlib.Path(__file__).with_name("refusing.py")))
+REFUSING = (sys.executable, str(REPO / "tests/lab/refusing.py"))
 TO_NOWHERE = ("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh", *RUN)
 VIP, OTHER = "10.96.1.1", "10.96.1.2"
 WEB = [port(80, 8080)]

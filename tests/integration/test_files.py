@@ -6,11 +6,12 @@ import json
 import pathlib
 
 import pytest
-from flow_proxy import Zygote
-from forked import ForkedProxy
-from lab import Lab
-from manifests import Folder
-from probe import Question, probe_many
+
+from tests.conformance.forked import ForkedProxy
+from tests.conformance.proxy import Zygote
+from tests.lab.lab import Lab
+from tests.lab.manifests import Folder
+from tests.lab.probe import Question, probe_many
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

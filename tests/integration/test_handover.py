@@ -9,12 +9,23 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
-from kube_proxy_state import LEAVE, TOOLS, Served, write_ipvs_rules
-from lab import Lab, Node
-from manifests import Folder
-from probe import Conversation, Question, Result
-from proxy import Proxy
-from test_takeover import ARGUMENTS, CLEANUP, ask, asking, leftovers, listings, node, questions, served  # noqa: F401
+
+from tests.integration.test_takeover import (  # noqa: F401
+    ARGUMENTS,
+    CLEANUP,
+    ask,
+    asking,
+    leftovers,
+    listings,
+    node,
+    questions,
+    served,
+)
+from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, write_ipvs_rules
+from tests.lab.lab import Lab, Node
+from tests.lab.manifests import Folder
+from tests.lab.probe import Conversation, Question, Result
+from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
 

@@ -10,10 +10,11 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, dual_slices, port, service
-from probe import Conversation, Question, Result, probe_many
-from test_traffic import cluster_ip, eventually
+
+from tests.integration.test_traffic import cluster_ip, eventually
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, dual_slices, port, service
+from tests.lab.probe import Conversation, Question, Result, probe_many
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

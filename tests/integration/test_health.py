@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import netns
 import pytest
-from apiservers import OwnServer
-from lab import DEFAULT_PROXY_ARGS, Host, Lab
-from manifests import Folder, endpoint, endpoint_slice, node_object, port, service
-from proxy import Proxy
+
+from tests.lab import netns
+from tests.lab.apiservers import OwnServer
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -162,7 +163,7 @@ def test_without_an_api_server_and_with_busy_ports(lab: Lab, server: OwnServer, 
 
 
 def test_hard_failure(lab: Lab, manifests: Folder) -> None:
-    """With bindAddressHardFail a busy port ends the process (the event about it: tests/unit/test_process.py)."""
+    """With bindAddressHardFail a busy port ends the process (the event: tests/unit/process/test_process.py)."""
     node = lab.nodes[0]
     with contextlib.closing(netns.open_socket(node.netns, "0.0.0.0", "tcp")) as held:
         held.bind(("0.0.0.0", HEALTHZ))

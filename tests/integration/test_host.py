@@ -11,14 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import netns
 import pytest
 import yaml
-from lab import Lab
-from manifests import Folder, dual_slices, port, service
-from proxy import Proxy
 
 from ipvsproxy.kernel.ipvs import Ipvs
+from tests.lab import netns
+from tests.lab.lab import Lab
+from tests.lab.manifests import Folder, dual_slices, port, service
+from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

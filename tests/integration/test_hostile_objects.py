@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
-import netns
 import pytest
-from lab import Lab, Node
-from load import Load
-from manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from probe import Question, probe_many
-from proxy import Proxy
+
+from tests.lab import netns
+from tests.lab.lab import Lab, Node
+from tests.lab.load import Load
+from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Question, probe_many
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.needs("ip_vs", "nf_tables")]
 

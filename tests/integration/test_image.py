@@ -22,11 +22,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from container import NET_ADMIN, NOTHING, PRIVILEGED, REPO, ROOT, VOLUME, contained
-from lab import Lab
-from manifests import Folder, endpoint, endpoint_slice, node_object, port, service
-from probe import Question, spread
-from test_traffic import eventually
+
+from tests.integration.test_traffic import eventually
+from tests.lab.container import NET_ADMIN, NOTHING, PRIVILEGED, REPO, ROOT, VOLUME, contained
+from tests.lab.lab import Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.probe import Question, spread
 
 pytestmark = pytest.mark.needs("root", "image_root")
 
@@ -181,7 +182,7 @@ def speaking_no_socks() -> Iterator[str]:
 def test_it_holds_all_that_a_kubeconfig_of_any_kind_needs_and_nothing_that_is_never_imported(
     tmp_path: pathlib.Path, pki: tuple[str, str]
 ) -> None:
-    shutil.copy(REPO / "tests/integration/in_image.py", tmp_path)
+    shutil.copy(REPO / "tests/lab/in_image.py", tmp_path)
     (tmp_path / "token").write_text("filed\n")
     (tmp_path / "plugin").write_text(PLUGIN)
     (tmp_path / "plugin").chmod(0o755)

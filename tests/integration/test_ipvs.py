@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import Lab
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey, Server, ServerState
+from tests.lab import netns
+from tests.lab.lab import Lab
 
 pytestmark = pytest.mark.needs("ip_vs")
 

@@ -1,7 +1,7 @@
 """Errors that the kernel itself gives, none made up. What remains is what a cold start in another namespace makes.
 
 Also shown by real refusals elsewhere: memory that runs out (test_faults), messages that IPVS refuses (test_ipvs).
-What no program can have this kernel answer is injected: tests/unit/test_equivalence, test_equivalence.
+What no program can have this kernel answer is injected: tests/unit/scenarios/test_equivalence, test_equivalence.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-import netns
 import pytest
-from build import destination, key, service, slice_of
-from histories import Clock, Process
-from random_objects import NODE_ADDRESS
-from real_kernel import RealNode, assert_same_rules
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
@@ -33,6 +28,11 @@ from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Server, Vip, VipForm
 from nft import Libnftables, Transaction
+from tests.lab import netns
+from tests.lab.real_kernel import RealNode, assert_same_rules
+from tests.support.build import destination, key, service, slice_of
+from tests.support.histories import Clock, Process
+from tests.support.random_objects import NODE_ADDRESS
 
 pytestmark = pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces")
 

@@ -7,12 +7,13 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-import netns
 import pytest
 import yaml
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, dual_slices, port
-from test_traffic import balancer, cluster_ip, published
+
+from tests.integration.test_traffic import balancer, cluster_ip, published
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, dual_slices, port
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -17,10 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from apiservers import COLLECTIONS, Call, RealServer
-from build import config, key
-from manifests import endpoint_slice, port, service
-from memory_kernel import MemoryNode
 
 from ipvsproxy.kube.api import Response
 from ipvsproxy.kube.client import ApiSource
@@ -29,6 +25,10 @@ from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.outside import Outside
+from tests.lab.apiservers import COLLECTIONS, Call, RealServer
+from tests.lab.manifests import endpoint_slice, port, service
+from tests.support.build import config, key
+from tests.support.memory_kernel import MemoryNode
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get("KUBE_APISERVER"), reason="KUBE_APISERVER and ETCD name no programs"),

@@ -16,11 +16,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-import netns
 import pytest
-from lab import Lab
-from manifests import Folder, endpoint_slice, port, service
-from test_traffic import balancer, cluster_ip, eventually
+
+from tests.integration.test_traffic import balancer, cluster_ip, eventually
+from tests.lab import netns
+from tests.lab.lab import Lab
+from tests.lab.manifests import Folder, endpoint_slice, port, service
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -12,14 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import netns
 import pytest
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, dual_slices, port, service
-from probe import Question, probe, spread
-from proxy import Proxy
-from test_traffic import eventually, flush_servers
-from wipe import flush_ipvs
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -27,6 +20,13 @@ from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.storm import BURST
 from nft import Libnftables, NftError, Table, Transaction
+from tests.integration.test_traffic import eventually, flush_servers
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, dual_slices, port, service
+from tests.lab.probe import Question, probe, spread
+from tests.lab.proxy import Proxy
+from tests.lab.wipe import flush_ipvs
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 

@@ -12,22 +12,22 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 
-import netns
 import pytest
-from flow_proxy import Zygote
-from forked import ForkedProxy
-from lab import Lab
-from load import Load
-from manifests import Folder
-from probe import Conversation, Question
-from rolling import CLUSTER_IPS, Deployment, ways
-from test_traffic import eventually
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey
+from tests.conformance.forked import ForkedProxy
+from tests.conformance.proxy import Zygote
+from tests.integration.test_traffic import eventually
+from tests.lab import netns
+from tests.lab.lab import Lab
+from tests.lab.load import Load
+from tests.lab.manifests import Folder
+from tests.lab.probe import Conversation, Question
+from tests.lab.rolling import CLUSTER_IPS, Deployment, ways
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

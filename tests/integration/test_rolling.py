@@ -8,14 +8,15 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from apiservers import Server, open_server
-from flow_proxy import Zygote
-from forked import ForkedProxy
-from lab import DEFAULT_PROXY_ARGS, Lab
-from load import Load
-from manifests import Folder, Object, node_object
-from proxy import Proxy
-from rolling import Deployment, only, ways
+
+from tests.conformance.forked import ForkedProxy
+from tests.conformance.proxy import Zygote
+from tests.lab.apiservers import Server, open_server
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.load import Load
+from tests.lab.manifests import Folder, Object, node_object
+from tests.lab.proxy import Proxy
+from tests.lab.rolling import Deployment, only, ways
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

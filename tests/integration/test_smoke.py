@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import netns
 import pytest
-from lab import Lab
-from probe import Conversation, Question, probe_many, spread
+
+from tests.lab import netns
+from tests.lab.lab import Lab
+from tests.lab.probe import Conversation, Question, probe_many, spread
 
 PROTOS = ["tcp", "udp", pytest.param("sctp", marks=pytest.mark.needs("sctp"))]
 

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 import pytest
-from lab import Host, Lab
-from manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from probe import Question, Result, probe_many
-from proxy import Proxy
+
+from tests.lab.lab import Host, Lab
+from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Question, Result, probe_many
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.needs("ip_vs", "nf_tables"), pytest.mark.slow]
 

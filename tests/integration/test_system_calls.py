@@ -15,21 +15,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import netns
 import pytest
-from apiserver import ApiServer, endpoint_slice, node, service
-from lab import DEFAULT_PROXY_ARGS, Lab, Node
-from manifests import Folder
-from probe import probe
-from proxy import Proxy
-from test_traffic import eventually
-from wipe import flush_ipvs
+
+from tests.integration.test_traffic import eventually
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
+from tests.lab.manifests import Folder
+from tests.lab.probe import probe
+from tests.lab.proxy import Proxy
+from tests.lab.wipe import flush_ipvs
+from tests.support.apiserver import ApiServer, endpoint_slice, node, service
+from tests.support.repository import REPO
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "seccomp", "tool:nft")
 
 CONFINED = (
     sys.executable,
-    str(pathlib.Path(__file__).with_name("system_calls.py")),
+    str(REPO / "tests/lab/system_calls.py"),
     sys.executable,
     "-m",
     "ipvsproxy",

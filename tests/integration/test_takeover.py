@@ -14,20 +14,20 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import netns
 import pytest
-from deploy_tools import render
-from kube_proxy_state import FOREIGN_SET, LEAVE, TOOLS, Served, leave_foreign, write_ipvs_rules
-from lab import DEFAULT_PROXY_ARGS, Lab, Node
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import Conversation, Question, Result, probe, probe_many
-from proxy import Proxy
 
 from ipvsproxy import cli
 from ipvsproxy.kernel.forward import COMMENT
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.plan.leftovers import is_leftover
 from nft import ruleset
+from tests.lab import netns
+from tests.lab.kube_proxy_state import FOREIGN_SET, LEAVE, TOOLS, Served, leave_foreign, write_ipvs_rules
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Conversation, Question, Result, probe, probe_many
+from tests.lab.proxy import Proxy
+from tests.support.deploy_tools import render
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
 

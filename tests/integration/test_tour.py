@@ -5,9 +5,10 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-import tour
-from lab import Lab
-from manifests import Folder
+
+from tests.lab import tour
+from tests.lab.lab import Lab
+from tests.lab.manifests import Folder
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 

@@ -12,12 +12,13 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 
-import netns
 import pytest
-from cases import OWN, Case, Row, ask_everything
-from lab import DEFAULT_PROXY_ARGS, Lab, Node
-from manifests import Folder, Object, dual_slices, port, service
-from probe import Conversation, Question, probe, probe_many, spread
+
+from tests.lab import netns
+from tests.lab.cases import OWN, Case, Row, ask_everything
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
+from tests.lab.manifests import Folder, Object, dual_slices, port, service
+from tests.lab.probe import Conversation, Question, probe, probe_many, spread
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -129,7 +130,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def sctp_works() -> bool:
-    from capabilities import missing
+    from tests.lab.capabilities import missing
 
     return not missing("sctp")
 

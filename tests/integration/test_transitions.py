@@ -15,13 +15,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from flow_proxy import Zygote
-from forked import ForkedProxy
-from lab import Lab
-from load import Load
-from manifests import Folder, port, service
-from probe import QUESTION, Conversation, Question, probe, probe_many
-from transitions import BALANCERS, CLUSTER_IPS, EXTERNAL, Stage, Web, without
+
+from tests.conformance.forked import ForkedProxy
+from tests.conformance.proxy import Zygote
+from tests.lab.lab import Lab
+from tests.lab.load import Load
+from tests.lab.manifests import Folder, port, service
+from tests.lab.probe import QUESTION, Conversation, Question, probe, probe_many
+from tests.lab.transitions import BALANCERS, CLUSTER_IPS, EXTERNAL, Stage, Web, without
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -16,17 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-import older_state
 import pytest
-from flow_proxy import Zygote
-from forked import ForkedProxy
-from lab import DEFAULT_PROXY_ARGS, Lab, Node
-from load import Load
-from manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from probe import Attempt, Conversation, Question, probe_many
-from proxy import Proxy
-from test_traffic import eventually
-from wipe import wipe_node
+
+from tests.conformance.forked import ForkedProxy
+from tests.conformance.proxy import Zygote
+from tests.integration.test_traffic import eventually
+from tests.lab import older_state
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
+from tests.lab.load import Load
+from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Attempt, Conversation, Question, probe_many
+from tests.lab.proxy import Proxy
+from tests.lab.wipe import wipe_node
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft", "tool:ipvsadm")
 

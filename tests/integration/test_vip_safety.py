@@ -8,14 +8,15 @@ import pathlib
 import threading
 from collections.abc import Iterator
 
-import netns
 import pytest
 import yaml
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from probe import Question, probe, probe_many
-from proxy import Proxy
-from test_traffic import HOST_PORT, eventually
+
+from tests.integration.test_traffic import HOST_PORT, eventually
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Question, probe, probe_many
+from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

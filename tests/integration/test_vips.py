@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
-from cases import OWN, ask_everything
-from lab import DEFAULT_PROXY_ARGS, Lab
-from manifests import Folder
-from probe import Conversation, Question, probe
-from test_traffic import World, cluster_ip, eventually, wrong
+
+from tests.integration.test_traffic import World, cluster_ip, eventually, wrong
+from tests.lab.cases import OWN, ask_everything
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.manifests import Folder
+from tests.lab.probe import Conversation, Question, probe
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

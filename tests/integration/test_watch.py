@@ -7,13 +7,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-import netns
 import pytest
-from lab import Lab
-from test_traffic import eventually
 
 from ipvsproxy.kernel.watch import Channel, Watcher
 from ipvsproxy.plan.notice import Notice, RulesNoticed
+from tests.integration.test_traffic import eventually
+from tests.lab import netns
+from tests.lab.lab import Lab
 
 pytestmark = pytest.mark.needs("nf_tables", "tool:nft")
 

@@ -20,8 +20,8 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
-import netns
-from apiserver import ApiServer
+from tests.lab import netns
+from tests.support.apiserver import ApiServer
 
 COLLECTIONS = {
     "Service": "/api/v1/namespaces/{namespace}/services",

@@ -14,9 +14,9 @@ import socket
 import subprocess
 from collections.abc import Callable
 
-import system_calls
-from container import why_no_root
-from netns import SCTP
+from tests.lab import system_calls
+from tests.lab.container import why_no_root
+from tests.lab.netns import SCTP
 
 
 def _root() -> str:

@@ -11,8 +11,8 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 
-from lab import Lab, Node
-from probe import Question, Result, probe_many
+from tests.lab.lab import Lab, Node
+from tests.lab.probe import Question, Result, probe_many
 
 TIMES = 6  # enough to see every endpoint with round robin
 TIMEOUT = 6.0

@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Iterable
 
-from cases import OWN, TIMES, Case, Row, addresses_of, ask_everything
-from lab import Host, Lab
-from proxy import Proxy
+from tests.lab.cases import OWN, TIMES, Case, Row, addresses_of, ask_everything
+from tests.lab.lab import Host, Lab
+from tests.lab.proxy import Proxy
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 SERVED = (("tcp", 8080), ("tcp", 2525), ("tcp", 8443), ("tcp", 9000), ("tcp", 5353), ("udp", 5353))

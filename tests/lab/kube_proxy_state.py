@@ -10,13 +10,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-import netns
-from lab import Host, Lab, Node
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from tests.lab import netns
+from tests.lab.lab import Host, Lab, Node
 
 TCP = 6
 TOOLS = ("tool:iptables-restore", "tool:ip6tables-restore", "tool:ipset", "tool:ipvsadm", "tool:nft")

@@ -22,10 +22,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Self
 
-import netns
-from proxy import Proxy
-from responder import Responder
-from wipe import wipe_node
+from tests.lab import netns
+from tests.lab.proxy import Proxy
+from tests.lab.responder import Responder
+from tests.lab.wipe import wipe_node
 
 CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/48"
 DEFAULT_PROXY_ARGS = (f"--cluster-cidr={CLUSTER_CIDRS}",)

@@ -26,8 +26,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Self
 
-import netns
-from probe import QUESTION, STARTED, Attempt, Question
+from tests.lab import netns
+from tests.lab.probe import QUESTION, STARTED, Attempt, Question
 
 # Each source port once in the life of what the kernel remembers of it: IPVS tells replies apart by client and
 # endpoint alone, and so does conntrack (docs/internals-packets.md, limits of IPVS).

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from lab import Host, Lab, Node
+    from tests.lab.lab import Host, Lab, Node
 
 Object = dict[str, Any]
 _numbers = itertools.count(1)

@@ -8,8 +8,8 @@ import struct
 import threading
 from collections.abc import Iterator
 
-import netns
-from lab import Host
+from tests.lab import netns
+from tests.lab.lab import Host
 
 HEADER = struct.Struct(">6H")
 A, CNAME, IN = 1, 5, 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pathlib
 
-import netns
-from lab import Lab, Node
+from tests.lab import netns
+from tests.lab.lab import Lab, Node
 
 FOLDER = pathlib.Path(__file__).with_name("older")
 # Every version so far has set these.

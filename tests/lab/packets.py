@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import netns
+from tests.lab import netns
 
 TCP = struct.Struct("!HHIIBBHHH")
 PSH, ACK = 0x08, 0x10

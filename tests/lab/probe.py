@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-import netns
+from tests.lab import netns
 
 DEFAULT_TIMEOUT = 4.0  # a TCP SYN is repeated after 1 and 3 seconds; emulation is slow
 QUESTION = b"who\n"

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-import netns
+from tests.lab import netns
 
 START_SECONDS = 120.0  # imports alone take many seconds under emulation
 STOP_SECONDS = 30.0

@@ -11,8 +11,6 @@ import os
 import re
 
 import nftables
-from memory_kernel import Faults, Killed, MemoryConntrack
-from wipe import wipe
 
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, Refused
@@ -23,6 +21,8 @@ from ipvsproxy.kernel.netlink import Wire
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from nft import PARTS, Libnftables, NftError, Transaction, part
+from tests.lab.wipe import wipe
+from tests.support.memory_kernel import Faults, Killed, MemoryConntrack
 
 
 class Reads:

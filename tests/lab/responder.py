@@ -16,10 +16,10 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-import netns
+from tests.lab import netns
 
 if TYPE_CHECKING:
-    from lab import Host
+    from tests.lab.lab import Host
 
 POLL_SECONDS = 0.2
 

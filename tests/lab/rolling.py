@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-import netns
-from lab import Host, Lab
-from manifests import Object, endpoint_slice, port, service
-from probe import Question
-from responder import Listener
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
+from tests.lab import netns
+from tests.lab.lab import Host, Lab
+from tests.lab.manifests import Object, endpoint_slice, port, service
+from tests.lab.probe import Question
+from tests.lab.responder import Listener
 
 TCP, UDP = port(80, 8080, "TCP", "http"), port(81, 8081, "UDP", "udp")
 NODE_PORTS = (31080, 31081)

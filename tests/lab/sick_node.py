@@ -17,13 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-import netns
-from lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Lab, Node
-from manifests import Folder, endpoint, endpoint_slice, port, service
-from name_server import NameServer
-from probe import probe
-from proxy import Proxy
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.commands.survey import survey
 from ipvsproxy.config import Config
@@ -33,6 +26,12 @@ from ipvsproxy.kernel import survey as kernel_survey
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from tests.lab import netns
+from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Lab, Node
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.name_server import NameServer
+from tests.lab.probe import probe
+from tests.lab.proxy import Proxy
 
 TCP, NODE_PORT = 6, 31001
 WEB, DNS, API = "10.96.3.1", "10.96.0.10", "10.96.0.1"

@@ -20,15 +20,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import netns
 import yaml
-from cases import TIMEOUT, TIMES, addresses_of
-from lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Host, Lab
-from manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from name_server import CNAME, HEADER, IN, NameServer
-from probe import Question, probe_many
 
 from ipvsproxy import cli
+from tests.lab import netns
+from tests.lab.cases import TIMEOUT, TIMES, addresses_of
+from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Host, Lab
+from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
+from tests.lab.name_server import CNAME, HEADER, IN, NameServer
+from tests.lab.probe import Question, probe_many
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TOUR = REPO / "vagrant/tour.sh"

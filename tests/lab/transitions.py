@@ -8,15 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import netns
-from lab import Host, Lab, Node
-from manifests import Folder, Object, endpoint_slice, port, service
-from probe import Question
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey
+from tests.lab import netns
+from tests.lab.lab import Host, Lab, Node
+from tests.lab.manifests import Folder, Object, endpoint_slice, port, service
+from tests.lab.probe import Question
 
 CLUSTER_IPS = ("10.96.8.1", "fd00:10:96::8:1")
 BALANCERS = ("203.0.113.81", "2001:db8:113::81")

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 
-import netns
+from tests.lab import netns
 
 NETLINK_GENERIC = 16
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy_tools import Object, is_hook, render
+from tests.support.deploy_tools import Object, is_hook, render
 
 API_SERVER = {"apiServer": "https://control-plane.invalid:6443"}
 EVERYTHING = {

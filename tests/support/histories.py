@@ -4,12 +4,8 @@
 cold start from the final objects gives; on the way, `order.Guard` watches every single change.
 """
 
-from build import config, destination, key
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from memory_kernel import Killed, MemoryNode
-from order import EXCLUDED, Guard
-from random_objects import NODE_ADDRESS, faults, link_addresses, nodes, other_nodes, services, slices
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
@@ -20,6 +16,10 @@ from ipvsproxy.plan.notice import RulesNoticed
 from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
 from ipvsproxy.plan.turns import SLICE
 from ipvsproxy.report import Report
+from tests.support.build import config, destination, key
+from tests.support.memory_kernel import Killed, MemoryNode
+from tests.support.order import EXCLUDED, Guard
+from tests.support.random_objects import NODE_ADDRESS, faults, link_addresses, nodes, other_nodes, services, slices
 
 FOREIGN = [key("10.99.0.1:80"), key("10.98.0.1:80"), key("192.0.2.1:31000/UDP")]
 LIMITS = st.sampled_from([{}, {}, {"service_limit": 240}, {"namespace_limit": 600}, {"node_limit": 400}])

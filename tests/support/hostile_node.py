@@ -8,10 +8,6 @@ import ipaddress
 import json
 import re
 
-import hostile
-from build import config
-from memory_kernel import MemoryNode
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.ruleset import layout
 from ipvsproxy.kube import manifest_file
@@ -20,6 +16,9 @@ from ipvsproxy.kube.text import Unreadable
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Protocol
 from nft import PARTS, part, ruleset
+from tests.support import hostile
+from tests.support.build import config
+from tests.support.memory_kernel import MemoryNode
 
 GOOD = [
     hostile.node(),

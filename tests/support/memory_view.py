@@ -1,8 +1,7 @@
 """A `View` on a ledger as if all of it were in the kernel, for the commands that look."""
 
-from memory_state import MemoryState
-
 from ipvsproxy.plan.state import ServerState, Vip, VipForm
+from tests.support.memory_state import MemoryState
 
 
 class MemoryView:

@@ -2,12 +2,12 @@
 
 import errno
 
-from build import endpoint, service, slice_of
 from hypothesis import strategies as st
-from memory_kernel import Fault
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.plan.model import Node
+from tests.support.build import endpoint, service, slice_of
+from tests.support.memory_kernel import Fault
 
 NODE_ADDRESS = parse_ip("192.0.2.1")
 SHARED = [

@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from programs import REPO, Script
+
+from tests.support.programs import REPO, Script
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from programs import Script, require
+
+from tests.support.programs import Script, require
 
 CONTROL = "Package: nothing-at-all\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"
 

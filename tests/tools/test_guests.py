@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.machinery
-import importlib.util
 import os
 import pathlib
 import shutil
 import subprocess
 
-import guest
-import microvm
 import pytest
-import usermode
-from programs import REPO, require, run
+
+from tests.guest import guest, microvm, usermode
+from tests.guest import run as guest_run
+from tests.support.programs import REPO, require, run
 
 HERE = pathlib.Path(__file__).parent
 # The words that user-mode kernels end with are the folder shared with the guest.
@@ -66,6 +64,8 @@ def machine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.
     (tmp_path / "linux").chmod(0o755)
     (tmp_path / "cpuinfo").write_text("model name\t: A\nflags\t\t: fpu\nbogomips\t: 1\n\nmodel name\t: A\n")
     monkeypatch.setattr(usermode, "kernel", lambda: tmp_path / "linux")
+    monkeypatch.setattr(usermode, "release", lambda: "6.1")
+    monkeypatch.setattr(guest_run, "REPO", tmp_path)
     monkeypatch.setattr(usermode, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(usermode, "CACHE", tmp_path)
     monkeypatch.setattr(microvm, "kernel", lambda: tmp_path / "vmlinuz")
@@ -93,12 +93,7 @@ def test_that_a_kernel_boots_is_tried_once_for_a_processor_and_a_kernel(machine:
 
 
 def chosen(*words: str) -> str:
-    loader = importlib.machinery.SourceFileLoader("run", str(REPO / "tests/integration/run"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("run", loader))
-    loader.exec_module(module)
-    module.REPO = usermode.kernel().parent
-    module.usermode.release = lambda: "6.1"
-    return module.choose(module.parse([*words, "--", "true"]))[0]
+    return guest_run.choose(guest_run.parse([*words, "--", "true"]))[0]
 
 
 def test_a_user_mode_kernel_that_boots_is_used(machine: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from programs import Script
+from tests.support.programs import Script
 
 
 def test_a_long_step_says_what_it_does_and_what_it_has_come_to(script: Script, tmp_path: pathlib.Path) -> None:

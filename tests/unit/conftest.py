@@ -1,3 +1,3 @@
-import surroundings
+from tests.support import surroundings
 
 surroundings.without_proxies()

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-import scratch
+
+from tests.vagrant import scratch
 
 
 def _require(*reasons: str) -> None:

@@ -12,7 +12,8 @@ import re
 import subprocess
 
 import pytest
-import scratch
+
+from tests.vagrant import scratch
 
 VAGRANT = scratch.REPO / "vagrant"
 IMAGE = "docker.io/library/ipvsproxy:0a1b2c"

@@ -12,9 +12,10 @@ import subprocess
 import tarfile
 
 import pytest
-import scratch
 import yaml
-from scratch import PROVISION, Machine, environment
+
+from tests.vagrant import scratch
+from tests.vagrant.scratch import PROVISION, Machine, environment
 
 # Packages are downloaded in between.
 pytestmark = pytest.mark.timeout(900)

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 
 import pytest
-import scratch
+
+from tests.vagrant import scratch
 
 pytestmark = pytest.mark.usefixtures("vagrant")
 

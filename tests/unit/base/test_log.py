@@ -8,10 +8,10 @@ import time
 
 import pytest
 import structlog
-from build import config
 
 from ipvsproxy import log as log_settings
 from ipvsproxy.config import LogFormat
+from tests.support.build import config
 
 LINE = re.compile(r'([IWE])(\d{4}) \d\d:\d\d:\d\d\.\d{6} +\d+ test_log\.py:\d+\] ("[^"]*")(.*)')
 

@@ -9,8 +9,6 @@ import sys
 
 import pytest
 import yaml
-from memory_state import MemoryState
-from memory_view import MemoryView
 
 from ipvsproxy import cli
 from ipvsproxy.address import parse_ip
@@ -25,6 +23,8 @@ from ipvsproxy.kernel.connections import parse
 from ipvsproxy.kube.once import read_objects
 from ipvsproxy.plan.leftovers import Item
 from ipvsproxy.plan.state import Slot, Vip, VipForm
+from tests.support.memory_state import MemoryState
+from tests.support.memory_view import MemoryView
 
 EVERY_KIND = """
 apiVersion: v1

@@ -4,8 +4,6 @@ import json
 from contextlib import nullcontext
 
 import pytest
-from build import config, key, service, slice_of
-from memory_state import MemoryState
 
 from ipvsproxy import cli
 from ipvsproxy.address import parse_ip
@@ -15,6 +13,8 @@ from ipvsproxy.commands.given import WrongUsage
 from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.kube.inbox import Kind, Listed
+from tests.support.build import config, key, service, slice_of
+from tests.support.memory_state import MemoryState
 
 
 @pytest.fixture

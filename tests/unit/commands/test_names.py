@@ -6,7 +6,6 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from build import config, key
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.commands import local
@@ -17,6 +16,7 @@ from ipvsproxy.report import Report
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import Address, Request
 from ipvsproxy.serve.pages import Pages
+from tests.support.build import config, key
 
 LOOPBACK = parse_ip("127.0.0.1")
 WEB = key("10.96.0.10:80")

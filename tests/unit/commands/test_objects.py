@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from apiserver import ApiServer, endpoint_slice, node, service
-from build import config
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.commands import objects
 from ipvsproxy.commands.given import Failed
+from tests.support.apiserver import ApiServer, endpoint_slice, node, service
+from tests.support.build import config
 
 
 @pytest.fixture(name="given")

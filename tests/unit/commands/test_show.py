@@ -3,9 +3,6 @@
 import json
 
 import pytest
-from build import config, key, service, slice_of
-from memory_state import MemoryState
-from memory_view import MemoryView
 
 from ipvsproxy import cli
 from ipvsproxy.address import parse_ip
@@ -18,6 +15,9 @@ from ipvsproxy.kernel.connections import parse
 from ipvsproxy.kube.inbox import Kind, Listed
 from ipvsproxy.kube.once import read_objects
 from ipvsproxy.plan.state import Slot
+from tests.support.build import config, key, service, slice_of
+from tests.support.memory_state import MemoryState
+from tests.support.memory_view import MemoryView
 
 HERE = [parse_ip("192.0.2.1")]
 LINE = "TCP C00002{:02X} D8B2 0A60000A 0050 0AF40101 1F90 ESTABLISHED     899"

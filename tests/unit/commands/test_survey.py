@@ -1,12 +1,12 @@
 """What is read of the kernel at one moment, while a running proxy changes it."""
 
 import pytest
-from build import key
 
 from ipvsproxy.commands import survey
 from ipvsproxy.diagnosis.facts import Facts, Link
 from ipvsproxy.kernel.view import View
 from ipvsproxy.plan.state import KernelState, Server, ServerState
+from tests.support.build import key
 
 SERVED = ServerState(Server("rr", 0, 0), {})
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from deploy_tools import ROOT, promtool
+
+from tests.support.deploy_tools import ROOT, promtool
 
 ALERTS = ROOT / "deploy/monitoring/alerts.yaml"
 RULES = {

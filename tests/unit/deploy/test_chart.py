@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_values import API_SERVER, EVERYTHING, VARIANTS, by_kind, installed
-from deploy_tools import CHART, Object, helm, is_hook, notes, render
 
 from ipvsproxy.config import document
 from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS
+from tests.support.chart_values import API_SERVER, EVERYTHING, VARIANTS, by_kind, installed
+from tests.support.deploy_tools import CHART, Object, helm, is_hook, notes, render
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 

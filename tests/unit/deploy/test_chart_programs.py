@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from deploy_tools import CHART, Object
 from kubernetes.config import load_kube_config
+
+from tests.support.deploy_tools import CHART, Object
 
 
 class Handler(BaseHTTPRequestHandler):

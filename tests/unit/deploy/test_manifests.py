@@ -9,11 +9,11 @@ import subprocess
 import kubernetes.client
 import pytest
 import yaml
-from chart_values import API_SERVER, VARIANTS, by_kind, installed
-from deploy_tools import Object, documents, render
 
 from ipvsproxy.config import document
 from ipvsproxy.kube.kubeconfig import read_kubeconfig
+from tests.support.chart_values import API_SERVER, VARIANTS, by_kind, installed
+from tests.support.deploy_tools import Object, documents, render
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[3] / "deploy"
 BASE, EXAMPLE = DEPLOY / "kustomize/base", DEPLOY / "kustomize/example"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deploy_tools import promtool
 from prometheus_client.parser import text_string_to_metric_families
 
 from ipvsproxy.inspect.model import Counters
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.traffic import Series
+from tests.support.deploy_tools import promtool
 
 ROOT = Path(__file__).parents[3]
 ALERTS = ROOT / "deploy/monitoring/alerts.yaml"

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chart_values import API_SERVER, EVERYTHING
-from deploy_tools import CHART, Object, helm
-from helm_cluster import Cluster
+
+from tests.support.chart_values import API_SERVER, EVERYTHING
+from tests.support.deploy_tools import CHART, Object, helm
+from tests.support.helm_cluster import Cluster
 
 OURS = {(kind, "ipvsproxy") for kind in ("ServiceAccount", "ClusterRoleBinding", "ConfigMap", "DaemonSet")}
 HOOKS = ("ServiceAccount", "ConfigMap", "Role", "RoleBinding", "DaemonSet", "Job")

@@ -12,9 +12,10 @@ import sys
 import kubernetes.client
 import pytest
 import yaml
-from chart_values import by_kind, installed
-from deploy_tools import Object, documents
-from kubectl_patch import merged, patched, runs_on
+
+from tests.support.chart_values import by_kind, installed
+from tests.support.deploy_tools import Object, documents
+from tests.support.kubectl_patch import merged, patched, runs_on
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[3] / "deploy"
 PAGE = (DEPLOY / "switch.md").read_text()

@@ -3,8 +3,9 @@
 import re
 
 import pytest
-import repository
-from repository import REPO
+
+from tests.support import repository
+from tests.support.repository import REPO
 
 BEHAVIOUR = REPO / "docs/kube-proxy-behaviour.md"
 NUMBER = r"\d+(?:\.\d+)*"

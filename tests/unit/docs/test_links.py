@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-import repository
-from repository import REPO
+
+from tests.support import repository
+from tests.support.repository import REPO
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)

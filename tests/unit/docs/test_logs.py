@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from repository import REPO
+from tests.support.repository import REPO
 
 LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 ROW = re.compile(r"^\| `(.+?)` \| (warning|error) \| (.+) \| (.+) \|$", re.MULTILINE)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-import repository
-from repository import REPO
+
+from tests.support import repository
+from tests.support.repository import REPO
 
 PAGES = [
     REPO / "CONTRIBUTING.md",

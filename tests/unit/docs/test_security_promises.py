@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
+REPO = pathlib.Path(__file__).resolve().parents[3]
 TEXT = (REPO / "SECURITY.md").read_text()
 PROMISES = TEXT.partition("## Promises")[2].partition("## Not promised")[0]
 NAMED = re.findall(r"`(tests/[\w/.-]+)::(\w+)`", PROMISES)

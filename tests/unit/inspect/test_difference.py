@@ -1,7 +1,6 @@
 """What a run would change, against what it does change: the same steps, in words."""
 
 import pytest
-from build import config, destination, service, slice_of
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.commands.objects import desired
@@ -9,6 +8,7 @@ from ipvsproxy.inspect.difference import Action, Change, changes, server_text
 from ipvsproxy.kube.inbox import Kind, Listed
 from ipvsproxy.plan.diff import apply, diff
 from ipvsproxy.plan.state import KernelState, Server, Slot
+from tests.support.build import config, destination, service, slice_of
 
 HERE = [parse_ip("192.0.2.1")]
 

@@ -1,16 +1,11 @@
 """Every flow of flows.json explained from what the planner wants, and the cases that flows do not have.
 
-The same flows are explained from a real kernel, and compared with the wire, by tests/integration/flow_explain.py.
+The same flows are explained from a real kernel, and compared with the wire, by tests/conformance/explain.py.
 """
 
 from pathlib import Path
 
-import flow_file
-import flow_objects
-import flow_places
 import pytest
-from build import config, endpoint, key, service, slice_of
-from memory_state import MemoryState
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.commands.objects import desired
@@ -21,8 +16,13 @@ from ipvsproxy.inspect.walk import Outcome, Sender, explain, packet
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.kube.inbox import Kind, Listed
 from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, Server, Slot
+from tests.conformance import objects as flow_objects
+from tests.conformance import places as flow_places
+from tests.conformance import scenario_file
+from tests.support.build import config, endpoint, key, service, slice_of
+from tests.support.memory_state import MemoryState
 
-SCENARIOS = flow_file.load(Path(__file__).parents[2] / "integration" / "flows.json")
+SCENARIOS = scenario_file.load(Path(__file__).parents[2] / "conformance" / "flows.json")
 ROWS = [(scenario, flow) for scenario in SCENARIOS for flow in scenario.flows]
 OUTCOMES = {
     "endpoints": {Outcome.ACCEPTED},
@@ -40,7 +40,7 @@ def state_of(scenario):
         value = decode_mapping(Kind(tree["kind"]), tree).object
         if value is not None:
             objects[Kind(tree["kind"])][value.key] = value
-    here = [parse_ip(text) for text in sorted(scenario.node_addresses, key=flow_file.LOOPBACKS.__contains__)]
+    here = [parse_ip(text) for text in sorted(scenario.node_addresses, key=scenario_file.LOOPBACKS.__contains__)]
     pods = [parse_ip(text) for text, place in flow_places.places(scenario).items() if place == "pod"]
     listed = [Listed(kind, found) for kind, found in objects.items()]
     return MemoryState(desired(settings, listed, here).ledger, here, pods)
@@ -56,7 +56,7 @@ def test_every_flow(states, scenario, flow):
     state, here = states[scenario.id], scenario.node_addresses
     link = detected_link(scenario) if flow.sender == "pod" else ""
     source = None if flow.sender == "node" else parse_ip(flow.source)
-    to = key(f"{flow_file.endpoint_name(flow.address, flow.port)}/{flow.proto.upper()}")
+    to = key(f"{scenario_file.endpoint_name(flow.address, flow.port)}/{flow.proto.upper()}")
     said = explain(packet(to, state, source, link), state)
     assert said.outcome in OUTCOMES[flow.expect], said
     assert {str(target.real.destination) for target in said.targets} == flow.endpoints

@@ -1,8 +1,7 @@
 """Lines of /proc/net/ip_vs_conn."""
 
-from build import destination, key
-
 from ipvsproxy.kernel.connections import Asker, connections, parse, trace
+from tests.support.build import destination, key
 
 HEAD = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n"
 FOUR = "TCP C0000264 D8B2 0A600A33 0050 0AF4010A 1F90 ESTABLISHED     899\n"

@@ -3,13 +3,13 @@
 import struct
 
 import pytest
-from build import destination, key
 from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.kernel import conntrack, netlink
 from ipvsproxy.kernel.netlink import attribute
 from ipvsproxy.plan.stale import EVERY_PROTOCOL, GONE, Sweep
+from tests.support.build import destination, key
 
 FOUR, SIX = key("10.96.0.10:53/UDP"), key("[fd00:10:96::10]:53/UDP")
 

@@ -13,7 +13,7 @@ from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.netlink import KernelError
 
-FLOWS = Path(__file__).parents[2] / "integration" / "flows.json"
+FLOWS = Path(__file__).parents[2] / "conformance" / "flows.json"
 LIMITS = json.loads(FLOWS.read_text())["conntrack_max"]["cases"]
 RIGHT = {
     "net/ipv4/vs/conntrack": 1, "net/ipv4/vs/expire_nodest_conn": 1, "net/ipv4/vs/expire_quiescent_template": 1,

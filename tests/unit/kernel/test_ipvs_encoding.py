@@ -4,7 +4,6 @@ import errno
 import struct
 
 import pytest
-from build import destination, key
 from pyroute2.netlink.generic.ipvs import ipvsmsg
 
 from ipvsproxy.kernel import ipvs as ipvs_module
@@ -13,6 +12,7 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.netlink import GENERIC, attribute, attributes
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import OTHERWISE, PERSISTENT, UNLIKE_OURS, FrontendKey, Server
+from tests.support.build import destination, key
 
 FAMILY = 33
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.1.2:8081")

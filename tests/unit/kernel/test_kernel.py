@@ -3,13 +3,13 @@
 import errno
 
 import pytest
-from build import destination, key
-from memory_kernel import Fault, MemoryNode, MemoryStamp
 
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
+from tests.support.build import destination, key
+from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.1:8080")

@@ -4,7 +4,6 @@ import errno
 import socket
 
 import pytest
-from build import parse_ip
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -14,6 +13,7 @@ from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.plan.node import THIS_NODE
 from ipvsproxy.plan.state import Vip, VipForm
+from tests.support.build import parse_ip
 
 LOOPBACK, OWN, ETHERNET = 1, 7, 3
 FOUR, SIX = parse_ip("10.96.0.1"), parse_ip("fd00:10:96::1")

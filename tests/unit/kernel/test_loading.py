@@ -4,7 +4,6 @@ import errno
 import re
 
 import pytest
-from memory_kernel import Fault, MemoryNode, MemoryStamp
 from structlog.testing import capture_logs
 
 from ipvsproxy.kernel.kernel import Kernel
@@ -15,6 +14,7 @@ from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.rules import admission
 from ipvsproxy.plan.state import Slot, Touched
 from nft import INSIDE_VIEWS, PARTS, REPLIES, SOURCE_RANGES, NftError, part, ruleset
+from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 
 RANGE = Slot("allowed4", "203.0.113.5 . tcp . 443 . 10.0.0.0/8")
 ELEMENTS = {Slot("vips4", "203.0.113.5"): "", Slot("ranged4", "203.0.113.5 . tcp . 443"): "", RANGE: ""}

@@ -3,11 +3,11 @@
 import tracemalloc
 
 import pytest
-from build import service, slice_of
 
 from ipvsproxy.kube.ceilings import Room, units
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.kube.inbox import Kind
+from tests.support.build import service, slice_of
 
 SLICE = '{"metadata":{"name":"a","labels":{"kubernetes.io/service-name":"a"}},"addressType":"IPv4",%s}'
 SERVICE = '{"metadata":{"name":"a"},"spec":{"clusterIP":"10.0.0.1","type":"LoadBalancer","ports":[{"port":1}],%s}}'

@@ -15,7 +15,6 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from apiserver import ApiServer, Fault, endpoint_slice, node, service
 from structlog.testing import capture_logs
 
 from ipvsproxy.kube import client as client_module
@@ -26,6 +25,7 @@ from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind, Listed, Remove
 from ipvsproxy.kube.kubeconfig import TokenFile, Unusable
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.plan.addresses import Neighbours
+from tests.support.apiserver import ApiServer, Fault, endpoint_slice, node, service
 
 FAST = Pace(first_wait=0.01, longest_wait=0.05)
 SHORT = Limits(connect=2, read=0.3, slack=0.3)

@@ -2,13 +2,13 @@ import json
 
 import msgspec
 import pytest
-from apiserver import endpoint_slice, node, service
 
 from ipvsproxy.address import format_ip, parse_ip
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import Refused
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.plan.model import Protocol
+from tests.support.apiserver import endpoint_slice, node, service
 
 DELETE = object()
 

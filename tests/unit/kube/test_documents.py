@@ -3,13 +3,13 @@ import math
 
 import pytest
 import yaml
-from apiserver import endpoint_slice, node, service
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipvsproxy.kube import json_stream, yaml_stream
 from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.text import Unreadable
+from tests.support.apiserver import endpoint_slice, node, service
 
 
 def read_items(name, data):

@@ -4,7 +4,6 @@ import re
 import threading
 
 import pytest
-from apiserver import ApiServer
 from structlog.testing import capture_logs
 
 from ipvsproxy.budget import Rate
@@ -12,6 +11,7 @@ from ipvsproxy.kube import events as room
 from ipvsproxy.kube.client import Client
 from ipvsproxy.kube.events import Events, Pace, cannot_listen, starting
 from ipvsproxy.report import Notice, Severity, Subject, service_subject
+from tests.support.apiserver import ApiServer
 
 MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 QUICK = (0.001, 0.002)

@@ -4,7 +4,6 @@ import sys
 import threading
 
 import pytest
-from build import service, slice_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from ipvsproxy.kube.inbox import (
 )
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
+from tests.support.build import service, slice_of
 
 WEB = service("web")
 

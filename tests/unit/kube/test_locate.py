@@ -3,12 +3,12 @@
 import socket
 
 import pytest
-from recording import RecordingInbox
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.inbox import ApiServers
 from ipvsproxy.kube.locate import RESOLVED_SECONDS, UNRESOLVED_SECONDS, Locator, locate
+from tests.support.recording import RecordingInbox
 
 HERE, THERE = parse_ip("192.0.2.10"), parse_ip("192.0.2.11")
 

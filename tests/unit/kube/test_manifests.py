@@ -7,7 +7,6 @@ import time
 
 import pytest
 import yaml
-from apiserver import endpoint_slice, node, service
 from structlog.testing import capture_logs
 
 from ipvsproxy import folders
@@ -15,6 +14,7 @@ from ipvsproxy.address import format_ip
 from ipvsproxy.kube import manifest_file, manifests
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed
 from ipvsproxy.kube.manifests import Folder, ManifestSource
+from tests.support.apiserver import endpoint_slice, node, service
 
 BAD_PORT = service("web", ports=[{"port": 0}])
 

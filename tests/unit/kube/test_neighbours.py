@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from apiserver import ApiServer, node
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
@@ -13,6 +12,7 @@ from ipvsproxy.kube.client import Client
 from ipvsproxy.kube.inbox import Inbox
 from ipvsproxy.kube.neighbours import WHOLE_UP_TO, Limits, Neighbourhood, look
 from ipvsproxy.plan.addresses import Neighbours
+from tests.support.apiserver import ApiServer, node
 
 
 @pytest.fixture(name="server")

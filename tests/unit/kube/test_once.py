@@ -2,13 +2,13 @@
 
 import pytest
 import yaml
-from apiserver import ApiServer, endpoint_slice, node, service
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.config import Config
 from ipvsproxy.kube import once
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Unavailable, read_objects
+from tests.support.apiserver import ApiServer, endpoint_slice, node, service
 
 EXTERNAL = {
     "apiVersion": "v1",

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from apiserver import endpoint_slice, node, service, status
-from recording import RecordingInbox
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import format_ip
@@ -14,6 +12,8 @@ from ipvsproxy.kube.ceilings import Room
 from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.reflector import PAGE_SIZE, Reflector
+from tests.support.apiserver import endpoint_slice, node, service, status
+from tests.support.recording import RecordingInbox
 
 
 class Reply:

@@ -8,12 +8,12 @@ import threading
 
 import pytest
 import yaml
-from apiserver import endpoint_slice, node, service
 
 from ipvsproxy.kube import saved
 from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.objects import Unavailable
 from ipvsproxy.kube.saved import read_folder, read_saved
+from tests.support.apiserver import endpoint_slice, node, service
 
 ENDPOINTS = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "web", "namespace": "default"}}
 

@@ -1,11 +1,11 @@
 """What the store says is dirty, and which slices a Service has."""
 
 import pytest
-from build import service, slice_of
 
 from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.model import Node
+from tests.support.build import service, slice_of
 
 
 @pytest.fixture

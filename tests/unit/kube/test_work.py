@@ -3,10 +3,6 @@
 import json
 
 import pytest
-from build import service as built
-from build import slice_of
-from hostile import endpoint_slice, service
-from work import growth
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.kube.decode import decode_json
@@ -15,6 +11,10 @@ from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.serve.services import ServicePorts
+from tests.support.build import service as built
+from tests.support.build import slice_of
+from tests.support.hostile import endpoint_slice, service
+from tests.support.work import growth
 
 BELOW_QUADRATIC = 2.0
 

@@ -1,13 +1,13 @@
 """Who has which address, and for which Services that matters."""
 
 import pytest
-from build import service, slice_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.plan.addresses import Addresses, Neighbours
 from ipvsproxy.plan.model import Endpoint, Node
+from tests.support.build import service, slice_of
 
 A, B, C = map(parse_ip, ("198.51.100.1", "198.51.100.2", "203.0.113.3"))
 

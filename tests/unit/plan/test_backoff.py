@@ -1,13 +1,13 @@
 import math
 
 import pytest
-from build import key
-from work import growth
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.plan.backoff import LONGEST_SECONDS, Backoff
 from ipvsproxy.plan.rules import guard
 from ipvsproxy.plan.state import Slot, Touched
+from tests.support.build import key
+from tests.support.work import growth
 
 WEB, TLS, OTHER = key("203.0.113.5:80"), key("203.0.113.5:443"), key("203.0.113.6:80")
 RULES = Slot("frontends4", "203.0.113.5 . tcp . 80")

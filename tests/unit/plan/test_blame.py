@@ -1,13 +1,12 @@
 """Which Services a failure is about."""
 
-from build import config, key, node, service, slice_of
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.blame import MAX_BLAMED, blame, families_behind
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.state import Slot, Touched
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, key, node, service, slice_of
 
 WEB = key("10.96.0.10:80")
 

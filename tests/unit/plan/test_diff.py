@@ -1,5 +1,4 @@
 import pytest
-from build import config, destination, key, node, service, slice_of
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.config import VipMode
@@ -7,6 +6,7 @@ from ipvsproxy.plan.diff import apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.state import KernelState, Server, ServerState, Touched, Vip, VipForm
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, destination, key, node, service, slice_of
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.2:8080")

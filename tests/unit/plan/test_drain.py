@@ -4,11 +4,11 @@ import math
 from itertools import pairwise
 
 import pytest
-from build import config, destination, key, node, service, slice_of
 
 from ipvsproxy.plan.drain import LATEST, LOOKS_AT_ONCE, Drains, Ended, draining
 from ipvsproxy.plan.state import FrontendKey, Server, ServerState
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, destination, key, node, service, slice_of
 
 WEB = key("10.96.0.10:80")
 ONE, TWO, THREE = (destination(f"10.244.{n}.{n}:8080") for n in (1, 2, 3))

@@ -7,11 +7,7 @@ scenario, the topology and terminating ones among them, is a row of a table that
 import json
 from pathlib import Path
 
-import flow_file
-import flow_objects
 import pytest
-from build import config, destination, key, service, slice_of
-from memory_kernel import MemoryNode
 
 from ipvsproxy.address import format_ip, is_node_address, parse_ip
 from ipvsproxy.config import VipMode
@@ -26,10 +22,14 @@ from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.node import facts
 from ipvsproxy.plan.state import FrontendKey, Server, ServerState, Verdict
 from ipvsproxy.plan.wanted import plan_service
+from tests.conformance import objects as flow_objects
+from tests.conformance import scenario_file
+from tests.support.build import config, destination, key, service, slice_of
+from tests.support.memory_kernel import MemoryNode
 
-PATH = Path(__file__).parents[2] / "integration" / "flows.json"
+PATH = Path(__file__).parents[2] / "conformance" / "flows.json"
 TABLES = json.loads(PATH.read_text())
-SCENARIOS = {scenario.id: scenario for scenario in flow_file.load(PATH)}
+SCENARIOS = {scenario.id: scenario for scenario in scenario_file.load(PATH)}
 RAW = {scenario["id"]: scenario for scenario in TABLES["scenarios"]}
 ROWS = [(name, flow["id"], flow) for name, scenario in RAW.items() for flow in scenario["flows"]]
 
@@ -95,7 +95,7 @@ def test_where_a_packet_goes(planned, scenario, name, flow):
     else:
         assert (outcome, endpoints) == (
             flow["expect"],
-            {flow_file.parse_endpoint_name(e) for e in flow["endpoints"]},
+            {scenario_file.parse_endpoint_name(e) for e in flow["endpoints"]},
         )
 
 

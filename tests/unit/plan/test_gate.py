@@ -1,9 +1,8 @@
-from build import key
-
 from ipvsproxy.address import parse_ip
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
 from ipvsproxy.plan.gate import guarded_servers, halves, ready_ways, unneeded_elements
 from ipvsproxy.plan.state import Slot, Touched
+from tests.support.build import key
 
 WAY = ElementStep(Slot("inside4", "203.0.113.5 . tcp . 80"), "10.96.0.10 . 32848", replaces=True)
 VERDICT = ElementStep(Slot("frontends4", "203.0.113.5 . tcp . 80"), "drop", replaces=True)

@@ -1,10 +1,9 @@
 """Ports on which programs of the node listen are theirs, and only Services that ask for them notice."""
 
-from build import config, key, node, service, slice_of
-
 from ipvsproxy.plan.host_ports import HostPorts
 from ipvsproxy.plan.tally import Tally
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, key, node, service, slice_of
 
 TCP, UDP = 6, 17
 WEB = service("web", ports=((80, 30080), (53, 30053, "UDP")))

@@ -1,4 +1,3 @@
-from build import config, endpoint, key, node, service, slice_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +8,7 @@ from ipvsproxy.plan.diff import Steps, apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.state import KernelState, Slot, VipForm
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, endpoint, key, node, service, slice_of
 
 
 def put(ledger, svc, *pods):

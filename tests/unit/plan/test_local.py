@@ -1,10 +1,10 @@
 """What is told about Local policies: endpoints here, and the lack of them."""
 
 import pytest
-from build import config, endpoint, node, service, slice_of
 
 from ipvsproxy.plan.local import listen_addresses, local_view
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, endpoint, node, service, slice_of
 
 
 def view(item, *slices, **facts):

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from build import config
 
 from ipvsproxy.address import family, format_ip, parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import blindness, facts, missing
+from tests.support.build import config
 
 LINKS = [parse_ip(t) for t in ("127.0.0.1", "192.0.2.1", "192.168.7.1", "2001:db8::1", "fe80::1", "::1")]
 NODE = Node(
@@ -106,7 +106,7 @@ def test_without_node_ips_primary_means_all_addresses(node):
     assert {format_ip(a) for a in bound.nodeport_addresses} == {"192.168.7.1", "2001:db8::1"}
 
 
-IDENTITY = json.loads((Path(__file__).parents[2] / "integration" / "flows.json").read_text())["node_ip_detection"]
+IDENTITY = json.loads((Path(__file__).parents[2] / "conformance" / "flows.json").read_text())["node_ip_detection"]
 
 
 @pytest.mark.parametrize("case", IDENTITY["cases"])

@@ -1,7 +1,6 @@
 """Addresses that a Service does not get, and what it costs."""
 
 import pytest
-from build import config, node, service, slice_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from ipvsproxy.plan.model import Node, Protocol
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.safety import judge, without
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, node, service, slice_of
 
 RESERVED = tuple(
     Reserved(parse_ip(address), role, port)

@@ -3,9 +3,9 @@
 import collections
 
 import pytest
-from build import config, key, node, service, slice_of
 
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, key, node, service, slice_of
 
 NODES = 50
 PATTERNS = ("node{}", "node-{:02}", "ip-10-0-0-{}.ec2.internal", "worker{}.example.com", "gke-pool-a-{}x")

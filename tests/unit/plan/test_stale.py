@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from build import config, destination, endpoint, key, node, service, slice_of
 
 from ipvsproxy.address import parse_cidr, parse_ip
 from ipvsproxy.plan.stale import GONE, Rule, Stale, Sweep
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, destination, endpoint, key, node, service, slice_of
 
 DNS = key("10.96.0.10:53/UDP")
 UDP, TCP = ((53, 30053, "UDP"),), ((53, 30053, "TCP"),)
@@ -166,7 +166,7 @@ def test_a_rule_judges_by_the_endpoint_and_by_the_source():
     assert rule.forbids(inside, destination(f"{ONE}:54"))
 
 
-TABLE = json.loads((Path(__file__).parents[2] / "integration/flows.json").read_text())["conntrack_cleanup"]
+TABLE = json.loads((Path(__file__).parents[2] / "conformance/flows.json").read_text())["conntrack_cleanup"]
 
 
 @pytest.mark.parametrize("entry", TABLE["entries"], ids=lambda e: f"{e['proto']} {e['orig_dst']} {e['why']}")

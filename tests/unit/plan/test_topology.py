@@ -1,8 +1,8 @@
 import pytest
-from build import endpoint
 
 from ipvsproxy.plan.state import Destination
 from ipvsproxy.plan.topology import Backend, choose
+from tests.support.build import endpoint
 
 
 def pick(*endpoints, node="node1", zone=""):

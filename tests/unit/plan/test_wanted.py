@@ -1,6 +1,5 @@
 import msgspec
 import pytest
-from build import config, destination, endpoint, key, node, service, slice_of
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.plan.model import Protocol
@@ -17,6 +16,7 @@ from ipvsproxy.plan.state import (
     Verdict,
 )
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, destination, endpoint, key, node, service, slice_of
 
 CLUSTER = "10.96.0.10:80"
 BALANCER = "203.0.113.5:80"

@@ -1,8 +1,6 @@
 """From an object to the steps for the kernel: the work grows as n log n with each part of the input."""
 
 import pytest
-from build import config, node, service, slice_of
-from work import Seen, growth
 
 from ipvsproxy.address import Cidr, disjoint, format_ip, is_covered, parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
@@ -16,6 +14,8 @@ from ipvsproxy.plan.state import FrontendKey, KernelState
 from ipvsproxy.plan.tally import Tally
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.plan.wanted import plan_service
+from tests.support.build import config, node, service, slice_of
+from tests.support.work import Seen, growth
 
 BELOW_QUADRATIC = 2.0
 LINK = "192.0.2.1"

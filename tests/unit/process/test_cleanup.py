@@ -3,7 +3,6 @@
 import errno
 
 import pytest
-from build import key
 from structlog.testing import capture_logs
 
 from ipvsproxy import cleanup, opening, other_proxy
@@ -15,6 +14,7 @@ from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.loop import Fatal
 from ipvsproxy.other_proxy import OtherProxy
 from ipvsproxy.plan.diff import Verb
+from tests.support.build import key
 
 
 class NoProtocol:

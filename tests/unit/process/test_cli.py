@@ -6,7 +6,7 @@ from ipvsproxy import app, cleanup, cli, signals
 from ipvsproxy.kernel import host
 from ipvsproxy.loop import Fatal
 
-KUBEADM = Path(__file__).parent / "config" / "kubeadm-config.conf"
+KUBEADM = Path(__file__).parents[1] / "config" / "kubeadm-config.conf"
 
 
 @pytest.fixture(autouse=True)

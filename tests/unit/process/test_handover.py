@@ -3,11 +3,11 @@
 import errno
 
 import pytest
-from build import key
 from structlog.testing import capture_logs
 
 from ipvsproxy import handover
 from ipvsproxy.kernel.netlink import KernelError
+from tests.support.build import key
 
 BOTH = {4: "nftables", 6: "nftables"}
 

@@ -6,12 +6,12 @@ import socket
 from contextlib import closing
 
 import pytest
-from build import config
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.config import Listen
 from ipvsproxy.outside import Outside
 from ipvsproxy.report import Subject, Sync
+from tests.support.build import config
 
 LOOPBACK = parse_ip("127.0.0.1")
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from apiserver import ApiServer
+
+from tests.support.apiserver import ApiServer
 
 
 @pytest.fixture

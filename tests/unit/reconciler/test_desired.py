@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from build import config, service, slice_of
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import format_ip, parse_cidr, parse_ip
@@ -13,8 +12,9 @@ from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.inbox import Changed, Kind, Removed
 from ipvsproxy.plan.model import Node
 from ipvsproxy.report import Report
+from tests.support.build import config, service, slice_of
 
-CASES = Path(__file__).parent.parent / "field" / "cases"
+CASES = Path(__file__).parents[2] / "field" / "cases"
 OTHER_LINES = ("node facts", "Node not found", "detectLocalMode")
 NODES = [Node(f"node{n}", (parse_ip(f"192.0.2.{n}"),), (parse_cidr(f"10.244.{n}.0/24"),)) for n in (1, 2, 3)]
 

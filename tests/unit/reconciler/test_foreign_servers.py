@@ -2,8 +2,6 @@
 
 import pytest
 import structlog
-from build import config, key, service, slice_of
-from memory_kernel import MemoryNode
 
 from ipvsproxy.foreign_servers import LOGGED_AT_ONCE, ForeignServers
 from ipvsproxy.kube.inbox import Inbox, Kind, Listed
@@ -13,6 +11,8 @@ from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Server, ServerState
 from ipvsproxy.report import Report
 from ipvsproxy.serve.board import Board
+from tests.support.build import config, key, service, slice_of
+from tests.support.memory_kernel import MemoryNode
 
 KUBE_VIP = key("192.0.2.50:6443")
 REMOVED = "Removed a virtual server that no Service asks for"

@@ -1,13 +1,13 @@
 """What is above a limit is served in part, said once, and counted."""
 
 import pytest
-from build import config, service, slice_of
-from memory_kernel import MemoryNode
 
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.report import Report
+from tests.support.build import config, service, slice_of
+from tests.support.memory_kernel import MemoryNode
 
 
 class Heard(Report):

@@ -1,8 +1,6 @@
 """What is said about Services: sums, and no more of one namespace than its budget."""
 
 import msgspec
-from build import config, service, slice_of
-from memory_kernel import MemoryNode
 from structlog.testing import capture_logs
 
 from ipvsproxy.budget import LINES
@@ -10,6 +8,8 @@ from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.report import Report
+from tests.support.build import config, service, slice_of
+from tests.support.memory_kernel import MemoryNode
 
 ADDRESSES = [f"198.51.100.{n}" for n in range(1, 200)]
 

@@ -3,8 +3,6 @@
 import errno
 
 import pytest
-from build import config, destination, endpoint, key, service, slice_of
-from memory_kernel import Fault, MemoryNode
 from structlog.testing import capture_logs
 
 import ipvsproxy.desired
@@ -25,6 +23,8 @@ from ipvsproxy.kube.inbox import (
 from ipvsproxy.loop import Fatal, Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Server, ServerState, VipForm
+from tests.support.build import config, destination, endpoint, key, service, slice_of
+from tests.support.memory_kernel import Fault, MemoryNode
 
 WEB = key("10.96.0.10:80")
 

@@ -5,14 +5,14 @@ import errno
 import itertools
 
 import pytest
-from build import config, key, service, slice_of
-from memory_kernel import MemoryIpvs, MemoryNode
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Slot, Touched
+from tests.support.build import config, key, service, slice_of
+from tests.support.memory_kernel import MemoryIpvs, MemoryNode
 
 PORTS = 30
 

@@ -4,8 +4,6 @@ import errno
 from pathlib import Path
 
 import pytest
-from build import config, destination, endpoint, key, service, slice_of
-from memory_kernel import MemoryNode
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
@@ -14,6 +12,8 @@ from ipvsproxy.loop import Loop
 from ipvsproxy.plan.addresses import Neighbours
 from ipvsproxy.plan.model import Endpoint, Node
 from ipvsproxy.report import Report
+from tests.support.build import config, destination, endpoint, key, service, slice_of
+from tests.support.memory_kernel import MemoryNode
 
 WEB = key("10.96.0.10:80")
 OWN = Node("node1")

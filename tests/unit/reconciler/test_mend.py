@@ -1,8 +1,6 @@
 """Others change what is ours and the kernel tells of it: put right in the same turn, and never fought for long."""
 
 import pytest
-from build import config, destination, key, service, slice_of
-from memory_kernel import Fault, MemoryNode
 from structlog.testing import capture_logs
 
 from ipvsproxy.address import parse_ip
@@ -17,6 +15,8 @@ from ipvsproxy.plan.state import ServerState, Vip, VipForm
 from ipvsproxy.plan.storm import BURST
 from ipvsproxy.report import Report
 from nft import Transaction
+from tests.support.build import config, destination, key, service, slice_of
+from tests.support.memory_kernel import Fault, MemoryNode
 
 ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)
 

@@ -3,8 +3,6 @@
 import collections
 
 import pytest
-from build import config, service, slice_of
-from memory_kernel import MemoryNode
 
 import ipvsproxy.desired
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
@@ -12,6 +10,8 @@ from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.tally import SERVER_SIZE
 from ipvsproxy.report import Report
+from tests.support.build import config, service, slice_of
+from tests.support.memory_kernel import MemoryNode
 
 
 class Heard(Report):

@@ -3,13 +3,13 @@
 import errno
 
 import pytest
-from build import config, destination, key, service, slice_of
-from memory_kernel import MemoryNode
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.loop import Loop
+from tests.support.build import config, destination, key, service, slice_of
+from tests.support.memory_kernel import MemoryNode
 
 PORTS = ((5353, "UDP", ""),)
 DNS, OTHER = key("10.96.0.10:53/UDP"), key("10.96.0.99:53/UDP")

@@ -7,9 +7,7 @@ import json
 import os
 import re
 
-import hostile
 import pytest
-from hostile_node import GOOD, of_good, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -18,6 +16,8 @@ from ipvsproxy import log as log_settings
 from ipvsproxy.kube.decode import decode_json, decode_mapping
 from ipvsproxy.kube.decoded import Decoded, Refused
 from ipvsproxy.kube.inbox import Kind
+from tests.support import hostile
+from tests.support.hostile_node import GOOD, of_good, served
 
 EXAMPLES = int(os.environ.get("OBJECTS", "60"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))

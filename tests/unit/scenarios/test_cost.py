@@ -7,14 +7,14 @@ on our side how many Services are planned. Counts, not times, so that it can be 
 import collections
 
 import pytest
-from build import config, service, slice_of
-from memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
 
 import ipvsproxy.desired
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Node
+from tests.support.build import config, service, slice_of
+from tests.support.memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
 
 SIZES = (100, 10_000)
 

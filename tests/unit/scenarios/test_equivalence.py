@@ -6,11 +6,11 @@
 import os
 
 import pytest
-from histories import History
 from hypothesis import HealthCheck, Phase, settings
 from structlog.testing import capture_logs
 
 from ipvsproxy.plan import ledger
+from tests.support.histories import History
 
 HISTORIES = int(os.environ.get("HISTORIES", "30"))
 

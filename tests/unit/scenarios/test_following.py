@@ -10,15 +10,15 @@ import time
 from contextlib import contextmanager, suppress
 
 import pytest
-from apiserver import ApiServer, endpoint_slice, node, service
-from build import config, key
-from memory_kernel import MemoryNode
 
 from ipvsproxy.address import format_ip
 from ipvsproxy.kube.client import ApiSource, Limits
 from ipvsproxy.kube.inbox import Failed, Inbox, Kind
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.loop import Fatal, Loop
+from tests.support.apiserver import ApiServer, endpoint_slice, node, service
+from tests.support.build import config, key
+from tests.support.memory_kernel import MemoryNode
 
 WEB, DOOMED = key("10.96.0.10:80"), key("10.96.0.20:80")
 # One endpoint more; one virtual server and its address less.

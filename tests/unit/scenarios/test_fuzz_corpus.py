@@ -5,13 +5,12 @@
 
 import json
 
-import bounds
-import hostile
 import msgspec
 import pytest
-import targets
 
-import fuzz
+from tests.fuzz import bounds, targets
+from tests.fuzz import run as fuzz
+from tests.support import hostile
 
 FILES = [path for path in sorted(fuzz.CORPUS.rglob("*")) if path.is_file()]
 FIELD = [path for path in sorted(fuzz.FIELD.rglob("*")) if path.is_file()]
@@ -88,7 +87,7 @@ def test_bytes_for_netlink_that_say_something_else_are_found(monkeypatch):
 
 
 def test_a_mutation_keeps_the_form():
-    import mutate
+    from tests.fuzz import mutate
 
     data = (fuzz.CORPUS / "objects/cluster").read_bytes()
     mutant = mutate.custom("objects", lambda *_: b"")

@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from apiserver import ApiServer
+
+from tests.support.apiserver import ApiServer
 
 TOKEN = "hush-" + "7f3a" * 8
 

@@ -3,14 +3,14 @@
 import itertools
 
 import pytest
-from apiserver import endpoint_slice, service
-from build import config
-from memory_kernel import MemoryNode
 
 from ipvsproxy.address import parse_ip
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.loop import Loop
+from tests.support.apiserver import endpoint_slice, service
+from tests.support.build import config
+from tests.support.memory_kernel import MemoryNode
 
 WAY_IN = [{"port": 80, "nodePort": 30080}]
 FORMS = {

@@ -2,12 +2,12 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 
-SUPPORT = pathlib.Path(__file__).parents[1] / "support"
+from tests.support.repository import REPO
+
 # What a program finds that a test starts.
 PROGRAM = """
 import json, os, signal
@@ -20,7 +20,8 @@ found = {
 print(json.dumps(found))
 """
 TEST = """
-import subprocess, sys, surroundings
+import subprocess, sys
+from tests.support import surroundings
 surroundings.settle()
 surroundings.without_proxies()
 subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
@@ -43,7 +44,7 @@ def in_the_background():
 
 
 def test_programs_of_tests_find_nothing_of_an_unusual_shell():
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SUPPORT), **UNUSUAL}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO), **UNUSUAL}
     argv = [sys.executable, "-c", TEST, PROGRAM]
     done = subprocess.run(argv, env=env, preexec_fn=in_the_background, stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)
@@ -56,9 +57,10 @@ def test_programs_of_tests_find_nothing_of_an_unusual_shell():
 
 def test_a_signal_that_a_background_job_ignores_does_not_end_the_tests():
     program = (
-        "import os, signal, surroundings; surroundings.settle(); os.kill(0, signal.SIGINT); print('still here')"
+        "import os, signal; from tests.support import surroundings; "
+        "surroundings.settle(); os.kill(0, signal.SIGINT); print('still here')"
     )
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SUPPORT)}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO)}
     argv = [sys.executable, "-c", program]
     options = {"preexec_fn": in_the_background, "start_new_session": True}
     assert subprocess.run(argv, env=env, stdout=subprocess.PIPE, check=True, **options).stdout == b"still here\n"
