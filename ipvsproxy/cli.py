@@ -14,15 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ipvsproxy.commands.given import Failed, Given
+from ipvsproxy.base.files import replace
+from ipvsproxy.commands.invocation import CommandFailed, Invocation
 from ipvsproxy.commands.table import BY_NAME, COMMANDS, HELP, Command
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, unknown_gates
 from ipvsproxy.config.commandline import Arguments, WrongUsage, parse, usage
-from ipvsproxy.config.document import Unusable, text
+from ipvsproxy.config.document import ConfigFileError, text
 from ipvsproxy.config.settle import Settings, settle
-from ipvsproxy.files import replace
-from ipvsproxy.log import printable
+from ipvsproxy.process.log import printable
 
 PRINTED_VERSIONS = ("true", "raw")
 NODE_NAME_BLANK = "--hostname-override: the host has no name, and none was given"
@@ -53,20 +53,20 @@ def _no_command(arguments: Sequence[str]) -> str:
 
 
 def _look(command: Command, arguments: Sequence[str]) -> int:
-    """Carry out one of the commands that only look. What one is given and can say is in `commands.given`."""
+    """Carry out one of the commands that only look. What one is given and can say is in `commands.invocation`."""
     try:
         given = parse(arguments, command.grammar)
         if given.help:
             print(command.usage())
             return 0
-        from ipvsproxy import log
+        from ipvsproxy.process import log
 
         log.quiet()
         module = import_module(f"ipvsproxy.commands.{command.module}")
         status: int = module.run(_given(command, given))
     except WrongUsage as error:
         return _wrong(error, 2, _see(f"ipvsproxy {command.name}"))
-    except (Failed, Unusable) as error:
+    except (CommandFailed, ConfigFileError) as error:
         return _errors(str(error).splitlines(), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
@@ -92,21 +92,21 @@ def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -
         flags["--cleanup"] = True
     try:
         settings = settle(flags, os.environ)
-    except Unusable as error:
+    except ConfigFileError as error:
         return _errors(str(error).splitlines(), 1)
     found = _problems(settings)
     return _errors(found, wrong) if found else _act(settings, flags)
 
 
-def _given(command: Command, arguments: Arguments) -> Given:
-    """Return what a command is called with. Raises WrongUsage, Unusable."""
+def _given(command: Command, arguments: Arguments) -> Invocation:
+    """Return what a command is called with. Raises WrongUsage, ConfigFileError."""
     values = arguments.values
     settings = settle({key: value for key, value in values.items() if key not in command.keys}, os.environ)
     found = list(problems(settings))
     if found:
         raise WrongUsage("\n".join(found))
     flags = {row.flag: values.get(row.key, row.default) for row in command.own}
-    return Given(arguments.words, flags, assembled(settings, socket.gethostname()), settings)
+    return Invocation(arguments.words, flags, assembled(settings, socket.gethostname()), settings)
 
 
 def _problems(settings: Settings) -> list[str]:
@@ -120,7 +120,7 @@ def _problems(settings: Settings) -> list[str]:
 
 def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
     # Imported late: --help, --version and mistakes need neither pyroute2 nor structlog.
-    from ipvsproxy import log
+    from ipvsproxy.process import log
 
     config = assembled(settings, socket.gethostname())
     log.configure(config)
@@ -129,12 +129,12 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
     if target:
         return _write(Path(target), settings)
 
-    from ipvsproxy import signals
+    from ipvsproxy.process import signals
 
     signals.end_at_once()
-    from ipvsproxy import app
-    from ipvsproxy.cleanup import cleanup
-    from ipvsproxy.loop import Fatal
+    from ipvsproxy.process import app
+    from ipvsproxy.process.cleanup import cleanup
+    from ipvsproxy.reconciler.loop import Fatal
 
     try:
         if settings.values["--cleanup"]:
@@ -159,7 +159,7 @@ def recheck(flags: Mapping[str, Any]) -> list[str]:
 
     try:
         settings = settle(flags, os.environ)
-    except Unusable as error:
+    except ConfigFileError as error:
         return str(error).splitlines()
     return _problems(settings) or host.obstacles(assembled(settings, socket.gethostname()))
 

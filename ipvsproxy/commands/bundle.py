@@ -18,20 +18,20 @@ from typing import IO, Any
 
 import yaml
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.files import create
 from ipvsproxy.commands.doctor import document, parts
-from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.output import lines, note
 from ipvsproxy.commands.running import adopted
-from ipvsproxy.commands.survey import Seen, survey
-from ipvsproxy.commands.table import FINE
+from ipvsproxy.commands.survey import SurveyResult, survey
+from ipvsproxy.commands.table import EXIT_OK
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import to_json
 from ipvsproxy.diagnosis.finding import Finding
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.redact import redacted, slimmed
-from ipvsproxy.files import create
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.state import KernelState
 from ipvsproxy.probe.web import get, read_metrics
@@ -57,7 +57,7 @@ logs/                the ends of its logs, or how to get them where they cannot 
 """
 
 
-def run(given: Given) -> int:
+def run(given: Invocation) -> int:
     """Look, and write the archive."""
     if len(given.words) > 1:
         raise WrongUsage("one file at most")
@@ -72,15 +72,15 @@ def run(given: Given) -> int:
         else:
             write(Path(target), name, files, calendar.timegm(made))
     except OSError as error:
-        raise Failed(f"{target}: {error.strerror or error}") from None
+        raise CommandFailed(f"{target}: {error.strerror or error}") from None
     what = "the bundle" if target == STANDARD_OUTPUT else target
     note(f"wrote {what}, without what looks like a secret: read it before you pass it on")
     if NO_LOGS in files:
         note(files[NO_LOGS])
-    return FINE
+    return EXIT_OK
 
 
-def contents(seen: Seen, config: Config, log: Path | None) -> Iterator[tuple[str, str]]:
+def contents(seen: SurveyResult, config: Config, log: Path | None) -> Iterator[tuple[str, str]]:
     """Yield the name and text of each file."""
     findings = diagnose(seen.facts)
     yield "README.txt", README

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Iterator
 
-from ipvsproxy.commands.given import Given, WrongUsage
-from ipvsproxy.commands.table import COMMANDS, FINE, LETTERS, Command
+from ipvsproxy.commands.invocation import Invocation, WrongUsage
+from ipvsproxy.commands.table import COMMANDS, EXIT_OK, LETTERS, Command
 from ipvsproxy.config.table import Row
 
 PATHS = frozenset(
@@ -14,13 +14,13 @@ PATHS = frozenset(
 PROGRAM = "ipvsproxy"
 
 
-def run(given: Given) -> int:
+def run(given: Invocation) -> int:
     """Print the script."""
     scripts = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     if len(given.words) != 1 or given.words[0] not in scripts:
         raise WrongUsage(f"one of these shells is needed: {', '.join(scripts)}")
     sys.stdout.write("\n".join(scripts[given.words[0]]()) + "\n")
-    return FINE
+    return EXIT_OK
 
 
 def values(row: Row) -> list[str]:

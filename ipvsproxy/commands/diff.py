@@ -8,32 +8,32 @@ from collections.abc import Iterator
 from typing import Any
 
 from ipvsproxy.commands import drift, objects
-from ipvsproxy.commands.given import Given, WrongUsage, unreadable
-from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
+from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
+from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
 from ipvsproxy.commands.running import adopted
-from ipvsproxy.commands.table import FINE, FOUND
+from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
-from ipvsproxy.desired import Desired
 from ipvsproxy.inspect.difference import Action, Change
 from ipvsproxy.kernel import host
-from ipvsproxy.kernel.alone import Lock
-from ipvsproxy.kernel.kube_proxy import removed_by_a_run
+from ipvsproxy.kernel.filters.kube_proxy import removed_by_a_run
+from ipvsproxy.kernel.filters.xtables import legacy_leftovers
+from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.links import LINK_NAME
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.kernel.read.survey import read_processes
 from ipvsproxy.kernel.rules import TABLE
-from ipvsproxy.kernel.survey import read_processes
-from ipvsproxy.kernel.view import View
-from ipvsproxy.kernel.xtables import legacy_leftovers
-from ipvsproxy.other_proxy import signs
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.process.other_proxy import signs
+from ipvsproxy.reconciler.wanted_state import WantedState
 
 SIGNS = {
-    Action.ADD: Marked("+", Mood.GOOD),
-    Action.CHANGE: Marked("~", Mood.DOUBTFUL),
-    Action.REMOVE: Marked("-", Mood.BAD),
+    Action.ADD: Marked("+", Style.GOOD),
+    Action.CHANGE: Marked("~", Style.WARNING),
+    Action.REMOVE: Marked("-", Style.BAD),
 }
 
 
-def run(given: Given) -> int:
+def run(given: Invocation) -> int:
     """Compare once."""
     if given.words:
         raise WrongUsage("diff takes no words")
@@ -42,7 +42,7 @@ def run(given: Given) -> int:
     note(f"settings: {given.origin}")
     found = objects.read(config)
     try:
-        with View() as view:
+        with KernelReader() as view:
             if not view.has_ipvs:
                 note(objects.NO_IPVS)
             wanted = objects.desired_here(config, found, view)
@@ -55,16 +55,16 @@ def run(given: Given) -> int:
         "changes": [_document(change, services.get(change.frontend, "")) for change in changed],
     }
     emit(given.flags["output"], "Diff", document, _parts(changed, services))
-    return FOUND if changed else FINE
+    return EXIT_FINDINGS if changed else EXIT_OK
 
 
-def _differences(config: Config, wanted: Desired, view: View) -> list[Change]:
+def _differences(config: Config, wanted: WantedState, view: KernelReader) -> list[Change]:
     """Return what differs; beside a proxy that runs, what still does when it is looked at again."""
     found = drift.differences(config, wanted, drift.state(view))
-    return drift.confirmed(config, found) if Lock().look() else found
+    return drift.confirmed(config, found) if InstanceLock().look() else found
 
 
-def surroundings(config: Config, view: View) -> Iterator[Change]:
+def surroundings(config: Config, view: KernelReader) -> Iterator[Change]:
     """Yield what else a start would make: kernel settings, kube-ipvs0, the table."""
     for name, value in host.wanted_sysctls(config):
         was = host.read_sysctl(name)
@@ -86,7 +86,7 @@ def _of_kube_proxy(config: Config) -> Iterator[Change]:
         )
     for program in legacy_leftovers():
         note(f"there are rules of kube-proxy in {program}, which a run cannot remove: ipvsproxy doctor")
-    if found and (running := signs(config, read_processes(), ours_runs=Lock().look() is not None).signs):
+    if found and (running := signs(config, read_processes(), ours_runs=InstanceLock().look() is not None).signs):
         note(f"a kube-proxy runs on this node and would write its rules again: {'; '.join(running)}")
 
 
@@ -96,7 +96,7 @@ def _document(change: Change, service: str) -> dict[str, Any]:
 
 def _parts(found: list[Change], services: dict[str, str]) -> Parts:
     if not found:
-        yield Marked("A run would change nothing.", Mood.GOOD)
+        yield Marked("A run would change nothing.", Style.GOOD)
         return
     heads = ("", "OBJECT", "NAME", "OF", "SERVICE", "WAS", "WANTED")
     yield Grid(heads, [_row(change, services) for change in found], spare=("OF", "SERVICE"))

@@ -12,39 +12,39 @@ from typing import Any
 
 import msgspec
 
-from ipvsproxy.commands.given import Failed, Given, WrongUsage
-from ipvsproxy.commands.output import Hanging, Line, Marked, Mood, emit
+from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
+from ipvsproxy.commands.output import Hanging, Line, Marked, Style, emit
 from ipvsproxy.commands.running import adopted
 from ipvsproxy.commands.service_survey import survey_service
 from ipvsproxy.commands.survey import survey
-from ipvsproxy.commands.table import FINE, FOUND
+from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.diagnosis.facts import Facts, from_json
-from ipvsproxy.diagnosis.finding import ORDER, Finding, Verdict
+from ipvsproxy.diagnosis.finding import ORDER, CheckResult, Finding
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.service import diagnose_service
-from ipvsproxy.kernel.netns import socket_in
+from ipvsproxy.kernel.read.netns import socket_in
 
 MOODS = {
-    Verdict.PROBLEM: Mood.BAD,
-    Verdict.WARNING: Mood.DOUBTFUL,
-    Verdict.NOT_CHECKED: Mood.QUIET,
-    Verdict.OK: Mood.GOOD,
+    CheckResult.PROBLEM: Style.BAD,
+    CheckResult.WARNING: Style.WARNING,
+    CheckResult.NOT_CHECKED: Style.QUIET,
+    CheckResult.OK: Style.GOOD,
 }
 SAID = 5
 """Sentences about the objects of a Service."""
 WIDTH = max(map(len, ORDER)) + 2
 
 
-def run(given: Given) -> int:
+def run(given: Invocation) -> int:
     """Look, judge, print."""
     _check(given)
     findings = _service(given.words[0], given) if given.words else _node(given)
     emit(given.flags["output"], "Diagnosis", document(findings), parts(findings))
-    return FOUND if any(finding.verdict is Verdict.PROBLEM for finding in findings) else FINE
+    return EXIT_FINDINGS if any(finding.verdict is CheckResult.PROBLEM for finding in findings) else EXIT_OK
 
 
-def _check(given: Given) -> None:
-    """Refuse flags that would be passed over. Raises WrongUsage, Failed."""
+def _check(given: Invocation) -> None:
+    """Refuse flags that would be passed over. Raises WrongUsage, CommandFailed."""
     netns = given.flags["netns"]
     if len(given.words) > 1 or any(word.count("/") > 1 for word in given.words):
         raise WrongUsage("one Service at most, as NAMESPACE/NAME")
@@ -55,17 +55,17 @@ def _check(given: Given) -> None:
     try:
         socket_in(netns, socket.AF_INET, socket.SOCK_DGRAM).close()
     except OSError as error:
-        raise Failed(f"--netns: {netns}: {error.strerror or error}") from None
+        raise CommandFailed(f"--netns: {netns}: {error.strerror or error}") from None
 
 
-def _node(given: Given) -> list[Finding]:
+def _node(given: Invocation) -> list[Finding]:
     if given.flags["facts"]:
         return diagnose(_saved(Path(given.flags["facts"])))
     given = adopted(given)
     return diagnose(survey(given.config, given.flags["cluster-domain"], given.origin).facts)
 
 
-def _service(key: str, given: Given) -> list[Finding]:
+def _service(key: str, given: Invocation) -> list[Finding]:
     given = adopted(given)
     domain, netns = given.flags["cluster-domain"], given.flags["netns"]
     if "/" not in key:
@@ -74,7 +74,7 @@ def _service(key: str, given: Given) -> list[Finding]:
     facts = survey_service(key, seen, domain, netns)
     if facts is None:
         api = seen.facts.api
-        raise Failed(f"{api.source} cannot be read: {api.error}" if api else "no objects")
+        raise CommandFailed(f"{api.source} cannot be read: {api.error}" if api else "no objects")
     said = tuple(seen.objects.about(key)[:SAID]) if seen.objects else ()
     return diagnose_service(msgspec.structs.replace(facts, said=said), diagnose(seen.facts))
 
@@ -83,9 +83,9 @@ def _saved(path: Path) -> Facts:
     try:
         return from_json(path.read_bytes())
     except OSError as error:
-        raise Failed(f"{path}: {error.strerror or error}") from None
+        raise CommandFailed(f"{path}: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Failed(f"{path} holds no facts: {error}") from None
+        raise CommandFailed(f"{path} holds no facts: {error}") from None
 
 
 def document(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -97,15 +97,15 @@ def parts(findings: Sequence[Finding]) -> Iterator[Line]:
     """Yield the findings for people, and how many there are of each verdict."""
     for finding in findings:
         word = Marked(f"{finding.verdict.value:<{WIDTH}}", MOODS[finding.verdict])
-        yield Hanging([word, Marked(finding.check, Mood.TITLE), f": {finding.summary}"], WIDTH + 2)
+        yield Hanging([word, Marked(finding.check, Style.TITLE), f": {finding.summary}"], WIDTH + 2)
         for evidence in filter(None, finding.evidence):
-            yield [" " * WIDTH, Marked(evidence, Mood.QUIET)]
+            yield [" " * WIDTH, Marked(evidence, Style.QUIET)]
         if finding.next:
             yield [" " * WIDTH, f"next: {finding.next}"]
     counts = Counter(finding.verdict for finding in findings)
     yield ", ".join(_counted(verdict, counts[verdict]) for verdict in ORDER if counts[verdict])
 
 
-def _counted(verdict: Verdict, count: int) -> str:
-    plural = "s" if count > 1 and verdict in (Verdict.PROBLEM, Verdict.WARNING) else ""
+def _counted(verdict: CheckResult, count: int) -> str:
+    plural = "s" if count > 1 and verdict in (CheckResult.PROBLEM, CheckResult.WARNING) else ""
     return f"{count} {verdict.value}{plural}"

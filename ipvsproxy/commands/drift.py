@@ -7,16 +7,16 @@ proxy programs what changes. So what differs is looked at again, and counts only
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from ipvsproxy.address import format_ip, parse_cidr
+from ipvsproxy.base.address import format_ip, parse_cidr
 from ipvsproxy.commands.objects import Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
-from ipvsproxy.desired import Desired
 from ipvsproxy.inspect.difference import Action, Change, changes
-from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kernel.view import View
+from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.kube.once import Unavailable, read_objects
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import FrontendKey, KernelState
+from ipvsproxy.reconciler.wanted_state import WantedState
 
 LOOKS = 2
 """How often what differs is looked at again: what changes back and forth may differ the same way once more."""
@@ -24,7 +24,7 @@ PAUSE_SECONDS = 1.0
 """Beside the least pause between two syncs of the proxy."""
 
 
-def differences(config: Config, wanted: Desired, kernel: KernelState) -> list[Change]:
+def differences(config: Config, wanted: WantedState, kernel: KernelState) -> list[Change]:
     """Return what would have to change in the kernel to make it as wanted, but for excluded virtual servers."""
     ranges = [parse_cidr(text) for text in config.exclude_cidrs]
     return list(changes(wanted.ledger, kernel, lambda key: any(key.address in cidr for cidr in ranges)))
@@ -49,7 +49,7 @@ def confirmed(
 def _look(config: Config) -> Collection[Change] | None:
     try:
         objects = read_objects(config)
-        with View() as view:
+        with KernelReader() as view:
             around, here, kernel = Surroundings.of(view), view.other_addresses(), state(view)
     except (Unavailable, KernelError, OSError):
         return None
@@ -57,7 +57,7 @@ def _look(config: Config) -> Collection[Change] | None:
     return set(differences(config, wanted, kernel))
 
 
-def state(view: View) -> KernelState:
+def state(view: KernelReader) -> KernelState:
     """Return what the kernel has of ours. Raises KernelError."""
     found = view.all_elements() if view.has_table() else {}
     return KernelState(servers=view.server_states(), vips=view.vips(), elements=found)
@@ -75,7 +75,7 @@ def words(found: Iterable[Change]) -> Iterator[str]:
             yield f"{what} is {change.was}, not {change.wanted}"
 
 
-def about(found: Iterable[Change], only: Collection[FrontendKey], wanted: Desired) -> list[Change]:
+def about(found: Iterable[Change], only: Collection[FrontendKey], wanted: WantedState) -> list[Change]:
     """Return the changes that concern some frontends."""
     addresses = {format_ip(key.address) for key in only}
     own = {f"{slot.set} {{ {slot.key} }}" for key in only for slot in elements(wanted.ledger.frontends[key]).own}

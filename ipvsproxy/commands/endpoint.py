@@ -1,7 +1,7 @@
 """Addresses as operators type them, into values. All raise WrongUsage."""
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.commands.given import WrongUsage
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.commands.invocation import WrongUsage
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import PROTOCOL_NAMES
 from ipvsproxy.plan.state import FrontendKey

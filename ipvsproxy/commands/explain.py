@@ -9,31 +9,31 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
 from ipvsproxy.commands.endpoint import address, frontend
-from ipvsproxy.commands.given import Given, WrongUsage, unreadable
+from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
 from ipvsproxy.commands.names import Names, names
 from ipvsproxy.commands.objects import lacking
-from ipvsproxy.commands.output import Grid, Line, Marked, Mood, Parts, emit, note
+from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
 from ipvsproxy.commands.running import at_its_address
-from ipvsproxy.commands.table import FINE, FOUND
-from ipvsproxy.inspect.model import Match
+from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
+from ipvsproxy.inspect.model import ElementMatch
 from ipvsproxy.inspect.spread import words
-from ipvsproxy.inspect.walk import Explanation, Outcome, Target, explain, packet
-from ipvsproxy.kernel.kube_proxy import written_by_kube_proxy
-from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kernel.view import View
+from ipvsproxy.inspect.walk import Explanation, PacketOutcome, Target, explain, packet
+from ipvsproxy.kernel.filters.kube_proxy import written_by_kube_proxy
+from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.kernel.wire.netlink import KernelError
 
 MOODS = {
-    Outcome.ACCEPTED: Mood.GOOD,
-    Outcome.REFUSED: Mood.BAD,
-    Outcome.DROPPED: Mood.BAD,
-    Outcome.NOT_OURS: Mood.DOUBTFUL,
+    PacketOutcome.ACCEPTED: Style.GOOD,
+    PacketOutcome.REFUSED: Style.BAD,
+    PacketOutcome.DROPPED: Style.BAD,
+    PacketOutcome.NOT_OURS: Style.WARNING,
 }
 NOBODY = "none has this frontend"
 
 
-def run(given: Given) -> int:
+def run(given: Invocation) -> int:
     """Explain one packet."""
     if len(given.words) not in (1, 2):
         raise WrongUsage("one or two words are needed: [FROM] TO:PORT[/PROTO]")
@@ -44,7 +44,7 @@ def run(given: Given) -> int:
     link = _link(given.flags["link"], source)
     config = at_its_address(given).config
     try:
-        with View() as view:
+        with KernelReader() as view:
             said = explain(packet(to, view, source, link), view)
             known = names(config, view)
             others = written_by_kube_proxy()
@@ -53,7 +53,7 @@ def run(given: Given) -> int:
     except (KernelError, OSError) as error:
         raise unreadable(error) from error
     emit(given.flags["output"], "Explanation", document(said, known, others), parts(said, known, others))
-    return FINE if said.outcome is Outcome.ACCEPTED and not others else FOUND
+    return EXIT_OK if said.outcome is PacketOutcome.ACCEPTED and not others else EXIT_FINDINGS
 
 
 def _link(name: str, source: bytes | None) -> str:
@@ -69,14 +69,14 @@ def _link(name: str, source: bytes | None) -> str:
 def parts(said: Explanation, known: Names, others: Sequence[str] = ()) -> Parts:
     """Return the answer for people."""
     service = known.of(said.packet.to)
-    yield [Marked(f"{format_ip(said.packet.source)} -> {said.packet.to!s}", Mood.TITLE), f"  ({said.sender})"]
+    yield [Marked(f"{format_ip(said.packet.source)} -> {said.packet.to!s}", Style.TITLE), f"  ({said.sender})"]
     yield f"Service: {service or known.problem or NOBODY}"
     yield ""
     yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in said.steps])
     yield ""
     yield _verdict(said)
     if others:
-        warning = Marked("NOT FOLLOWED", Mood.DOUBTFUL)
+        warning = Marked("NOT FOLLOWED", Style.WARNING)
         yield [warning, f": rules of kube-proxy ({', '.join(others)}): where they have this address, they decide"]
     if said.targets:
         yield ""
@@ -113,7 +113,7 @@ def document(said: Explanation, known: Names, others: Sequence[str] = ()) -> dic
     }
 
 
-def _element(match: Match | None) -> dict[str, str] | None:
+def _element(match: ElementMatch | None) -> dict[str, str] | None:
     return {"set": match.set, "key": match.key, "value": match.value} if match else None
 
 

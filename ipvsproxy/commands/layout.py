@@ -1,9 +1,9 @@
 """Parts of a command's answer as lines of text: tables without borders, colours, and what fits a terminal.
 
-In: lines, each a text or pieces with a `Mood`, and grids. Out: strings. Without a `width` nothing is shortened, so
-that files and pipes hold everything. With one, lines break at words, and a grid that is too wide is made narrower
-in this order: long lists show their first values, columns that the grid names as spare are left out (and named
-below it), the widest columns break at words. What has no space in it never breaks.
+In: lines, each a text or pieces with a `Style`, and grids. Out: strings. Without a `width` nothing is shortened,
+so that files and pipes hold everything. With one, lines break at words, and a grid that is too wide is made
+narrower in this order: long lists show their first values, columns that the grid names as spare are left out (and
+named below it), the widest columns break at words. What has no space in it never breaks.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from termcolor import colored
 
-from ipvsproxy.log import printable
+from ipvsproxy.process.log import printable
 
 GAP = "   "
 NARROWEST = 20
@@ -24,13 +24,13 @@ FEW = (3, 1)
 WORD = re.compile(r"\S+")
 
 
-class Mood(Enum):
+class Style(Enum):
     """What a piece of text is, as a colour and attributes."""
 
     PLAIN = (None, ())
     TITLE = (None, ("bold",))
     GOOD = ("green", ())
-    DOUBTFUL = ("yellow", ())
+    WARNING = ("yellow", ())
     BAD = ("red", ("bold",))
     QUIET = ("dark_grey", ())
 
@@ -39,7 +39,7 @@ class Marked(NamedTuple):
     """A piece of text with a mood."""
 
     text: str
-    mood: Mood = Mood.PLAIN
+    mood: Style = Style.PLAIN
 
 
 class Hanging(NamedTuple):
@@ -121,11 +121,11 @@ def _grid(grid: Grid, colours: bool, width: int | None) -> Iterator[str]:
     columns = list(zip(*grid.rows, strict=True)) or [()] * len(grid.columns)
     widths = _widths(grid) if width is None else _shrunk(_widths(grid), _floors(grid), width)
     right = [bool(cells) and all(isinstance(cell, int) for cell in cells) for cells in columns]
-    for row in ([Marked(column, Mood.TITLE) for column in grid.columns], *grid.rows):
+    for row in ([Marked(column, Style.TITLE) for column in grid.columns], *grid.rows):
         yield from _row(row, widths, right, colours)
     if dropped:
         yield from _line(
-            Marked(f"Not shown: {', '.join(dropped)}. -o wide shows all.", Mood.QUIET), colours, width
+            Marked(f"Not shown: {', '.join(dropped)}. -o wide shows all.", Style.QUIET), colours, width
         )
 
 
@@ -205,7 +205,7 @@ def _row(row: Sequence[Cell], widths: Sequence[int], right: Sequence[bool], colo
 
 def _broken(cell: Cell, width: int) -> list[str | Marked]:
     text = _plain(cell)
-    mood = cell.mood if isinstance(cell, Marked) else Mood.PLAIN
+    mood = cell.mood if isinstance(cell, Marked) else Style.PLAIN
     if len(text) <= width:
         return [Marked(text, mood)]
     broken = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

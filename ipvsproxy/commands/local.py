@@ -9,16 +9,18 @@ import http
 import os
 
 from ipvsproxy.config import Listen
-from ipvsproxy.config.document import Unusable
+from ipvsproxy.config.document import ConfigFileError
 from ipvsproxy.kernel.process import listening_users
 from ipvsproxy.probe.web import get
 
 
 def ask(listen: Listen, path: str, longest: int) -> str:
-    """Return the text of a page. Raises Unusable, OSError, HTTPException."""
+    """Return the text of a page. Raises ConfigFileError, OSError, HTTPException."""
     if foreign := listening_users(listen.port) - {0, os.geteuid()}:
-        raise Unusable(f"user {min(foreign)} listens there, who is not root, and not whom this command runs as")
+        raise ConfigFileError(
+            f"user {min(foreign)} listens there, who is not root, and not whom this command runs as"
+        )
     status, text = get(listen, path)
     if status != http.HTTPStatus.OK or len(text) > longest:
-        raise Unusable(f"answers {status}, {len(text)} bytes")
+        raise ConfigFileError(f"answers {status}, {len(text)} bytes")
     return text

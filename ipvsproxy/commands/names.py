@@ -12,12 +12,12 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from ipvsproxy.address import format_endpoint, is_unspecified
+from ipvsproxy.base.address import format_endpoint, is_unspecified
 from ipvsproxy.commands import objects
 from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Config
-from ipvsproxy.config.document import Unusable
-from ipvsproxy.kernel.view import View
+from ipvsproxy.config.document import ConfigFileError
+from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.state import FrontendKey
 from ipvsproxy.probe.web import LARGEST
 
@@ -47,7 +47,7 @@ class Names(NamedTuple):
         return self.services.get(str(key), "")
 
 
-def names(config: Config, view: View) -> Names:
+def names(config: Config, view: KernelReader) -> Names:
     """Return all names that can be had. Raises Failed when the objects asked for cannot be read."""
     if not objects.are_named(config):
         return _of_running(config)
@@ -67,7 +67,7 @@ def _of_running(config: Config) -> Names:
         return Names(_FRONTENDS.decode(ask(listen, PAGE, LARGEST)).frontends)
     except (msgspec.DecodeError, RecursionError) as error:
         reason: object = f"is no list of frontends: {error}"
-    except (Unusable, OSError, http.client.HTTPException) as error:
+    except (ConfigFileError, OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or error
     return Names({}, f"{UNKNOWN}: no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")
 

@@ -5,30 +5,30 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
-from ipvsproxy.commands.given import Failed
+from ipvsproxy.commands.invocation import CommandFailed
 from ipvsproxy.commands.output import note
 from ipvsproxy.config import Config
-from ipvsproxy.desired import Desired
+from ipvsproxy.exchange.inbox import Listed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel import host
+from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.rules import TABLE
-from ipvsproxy.kernel.view import View
-from ipvsproxy.kube.inbox import Listed
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
-from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Missing, Reserved
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.wanted_state import WantedState
 
 NO_IPVS = "this kernel has no IPVS"
 
 
 def read(config: Config) -> Objects:
-    """Return all objects of the folder or the API server that the settings name. Raises Failed."""
+    """Return all objects of the folder or the API server that the settings name. Raises CommandFailed."""
     try:
         return read_objects(config)
     except Unavailable as error:
         where = f"the folder {config.manifests}" if config.manifests else "the API server"
-        raise Failed(f"objects cannot be read from {where}: {error}") from error
+        raise CommandFailed(f"objects cannot be read from {where}: {error}") from error
 
 
 def are_named(config: Config) -> bool:
@@ -47,26 +47,26 @@ class Surroundings(NamedTuple):
     listening: frozenset[Port] = frozenset()
 
     @classmethod
-    def of(cls, view: View) -> Self:
+    def of(cls, view: KernelReader) -> Self:
         """Read them. Raises KernelError."""
         return cls(tuple(view.reserved()), view.senders(), view.listening())
 
 
-class _Wanted(Desired):
+class _Wanted(WantedState):
     """Its callers say in words that the Node is missing, or judge it."""
 
     def _tell_missing(self, absent: Missing) -> None:
         """Write no log line."""
 
 
-def named_nodes(wanted: Desired) -> str:
+def named_nodes(wanted: WantedState) -> str:
     """Return what to add to a sentence that our Node is missing: the nodes that there are, empty if none are."""
     absent = wanted.missing_node
     return f" (nodes that objects name: {', '.join(absent.shown)})" if absent and absent.others else ""
 
 
 UNKNOWN = Surroundings()
-NOBODY = Neighbours(None)
+NOBODY = OtherNodeAddresses(None)
 
 
 def desired(
@@ -75,8 +75,8 @@ def desired(
     link_addresses: Iterable[bytes],
     around: Surroundings = UNKNOWN,
     servers: Iterable[tuple[bytes, int]] = (),
-    neighbours: Neighbours = NOBODY,
-) -> Desired:
+    neighbours: OtherNodeAddresses = NOBODY,
+) -> WantedState:
     """Return what a node with these addresses and surroundings should have.
 
     `servers` are the addresses and ports by which the API server is reached, `neighbours` what it told of nodes.
@@ -93,7 +93,7 @@ def desired(
     return wanted
 
 
-def desired_here(config: Config, objects: Objects, view: View) -> Desired:
+def desired_here(config: Config, objects: Objects, view: KernelReader) -> WantedState:
     """Return what this node should have, and say which objects cannot be used. Raises KernelError."""
     here, around = view.other_addresses(), Surroundings.of(view)
     wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
@@ -106,7 +106,7 @@ def desired_here(config: Config, objects: Objects, view: View) -> Desired:
     return wanted
 
 
-def lacking(view: View) -> Iterator[str]:
+def lacking(view: KernelReader) -> Iterator[str]:
     """Say what is not there and makes every answer an empty one."""
     if not view.has_ipvs:
         yield NO_IPVS

@@ -21,10 +21,20 @@ import msgspec
 import yaml
 from termcolor import can_colorize
 
-from ipvsproxy.commands.layout import Cell, Grid, Hanging, Line, Marked, Mood, Parts, lines
+from ipvsproxy.commands.layout import Cell, Grid, Hanging, Line, Marked, Parts, Style, lines
 
 __all__ = [
-    "Cell", "Grid", "Hanging", "Line", "Marked", "Mood", "Parts", "emit", "follow", "lines", "note",
+    "Cell",
+    "Grid",
+    "Hanging",
+    "Line",
+    "Marked",
+    "Parts",
+    "Style",
+    "emit",
+    "follow",
+    "lines",
+    "note",
 ]  # fmt: skip
 VERSION = 1
 """Of all documents. Fields may be added to one; when one changes its meaning or goes, this is raised."""
@@ -33,7 +43,7 @@ WIDE = "wide"
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 """Of a terminal: its other screen, without a cursor and without wrapping; and back."""
 ANEW = "\x1b[H\x1b[2J"
-Look = Callable[[], tuple[Mapping[str, Any], Parts]]
+ReadOnce = Callable[[], tuple[Mapping[str, Any], Parts]]
 """Looks once and returns a document (without version and kind) and the same for people."""
 
 
@@ -46,7 +56,9 @@ def emit(form: str, kind: str, document: Mapping[str, Any], parts: Parts) -> Non
     sys.stdout.flush()
 
 
-def follow(form: str, kind: str, look: Look, seconds: float, pause: Callable[[float], None] = time.sleep) -> None:
+def follow(
+    form: str, kind: str, look: ReadOnce, seconds: float, pause: Callable[[float], None] = time.sleep
+) -> None:
     """Print again and again, for ever: one JSON document a line, or on a terminal in the same place."""
     if form in DOCUMENTS or not sys.stdout.isatty():
         while True:

@@ -10,31 +10,31 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ipvsproxy.commands.given import Failed, Given, WrongUsage
+from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.objects import desired, named_nodes
-from ipvsproxy.commands.output import Grid, Marked, Mood, Parts, emit, note
+from ipvsproxy.commands.output import Grid, Marked, Parts, Style, emit, note
 from ipvsproxy.commands.rows import MASQUERADES, NEVER, VERDICTS
-from ipvsproxy.commands.table import FINE, FOUND
+from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
 from ipvsproxy.config.settle import NODE_NAME
-from ipvsproxy.desired import Desired
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.inspect.difference import server_text
-from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.objects import Objects, Unavailable
 from ipvsproxy.kube.saved import read_saved
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import NAMES_SHOWN
 from ipvsproxy.plan.state import Frontend, Vip
+from ipvsproxy.reconciler.wanted_state import WantedState
 
 
-def run(given: Given) -> int:
+def run(given: Invocation) -> int:
     """Plan once."""
     if given.words or not given.flags["from"]:
         raise WrongUsage("--from FILE is needed, and no words" if given.words else "--from FILE is needed")
     try:
         found = read_saved(given.flags["from"], sys.stdin.buffer)
     except Unavailable as error:
-        raise Failed(str(error)) from None
+        raise CommandFailed(str(error)) from None
     nodes = found.of(Kind.NODE)
     given_name = NODE_NAME in given.settings.origins
     config = _of_node(given.config, nodes, given_name=given_name)
@@ -51,7 +51,7 @@ def run(given: Given) -> int:
         note(text)
     document = _document(config, wanted, found)
     emit(given.flags["output"], "Plan", document, _parts(document))
-    return FOUND if document["complaints"] else FINE
+    return EXIT_FINDINGS if document["complaints"] else EXIT_OK
 
 
 def _of_node(config: Config, nodes: Mapping[str, object], *, given_name: bool) -> Config:
@@ -66,7 +66,7 @@ def _of_node(config: Config, nodes: Mapping[str, object], *, given_name: bool) -
     raise WrongUsage(f"--hostname-override: {what} has {there}")
 
 
-def _document(config: Config, wanted: Desired, found: Objects) -> dict[str, Any]:
+def _document(config: Config, wanted: WantedState, found: Objects) -> dict[str, Any]:
     ledger = wanted.ledger
     elements: dict[str, dict[str, str]] = {}
     for slot, value in sorted(ledger.elements.items()):
@@ -105,7 +105,7 @@ def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]
 
 
 def _parts(document: dict[str, Any]) -> Parts:
-    yield Marked(f"Node {document['node']}", Mood.TITLE)
+    yield Marked(f"Node {document['node']}", Style.TITLE)
     yield ""
     heads = ("NAMESPACE", "SERVICE", "FRONTEND", "VERDICT", "MASQUERADE", "INSIDE", "SERVER", "ENDPOINTS")
     names = [head.lower() for head in heads]
@@ -123,4 +123,4 @@ def _parts(document: dict[str, Any]) -> Parts:
         yield ""
         left_heads = ("KIND", "NAMESPACE", "NAME", "NOT PROXIED, BECAUSE")
         yield Grid(left_heads, [list(left.values()) for left in document["notProxied"]])
-    yield from (Marked(f"Warning: {complaint}", Mood.DOUBTFUL) for complaint in document["complaints"])
+    yield from (Marked(f"Warning: {complaint}", Style.WARNING) for complaint in document["complaints"])

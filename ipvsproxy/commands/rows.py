@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
 from ipvsproxy.commands.names import Names
 from ipvsproxy.inspect.elements import frontend_of
-from ipvsproxy.inspect.model import Counters, Real
-from ipvsproxy.kernel.connections import connections as all_connections
-from ipvsproxy.kernel.view import View
+from ipvsproxy.inspect.model import Counters, DestinationRecord
+from ipvsproxy.kernel.read.connections import connections as all_connections
+from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, INSIDE, MASQUERADE, VIPS
-from ipvsproxy.plan.state import ONE_PACKET, FrontendKey, Masquerade, Verdict
+from ipvsproxy.plan.state import ONE_PACKET, FrontendKey, Masquerade, PacketVerdict
 
 Row = dict[str, Any]
 VERDICTS = {
-    Verdict.ACCEPT.value: "accept",
-    Verdict.REFUSE.value: "refuse",
-    Verdict.DROP.value: "drop",
-    Verdict.INSIDE_ONLY.value: "inside-only",
+    PacketVerdict.ACCEPT.value: "accept",
+    PacketVerdict.REFUSE.value: "refuse",
+    PacketVerdict.DROP.value: "drop",
+    PacketVerdict.INSIDE_ONLY.value: "inside-only",
 }
 MASQUERADES = {Masquerade.ALWAYS.value: "always", Masquerade.UNLESS_LOCAL_POD.value: "unless-local-pod"}
 NEVER = "never"
@@ -49,7 +49,7 @@ def _counted(counters: Counters) -> Row:
     }
 
 
-def services(view: View, known: Names, _: int = 0) -> list[Row]:
+def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     """Return a row for each virtual server."""
     verdicts = _by_frontend(view, FRONTENDS)
     return [
@@ -63,7 +63,7 @@ def services(view: View, known: Names, _: int = 0) -> list[Row]:
     ]
 
 
-def _load(reals: Sequence[Real]) -> Row:
+def _load(reals: Sequence[DestinationRecord]) -> Row:
     return {
         "endpoints": sum(real.weight > 0 for real in reals),
         "draining": sum(real.weight == 0 for real in reals),
@@ -72,7 +72,7 @@ def _load(reals: Sequence[Real]) -> Row:
     }
 
 
-def endpoints(view: View, known: Names, _: int = 0) -> list[Row]:
+def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     """Return a row for each destination of each virtual server."""
     return [
         _named(virtual.key, known)
@@ -84,7 +84,7 @@ def endpoints(view: View, known: Names, _: int = 0) -> list[Row]:
     ]
 
 
-def connections(_: View, known: Names, limit: int = 0) -> list[Row]:
+def connections(_: KernelReader, known: Names, limit: int = 0) -> list[Row]:
     """Return a row for each connection, of the first so many."""
     return [
         _named(found.frontend, known)
@@ -94,7 +94,7 @@ def connections(_: View, known: Names, limit: int = 0) -> list[Row]:
     ]
 
 
-def rules(view: View, known: Names, _: int = 0) -> list[Row]:
+def rules(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     """Return a row for each frontend of the ruleset: what its elements say."""
     masquerades, inside = _by_frontend(view, MASQUERADE), _by_frontend(view, INSIDE)
     ranges: dict[FrontendKey, list[str]] = {}
@@ -112,7 +112,7 @@ def rules(view: View, known: Names, _: int = 0) -> list[Row]:
     ]
 
 
-def _by_frontend(view: View, sets: dict[int, str]) -> dict[FrontendKey, str]:
+def _by_frontend(view: KernelReader, sets: dict[int, str]) -> dict[FrontendKey, str]:
     return {frontend_of(key): value for name in sets.values() for key, value in view.elements(name).items()}
 
 

@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ipvsproxy.commands.given import Given
+from ipvsproxy.commands.invocation import Invocation
 from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Listen
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.assemble import listen as read_listen
 from ipvsproxy.config.check import problems
 from ipvsproxy.config.commandline import WrongUsage, parse
-from ipvsproxy.config.document import KUBE_PROXY, OURS, Unusable, decode
+from ipvsproxy.config.document import KUBE_PROXY, OURS, ConfigFileError, decode
 from ipvsproxy.config.settle import HEALTHZ, METRICS, NODE_NAME, Settings, settle
 from ipvsproxy.config.table import SETTINGS
-from ipvsproxy.kernel.alone import Lock
+from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.process import (
     PROC,
     environment,
@@ -48,7 +48,7 @@ BESIDE = frozenset((METRICS, HEALTHZ, NODE_NAME, "--metrics-port", "--healthz-po
 GIVEN = "those that this command was given"
 
 
-class Found(NamedTuple):
+class RunningSettings(NamedTuple):
     """Settings of the running proxy by their keys, none if it does not tell; where from, or why there are none."""
 
     values: Mapping[str, Any]
@@ -56,7 +56,7 @@ class Found(NamedTuple):
     metrics: str = ""
 
 
-def adopted(given: Given) -> Given:
+def adopted(given: Invocation) -> Invocation:
     """Return what a command is called with, with the settings of the running proxy unless it was given any."""
     settings = given.settings
     if any(key not in BESIDE and not key.startswith("logging.") for key in settings.origins):
@@ -69,7 +69,7 @@ def adopted(given: Given) -> Given:
     return _with(given, values, f"those of the running proxy, from {found.origin}", name_is_known=True)
 
 
-def at_its_address(given: Given) -> Given:
+def at_its_address(given: Invocation) -> Invocation:
     """Return what a command is called with, with the metrics address of the running proxy unless one was given."""
     if METRICS in given.settings.origins or "--config" in given.settings.origins:
         return given
@@ -79,7 +79,7 @@ def at_its_address(given: Given) -> Given:
     return given._replace(config=replace(given.config, metrics_bind_address=read_listen(address)))
 
 
-def _with(given: Given, values: Mapping[str, Any], origin: str, *, name_is_known: bool = False) -> Given:
+def _with(given: Invocation, values: Mapping[str, Any], origin: str, *, name_is_known: bool = False) -> Invocation:
     """Return it with these settings; a name that nobody gave is that of the environment, else of the host."""
     name = values[NODE_NAME] or ("" if name_is_known else os.environ.get(ENVIRONMENT, ""))
     if name and not values[NODE_NAME]:
@@ -89,7 +89,7 @@ def _with(given: Given, values: Mapping[str, Any], origin: str, *, name_is_known
     return given._replace(config=replace(config, files=given.config.files), settings=settings, origin=origin)
 
 
-def find(settings: Settings) -> Found:
+def find(settings: Settings) -> RunningSettings:
     """Look for the running proxy, and return its settings or why they are not known."""
     pid = _holder()
     values, problem = _of_command_line(pid)
@@ -99,19 +99,19 @@ def find(settings: Settings) -> Found:
     listen = read_listen(address)
     if listen is not None:
         try:
-            return Found(_moved(_asked(listen), pid), f"http://{listen}{PAGE}")
-        except (Unusable, OSError, http.client.HTTPException) as error:
+            return RunningSettings(_moved(_asked(listen), pid), f"http://{listen}{PAGE}")
+        except (ConfigFileError, OSError, http.client.HTTPException) as error:
             problem = f"http://{listen}{PAGE}: {getattr(error, 'strerror', None) or error}"
     if values:
-        return Found(_moved(values, pid), f"the command line of process {pid}")
-    return Found({}, problem or "no running proxy was found")
+        return RunningSettings(_moved(values, pid), f"the command line of process {pid}")
+    return RunningSettings({}, problem or "no running proxy was found")
 
 
 # /configz
 
 
 def _asked(listen: Listen) -> dict[str, Any]:
-    """Return the settings that a proxy says. Raises Unusable, OSError, HTTPException."""
+    """Return the settings that a proxy says. Raises ConfigFileError, OSError, HTTPException."""
     values = values_of(ask(listen, PAGE, LONGEST))
     status, text = get(listen, FLAGS)
     named = dict(flags(text)) if status == http.HTTPStatus.OK and len(text) <= LONGEST else {}
@@ -121,13 +121,13 @@ def _asked(listen: Listen) -> dict[str, Any]:
 
 
 def values_of(text: str) -> dict[str, Any]:
-    """Return the settings in the text of /configz, defaults where it has none. Raises Unusable."""
+    """Return the settings in the text of /configz, defaults where it has none. Raises ConfigFileError."""
     try:
         parts = msgspec.json.decode(text, type=dict[str, dict[str, Any]])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Unusable(f"is no /configz: {error}") from None
+        raise ConfigFileError(f"is no /configz: {error}") from None
     if OUR_PART not in parts or KUBE_PROXY_PART not in parts:
-        raise Unusable("is not that of an ipvsproxy")
+        raise ConfigFileError("is not that of an ipvsproxy")
     values = {row.key: row.default for row in SETTINGS}
     for part, form in ((KUBE_PROXY_PART, KUBE_PROXY), (OUR_PART, OURS)):
         found = decode(msgspec.json.encode(parts[part]), form).values
@@ -136,9 +136,9 @@ def values_of(text: str) -> dict[str, Any]:
 
 
 def checked(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings that could be run with. Raises Unusable."""
+    """Return settings that could be run with. Raises ConfigFileError."""
     if wrong := list(problems(Settings(values))):
-        raise Unusable("; ".join(wrong))
+        raise ConfigFileError("; ".join(wrong))
     return values
 
 
@@ -147,7 +147,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
 
 def _holder() -> int:
     """Return the process that holds the lock, 0 where it cannot be seen or there is none."""
-    holder = Lock().look()
+    holder = InstanceLock().look()
     return holder.pid if holder is not None else 0
 
 
@@ -161,7 +161,7 @@ def _of_command_line(pid: int) -> tuple[dict[str, Any], str]:
         path = arguments.values.get("--config")
         given = {**arguments.values, **({"--config": path_from_here(pid, path)} if path else {})}
         return checked(settle(given, environment(pid)).values), ""
-    except (OSError, WrongUsage, Unusable, ValueError) as error:
+    except (OSError, WrongUsage, ConfigFileError, ValueError) as error:
         return {}, f"the command line of process {pid}: {error}"
 
 

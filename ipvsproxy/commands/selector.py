@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 
-from ipvsproxy.commands.given import WrongUsage
+from ipvsproxy.commands.invocation import WrongUsage
 
 Labels = Mapping[str, str]
 COMMA = re.compile(r",(?![^()]*\))")

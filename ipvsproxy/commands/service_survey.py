@@ -6,31 +6,31 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from ipvsproxy.address import family, format_ip, parse_ip
+from ipvsproxy.base.address import family, format_ip, parse_ip
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.names import similar
-from ipvsproxy.commands.survey import Seen, find_dns, traced
-from ipvsproxy.desired import DNS_PORT, Desired
-from ipvsproxy.diagnosis.facts import Answer, join
+from ipvsproxy.commands.survey import SurveyResult, find_dns, traced
+from ipvsproxy.diagnosis.facts import DnsAnswer, join
 from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
-from ipvsproxy.kernel.connections import Asker, trace
-from ipvsproxy.kernel.netns import socket_in
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.kernel.read.connections import Asker, trace
+from ipvsproxy.kernel.read.netns import socket_in
 from ipvsproxy.kube.once import Objects
-from ipvsproxy.plan.backends import Backends
+from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey, Verdict
+from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey, PacketVerdict
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.probe.dns import question as query
 from ipvsproxy.probe.dns import resolve
-from ipvsproxy.probe.live import Outcome, knock, open_socket
+from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
+from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
 
 ENDPOINTS_ASKED, ADDRESSES_ASKED = 5, 12
 HERE = "this node"
-EXPECTED = {Verdict.ACCEPT: "answered", Verdict.REFUSE: "refused", Verdict.DROP: "timeout"}
+EXPECTED = {PacketVerdict.ACCEPT: "answered", PacketVerdict.REFUSE: "refused", PacketVerdict.DROP: "timeout"}
 
 
-def survey_service(key: str, seen: Seen, domain: str, netns: str) -> ServiceFacts | None:
+def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> ServiceFacts | None:
     """Return the facts about a Service, None when the objects cannot be read."""
     if seen.objects is None or seen.desired is None:
         return None
@@ -56,7 +56,7 @@ def survey_service(key: str, seen: Seen, domain: str, netns: str) -> ServiceFact
     )
 
 
-def _unproxied(key: str, objects: Objects, dns: str, ask: Callable[[str], Answer | None]) -> ServiceFacts:
+def _unproxied(key: str, objects: Objects, dns: str, ask: Callable[[str], DnsAnswer | None]) -> ServiceFacts:
     """A Service that needs no proxy, or none at all."""
     external = dict(objects.external_names())
     if key in external:
@@ -71,20 +71,20 @@ def _unproxied(key: str, objects: Objects, dns: str, ask: Callable[[str], Answer
     return ServiceFacts(key, similar=tuple(similar(key, objects.items[Kind.SERVICE])))
 
 
-def _asked(server: str, key: str, domain: str, held: Collection[str], kind: str) -> Answer | None:
+def _asked(server: str, key: str, domain: str, held: Collection[str], kind: str) -> DnsAnswer | None:
     if not server:
         return None
     namespace, _, name = key.partition("/")
     return traced(resolve(server, f"{name}.{namespace}.svc.{domain}", kind), held)
 
 
-def _frontends(key: str, desired: Desired) -> set[FrontendKey]:
+def _frontends(key: str, desired: WantedState) -> set[FrontendKey]:
     return {frontend for frontend in desired.ledger.frontends if desired.ledger.owner(frontend) == key}
 
 
-def _ports(service: Service, desired: Desired) -> Iterator[PortView]:
+def _ports(service: Service, desired: WantedState) -> Iterator[PortView]:
     node = desired.facts
-    endpoints = Backends(desired.store.slices(service.key))
+    endpoints = EndpointsByPort(desired.store.slices(service.key))
     for address in service.cluster_ips:
         for port in service.ports:
             backends = endpoints.of(port, family(address))
@@ -109,7 +109,7 @@ class Question(NamedTuple):
 
 
 def _probes(
-    service: Service, desired: Desired, held: Collection[str], places: list[str], domain: str
+    service: Service, desired: WantedState, held: Collection[str], places: list[str], domain: str
 ) -> Iterator[Probe]:
     """Ask all questions at once: those without an answer take seconds."""
     questions = [*_questions(service, desired, places)]
@@ -122,7 +122,7 @@ def _probes(
         yield _probe(question, outcome, traces)
 
 
-def _traces(asked: Iterable[tuple[Question, Outcome]]) -> Mapping[Asker, list[FrontendKey]]:
+def _traces(asked: Iterable[tuple[Question, ProbeOutcome]]) -> Mapping[Asker, list[FrontendKey]]:
     """Return the frontends of IPVS that had each question, of those for which that can be told."""
     try:
         return (
@@ -132,11 +132,11 @@ def _traces(asked: Iterable[tuple[Question, Outcome]]) -> Mapping[Asker, list[Fr
         return {}
 
 
-def _asker(question: Question, outcome: Outcome) -> Asker:
+def _asker(question: Question, outcome: ProbeOutcome) -> Asker:
     return Asker(question.key.protocol, Destination(parse_ip(outcome.source), outcome.port))
 
 
-def _by_ipvs(question: Question, outcome: Outcome, traces: Mapping[Asker, list[FrontendKey]]) -> bool | None:
+def _by_ipvs(question: Question, outcome: ProbeOutcome, traces: Mapping[Asker, list[FrontendKey]]) -> bool | None:
     """Whether IPVS had the question; packets that are balanced one by one leave nothing behind."""
     frontend = question.frontend
     if frontend is None or not outcome.port or frontend.server.flags & ONE_PACKET:
@@ -149,7 +149,7 @@ def _by_ipvs(question: Question, outcome: Outcome, traces: Mapping[Asker, list[F
     return any(key in ways for key in found)
 
 
-def _questions(service: Service, desired: Desired, places: list[str]) -> Iterator[Question]:
+def _questions(service: Service, desired: WantedState, places: list[str]) -> Iterator[Question]:
     held = _frontends(service.key, desired)
     keys = [key for key in sorted(held) if key.address in service.cluster_ips or _is_external(service, key)]
     asked = [desired.ledger.frontends[key] for key in keys if _is_dialled(service, key)][:ADDRESSES_ASKED]
@@ -172,9 +172,9 @@ def _is_dialled(service: Service, key: FrontendKey) -> bool:
     return any(key.port == port.port and key.protocol == port.protocol for port in service.ports)
 
 
-def _seen_from_inside(frontend: Frontend) -> Verdict:
+def _seen_from_inside(frontend: Frontend) -> PacketVerdict:
     """From the node and from pods, a Local policy for outside clients does not count."""
-    return Verdict.ACCEPT if frontend.inside is not None else frontend.verdict
+    return PacketVerdict.ACCEPT if frontend.inside is not None else frontend.verdict
 
 
 def _shut_out(frontend: Frontend, source: str) -> str:
@@ -192,15 +192,15 @@ def _socket(question: Question) -> socket.socket | OSError:
         return error
 
 
-def _outcome(domain: str, question: Question, sock: socket.socket | OSError) -> Outcome:
+def _outcome(domain: str, question: Question, sock: socket.socket | OSError) -> ProbeOutcome:
     if isinstance(sock, OSError):
-        return Outcome("unreachable", 0.0, sock.strerror or str(sock))
+        return ProbeOutcome("unreachable", 0.0, sock.strerror or str(sock))
     key = question.key
     data = query(1, f"kubernetes.default.svc.{domain}", 1) if key.port == DNS_PORT else b"\0"
-    return knock(sock, format_ip(key.address), key.port, data)
+    return probe(sock, format_ip(key.address), key.port, data)
 
 
-def _probe(question: Question, found: Outcome, traces: Mapping[Asker, list[FrontendKey]]) -> Probe:
+def _probe(question: Question, found: ProbeOutcome, traces: Mapping[Asker, list[FrontendKey]]) -> Probe:
     place, key, frontend = question
     shut_out = _shut_out(frontend, found.source) if frontend else ""
     expected = "answered" if frontend is None else EXPECTED.get(_seen_from_inside(frontend), "answered")

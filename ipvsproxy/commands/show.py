@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ipvsproxy.commands import objects, rows
-from ipvsproxy.commands.given import Given, WrongUsage, unreadable
+from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
 from ipvsproxy.commands.names import Names, names, similar
-from ipvsproxy.commands.output import Cell, Grid, Marked, Mood, Parts, emit, follow, note
+from ipvsproxy.commands.output import Cell, Grid, Marked, Parts, Style, emit, follow, note
 from ipvsproxy.commands.rows import Row
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.selector import selector
-from ipvsproxy.commands.table import FINE, FOUND
+from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config.kinds import NANOSECONDS
-from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kernel.view import View
+from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.kernel.wire.netlink import KernelError
 
 
 class Topic(NamedTuple):
@@ -27,7 +27,7 @@ class Topic(NamedTuple):
     """
 
     kind: str
-    read: Callable[[View, Names, int], list[Row]]
+    read: Callable[[KernelReader, Names, int], list[Row]]
     columns: dict[str, str]
     wide: dict[str, str]
     spare: tuple[str, ...]
@@ -35,7 +35,7 @@ class Topic(NamedTuple):
 
 CUT = "only the first {} connections were read; --limit reads more"
 MOODS = {
-    "accept": Mood.GOOD, "serving": Mood.GOOD, "refuse": Mood.BAD, "drop": Mood.BAD, "draining": Mood.DOUBTFUL,
+    "accept": Style.GOOD, "serving": Style.GOOD, "refuse": Style.BAD, "drop": Style.BAD, "draining": Style.WARNING,
 }  # fmt: skip
 SERVICE = {"NAMESPACE": "namespace", "SERVICE": "service"}
 LOAD = {"ACTIVE": "active", "INACTIVE": "inactive", "CONNECTIONS": "connections"}
@@ -78,7 +78,7 @@ TOPICS = {
 }  # fmt: skip
 
 
-def run(given: Given) -> int:
+def run(given: Invocation) -> int:
     """Show one topic, once or again and again."""
     if not given.words or given.words[0] not in TOPICS:
         raise WrongUsage(f"one of these is needed: {', '.join(TOPICS)}")
@@ -109,7 +109,7 @@ def run(given: Given) -> int:
         follow(form, topic.kind, look, flags["interval"] / NANOSECONDS)
     document, parts = look()
     emit(form, topic.kind, document, parts)
-    return FOUND if document["missing"] or (given.words[1:] and not document["named"]) else FINE
+    return EXIT_FINDINGS if document["missing"] or (given.words[1:] and not document["named"]) else EXIT_OK
 
 
 def _missing(words: Sequence[str], known: Names) -> dict[str, list[str]]:
@@ -133,9 +133,9 @@ def _problems(
         yield "nothing to show"
 
 
-def _read(given: Given, topic: Topic, limit: int) -> tuple[list[Row], Names, list[str]]:
+def _read(given: Invocation, topic: Topic, limit: int) -> tuple[list[Row], Names, list[str]]:
     try:
-        with View() as view:
+        with KernelReader() as view:
             known = names(given.config, view)
             return topic.read(view, known, limit), known, list(objects.lacking(view))
     except (KernelError, OSError) as error:
@@ -155,7 +155,7 @@ def _cell(value: Any) -> Cell:
         return value
     if isinstance(value, bool):
         return Marked(str(value).lower())
-    return value if isinstance(value, int) else Marked(value, MOODS.get(value, Mood.PLAIN)) if value else "-"
+    return value if isinstance(value, int) else Marked(value, MOODS.get(value, Style.PLAIN)) if value else "-"
 
 
 def _sort(topic: Topic, wanted: str) -> Callable[[list[Row]], list[Row]]:
@@ -174,7 +174,7 @@ def _order(value: Any) -> tuple[int, str]:
     return (value, "") if isinstance(value, int) else (0, str(value))
 
 
-def _filter(given: Given) -> Callable[[Row], bool]:
+def _filter(given: Invocation) -> Callable[[Row], bool]:
     """Return what tells whether a row was asked for. Raises WrongUsage, Failed."""
     namespace = "" if given.flags["all-namespaces"] else given.flags["namespace"]
     wanted = frozenset(given.words[1:])
@@ -191,7 +191,7 @@ def _filter(given: Given) -> Callable[[Row], bool]:
     return fits
 
 
-def _labelled(given: Given) -> frozenset[str] | None:
+def _labelled(given: Invocation) -> frozenset[str] | None:
     """Return the Services that --selector selects, None for all. Raises WrongUsage, Failed."""
     if not given.flags["selector"]:
         return None

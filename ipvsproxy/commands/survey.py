@@ -12,38 +12,48 @@ from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from ipvsproxy.address import format_ip, parse_ip
+from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.objects import UNKNOWN, Surroundings, are_named, desired, of_this_host
 from ipvsproxy.config import Config
-from ipvsproxy.desired import API_SERVER, DNS_PORT, Desired
-from ipvsproxy.diagnosis.facts import Answer, Api, Dns, ExternalName, Facts, Host, KubeProxy, OwnNode, Settings
-from ipvsproxy.diagnosis.filters import Chain
+from ipvsproxy.diagnosis.facts import (
+    Api,
+    Dns,
+    DnsAnswer,
+    ExternalName,
+    Facts,
+    Host,
+    KubeProxy,
+    OwnNode,
+    SettingsFacts,
+)
 from ipvsproxy.diagnosis.foreign import is_ours
 from ipvsproxy.diagnosis.links import unserved
 from ipvsproxy.diagnosis.shape import rules_by_chain
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.inspect.difference import Change
 from ipvsproxy.kernel import host
-from ipvsproxy.kernel.alone import Lock
-from ipvsproxy.kernel.connections import Asker, trace
-from ipvsproxy.kernel.filters import read_chains
-from ipvsproxy.kernel.legacy import read_legacy
+from ipvsproxy.kernel.filters.legacy import read_legacy
+from ipvsproxy.kernel.filters.nf_tables import read_chains
+from ipvsproxy.kernel.filters.xtables import legacy_leftovers
+from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.links import LINK_NAME
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.read.connections import Asker, trace
+from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.kernel.read.survey import as_fact, read_host, read_links, read_processes
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.kernel.survey import as_fact, read_host, read_links, read_processes
-from ipvsproxy.kernel.view import View
-from ipvsproxy.kernel.xtables import legacy_leftovers
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.kube.connection import in_cluster
-from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
-from ipvsproxy.other_proxy import signs
+from ipvsproxy.plan.filters import FilterChain
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.rules import needed_parts
 from ipvsproxy.plan.state import Destination, KernelState
 from ipvsproxy.probe.dns import resolve
 from ipvsproxy.probe.web import read_proxy
+from ipvsproxy.process.other_proxy import signs
+from ipvsproxy.reconciler.wanted_state import API_SERVER, DNS_PORT, WantedState
 from nft import PARTS, part, ruleset
 
 T = TypeVar("T")
@@ -73,17 +83,17 @@ DECIDING = frozenset(
 """Flags by which it depends what a node should have."""
 
 
-class Seen(NamedTuple):
+class SurveyResult(NamedTuple):
     """The facts, and what they were made from as far as it could be had; `drift` is None where it is not known."""
 
     facts: Facts
     objects: Objects | None
-    desired: Desired | None
+    desired: WantedState | None
     kernel: KernelState | None
     drift: Sequence[Change] | None = None
 
 
-def survey(config: Config, cluster_domain: str, origin: str = "") -> Seen:
+def survey(config: Config, cluster_domain: str, origin: str = "") -> SurveyResult:
     """Look at everything; `origin` is where the settings come from."""
     facts = Facts(settings=_settings(config, origin))
     kernel, around = _read_kernel(facts, config)
@@ -100,7 +110,7 @@ def survey(config: Config, cluster_domain: str, origin: str = "") -> Seen:
         facts.dns = _dns(wanted, objects, cluster_domain, facts.held_vips)
     facts.proxy = read_proxy(config)
     facts.kube_proxy = _kube_proxy(facts, config)
-    return Seen(facts, objects, wanted, kernel, found)
+    return SurveyResult(facts, objects, wanted, kernel, found)
 
 
 def _kube_proxy(facts: Facts, config: Config) -> KubeProxy:
@@ -110,8 +120,8 @@ def _kube_proxy(facts: Facts, config: Config) -> KubeProxy:
     return signs(config, facts.processes, ours_runs=bool(facts.holder) or ours)
 
 
-def _settings(config: Config, origin: str) -> Settings:
-    return Settings(
+def _settings(config: Config, origin: str) -> SettingsFacts:
+    return SettingsFacts(
         node=config.node_name,
         version=version("ipvsproxy"),
         source=f"the folder {config.manifests}" if config.manifests else "the API server",
@@ -135,9 +145,9 @@ def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
 
 def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surroundings]:
     """Read what belongs to the kernel; return its state, and what else the plan depends on."""
-    holder = Lock().look()
+    holder = InstanceLock().look()
     facts.holder = str(holder or "")
-    with View() as view:
+    with KernelReader() as view:
         state = _read_servers(facts, view)
         others = _tried(facts, "links", view.other_addresses) or frozenset()
         around = _tried(facts, "links", lambda: Surroundings.of(view)) or UNKNOWN
@@ -154,7 +164,9 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
     return state, around
 
 
-def _our_rules(config: Config, chains: Iterable[Chain], state: KernelState | None) -> dict[str, tuple[str, ...]]:
+def _our_rules(
+    config: Config, chains: Iterable[FilterChain], state: KernelState | None
+) -> dict[str, tuple[str, ...]]:
     """Return the rules that must be there; of a part, if elements need it or some of its chains are there."""
     here = {chain.name for chain in chains if is_ours(chain)}
     needed = needed_parts(state.elements if state else ())
@@ -166,7 +178,9 @@ def _our_rules(config: Config, chains: Iterable[Chain], state: KernelState | Non
     return found
 
 
-def _read_servers(facts: Facts, view: View, pause: Callable[[float], None] = time.sleep) -> KernelState | None:
+def _read_servers(
+    facts: Facts, view: KernelReader, pause: Callable[[float], None] = time.sleep
+) -> KernelState | None:
     """Read servers and links; again while kube-ipvs0 has an address without a server, which may be on its way.
 
     None where the servers cannot be read.
@@ -180,7 +194,7 @@ def _read_servers(facts: Facts, view: View, pause: Callable[[float], None] = tim
     return _read_both(facts, view)
 
 
-def _read_both(facts: Facts, view: View) -> KernelState | None:
+def _read_both(facts: Facts, view: KernelReader) -> KernelState | None:
     state = _tried(facts, "state", lambda: drift.state(view)) if view.has_ipvs else None
     facts.links = _tried(facts, "links", read_links)
     return state
@@ -220,7 +234,7 @@ def _read_objects(facts: Facts, config: Config) -> Objects | None:
     return objects
 
 
-def _wanted(facts: Facts, config: Config, objects: Objects, around: Surroundings) -> Desired:
+def _wanted(facts: Facts, config: Config, objects: Objects, around: Surroundings) -> WantedState:
     """Plan everything as the proxy would, and note what of it concerns the node."""
     here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
     wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
@@ -236,7 +250,7 @@ def _wanted(facts: Facts, config: Config, objects: Objects, around: Surroundings
     return wanted
 
 
-def own_node(wanted: Desired) -> OwnNode | None:
+def own_node(wanted: WantedState) -> OwnNode | None:
     """Return what is known of our Node; None for a folder that need not describe it."""
     node, absent = wanted.store.node, wanted.missing_node
     if absent is not None:
@@ -255,7 +269,7 @@ def find_dns(services: Iterable[Service]) -> Service | None:
     return min(usual or serving, key=lambda s: (s.name not in DNS_NAMES, s.key), default=None)
 
 
-def _dns(desired: Desired, objects: Objects, domain: str, held: Collection[str]) -> Dns | None:
+def _dns(desired: WantedState, objects: Objects, domain: str, held: Collection[str]) -> Dns | None:
     services = desired.store.services
     service = find_dns(services.values())
     if service is None or not service.cluster_ips:
@@ -270,7 +284,7 @@ def _dns(desired: Desired, objects: Objects, domain: str, held: Collection[str])
     return Dns(service.key, expected, answer, external)
 
 
-def traced(answer: Answer, held: Collection[str]) -> Answer:
+def traced(answer: DnsAnswer, held: Collection[str]) -> DnsAnswer:
     """Return an answer with whether IPVS had the question.
 
     `held` are VIPs that are addresses of other links as well, such as those of a DNS cache on the node: who
@@ -287,6 +301,6 @@ def traced(answer: Answer, held: Collection[str]) -> Answer:
     return answer if found is None else replace(answer, by_ipvs=bool(found[asker]))
 
 
-def _ask_external(server: str, service: str, domain: str) -> Answer:
+def _ask_external(server: str, service: str, domain: str) -> DnsAnswer:
     namespace, _, name = service.partition("/")
     return resolve(server, f"{name}.{namespace}.svc.{domain}", "CNAME")

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.commandline import RUN, Grammar, usage_line
-from ipvsproxy.config.kinds import BOOL, DURATION, LIST, NANOSECONDS, STRING, UINT, Kind, choice
+from ipvsproxy.config.kinds import BOOL, DURATION, LIST, NANOSECONDS, STRING, UINT, ValueKind, choice
 from ipvsproxy.config.table import BY_FLAG, NEW, Row
 
-FINE, FOUND, WRONG_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FINDINGS, EXIT_USAGE = 0, 1, 2
 """Exit statuses: nothing to complain of; something found, refused or failed; wrong usage."""
 
 
-def flag(name: str, kind: Kind, words: str, default: Any = None) -> Row:
+def flag(name: str, kind: ValueKind, words: str, default: Any = None) -> Row:
     """Return a row for a flag that only some commands have; `words` are its help."""
     return Row(name, "", kind, kind.zero if default is None else default, NEW, words)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ipvsproxy.address import family, parse_cidr
+from ipvsproxy.base.address import family, parse_cidr
 from ipvsproxy.config.model import PRIMARY, Config, DetectLocalMode
 
 

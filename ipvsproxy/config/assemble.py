@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from ipvsproxy.address import parse_cidr, parse_ip
+from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.config.check import KUBERNETES_VERSION, SERVICE_METRICS, gate, other_mode, reads
 from ipvsproxy.config.document import OURS, tree
 from ipvsproxy.config.kinds import NANOSECONDS
 from ipvsproxy.config.model import (
     ALL_SERVICES,
     Config,
-    Conntrack,
+    ConntrackSettings,
     DetectLocalMode,
     IpvsTimeouts,
     Listen,
@@ -87,7 +87,7 @@ def _host(values: dict[str, Any]) -> dict[str, Any]:
             tcp_fin=_seconds(values["ipvs.tcpFinTimeout"]),
             udp=_seconds(values["ipvs.udpTimeout"]),
         ),
-        "conntrack": Conntrack(
+        "conntrack": ConntrackSettings(
             max_per_core=values["conntrack.maxPerCore"],
             min=values["conntrack.min"],
             tcp_established=_seconds(values["conntrack.tcpEstablishedTimeout"]),

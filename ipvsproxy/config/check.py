@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ipvsproxy.address import family, parse_cidr, parse_ip
+from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.config.kinds import format_duration
 from ipvsproxy.config.model import PRIMARY, DetectLocalMode, LogFormat, VipMode
 from ipvsproxy.config.settle import PORTS, Settings

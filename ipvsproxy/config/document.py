@@ -14,13 +14,13 @@ import yaml
 
 from ipvsproxy.config.kinds import BadValue
 from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS, Row
-from ipvsproxy.config.yamltext import NULL, Found, Loader, Malformed, first_document
+from ipvsproxy.config.yamltext import NULL, FirstDocument, Loader, Malformed, first_document
 
 MOST_LIKENED = 20
 """So many fields that are not known are compared with those that are."""
 
 
-class Unusable(ValueError):
+class ConfigFileError(ValueError):
     """A file that cannot be used; the text is one line for each mistake."""
 
 
@@ -44,14 +44,14 @@ class Document(NamedTuple):
 
 
 def decode(data: bytes, form: Form) -> Document:
-    """Read the first document of a file, which is the one that counts. Raises Unusable."""
+    """Read the first document of a file, which is the one that counts. Raises ConfigFileError."""
     try:
         found = first_document(data)
     except Malformed as error:
-        raise Unusable(str(error)) from None
+        raise ConfigFileError(str(error)) from None
     elsewhere = _elsewhere(found, form)
     if not isinstance(found.root, yaml.MappingNode):
-        raise Unusable(f"not a {form.kind}{elsewhere}")
+        raise ConfigFileError(f"not a {form.kind}{elsewhere}")
     reader = _Reader(found.loader, form)
     reader.mapping(found.root, "")
     said = (reader.values.pop("apiVersion", ""), reader.values.pop("kind", ""))
@@ -59,12 +59,12 @@ def decode(data: bytes, form: Form) -> Document:
         wanted = f"not {form.api_version}, {form.kind}{elsewhere}"
         reader.errors.insert(0, f"apiVersion {said[0]!r}, kind {said[1]!r}: {wanted}")
     if reader.errors:
-        raise Unusable("\n".join(reader.errors))
+        raise ConfigFileError("\n".join(reader.errors))
     ignored = [f"{other} is ignored: only the first document of a file counts" for other in found.ignored]
     return Document(reader.values, reader.complaints + ignored)
 
 
-def _elsewhere(found: Found, form: Form) -> str:
+def _elsewhere(found: FirstDocument, form: Form) -> str:
     """Return where else in the file a document of this form is, as the end of a sentence."""
     fits = (other for other in found.ignored if (other.api_version, other.kind) == (form.api_version, form.kind))
     other = next(fits, None)

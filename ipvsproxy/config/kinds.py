@@ -37,7 +37,7 @@ def _shown(value: Any) -> str:
     return shown.repr(value)
 
 
-class Kind(NamedTuple):
+class ValueKind(NamedTuple):
     """One kind of value.
 
     `read` takes the text of a flag, `decode` what a file has for a field, `encode` makes the latter. `bare` is the
@@ -138,7 +138,7 @@ def _number(value: Any) -> float:
     raise BadValue(f"{_shown(value)} is not a number")
 
 
-def choice(*names: str) -> "Kind":
+def choice(*names: str) -> "ValueKind":
     """Return the kind of a text that is one of few; the first is the usual one."""
 
     def read(value: Any) -> str:
@@ -146,7 +146,7 @@ def choice(*names: str) -> "Kind":
             raise BadValue(f"{_shown(value)} is none of {', '.join(names)}")
         return str(value)
 
-    return Kind("|".join(names), "", read, read)
+    return ValueKind("|".join(names), "", read, read)
 
 
 def _quantity(value: Any) -> str:
@@ -226,27 +226,27 @@ _text = _strictly(str, "a string")
 _int32 = _integer(-(2**31), 2**31 - 1)
 _uint32 = _integer(0, 2**63 - 1)
 
-STRING = Kind("string", "", str, _text)
-BOOL = Kind("bool", False, _boolean, _strictly(bool, "a boolean"), bare="true")
-VERSION = Kind("version", "false", str, _text, bare="true")
-INT = Kind("int", 0, _int32, _number_only(_int32))
-UINT = Kind("uint", 0, _uint32, _number_only(_uint32))
-FLOAT = Kind("float", 0.0, _number, _number_only(_number), lambda n: int(n) if n.is_integer() else n)
-DURATION = Kind(
+STRING = ValueKind("string", "", str, _text)
+BOOL = ValueKind("bool", False, _boolean, _strictly(bool, "a boolean"), bare="true")
+VERSION = ValueKind("version", "false", str, _text, bare="true")
+INT = ValueKind("int", 0, _int32, _number_only(_int32))
+UINT = ValueKind("uint", 0, _uint32, _number_only(_uint32))
+FLOAT = ValueKind("float", 0.0, _number, _number_only(_number), lambda n: int(n) if n.is_integer() else n)
+DURATION = ValueKind(
     "duration", 0, duration, _strictly(str, "a duration such as 30s", duration), format_duration
 )  # fmt: skip
 FLUSH = DURATION._replace(decode=_flush)
-QUANTITIES = Kind("quantity", "0", _quantity, _quantity)
-LIST = Kind("list", [], _words, _strings, join=lambda old, new: old + new)
-CIDRS = Kind(
+QUANTITIES = ValueKind("quantity", "0", _quantity, _quantity)
+LIST = ValueKind("list", [], _words, _strings, join=lambda old, new: old + new)
+CIDRS = ValueKind(
     # One string, in which commas separate; an empty flag is one empty CIDR, and so an error, as in kube-proxy.
     "CIDR[,CIDR]", [], lambda text: [part.strip() for part in text.split(",")],
     _strictly(str, "a string", _words), ",".join,
 )  # fmt: skip
-GATES = Kind(
+GATES = ValueKind(
     "NAME=bool,...", {}, lambda text: dict(_pairs(text, _boolean)), _gates, join=lambda old, new: old | new
 )  # fmt: skip
-VMODULE = Kind(
+VMODULE = ValueKind(
     "PATTERN=N,...", [],
     lambda text: [{"filePattern": name, "verbosity": level} for name, level in _pairs(text, _uint32)],
     _vmodule, join=lambda old, new: old + new,

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ipvsproxy.address import format_endpoint, format_ip
+from ipvsproxy.base.address import format_endpoint, format_ip
 
 PRIMARY = "primary"
 ALL_SERVICES = -1
@@ -57,7 +57,7 @@ class Listen:
 
 
 @dataclass(frozen=True)
-class Conntrack:
+class ConntrackSettings:
     """Settings of the kernel's connection tracking; seconds, 0 leaves the kernel's value alone."""
 
     max_per_core: int = 32768
@@ -128,7 +128,7 @@ class Config:
 
     strict_arp: bool = False
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()
-    conntrack: Conntrack = Conntrack()
+    conntrack: ConntrackSettings = ConntrackSettings()
     oom_score_adj: int = -999
 
     families: frozenset[int] = frozenset((4, 6))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ipvsproxy.address import format_endpoint, parse_ip
-from ipvsproxy.config.document import KUBE_PROXY, Document, Form, Unusable, decode
+from ipvsproxy.base.address import format_endpoint, parse_ip
+from ipvsproxy.config.document import KUBE_PROXY, ConfigFileError, Document, Form, decode
 from ipvsproxy.config.document import OURS as OUR_FORM
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, format_duration
 from ipvsproxy.config.table import BY_FLAG, OURS, SETTINGS, Row, Status
@@ -51,7 +51,7 @@ class Settings:
 
 
 def settle(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
-    """Give every setting its value. Raises Unusable for a file or variable that cannot be read."""
+    """Give every setting its value. Raises ConfigFileError for a file or variable that cannot be read."""
     path = flags.get("--config")
     settings = Settings({row.key: _default(row, from_file=bool(path)) for row in SETTINGS})
     if path:
@@ -82,9 +82,9 @@ def _read(settings: Settings, path: Path, form: Form) -> Document:
         settings.files.append((path, data))
         return decode(data, form)
     except OSError as error:
-        raise Unusable(f"{path}: {error.strerror or error}") from None
-    except Unusable as error:
-        raise Unusable("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+        raise ConfigFileError(f"{path}: {error.strerror or error}") from None
+    except ConfigFileError as error:
+        raise ConfigFileError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
 
 def _take_ours(settings: Settings, flags: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -96,7 +96,7 @@ def _take_ours(settings: Settings, flags: Mapping[str, Any], environment: Mappin
             try:
                 given[row] = (row.kind.read(environment[name]), name)
             except BadValue as error:
-                raise Unusable(f"{name}: {error}") from None
+                raise ConfigFileError(f"{name}: {error}") from None
     extra = BY_FLAG["extra-config"]
     path = flags.get(extra.key) or given.get(extra, ("",))[0]
     if path:

@@ -24,7 +24,7 @@ from ipvsproxy.config.kinds import (
     UINT,
     VERSION,
     VMODULE,
-    Kind,
+    ValueKind,
 )
 
 SECOND = NANOSECONDS
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
     flag: str
     field: str
-    kind: Kind
+    kind: ValueKind
     default: Any
     status: Status
     help: str

@@ -36,7 +36,7 @@ class Malformed(ValueError):
     """A file that is no YAML; the text is one line and says where."""
 
 
-class Found(NamedTuple):
+class FirstDocument(NamedTuple):
     """The root of the first document, None for an empty one; its loader; and the documents that do not count."""
 
     root: yaml.Node | None
@@ -92,7 +92,7 @@ Loader.add_constructor(f"{TAG}int", _integer)
 Loader.add_constructor(f"{TAG}float", _float)
 
 
-def first_document(data: bytes) -> Found:
+def first_document(data: bytes) -> FirstDocument:
     """Return the first document of a file. Raises Malformed."""
     text = _text(data)
     try:
@@ -132,7 +132,7 @@ def _text(data: bytes) -> str:
     return text
 
 
-def _compose(text: str) -> Found:
+def _compose(text: str) -> FirstDocument:
     loader = Loader(text)
     try:
         root = loader.get_node() if loader.check_node() else None
@@ -142,7 +142,7 @@ def _compose(text: str) -> Found:
         raise Malformed(" ".join(str(error).split())) from None
     if root is not None:
         _measure(root)
-    return Found(root, loader, tuple(_others(loader)))
+    return FirstDocument(root, loader, tuple(_others(loader)))
 
 
 def _others(loader: Any) -> Iterator[Ignored]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ipvsproxy.diagnosis.facts import Answer, Dns, ExternalName, Facts
+from ipvsproxy.diagnosis.facts import Dns, DnsAnswer, ExternalName, Facts
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked
 
 PASSED_BY = (
@@ -24,7 +24,7 @@ def check_dns(facts: Facts) -> Iterator[Finding]:
         yield fine("DNS", f"{dns.service} resolves kubernetes.default{names}")
 
 
-def passed_by(answer: Answer) -> Finding:
+def passed_by(answer: DnsAnswer) -> Finding:
     """Say that a name server was reached without IPVS: what it answers says nothing about this node."""
     return problem(
         "DNS",
@@ -55,7 +55,7 @@ def _kubernetes(dns: Dns) -> Iterator[Finding]:
 
 
 def _external(one: ExternalName) -> Iterator[Finding]:
-    answer: Answer = one.answer
+    answer: DnsAnswer = one.answer
     declared = one.declared.rstrip(".").lower()
     if answer.error:
         yield problem("DNS", f"ExternalName Service {one.service} does not resolve: {answer.error}",

@@ -6,10 +6,10 @@ What could not be read is None, and `unread` says why. Addresses are text.
 
 import msgspec
 
-from ipvsproxy.diagnosis.filters import Chain
+from ipvsproxy.plan.filters import FilterChain
 
 
-class Settings(msgspec.Struct, frozen=True):
+class SettingsFacts(msgspec.Struct, frozen=True):
     """Of the settings of the proxy, those that checks need, and where they come from; `sync_period` in seconds.
 
     `flags` are those that decide what a node should have.
@@ -56,7 +56,7 @@ class Link(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
 
 
-class Backend(msgspec.Struct, frozen=True):
+class DestinationFacts(msgspec.Struct, frozen=True):
     """A destination of a virtual server."""
 
     address: str
@@ -69,14 +69,14 @@ class Backend(msgspec.Struct, frozen=True):
         return join(self.address, self.port)
 
 
-class VirtualServer(msgspec.Struct, frozen=True):
+class ServerFacts(msgspec.Struct, frozen=True):
     """A virtual server of IPVS with its destinations; `protocol` by name."""
 
     address: str
     protocol: str
     port: int
     scheduler: str = "rr"
-    backends: tuple[Backend, ...] = ()
+    backends: tuple[DestinationFacts, ...] = ()
 
     def __str__(self) -> str:
         return f"{join(self.address, self.port)}/{self.protocol}"
@@ -123,7 +123,7 @@ class Api(msgspec.Struct, frozen=True):
     named: bool = True
 
 
-class Answer(msgspec.Struct, frozen=True):
+class DnsAnswer(msgspec.Struct, frozen=True):
     """A DNS answer: addresses, or the canonical name; `error` is empty when the name resolved.
 
     `asked_from` is address and port of the question; `by_ipvs` whether IPVS of this node had it, None where that
@@ -144,7 +144,7 @@ class ExternalName(msgspec.Struct, frozen=True):
 
     service: str
     declared: str
-    answer: Answer
+    answer: DnsAnswer
 
 
 class Dns(msgspec.Struct, frozen=True):
@@ -152,7 +152,7 @@ class Dns(msgspec.Struct, frozen=True):
 
     service: str = ""
     expected: tuple[str, ...] = ()
-    kubernetes: Answer | None = None
+    kubernetes: DnsAnswer | None = None
     external_names: tuple[ExternalName, ...] = ()
 
 
@@ -184,13 +184,13 @@ class KubeProxy(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct):
     """A node at one moment; `holder` is the process that holds the lock of ipvsproxy, empty when none does."""
 
-    settings: Settings = Settings()
+    settings: SettingsFacts = SettingsFacts()
     host: Host | None = None
     links: tuple[Link, ...] | None = None
     pod_cidrs: tuple[str, ...] = ()
-    chains: tuple[Chain, ...] | None = None
+    chains: tuple[FilterChain, ...] | None = None
     our_rules: dict[str, tuple[str, ...]] = {}
-    servers: tuple[VirtualServer, ...] | None = None
+    servers: tuple[ServerFacts, ...] | None = None
     vips: tuple[str, ...] = ()
     processes: tuple[Process, ...] = ()
     kube_proxy: KubeProxy = KubeProxy()

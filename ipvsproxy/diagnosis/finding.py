@@ -5,7 +5,7 @@ from enum import StrEnum
 import msgspec
 
 
-class Verdict(StrEnum):
+class CheckResult(StrEnum):
     """How a check ended."""
 
     PROBLEM = "problem"
@@ -14,14 +14,14 @@ class Verdict(StrEnum):
     OK = "ok"
 
 
-ORDER = tuple(Verdict)
+ORDER = tuple(CheckResult)
 
 
 class Finding(msgspec.Struct, frozen=True):
     """One answer of one check: `summary` in one line, `evidence` as it was read, `next` is what to do."""
 
     check: str
-    verdict: Verdict
+    verdict: CheckResult
     summary: str
     evidence: tuple[str, ...] = ()
     next: str = ""
@@ -34,19 +34,19 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def fine(check: str, summary: str, *evidence: str) -> Finding:
     """Say that all is well."""
-    return Finding(check, Verdict.OK, summary, evidence)
+    return Finding(check, CheckResult.OK, summary, evidence)
 
 
 def problem(check: str, summary: str, *evidence: str, step: str) -> Finding:
     """Say what is wrong and what helps."""
-    return Finding(check, Verdict.PROBLEM, summary, evidence, step)
+    return Finding(check, CheckResult.PROBLEM, summary, evidence, step)
 
 
 def warning(check: str, summary: str, *evidence: str, step: str) -> Finding:
     """Say what may hurt."""
-    return Finding(check, Verdict.WARNING, summary, evidence, step)
+    return Finding(check, CheckResult.WARNING, summary, evidence, step)
 
 
 def unchecked(check: str, reason: str, step: str = "") -> Finding:
     """Say why nothing was checked."""
-    return Finding(check, Verdict.NOT_CHECKED, reason, (), step)
+    return Finding(check, CheckResult.NOT_CHECKED, reason, (), step)

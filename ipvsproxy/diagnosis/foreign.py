@@ -1,7 +1,7 @@
 """Checks of what other programs have written: rules that would drop or rewrite what belongs to Services.
 
 Not by their looks: for each kind of frontend a packet is sent through the chains of others in thought
-(`diagnosis.filters`). The way of a packet is in docs/design.md, section 2. What only depends on things we cannot
+(`plan.filters`). The way of a packet is in docs/design.md, section 2. What only depends on things we cannot
 read is never called a problem.
 """
 
@@ -9,12 +9,21 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ipvsproxy.address import family, parse_cidr, parse_ip
-from ipvsproxy.diagnosis.facts import Facts, VirtualServer, join
-from ipvsproxy.diagnosis.filters import LOSING, UNTRACKED, Book, Chain, Outcome, Packet, Rule, where
+from ipvsproxy.base.address import family, parse_cidr, parse_ip
+from ipvsproxy.diagnosis.facts import Facts, ServerFacts, join
 from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.host import is_uplink
 from ipvsproxy.diagnosis.links import pod_bridges
+from ipvsproxy.plan.filters import (
+    LOSING,
+    UNTRACKED,
+    FilterChain,
+    FilterOutcome,
+    FilterRule,
+    FilterTables,
+    Packet,
+    where,
+)
 from ipvsproxy.plan.leftovers import is_leftover
 
 TABLE = "ipvsproxy"
@@ -37,7 +46,7 @@ HIDING = frozenset(("masquerade", "snat"))
 FULL_MASK = b"\xff\xff\xff\xff"
 
 
-class Way(NamedTuple):
+class TrafficPath(NamedTuple):
     """A packet on its way: what it is for people, a hook it crosses, and what is known of it.
 
     Chains of the hook from the priority `until` on do not see it.
@@ -72,7 +81,7 @@ def check_foreign(facts: Facts) -> Iterator[Finding]:
             "run it with the capability CAP_NET_ADMIN",
         )
         return
-    book = Book(chain for chain in facts.chains if not is_ours(chain))
+    book = FilterTables(chain for chain in facts.chains if not is_ours(chain))
     findings = [
         *_marks(book, facts.settings.mark),
         *_drops(facts, book),
@@ -86,7 +95,7 @@ def check_foreign(facts: Facts) -> Iterator[Finding]:
         yield fine("other rules", "no other program's rules get in the way", tables)
 
 
-def is_ours(chain: Chain) -> bool:
+def is_ours(chain: FilterChain) -> bool:
     """Whether a chain is part of our table."""
     return (chain.family, chain.table) == ("inet", TABLE)
 
@@ -94,7 +103,7 @@ def is_ours(chain: Chain) -> bool:
 # Marks
 
 
-def _marks(book: Book, mark: int) -> Iterator[Finding]:
+def _marks(book: FilterTables, mark: int) -> Iterator[Finding]:
     """Rules that ask for the bit that we set on replies, or change it."""
     colliding = [(chain, rule) for chain, rule in book.filtering_rules() if _uses(chain, rule, mark)]
     for chain, rule in colliding[:1]:
@@ -109,7 +118,7 @@ def _marks(book: Book, mark: int) -> Iterator[Finding]:
         )
 
 
-def _uses(chain: Chain, rule: Rule, mark: int) -> bool:
+def _uses(chain: FilterChain, rule: FilterRule, mark: int) -> bool:
     if rule.comment.startswith(OUR_COMMENT) or is_leftover(chain.name) or chain.name.startswith("KUBE-"):
         return False
     masks = (int.from_bytes(m.mask, sys.byteorder) for m in rule.matches if m.field == "mark")
@@ -120,7 +129,7 @@ def _uses(chain: Chain, rule: Rule, mark: int) -> bool:
 # Drops
 
 
-def _drops(facts: Facts, book: Book) -> Iterator[Finding]:
+def _drops(facts: Facts, book: FilterTables) -> Iterator[Finding]:
     """One finding for each rule or policy that loses packets; the same rule is told once."""
     told: set[str] = set()
     for way, outcome in _outcomes(book, _ways(facts)):
@@ -145,7 +154,7 @@ def _drops(facts: Facts, book: Book) -> Iterator[Finding]:
             )
 
 
-def _advice(outcome: Outcome, way: Way) -> str:
+def _advice(outcome: FilterOutcome, way: TrafficPath) -> str:
     legacy = "legacy" in outcome.where
     if way.hook == "forward" and legacy:
         return (
@@ -154,7 +163,7 @@ def _advice(outcome: Outcome, way: Way) -> str:
     return f"have the program that owns it accept {way.words}, or take the rule away"
 
 
-def _outcomes(book: Book, ways: Iterable[Way]) -> Iterator[tuple[Way, Outcome]]:
+def _outcomes(book: FilterTables, ways: Iterable[TrafficPath]) -> Iterator[tuple[TrafficPath, FilterOutcome]]:
     for way in ways:
         family = 4 if way.packet["nfproto"] == bytes([2]) else 6
         for chain in book.base(way.hook, family=family):
@@ -164,22 +173,22 @@ def _outcomes(book: Book, ways: Iterable[Way]) -> Iterator[tuple[Way, Outcome]]:
                 yield way, book.walk(chain, packet)
 
 
-def _ways(facts: Facts) -> Iterator[Way]:
+def _ways(facts: Facts) -> Iterator[TrafficPath]:
     pods, links = _pods(facts), _links(facts)
     for server in _samples(facts):
         yield from _ways_of(facts, server, pods, links)
 
 
-def _samples(facts: Facts) -> list[VirtualServer]:
+def _samples(facts: Facts) -> list[ServerFacts]:
     """Return one server for each family, protocol, port and kind of frontend, those with endpoints first."""
     vips = frozenset(facts.vips)
-    found: dict[tuple[bool, str, int, bool], VirtualServer] = {}
+    found: dict[tuple[bool, str, int, bool], ServerFacts] = {}
     for server in sorted(facts.servers or (), key=lambda s: not s.backends):
         found.setdefault((":" in server.address, server.protocol, server.port, server.address in vips), server)
     return list(found.values())[:SAMPLES]
 
 
-def _ways_of(facts: Facts, server: VirtualServer, pods: Pods, links: Ends) -> Iterator[Way]:
+def _ways_of(facts: Facts, server: ServerFacts, pods: Pods, links: Ends) -> Iterator[TrafficPath]:
     destination = {"daddr": parse_ip(server.address), "dport": server.port.to_bytes(2)}
     base = _base(server)
     local = [b for b in server.backends if _is_local(facts, b.address)]
@@ -188,23 +197,23 @@ def _ways_of(facts: Facts, server: VirtualServer, pods: Pods, links: Ends) -> It
     pod = pods.here.get(family(destination["daddr"]))
     client = links.pods | {"saddr": parse_ip(pod)} if is_vip and pod else links.uplink
     coming = {**base, **destination, **client, **_state(NEW, LOCAL)}
-    yield Way(f"connections to {server}", "prerouting", coming)
-    yield Way(f"connections to {server}", "input", coming, IPVS_INPUT)
+    yield TrafficPath(f"connections to {server}", "prerouting", coming)
+    yield TrafficPath(f"connections to {server}", "input", coming, IPVS_INPUT)
     if is_vip:
         from_node = {**base, **destination, **_state(NEW, LOCAL)}
-        yield Way(f"connections from the node to {server}", "output", from_node, IPVS_OUTPUT)
+        yield TrafficPath(f"connections from the node to {server}", "output", from_node, IPVS_OUTPUT)
     for backend in server.backends[:1]:
         to = {"daddr": parse_ip(backend.address), "dport": backend.port.to_bytes(2)}
         words = f"what {server} sends to its endpoint {backend}"
         for hook in ("output", "postrouting"):
-            yield Way(words, hook, {**base, **to, **_state(NEW, UNICAST)})
+            yield TrafficPath(words, hook, {**base, **to, **_state(NEW, UNICAST)})
     for backend in local[:1]:
         source = {"saddr": parse_ip(backend.address), "sport": backend.port.to_bytes(2), **links.pods}
         replies = {**base, **source, **_state(ESTABLISHED, UNICAST)}
         mark = {"mark": facts.settings.mark.to_bytes(4, sys.byteorder)}
         words = f"replies of the endpoint {join(backend.address, backend.port)} through {server}"
-        yield Way(words, "prerouting", replies)
-        yield Way(words, "forward", {**replies, **mark})
+        yield TrafficPath(words, "prerouting", replies)
+        yield TrafficPath(words, "forward", {**replies, **mark})
 
 
 def _links(facts: Facts) -> Ends:
@@ -213,7 +222,7 @@ def _links(facts: Facts) -> Ends:
     return Ends(*({"iifname": names[0].encode()} if len(names) == 1 else {} for names in (bridges, uplinks)))
 
 
-def _base(server: VirtualServer) -> dict[str, bytes]:
+def _base(server: ServerFacts) -> dict[str, bytes]:
     family = 10 if ":" in server.address else 2
     return {"nfproto": bytes([family]), "l4proto": bytes([PROTOCOLS.get(server.protocol, 0)])}
 
@@ -243,9 +252,9 @@ def _pods(facts: Facts) -> Pods:
 # Rewriting
 
 
-def _rewrites(facts: Facts, book: Book) -> Iterator[Finding]:
+def _rewrites(facts: Facts, book: FilterTables) -> Iterator[Finding]:
     """A hostPort of the same number takes a NodePort away; VIPs we have claimed before such rules are asked."""
-    taken: dict[str, list[VirtualServer]] = {}
+    taken: dict[str, list[ServerFacts]] = {}
     for server in _samples(facts):
         if rule := _taken_by(facts, book, server):
             taken.setdefault(rule, []).append(server)
@@ -261,7 +270,7 @@ def _rewrites(facts: Facts, book: Book) -> Iterator[Finding]:
         )
 
 
-def _taken_by(facts: Facts, book: Book, server: VirtualServer) -> str:
+def _taken_by(facts: Facts, book: FilterTables, server: ServerFacts) -> str:
     family = 6 if ":" in server.address else 4
     packet = {**_base(server), "daddr": parse_ip(server.address), "dport": server.port.to_bytes(2)}
     for chain in book.base("prerouting", "nat", family):
@@ -276,7 +285,7 @@ def _taken_by(facts: Facts, book: Book, server: VirtualServer) -> str:
 # Masking
 
 
-def _masks(facts: Facts, book: Book) -> Iterator[Finding]:
+def _masks(facts: Facts, book: FilterTables) -> Iterator[Finding]:
     """A network plugin that masquerades from pod to pod hides who asked."""
     pods = _pods(facts)
     for number in pods.here.keys() & pods.there.keys():

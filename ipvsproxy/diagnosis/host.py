@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from ipvsproxy.address import is_link_local_v6, is_loopback, parse_ip
+from ipvsproxy.base.address import is_link_local_v6, is_loopback, parse_ip
 from ipvsproxy.diagnosis.facts import Facts, Host, Link
 from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
 

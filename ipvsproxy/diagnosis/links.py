@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from ipvsproxy.address import is_link_local_v6, parse_cidr, parse_ip
+from ipvsproxy.base.address import is_link_local_v6, parse_cidr, parse_ip
 from ipvsproxy.diagnosis.facts import Facts, Link
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 

@@ -10,10 +10,10 @@ import msgspec
 from msgspec.structs import replace
 
 from ipvsproxy.diagnosis.dns import PASSED_BY, passed_by
-from ipvsproxy.diagnosis.facts import Answer
-from ipvsproxy.diagnosis.finding import ORDER, Finding, Verdict, fine, problem, unchecked, warning
+from ipvsproxy.diagnosis.facts import DnsAnswer
+from ipvsproxy.diagnosis.finding import ORDER, CheckResult, Finding, fine, problem, unchecked, warning
 from ipvsproxy.plan.model import Endpoint
-from ipvsproxy.plan.topology import Backend, Choice
+from ipvsproxy.plan.topology import Choice, PortEndpoint
 
 ANSWERED, SENT = "answered", "sent"
 SHOWN = 20
@@ -78,7 +78,7 @@ class ServiceFacts(msgspec.Struct, frozen=True):
     cluster_ips: tuple[str, ...] = ()
     external_name: str = ""
     dns_service: str = ""
-    answer: Answer | None = None
+    answer: DnsAnswer | None = None
     ports: tuple[PortView, ...] = ()
     drift: tuple[str, ...] | None = None
     conflicts: tuple[str, ...] = ()
@@ -145,7 +145,9 @@ def _name(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
 # Endpoints
 
 
-def views(backends: Sequence[Backend], choice: Choice, node: str, zone: str, *, local: bool) -> list[EndpointView]:
+def views(
+    backends: Sequence[PortEndpoint], choice: Choice, node: str, zone: str, *, local: bool
+) -> list[EndpointView]:
     """Return every endpoint of a port with whether this node uses it, and why (not).
 
     `local`: nothing but the endpoints of a Local policy is used.
@@ -271,7 +273,9 @@ def _words(probe: Probe) -> str:
 
 
 def _about_node(findings: Sequence[Finding]) -> Finding:
-    wrong = [f"{finding.check}: {finding.summary}" for finding in findings if finding.verdict is Verdict.PROBLEM]
+    wrong = [
+        f"{finding.check}: {finding.summary}" for finding in findings if finding.verdict is CheckResult.PROBLEM
+    ]
     if wrong:
         return problem("node", "the node itself has problems", *wrong[:SHOWN], step="ipvsproxy doctor")
     return fine("node", "the node itself has no problem")

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from ipvsproxy.diagnosis.facts import Facts
-from ipvsproxy.diagnosis.filters import Chain
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.foreign import TABLE, is_ours
 from ipvsproxy.diagnosis.proxies import is_installed
+from ipvsproxy.plan.filters import FilterChain
 
 SHOWN = 10
 
@@ -57,7 +57,7 @@ def check_ruleset(facts: Facts) -> Iterator[Finding]:
         yield fine("ruleset", f"the table inet {TABLE} is complete", f"{len(here)} chains")
 
 
-def _changed(chain: Chain | None, ends: Sequence[str]) -> Iterator[str]:
+def _changed(chain: FilterChain | None, ends: Sequence[str]) -> Iterator[str]:
     """Yield what is not as we have loaded it; of a rule that was replaced, where it leads to now."""
     if chain is None:
         yield "missing"

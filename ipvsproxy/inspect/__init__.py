@@ -1,1 +1,1 @@
-"""What the kernel's state means for a packet: values that `kernel.view` reads, and pure functions that decide."""
+"""What the kernel's state means for a packet: values that `kernel.read.reader` reads, functions that decide."""

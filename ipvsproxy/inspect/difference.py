@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
 from ipvsproxy.plan.diff import SERVER_VERBS, ElementStep, IpvsStep, Verb, diff
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.state import (
@@ -15,10 +15,10 @@ from ipvsproxy.plan.state import (
     PERSISTENT,
     SCHED_1,
     SCHED_2,
+    ElementKey,
     FrontendKey,
     KernelState,
-    Server,
-    Slot,
+    ServerAttributes,
     Vip,
 )
 
@@ -61,7 +61,7 @@ def changes(wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKe
         yield _element(element, shadow.elements)
 
 
-def _element(step: ElementStep, present: Mapping[Slot, str]) -> Change:
+def _element(step: ElementStep, present: Mapping[ElementKey, str]) -> Change:
     slot, was = step.slot, present.get(step.slot)
     action = Action.REMOVE if step.value is None else Action.ADD if was is None else Action.CHANGE
     return Change(action, "element", f"{slot.set} {{ {slot.key} }}", "", was or "", step.value or "")
@@ -87,7 +87,7 @@ def _ipvs(step: IpvsStep, shadow: KernelState) -> Iterator[Change]:
         yield Change(action, "endpoint", str(destination), key, before, weight)
 
 
-def server_text(server: Server) -> str:
+def server_text(server: ServerAttributes) -> str:
     """Return the attributes of a virtual server as one text, flags by the names that ipvsadm has for them."""
     named = server.scheduler in ("sh", "mh")
     names = {

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from ipvsproxy.address import Cidr, format_ip, parse_ip
+from ipvsproxy.base.address import Cidr, format_ip, parse_ip
 from ipvsproxy.plan.rules import LINKS, PROTOCOL_NAMES, QUIET, SENDERS
 from ipvsproxy.plan.state import FrontendKey
 
@@ -25,7 +25,7 @@ FRONTEND = {4: (IP4, PROTOCOL, PORT), 6: (IP6, PROTOCOL, PORT)}
 ADDRESS = {4: IP4, 6: IP6}
 
 
-class Raw(NamedTuple):
+class RawElement(NamedTuple):
     """An element as the kernel tells it.
 
     `end` is the last key of an interval, empty in other sets; `stops` marks the stop of one. A map has a `value`,
@@ -89,7 +89,7 @@ def _filled(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def texts(name: str, elements: Iterable[Raw]) -> dict[str, str]:
+def texts(name: str, elements: Iterable[RawElement]) -> dict[str, str]:
     """Return all elements of a set as text, with their values ('' in plain sets)."""
     shape = SHAPES[name]
     if shape.interval and len(shape.key) == 1:
@@ -97,7 +97,7 @@ def texts(name: str, elements: Iterable[Raw]) -> dict[str, str]:
     return {text(name, element): value(name, element) for element in elements}
 
 
-def text(name: str, element: Raw) -> str:
+def text(name: str, element: RawElement) -> str:
     """Return the key of an element as nft writes it; an interval of its last field as a CIDR."""
     kinds = SHAPES[name].key
     first, last = _cut(element.key, kinds), _cut(element.end or element.key, kinds)
@@ -113,7 +113,7 @@ def frontend_of(text: str) -> FrontendKey:
     return FrontendKey(parse_ip(address), PROTOCOL_NUMBERS[protocol], int(port))
 
 
-def value(name: str, element: Raw) -> str:
+def value(name: str, element: RawElement) -> str:
     """Return what a map says of an element: a verdict, or fields; '' in a plain set."""
     if element.code is not None:
         return {ACCEPT: "accept", DROP: "drop", GOTO: f"goto {element.chain}"}.get(element.code, str(element.code))
@@ -148,7 +148,7 @@ def _range(first: bytes, last: bytes) -> str:
     return str(Cidr(first, len(first) * 8 - size.bit_length() + 1))
 
 
-def _ranges(kind: str, elements: Iterable[Raw]) -> Iterator[str]:
+def _ranges(kind: str, elements: Iterable[RawElement]) -> Iterator[str]:
     """Yield the intervals of a set with one field; the last one may reach to the end of all keys."""
     starts: dict[bytes, bool] = {}
     for element in elements:

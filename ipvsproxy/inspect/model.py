@@ -1,16 +1,17 @@
 """What is read from the kernel to be looked at, as plain values; and the interface through which it is asked.
 
-`kernel.view.View` answers from the kernel. Whoever only decides (`inspect.walk`) knows no more than `State`.
+`kernel.read.reader.KernelReader` answers from the kernel. Whoever only decides (`inspect.walk`) knows no more than
+`State`.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from ipvsproxy.inspect.elements import Field
-from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 
 
-class Match(NamedTuple):
+class ElementMatch(NamedTuple):
     """An element that was found: the set or map it is in, its key, and what a map says of it."""
 
     set: str
@@ -36,7 +37,7 @@ class Counters(NamedTuple):
     out_byte_rate: int = 0
 
 
-class Real(NamedTuple):
+class DestinationRecord(NamedTuple):
     """A destination of a virtual server: weight 0 takes no new connections. The numbers are of connections."""
 
     destination: Destination
@@ -47,11 +48,11 @@ class Real(NamedTuple):
     counters: Counters
 
 
-class Virtual(NamedTuple):
+class ServerRecord(NamedTuple):
     """A virtual server."""
 
     key: FrontendKey
-    server: Server
+    server: ServerAttributes
     counters: Counters
 
 
@@ -70,7 +71,7 @@ class Route(NamedTuple):
 class State(Protocol):
     """The questions that can be asked of a node's kernel. All raise KernelError."""
 
-    def find(self, name: str, *fields: Field) -> Match | None:
+    def find(self, name: str, *fields: Field) -> ElementMatch | None:
         """Look one element up in a set or map."""
 
     def route(self, address: bytes) -> Route | None:
@@ -79,8 +80,8 @@ class State(Protocol):
     def masquerade_source(self, route: Route, address: bytes) -> bytes | None:
         """Return the source that masquerading gives what goes there by this route, None if it cannot be told."""
 
-    def server(self, key: FrontendKey) -> Virtual | None:
+    def server(self, key: FrontendKey) -> ServerRecord | None:
         """Return a virtual server, None where there is none."""
 
-    def destinations(self, key: FrontendKey) -> Sequence[Real]:
+    def destinations(self, key: FrontendKey) -> Sequence[DestinationRecord]:
         """Return the destinations of a virtual server."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ipvsproxy.address import Cidr
+from ipvsproxy.base.address import Cidr
 
 
 class Own(NamedTuple):

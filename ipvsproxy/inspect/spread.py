@@ -6,7 +6,7 @@ all of them bear the same load; what is to be known besides stands in `WORDS`.
 
 from collections.abc import Iterable
 
-from ipvsproxy.inspect.model import Real
+from ipvsproxy.inspect.model import DestinationRecord
 from ipvsproxy.plan.state import Destination
 
 EVEN = frozenset(("rr", "lc", "dh"))
@@ -30,7 +30,7 @@ def words(scheduler: str) -> str:
     return WORDS.get(scheduler, "").format(scheduler)
 
 
-def shares(scheduler: str, reals: Iterable[Real]) -> dict[Destination, float]:
+def shares(scheduler: str, reals: Iterable[DestinationRecord]) -> dict[Destination, float]:
     """Return the share, 0 to 1, of each destination that takes new connections."""
     live = [real for real in reals if real.weight > 0]
     if scheduler == "ovf":

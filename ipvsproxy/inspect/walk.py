@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from ipvsproxy.address import family, format_ip, parse_ip
-from ipvsproxy.inspect.model import Match, Real, Route, State, Virtual
+from ipvsproxy.base.address import family, format_ip, parse_ip
+from ipvsproxy.inspect.model import DestinationRecord, ElementMatch, Route, ServerRecord, State
 from ipvsproxy.inspect.spread import shares
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, HAIRPIN, INSIDE, MASQUERADE, RANGED, VIPS
-from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey, Masquerade, Verdict
+from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey, Masquerade, PacketVerdict
 
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
@@ -30,7 +30,7 @@ class Sender(StrEnum):
     OUTSIDE = "outside"
 
 
-class Outcome(StrEnum):
+class PacketOutcome(StrEnum):
     """What becomes of a packet."""
 
     ACCEPTED = "accepted"
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
     place: str
     what: str
-    match: Match | None = None
+    match: ElementMatch | None = None
 
 
 class Target(NamedTuple):
@@ -62,7 +62,7 @@ class Target(NamedTuple):
     `masquerade` is why that is an address of this node, empty if it is the packet's own.
     """
 
-    real: Real
+    real: DestinationRecord
     share: float
     source: bytes | None
     masquerade: str
@@ -74,30 +74,32 @@ class Explanation(NamedTuple):
     packet: Packet
     sender: Sender
     steps: tuple[Step, ...]
-    outcome: Outcome
+    outcome: PacketOutcome
     reason: str
-    server: Virtual | None = None
+    server: ServerRecord | None = None
     targets: tuple[Target, ...] = ()
 
 
 class _End(NamedTuple):
     """Where the rules have led: to an outcome with its reason, or (None) on to IPVS."""
 
-    outcome: Outcome | None
+    outcome: PacketOutcome | None
     reason: str = ""
 
 
 TO_IPVS = _End(None)
 ENDS = {
-    Verdict.REFUSE: _End(Outcome.REFUSED, "the Service has no usable endpoint anywhere"),
-    Verdict.DROP: _End(Outcome.DROPPED, "endpoints exist, but a Local policy forbids all of them on this node"),
-    Verdict.ACCEPT: TO_IPVS,
+    PacketVerdict.REFUSE: _End(PacketOutcome.REFUSED, "the Service has no usable endpoint anywhere"),
+    PacketVerdict.DROP: _End(
+        PacketOutcome.DROPPED, "endpoints exist, but a Local policy forbids all of them on this node"
+    ),
+    PacketVerdict.ACCEPT: TO_IPVS,
 }
 WORDS = {
-    Verdict.ACCEPT: "accept: on to IPVS",
-    Verdict.REFUSE: "refuse: TCP reset or port unreachable",
-    Verdict.DROP: "drop, without an answer",
-    Verdict.INSIDE_ONLY: "only for packets that the inside view has sent here",
+    PacketVerdict.ACCEPT: "accept: on to IPVS",
+    PacketVerdict.REFUSE: "refuse: TCP reset or port unreachable",
+    PacketVerdict.DROP: "drop, without an answer",
+    PacketVerdict.INSIDE_ONLY: "only for packets that the inside view has sent here",
 }
 
 
@@ -143,10 +145,10 @@ class _Walk:
 
     def _ended(self, end: _End) -> Explanation:
         return Explanation(
-            self._packet, self._sender, tuple(self._steps), end.outcome or Outcome.NOT_OURS, end.reason
+            self._packet, self._sender, tuple(self._steps), end.outcome or PacketOutcome.NOT_OURS, end.reason
         )
 
-    def _note(self, place: str, what: str, match: Match | None = None) -> None:
+    def _note(self, place: str, what: str, match: ElementMatch | None = None) -> None:
         self._steps.append(Step(place, what, match))
 
     # prerouting, output_nat, inside
@@ -160,7 +162,7 @@ class _Walk:
         who = "a local pod" if match else "no local pod: an outside client"
         self._note("prerouting", f"{format_ip(self._packet.source)} by {self._packet.link} is {who}", match)
 
-    def _pod(self) -> Match | None:
+    def _pod(self) -> ElementMatch | None:
         """Return what makes the source a local pod; a process of the node has no link it comes in by."""
         found = self._state.find(POD_CIDRS[self._number], self._packet.source)
         if found is None and self._packet.link:
@@ -174,7 +176,7 @@ class _Walk:
             self._at = FrontendKey(parse_ip(address), self._packet.to.protocol, int(port))
             self._note("inside", f"externalTrafficPolicy Local, seen from inside: DNAT to {self._at}", match)
 
-    def _find(self, sets: dict[int, str], key: FrontendKey, *more: bytes) -> Match | None:
+    def _find(self, sets: dict[int, str], key: FrontendKey, *more: bytes) -> ElementMatch | None:
         return self._state.find(sets[self._number], key.address, key.protocol, key.port, *more)
 
     # Routing
@@ -188,7 +190,7 @@ class _Walk:
             return None
         where = _way(route)
         self._note("routing", f"{format_ip(self._at.address)} is no address of this node: {where}")
-        return _End(Outcome.NOT_OURS, f"{format_ip(self._at.address)} is no address of this node: {where}")
+        return _End(PacketOutcome.NOT_OURS, f"{format_ip(self._at.address)} is no address of this node: {where}")
 
     # decide, check_source
 
@@ -201,32 +203,39 @@ class _Walk:
             self._note("check_source", f"{format_ip(self._packet.source)} is in the source ranges", allowed)
             return None
         self._note("check_source", f"{format_ip(self._packet.source)} is in none of the source ranges", ranged)
-        return _End(Outcome.DROPPED, f"loadBalancerSourceRanges do not have {format_ip(self._packet.source)}")
+        return _End(
+            PacketOutcome.DROPPED, f"loadBalancerSourceRanges do not have {format_ip(self._packet.source)}"
+        )
 
     def _decide(self) -> _End:
         match = self._find(FRONTENDS, self._at)
         if match is None:
             return self._no_frontend()
-        verdict = Verdict(match.value) if match.value in list(Verdict) else None
+        verdict = PacketVerdict(match.value) if match.value in list(PacketVerdict) else None
         self._note("decide", WORDS[verdict] if verdict else match.value, match)
-        if verdict is Verdict.INSIDE_ONLY:
+        if verdict is PacketVerdict.INSIDE_ONLY:
             redirected = self._at != self._packet.to
             return (
-                TO_IPVS if redirected else _End(Outcome.REFUSED, "a port of ours that only our own DNAT leads to")
+                TO_IPVS
+                if redirected
+                else _End(PacketOutcome.REFUSED, "a port of ours that only our own DNAT leads to")
             )
-        return ENDS[verdict] if verdict else _End(Outcome.NOT_OURS, f"a verdict of others: {match.value}")
+        return ENDS[verdict] if verdict else _End(PacketOutcome.NOT_OURS, f"a verdict of others: {match.value}")
 
     def _no_frontend(self) -> _End:
         if self._at.protocol == Protocol.TCP and self._is_here():
             match = self._state.find("health_check_ports", self._at.port)
             if match:
                 self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
-                return _End(Outcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service")
+                return _End(
+                    PacketOutcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service"
+                )
         match = self._state.find(VIPS[self._number], self._at.address)
         if match:
             self._note("guard", "the guard refuses ports of a VIP that no Service has", match)
             return _End(
-                Outcome.REFUSED, f"{format_ip(self._at.address)} is a VIP, but no Service has this port on it"
+                PacketOutcome.REFUSED,
+                f"{format_ip(self._at.address)} is a VIP, but no Service has this port on it",
             )
         self._note("decide", f"no frontend {self._at}, and no VIP of ours")
         return TO_IPVS
@@ -242,16 +251,16 @@ class _Walk:
         every = FrontendKey(self._at.address, self._at.protocol, 0)
         server = self._state.server(self._at) or self._state.server(every)
         if server is None:
-            return self._ended(_End(Outcome.NOT_OURS, self._without_server()))
+            return self._ended(_End(PacketOutcome.NOT_OURS, self._without_server()))
         self._note("IPVS", f"virtual server {server.key}, scheduler {server.server.scheduler}{_affinity(server)}")
         targets = tuple(self._targets(server, self._state.destinations(server.key)))
         if not targets:
             reason = "IPVS has no endpoint that takes new connections: port unreachable"
-            return self._ended(_End(Outcome.REFUSED, reason))._replace(server=server)
+            return self._ended(_End(PacketOutcome.REFUSED, reason))._replace(server=server)
         one_of = f"one of {len(targets)} endpoints" if len(targets) > 1 else "the only endpoint"
         reason = f"IPVS sends it to {one_of}"
         return Explanation(
-            self._packet, self._sender, tuple(self._steps), Outcome.ACCEPTED, reason, server, targets
+            self._packet, self._sender, tuple(self._steps), PacketOutcome.ACCEPTED, reason, server, targets
         )  # fmt: skip
 
     def _without_server(self) -> str:
@@ -260,7 +269,7 @@ class _Walk:
         route = self._state.route(self._at.address)
         return f"no frontend {self._at} on this node: {_way(route)}"
 
-    def _targets(self, server: Virtual, reals: Sequence[Real]) -> Iterable[Target]:
+    def _targets(self, server: ServerRecord, reals: Sequence[DestinationRecord]) -> Iterable[Target]:
         parts = shares(server.server.scheduler, reals)
         for real in reals:
             if share := parts.get(real.destination):
@@ -308,7 +317,7 @@ def _way(route: Route | None) -> str:
     return f"it is forwarded to {route.link}{via}"
 
 
-def _affinity(server: Virtual) -> str:
+def _affinity(server: ServerRecord) -> str:
     if server.server.flags & ONE_PACKET:
         return ", each packet by itself (one-packet)"
     if server.server.flags & PERSISTENT:

@@ -21,7 +21,15 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
-from ipvsproxy.kernel.netlink import DUMP_TRIES, Interrupted, KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.netlink import (
+    DUMP_TRIES,
+    Interrupted,
+    KernelError,
+    Wire,
+    attribute,
+    attributes,
+    message,
+)
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey
 
@@ -45,7 +53,7 @@ EMPTY = memoryview(b"")
 DELETED_AT_ONCE = 1000
 
 
-class Entry(NamedTuple):
+class ConntrackEntry(NamedTuple):
     """A tracked connection: where it came from, where it was sent to, who answers it, and whether that was seen.
 
     `name` holds the attributes that name it to the kernel.
@@ -58,7 +66,7 @@ class Entry(NamedTuple):
     name: bytes
 
 
-class Layout(NamedTuple):
+class TupleLayout(NamedTuple):
     """Where the kernel puts parts of the original tuple in a message; `heads` are attribute headers on the way."""
 
     address: slice
@@ -67,14 +75,16 @@ class Layout(NamedTuple):
     heads: tuple[tuple[slice, bytes], ...]
 
 
-def _layout(number: int, length: int) -> Layout:
+def _layout(number: int, length: int) -> TupleLayout:
     """Each attribute has a header of four bytes; before the source address there are three, and the message's."""
     address, protocol, port = 20 + length, 28 + 2 * length, 44 + 2 * length
     heads = (
         (slice(address - 4, address), HEAD.pack(4 + length, DESTINATION[number])),
         (slice(port - 4, port), HEAD.pack(4 + PORT.size, PROTO_DST_PORT)),
     )
-    return Layout(slice(address, address + length), slice(protocol, protocol + 1), slice(port, port + 2), heads)
+    return TupleLayout(
+        slice(address, address + length), slice(protocol, protocol + 1), slice(port, port + 2), heads
+    )
 
 
 LAYOUTS = {4: _layout(4, 4), 6: _layout(6, 16)}
@@ -96,7 +106,7 @@ class Conntrack:
         """Delete all entries that the rules of a sweep forbid and return how many. Raises KernelError."""
         return sum(self._delete(sweep.family, doomed) for doomed in _chunks(self._stale(sweep)))
 
-    def entries(self, sweep: Sweep) -> Iterator[Entry]:
+    def entries(self, sweep: Sweep) -> Iterator[ConntrackEntry]:
         """Yield the entries that the sweep concerns. Raises KernelError, Interrupted."""
         layout, wanted = LAYOUTS[sweep.family], _wanted(sweep)
         for body in self._dump(sweep):
@@ -105,7 +115,7 @@ class Conntrack:
                 if entry is not None and sweep.concerns(entry.frontend):
                     yield entry
 
-    def _stale(self, sweep: Sweep) -> Iterator[Entry]:
+    def _stale(self, sweep: Sweep) -> Iterator[ConntrackEntry]:
         """Yield what is forbidden, some of it twice if the dump is repeated; some tries are enough."""
         for _ in range(DUMP_TRIES):
             with suppress(Interrupted):
@@ -123,7 +133,7 @@ class Conntrack:
                 raise
             yield from self._wire.stream(message(CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0)))
 
-    def _delete(self, number: int, entries: list[Entry]) -> int:
+    def _delete(self, number: int, entries: list[ConntrackEntry]) -> int:
         """Delete entries and return how many were still there. Raises KernelError."""
         family = NFGENMSG.pack(AF[number], 0, 0)
         pieces = [message(CT_DELETE, 0, family + entry.name, index) for index, entry in enumerate(entries)]
@@ -134,7 +144,7 @@ class Conntrack:
         return len(entries) - len(failures)
 
 
-def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _chunks(entries: Iterator[ConntrackEntry]) -> Iterator[list[ConntrackEntry]]:
     while chunk := list(islice(entries, DELETED_AT_ONCE)):
         yield chunk
 
@@ -148,7 +158,7 @@ def _wanted(sweep: Sweep) -> Container[bytes]:
     return sweep.new_vips | {_key(name) for name in sweep.rules}
 
 
-def _is_of(body: bytes, layout: Layout, wanted: Container[bytes]) -> bool:
+def _is_of(body: bytes, layout: TupleLayout, wanted: Container[bytes]) -> bool:
     """Tell, within a microsecond, an entry that must be looked at from one of the thousands that need not be."""
     for place, head in layout.heads:
         if body[place] != head:
@@ -179,7 +189,7 @@ def question(sweep: Sweep) -> bytes:
     return message(CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0) + body)
 
 
-def parse(body: bytes, number: int) -> Entry | None:
+def parse(body: bytes, number: int) -> ConntrackEntry | None:
     """Read one entry of a dump; None for protocols without ports."""
     found = dict(attributes(body, NFGENMSG.size))
     original = _tuple(found.get(TUPLE_ORIG, EMPTY), number)
@@ -190,7 +200,7 @@ def parse(body: bytes, number: int) -> Entry | None:
     name += b"".join(attribute(kind, bytes(found[kind])) for kind in (CTA_ID, CTA_ZONE) if kind in found)
     endpoint = Destination(reply.source, reply.source_port)
     status = int.from_bytes(found.get(CTA_STATUS, EMPTY), "big")
-    return Entry(
+    return ConntrackEntry(
         original.source,
         FrontendKey(original.destination, original.protocol, original.destination_port),
         endpoint,

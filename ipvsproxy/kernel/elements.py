@@ -11,9 +11,9 @@ import errno
 import struct
 from collections.abc import Iterator
 
-from ipvsproxy.inspect.elements import Raw, texts
-from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.inspect.elements import RawElement, texts
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFPROTO_ARP, NFPROTO_INET
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.plan.rules import ARP_SETS
 
 NFT_MSG_GETSETELEM = 10 << 8 | 13
@@ -27,7 +27,7 @@ NESTED = 1 << 15
 BIG_U32, BIG_S32 = struct.Struct(">I"), struct.Struct(">i")
 
 
-class Elements:
+class ElementReader:
     """The sets and maps of the tables of one name in the families inet and arp."""
 
     def __init__(self, table: str) -> None:
@@ -38,7 +38,7 @@ class Elements:
         """Close the socket."""
         self._wire.close()
 
-    def find(self, name: str, key: bytes, *, stop: bool = False) -> Raw | None:
+    def find(self, name: str, key: bytes, *, stop: bool = False) -> RawElement | None:
         """Return the element of a set with this key, or of an interval that it lies in. Raises KernelError.
 
         None also when there is no such set, or no table. `stop` asks for the element where that interval stops.
@@ -55,7 +55,7 @@ class Elements:
             raise
         return next(_elements(answer), None)
 
-    def all(self, name: str) -> list[Raw]:
+    def all(self, name: str) -> list[RawElement]:
         """Return all elements of a set, in the kernel's order. Raises KernelError."""
         return _dumped(self._wire, self._question(name, b""))
 
@@ -70,13 +70,13 @@ class Elements:
         )
 
 
-def read_all(wire: Wire, family: int, table: str, name: str) -> list[Raw]:
+def read_all(wire: Wire, family: int, table: str, name: str) -> list[RawElement]:
     """Return all elements of a set of any table, none when there is no such set. Raises KernelError."""
     place = attribute(LIST_TABLE, table.encode() + b"\0") + attribute(LIST_SET, name.encode() + b"\0")
     return _dumped(wire, message(NFT_MSG_GETSETELEM, 0, NFGENMSG.pack(family, 0, 0) + place))
 
 
-def _dumped(wire: Wire, question: bytes) -> list[Raw]:
+def _dumped(wire: Wire, question: bytes) -> list[RawElement]:
     try:
         parts = wire.dump(question)
     except KernelError as error:
@@ -86,14 +86,14 @@ def _dumped(wire: Wire, question: bytes) -> list[Raw]:
     return [element for part in parts for element in _elements(part)]
 
 
-def _elements(part: bytes) -> Iterator[Raw]:
+def _elements(part: bytes) -> Iterator[RawElement]:
     for number, payload in attributes(part, NFGENMSG.size):
         if number == LIST_ELEMENTS:
             for _, element in attributes(payload):
                 yield _element(dict(attributes(element)))
 
 
-def _element(fields: dict[int, memoryview]) -> Raw:
+def _element(fields: dict[int, memoryview]) -> RawElement:
     flags = BIG_U32.unpack_from(fields[ELEM_FLAGS])[0] if ELEM_FLAGS in fields else 0
     data = dict(attributes(fields[ELEM_DATA])) if ELEM_DATA in fields else {}
     code, chain = None, ""
@@ -101,7 +101,7 @@ def _element(fields: dict[int, memoryview]) -> Raw:
         verdict = dict(attributes(data[DATA_VERDICT]))
         code = BIG_S32.unpack_from(verdict[VERDICT_CODE])[0]
         chain = bytes(verdict.get(VERDICT_CHAIN, b"")).rstrip(b"\0").decode()
-    return Raw(
+    return RawElement(
         key=_value(fields.get(ELEM_KEY)),
         end=_value(fields.get(ELEM_KEY_END)),
         stops=bool(flags & INTERVAL_END),

@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
-from ipvsproxy.diagnosis.filters import FALL, RETURN, Chain, Packet, judge
-from ipvsproxy.kernel.filters import read_table
-from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.filters.nf_tables import read_table
 from ipvsproxy.kernel.ruleset import (
     NETLINK_NETFILTER,
     NFGENMSG,
@@ -27,6 +25,8 @@ from ipvsproxy.kernel.ruleset import (
     NFT_MSG_GETRULE,
     read_comment,
 )
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.plan.filters import FALL, RETURN, FilterChain, Packet, judge
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
@@ -136,7 +136,7 @@ class Forwarding:
         return True
 
 
-def may_drop(chains: Mapping[str, Chain], name: str = "FORWARD") -> bool:
+def may_drop(chains: Mapping[str, FilterChain], name: str = "FORWARD") -> bool:
     """Whether a packet of a connection that is known may be lost in a chain, or in one that it leads to.
 
     What cannot be judged counts as a loss.
@@ -144,7 +144,7 @@ def may_drop(chains: Mapping[str, Chain], name: str = "FORWARD") -> bool:
     return name in chains and any(_may_lose(packet, chains, name) for packet in KNOWN)
 
 
-def _may_lose(packet: Packet, chains: Mapping[str, Chain], name: str) -> bool:
+def _may_lose(packet: Packet, chains: Mapping[str, FilterChain], name: str) -> bool:
     todo = [name]
     for found in todo:
         for verdict, target in _verdicts(chains[found], packet):
@@ -155,7 +155,7 @@ def _may_lose(packet: Packet, chains: Mapping[str, Chain], name: str) -> bool:
     return False
 
 
-def _verdicts(chain: Chain, packet: Packet) -> Iterator[tuple[str, str]]:
+def _verdicts(chain: FilterChain, packet: Packet) -> Iterator[tuple[str, str]]:
     """Yield what a chain may do to a packet but let it pass, up to the rule that accepts it for certain."""
     for rule in chain.rules:
         found = judge(rule, packet)

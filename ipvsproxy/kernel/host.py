@@ -16,10 +16,10 @@ from pathlib import Path
 
 import structlog
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.config import Config, ConntrackSettings, IpvsTimeouts
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.wire.netlink import KernelError
 
 PROC_SYS = Path("/proc/sys")
 SYS_MODULE = Path("/sys/module")
@@ -132,7 +132,7 @@ def load_module(name: str) -> None:
         log.warning("module could not be loaded", module=name, error=str(error))
 
 
-def _prepare_conntrack(wanted: Conntrack) -> None:
+def _prepare_conntrack(wanted: ConntrackSettings) -> None:
     """Set what was asked for; the keys exist once nf_conntrack is loaded, which IPVS usually has seen to."""
     if read_sysctl(CONNTRACK_MAX) is None:
         load_module("nf_conntrack")
@@ -148,7 +148,7 @@ def _cpus() -> int:
     return os.sysconf("SC_NPROCESSORS_ONLN")
 
 
-def conntrack_limit(wanted: Conntrack, cpus: int) -> int:
+def conntrack_limit(wanted: ConntrackSettings, cpus: int) -> int:
     """Return how many connections may be tracked on a machine with so many CPUs, 0 to leave it as it is."""
     limit = wanted.max_per_core * cpus
     if limit > CONNTRACK_CEILING:
@@ -156,7 +156,7 @@ def conntrack_limit(wanted: Conntrack, cpus: int) -> int:
     return max(limit, wanted.min) if limit else 0
 
 
-def conntrack_sysctls(wanted: Conntrack) -> Iterator[tuple[str, int]]:
+def conntrack_sysctls(wanted: ConntrackSettings) -> Iterator[tuple[str, int]]:
     """Yield the settings other than the limit; 0 leaves one as it is, and liberal is never taken back."""
     seconds = {
         "tcp_timeout_established": wanted.tcp_established,

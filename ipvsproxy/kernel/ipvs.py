@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ipvsproxy.kernel.ipvs_wire import (
+from ipvsproxy.kernel.wire.ipvs import (
     CMD_TIMEOUT_TCP,
     GET_CONFIG,
     GET_DEST,
@@ -28,9 +28,17 @@ from ipvsproxy.kernel.ipvs_wire import (
     single,
     u32,
 )
-from ipvsproxy.kernel.netlink import GENERIC, KernelError, Wire, attribute, attributes, generic, generic_family
+from ipvsproxy.kernel.wire.netlink import (
+    GENERIC,
+    KernelError,
+    Wire,
+    attribute,
+    attributes,
+    generic,
+    generic_family,
+)
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey, Server, ServerState
+from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes, ServerState
 
 NETLINK_GENERIC = 16
 ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DEST}
@@ -43,7 +51,7 @@ PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
 """A frontend nobody has (TEST-NET-2), on which a scheduler is tried out."""
 
 
-class Refused(msgspec.Struct, frozen=True):
+class StepRefused(msgspec.Struct, frozen=True):
     """A step of one message that the kernel did not carry out."""
 
     step: IpvsStep
@@ -77,7 +85,7 @@ class Ipvs:
         self._wire.close()
         self._small.close()
 
-    def apply(self, steps: Sequence[IpvsStep]) -> list[Refused]:
+    def apply(self, steps: Sequence[IpvsStep]) -> list[StepRefused]:
         """Carry out steps in order and return what could not be done of them.
 
         What is already there is set instead, and what is already gone counts as removed. Raises Lost.
@@ -95,12 +103,12 @@ class Ipvs:
             refused = others + self._send([_set_instead(r.step) for r in again])
         return [r for r in refused if r.errno not in ALREADY_GONE.get(r.step.verb, ())]
 
-    def _send(self, steps: Sequence[IpvsStep]) -> list[Refused]:
+    def _send(self, steps: Sequence[IpvsStep]) -> list[StepRefused]:
         family = self._family
         failures = self._wire.batch([encode(family, step, number) for number, step in enumerate(steps)])
-        return [Refused(steps[index], code) for index, code in failures.items()]
+        return [StepRefused(steps[index], code) for index, code in failures.items()]
 
-    def servers(self) -> dict[FrontendKey, Server]:
+    def servers(self) -> dict[FrontendKey, ServerAttributes]:
         """Read all virtual servers but firewall-mark ones, in one dump. Raises Lost."""
         question = generic(self._family, GET_SERVICE, b"")
         return dict(filter(None, map(parse_server, self._wire.dump(question))))
@@ -130,7 +138,7 @@ class Ipvs:
 
         Raises KernelError(ENOENT) when the kernel has no such scheduler.
         """
-        server = Server(scheduler, 0, 0)
+        server = ServerAttributes(scheduler, 0, 0)
         refused = self.apply([IpvsStep(Verb.NEW_SERVICE, PROBE, server), IpvsStep(Verb.DEL_SERVICE, PROBE)])
         if refused:
             raise KernelError(f"IPVS scheduler {scheduler}", refused[0].errno)
@@ -168,7 +176,7 @@ class Ipvs:
             raise
 
 
-def _is_there(refused: Refused) -> bool:
+def _is_there(refused: StepRefused) -> bool:
     return refused.errno == errno.EEXIST and refused.step.verb in ALREADY_THERE
 
 

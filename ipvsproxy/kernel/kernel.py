@@ -11,34 +11,34 @@ from itertools import islice
 
 import structlog
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.host import Ipv6Forwarding
-from ipvsproxy.kernel.ipvs import Ipvs, Refused
+from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.links import Links, reserved
-from ipvsproxy.kernel.netlink import KernelError, Lost
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.rules import Rules, Scripts
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.wire.netlink import KernelError, Lost
+from ipvsproxy.plan.dependencies import (
+    guarded_servers,
+    guarded_vips,
+    ready_redirects,
+    replaced_vips,
+    unneeded_elements,
+)
 from ipvsproxy.plan.diff import (
     IpvsStep,
     Steps,
     record_ipvs,
     record_vip,
 )
-from ipvsproxy.plan.gate import (
-    guarded_servers,
-    guarded_vips,
-    ready_ways,
-    replaced_vips,
-    unneeded_elements,
-)
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
-from ipvsproxy.plan.notice import Notice, VipsNoticed
+from ipvsproxy.plan.notification import Notification, VipsChanged
 from ipvsproxy.plan.stale import Sweep
-from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Touched, Vip
+from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState, ServerAttributes, ServerState, Vip
 from nft import REPLY_MARK, Client, NftError
 
 VERIFIED_AT_ONCE = 1000
@@ -79,7 +79,7 @@ class Kernel:
         self._ipv6 = ipv6
         self._nameservers = nameservers
         self._keep_settings = keep_settings
-        self._take_over = take_over
+        self._record_list = take_over
         self.rival = ""
         self._conntrack = conntrack
         self._ipvs = ipvs
@@ -100,12 +100,12 @@ class Kernel:
         self._servers_in_doubt = self._vips_in_doubt = True
         self.settle_doubts()
 
-    def settle_doubts(self) -> Touched:
+    def settle_doubts(self) -> Dirty:
         """Make the shadow true again where answers were lost or contradicted it; return the names that differed.
 
         Raises KernelError.
         """
-        different = Touched()
+        different = Dirty()
         if self._servers_in_doubt:
             servers, self.shadow.servers = self.shadow.servers, self._ipvs.observe()
             both = servers.keys() | self.shadow.servers.keys()
@@ -122,19 +122,19 @@ class Kernel:
         self._vips_in_doubt = False
         return {vip.address for vip in self.shadow.vips ^ vips}
 
-    def apply(self, steps: Steps, waiting: Touched | None = None) -> Touched:
+    def apply(self, steps: Steps, waiting: Dirty | None = None) -> Dirty:
         """Carry out all phases in order; return the names of what failed and of what had to wait for it.
 
         `waiting` are names that failed earlier and are not tried now: what depends on them waits, too.
         """
-        failed = Touched() if waiting is None else waiting.copy()
+        failed = Dirty() if waiting is None else waiting.copy()
         self.rules.change(steps.raised, failed)
         added, bound = steps.added, steps.bound
         if failed:
             added, bound = guarded_servers(added, failed), guarded_vips(bound, failed)
         if steps.switched or bound or steps.unbound:
             self._change_servers(added, failed)
-            self.rules.change(ready_ways(steps.switched, failed) if failed else steps.switched, failed)
+            self.rules.change(ready_redirects(steps.switched, failed) if failed else steps.switched, failed)
             self._change_vips(bound, failed, present=True)
             self._change_vips(replaced_vips(steps.unbound, failed), failed, present=False)
             self._change_servers(steps.removed, failed)
@@ -144,21 +144,21 @@ class Kernel:
         self.rules.change(unneeded_elements(steps.lowered, failed) if failed else steps.lowered, failed)
         return failed if waiting is None else failed.without(waiting)
 
-    def verify(self) -> Touched:
+    def verify(self) -> Dirty:
         """Compare the kernel with the shadow, correct the shadow, and return the names that differed.
 
         All servers and VIPs are looked at, and the destinations of a part of the servers: the next part each
         time, so that the cost of one call is bounded. A ruleset that is gone is noticed and loaded again.
         Raises KernelError, NftError.
         """
-        changed = Touched()
+        changed = Dirty()
         self._keep_settings()
         self._reserve_ports()
         problems = []
         # Each part in its own right: what cannot be looked at must not keep the others from being repaired.
         for part in (self.verify_vips, self.verify_servers, self.rules.verify, self.rules.mark_replies):
             try:
-                changed.update(part() or Touched())
+                changed.update(part() or Dirty())
             except (KernelError, NftError) as error:
                 problems.append(error)
         if problems:
@@ -172,22 +172,22 @@ class Kernel:
 
     def take_over(self) -> None:
         """Remove what a kube-proxy has left, or notice that one is at work, which is then our `rival`."""
-        self.rival = self._take_over()
+        self.rival = self._record_list()
 
-    def verify_vips(self) -> Touched:
+    def verify_vips(self) -> Dirty:
         """Compare kube-ipvs0 and VIPs with the shadow, correct it, return what differed. Raises KernelError."""
         if self._links.ensure_link():
             log.warning("kube-ipvs0 was gone and has been made again")
-        return Touched(vips=self._reread_vips())
+        return Dirty(vips=self._reread_vips())
 
-    def expects(self, notice: Notice) -> bool:
+    def consume_own(self, notice: Notification) -> bool:
         """Whether the kernel tells of nothing but what we have done ourselves."""
-        if isinstance(notice, VipsNoticed):
+        if isinstance(notice, VipsChanged):
             vips = self.shadow.vips
             return not notice.unsure and all((vip in vips) is present for vip, present in notice.changes)
-        return self.rules.made(notice)
+        return self.rules.consume_own(notice)
 
-    def glance(self) -> bool:
+    def sample(self) -> bool:
         """Look at one virtual server, the next one each time; tell if it is not as left. Raises KernelError."""
         known = self.shadow.servers
         if self._servers_in_doubt or not known:
@@ -198,7 +198,7 @@ class Kernel:
         self._verified += 1
         return False
 
-    def verify_servers(self) -> Touched:
+    def verify_servers(self) -> Dirty:
         """Compare all servers, and the next part of them with destinations, with the shadow; correct it.
 
         Begins with the server that `glance` has found. Returns what differed. Raises KernelError.
@@ -210,9 +210,9 @@ class Kernel:
         self._verified = start + len(part)
         suspects = {key for key, state in self.shadow.servers.items() if servers.get(key) != state.server}
         suspects |= servers.keys() - self.shadow.servers.keys()
-        return Touched(servers=self._reread(suspects | set(part), servers))
+        return Dirty(servers=self._reread(suspects | set(part), servers))
 
-    def _reread(self, keys: set[FrontendKey], servers: dict[FrontendKey, Server]) -> set[FrontendKey]:
+    def _reread(self, keys: set[FrontendKey], servers: dict[FrontendKey, ServerAttributes]) -> set[FrontendKey]:
         """Read some servers with their destinations into the shadow; return those that were different."""
         different = set()
         for key in keys:
@@ -251,7 +251,7 @@ class Kernel:
         """Yield addresses that this node depends on: gateways, tunnels, DNS servers. Raises KernelError."""
         return reserved(self._links, self._nameservers())
 
-    def _change_servers(self, steps: Sequence[IpvsStep], failed: Touched) -> None:
+    def _change_servers(self, steps: Sequence[IpvsStep], failed: Dirty) -> None:
         if not steps:
             return
         try:
@@ -285,7 +285,7 @@ class Kernel:
         else:
             self.shadow.servers[key] = state
 
-    def _change_vips(self, vips: Sequence[Vip], failed: Touched, *, present: bool) -> None:
+    def _change_vips(self, vips: Sequence[Vip], failed: Dirty, *, present: bool) -> None:
         if not vips:
             return
         try:
@@ -307,9 +307,9 @@ class Kernel:
             failed.reasons[vip.address] = os.strerror(code)
 
 
-def report(refused: Sequence[Refused]) -> None:
+def report(refused: Sequence[StepRefused]) -> None:
     """Log what IPVS refused: each object once, and not thousands of them."""
-    told: dict[FrontendKey, Refused] = {}
+    told: dict[FrontendKey, StepRefused] = {}
     for item in refused:
         if len(told) < LOGGED_AT_ONCE:
             told.setdefault(item.step.key, item)

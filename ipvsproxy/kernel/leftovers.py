@@ -1,8 +1,8 @@
 """What a former kube-proxy has left in the kernel goes, once everything of ours is live (contract 4.18).
 
 Rules of iptables-nft are ordinary nft rules with chains of their own: they are read over nfnetlink
-(`kernel.kube_proxy`), and removed by libnftables, one transaction for each table. The nftables mode has tables
-of its own, the ipvs mode ipsets, which are destroyed over netlink. Legacy iptables is only looked at.
+(`kernel.filters.kube_proxy`), and removed by libnftables, one transaction for each table. The nftables mode has
+tables of its own, the ipvs mode ipsets, which are destroyed over netlink. Legacy iptables is only looked at.
 
 Removed once for each start: what comes back has been written by a kube-proxy that is running, which is reported
 and not fought with. Numbers: include/uapi/linux/netfilter/ipset/ip_set.h.
@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from ipvsproxy.kernel.forward import FAMILIES
-from ipvsproxy.kernel.kube_proxy import (
+from ipvsproxy.kernel.filters.kube_proxy import (
     IPSET_MODULE,
     IPSET_PROTOCOL,
     IPSET_SETNAME,
@@ -23,9 +22,10 @@ from ipvsproxy.kernel.kube_proxy import (
     KubeProxyState,
     text,
 )
-from ipvsproxy.kernel.netlink import NLM_F_EXCL, KernelError, Wire, attribute, message
+from ipvsproxy.kernel.filters.xtables import legacy_leftovers
+from ipvsproxy.kernel.forward import FAMILIES
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
-from ipvsproxy.kernel.xtables import legacy_leftovers
+from ipvsproxy.kernel.wire.netlink import NLM_F_EXCL, KernelError, Wire, attribute, message
 from ipvsproxy.plan.leftovers import HAIRPIN_SETS, PATTERN, SETS, kept, removal
 from nft import Client, NftError, Table, Transaction
 

@@ -23,8 +23,8 @@ from functools import lru_cache
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ipvsproxy.address import format_ip, is_node_address
-from ipvsproxy.kernel.netlink import (
+from ipvsproxy.base.address import format_ip, is_node_address
+from ipvsproxy.kernel.wire.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import structlog
 
-from ipvsproxy.address import is_loopback
+from ipvsproxy.base.address import is_loopback
 from ipvsproxy.kernel.local_ports import local_range
-from ipvsproxy.kernel.netlink import KernelError, Wire, message
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, message
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.model import Protocol
 

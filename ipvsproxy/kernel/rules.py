@@ -23,14 +23,14 @@ import structlog
 
 from ipvsproxy.inspect.elements import SHAPES
 from ipvsproxy.kernel.forward import Forwarding
-from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.transactions import Transactions
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.dependencies import address_of, frontend_text, halves
 from ipvsproxy.plan.diff import ElementStep, record_element
-from ipvsproxy.plan.gate import address_of, frontend_text, halves
-from ipvsproxy.plan.notice import RulesNoticed
+from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.rules import ARP_SETS, SHUT_OUT, SHUT_OUT_RULES, admission, needed_parts
-from ipvsproxy.plan.state import KernelState, Slot, Touched
+from ipvsproxy.plan.state import Dirty, ElementKey, KernelState
 from nft import PARTS, REPLIES, REPLY_MARK, Client, NftError, Table, Transaction, part, ruleset
 
 TABLE, ARP_TABLE = Table("inet", "ipvsproxy"), Table("arp", "ipvsproxy")
@@ -93,7 +93,7 @@ class Rules:
         self._stamp: bytes = b""
         self._attempts = 0
 
-    def load(self, elements: Mapping[Slot, str]) -> Touched:
+    def load(self, elements: Mapping[ElementKey, str]) -> Dirty:
         """Replace our tables by the static rules and these elements, atomically.
 
         Elements that nftables refuses are left out and returned. Raises NftError when it is not about elements.
@@ -105,10 +105,10 @@ class Rules:
                 raise
             taken = self._without_refused(elements, error)
             self._load(taken)
-            return Touched(slots=elements.keys() - taken.keys())
-        return Touched()
+            return Dirty(slots=elements.keys() - taken.keys())
+        return Dirty()
 
-    def _load(self, elements: Mapping[Slot, str]) -> None:
+    def _load(self, elements: Mapping[ElementKey, str]) -> None:
         found: Mapping[str, str] = {}
         with suppress(KernelError):  # costs a log line, and tables of other families
             found = self._ruleset.tables()
@@ -129,7 +129,7 @@ class Rules:
 
     def _whole(
         self,
-        elements: Mapping[Slot, str],
+        elements: Mapping[ElementKey, str],
         admissions: Sequence[str],
         found: Mapping[str, str],
         parts: frozenset[str],
@@ -152,14 +152,14 @@ class Rules:
         if was != self._layout:
             log.info("rules of another version replaced", was=was or "unknown", now=self._layout)
 
-    def _without_refused(self, elements: Mapping[Slot, str], error: NftError) -> dict[Slot, str]:
+    def _without_refused(self, elements: Mapping[ElementKey, str], error: NftError) -> dict[ElementKey, str]:
         """Return the elements that nftables takes, asking for halves; raise `error` when it is not about them."""
         self._attempts = MAX_HALVINGS
         if not self._would_load(()):
             raise error
         return dict(self._taken([ElementStep(slot, value) for slot, value in elements.items()]))
 
-    def _taken(self, steps: Sequence[ElementStep]) -> Iterator[tuple[Slot, str]]:
+    def _taken(self, steps: Sequence[ElementStep]) -> Iterator[tuple[ElementKey, str]]:
         """Yield what nftables takes of some elements, of which it does not take all."""
         both = halves(steps) if self._attempts else ()
         self._attempts -= bool(both)
@@ -176,26 +176,26 @@ class Rules:
             raise
         return True
 
-    def reload(self) -> Touched:
+    def reload(self) -> Dirty:
         """Load what the tables should hold; a refusal is logged, and costs nothing else."""
         log.warning("nftables ruleset is not as left, loading it again", table=str(TABLE))
         try:
             return self.load(self._shadow.elements)
         except NftError as error:
             log.error("nftables ruleset could not be loaded", error=error.text[:500])
-            return Touched()
+            return Dirty()
 
-    def verify(self) -> Touched:
+    def verify(self) -> Dirty:
         """Load the rules again when they are gone or replaced, return what was refused of them.
 
         Raises KernelError, NftError.
         """
         if self._ruleset.stamp() == self._stamp:
-            return Touched()
+            return Dirty()
         log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
         return self.load(self._shadow.elements)
 
-    def restore(self, sets: Collection[str], *, whole: bool) -> Touched:
+    def restore(self, sets: Collection[str], *, whole: bool) -> Dirty:
         """Give some sets the elements they should have, or load all rules; return what was refused of them.
 
         Either is one transaction, so nobody sees a set that is empty. Raises NftError, KernelError.
@@ -210,7 +210,7 @@ class Rules:
             except NftError as error:
                 log.warning("sets could not be restored, loading all rules again", error=error.text[:200])
             else:
-                return Touched()
+                return Dirty()
         return self.load(self._shadow.elements)
 
     def differing_sets(self) -> set[str]:
@@ -221,21 +221,21 @@ class Rules:
         read = self._read_set
         return {name for name, elements in wanted.items() if read and read(name) != elements}
 
-    def made(self, notice: RulesNoticed) -> bool:
+    def consume_own(self, notice: RulesChanged) -> bool:
         """Whether the kernel tells of a transaction of ours."""
-        return self._transactions.made(notice)
+        return self._transactions.consume_own(notice)
 
-    def change(self, steps: Sequence[ElementStep], failed: Touched) -> None:
+    def change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
         """Carry out steps in one transaction, or in parts when it is refused; what fails is added to `failed`."""
         self._attempts = MAX_HALVINGS
-        refused = Touched()
+        refused = Dirty()
         self._change(steps, refused)
         if refused:
             report(refused)
             failed.slots |= refused.slots
             failed.reasons.update(refused.reasons)
 
-    def _change(self, steps: Sequence[ElementStep], failed: Touched) -> None:
+    def _change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
         if not steps:
             return
         transaction = Transaction(TABLE, ELSEWHERE)
@@ -274,7 +274,7 @@ class Rules:
             with suppress(KernelError):  # the next verification loads the rules again
                 self._stamp = self._ruleset.stamp()
 
-    def _find_refused(self, steps: Sequence[ElementStep], error: NftError, failed: Touched) -> None:
+    def _find_refused(self, steps: Sequence[ElementStep], error: NftError, failed: Dirty) -> None:
         """Try the halves of a refused transaction, so that what is wrong with one frontend costs no other."""
         both = halves(steps) if error.errno in REFUSALS and self._attempts and self._table_is_ours() else ()
         if both:
@@ -300,18 +300,18 @@ def delete_tables(found: Mapping[str, str]) -> Transaction:
     return transaction
 
 
-def _admissions(elements: Mapping[Slot, str]) -> list[str]:
+def _admissions(elements: Mapping[ElementKey, str]) -> list[str]:
     """Return rules for the source ranges among some elements, MAX_ADMISSIONS at most."""
     return list(islice(filter(None, map(admission, elements)), MAX_ADMISSIONS))
 
 
-def _values(steps: Sequence[ElementStep]) -> Iterator[tuple[Slot, str]]:
+def _values(steps: Sequence[ElementStep]) -> Iterator[tuple[ElementKey, str]]:
     return ((step.slot, step.value) for step in steps if step.value is not None)
 
 
-def report(refused: Touched) -> None:
+def report(refused: Dirty) -> None:
     """Log what nftables refused: each address once, and not thousands of them."""
-    by_address: dict[str, list[Slot]] = {}
+    by_address: dict[str, list[ElementKey]] = {}
     for slot in sorted(refused.slots):
         by_address.setdefault(address_of(slot), []).append(slot)
     for address, slots in islice(by_address.items(), LOGGED_AT_ONCE):

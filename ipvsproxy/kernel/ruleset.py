@@ -11,7 +11,7 @@ import hashlib
 import struct
 from importlib.metadata import version
 
-from ipvsproxy.kernel.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
 
 NETLINK_NETFILTER = 12
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETGEN = (10 << 8 | n for n in (1, 4, 7, 16))

@@ -8,9 +8,9 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.plan.notice import RulesNoticed
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.notification import RulesChanged
 from nft import Client, Transaction
 
 MAX_OWN, MAX_UNSURE = 4096, 64
@@ -50,7 +50,7 @@ class Transactions:
             return self._ruleset.generation()
         return None
 
-    def made(self, notice: RulesNoticed) -> bool:
+    def consume_own(self, notice: RulesChanged) -> bool:
         """Whether a notice is about one of ours; each is told once and then forgotten, with those before it."""
         if notice.generation not in self._own:
             return notice.generation in self._unsure and notice.program == OWN_NAME

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import structlog
 
-from ipvsproxy.address import is_node_address
+from ipvsproxy.base.address import is_node_address
 from ipvsproxy.kernel.links import (
     IFA_ADDRESS,
     IFA_LOCAL,
@@ -36,9 +36,9 @@ from ipvsproxy.kernel.links import (
     RTMSG,
     read_route,
 )
-from ipvsproxy.kernel.netlink import attribute, attributes, listen, messages_in
 from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
-from ipvsproxy.plan.notice import Notice, RulesNoticed, VipsNoticed
+from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in
+from ipvsproxy.plan.notification import Notification, RulesChanged, VipsChanged
 from ipvsproxy.plan.state import Vip, VipForm
 
 LINK_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
@@ -65,7 +65,7 @@ Message = tuple[int, int, int, bytes]
 log = structlog.get_logger()
 
 
-class News(Protocol):
+class NotificationHandler(Protocol):
     """Sorts what one socket hears."""
 
     def take(self, messages: Iterator[Message]) -> None:
@@ -82,7 +82,11 @@ class Channel:
     """
 
     def __init__(
-        self, protocol: int, groups: int, news: News, prepare: Callable[[socket.socket], None] = lambda _: None
+        self,
+        protocol: int,
+        groups: int,
+        news: NotificationHandler,
+        prepare: Callable[[socket.socket], None] = lambda _: None,
     ) -> None:
         self._protocol = protocol
         self._groups = groups
@@ -152,9 +156,9 @@ class Watcher:
     """Calls `noticed` with what has changed of ours, `addresses_changed` for addresses of other links."""
 
     def __init__(
-        self, table: str, noticed: Callable[[Notice], None], addresses_changed: Callable[[], None]
+        self, table: str, noticed: Callable[[Notification], None], addresses_changed: Callable[[], None]
     ) -> None:
-        links, rules = LinkNews(noticed, addresses_changed), RuleNews(table, noticed)
+        links, rules = LinkNotifications(noticed, addresses_changed), RuleNotifications(table, noticed)
         self.channels = (
             Channel(NETLINK_ROUTE, LINK_GROUPS, links, _only_our_routes),
             Channel(NETLINK_NETFILTER, RULE_GROUPS, rules),
@@ -178,10 +182,10 @@ class Watcher:
                 hearing[descriptor].take()
 
 
-class LinkNews:
+class LinkNotifications:
     """Sorts what rtnetlink tells."""
 
-    def __init__(self, noticed: Callable[[Notice], None], addresses_changed: Callable[[], None]) -> None:
+    def __init__(self, noticed: Callable[[Notification], None], addresses_changed: Callable[[], None]) -> None:
         self._noticed = noticed
         self._addresses_changed = addresses_changed
         self._loopback = socket.if_nametoindex("lo")
@@ -193,7 +197,7 @@ class LinkNews:
     def lost(self) -> None:
         """Something has changed, whatever it was."""
         self._addresses_changed()
-        self._noticed(VipsNoticed(unsure=True))
+        self._noticed(VipsChanged(unsure=True))
 
     def take(self, messages: Iterator[Message]) -> None:
         """Sort the messages of one datagram."""
@@ -209,7 +213,7 @@ class LinkNews:
             else:
                 others = True
         if vips or unsure:
-            self._noticed(VipsNoticed(tuple(vips), unsure))
+            self._noticed(VipsChanged(tuple(vips), unsure))
         if others:
             self._addresses_changed()
 
@@ -236,10 +240,10 @@ def _route(kind: int, body: bytes, loopback: int) -> Iterator[tuple[Vip, bool]]:
         yield read_route(fields, loopback)[0], kind == RTM_NEWROUTE
 
 
-class RuleNews:
+class RuleNotifications:
     """Sorts what nf_tables tells: a transaction's changes, then its number."""
 
-    def __init__(self, table: str, noticed: Callable[[Notice], None]) -> None:
+    def __init__(self, table: str, noticed: Callable[[Notification], None]) -> None:
         # Messages of nf_tables begin with their table, those of elements go on with the set.
         self._table = attribute(TABLE_NAME, table.encode() + b"\0")
         self._filter = attribute(TABLE_NAME, b"filter\0")
@@ -249,7 +253,7 @@ class RuleNews:
 
     def lost(self) -> None:
         """Any elements may have changed; anything else of the table is seen by its stamp."""
-        self._noticed(RulesNoticed(0, unsure=True))
+        self._noticed(RulesChanged(0, unsure=True))
 
     def take(self, messages: Iterator[Message]) -> None:
         """Sort the messages of one datagram; a transaction may take several."""
@@ -277,7 +281,7 @@ class RuleNews:
         number = int.from_bytes(fields[GENERATION_ID], "big")
         sets = frozenset(map(_text, self._sets))
         program = _text(bytes(fields.get(PROGRAM, b"")))
-        self._noticed(RulesNoticed(number, sets, self._whole, program, forward=self._forward))
+        self._noticed(RulesChanged(number, sets, self._whole, program, forward=self._forward))
         self._sets, self._whole, self._forward = set(), False, False
 
 

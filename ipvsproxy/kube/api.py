@@ -1,8 +1,8 @@
 """List and watch as the Kubernetes API speaks them: what is asked, what comes back, what can go wrong.
 
-In: the bytes of answers. Out: `Page`s of a list, `WatchEvent`s of a stream, or `Trouble`, the one exception for
-a request that came to nothing. Objects stay undecoded JSON (`msgspec.Raw`) here, so that a malformed one
-costs only itself. Nothing here opens a connection: that is a `Transport`, see `kube.client`.
+In: the bytes of answers. Out: `Page`s of a list, `WatchEvent`s of a stream, or `RequestFailed`, the one exception
+for a request that came to nothing. Objects stay undecoded JSON (`msgspec.Raw`) here, so that a malformed one costs
+only itself. Nothing here opens a connection: that is a `Transport`, see `kube.client`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,15 +11,15 @@ from typing import TypeVar
 
 import msgspec
 
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.ceilings import ANSWER_BYTES, OBJECT_BYTES
-from ipvsproxy.kube.inbox import Kind
 
 GONE = 410
 UNAUTHORIZED = 401
 # The connection failed before there was a status, or broke later.
 NO_ANSWER = 0
 # The server said it was fine, but sent something that is no list and no event.
-NONSENSE = 200
+MALFORMED = 200
 MAX_LINE = OBJECT_BYTES + (1 << 16)
 MAX_REASON = 300
 
@@ -29,7 +29,7 @@ Observe = Callable[[str, str, str, float], None]
 """Told of each request: verb, host, status (`<error>` without an answer), seconds until the answer's head."""
 
 
-class Trouble(Exception):
+class RequestFailed(Exception):
     """A list or watch that came to nothing: an HTTP status, a failure of the connection, or nonsense.
 
     `retry_after` is how many seconds the server asked us to stay away, 0 when it did not.
@@ -42,11 +42,11 @@ class Trouble(Exception):
         self.retry_after = retry_after
 
 
-class TooLarge(Trouble):
+class TooLarge(RequestFailed):
     """An answer that is larger than what is taken of it."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"the answer has more than {most} bytes, decompressed", NONSENSE)
+        super().__init__(f"the answer has more than {most} bytes, decompressed", MALFORMED)
 
 
 class Response(Interface):
@@ -61,7 +61,7 @@ class Response(Interface):
         """The headers, found in any case."""
 
     def read(self, most: int = ANSWER_BYTES) -> bytes:
-        """Return the whole body. Raises TooLarge, and Trouble as well when it takes too long."""
+        """Return the whole body. Raises TooLarge, and RequestFailed as well when it takes too long."""
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives, without waiting for more than is there."""
@@ -129,16 +129,16 @@ _STATUS = msgspec.json.Decoder(_Status)
 def read_page(kind: Kind, body: bytes) -> Page:
     """Decode a part of a list.
 
-    Raises Trouble when it is anything else, so that no answer of a proxy passes for an empty list.
+    Raises RequestFailed when it is anything else, so that no answer of a proxy passes for an empty list.
     """
     page = _sense(_PAGE, body, "list")
     if page.kind != f"{kind}List" or not page.metadata.resource_version:
-        raise Trouble(f"no {kind}List but {page.kind[:40]!r}", NONSENSE)
+        raise RequestFailed(f"no {kind}List but {page.kind[:40]!r}", MALFORMED)
     return page
 
 
 def read_event(line: bytes) -> WatchEvent:
-    """Decode a line of a watch. Raises Trouble when it is none."""
+    """Decode a line of a watch. Raises RequestFailed when it is none."""
     return _sense(_EVENT, line, "watch event")
 
 
@@ -146,10 +146,10 @@ def _sense(decoder: "msgspec.json.Decoder[T]", data: bytes, what: str) -> T:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Trouble(f"malformed {what}: {error}", NONSENSE) from None
+        raise RequestFailed(f"malformed {what}: {error}", MALFORMED) from None
 
 
-def trouble_of(status: int, body: bytes | msgspec.Raw, headers: Mapping[str, str]) -> Trouble:
+def failure_of(status: int, body: bytes | msgspec.Raw, headers: Mapping[str, str]) -> RequestFailed:
     """Return what an error answer, or an ERROR event of a watch, means."""
     try:
         said = _STATUS.decode(body)
@@ -157,7 +157,7 @@ def trouble_of(status: int, body: bytes | msgspec.Raw, headers: Mapping[str, str
         said = _Status()
     code = GONE if said.reason in ("Expired", "Gone") else said.code or status
     text = said.message or said.reason or "no reason given"
-    return Trouble(f"{code} {text}", code, max(_seconds(headers.get("Retry-After")), _wish(said)))
+    return RequestFailed(f"{code} {text}", code, max(_seconds(headers.get("Retry-After")), _wish(said)))
 
 
 def _seconds(header: str | None) -> float:
@@ -172,7 +172,7 @@ def _wish(said: _Status) -> float:
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Cut a stream into lines, each as soon as it is complete; an unfinished last line is dropped.
 
-    Raises Trouble when a line has no end.
+    Raises RequestFailed when a line has no end.
     """
     parts: list[bytes] = []
     size = 0
@@ -181,7 +181,7 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         parts.append(first)
         size += len(first)
         if size > MAX_LINE:
-            raise Trouble(f"a line of a watch is longer than {MAX_LINE} bytes", NONSENSE)
+            raise RequestFailed(f"a line of a watch is longer than {MAX_LINE} bytes", MALFORMED)
         if rest:
             yield b"".join(parts)
             yield from rest[:-1]

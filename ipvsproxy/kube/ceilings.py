@@ -5,7 +5,7 @@ for what etcd stores, 1,000 endpoints and 100 ports for an EndpointSlice), and t
 limit of our manifests. So no object, and no number of them, can keep a proxy from starting (docs/performance.md).
 """
 
-from ipvsproxy.kube.inbox import Object
+from ipvsproxy.exchange.inbox import Object
 from ipvsproxy.plan.model import EndpointSlice, Service
 
 ANSWER_BYTES = 64 << 20

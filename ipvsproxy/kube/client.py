@@ -1,6 +1,6 @@
 """The Kubernetes API as a source of objects, over the connection that `kube.connection` makes.
 
-Out: answers to list and watch for `kube.reflector`, a way out for `kube.events`, and `Failed` when the
+Out: answers to list and watch for `kube.reflector`, a way out for `kube.events`, and `SourceFailed` when the
 configuration can never work. A server that does not answer is no failure, it is waited for.
 
 Credentials that change: token files are read again every minute; an answer of 401 makes `refresh` read the
@@ -20,13 +20,13 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import structlog
 
-from ipvsproxy.kube.api import Observe, Response, TooLarge, Trouble
+from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
+from ipvsproxy.kube.api import Observe, RequestFailed, Response, TooLarge
 from ipvsproxy.kube.ceilings import ANSWER_BYTES
 from ipvsproxy.kube.connection import Connection, build
-from ipvsproxy.kube.inbox import Failed, Inbox, Kind
-from ipvsproxy.kube.kubeconfig import Unusable
+from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.kube.locate import Locator
-from ipvsproxy.kube.neighbours import Neighbourhood
+from ipvsproxy.kube.other_nodes import OtherNodes
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.reflector import Reflector
 
@@ -39,7 +39,7 @@ MIN_REFRESH_SECONDS = 10.0
 log = structlog.get_logger()
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ClientLimits(msgspec.Struct, frozen=True):
     """Seconds to wait for a connection, for the next part of a list, and for a watch after its time is over.
 
     `whole` is how long all parts of one answer may take, of any but a watch.
@@ -72,7 +72,7 @@ EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
 
 
 class Reply:
-    """An answer of urllib3, with its exceptions turned into `Trouble`."""
+    """An answer of urllib3, with its exceptions turned into `RequestFailed`."""
 
     def __init__(self, answer: Any, seconds: float = NEVER) -> None:
         """Take an answer; its body is read within so many seconds."""
@@ -82,7 +82,7 @@ class Reply:
         self.headers: Mapping[str, str] = answer.headers
 
     def read(self, most: int = ANSWER_BYTES) -> bytes:
-        """Return the whole body. Raises TooLarge, and Trouble as well when it takes too long."""
+        """Return the whole body. Raises TooLarge, and RequestFailed as well when it takes too long."""
         body = bytearray()
         # Piece by piece: what is compressed is decompressed no further than it is read.
         for piece in self.chunks():
@@ -90,7 +90,7 @@ class Reply:
             if len(body) > most:
                 raise TooLarge(most)
             if time.monotonic() > self._until:
-                raise Trouble(f"the answer was not complete within {self._seconds:g} s")
+                raise RequestFailed(f"the answer was not complete within {self._seconds:g} s")
         return bytes(body)
 
     def chunks(self) -> Iterator[bytes]:
@@ -124,9 +124,9 @@ def _as_trouble() -> Iterator[None]:
     try:
         yield
     except ApiException as error:  # made from a TLS failure; its text would have the headers of the answer
-        raise Trouble(" ".join(str(error.reason).split())) from None
+        raise RequestFailed(" ".join(str(error.reason).split())) from None
     except (HTTPError, http.client.HTTPException, OSError) as error:
-        raise Trouble(_words(error)) from None
+        raise RequestFailed(_words(error)) from None
 
 
 def _words(error: BaseException) -> str:
@@ -155,13 +155,13 @@ class Client:
         kubeconfig: Path | None,
         master: str,
         node_name: str,
-        limits: Limits | None = None,
+        limits: ClientLimits | None = None,
         observe: Observe = lambda *_: None,
     ) -> None:
         self._kubeconfig = kubeconfig
         self._master = master
         self._node_name = node_name
-        self._limits = limits or Limits()
+        self._limits = limits or ClientLimits()
         self._observe = observe
         self._connection: Connection | None = None
         self._ready = threading.Event()
@@ -169,7 +169,7 @@ class Client:
         self._built_at = 0.0
 
     def connect(self) -> None:
-        """Read the configuration; no server is asked yet. Raises Unusable."""
+        """Read the configuration; no server is asked yet. Raises KubeconfigError."""
         self._built_at = time.monotonic()
         self._connection = build(self._kubeconfig, self._master)
         self._ready.set()
@@ -179,12 +179,12 @@ class Client:
         return self._connection.url if self._connection else ""
 
     def list(self, kind: Kind, limit: int, continue_: str, resource_version: str) -> Response:
-        """Ask for a page of all objects of a kind. Raises Trouble."""
+        """Ask for a page of all objects of a kind. Raises RequestFailed."""
         query = {"limit": str(limit), "continue": continue_, "resourceVersion": resource_version}
         return self._get(kind, query, self._limits.read)
 
     def watch(self, kind: Kind, resource_version: str, timeout_seconds: int) -> Response:
-        """Ask for what changes after a version. Raises Trouble."""
+        """Ask for what changes after a version. Raises RequestFailed."""
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -194,21 +194,21 @@ class Client:
         return self._get(kind, query, timeout_seconds + self._limits.slack)
 
     def node_table(self) -> Response:
-        """Ask for the table of all Nodes, without objects, from the server's cache. Raises Trouble."""
+        """Ask for the table of all Nodes, without objects, from the server's cache. Raises RequestFailed."""
         query = {"resourceVersion": "0", "includeObject": "None"}
         return self._send("GET", NODES, query, {"Accept": TABLE}, self._limits.read)
 
     def nodes(self) -> Response:
-        """Ask for the objects of all Nodes, from the server's cache. Raises Trouble."""
+        """Ask for the objects of all Nodes, from the server's cache. Raises RequestFailed."""
         return self._send("GET", NODES, {"resourceVersion": "0"}, {}, self._limits.read)
 
     def create_event(self, namespace: str, body: Mapping[str, Any]) -> Response:
-        """Make an event. Raises Trouble."""
+        """Make an event. Raises RequestFailed."""
         headers = {"Content-Type": "application/json"}
         return self._send("POST", EVENTS.format(quote(namespace)), {}, headers, self._limits.read, body)
 
     def patch_event(self, namespace: str, name: str, body: Mapping[str, Any]) -> Response:
-        """Change an event by a JSON merge patch. Raises Trouble."""
+        """Change an event by a JSON merge patch. Raises RequestFailed."""
         headers = {"Content-Type": "application/merge-patch+json"}
         path = f"{EVENTS.format(quote(namespace))}/{quote(name)}"
         return self._send("PATCH", path, {}, headers, self._limits.read, body)
@@ -221,7 +221,7 @@ class Client:
             old = self._connection
             try:
                 self.connect()
-            except Unusable as error:
+            except KubeconfigError as error:
                 log.warning("credentials cannot be read again; the old ones stay", reason=str(error))
                 return
             if old is not None:
@@ -250,7 +250,7 @@ class Client:
     ) -> Response:
         connection = self._connection if self._ready.wait(self._limits.connect) else None
         if connection is None:
-            raise Trouble("not connected yet")
+            raise RequestFailed("not connected yet")
         api = connection.api
         began, code = time.monotonic(), "<error>"
         try:
@@ -282,7 +282,7 @@ class ApiSource:
         kubeconfig: Path | None,
         master: str,
         node_name: str,
-        limits: Limits | None = None,
+        limits: ClientLimits | None = None,
         pace: Pace | None = None,
         *,
         observe: Observe = lambda *_: None,
@@ -291,12 +291,12 @@ class ApiSource:
         self._pace = pace
         self._node_name = node_name
         self._reflectors: list[Reflector] = []
-        self._neighbourhood: Neighbourhood | None = None
+        self._neighbourhood: OtherNodes | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, inbox: Inbox) -> None:
-        """Begin to deliver; a configuration that can never work is a `Failed`."""
+        """Begin to deliver; a configuration that can never work is a `SourceFailed`."""
         self._thread = threading.Thread(target=self._open, args=(inbox,), name="api", daemon=True)
         self._thread.start()
 
@@ -319,13 +319,13 @@ class ApiSource:
         # In a thread: importing takes a third of a second, and an exec plugin as long as it likes.
         try:
             self.client.connect()
-        except Unusable as error:
-            inbox.put(Failed(str(error)))
+        except KubeconfigError as error:
+            inbox.put(SourceFailed(str(error)))
             return
         # Before anything is listed, so that no Service gets the address first.
         locator = Locator(self.client.url, inbox)
         seconds = locator.look()
-        self._neighbourhood = Neighbourhood(self.client, self._node_name, inbox)
+        self._neighbourhood = OtherNodes(self.client, self._node_name, inbox)
         self._neighbourhood.start()
         self._reflectors = [Reflector(kind, self.client, inbox, self._pace) for kind in Kind]
         for reflector in self._reflectors:

@@ -1,7 +1,8 @@
 """A connection to the Kubernetes API: what was configured, made into the kubernetes package's ApiClient.
 
-In: a kubeconfig, `--master`, or the pod's service account. Out: a `Connection`, or `Unusable` when there can never
-be one. The package is imported late, since it takes a third of a second. Nothing secret may reach the log.
+In: a kubeconfig, `--master`, or the pod's service account. Out: a `Connection`, or `KubeconfigError` when there
+can never be one. The package is imported late, since it takes a third of a second. Nothing secret may reach the
+log.
 """
 
 import base64
@@ -16,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from ipvsproxy.kube.api import Trouble
+from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.exec_plugin import Credential, Plugin, PluginFailed
 from ipvsproxy.kube.kubeconfig import Content, Kubeconfig, TokenFile, read_kubeconfig
-from ipvsproxy.kube.section import Unusable, reason
+from ipvsproxy.kube.section import KubeconfigError, reason
 from ipvsproxy.kube.urls import checked_server, proxy_of
 
 # Keepalive finds a dead peer in a minute; read timeouts one that answers probes and nothing else.
@@ -46,7 +47,7 @@ class Connection:
         return str(self.api.configuration.host)
 
     def signed(self, headers: Mapping[str, str]) -> Any:
-        """Return the headers of a request with those that say who asks. Raises Trouble when nobody can tell."""
+        """Return the headers of a request with those that say who asks. Raises RequestFailed if none can tell."""
         from urllib3 import HTTPHeaderDict
 
         found = HTTPHeaderDict(headers)
@@ -74,7 +75,7 @@ class _Memory:
 
 
 def build(kubeconfig: Path | None, master: str) -> Connection:
-    """Return a connection for what was configured; no server is asked yet. Raises Unusable."""
+    """Return a connection for what was configured; no server is asked yet. Raises KubeconfigError."""
     if kubeconfig is not None:
         config = read_kubeconfig(kubeconfig, master)
     elif master:
@@ -102,7 +103,7 @@ def _service_account() -> Kubeconfig:
     """Return what a pod knows of its cluster, as client-go's rest.InClusterConfig finds it."""
     host, port = _service()
     if not in_cluster():
-        raise Unusable(f"{NO_CLUSTER}: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+        raise KubeconfigError(f"{NO_CLUSTER}: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
     where = "in-cluster configuration"
     name = f"[{host}]" if ":" in host else host
     authority = ACCOUNT / "ca.crt"
@@ -130,7 +131,7 @@ def _client(config: Kubeconfig) -> Any:
     try:
         api = ApiClient(configuration)
     except (HTTPError, OSError, ValueError) as error:
-        raise Unusable(f"{config.cluster}: {reason(error)}") from None
+        raise KubeconfigError(f"{config.cluster}: {reason(error)}") from None
     api.user_agent = "ipvsproxy"
     return api
 
@@ -139,7 +140,7 @@ def _try(connection: Connection) -> None:
     """Ask the program at once: what it says is wrong should be seen at the start. Each request asks again."""
     try:
         connection.signed({})
-    except Trouble as error:
+    except RequestFailed as error:
         log.warning("Got no credential, trying again with each request", reason=error.reason)
 
 
@@ -198,9 +199,9 @@ def _load(where: str, load: Callable[[], None]) -> None:
     except ssl.SSLError as error:
         known = (error.reason or "").replace("_", " ").lower()
         words = known or "no certificate or key in PEM can be read"
-        raise Unusable(f"{where}: {words}") from None
+        raise KubeconfigError(f"{where}: {words}") from None
     except (OSError, ValueError) as error:
-        raise Unusable(f"{where}: {reason(error)}") from None
+        raise KubeconfigError(f"{where}: {reason(error)}") from None
 
 
 def _no_password() -> str:
@@ -236,14 +237,14 @@ class _Renewal:
         self._certificate = b""
 
     def authorization(self) -> str:
-        """Return the header of the moment, empty where a certificate says it all. Raises Trouble."""
+        """Return the header of the moment, empty where a certificate says it all. Raises RequestFailed."""
         with self._lock:
             try:
                 found = self._plugin.credential()
                 if found.certificate != self._certificate:
                     self._use(found)
-            except (PluginFailed, Unusable) as error:
-                raise Trouble(str(error)) from None
+            except (PluginFailed, KubeconfigError) as error:
+                raise RequestFailed(str(error)) from None
         return f"Bearer {found.token}" if found.token else ""
 
     def _use(self, found: Credential) -> None:

@@ -2,7 +2,7 @@
 
 In: JSON bytes (the API) or already parsed mappings (manifests). Out: a `Decoded`: the value, or None for an
 object that is right but not ours to proxy (headless, ExternalName, another proxy's), together with complaints
-about parts that had to be left out. An object that cannot be understood raises `Refused`, which names the
+about parts that had to be left out. An object that cannot be understood raises `InvalidObject`, which names the
 field; it costs that object only.
 
 The raw fields are named in `kube.raw`; what they mean is decided in `kube.service`, `kube.endpoint_slice` and
@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.ceilings import OBJECT_BYTES
-from ipvsproxy.kube.decoded import Decoded, Refused, short
+from ipvsproxy.kube.decoded import Decoded, InvalidObject, short
 from ipvsproxy.kube.defaults import NAMESPACE
 from ipvsproxy.kube.endpoint_slice import build_slice
-from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.node import build_node
 from ipvsproxy.kube.raw import Identity, Meta, Metadata, RawEndpointSlice, RawNode, RawService
 from ipvsproxy.kube.service import build_service
@@ -35,10 +35,10 @@ UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, Recurs
 def decode_json(kind: Kind, data: bytes | msgspec.Raw) -> Decoded:
     """Decode one object from JSON.
 
-    Raises Refused when it cannot be used.
+    Raises InvalidObject when it cannot be used.
     """
     if memoryview(data).nbytes > OBJECT_BYTES:
-        raise Refused("", f"more than {OBJECT_BYTES} bytes of JSON")
+        raise InvalidObject("", f"more than {OBJECT_BYTES} bytes of JSON")
     decode, build = _JSON_READERS[kind]
     try:
         return build(decode(data))
@@ -49,7 +49,7 @@ def decode_json(kind: Kind, data: bytes | msgspec.Raw) -> Decoded:
 def decode_mapping(kind: Kind, tree: Any) -> Decoded:
     """Decode one object from parsed YAML or JSON.
 
-    Raises Refused when it cannot be used.
+    Raises InvalidObject when it cannot be used.
     """
     try:
         return _BUILDERS[kind](msgspec.convert(tree, _RAW_TYPES[kind]))
@@ -60,7 +60,7 @@ def decode_mapping(kind: Kind, tree: Any) -> Decoded:
 def identify(data: Any) -> Identity:
     """Return name, namespace and version of an object that may be wrong elsewhere (JSON or a mapping).
 
-    A bookmark has no name. Raises Refused when not even this much can be read.
+    A bookmark has no name. Raises InvalidObject when not even this much can be read.
     """
     try:
         if isinstance(data, bytes | msgspec.Raw):
@@ -73,21 +73,21 @@ def identify(data: Any) -> Identity:
 def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
     """Return `namespace/name`, or the name for kinds without a namespace.
 
-    Raises Refused when there is no name, or one that the API server would not take.
+    Raises InvalidObject when there is no name, or one that the API server would not take.
     """
     if not metadata.name:
-        raise Refused("metadata.name", "missing")
+        raise InvalidObject("metadata.name", "missing")
     for field, text in (("metadata.name", metadata.name), ("metadata.namespace", metadata.namespace)):
         if text and (len(text) > LONGEST_NAME or not NAME.fullmatch(text)):
-            raise Refused(field, f"{short(text)!r} is not a name")
+            raise InvalidObject(field, f"{short(text)!r} is not a name")
     return metadata.name if kind is Kind.NODE else f"{metadata.namespace or NAMESPACE}/{metadata.name}"
 
 
-def _refused(error: Exception) -> Refused:
+def _refused(error: Exception) -> InvalidObject:
     """Say what msgspec says in terms of a field."""
     if isinstance(error, msgspec.ValidationError):
-        return Refused(*_field_and_reason(str(error)))
-    return Refused("", "nested too deeply" if isinstance(error, RecursionError) else str(error))
+        return InvalidObject(*_field_and_reason(str(error)))
+    return InvalidObject("", "nested too deeply" if isinstance(error, RecursionError) else str(error))
 
 
 def _field_and_reason(message: str) -> tuple[str, str]:

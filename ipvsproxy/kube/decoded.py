@@ -1,16 +1,16 @@
 """What decoding an object comes to, and the parts that objects of several kinds have.
 
-Out: a `Decoded`, or a `Refused` that names the field. What is said about an object is of bounded length, whatever
-the object holds.
+Out: a `Decoded`, or a `InvalidObject` that names the field. What is said about an object is of bounded length,
+whatever the object holds.
 """
 
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Object
 from ipvsproxy.kube.defaults import PROTOCOL
-from ipvsproxy.kube.inbox import Object
 from ipvsproxy.plan.model import Protocol
 
 LONGEST = 300
@@ -19,7 +19,7 @@ MOST_SAID = 5
 FAMILIES = {"IPv4": 4, "IPv6": 6}
 
 
-class Refused(ValueError):
+class InvalidObject(ValueError):
     """An object that cannot be used; `field` is its path, such as `spec.ports[0].port`."""
 
     def __init__(self, field: str, reason: str) -> None:
@@ -69,8 +69,8 @@ def addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[
 
 
 def protocol(field: str, text: str | None) -> Protocol:
-    """Return a protocol by its name, TCP for none. Raises Refused."""
+    """Return a protocol by its name, TCP for none. Raises InvalidObject."""
     try:
         return Protocol[text or PROTOCOL]
     except KeyError:
-        raise Refused(field, f"{text!r} is none of TCP, UDP, SCTP") from None
+        raise InvalidObject(field, f"{text!r} is none of TCP, UDP, SCTP") from None

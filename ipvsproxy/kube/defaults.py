@@ -9,7 +9,7 @@ are Cluster and conditions are ready unless they say otherwise, which is how `ku
 `kube.endpoint_slice` compare them.
 """
 
-from ipvsproxy.address import family, parse_ip
+from ipvsproxy.base.address import family, parse_ip
 from ipvsproxy.kube.raw import RawService, ServiceSpec
 
 NAMESPACE = "default"

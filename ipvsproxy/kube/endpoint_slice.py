@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from ipvsproxy.address import MAPPED_PREFIX, family, parse_ip
-from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, protocol, said
+from ipvsproxy.base.address import MAPPED_PREFIX, family, parse_ip
+from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, protocol, said
 from ipvsproxy.kube.defaults import NAMESPACE, PORT_NAME
 from ipvsproxy.kube.raw import Conditions, RawEndpoint, RawEndpointSlice, RawSlicePort
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, SlicePort
@@ -20,7 +20,7 @@ MOST_HINTS = 8
 
 
 def build_slice(raw: RawEndpointSlice) -> Decoded:
-    """Return the slice, None for one of no use to a proxy. Raises Refused."""
+    """Return the slice, None for one of no use to a proxy. Raises InvalidObject."""
     labels = raw.metadata.labels or {}
     service = labels.get(SERVICE_NAME_LABEL, "")
     if HEADLESS_LABEL in labels:
@@ -28,9 +28,9 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
     if raw.address_type == "FQDN":
         return Decoded(None, skipped="addressType FQDN: names are not proxied, only addresses")
     if not raw.address_type:
-        raise Refused("addressType", "missing; it is IPv4 or IPv6, and there is no default")
+        raise InvalidObject("addressType", "missing; it is IPv4 or IPv6, and there is no default")
     if raw.address_type not in FAMILIES:
-        raise Refused("addressType", f"{raw.address_type!r} is none of IPv4, IPv6, FQDN")
+        raise InvalidObject("addressType", f"{raw.address_type!r} is none of IPv4, IPv6, FQDN")
     if not service:
         return Decoded(None, skipped=f"no label {SERVICE_NAME_LABEL}, which names the Service")
     complaints: list[str] = []

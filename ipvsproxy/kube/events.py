@@ -1,9 +1,10 @@
 """Notices into Events of the API (events.k8s.io/v1), in a thread of their own.
 
-In: `Notice`s, from any thread; `put` returns at once. Out: requests through a `Door`. Events are for people who
-look, so everything about them gives way: repeats of one event within SERIES_SECONDS become a count in the first
-one, each namespace has a budget, all of them have one together, and the node has its own. An API server that is
-away is waited for a while. Nothing is done that the role system:node-proxier does not allow (contract 2, 6.1).
+In: `EventNote`s, from any thread; `put` returns at once. Out: requests through a `EventClient`. Events are for
+people who look, so everything about them gives way: repeats of one event within SERIES_SECONDS become a count in
+the first one, each namespace has a budget, all of them have one together, and the node has its own. An API server
+that is away is waited for a while. Nothing is done that the role system:node-proxier does not allow (contract 2,
+6.1).
 """
 
 import itertools
@@ -18,9 +19,9 @@ from typing import Protocol as Interface
 
 import structlog
 
-from ipvsproxy.budget import Budget, Rate
-from ipvsproxy.kube.api import NO_ANSWER, Response, Trouble, trouble_of
-from ipvsproxy.report import Notice, Severity, Subject
+from ipvsproxy.base.budget import Budget, Rate
+from ipvsproxy.exchange.report import EventNote, Severity, Subject
+from ipvsproxy.kube.api import NO_ANSWER, RequestFailed, Response, failure_of
 
 CONTROLLER = "kube-proxy"
 QUEUE = 500
@@ -36,8 +37,8 @@ NOT_FOUND = 404
 log = structlog.get_logger()
 
 
-class Door(Interface):
-    """The way to the API's events. Raises Trouble when there is no answer."""
+class EventClient(Interface):
+    """The way to the API's events. Raises RequestFailed when there is no answer."""
 
     def connect(self) -> None:
         """Read the configuration; no server is asked yet. Raises Unusable."""
@@ -49,7 +50,7 @@ class Door(Interface):
         """Change an event by a JSON merge patch."""
 
 
-class Pace(NamedTuple):
+class EventLimits(NamedTuple):
     """Events of a namespace, of all of them, and of the node; first and longest wait; the clock counts seconds."""
 
     each: Rate = EACH
@@ -60,10 +61,10 @@ class Pace(NamedTuple):
     clock: Callable[[], float] = time.monotonic
 
 
-class Series:
+class EventSeries:
     """One event, made or to be made, and how often it has happened since it was first heard of."""
 
-    def __init__(self, notice: Notice, now: float) -> None:
+    def __init__(self, notice: EventNote, now: float) -> None:
         self.notice = notice
         self.name = ""
         self.moment = datetime.now(UTC)
@@ -80,27 +81,29 @@ class Series:
 class Events:
     """Sends notices once it has begun. `sent` is told what became of each: sent, failed or dropped."""
 
-    def __init__(self, host: str, sent: Callable[[str], None] = lambda _: None, pace: Pace | None = None) -> None:
+    def __init__(
+        self, host: str, sent: Callable[[str], None] = lambda _: None, pace: EventLimits | None = None
+    ) -> None:
         # Held and not inherited from: a new Python may use any name in its Thread, as 3.13 does with `_handle`.
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._instance = f"{CONTROLLER}-{host}"[:128]
-        self._door: Door | None = None
+        self._client: EventClient | None = None
         self._sent = sent
-        self._pace = pace or Pace()
-        self._queue: queue.Queue[Series | None] = queue.Queue(QUEUE)
+        self._pace = pace or EventLimits()
+        self._queue: queue.Queue[EventSeries | None] = queue.Queue(QUEUE)
         self._lock = threading.Lock()
         # In the order in which they last happened.
-        self._series: dict[Notice, Series] = {}
+        self._series: dict[EventNote, EventSeries] = {}
         self._budget = Budget(self._pace.clock, self._pace.each, self._pace.node, self._pace.together)
         self._stopping = threading.Event()
         self._numbers = itertools.count(1)
 
-    def begin(self, door: Door | None) -> None:
+    def begin(self, client: EventClient | None) -> None:
         """Start to send; without a door (manifests) notices are only logged."""
-        self._door = door
+        self._client = client
         self._thread.start()
 
-    def put(self, notice: Notice) -> None:
+    def put(self, notice: EventNote) -> None:
         """Take a notice; never blocks and never fails. What is above a budget is dropped, not queued."""
         now = self._pace.clock()
         with self._lock:
@@ -113,7 +116,7 @@ class Events:
                     series.told = now
                     self._enqueue(series)
             elif self._budget.take(notice.subject.namespace):
-                self._series[notice] = series = Series(notice, now)
+                self._series[notice] = series = EventSeries(notice, now)
                 if not self._enqueue(series):
                     del self._series[notice]
                 self._tell_dropped(notice.subject.namespace)
@@ -128,7 +131,7 @@ class Events:
                 return
             del self._series[notice]
 
-    def _enqueue(self, series: Series) -> bool:
+    def _enqueue(self, series: EventSeries) -> bool:
         """Have an event made or counted; a part of the queue is kept for the node."""
         namespace = series.notice.subject.namespace
         if self._queue.qsize() < (QUEUE - KEPT_FOR_NODE if namespace else QUEUE):
@@ -158,38 +161,38 @@ class Events:
         self._thread.join(seconds)
         self._stopping.set()
 
-    def _handle(self, series: Series) -> None:
+    def _handle(self, series: EventSeries) -> None:
         with self._lock:
             series.is_queued = False
             notice, moment, count = series.notice, series.moment, series.count
-        if self._door is None:
+        if self._client is None:
             log.debug("event", reason=notice.reason, about=notice.subject.name, note=notice.note)
         elif not (self._repeat(series, moment, count) if series.name else self._create(series, moment)):
             with self._lock:
                 if self._series.get(notice) is series:
                     del self._series[notice]
 
-    def _create(self, series: Series, moment: datetime) -> bool:
+    def _create(self, series: EventSeries, moment: datetime) -> bool:
         notice = series.notice
         name = f"{notice.subject.name[:200]}.{int(moment.timestamp() * 1e6):x}{next(self._numbers):x}"
         body = event(notice, name, self._instance, moment)
-        made = self._try(lambda door: door.create_event(namespace_of(notice.subject), body))
+        made = self._try(lambda client: client.create_event(namespace_of(notice.subject), body))
         if made:
             series.name = name
         return made
 
-    def _repeat(self, series: Series, moment: datetime, count: int) -> bool:
+    def _repeat(self, series: EventSeries, moment: datetime, count: int) -> bool:
         """Tell the API how often it has happened."""
         body = {"series": {"count": count, "lastObservedTime": micro_time(moment)}}
-        return self._try(lambda door: door.patch_event(namespace_of(series.notice.subject), series.name, body))
+        return self._try(lambda client: client.patch_event(namespace_of(series.notice.subject), series.name, body))
 
-    def _try(self, call: Callable[[Door], Response]) -> bool:
+    def _try(self, call: Callable[[EventClient], Response]) -> bool:
         """Make a request, again while the server is away; tell whether it was accepted."""
         first, longest = self._pace.retry
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._request(call)
-            except Trouble as trouble:
+            except RequestFailed as trouble:
                 again = trouble.status in (NO_ANSWER, 429) or trouble.status >= 500
                 wait = min(longest, first * 2**attempt)
                 if again and attempt < ATTEMPTS and not self._stopping.wait(wait):
@@ -201,19 +204,19 @@ class Events:
             return True
         return False
 
-    def _request(self, call: Callable[[Door], Response]) -> None:
-        if self._door is None:
+    def _request(self, call: Callable[[EventClient], Response]) -> None:
+        if self._client is None:
             return
-        response = call(self._door)
+        response = call(self._client)
         try:
             body = response.read()
             if response.status >= 300:
-                raise trouble_of(response.status, body, response.headers)
+                raise failure_of(response.status, body, response.headers)
         finally:
             response.close()
 
 
-def event(notice: Notice, name: str, instance: str, moment: datetime) -> dict[str, Any]:
+def event(notice: EventNote, name: str, instance: str, moment: datetime) -> dict[str, Any]:
     """Return the Event object of a notice."""
     subject = notice.subject
     return {
@@ -231,27 +234,31 @@ def event(notice: Notice, name: str, instance: str, moment: datetime) -> dict[st
     }
 
 
-def starting(node: str) -> Notice:
+def starting(node: str) -> EventNote:
     """Return the notice of a start, as kube-proxy has it."""
     # The kubelet's convention: a Node is referred to by its name in place of its uid.
-    return Notice(Subject("Node", "", node, node), Severity.NORMAL, "Starting", "StartKubeProxy")
+    return EventNote(Subject("Node", "", node, node), Severity.NORMAL, "Starting", "StartKubeProxy")
 
 
-def replacing(node: str, note: str) -> Notice:
+def replacing(node: str, note: str) -> EventNote:
     """Return the notice that Services are served in another mode than the settings name."""
-    return Notice(Subject("Node", "", node, node), Severity.WARNING, "ProxyModeReplaced", "StartKubeProxy", note)
+    return EventNote(
+        Subject("Node", "", node, node), Severity.WARNING, "ProxyModeReplaced", "StartKubeProxy", note
+    )
 
 
-def waiting(node: str, holder: str) -> Notice:
+def waiting(node: str, holder: str) -> EventNote:
     """Return the notice that another proxy has this node."""
     note = f"another ipvsproxy has this node ({holder}); this one takes over when it ends"
-    return Notice(Subject("Node", "", node, node), Severity.NORMAL, "WaitingForOtherProxy", "StartKubeProxy", note)
+    return EventNote(
+        Subject("Node", "", node, node), Severity.NORMAL, "WaitingForOtherProxy", "StartKubeProxy", note
+    )
 
 
-def cannot_listen(node: str, server: str, note: str) -> Notice:
+def cannot_listen(node: str, server: str, note: str) -> EventNote:
     """Return the notice that the server `healthz` or `metrics` cannot listen and the process ends."""
     reason = "FailedToStartProxierHealthcheck" if server == "healthz" else "FailedToStartMetricServer"
-    return Notice(Subject("Node", "", node, node), Severity.WARNING, reason, "StartKubeProxy", note)
+    return EventNote(Subject("Node", "", node, node), Severity.WARNING, reason, "StartKubeProxy", note)
 
 
 def namespace_of(subject: Subject) -> str:

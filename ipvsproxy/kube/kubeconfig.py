@@ -2,8 +2,8 @@
 
 In: the path of a kubeconfig and perhaps another server's URL. Out: what its current context says, as a
 `Kubeconfig` from which `kube.connection` makes a connection. Everything that client-go takes is taken (its
-tools/clientcmd: validation.go, client_config.go); what can never work is `Unusable`, one sentence with file,
-context and field. Contents of credentials never get into such a sentence.
+tools/clientcmd: validation.go, client_config.go); what can never work is `KubeconfigError`, one sentence with
+file, context and field. Contents of credentials never get into such a sentence.
 """
 
 import time
@@ -17,10 +17,10 @@ import yaml
 
 from ipvsproxy.config.yamltext import Malformed, first_document
 from ipvsproxy.kube.exec_plugin import Plugin, read_plugin
-from ipvsproxy.kube.section import Section, Unusable, reason
+from ipvsproxy.kube.section import KubeconfigError, Section, reason
 from ipvsproxy.kube.urls import checked_proxy, checked_server
 
-__all__ = ["Kubeconfig", "TokenFile", "Unusable", "read_kubeconfig"]
+__all__ = ["Kubeconfig", "KubeconfigError", "TokenFile", "read_kubeconfig"]
 
 TOKEN_SECONDS = 60.0
 
@@ -64,14 +64,14 @@ class TokenFile:
         instead: str = "",
         where: str = "token file",
     ) -> None:
-        """Read the token, or take `instead`. Raises Unusable when there is neither."""
+        """Read the token, or take `instead`. Raises KubeconfigError when there is neither."""
         self.path = path
         self._clock = clock
         self._where = where
         self._token = instead
         try:
             self._token = self._read()
-        except Unusable:
+        except KubeconfigError:
             if not instead:
                 raise
         self._read_at = clock()
@@ -81,7 +81,7 @@ class TokenFile:
         if self._clock() - self._read_at >= TOKEN_SECONDS:
             try:
                 self._token = self._read()
-            except Unusable as error:
+            except KubeconfigError as error:
                 log.warning("token file of no use; the last token stays", reason=str(error))
             self._read_at = self._clock()
         return self._token
@@ -90,28 +90,28 @@ class TokenFile:
         try:
             token = self.path.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise Unusable(f"{self._where} {self.path}: {reason(error)}") from None
+            raise KubeconfigError(f"{self._where} {self.path}: {reason(error)}") from None
         if not token or not _is_token(token):
-            raise Unusable(f"{self._where} {self.path}: holds no token")
+            raise KubeconfigError(f"{self._where} {self.path}: holds no token")
         return token
 
 
 def read_kubeconfig(path: Path, master: str = "") -> Kubeconfig:
     """Return the current context of a kubeconfig, `master` replacing its server.
 
-    Raises Unusable.
+    Raises KubeconfigError.
     """
     file = Section(f"kubeconfig {path}", _tree(path), path.parent, ": ")
     said = (file.text("apiVersion") or "v1", file.text("kind") or "Config")
     if said != ("v1", "Config"):
-        raise Unusable(f"{file.where}: apiVersion {said[0]!r}, kind {said[1]!r}: not v1, Config")
+        raise KubeconfigError(f"{file.where}: apiVersion {said[0]!r}, kind {said[1]!r}: not v1, Config")
     name = file.text("current-context")
     if not name and not master:
-        raise Unusable(f"{file.where}: current-context: missing")
+        raise KubeconfigError(f"{file.where}: current-context: missing")
     within = f"kubeconfig {path}: context {name!r}"
     context = _named(file, "contexts", name, within) if name else Section(within, None, path.parent)
     if context is None:
-        raise Unusable(f"kubeconfig {path}: contexts: none is named {name!r}")
+        raise KubeconfigError(f"kubeconfig {path}: contexts: none is named {name!r}")
     cluster = _cluster(file, context, within, master)
     user_name = context.text("user")
     user = _named(file, "users", user_name, within) if user_name else None
@@ -127,17 +127,17 @@ def _tree(path: Path) -> Any:
         found = first_document(path.read_bytes())
         tree = found.loader.construct_document(found.root) if found.root is not None else None
     except Malformed as error:
-        raise Unusable(f"{where}: {error}") from None
+        raise KubeconfigError(f"{where}: {error}") from None
     except OSError as error:
-        raise Unusable(f"{where}: {reason(error)}") from None
+        raise KubeconfigError(f"{where}: {reason(error)}") from None
     except (yaml.MarkedYAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        raise Unusable(f"{where}: {line}a value has a tag that it does not fit") from None
+        raise KubeconfigError(f"{where}: {line}a value has a tag that it does not fit") from None
     for other in found.ignored:
         log.warning("Ignored a document: only the first one of a file counts", file=str(path), document=str(other))
     if not isinstance(tree, Mapping | None):
-        raise Unusable(f"{where}: not a mapping")
+        raise KubeconfigError(f"{where}: not a mapping")
     return tree
 
 
@@ -147,7 +147,7 @@ def _named(file: Section, field: str, name: str, within: str) -> Section | None:
     for entry in file.sections(field):
         own = entry.text("name")
         if own in names:
-            raise Unusable(f"{file.where}: {field}: two are named {own!r}")
+            raise KubeconfigError(f"{file.where}: {field}: two are named {own!r}")
         names[own] = entry
     if name not in names:
         return None
@@ -160,7 +160,7 @@ def _cluster(file: Section, context: Section, within: str, master: str) -> Secti
     name = context.text("cluster")
     cluster = _named(file, "clusters", name, within)
     if cluster is None and not master:
-        raise Unusable(f"{within}: clusters: none is named {name!r}")
+        raise KubeconfigError(f"{within}: clusters: none is named {name!r}")
     return cluster or Section(f"{within}: clusters[{name}].cluster", None, Path())
 
 

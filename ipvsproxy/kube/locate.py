@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.kube.inbox import ApiServers, Inbox
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import ApiServers, Inbox
 
 RESOLVED_SECONDS, UNRESOLVED_SECONDS = 60.0, 5.0
 DEFAULT_PORTS = {"http": 80}

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from ipvsproxy.exchange.inbox import Kind, Object
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
-from ipvsproxy.kube.decoded import Decoded, Refused
+from ipvsproxy.kube.decoded import Decoded, InvalidObject
 from ipvsproxy.kube.documents import Item, read
 from ipvsproxy.kube.hints import ENDPOINTS
-from ipvsproxy.kube.inbox import Kind, Object
 from ipvsproxy.kube.text import Unreadable
 
 GROUPS = {Kind.SERVICE: "", Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NODE: ""}
@@ -35,7 +35,7 @@ Ident = tuple[Kind, str]
 Signature = tuple[int, ...]
 
 
-class Refusal(NamedTuple):
+class ItemRefusal(NamedTuple):
     """An object that was not taken; `ident` is None when it does not even say its name."""
 
     document: int
@@ -50,47 +50,47 @@ class Refusal(NamedTuple):
         return self.ident, self.field, self.reason
 
 
-class Content(msgspec.Struct):
+class FileContent(msgspec.Struct):
     """What one file says. A value of None is an object that is right but not proxied; `skipped` says why.
 
     `unread` counts objects of kinds that are not read, `endpoints` are keys of those of kind Endpoints.
     """
 
     good: dict[Ident, Object | None] = msgspec.field(default_factory=dict)
-    refused: list[Refusal] = msgspec.field(default_factory=list)
+    refused: list[ItemRefusal] = msgspec.field(default_factory=list)
     complaints: dict[Ident, tuple[str, ...]] = msgspec.field(default_factory=dict)
     skipped: dict[Ident, str] = msgspec.field(default_factory=dict)
     unread: dict[str, int] = msgspec.field(default_factory=dict)
     endpoints: set[str] = msgspec.field(default_factory=set)
 
 
-def parse(name: str, data: bytes) -> Content:
+def parse(name: str, data: bytes) -> FileContent:
     """Return what a file says.
 
     Raises Unreadable when the file as a whole makes no sense.
     """
     if not data.strip():
         raise Unreadable("empty: somebody is writing it, or cut it off")
-    content = Content()
+    content = FileContent()
     found = read(name, data)
     for item in found.items:
         _take(item, content)
     content.refused = _bounded(content.refused)
-    content.refused.extend(Refusal(broken.document, 0, None, "", str(broken.error)) for broken in found.broken)
+    content.refused.extend(ItemRefusal(broken.document, 0, None, "", str(broken.error)) for broken in found.broken)
     return content
 
 
-def _bounded(refused: list[Refusal]) -> list[Refusal]:
+def _bounded(refused: list[ItemRefusal]) -> list[ItemRefusal]:
     """Return the refusals, of objects without a name only the first ones."""
     nameless = [refusal for refusal in refused if refusal.ident is None]
     if len(nameless) <= MOST_NAMELESS:
         return refused
     more = f"and {len(nameless) - MOST_NAMELESS} more objects without a kind or name"
-    last = Refusal(nameless[MOST_NAMELESS].document, 0, None, "", more)
+    last = ItemRefusal(nameless[MOST_NAMELESS].document, 0, None, "", more)
     return [r for r in refused if r.ident is not None] + nameless[:MOST_NAMELESS] + [last]
 
 
-def _take(item: Item, content: Content) -> None:
+def _take(item: Item, content: FileContent) -> None:
     ident = None
     try:
         kind = kind_of(item)
@@ -99,8 +99,8 @@ def _take(item: Item, content: Content) -> None:
             return
         ident = (kind, key_of(kind, identify(item.body)))
         decoded = _decode(kind, item, repeated=ident in content.good)
-    except Refused as refused:
-        content.refused.append(Refusal(item.document, item.place, ident, refused.field, refused.reason))
+    except InvalidObject as refused:
+        content.refused.append(ItemRefusal(item.document, item.place, ident, refused.field, refused.reason))
         return
     content.good[ident] = decoded.object
     if decoded.complaints:
@@ -109,7 +109,7 @@ def _take(item: Item, content: Content) -> None:
         content.skipped[ident] = decoded.skipped
 
 
-def _note_unread(item: Item, content: Content) -> None:
+def _note_unread(item: Item, content: FileContent) -> None:
     name = kind_and_group(item)
     content.unread[name] = content.unread.get(name, 0) + 1
     if key := endpoints_key(item):
@@ -128,7 +128,7 @@ def endpoints_key(item: Item) -> str:
         return ""
     try:
         return key_of(Kind.ENDPOINT_SLICE, identify(item.body))
-    except Refused:
+    except InvalidObject:
         return ""
 
 
@@ -136,7 +136,7 @@ def kind_of(item: Item) -> Kind | None:
     """Return the kind, None for one we do not read (also a Service of another API group)."""
     if not item.kind:
         table = "; kubectl needs -o yaml or -o json" if isinstance(item.body, str) else ""
-        raise Refused("kind", f"missing: this is no Kubernetes object{table}")
+        raise InvalidObject("kind", f"missing: this is no Kubernetes object{table}")
     kind = KINDS.get(item.kind)
     group, _, version = item.api_version.rpartition("/")
     if kind is None or not item.api_version:
@@ -144,13 +144,13 @@ def kind_of(item: Item) -> Kind | None:
     if group != GROUPS[kind]:
         return None
     if version != "v1":
-        raise Refused("apiVersion", f"{item.api_version!r} is not read, only v1")
+        raise InvalidObject("apiVersion", f"{item.api_version!r} is not read, only v1")
     return kind
 
 
 def _decode(kind: Kind, item: Item, *, repeated: bool) -> Decoded:
     if repeated:
-        raise Refused("metadata.name", "the file has this object already")
+        raise InvalidObject("metadata.name", "the file has this object already")
     return (decode_json if isinstance(item.body, msgspec.Raw) else decode_mapping)(kind, item.body)
 
 
@@ -178,7 +178,7 @@ class File:
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
-        self.content = Content()
+        self.content = FileContent()
         self._path = path
         self._signature: Signature | None = None
         self._digest = b""
@@ -217,7 +217,7 @@ class File:
             self._accept(content)
         self._digest = digest
 
-    def _accept(self, content: Content) -> None:
+    def _accept(self, content: FileContent) -> None:
         if self.problem:
             log.info("manifest file accepted again", file=self.name)
         self.problem = ""
@@ -246,7 +246,7 @@ def _signature(status: os.stat_result) -> Signature:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def carry_over(old: Content, new: Content) -> None:
+def carry_over(old: FileContent, new: FileContent) -> None:
     """Keep the last good versions of refused objects, and the identity of values that did not change."""
     refused = {refusal.ident for refusal in new.refused}
     # Somebody lost its name: any of the old objects that are missing now may be the one.
@@ -258,7 +258,7 @@ def carry_over(old: Content, new: Content) -> None:
             new.good[ident] = value
 
 
-def _log_content(name: str, old: Content, new: Content) -> None:
+def _log_content(name: str, old: FileContent, new: FileContent) -> None:
     """Say what is wrong in a file, leaving out what was said about it before."""
     said = {refusal.said for refusal in old.refused}
     for refusal in new.refused:
@@ -276,7 +276,7 @@ def _log_content(name: str, old: Content, new: Content) -> None:
             log.info("manifest object accepted again", file=name, kind=ident[0], object=ident[1])
 
 
-def _log_refusal(name: str, refusal: Refusal) -> None:
+def _log_refusal(name: str, refusal: ItemRefusal) -> None:
     where: dict[str, Any] = {"document": refusal.document}
     if refusal.place:
         where["item"] = refusal.place

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import structlog
 
-from ipvsproxy.folders import News
+from ipvsproxy.base.directory_watch import DirectoryWatcher
+from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, Object, SourceFailed
 from ipvsproxy.kube.hints import NOTHING, unread_endpoints, what_is_there
-from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed, Object
 from ipvsproxy.kube.manifest_file import File, Ident
-from ipvsproxy.kube.tree import Found, look
+from ipvsproxy.kube.tree import FoundFiles, look
 from ipvsproxy.plan.model import EndpointSlice
 
 # Looked at so often in any case, for file systems that announce nothing.
@@ -67,7 +67,7 @@ class Folder:
         self._note_lacks(found)
         return self._changes()
 
-    def _look(self) -> Found:
+    def _look(self) -> FoundFiles:
         device = self._path.stat().st_dev
         found = look(self._path)
         if not found.files and self._files and device != self._device:
@@ -77,14 +77,14 @@ class Folder:
         self.folders = tuple(found.folders)
         return found
 
-    def _unreadable(self, found: Found) -> set[str]:
+    def _unreadable(self, found: FoundFiles) -> set[str]:
         """Return the files that were in folders that cannot be read now: what they held stays."""
         for name, reason in sorted(found.problems.items() - self._problems):
             log.warning("Folder within the manifests folder could not be read", folder=name, err=reason)
         self._problems = set(found.problems.items())
         return {name for name in self._files if any(name.startswith(folder) for folder in found.problems)}
 
-    def _note_lacks(self, found: Found) -> None:
+    def _note_lacks(self, found: FoundFiles) -> None:
         """Log what is missing in the folder as a whole, each once."""
         contents = [file.content for file in self._files.values()]
         slices = (value for content in contents for value in content.good.values())
@@ -155,11 +155,11 @@ class ManifestSource:
     def __init__(self, folder: Path) -> None:
         self._path = folder
         self._folder = Folder(folder)
-        self._news = News([folder], LOOK_SECONDS)
+        self._news = DirectoryWatcher([folder], LOOK_SECONDS)
         self._thread: threading.Thread | None = None
 
     def start(self, inbox: Inbox) -> None:
-        """Begin to deliver; a folder that cannot be read is a `Failed`."""
+        """Begin to deliver; a folder that cannot be read is a `SourceFailed`."""
         self._thread = threading.Thread(target=self._run, args=(inbox,), name="manifests", daemon=True)
         self._thread.start()
 
@@ -173,7 +173,7 @@ class ManifestSource:
         try:
             self._deliver(inbox)
         except OSError as error:
-            inbox.put(Failed(f"manifests folder {self._path}: {error.strerror or error}"))
+            inbox.put(SourceFailed(f"manifests folder {self._path}: {error.strerror or error}"))
             return
         said = ""
         for _ in self._news.looks():

@@ -1,7 +1,7 @@
 """A Node of the API into a `plan.model.Node`: contract sections 1.11 and 5.1."""
 
-from ipvsproxy.address import Cidr, parse_cidr
-from ipvsproxy.kube.decoded import Decoded, Refused, addresses, said
+from ipvsproxy.base.address import Cidr, parse_cidr
+from ipvsproxy.kube.decoded import Decoded, InvalidObject, addresses, said
 from ipvsproxy.kube.raw import NodeSpec, RawNode
 from ipvsproxy.plan.model import Node
 
@@ -10,7 +10,7 @@ DELETION_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 
 def build_node(raw: RawNode) -> Decoded:
-    """Return the Node. Raises Refused."""
+    """Return the Node. Raises InvalidObject."""
     complaints: list[str] = []
     reported = (raw.status.addresses or ()) if raw.status else ()
     texts = [a.address for kind in ("InternalIP", "ExternalIP") for a in reported if a.type == kind]
@@ -31,4 +31,4 @@ def _strict_cidr(field: str, text: str) -> Cidr:
     try:
         return parse_cidr(text)
     except ValueError as error:
-        raise Refused(field, str(error)) from None
+        raise InvalidObject(field, str(error)) from None

@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
+from ipvsproxy.exchange.inbox import Kind, Listed, Object
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
-from ipvsproxy.kube.decoded import Refused
+from ipvsproxy.kube.decoded import InvalidObject
 from ipvsproxy.kube.defaults import EXTERNAL_NAME, HEADLESS_SERVICE
 from ipvsproxy.kube.hints import NO_SLICES, unread_endpoints
-from ipvsproxy.kube.inbox import Kind, Listed, Object
 from ipvsproxy.kube.locate import Servers
-from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.model import EndpointSlice
 
 
@@ -60,7 +60,7 @@ class Objects:
         self.unread: Counter[str] = Counter()
         self.endpoints: set[str] = set()
         self.servers: Servers = ()
-        self.neighbours = Neighbours(None)
+        self.neighbours = OtherNodeAddresses(None)
         self.seen = 0
         self.notes: list[str] = []
 
@@ -70,13 +70,13 @@ class Objects:
         prefix = where and f"{where}: "
         try:
             key = key_of(kind, identify(body))
-        except Refused as error:
+        except InvalidObject as error:
             self.refused.append(f"{prefix}{kind} without a name: {error.field}: {error.reason}")
             return
         name = f"{prefix}{kind} {key}"
         try:
             decoded = decode_json(kind, body) if _is_text(body) else decode_mapping(kind, body)
-        except Refused as error:
+        except InvalidObject as error:
             self.items[kind].setdefault(key, body)
             self.refused.append(f"{name}: {error.field}: {error.reason}")
             return

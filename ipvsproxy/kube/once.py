@@ -10,15 +10,15 @@ from contextlib import suppress
 import msgspec
 
 from ipvsproxy.config import Config
-from ipvsproxy.kube.api import Transport, Trouble, read_page, trouble_of
-from ipvsproxy.kube.inbox import Kind
-from ipvsproxy.kube.kubeconfig import Unusable
+from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.kube.api import RequestFailed, Transport, failure_of, read_page
+from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.kube.locate import locate
-from ipvsproxy.kube.neighbours import Transport as NodeLists
-from ipvsproxy.kube.neighbours import look
 from ipvsproxy.kube.objects import Objects, Unavailable
+from ipvsproxy.kube.other_nodes import NodeClient as NodeLists
+from ipvsproxy.kube.other_nodes import look
 from ipvsproxy.kube.saved import read_folder
-from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.plan.addresses import OtherNodeAddresses
 
 __all__ = ["Objects", "Unavailable", "read_objects"]
 PAGE_SIZE = 500
@@ -32,9 +32,11 @@ def read_objects(config: Config) -> Objects:
 
 def _from_api(config: Config) -> Objects:
     # Imported here: a folder needs none of it, and it takes a third of a second.
-    from ipvsproxy.kube.client import Client, Limits
+    from ipvsproxy.kube.client import Client, ClientLimits
 
-    client = Client(config.kubeconfig, config.master, config.node_name, Limits(CONNECT_SECONDS, READ_SECONDS))
+    client = Client(
+        config.kubeconfig, config.master, config.node_name, ClientLimits(CONNECT_SECONDS, READ_SECONDS)
+    )
     found = Objects("the API server")
     try:
         client.connect()
@@ -45,20 +47,20 @@ def _from_api(config: Config) -> Objects:
             for raw in _pages(client, kind):
                 found.add(kind, raw)
         found.neighbours = _neighbours(client, config.node_name)
-    except (Trouble, Unusable) as error:
+    except (RequestFailed, KubeconfigError) as error:
         raise Unavailable(str(error)) from None
     finally:
         client.close()
     return found
 
 
-def _neighbours(transport: NodeLists, node_name: str) -> Neighbours:
+def _neighbours(transport: NodeLists, node_name: str) -> OtherNodeAddresses:
     """Return what can be read of other nodes: whoever may not list them is served without."""
     try:
         seen = look(transport, node_name)
-    except Trouble:
-        return Neighbours(None)
-    return Neighbours(seen.nodes, seen.pod_cidrs)
+    except RequestFailed:
+        return OtherNodeAddresses(None)
+    return OtherNodeAddresses(seen.nodes, seen.pod_cidrs)
 
 
 def _pages(transport: Transport, kind: Kind) -> Iterator[msgspec.Raw]:
@@ -67,7 +69,7 @@ def _pages(transport: Transport, kind: Kind) -> Iterator[msgspec.Raw]:
         answer = transport.list(kind, PAGE_SIZE, token, "")
         body = answer.read()
         if answer.status != http.HTTPStatus.OK:
-            raise trouble_of(answer.status, body, answer.headers)
+            raise failure_of(answer.status, body, answer.headers)
         page = read_page(kind, body)
         yield from page.items or ()
         token = page.metadata.continue_ or None

@@ -19,30 +19,30 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
-from ipvsproxy.budget import LINES, Budget, namespace_of
+from ipvsproxy.base.budget import LINES, Budget, namespace_of
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Object, Removed
 from ipvsproxy.kube.api import (
     GONE,
+    MALFORMED,
     NO_ANSWER,
-    NONSENSE,
     UNAUTHORIZED,
+    RequestFailed,
     Response,
     TooLarge,
     Transport,
-    Trouble,
+    failure_of,
     lines,
     read_event,
     read_page,
-    trouble_of,
 )
 from ipvsproxy.kube.ceilings import ANSWER_BYTES, ERROR_BYTES, WHOLE_BYTES, Room
 from ipvsproxy.kube.decode import decode_json, identify, key_of
-from ipvsproxy.kube.decoded import Decoded, Refused
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Object, Removed
+from ipvsproxy.kube.decoded import Decoded, InvalidObject
 from ipvsproxy.kube.pace import Pace
 
 PAGE_SIZE = 500
 # Troubles that say nothing about the version we resume from: waiting is all there is to do.
-PATIENT = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
+RETRYABLE = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
 RELIST_AFTER = 3
 # A watch that ends sooner, without a word, is a server in trouble and not the end of its time.
 SHORT_WATCH_SECONDS = 1.0
@@ -114,12 +114,12 @@ class Reflector:
             if self._version:
                 return self._watch()
             self._list()
-        except Trouble as trouble:
+        except RequestFailed as trouble:
             return 0 if self._stopping.is_set() else max(self._recover(trouble), self._rest())
         except Exception as error:  # noqa: BLE001 - the top of a thread: nothing may end it
             self._log.exception("following objects crashed; listing again")
             self._version = ""
-            return self._recover(Trouble(f"crash: {error!r}", NONSENSE))
+            return self._recover(RequestFailed(f"crash: {error!r}", MALFORMED))
         return 0
 
     # Listing
@@ -137,18 +137,18 @@ class Reflector:
             if not page.metadata.continue_:
                 break
             if page.metadata.continue_ == token:
-                raise Trouble("the list does not move on", NONSENSE)
+                raise RequestFailed("the list does not move on", MALFORMED)
             if self._pace.clock() > until:
-                raise Trouble(f"the list was not complete within {self._pace.list:g} s", NONSENSE)
+                raise RequestFailed(f"the list was not complete within {self._pace.list:g} s", MALFORMED)
             token = page.metadata.continue_
-        self._take_over(found)
+        self._record_list(found)
         self._note_version(version)
         self._version = version
         self._lists += 1
         self._limit = self._limit or PAGE_SIZE
         self._back()
 
-    def _take_over(self, found: "_Found") -> None:
+    def _record_list(self, found: "_Found") -> None:
         objects, kept = found.objects, found.kept
         self._said = {key: said for key, said in self._said.items() if key in objects or key in kept}
         self._room, self._full = found.room, self._full & found.full
@@ -176,7 +176,7 @@ class Reflector:
     def _sort(self, raw: msgspec.Raw, found: "_Found") -> None:
         try:
             key = key_of(self._kind, identify(raw))
-        except Refused as refused:
+        except InvalidObject as refused:
             self._log.warning("object without a name refused", field=refused.field, reason=refused.reason)
             return
         decoded = self._decode(key, raw)
@@ -221,7 +221,7 @@ class Reflector:
         if lasted >= SHORT_WATCH_SECONDS:
             return 0
         if not has_progress:
-            raise Trouble("the watch ended at once")
+            raise RequestFailed("the watch ended at once")
         return self._pace.pause(1)
 
     def _listen(self, response: Response) -> None:
@@ -236,13 +236,13 @@ class Reflector:
         """Pass one event on, then remember its version: after trouble, nothing is skipped."""
         event = read_event(line)
         if event.type == "ERROR":
-            raise trouble_of(NONSENSE, event.object, {})
+            raise failure_of(MALFORMED, event.object, {})
         try:
             identity = identify(event.object)
             if event.type != "BOOKMARK":
                 self._pass_on(event.type, key_of(self._kind, identity), event.object)
-        except Refused as refused:
-            raise Trouble(f"watch event of no object: {refused}", NONSENSE) from None
+        except InvalidObject as refused:
+            raise RequestFailed(f"watch event of no object: {refused}", MALFORMED) from None
         self._version = self._newest = identity.resource_version or self._version
 
     def _pass_on(self, type_: str, key: str, raw: msgspec.Raw) -> None:
@@ -255,7 +255,7 @@ class Reflector:
             if decoded is not None and (change := self._change(key, decoded)) is not None:
                 self._inbox.put(change)
         else:
-            raise Trouble(f"unknown watch event {type_[:40]!r}", NONSENSE)
+            raise RequestFailed(f"unknown watch event {type_[:40]!r}", MALFORMED)
 
     def _change(self, key: str, decoded: Decoded) -> Changed | Removed | None:
         if decoded.object is None:
@@ -269,13 +269,13 @@ class Reflector:
 
     @contextmanager
     def _opened(self, response: Response) -> Iterator[Response]:
-        """Hold a response open and see to it that it is closed. Raises Trouble if it is an error."""
+        """Hold a response open and see to it that it is closed. Raises RequestFailed if it is an error."""
         self._response = response
         try:
             if self._stopping.is_set():
-                raise Trouble("stopping")
+                raise RequestFailed("stopping")
             if response.status != 200:
-                raise trouble_of(response.status, response.read(ERROR_BYTES), response.headers)
+                raise failure_of(response.status, response.read(ERROR_BYTES), response.headers)
             yield response
         finally:
             self._response = None
@@ -285,7 +285,7 @@ class Reflector:
         """Decode an object, None if it is refused; what is wrong is said once for as long as it is the same."""
         try:
             decoded = decode_json(self._kind, raw)
-        except Refused as refused:
+        except InvalidObject as refused:
             if self._says_anew(key, (str(refused),)):
                 words = "object refused; its last good version stays"
                 self._warn(key, words, field=refused.field, reason=refused.reason)
@@ -315,7 +315,7 @@ class Reflector:
 
     # Trouble
 
-    def _recover(self, trouble: Trouble) -> float:
+    def _recover(self, trouble: RequestFailed) -> float:
         """Decide how to go on after trouble; return how many seconds to wait."""
         self._attempts += 1
         first = self._attempts == 1
@@ -329,13 +329,13 @@ class Reflector:
         self._note_away(trouble)
         if trouble.status == UNAUTHORIZED:
             self._transport.refresh()
-        elif trouble.status not in PATIENT and self._attempts >= RELIST_AFTER:
+        elif trouble.status not in RETRYABLE and self._attempts >= RELIST_AFTER:
             self._version = ""
         wait = 0 if first and trouble.status == UNAUTHORIZED else self._wait(trouble)
         self._log.debug("trying again", reason=trouble.reason, attempt=self._attempts, wait=round(wait, 2))
         return wait
 
-    def _wait(self, trouble: Trouble) -> float:
+    def _wait(self, trouble: RequestFailed) -> float:
         return max(self._pace.pause(self._attempts), min(trouble.retry_after, self._pace.longest_retry_after))
 
     def _rest(self) -> float:
@@ -345,7 +345,7 @@ class Reflector:
         """
         return 0 if self._version or self._lists <= 1 else self._pace.pause(self._lists - 1)
 
-    def _note_away(self, trouble: Trouble) -> None:
+    def _note_away(self, trouble: RequestFailed) -> None:
         """Say once that the API does not answer as it should, and again if it does so in another way."""
         since, status = self._away or (self._pace.clock(), -1)
         if status != trouble.status:

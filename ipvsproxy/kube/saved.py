@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ipvsproxy.kube.decoded import Refused, said
+from ipvsproxy.kube.decoded import InvalidObject, said
 from ipvsproxy.kube.documents import Item, read
 from ipvsproxy.kube.hints import NOTHING, what_is_there
 from ipvsproxy.kube.manifest_file import MAX_BYTES, MOST_NAMELESS, endpoints_key, kind_and_group, kind_of
@@ -129,7 +129,7 @@ def _add_bytes(found: Objects, name: str, data: bytes) -> None:
 def _add(found: Objects, name: str, item: Item, nameless: list[str]) -> None:
     try:
         kind = kind_of(item)
-    except Refused as error:
+    except InvalidObject as error:
         place = f", item {item.place}" if item.place else ""
         nameless.append(f"{name}: document {item.document}{place}: {error.field}: {error.reason}")
         return

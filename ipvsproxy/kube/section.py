@@ -1,4 +1,4 @@
-"""One mapping of a kubeconfig, field by field: null and absent are empty, a wrong type is `Unusable`.
+"""One mapping of a kubeconfig, field by field: null and absent are empty, a wrong type is `KubeconfigError`.
 
 Sentences name file, context and field. They never quote a value: it may be a secret.
 """
@@ -13,7 +13,7 @@ from typing import Any
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Unusable(Exception):
+class KubeconfigError(Exception):
     """A configuration that can never work, as a sentence for the operator.
 
     One line without control characters, whatever a path or a name in the file holds.
@@ -27,9 +27,9 @@ class Section:
     """A mapping of a kubeconfig. `where` is what a sentence begins with, paths are relative to `folder`."""
 
     def __init__(self, where: str, fields: object, folder: Path, joint: str = ".") -> None:
-        """Take a mapping, or nothing; `joint` stands before a field's name. Raises Unusable for anything else."""
+        """Take a mapping, or nothing; `joint` stands before a field's name. Raises KubeconfigError otherwise."""
         if not isinstance(fields, Mapping | None):
-            raise Unusable(f"{where}: must be a mapping")
+            raise KubeconfigError(f"{where}: must be a mapping")
         self.where = where
         self._fields: Mapping[Any, Any] = fields or {}
         self._folder = folder
@@ -38,9 +38,9 @@ class Section:
     def __contains__(self, field: str) -> bool:
         return self._fields.get(field) is not None
 
-    def wrong(self, field: str, reason: str) -> Unusable:
+    def wrong(self, field: str, reason: str) -> KubeconfigError:
         """Return the error that a field is wrong for a reason."""
-        return Unusable(f"{self.where}{self._joint}{field}: {reason}")
+        return KubeconfigError(f"{self.where}{self._joint}{field}: {reason}")
 
     def text(self, field: str) -> str:
         """Return a text, empty where there is none."""

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Iterable
 
-from ipvsproxy.address import Cidr, family, parse_cidr, parse_ip
+from ipvsproxy.base.address import Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
-from ipvsproxy.kube.decoded import FAMILIES, Decoded, Refused, addresses, protocol, said, short
+from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, addresses, protocol, said, short
 from ipvsproxy.kube.defaults import (
     AFFINITY_SECONDS,
     EXTERNAL_NAME,
@@ -32,7 +32,7 @@ NOBODY = {4: Cidr(bytes(4), 32), 6: Cidr(bytes(16), 128)}
 
 
 def build_service(raw: RawService) -> Decoded:
-    """Return the Service, None for one that is not proxied. Raises Refused."""
+    """Return the Service, None for one that is not proxied. Raises InvalidObject."""
     spec = raw.spec
     reason = _not_proxied(raw)
     if reason:
@@ -93,7 +93,7 @@ def _cluster_ips(spec: ServiceSpec, complaints: list[str]) -> tuple[bytes, ...]:
             continue
         address = _strict_address("spec.clusterIP", text)
         if name and family(address) != FAMILIES[name]:
-            raise Refused("spec.clusterIPs", f"{text} is not {name}")
+            raise InvalidObject("spec.clusterIPs", f"{text} is not {name}")
         found[name] = address
     return tuple(sorted(found.values(), key=len))
 
@@ -102,7 +102,7 @@ def _strict_address(field: str, text: str) -> bytes:
     try:
         return parse_ip(text)
     except ValueError as error:
-        raise Refused(field, str(error)) from None
+        raise InvalidObject(field, str(error)) from None
 
 
 def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, ...]:
@@ -119,7 +119,7 @@ def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, .
             complaints.append(f"spec.loadBalancerSourceRanges: {error}; left out")
     if not found:
         # Nothing usable must not mean open to all: an empty range list would.
-        raise Refused("spec.loadBalancerSourceRanges", "no entry is a CIDR")
+        raise InvalidObject("spec.loadBalancerSourceRanges", "no entry is a CIDR")
     open_families = {family(cidr.network) for cidr in found if cidr.prefix == 0}
     ranges = [cidr for cidr in found if family(cidr.network) not in open_families]
     for number in sorted(unreadable - {family(cidr.network) for cidr in found}):
@@ -159,7 +159,9 @@ def _refuse_repetitions(ports: Iterable[ServicePort]) -> None:
     for index, port in enumerate(ports):
         for field, value in (("name", port.name), ("port", port.port), ("nodePort", port.node_port)):
             if value != 0 and (field, port.protocol, value) in seen:
-                raise Refused(f"spec.ports[{index}].{field}", f"{value!r} is used twice for {port.protocol.name}")
+                raise InvalidObject(
+                    f"spec.ports[{index}].{field}", f"{value!r} is used twice for {port.protocol.name}"
+                )
             seen.add((field, port.protocol, value))
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from ipvsproxy.kube.inbox import Changed, Kind, Listed, Object, Removed
-from ipvsproxy.plan.addresses import Addresses, Neighbours
+from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Object, Removed
+from ipvsproxy.plan.addresses import Addresses, OtherNodeAddresses
 from ipvsproxy.plan.host_ports import HostPorts
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
 
@@ -43,7 +43,7 @@ class Store:
         return len(self._listed) == len(Kind) and not self._awaits_neighbours
 
     @property
-    def lacks_neighbours_alone(self) -> bool:
+    def lacks_other_nodes_only(self) -> bool:
         """Whether everything has been listed once but the addresses of other nodes."""
         return len(self._listed) == len(Kind) and self._awaits_neighbours
 
@@ -58,7 +58,7 @@ class Store:
             case Removed(kind, key):
                 return self._set(kind, key, None)
 
-    def neighbours(self, seen: Neighbours) -> None:
+    def neighbours(self, seen: OtherNodeAddresses) -> None:
         """Take over what a look at the Nodes of the cluster has found.
 
         Nothing is programmed before the first look, unless it fails where all else could be listed.

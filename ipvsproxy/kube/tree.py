@@ -21,7 +21,7 @@ BEGINNING = re.compile(
 )
 
 
-class Found(NamedTuple):
+class FoundFiles(NamedTuple):
     """What is in a folder: files by their path within it, names of files of another kind, and folders.
 
     `problems` are folders within it that cannot be read, with the reason; their names end with a slash.
@@ -33,9 +33,9 @@ class Found(NamedTuple):
     problems: dict[str, str]
 
 
-def look(folder: Path) -> Found:
+def look(folder: Path) -> FoundFiles:
     """Look at a folder and those in it. Raises OSError when it cannot be read itself."""
-    found = Found({}, [], [], {})
+    found = FoundFiles({}, [], [], {})
     seen: set[tuple[int, int]] = set()
     waiting = [("", folder)]
     while waiting:
@@ -56,7 +56,7 @@ def look(folder: Path) -> Found:
     return found
 
 
-def _sort(prefix: str, inside: list[os.DirEntry[str]], found: Found) -> Iterator[tuple[str, Path]]:
+def _sort(prefix: str, inside: list[os.DirEntry[str]], found: FoundFiles) -> Iterator[tuple[str, Path]]:
     """Add the files of a folder to what was found; yield the folders in it."""
     for entry in inside:
         if entry.name[0] in ".#":

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
-from ipvsproxy.kube.section import Unusable
+from ipvsproxy.kube.section import KubeconfigError
 
 PROXIES = ("http", "https", "socks5", "socks5h")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -20,19 +20,19 @@ HOST = re.compile(r"[\w.:%~-]+")
 def checked_server(server: str, where: str, *, secure: bool) -> str:
     """Return the URL of an API server without a slash at its end; `host:port` alone is allowed, as in client-go.
 
-    Raises Unusable.
+    Raises KubeconfigError.
     """
     url = server.strip()
     if "://" not in url:
         url = f"{'https' if secure else 'http'}://{url}"
     parts = _split(url, where)
     if parts.scheme not in DEFAULT_PORTS:
-        raise Unusable(f"{where}: the scheme {parts.scheme} is not supported; use https")
+        raise KubeconfigError(f"{where}: the scheme {parts.scheme} is not supported; use https")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
 def checked_proxy(proxy: str, where: str) -> str:
-    """Return the URL of a proxy, empty for none. Raises Unusable.
+    """Return the URL of a proxy, empty for none. Raises KubeconfigError.
 
     socks5 is given as socks5h: in Go both let the proxy resolve names.
     """
@@ -40,15 +40,15 @@ def checked_proxy(proxy: str, where: str) -> str:
     if not url:
         return ""
     if "://" not in url:
-        raise Unusable(f"{where}: has no scheme; use http://, https:// or socks5://")
+        raise KubeconfigError(f"{where}: has no scheme; use http://, https:// or socks5://")
     parts = _split(url, where)
     if parts.scheme not in PROXIES:
-        raise Unusable(f"{where}: the scheme {parts.scheme} is not supported; use http, https or socks5")
+        raise KubeconfigError(f"{where}: the scheme {parts.scheme} is not supported; use http, https or socks5")
     return f"{'socks5h' if parts.scheme == 'socks5' else parts.scheme}://{parts.netloc}"
 
 
 def proxy_of(server: str, environment: Mapping[str, str]) -> str:
-    """Return the proxy that the environment has for a server, empty for none. Raises Unusable."""
+    """Return the proxy that the environment has for a server, empty for none. Raises KubeconfigError."""
     parts = urlsplit(server)
     upper = f"{parts.scheme.upper()}_PROXY"
     name = next((name for name in (upper, upper.lower()) if environment.get(name)), "")
@@ -106,14 +106,14 @@ def _address(text: str) -> Address | None:
 
 
 def _split(url: str, where: str) -> SplitResult:
-    """Return the parts of a URL with a host. Raises Unusable without quoting it: it may hold a password."""
+    """Return the parts of a URL with a host. Raises KubeconfigError without quoting it: it may hold a password."""
     if NOT_IN_URL.search(url):
-        raise Unusable(f"{where}: has a character that no URL has")
+        raise KubeconfigError(f"{where}: has a character that no URL has")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise Unusable(f"{where}: is not a URL such as https://192.0.2.1:6443") from None
+        raise KubeconfigError(f"{where}: is not a URL such as https://192.0.2.1:6443") from None
     if not host or not HOST.fullmatch(host) or port == 0:
-        raise Unusable(f"{where}: is not a URL such as https://192.0.2.1:6443")
+        raise KubeconfigError(f"{where}: is not a URL such as https://192.0.2.1:6443")
     return parts._replace(scheme=parts.scheme.lower())

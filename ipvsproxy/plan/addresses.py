@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import msgspec
 
-from ipvsproxy.address import Cidr, Ranges
+from ipvsproxy.base.address import Cidr, Ranges
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
 
 T = TypeVar("T")
 
 
-class Neighbours(msgspec.Struct, frozen=True):
+class OtherNodeAddresses(msgspec.Struct, frozen=True):
     """What is known of the Nodes of the cluster: addresses of other nodes, and ranges of pods of all.
 
     `answers` is the highest ticket that it answers. `nodes` is None where no look has succeeded.
@@ -36,7 +36,7 @@ class Addresses:
         self._external: dict[bytes, set[str]] = {}
         self._given: dict[bytes, set[str]] = {}
         self._nodes: dict[bytes, int] = {}
-        self._seen = Neighbours(frozenset())
+        self._seen = OtherNodeAddresses(frozenset())
         self._pod_cidrs: dict[Cidr, int] = {}
         self._pod_ranges: Ranges | None = None
         self._questions: set[bytes] = set()
@@ -104,7 +104,7 @@ class Addresses:
         affected = self._askers(_count(self._nodes, former - changed, changed - former))
         return affected | self.own_node(old, new)
 
-    def neighbours(self, seen: Neighbours) -> set[str]:
+    def neighbours(self, seen: OtherNodeAddresses) -> set[str]:
         """Take over what a look at the Nodes has found and return the Services for which that may matter."""
         settled = {address for address, ticket in self._waiting.items() if ticket <= seen.answers}
         for address in settled:

@@ -2,8 +2,8 @@
 
 Names of kernel objects (servers, VIPs, elements) that the kernel refused wait for twice as long each time. They
 are tried earlier only when what is wanted of them has changed. A change of something else meanwhile must know of
-those it depends on, since nothing may answer without its rules (`plan.gate`): `related` finds them by frontend and
-address. Pure; times are seconds of one clock that never goes back.
+those it depends on, since nothing may answer without its rules (`plan.dependencies`): `related` finds them by
+frontend and address. Pure; times are seconds of one clock that never goes back.
 """
 
 import heapq
@@ -14,17 +14,17 @@ from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
-from ipvsproxy.address import format_ip
-from ipvsproxy.plan.gate import address_of
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.plan.dependencies import address_of
 from ipvsproxy.plan.rules import frontend_of, restricted_frontend
-from ipvsproxy.plan.state import FrontendKey, Slot, Touched
+from ipvsproxy.plan.state import Dirty, ElementKey, FrontendKey
 
 FIRST_SECONDS, LONGEST_SECONDS = 0.1, 30.0
 SHARE = 10
 GRID_SECONDS = 1.0
 """Waits of a second and more end together with others: many objects that fail are one batch, and few log lines."""
 
-Name = FrontendKey | bytes | Slot
+Name = FrontendKey | bytes | ElementKey
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -39,8 +39,8 @@ class Place(msgspec.Struct):
 
     servers: dict[FrontendKey, None]
     vips: dict[bytes, None]
-    slots: dict[Slot, None]
-    of_frontends: dict[FrontendKey, dict[Slot, None]]
+    slots: dict[ElementKey, None]
+    of_frontends: dict[FrontendKey, dict[ElementKey, None]]
 
     def __bool__(self) -> bool:
         return bool(self.servers or self.vips or self.slots or self.of_frontends)
@@ -70,16 +70,16 @@ class Backoff:
         """The last characters of the names of sets whose elements wait (`blame.families_behind`)."""
         return frozenset(+self._set_ends)
 
-    def everything(self) -> Touched:
+    def everything(self) -> Dirty:
         """Return all names that wait."""
-        found = Touched()
+        found = Dirty()
         for name in self._waits:
             _add(name, found)
         return found
 
-    def due(self, now: float) -> Touched:
+    def due(self, now: float) -> Dirty:
         """Return the names whose time has come. They go on waiting, as far as `settle` is concerned."""
-        found = Touched()
+        found = Dirty()
         while self._agenda and self._agenda[0][0] <= now:
             end, _, names = heapq.heappop(self._agenda)
             for name in names:
@@ -88,7 +88,7 @@ class Backoff:
                     _add(name, found)
         return found
 
-    def settle(self, tried: Touched, failed: Touched, now: float, took: float = 0.0) -> None:
+    def settle(self, tried: Dirty, failed: Dirty, now: float, took: float = 0.0) -> None:
         """Take over what has been tried, what of it (or beside it) failed, and how many seconds that took.
 
         The next pause is at least `SHARE` times as long as that: what fails leaves most of the time to others.
@@ -105,7 +105,7 @@ class Backoff:
         for end, names in batches.items():
             heapq.heappush(self._agenda, (end, next(self._numbers), names))
 
-    def among(self, slots: Iterable[Slot]) -> set[Slot]:
+    def among(self, slots: Iterable[ElementKey]) -> set[ElementKey]:
         """Return those of some elements that wait."""
         return {slot for slot in slots if slot in self._waits} if self._waits else set()
 
@@ -116,14 +116,16 @@ class Backoff:
             return False
         return bool(key in place.servers or key in place.of_frontends or place.vips or place.slots)
 
-    def related(self, tried: Touched, wanted: Container[Slot], leading_to: Iterable[FrontendKey] = ()) -> Touched:
-        """Return names that wait while others are tried, and that `plan.gate` has to know of.
+    def related(
+        self, tried: Dirty, wanted: Container[ElementKey], leading_to: Iterable[FrontendKey] = ()
+    ) -> Dirty:
+        """Return names that wait while others are tried, and that `plan.dependencies` has to know of.
 
         These are the names of the same frontends and of those that ways lead to, and of each address what it
         needs, with one server and one element of others: that there is any is enough. An element that is only to
         go is none of them: it may wait for a VIP itself, which must not wait for it.
         """
-        found = Touched()
+        found = Dirty()
         if not self._places:
             return found
         keys = {*tried.servers, *filter(None, map(frontend_of, tried.slots)), *leading_to}
@@ -182,7 +184,7 @@ class Backoff:
         if not place:
             del self._places[text]
 
-    def _forget_slot(self, slot: Slot, place: Place) -> None:
+    def _forget_slot(self, slot: ElementKey, place: Place) -> None:
         key = frontend_of(slot)
         if key is None:
             del place.slots[slot]
@@ -193,16 +195,16 @@ class Backoff:
             del place.of_frontends[key]
 
 
-def _restrains(slot: Slot, wanted: Container[Slot]) -> bool:
+def _restrains(slot: ElementKey, wanted: Container[ElementKey]) -> bool:
     """Whether something would answer with too little, or to too many, without this change of an element."""
     return slot in wanted or restricted_frontend(slot) in wanted
 
 
-def _names(touched: Touched) -> Iterator[Name]:
+def _names(touched: Dirty) -> Iterator[Name]:
     return itertools.chain(touched.servers, touched.vips, touched.slots)
 
 
-def _add(name: Name, found: Touched) -> None:
+def _add(name: Name, found: Dirty) -> None:
     if isinstance(name, FrontendKey):
         found.servers.add(name)
     elif isinstance(name, bytes):
@@ -212,6 +214,6 @@ def _add(name: Name, found: Touched) -> None:
 
 
 def _address(name: Name) -> str:
-    if isinstance(name, Slot):
+    if isinstance(name, ElementKey):
         return address_of(name)
     return format_ip(name if isinstance(name, bytes) else name.address)

@@ -1,6 +1,6 @@
 """The difference between the wanted state and the shadow, as steps in a safe order.
 
-Pure. In: what may have changed (`Touched`), the ledger, the shadow. Out: `Steps`. The order of the phases is
+Pure. In: what may have changed (`Dirty`), the ledger, the shadow. Out: `Steps`. The order of the phases is
 what keeps a VIP from answering before its guard, its source ranges and its masquerade exist, and keeps those
 in place until it no longer answers (contract 4.1, P3):
 
@@ -21,16 +21,16 @@ import msgspec
 
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.rules import frontend_of, restricted_frontend, ways
+from ipvsproxy.plan.rules import frontend_of, redirects, restricted_frontend
 from ipvsproxy.plan.state import (
     Destination,
+    Dirty,
+    ElementKey,
     Frontend,
     FrontendKey,
     KernelState,
-    Server,
+    ServerAttributes,
     ServerState,
-    Slot,
-    Touched,
     Vip,
     VipForm,
 )
@@ -58,7 +58,7 @@ class IpvsStep(msgspec.Struct, frozen=True, gc=False):
 
     verb: Verb
     key: FrontendKey
-    server: Server | None = None
+    server: ServerAttributes | None = None
     destinations: tuple[Destination, ...] = ()
     weight: int = 0
 
@@ -76,7 +76,7 @@ class IpvsStep(msgspec.Struct, frozen=True, gc=False):
 class ElementStep(msgspec.Struct, frozen=True, gc=False):
     """One element to have (`value`) or not to have (None); `replaces` is set when another value is there."""
 
-    slot: Slot
+    slot: ElementKey
     value: str | None
     replaces: bool = False
 
@@ -109,7 +109,7 @@ class Steps(msgspec.Struct):
         return servers + elements + len(self.bound) + len(self.unbound)
 
 
-def diff(touched: Touched, wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Steps:
+def diff(touched: Dirty, wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Steps:
     """Return the steps that make the touched part of the shadow as wanted.
 
     `protected` tells the servers that others own: unwanted ones among them are left alone.
@@ -128,7 +128,7 @@ def diff(touched: Touched, wanted: Ledger, shadow: KernelState, protected: Calla
     return steps
 
 
-def _element(slot: Slot, wanted: Mapping[Slot, str], shadow: KernelState, steps: Steps) -> None:
+def _element(slot: ElementKey, wanted: Mapping[ElementKey, str], shadow: KernelState, steps: Steps) -> None:
     value, present = wanted.get(slot), shadow.elements.get(slot)
     if value == present:
         return
@@ -143,9 +143,9 @@ def _element(slot: Slot, wanted: Mapping[Slot, str], shadow: KernelState, steps:
         steps.raised.append(ElementStep(slot, value, replaces=present is not None))
 
 
-def _switches(slot: Slot, wanted: Mapping[Slot, str], shadow: KernelState) -> bool:
+def _switches(slot: ElementKey, wanted: Mapping[ElementKey, str], shadow: KernelState) -> bool:
     """Whether an element belongs to a frontend that stays and whose inside view goes another way."""
-    pair = ways(slot)
+    pair = redirects(slot)
     if pair is None:
         return False
     verdict, inside = pair

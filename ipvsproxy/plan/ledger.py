@@ -11,10 +11,10 @@ Property: any order of `replace` calls ends in the state that only the last call
 
 from collections.abc import Iterable, Mapping
 
-from ipvsproxy.address import family
+from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
-from ipvsproxy.plan.state import Frontend, FrontendKey, Slot, Touched, Vip, VipForm
+from ipvsproxy.plan.state import Dirty, ElementKey, Frontend, FrontendKey, Vip, VipForm
 from ipvsproxy.plan.waiting import Owner, Waiting
 
 ROUTES_ABOVE = 8192
@@ -28,23 +28,23 @@ class Ledger:
 
     def __init__(self, vip_mode: VipMode) -> None:
         self.frontends: dict[FrontendKey, Frontend] = {}
-        self.elements: dict[Slot, str] = {}
+        self.elements: dict[ElementKey, str] = {}
         self._vip_mode = vip_mode
         self._vips: dict[bytes, int] = {}
         self._vips_of_family = {4: 0, 6: 0}
         self._vips_counted_anew = False
         self._forms = dict.fromkeys((4, 6), VipForm.ROUTE if vip_mode is VipMode.ROUTE else VipForm.ADDRESS)
-        self._shares: dict[Slot, int] = {}
+        self._shares: dict[ElementKey, int] = {}
         self._holders: dict[FrontendKey, Owner] = {}
         self._waiting: dict[FrontendKey, Waiting] = {}
         self._new_waits: dict[tuple[str, FrontendKey], None] = {}
         self._owned: dict[str, tuple[Owner, tuple[FrontendKey, ...]]] = {}
 
     def replace(
-        self, owner: Owner, frontends: Mapping[FrontendKey, Frontend], touched: Touched | None = None
-    ) -> Touched:
+        self, owner: Owner, frontends: Mapping[FrontendKey, Frontend], touched: Dirty | None = None
+    ) -> Dirty:
         """Set the frontends of one Service (none: it is gone) and add to `touched` what that may change."""
-        touched = Touched() if touched is None else touched
+        touched = Dirty() if touched is None else touched
         known, old_keys = self._owned.pop(owner.service, (owner, ()))
         for key in old_keys:
             if key not in frontends or known != owner or self._claims_otherwise(key, known, frontends[key]):
@@ -57,7 +57,7 @@ class Ledger:
             self._choose_forms(touched)
         return touched
 
-    def forget(self, service: str, touched: Touched | None = None) -> Touched:
+    def forget(self, service: str, touched: Dirty | None = None) -> Dirty:
         """Remove all frontends of a Service that may or may not be known."""
         owner, _ = self._owned.get(service, (Owner("", service), ()))
         return self.replace(owner, {}, touched)
@@ -90,18 +90,18 @@ class Ledger:
         """Return a VIP in the form it should have, or None when it is not wanted."""
         return Vip(address, self._forms[family(address)]) if address in self._vips else None
 
-    def set_fixed(self, fixed: Mapping[Slot, str], previous: Mapping[Slot, str]) -> Touched:
+    def set_fixed(self, fixed: Mapping[ElementKey, str], previous: Mapping[ElementKey, str]) -> Dirty:
         """Replace elements that belong to the node and to no Service."""
         for slot in previous.keys() - fixed.keys():
             del self.elements[slot]
         self.elements.update(fixed)
-        return Touched(slots={*previous, *fixed})
+        return Dirty(slots={*previous, *fixed})
 
-    def everything(self) -> Touched:
+    def everything(self) -> Dirty:
         """Name all there is."""
-        return Touched(set(self.frontends), set(self._vips), set(self.elements))
+        return Dirty(set(self.frontends), set(self._vips), set(self.elements))
 
-    def _claim(self, key: FrontendKey, owner: Owner, frontend: Frontend, touched: Touched) -> None:
+    def _claim(self, key: FrontendKey, owner: Owner, frontend: Frontend, touched: Dirty) -> None:
         """Let the oldest claimant hold the frontend and the others wait."""
         holder = self._holders.get(key, owner)
         mine = (frontend.claim, owner)
@@ -129,7 +129,7 @@ class Ledger:
         old = self.frontends[key] if self._holders[key] == owner else waiting.frontends[owner]
         return old.claim is not new.claim
 
-    def _withdraw(self, key: FrontendKey, owner: Owner, touched: Touched) -> None:
+    def _withdraw(self, key: FrontendKey, owner: Owner, touched: Dirty) -> None:
         waiting = self._waiting.get(key)
         if waiting is None:
             del self._holders[key]
@@ -146,7 +146,7 @@ class Ledger:
         if not waiting:
             del self._waiting[key]
 
-    def _set(self, key: FrontendKey, new: Frontend | None, touched: Touched) -> None:
+    def _set(self, key: FrontendKey, new: Frontend | None, touched: Dirty) -> None:
         """Make a frontend the wanted one, and its elements and VIP with it."""
         old = self.frontends.get(key)
         if old == new:
@@ -166,7 +166,7 @@ class Ledger:
             self._release(old, wanted.own, touched)
         self.elements.update(wanted.own)
 
-    def _acquire(self, frontend: Frontend, shared: Iterable[Slot], touched: Touched) -> None:
+    def _acquire(self, frontend: Frontend, shared: Iterable[ElementKey], touched: Dirty) -> None:
         shares = self._shares
         for slot in shared:
             count = shares[slot] = shares.get(slot, 0) + 1
@@ -181,7 +181,7 @@ class Ledger:
                 self._vips_counted_anew = True
             touched.vips.add(address)
 
-    def _release(self, old: Frontend, kept: Mapping[Slot, str], touched: Touched) -> None:
+    def _release(self, old: Frontend, kept: Mapping[ElementKey, str], touched: Dirty) -> None:
         own, shared = elements(old)
         for slot in own:
             if slot not in kept:
@@ -202,7 +202,7 @@ class Ledger:
                 self._vips_of_family[family(address)] -= 1
                 self._vips_counted_anew = True
 
-    def _choose_forms(self, touched: Touched) -> None:
+    def _choose_forms(self, touched: Dirty) -> None:
         """In mode auto, change the form of all VIPs of a family when their number calls for it."""
         self._vips_counted_anew = False
         if self._vip_mode is not VipMode.AUTO:

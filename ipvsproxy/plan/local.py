@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from ipvsproxy.address import Cidr, family, parse_cidr
+from ipvsproxy.base.address import Cidr, family, parse_cidr
 from ipvsproxy.config import PRIMARY, Config
 from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.state import Frontend, FrontendKey, Verdict
+from ipvsproxy.plan.state import Frontend, FrontendKey, PacketVerdict
 
 INTERNAL, EXTERNAL = "internal", "external"
 
@@ -87,6 +87,6 @@ def _ready_here(slices: Iterable[EndpointSlice], number: int, node: str) -> int:
 def _lacking(service: Service, frontends: Mapping[FrontendKey, Frontend]) -> Iterable[tuple[str, int]]:
     """A frontend drops connections exactly when a Local policy forbids all endpoints there are."""
     for key, frontend in frontends.items():
-        if frontend.verdict is Verdict.DROP:
+        if frontend.verdict is PacketVerdict.DROP:
             policy = INTERNAL if key.address in service.cluster_ips else EXTERNAL
             yield policy, family(key.address)

@@ -3,7 +3,7 @@
 Only those that are not link-local: `plan.safety` refuses all of 169.254.0.0/16 and fe80::/10 anyway.
 """
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 
 METADATA_SERVICES = {
     parse_ip(text): provider

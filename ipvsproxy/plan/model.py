@@ -1,8 +1,8 @@
 """What the API says, as plain frozen values with only the fields a service proxy uses.
 
-In: nothing; `kube.decode` builds these values, whatever the source of the objects. Out: `plan.wanted` reads
-them. Addresses are packed bytes (see `ipvsproxy.address`), so a Service or slice that differs only in fields we
-do not use is equal to its predecessor and costs nothing.
+In: nothing; `kube.decode` builds these values, whatever the source of the objects. Out: `plan.planner` reads them.
+Addresses are packed bytes (see `ipvsproxy.base.address`), so a Service or slice that differs only in fields we do
+not use is equal to its predecessor and costs nothing.
 
 The words are Kubernetes' words. The kernel's words are in `plan.state`.
 """
@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import msgspec
 
-from ipvsproxy.address import Cidr
+from ipvsproxy.base.address import Cidr
 
 
 class Protocol(IntEnum):

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from ipvsproxy.address import Cidr, family, format_ip, is_loopback, is_node_address, is_unspecified, parse_cidr
+from ipvsproxy.base.address import (
+    Cidr,
+    family,
+    format_ip,
+    is_loopback,
+    is_node_address,
+    is_unspecified,
+    parse_cidr,
+)
 from ipvsproxy.config import PRIMARY, Config, DetectLocalMode
 from ipvsproxy.plan.model import Node
 

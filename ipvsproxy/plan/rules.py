@@ -7,9 +7,9 @@ elements. It is the one place, beside that file, that knows the names of its set
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ipvsproxy.address import Cidr, family, format_ip, parse_ip
+from ipvsproxy.base.address import Cidr, family, format_ip, parse_ip
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Frontend, FrontendKey, Slot
+from ipvsproxy.plan.state import ElementKey, Frontend, FrontendKey
 
 PROTOCOL_NAMES = {protocol.value: protocol.name.lower() for protocol in Protocol}
 FRONTENDS, MASQUERADE, INSIDE, SERVERS, RANGED, ALLOWED, VIPS, SERVED, HAIRPIN = (
@@ -34,79 +34,79 @@ NEEDS = {
 }
 """The part of the ruleset that the elements of a set are for (`nft.PARTS`); those of all others need none."""
 
-Element = tuple[Slot, str]
+Element = tuple[ElementKey, str]
 
 
-class Elements(NamedTuple):
+class FrontendElements(NamedTuple):
     """What one frontend needs in the ruleset.
 
     `own` belong to it alone, with their values ('' in plain sets); `shared` are elements of plain sets that other
     frontends may need as well.
     """
 
-    own: dict[Slot, str]
-    shared: list[Slot]
+    own: dict[ElementKey, str]
+    shared: list[ElementKey]
 
 
-NO_ELEMENTS = Elements({}, [])
+NO_ELEMENTS = FrontendElements({}, [])
 
 
 def _text(key: FrontendKey) -> str:
     return f"{format_ip(key.address)} . {PROTOCOL_NAMES[key.protocol]} . {key.port}"
 
 
-def elements(frontend: Frontend) -> Elements:
+def elements(frontend: Frontend) -> FrontendElements:
     """Return the elements of a frontend. The key of most sets is `address . protocol . port`."""
     address = frontend.key.address
     number, text, key = family(address), format_ip(address), _text(frontend.key)
-    own: dict[Slot, str] = {Slot(FRONTENDS[number], key): frontend.verdict}
+    own: dict[ElementKey, str] = {ElementKey(FRONTENDS[number], key): frontend.verdict}
     if frontend.masquerade:
-        own[Slot(MASQUERADE[number], key)] = frontend.masquerade
+        own[ElementKey(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.ranges:
-        own[Slot(RANGED[number], key)] = ""
+        own[ElementKey(RANGED[number], key)] = ""
         for cidr in frontend.ranges:
-            own[Slot(ALLOWED[number], f"{key} . {_range_text(cidr)}")] = ""
-    shared = [Slot(SERVED[number], text)]
+            own[ElementKey(ALLOWED[number], f"{key} . {_range_text(cidr)}")] = ""
+    shared = [ElementKey(SERVED[number], text)]
     if frontend.bind:
-        shared.append(Slot(VIPS[number], text))
+        shared.append(ElementKey(VIPS[number], text))
     if frontend.inside is not None:
         server = FrontendKey(frontend.inside.address, frontend.key.protocol, frontend.inside.port)
-        own[Slot(INSIDE[number], key)] = f"{format_ip(server.address)} . {server.port}"
-        shared.append(Slot(SERVERS[number], _text(server)))
+        own[ElementKey(INSIDE[number], key)] = f"{format_ip(server.address)} . {server.port}"
+        shared.append(ElementKey(SERVERS[number], _text(server)))
     if frontend.quiet:
-        shared.append(Slot(QUIET, text))
+        shared.append(ElementKey(QUIET, text))
     for pod in frontend.hairpins:
         text = format_ip(pod)
-        shared.append(Slot(HAIRPIN[number], f"{text} . {text}"))
+        shared.append(ElementKey(HAIRPIN[number], f"{text} . {text}"))
     if frontend.health_check_port:
-        shared.append(Slot("health_check_ports", str(frontend.health_check_port)))
-    return Elements(own, shared)
+        shared.append(ElementKey("health_check_ports", str(frontend.health_check_port)))
+    return FrontendElements(own, shared)
 
 
-def needed_parts(slots: Iterable[Slot]) -> frozenset[str]:
+def needed_parts(slots: Iterable[ElementKey]) -> frozenset[str]:
     """Return the parts of the ruleset that some elements need."""
     return frozenset(NEEDS[name] for name in {slot.set for slot in slots} if name in NEEDS)
 
 
-def guard(address: bytes) -> Slot:
+def guard(address: bytes) -> ElementKey:
     """Return the element that has everything refused which is sent to an address and has no frontend."""
-    return Slot(VIPS[family(address)], format_ip(address))
+    return ElementKey(VIPS[family(address)], format_ip(address))
 
 
-def guards(address: bytes) -> tuple[Slot, Slot]:
+def guards(address: bytes) -> tuple[ElementKey, ElementKey]:
     """Return all elements of a VIP that has no frontend."""
-    return guard(address), Slot(SERVED[family(address)], format_ip(address))
+    return guard(address), ElementKey(SERVED[family(address)], format_ip(address))
 
 
-def restricted_frontend(slot: Slot) -> Slot | None:
+def restricted_frontend(slot: ElementKey) -> ElementKey | None:
     """Return the frontend that an element of the source ranges restricts, None for other elements."""
     kind, number = slot.set[:-1], slot.set[-1]
     if kind not in ("ranged", "allowed"):
         return None
-    return Slot(f"frontends{number}", " . ".join(slot.key.split(" . ")[:3]))
+    return ElementKey(f"frontends{number}", " . ".join(slot.key.split(" . ")[:3]))
 
 
-def admission(slot: Slot) -> str | None:
+def admission(slot: ElementKey) -> str | None:
     """Return a rule that lets in what an element of the source ranges lets in, None for other elements."""
     family = PACKET_FAMILIES.get(slot.set)
     if family is None:
@@ -116,7 +116,7 @@ def admission(slot: Slot) -> str | None:
     return f"{frontend} {family} saddr {source} return"
 
 
-def ways(slot: Slot) -> tuple[Slot, Slot] | None:
+def redirects(slot: ElementKey) -> tuple[ElementKey, ElementKey] | None:
     """Return the two elements that lead new connections to a server, if this is one of them.
 
     They are the verdict of a frontend and the way of its inside view.
@@ -124,10 +124,10 @@ def ways(slot: Slot) -> tuple[Slot, Slot] | None:
     kind, number = slot.set[:-1], slot.set[-1]
     if kind not in ("frontends", "inside"):
         return None
-    return Slot(f"frontends{number}", slot.key), Slot(f"inside{number}", slot.key)
+    return ElementKey(f"frontends{number}", slot.key), ElementKey(f"inside{number}", slot.key)
 
 
-def frontend_of(slot: Slot) -> FrontendKey | None:
+def frontend_of(slot: ElementKey) -> FrontendKey | None:
     """Return the frontend that an element is about, None for those of nodes, VIPs and endpoints."""
     parts = slot.key.split(" . ")
     if len(parts) < 3:
@@ -138,16 +138,16 @@ def frontend_of(slot: Slot) -> FrontendKey | None:
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:
     """Yield what tells local pods from others (contract 1.12): source ranges, names of interfaces."""
     for cidr in cidrs:
-        yield Slot(f"pod_cidrs{family(cidr.network)}", str(cidr)), ""
+        yield ElementKey(f"pod_cidrs{family(cidr.network)}", str(cidr)), ""
     for name in interfaces:
-        yield Slot("pod_interfaces", f'"{name}"'), ""
+        yield ElementKey("pod_interfaces", f'"{name}"'), ""
 
 
 def sender_elements(senders: Mapping[str, bytes]) -> Iterator[Element]:
     """Yield the links that keep quiet about VIPs, and the address each of them asks with."""
     for name, address in senders.items():
-        yield Slot(LINKS, f'"{name}"'), ""
-        yield Slot(SENDERS, f'"{name}"'), format_ip(address)
+        yield ElementKey(LINKS, f'"{name}"'), ""
+        yield ElementKey(SENDERS, f'"{name}"'), format_ip(address)
 
 
 def _range_text(cidr: Cidr) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ipvsproxy.address import (
+from ipvsproxy.base.address import (
     Ranges,
     family,
     format_ip,
@@ -43,7 +43,7 @@ LISTS_NODES = "another node's, listed by a load balancer"
 NOT_LOOKED_UP = "not yet known whether it belongs to a node"
 
 
-class Refusal(NamedTuple):
+class AddressRefusal(NamedTuple):
     """An address of a Service that is not served, or one port of it (0: all of them), and why.
 
     `protocol` is the one of the port (0: all of them). `quiet`: no mistake of the Service, so no Event says it.
@@ -67,7 +67,7 @@ def has_external_ips(service: Service) -> bool:
 
 def judge(
     service: Service, node: NodeFacts, config: Config, known: Addresses = NOTHING_KNOWN
-) -> tuple[Refusal, ...]:
+) -> tuple[AddressRefusal, ...]:
     """Return what a Service does not get of the addresses it asks for, in the families that are served.
 
     An external IP that a load balancer has given it as well is judged as the load balancer's.
@@ -77,7 +77,7 @@ def judge(
     return tuple(_Judge(service, node, config, known).refusals())
 
 
-def without(service: Service, refusals: Sequence[Refusal]) -> Service:
+def without(service: Service, refusals: Sequence[AddressRefusal]) -> Service:
     """Return a Service without the addresses that are refused as a whole."""
     gone = {refusal.address for refusal in refusals if not refusal.port}
     return msgspec.structs.replace(
@@ -97,22 +97,22 @@ class _Judge:
         # What names a node names nothing but nodes, as ServiceLB of k3s does: it has no addresses of its own.
         self._lists_nodes = any(a in node.reported or known.is_node(a) for a in self._given)
 
-    def refusals(self) -> Iterator[Refusal]:
+    def refusals(self) -> Iterator[AddressRefusal]:
         asked = self._service.external_ips if self._config.allow_external_ips else ()
         for address in dict.fromkeys((*asked, *self._service.load_balancer_ips)):
             if family(address) in self._config.families:
                 yield from self._judge(address)
 
-    def _judge(self, address: bytes) -> Iterator[Refusal]:
+    def _judge(self, address: bytes) -> Iterator[AddressRefusal]:
         given = address in self._given
         if reason := _special(address) or _out_of_range(address, self._config, given=given):
-            yield Refusal(address, 0, reason)
+            yield AddressRefusal(address, 0, reason)
         elif refusal := self._of_others(address, given=given):
             yield refusal
         elif address in self._node.link_addresses:
             yield from self._taken_ports(address)
 
-    def _of_others(self, address: bytes, *, given: bool) -> Refusal | None:
+    def _of_others(self, address: bytes, *, given: bool) -> AddressRefusal | None:
         """What belongs to others stays theirs, unless the operator says otherwise."""
         node, refusal = self._node, None
         is_here = address in node.own_addresses or address in node.link_addresses
@@ -122,31 +122,33 @@ class _Judge:
             )
         return refusal or (None if is_here else self._reserved(address, given=given))
 
-    def _of_this_node(self, address: bytes, *, given: bool) -> Refusal | None:
+    def _of_this_node(self, address: bytes, *, given: bool) -> AddressRefusal | None:
         if address in self._node.own_addresses and not given:
-            return Refusal(address, 0, "an address of this node")
+            return AddressRefusal(address, 0, "an address of this node")
         return None
 
-    def _taken_ports(self, address: bytes) -> Iterator[Refusal]:
+    def _taken_ports(self, address: bytes) -> Iterator[AddressRefusal]:
         """An own address of the node is served beside the node's programs, but for ports that these have."""
         node = self._node
         taken = HOST_PORTS | {known.port: known.role for known in node.reserved_at.get(address, ())}
         for number in sorted(self._ports & taken.keys()):
-            yield Refusal(address, number, f"the node's own address, where this port is {taken[number]}")
+            yield AddressRefusal(address, number, f"the node's own address, where this port is {taken[number]}")
         for protocol, number in sorted(
             {(p.protocol.value, p.port) for p in self._service.ports} & node.ports_in_use
         ):
             if number not in taken:
-                yield Refusal(address, number, "the node's own address, where this port is in use", protocol)
+                yield AddressRefusal(
+                    address, number, "the node's own address, where this port is in use", protocol
+                )
 
-    def _of_objects(self, address: bytes, *, given: bool) -> Refusal | None:
+    def _of_objects(self, address: bytes, *, given: bool) -> AddressRefusal | None:
         known = self._known
         if given and (self._lists_nodes or known.is_node(address)):
-            return Refusal(address, 0, LISTS_NODES, quiet=True)
+            return AddressRefusal(address, 0, LISTS_NODES, quiet=True)
         if reason := self._whose(address, given=given):
-            return Refusal(address, 0, reason)
+            return AddressRefusal(address, 0, reason)
         if known.is_unknown(address) and address not in self._node.reserved_at:
-            return Refusal(address, 0, NOT_LOOKED_UP, quiet=True)
+            return AddressRefusal(address, 0, NOT_LOOKED_UP, quiet=True)
         return None
 
     def _whose(self, address: bytes, *, given: bool) -> str:
@@ -163,11 +165,11 @@ class _Judge:
             return "the load balancer address of another Service"
         return ""
 
-    def _reserved(self, address: bytes, *, given: bool) -> Refusal | None:
+    def _reserved(self, address: bytes, *, given: bool) -> AddressRefusal | None:
         """What the node depends on stays where it is, unless a load balancer says this Service is just that."""
         for known in self._node.reserved_at.get(address, ()):
             if not (given and known.port in self._ports):
-                return Refusal(
+                return AddressRefusal(
                     address, 0, f"the address of {known.role}, which this node could not reach any more"
                 )
         return None

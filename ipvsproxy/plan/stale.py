@@ -23,12 +23,12 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from ipvsproxy.address import Cidr, family, is_covered
+from ipvsproxy.base.address import Cidr, family, is_covered
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Destination, Frontend, FrontendKey
 
 
-class Rule(msgspec.Struct, frozen=True, gc=False):
+class SweepRule(msgspec.Struct, frozen=True, gc=False):
     """What may go on at one frontend: endpoints that answer (None: any) and sources that ask (empty: all).
 
     `sources` are in order and disjoint, as those of a frontend. `cut` are endpoints whose connections end here and
@@ -46,7 +46,7 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
         return bool(self.sources) and not is_covered(source, self.sources)
 
 
-GONE = Rule(endpoints=frozenset())
+GONE = SweepRule(endpoints=frozenset())
 EVERY_PROTOCOL = 0
 
 
@@ -58,7 +58,7 @@ class Sweep(msgspec.Struct, frozen=True):
 
     family: int
     protocol: int
-    rules: Mapping[FrontendKey, Rule]
+    rules: Mapping[FrontendKey, SweepRule]
     new_vips: frozenset[bytes] = frozenset()
 
     @property
@@ -98,7 +98,7 @@ def _may_begin_anew(key: FrontendKey, *, replied: bool) -> bool:
     return not replied or key.protocol == Protocol.UDP
 
 
-class Seen(msgspec.Struct, frozen=True, gc=False):
+class SeenFrontend(msgspec.Struct, frozen=True, gc=False):
     """Of a frontend, what decides about its entries, as it was when it was last looked at."""
 
     serving: tuple[Destination, ...]
@@ -110,9 +110,9 @@ class Stale:
     """Frontends whose entries matter, and the sweeps that are due."""
 
     def __init__(self) -> None:
-        self._seen: dict[FrontendKey, Seen] = {}
+        self._seen: dict[FrontendKey, SeenFrontend] = {}
         self._leading_to: dict[tuple[int, Destination], set[FrontendKey]] = {}
-        self._due: dict[FrontendKey, Rule] = {}
+        self._due: dict[FrontendKey, SweepRule] = {}
         self._new_vips: set[bytes] = set()
 
     def __bool__(self) -> bool:
@@ -121,20 +121,20 @@ class Stale:
     def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
         """Take over frontends that have changed, once the kernel has them as they are now."""
         for key in keys:
-            frontend, old, due = frontends.get(key), self._seen.pop(key, None), self._due.pop(key, Rule())
+            frontend, old, due = frontends.get(key), self._seen.pop(key, None), self._due.pop(key, SweepRule())
             new = _seen(frontend, old) if frontend else None
             if new is not None:
                 self._seen[key] = new
             self._index(key, old, new)
             rule = _of_wanted(key, old, new, due) if new else _of_unwanted(old, gone=frontend is None)
-            if rule != Rule():
+            if rule != SweepRule():
                 self._due[key] = rule
 
     def note_new_vips(self, addresses: Iterable[bytes]) -> None:
         """Record VIPs that have just become local."""
         self._new_vips.update(addresses)
 
-    def _index(self, key: FrontendKey, old: Seen | None, new: Seen | None) -> None:
+    def _index(self, key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend | None) -> None:
         """Remember which frontends lead to an inside view."""
         before, now = old.inside if old else None, new.inside if new else None
         if before == now:
@@ -152,12 +152,12 @@ class Stale:
         if not destinations:
             return
         for name in self._leading_to.get((key.protocol, Destination(key.address, key.port)), ()):
-            due = self._due.get(name, Rule())
+            due = self._due.get(name, SweepRule())
             self._due[name] = msgspec.structs.replace(due, cut=due.cut | destinations)
 
     def sweeps(self) -> list[Sweep]:
         """Return what is due: one sweep for each family and protocol, and one for the new VIPs of each family."""
-        groups: dict[tuple[int, int], dict[FrontendKey, Rule]] = {}
+        groups: dict[tuple[int, int], dict[FrontendKey, SweepRule]] = {}
         for key, rule in self._due.items():
             groups.setdefault((family(key.address), key.protocol), {})[key] = rule
         found = [Sweep(number, protocol, rules) for (number, protocol), rules in sorted(groups.items())]
@@ -171,25 +171,25 @@ class Stale:
         self._new_vips -= sweep.new_vips
 
 
-def _seen(frontend: Frontend, old: Seen | None) -> Seen | None:
+def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
     """Most frontends are of no interest and cost no memory. Open connections outlive the policy of their view."""
     inside = frontend.inside or (old.inside if old else None)
     if not (inside or frontend.ranges or frontend.key.protocol == Protocol.UDP):
         return None
-    return Seen(frontend.serving, frontend.ranges, inside)
+    return SeenFrontend(frontend.serving, frontend.ranges, inside)
 
 
-def _of_unwanted(old: Seen | None, *, gone: bool) -> Rule:
+def _of_unwanted(old: SeenFrontend | None, *, gone: bool) -> SweepRule:
     """The kernel forgets the entries of a server it removes, but not those that an inside view has rewritten."""
-    return GONE if gone and old is not None and old.inside else Rule()
+    return GONE if gone and old is not None and old.inside else SweepRule()
 
 
-def _of_wanted(key: FrontendKey, old: Seen | None, new: Seen, due: Rule) -> Rule:
+def _of_wanted(key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend, due: SweepRule) -> SweepRule:
     """Return what entries must be checked for; what has been due since an earlier change stays so."""
     lost = due.endpoints is not None or old is None or _lost(old.serving, new.serving)
     cut = bool(due.sources) or old is None or _tightened(old.ranges, new.ranges)
     endpoints = frozenset(new.serving) if lost and new.serving and key.protocol == Protocol.UDP else None
-    return Rule(endpoints, new.ranges if cut else (), due.cut)
+    return SweepRule(endpoints, new.ranges if cut else (), due.cut)
 
 
 def _lost(old: tuple[Destination, ...], new: tuple[Destination, ...]) -> bool:

@@ -13,7 +13,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-from ipvsproxy.address import Cidr, format_endpoint
+from ipvsproxy.base.address import Cidr, format_endpoint
 from ipvsproxy.plan.model import Protocol
 
 PERSISTENT = 0x1
@@ -51,7 +51,7 @@ class Destination(msgspec.Struct, frozen=True, order=True, gc=False):
         return format_endpoint(self.address, self.port)
 
 
-class Server(msgspec.Struct, frozen=True, order=True, gc=False):
+class ServerAttributes(msgspec.Struct, frozen=True, order=True, gc=False):
     """Attributes of a virtual server; `timeout` in seconds, 0 without persistence."""
 
     scheduler: str
@@ -59,7 +59,7 @@ class Server(msgspec.Struct, frozen=True, order=True, gc=False):
     timeout: int
 
 
-class Verdict(StrEnum):
+class PacketVerdict(StrEnum):
     """What happens to a new connection to a frontend, as a verdict of the ruleset."""
 
     ACCEPT = "accept"
@@ -101,9 +101,9 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     """
 
     key: FrontendKey
-    server: Server
+    server: ServerAttributes
     destinations: tuple[Destination, ...]
-    verdict: Verdict
+    verdict: PacketVerdict
     masquerade: Masquerade = Masquerade.NEVER
     inside: Destination | None = None
     ranges: tuple[Cidr, ...] = ()
@@ -128,7 +128,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class Slot(msgspec.Struct, frozen=True, order=True, gc=False):
+class ElementKey(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where an element lives: the name of a set or map of the ruleset, and the key as nft text."""
 
     set: str
@@ -156,7 +156,7 @@ class Vip(msgspec.Struct, frozen=True, order=True, gc=False):
 class ServerState(msgspec.Struct, gc=False):
     """A virtual server as the kernel has it: attributes and the weight of each destination, or UNLIKE_OURS."""
 
-    server: Server
+    server: ServerAttributes
     weights: dict[Destination, int]
 
 
@@ -166,14 +166,14 @@ class KernelState:
 
     servers: dict[FrontendKey, ServerState] = field(default_factory=dict)
     vips: set[Vip] = field(default_factory=set)
-    elements: dict[Slot, str] = field(default_factory=dict)
+    elements: dict[ElementKey, str] = field(default_factory=dict)
 
-    def everything(self) -> "Touched":
+    def everything(self) -> "Dirty":
         """Name all there is."""
-        return Touched(set(self.servers), {vip.address for vip in self.vips}, set(self.elements))
+        return Dirty(set(self.servers), {vip.address for vip in self.vips}, set(self.elements))
 
 
-class Touched(msgspec.Struct):
+class Dirty(msgspec.Struct):
     """Names of kernel objects whose wanted state may differ from the shadow.
 
     `reasons` is what the kernel said about those that have just failed; it is not kept with what is pending.
@@ -181,8 +181,8 @@ class Touched(msgspec.Struct):
 
     servers: set[FrontendKey] = msgspec.field(default_factory=set)
     vips: set[bytes] = msgspec.field(default_factory=set)
-    slots: set[Slot] = msgspec.field(default_factory=set)
-    reasons: dict[FrontendKey | bytes | Slot, str] = msgspec.field(default_factory=dict)
+    slots: set[ElementKey] = msgspec.field(default_factory=set)
+    reasons: dict[FrontendKey | bytes | ElementKey, str] = msgspec.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.servers or self.vips or self.slots)
@@ -190,18 +190,16 @@ class Touched(msgspec.Struct):
     def __len__(self) -> int:
         return len(self.servers) + len(self.vips) + len(self.slots)
 
-    def update(self, other: "Touched") -> None:
+    def update(self, other: "Dirty") -> None:
         """Add all names of another set."""
         self.servers |= other.servers
         self.vips |= other.vips
         self.slots |= other.slots
 
-    def copy(self) -> "Touched":
+    def copy(self) -> "Dirty":
         """Return a set that can be changed by itself."""
-        return Touched(set(self.servers), set(self.vips), set(self.slots), dict(self.reasons))
+        return Dirty(set(self.servers), set(self.vips), set(self.slots), dict(self.reasons))
 
-    def without(self, other: "Touched") -> "Touched":
+    def without(self, other: "Dirty") -> "Dirty":
         """Return the names that another set does not have, with their reasons."""
-        return Touched(
-            self.servers - other.servers, self.vips - other.vips, self.slots - other.slots, self.reasons
-        )
+        return Dirty(self.servers - other.servers, self.vips - other.vips, self.slots - other.slots, self.reasons)

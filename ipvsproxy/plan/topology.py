@@ -13,7 +13,7 @@ from ipvsproxy.plan.model import Endpoint
 from ipvsproxy.plan.state import Destination
 
 
-class Backend(msgspec.Struct, frozen=True, gc=False):
+class PortEndpoint(msgspec.Struct, frozen=True, gc=False):
     """An endpoint together with what it is to IPVS: its address and the number one Service port has on it."""
 
     endpoint: Endpoint
@@ -23,12 +23,12 @@ class Backend(msgspec.Struct, frozen=True, gc=False):
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """What `choose` decided; each list keeps the order of its input."""
 
-    cluster: Sequence[Backend]
-    local: Sequence[Backend]
+    cluster: Sequence[PortEndpoint]
+    local: Sequence[PortEndpoint]
     exists: bool
 
 
-def choose(backends: Sequence[Backend], node: str, zone: str) -> Choice:
+def choose(backends: Sequence[PortEndpoint], node: str, zone: str) -> Choice:
     """Pick the backends for Cluster and for Local policy; `zone` is empty when unknown."""
     ready = [b for b in backends if b.endpoint.ready]
     leaving = [b for b in backends if b.endpoint.terminating and b.endpoint.serving]
@@ -39,11 +39,11 @@ def choose(backends: Sequence[Backend], node: str, zone: str) -> Choice:
     )
 
 
-def _on(node: str, backends: Sequence[Backend]) -> Sequence[Backend]:
+def _on(node: str, backends: Sequence[PortEndpoint]) -> Sequence[PortEndpoint]:
     return [b for b in backends if b.endpoint.node == node] if node else []
 
 
-def _near(ready: Sequence[Backend], node: str, zone: str) -> Sequence[Backend]:
+def _near(ready: Sequence[PortEndpoint], node: str, zone: str) -> Sequence[PortEndpoint]:
     """Node hints before zone hints; a kind counts only if every ready endpoint has it and one is for us."""
     if not ready or not (ready[0].endpoint.node_hints or ready[0].endpoint.zone_hints):
         return ready

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ipvsproxy.diagnosis.facts import Answer, join
+from ipvsproxy.diagnosis.facts import DnsAnswer, join
 from ipvsproxy.probe.live import source
 
 PORT = 53
@@ -34,7 +34,7 @@ class Record(NamedTuple):
     text: str
 
 
-def resolve(server: str, name: str, kind: str, make: MakeSocket = socket.socket) -> Answer:
+def resolve(server: str, name: str, kind: str, make: MakeSocket = socket.socket) -> DnsAnswer:
     """Ask a server for records of a type, A, AAAA or CNAME. Never raises: what failed is in the answer."""
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     try:
@@ -42,12 +42,12 @@ def resolve(server: str, name: str, kind: str, make: MakeSocket = socket.socket)
             sock.settimeout(SECONDS)
             sock.connect((server, PORT))
             asked_from = join(*source(sock))
-            return _asked(sock, Answer(server, name, asked_from=asked_from), TYPES[kind])
+            return _asked(sock, DnsAnswer(server, name, asked_from=asked_from), TYPES[kind])
     except (OSError, ValueError, struct.error, IndexError) as error:
-        return Answer(server, name, error=_words(error))
+        return DnsAnswer(server, name, error=_words(error))
 
 
-def _asked(sock: socket.socket, unanswered: Answer, kind: int) -> Answer:
+def _asked(sock: socket.socket, unanswered: DnsAnswer, kind: int) -> DnsAnswer:
     number = secrets.randbelow(1 << 16)
     for _ in range(TRIES):
         sock.send(question(number, unanswered.name, kind))
@@ -70,7 +70,7 @@ def question(number: int, name: str, kind: int) -> bytes:
     return HEADER.pack(number, RECURSE, 1, 0, 0, 0) + encoded + struct.pack(">HH", kind, IN)
 
 
-def read(data: bytes, unanswered: Answer) -> Answer:
+def read(data: bytes, unanswered: DnsAnswer) -> DnsAnswer:
     """Return what an answer says. Raises struct.error, IndexError, ValueError when it is malformed."""
     code = HEADER.unpack_from(data)[1] & 0xF
     if code:

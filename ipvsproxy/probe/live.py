@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ipvsproxy.address import is_unspecified, parse_ip
+from ipvsproxy.base.address import is_unspecified, parse_ip
 
 SECONDS = 5.0
 SCTP = 132
@@ -16,7 +16,7 @@ REFUSALS = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EPERM))
 MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind, int], socket.socket]
 
 
-class Outcome(NamedTuple):
+class ProbeOutcome(NamedTuple):
     """One of answered, sent (UDP, nothing came back), refused, timeout, unreachable; the words of an error.
 
     `source` and `port` are what was asked from, empty and 0 where the kernel has forgotten it.
@@ -36,12 +36,12 @@ def open_socket(make: MakeSocket, address: str, protocol: str) -> socket.socket:
     return make(family, kind, SCTP if protocol == "SCTP" else 0)
 
 
-def knock(sock: socket.socket, address: str, port: int, data: bytes = b"\0") -> Outcome:
+def probe(sock: socket.socket, address: str, port: int, data: bytes = b"\0") -> ProbeOutcome:
     """Open a connection, or send a datagram and wait for an answer or a refusal; then close the socket."""
     began = time.monotonic()
     with sock:
         outcome, error = _asked(sock, address, port, data)
-        return Outcome(outcome, time.monotonic() - began, error, *source(sock))
+        return ProbeOutcome(outcome, time.monotonic() - began, error, *source(sock))
 
 
 def _asked(sock: socket.socket, address: str, port: int, data: bytes) -> tuple[str, str]:

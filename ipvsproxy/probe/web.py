@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 
-from ipvsproxy.address import format_ip, is_unspecified
+from ipvsproxy.base.address import format_ip, is_unspecified
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Proxy
 

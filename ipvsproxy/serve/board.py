@@ -8,12 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from ipvsproxy.exchange.report import EventNote, Report, Severity, Subject, Sync
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.plan.state import FrontendKey
-from ipvsproxy.report import Notice, Report, Severity, Subject, Sync
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.health import Health, responder
-from ipvsproxy.serve.http import Address, Listener, Server
+from ipvsproxy.serve.http import Address, HttpServer, Listener
 from ipvsproxy.serve.metrics import Metrics
 from ipvsproxy.serve.services import GROUP, ServicePorts
 from ipvsproxy.serve.traffic import Traffic
@@ -26,12 +26,12 @@ class Board(Report):
     """The report that everybody can read. `sync_period` in seconds; `notify` takes what is worth an event."""
 
     def __init__(
-        self, sync_period: float, notify: Callable[[Notice], None], families: Iterable[int] = FAMILIES
+        self, sync_period: float, notify: Callable[[EventNote], None], families: Iterable[int] = FAMILIES
     ) -> None:
         families = tuple(families)
         self.metrics = Metrics(families)
         self.health = Health(sync_period, families)
-        self.server = Server()
+        self.server = HttpServer()
         self._notify = notify
         self._ports = ServicePorts(lambda: self.health.healthy, notify)
         self._lacking: dict[str, frozenset[tuple[str, int]]] = {}
@@ -112,7 +112,7 @@ class Board(Report):
     def refused(self, service: Subject, reason: str) -> None:
         """Count, and make it an event of the Service."""
         self.metrics.refused()
-        self._notify(Notice(service, Severity.WARNING, "FailedToProgramService", "ProgramService", reason))
+        self._notify(EventNote(service, Severity.WARNING, "FailedToProgramService", "ProgramService", reason))
 
     def drains_forced(self, destinations: int) -> None:
         """Count."""
@@ -126,19 +126,19 @@ class Board(Report):
         """Make it an event of the Node."""
         if reason:
             subject = Subject("Node", "", node, node)
-            self._notify(Notice(subject, Severity.WARNING, "OtherProxyRunning", "ProgramServices", reason))
+            self._notify(EventNote(subject, Severity.WARNING, "OtherProxyRunning", "ProgramServices", reason))
 
     def contested(self, node: str, reason: str) -> None:
         """Set the metric, and make it an event of the Node."""
         self.metrics.contested(bool(reason))
         if reason:
             subject = Subject("Node", "", node, node)
-            self._notify(Notice(subject, Severity.WARNING, "KernelStateContested", "RepairKernelState", reason))
+            self._notify(EventNote(subject, Severity.WARNING, "KernelStateContested", "RepairKernelState", reason))
 
     def foreign_server(self, node: str, note: str) -> None:
         """Make it an event of the Node."""
         subject = Subject("Node", "", node, node)
-        self._notify(Notice(subject, Severity.WARNING, "ForeignVirtualServer", "RepairKernelState", note))
+        self._notify(EventNote(subject, Severity.WARNING, "ForeignVirtualServer", "RepairKernelState", note))
 
     def repaired(self, objects: int) -> None:
         """Count."""

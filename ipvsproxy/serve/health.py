@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from ipvsproxy.serve.http import NOT_FOUND, Answer, Request
+from ipvsproxy.serve.http import NOT_FOUND, HttpAnswer, Request
 
 HEADERS = {"X-Content-Type-Options": "nosniff"}
 JSON = "application/json"
@@ -138,16 +138,16 @@ def stamp(seconds: float) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}" + (f".{fraction}" if fraction else "") + "Z"
 
 
-def responder(health: Health, count: Callable[[str, int], None]) -> Callable[[Request], Answer]:
+def responder(health: Health, count: Callable[[str, int], None]) -> Callable[[Request], HttpAnswer]:
     """Return what answers on the health port; `count` is told path and status of each answer."""
     paths = {"/healthz": health.healthz, "/livez": health.livez}
 
-    def respond(request: Request) -> Answer:
+    def respond(request: Request) -> HttpAnswer:
         ask = paths.get(request.path)
         if ask is None:
             return NOT_FOUND
         status, body = ask()
         count(request.path, status)
-        return Answer(status, body, JSON, HEADERS)
+        return HttpAnswer(status, body, JSON, HEADERS)
 
     return respond

@@ -1,6 +1,6 @@
 """A small HTTP server: one thread accepts for all listeners, each connection is answered in a thread of its own.
 
-In: `Listener`s, each with an address and a function from `Request` to `Answer`. Listeners come and go while
+In: `Listener`s, each with an address and a function from `Request` to `HttpAnswer`. Listeners come and go while
 the server runs (`set_listeners`), and one whose address cannot be had is tried again every RETRY_SECONDS. A
 thread that polls for each of some hundred healthCheckNodePorts would be a waste, hence one selector.
 
@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import structlog
 
-from ipvsproxy.address import family, format_endpoint, is_unspecified
+from ipvsproxy.base.address import family, format_endpoint, is_unspecified
 
 RETRY_SECONDS = 5.0
 IDLE_SECONDS = 30.0
@@ -62,7 +62,7 @@ class Request(NamedTuple):
     body: bytes = b""
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What is said: status, body, content type, further headers."""
 
     status: int
@@ -71,10 +71,10 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-NOT_FOUND = Answer(404, b"404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
-BAD_REQUEST = Answer(400, b"400 bad request\n")
+NOT_FOUND = HttpAnswer(404, b"404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
+BAD_REQUEST = HttpAnswer(400, b"400 bad request\n")
 
-Respond = Callable[[Request], Answer]
+Respond = Callable[[Request], HttpAnswer]
 
 
 class Listener(NamedTuple):
@@ -114,7 +114,7 @@ def _reason(listener: Listener, error: OSError) -> str:
     return f"{listener.address}: {os.strerror(error.errno) if error.errno else error}"
 
 
-class Server:
+class HttpServer:
     """Listens where it is told to, until the process ends or `stop` is called."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -315,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
             return b""
         return self.rfile.read(int(length))
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: HttpAnswer) -> None:
         self.send_response_only(answer.status)
         self.send_header("Content-Type", answer.content_type)
         for name, value in answer.headers.items():

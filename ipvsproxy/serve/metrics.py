@@ -14,10 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from ipvsproxy.exchange.report import Sync
 from ipvsproxy.plan.local import EXTERNAL, INTERNAL
-from ipvsproxy.report import Sync
 from ipvsproxy.serve.health import FAMILY_NAMES
-from ipvsproxy.serve.traffic import Series, Traffic
+from ipvsproxy.serve.traffic import Traffic, TrafficSeries
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 PROGRAMMING_BUCKETS = (0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
@@ -172,9 +172,9 @@ class Metrics:
         """The kernel was not as left."""
         self._repairs.inc(objects)
 
-    def contested(self, is_fight: bool) -> None:
+    def contested(self, is_contended: bool) -> None:
         """Another program undoes what is repaired, or does so no more."""
-        self._contested.set(is_fight)
+        self._contested.set(is_contended)
 
     def lacking(self, counts: Mapping[tuple[str, int], int]) -> None:
         """Set the number of Services without a usable endpoint here, by (policy, family)."""
@@ -244,7 +244,7 @@ class _TrafficCollector(Collector):
         yield GaugeMetricFamily("ipvsproxy_traffic_reading_seconds", words, value=self._traffic.seconds)
 
 
-def _counted(what: str, labels: tuple[str, ...], series: Iterable[Series]) -> Iterator[Metric]:
+def _counted(what: str, labels: tuple[str, ...], series: Iterable[TrafficSeries]) -> Iterator[Metric]:
     name, of = f"ipvsproxy_{what}", f"of each {what}, on each of its frontends"
     opened = CounterMetricFamily(f"{name}_connections", f"Connections {of}", labels=labels)
     packets = CounterMetricFamily(f"{name}_packets", f"Packets {of}", labels=(*labels, "direction"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ipvsproxy.plan.state import FrontendKey
 from ipvsproxy.serve.health import HEADERS, JSON
-from ipvsproxy.serve.http import NOT_FOUND, Answer, Request, Respond
+from ipvsproxy.serve.http import NOT_FOUND, HttpAnswer, Request, Respond
 
 MODE = b"ipvs"
 MAX_VERBOSITY = 2**31 - 1
@@ -26,64 +26,64 @@ class Pages:
     """Paths and their answers; `add` one after the other, then serve `respond`."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, Respond] = {"/healthz": _healthz, "/healthz/ping": lambda _: Answer(200, b"ok")}
-        self._paths["/proxyMode"] = lambda _: Answer(200, MODE, headers=HEADERS)
+        self._paths: dict[str, Respond] = {"/healthz": _healthz, "/healthz/ping": lambda _: HttpAnswer(200, b"ok")}
+        self._paths["/proxyMode"] = lambda _: HttpAnswer(200, MODE, headers=HEADERS)
 
     def add(self, path: str, respond: Respond) -> None:
         """Answer at a path."""
         self._paths[path] = respond
 
-    def respond(self, request: Request) -> Answer:
+    def respond(self, request: Request) -> HttpAnswer:
         """Answer a request by its path."""
         respond = self._paths.get(request.path)
         return respond(request) if respond else NOT_FOUND
 
 
-def _healthz(request: Request) -> Answer:
+def _healthz(request: Request) -> HttpAnswer:
     """The one check is that we answer; `verbose` and `exclude` are those of Kubernetes components."""
     if "verbose" not in request.query:
-        return Answer(200, b"ok", headers=HEADERS)
+        return HttpAnswer(200, b"ok", headers=HEADERS)
     excluded = request.query.get("exclude") == "ping"
     check = "[+]ping excluded: ok" if excluded else "[+]ping ok"
-    return Answer(200, f"{check}\nhealthz check passed\n".encode(), headers=HEADERS)
+    return HttpAnswer(200, f"{check}\nhealthz check passed\n".encode(), headers=HEADERS)
 
 
 def metrics(exposition: Callable[[str], tuple[bytes, str]]) -> Respond:
     """Answer with all metrics, in OpenMetrics if the client prefers it."""
 
-    def respond(request: Request) -> Answer:
+    def respond(request: Request) -> HttpAnswer:
         body, content_type = exposition(request.headers.get("Accept") or "")
-        return Answer(200, body, content_type)
+        return HttpAnswer(200, body, content_type)
 
     return respond
 
 
-def slis(request: Request) -> Answer:
+def slis(request: Request) -> HttpAnswer:
     """Service level indicators of the one check there is; DELETE resets them, and there is nothing to reset."""
     if request.method == "DELETE":
-        return Answer(200, b"metrics reset\n")
+        return HttpAnswer(200, b"metrics reset\n")
     lines = (
         "# HELP kubernetes_healthcheck Result of a health check: 1 if it passed",
         "# TYPE kubernetes_healthcheck gauge",
         'kubernetes_healthcheck{name="ping",type="healthz"} 1',
         "",
     )
-    return Answer(200, "\n".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
+    return HttpAnswer(200, "\n".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
 def configz(document: Mapping[str, Any], ours: Mapping[str, Any]) -> Respond:
     """Answer with the effective KubeProxyConfiguration, and with our own settings as an IPVSProxyConfiguration."""
     parts = {"kubeproxy.config.k8s.io": document, "ipvsproxy.io": ours}
     body = json.dumps(parts, separators=(",", ":")).encode()
-    return lambda _: Answer(200, body, JSON)
+    return lambda _: HttpAnswer(200, body, JSON)
 
 
 def frontends(holders: Callable[[], Mapping[FrontendKey, str]]) -> Respond:
     """Answer with the Service of each frontend: the names that the kernel does not know."""
 
-    def respond(_: Request) -> Answer:
+    def respond(_: Request) -> HttpAnswer:
         known = {str(key): service for key, service in holders().items()}
-        return Answer(200, json.dumps({"version": 1, "kind": "Frontends", "frontends": known}).encode(), JSON)
+        return HttpAnswer(200, json.dumps({"version": 1, "kind": "Frontends", "frontends": known}).encode(), JSON)
 
     return respond
 
@@ -92,14 +92,14 @@ def flagz(flags: Iterable[tuple[str, str]]) -> Respond:
     """Answer with all flags and their values."""
     lines = [f"{name.lstrip('-')}={value}" for name, value in sorted(flags)]
     body = "\n".join(["", "kube-proxy flags", DEBUGGING_ONLY, "", *lines, ""]).encode()
-    return lambda _: Answer(200, body, headers=HEADERS)
+    return lambda _: HttpAnswer(200, body, headers=HEADERS)
 
 
 def statusz(kubernetes_version: str, clock: Callable[[], float] = time.time) -> Respond:
     """Answer with since when which version runs."""
     started = clock()
 
-    def respond(_: Request) -> Answer:
+    def respond(_: Request) -> HttpAnswer:
         up = int(clock() - started)
         lines = (
             "",
@@ -112,7 +112,7 @@ def statusz(kubernetes_version: str, clock: Callable[[], float] = time.time) -> 
             f"Binary version: {kubernetes_version.removeprefix('v')} (ipvsproxy {version('ipvsproxy')})",
             "",
         )
-        return Answer(200, "\n".join(lines).encode(), headers=HEADERS)
+        return HttpAnswer(200, "\n".join(lines).encode(), headers=HEADERS)
 
     return respond
 
@@ -120,14 +120,14 @@ def statusz(kubernetes_version: str, clock: Callable[[], float] = time.time) -> 
 def verbosity(change: Callable[[int], None]) -> Respond:
     """Let PUT set the verbosity of the log, as `kubectl` and people with curl expect."""
 
-    def respond(request: Request) -> Answer:
+    def respond(request: Request) -> HttpAnswer:
         if request.method != "PUT":
-            return Answer(406, b"http put method expected", headers=HEADERS)
+            return HttpAnswer(406, b"http put method expected", headers=HEADERS)
         text = request.body.decode(errors="replace").strip()
         if not NUMBER.fullmatch(text) or int(text) > MAX_VERBOSITY:
             said = f"failed to set the verbosity: {text[:40]!r} is no number\n"
-            return Answer(400, said.encode(), headers=HEADERS)
+            return HttpAnswer(400, said.encode(), headers=HEADERS)
         change(int(text))
-        return Answer(200, f"successfully set verbosity to {text}".encode(), headers=HEADERS)
+        return HttpAnswer(200, f"successfully set verbosity to {text}".encode(), headers=HEADERS)
 
     return respond

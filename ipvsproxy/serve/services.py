@@ -7,14 +7,14 @@ A load balancer asks them which nodes have endpoints of a Service with externalT
 import json
 from collections.abc import Callable, Iterator, Mapping
 
+from ipvsproxy.exchange.report import EventNote, Severity, service_subject
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.report import Notice, Severity, service_subject
 from ipvsproxy.serve.health import HEADERS, JSON
-from ipvsproxy.serve.http import Address, Answer, Listener, Request, Respond
+from ipvsproxy.serve.http import Address, HttpAnswer, Listener, Request, Respond
 
 GROUP = "healthCheckNodePort"
 
-Notify = Callable[[Notice], None]
+Notify = Callable[[EventNote], None]
 
 
 class ServicePorts:
@@ -75,10 +75,10 @@ class ServicePorts:
 
     def _refuse(self, view: LocalView, note: str) -> None:
         subject = service_subject(view.service, view.uid)
-        self._notify(Notice(subject, Severity.WARNING, "FailedToStartServiceHealthcheck", "Listen", note))
+        self._notify(EventNote(subject, Severity.WARNING, "FailedToStartServiceHealthcheck", "Listen", note))
 
     def _respond(self, service: str, number: int) -> Respond:
-        def respond(_: Request) -> Answer:
+        def respond(_: Request) -> HttpAnswer:
             view = self._views.get(service)
             count = view.endpoints.get(number, 0) if view else 0
             return answer(service, count, healthy=self._healthy())
@@ -86,7 +86,7 @@ class ServicePorts:
         return respond
 
 
-def answer(service: str, count: int, *, healthy: bool) -> Answer:
+def answer(service: str, count: int, *, healthy: bool) -> HttpAnswer:
     """Return what a load balancer is told: 200 if there are endpoints here and the proxy keeps up."""
     namespace, name = service.split("/")
     body = {
@@ -95,7 +95,7 @@ def answer(service: str, count: int, *, healthy: bool) -> Answer:
         "serviceProxyHealthy": healthy,
     }
     headers = {**HEADERS, "X-Load-Balancing-Endpoint-Weight": str(count)}
-    return Answer(200 if count and healthy else 503, json.dumps(body, indent="\t").encode(), JSON, headers)
+    return HttpAnswer(200 if count and healthy else 503, json.dumps(body, indent="\t").encode(), JSON, headers)
 
 
 def _shape(view: LocalView) -> tuple[int, tuple[int, ...]]:

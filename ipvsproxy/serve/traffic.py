@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from ipvsproxy.config import ALL_SERVICES
-from ipvsproxy.inspect.model import Counters, Real, Virtual
+from ipvsproxy.inspect.model import Counters, DestinationRecord, ServerRecord
 from ipvsproxy.plan.state import FrontendKey
 
 SHORTEST_PAUSE = 10.0
@@ -29,20 +29,20 @@ KEPT = 0.9
 log = structlog.get_logger()
 
 
-class Look(Protocol):
+class CounterReader(Protocol):
     """The kernel's counters, opened for one look."""
 
-    def servers(self) -> Sequence[Virtual]:
+    def servers(self) -> Sequence[ServerRecord]:
         """Return all virtual servers."""
 
-    def destinations(self, key: FrontendKey) -> Sequence[Real]:
+    def destinations(self, key: FrontendKey) -> Sequence[DestinationRecord]:
         """Return the destinations of a virtual server."""
 
     def close(self) -> None:
         """Close it."""
 
 
-class Series(NamedTuple):
+class TrafficSeries(NamedTuple):
     """What one kernel object has counted; `endpoint` is empty for a virtual server as a whole."""
 
     namespace: str
@@ -65,7 +65,9 @@ class Traffic:
     `seconds` is how long the last reading took.
     """
 
-    def __init__(self, limit: int, look: Callable[[], Look], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, look: Callable[[], CounterReader], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.holders: Callable[[], Mapping[FrontendKey, str]] = dict
         self.seconds = 0.0
         self._limit = limit
@@ -73,11 +75,11 @@ class Traffic:
         self._clock = clock
         self._lock = threading.Lock()
         self._next = 0.0
-        self._series: list[Series] = []
+        self._series: list[TrafficSeries] = []
         self._bytes: dict[FrontendKey, int] = {}
         self._recent: dict[str, float] = {}
 
-    def series(self) -> list[Series]:
+    def series(self) -> list[TrafficSeries]:
         """Return the counters to show, as fresh as the pause between two looks allows."""
         with self._lock:
             began = self._clock()
@@ -90,19 +92,19 @@ class Traffic:
                 self._next = began + self.seconds + max(SHORTEST_PAUSE, PAUSE_FACTOR * self.seconds)
             return self._series
 
-    def _read(self) -> list[Series]:
+    def _read(self) -> list[TrafficSeries]:
         names = self.holders()
         with closing(self._look()) as look:
             servers = [server for server in look.servers() if server.key in names]
             shown = self._chosen(servers, names)
-            found: list[Series] = []
+            found: list[TrafficSeries] = []
             for server in servers:
                 service = names[server.key]
                 if service in shown:
                     found += _of_server(server, service, look.destinations(server.key))
             return found
 
-    def _chosen(self, servers: Sequence[Virtual], names: Mapping[FrontendKey, str]) -> frozenset[str]:
+    def _chosen(self, servers: Sequence[ServerRecord], names: Mapping[FrontendKey, str]) -> frozenset[str]:
         """Return the Services to show: those with most bytes lately, by name where that is equal."""
         if self._limit == ALL_SERVICES:
             return frozenset(names.values())
@@ -118,13 +120,15 @@ class Traffic:
         return frozenset(order[: self._limit])
 
 
-def _of_server(server: Virtual, service: str, destinations: Sequence[Real]) -> list[Series]:
+def _of_server(
+    server: ServerRecord, service: str, destinations: Sequence[DestinationRecord]
+) -> list[TrafficSeries]:
     namespace, _, name = service.partition("/")
     frontend = str(server.key)
     active, inactive = (sum(getattr(real, state) for real in destinations) for state in ("active", "inactive"))
-    whole = Series(namespace, name, frontend, "", server.counters, active, inactive)
+    whole = TrafficSeries(namespace, name, frontend, "", server.counters, active, inactive)
     each = (
-        Series(namespace, name, frontend, str(real.destination), real.counters, real.active, real.inactive)
+        TrafficSeries(namespace, name, frontend, str(real.destination), real.counters, real.active, real.inactive)
         for real in destinations
     )
     return [whole, *each]

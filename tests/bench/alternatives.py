@@ -5,7 +5,7 @@ import os
 import pathlib
 import time
 
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.exchange.inbox import Kind
 from tests.bench.machine import objects
 
 

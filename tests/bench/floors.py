@@ -7,9 +7,9 @@ has no way around libnftables, so its floor is one load of the same text.
 import socket
 
 from ipvsproxy.kernel.ipvs import NETLINK_GENERIC
-from ipvsproxy.kernel.ipvs_wire import encode
 from ipvsproxy.kernel.links import NETLINK_ROUTE, Links
-from ipvsproxy.kernel.netlink import LAST, generic_family
+from ipvsproxy.kernel.wire.ipvs import encode
+from ipvsproxy.kernel.wire.netlink import LAST, generic_family
 from nft import Libnftables
 from tests.bench.machine import Proxy, timed
 from tests.bench.namespace import fresh_network

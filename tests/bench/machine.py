@@ -8,8 +8,9 @@ import time
 
 import msgspec
 
-from ipvsproxy import memory
+from ipvsproxy.base import garbage_collection
 from ipvsproxy.config import Config
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -18,8 +19,7 @@ from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kube.decode import decode_json
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
-from ipvsproxy.loop import Loop
+from ipvsproxy.reconciler.loop import Loop
 from nft import Libnftables
 from tests.bench.namespace import fresh_network
 
@@ -83,7 +83,7 @@ class Proxy:
     def __init__(self, *, record=False, fresh=True, clock=lambda: 0.0):
         if fresh:
             fresh_network()
-        memory.expect_many_objects()
+        garbage_collection.expect_many_objects()
         self.ipvs = RecordingIpvs() if record else Ipvs()
         self.links = RecordingLinks() if record else Links()
         self.links.ensure_link()
@@ -103,12 +103,12 @@ class Proxy:
 
     def list(self, services, slices):
         """Take over the raw lists."""
-        self.loop.turn(self.index(services, slices))
+        self.loop.reconcile(self.index(services, slices))
 
     def change(self, *lines):
         """Take over raw objects of watch events, in one turn."""
         decoded = [decode_json(Kind.ENDPOINT_SLICE, line).object for line in lines]
-        self.loop.turn([Changed(Kind.ENDPOINT_SLICE, value.key, value) for value in decoded])
+        self.loop.reconcile([Changed(Kind.ENDPOINT_SLICE, value.key, value) for value in decoded])
 
     def forget(self):
         """Start recording anew."""

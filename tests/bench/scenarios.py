@@ -8,9 +8,9 @@ import statistics
 import time
 
 from ipvsproxy.config import Config
+from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kube.inbox import Inbox, Kind, Listed
-from ipvsproxy.loop import Loop
+from ipvsproxy.reconciler.loop import Loop
 from tests.bench import alternatives, cluster, floors
 from tests.bench.machine import REFERENCE_CALIBRATION, Proxy, calibration, objects, timed
 from tests.bench.namespace import fresh_network
@@ -57,7 +57,7 @@ def first_answers(services, endpoints):
     proxy = Proxy(record=True)
     events = proxy.index(*lists)
     began = time.perf_counter()
-    proxy.loop.turn(events)
+    proxy.loop.reconcile(events)
     whole = time.perf_counter() - began
     return {"seconds": proxy.links.first - began, "floor_seconds": whole, "floor": "the whole programming time"}
 
@@ -154,9 +154,9 @@ def memory(services, endpoints):
     before = rss_kib()
     proxy = Proxy()
     more = int(services * GROWTH)
-    proxy.loop.turn(_paged(services, endpoints))
+    proxy.loop.reconcile(_paged(services, endpoints))
     peak, held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, rss_kib()
-    proxy.loop.turn(_paged(more, endpoints))
+    proxy.loop.reconcile(_paged(more, endpoints))
     growth = (rss_kib() - held) / (more - services)
     return {
         "rss_mib": round(held / 1024),
@@ -177,7 +177,7 @@ def one_service(services, endpoints):
     config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
     loop = Loop(config, Inbox(), MemoryNode().kernel(), lambda: 0.0)
     for shift in (0, 1):
-        loop.turn(_crowd(total, shift))
+        loop.reconcile(_crowd(total, shift))
     return {
         "rss_mib": round(rss_kib() / 1024),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -201,9 +201,9 @@ def at_the_node_limit(_services, _endpoints):
     )
     node = MemoryNode()
     loop = Loop(config, Inbox(), node.kernel(), lambda: 0.0)
-    loop.turn([Listed(Kind.NODE, {}), Listed(Kind.SERVICE, services), Listed(Kind.ENDPOINT_SLICE, slices)])
-    while loop._desired.backlog:
-        loop.turn([])
+    loop.reconcile([Listed(Kind.NODE, {}), Listed(Kind.SERVICE, services), Listed(Kind.ENDPOINT_SLICE, slices)])
+    while loop._wanted.backlog:
+        loop.reconcile([])
     return {
         "rss_mib": round(rss_kib() / 1024),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -246,7 +246,7 @@ def idle(services, endpoints):
         end = now[0] + period
         while now[0] < end:
             now[0] = min(end, now[0] + proxy.loop._timeout())
-            proxy.loop.turn([])
+            proxy.loop.reconcile([])
     used = (time.process_time() - began) / VERIFICATIONS
     share, slowness = used / period, calibration() / REFERENCE_CALIBRATION
     return {

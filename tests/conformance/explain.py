@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.inspect.walk import Explanation, Outcome, explain, packet
-from ipvsproxy.kernel.view import View
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.inspect.walk import Explanation, PacketOutcome, explain, packet
+from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey
 from tests.conformance.judge import Facts
@@ -19,34 +19,34 @@ from tests.conformance.scenario_file import Flow
 from tests.lab import netns
 from tests.lab.probe import Result
 
-WIRE = {"answered": Outcome.ACCEPTED, "refused": Outcome.REFUSED, "timeout": Outcome.DROPPED}
+WIRE = {"answered": PacketOutcome.ACCEPTED, "refused": PacketOutcome.REFUSED, "timeout": PacketOutcome.DROPPED}
 
 
 def differences(
     where: str, results: Mapping[str, Sequence[Result]], flows: Sequence[Flow], facts: Facts
 ) -> Iterator[tuple[Flow, str, str]]:
     """Yield (flow, what explain says, what happened) where they do not agree."""
-    with netns.inside(where), View() as view:
+    with netns.inside(where), KernelReader() as view:
         said = {flow.id: _explain(flow, view) for flow in flows}
     for flow in flows:
         for words, seen in compare(flow, said[flow.id], results[flow.id], facts):
             yield flow, words, seen
 
 
-def _explain(flow: Flow, view: View) -> Explanation:
+def _explain(flow: Flow, view: KernelReader) -> Explanation:
     to = FrontendKey(parse_ip(flow.address), Protocol[flow.proto.upper()], flow.port)
     return explain(packet(to, view, None if flow.sender == "node" else parse_ip(flow.source)), view)
 
 
 def compare(flow: Flow, said: Explanation, results: Sequence[Result], facts: Facts) -> Iterator[tuple[str, str]]:
     """Yield (what explain says, what happened) where they do not agree."""
-    if said.outcome is Outcome.NOT_OURS:
+    if said.outcome is PacketOutcome.NOT_OURS:
         wrong = [r for r in results if not _passed(flow, r)]
     else:
         wrong = [r for r in results if WIRE.get(r.outcome) is not said.outcome]
     if wrong:
         yield f"{said.outcome} ({said.reason})", str(wrong[0])
-    elif said.outcome is Outcome.ACCEPTED:
+    elif said.outcome is PacketOutcome.ACCEPTED:
         yield from _compare_endpoints(flow, said, results, facts)
 
 

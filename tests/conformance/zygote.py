@@ -19,9 +19,6 @@ from tests.lab import netns
 
 def preload() -> None:
     """Import everything that `run` needs, and start nothing."""
-    import ipvsproxy.__main__
-    import ipvsproxy.app
-    import ipvsproxy.kube.manifests  # noqa: F401
 
 
 def child(where: str, arguments: list[str], log: str) -> None:

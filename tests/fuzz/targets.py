@@ -21,17 +21,17 @@ from typing import Any
 import structlog
 from pyroute2.netlink.generic.ipvs import ipvsmsg
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import problems
-from ipvsproxy.config.document import KUBE_PROXY, OURS, Unusable, decode, text
+from ipvsproxy.config.document import KUBE_PROXY, OURS, ConfigFileError, decode, text
 from ipvsproxy.config.settle import settle
-from ipvsproxy.kernel import ipvs_wire
+from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.kernel.wire import ipvs
 from ipvsproxy.kube import kubeconfig as kubeconfigs
 from ipvsproxy.kube import manifest_file
 from ipvsproxy.kube.decode import decode_json
-from ipvsproxy.kube.decoded import Refused
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.decoded import InvalidObject
 from ipvsproxy.kube.text import Unreadable
 from ipvsproxy.plan.diff import IpvsStep
 from ipvsproxy.serve import http, pages
@@ -57,7 +57,7 @@ def decoding(data: bytes) -> int:
     for kind in Kind:
         try:
             found = decode_json(kind, data)
-        except Refused as error:
+        except InvalidObject as error:
             assert len(str(error)) < LONGEST_REASON
         else:
             assert sum(map(len, found.complaints)) < LONGEST_REASON * 10
@@ -158,10 +158,10 @@ def forget_on_kernel() -> None:
 
 def check_messages(step: IpvsStep) -> None:
     """Fail unless pyroute2 reads in the messages of a step what the step says."""
-    for piece in ipvs_wire.pieces(step):
-        data = ipvs_wire.encode(FAMILY, piece, 7)
+    for piece in ipvs.pieces(step):
+        data = ipvs.encode(FAMILY, piece, 7)
         assert len(data) < 1 << 16
-        parts = list(ipvs_wire.single(piece))
+        parts = list(ipvs.single(piece))
         for part in parts[:MOST_COMPARED]:
             (length,) = struct.unpack_from("=I", data)
             _compare(ipvsmsg(data[:length]), part)
@@ -201,7 +201,7 @@ def configuration(data: bytes) -> int:
         try:
             decode(data, form)
             settings = settle({flag: str(path)}, {})
-        except Unusable as error:
+        except ConfigFileError as error:
             assert str(error)
             continue
         if list(problems(settings)):
@@ -217,7 +217,7 @@ def kubeconfig(data: bytes) -> int:
     path.write_bytes(data)
     try:
         kubeconfigs.read_kubeconfig(path)
-    except kubeconfigs.Unusable as error:
+    except kubeconfigs.KubeconfigError as error:
         assert "\n" not in str(error)
     return 1
 
@@ -250,17 +250,17 @@ class _Kept(io.BytesIO):
 
 
 class _Server:
-    def __init__(self, respond: Callable[[http.Request], http.Answer]) -> None:
+    def __init__(self, respond: Callable[[http.Request], http.HttpAnswer]) -> None:
         self.asked = 0
         self._respond = respond
 
-    def respond(self, request: http.Request) -> http.Answer:
+    def respond(self, request: http.Request) -> http.HttpAnswer:
         self.asked += 1
         return self._respond(request)
 
 
 @functools.cache
-def _responders() -> tuple[Callable[[http.Request], http.Answer], ...]:
+def _responders() -> tuple[Callable[[http.Request], http.HttpAnswer], ...]:
     """What answers at the port of metrics and at that of health, as `outside` and `serve.board` do it."""
     settings = assembled(settle({}, {}), "node1")
     book = pages.Pages()

@@ -166,7 +166,7 @@ class Guest:
         """Put what the command has left below IPVSPROXY_KEPT where it would be, had it run here."""
         shutil.copytree(self.kept, ".", dirs_exist_ok=True)
 
-    def last_words(self) -> str:
+    def send_last_events(self) -> str:
         """The end of what the guest said before the command began, and of its console."""
         texts = [
             path.read_text(errors="replace") for path in (self.console, self.folder / "boot") if path.exists()

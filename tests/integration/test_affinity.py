@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.stale import GONE, Sweep

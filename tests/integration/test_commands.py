@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ipvsproxy import cli
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.inspect.model import Counters, Real
-from ipvsproxy.inspect.walk import Explanation, Outcome, Packet, Sender, Target
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.inspect.model import Counters, DestinationRecord
+from ipvsproxy.inspect.walk import Explanation, Packet, PacketOutcome, Sender, Target
 from ipvsproxy.plan.state import Destination, FrontendKey
 from tests.conformance import explain, judge, places, scenario_file
 from tests.conformance import run as conformance
@@ -201,10 +201,15 @@ def test_an_endpoint_not_seen_yet_is_asked_for_again_but_nothing_else_is() -> No
 # Whether explain agrees with what was seen.
 
 
-def said(outcome: Outcome, *endpoints: str, source: str = "10.0.0.2") -> Explanation:
+def said(outcome: PacketOutcome, *endpoints: str, source: str = "10.0.0.2") -> Explanation:
     asked = Packet(parse_ip("10.0.0.2"), FrontendKey(parse_ip("10.96.0.1"), 6, 80), "pods0")
     targets = [
-        Target(Real(Destination(parse_ip(host), int(port)), 1, 0, 0, 0, Counters()), 0.5, parse_ip(source), "")
+        Target(
+            DestinationRecord(Destination(parse_ip(host), int(port)), 1, 0, 0, 0, Counters()),
+            0.5,
+            parse_ip(source),
+            "",
+        )
         for host, _, port in (name.partition(":") for name in endpoints)
     ]
     return Explanation(asked, Sender.POD, (), outcome, "", None, tuple(targets))
@@ -212,19 +217,19 @@ def said(outcome: Outcome, *endpoints: str, source: str = "10.0.0.2") -> Explana
 
 BOTH = ("10.0.1.1:80", "10.0.1.2:80")
 AGREEMENTS = [
-    (POD, said(Outcome.ACCEPTED, *BOTH), [FIRST, SECOND], True),
-    (POD, said(Outcome.ACCEPTED, *BOTH), [FIRST, FIRST], False),
-    (POD, said(Outcome.ACCEPTED, BOTH[0]), [FIRST, SECOND], False),
-    (POD, said(Outcome.ACCEPTED, *BOTH, source="192.0.2.1"), [FIRST, SECOND], False),
-    (POD, said(Outcome.ACCEPTED, *BOTH), [Result("refused")], False),
-    (POD, said(Outcome.NOT_OURS), [FIRST], False),
-    (POD, said(Outcome.NOT_OURS), [Result("timeout")], True),
-    (POD, said(Outcome.REFUSED), [Result("refused")], True),
-    (POD, said(Outcome.REFUSED), [Result("timeout")], False),
-    (POD, said(Outcome.DROPPED), [Result("timeout")], True),
-    (HEALTH, said(Outcome.NOT_OURS), [answered(HOST)], True),
-    (HEALTH, said(Outcome.REFUSED), [answered(HOST)], False),
-    (dataclasses.replace(POD, sticky=True), said(Outcome.ACCEPTED, *BOTH), [FIRST, FIRST], True),
+    (POD, said(PacketOutcome.ACCEPTED, *BOTH), [FIRST, SECOND], True),
+    (POD, said(PacketOutcome.ACCEPTED, *BOTH), [FIRST, FIRST], False),
+    (POD, said(PacketOutcome.ACCEPTED, BOTH[0]), [FIRST, SECOND], False),
+    (POD, said(PacketOutcome.ACCEPTED, *BOTH, source="192.0.2.1"), [FIRST, SECOND], False),
+    (POD, said(PacketOutcome.ACCEPTED, *BOTH), [Result("refused")], False),
+    (POD, said(PacketOutcome.NOT_OURS), [FIRST], False),
+    (POD, said(PacketOutcome.NOT_OURS), [Result("timeout")], True),
+    (POD, said(PacketOutcome.REFUSED), [Result("refused")], True),
+    (POD, said(PacketOutcome.REFUSED), [Result("timeout")], False),
+    (POD, said(PacketOutcome.DROPPED), [Result("timeout")], True),
+    (HEALTH, said(PacketOutcome.NOT_OURS), [answered(HOST)], True),
+    (HEALTH, said(PacketOutcome.REFUSED), [answered(HOST)], False),
+    (dataclasses.replace(POD, sticky=True), said(PacketOutcome.ACCEPTED, *BOTH), [FIRST, FIRST], True),
 ]
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipvsproxy.address import Cidr, parse_cidr, parse_ip
+from ipvsproxy.base.address import Cidr, parse_cidr, parse_ip
 from ipvsproxy.kernel import conntrack
 from ipvsproxy.kernel.conntrack import AF, DESTINATION, NESTED, NFGENMSG, SOURCE, Conntrack
-from ipvsproxy.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, Wire, attribute, message
-from ipvsproxy.plan.stale import GONE, Rule, Sweep
+from ipvsproxy.kernel.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, Wire, attribute, message
+from ipvsproxy.plan.stale import GONE, Sweep, SweepRule
 from ipvsproxy.plan.state import Destination, FrontendKey
 from tests.lab import netns
 from tests.lab.lab import Lab
@@ -115,7 +115,7 @@ def test_only_stale_entries_of_the_frontends_go(table: Table, family: int) -> No
         (mine, Destination(mine.address, mine.port), client(7, family)),
     ]
     table.add(*kept, *stale)
-    assert table.conntrack.sweep(Sweep(family, UDP, {mine: Rule(frozenset({new}))})) == len(stale)
+    assert table.conntrack.sweep(Sweep(family, UDP, {mine: SweepRule(frozenset({new}))})) == len(stale)
     assert table.left(mine, other, other_port, tcp) == set(kept)
 
 
@@ -123,7 +123,7 @@ def test_sources_that_are_no_longer_allowed(table: Table) -> None:
     for proto in (UDP, TCP):
         name = frontend(1, proto=proto)
         table.add((name, pod(1), client(1)), (name, pod(1), client(1 << 16)))
-        rule = Rule(None, (parse_cidr("11.0.0.0/16"), Cidr(parse_ip("12.0.0.0"), 8)))
+        rule = SweepRule(None, (parse_cidr("11.0.0.0/16"), Cidr(parse_ip("12.0.0.0"), 8)))
         assert table.conntrack.sweep(Sweep(4, proto, {name: rule})) == 1
         assert table.left(name) == {(name, pod(1), client(1))}
 
@@ -176,7 +176,7 @@ def test_a_million_entries_need_no_memory(
                 (mine if n % 1000 == 0 else others, pod(1), client(n)) for n in range(first, first + 20_000)
             ))  # fmt: skip
         before, began = peak(), time.monotonic()
-        sweep = Sweep(4, UDP, {mine: Rule(frozenset({pod(2)})), frontend(3, port=99): GONE})
+        sweep = Sweep(4, UDP, {mine: SweepRule(frozenset({pod(2)})), frontend(3, port=99): GONE})
         assert table.conntrack.sweep(sweep) == MANY // 1000
         seconds, grown = time.monotonic() - began, peak() - before
         assert grown < 8 << 10

@@ -11,7 +11,7 @@ import pytest
 
 from ipvsproxy.commands.service_survey import survey_service
 from ipvsproxy.commands.survey import survey
-from ipvsproxy.diagnosis.finding import Finding, Verdict
+from ipvsproxy.diagnosis.finding import CheckResult, Finding
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.service import diagnose_service
 from ipvsproxy.probe.web import read_metrics
@@ -47,7 +47,9 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def told(findings: list[Finding]) -> list[str]:
-    return [f"{f.verdict} {f.check}: {f.summary} {f.evidence}" for f in findings if f.verdict is not Verdict.OK]
+    return [
+        f"{f.verdict} {f.check}: {f.summary} {f.evidence}" for f in findings if f.verdict is not CheckResult.OK
+    ]
 
 
 def test_a_healthy_node_is_found_healthy(world: World) -> None:
@@ -66,7 +68,7 @@ def test_the_cause_comes_first(world: World, name: str) -> None:
     first = findings[0]
     assert first.check == check, told(findings)
     assert words in " ".join((first.summary, *first.evidence)), told(findings)
-    assert first.verdict in (Verdict.PROBLEM, Verdict.WARNING)
+    assert first.verdict in (CheckResult.PROBLEM, CheckResult.WARNING)
     assert first.next
 
 
@@ -135,7 +137,9 @@ def test_an_answer_that_did_not_come_by_ipvs_does_not_count(world: World) -> Non
     world.names.addresses["web.default.svc.cluster.local"] = WEB
     with table(ELSEWHERE.format(WEB, "tcp", 80, "10.244.1.10:8080"))(world):
         found = {
-            finding.check: finding for finding in walk(world, "default/web") if finding.verdict is Verdict.PROBLEM
+            finding.check: finding
+            for finding in walk(world, "default/web")
+            if finding.verdict is CheckResult.PROBLEM
         }
     assert found["probe"].summary.startswith(f"{WEB}:80/TCP from this node: answered, but not by this node's IPVS")
     resolver = world.lab.host("p12").ipv4

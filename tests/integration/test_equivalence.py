@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import VipMode
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.plan import ledger
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Server, Vip, VipForm
+from ipvsproxy.plan.state import ServerAttributes, Vip, VipForm
 from tests.lab import netns
 from tests.lab.real_kernel import RealNode, assert_same_rules
 from tests.support.build import destination
@@ -65,7 +65,9 @@ class RealHistory(History):
         targets = tuple(servers[name].weights) if name in servers else ()
         if what is Verb.NEW_SERVICE or name not in servers:
             target = destination("10.244.2.9:80") if len(name.address) == 4 else ()
-            self.node.tamper([IpvsStep(Verb.NEW_SERVICE, name, Server("wrr", 0, 0), (target,) if target else ())])
+            self.node.tamper(
+                [IpvsStep(Verb.NEW_SERVICE, name, ServerAttributes("wrr", 0, 0), (target,) if target else ())]
+            )
         elif what is Verb.DEL_SERVICE:
             self.node.tamper([IpvsStep(what, name)])
         elif targets:
@@ -106,7 +108,7 @@ class RealHistory(History):
             process = Process(cold, self.objects, clock, vip_mode=self.mode, **self.limits)
             process.list()
             clock.now += 5
-            process.loop.turn([])
+            process.loop.reconcile([])
             return self._state(cold)
 
     def teardown(self):

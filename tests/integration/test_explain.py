@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ipvsproxy.address import format_ip, parse_ip
-from ipvsproxy.inspect.walk import Explanation, Outcome, explain, packet
+from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.inspect.walk import Explanation, PacketOutcome, explain, packet
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kernel.view import View
+from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, Server
+from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, ServerAttributes
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
@@ -61,7 +61,7 @@ def explained(lab: Lab, asker: Host, address: str, number: int = 80) -> Explanat
     """Say what happens to a packet of this host on node1."""
     to = FrontendKey(parse_ip(address), TCP, number)
     source = None if asker in lab.nodes else parse_ip(asker.address(6 if ":" in address else 4))
-    with netns.inside(lab.nodes[0].netns), View() as view:
+    with netns.inside(lab.nodes[0].netns), KernelReader() as view:
         return explain(packet(to, view, source), view)
 
 
@@ -88,13 +88,13 @@ def scheduled(lab: Lab, scheduler: str, *weights: int) -> Iterator[None]:
     set_weights = [
         IpvsStep(Verb.SET_DEST, WEB_KEY, None, (to,), w) for to, w in zip((P11, P21), weights, strict=True)
     ]
-    steps(lab, IpvsStep(Verb.SET_SERVICE, WEB_KEY, Server(scheduler, 0, 0)))
+    steps(lab, IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes(scheduler, 0, 0)))
     steps(lab, *set_weights)
     try:
         yield
     finally:
         back = [IpvsStep(Verb.SET_DEST, WEB_KEY, None, (to,), 1) for to in (P11, P21)]
-        steps(lab, IpvsStep(Verb.SET_SERVICE, WEB_KEY, Server("rr", 0, 0)), *back)
+        steps(lab, IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes("rr", 0, 0)), *back)
 
 
 @pytest.mark.parametrize("scheduler", ["rr", "wrr", "fo", "ovf", "lc", "wlc"])
@@ -123,7 +123,7 @@ def test_nobody_takes_new_connections(lab: Lab) -> None:
     with scheduled(lab, "rr", 0, 0):
         said = explained(lab, asker, WEB)
         found = {result.outcome for result in seen(lab, asker, WEB)}
-    assert (said.outcome, found) == (Outcome.REFUSED, {"refused"})
+    assert (said.outcome, found) == (PacketOutcome.REFUSED, {"refused"})
 
 
 @contextlib.contextmanager
@@ -174,7 +174,12 @@ def test_a_source_that_an_ipv6_route_prefers_leaves_the_answer_open(lab: Lab) ->
 def test_a_server_of_others_for_all_ports(lab: Lab) -> None:
     every = FrontendKey(parse_ip("10.200.0.1"), TCP, 0)
     with commands(lab, "address add 10.200.0.1/32 dev lo"):
-        steps(lab, IpvsStep(Verb.NEW_SERVICE, every, Server("rr", PERSISTENT, 60), (Destination(P11.address, 0),)))
+        steps(
+            lab,
+            IpvsStep(
+                Verb.NEW_SERVICE, every, ServerAttributes("rr", PERSISTENT, 60), (Destination(P11.address, 0),)
+            ),
+        )
         said = explained(lab, lab.client, "10.200.0.1", 8080)
         found = {result.name for result in seen(lab, lab.client, "10.200.0.1", 8080)}
         steps(lab, IpvsStep(Verb.DEL_SERVICE, every))

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey, Server, ServerState
+from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes, ServerState
 from tests.lab import netns
 from tests.lab.lab import Lab
 
 pytestmark = pytest.mark.needs("ip_vs")
 
-RR, WRR, UNKNOWN = Server("rr", 0, 0), Server("wrr", 0, 0), Server("nonsense", 0, 0)
+RR, WRR, UNKNOWN = ServerAttributes("rr", 0, 0), ServerAttributes("wrr", 0, 0), ServerAttributes("nonsense", 0, 0)
 TCP = 6
 
 
@@ -31,7 +31,7 @@ def targets(count: int, family: int = 4) -> tuple[Destination, ...]:
     return tuple(Destination(parse_ip(f"10.244.{n // 250}.{n % 250 + 1}"), 8080) for n in range(count))
 
 
-def creation(number: int, server: Server, count: int, family: int = 4) -> IpvsStep:
+def creation(number: int, server: ServerAttributes, count: int, family: int = 4) -> IpvsStep:
     return IpvsStep(Verb.NEW_SERVICE, frontend(number, family), server, targets(count, family))
 
 

@@ -20,13 +20,13 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.kernel.netlink import KernelError, Wire, message
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Kind, Removed
 from ipvsproxy.kernel.rules import TABLE
-from ipvsproxy.kube.inbox import Changed, Kind, Removed
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, message
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.state import Server, Vip, VipForm
+from ipvsproxy.plan.state import ServerAttributes, Vip, VipForm
 from nft import Libnftables, Transaction
 from tests.lab import netns
 from tests.lab.real_kernel import RealNode, assert_same_rules
@@ -76,7 +76,7 @@ class World:
 
     def _turn(self, events) -> list[dict]:
         with capture_logs() as logs:
-            self.process.loop.turn(events)
+            self.process.loop.reconcile(events)
         return logs
 
     def wait(self, seconds: float) -> list[dict]:
@@ -125,7 +125,7 @@ def nft(verb: str, *elements: tuple[str, ...]) -> None:
 def test_eexist(world: World) -> None:
     """A server, a VIP and a verdict of a Service were there before it: each is made what it should be."""
     stranger = destination("10.9.9.9:9")
-    world.node.tamper([IpvsStep(Verb.NEW_SERVICE, key(f"{OTHER}:80"), Server("sh", 0, 0), (stranger,))])
+    world.node.tamper([IpvsStep(Verb.NEW_SERVICE, key(f"{OTHER}:80"), ServerAttributes("sh", 0, 0), (stranger,))])
     world.node.add_vip(Vip(parse_ip(OTHER), VipForm.ADDRESS))
     nft("add", ("frontends4", f"{OTHER} . tcp . 80", "drop"))
     logs = world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
+from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Response
 from ipvsproxy.kube.client import ApiSource
-from ipvsproxy.kube.events import Pace as EventsPace
-from ipvsproxy.kube.inbox import Failed, Inbox, Kind
-from ipvsproxy.kube.pace import Pace
-from ipvsproxy.loop import Fatal, Loop
-from ipvsproxy.outside import Outside
+from ipvsproxy.kube.events import EventLimits as EventsPace
+from ipvsproxy.kube.pace import EventLimits
+from ipvsproxy.process.observability import Observability
+from ipvsproxy.reconciler.loop import Fatal, Loop
 from tests.lab.apiservers import COLLECTIONS, Call, RealServer
 from tests.lab.manifests import endpoint_slice, port, service
 from tests.support.build import config, key
@@ -60,13 +60,13 @@ class Process:
     def __init__(self, kubeconfig: pathlib.Path) -> None:
         settings = config(kubeconfig=kubeconfig, healthz_bind_address=None, metrics_bind_address=None)
         self.node, self.inbox = MemoryNode(), Inbox()
-        self._outside = Outside(settings, lambda _: None)
-        self._outside._events._pace = EventsPace(counted_every=0)
-        self._outside.listen()
-        self.source = ApiSource(kubeconfig, "", "node1", pace=Pace(watch=(1, 1)))
+        self._observability = Observability(settings, lambda _: None)
+        self._observability._events._pace = EventsPace(counted_every=0)
+        self._observability.listen()
+        self.source = ApiSource(kubeconfig, "", "node1", pace=EventLimits(watch=(1, 1)))
         self.source.start(self.inbox)
-        self._outside.send_events(self.source.client)
-        self._loop = Loop(settings, self.inbox, self.node.kernel(), report=self._outside.report)
+        self._observability.send_events(self.source.client)
+        self._loop = Loop(settings, self.inbox, self.node.kernel(), report=self._observability.report)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -75,10 +75,10 @@ class Process:
             self._loop.run()
 
     def stop(self) -> None:
-        self.inbox.put(Failed("the test is over"))
+        self.inbox.put(SourceFailed("the test is over"))
         self._thread.join()
-        self._outside._board.server.stop()
-        self._outside._events.stop(10)
+        self._observability._board.server.stop()
+        self._observability._events.stop(10)
         self.source.stop()
 
     def destinations(self, address: str) -> list[str]:

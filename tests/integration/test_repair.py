@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.plan.storm import BURST
+from ipvsproxy.plan.repair_backoff import BURST
 from nft import Libnftables, NftError, Table, Transaction
 from tests.integration.test_traffic import eventually, flush_servers
 from tests.lab import netns

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Protocol

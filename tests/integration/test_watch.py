@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ipvsproxy.kernel.watch import Channel, Watcher
-from ipvsproxy.plan.notice import Notice, RulesNoticed
+from ipvsproxy.plan.notification import Notification, RulesChanged
 from tests.integration.test_traffic import eventually
 from tests.lab import netns
 from tests.lab.lab import Lab
@@ -25,7 +25,7 @@ class World:
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.node = lab, lab.nodes[0]
-        self.notices: list[Notice] = []
+        self.notices: list[Notification] = []
         self.addresses = 0
         with netns.inside(self.node.netns):
             self.watcher = Watcher("ipvsproxy", self.notices.append, self._addresses_changed)
@@ -62,7 +62,7 @@ class World:
         """How often a change was told with what it was about."""
         if which == LINKS:
             return self.addresses
-        return sum(isinstance(notice, RulesNoticed) and notice.whole for notice in self.notices)
+        return sum(isinstance(notice, RulesChanged) and notice.whole for notice in self.notices)
 
 
 @pytest.fixture

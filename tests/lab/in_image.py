@@ -15,9 +15,9 @@ from importlib.metadata import Distribution, distributions
 
 import ipvsproxy
 import nft
-from ipvsproxy.kube.api import Trouble
-from ipvsproxy.kube.client import Client, Limits
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.kube.api import RequestFailed
+from ipvsproxy.kube.client import Client, ClientLimits
 
 HOME = "/opt/ipvsproxy/"
 
@@ -30,12 +30,12 @@ def import_all() -> None:
 
 
 def asked(kubeconfig: pathlib.Path) -> str:
-    client = Client(kubeconfig, "", "node1", Limits(connect=5, read=5))
+    client = Client(kubeconfig, "", "node1", ClientLimits(connect=5, read=5))
     client.connect()
     try:
         with_answer = client.list(Kind.SERVICE, 500, "", "")
         return f"{with_answer.status} {with_answer.read().decode()}"
-    except Trouble as error:
+    except RequestFailed as error:
         return error.reason
     finally:
         client.close()

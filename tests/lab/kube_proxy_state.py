@@ -10,10 +10,10 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 from tests.lab import netns
 from tests.lab.lab import Host, Lab, Node
 
@@ -132,7 +132,7 @@ def write_ipvs_rules(lab: Lab, node: Node, served: Sequence[Served]) -> None:
 def _server(served: Served, address: str, port: int) -> IpvsStep:
     key = FrontendKey(parse_ip(address), TCP, port)
     destinations = tuple(Destination(parse_ip(endpoint), 8080) for endpoint in served.endpoints)
-    return IpvsStep(Verb.NEW_SERVICE, key, Server("rr", 0, 0), destinations, 1)
+    return IpvsStep(Verb.NEW_SERVICE, key, ServerAttributes("rr", 0, 0), destinations, 1)
 
 
 def _sets(served: Served) -> str:

@@ -13,13 +13,13 @@ import re
 import nftables
 
 from ipvsproxy.kernel.forward import Forwarding
-from ipvsproxy.kernel.ipvs import Ipvs, Refused
-from ipvsproxy.kernel.ipvs_wire import single
+from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.netlink import Wire
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.wire.ipvs import single
+from ipvsproxy.kernel.wire.netlink import Wire
 from nft import PARTS, Libnftables, NftError, Transaction, part
 from tests.lab.wipe import wipe
 from tests.support.memory_kernel import Faults, Killed, MemoryConntrack
@@ -64,7 +64,7 @@ class RealIpvs(Reads):
         refused = self._real.apply([part for _, part in done]) if codes or error else self._real.apply(steps)
         if error:
             raise error
-        return [*refused, *(Refused(parts[index], code) for index, code in codes.items())]
+        return [*refused, *(StepRefused(parts[index], code) for index, code in codes.items())]
 
 
 class RealLinks(Reads):

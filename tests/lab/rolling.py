@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from tests.lab import netns
 from tests.lab.lab import Host, Lab

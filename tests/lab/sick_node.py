@@ -17,15 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands.survey import survey
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.finding import Finding
 from ipvsproxy.diagnosis.node import diagnose
-from ipvsproxy.kernel import survey as kernel_survey
 from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.read import survey as kernel_survey
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 from tests.lab import netns
 from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Lab, Node
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
@@ -350,8 +350,8 @@ WAYS = {
     ),
     "scheduler-changed": (
         unrepaired(ipvs(
-            IpvsStep(Verb.SET_SERVICE, WEB_KEY, Server("wlc", 0, 0)),
-            mend=IpvsStep(Verb.SET_SERVICE, WEB_KEY, Server("rr", 0, 0)),
+            IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes("wlc", 0, 0)),
+            mend=IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes("rr", 0, 0)),
         )),
         "drift", "is wlc, not rr",
     ),

@@ -4,7 +4,7 @@ Addresses follow one convention: pods 10.244.N.x on node N, ClusterIPs 10.96.0.x
 external IPs 198.51.100.x, node N 192.0.2.N; the same ideas in fd00::/8 and 2001:db8::/32 for IPv6.
 """
 
-from ipvsproxy.address import family, parse_cidr, parse_ip
+from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.config import Config
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Protocol, Service, ServicePort, SlicePort
 from ipvsproxy.plan.node import NodeFacts

@@ -7,15 +7,15 @@ cold start from the final objects gives; on the way, `order.Guard` watches every
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ipvsproxy.address import parse_cidr, parse_ip
+from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
-from ipvsproxy.loop import Loop
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node, Service
-from ipvsproxy.plan.notice import RulesNoticed
-from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
-from ipvsproxy.plan.turns import SLICE
-from ipvsproxy.report import Report
+from ipvsproxy.plan.notification import RulesChanged
+from ipvsproxy.plan.planning_order import SLICE
+from ipvsproxy.plan.state import ServerAttributes, ServerState, Vip, VipForm
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, destination, key
 from tests.support.memory_kernel import Killed, MemoryNode
 from tests.support.order import EXCLUDED, Guard
@@ -68,7 +68,7 @@ class Process:
         lists = {kind: {} for kind in Kind}
         for (kind, name), value in self.objects.items():
             lists[kind][name] = value
-        self.loop.turn([Listed(kind, found) for kind, found in lists.items()])
+        self.loop.reconcile([Listed(kind, found) for kind, found in lists.items()])
 
 
 def cold(objects, others, **settings):
@@ -79,8 +79,8 @@ def cold(objects, others, **settings):
     process.list()
     # What comes first on an empty node may have held a frontend of an older Service for a moment.
     clock.now += 5
-    process.loop.turn([])
-    return node, process.loop._desired.ledger
+    process.loop.reconcile([])
+    return node, process.loop._wanted.ledger
 
 
 class History(RuleBasedStateMachine):
@@ -165,7 +165,7 @@ class History(RuleBasedStateMachine):
         self.mode = mode or self.mode
         while True:
             self.process = Process(self.node, self.objects, self.clock, vip_mode=self.mode, **self.limits)
-            self.process.loop._desired._turns.size = self.piece
+            self.process.loop._wanted._turns.size = self.piece
             try:
                 self.process.list()
                 break
@@ -193,9 +193,9 @@ class History(RuleBasedStateMachine):
         if what == "delete":
             table.pop(name, None)
         elif what == "make" or name not in table:
-            table[name] = ServerState(Server("sh", 0, 0), {destination("10.244.2.9:80"): 3})
+            table[name] = ServerState(ServerAttributes("sh", 0, 0), {destination("10.244.2.9:80"): 3})
         elif what == "change":
-            table[name].server = Server("wrr", 0, 0)
+            table[name].server = ServerAttributes("wrr", 0, 0)
         elif what == "weight":
             table[name].weights = dict.fromkeys(table[name].weights, data.draw(st.sampled_from([0, 7])))
         else:
@@ -234,7 +234,7 @@ class History(RuleBasedStateMachine):
         nft.transactions.append("# by another program")
         self.rules_are_ours, self.element_is_wrong = False, True
         self._tampered()
-        self._turn([RulesNoticed(len(nft.transactions), frozenset({name}), program="nft")])
+        self._turn([RulesChanged(len(nft.transactions), frozenset({name}), program="nft")])
 
     # What must hold.
 
@@ -275,7 +275,7 @@ class History(RuleBasedStateMachine):
         self._turn([Changed(kind, item.key, item)])
 
     def _turn(self, events):
-        self._run(lambda: self.process.loop.turn(events))
+        self._run(lambda: self.process.loop.reconcile(events))
 
     def _run(self, call):
         try:
@@ -300,9 +300,9 @@ class History(RuleBasedStateMachine):
             if self.clock.now + wait > end:
                 break
             self.clock.now += max(wait, 0.01)
-            self.process.loop.turn([])
+            self.process.loop.reconcile([])
         self.clock.now = end
-        self.process.loop.turn([])
+        self.process.loop.reconcile([])
 
     def _compare(self, *, exactly):
         want, _ = self.wanted()

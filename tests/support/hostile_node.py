@@ -8,13 +8,13 @@ import ipaddress
 import json
 import re
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
 from ipvsproxy.kernel.ruleset import layout
 from ipvsproxy.kube import manifest_file
-from ipvsproxy.kube.inbox import Inbox, Kind, Listed
 from ipvsproxy.kube.text import Unreadable
-from ipvsproxy.loop import Loop
 from ipvsproxy.plan.model import Protocol
+from ipvsproxy.reconciler.loop import Loop
 from nft import PARTS, part, ruleset
 from tests.support import hostile
 from tests.support.build import config
@@ -78,13 +78,13 @@ def check_text(transactions):
 
 def _lists(objects):
     """Read objects as from a manifest file; return events for all of them, and what the file holds."""
-    content = manifest_file.Content()
+    content = manifest_file.FileContent()
     for item in objects:
         try:
             read = manifest_file.parse("m.json", json.dumps(item).encode())
         except Unreadable:
             continue  # infinity is no JSON
-        manifest_file._log_content("m.json", manifest_file.Content(), read)
+        manifest_file._log_content("m.json", manifest_file.FileContent(), read)
         content.good.update(read.good)
     lists = {kind: {} for kind in Kind}
     for (kind, key), value in content.good.items():
@@ -113,11 +113,11 @@ def served(objects, then=(), after=lambda *_: None, **limits):
     _record(node.ipvs)
     loop = Loop(config(cluster_cidrs=("10.244.0.0/16",), **limits), Inbox(), node.kernel(), lambda: 1000.0)
     events, content = _lists(objects)
-    loop.turn(events)
+    loop.reconcile(events)
     check_text(node.nft.transactions)
     after(node, objects)
     for later in then:
-        loop.turn(_lists(later)[0])
+        loop.reconcile(_lists(later)[0])
         check_text(node.nft.transactions)
         after(node, later)
     return node, content

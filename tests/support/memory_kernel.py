@@ -12,10 +12,10 @@ import re
 from contextlib import suppress
 from typing import NamedTuple
 
-from ipvsproxy.kernel.ipvs import Refused
-from ipvsproxy.kernel.ipvs_wire import single
+from ipvsproxy.kernel.ipvs import StepRefused
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.kernel.netlink import KernelError, Lost
+from ipvsproxy.kernel.wire.ipvs import single
+from ipvsproxy.kernel.wire.netlink import KernelError, Lost
 from ipvsproxy.plan.diff import Verb
 from ipvsproxy.plan.rules import NEEDS
 from ipvsproxy.plan.state import ServerState, VipForm
@@ -96,7 +96,7 @@ class MemoryIpvs:
         for fault, part in zip(self.faults.batch(len(parts)), parts, strict=False):
             code = self.refuse.get(part.key) or fault or self._do(part)
             if code:
-                refused.append(Refused(part, code))
+                refused.append(StepRefused(part, code))
             else:
                 self.writes += 1
                 self._watch()
@@ -341,11 +341,11 @@ class MemoryNode:
         stamp = MemoryStamp(self.nft)
         return Kernel(
             self.ipvs, self.links, self.nft, stamp, self.forwarding,
-            take_over=self._take_over, conntrack=self.conntrack, read_set=self._read_set,
+            take_over=self._record_list, conntrack=self.conntrack, read_set=self._read_set,
             listening=lambda: self.listening,
         )  # fmt: skip
 
-    def _take_over(self):
+    def _record_list(self):
         self.taken_over += 1
         return self.rival
 

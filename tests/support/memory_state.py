@@ -1,10 +1,10 @@
 """What a kernel would answer to `inspect.walk`, made from a ledger: everything wanted is there."""
 
-from ipvsproxy.address import family, format_ip, parse_cidr
+from ipvsproxy.base.address import family, format_ip, parse_cidr
 from ipvsproxy.inspect.elements import SHAPES
-from ipvsproxy.inspect.model import Counters, Match, Real, Route, Virtual
+from ipvsproxy.inspect.model import Counters, DestinationRecord, ElementMatch, Route, ServerRecord
 from ipvsproxy.plan.rules import PROTOCOL_NAMES
-from ipvsproxy.plan.state import Slot
+from ipvsproxy.plan.state import ElementKey
 
 KINDS = {"protocol": PROTOCOL_NAMES.get, "port": str, "name": lambda name: f'"{name}"'}
 
@@ -28,12 +28,14 @@ class MemoryState:
         text = " . ".join(words)
         if not shape.interval:
             return (
-                Match(name, text, self.elements[Slot(name, text)]) if Slot(name, text) in self.elements else None
+                ElementMatch(name, text, self.elements[ElementKey(name, text)])
+                if ElementKey(name, text) in self.elements
+                else None
             )
         for slot in self.elements:
             *head, last = slot.key.split(" . ")
             if slot.set == name and head == words[:-1] and _holds(last, fields[-1]):
-                return Match(name, slot.key)
+                return ElementMatch(name, slot.key)
         return None
 
     def route(self, address):
@@ -46,11 +48,11 @@ class MemoryState:
         return route.source
 
     def server(self, key):
-        return Virtual(key, self.attributes[key], self.counters) if key in self.servers else None
+        return ServerRecord(key, self.attributes[key], self.counters) if key in self.servers else None
 
     def destinations(self, key):
         busy = self.active.get(key, 0)
-        return [Real(d, self.weights.get(d, 1), busy, 0, 0, self.counters) for d in self.servers[key]]
+        return [DestinationRecord(d, self.weights.get(d, 1), busy, 0, 0, self.counters) for d in self.servers[key]]
 
 
 def _holds(text, field):

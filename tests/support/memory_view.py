@@ -5,7 +5,7 @@ from tests.support.memory_state import MemoryState
 
 
 class MemoryView:
-    """Has the methods of `kernel.view.View`; `state` can be changed."""
+    """Has the methods of `kernel.read.reader.View`; `state` can be changed."""
 
     def __init__(self, state: MemoryState) -> None:
         self.state = state

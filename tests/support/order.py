@@ -1,9 +1,9 @@
 """Watches every single change of a kernel in memory for the order of things (contract 4.1, P1 to P3)."""
 
-from ipvsproxy.address import format_ip, parse_cidr
+from ipvsproxy.base.address import format_ip, parse_cidr
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import elements
-from ipvsproxy.plan.state import Slot
+from ipvsproxy.plan.state import ElementKey
 
 EXCLUDED = "10.98.0.0/16"
 
@@ -24,7 +24,7 @@ class Guard:
     def __call__(self):
         self.history.sound = False
         before, self.before = self.before, self.look()
-        running = self.history.process.loop._desired
+        running = self.history.process.loop._wanted
         # Between slices, what is wanted is what has been planned.
         ledger = running.ledger if running.backlog else self.history.wanted()[1]
         self._servers(before[0], self.before[0], ledger)
@@ -57,7 +57,7 @@ class Guard:
 
     def _rules(self, before, now, ledger):
         for slot, value in before.items():
-            if ledger.elements.get(Slot(*slot)) == value:
+            if ledger.elements.get(ElementKey(*slot)) == value:
                 assert now.get(slot) == value, f"{slot} is wanted and was taken away"
 
     def _order(self, before, ledger):

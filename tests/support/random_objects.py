@@ -4,7 +4,7 @@ import errno
 
 from hypothesis import strategies as st
 
-from ipvsproxy.address import parse_cidr, parse_ip
+from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.plan.model import Node
 from tests.support.build import endpoint, service, slice_of
 from tests.support.memory_kernel import Fault

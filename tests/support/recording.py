@@ -2,7 +2,7 @@
 
 import queue
 
-from ipvsproxy.kube.inbox import Inbox
+from ipvsproxy.exchange.inbox import Inbox
 
 
 class RecordingInbox(Inbox):

@@ -1,6 +1,6 @@
 import pytest
 
-from ipvsproxy.budget import Budget, Rate, namespace_of
+from ipvsproxy.base.budget import Budget, Rate, namespace_of
 
 
 class Clock:

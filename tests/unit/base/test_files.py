@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from ipvsproxy.files import create, replace
+from ipvsproxy.base.files import create, replace
 
 
 @pytest.mark.parametrize("there", ["file", "link", "dangling link", "folder"])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from ipvsproxy import folders
-from ipvsproxy.folders import News
+from ipvsproxy.base import directory_watch
+from ipvsproxy.base.directory_watch import DirectoryWatcher
 
 DESCRIPTORS = Path("/proc/self/fd")
 
@@ -17,7 +17,7 @@ class Looking:
     """A thread that looks; `looked` counts, `wait_for` waits until it has looked once more."""
 
     def __init__(self, *paths, seconds=60.0):
-        self.news = News(paths, seconds)
+        self.news = DirectoryWatcher(paths, seconds)
         self.looked = threading.Semaphore(0)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -86,7 +86,7 @@ def test_a_folder_that_was_replaced_is_watched(tmp_path, looking):
 
 
 def test_a_change_during_a_look_is_not_missed(tmp_path):
-    looks = News([tmp_path], 3600.0).looks()
+    looks = DirectoryWatcher([tmp_path], 3600.0).looks()
     next(looks)
     (tmp_path / "new").touch()
     again = threading.Thread(target=next, args=(looks,), daemon=True)
@@ -107,8 +107,8 @@ def test_who_waits_does_nothing_else(tmp_path, monkeypatch):
             asked.append(milliseconds)
             return []
 
-    monkeypatch.setattr(folders.select, "poll", Poll)
-    looks = News([tmp_path], 30.0).looks()
+    monkeypatch.setattr(directory_watch.select, "poll", Poll)
+    looks = DirectoryWatcher([tmp_path], 30.0).looks()
     for _ in range(4):
         next(looks)
     looks.close()
@@ -120,10 +120,10 @@ def test_without_inotify_the_clock_must_do(tmp_path, monkeypatch, code, said):
     def refused(_):
         raise OSError(code, "no")
 
-    monkeypatch.setattr(folders, "_watch", refused)
-    monkeypatch.setattr(folders, "BLIND_SECONDS", 0.001)
+    monkeypatch.setattr(directory_watch, "_watch", refused)
+    monkeypatch.setattr(directory_watch, "BLIND_SECONDS", 0.001)
     with structlog.testing.capture_logs() as logs:
-        looks = News([tmp_path], 60.0).looks()
+        looks = DirectoryWatcher([tmp_path], 60.0).looks()
         for _ in range(3):
             next(looks)
         looks.close()
@@ -133,7 +133,7 @@ def test_without_inotify_the_clock_must_do(tmp_path, monkeypatch, code, said):
 @pytest.mark.parametrize("names", [(), ("none",)])
 def test_no_descriptor_is_left_open(tmp_path, names):
     before = len(list(DESCRIPTORS.iterdir()))
-    news = News([tmp_path, *(tmp_path / name for name in names)], 0.001)
+    news = DirectoryWatcher([tmp_path, *(tmp_path / name for name in names)], 0.001)
     looks = news.looks()
     for _ in range(5):
         next(looks)

@@ -9,8 +9,8 @@ import time
 import pytest
 import structlog
 
-from ipvsproxy import log as log_settings
 from ipvsproxy.config import LogFormat
+from ipvsproxy.process import log as log_settings
 from tests.support.build import config
 
 LINE = re.compile(r'([IWE])(\d{4}) \d\d:\d\d:\d\d\.\d{6} +\d+ test_log\.py:\d+\] ("[^"]*")(.*)')
@@ -120,7 +120,7 @@ def test_files_with_a_verbosity_of_their_own(start, patterns, shown):
 
 WRITER = """
 import os, resource, structlog
-from ipvsproxy import log
+from ipvsproxy.process import log
 from ipvsproxy.config import Config
 log.configure(Config(node_name="node1"))
 def say(times):

@@ -9,19 +9,32 @@ import pytest
 
 from ipvsproxy.commands import bundle
 from ipvsproxy.commands.bundle import contents, kernel_lines, objects_list, pack, write
-from ipvsproxy.commands.survey import Seen
+from ipvsproxy.commands.survey import SurveyResult
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Api, Facts, from_json
 from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.once import Objects, read_objects
-from ipvsproxy.plan.state import Destination, FrontendKey, KernelState, Server, ServerState, Slot, Vip, VipForm
+from ipvsproxy.plan.state import (
+    Destination,
+    ElementKey,
+    FrontendKey,
+    KernelState,
+    ServerAttributes,
+    ServerState,
+    Vip,
+    VipForm,
+)
 
 EXAMPLES = pathlib.Path(__file__).parents[3] / "examples"
 JOSE = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
 KERNEL = KernelState(
-    {FrontendKey(bytes([10, 96, 0, 1]), 6, 80): ServerState(Server("rr", 0, 0), {Destination(bytes(4), 80): 1})},
+    {
+        FrontendKey(bytes([10, 96, 0, 1]), 6, 80): ServerState(
+            ServerAttributes("rr", 0, 0), {Destination(bytes(4), 80): 1}
+        )
+    },
     {Vip(bytes([10, 96, 0, 1]), VipForm.ADDRESS)},
-    {Slot("frontends4", "10.96.0.1 . tcp . 80"): "accept"},
+    {ElementKey("frontends4", "10.96.0.1 . tcp . 80"): "accept"},
 )
 
 
@@ -55,7 +68,7 @@ def test_the_archive(tmp_path):
                     flags=(("master", "https://me:pass@host"),), healthz_bind_address=None,
                     metrics_bind_address=None)  # fmt: skip
     facts = Facts(api=Api("the folder x"), drift=("VIP 10.96.0.1 is missing",))
-    files = dict(contents(Seen(facts, examples(), None, KERNEL), config, log))
+    files = dict(contents(SurveyResult(facts, examples(), None, KERNEL), config, log))
     target = tmp_path / "bundle.tar.gz"
     write(target, "node1", files, 0)
     assert target.stat().st_mode & 0o777 == 0o600
@@ -87,7 +100,7 @@ def test_the_kernel_in_lines():
 
 def test_a_log_that_cannot_be_read_costs_only_itself(tmp_path):
     config = Config("node1", healthz_bind_address=None, metrics_bind_address=None)
-    files = dict(contents(Seen(Facts(), None, None, None), config, tmp_path / "gone.log"))
+    files = dict(contents(SurveyResult(Facts(), None, None, None), config, tmp_path / "gone.log"))
     assert files["logs/gone.log"] == "cannot be read: No such file or directory\n"
 
 
@@ -96,12 +109,12 @@ def test_where_no_log_is_the_bundle_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "NAMESPACE", tmp_path / "namespace")
     (tmp_path / "namespace").write_text("proxies")
     config = Config("node1", healthz_bind_address=None, metrics_bind_address=None)
-    files = dict(contents(Seen(Facts(), None, None, None), config, None))
+    files = dict(contents(SurveyResult(Facts(), None, None, None), config, None))
     text = files["logs/how-to-get-them.txt"]
     assert "kubectl -n proxies logs" in text
     assert "spec.nodeName=node1" in text
     (tmp_path / "ipvsproxy-x.log").write_text("a line")
-    assert "logs/how-to-get-them.txt" not in dict(contents(Seen(Facts(), None, None, None), config, None))
+    assert "logs/how-to-get-them.txt" not in dict(contents(SurveyResult(Facts(), None, None, None), config, None))
 
 
 def test_a_file_that_is_there_is_not_written_to(tmp_path):

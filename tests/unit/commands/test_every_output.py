@@ -11,18 +11,18 @@ import pytest
 import yaml
 
 from ipvsproxy import cli
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import diff, doctor, explain, names, objects, rows, show
 from ipvsproxy.commands.objects import desired
-from ipvsproxy.commands.survey import Seen
-from ipvsproxy.commands.table import BY_NAME, COMMANDS, WRONG_USAGE
+from ipvsproxy.commands.survey import SurveyResult
+from ipvsproxy.commands.table import BY_NAME, COMMANDS, EXIT_USAGE
 from ipvsproxy.config import Config
-from ipvsproxy.diagnosis.facts import Answer, Facts, KubeProxy, Settings, to_json
+from ipvsproxy.diagnosis.facts import DnsAnswer, Facts, KubeProxy, SettingsFacts, to_json
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts
-from ipvsproxy.kernel.connections import parse
+from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
 from ipvsproxy.plan.leftovers import Item
-from ipvsproxy.plan.state import Slot, Vip, VipForm
+from ipvsproxy.plan.state import ElementKey, Vip, VipForm
 from tests.support.memory_state import MemoryState
 from tests.support.memory_view import MemoryView
 
@@ -81,7 +81,7 @@ SEEN_SERVICE = ServiceFacts(
     "proxied",
     cluster_ips=("10.96.0.10",),
     dns_service="kube-system/kube-dns",
-    answer=Answer("10.96.0.53", "web.default.svc.cluster.local", ("10.96.0.10",)),
+    answer=DnsAnswer("10.96.0.53", "web.default.svc.cluster.local", ("10.96.0.10",)),
     ports=(PortView("10.96.0.10:80/TCP", (EndpointView("10.244.1.1:8080", "n1", used=True),), local=1),),
     drift=("VIP 10.96.0.10 is missing",),
     probes=(Probe("this node", "10.96.0.10:80/TCP", "timeout", 5.0),),
@@ -112,16 +112,16 @@ def node(folder, monkeypatch):
     view = MemoryView(MemoryState(ledger, here, [parse_ip("10.244.1.1")]))
     view.masquerade_source = view.state.masquerade_source
     view.vips = lambda: {Vip(parse_ip("10.96.9.9"), VipForm.ADDRESS), Vip(parse_ip("fd00:10::9"), VipForm.ROUTE)}
-    view.state.elements[Slot("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    view.state.elements[ElementKey("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     for module in (show, diff, explain):
-        monkeypatch.setattr(module, "View", lambda: view)
+        monkeypatch.setattr(module, "KernelReader", lambda: view)
     monkeypatch.setattr(explain, "written_by_kube_proxy", lambda: ["ip chain nat KUBE-SERVICES"])
     monkeypatch.setattr(
         diff, "removed_by_a_run", lambda: [Item("chains", "ip nat", 3), Item("ipset", "KUBE-CLUSTER-IP")]
     )
     monkeypatch.setattr(diff, "legacy_leftovers", lambda: ["iptables-legacy"])
     monkeypatch.setattr(diff, "signs", lambda *_, **__: KubeProxy(("process 7: kube-proxy",)))
-    monkeypatch.setattr(diff, "Lock", Free)
+    monkeypatch.setattr(diff, "InstanceLock", Free)
     for module in (show, explain):
         monkeypatch.setattr(module, "at_its_address", lambda given: given)
     for module in (diff, doctor):
@@ -131,8 +131,8 @@ def node(folder, monkeypatch):
         monkeypatch.setattr(module, "names", lambda *_: known)
     monkeypatch.setattr(rows, "all_connections", lambda: [parse(LINE)])
     monkeypatch.setattr(objects, "of_this_host", lambda given: given)
-    facts = Facts(Settings("n1"), drift=("VIP 10.96.0.10 is missing",), unread={"links": "not permitted"})
-    monkeypatch.setattr(doctor, "survey", lambda *_: Seen(facts, None, None, None))
+    facts = Facts(SettingsFacts("n1"), drift=("VIP 10.96.0.10 is missing",), unread={"links": "not permitted"})
+    monkeypatch.setattr(doctor, "survey", lambda *_: SurveyResult(facts, None, None, None))
     monkeypatch.setattr(doctor, "survey_service", lambda *_: SEEN_SERVICE)
     saved = folder.parent / "facts.json"
     saved.write_bytes(to_json(facts))
@@ -146,7 +146,7 @@ def test_every_command_in_every_form(node, command, form, capsys):
         filled = [word.format(**{name: str(path) for name, path in node.items()}) for word in words]
         status = cli.main([command, *filled, *FLAGS, *objects_from, "-o", form])
         said = capsys.readouterr()
-        assert status < WRONG_USAGE, said.err
+        assert status < EXIT_USAGE, said.err
         assert said.out.strip()
         if form in READERS:
             document = READERS[form](said.out)

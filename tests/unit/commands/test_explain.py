@@ -6,13 +6,13 @@ from contextlib import nullcontext
 import pytest
 
 from ipvsproxy import cli
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import explain
 from ipvsproxy.commands.endpoint import frontend
-from ipvsproxy.commands.given import WrongUsage
+from ipvsproxy.commands.invocation import WrongUsage
 from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.objects import desired
-from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.exchange.inbox import Kind, Listed
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_state import MemoryState
 
@@ -31,7 +31,7 @@ def node(monkeypatch):
     state = MemoryState(ledger, here, [parse_ip("10.244.1.1")])
     state.has_table = lambda: True
     state.has_ipvs = True
-    monkeypatch.setattr(explain, "View", lambda: nullcontext(state))
+    monkeypatch.setattr(explain, "KernelReader", lambda: nullcontext(state))
     known = Names({"10.96.0.10:80/TCP": "default/web"})
     monkeypatch.setattr(explain, "names", lambda *_: known)
     monkeypatch.setattr(explain, "at_its_address", lambda given: given)
@@ -110,7 +110,7 @@ def test_a_kernel_that_says_no_is_one_line(monkeypatch, capsys):
     def refuse():
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(explain, "View", refuse)
+    monkeypatch.setattr(explain, "KernelReader", refuse)
     assert cli.main(["explain", "10.96.0.10:80"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Error: the kernel cannot be read: [Errno 1] Operation not permitted; it takes")

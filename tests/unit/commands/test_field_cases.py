@@ -10,7 +10,7 @@ import yaml
 from ipvsproxy import cli
 from ipvsproxy.commands import doctor
 from ipvsproxy.commands.objects import desired
-from ipvsproxy.commands.survey import Seen
+from ipvsproxy.commands.survey import SurveyResult
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.kube.manifests import Folder
@@ -91,7 +91,7 @@ def test_doctor_of_a_service_says_so_too(capsys, folder, monkeypatch):
     shutil.copy(CASES / "03-endpoints-without-slices.yaml", folder)
     settings = Config("n1", manifests=folder)
     found = read_objects(settings)
-    seen = Seen(Facts(), found, desired(settings, found.listed(), ()), None)
+    seen = SurveyResult(Facts(), found, desired(settings, found.listed(), ()), None)
     monkeypatch.setattr(doctor, "survey", lambda *_: seen)
     monkeypatch.setattr("ipvsproxy.commands.service_survey._probes", lambda *_: ())
     cli.main(["doctor", "prod/api", "-o", "json"])

@@ -7,18 +7,18 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy import cli
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import objects as objects_of_commands
 from ipvsproxy.commands.survey import own_node
 from ipvsproxy.config import Config
-from ipvsproxy.desired import Desired
 from ipvsproxy.diagnosis.facts import Facts
-from ipvsproxy.diagnosis.finding import Verdict
+from ipvsproxy.diagnosis.finding import CheckResult
 from ipvsproxy.diagnosis.own_node import check_node
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.manifest_file import kind_of
 from ipvsproxy.kube.once import Objects
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.wanted_state import WantedState
 
 CASE = Path(__file__).parents[2] / "field/cases/07-node-has-another-name.yaml"
 
@@ -27,7 +27,7 @@ def planned(name):
     objects = Objects("a folder")
     for item in read(CASE.name, CASE.read_bytes()).items:
         objects.add(kind_of(item), item.body)
-    wanted = Desired(Config(name, manifests=CASE.parent), Report())
+    wanted = WantedState(Config(name, manifests=CASE.parent), Report())
     for listed in objects.listed():
         wanted.store.apply(listed)
     with capture_logs() as logs:
@@ -41,7 +41,7 @@ def planned(name):
 def test_a_name_that_no_node_has_is_a_warning_and_a_problem_that_name_the_node_there_is(name):
     (entry,), finding = planned(name)
     assert (entry["node"], entry["nodes"], entry["likely"]) == (name, ["node1"], ["node1"])
-    assert finding.verdict is Verdict.PROBLEM
+    assert finding.verdict is CheckResult.PROBLEM
     assert finding.summary.startswith(f"there is no Node {name}: Local policies")
     assert finding.evidence == ("nodes that objects name: node1",)
     assert finding.next == "if this host is node1: --hostname-override=node1"
@@ -50,7 +50,7 @@ def test_a_name_that_no_node_has_is_a_warning_and_a_problem_that_name_the_node_t
 def test_its_right_name_is_neither():
     told, finding = planned("node1")
     assert told == []
-    assert finding.verdict is Verdict.OK
+    assert finding.verdict is CheckResult.OK
 
 
 def test_plan_says_that_it_plans_for_another_node_than_was_named(capsys):

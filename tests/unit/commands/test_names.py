@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import local
-from ipvsproxy.commands.given import Failed
+from ipvsproxy.commands.invocation import CommandFailed
 from ipvsproxy.commands.names import names, similar
 from ipvsproxy.config.model import Listen
-from ipvsproxy.report import Report
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import Address, Request
 from ipvsproxy.serve.pages import Pages
@@ -136,7 +136,7 @@ def test_objects_are_planned(tmp_path):
 
 
 def test_an_api_server_that_is_named_is_asked():
-    with pytest.raises(Failed, match="the API server"):
+    with pytest.raises(CommandFailed, match="the API server"):
         names(config(master="http://127.0.0.1:1"), None)
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import objects
-from ipvsproxy.commands.given import Failed
+from ipvsproxy.commands.invocation import CommandFailed
 from tests.support.apiserver import ApiServer, endpoint_slice, node, service
 from tests.support.build import config
 
@@ -58,5 +58,5 @@ def test_an_api_server_may_be_known_by_name(given):
 def test_an_api_server_that_is_away_is_one_line(tmp_path):
     with ApiServer() as server:
         path = server.write_kubeconfig(tmp_path / "kubeconfig")
-    with pytest.raises(Failed, match="the API server"):
+    with pytest.raises(CommandFailed, match="the API server"):
         objects.read(config(kubeconfig=path))

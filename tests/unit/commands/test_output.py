@@ -6,9 +6,9 @@ import sys
 import pytest
 import yaml
 
-from ipvsproxy.commands.output import ENTER, LEAVE, Grid, Hanging, Marked, Mood, emit, follow, lines
+from ipvsproxy.commands.output import ENTER, LEAVE, Grid, Hanging, Marked, Style, emit, follow, lines
 
-GRID = Grid(("NAME", "COUNT", "STATE"), [("a", 1, Marked("fine", Mood.GOOD)), ("longer", 12345, "")])
+GRID = Grid(("NAME", "COUNT", "STATE"), [("a", 1, Marked("fine", Style.GOOD)), ("longer", 12345, "")])
 DOCUMENT = {"items": [{"name": "a", "count": 1}]}
 
 
@@ -31,7 +31,7 @@ def test_colours_do_not_count_as_width():
 
 
 def test_no_colours_in_a_pipe(capsys):
-    emit("table", "Thing", {}, ["text", [Marked("good", Mood.GOOD), " and ", Marked("bad", Mood.BAD)], GRID])
+    emit("table", "Thing", {}, ["text", [Marked("good", Style.GOOD), " and ", Marked("bad", Style.BAD)], GRID])
     out = capsys.readouterr().out
     assert out.startswith("text\ngood and bad\nNAME")
     assert "\x1b" not in out
@@ -111,7 +111,7 @@ def on_terminal(monkeypatch, columns, form, *parts):
 
 @pytest.mark.parametrize("columns", [40, 80, 119])
 def test_lines_break_at_words_and_stay_indented(columns, monkeypatch):
-    head = [Marked("warning      ", Mood.DOUBTFUL), Marked("reverse path", Mood.TITLE), f": {WORDS}"]
+    head = [Marked("warning      ", Style.WARNING), Marked("reverse path", Style.TITLE), f": {WORDS}"]
     found = on_terminal(monkeypatch, columns, "table", Hanging(head, 15), [" " * 13, WORDS], "short")
     assert all(len(line) <= columns for line in found)
     assert found[-1] == "short"
@@ -154,7 +154,7 @@ def test_columns_with_words_break_when_nothing_can_be_left_out(monkeypatch):
 
 
 def test_colours_survive_breaking():
-    (one, two) = lines([[Marked("a" * 30, Mood.BAD), Marked(" " + "b" * 30, Mood.GOOD)]], colours=True, width=40)
+    (one, two) = lines([[Marked("a" * 30, Style.BAD), Marked(" " + "b" * 30, Style.GOOD)]], colours=True, width=40)
     assert one.startswith("\x1b[1m\x1b[31m" + "a" * 30)
     assert re.sub("\x1b\\[[0-9;]*m", "", two) == "  " + "b" * 30
 
@@ -185,8 +185,8 @@ def test_every_column_begins_at_one_place(columns, monkeypatch):
 @pytest.mark.parametrize("width", [None, 40])
 def test_nothing_in_a_text_commands_the_terminal(width):
     hostile = "a\x1b]0;title\x07\x9b2J\r\nError: b\u202e"
-    grid = Grid(["NAME", "OF"], [[hostile, [hostile]], [Marked(hostile, Mood.BAD), 7]])
-    parts = [hostile, Marked(hostile, Mood.GOOD), Hanging([hostile], 2), grid]
+    grid = Grid(["NAME", "OF"], [[hostile, [hostile]], [Marked(hostile, Style.BAD), 7]])
+    parts = [hostile, Marked(hostile, Style.GOOD), Hanging([hostile], 2), grid]
     text = list(lines(parts, colours=False, width=width))
     assert all(line.isprintable() for line in text), text
     coloured = "".join(lines(parts, colours=True, width=width))

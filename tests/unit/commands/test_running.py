@@ -9,13 +9,13 @@ import threading
 import pytest
 
 from ipvsproxy.commands import local, running
-from ipvsproxy.commands.given import Given
+from ipvsproxy.commands.invocation import Invocation
 from ipvsproxy.commands.running import adopted, at_its_address, find, values_of
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.commandline import parse
-from ipvsproxy.config.document import Unusable
+from ipvsproxy.config.document import ConfigFileError
 from ipvsproxy.config.settle import settle
-from ipvsproxy.kernel.alone import Holder
+from ipvsproxy.kernel.instance_lock import Holder
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.http import Request
 
@@ -31,7 +31,7 @@ def settled(*words):
 
 def given(*words):
     settings = settled(*words)
-    return Given((), {}, assembled(settings, "thishost"), settings)
+    return Invocation((), {}, assembled(settings, "thishost"), settings)
 
 
 def said(*words):
@@ -75,7 +75,7 @@ class Lock:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch):
-    monkeypatch.setattr(running, "Lock", Lock)
+    monkeypatch.setattr(running, "InstanceLock", Lock)
     monkeypatch.setattr(Lock, "pid", 0)
     monkeypatch.delenv("NODE_NAME", raising=False)
     monkeypatch.setattr(running.socket, "gethostname", lambda: "thishost")
@@ -178,7 +178,7 @@ def test_what_cannot_be_run_with_is_not_taken_over(served, page, words):
 def test_fields_of_a_newer_proxy_are_passed_over():
     page = broken("ipvsproxy.io", fromTheFuture=1).decode()
     assert values_of(page)["vipMode"] == "route"
-    with pytest.raises(Unusable):
+    with pytest.raises(ConfigFileError):
         values_of("{}")
 
 

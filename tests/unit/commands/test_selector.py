@@ -1,6 +1,6 @@
 import pytest
 
-from ipvsproxy.commands.given import WrongUsage
+from ipvsproxy.commands.invocation import WrongUsage
 from ipvsproxy.commands.selector import selector
 
 LABELS = {"app": "web", "tier": "front", "team": ""}

@@ -5,16 +5,16 @@ import json
 import pytest
 
 from ipvsproxy import cli
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import diff, objects, rows, show
 from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.output import follow
+from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.model import Counters
-from ipvsproxy.kernel.connections import parse
-from ipvsproxy.kube.inbox import Kind, Listed
+from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
-from ipvsproxy.plan.state import Slot
+from ipvsproxy.plan.state import ElementKey
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_state import MemoryState
 from tests.support.memory_view import MemoryView
@@ -55,7 +55,7 @@ def view(monkeypatch):
     view.state.active = {WEB: 2}
     known = Names({str(name): ledger.owner(name) for name in ledger.frontends})
     for module in (show, diff):
-        monkeypatch.setattr(module, "View", lambda: view)
+        monkeypatch.setattr(module, "KernelReader", lambda: view)
     monkeypatch.setattr(show, "names", lambda *_: known)
     monkeypatch.setattr(rows, "all_connections", lambda: map(parse, map(LINE.format, range(1, 6))))
     monkeypatch.setattr(objects, "read_objects", lambda _: StoredObjects())
@@ -210,7 +210,7 @@ def test_no_difference(view, monkeypatch, capsys):
     words = ["diff", "--hostname-override=node1", "--cluster-cidr=10.244.0.0/16"]
     assert cli.main(words) == 0
     assert capsys.readouterr().out == "A run would change nothing.\n"
-    view.state.elements[Slot("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    view.state.elements[ElementKey("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     assert cli.main(words) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[1].split() == [

@@ -4,11 +4,11 @@ import pytest
 
 from ipvsproxy.commands import survey
 from ipvsproxy.diagnosis.facts import Facts, Link
-from ipvsproxy.kernel.view import View
-from ipvsproxy.plan.state import KernelState, Server, ServerState
+from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.plan.state import KernelState, ServerAttributes, ServerState
 from tests.support.build import key
 
-SERVED = ServerState(Server("rr", 0, 0), {})
+SERVED = ServerState(ServerAttributes("rr", 0, 0), {})
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def looks(monkeypatch):
 
         monkeypatch.setattr(survey.drift, "state", state)
         monkeypatch.setattr(survey, "read_links", links)
-        view = View.__new__(View)
+        view = KernelReader.__new__(KernelReader)
         view._ipvs = object()
         found = survey._read_servers(facts, view, paused.append)
         return [str(server) for server in found.servers], facts.links[0].addresses, len(paused)

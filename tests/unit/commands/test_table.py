@@ -18,7 +18,7 @@ LOOKING = [command for command in COMMANDS if command.module]
 
 def test_the_proxy_loads_no_terminal_library():
     """Seen in a process of its own, since tests load everything."""
-    modules = "ipvsproxy.__main__, ipvsproxy.app, ipvsproxy.kube.manifests, ipvsproxy.kube.client"
+    modules = "ipvsproxy.__main__, ipvsproxy.process.app, ipvsproxy.kube.manifests, ipvsproxy.kube.client"
     code = f"import sys, {modules}; print([name for name in sys.modules if name.partition('.')[0] == 'termcolor'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

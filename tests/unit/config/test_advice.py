@@ -1,6 +1,6 @@
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import Config, DetectLocalMode, Listen
 from ipvsproxy.config.advice import family_advice, nodeport_note
 

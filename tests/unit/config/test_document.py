@@ -6,7 +6,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipvsproxy.config.document import KUBE_PROXY, OURS, Unusable, decode, text, tree
+from ipvsproxy.config.document import KUBE_PROXY, OURS, ConfigFileError, decode, text, tree
 from ipvsproxy.config.settle import settle
 
 FIELD = Path(__file__).parents[2] / "field" / "cases"
@@ -63,7 +63,7 @@ def test_of_a_section_given_twice_the_last_one_counts(last):
 
 
 def test_everything_else_is_fatal_and_said_at_once():
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(ConfigFileError) as caught:
         read("conntrack: {min: five}\nipvs: 3\nmode: 7\nconfigSyncPeriod: 30\nx: 1\n")
     assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
         "KubeProxyConfiguration.conntrack.min", "KubeProxyConfiguration.ipvs", "KubeProxyConfiguration.mode",
@@ -101,7 +101,7 @@ def test_everything_else_is_fatal_and_said_at_once():
     ],
 )
 def test_what_is_no_configuration(data, words):
-    with pytest.raises(Unusable, match=words):
+    with pytest.raises(ConfigFileError, match=words):
         decode(data, KUBE_PROXY)
 
 
@@ -147,7 +147,7 @@ def test_json_with_what_yaml_does_not_know():
 
 def test_half_of_a_surrogate_pair_is_refused_as_yaml_does():
     data = b'{"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",'
-    with pytest.raises(Unusable, match=r"line 1.*Unicode"):
+    with pytest.raises(ConfigFileError, match=r"line 1.*Unicode"):
         decode(data + b'"hostnameOverride": "\\ud83d"}', KUBE_PROXY)
 
 
@@ -160,7 +160,7 @@ def test_merged_mappings_and_aliases():
 def test_aliases_that_expand_without_end_are_refused_at_once():
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
-    with pytest.raises(Unusable, match="aliases make the document much larger"):
+    with pytest.raises(ConfigFileError, match="aliases make the document much larger"):
         read("\n".join(lines))
 
 
@@ -214,7 +214,7 @@ def test_nothing_is_nothing_everywhere(section, nothing):
      "oomScoreAdj: 99999999999", "logging: {vmodule: [{filePattern: 'a=b'}]}", "conntrack: []", "ipvs: x"],
 )  # fmt: skip
 def test_what_kube_proxy_refuses_is_refused_with_line_and_field(body):
-    with pytest.raises(Unusable, match=r"^line 3: KubeProxyConfiguration\.[A-Za-z.]+: "):
+    with pytest.raises(ConfigFileError, match=r"^line 3: KubeProxyConfiguration\.[A-Za-z.]+: "):
         read(body)
 
 
@@ -222,7 +222,7 @@ def test_what_kube_proxy_refuses_is_refused_with_line_and_field(body):
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_bytes_give_anything_but_an_answer(data):
     for content in (data, HEAD.encode() + data):
-        with suppress(Unusable):
+        with suppress(ConfigFileError):
             decode(content, KUBE_PROXY)
 
 

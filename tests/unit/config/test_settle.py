@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.config import ALL_SERVICES, Conntrack, DetectLocalMode, IpvsTimeouts, Listen, VipMode
+from ipvsproxy.config import ALL_SERVICES, ConntrackSettings, DetectLocalMode, IpvsTimeouts, Listen, VipMode
 from ipvsproxy.config.advice import family_advice
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import other_mode, problems
 from ipvsproxy.config.commandline import parse
-from ipvsproxy.config.document import Unusable, text
+from ipvsproxy.config.document import ConfigFileError, text
 from ipvsproxy.config.settle import settle
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
@@ -83,7 +83,7 @@ def test_a_zero_means_the_default_unless_null_does(file):
     made = config(f"--config={file(zeros + nullable)}")
     assert (made.document["clientConnection"]["qps"], made.sync_period) == (5, 30)
     assert made.oom_score_adj == 0
-    assert made.conntrack == Conntrack(max_per_core=0, min=0, tcp_established=0, tcp_close_wait=0)
+    assert made.conntrack == ConntrackSettings(max_per_core=0, min=0, tcp_established=0, tcp_close_wait=0)
 
 
 def test_beside_a_file_most_flags_do_not_count(file):
@@ -152,11 +152,11 @@ def test_what_has_no_effect_is_said(file):
 
 
 def test_a_file_that_cannot_be_used_is_named(file, tmp_path):
-    with pytest.raises(Unusable, match=r"away: No such file"):
+    with pytest.raises(ConfigFileError, match=r"away: No such file"):
         settings(f"--config={tmp_path / 'away'}")
-    with pytest.raises(Unusable, match=r"config.conf: line 3: KubeProxyConfiguration.mode"):
+    with pytest.raises(ConfigFileError, match=r"config.conf: line 3: KubeProxyConfiguration.mode"):
         settings(f"--config={file('mode: 1')}")
-    with pytest.raises(Unusable, match=r"extra.yaml: .* not ipvsproxy.io"):
+    with pytest.raises(ConfigFileError, match=r"extra.yaml: .* not ipvsproxy.io"):
         settings(f"--extra-config={file('', HEAD, 'extra.yaml')}")
 
 
@@ -206,7 +206,7 @@ def test_each_setting_goes_where_it_belongs(file):
     made = config(f"--config={file(timeouts + conntrack + detector)}")
     assert made.ipvs_timeouts == IpvsTimeouts(1, 2, 3)
     assert (made.sync_period, made.min_sync_period) == (4, 0.5)
-    assert made.conntrack == Conntrack(1, 2, 3, 4, True, 5, 6)
+    assert made.conntrack == ConntrackSettings(1, 2, 3, 4, True, 5, 6)
     assert (made.pod_bridge_interface, made.pod_interface_name_prefix) == ("br0", "cali")
 
 

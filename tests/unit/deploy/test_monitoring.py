@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ipvsproxy.inspect.model import Counters
 from ipvsproxy.serve.board import Board
-from ipvsproxy.serve.traffic import Series
+from ipvsproxy.serve.traffic import TrafficSeries
 from tests.support.deploy_tools import promtool
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +37,7 @@ class Counted:
     seconds = 0.0
 
     def series(self):
-        return [Series("a", "b", "f", end, Counters()) for end in ("", "e")]
+        return [TrafficSeries("a", "b", "f", end, Counters()) for end in ("", "e")]
 
 
 def _known():

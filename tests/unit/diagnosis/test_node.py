@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsproxy.diagnosis.facts import (
-    Answer,
     Api,
-    Backend,
+    DestinationFacts,
     Dns,
+    DnsAnswer,
     ExternalName,
     Facts,
     Host,
@@ -18,16 +18,16 @@ from ipvsproxy.diagnosis.facts import (
     OwnNode,
     Process,
     Proxy,
-    Settings,
-    VirtualServer,
+    ServerFacts,
+    SettingsFacts,
     from_json,
     to_json,
 )
-from ipvsproxy.diagnosis.filters import Chain, Match, Rule
-from ipvsproxy.diagnosis.finding import Verdict
+from ipvsproxy.diagnosis.finding import CheckResult
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.proxies import LAST_SYNC
 from ipvsproxy.diagnosis.state import API_STEP, NAME_STEP
+from ipvsproxy.plan.filters import Condition, FilterChain, FilterRule
 
 SYSCTLS = {"net/ipv4/vs/conntrack": 1, "net/ipv4/ip_forward": 1}
 CALLS = {"net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}
@@ -38,26 +38,30 @@ LINKS = (
     Link("veth1", "veth", master="cni0", hairpin=True),
     Link("kube-ipvs0", "dummy", is_up=False, addresses=("10.96.0.1", "10.96.3.1", "fe80::2")),
 )
-HERE, THERE = Backend("10.244.1.10", 8080), Backend("10.244.2.10", 8080)
+HERE, THERE = DestinationFacts("10.244.1.10", 8080), DestinationFacts("10.244.2.10", 8080)
 SERVERS = (
-    VirtualServer("10.96.0.1", "TCP", 443),
-    VirtualServer("10.96.3.1", "TCP", 80, backends=(HERE, THERE)),
-    VirtualServer("192.0.2.1", "TCP", 31001, backends=(HERE, THERE)),
+    ServerFacts("10.96.0.1", "TCP", 443),
+    ServerFacts("10.96.3.1", "TCP", 80, backends=(HERE, THERE)),
+    ServerFacts("192.0.2.1", "TCP", 31001, backends=(HERE, THERE)),
 )
-OURS = Chain("inet", "ipvsproxy", "input", "input", "filter", 0, rules=(Rule(1, (), "goto", "decide"),))
+OURS = FilterChain(
+    "inet", "ipvsproxy", "input", "input", "filter", 0, rules=(FilterRule(1, (), "goto", "decide"),)
+)
 NAME, DNS_IP = "kubernetes.default.svc.cluster.local", "10.96.0.10"
-EXTERNAL = ExternalName("default/e", "a.example.com", Answer(DNS_IP, "e", canonical="A.example.com."))
+EXTERNAL = ExternalName("default/e", "a.example.com", DnsAnswer(DNS_IP, "e", canonical="A.example.com."))
 MARK = (0x4000).to_bytes(4, sys.byteorder)
-MARKED = Match("mark", MARK, MARK, MARK)
-PODS = Match("saddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]))
-NOT_PODS = Match("daddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]), negated=True)
-UNREADABLE = Match("?")
+MARKED = Condition("mark", MARK, MARK, MARK)
+PODS = Condition("saddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]))
+NOT_PODS = Condition(
+    "daddr", bytes([10, 244, 0, 0]), bytes([10, 244, 0, 0]), bytes([255, 255, 0, 0]), negated=True
+)
+UNREADABLE = Condition("?")
 METRICS = {LAST_SYNC: 970.0, "ipvsproxy_build_info": 1.0}
 METERED = Proxy(200, metrics=METRICS, read_at=1000.0)
 
 
 def healthy(**changes):
-    settings = Settings("node1", cluster_cidrs=("10.244.0.0/16",), sysctls=SYSCTLS)
+    settings = SettingsFacts("node1", cluster_cidrs=("10.244.0.0/16",), sysctls=SYSCTLS)
     facts = Facts(
         settings=settings,
         host=Host("6.1.0-50-amd64", ("ip_vs", "ip_vs_rr"), ("ip_vs", "ip_vs_rr"), sysctls=SYSCTLS | CALLS),
@@ -71,7 +75,7 @@ def healthy(**changes):
         proxy=Proxy(200, metrics=METRICS, read_at=1000.0),
         api=Api("the API server", services=2, slices=1),
         drift=(),
-        dns=Dns("kube-system/kube-dns", ("10.96.0.1",), Answer(DNS_IP, NAME, ("10.96.0.1",)), (EXTERNAL,)),
+        dns=Dns("kube-system/kube-dns", ("10.96.0.1",), DnsAnswer(DNS_IP, NAME, ("10.96.0.1",)), (EXTERNAL,)),
     )
     return replace(facts, **changes)
 
@@ -91,22 +95,22 @@ def links(**changes):
 
 
 def with_rules(hook, *rules, kind="filter", priority=0, policy="accept", legacy=""):
-    return (OURS, Chain("ip", "t", "c", hook, kind, priority, policy, rules, legacy))
+    return (OURS, FilterChain("ip", "t", "c", hook, kind, priority, policy, rules, legacy))
 
 
 def dport(number):
-    return Match("dport", number.to_bytes(2), number.to_bytes(2))
+    return Condition("dport", number.to_bytes(2), number.to_bytes(2))
 
 
 def sport(number):
-    return Match("sport", number.to_bytes(2), number.to_bytes(2))
+    return Condition("sport", number.to_bytes(2), number.to_bytes(2))
 
 
-ESTABLISHED = Match("ctstate", *[(2).to_bytes(4, sys.byteorder)] * 3)
+ESTABLISHED = Condition("ctstate", *[(2).to_bytes(4, sys.byteorder)] * 3)
 
 
 def on(link):
-    return Match("iifname", link.encode() + b"\0", link.encode() + b"\0")
+    return Condition("iifname", link.encode() + b"\0", link.encode() + b"\0")
 
 
 def metrics(**changes):
@@ -117,7 +121,7 @@ SICK = {
     "no ipvs": ({"host": host(has_ipvs=False)}, "kernel", "no IPVS"),
     "no nf_tables": ({"host": host(has_nftables=False)}, "kernel", "no nf_tables"),
     "old kernel": ({"host": host(release="4.19.0")}, "kernel", "older"),
-    "no scheduler": ({"settings": Settings(scheduler="mh")}, "scheduler", "no scheduler mh"),
+    "no scheduler": ({"settings": SettingsFacts(scheduler="mh")}, "scheduler", "no scheduler mh"),
     "a sysctl": ({"host": sysctl("net/ipv4/vs/conntrack", 0)}, "sysctls", "net.ipv4.vs.conntrack is 0, not 1"),
     "full": ({"host": host(pressure=("conntrack: 9 entries, 10 limit; raise it",))}, "pressure", "9 entries"),
     "rp_filter": (
@@ -142,12 +146,12 @@ SICK = {
     "ClusterIP held": ({"held_vips": {"192.0.2.1": "default/x"}}, "VIPs", "address of eth0"),
     "kube-proxy": ({"processes": (Process(1, "kube-proxy"),)}, "other proxies", "kube-proxy runs"),
     "its rules": (
-        {"chains": (OURS, Chain("ip", "nat", "KUBE-SERVICES"))},
+        {"chains": (OURS, FilterChain("ip", "nat", "KUBE-SERVICES"))},
         "other proxies",
         "1 chain in ip nat",
     ),
     "its rules, and no proxy": (
-        {"chains": (OURS, Chain("ip", "kube-proxy", "x")), "proxy": None},
+        {"chains": (OURS, FilterChain("ip", "kube-proxy", "x")), "proxy": None},
         "other proxies",
         "has left rules",
     ),
@@ -159,7 +163,7 @@ SICK = {
             "proxy": Proxy(
                 200, metrics=METRICS, read_at=1000.0, flags={"cluster-cidr": "10.244.0.0/16", "v": "2"}
             ),
-            "settings": Settings(flags={"cluster-cidr": ""}),
+            "settings": SettingsFacts(flags={"cluster-cidr": ""}),
             "drift": ("element pod_cidrs4 { 10.244.0.0/16 } is not wanted",),
         },
         "settings",
@@ -200,70 +204,82 @@ SICK = {
         "iptables-legacy t c",
     ),
     "input drops": (
-        {"chains": with_rules("input", Rule(3, (dport(80),), "drop"))},
+        {"chains": with_rules("input", FilterRule(3, (dport(80),), "drop"))},
         "other rules",
         "rule 3 of ip t c",
     ),
-    "output rejects": ({"chains": with_rules("output", Rule(3, (), "reject"))}, "other rules", "rule 3 of ip t c"),
+    "output rejects": (
+        {"chains": with_rules("output", FilterRule(3, (), "reject"))},
+        "other rules",
+        "rule 3 of ip t c",
+    ),
     "hidden from conntrack": (
-        {"chains": with_rules("prerouting", Rule(3, (dport(80),), "notrack"), priority=-300)},
+        {"chains": with_rules("prerouting", FilterRule(3, (dport(80),), "notrack"), priority=-300)},
         "other rules",
         "rule 3 of ip t c hides connections to 10.96.3.1",
     ),
     "dropped before conntrack": (
-        {"chains": with_rules("prerouting", Rule(3, (dport(80),), "drop"), priority=-300)},
+        {"chains": with_rules("prerouting", FilterRule(3, (dport(80),), "drop"), priority=-300)},
         "other rules",
         "rule 3 of ip t c drops connections to 10.96.3.1",
     ),
     "replies dropped at once": (
-        {"chains": with_rules("prerouting", Rule(3, (sport(8080), ESTABLISHED), "drop"), priority=-150)},
+        {"chains": with_rules("prerouting", FilterRule(3, (sport(8080), ESTABLISHED), "drop"), priority=-150)},
         "other rules",
         "rule 3 of ip t c drops replies",
     ),
     "dropped at the end": (
-        {"chains": with_rules("postrouting", Rule(3, (dport(8080),), "drop"), priority=50)},
+        {"chains": with_rules("postrouting", FilterRule(3, (dport(8080),), "drop"), priority=50)},
         "other rules",
         "rule 3 of ip t c drops what 10.96.3.1:80/TCP sends",
     ),
     "perhaps dropped": (
-        {"chains": with_rules("forward", Rule(3, (UNREADABLE,), "accept"), policy="drop")},
+        {"chains": with_rules("forward", FilterRule(3, (UNREADABLE,), "accept"), policy="drop")},
         "other rules",
         "unless a rule",
     ),
     "perhaps accepted by a map": (
-        {"chains": with_rules("forward", Rule(3, (), "?"), policy="drop")},
+        {"chains": with_rules("forward", FilterRule(3, (), "?"), policy="drop")},
         "other rules",
         "unless a rule",
     ),
-    "mark dropped": ({"chains": with_rules("forward", Rule(3, (MARKED,), "drop"))}, "packet mark", "drops them"),
-    "mark set": ({"chains": with_rules("forward", Rule(3, marks=0x4000))}, "packet mark", "uses bit 0x4000"),
+    "mark dropped": (
+        {"chains": with_rules("forward", FilterRule(3, (MARKED,), "drop"))},
+        "packet mark",
+        "drops them",
+    ),
+    "mark set": ({"chains": with_rules("forward", FilterRule(3, marks=0x4000))}, "packet mark", "uses bit 0x4000"),
     "hostPort": (
-        {"chains": with_rules("prerouting", Rule(3, (dport(31001),), "dnat"), kind="nat", priority=-100)},
+        {"chains": with_rules("prerouting", FilterRule(3, (dport(31001),), "dnat"), kind="nat", priority=-100)},
         "hostPort",
         "NodePort 192.0.2.1:31001/TCP",
     ),
     "a port of a load balancer": (
         {
-            "chains": with_rules("prerouting", Rule(3, (dport(443),), "dnat"), kind="nat", priority=-100),
-            "servers": (*SERVERS, VirtualServer("192.0.2.1", "TCP", 443, backends=(HERE,))),
+            "chains": with_rules("prerouting", FilterRule(3, (dport(443),), "dnat"), kind="nat", priority=-100),
+            "servers": (*SERVERS, ServerFacts("192.0.2.1", "TCP", 443, backends=(HERE,))),
         },
         "hostPort",
         "192.0.2.1:443/TCP elsewhere",
     ),
     "early DNAT of a VIP": (
-        {"chains": with_rules("prerouting", Rule(3, (dport(80),), "dnat"), kind="nat", priority=-150)},
+        {"chains": with_rules("prerouting", FilterRule(3, (dport(80),), "dnat"), kind="nat", priority=-150)},
         "hostPort",
         "VIP 10.96.3.1:80/TCP",
     ),
     "masquerade": (
-        {"chains": with_rules("postrouting", Rule(3, (PODS,), "masquerade"), kind="nat", priority=100)},
+        {"chains": with_rules("postrouting", FilterRule(3, (PODS,), "masquerade"), kind="nat", priority=100)},
         "masquerade",
         "masquerades what one pod sends",
     ),
-    "DNS silent": ({"dns": Dns("a/dns", (), Answer(DNS_IP, NAME, error="timed out"))}, "DNS", "timed out"),
-    "DNS wrong": ({"dns": Dns("a/dns", ("10.96.0.1",), Answer(DNS_IP, NAME, ("10.1.1.1",)))}, "DNS", "10.1.1.1"),
+    "DNS silent": ({"dns": Dns("a/dns", (), DnsAnswer(DNS_IP, NAME, error="timed out"))}, "DNS", "timed out"),
+    "DNS wrong": (
+        {"dns": Dns("a/dns", ("10.96.0.1",), DnsAnswer(DNS_IP, NAME, ("10.1.1.1",)))},
+        "DNS",
+        "10.1.1.1",
+    ),
     "CNAME wrong": (
-        {"dns": Dns("a/dns", (), None, (ExternalName("d/e", "a.b", Answer(DNS_IP, "e", canonical="c.d")),))},
+        {"dns": Dns("a/dns", (), None, (ExternalName("d/e", "a.b", DnsAnswer(DNS_IP, "e", canonical="c.d")),))},
         "DNS",
         "declares a.b, DNS says c.d",
     ),
@@ -271,40 +287,43 @@ SICK = {
 
 FINE = {
     "a plugin that masquerades what leaves the cluster": with_rules(
-        "postrouting", Rule(3, (PODS, NOT_PODS), "masquerade"), kind="nat", priority=100
+        "postrouting", FilterRule(3, (PODS, NOT_PODS), "masquerade"), kind="nat", priority=100
     ),
     "a hostPort that VIPs are claimed before": with_rules(
-        "prerouting", Rule(3, (dport(80),), "dnat"), kind="nat", priority=-100
+        "prerouting", FilterRule(3, (dport(80),), "dnat"), kind="nat", priority=-100
     ),
     "a policy of drop with a plugin that accepts pods": with_rules(
-        "forward", Rule(3, (PODS,), "accept"), policy="drop"
+        "forward", FilterRule(3, (PODS,), "accept"), policy="drop"
     ),
     "our own rule in FORWARD": with_rules(
-        "forward", Rule(3, (MARKED,), "accept", comment="ipvsproxy replies 0x4000"), policy="drop"
+        "forward", FilterRule(3, (MARKED,), "accept", comment="ipvsproxy replies 0x4000"), policy="drop"
     ),
-    "a firewall for ports of the host": with_rules("input", Rule(3, (dport(22),), "drop")),
-    "drops that we cannot judge": with_rules("forward", Rule(3, (UNREADABLE,), "drop")),
-    "another bit of the mark": with_rules("forward", Rule(3, marks=0x8000)),
-    "chains that kube-proxy left since portmap uses them": (OURS, Chain("ip", "nat", "KUBE-MARK-MASQ")),
+    "a firewall for ports of the host": with_rules("input", FilterRule(3, (dport(22),), "drop")),
+    "drops that we cannot judge": with_rules("forward", FilterRule(3, (UNREADABLE,), "drop")),
+    "another bit of the mark": with_rules("forward", FilterRule(3, marks=0x8000)),
+    "chains that kube-proxy left since portmap uses them": (OURS, FilterChain("ip", "nat", "KUBE-MARK-MASQ")),
     "a NAT chain that asks for the mark, as flannel's": with_rules(
-        "postrouting", Rule(3, (MARKED,), "return"), kind="nat", priority=100
+        "postrouting", FilterRule(3, (MARKED,), "return"), kind="nat", priority=100
     ),
     "a firewall that trusts the bridge of the pods": with_rules(
-        "input", Rule(3, (on("cni0"),), "accept"), Rule(4, (dport(31001), on("eth0")), "accept"), policy="drop"
+        "input",
+        FilterRule(3, (on("cni0"),), "accept"),
+        FilterRule(4, (dport(31001), on("eth0")), "accept"),
+        policy="drop",
     ),
-    "drops by ports behind IPVS": with_rules("input", Rule(3, (dport(80),), "drop"), priority=150),
+    "drops by ports behind IPVS": with_rules("input", FilterRule(3, (dport(80),), "drop"), priority=150),
     "drops of what the node itself sends to VIPs, behind IPVS": with_rules(
-        "output", Rule(3, (dport(80),), "drop"), priority=0
+        "output", FilterRule(3, (dport(80),), "drop"), priority=0
     ),
     "what asks for a state before conntrack": with_rules(
-        "prerouting", Rule(3, (ESTABLISHED,), "drop"), priority=-300
+        "prerouting", FilterRule(3, (ESTABLISHED,), "drop"), priority=-300
     ),
-    "chains of the kubelet": (OURS, Chain("ip", "mangle", "KUBE-KUBELET-CANARY")),
+    "chains of the kubelet": (OURS, FilterChain("ip", "mangle", "KUBE-KUBELET-CANARY")),
 }
 
 
 def said(findings):
-    return [finding for finding in findings if finding.verdict is not Verdict.OK]
+    return [finding for finding in findings if finding.verdict is not CheckResult.OK]
 
 
 def test_a_healthy_node():
@@ -319,14 +338,14 @@ def test_no_false_alarm(chains):
 @pytest.mark.parametrize(("changes", "check", "words"), SICK.values(), ids=SICK)
 def test_the_cause_comes_first_with_a_next_step(changes, check, words):
     first = diagnose(healthy(**changes))[0]
-    assert (first.check, first.verdict in (Verdict.PROBLEM, Verdict.WARNING)) == (check, True)
+    assert (first.check, first.verdict in (CheckResult.PROBLEM, CheckResult.WARNING)) == (check, True)
     assert words in " ".join((first.summary, *first.evidence))
     assert first.next
 
 
 def test_what_could_not_be_read_is_not_checked():
     findings = diagnose(Facts(unread={"chains": "not permitted"}))
-    assert {finding.verdict for finding in said(findings)} == {Verdict.NOT_CHECKED}
+    assert {finding.verdict for finding in said(findings)} == {CheckResult.NOT_CHECKED}
     assert "not permitted" in {finding.summary for finding in findings}
 
 
@@ -340,8 +359,8 @@ def test_the_order_is_by_verdict():
     order = [
         finding.verdict for finding in diagnose(healthy(drift=("x",), dns=None, held_vips={"192.0.2.1": "x"}))
     ]
-    assert order == sorted(order, key=list(Verdict).index)
-    assert order[:3] == [Verdict.PROBLEM, Verdict.WARNING, Verdict.NOT_CHECKED]
+    assert order == sorted(order, key=list(CheckResult).index)
+    assert order[:3] == [CheckResult.PROBLEM, CheckResult.WARNING, CheckResult.NOT_CHECKED]
 
 
 def about(changes, check):
@@ -364,7 +383,7 @@ SAID = '{{"nodeEligible":false,{}"healthy":{},"status":{{}}}}'
 )
 def test_a_healthy_proxy_in_an_unusual_state_is_no_problem(proxy, remark):
     found = diagnose(healthy(proxy=proxy, node=OwnNode("n", about_to_be_deleted=True)))
-    assert {finding.verdict for finding in found} == {Verdict.OK}
+    assert {finding.verdict for finding in found} == {CheckResult.OK}
     (finding,) = (finding for finding in found if finding.check == "proxy")
     assert remark in " ".join(finding.evidence)
 
@@ -380,7 +399,7 @@ def test_a_healthy_proxy_in_an_unusual_state_is_no_problem(proxy, remark):
 )
 def test_an_ill_proxy_is_a_problem_whatever_it_says(body, words):
     (finding,) = about({"proxy": replace(METERED, health=503, health_body=body)}, "proxy")
-    assert (finding.verdict, words in finding.summary) == (Verdict.PROBLEM, True)
+    assert (finding.verdict, words in finding.summary) == (CheckResult.PROBLEM, True)
 
 
 def test_the_node_that_is_missing_is_the_cause_of_503():
@@ -388,7 +407,7 @@ def test_the_node_that_is_missing_is_the_cause_of_503():
     first, *_ = diagnose(
         healthy(node=missing, proxy=replace(METERED, health=503, health_body=SAID.format("", "true")))
     )
-    assert (first.check, first.verdict) == ("node", Verdict.PROBLEM)
+    assert (first.check, first.verdict) == ("node", CheckResult.PROBLEM)
     assert first.evidence == ("nodes that objects name: node2, node1",)
     assert first.next.endswith("--hostname-override=node2")
 
@@ -407,14 +426,14 @@ BARE = {
 
 def test_before_installation_one_finding_says_so():
     host = replace(healthy().host, sysctls=SYSCTLS | CALLS | {"net/ipv4/vs/conntrack": 0})
-    no_dns = Dns("kube-system/kube-dns", ("10.96.0.1",), Answer(DNS_IP, NAME, error="no answer"))
+    no_dns = Dns("kube-system/kube-dns", ("10.96.0.1",), DnsAnswer(DNS_IP, NAME, error="no answer"))
     found = diagnose(healthy(**BARE | {"host": host, "dns": no_dns}))
-    assert [f.check for f in found if f.verdict is not Verdict.OK] == ["installation"]
-    assert found[0].verdict is Verdict.WARNING
+    assert [f.check for f in found if f.verdict is not CheckResult.OK] == ["installation"]
+    assert found[0].verdict is CheckResult.WARNING
     unnamed = {"host": host, "api": Api("the API server", "no configuration"), "drift": None, "dns": None}
     found = diagnose(healthy(**BARE | unnamed))
-    assert Verdict.PROBLEM not in {f.verdict for f in found}
-    assert "objects" in {f.check for f in found if f.verdict is Verdict.NOT_CHECKED}
+    assert CheckResult.PROBLEM not in {f.verdict for f in found}
+    assert "objects" in {f.check for f in found if f.verdict is CheckResult.NOT_CHECKED}
 
 
 def test_an_api_server_that_nothing_names_is_to_be_named():
@@ -431,7 +450,7 @@ def test_an_api_server_that_nothing_names_is_to_be_named():
 def test_ipv6_forwarding_is_the_operators():
     v6 = replace(healthy().servers[0], address="fd00:10:96::1")
     found = diagnose(healthy(host=sysctl("net/ipv6/conf/all/forwarding", 0), servers=(v6,)))
-    (finding,) = [f for f in found if f.check == "sysctls" and f.verdict is Verdict.PROBLEM]
+    (finding,) = [f for f in found if f.check == "sysctls" and f.verdict is CheckResult.PROBLEM]
     assert "which program" not in finding.next
     assert "/etc/sysctl.d" in finding.next
 
@@ -441,13 +460,17 @@ def test_ipv6_forwarding_is_the_operators():
     [
         {"processes": (Process(7, "kube-proxy", "/usr/local/bin/kube-proxy"),)},
         {"kube_proxy": KubeProxy(("http://127.0.0.1:10249/proxyMode says iptables",))},
-        {"chains": (Chain("ip", "nat", "KUBE-SERVICES"),), "links": LINKS, "proxy": Proxy(200, is_ours=False)},
+        {
+            "chains": (FilterChain("ip", "nat", "KUBE-SERVICES"),),
+            "links": LINKS,
+            "proxy": Proxy(200, is_ours=False),
+        },
     ],
 )
 def test_a_kube_proxy_is_at_its_place_before_installation(kube_proxys):
     found = diagnose(healthy(**BARE | {"host": healthy().host} | kube_proxys))
-    (finding,) = (f for f in found if f.verdict is not Verdict.OK)
-    assert (finding.check, finding.verdict) == ("installation", Verdict.WARNING)
+    (finding,) = (f for f in found if f.verdict is not CheckResult.OK)
+    assert (finding.check, finding.verdict) == ("installation", CheckResult.WARNING)
     assert any(line.startswith("of kube-proxy: ") for line in finding.evidence)
 
 
@@ -461,26 +484,26 @@ def test_a_proxy_that_ended_or_fails_is_not_called_missing(left):
     assert "proxy" in checks
 
 
-RULES = {"chains": (OURS, Chain("ip", "kube-proxy", "x"))}
+RULES = {"chains": (OURS, FilterChain("ip", "kube-proxy", "x"))}
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "words", "advises_cleanup"),
     [
-        (RULES | {"proxy": None}, Verdict.WARNING, "kube-proxy has left rules", True),
+        (RULES | {"proxy": None}, CheckResult.WARNING, "kube-proxy has left rules", True),
         (
             RULES | {"proxy": None, "kube_proxy": KubeProxy(sees_processes=False)},
-            Verdict.WARNING,
+            CheckResult.WARNING,
             "whether a kube-proxy still runs is not to be seen here",
             False,
         ),
         (
             RULES | {"proxy": None, "kube_proxy": KubeProxy(("http://127.0.0.1:10249/proxyMode says nftables",))},
-            Verdict.PROBLEM,
+            CheckResult.PROBLEM,
             "a kube-proxy runs on this node",
             False,
         ),
-        (RULES, Verdict.PROBLEM, "a kube-proxy is at work", False),
+        (RULES, CheckResult.PROBLEM, "a kube-proxy is at work", False),
     ],
 )
 def test_cleanup_is_advised_only_where_no_kube_proxy_can_be_alive(changes, verdict, words, advises_cleanup):
@@ -490,18 +513,18 @@ def test_cleanup_is_advised_only_where_no_kube_proxy_can_be_alive(changes, verdi
 
 
 def test_a_name_server_that_was_reached_without_ipvs_is_a_problem():
-    answer = Answer(DNS_IP, NAME, ("10.96.0.1",), asked_from="192.0.2.1:4711", by_ipvs=False)
+    answer = DnsAnswer(DNS_IP, NAME, ("10.96.0.1",), asked_from="192.0.2.1:4711", by_ipvs=False)
     (finding,) = about({"dns": Dns("kube-system/kube-dns", ("10.96.0.1",), answer)}, "DNS")
-    assert (finding.verdict, "not by this node's IPVS" in finding.summary) == (Verdict.PROBLEM, True)
+    assert (finding.verdict, "not by this node's IPVS" in finding.summary) == (CheckResult.PROBLEM, True)
 
 
 def test_where_the_settings_come_from_is_said():
     origin = "those of the running proxy, from http://127.0.0.1:10249/configz"
     (finding,) = about({"settings": replace(healthy().settings, origin=origin)}, "settings")
-    assert (finding.verdict, finding.summary) == (Verdict.OK, origin)
+    assert (finding.verdict, finding.summary) == (CheckResult.OK, origin)
 
 
-SIX_UDP = VirtualServer("fd00:10:96::10", "UDP", 53)
+SIX_UDP = ServerFacts("fd00:10:96::10", "UDP", 53)
 LIMIT = "long datagrams"
 
 
@@ -511,9 +534,9 @@ def of_check(name, **changes):
 
 def test_the_limit_of_long_ipv6_datagrams_is_named_where_it_matters_and_is_no_problem():
     assert of_check(LIMIT) == []
-    assert of_check(LIMIT, servers=(VirtualServer("10.96.0.10", "UDP", 53),)) == []
+    assert of_check(LIMIT, servers=(ServerFacts("10.96.0.10", "UDP", 53),)) == []
     (bridged,) = of_check(LIMIT, servers=(SIX_UDP,))
-    assert bridged.verdict is Verdict.OK
+    assert bridged.verdict is CheckResult.OK
     assert "processes of this node and pods on a bridge" in bridged.summary
     routed = sysctl("net/bridge/bridge-nf-call-ip6tables", None)
     (node_only,) = of_check(LIMIT, servers=(SIX_UDP,), host=routed)

@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from ipvsproxy.diagnosis.facts import Answer
-from ipvsproxy.diagnosis.finding import Verdict, fine, problem, warning
+from ipvsproxy.diagnosis.facts import DnsAnswer
+from ipvsproxy.diagnosis.finding import CheckResult, fine, problem, warning
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts, diagnose_service, views
 from ipvsproxy.plan.model import Endpoint
 from ipvsproxy.plan.state import Destination
-from ipvsproxy.plan.topology import Backend, choose
+from ipvsproxy.plan.topology import PortEndpoint, choose
 
 NODE, ZONE = "node1", "a"
 USED = EndpointView("10.244.1.10:8080", NODE, used=True)
@@ -19,7 +19,7 @@ WELL = ServiceFacts(
     "proxied",
     cluster_ips=("10.96.3.1",),
     dns_service="kube-system/kube-dns",
-    answer=Answer("10.96.0.10", NAME, ("10.96.3.1",)),
+    answer=DnsAnswer("10.96.0.10", NAME, ("10.96.3.1",)),
     ports=(PortView("10.96.3.1:80/TCP", (USED, UNUSED), local=1),),
     drift=(),
     probes=(Probe("this node", "10.96.3.1:80/TCP", "answered"),),
@@ -33,7 +33,7 @@ def endpoint(number, **changes):
 
 
 def reasons(*endpoints, local=False):
-    backends = [Backend(one, Destination(one.address, 80)) for one in endpoints]
+    backends = [PortEndpoint(one, Destination(one.address, 80)) for one in endpoints]
     return {
         view.endpoint.partition(":")[0].rpartition(".")[2]: "" if view.used else view.reason
         for view in views(backends, choose(backends, NODE, ZONE), NODE, ZONE, local=local)
@@ -63,13 +63,13 @@ def test_local_policies_and_hints():
 
 
 def test_the_last_ones_are_used_though_they_go():
-    backends = [Backend(e, Destination(e.address, 80)) for e in [endpoint(1, ready=False, terminating=True)]]
+    backends = [PortEndpoint(e, Destination(e.address, 80)) for e in [endpoint(1, ready=False, terminating=True)]]
     (view,) = views(backends, choose(backends, NODE, ZONE), NODE, ZONE, local=False)
     assert (view.used, view.reason) == (True, "terminating, used since there is no ready one")
 
 
 def said(facts, node=()):
-    return [f for f in diagnose_service(facts, node) if f.verdict is not Verdict.OK]
+    return [f for f in diagnose_service(facts, node) if f.verdict is not CheckResult.OK]
 
 
 def test_a_service_that_is_well():
@@ -94,8 +94,8 @@ def port(**changes):
     ("changes", "check", "words"),
     [
         ({"kind": "", "similar": ("default/web2",)}, "Service", "no Service default/web"),
-        ({"answer": Answer("10.96.0.10", NAME, error="NXDOMAIN")}, "DNS", "NXDOMAIN"),
-        ({"answer": Answer("10.96.0.10", NAME, ("10.96.9.9",))}, "DNS", "not 10.96.3.1"),
+        ({"answer": DnsAnswer("10.96.0.10", NAME, error="NXDOMAIN")}, "DNS", "NXDOMAIN"),
+        ({"answer": DnsAnswer("10.96.0.10", NAME, ("10.96.9.9",))}, "DNS", "not 10.96.3.1"),
         (port(endpoints=()), "endpoints", "10.96.3.1:80/TCP: no endpoints"),
         (port(endpoints=(UNUSED,), exists=False), "endpoints", "none is ready"),
         (port(endpoints=(UNUSED,), internal_local=True), "endpoints", "internalTrafficPolicy is Local"),
@@ -144,20 +144,20 @@ def test_other_settings_than_the_proxy_has_are_told_with_a_service_too():
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"kind": "headless", "answer": Answer("10.96.0.10", NAME, ("10.244.1.10",))}, Verdict.OK),
+        ({"kind": "headless", "answer": DnsAnswer("10.96.0.10", NAME, ("10.244.1.10",))}, CheckResult.OK),
         (
             {"kind": "of type ExternalName", "cluster_ips": (), "external_name": "A.b.",
-             "answer": Answer("10.96.0.10", NAME, canonical="a.b")},
-            Verdict.OK,
+             "answer": DnsAnswer("10.96.0.10", NAME, canonical="a.b")},
+            CheckResult.OK,
         ),
         (
             {"kind": "of type ExternalName", "cluster_ips": (), "external_name": "a.b",
-             "answer": Answer("10.96.0.10", NAME, canonical="c.d")},
-            Verdict.PROBLEM,
+             "answer": DnsAnswer("10.96.0.10", NAME, canonical="c.d")},
+            CheckResult.PROBLEM,
         ),
-        ({"probes": (replace(SILENT, outcome="sent"),)}, Verdict.OK),
-        ({"probes": (replace(SILENT, expected="timeout"),)}, Verdict.OK),
-        ({"probes": (replace(SILENT, outcome="refused", expected="timeout"),)}, Verdict.OK),
+        ({"probes": (replace(SILENT, outcome="sent"),)}, CheckResult.OK),
+        ({"probes": (replace(SILENT, expected="timeout"),)}, CheckResult.OK),
+        ({"probes": (replace(SILENT, outcome="refused", expected="timeout"),)}, CheckResult.OK),
     ],
 )  # fmt: skip
 def test_what_needs_no_proxy_and_what_need_not_answer(changes, verdict):
@@ -165,7 +165,7 @@ def test_what_needs_no_proxy_and_what_need_not_answer(changes, verdict):
 
 
 def told(findings):
-    return [f for f in findings if f.verdict is not Verdict.OK]
+    return [f for f in findings if f.verdict is not CheckResult.OK]
 
 
 ELSEWHERE = replace(WELL.probes[0], by_ipvs=False)
@@ -173,7 +173,7 @@ ELSEWHERE = replace(WELL.probes[0], by_ipvs=False)
 
 def test_an_answer_that_ipvs_of_this_node_did_not_have_does_not_count():
     (found,) = (f for f in diagnose_service(replace(WELL, probes=(ELSEWHERE,)), []) if f.check == "probe")
-    assert found.verdict is Verdict.PROBLEM
+    assert found.verdict is CheckResult.PROBLEM
     assert "answered, but not by this node's IPVS" in found.summary
     assert found.evidence == ("IPVS of this node has no connection of this client",)
 
@@ -192,7 +192,7 @@ def test_a_refusal_or_silence_needs_no_trace_in_ipvs():
 def test_a_name_server_that_was_reached_without_ipvs_says_nothing():
     answer = replace(WELL.answer, asked_from="192.0.2.1:4711", by_ipvs=False)
     first = diagnose_service(replace(WELL, answer=answer), [])[0]
-    assert (first.check, first.verdict) == ("DNS", Verdict.PROBLEM)
+    assert (first.check, first.verdict) == ("DNS", CheckResult.PROBLEM)
     assert first.summary == "10.96.0.10 answered, but not by this node's IPVS"
 
 
@@ -201,5 +201,5 @@ def test_before_installation_nothing_is_said_of_the_kernel_and_of_answers():
     broken = replace(WELL, drift=("server 10.96.3.1:80/TCP is missing",), probes=(ELSEWHERE, SILENT))
     broken = replace(broken, answer=replace(WELL.answer, by_ipvs=False))
     found = diagnose_service(broken, [absent])
-    assert {f.check for f in found if f.verdict is Verdict.NOT_CHECKED} == {"kernel", "probe"}
-    assert [f.check for f in found if f.verdict in (Verdict.PROBLEM, Verdict.WARNING)] == ["installation"]
+    assert {f.check for f in found if f.verdict is CheckResult.NOT_CHECKED} == {"kernel", "probe"}
+    assert [f.check for f in found if f.verdict in (CheckResult.PROBLEM, CheckResult.WARNING)] == ["installation"]

@@ -58,7 +58,7 @@ def test_what_a_page_names_exists(page, tests):
 
 
 def test_names_that_nothing_has_are_found(tests):
-    text = "`plan/wanted.py` `plan/gone.py` `plan.wanted` `plan.gone` `nft/` `none/` `test_of_nothing` `--flag`"
+    text = "`plan/planner.py` `plan/gone.py` `plan.planner` `plan.gone` `nft/` `none/` `test_of_nothing` `--flag`"
     assert list(unknown(text, "")) == ["plan/gone.py", "plan.gone", "none/", "test_of_nothing"]
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands.objects import desired
+from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.difference import Action, Change, changes, server_text
-from ipvsproxy.kube.inbox import Kind, Listed
 from ipvsproxy.plan.diff import apply, diff
-from ipvsproxy.plan.state import KernelState, Server, Slot
+from ipvsproxy.plan.state import ElementKey, KernelState, ServerAttributes
 from tests.support.build import config, destination, service, slice_of
 
 HERE = [parse_ip("192.0.2.1")]
@@ -47,8 +47,8 @@ def test_before_and_after():
     ledger = ledger_of(slice_of("web", "10.244.1.1"))
     shadow = kernel_as(ledger)
     (key,) = shadow.servers
-    shadow.servers[key].server = Server("sh", 0, 0)
-    shadow.elements[Slot("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    shadow.servers[key].server = ServerAttributes("sh", 0, 0)
+    shadow.elements[ElementKey("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     assert differences(ledger, shadow) == [
         Change(Action.CHANGE, "element", "frontends4 { 10.96.0.10 . tcp . 80 }", "", "drop", "accept"),
         Change(Action.CHANGE, "server", str(key), str(key), "sh", "rr"),
@@ -105,7 +105,7 @@ def test_every_step_is_told(before, after):
 
 
 def test_words_for_servers():
-    assert server_text(Server("rr", 0, 0)) == "rr"
-    assert server_text(Server("mh", 0x19, 10800)) == "mh affinity 10800 s mh-fallback mh-port"
-    assert server_text(Server("sh", 0x08, 0)) == "sh sh-fallback"
-    assert server_text(Server("wlc", 0x18, 0)) == "wlc flag-1 flag-2"
+    assert server_text(ServerAttributes("rr", 0, 0)) == "rr"
+    assert server_text(ServerAttributes("mh", 0x19, 10800)) == "mh affinity 10800 s mh-fallback mh-port"
+    assert server_text(ServerAttributes("sh", 0x08, 0)) == "sh sh-fallback"
+    assert server_text(ServerAttributes("wlc", 0x18, 0)) == "wlc flag-1 flag-2"

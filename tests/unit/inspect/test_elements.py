@@ -2,8 +2,8 @@
 
 import pytest
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.inspect.elements import SHAPES, Raw, key, text, texts, value
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.inspect.elements import SHAPES, RawElement, key, text, texts, value
 from nft import ruleset
 
 FRONTEND = bytes.fromhex("0a600001 06000000 01bb0000")
@@ -30,20 +30,20 @@ def test_keys(name, parts, data):
 
 
 def test_what_maps_say():
-    assert text("frontends4", Raw(FRONTEND)) == "10.96.0.1 . tcp . 443"
+    assert text("frontends4", RawElement(FRONTEND)) == "10.96.0.1 . tcp . 443"
     verdicts = [
-        Raw(FRONTEND, code=1),
-        Raw(FRONTEND, code=0),
-        Raw(FRONTEND, code=-4, chain="refuse"),
-        Raw(FRONTEND),
+        RawElement(FRONTEND, code=1),
+        RawElement(FRONTEND, code=0),
+        RawElement(FRONTEND, code=-4, chain="refuse"),
+        RawElement(FRONTEND),
     ]
     assert [value("frontends4", raw) for raw in verdicts] == ["accept", "drop", "goto refuse", ""]
-    inside = Raw(FRONTEND, value=bytes.fromhex("0a600002 00500000"))
+    inside = RawElement(FRONTEND, value=bytes.fromhex("0a600002 00500000"))
     assert value("inside4", inside) == "10.96.0.2 . 80"
 
 
 def marks(kind, *pairs):
-    return [Raw(kind(first), stops=stops) for first, stops in pairs]
+    return [RawElement(kind(first), stops=stops) for first, stops in pairs]
 
 
 def test_intervals_of_addresses():
@@ -70,11 +70,16 @@ def test_names_of_links():
         return text.encode().ljust(16, b"\0")
 
     exact = (int.from_bytes(name("br0")) + 1).to_bytes(16)
-    found = [Raw(name("br0")), Raw(exact, stops=True), Raw(name("cni")), Raw(name("cnj"), stops=True)]
+    found = [
+        RawElement(name("br0")),
+        RawElement(exact, stops=True),
+        RawElement(name("cni")),
+        RawElement(name("cnj"), stops=True),
+    ]
     assert list(texts("pod_interfaces", found)) == ['"br0"', '"cni*"']
 
 
 def test_source_ranges():
     first, last = FRONTEND + parse_ip("10.0.0.0"), FRONTEND + parse_ip("10.0.255.255")
-    assert text("allowed4", Raw(first, last)) == "10.96.0.1 . tcp . 443 . 10.0.0.0/16"
-    assert text("allowed4", Raw(first, first)) == "10.96.0.1 . tcp . 443 . 10.0.0.0"
+    assert text("allowed4", RawElement(first, last)) == "10.96.0.1 . tcp . 443 . 10.0.0.0/16"
+    assert text("allowed4", RawElement(first, first)) == "10.96.0.1 . tcp . 443 . 10.0.0.0"

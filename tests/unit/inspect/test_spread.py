@@ -2,8 +2,8 @@
 
 import pytest
 
-from ipvsproxy.address import format_ip, parse_ip
-from ipvsproxy.inspect.model import Counters, Real
+from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.inspect.model import Counters, DestinationRecord
 from ipvsproxy.inspect.source import Own, masquerade_source
 from ipvsproxy.inspect.spread import shares, words
 from ipvsproxy.plan.state import Destination
@@ -13,7 +13,7 @@ ONE, TWO, THREE = (Destination(bytes([10, 244, 0, number]), 80) for number in (1
 
 def reals(*weights, active=(0, 0, 0)):
     return [
-        Real(to, weight, busy, 0, 0, Counters())
+        DestinationRecord(to, weight, busy, 0, 0, Counters())
         for to, weight, busy in zip((ONE, TWO, THREE), weights, active, strict=False)
     ]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.commandline import parse
 from ipvsproxy.config.settle import settle
-from ipvsproxy.inspect.walk import Outcome, Sender, explain, packet
+from ipvsproxy.exchange.inbox import Kind, Listed
+from ipvsproxy.inspect.walk import PacketOutcome, Sender, explain, packet
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.kube.inbox import Kind, Listed
-from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, Server, Slot
+from ipvsproxy.plan.state import PERSISTENT, Destination, ElementKey, FrontendKey, ServerAttributes
 from tests.conformance import objects as flow_objects
 from tests.conformance import places as flow_places
 from tests.conformance import scenario_file
@@ -25,10 +25,10 @@ from tests.support.memory_state import MemoryState
 SCENARIOS = scenario_file.load(Path(__file__).parents[2] / "conformance" / "flows.json")
 ROWS = [(scenario, flow) for scenario in SCENARIOS for flow in scenario.flows]
 OUTCOMES = {
-    "endpoints": {Outcome.ACCEPTED},
-    "reject": {Outcome.REFUSED},
-    "drop": {Outcome.DROPPED, Outcome.NOT_OURS},  # a VIP that is ignored is nobody's
-    "passes-through": {Outcome.NOT_OURS},
+    "endpoints": {PacketOutcome.ACCEPTED},
+    "reject": {PacketOutcome.REFUSED},
+    "drop": {PacketOutcome.DROPPED, PacketOutcome.NOT_OURS},  # a VIP that is ignored is nobody's
+    "passes-through": {PacketOutcome.NOT_OURS},
 }
 
 
@@ -111,13 +111,13 @@ def test_shares_follow_weights_and_draining_endpoints_get_nothing():
     state.weights = {one: 3, two: 1, three: 0}
     said = ask(state, WEB, CLIENT)
     assert {(t.real.destination, t.share) for t in said.targets} == {(one, 0.75), (two, 0.25)}
-    state.attributes[WEB] = Server("rr", 0, 0)
+    state.attributes[WEB] = ServerAttributes("rr", 0, 0)
     assert {t.share for t in ask(state, WEB, CLIENT).targets} == {0.5}
-    state.attributes[WEB] = Server("fo", 0, 0)
+    state.attributes[WEB] = ServerAttributes("fo", 0, 0)
     assert [(t.real.destination, t.share) for t in ask(state, WEB, CLIENT).targets] == [(one, 1)]
     state.weights[one] = state.weights[two] = 0
     said = ask(state, WEB, CLIENT)
-    assert (said.outcome, said.targets) == (Outcome.REFUSED, ())
+    assert (said.outcome, said.targets) == (PacketOutcome.REFUSED, ())
     assert "no endpoint that takes new connections" in said.reason
 
 
@@ -126,20 +126,20 @@ def test_the_element_that_decided_is_named():
     state = node_with(ranges, slice_of("web", "10.244.1.1"))
     vip = key("203.0.113.1:80")
     said = ask(state, vip, CLIENT)
-    assert (said.outcome, elements_of(said)) == (Outcome.DROPPED, ["ranged4"])
+    assert (said.outcome, elements_of(said)) == (PacketOutcome.DROPPED, ["ranged4"])
     said = ask(state, vip, parse_ip("198.51.100.7"))
-    assert said.outcome is Outcome.ACCEPTED
+    assert said.outcome is PacketOutcome.ACCEPTED
     assert str(said.steps[1].match) == "allowed4 { 203.0.113.1 . tcp . 80 . 198.51.100.0/24 }"
     said = ask(state, key("203.0.113.1:22"), CLIENT)
-    assert (said.outcome, elements_of(said)) == (Outcome.REFUSED, ["vips4"])
-    assert ask(state, key("192.0.2.1:22"), CLIENT).outcome is Outcome.NOT_OURS
+    assert (said.outcome, elements_of(said)) == (PacketOutcome.REFUSED, ["vips4"])
+    assert ask(state, key("192.0.2.1:22"), CLIENT).outcome is PacketOutcome.NOT_OURS
 
 
 def test_rules_without_a_server_are_called_drift():
     state = node_with(service(), slice_of("web", "10.244.1.1"))
     del state.servers[WEB]
     said = ask(state, WEB, CLIENT)
-    assert said.outcome is Outcome.NOT_OURS
+    assert said.outcome is PacketOutcome.NOT_OURS
     assert said.reason.startswith("drift")
 
 
@@ -147,7 +147,7 @@ def test_a_server_of_others_on_an_address_that_is_no_vip():
     state = node_with(service(), slice_of("web", "10.244.1.1"))
     others = key("192.0.2.1:8080")
     state.servers[others], state.attributes[others] = state.servers[WEB], state.attributes[WEB]
-    assert ask(state, others, CLIENT).outcome is Outcome.ACCEPTED
+    assert ask(state, others, CLIENT).outcome is PacketOutcome.ACCEPTED
 
 
 def test_a_server_of_others_for_all_ports_of_an_address():
@@ -155,7 +155,7 @@ def test_a_server_of_others_for_all_ports_of_an_address():
     others = key("192.0.2.1:8080")
     every = FrontendKey(others.address, others.protocol, 0)
     state.servers[every] = [Destination(POD, 0)]
-    state.attributes[every] = Server("rr", PERSISTENT, 300)
+    state.attributes[every] = ServerAttributes("rr", PERSISTENT, 300)
     said = ask(state, others, CLIENT)
     assert [str(target.real.destination) for target in said.targets] == ["10.244.1.9:8080"]
     assert "affinity of clients for 300 s" in said.steps[-1].what
@@ -184,10 +184,10 @@ def test_the_made_up_port_of_the_inside_view_answers_nobody_who_dials_it():
     both = service(load_balancer_ips=["203.0.113.1"], external_local=True, internal_local=True)
     state = node_with(both, slice_of("web", endpoint("10.244.2.1", on="node2")))
     said = ask(state, key("203.0.113.1:80"), POD)
-    assert (said.outcome, elements_of(said)[:2]) == (Outcome.ACCEPTED, ["pod_cidrs4", "inside4"])
+    assert (said.outcome, elements_of(said)[:2]) == (PacketOutcome.ACCEPTED, ["pod_cidrs4", "inside4"])
     assert said.server.key == key("10.96.0.10:32848")
-    assert ask(state, key("10.96.0.10:32848"), POD).outcome is Outcome.REFUSED
-    assert ask(state, key("203.0.113.1:80"), CLIENT).outcome is Outcome.DROPPED
+    assert ask(state, key("10.96.0.10:32848"), POD).outcome is PacketOutcome.REFUSED
+    assert ask(state, key("203.0.113.1:80"), CLIENT).outcome is PacketOutcome.DROPPED
 
 
 def test_a_node_process_that_leaves_with_a_vip_is_masqueraded_without_a_detector():
@@ -196,4 +196,4 @@ def test_a_node_process_that_leaves_with_a_vip_is_masqueraded_without_a_detector
     (target,) = ask(state, WEB).targets
     assert "a VIP" in target.masquerade
     assert target.source == HERE
-    assert Slot("vips4", "10.96.0.10") in state.elements
+    assert ElementKey("vips4", "10.96.0.10") in state.elements

@@ -10,8 +10,8 @@ from contextlib import ExitStack, suppress
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.kernel import alone
-from ipvsproxy.kernel.alone import Lock
+from ipvsproxy.kernel import instance_lock
+from ipvsproxy.kernel.instance_lock import InstanceLock
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def name():
 
 @pytest.fixture
 def locks(name):
-    made = [Lock(name) for _ in range(3)]
+    made = [InstanceLock(name) for _ in range(3)]
     yield made
     for lock in made:
         lock.close()
@@ -58,7 +58,7 @@ def test_the_end_of_the_first_lets_one_of_the_others_go_on(locks):
 def test_many_who_ask_cost_the_holder_a_few_descriptors(locks, name):
     assert locks[0].take() is None
     askers = []
-    for _ in range(3 * alone.MAX_WAITING):
+    for _ in range(3 * instance_lock.MAX_WAITING):
         asker = socket.socket(socket.AF_UNIX)
         asker.connect(f"\0{name}")
         askers.append(asker)
@@ -70,12 +70,12 @@ def test_many_who_ask_cost_the_holder_a_few_descriptors(locks, name):
 
 
 def test_a_stranger_who_takes_the_name_stops_nobody(locks, name, monkeypatch):
-    monkeypatch.setattr(alone, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(instance_lock, "ANSWER_SECONDS", 0.2)
     with socket.socket(socket.AF_UNIX) as stranger, capture_logs() as logs:
         stranger.bind(f"\0{name}")
         assert locks[0].take() is None  # it does not even listen
         stranger.listen()
-        monkeypatch.setattr(alone, "_credentials", lambda _: alone.Holder(4711, 1000, ""))
+        monkeypatch.setattr(instance_lock, "_credentials", lambda _: instance_lock.Holder(4711, 1000, ""))
         assert locks[0].take() is None
     assert [line["holder"] for line in logs] == [None, "process 4711, user 1000"]
     assert {line["log_level"] for line in logs} == {"error"}
@@ -86,10 +86,10 @@ class Namespace:
 
     def __init__(self, monkeypatch):
         self.proofs, self.follows_rules, self.now = [], False, 0.0
-        monkeypatch.setattr(alone, "Proof", self.prove)
-        monkeypatch.setattr(alone.proof, "challenge", self.challenge)
-        monkeypatch.setattr(alone.proof, "others_follow_rules", lambda: self.follows_rules)
-        monkeypatch.setattr(alone, "time", self)
+        monkeypatch.setattr(instance_lock, "Proof", self.prove)
+        monkeypatch.setattr(instance_lock.proof, "challenge", self.challenge)
+        monkeypatch.setattr(instance_lock.proof, "others_follow_rules", lambda: self.follows_rules)
+        monkeypatch.setattr(instance_lock, "time", self)
 
     def monotonic(self):
         return self.now
@@ -171,7 +171,7 @@ def test_a_holder_of_version_0_1_is_waited_for_no_longer_than_an_update_takes(lo
     namespace.follows_rules = True
     with capture_logs() as logs:
         assert locks[0].take().is_proven is False
-        namespace.now = alone.OLDER_SECONDS - 1
+        namespace.now = instance_lock.OLDER_SECONDS - 1
         assert locks[0].take() is not None
         assert not logs
         namespace.now += 2
@@ -181,7 +181,7 @@ def test_a_holder_of_version_0_1_is_waited_for_no_longer_than_an_update_takes(lo
 
 @pytest.mark.usefixtures("stranger")
 def test_the_proof_of_another_process_proves_nothing(locks, namespace, monkeypatch):
-    monkeypatch.setattr(alone, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(instance_lock, "ANSWER_SECONDS", 0.2)
     namespace.prove()  # of a proxy that works without the name
     namespace.monotonic = time.monotonic
     assert locks[0]._ask(0.2).is_proven is False

@@ -1,6 +1,6 @@
 """Lines of /proc/net/ip_vs_conn."""
 
-from ipvsproxy.kernel.connections import Asker, connections, parse, trace
+from ipvsproxy.kernel.read.connections import Asker, connections, parse, trace
 from tests.support.build import destination, key
 
 HEAD = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n"

@@ -5,9 +5,10 @@ import struct
 import pytest
 from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
-from ipvsproxy.address import format_ip
-from ipvsproxy.kernel import conntrack, netlink
-from ipvsproxy.kernel.netlink import attribute
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.kernel import conntrack
+from ipvsproxy.kernel.wire import netlink
+from ipvsproxy.kernel.wire.netlink import attribute
 from ipvsproxy.plan.stale import EVERY_PROTOCOL, GONE, Sweep
 from tests.support.build import destination, key
 

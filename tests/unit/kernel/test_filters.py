@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from ipvsproxy.diagnosis.filters import UNKNOWN, Match, judge
-from ipvsproxy.inspect.elements import Raw
-from ipvsproxy.kernel.filters import _rules
-from ipvsproxy.kernel.netlink import attribute, attributes
-from ipvsproxy.kernel.sets import Entry, intervals
+from ipvsproxy.inspect.elements import RawElement
+from ipvsproxy.kernel.filters.nf_tables import _rules
+from ipvsproxy.kernel.filters.sets import SetEntry, intervals
+from ipvsproxy.kernel.wire.netlink import attribute, attributes
+from ipvsproxy.plan.filters import UNKNOWN, Condition, judge
 
 NETWORK, TRANSPORT, TCP = 1, 2, b"\x06"
 PAYLOAD, META_MARK, META_L4PROTO, META_IIFNAME = "payload", 3, 16, 6
@@ -169,7 +169,7 @@ def test_matches_of_iptables(name, revision, info, packet, expected):
 
 
 def test_what_nobody_knows_is_a_condition_of_its_own():
-    assert read(expression("quota"), verdict(0)).matches == (Match(UNKNOWN),)
+    assert read(expression("quota"), verdict(0)).matches == (Condition(UNKNOWN),)
 
 
 # Sets and maps.
@@ -181,7 +181,7 @@ def lookup(to=None, flags=0):
 
 
 def port(first, last=None, code=None, chain=""):
-    return Entry(first.to_bytes(2), (last or first).to_bytes(2), code, chain)
+    return SetEntry(first.to_bytes(2), (last or first).to_bytes(2), code, chain)
 
 
 DPORT, SET_OF_PORTS = payload(TRANSPORT, 2, 2), [port(22), port(30000, 32767)]
@@ -201,7 +201,7 @@ def test_a_set_is_a_condition():
 
 
 def test_a_map_of_verdicts_is_many_rules():
-    chosen = [port(80, code=0), port(81, code=-3, chain="other"), Entry(b"", b"", 1)]
+    chosen = [port(80, code=0), port(81, code=-3, chain="other"), SetEntry(b"", b"", 1)]
     rules = read_all(DPORT, lookup(to=0), sets={"s": chosen})
     assert [(rule.verdict, rule.target) for rule in rules] == [("drop", ""), ("jump", "other"), ("accept", "")]
     assert [holds(rules[0], dport=80), holds(rules[2], dport=80), holds(rules[2], dport=9)] == [True, False, True]
@@ -209,18 +209,18 @@ def test_a_map_of_verdicts_is_many_rules():
 
 def test_links_of_a_set():
     exact, prefix = b"lo".ljust(16, b"\0"), b"cni".ljust(16, b"\0")
-    names = [Entry(exact, exact), Entry(prefix, b"cni".ljust(16, b"\xff"))]
+    names = [SetEntry(exact, exact), SetEntry(prefix, b"cni".ljust(16, b"\xff"))]
     (rule,) = read_all(meta(META_IIFNAME), lookup(), verdict(1), sets={"s": names})
     assert [holds(rule, iifname=name) for name in (b"lo", b"lo2", b"cni0", b"eth0")] == [True, False, True, False]
 
 
 def test_what_cannot_be_judged_is_a_doubt():
     (rule,) = read_all(DPORT, lookup(), verdict(0))
-    assert rule.matches == (Match(UNKNOWN),)
-    (rule,) = read_all(DPORT, lookup(), verdict(0), sets={"s": [Entry(bytes(6), bytes(6))]})
-    assert rule.matches == (Match(UNKNOWN),)
+    assert rule.matches == (Condition(UNKNOWN),)
+    (rule,) = read_all(DPORT, lookup(), verdict(0), sets={"s": [SetEntry(bytes(6), bytes(6))]})
+    assert rule.matches == (Condition(UNKNOWN),)
     (rule,) = read_all(DPORT, mask(b"\xff\x00"), lookup(), verdict(0), sets={"s": SET_OF_PORTS})
-    assert rule.matches == (Match(UNKNOWN),)
+    assert rule.matches == (Condition(UNKNOWN),)
     (rule,) = read_all(DPORT, lookup(to=0))
     assert rule.verdict == UNKNOWN
     (rule,) = read_all(DPORT, lookup(to=1), compare(POD), verdict(0), sets={"s": SET_OF_PORTS})
@@ -229,7 +229,7 @@ def test_what_cannot_be_judged_is_a_doubt():
 
 def test_intervals_begin_and_stop():
     def mark(number_, *, stops=False):
-        return Raw(number_.to_bytes(2), stops=stops)
+        return RawElement(number_.to_bytes(2), stops=stops)
 
     found = [mark(65000), mark(22), mark(23, stops=True), mark(23), mark(30, stops=True), mark(0, stops=True)]
     assert list(intervals(found)) == [port(22), port(23, 29), port(65000, 65535)]

@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.diagnosis.filters import Chain, Match, Rule
 from ipvsproxy.kernel import forward
-from ipvsproxy.kernel.netlink import KernelError, Lost, attribute
+from ipvsproxy.kernel.wire.netlink import KernelError, Lost, attribute
+from ipvsproxy.plan.filters import Condition, FilterChain, FilterRule
 from nft.fake import FakeNft
 
 
@@ -49,19 +49,19 @@ class Chains:
 @pytest.fixture
 def forwarding(monkeypatch):
     monkeypatch.setattr(forward, "Wire", Chains)
-    chains = {"FORWARD": Chain("ip", "filter", "FORWARD", policy="drop")}
+    chains = {"FORWARD": FilterChain("ip", "filter", "FORWARD", policy="drop")}
     monkeypatch.setattr(forward, "read_table", lambda *_: chains)
     nft = FakeNft()
     return forward.Forwarding(nft), nft
 
 
-STATE = partial(Match, "ctstate", bytes(4), bytes(4), negated=True)
+STATE = partial(Condition, "ctstate", bytes(4), bytes(4), negated=True)
 """The condition of `ct state`, by a mask of states."""
 ESTABLISHED, KNOWN, INVALID, NEW = (number.to_bytes(4, sys.byteorder) for number in (2, 6, 1, 8))
 
 
 def chain(*rules, policy="accept", name="FORWARD"):
-    return Chain("ip", "filter", name, policy=policy, rules=rules)
+    return FilterChain("ip", "filter", name, policy=policy, rules=rules)
 
 
 @pytest.mark.parametrize(
@@ -70,27 +70,47 @@ def chain(*rules, policy="accept", name="FORWARD"):
         ([], False),
         ([chain()], False),
         ([chain(policy="drop")], True),
-        ([chain(Rule(matches=(STATE(mask=KNOWN),), verdict="accept"), policy="drop")], False),
-        ([chain(Rule(matches=(STATE(mask=ESTABLISHED),), verdict="accept"), policy="drop")], True),
-        ([chain(Rule(matches=(STATE(mask=NEW),), verdict="accept"), policy="drop")], True),
-        ([chain(Rule(verdict="drop"))], True),
-        ([chain(Rule(matches=(Match("daddr", b"\x0a\0\0\0", b"\x0a\0\0\xff"),), verdict="reject"))], True),
-        ([chain(Rule(matches=(Match("?"),), verdict="queue"))], True),
-        ([chain(Rule(verdict="?"))], True),
-        ([chain(Rule(matches=(Match("?"),), verdict="accept"), Rule(verdict=""), Rule(verdict="return"))], False),
-        ([chain(Rule(matches=(STATE(mask=INVALID),), verdict="drop"))], False),
-        ([chain(Rule(matches=(STATE(mask=NEW),), verdict="drop"))], False),
-        ([chain(Rule(matches=(STATE(mask=KNOWN),), verdict="accept"), Rule(verdict="drop"))], False),
+        ([chain(FilterRule(matches=(STATE(mask=KNOWN),), verdict="accept"), policy="drop")], False),
+        ([chain(FilterRule(matches=(STATE(mask=ESTABLISHED),), verdict="accept"), policy="drop")], True),
+        ([chain(FilterRule(matches=(STATE(mask=NEW),), verdict="accept"), policy="drop")], True),
+        ([chain(FilterRule(verdict="drop"))], True),
         (
-            [chain(Rule(matches=(STATE(mask=ESTABLISHED), Match("?")), verdict="accept"), Rule(verdict="drop"))],
+            [chain(FilterRule(matches=(Condition("daddr", b"\x0a\0\0\0", b"\x0a\0\0\xff"),), verdict="reject"))],
             True,
         ),
-        ([chain(Rule(verdict="jump", target="a")), chain(Rule(verdict="drop"), name="a")], True),
+        ([chain(FilterRule(matches=(Condition("?"),), verdict="queue"))], True),
+        ([chain(FilterRule(verdict="?"))], True),
         (
-            [chain(Rule(verdict="goto", target="a")), chain(Rule(verdict="jump", target="FORWARD"), name="a")],
+            [
+                chain(
+                    FilterRule(matches=(Condition("?"),), verdict="accept"),
+                    FilterRule(verdict=""),
+                    FilterRule(verdict="return"),
+                )
+            ],
             False,
         ),
-        ([chain(), chain(Rule(verdict="drop"), name="a")], False),
+        ([chain(FilterRule(matches=(STATE(mask=INVALID),), verdict="drop"))], False),
+        ([chain(FilterRule(matches=(STATE(mask=NEW),), verdict="drop"))], False),
+        ([chain(FilterRule(matches=(STATE(mask=KNOWN),), verdict="accept"), FilterRule(verdict="drop"))], False),
+        (
+            [
+                chain(
+                    FilterRule(matches=(STATE(mask=ESTABLISHED), Condition("?")), verdict="accept"),
+                    FilterRule(verdict="drop"),
+                )
+            ],
+            True,
+        ),
+        ([chain(FilterRule(verdict="jump", target="a")), chain(FilterRule(verdict="drop"), name="a")], True),
+        (
+            [
+                chain(FilterRule(verdict="goto", target="a")),
+                chain(FilterRule(verdict="jump", target="FORWARD"), name="a"),
+            ],
+            False,
+        ),
+        ([chain(), chain(FilterRule(verdict="drop"), name="a")], False),
     ],
 )
 def test_replies_are_marked_where_a_rule_may_lose_them(chains, drops):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.config import Config, Conntrack, IpvsTimeouts
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.config import Config, ConntrackSettings, IpvsTimeouts
 from ipvsproxy.kernel import host
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.wire.netlink import KernelError
 
 FLOWS = Path(__file__).parents[2] / "conformance" / "flows.json"
 LIMITS = json.loads(FLOWS.read_text())["conntrack_max"]["cases"]
@@ -97,7 +97,7 @@ def read_only(monkeypatch):
 
 
 def test_what_stands_in_the_way_of_settings_is_known_beforehand(proc, read_only):
-    wanted = {"conntrack": Conntrack(max_per_core=50000, min=1, tcp_established=5), "strict_arp": True}
+    wanted = {"conntrack": ConntrackSettings(max_per_core=50000, min=1, tcp_established=5), "strict_arp": True}
     assert host.obstacles(Config("n")) == []
     (proc / "sys" / "net/ipv4/conf/all/arp_announce").write_text("2\n")
     told = host.obstacles(Config("n", **wanted))
@@ -108,7 +108,7 @@ def test_what_stands_in_the_way_of_settings_is_known_beforehand(proc, read_only)
 
 def test_a_limit_that_belongs_to_the_machine_stands_in_nobodys_way(proc, read_only):
     (proc / "sys" / host.CONNTRACK_MAX).chmod(stat.S_IRUSR)
-    assert host.obstacles(Config("n", conntrack=Conntrack(max_per_core=50000))) == []
+    assert host.obstacles(Config("n", conntrack=ConntrackSettings(max_per_core=50000))) == []
 
 
 def test_where_settings_may_be_made_nothing_stands_in_the_way(proc):
@@ -124,7 +124,7 @@ def test_strict_arp_is_set_and_never_taken_back(proc):
 
 
 def test_conntrack_settings(proc):
-    wanted = Conntrack(
+    wanted = ConntrackSettings(
         max_per_core=50000,
         min=1,
         tcp_established=10.9,
@@ -141,25 +141,25 @@ def test_conntrack_settings(proc):
 
 
 def test_buckets_follow_the_limit(proc):
-    prepare(conntrack=Conntrack(max_per_core=250000))
+    prepare(conntrack=ConntrackSettings(max_per_core=250000))
     assert (host.SYS_MODULE / "nf_conntrack/parameters/hashsize").read_text() == "250000\n"
 
 
 def test_buckets_that_cannot_be_set_are_no_reason_to_end(proc):
     (host.SYS_MODULE / "nf_conntrack/parameters/hashsize").unlink()
-    prepare(conntrack=Conntrack(max_per_core=250000))
+    prepare(conntrack=ConntrackSettings(max_per_core=250000))
     assert host.read_sysctl(host.CONNTRACK_MAX) == 1000000
 
 
 def test_the_limit_of_another_namespace_stays(proc):
     (proc / "sys" / host.CONNTRACK_MAX).chmod(stat.S_IRUSR)
-    prepare(conntrack=Conntrack(max_per_core=250000))
+    prepare(conntrack=ConntrackSettings(max_per_core=250000))
     assert host.read_sysctl(host.CONNTRACK_MAX) == 131072
 
 
 @pytest.mark.parametrize("case", LIMITS)
 def test_the_limit(case):
-    wanted = Conntrack(max_per_core=case["maxPerCore"], min=case["min"])
+    wanted = ConntrackSettings(max_per_core=case["maxPerCore"], min=case["min"])
     expected = 0 if case["result"] == "leave untouched" else case["result"]
     assert host.conntrack_limit(wanted, case["cores"]) == expected
 
@@ -201,9 +201,9 @@ def test_idle_timeouts(proc, wanted, now, then, writes):
 def test_ipvs_remembers_udp_for_as_long_as_conntrack(proc):
     """When IPVS forgets a connection, conntrack's entry goes with it."""
     ipvs = Timeouts(7800, 120, 300)
-    prepare(ipvs, conntrack=Conntrack(udp_stream=600))
+    prepare(ipvs, conntrack=ConntrackSettings(udp_stream=600))
     assert ipvs.values == (7800, 120, 600)
-    prepare(ipvs, conntrack=Conntrack(udp_stream=900), ipvs_timeouts=IpvsTimeouts(udp=60))
+    prepare(ipvs, conntrack=ConntrackSettings(udp_stream=900), ipvs_timeouts=IpvsTimeouts(udp=60))
     assert ipvs.values == (7800, 120, 60)
 
 

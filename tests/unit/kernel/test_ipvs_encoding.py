@@ -7,20 +7,20 @@ import pytest
 from pyroute2.netlink.generic.ipvs import ipvsmsg
 
 from ipvsproxy.kernel import ipvs as ipvs_module
-from ipvsproxy.kernel import ipvs_wire as wire
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kernel.netlink import GENERIC, attribute, attributes
+from ipvsproxy.kernel.wire import ipvs as wire
+from ipvsproxy.kernel.wire.netlink import GENERIC, attribute, attributes
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import OTHERWISE, PERSISTENT, UNLIKE_OURS, FrontendKey, Server
+from ipvsproxy.plan.state import OTHERWISE, PERSISTENT, UNLIKE_OURS, FrontendKey, ServerAttributes
 from tests.support.build import destination, key
 
 FAMILY = 33
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.1.2:8081")
 CASES = [
-    IpvsStep(Verb.NEW_SERVICE, key("10.96.0.1:80"), Server("rr", 0, 0)),
-    IpvsStep(Verb.NEW_SERVICE, key("10.96.0.1:80"), Server("rr", 0, 0), (ONE, TWO)),
-    IpvsStep(Verb.SET_SERVICE, key("10.96.0.1:53/UDP"), Server("wlc", PERSISTENT, 600)),
-    IpvsStep(Verb.NEW_SERVICE, key("[fd00::1]:132/SCTP"), Server("mh", 0x18, 0)),
+    IpvsStep(Verb.NEW_SERVICE, key("10.96.0.1:80"), ServerAttributes("rr", 0, 0)),
+    IpvsStep(Verb.NEW_SERVICE, key("10.96.0.1:80"), ServerAttributes("rr", 0, 0), (ONE, TWO)),
+    IpvsStep(Verb.SET_SERVICE, key("10.96.0.1:53/UDP"), ServerAttributes("wlc", PERSISTENT, 600)),
+    IpvsStep(Verb.NEW_SERVICE, key("[fd00::1]:132/SCTP"), ServerAttributes("mh", 0x18, 0)),
     IpvsStep(Verb.DEL_SERVICE, key("[fd00::1]:80")),
     IpvsStep(Verb.NEW_DEST, key("10.96.0.1:80"), None, (ONE,), 1),
     IpvsStep(Verb.NEW_DEST, key("10.96.0.1:80"), None, (ONE, TWO), 1),
@@ -67,7 +67,7 @@ def test_a_message_is_the_same_alone_and_among_others(step):
 
 def test_a_step_with_very_many_destinations_is_sent_in_pieces():
     targets = tuple(destination(f"10.244.{n // 250}.{n % 250 + 1}:80") for n in range(1000))
-    step = IpvsStep(Verb.NEW_SERVICE, key("10.96.0.1:80"), Server("rr", 0, 0), targets)
+    step = IpvsStep(Verb.NEW_SERVICE, key("10.96.0.1:80"), ServerAttributes("rr", 0, 0), targets)
     parts = list(wire.pieces(step))
     assert [part for piece in parts for part in wire.single(piece)] == list(wire.single(step))
     assert max(len(wire.encode(FAMILY, part, 1)) for part in parts) < 1 << 16
@@ -128,7 +128,7 @@ SERVER_PARTS = (
 )
 def test_servers_are_read_whatever_the_order_of_attributes(parts):
     body = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_SERVICE, b"".join(attribute(*part) for part in parts))
-    assert wire.parse_server(body) == (FrontendKey(ONE.address, 17, 53), Server("lblcr", 1, 60))
+    assert wire.parse_server(body) == (FrontendKey(ONE.address, 17, 53), ServerAttributes("lblcr", 1, 60))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,10 @@ def test_servers_are_read_whatever_the_order_of_attributes(parts):
 )
 def test_servers_with_attributes_that_we_never_set_differ_from_ours(parts):
     body = GENERIC.pack(0, 1, 0) + attribute(wire.CMD_SERVICE, b"".join(attribute(*part) for part in parts))
-    assert wire.parse_server(body) == (FrontendKey(ONE.address, 17, 53), Server("lblcr", 1 | OTHERWISE, 60))
+    assert wire.parse_server(body) == (
+        FrontendKey(ONE.address, 17, 53),
+        ServerAttributes("lblcr", 1 | OTHERWISE, 60),
+    )
 
 
 def test_firewall_mark_servers_are_not_read():
@@ -184,7 +187,7 @@ def test_the_family_of_a_destination_need_not_be_that_of_its_server():
 )
 def test_affinity_is_that_of_whole_addresses(frontend, mask):
     """An IPv4 netmask, but the length of an IPv6 prefix, which pyroute2 takes for an address as well."""
-    ((_, message),) = messages(IpvsStep(Verb.NEW_SERVICE, key(frontend), Server("rr", 0, 0)))
+    ((_, message),) = messages(IpvsStep(Verb.NEW_SERVICE, key(frontend), ServerAttributes("rr", 0, 0)))
     decoded = ipvsmsg(message)
     decoded.decode()
     assert decoded.get_attr("IPVS_CMD_ATTR_SERVICE").get_attr("IPVS_SVC_ATTR_NETMASK") == mask
@@ -229,7 +232,7 @@ def applied(monkeypatch, step, **codes):
     return ipvs._wire.tried, [(item.step.verb.name, item.errno) for item in refused]
 
 
-WEB, RR = key("10.96.0.1:80"), Server("rr", 0, 0)
+WEB, RR = key("10.96.0.1:80"), ServerAttributes("rr", 0, 0)
 NEW = IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE,), 1)
 
 

@@ -5,15 +5,15 @@ import errno
 import pytest
 
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
-from ipvsproxy.plan.state import Server, ServerState, Vip, VipForm
+from ipvsproxy.plan.state import ServerAttributes, ServerState, Vip, VipForm
 from tests.support.build import destination, key
 from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.1:8080")
-RR = Server("rr", 0, 0)
+RR = ServerAttributes("rr", 0, 0)
 EMPTY = ServerState(RR, {})
 
 

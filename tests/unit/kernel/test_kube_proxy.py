@@ -5,10 +5,10 @@ import struct
 
 import pytest
 
-from ipvsproxy.diagnosis.filters import Chain, Rule
-from ipvsproxy.kernel import kube_proxy
-from ipvsproxy.kernel.netlink import KernelError, attribute
+from ipvsproxy.kernel.filters import kube_proxy
 from ipvsproxy.kernel.ruleset import NFGENMSG
+from ipvsproxy.kernel.wire.netlink import KernelError, attribute
+from ipvsproxy.plan.filters import FilterChain, FilterRule
 
 
 def jump(target):
@@ -60,10 +60,10 @@ def test_a_chain_for_services_counts_when_it_has_been_filled(answers, found):
 
 
 def test_rules_of_legacy_iptables_count_for_their_family(legacy):
-    rules = (Rule(verdict="jump", target="KUBE-NODEPORTS"),)
-    legacy.append(Chain("ip", "filter", "KUBE-SERVICES", rules=rules))
+    rules = (FilterRule(verdict="jump", target="KUBE-NODEPORTS"),)
+    legacy.append(FilterChain("ip", "filter", "KUBE-SERVICES", rules=rules))
     assert kube_proxy.KubeProxyState(Answers()).programmed() == {}
-    legacy.append(Chain("ip", "nat", "KUBE-SERVICES", rules=rules, legacy="iptables-legacy"))
+    legacy.append(FilterChain("ip", "nat", "KUBE-SERVICES", rules=rules, legacy="iptables-legacy"))
     assert kube_proxy.KubeProxyState(Answers()).programmed() == {4: "iptables"}
 
 

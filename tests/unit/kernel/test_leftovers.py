@@ -5,8 +5,9 @@ import struct
 
 import pytest
 
-from ipvsproxy.kernel import kube_proxy, leftovers
-from ipvsproxy.kernel.netlink import SEQUENCE, SEQUENCE_AT, attribute
+from ipvsproxy.kernel import leftovers
+from ipvsproxy.kernel.filters import kube_proxy
+from ipvsproxy.kernel.wire.netlink import SEQUENCE, SEQUENCE_AT, attribute
 
 JUMP = -3 & 0xFFFFFFFF
 

@@ -2,9 +2,9 @@
 
 import struct
 
-from ipvsproxy.diagnosis.filters import Book
-from ipvsproxy.kernel.legacy import PIECE, parse
-from ipvsproxy.kernel.xtables import Blob
+from ipvsproxy.kernel.filters.legacy import PIECE, parse
+from ipvsproxy.kernel.filters.xtables import Blob
+from ipvsproxy.plan.filters import FilterTables
 
 FORWARD = 2
 DROP, ACCEPT, RETURN = -1, -2, -5
@@ -56,7 +56,7 @@ def test_chains_policies_and_jumps():
     )  # fmt: skip
     assert [(rule.verdict, rule.target) for rule in forward.rules] == [("jump", "PODS")]
     assert [rule.verdict for rule in pods.rules] == ["accept", "return"]
-    book = Book((forward, pods))
+    book = FilterTables((forward, pods))
     assert book.walk(forward, {"saddr": bytes([10, 244, 1, 1])}).verdict == "accept"
     assert (
         book.walk(forward, {"saddr": bytes([192, 0, 2, 1])}).where
@@ -73,7 +73,7 @@ def test_an_inverted_condition_and_a_link():
             underflow=1,
         ),
     )
-    book = Book((chain,))
+    book = FilterTables((chain,))
     assert book.walk(chain, {"saddr": bytes([192, 0, 2, 1]), "oifname": b"eth0"}).verdict == "drop"
     assert book.walk(chain, {"saddr": bytes([192, 0, 2, 1]), "oifname": b"cni0"}).verdict == "accept"
     assert book.walk(chain, {"saddr": bytes([10, 244, 1, 1]), "oifname": b"eth0"}).verdict == "accept"

@@ -10,7 +10,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from ipvsproxy.kernel import links
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.node import THIS_NODE
 from ipvsproxy.plan.state import Vip, VipForm
 from tests.support.build import parse_ip

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.kernel import listeners
 from ipvsproxy.kernel.listeners import Listeners
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.model import Protocol
 
 SIX = pytest.mark.skipif(not socket.has_ipv6, reason="this host has no IPv6")

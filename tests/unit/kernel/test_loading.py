@@ -7,17 +7,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.rules import admission
-from ipvsproxy.plan.state import Slot, Touched
+from ipvsproxy.plan.state import Dirty, ElementKey
 from nft import INSIDE_VIEWS, PARTS, REPLIES, SOURCE_RANGES, NftError, part, ruleset
 from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 
-RANGE = Slot("allowed4", "203.0.113.5 . tcp . 443 . 10.0.0.0/8")
-ELEMENTS = {Slot("vips4", "203.0.113.5"): "", Slot("ranged4", "203.0.113.5 . tcp . 443"): "", RANGE: ""}
+RANGE = ElementKey("allowed4", "203.0.113.5 . tcp . 443 . 10.0.0.0/8")
+ELEMENTS = {
+    ElementKey("vips4", "203.0.113.5"): "",
+    ElementKey("ranged4", "203.0.113.5 . tcp . 443"): "",
+    RANGE: "",
+}
 REPLACED = "rules of another version replaced"
 
 
@@ -114,7 +118,7 @@ def chains_of(name):
 
 
 def test_a_start_loads_what_is_needed_and_nothing_else(node, kernel):
-    kernel.rules.load({Slot("vips4", "203.0.113.5"): ""})
+    kernel.rules.load({ElementKey("vips4", "203.0.113.5"): ""})
     for name in PARTS:
         assert node.nft.chains.isdisjoint(chains_of(name))
     kernel.rules.load(ELEMENTS)
@@ -126,7 +130,7 @@ def test_a_part_comes_with_the_first_element_that_needs_it_and_stays(node, kerne
     kernel.rules.load({})
     node.nft.transactions.clear()
     steps = [ElementStep(slot, "") for slot in ELEMENTS]
-    failed = Touched()
+    failed = Dirty()
     kernel.rules.change(steps, failed)
     kernel.rules.change([ElementStep(slot, None) for slot in ELEMENTS], failed)
     kernel.rules.change(steps, failed)
@@ -145,16 +149,16 @@ def test_a_refused_part_is_tried_again_with_the_next_element(node, kernel):
     kernel.rules.load({})
     node.nft.fail_next = errno.ENOMEM
     steps = [ElementStep(slot, "") for slot in ELEMENTS]
-    failed = Touched()
+    failed = Dirty()
     kernel.rules.change(steps, failed)
     assert failed.slots == ELEMENTS.keys()
-    kernel.rules.change(steps, Touched())
+    kernel.rules.change(steps, Dirty())
     assert chains_of(SOURCE_RANGES) <= node.nft.chains
 
 
 def test_rules_that_were_flushed_come_back_with_the_parts_that_were_needed(node, kernel):
     kernel.rules.load({})
-    kernel.rules.change([ElementStep(Slot("inside_servers4", "10.96.0.10 . tcp . 80"), "")], Touched())
+    kernel.rules.change([ElementStep(ElementKey("inside_servers4", "10.96.0.10 . tcp . 80"), "")], Dirty())
     before = set(node.nft.chains)
     node.nft.run(delete_tables({}))
     assert not node.nft.chains

@@ -9,8 +9,8 @@ import socket
 
 import pytest
 
-from ipvsproxy.kernel import netlink
-from ipvsproxy.kernel.netlink import Interrupted, KernelError, Lost, Wire, message
+from ipvsproxy.kernel.wire import netlink
+from ipvsproxy.kernel.wire.netlink import Interrupted, KernelError, Lost, Wire, message
 
 RTM_GETLINK, RTM_GETADDR = 18, 22
 ALL_ADDRESSES = message(RTM_GETADDR, 0, bytes(8))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.kernel import survey
-from ipvsproxy.kernel.survey import PROGRAMS, program_of, read_processes, sees_host_processes
+from ipvsproxy.kernel.read import survey
+from ipvsproxy.kernel.read.survey import PROGRAMS, program_of, read_processes, sees_host_processes
 
 
 @pytest.mark.parametrize(

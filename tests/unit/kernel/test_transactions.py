@@ -2,9 +2,9 @@
 
 import pytest
 
-from ipvsproxy.kernel.netlink import KernelError
 from ipvsproxy.kernel.transactions import OWN_NAME, Transactions
-from ipvsproxy.plan.notice import RulesNoticed
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.notification import RulesChanged
 from nft import NftError
 
 
@@ -37,34 +37,34 @@ def transactions(node):
 
 
 def told(number, program=OWN_NAME):
-    return RulesNoticed(number, frozenset(("vips4",)), False, program)
+    return RulesChanged(number, frozenset(("vips4",)), False, program)
 
 
 def test_ours_is_known_by_its_number_and_told_once(transactions):
     transactions.run(None)
     transactions.run(None)
-    assert transactions.made(told(2, "whoever"))
-    assert not transactions.made(told(2))
-    assert not transactions.made(told(1))  # the kernel tells them in order
-    assert not transactions.made(told(3))
+    assert transactions.consume_own(told(2, "whoever"))
+    assert not transactions.consume_own(told(2))
+    assert not transactions.consume_own(told(1))  # the kernel tells them in order
+    assert not transactions.consume_own(told(3))
 
 
 def test_where_others_were_at_work_the_program_has_to_tell(transactions, node):
     node.others = 1
     transactions.run(None)
-    assert not transactions.made(told(1, "nft"))
-    assert not transactions.made(told(2, "nft"))
-    assert transactions.made(told(2))
+    assert not transactions.consume_own(told(1, "nft"))
+    assert not transactions.consume_own(told(2, "nft"))
+    assert transactions.consume_own(told(2))
 
 
 def test_one_that_was_refused_is_nobodys(transactions, node):
     node.refused = True
     with pytest.raises(NftError):
         transactions.run(None)
-    assert not transactions.made(told(1))
+    assert not transactions.consume_own(told(1))
 
 
 def test_one_whose_number_cannot_be_read_is_taken_for_anothers(transactions, node):
     node.unreadable = True
     transactions.run(None)
-    assert not transactions.made(told(1))
+    assert not transactions.consume_own(told(1))

@@ -8,12 +8,12 @@ import struct
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel import watch
 from ipvsproxy.kernel.links import IFADDRMSG, RTMSG
-from ipvsproxy.kernel.netlink import attribute, message
-from ipvsproxy.kernel.watch import IFINFOMSG, Channel, LinkNews, RuleNews, Watcher
-from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
+from ipvsproxy.kernel.watch import IFINFOMSG, Channel, LinkNotifications, RuleNotifications, Watcher
+from ipvsproxy.kernel.wire.netlink import attribute, message
+from ipvsproxy.plan.notification import RulesChanged, VipsChanged
 from ipvsproxy.plan.state import Vip, VipForm
 
 OWN, OTHER = 7, 2
@@ -35,12 +35,12 @@ def heard():
 @pytest.fixture
 def links(heard, monkeypatch):
     monkeypatch.setattr(socket, "if_nametoindex", lambda _: OWN)
-    return LinkNews(heard.append, heard.addresses)
+    return LinkNotifications(heard.append, heard.addresses)
 
 
 @pytest.fixture
 def rules(heard):
-    return RuleNews("ipvsproxy", heard.append)
+    return RuleNotifications("ipvsproxy", heard.append)
 
 
 def address(kind, packed, index):
@@ -73,42 +73,42 @@ def generation(number):
 
 def test_addresses_of_kube_ipvs0_are_vips_and_others_are_the_nodes(links, heard):
     links.take([address(20, V4, OWN), address(21, V6, OWN), address(20, parse_ip("fe80::1"), OWN)])
-    assert heard == [VipsNoticed(((Vip(V4, VipForm.ADDRESS), True), (Vip(V6, VipForm.ADDRESS), False)))]
+    assert heard == [VipsChanged(((Vip(V4, VipForm.ADDRESS), True), (Vip(V6, VipForm.ADDRESS), False)))]
     links.take([address(20, V4, OTHER)])
     assert heard[1:] == ["addresses"]
 
 
 def test_routes_of_ours_are_vips(links, heard):
     links.take([route(25, V4, 118), route(25, V4, 2)])
-    assert heard == [VipsNoticed(((Vip(V4, VipForm.ROUTE), False),))]
+    assert heard == [VipsChanged(((Vip(V4, VipForm.ROUTE), False),))]
     links.take([route(24, V4, 118, OTHER)])
-    assert heard[1:] == [VipsNoticed(((Vip(V4, VipForm.STRAY), True),))]
+    assert heard[1:] == [VipsChanged(((Vip(V4, VipForm.STRAY), True),))]
 
 
 def test_the_link_is_followed_when_it_goes_and_comes_with_another_number(links, heard):
     links.take([link(17, "kube-ipvs0", OWN), link(17, "veth1", 9)])
-    assert heard == [VipsNoticed((), unsure=True)]
+    assert heard == [VipsChanged((), unsure=True)]
     links.take([link(16, "kube-ipvs0", 11), address(20, V4, 11), address(20, V4, OWN)])
-    assert heard[1:] == [VipsNoticed(((Vip(V4, VipForm.ADDRESS), True),)), "addresses"]
+    assert heard[1:] == [VipsChanged(((Vip(V4, VipForm.ADDRESS), True),)), "addresses"]
 
 
 def test_what_overflows_may_be_anything(links, rules, heard):
     links.lost()
     rules.lost()
-    assert heard == ["addresses", VipsNoticed((), unsure=True), RulesNoticed(0, unsure=True)]
+    assert heard == ["addresses", VipsChanged((), unsure=True), RulesChanged(0, unsure=True)]
 
 
 def test_a_transaction_on_our_table_is_told_with_its_number(rules, heard):
     rules.take([element(12, "vips4"), element(14, "frontends4"), element(12, "vips4")])
     assert heard == []
     rules.take([generation(41), generation(42)])
-    assert heard == [RulesNoticed(41, frozenset(("vips4", "frontends4")))]
+    assert heard == [RulesChanged(41, frozenset(("vips4", "frontends4")))]
 
 
 @pytest.mark.parametrize("number", [0, 2, 3, 5, 6, 8, 9, 11])
 def test_anything_but_elements_concerns_the_whole_table(rules, heard, number):
     rules.take([rule(number), generation(5)])
-    assert heard == [RulesNoticed(5, frozenset(), whole=True)]
+    assert heard == [RulesChanged(5, frozenset(), whole=True)]
 
 
 def test_tables_of_others_are_no_news(rules, heard):
@@ -120,7 +120,7 @@ def test_tables_of_others_are_no_news(rules, heard):
 def test_what_may_drop_replies_is_news(rules, heard, number, family, told):
     kind, flags, sequence, body = rule(number, "filter")
     rules.take([(kind, flags, sequence, bytes((family,)) + body[1:]), generation(5), generation(6)])
-    assert heard == ([RulesNoticed(5, forward=True)] if told else [])
+    assert heard == ([RulesChanged(5, forward=True)] if told else [])
 
 
 class Noted:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipvsproxy.address import (
+from ipvsproxy.base.address import (
     Cidr,
     family,
     format_endpoint,

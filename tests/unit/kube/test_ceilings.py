@@ -4,9 +4,9 @@ import tracemalloc
 
 import pytest
 
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.ceilings import Room, units
 from ipvsproxy.kube.decode import decode_json
-from ipvsproxy.kube.inbox import Kind
 from tests.support.build import service, slice_of
 
 SLICE = '{"metadata":{"name":"a","labels":{"kubernetes.io/service-name":"a"}},"addressType":"IPv4",%s}'

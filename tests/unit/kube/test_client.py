@@ -17,18 +17,18 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
+from ipvsproxy.exchange.inbox import ApiServers, Inbox, Kind, Listed, Removed, SourceFailed
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube import connection, kubeconfig
-from ipvsproxy.kube.api import TooLarge, Trouble
-from ipvsproxy.kube.client import ApiSource, Client, Limits
-from ipvsproxy.kube.inbox import ApiServers, Failed, Inbox, Kind, Listed, Removed
-from ipvsproxy.kube.kubeconfig import TokenFile, Unusable
+from ipvsproxy.kube.api import RequestFailed, TooLarge
+from ipvsproxy.kube.client import ApiSource, Client, ClientLimits
+from ipvsproxy.kube.kubeconfig import KubeconfigError, TokenFile
 from ipvsproxy.kube.pace import Pace
-from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.plan.addresses import OtherNodeAddresses
 from tests.support.apiserver import ApiServer, Fault, endpoint_slice, node, service
 
 FAST = Pace(first_wait=0.01, longest_wait=0.05)
-SHORT = Limits(connect=2, read=0.3, slack=0.3)
+SHORT = ClientLimits(connect=2, read=0.3, slack=0.3)
 
 
 @pytest.fixture(name="server")
@@ -56,7 +56,7 @@ class View:
 
     def take(self):
         for event in self.inbox.take(0.2):
-            if isinstance(event, Failed):
+            if isinstance(event, SourceFailed):
                 self.failed = event.reason
             elif isinstance(event, Listed):
                 self.objects[event.kind] = dict(event.objects)
@@ -65,7 +65,7 @@ class View:
                 self.objects[event.kind].pop(event.key, None)
             elif isinstance(event, ApiServers):
                 self.servers = event.servers
-            elif isinstance(event, Neighbours):
+            elif isinstance(event, OtherNodeAddresses):
                 self.neighbours = event
             else:
                 self.objects[event.kind][event.key] = event.object
@@ -409,10 +409,10 @@ def test_an_answer_that_dribbles_has_an_end():
         while not ended.wait(0.02):
             connection.sendall(b" ")
 
-    client = Client(None, _answering(dribble), "node1", Limits(read=30, whole=0.2))
+    client = Client(None, _answering(dribble), "node1", ClientLimits(read=30, whole=0.2))
     client.connect()
     response = client.list(Kind.SERVICE, 500, "", "")
-    with pytest.raises(Trouble, match=r"not complete within 0\.2 s"):
+    with pytest.raises(RequestFailed, match=r"not complete within 0\.2 s"):
         response.read()
     ended.set()
     response.close()
@@ -423,7 +423,7 @@ def test_interrupting_a_read(server, client):
     reply = client.watch(Kind.SERVICE, "100", 30)
 
     def read():
-        with suppress(Trouble):
+        with suppress(RequestFailed):
             list(reply.chunks())
 
     ended = threading.Thread(target=read)
@@ -719,7 +719,7 @@ def test_secrets_are_not_quoted(tmp_path):
     path.write_text(
         user(**{"client-key-data": "c2VjcmV0", "client-certificate-data": "c2VjcmV0", "token": "hush"})
     )
-    with pytest.raises(Unusable) as info:
+    with pytest.raises(KubeconfigError) as info:
         Client(path, "", "n").connect()
     assert "c2VjcmV0" not in str(info.value)
     assert "hush" not in str(info.value)
@@ -737,15 +737,15 @@ def test_a_context_without_a_user(server, tmp_path, follow):
 def test_proxies_from_the_environment_and_the_kubeconfig(tmp_path, monkeypatch):
     path = tmp_path / "k"
     path.write_text(cluster(server="http://192.0.2.1", **{"proxy-url": "http://127.0.0.1:1"}))
-    client = Client(path, "", "n", Limits(connect=2))
+    client = Client(path, "", "n", ClientLimits(connect=2))
     client.connect()
-    with pytest.raises(Trouble, match="proxy"):
+    with pytest.raises(RequestFailed, match="proxy"):
         client.list(Kind.NODE, 1, "", "")
     client.close()
     path.write_text(cluster(server="http://192.0.2.1"))
     monkeypatch.setenv("http_proxy", "127.0.0.1:1")
     client.connect()
-    with pytest.raises(Trouble, match="proxy"):
+    with pytest.raises(RequestFailed, match="proxy"):
         client.list(Kind.NODE, 1, "", "")
     client.close()
     monkeypatch.setenv("NO_PROXY", "192.0.2.0/24")
@@ -771,9 +771,9 @@ def test_whoever_does_not_answer_is_named_without_a_name_of_python(tmp_path, mon
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "k"
     path.write_text(cluster(**extra))
-    client = Client(path, "", "n", Limits(connect=2))
+    client = Client(path, "", "n", ClientLimits(connect=2))
     client.connect()
-    with pytest.raises(Trouble) as info:
+    with pytest.raises(RequestFailed) as info:
         client.list(Kind.NODE, 1, "", "")
     client.close()
     assert str(info.value).startswith(begins)

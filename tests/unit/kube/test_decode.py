@@ -3,10 +3,10 @@ import json
 import msgspec
 import pytest
 
-from ipvsproxy.address import format_ip, parse_ip
+from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
-from ipvsproxy.kube.decoded import Refused
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.decoded import InvalidObject
 from ipvsproxy.plan.model import Protocol
 from tests.support.apiserver import endpoint_slice, node, service
 
@@ -30,9 +30,9 @@ def value(obj):
 
 def refusal(obj):
     kind = Kind(obj["kind"])
-    with pytest.raises(Refused) as first:
+    with pytest.raises(InvalidObject) as first:
         decode_mapping(kind, obj)
-    with pytest.raises(Refused) as second:
+    with pytest.raises(InvalidObject) as second:
         decode_json(kind, json.dumps(obj).encode())
     assert (first.value.field, first.value.reason) == (second.value.field, second.value.reason)
     return first.value.field, first.value.reason
@@ -500,9 +500,9 @@ def test_a_refusal_names_the_field(obj, path, new, field):
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"nonsense", b"[" * 100_000])
 def test_not_an_object_at_all(body):
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidObject):
         decode_json(Kind.SERVICE, body)
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidObject):
         identify(body)
 
 
@@ -514,14 +514,14 @@ def test_not_an_object_at_all(body):
     ],
 )
 def test_hostile_bytes_are_a_refusal_and_nothing_worse(body):
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidObject):
         decode_json(Kind.SERVICE, body)
 
 
 def test_a_mapping_with_a_wrong_key():
     obj = service()
     obj["metadata"]["labels"] = {1: "a"}
-    with pytest.raises(Refused) as info:
+    with pytest.raises(InvalidObject) as info:
         decode_mapping(Kind.SERVICE, obj)
     assert (info.value.field, info.value.reason) == ("metadata.labels", "Expected `str`, got `int` as a key")
 
@@ -534,7 +534,7 @@ def test_identify_does_not_care_for_the_rest():
     assert key_of(Kind.SERVICE, identify({"metadata": {"name": "x"}})) == "default/x"
     bookmark = b'{"metadata": {"resourceVersion": "7", "creationTimestamp": null}}'
     assert identify(bookmark).resource_version == "7"
-    with pytest.raises(Refused, match=r"metadata\.name: missing"):
+    with pytest.raises(InvalidObject, match=r"metadata\.name: missing"):
         key_of(Kind.SERVICE, identify(bookmark))
 
 

@@ -6,11 +6,11 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.budget import Rate
+from ipvsproxy.base.budget import Rate
+from ipvsproxy.exchange.report import EventNote, Severity, Subject, service_subject
 from ipvsproxy.kube import events as room
 from ipvsproxy.kube.client import Client
-from ipvsproxy.kube.events import Events, Pace, cannot_listen, starting
-from ipvsproxy.report import Notice, Severity, Subject, service_subject
+from ipvsproxy.kube.events import EventLimits, Events, cannot_listen, starting
 from tests.support.apiserver import ApiServer
 
 MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -19,7 +19,7 @@ QUICK = (0.001, 0.002)
 
 def refused(note="10.96.0.1:80/SCTP: no such protocol", name="default/web"):
     subject = service_subject(name, "1234")
-    return Notice(subject, Severity.WARNING, "FailedToProgramService", "ProgramService", note)
+    return EventNote(subject, Severity.WARNING, "FailedToProgramService", "ProgramService", note)
 
 
 class Clock:
@@ -36,12 +36,14 @@ class Sender:
         self.clock = Clock()
         self.results = []
         self._client = client
-        self.events = Events("host1", self.results.append, Pace(**{"retry": QUICK, "clock": self.clock, **pace}))
+        self.events = Events(
+            "host1", self.results.append, EventLimits(**{"retry": QUICK, "clock": self.clock, **pace})
+        )
         self.begun = False
 
     def send(self, *notices):
         """Handle notices now, in this thread."""
-        self.events._door = self._client
+        self.events._client = self._client
         for notice in notices:
             self.events.put(notice)
             while not self.events._queue.empty():
@@ -154,7 +156,7 @@ def test_long_words_are_cut(server, sender):
 
 def test_putting_never_waits(client):
     plenty = Rate(10 * room.QUEUE, 1.0)
-    full = Events("host1", (results := []).append, Pace(plenty, plenty, plenty))
+    full = Events("host1", (results := []).append, EventLimits(plenty, plenty, plenty))
     for n in range(room.QUEUE + 5):
         full.put(refused(name=f"default/s{n}"))
     assert results == ["dropped"] * (room.KEPT_FOR_NODE + 5)
@@ -197,7 +199,7 @@ def test_what_was_dropped_of_a_namespace_is_one_line(server, client):
 
 def test_before_there_is_a_connection_events_wait(server, tmp_path):
     client = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
-    events = Events("host1", lambda _: None, Pace(retry=QUICK))
+    events = Events("host1", lambda _: None, EventLimits(retry=QUICK))
     events.put(starting("node1"))
     tried = threading.Event()
 
@@ -218,7 +220,7 @@ def test_before_there_is_a_connection_events_wait(server, tmp_path):
 
 def test_without_an_api_nothing_is_sent():
     events = Events("host1", (results := []).append)
-    events.put(Notice(Subject("Node", "", "n"), Severity.NORMAL, "Starting", "StartKubeProxy"))
+    events.put(EventNote(Subject("Node", "", "n"), Severity.NORMAL, "Starting", "StartKubeProxy"))
     events.begin(None)
     events.stop(10)
     assert results == []

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy.kube import exec_plugin
-from ipvsproxy.kube.api import Trouble
+from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.connection import build
 from ipvsproxy.kube.exec_plugin import PluginFailed
 from ipvsproxy.kube.kubeconfig import read_kubeconfig
@@ -132,7 +132,7 @@ def test_a_program_that_fails_is_asked_again_with_the_next_request(config, tmp_p
     with capture_logs() as logs:
         connection = build(path, "")
     assert words in logs[0]["reason"]
-    with pytest.raises(Trouble, match=words.partition(":")[0]):
+    with pytest.raises(RequestFailed, match=words.partition(":")[0]):
         header(connection)
 
 
@@ -189,5 +189,5 @@ def test_another_credential_wins_over_a_program(config):
 
 def test_a_certificate_of_no_use_is_trouble(config):
     connection = build(config(answer(clientCertificateData="x", clientKeyData="y")), "")
-    with pytest.raises(Trouble, match="client-certificate, client-key: no certificate or key in PEM"):
+    with pytest.raises(RequestFailed, match="client-certificate, client-key: no certificate or key in PEM"):
         header(connection)

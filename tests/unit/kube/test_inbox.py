@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsproxy.kube.inbox import (
+from ipvsproxy.exchange.inbox import (
     MOST_NOTICES,
-    Alone,
     ApiServers,
     Changed,
-    Failed,
     Inbox,
     Kind,
     Listed,
+    LockAcquired,
     NodeAddressesChanged,
     Removed,
+    SourceFailed,
 )
 from ipvsproxy.kube.store import Store
-from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
+from ipvsproxy.plan.notification import RulesChanged, VipsChanged
 from tests.support.build import service, slice_of
 
 WEB = service("web")
@@ -116,12 +116,18 @@ def test_what_is_taken_together_ends_in_the_same_objects_as_one_by_one(before, a
 
 
 def test_single_facts_wait_once():
-    events = [NodeAddressesChanged(), ApiServers(()), Alone(), ApiServers(((b"abcd", 1),)), NodeAddressesChanged()]
+    events = [
+        NodeAddressesChanged(),
+        ApiServers(()),
+        LockAcquired(),
+        ApiServers(((b"abcd", 1),)),
+        NodeAddressesChanged(),
+    ]
     assert taken(*events) == [events[2], events[3], events[4]]
-    assert taken(Failed("a")) == [Failed("a")]
+    assert taken(SourceFailed("a")) == [SourceFailed("a")]
 
 
-@pytest.mark.parametrize("notice", [VipsNoticed(), RulesNoticed(7)])
+@pytest.mark.parametrize("notice", [VipsChanged(), RulesChanged(7)])
 def test_notices_wait_one_by_one_until_they_are_too_many(notice):
     assert taken(notice, notice) == [notice, notice]
     found = taken(*[notice] * (MOST_NOTICES * 3))
@@ -133,9 +139,9 @@ def test_notices_wait_one_by_one_until_they_are_too_many(notice):
 def test_a_taker_waits_for_the_first_event_and_for_no_longer_than_it_said():
     inbox = Inbox()
     assert inbox.take(0.01) == []
-    thread = threading.Timer(0.05, inbox.put, [Alone()])
+    thread = threading.Timer(0.05, inbox.put, [LockAcquired()])
     thread.start()
-    assert inbox.take(None) == [Alone()]
+    assert inbox.take(None) == [LockAcquired()]
     thread.join()
 
 

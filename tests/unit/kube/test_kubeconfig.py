@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube import connection
-from ipvsproxy.kube.api import Trouble
-from ipvsproxy.kube.client import Client, Limits
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.api import RequestFailed
+from ipvsproxy.kube.client import Client, ClientLimits
 from ipvsproxy.kube.kubeconfig import read_kubeconfig
-from ipvsproxy.kube.section import Unusable
+from ipvsproxy.kube.section import KubeconfigError
 from ipvsproxy.kube.urls import proxy_of
 
 FIELD = Path(__file__).parents[2] / "field" / "cases"
@@ -65,7 +65,7 @@ def _read(tmp_path):
 
 
 def refused(read, config, master=""):
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(KubeconfigError) as caught:
         read(config, master)
     return str(caught.value)
 
@@ -255,7 +255,7 @@ def test_proxies_of_the_environment_are_those_of_go(server, environment, expecte
 
 
 def test_a_proxy_of_the_environment_that_is_none_is_named():
-    with pytest.raises(Unusable, match="HTTPS_PROXY: the scheme ftp is not supported"):
+    with pytest.raises(KubeconfigError, match="HTTPS_PROXY: the scheme ftp is not supported"):
         proxy_of("https://h", {"HTTPS_PROXY": "ftp://p"})
 
 
@@ -300,7 +300,7 @@ def recorder(requests):
 
 
 def list_nodes(path):
-    client = Client(path, "", "node1", Limits(connect=10))
+    client = Client(path, "", "node1", ClientLimits(connect=10))
     client.connect()
     reply = client.list(Kind.NODE, 1, "", "")
     body = reply.read()
@@ -324,7 +324,7 @@ def test_an_api_server_behind_a_socks5_proxy_that_resolves_its_name(tmp_path):
 
 
 def test_a_path_with_a_line_break_leaves_one_sentence():
-    assert str(Unusable("kubeconfig a\nb\x1b[1m: missing")) == "kubeconfig a?b?[1m: missing"
+    assert str(KubeconfigError("kubeconfig a\nb\x1b[1m: missing")) == "kubeconfig a?b?[1m: missing"
 
 
 def test_a_socks_proxy_that_is_away_is_one_sentence(capsys, tmp_path):
@@ -333,9 +333,9 @@ def test_a_socks_proxy_that_is_away_is_one_sentence(capsys, tmp_path):
         taken.bind(("127.0.0.1", 0))
         path = tmp_path / "k"
         path.write_text(SOCKS.read_text().replace(":1080", f":{taken.getsockname()[1]}"))
-        client = Client(path, "", "node1", Limits(connect=5))
+        client = Client(path, "", "node1", ClientLimits(connect=5))
         client.connect()
-        with pytest.raises(Trouble, match="Connection refused"):
+        with pytest.raises(RequestFailed, match="Connection refused"):
             client.list(Kind.NODE, 1, "", "")
         client.close()
 
@@ -425,14 +425,14 @@ def opens_or_says_why(path, master=""):
     with capture_logs() as logs:
         try:
             client.connect()
-        except Unusable as error:
+        except KubeconfigError as error:
             said = str(error)
             assert said.startswith((f"kubeconfig {path}: ", "--master: ")), said
             assert "\n" not in said
             for word in ("Error", "Exception", "Traceback", "object at 0x", SECRET):
                 assert word not in said, said
         else:
-            with pytest.raises(Trouble):
+            with pytest.raises(RequestFailed):
                 client.list(Kind.NODE, 1, "", "")
             client.close()
     assert SECRET not in str(logs)
@@ -462,12 +462,12 @@ def test_no_bytes_give_anything_but_a_connection_or_a_sentence(alone, tmp_path, 
 def test_hostile_bytes_are_one_sentence(tmp_path, data):
     path = tmp_path / "kubeconfig"
     path.write_bytes(data)
-    with pytest.raises(Unusable):
+    with pytest.raises(KubeconfigError):
         connection.build(path, "")
 
 
 def test_a_folder_is_one_sentence(tmp_path):
-    with pytest.raises(Unusable, match=f"kubeconfig {tmp_path}: Is a directory"):
+    with pytest.raises(KubeconfigError, match=f"kubeconfig {tmp_path}: Is a directory"):
         connection.build(tmp_path, "")
 
 

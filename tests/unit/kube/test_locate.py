@@ -5,8 +5,8 @@ import socket
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.kube.inbox import ApiServers
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import ApiServers
 from ipvsproxy.kube.locate import RESOLVED_SECONDS, UNRESOLVED_SECONDS, Locator, locate
 from tests.support.recording import RecordingInbox
 

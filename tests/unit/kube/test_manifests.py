@@ -9,10 +9,10 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from ipvsproxy import folders
-from ipvsproxy.address import format_ip
+from ipvsproxy.base import directory_watch
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, SourceFailed
 from ipvsproxy.kube import manifest_file, manifests
-from ipvsproxy.kube.inbox import Failed, Inbox, Kind, Listed
 from ipvsproxy.kube.manifests import Folder, ManifestSource
 from tests.support.apiserver import endpoint_slice, node, service
 
@@ -539,14 +539,14 @@ def test_a_folder_that_was_replaced_is_watched_anew(tmp_path, watch):
 def test_a_folder_that_cannot_be_read_at_the_start_is_the_end(tmp_path):
     inbox = Inbox()
     ManifestSource(tmp_path / "none").start(inbox)
-    assert inbox.take(10) == [Failed(f"manifests folder {tmp_path / 'none'}: No such file or directory")]
+    assert inbox.take(10) == [SourceFailed(f"manifests folder {tmp_path / 'none'}: No such file or directory")]
 
 
 def test_a_watch_that_fails_is_replaced_by_polling(tmp_path, watch, monkeypatch, logs):
     def broken(_):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(folders, "_watch", broken)
+    monkeypatch.setattr(directory_watch, "_watch", broken)
     watched = watch(tmp_path)
     watched.wait_for()
     write(tmp_path / "a.yaml", service("a"))

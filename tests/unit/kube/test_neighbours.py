@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import format_ip, parse_cidr, parse_ip
-from ipvsproxy.kube.api import Trouble
+from ipvsproxy.base.address import format_ip, parse_cidr, parse_ip
+from ipvsproxy.exchange.inbox import Inbox
+from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.client import Client
-from ipvsproxy.kube.inbox import Inbox
-from ipvsproxy.kube.neighbours import WHOLE_UP_TO, Limits, Neighbourhood, look
-from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.kube.other_nodes import WHOLE_UP_TO, OtherNodes, QueryLimits, look
+from ipvsproxy.plan.addresses import OtherNodeAddresses
 from tests.support.apiserver import ApiServer, node
 
 
@@ -103,11 +103,11 @@ class Answers:
     "body",
     [
         b"", b"{", b"[]", b'{"kind": "Table"}', NO_NODES, table(kind="Status"), table(columns=COLUMNS[:2]),
-        Answer(b'{"message": "no"}', 403), Answer(b"", 406), Trouble("no way"),
+        Answer(b'{"message": "no"}', 403), Answer(b"", 406), RequestFailed("no way"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_of_nodes_is_trouble(body):
-    with pytest.raises(Trouble):
+    with pytest.raises(RequestFailed):
         look(Answers(body), "node1")
 
 
@@ -127,8 +127,8 @@ class World:
 
     def __init__(self, *bodies, whole=NO_NODES):
         self.now, self.inbox, self.api = 1000.0, Inbox(), Answers(*bodies, whole=whole)
-        limits = Limits(clock=lambda: self.now, uniform=max)
-        self.here = Neighbourhood(self.api, "node1", self.inbox, limits)
+        limits = QueryLimits(clock=lambda: self.now, uniform=max)
+        self.here = OtherNodes(self.api, "node1", self.inbox, limits)
 
     def step(self, seconds=0.0):
         """Move the clock, do what is due and return what was told and the seconds until the next step."""
@@ -138,7 +138,7 @@ class World:
 
 
 ONE = table(["node2", "192.0.2.2", "<none>"])
-SEEN = Neighbours(frozenset((parse_ip("192.0.2.2"),)))
+SEEN = OtherNodeAddresses(frozenset((parse_ip("192.0.2.2"),)))
 
 
 def test_the_first_look_is_at_once_and_without_questions_there_is_no_other():
@@ -203,10 +203,10 @@ def test_a_question_waits_no_longer_than_ten_seconds_for_its_answer():
 
 
 def test_a_look_that_fails_is_said_once_answers_and_is_repeated():
-    world = World(Trouble("no route to host"), Trouble("no route to host"), Answer(b"", 403), ONE)
+    world = World(RequestFailed("no route to host"), RequestFailed("no route to host"), Answer(b"", 403), ONE)
     with capture_logs() as lines:
         waits = [world.step() for _ in range(1)]
-        assert [told for told, _ in waits] == [[Neighbours(None)]]
+        assert [told for told, _ in waits] == [[OtherNodeAddresses(None)]]
         for _ in range(3):
             waits.append(world.step(waits[-1][1]))
     assert [round(wait, 3) for _, wait in waits[:3]] == [1.2, 2.4, 4.8]
@@ -219,7 +219,7 @@ def test_a_look_that_fails_is_said_once_answers_and_is_repeated():
 
 
 def test_a_look_that_fails_tells_again_what_was_known():
-    world = World(ONE, Trouble("away"))
+    world = World(ONE, RequestFailed("away"))
     world.step()
     world.now += 1.0
     world.here.ask()
@@ -229,7 +229,7 @@ def test_a_look_that_fails_tells_again_what_was_known():
 
 
 def test_a_question_after_a_failure_is_asked_within_a_second():
-    world = World(Trouble("away"), Trouble("away"), Trouble("away"), ONE)
+    world = World(RequestFailed("away"), RequestFailed("away"), RequestFailed("away"), ONE)
     for _ in range(3):
         _, wait = world.step(300)
     assert wait > 4
@@ -241,14 +241,14 @@ def test_a_question_after_a_failure_is_asked_within_a_second():
 def test_what_nobody_foresaw_ends_nothing():
     world = World(ValueError("odd"))
     with capture_logs() as lines:
-        assert world.step() == ([Neighbours(None)], pytest.approx(1.2))
+        assert world.step() == ([OtherNodeAddresses(None)], pytest.approx(1.2))
     assert lines[0]["event"] == "Looking at the Nodes crashed"
 
 
 def test_the_thread_looks_answers_and_ends(client, server):
     server.put(node("node2", "192.0.2.2"))
     inbox = Inbox()
-    here = Neighbourhood(client, "node1", inbox)
+    here = OtherNodes(client, "node1", inbox)
     here.start()
     assert inbox.take(10)[0].nodes == {parse_ip("192.0.2.2")}
     server.put(node("node3", "192.0.2.3"))

@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
 from ipvsproxy.config import Config
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube import once
-from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.once import Unavailable, read_objects
 from tests.support.apiserver import ApiServer, endpoint_slice, node, service
 

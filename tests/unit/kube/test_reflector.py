@@ -5,11 +5,11 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube import api, decode, reflector
-from ipvsproxy.kube.api import Trouble, lines
+from ipvsproxy.kube.api import RequestFailed, lines
 from ipvsproxy.kube.ceilings import Room
-from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.reflector import PAGE_SIZE, Reflector
 from tests.support.apiserver import endpoint_slice, node, service, status
@@ -201,14 +201,16 @@ def test_an_empty_list(items):
     [
         Reply(gone(), code=410),
         Reply(b'{"kind": "ServiceList", "metadata": {"resourceVersion": "10"}, "items": [{"meta'),
-        Reply(b'{"kind": "ServiceList"', Trouble("cut")),
+        Reply(b'{"kind": "ServiceList"', RequestFailed("cut")),
         Reply(status(500, "InternalError", "x"), code=500),
-        Trouble("connection refused"),
+        RequestFailed("connection refused"),
         page(service("b"), more="t1"),
     ],
 )
 def test_a_list_that_ends_early_is_not_acted_on(second):
-    run = Run(page(service("a"), more="t1"), second, page(service("c"), version="20"), Reply(Trouble("over")))
+    run = Run(
+        page(service("a"), more="t1"), second, page(service("c"), version="20"), Reply(RequestFailed("over"))
+    )
     assert brief(run()) == [(["default/c"], [])]
     assert run.script.asked[2:] == [("list", "", ""), ("watch", "20", 300)]
 
@@ -410,7 +412,7 @@ def test_a_list_that_never_ends_is_given_up():
 def test_a_cut_connection_resumes_where_it_was():
     run = Run(
         page(),
-        Reply(event("ADDED", service("a"), "11"), b'{"type": "ADDED", "obj', Trouble("connection broken")),
+        Reply(event("ADDED", service("a"), "11"), b'{"type": "ADDED", "obj', RequestFailed("connection broken")),
         Reply(event("ADDED", service("b"), "12")),
     )
     assert brief(run()) == [([], []), ("default/a", "10.96.0.10"), ("default/b", "10.96.0.10")]
@@ -455,7 +457,9 @@ def test_events_before_nonsense_count():
 
 
 def test_a_server_that_is_away_is_waited_for():
-    run = Run(page(service("a")), *[Trouble("connection refused")] * 9, Reply(event("ADDED", service("b"), "11")))
+    run = Run(
+        page(service("a")), *[RequestFailed("connection refused")] * 9, Reply(event("ADDED", service("b"), "11"))
+    )
     assert len(brief(run())) == 2
     assert run.waits == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30, 0]
     assert {asked[:2] for asked in run.script.asked[1:]} == {("watch", "10")}
@@ -469,21 +473,21 @@ def test_a_server_that_is_away_is_waited_for():
 
 def test_waiting_has_jitter():
     waits = []
-    run = Run(Trouble("x"), Trouble("x"))
+    run = Run(RequestFailed("x"), RequestFailed("x"))
     run.reflector._pace = Pace(clock=run.clock, uniform=lambda low, high: waits.append((low, high)) or low)
     run()
     assert waits == [(0.25, 0.5), (0.5, 1.0)]
 
 
 def test_waits_start_anew_after_success():
-    run = Run(page(), Trouble("x"), Trouble("x"), Reply(bookmark("11"), Trouble("x")), Reply())
+    run = Run(page(), RequestFailed("x"), RequestFailed("x"), Reply(bookmark("11"), RequestFailed("x")), Reply())
     run.clock.step = 0.1
     run()
     assert run.waits[1:4] == [0.5, 1, 0.5]
 
 
 def test_waits_start_anew_after_a_long_quiet_watch():
-    run = Run(page(), Trouble("x"), Trouble("x"), Reply(Trouble("timed out")))
+    run = Run(page(), RequestFailed("x"), RequestFailed("x"), Reply(RequestFailed("timed out")))
     run.clock.step = 0.1
     run.script.answers[-1].chunks_.insert(0, lambda: setattr(run.clock, "now", run.clock.now + 400))
     run()
@@ -541,7 +545,9 @@ def test_forbidden_is_retried_for_ever_and_said_once():
 
 
 def test_another_kind_of_trouble_is_said_too():
-    run = Run(Trouble("refused"), Trouble("refused"), Reply(b"", code=403), Trouble("refused"), page())
+    run = Run(
+        RequestFailed("refused"), RequestFailed("refused"), Reply(b"", code=403), RequestFailed("refused"), page()
+    )
     run()
     assert len(run.said()) == 3
 
@@ -554,11 +560,11 @@ def test_a_crash_is_logged_and_survived():
 
 
 def test_reasons_are_not_endless():
-    assert len(Trouble("x" * 10_000).reason) == api.MAX_REASON
+    assert len(RequestFailed("x" * 10_000).reason) == api.MAX_REASON
 
 
 def test_stopping_ends_the_thread():
-    run = Run(Reply(Trouble("down")))
+    run = Run(Reply(RequestFailed("down")))
     run.reflector.start()
     run.reflector.stop()
     assert not run.reflector._thread.is_alive()
@@ -606,6 +612,6 @@ def test_long_lines_in_small_chunks_and_many_lines_in_a_large_one():
 
 def test_a_line_without_an_end(monkeypatch):
     monkeypatch.setattr(api, "MAX_LINE", 10)
-    with pytest.raises(Trouble, match="longer than 10 bytes"):
+    with pytest.raises(RequestFailed, match="longer than 10 bytes"):
         list(lines([b"x" * 6, b"x" * 6]))
     assert list(lines([b"12345678\n12345678\n"])) == [b"12345678"] * 2

@@ -9,8 +9,8 @@ import threading
 import pytest
 import yaml
 
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube import saved
-from ipvsproxy.kube.inbox import Kind
 from ipvsproxy.kube.objects import Unavailable
 from ipvsproxy.kube.saved import read_folder, read_saved
 from tests.support.apiserver import endpoint_slice, node, service

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
+from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.model import Node
 from tests.support.build import service, slice_of

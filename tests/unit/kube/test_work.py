@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ipvsproxy.address import format_ip
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.kube.endpoint_slice import MOST_HINTS
-from ipvsproxy.kube.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.serve.services import ServicePorts

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipvsproxy.address import parse_cidr, parse_ip
-from ipvsproxy.plan.addresses import Addresses, Neighbours
+from ipvsproxy.base.address import parse_cidr, parse_ip
+from ipvsproxy.plan.addresses import Addresses, OtherNodeAddresses
 from ipvsproxy.plan.model import Endpoint, Node
 from tests.support.build import service, slice_of
 
@@ -21,7 +21,7 @@ def known():
 
 
 def nodes(*addresses, ranges=(), answers=0):
-    return Neighbours(frozenset(map(parse_ip, addresses)), tuple(map(parse_cidr, ranges)), answers)
+    return OtherNodeAddresses(frozenset(map(parse_ip, addresses)), tuple(map(parse_cidr, ranges)), answers)
 
 
 def test_a_pod_counts_as_long_as_any_slice_has_it(known):
@@ -77,7 +77,7 @@ def test_a_look_at_the_nodes_that_fails_changes_nothing_of_what_was_known(known)
         "default/asks",
         "default/web",
     }
-    assert known.neighbours(Neighbours(None)) == set()
+    assert known.neighbours(OtherNodeAddresses(None)) == set()
     assert known.is_node(A)
     assert known.in_pod_range(parse_ip("10.244.2.1"))
     assert known.neighbours(nodes("198.51.100.2", ranges=["10.244.2.0/24"])) == {"default/asks", "default/web"}
@@ -101,7 +101,7 @@ def test_a_look_that_fails_settles_questions_as_well(known):
     known.looks_up = True
     known.service("default/new", None, service("new", external_ips=["203.0.113.3"]))
     known.asked(1)
-    assert known.neighbours(Neighbours(None, answers=1)) == {"default/new"}
+    assert known.neighbours(OtherNodeAddresses(None, answers=1)) == {"default/new"}
     assert not known.is_unknown(C)
 
 

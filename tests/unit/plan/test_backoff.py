@@ -2,16 +2,16 @@ import math
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.plan.backoff import LONGEST_SECONDS, Backoff
 from ipvsproxy.plan.rules import guard
-from ipvsproxy.plan.state import Slot, Touched
+from ipvsproxy.plan.state import Dirty, ElementKey
 from tests.support.build import key
 from tests.support.work import growth
 
 WEB, TLS, OTHER = key("203.0.113.5:80"), key("203.0.113.5:443"), key("203.0.113.6:80")
-RULES = Slot("frontends4", "203.0.113.5 . tcp . 80")
-RANGE = Slot("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24")
+RULES = ElementKey("frontends4", "203.0.113.5 . tcp . 80")
+RANGE = ElementKey("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24")
 VIP = parse_ip("203.0.113.5")
 ALL = {RULES, RANGE, guard(VIP)}
 """Elements that are wanted."""
@@ -19,15 +19,15 @@ ALL = {RULES, RANGE, guard(VIP)}
 
 def failing(*names, now=0.0):
     backoff = Backoff()
-    backoff.settle(Touched(), touched(*names), now)
+    backoff.settle(Dirty(), touched(*names), now)
     return backoff
 
 
 def touched(*names):
-    return Touched(
+    return Dirty(
         {name for name in names if type(name) is type(WEB)},
         {name for name in names if isinstance(name, bytes)},
-        {name for name in names if isinstance(name, Slot)},
+        {name for name in names if isinstance(name, ElementKey)},
     )
 
 
@@ -45,7 +45,7 @@ def test_what_failed_waits_twice_as_long_each_time():
 
 def test_what_takes_long_to_fail_leaves_most_of_the_time_to_others():
     backoff = Backoff()
-    backoff.settle(Touched(), touched(WEB), 100.0, took=1.5)
+    backoff.settle(Dirty(), touched(WEB), 100.0, took=1.5)
     assert backoff.next == pytest.approx(115.0)
     backoff.settle(backoff.due(115.0), touched(WEB), 115.0, took=1.5)
     assert backoff.next == pytest.approx(145.0)
@@ -57,7 +57,7 @@ def test_what_succeeds_is_forgotten_and_begins_anew():
     backoff = failing(WEB, RULES)
     backoff.settle(touched(WEB, RULES), touched(RULES), 1.0)
     assert backoff.due(9.0) == touched(RULES)
-    backoff.settle(touched(RULES), Touched(), 9.0)
+    backoff.settle(touched(RULES), Dirty(), 9.0)
     assert not backoff
     assert backoff.next == math.inf
     backoff.settle(touched(WEB), touched(WEB), 10.0)
@@ -66,7 +66,7 @@ def test_what_succeeds_is_forgotten_and_begins_anew():
 
 def test_the_change_of_another_object_is_no_reason_to_try_again():
     backoff = failing(WEB)
-    backoff.settle(touched(OTHER), Touched(), 0.05)
+    backoff.settle(touched(OTHER), Dirty(), 0.05)
     backoff.settle(touched(TLS), touched(TLS), 0.05)
     assert not backoff.due(0.09)
     assert backoff.due(0.1) == touched(WEB)
@@ -83,7 +83,7 @@ def test_a_name_that_was_tried_meanwhile_is_not_due_at_its_old_time():
 def test_long_waits_end_together():
     backoff = Backoff()
     for n in range(100):
-        backoff.settle(Touched(), touched(key(f"10.96.0.{n}:80")), n / 1000)
+        backoff.settle(Dirty(), touched(key(f"10.96.0.{n}:80")), n / 1000)
     now = ends = 0
     while len(backoff) and ends < 2000:
         now = backoff.next
@@ -135,9 +135,9 @@ def test_a_frontend_is_held_by_its_own_names_and_by_those_of_its_address():
 
 
 def test_families_of_elements_that_wait():
-    backoff = failing(RULES, Slot("vips6", "fd00::1"))
+    backoff = failing(RULES, ElementKey("vips6", "fd00::1"))
     assert backoff.set_ends == {"4", "6"}
-    backoff.settle(touched(RULES), Touched(), 1.0)
+    backoff.settle(touched(RULES), Dirty(), 1.0)
     assert backoff.set_ends == {"6"}
 
 
@@ -145,7 +145,7 @@ def test_a_change_costs_the_same_however_many_wait_at_its_address():
     def prepare(size):
         backoff = failing(*(key(f"203.0.113.5:{n}") for n in range(1, size)))
         mine = touched(key("203.0.113.5:65000"))
-        return lambda: (backoff.related(mine, ALL), backoff.settle(mine, Touched(), 0.0), backoff.holds(WEB)) * 1
+        return lambda: (backoff.related(mine, ALL), backoff.settle(mine, Dirty(), 0.0), backoff.holds(WEB)) * 1
 
     # In proportion it would be 1.
     assert growth(prepare) < 0.2

@@ -1,11 +1,11 @@
 """Which Services a failure is about."""
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.blame import MAX_BLAMED, blame, families_behind
+from ipvsproxy.plan.affected import MAX_AFFECTED, families_behind, services_affected
 from ipvsproxy.plan.ledger import Ledger, Owner
-from ipvsproxy.plan.state import Slot, Touched
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.state import Dirty, ElementKey
 from tests.support.build import config, key, node, service, slice_of
 
 WEB = key("10.96.0.10:80")
@@ -15,44 +15,50 @@ def ledger(*services):
     made = Ledger(VipMode.AUTO)
     for item in services or (service(), service("other", ["10.96.0.11"])):
         frontends = plan_service(item, [slice_of(item.name, "10.244.1.1")], node(), config())
-        made.replace(Owner(item.created, item.key), frontends, Touched())
+        made.replace(Owner(item.created, item.key), frontends, Dirty())
     return made
 
 
 def test_a_refused_server():
-    failed = Touched(servers={WEB}, reasons={WEB: "IPVS: Protocol not supported"})
-    assert blame(failed, ledger()) == {"default/web": "10.96.0.10:80/TCP: IPVS: Protocol not supported"}
+    failed = Dirty(servers={WEB}, reasons={WEB: "IPVS: Protocol not supported"})
+    assert services_affected(failed, ledger()) == {
+        "default/web": "10.96.0.10:80/TCP: IPVS: Protocol not supported"
+    }
 
 
 def test_a_refused_address():
     address = parse_ip("10.96.0.11")
-    failed = Touched(vips={address}, reasons={address: "No such device"})
-    assert blame(failed, ledger()) == {"default/other": "10.96.0.11:80/TCP: address 10.96.0.11: No such device"}
+    failed = Dirty(vips={address}, reasons={address: "No such device"})
+    assert services_affected(failed, ledger()) == {
+        "default/other": "10.96.0.11:80/TCP: address 10.96.0.11: No such device"
+    }
 
 
 def test_refused_rules():
     slots = {
-        Slot("frontends4", "10.96.0.10 . tcp . 80"),
-        Slot("vips4", "10.96.0.10"),
-        Slot("pod_interfaces", '"x"'),
+        ElementKey("frontends4", "10.96.0.10 . tcp . 80"),
+        ElementKey("vips4", "10.96.0.10"),
+        ElementKey("pod_interfaces", '"x"'),
     }
-    failed = Touched(slots=slots, reasons=dict.fromkeys(slots, "nftables: No buffer space available"))
-    assert blame(failed, ledger()) == {"default/web": "10.96.0.10:80/TCP: nftables: No buffer space available"}
+    failed = Dirty(slots=slots, reasons=dict.fromkeys(slots, "nftables: No buffer space available"))
+    assert services_affected(failed, ledger()) == {
+        "default/web": "10.96.0.10:80/TCP: nftables: No buffer space available"
+    }
 
 
 def test_lost_answers_and_servers_of_nobody():
-    failed = Touched(servers={WEB, key("10.96.0.99:80")})
-    assert blame(failed, ledger()) == {"default/web": "10.96.0.10:80/TCP: the answer of IPVS was lost"}
+    failed = Dirty(servers={WEB, key("10.96.0.99:80")})
+    assert services_affected(failed, ledger()) == {"default/web": "10.96.0.10:80/TCP: the answer of IPVS was lost"}
 
 
 def test_when_everything_fails_not_everybody_is_blamed():
     services = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 100)]
     everything = ledger(*services)
-    assert len(blame(Touched(servers=set(everything.frontends)), everything)) == MAX_BLAMED
+    assert len(services_affected(Dirty(servers=set(everything.frontends)), everything)) == MAX_AFFECTED
 
 
 def test_families_behind():
-    assert families_behind(Touched(servers={WEB})) == set()
-    assert families_behind(Touched(slots={Slot("vips4", "10.96.0.10")})) == {4}
-    assert families_behind(Touched(slots={Slot("vips4", "a"), Slot("vips6", "b")})) == {4, 6}
-    assert families_behind(Touched(slots={Slot("health_check_ports", "1")})) == {4, 6}
+    assert families_behind(Dirty(servers={WEB})) == set()
+    assert families_behind(Dirty(slots={ElementKey("vips4", "10.96.0.10")})) == {4}
+    assert families_behind(Dirty(slots={ElementKey("vips4", "a"), ElementKey("vips6", "b")})) == {4, 6}
+    assert families_behind(Dirty(slots={ElementKey("health_check_ports", "1")})) == {4, 6}

@@ -1,11 +1,11 @@
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.diff import apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
-from ipvsproxy.plan.state import KernelState, Server, ServerState, Touched, Vip, VipForm
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.state import Dirty, KernelState, ServerAttributes, ServerState, Vip, VipForm
 from tests.support.build import config, destination, key, node, service, slice_of
 
 WEB = key("10.96.0.10:80")
@@ -140,15 +140,15 @@ def test_weights_are_wanted_state():
     world = World()
     world.want(service(), "10.244.1.1")
     world.shadow.servers[WEB].weights[ONE] = 0
-    assert verbs(world.step(Touched(servers={WEB})).added) == [("SET_DEST", (ONE,), 1)]
+    assert verbs(world.step(Dirty(servers={WEB})).added) == [("SET_DEST", (ONE,), 1)]
 
 
 def test_foreign_servers_go_unless_protected():
     foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
     world = World(protected=lambda name: name == excluded)
     for name in (foreign, excluded):
-        world.shadow.servers[name] = ServerState(Server("rr", 0, 0), {ONE: 1})
-    steps = world.step(Touched(servers={foreign, excluded}))
+        world.shadow.servers[name] = ServerState(ServerAttributes("rr", 0, 0), {ONE: 1})
+    steps = world.step(Dirty(servers={foreign, excluded}))
     assert [step.key for step in steps.removed] == [foreign]
 
 
@@ -158,7 +158,7 @@ def test_a_vip_in_another_form_is_added_before_it_is_removed(other):
     world.want(service(), "10.244.1.1")
     vip = parse_ip("10.96.0.10")
     world.shadow.vips = {Vip(vip, other)}
-    steps = world.step(Touched(vips={vip}))
+    steps = world.step(Dirty(vips={vip}))
     assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, other)])
 
 

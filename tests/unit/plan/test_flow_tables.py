@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.address import format_ip, is_node_address, parse_ip
+from ipvsproxy.base.address import format_ip, is_node_address, parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.commandline import parse
 from ipvsproxy.config.settle import settle
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.store import Store
-from ipvsproxy.loop import Loop
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.node import facts
-from ipvsproxy.plan.state import FrontendKey, Server, ServerState, Verdict
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.state import FrontendKey, PacketVerdict, ServerAttributes, ServerState
+from ipvsproxy.reconciler.loop import Loop
 from tests.conformance import objects as flow_objects
 from tests.conformance import scenario_file
 from tests.support.build import config, destination, key, service, slice_of
@@ -66,9 +66,9 @@ class Planned:
             frontend = self.ledger.frontends[
                 FrontendKey(frontend.inside.address, name.protocol, frontend.inside.port)
             ]
-        if frontend.verdict in (Verdict.ACCEPT, Verdict.INSIDE_ONLY):
+        if frontend.verdict in (PacketVerdict.ACCEPT, PacketVerdict.INSIDE_ONLY):
             return "endpoints", {str(d) for d in frontend.destinations}
-        return {Verdict.REFUSE: "reject", Verdict.DROP: "drop"}[frontend.verdict], set()
+        return {PacketVerdict.REFUSE: "reject", PacketVerdict.DROP: "drop"}[frontend.verdict], set()
 
     def is_inside(self, flow, length):
         return flow["from"] == "node" or (flow["from"] == "pod" and (4 if length == 4 else 6) in self.node.detects)
@@ -115,7 +115,7 @@ class Process:
         self.loop = Loop(config(**settings), Inbox(), kernel_node.kernel(), lambda: self.now)
 
     def list(self, services=(), slices=()):
-        self.loop.turn(
+        self.loop.reconcile(
             [
                 Listed(Kind.SERVICE, {s.key: s for s in services}),
                 Listed(Kind.ENDPOINT_SLICE, {s.key: s for s in slices}),
@@ -126,7 +126,7 @@ class Process:
 
     def later(self, seconds):
         self.now += seconds
-        self.loop.turn([])
+        self.loop.reconcile([])
 
 
 def frontends(texts):
@@ -137,7 +137,7 @@ def frontends(texts):
 def test_legacy_virtual_servers(case):
     kernel_node = MemoryNode()
     for name in frontends(case["kernel"]):
-        kernel_node.ipvs.table[name] = ServerState(Server("rr", 0, 0), {})
+        kernel_node.ipvs.table[name] = ServerState(ServerAttributes("rr", 0, 0), {})
     wanted = [
         service(f"s{index}", [format_ip(name.address)], ((name.port, 0, "UDP"),))
         for index, name in enumerate(map(key, case["wanted"]))
@@ -159,7 +159,7 @@ def test_graceful_termination(case):
     name, leaving = key(f"10.96.0.10:53/{case['proto']}"), destination("10.244.1.2:53")
     kernel_node.ipvs.busy[name, leaving] = case["active"] + case["inactive"]
     piece = slice_of("web", "10.244.1.1", ports=ports)
-    process.loop.turn([Changed(Kind.ENDPOINT_SLICE, piece.key, piece)])
+    process.loop.reconcile([Changed(Kind.ENDPOINT_SLICE, piece.key, piece)])
     process.later(2)
     weight = kernel_node.ipvs.table[name].weights.get(leaving)
     assert weight == (0 if "kept" in case["result"] else None)
@@ -177,7 +177,7 @@ def test_incremental_sync():
     def step(*events):
         """Return (IPVS and link writes, nft element operations) of some events."""
         writes, transactions = kernel_node.writes, len(kernel_node.nft.transactions)
-        process.loop.turn(list(events))
+        process.loop.reconcile(list(events))
         texts = kernel_node.nft.transactions[transactions:]
         operations = sum(len(line.partition("{ ")[2].split(", ")) for text in texts for line in text.splitlines())
         return kernel_node.writes - writes, operations

@@ -1,23 +1,23 @@
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.plan.dependencies import guarded_servers, halves, ready_redirects, unneeded_elements
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
-from ipvsproxy.plan.gate import guarded_servers, halves, ready_ways, unneeded_elements
-from ipvsproxy.plan.state import Slot, Touched
+from ipvsproxy.plan.state import Dirty, ElementKey
 from tests.support.build import key
 
-WAY = ElementStep(Slot("inside4", "203.0.113.5 . tcp . 80"), "10.96.0.10 . 32848", replaces=True)
-VERDICT = ElementStep(Slot("frontends4", "203.0.113.5 . tcp . 80"), "drop", replaces=True)
-OTHER = ElementStep(Slot("inside4", "203.0.113.6 . tcp . 80"), None)
+WAY = ElementStep(ElementKey("inside4", "203.0.113.5 . tcp . 80"), "10.96.0.10 . 32848", replaces=True)
+VERDICT = ElementStep(ElementKey("frontends4", "203.0.113.5 . tcp . 80"), "drop", replaces=True)
+OTHER = ElementStep(ElementKey("inside4", "203.0.113.6 . tcp . 80"), None)
 
 
 def test_a_way_to_a_server_that_could_not_be_made_is_not_switched():
-    failed = Touched(servers={key("10.96.0.10:32848")})
-    assert ready_ways([WAY, VERDICT, OTHER], failed) == [OTHER]
+    failed = Dirty(servers={key("10.96.0.10:32848")})
+    assert ready_redirects([WAY, VERDICT, OTHER], failed) == [OTHER]
     assert failed.slots == {WAY.slot, VERDICT.slot}
 
 
 def test_a_way_from_a_server_that_could_not_be_changed_is_not_switched():
-    failed = Touched(servers={key("203.0.113.6:80")})
-    assert ready_ways([WAY, VERDICT, OTHER], failed) == [WAY, VERDICT]
+    failed = Dirty(servers={key("203.0.113.6:80")})
+    assert ready_redirects([WAY, VERDICT, OTHER], failed) == [WAY, VERDICT]
     assert failed.slots == {OTHER.slot}
 
 
@@ -27,15 +27,15 @@ def new(*frontends):
 
 def test_a_frontend_waits_for_its_own_rules_and_for_those_of_its_address():
     steps = new("203.0.113.5:80", "203.0.113.5:81", "203.0.113.6:80")
-    failed = Touched(slots={VERDICT.slot})
+    failed = Dirty(slots={VERDICT.slot})
     assert guarded_servers(steps, failed) == steps[1:]
     assert failed.servers == {key("203.0.113.5:80")}
-    assert guarded_servers(steps, Touched(slots={Slot("vips4", "203.0.113.5")})) == steps[2:]
+    assert guarded_servers(steps, Dirty(slots={ElementKey("vips4", "203.0.113.5")})) == steps[2:]
 
 
 def test_changes_are_cut_between_addresses_then_between_frontends_and_no_further():
-    guard = ElementStep(Slot("vips4", "203.0.113.5"), "")
-    source = ElementStep(Slot("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24"), "")
+    guard = ElementStep(ElementKey("vips4", "203.0.113.5"), "")
+    source = ElementStep(ElementKey("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24"), "")
     assert halves([VERDICT, OTHER, guard, source]) == ([VERDICT, guard, source], [OTHER])
     assert halves([VERDICT, guard, source]) == ([VERDICT, source], [guard])
     assert halves([VERDICT, source]) == ()
@@ -44,15 +44,15 @@ def test_changes_are_cut_between_addresses_then_between_frontends_and_no_further
 
 def test_a_failed_server_of_another_frontend_of_the_address_holds_nothing_up():
     """A node's address has the NodePorts of all Services."""
-    failed = Touched(servers={key("203.0.113.5:81"), key("10.96.0.10:81")})
-    assert ready_ways([WAY, VERDICT], failed) == [WAY, VERDICT]
+    failed = Dirty(servers={key("203.0.113.5:81"), key("10.96.0.10:81")})
+    assert ready_redirects([WAY, VERDICT], failed) == [WAY, VERDICT]
     assert unneeded_elements([WAY, VERDICT], failed) == [WAY, VERDICT]
     assert not failed.slots
 
 
 def test_elements_wait_for_their_own_server_and_those_of_an_address_for_all_servers_there():
-    guard = ElementStep(Slot("vips4", "203.0.113.5"), None)
+    guard = ElementStep(ElementKey("vips4", "203.0.113.5"), None)
     steps = [VERDICT, guard, OTHER]
-    assert unneeded_elements(steps, Touched(servers={key("203.0.113.5:80")})) == [OTHER]
-    assert unneeded_elements(steps, Touched(servers={key("203.0.113.5:81")})) == [VERDICT, OTHER]
-    assert unneeded_elements(steps, Touched(vips={parse_ip("203.0.113.5")})) == [OTHER]
+    assert unneeded_elements(steps, Dirty(servers={key("203.0.113.5:80")})) == [OTHER]
+    assert unneeded_elements(steps, Dirty(servers={key("203.0.113.5:81")})) == [VERDICT, OTHER]
+    assert unneeded_elements(steps, Dirty(vips={parse_ip("203.0.113.5")})) == [OTHER]

@@ -1,8 +1,8 @@
 """Ports on which programs of the node listen are theirs, and only Services that ask for them notice."""
 
 from ipvsproxy.plan.host_ports import HostPorts
+from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.tally import Tally
-from ipvsproxy.plan.wanted import plan_service
 from tests.support.build import config, key, node, service, slice_of
 
 TCP, UDP = 6, 17

@@ -1,13 +1,13 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan import ledger as ledger_module
 from ipvsproxy.plan.diff import Steps, apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
-from ipvsproxy.plan.state import KernelState, Slot, VipForm
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.state import ElementKey, KernelState, VipForm
 from tests.support.build import config, endpoint, key, node, service, slice_of
 
 
@@ -85,7 +85,7 @@ def test_vips_are_shared_by_ports_and_services():
     put(ledger, service("a", ["10.96.0.1"], ((80, 0, "TCP", "x"), (81, 0, "TCP", "y"))))
     touched = put(ledger, service("a", ["10.96.0.1"], ((81, 0, "TCP", "y"),)))
     assert ledger.vip(parse_ip("10.96.0.1"))
-    assert Slot("vips4", "10.96.0.1") in ledger.elements
+    assert ElementKey("vips4", "10.96.0.1") in ledger.elements
     assert {str(k) for k in touched.servers} == {"10.96.0.1:80/TCP"}
 
 

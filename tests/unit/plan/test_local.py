@@ -3,7 +3,7 @@
 import pytest
 
 from ipvsproxy.plan.local import listen_addresses, local_view
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.plan.planner import plan_service
 from tests.support.build import config, endpoint, node, service, slice_of
 
 
@@ -79,7 +79,7 @@ def test_only_families_of_the_host_are_listened_on():
     ],
 )
 def test_where_health_check_ports_listen(settings, listening):
-    from ipvsproxy.address import format_ip, parse_ip
+    from ipvsproxy.base.address import format_ip, parse_ip
     from ipvsproxy.plan.node import facts
 
     chosen = config(nodeport_addresses=settings)

@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipvsproxy.address import family, format_ip, parse_cidr, parse_ip
+from ipvsproxy.base.address import family, format_ip, parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import blindness, facts, missing

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsproxy.address import Ranges, format_ip, parse_cidr, parse_ip
-from ipvsproxy.plan.addresses import Addresses, Neighbours
+from ipvsproxy.base.address import Ranges, format_ip, parse_cidr, parse_ip
+from ipvsproxy.plan.addresses import Addresses, OtherNodeAddresses
 from ipvsproxy.plan.metadata import METADATA_SERVICES
 from ipvsproxy.plan.model import Node, Protocol
 from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.safety import judge, without
-from ipvsproxy.plan.wanted import plan_service
 from tests.support.build import config, node, service, slice_of
 
 RESERVED = tuple(
@@ -114,7 +114,7 @@ def test_external_ips_that_are_switched_off_are_not_told_one_by_one():
 def others(*nodes, pods=(), balancers=()):
     """What is known of other nodes, of pods, and of the load balancer addresses of other Services."""
     known = Addresses()
-    known.neighbours(Neighbours(frozenset(map(parse_ip, nodes))))
+    known.neighbours(OtherNodeAddresses(frozenset(map(parse_ip, nodes))))
     known.slice(None, slice_of("other", *pods))
     known.service("default/other", None, service("other", load_balancer_ips=balancers))
     return known
@@ -199,7 +199,7 @@ def test_an_address_that_is_not_known_yet_waits_without_a_word():
     assert refused(svc, known, trusted_ip_ranges=("198.51.100.0/24",)) == []
     assert without(svc, judge(svc, NODE, config(), known)).external_ips == ()
     known.asked(1)
-    known.neighbours(Neighbours(frozenset((parse_ip("198.51.100.9"),)), (), 1))
+    known.neighbours(OtherNodeAddresses(frozenset((parse_ip("198.51.100.9"),)), (), 1))
     assert refused(svc, known) == [("198.51.100.9: an address of another node", False)]
 
 

@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.plan.planner import plan_service
 from tests.support.build import config, key, node, service, slice_of
 
 NODES = 50

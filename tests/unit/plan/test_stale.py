@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.address import parse_cidr, parse_ip
-from ipvsproxy.plan.stale import GONE, Rule, Stale, Sweep
-from ipvsproxy.plan.wanted import plan_service
+from ipvsproxy.base.address import parse_cidr, parse_ip
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.stale import GONE, Stale, Sweep, SweepRule
 from tests.support.build import config, destination, endpoint, key, node, service, slice_of
 
 DNS = key("10.96.0.10:53/UDP")
@@ -120,7 +120,7 @@ def test_what_is_due_stays_so_when_the_frontend_changes_again():
         frontends = plan(*pods, load_balancer_ips=["203.0.113.10"], source_ranges=ranges)
         stale.note(frontends, frontends)
     (sweep,) = stale.sweeps()
-    assert sweep.rules[key_] == Rule(frozenset(frontends[key_].serving), frontends[key_].ranges)
+    assert sweep.rules[key_] == SweepRule(frozenset(frontends[key_].serving), frontends[key_].ranges)
 
 
 def ranged(*ranges):
@@ -141,7 +141,9 @@ def ranged(*ranges):
 )
 def test_tightened_source_ranges_are_swept_and_wider_ones_are_not(before, now, due):
     found = rules(before, now)
-    assert found == ({"203.0.113.10:53/TCP": Rule(None, now[key("203.0.113.10:53/TCP")].ranges)} if due else {})
+    assert found == (
+        {"203.0.113.10:53/TCP": SweepRule(None, now[key("203.0.113.10:53/TCP")].ranges)} if due else {}
+    )
 
 
 def test_a_sweep_names_what_its_frontends_have_in_common():
@@ -159,7 +161,7 @@ def test_many_frontends_are_one_sweep_for_each_family_and_protocol():
 
 
 def test_a_rule_judges_by_the_endpoint_and_by_the_source():
-    rule = Rule(frozenset({destination(f"{ONE}:53")}), (parse_cidr("192.0.2.0/24"),))
+    rule = SweepRule(frozenset({destination(f"{ONE}:53")}), (parse_cidr("192.0.2.0/24"),))
     inside, outside = parse_ip("192.0.2.9"), parse_ip("198.51.100.9")
     assert not rule.forbids(inside, destination(f"{ONE}:53"))
     assert rule.forbids(outside, destination(f"{ONE}:53"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy.plan.storm import BURST, CALM_SECONDS, Patience
+from ipvsproxy.plan.repair_backoff import BURST, CALM_SECONDS, RepairBackoff
 
 
 def fight(patience, seconds, now=0.0):
@@ -16,34 +16,34 @@ def fight(patience, seconds, now=0.0):
 
 @pytest.mark.parametrize("pause", [2, 60, 3600])
 def test_single_damages_are_repaired_at_once(pause):
-    patience = Patience(30)
+    patience = RepairBackoff(30)
     for number in range(100):
         now = 1000 + number * pause
         assert patience.next <= now
         patience.repaired(now)
-        assert not patience.is_fight
+        assert not patience.is_contended
 
 
 def test_a_fight_costs_ever_less_and_never_stops():
-    patience = Patience(30)
+    patience = RepairBackoff(30)
     assert fight(patience, 1) <= BURST + 3
-    assert patience.is_fight
+    assert patience.is_contended
     assert fight(patience, 3600, 1) <= 3600 / 30 + 10
     assert fight(patience, 3600, 3601) >= 3600 / 30 - 1
 
 
 def test_a_shorter_longest_wait_is_kept():
-    patience = Patience(1)
+    patience = RepairBackoff(1)
     fight(patience, 100)
     assert fight(patience, 100, 101) == pytest.approx(100, abs=2)
 
 
 def test_calm_ends_a_fight():
-    patience = Patience(30)
+    patience = RepairBackoff(30)
     fight(patience, 100)
     patience.look(patience.next + CALM_SECONDS - 1)
-    assert patience.is_fight
+    assert patience.is_contended
     patience.look(patience.next + CALM_SECONDS + 1)
-    assert not patience.is_fight
+    assert not patience.is_contended
     patience.repaired(10_000)
     assert patience.next == 10_000

@@ -1,12 +1,12 @@
 import pytest
 
 from ipvsproxy.plan.state import Destination
-from ipvsproxy.plan.topology import Backend, choose
+from ipvsproxy.plan.topology import PortEndpoint, choose
 from tests.support.build import endpoint
 
 
 def pick(*endpoints, node="node1", zone=""):
-    choice = choose([Backend(e, Destination(e.address, 80)) for e in endpoints], node, zone)
+    choice = choose([PortEndpoint(e, Destination(e.address, 80)) for e in endpoints], node, zone)
     return (
         {b.endpoint.address[3] for b in choice.cluster},
         {b.endpoint.address[3] for b in choice.local},

@@ -1,8 +1,8 @@
-from ipvsproxy.plan.turns import LATEST, REMEMBERED, UNITS_A_SECOND, Turns
+from ipvsproxy.plan.planning_order import LATEST, REMEMBERED, UNITS_A_SECOND, PlanningOrder
 
 
 def turns(size, **waiting):
-    made = Turns()
+    made = PlanningOrder()
     made.size = size
     for name, own in waiting.items():
         made.add(name, own, 0.0)
@@ -59,7 +59,7 @@ def test_a_service_waits_once():
 
 
 def test_what_was_long_ago_takes_no_memory():
-    made = Turns()
+    made = PlanningOrder()
     for number in range(5 * REMEMBERED):
         made.add(f"s{number}", 1, number * 1.0)
         made.take()

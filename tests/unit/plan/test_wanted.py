@@ -1,9 +1,10 @@
 import msgspec
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import (
     ONE_PACKET,
     PERSISTENT,
@@ -12,10 +13,9 @@ from ipvsproxy.plan.state import (
     Claim,
     Destination,
     Masquerade,
-    Server,
-    Verdict,
+    PacketVerdict,
+    ServerAttributes,
 )
-from ipvsproxy.plan.wanted import plan_service
 from tests.support.build import config, destination, endpoint, key, node, service, slice_of
 
 CLUSTER = "10.96.0.10:80"
@@ -53,7 +53,7 @@ def test_cluster_policy_serves_every_way_in_with_all_endpoints():
         f"{way}/TCP" for way in (CLUSTER, BALANCER, EXTERNAL, NODEPORT, "10.244.1.1:30080")
     }
     assert all(targets(f) == {HERE, THERE} for f in frontends.values())
-    assert all(f.verdict is Verdict.ACCEPT for f in frontends.values())
+    assert all(f.verdict is PacketVerdict.ACCEPT for f in frontends.values())
     assert all(f.inside is None for f in frontends.values())
 
 
@@ -88,21 +88,21 @@ def test_external_local_gives_two_views():
 
 def test_external_local_without_local_endpoint_drops_outsiders_but_serves_insiders():
     frontends = plan(everything(external_local=True), slice_of("web", "10.244.2.10"))
-    assert at(frontends, BALANCER).verdict is Verdict.DROP
+    assert at(frontends, BALANCER).verdict is PacketVerdict.DROP
     assert at(frontends, BALANCER).inside == destination(CLUSTER)
-    assert at(frontends, CLUSTER).verdict is Verdict.ACCEPT
+    assert at(frontends, CLUSTER).verdict is PacketVerdict.ACCEPT
 
 
 def test_no_endpoint_at_all_refuses_everywhere():
     for svc in (everything(), everything(external_local=True), everything(internal_local=True)):
         frontends = plan(svc, slice_of("web"))
-        assert {f.verdict for f in frontends.values()} == {Verdict.REFUSE}
+        assert {f.verdict for f in frontends.values()} == {PacketVerdict.REFUSE}
         assert all(f.inside is None for f in frontends.values())
 
 
 def test_internal_local_never_falls_back():
     frontends = plan(everything(internal_local=True), slice_of("web", "10.244.2.10"))
-    assert at(frontends, CLUSTER).verdict is Verdict.DROP
+    assert at(frontends, CLUSTER).verdict is PacketVerdict.DROP
     assert targets(at(frontends, CLUSTER)) == set()
     assert targets(at(frontends, BALANCER)) == {THERE}
 
@@ -111,7 +111,7 @@ def test_both_policies_local_need_a_server_for_the_inside_view():
     frontends = plan(everything(internal_local=True, external_local=True), both())
     inside = at(frontends, f"10.96.0.10:{80 ^ 0x8000}")
     assert targets(inside) == {HERE, THERE}
-    assert inside.verdict is Verdict.INSIDE_ONLY
+    assert inside.verdict is PacketVerdict.INSIDE_ONLY
     assert at(frontends, BALANCER).inside == Destination(inside.key.address, inside.key.port)
     assert targets(at(frontends, CLUSTER)) == {HERE}
 
@@ -128,15 +128,17 @@ def test_inside_ports_avoid_the_ports_of_the_service():
 
 def test_affinity_and_scheduler_flags():
     sticky = everything(affinity_seconds=600)
-    assert at(plan(sticky, both()), CLUSTER).server == Server("rr", PERSISTENT, 600)
-    assert at(plan(everything(), both(), scheduler="mh"), CLUSTER).server == Server("mh", SCHED_1 | SCHED_2, 0)
-    assert at(plan(everything(), both(), scheduler="sh"), CLUSTER).server == Server("sh", SCHED_1, 0)
+    assert at(plan(sticky, both()), CLUSTER).server == ServerAttributes("rr", PERSISTENT, 600)
+    assert at(plan(everything(), both(), scheduler="mh"), CLUSTER).server == ServerAttributes(
+        "mh", SCHED_1 | SCHED_2, 0
+    )
+    assert at(plan(everything(), both(), scheduler="sh"), CLUSTER).server == ServerAttributes("sh", SCHED_1, 0)
 
 
 def test_a_service_with_a_scheduler_of_its_own():
     for own, configured in (("mh", "rr"), ("mh", "sh")):
         frontends = plan(everything(scheduler=own), both(), scheduler=configured)
-        assert at(frontends, CLUSTER).server == Server("mh", SCHED_1 | SCHED_2, 0)
+        assert at(frontends, CLUSTER).server == ServerAttributes("mh", SCHED_1 | SCHED_2, 0)
 
 
 def test_its_own_scheduler_decides_about_the_order():
@@ -152,8 +154,8 @@ def test_one_packet_is_for_udp_alone():
     svc = service(ports=((80, 0, "TCP", "t"), (80, 0, "UDP", "u")), one_packet=True)
     frontends = plan(svc, slice_of("web", "10.244.1.10", ports=((8080, "TCP", "t"), (8080, "UDP", "u"))))
     assert {key.protocol: frontend.server for key, frontend in frontends.items()} == {
-        Protocol.TCP: Server("rr", 0, 0),
-        Protocol.UDP: Server("rr", ONE_PACKET, 0),
+        Protocol.TCP: ServerAttributes("rr", 0, 0),
+        Protocol.UDP: ServerAttributes("rr", ONE_PACKET, 0),
     }
 
 

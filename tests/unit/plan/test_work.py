@@ -2,18 +2,18 @@
 
 import pytest
 
-from ipvsproxy.address import Cidr, disjoint, format_ip, is_covered, parse_cidr, parse_ip
+from ipvsproxy.base.address import Cidr, disjoint, format_ip, is_covered, parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.backends import Backends
 from ipvsproxy.plan.diff import diff
-from ipvsproxy.plan.inside import inside_ports
+from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
-from ipvsproxy.plan.stale import Rule, Stale, _tightened
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.stale import Stale, SweepRule, _tightened
 from ipvsproxy.plan.state import FrontendKey, KernelState
+from ipvsproxy.plan.synthetic_ports import synthetic_ports
 from ipvsproxy.plan.tally import Tally
 from ipvsproxy.plan.topology import choose
-from ipvsproxy.plan.wanted import plan_service
 from tests.support.build import config, node, service, slice_of
 from tests.support.work import Seen, growth
 
@@ -104,7 +104,7 @@ def test_ports_in_slices_with_many_ports_are_found_without_a_search():
     def prepare(size):
         svc = service(ports=ports(size))
         pieces = [slice_of("web", f"10.244.1.{n}", ports=targets(size), name=f"web-{n}") for n in range(3)]
-        return lambda: [backends.of(port, 4) for backends in [Backends(pieces)] for port in svc.ports]
+        return lambda: [backends.of(port, 4) for backends in [EndpointsByPort(pieces)] for port in svc.ports]
 
     assert growth(prepare) < BELOW_QUADRATIC
 
@@ -123,21 +123,21 @@ def test_numbers_of_inside_views_are_found_without_a_search(start):
 
     def prepare(size):
         svc = both_local(range(start, start + size))
-        return lambda: inside_ports(svc)
+        return lambda: synthetic_ports(svc)
 
     assert growth(prepare) < BELOW_QUADRATIC
 
 
 def test_numbers_of_inside_views_are_found_without_a_search_among_as_many_as_there_can_be():
     svc = both_local([number for number in range(1, 65535) if number & 0x4000])
-    found = inside_ports(svc)
+    found = synthetic_ports(svc)
     assert 0 not in found
     assert len({*found, *(port.port for port in svc.ports)}) == 2 * len(svc.ports)
 
 
 def test_more_ports_than_numbers_leaves_some_without_an_inside_view():
     svc = both_local(range(1, 32769))
-    found = inside_ports(svc)
+    found = synthetic_ports(svc)
     assert found.count(0) == 1
     assert found[-1] == 0
     tally = Tally()
@@ -178,7 +178,7 @@ def test_ranges_that_change_are_compared_in_order():
 
 def test_a_source_is_looked_up_among_many_ranges_and_not_compared_with_each():
     def prepare(size):
-        rule = Rule(sources=tuple(Cidr(bytes((10, n >> 8, n & 255, 0)), 24) for n in range(size)))
+        rule = SweepRule(sources=tuple(Cidr(bytes((10, n >> 8, n & 255, 0)), 24) for n in range(size)))
         return lambda: [rule.forbids(cidr.network, None) for cidr in rule.sources]
 
     assert growth(prepare) < BELOW_QUADRATIC
@@ -211,7 +211,7 @@ def test_the_end_of_a_destination_is_looked_up_among_many_frontends():
 def test_hints_of_endpoints_are_looked_at_once():
     def prepare(size):
         pods = slice_of("web", *(ip(n) for n in range(size)))
-        backends = Backends([pods]).of(service().ports[0], 4)
+        backends = EndpointsByPort([pods]).of(service().ports[0], 4)
         return lambda: choose(backends, "node1", "a")
 
     assert growth(prepare) < BELOW_QUADRATIC

@@ -10,13 +10,13 @@ from typing import ClassVar
 import pytest
 
 from ipvsproxy.config import Config, Listen
-from ipvsproxy.diagnosis.facts import Answer
+from ipvsproxy.diagnosis.facts import DnsAnswer
 from ipvsproxy.probe import dns, kube_proxy, web
 from ipvsproxy.probe.kube_proxy import other_mode
-from ipvsproxy.probe.live import knock, open_socket
+from ipvsproxy.probe.live import open_socket, probe
 from ipvsproxy.probe.web import read_proxy
 
-ASKED = Answer("10.96.0.10", "a.example")
+ASKED = DnsAnswer("10.96.0.10", "a.example")
 
 
 def answer(number, records, code=0, questions=1):
@@ -240,4 +240,4 @@ def test_live_questions():
 
 
 def asked(address, protocol, port, make=socket.socket):
-    return knock(open_socket(make, address, protocol), address, port)
+    return probe(open_socket(make, address, protocol), address, port)

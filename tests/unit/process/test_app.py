@@ -4,9 +4,9 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy import app
 from ipvsproxy.config import Config
-from ipvsproxy.loop import Fatal
+from ipvsproxy.process import app
+from ipvsproxy.reconciler.loop import Fatal
 
 
 def test_settings_for_a_family_the_host_has_not_got_end_the_start(monkeypatch):
@@ -70,7 +70,7 @@ def test_every_thread_counts_from_the_beginning(monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # to be put back
-    monkeypatch.setattr(app.memory, "expect_many_objects", stop)
+    monkeypatch.setattr(app.garbage_collection, "expect_many_objects", stop)
     with pytest.raises(InterruptedError):
         app.run(Config("n"), list)
     assert threading.excepthook is app._crashed

@@ -5,15 +5,15 @@ import errno
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy import cleanup, opening, other_proxy
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import KubeProxy
-from ipvsproxy.kernel.alone import Holder
-from ipvsproxy.kernel.ipvs import Refused
-from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.loop import Fatal
-from ipvsproxy.other_proxy import OtherProxy
+from ipvsproxy.kernel.instance_lock import Holder
+from ipvsproxy.kernel.ipvs import StepRefused
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import Verb
+from ipvsproxy.process import cleanup, other_proxy, preflight
+from ipvsproxy.process.other_proxy import OtherProxy
+from ipvsproxy.reconciler.loop import Fatal
 from tests.support.build import key
 
 
@@ -38,7 +38,7 @@ class Free:
 
 @pytest.fixture(autouse=True)
 def lock(monkeypatch):
-    monkeypatch.setattr(cleanup, "Lock", Free)
+    monkeypatch.setattr(cleanup, "InstanceLock", Free)
     monkeypatch.setattr(Free, "holder", None)
     monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy()))
     monkeypatch.setattr(cleanup, "_let_end", list)
@@ -63,7 +63,7 @@ def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeyp
 
 def test_a_kernel_without_nftables_has_no_rules_to_remove(monkeypatch):
     """Opening libnftables there would end the process."""
-    monkeypatch.setattr(opening, "Ruleset", NoProtocol)
+    monkeypatch.setattr(preflight, "Ruleset", NoProtocol)
     monkeypatch.setattr(cleanup, "Libnftables", lambda: pytest.fail("opened"))
     monkeypatch.setattr(cleanup, "legacy_advice", lambda: ["run iptables-legacy"])
     assert cleanup._remove_rule() + cleanup._remove_tables() == []
@@ -100,7 +100,7 @@ class Servers:
             assert step.verb is Verb.DEL_SERVICE
             if step.key not in self.stuck:
                 del self.left[step.key]
-        return [Refused(step, errno.EBUSY) for step in steps if step.key in self.stuck]
+        return [StepRefused(step, errno.EBUSY) for step in steps if step.key in self.stuck]
 
 
 def test_cleanup_spares_virtual_servers_of_others(monkeypatch):

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy import app, cleanup, cli, signals
+from ipvsproxy import cli
 from ipvsproxy.kernel import host
-from ipvsproxy.loop import Fatal
+from ipvsproxy.process import app, cleanup, signals
+from ipvsproxy.reconciler.loop import Fatal
 
 KUBEADM = Path(__file__).parents[1] / "config" / "kubeadm-config.conf"
 

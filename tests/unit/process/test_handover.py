@@ -5,8 +5,8 @@ import errno
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy import handover
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.process import handover
 from tests.support.build import key
 
 BOTH = {4: "nftables", 6: "nftables"}

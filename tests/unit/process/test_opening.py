@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from ipvsproxy import opening
 from ipvsproxy.config import Config
-from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.loop import Fatal
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.process import preflight
+from ipvsproxy.reconciler.loop import Fatal
 from nft import NftError
 
 
@@ -29,7 +29,7 @@ class Schedulers:
 @pytest.fixture
 def loaded(monkeypatch):
     names = []
-    monkeypatch.setattr(opening.host, "load_module", names.append)
+    monkeypatch.setattr(preflight.host, "load_module", names.append)
     return names
 
 
@@ -37,9 +37,9 @@ def test_a_kernel_without_ipvs_is_said_with_the_module(monkeypatch):
     def missing():
         raise KernelError("looking up netlink family IPVS", errno.ENOENT)
 
-    monkeypatch.setattr(opening, "Ipvs", missing)
+    monkeypatch.setattr(preflight, "Ipvs", missing)
     with pytest.raises(Fatal, match=r"no IPVS .*modprobe ip_vs"):
-        opening.open_kernel(Config("n"))
+        preflight.open_kernel(Config("n"))
 
 
 def test_a_kernel_without_nftables_is_said_with_the_module(monkeypatch):
@@ -50,9 +50,9 @@ def test_a_kernel_without_nftables_is_said_with_the_module(monkeypatch):
         def stamp(self):
             raise KernelError("netlink request", errno.EINVAL)
 
-    monkeypatch.setattr(opening, "Ruleset", NoTables)
+    monkeypatch.setattr(preflight, "Ruleset", NoTables)
     with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
-        opening.open_ruleset()
+        preflight.open_ruleset()
 
 
 class Judge:
@@ -78,13 +78,13 @@ class Judge:
 )
 def test_rules_that_the_kernel_cannot_have_are_a_fatal_error_with_what_to_do(code, words):
     with pytest.raises(Fatal, match=words.replace(")", r"\)")):
-        opening.probe_rules(Judge(code), "the rules")
+        preflight.probe_rules(Judge(code), "the rules")
 
 
 @pytest.mark.parametrize("code", [0, errno.ENOMEM, errno.EBUSY, errno.EAGAIN])
 def test_rules_that_may_be_taken_another_time_are_for_the_loop(code):
     judge = Judge(code)
-    opening.probe_rules(judge, "the rules")
+    preflight.probe_rules(judge, "the rules")
     assert [text.splitlines()[-1] for text in judge.asked] == ["the rules"]
 
 
@@ -96,40 +96,40 @@ class NoProtocol:
 
 
 def test_nftables_is_looked_for_before_libnftables_which_would_end_the_process(monkeypatch, loaded):
-    monkeypatch.setattr(opening, "Ipvs", Schedulers)
-    monkeypatch.setattr(opening, "Ruleset", NoProtocol)
-    monkeypatch.setattr(opening, "Libnftables", lambda: pytest.fail("opened"))
+    monkeypatch.setattr(preflight, "Ipvs", Schedulers)
+    monkeypatch.setattr(preflight, "Ruleset", NoProtocol)
+    monkeypatch.setattr(preflight, "Libnftables", lambda: pytest.fail("opened"))
     with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
-        opening.open_kernel(Config("n"))
+        preflight.open_kernel(Config("n"))
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])
 def test_a_missing_capability_is_named(monkeypatch, loaded, code):
-    monkeypatch.setattr(opening, "Ipvs", lambda: Schedulers(code))
+    monkeypatch.setattr(preflight, "Ipvs", lambda: Schedulers(code))
     with pytest.raises(Fatal, match="CAP_NET_ADMIN"):
-        opening.open_kernel(Config("n"))
+        preflight.open_kernel(Config("n"))
 
 
 def test_a_missing_scheduler_is_named_and_its_module_was_tried(monkeypatch, loaded):
-    monkeypatch.setattr(opening, "Ipvs", lambda: Schedulers(errno.ENOENT))
+    monkeypatch.setattr(preflight, "Ipvs", lambda: Schedulers(errno.ENOENT))
     with pytest.raises(Fatal, match=r"'mh' .*modprobe ip_vs_mh"):
-        opening.open_kernel(Config("n", scheduler="mh"))
+        preflight.open_kernel(Config("n", scheduler="mh"))
     assert loaded == ["ip_vs_mh"]
 
 
 def test_the_module_is_loaded_before_the_scheduler_is_tried(monkeypatch, loaded):
     order = []
     schedulers = Schedulers()
-    monkeypatch.setattr(opening.host, "load_module", order.append)
+    monkeypatch.setattr(preflight.host, "load_module", order.append)
     monkeypatch.setattr(schedulers, "probe", order.append)
-    opening.probe_scheduler(schedulers, "lc")
+    preflight.probe_scheduler(schedulers, "lc")
     assert order == ["ip_vs_lc", "lc"]
 
 
 def test_a_library_that_would_crash_on_the_tables_of_the_host_is_not_used(monkeypatch):
     for name in ("_open_ipvs", "open_ruleset", "Libnftables"):
-        monkeypatch.setattr(opening, name, lambda: None)
-    monkeypatch.setattr(opening, "probe_scheduler", lambda *_: None)
-    monkeypatch.setattr(opening, "can_read_tables", lambda: False)
+        monkeypatch.setattr(preflight, name, lambda: None)
+    monkeypatch.setattr(preflight, "probe_scheduler", lambda *_: None)
+    monkeypatch.setattr(preflight, "can_read_tables", lambda: False)
     with pytest.raises(Fatal, match="libnftables crashes"):
-        opening.open_kernel(Config("n"))
+        preflight.open_kernel(Config("n"))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from ipvsproxy import other_proxy
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Process
-from ipvsproxy.kernel.netlink import KernelError
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.process import other_proxy
 
 PROCESS = Process(7, "kube-proxy", "/usr/local/bin/kube-proxy")
 

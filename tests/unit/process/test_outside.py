@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import Listen
-from ipvsproxy.outside import Outside
-from ipvsproxy.report import Subject, Sync
+from ipvsproxy.exchange.report import Subject, Sync
+from ipvsproxy.process.observability import Observability
 from tests.support.build import config
 
 LOOPBACK = parse_ip("127.0.0.1")
@@ -52,7 +52,7 @@ class Process:
         self.health, self.metrics, self.levels = free_port(), free_port(), []
         settings.setdefault("healthz_bind_address", Listen(LOOPBACK, self.health))
         settings.setdefault("metrics_bind_address", Listen(LOOPBACK, self.metrics))
-        self.outside = Outside(config(**settings), self.levels.append)
+        self.outside = Observability(config(**settings), self.levels.append)
 
     def ask(self, path, method="GET", body=None, port=None):
         with closing(http.client.HTTPConnection("127.0.0.1", port or self.metrics, timeout=10)) as connection:
@@ -139,7 +139,7 @@ def test_the_last_words_of_a_hard_failure():
     process, door = Process(bind_address_hard_fail=True), Door()
     with socket.create_server(("127.0.0.1", process.metrics)), pytest.raises(OSError, match="metrics: ") as caught:
         process.outside.listen()
-    process.outside.last_words(door, caught.value)
+    process.outside.send_last_events(door, caught.value)
     (event,) = door.events
     assert event["reason"] == "FailedToStartMetricServer"
     assert event["note"] == f"127.0.0.1:{process.metrics}: Address already in use"

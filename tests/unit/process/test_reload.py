@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from ipvsproxy.reload import FileWatcher
+from ipvsproxy.process.reload import FileWatcher
 
 
 class Case:

@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import sys, structlog, threading
-from ipvsproxy import signals
+from ipvsproxy.process import signals
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 signals.end_at_once()
 threading.Thread(target=threading.Event().wait).start()

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import format_ip, parse_cidr, parse_ip
-from ipvsproxy.desired import Desired
+from ipvsproxy.base.address import format_ip, parse_cidr, parse_ip
+from ipvsproxy.exchange.inbox import Changed, Kind, Removed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.kube.documents import read
-from ipvsproxy.kube.inbox import Changed, Kind, Removed
 from ipvsproxy.plan.model import Node
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.wanted_state import WantedState
 from tests.support.build import config, service, slice_of
 
 CASES = Path(__file__).parents[2] / "field" / "cases"
@@ -32,7 +32,7 @@ class World:
 
     def __init__(self, **settings):
         self.events = Events()
-        self.desired = Desired(config(**settings), self.events)
+        self.desired = WantedState(config(**settings), self.events)
         self.lines = []
 
     def change(self, *objects, gone=()):

@@ -3,13 +3,13 @@
 import pytest
 import structlog
 
-from ipvsproxy.foreign_servers import LOGGED_AT_ONCE, ForeignServers
-from ipvsproxy.kube.inbox import Inbox, Kind, Listed
-from ipvsproxy.loop import Loop
+from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.state import Server, ServerState
-from ipvsproxy.report import Report
+from ipvsproxy.plan.state import ServerAttributes, ServerState
+from ipvsproxy.reconciler.foreign_servers import LOGGED_AT_ONCE, ForeignServers
+from ipvsproxy.reconciler.loop import Loop
 from ipvsproxy.serve.board import Board
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
@@ -40,16 +40,16 @@ class World:
     def start(self):
         node, web, ends = Node("node1"), service(), slice_of("web", "10.244.1.1")
         for kind, item in ((Kind.NODE, node), (Kind.SERVICE, web), (Kind.ENDPOINT_SLICE, ends)):
-            self.loop.turn([Listed(kind, {item.key: item})])
+            self.loop.reconcile([Listed(kind, {item.key: item})])
 
     def make(self, server=KUBE_VIP):
-        self.node.ipvs.apply([IpvsStep(Verb.NEW_SERVICE, server, Server("wlc", 0, 0))])
+        self.node.ipvs.apply([IpvsStep(Verb.NEW_SERVICE, server, ServerAttributes("wlc", 0, 0))])
 
     def verify(self):
         """Return what is logged of removed servers."""
         self.now += 30.0
         with structlog.testing.capture_logs() as said:
-            self.loop.turn([])
+            self.loop.reconcile([])
         return [line for line in said if line["event"] == REMOVED]
 
 
@@ -101,14 +101,14 @@ def test_an_excluded_one_stays_and_nothing_is_said():
 
 def test_servers_of_services_come_and_go_without_a_word(world):
     with structlog.testing.capture_logs() as said:
-        world.loop.turn([Listed(Kind.SERVICE, {})])
+        world.loop.reconcile([Listed(Kind.SERVICE, {})])
     assert world.node.ipvs.servers() == {}
     assert [line for line in said if line["event"] == REMOVED] == []
 
 
 def test_a_server_of_ours_that_was_changed_is_repaired_and_not_called_foreign(world):
     ours = key("10.96.0.10:80")
-    world.node.ipvs.apply([IpvsStep(Verb.SET_SERVICE, ours, Server("wlc", 0, 0))])
+    world.node.ipvs.apply([IpvsStep(Verb.SET_SERVICE, ours, ServerAttributes("wlc", 0, 0))])
     assert world.verify() == []
     assert world.node.ipvs.servers()[ours].scheduler == "rr"
 
@@ -116,7 +116,7 @@ def test_a_server_of_ours_that_was_changed_is_repaired_and_not_called_foreign(wo
 def test_one_that_cannot_be_removed_is_named_when_it_is(world):
     world.make()
     steps = [IpvsStep(Verb.DEL_SERVICE, KUBE_VIP)]
-    shadow = {KUBE_VIP: ServerState(Server("wlc", 0, 0), {})}
+    shadow = {KUBE_VIP: ServerState(ServerAttributes("wlc", 0, 0), {})}
     foreign = ForeignServers(world.report, "node1")
     foreign.found(shadow)
     with structlog.testing.capture_logs() as said:
@@ -128,7 +128,7 @@ def test_one_that_cannot_be_removed_is_named_when_it_is(world):
 
 
 def test_of_very_many_only_some_are_named(world):
-    servers = {key(f"192.0.2.{n}:80"): ServerState(Server("wlc", 0, 0), {}) for n in range(1, 101)}
+    servers = {key(f"192.0.2.{n}:80"): ServerState(ServerAttributes("wlc", 0, 0), {}) for n in range(1, 101)}
     foreign = ForeignServers(world.report, "node1")
     foreign.found(servers)
     with structlog.testing.capture_logs() as said:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.loop import Loop
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -32,7 +32,7 @@ class Here:
         )
 
     def turn(self, *events):
-        self.loop.turn(list(events))
+        self.loop.reconcile(list(events))
 
     def change(self, item):
         self.turn(Changed(Kind.SERVICE, item.key, item))

@@ -3,11 +3,11 @@
 import msgspec
 from structlog.testing import capture_logs
 
-from ipvsproxy.budget import LINES
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.loop import Loop
+from ipvsproxy.base.budget import LINES
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -28,11 +28,11 @@ class Here:
         self.now = 0.0
         self.loop = Loop(config(), Inbox(), MemoryNode().kernel(), lambda: self.now, self.heard)
         objects = {Kind.NODE: {"node1": Node("node1")}}
-        self.loop.turn([Listed(kind, objects.get(kind, {})) for kind in Kind])
+        self.loop.reconcile([Listed(kind, objects.get(kind, {})) for kind in Kind])
 
     def turn(self, *events):
         with capture_logs() as lines:
-            self.loop.turn(list(events))
+            self.loop.reconcile(list(events))
         return [line for line in lines if line["log_level"] != "debug"]
 
 

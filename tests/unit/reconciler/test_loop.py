@@ -5,24 +5,24 @@ import errno
 import pytest
 from structlog.testing import capture_logs
 
-import ipvsproxy.desired
-from ipvsproxy.address import parse_cidr, parse_ip
+import ipvsproxy.reconciler.wanted_state
+from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode, VipMode
-from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kube.inbox import (
-    Alone,
+from ipvsproxy.exchange.inbox import (
     ApiServers,
     Changed,
-    Failed,
     Inbox,
     Kind,
     Listed,
+    LockAcquired,
     NodeAddressesChanged,
     Removed,
+    SourceFailed,
 )
-from ipvsproxy.loop import Fatal, Loop
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.state import Server, ServerState, VipForm
+from ipvsproxy.plan.state import ServerAttributes, ServerState, VipForm
+from ipvsproxy.reconciler.loop import Fatal, Loop
 from tests.support.build import config, destination, endpoint, key, service, slice_of
 from tests.support.memory_kernel import Fault, MemoryNode
 
@@ -52,16 +52,16 @@ class Process:
         for item in objects:
             kind = Kind.SERVICE if hasattr(item, "cluster_ips") else Kind.ENDPOINT_SLICE
             kinds[kind][item.key] = item
-        self.loop.turn([Listed(kind, found) for kind, found in kinds.items()])
+        self.loop.reconcile([Listed(kind, found) for kind, found in kinds.items()])
         return self
 
     def change(self, item):
         kind = Kind.SERVICE if hasattr(item, "cluster_ips") else Kind.ENDPOINT_SLICE
-        self.loop.turn([Changed(kind, item.key, item)])
+        self.loop.reconcile([Changed(kind, item.key, item)])
 
     def wait(self, seconds):
         self.clock.now += seconds
-        self.loop.turn([])
+        self.loop.reconcile([])
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def weights(node, name=WEB):
 
 def test_nothing_is_programmed_before_every_kind_is_listed(node):
     process = Process(node)
-    process.loop.turn([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
+    process.loop.reconcile([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
     assert (node.writes, node.nft.transactions) == (0, [])
-    process.loop.turn([Listed(Kind.ENDPOINT_SLICE, {})])
+    process.loop.reconcile([Listed(Kind.ENDPOINT_SLICE, {})])
     assert WEB in node.ipvs.table
 
 
@@ -89,7 +89,7 @@ def test_a_second_proxy_follows_the_objects_and_writes_once_it_is_alone(node):
     second.wait(1000)
     assert second.loop._timeout() is None
     assert (node.writes, len(node.nft.transactions)) == (before, rules)
-    second.loop.turn([Alone()])
+    second.loop.reconcile([LockAcquired()])
     assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 1}
 
 
@@ -256,14 +256,14 @@ def test_a_weight_that_others_have_set_is_put_back(node):
 def test_leftovers_go_and_excluded_servers_stay(node):
     foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
     for name in (foreign, excluded):
-        node.ipvs.table[name] = ServerState(Server("rr", 0, 0), {})
+        node.ipvs.table[name] = ServerState(ServerAttributes("rr", 0, 0), {})
     Process(node, exclude_cidrs=("10.98.0.0/16",)).list(service())
     assert node.ipvs.table.keys() == {WEB, excluded}
 
 
 def test_what_kube_proxy_left_goes_after_everything_is_live(node):
     process = Process(node)
-    process.loop.turn([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
+    process.loop.reconcile([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
     assert node.taken_over == 0
     process.list(service())
     assert node.taken_over == 1
@@ -300,7 +300,7 @@ def test_a_refused_transaction_loses_nothing_and_is_tried_again(node):
 def test_nothing_answers_before_its_rules_are_accepted(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
     node.nft.fail_next = errno.ENOMEM
-    process.loop.turn(
+    process.loop.reconcile(
         [
             Changed(Kind.SERVICE, "default/b", service("b", ["10.96.0.11"], ((80, 30080),))),
             Changed(Kind.ENDPOINT_SLICE, "default/web-4", slice_of("web", "10.244.1.2")),
@@ -319,7 +319,7 @@ def test_what_nftables_refuses_of_one_service_costs_no_other(node):
     node.nft.poison = "10.96.1.13"
     services = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(30)]
     with capture_logs() as logs:
-        process.loop.turn([Changed(Kind.SERVICE, item.key, item) for item in services])
+        process.loop.reconcile([Changed(Kind.SERVICE, item.key, item) for item in services])
     assert len([name for name in node.ipvs.table if name.address[2] == 1]) == 29
     assert len(node.links.present) == 30
     assert "10.96.1.13" not in node.nft.dump()
@@ -382,7 +382,7 @@ def test_a_static_ruleset_that_is_refused_is_no_matter_of_elements(node):
 def test_rules_stay_until_their_vip_and_server_are_gone(node):
     process = Process(node).list(service(), service("b", ["10.96.0.11"]))
     node.ipvs.refuse[WEB] = errno.EBUSY
-    process.loop.turn([Removed(Kind.SERVICE, "default/web"), Removed(Kind.SERVICE, "default/b")])
+    process.loop.reconcile([Removed(Kind.SERVICE, "default/web"), Removed(Kind.SERVICE, "default/b")])
     assert "vips4 10.96.0.10" in node.nft.dump()
     assert "vips4 10.96.0.11" not in node.nft.dump()
     node.ipvs.refuse.clear()
@@ -424,7 +424,7 @@ def test_a_table_that_is_not_as_left_is_loaded_again_at_once(node):
 def test_an_element_that_others_have_taken_costs_no_other_change(node):
     process = Process(node).list(service(), service("b", ["10.96.0.11"]))
     del node.nft.sets["vips4"]["10.96.0.11"]
-    process.loop.turn([Removed(Kind.SERVICE, "default/b"), Changed(Kind.SERVICE, "default/c", service("c"))])
+    process.loop.reconcile([Removed(Kind.SERVICE, "default/b"), Changed(Kind.SERVICE, "default/c", service("c"))])
     process.wait(0.2)
     assert "10.96.0.11" not in node.nft.dump()
     assert "vips4 10.96.0.10" in node.nft.dump()
@@ -445,7 +445,7 @@ def test_a_transaction_whose_number_cannot_be_read_is_remembered_all_the_same(no
 @pytest.mark.parametrize("call", range(12))
 def test_a_foreign_server_goes_even_if_a_look_at_the_kernel_fails(node, call):
     process = Process(node).list(service())
-    node.ipvs.table[key("10.99.0.1:80")] = ServerState(Server("rr", 0, 0), {})
+    node.ipvs.table[key("10.99.0.1:80")] = ServerState(ServerAttributes("rr", 0, 0), {})
     node.faults.plan(call, Fault("refused", errno.ENOBUFS))
     process.wait(31)
     process.wait(31)
@@ -468,7 +468,7 @@ def test_a_new_address_is_followed_even_if_the_first_look_fails(node):
     process = Process(node).list(service(ports=((80, 30080),)))
     node.links.others |= {parse_ip("192.0.2.77")}
     node.faults.plan(0, Fault("lost", errno.ENOBUFS))
-    process.loop.turn([NodeAddressesChanged()])
+    process.loop.reconcile([NodeAddressesChanged()])
     assert key("192.0.2.77:30080") not in node.ipvs.table
     process.wait(0.2)
     assert key("192.0.2.77:30080") in node.ipvs.table
@@ -477,7 +477,7 @@ def test_a_new_address_is_followed_even_if_the_first_look_fails(node):
 def test_services_are_served_while_the_node_cannot_be_looked_at(node):
     process = Process(node).list(service())
     node.links.unreadable = errno.EMFILE
-    process.loop.turn([NodeAddressesChanged()])
+    process.loop.reconcile([NodeAddressesChanged()])
     for number in range(11, 14):
         process.change(service(f"s{number}", [f"10.96.0.{number}"]))
         assert key(f"10.96.0.{number}:80") in node.ipvs.table
@@ -503,18 +503,18 @@ def test_a_vip_that_moves_to_another_link_is_unbound_and_back(node):
     process = Process(node).list(service(load_balancer_ips=["203.0.113.5"]))
     assert len(node.links.present) == 2
     node.links.others |= {parse_ip("203.0.113.5")}
-    process.loop.turn([NodeAddressesChanged()])
+    process.loop.reconcile([NodeAddressesChanged()])
     assert {v.address for v in node.links.present} == {parse_ip("10.96.0.10")}
     assert "vips4 203.0.113.5" not in node.nft.dump()
     node.links.others -= {parse_ip("203.0.113.5")}
-    process.loop.turn([NodeAddressesChanged()])
+    process.loop.reconcile([NodeAddressesChanged()])
     assert len(node.links.present) == 2
 
 
 def test_a_new_node_address_serves_node_ports(node):
     process = Process(node).list(service(ports=((80, 30080),)))
     node.links.others |= {parse_ip("192.0.2.77")}
-    process.loop.turn([NodeAddressesChanged()])
+    process.loop.reconcile([NodeAddressesChanged()])
     assert key("192.0.2.77:30080") in node.ipvs.table
 
 
@@ -529,7 +529,7 @@ def test_pod_cidrs_that_come_late_are_followed(node):
         assert said.endswith("Node node1 has no spec.podCIDRs of IPv4 (yet): local pods count as outside clients")
         for ranges in ("10.244.1.0/24", "10.244.9.0/24"):
             found = Node("node1", (parse_ip("192.0.2.1"),), (parse_cidr(ranges),))
-            process.loop.turn([Changed(Kind.NODE, "node1", found)])
+            process.loop.reconcile([Changed(Kind.NODE, "node1", found)])
             assert f"pod_cidrs4 {ranges}" in node.nft.dump()
         assert len([entry for entry in logs if "NodeCIDR" in entry["event"]]) == 1
 
@@ -538,16 +538,16 @@ def test_pod_cidrs_that_come_late_are_followed(node):
 def test_a_node_that_is_deleted_keeps_its_last_word(node, gone):
     process = Process(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
     process.list(service("web"), slice_of("web", "10.244.2.5"))
-    process.loop.turn([Changed(Kind.NODE, "node1", Node("node1", (), (parse_cidr("10.244.1.0/24"),)))])
+    process.loop.reconcile([Changed(Kind.NODE, "node1", Node("node1", (), (parse_cidr("10.244.1.0/24"),)))])
     before = node.nft.dump()
     assert "pod_cidrs4" in before
-    process.loop.turn([gone])
+    process.loop.reconcile([gone])
     assert node.nft.dump() == before
 
 
 def test_removed_objects_leave_nothing(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
-    process.loop.turn([Removed(Kind.SERVICE, "default/web"), Removed(Kind.ENDPOINT_SLICE, "default/web-4")])
+    process.loop.reconcile([Removed(Kind.SERVICE, "default/web"), Removed(Kind.ENDPOINT_SLICE, "default/web-4")])
     assert node.ipvs.table == {}
     assert node.links.present == set()
     assert node.nft.dump() == "pod_cidrs4 10.244.0.0/16"
@@ -555,20 +555,20 @@ def test_removed_objects_leave_nothing(node):
 
 def test_kept_objects_survive_a_list(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
-    process.loop.turn([Listed(Kind.SERVICE, {}, kept=frozenset({"default/web"}))])
+    process.loop.reconcile([Listed(Kind.SERVICE, {}, kept=frozenset({"default/web"}))])
     assert WEB in node.ipvs.table
 
 
 def test_a_source_that_can_never_deliver_is_fatal(node):
     with pytest.raises(Fatal, match="no such file"):
-        Process(node).loop.turn([Failed("kubeconfig: no such file")])
+        Process(node).loop.reconcile([SourceFailed("kubeconfig: no such file")])
 
 
 def test_an_api_server_is_no_external_ip(node):
     process = Process(node).list(service(external_ips=["192.0.2.10", "192.0.2.11"]), slice_of("web", "10.244.1.1"))
     bound = {key("192.0.2.10:80"), key("192.0.2.11:80")}
     assert bound <= node.ipvs.table.keys()
-    process.loop.turn([ApiServers(((parse_ip("192.0.2.10"), 6443),))])
+    process.loop.reconcile([ApiServers(((parse_ip("192.0.2.10"), 6443),))])
     assert key("192.0.2.10:80") not in node.ipvs.table
     api = slice_of("kubernetes", endpoint("192.0.2.11", "node1"), ports=((6443, "TCP", ""),))
     process.change(api)
@@ -580,7 +580,7 @@ def test_what_is_new_waits_for_its_rules_and_what_stands_goes_on(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
     node.nft.fail_next = errno.ENOMEM
     balanced = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
-    process.loop.turn(
+    process.loop.reconcile(
         [Changed(Kind.SERVICE, "default/web", balanced), *slices(slice_of("web", "10.244.1.1", "10.244.1.2"))]
     )
     assert key("203.0.113.5:80") not in node.ipvs.table
@@ -599,9 +599,11 @@ def test_a_new_gateway_is_looked_at_by_those_it_may_concern(node, monkeypatch):
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 30)]
     process = Process(node, sync_period=30).list(service(external_ips=["192.0.2.9"]), *others)
     planned = []
-    real = ipvsproxy.desired.plan_service
+    real = ipvsproxy.reconciler.wanted_state.plan_service
     monkeypatch.setattr(
-        ipvsproxy.desired, "plan_service", lambda svc, *rest: (planned.append(svc.name), real(svc, *rest))[1]
+        ipvsproxy.reconciler.wanted_state,
+        "plan_service",
+        lambda svc, *rest: (planned.append(svc.name), real(svc, *rest))[1],
     )
     node.links.hops = frozenset((parse_ip("192.0.2.9"),))
     process.wait(31)

@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.loop import Loop
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.state import Slot, Touched
+from ipvsproxy.plan.state import Dirty, ElementKey
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_kernel import MemoryIpvs, MemoryNode
 
@@ -40,7 +40,7 @@ class Here:
         self.node, self.now = MemoryNode([parse_ip("192.0.2.1")]), 0.0
         self.ipvs = self.node.ipvs = Picky()
         self.loop = Loop(config(), Inbox(), self.node.kernel(), lambda: self.now)
-        self.loop.turn([
+        self.loop.reconcile([
             Listed(Kind.NODE, {"node1": Node("node1", (parse_ip("192.0.2.1"),))}),
             Listed(Kind.SERVICE, {item.key: item for item in (hostile(), victim())}),
             Listed(Kind.ENDPOINT_SLICE, {"default/web-4": slice_of("web", "10.244.1.1"), **hostile_slice()}),
@@ -48,7 +48,7 @@ class Here:
 
     def turn(self, *events):
         self.ipvs.told.clear()
-        self.loop.turn(list(events))
+        self.loop.reconcile(list(events))
         return self.ipvs.told
 
 
@@ -118,7 +118,7 @@ def test_a_service_that_goes_is_not_tried_any_more(here):
 
 def test_a_new_frontend_brings_what_it_shares_with_one_that_waits(here):
     """Both have an endpoint on this node, which needs an element of its own; that was refused for the first."""
-    hairpin = Slot("hairpin4", "10.244.1.9 . 10.244.1.9")
+    hairpin = ElementKey("hairpin4", "10.244.1.9 . 10.244.1.9")
 
     def comes(name, address):
         item, pods = service(name, [address]), slice_of(name, "10.244.1.9")
@@ -126,7 +126,7 @@ def test_a_new_frontend_brings_what_it_shares_with_one_that_waits(here):
 
     comes("early", "10.96.0.76")
     del here.node.nft.sets["hairpin4"][hairpin.key], here.loop._kernel.shadow.elements[hairpin]
-    here.loop._backoff.settle(Touched(), Touched(slots={hairpin}), here.now)
+    here.loop._backoff.settle(Dirty(), Dirty(slots={hairpin}), here.now)
     comes("late", "10.96.0.77")
     assert hairpin.key in here.node.nft.sets["hairpin4"]
     assert not here.loop._backoff.among([hairpin])

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
-from ipvsproxy.loop import Loop
-from ipvsproxy.plan.addresses import Neighbours
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
+from ipvsproxy.exchange.report import Report
+from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.model import Endpoint, Node
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, destination, endpoint, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -72,14 +72,14 @@ class World:
         kinds = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}, Kind.NODE: {node.key: node} if node else {}}
         for item in objects:
             kinds[kind_of(item)][item.key] = item
-        self.loop.turn([Listed(kind, found) for kind, found in kinds.items()])
+        self.loop.reconcile([Listed(kind, found) for kind, found in kinds.items()])
 
     def change(self, item, triggered=0.0):
-        self.loop.turn([Changed(kind_of(item), item.key, item, triggered)])
+        self.loop.reconcile([Changed(kind_of(item), item.key, item, triggered)])
 
     def wait(self, seconds):
         self.now += seconds
-        self.loop.turn([])
+        self.loop.reconcile([])
 
 
 def kind_of(item):
@@ -110,10 +110,10 @@ def test_nothing_is_programmed_before_the_addresses_of_other_nodes_are_known():
         ask=lambda: asked.append(1) or len(asked),
     )  # fmt: skip
     # A look that fails before anything can be listed says nothing: the API server is away.
-    world.loop.turn([Neighbours(None)])
+    world.loop.reconcile([OtherNodeAddresses(None)])
     world.list(service(load_balancer_ips=["192.0.2.2", "203.0.113.9"]))
     assert (world.node.writes, asked) == (0, [1])
-    world.loop.turn([Neighbours(frozenset([parse_ip("192.0.2.2")]))])
+    world.loop.reconcile([OtherNodeAddresses(frozenset([parse_ip("192.0.2.2")]))])
     # Addresses of the start have been looked at, and wait no more; the look that comes is for the moment between.
     assert len(asked) == 2
     assert {vip.address for vip in world.node.links.present} == {parse_ip("10.96.0.10")}
@@ -121,7 +121,7 @@ def test_nothing_is_programmed_before_the_addresses_of_other_nodes_are_known():
     assert (len(asked), key("198.51.100.9:80") in world.node.ipvs.table) == (3, False)
     world.change(slice_of("more", "10.244.1.1"))
     assert (len(asked), world.report.of("refused")) == (3, [["more", "192.0.2.2: an address of another node"]])
-    world.loop.turn([Neighbours(frozenset([parse_ip("192.0.2.2")]), (), 3)])
+    world.loop.reconcile([OtherNodeAddresses(frozenset([parse_ip("192.0.2.2")]), (), 3)])
     assert key("198.51.100.9:80") in world.node.ipvs.table
 
 
@@ -130,12 +130,12 @@ def test_services_are_served_where_nothing_is_known_of_other_nodes():
     world.loop = Loop(config(), Inbox(), world.node.kernel(), lambda: world.now, world.report, ask=lambda: 1)
     world.list(service(load_balancer_ips=["203.0.113.9"]))
     assert world.node.writes == 0
-    world.loop.turn([Neighbours(None)])
+    world.loop.reconcile([OtherNodeAddresses(None)])
     assert key("203.0.113.9:80") in world.node.ipvs.table
 
 
 def test_nothing_is_late_before_every_kind_is_listed(world):
-    world.loop.turn([Listed(Kind.SERVICE, {})])
+    world.loop.reconcile([Listed(Kind.SERVICE, {})])
     assert [name for name, *_ in world.report.calls] == ["received"]
 
 
@@ -153,7 +153,7 @@ def test_endpoints_here_and_their_end(world):
     world.change(slice_of("web", "10.244.2.1"))
     view = world.report.of("local")[-1][1]
     assert (view.endpoints, view.lacking) == ({4: 0}, {("external", 4)})
-    world.loop.turn([Removed(Kind.SERVICE, "default/web")])
+    world.loop.reconcile([Removed(Kind.SERVICE, "default/web")])
     assert world.report.of("local")[-1] == ["default/web", None]
 
 
@@ -199,7 +199,7 @@ def test_a_sync_that_fails_altogether(world):
     world.list(service())
     assert world.report.of("failed") == [[]]
     assert world.report.of("synced") == []
-    world.loop.turn([NodeAddressesChanged()])
+    world.loop.reconcile([NodeAddressesChanged()])
     assert world.report.of("synced") == []
     world.wait(1)
     assert len(world.report.of("synced")) == 1
@@ -245,7 +245,7 @@ def test_one_that_has_to_give_way_is_told_and_nobody_is_told_twice(world):
         world.change(slice_of("second", pod))
         world.change(slice_of("first", pod))
     assert world.report.of("refused") == [["second", HELD]]
-    world.loop.turn([Removed(Kind.SERVICE, first.key)])
+    world.loop.reconcile([Removed(Kind.SERVICE, first.key)])
     world.change(first)
     assert world.report.of("refused") == [["second", HELD]] * 2
 
@@ -255,7 +255,7 @@ def test_an_ineligible_node_and_one_that_is_gone(world):
     assert world.report.of("node")[-1][0] is True
     world.change(Node("node1", eligible=False))
     assert world.report.of("node")[-1][0] is False
-    world.loop.turn([Removed(Kind.NODE, "node1")])
+    world.loop.reconcile([Removed(Kind.NODE, "node1")])
     assert world.report.of("node")[-1][0] is False
 
 

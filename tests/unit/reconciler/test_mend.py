@@ -3,17 +3,17 @@
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.transactions import OWN_NAME
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
-from ipvsproxy.loop import Loop
-from ipvsproxy.mend import GLANCE_SECONDS
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.notice import RulesNoticed, VipsNoticed
+from ipvsproxy.plan.notification import RulesChanged, VipsChanged
+from ipvsproxy.plan.repair_backoff import BURST
 from ipvsproxy.plan.state import ServerState, Vip, VipForm
-from ipvsproxy.plan.storm import BURST
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.reconciler.repair import SAMPLE_SECONDS
 from nft import Transaction
 from tests.support.build import config, destination, key, service, slice_of
 from tests.support.memory_kernel import Fault, MemoryNode
@@ -53,7 +53,7 @@ class World:
             Kind.ENDPOINT_SLICE: slice_of("web", "10.244.1.1"),
             Kind.NODE: Node("node1"),
         }
-        self.loop.turn([Listed(kind, {value.key: value}) for kind, value in objects.items()])
+        self.loop.reconcile([Listed(kind, {value.key: value}) for kind, value in objects.items()])
 
     def tamper(self, *commands, program="firewalld"):
         """Have somebody else change our table; return what the kernel tells of it."""
@@ -63,7 +63,7 @@ class World:
         self.node.nft.run(transaction)
         whole = any(command == "delete_table" for command, *_ in commands)
         sets = frozenset(name for command, *rest in commands if rest for name, *_ in rest[0])
-        return RulesNoticed(len(self.node.nft.transactions), sets, whole, program)
+        return RulesChanged(len(self.node.nft.transactions), sets, whole, program)
 
     @property
     def transactions(self):
@@ -92,7 +92,7 @@ def test_rules_are_put_right_in_the_same_turn(world, damage):
     notice = world.tamper(*DAMAGES[damage])
     assert world.node.nft.dump() != right
     with capture_logs() as logs:
-        assert world.loop.turn([notice])
+        assert world.loop.reconcile([notice])
     assert world.node.nft.dump() == right
     assert [line["by"] for line in logs if line["event"] == "changed by others, repairing"] == [["firewalld"]]
     assert world.report.repairs == 1
@@ -100,7 +100,7 @@ def test_rules_are_put_right_in_the_same_turn(world, damage):
 
 def test_one_set_is_restored_without_touching_the_others(world):
     notice = world.tamper(*DAMAGES["an element less"])
-    world.loop.turn([notice])
+    world.loop.reconcile([notice])
     assert world.node.nft.transactions[-1] == (
         "flush set inet ipvsproxy vips4\nadd element inet ipvsproxy vips4 { 10.96.0.10 }\n"
     )
@@ -109,20 +109,20 @@ def test_one_set_is_restored_without_touching_the_others(world):
 def test_a_vip_that_was_taken_away_comes_back_and_one_that_was_put_there_goes(world):
     stranger = Vip(parse_ip("10.0.0.1"), VipForm.ADDRESS)
     world.node.links.present = {stranger}
-    world.loop.turn([VipsNoticed(((ADDRESS, False),))])
+    world.loop.reconcile([VipsChanged(((ADDRESS, False),))])
     assert world.node.links.present == {ADDRESS}
     world.node.links.present.clear()
     world.node.links.exists = False
-    world.loop.turn([VipsNoticed(unsure=True)])
+    world.loop.reconcile([VipsChanged(unsure=True)])
     assert world.node.links.present == {ADDRESS}
 
 
 def test_what_was_our_own_work_costs_nothing(world):
-    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+    world.loop.reconcile([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
     before = world.transactions, world.node.writes
-    own = [RulesNoticed(number, frozenset(("vips4",))) for number in range(1, world.transactions + 1)]
-    vips = VipsNoticed(((ADDRESS, True), (Vip(parse_ip("10.96.0.11"), VipForm.ADDRESS), True)))
-    assert not world.loop.turn([*own, vips])
+    own = [RulesChanged(number, frozenset(("vips4",))) for number in range(1, world.transactions + 1)]
+    vips = VipsChanged(((ADDRESS, True), (Vip(parse_ip("10.96.0.11"), VipForm.ADDRESS), True)))
+    assert not world.loop.reconcile([*own, vips])
     assert (world.transactions, world.node.writes) == before
     assert world.report.repairs == 0
 
@@ -135,26 +135,26 @@ def test_a_transaction_of_ours_among_those_of_others_is_told_by_the_name(world):
         world.node.nft.transactions.append("another program's")
 
     world.node.nft.run = crowded
-    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+    world.loop.reconcile([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
     world.node.nft.run = run
     numbers = world.transactions - 1, world.transactions
-    assert not world.loop.turn(
-        [RulesNoticed(number, frozenset(("vips4",)), program=OWN_NAME) for number in numbers]
+    assert not world.loop.reconcile(
+        [RulesChanged(number, frozenset(("vips4",)), program=OWN_NAME) for number in numbers]
     )
-    assert world.loop.turn([RulesNoticed(numbers[1], frozenset(("vips4",)), program="nft")])
+    assert world.loop.reconcile([RulesChanged(numbers[1], frozenset(("vips4",)), program="nft")])
 
 
 def test_ipvs_is_looked_at_soon_after_others_were_at_work(world):
     del world.node.ipvs.table[key("10.96.0.10:80")]
-    world.loop.turn([world.tamper(*DAMAGES["no table"])])
+    world.loop.reconcile([world.tamper(*DAMAGES["no table"])])
     assert world.loop._timeout() <= 1
     world.now += 1
-    world.loop.turn([])
+    world.loop.reconcile([])
     assert key("10.96.0.10:80") in world.node.ipvs.table
 
 
 def second_service(world):
-    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+    world.loop.reconcile([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
 
 
 def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(world):
@@ -163,7 +163,7 @@ def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(world):
     world.node.ipvs.table.clear()
     world.now += world.loop._timeout()
     with capture_logs() as logs:
-        assert world.loop.turn([])
+        assert world.loop.reconcile([])
     assert world.node.ipvs.table == right
     assert world.now == 1001
     assert [line["servers"] for line in logs if line["event"] == "changed by others, repairing"] == [2]
@@ -176,7 +176,7 @@ def test_a_glance_is_taken_as_well_where_there_is_always_news(world):
     for second in range(2):
         world.now += 1
         other = slice_of("new", f"10.244.1.{second + 1}")
-        world.loop.turn([Changed(Kind.ENDPOINT_SLICE, "default/new", other)])
+        world.loop.reconcile([Changed(Kind.ENDPOINT_SLICE, "default/new", other)])
     assert world.node.ipvs.table == right
 
 
@@ -187,7 +187,7 @@ def test_a_server_that_was_changed_is_found_when_its_turn_comes(world):
         world.node.ipvs.table[key(damaged)] = ServerState(right.server, {destination("10.9.9.9:99"): 1})
         for _ in range(2):
             world.now += 1
-            world.loop.turn([])
+            world.loop.reconcile([])
         assert {d for d, weight in world.node.ipvs.table[key(damaged)].weights.items() if weight} == set(
             right.weights
         )
@@ -199,7 +199,7 @@ def test_a_glance_reads_one_server_and_is_no_sync(world):
     synced, calls = world.report.syncs, world.node.faults.calls
     for _ in range(20):
         world.now += 1
-        assert not world.loop.turn([])
+        assert not world.loop.reconcile([])
     assert world.report.syncs == synced
     assert world.node.faults.calls == calls + 20
 
@@ -207,10 +207,10 @@ def test_a_glance_reads_one_server_and_is_no_sync(world):
 def test_a_glance_that_fails_costs_nothing(world):
     world.node.faults.plan(0, Fault("lost"))
     world.now += 1
-    assert not world.loop.turn([])
+    assert not world.loop.reconcile([])
     world.node.ipvs.table.clear()
     world.now += 1
-    assert world.loop.turn([])
+    assert world.loop.reconcile([])
     assert key("10.96.0.10:80") in world.node.ipvs.table
 
 
@@ -219,7 +219,7 @@ def test_who_flushes_servers_again_and_again_is_not_fought_for_ever(world):
     while world.now < end:
         world.node.ipvs.table.clear()
         world.now += 1
-        world.loop.turn([])
+        world.loop.reconcile([])
     assert BURST < (world.node.writes - before) / 2 < 100  # of 600 times a server with its destination
     assert [said for _, said in world.report.fights] == [
         "another program keeps changing what ipvsproxy has made in the kernel"
@@ -233,25 +233,25 @@ def test_a_fight_is_told_once_costs_ever_less_and_is_over_when_the_other_stops(w
     while world.now < end:
         notice = world.tamper(*DAMAGES["no table"])
         damages += 1
-        world.loop.turn([notice])
+        world.loop.reconcile([notice])
         world.now += 0.1
     repairs = world.transactions - before - damages
     assert BURST < repairs < 80  # of 6,000 damages
     assert world.report.fights == [("node1", "firewalld keeps changing what ipvsproxy has made in the kernel")]
     for _ in range(300):
         world.now += world.loop._timeout()
-        world.loop.turn([])
+        world.loop.reconcile([])
     assert world.node.nft.dump() == right
     assert world.report.fights[1:] == [("node1", "")]
 
 
 def test_lost_notices_have_all_sets_compared(world):
     right, before = world.node.nft.dump(), world.transactions
-    assert world.loop.turn([RulesNoticed(0, unsure=True)])
+    assert world.loop.reconcile([RulesChanged(0, unsure=True)])
     assert (world.transactions, world.report.repairs) == (before, 0)
     world.tamper(*DAMAGES["another value"])
     world.tamper(*DAMAGES["an element more"])
-    world.loop.turn([RulesNoticed(0, unsure=True)])
+    world.loop.reconcile([RulesChanged(0, unsure=True)])
     assert world.node.nft.dump() == right
     assert world.report.repairs == 2
 
@@ -259,12 +259,12 @@ def test_lost_notices_have_all_sets_compared(world):
 def test_a_repair_does_not_wait_for_something_else_that_fails(world):
     refused = key("10.96.0.11:80")
     world.node.ipvs.refuse[refused] = 1
-    world.loop.turn([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
+    world.loop.reconcile([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
     for _ in range(10):
         world.now += world.loop._timeout()
-        world.loop.turn([])
+        world.loop.reconcile([])
     right = world.node.nft.dump()
-    world.loop.turn([world.tamper(*DAMAGES["an element less"])])
+    world.loop.reconcile([world.tamper(*DAMAGES["an element less"])])
     assert world.node.nft.dump() == right
 
 
@@ -272,27 +272,27 @@ def test_a_kube_proxy_at_work_is_told_once(world):
     world.node.rival = "a kube-proxy is running"
     for _ in range(3):
         world.now += 31
-        world.loop.turn([])
+        world.loop.reconcile([])
     world.node.rival = ""
     world.now += 31
-    world.loop.turn([])
+    world.loop.reconcile([])
     assert world.report.rivals == [("node1", "a kube-proxy is running"), ("node1", "")]
 
 
 def test_replies_are_marked_as_soon_as_others_may_drop_them(world):
-    notice = RulesNoticed(0, forward=True, program="iptables")
-    world.now += GLANCE_SECONDS
-    world.loop.turn([notice])
+    notice = RulesChanged(0, forward=True, program="iptables")
+    world.now += SAMPLE_SECONDS
+    world.loop.reconcile([notice])
     assert "unmark" not in world.node.nft.chains
     world.node.forwarding.drops = True
-    world.now += GLANCE_SECONDS
-    world.loop.turn([])
+    world.now += SAMPLE_SECONDS
+    world.loop.reconcile([])
     assert "unmark" not in world.node.nft.chains  # nobody has told of a change
-    world.now += GLANCE_SECONDS
-    world.loop.turn([notice])
+    world.now += SAMPLE_SECONDS
+    world.loop.reconcile([notice])
     assert {"forward", "unmark"} <= world.node.nft.chains
     before = world.transactions
-    world.now += GLANCE_SECONDS
-    world.loop.turn([notice])
+    world.now += SAMPLE_SECONDS
+    world.loop.reconcile([notice])
     assert world.transactions == before
     assert world.report.repairs == 0

@@ -4,12 +4,12 @@ import collections
 
 import pytest
 
-import ipvsproxy.desired
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.loop import Loop
+import ipvsproxy.reconciler.wanted_state
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.tally import SERVER_SIZE
-from ipvsproxy.report import Report
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -37,7 +37,7 @@ class Here:
         )
 
     def turn(self, *events):
-        self.loop.turn(list(events))
+        self.loop.reconcile(list(events))
 
     def change(self, *items):
         self.turn(*(Changed(Kind.SERVICE, item.key, item) for item in items))
@@ -59,16 +59,18 @@ def many(count, port):
 
 @pytest.fixture
 def planned(monkeypatch):
-    found, real = [], ipvsproxy.desired.plan_service
+    found, real = [], ipvsproxy.reconciler.wanted_state.plan_service
     monkeypatch.setattr(
-        ipvsproxy.desired, "plan_service", lambda svc, *rest: (found.append(svc.name), real(svc, *rest))[1]
+        ipvsproxy.reconciler.wanted_state,
+        "plan_service",
+        lambda svc, *rest: (found.append(svc.name), real(svc, *rest))[1],
     )
     return found
 
 
 def test_a_burst_is_programmed_slice_by_slice():
     here = Here(many(40, 80))
-    here.loop._desired._turns.size = 10 * SERVER_SIZE
+    here.loop._wanted._turns.size = 10 * SERVER_SIZE
     here.change(*many(40, 81))
     assert here.ports() == {"80": 30, "81": 10}
     assert here.heard.backlogs[-1] == 30
@@ -81,7 +83,7 @@ def test_what_comes_between_slices_need_not_wait_for_the_rest(planned):
     addresses = {n: [f"198.51.{n}.{m}" for m in range(1, 100)] for n in range(20)}
     greedy = [service(f"s{n}", [f"10.96.1.{n}"], external_ips=found) for n, found in addresses.items()]
     here = Here([service()])
-    here.loop._desired._turns.size = 200 * SERVER_SIZE
+    here.loop._wanted._turns.size = 200 * SERVER_SIZE
     planned.clear()
     here.change(*greedy)
     assert len(planned) == 2
@@ -93,7 +95,7 @@ def test_what_comes_between_slices_need_not_wait_for_the_rest(planned):
 
 def test_a_service_that_goes_while_it_waits():
     here = Here([])
-    here.loop._desired._turns.size = SERVER_SIZE
+    here.loop._wanted._turns.size = SERVER_SIZE
     here.change(*many(3, 80))
     here.turn(*(Removed(Kind.SERVICE, f"default/s{n}") for n in range(3)))
     here.rest()
@@ -101,7 +103,7 @@ def test_a_service_that_goes_while_it_waits():
 
 
 def test_a_cold_start_says_that_it_goes_on(monkeypatch):
-    monkeypatch.setattr("ipvsproxy.plan.turns.SLICE", 10 * SERVER_SIZE)
+    monkeypatch.setattr("ipvsproxy.plan.planning_order.SLICE", 10 * SERVER_SIZE)
     here = Here(many(100, 80))
     assert here.ports() == {"80": 100}
     assert here.heard.progress == 10
@@ -134,7 +136,7 @@ def test_what_is_said_names_the_limit():
         ({"node_limit": 750}, "the Services of the node are larger than --node-limit 750"),
     ):
         said.clear()
-        desired = Here([], **limits).loop._desired
+        desired = Here([], **limits).loop._wanted
         desired._report = here.heard
         for item in (young, old):
             desired.store.apply(Changed(Kind.SERVICE, item.key, item))

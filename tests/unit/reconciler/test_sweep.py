@@ -4,10 +4,10 @@ import errno
 
 import pytest
 
-from ipvsproxy.address import parse_ip
-from ipvsproxy.kernel.netlink import KernelError
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed
-from ipvsproxy.loop import Loop
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, destination, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -25,7 +25,7 @@ class Process:
         self.loop = Loop(config(), Inbox(), node.kernel(), lambda: self.now)
 
     def list(self, services, slices):
-        self.loop.turn([
+        self.loop.reconcile([
             Listed(Kind.NODE, {}),
             Listed(Kind.SERVICE, {item.key: item for item in services}),
             Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices}),
@@ -33,11 +33,11 @@ class Process:
         return self
 
     def change(self, piece):
-        self.loop.turn([Changed(Kind.ENDPOINT_SLICE, piece.key, piece)])
+        self.loop.reconcile([Changed(Kind.ENDPOINT_SLICE, piece.key, piece)])
 
     def wait(self, seconds):
         self.now += seconds
-        self.loop.turn([])
+        self.loop.reconcile([])
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ipvsproxy import log as log_settings
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.decode import decode_json, decode_mapping
-from ipvsproxy.kube.decoded import Decoded, Refused
-from ipvsproxy.kube.inbox import Kind
+from ipvsproxy.kube.decoded import Decoded, InvalidObject
+from ipvsproxy.process import log as log_settings
 from tests.support import hostile
 from tests.support.hostile_node import GOOD, of_good, served
 
@@ -41,7 +41,7 @@ def test_the_decoder_refuses_or_understands(kind, data):
     for decode, form in ((decode_mapping, bad), (decode_json, json.dumps(bad).encode())):
         try:
             found = decode(kind, form)
-        except Refused as refused:
+        except InvalidObject as refused:
             said = str(refused)
         else:
             assert isinstance(found, Decoded)

@@ -8,11 +8,11 @@ import collections
 
 import pytest
 
-import ipvsproxy.desired
-from ipvsproxy.address import parse_ip
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.loop import Loop
+import ipvsproxy.reconciler.wanted_state
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.plan.model import Node
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
 
@@ -54,14 +54,16 @@ class BigNode:
         self.loop = Loop(config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.node.kernel(), lambda: 0.0)
         services = [service(f"s{n}", [f"10.96.{n // 250}.{n % 250 + 1}"]) for n in range(size)]
         slices = [slice_of(f"s{n}", "10.244.1.1", "10.244.2.2") for n in range(size)]
-        self.loop.turn([
+        self.loop.reconcile([
             Listed(Kind.NODE, {"node1": Node("node1")}),
             Listed(Kind.SERVICE, {item.key: item for item in services}),
             Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices}),
         ])  # fmt: skip
         assert len(self.node.ipvs.table) == size
-        real = ipvsproxy.desired.plan_service
-        monkeypatch.setattr(ipvsproxy.desired, "plan_service", lambda *args: self._plan(real, *args))
+        real = ipvsproxy.reconciler.wanted_state.plan_service
+        monkeypatch.setattr(
+            ipvsproxy.reconciler.wanted_state, "plan_service", lambda *args: self._plan(real, *args)
+        )
 
     def _plan(self, real, *args):
         self.counts["planned"] += 1
@@ -72,7 +74,7 @@ class BigNode:
         self.counts.clear()
         self.node.conntrack.sweeps.clear()
         before = len(self.node.nft.transactions)
-        self.loop.turn(list(events))
+        self.loop.reconcile(list(events))
         transactions = self.node.nft.transactions[before:]
         self.counts["transactions"] = len(transactions)
         self.counts["bytes of nft"] = sum(map(len, transactions))

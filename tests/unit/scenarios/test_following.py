@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from ipvsproxy.address import format_ip
-from ipvsproxy.kube.client import ApiSource, Limits
-from ipvsproxy.kube.inbox import Failed, Inbox, Kind
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
+from ipvsproxy.kube.client import ApiSource, ClientLimits
 from ipvsproxy.kube.pace import Pace
-from ipvsproxy.loop import Fatal, Loop
+from ipvsproxy.reconciler.loop import Fatal, Loop
 from tests.support.apiserver import ApiServer, endpoint_slice, node, service
 from tests.support.build import config, key
 from tests.support.memory_kernel import MemoryNode
@@ -42,7 +42,7 @@ def following(server, path, master=""):
     here, inbox = MemoryNode(), Inbox()
     pace = Pace(watch=(1, 1), first_wait=0.01, longest_wait=0.05)
     source = ApiSource(
-        server.write_kubeconfig(path), master, "node1", Limits(connect=2, read=0.5, slack=0.5), pace
+        server.write_kubeconfig(path), master, "node1", ClientLimits(connect=2, read=0.5, slack=0.5), pace
     )
     source.start(inbox)
     loop = Loop(config(), inbox, here.kernel(), ask=source.ask)
@@ -56,7 +56,7 @@ def following(server, path, master=""):
     try:
         yield here
     finally:
-        inbox.put(Failed("the test is over"))
+        inbox.put(SourceFailed("the test is over"))
         thread.join()
         source.stop()
 

@@ -74,13 +74,13 @@ def test_work_and_memory_above_the_bound_are_found():
 
 
 def test_bytes_for_netlink_that_say_something_else_are_found(monkeypatch):
-    real = targets.ipvs_wire.encode
+    real = targets.ipvs.encode
 
     def wrong(family, step, number):
         other = msgspec.structs.replace(step.key, port=step.key.port ^ 1)
         return real(family, msgspec.structs.replace(step, key=other), number)
 
-    monkeypatch.setattr(targets.ipvs_wire, "encode", wrong)
+    monkeypatch.setattr(targets.ipvs, "encode", wrong)
     data = (fuzz.CORPUS / "objects/cluster").read_bytes()
     with pytest.raises(AssertionError):
         targets.objects(data)

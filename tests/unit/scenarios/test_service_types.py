@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.kube.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.loop import Loop
+from ipvsproxy.reconciler.loop import Loop
 from tests.support.apiserver import endpoint_slice, service
 from tests.support.build import config
 from tests.support.memory_kernel import MemoryNode
@@ -41,18 +41,20 @@ class Node:
         self.kernel, self.now = MemoryNode([parse_ip("192.0.2.1")]), 0.0
         self.loop = Loop(config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.kernel.kernel(), lambda: self.now)
         piece = decode_mapping(Kind.ENDPOINT_SLICE, endpoint_slice()).object
-        self.loop.turn([Listed(kind, {piece.key: piece} if kind is Kind.ENDPOINT_SLICE else {}) for kind in Kind])
+        self.loop.reconcile(
+            [Listed(kind, {piece.key: piece} if kind is Kind.ENDPOINT_SLICE else {}) for kind in Kind]
+        )
 
     def put(self, form):
         found = decode_mapping(Kind.SERVICE, service(**FORMS[form])).object
         key = "default/web"
-        self.loop.turn([Changed(Kind.SERVICE, key, found) if found else Removed(Kind.SERVICE, key)])
+        self.loop.reconcile([Changed(Kind.SERVICE, key, found) if found else Removed(Kind.SERVICE, key)])
         return self
 
     @property
     def state(self):
         self.now += 10  # so that what drains has ended
-        self.loop.turn([])
+        self.loop.reconcile([])
         kernel = self.kernel
         return kernel.ipvs.table, kernel.links.present, kernel.nft.dump()
 

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from ipvsproxy.report import Sync
+from ipvsproxy.exchange.report import Sync
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.health import Health, responder, stamp
 from ipvsproxy.serve.http import Request

@@ -9,9 +9,9 @@ from contextlib import closing, suppress
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.serve import http as serve
-from ipvsproxy.serve.http import Address, Answer, Listener, Server
+from ipvsproxy.serve.http import Address, HttpAnswer, HttpServer, Listener
 
 LOOPBACK = parse_ip("127.0.0.1")
 
@@ -24,12 +24,12 @@ def free_port():
 
 def echo(request):
     body = f"{request.method} {request.path} {dict(request.query)} {request.body.decode()}".encode()
-    return Answer(200, body, headers={"X-Test": "1"})
+    return HttpAnswer(200, body, headers={"X-Test": "1"})
 
 
 @pytest.fixture
 def server():
-    made = Server()
+    made = HttpServer()
     yield made
     if made._thread.is_alive():
         made.stop()
@@ -158,8 +158,8 @@ def test_families_can_answer_differently_on_one_port(server):
     port = free_port()
     four, six = Address(bytes(4), port), Address(bytes(16), port)
     listeners = [
-        Listener("g/4", four, lambda _: Answer(200, b"4")),
-        Listener("g/6", six, lambda _: Answer(503, b"6")),
+        Listener("g/4", four, lambda _: HttpAnswer(200, b"4")),
+        Listener("g/6", six, lambda _: HttpAnswer(503, b"6")),
     ]
     server.start(listeners)
     assert ask(four)[:2] == (200, "4")
@@ -172,7 +172,7 @@ def test_listeners_come_and_go_and_those_of_others_stay(server, address):
     server.set_listeners("g", [Listener("g/1", one, echo), Listener("g/2", two, echo)])
     settled(server)
     assert ask(one)[0] == ask(two)[0] == 200
-    server.set_listeners("g", [Listener("g/2", two, lambda _: Answer(503, b""))])
+    server.set_listeners("g", [Listener("g/2", two, lambda _: HttpAnswer(503, b""))])
     settled(server)
     assert refused(one)
     assert ask(two)[0] == 503
@@ -183,7 +183,7 @@ def test_an_address_passes_from_one_to_another(server, address):
     server.start([])
     server.set_listeners("g", [Listener("g/1", address, echo)])
     settled(server)
-    server.set_listeners("g", [Listener("g/2", address, lambda _: Answer(503, b""))])
+    server.set_listeners("g", [Listener("g/2", address, lambda _: HttpAnswer(503, b""))])
     settled(server)
     assert ask(address)[0] == 503
 
@@ -201,7 +201,7 @@ def test_a_busy_port_is_said_once_and_tried_again(server, address, monkeypatch, 
 
 
 def test_a_busy_port_ends_a_hard_start(address):
-    server = Server()
+    server = HttpServer()
     with (
         socket.create_server(("127.0.0.1", address.port)),
         pytest.raises(OSError, match=rf"healthz: 127.0.0.1:{address.port}: Address already in use"),
@@ -211,7 +211,7 @@ def test_a_busy_port_ends_a_hard_start(address):
 
 
 def test_two_servers_on_one_address_are_an_error(address):
-    server = Server()
+    server = HttpServer()
     with pytest.raises(OSError, match=r"metrics: .*Address already in use"):
         server.start([Listener("healthz", address, echo), Listener("metrics", address, echo)], hard=True)
     server.close()

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ipvsproxy.exchange.report import Subject, Sync
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.report import Subject, Sync
 from ipvsproxy.serve.board import Board
 
 UPSTREAM = {

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from ipvsproxy.address import parse_ip
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.serve.http import Address, Request
 from ipvsproxy.serve.services import ServicePorts, answer

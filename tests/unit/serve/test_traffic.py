@@ -4,12 +4,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ipvsproxy.config import ALL_SERVICES
-from ipvsproxy.inspect.model import Counters, Real, Virtual
-from ipvsproxy.plan.state import Destination, FrontendKey, Server
+from ipvsproxy.inspect.model import Counters, DestinationRecord, ServerRecord
+from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.traffic import SHORTEST_PAUSE, Traffic
 
-SERVER = Server("rr", 0, 0)
+SERVER = ServerAttributes("rr", 0, 0)
 
 
 def key(number, port=80):
@@ -33,12 +33,12 @@ class Kernel:
     def servers(self):
         if self.broken:
             raise RuntimeError("netlink dump")
-        return [Virtual(one, SERVER, Counters(3, 1, 2, count, 0)) for one, count in self.octets.items()]
+        return [ServerRecord(one, SERVER, Counters(3, 1, 2, count, 0)) for one, count in self.octets.items()]
 
     def destinations(self, one):
         self.asked.append(one)
         ends = (Destination(bytes([10, 244, 0, n]), 8080) for n in (1, 2))
-        return [Real(end, 1, n, 1, 0, Counters(n, in_bytes=n)) for n, end in enumerate(ends, 1)]
+        return [DestinationRecord(end, 1, n, 1, 0, Counters(n, in_bytes=n)) for n, end in enumerate(ends, 1)]
 
     def close(self):
         self.closed += 1

@@ -1,0 +1,342 @@
+"""All chains and rules of nf_tables in this network namespace, read over netlink into `plan.filters`.
+
+Rules of iptables-nft are nft rules with matches and targets of x_tables inside, which libnftables shows only in
+part; here both are read (the latter in `kernel.filters.xt`). Only reads. What depends on a set that cannot be
+judged (`kernel.filters.sets`) is a condition we do not know. Numbers: include/uapi/linux/netfilter/nf_tables.h.
+"""
+
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from ipvsproxy.kernel.filters.sets import SetEntry, Sets
+from ipvsproxy.kernel.filters.xt import read_match, read_target
+from ipvsproxy.kernel.ruleset import (
+    FAMILY_NAMES,
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFT_MSG_GETCHAIN,
+    NFT_MSG_GETRULE,
+    NFT_MSG_GETTABLE,
+)
+from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message
+from ipvsproxy.plan.filters import UNKNOWN, UNTRACKED, Condition, FilterChain, FilterRule
+
+HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
+VERDICTS = {0: "drop", 1: "accept", 3: "queue", -3: "jump", -4: "goto", -5: "return"}
+NETWORK = {(12, 4): "saddr", (16, 4): "daddr", (8, 16): "saddr", (24, 16): "daddr", (9, 1): "l4proto"}
+TRANSPORT = {(0, 2): "sport", (2, 2): "dport"}
+META = {3: "mark", 6: "iifname", 7: "oifname", 15: "nfproto", 16: "l4proto"}
+CT = {0: "ctstate"}
+META_MARK = 3
+TABLE_FLAGS, DORMANT = 2, 0x1
+HARMLESS = frozenset(("counter", "log", "dup"))
+VERDICT_BY_NAME = {
+    "masq": "masquerade",
+    "redir": "redirect",
+    "reject": "reject",
+    "queue": "queue",
+    "tproxy": "drop",
+    "notrack": UNTRACKED,
+}
+
+SIZES = {
+    "saddr": (4, 16), "daddr": (4, 16), "sport": (2,), "dport": (2,), "l4proto": (1,), "nfproto": (1,),
+    "ctstate": (4,), "mark": (4,), "daddrtype": (4,), "iifname": (16,), "oifname": (16,),
+}  # fmt: skip
+"""Of the fields that are looked up in sets, by their size in bytes."""
+NOTHING = (b"\xff", b"\0")
+VERDICT_REGISTER = 0
+OURS = "ipvsproxy"
+
+Fields = dict[int, memoryview]
+Lookup = Callable[[str], Sequence[SetEntry] | None]
+
+
+class Register(NamedTuple):
+    """What a register holds: a field of the packet, its length in bytes, and the mask laid over it."""
+
+    field: str = UNKNOWN
+    size: int = 0
+    mask: bytes = b""
+    xor: bytes = b""
+
+
+def read_chains() -> tuple[FilterChain, ...]:
+    """Return all chains that are at work, with their rules. Raises KernelError."""
+    wire = Wire(NETLINK_NETFILTER)
+    try:
+        asleep = set(_dormant(wire))
+        return tuple(c for c in _read(wire, NFGENMSG.pack(0, 0, 0)) if (c.family, c.table) not in asleep)
+    finally:
+        wire.close()
+
+
+def read_table(wire: Wire, family: int, table: str) -> dict[str, FilterChain]:
+    """Return the chains of one table by name, none when there is no such table. Raises KernelError."""
+    question = NFGENMSG.pack(family, 0, 0) + attribute(1, table.encode() + b"\0")
+    return {c.name: c for c in _read(wire, question) if c.table == table}
+
+
+def _read(wire: Wire, question: bytes) -> Iterator[FilterChain]:
+    sets = Sets(wire)
+    rules: dict[tuple[int, str, str], list[FilterRule]] = {}
+    for part in wire.dump(message(NFT_MSG_GETRULE, 0, question)):
+        fields = dict(attributes(part, NFGENMSG.size))
+        family, table, chain = part[0], text(fields[1]), text(fields[2])
+        known = partial(sets.entries, family, table) if table != OURS else _unknown
+        rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
+    # The kernel takes no table here: all chains of a family are told.
+    family_only = question[: NFGENMSG.size]
+    yield from (_chain(part, rules) for part in wire.dump(message(NFT_MSG_GETCHAIN, 0, family_only)))
+
+
+def _dormant(wire: Wire) -> Iterator[tuple[str, str]]:
+    """Yield family and name of the tables whose chains no packet meets."""
+    for part in wire.dump(message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(0, 0, 0))):
+        fields = dict(attributes(part, NFGENMSG.size))
+        if TABLE_FLAGS in fields and _u32(fields[TABLE_FLAGS]) & DORMANT:
+            yield FAMILY_NAMES.get(part[0], str(part[0])), text(fields[1])
+
+
+def _chain(part: bytes, rules: dict[tuple[int, str, str], list[FilterRule]]) -> FilterChain:
+    fields = dict(attributes(part, NFGENMSG.size))
+    table, name = text(fields[1]), text(fields[3])
+    hook = dict(attributes(fields[4])) if 4 in fields else {}
+    family = FAMILY_NAMES.get(part[0], str(part[0]))
+    number = _u32(hook[1]) if 1 in hook else len(HOOKS)
+    return FilterChain(
+        family=family,
+        table=table,
+        name=name,
+        hook=HOOKS[number] if number < len(HOOKS) and family not in ("netdev", "arp") else "",
+        kind=text(fields[7]) if 7 in fields else "",
+        priority=struct.unpack(">i", hook[2])[0] if 2 in hook else 0,
+        policy="drop" if 5 in fields and _u32(fields[5]) == 0 else "accept",
+        rules=tuple(rules.get((part[0], table, name), ())),
+    )
+
+
+def _unknown(_: str) -> None:
+    """Our own sets: rules of our table are counted and not judged."""
+
+
+def _rules(fields: Fields, sets: Lookup) -> Iterator[FilterRule]:
+    """Yield a rule; one with a map of verdicts as a rule for each entry."""
+    reading = _Reading(sets)
+    for _, element in attributes(fields.get(4, memoryview(b""))):
+        expression = dict(attributes(element))
+        reading.take(text(expression[1]), dict(attributes(expression.get(2, memoryview(b"")))))
+    (handle,) = struct.unpack(">Q", fields[3])
+    data = bytes(fields.get(7, b""))
+    comment = data[2 : 2 + data[1]].rstrip(b"\0").decode(errors="replace") if data[:1] == b"\0" else ""
+    rule = FilterRule(
+        handle=handle,
+        matches=tuple(reading.matches),
+        verdict=reading.verdict,
+        target=reading.target,
+        marks=reading.marks,
+        comment=comment or reading.comment,
+        packets=reading.packets,
+    )
+    if reading.choices is None:
+        yield rule
+    for match, verdict, chain in reading.choices or ():
+        yield replace(rule, matches=(*rule.matches, match), verdict=verdict, target=chain)
+
+
+class _Reading:
+    """The expressions of one rule, one after the other: a little machine of registers."""
+
+    def __init__(self, sets: Lookup) -> None:
+        self.choices: list[tuple[Condition, str, str]] | None = None
+        self._sets = sets
+        self.matches: list[Condition] = []
+        self.verdict = self.target = self.comment = ""
+        self.marks = self.packets = 0
+        self._registers: dict[int, Register] = {}
+        self._known: dict[str, Callable[[Fields], None]] = {
+            "payload": self._payload,
+            "meta": self._meta,
+            "ct": self._ct,
+            "fib": self._fib,
+            "bitwise": self._bitwise,
+            "cmp": self._cmp,
+            "range": self._range,
+            "immediate": self._immediate,
+            "lookup": self._lookup,
+            "nat": self._nat,
+            "match": self._match,
+            "target": self._target,
+            "counter": self._counter,
+        }
+
+    def take(self, name: str, fields: Fields) -> None:
+        """Read one expression."""
+        if name in self._known:
+            self._known[name](fields)
+        elif name in VERDICT_BY_NAME:
+            self.verdict = VERDICT_BY_NAME[name]
+        elif name not in HARMLESS:
+            self.matches.append(Condition(UNKNOWN))
+
+    def _load(self, register: int, field: str, size: int = 0) -> None:
+        self._registers[register] = Register(field, size)
+
+    def _payload(self, fields: Fields) -> None:
+        if 1 not in fields:
+            return  # it writes into the packet
+        table = {1: NETWORK, 2: TRANSPORT}.get(_u32(fields[2]), {})
+        offset, length = _u32(fields[3]), _u32(fields[4])
+        # A prefix on a byte boundary is loaded as a shorter address.
+        whole = next(((at, size) for at, size in table if at == offset and size >= length), (0, 0))
+        self._load(_u32(fields[1]), table.get(whole, UNKNOWN), whole[1])
+
+    def _meta(self, fields: Fields) -> None:
+        key = _u32(fields[2])
+        if 1 in fields:
+            self._load(_u32(fields[1]), META.get(key, UNKNOWN))
+        elif key == META_MARK:
+            source = self._registers.get(_u32(fields[3]), Register())
+            kept = _number(source.mask) if source.field == "mark" else 0
+            self.marks |= (~kept & 0xFFFFFFFF) | (_number(source.xor) if source.field == "mark" else 0)
+
+    def _ct(self, fields: Fields) -> None:
+        if 1 in fields:
+            self._load(_u32(fields[1]), CT.get(_u32(fields[2]), UNKNOWN))
+
+    def _fib(self, fields: Fields) -> None:
+        is_type_of_destination = _u32(fields[2]) == 3 and _u32(fields[3]) & 2
+        self._load(_u32(fields[1]), "daddrtype" if is_type_of_destination else UNKNOWN)
+
+    def _bitwise(self, fields: Fields) -> None:
+        source = self._registers.get(_u32(fields[1]), Register())
+        is_mask = 4 in fields and 5 in fields
+        made = Register(source.field, 0, _value(fields[4]), _value(fields[5])) if is_mask else Register()
+        self._registers[_u32(fields[2])] = made
+
+    def _cmp(self, fields: Fields) -> None:
+        register, operation, value = self._registers.get(_u32(fields[1])), _u32(fields[2]), _value(fields[3])
+        self.matches += _compared(register or Register(), operation, value)
+
+    def _range(self, fields: Fields) -> None:
+        register = self._registers.get(_u32(fields[1]), Register())
+        low, high = _value(fields[3]), _value(fields[4])
+        self.matches.append(Condition(register.field, low, high, b"", bool(_u32(fields[2]))))
+
+    def _immediate(self, fields: Fields) -> None:
+        data = dict(attributes(fields[2]))
+        if 2 not in data:
+            self._load(_u32(fields[1]), "constant")
+            return
+        verdict = dict(attributes(data[2]))
+        (code,) = struct.unpack(">i", verdict[1])
+        if self.verdict != UNTRACKED:  # whatever follows: conntrack will not know the packet
+            self.verdict = VERDICTS.get(code, "")
+            self.target = text(verdict[2]) if 2 in verdict else ""
+
+    def _lookup(self, fields: Fields) -> None:
+        """A set is a condition, a map of verdicts many rules, another map a condition and a value."""
+        register = self._registers.get(_u32(fields[2]), Register())
+        found = _judged(register, self._sets(text(fields[1])) if register.field in SIZES else None)
+        to = _u32(fields[3]) if 3 in fields else None
+        if to == VERDICT_REGISTER:
+            self._choose(register.field, found)
+            return
+        self.matches.append(_one_of(register.field, found, negated=5 in fields and bool(_u32(fields[5]) & 1)))
+        if to is not None:
+            self._load(to, UNKNOWN)
+
+    def _choose(self, field: str, found: Sequence[SetEntry] | None) -> None:
+        if found is None:
+            self.verdict = UNKNOWN
+            return
+        rest = _one_of(field, [entry for entry in found if entry.low], negated=True)
+        self.choices = [
+            (
+                Condition(field, entry.low, entry.high) if entry.low else rest,
+                "" if entry.code is None else VERDICTS.get(entry.code, ""),
+                entry.chain,
+            )
+            for entry in found
+        ]
+
+    def _nat(self, fields: Fields) -> None:
+        self.verdict = "dnat" if _u32(fields[1]) else "snat"
+
+    def _match(self, fields: Fields) -> None:
+        found = read_match(text(fields[1]), _u32(fields[2]), bytes(fields[3]))
+        self.matches += found.matches
+        self.comment = self.comment or found.comment
+
+    def _target(self, fields: Fields) -> None:
+        found = read_target(text(fields[1]), _u32(fields[2]), bytes(fields[3]))
+        self.verdict, self.marks = found.verdict, self.marks | found.marks
+
+    def _counter(self, fields: Fields) -> None:
+        (self.packets,) = struct.unpack(">Q", fields[2])
+
+
+def _judged(register: Register, found: Sequence[SetEntry] | None) -> list[SetEntry] | None:
+    """Return the entries if this field can be compared with them; names of links are told by their beginning."""
+    if found is None or register.mask:
+        return None
+    if any(len(entry.low) not in SIZES[register.field] for entry in found if entry.low):
+        return None
+    if register.field not in ("iifname", "oifname"):
+        return list(found)
+    return [
+        entry if entry.low == entry.high else entry._replace(low=entry.low.rstrip(b"\0"), high=b"\xff")
+        for entry in found
+    ]
+
+
+def _one_of(field: str, found: Sequence[SetEntry] | None, *, negated: bool) -> Condition:
+    """Return the condition that a field has one of these values; of none at all, one that never holds."""
+    if found is None or any(not entry.low for entry in found):
+        return Condition(UNKNOWN)
+    (low, high), *more = [(entry.low, entry.high) for entry in found] or [NOTHING]
+    return Condition(field, low, high, b"", negated, tuple(more))
+
+
+def _compared(register: Register, operation: int, value: bytes) -> Iterator[Condition]:
+    """Return the condition of a comparison: 0 and 1 are equal and unequal, the others order."""
+    if register.field == "ctstate" and not any(value) and register.mask:
+        # `ct state established,related` is: these bits and the state are not zero.
+        yield Condition("ctstate", value, value, register.mask, negated=operation == 1)
+    elif operation in (0, 1):
+        mask = register.mask
+        if len(value) < register.size:
+            mask, value = (b"\xff" * len(value)).ljust(register.size, b"\0"), value.ljust(register.size, b"\0")
+        yield Condition(register.field, value, value, mask, operation == 1)
+    elif register.field in ("sport", "dport"):
+        yield _ordered(register.field, operation, value)
+    else:
+        yield Condition(UNKNOWN)
+
+
+def _ordered(field: str, operation: int, value: bytes) -> Condition:
+    number = int.from_bytes(value)
+    low, high = {2: (0, number - 1), 3: (0, number), 4: (number + 1, 65535), 5: (number, 65535)}[operation]
+    return Condition(field, max(0, low).to_bytes(2), min(65535, high).to_bytes(2))
+
+
+def text(payload: memoryview) -> str:
+    """Return a name."""
+    return bytes(payload).rstrip(b"\0").decode(errors="replace")
+
+
+def _value(payload: memoryview) -> bytes:
+    return bytes(dict(attributes(payload)).get(1, b""))
+
+
+def _u32(payload: memoryview) -> int:
+    return int(struct.unpack(">I", payload)[0])
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)

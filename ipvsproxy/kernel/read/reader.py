@@ -1,0 +1,215 @@
+"""The kernel read and never changed: what `explain`, `show`, `diff` and `doctor` know of this node.
+
+Everything is asked when it is wanted, one question for one thing, so that a look at one frontend costs the same on
+a node with fifty thousand of them. Only `servers` and `elements` read a whole table. Must be closed.
+"""
+
+import errno
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Self
+
+from ipvsproxy.inspect import elements
+from ipvsproxy.inspect.elements import SHAPES, Field
+from ipvsproxy.inspect.model import DestinationRecord, ElementMatch, Route, ServerRecord
+from ipvsproxy.inspect.source import Own, masquerade_source
+from ipvsproxy.kernel import host
+from ipvsproxy.kernel.elements import ElementReader
+from ipvsproxy.kernel.ipvs import SMALL_READ
+from ipvsproxy.kernel.links import NETLINK_ROUTE, RTA_DST, RTA_OIF, RTM_GETROUTE, RTMSG, RTN_LOCAL, Links, reserved
+from ipvsproxy.kernel.listeners import Listeners
+from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
+from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.wire.ipvs import GET_DEST, GET_SERVICE, key_attribute, u32
+from ipvsproxy.kernel.wire.netlink import (
+    KernelError,
+    Wire,
+    attribute,
+    attributes,
+    generic,
+    generic_family,
+    message,
+)
+from ipvsproxy.plan.host_ports import Port
+from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.state import ElementKey, FrontendKey, ServerState, Vip
+
+NETLINK_GENERIC = 16
+RTA_GATEWAY, RTA_PREFSRC = 5, 7
+RTM_F_FIB_MATCH = 0x2000
+"""Tell the entry that was found, and not what it comes to."""
+NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL)
+"""What the kernel says where no route leads, or one that forbids: EACCES prohibit, EINVAL blackhole."""
+NOT_THERE = (errno.ESRCH, errno.ENOENT)
+
+
+class KernelReader:
+    """A node's kernel, read only. Every method raises KernelError when the kernel refuses to tell."""
+
+    def __init__(self) -> None:
+        self._elements = ElementReader(TABLE.name)
+        self._route = Wire(NETLINK_ROUTE)
+        self._links = Links()
+        self._ruleset = Ruleset(TABLE.name)
+        self._listeners = Listeners()
+        self._ipvs: Wire | None = None
+        self._small: Wire | None = None
+        self._family = 0
+        self._own: list[Own] = []
+        with suppress(KernelError):  # a kernel without IPVS has no servers
+            self._family = generic_family("IPVS")
+            self._ipvs = Wire(NETLINK_GENERIC)
+            self._small = Wire(NETLINK_GENERIC, receive=SMALL_READ)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for opened in (self._elements, self._route, self._links, self._ruleset, self._listeners):
+            opened.close()
+        for wire in filter(None, (self._ipvs, self._small)):
+            wire.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # IPVS
+
+    @property
+    def has_ipvs(self) -> bool:
+        """Whether the kernel has IPVS at all."""
+        return self._ipvs is not None
+
+    def server(self, key: FrontendKey) -> ServerRecord | None:
+        """Return a virtual server, None where there is none."""
+        if self._ipvs is None:
+            return None
+        try:
+            return parse_virtual(self._ipvs.request(generic(self._family, GET_SERVICE, key_attribute(key))))
+        except KernelError as error:
+            if error.errno in NOT_THERE:
+                return None
+            raise
+
+    def servers(self) -> list[ServerRecord]:
+        """Return all virtual servers but firewall-mark ones, sorted."""
+        if self._ipvs is None:
+            return []
+        parts = self._ipvs.dump(generic(self._family, GET_SERVICE, b""))
+        return sorted(filter(None, map(parse_virtual, parts)))
+
+    def destinations(self, key: FrontendKey) -> Sequence[DestinationRecord]:
+        """Return the destinations of a virtual server, sorted; none for one that is gone."""
+        if self._small is None:
+            return []
+        try:
+            parts = self._small.dump(generic(self._family, GET_DEST, key_attribute(key)))
+        except KernelError as error:
+            if error.errno in NOT_THERE:
+                return []
+            raise
+        return sorted(parse_real(part, len(key.address)) for part in parts)
+
+    def server_states(self) -> dict[FrontendKey, ServerState]:
+        """Return all servers with the weights of their destinations, as the shadow has them."""
+        return {
+            virtual.key: ServerState(
+                virtual.server, {real.destination: real.weight for real in self.destinations(virtual.key)}
+            )
+            for virtual in self.servers()
+        }
+
+    # The ruleset
+
+    def has_table(self) -> bool:
+        """Whether our nft table is there."""
+        return bool(self._ruleset.stamp())
+
+    def find(self, name: str, *fields: Field) -> ElementMatch | None:
+        """Look one element up in a set or map, by an interval that holds it where the set has intervals."""
+        key = elements.key(name, fields)
+        found = self._elements.find(name, key)
+        if found is None:
+            return None
+        if SHAPES[name].interval and len(SHAPES[name].key) == 1:
+            stop = self._elements.find(name, key, stop=True)
+            (text,) = elements.texts(name, [found, stop] if stop else [found])
+            return ElementMatch(name, text)
+        return ElementMatch(name, elements.text(name, found), elements.value(name, found))
+
+    def elements(self, name: str) -> dict[str, str]:
+        """Return all elements of a set or map with their values ('' in a plain set)."""
+        return elements.texts(name, self._elements.all(name))
+
+    def all_elements(self) -> dict[ElementKey, str]:
+        """Return all elements of our table, as the shadow has them."""
+        return {ElementKey(name, key): value for name in SHAPES for key, value in self.elements(name).items()}
+
+    # Addresses and routes
+
+    def has_link(self) -> bool:
+        """Whether kube-ipvs0 is there."""
+        return self._links.look()
+
+    def vips(self) -> set[Vip]:
+        """Return the VIPs that are there, in both forms."""
+        self._links.look()
+        return self._links.vips()
+
+    def other_addresses(self) -> frozenset[bytes]:
+        """Return the addresses of all links but kube-ipvs0."""
+        self._links.look()
+        return self._links.other_addresses()
+
+    def listening(self) -> frozenset[Port]:
+        """Return the ports on which programs of this node listen."""
+        return self._listeners.ports()
+
+    def senders(self) -> dict[str, bytes]:
+        """Return the links with IPv4 addresses, each with its first one."""
+        self._links.look()
+        return self._links.senders()
+
+    def reserved(self) -> Iterator[Reserved]:
+        """Yield the addresses that this node depends on."""
+        return reserved(self._links, host.nameservers())
+
+    def masquerade_source(self, route: Route, address: bytes) -> bytes | None:
+        """Return the source that masquerading gives what goes to an address by a route, None if it cannot be told.
+
+        IPv6: that of the route, unless somebody has chosen one for it, which masquerading passes over.
+        """
+        if len(address) == 4:
+            self._own = self._own or [Own(*own) for own in self._links.own()]
+            link = socket.if_nametoindex(route.link) if route.link else 0
+            return masquerade_source(self._own, link, route.gateway or address)
+        entry = dict(attributes(self._ask_route(address, RTM_F_FIB_MATCH), RTMSG.size))
+        return None if RTA_PREFSRC in entry else route.source
+
+    def route(self, address: bytes) -> Route | None:
+        """Return the way to an address, None where there is none."""
+        try:
+            answer = self._ask_route(address)
+        except KernelError as error:
+            if error.errno in NO_ROUTE:
+                return None
+            raise
+        kind = RTMSG.unpack_from(answer)[7]
+        fields = dict(attributes(answer, RTMSG.size))
+        source, gateway = (bytes(fields[n]) if n in fields else None for n in (RTA_PREFSRC, RTA_GATEWAY))
+        return Route(kind == RTN_LOCAL, _link_name(fields), source, gateway)
+
+    def _ask_route(self, address: bytes, flags: int = 0) -> bytes:
+        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        body = RTMSG.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(RTA_DST, address)
+        return self._route.request(message(RTM_GETROUTE, 0, body))
+
+
+def _link_name(fields: dict[int, memoryview]) -> str:
+    try:
+        return socket.if_indextoname(u32(fields[RTA_OIF]))
+    except (OSError, KeyError):
+        return ""

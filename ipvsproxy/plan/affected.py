@@ -1,0 +1,50 @@
+"""Which Services a failure of the kernel is about, and in which words they are told.
+
+Pure. In: the names of what failed, with what the kernel said. Out: a reason for each Service concerned, for people
+who look at that Service. Called only when something has failed.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.plan.ledger import Ledger
+from ipvsproxy.plan.rules import frontend_of
+from ipvsproxy.plan.state import Dirty, FrontendKey
+
+MAX_AFFECTED = 50
+"""When more fails at once it is not about single Services."""
+
+
+def services_affected(failed: Dirty, ledger: Ledger) -> dict[str, str]:
+    """Return {`namespace/name`: reason} of Services that something failed for, MAX_BLAMED at most."""
+    found: dict[str, str] = {}
+    for key, reason in islice(_reasons(failed, ledger), MAX_AFFECTED):
+        found.setdefault(ledger.owner(key), f"{key}: {reason}")
+    return found
+
+
+def families_behind(pending: Dirty, set_ends: Iterable[str] = ()) -> frozenset[int]:
+    """Return the families with rules that were not accepted; rules without a family count for both.
+
+    `set_ends` are the last characters of the names of more sets.
+    """
+    last = {*(slot.set[-1] for slot in pending.slots), *set_ends}
+    if not last:
+        return frozenset()
+    return frozenset(int(digit) for digit in last if digit in "46") if last <= {"4", "6"} else frozenset((4, 6))
+
+
+def _reasons(failed: Dirty, ledger: Ledger) -> Iterator[tuple[FrontendKey, str]]:
+    for key in failed.servers:
+        if key in ledger.frontends:
+            yield key, failed.reasons.get(key, "the answer of IPVS was lost")
+    if failed.vips:
+        for key, frontend in ledger.frontends.items():
+            if frontend.bind and key.address in failed.vips:
+                said = failed.reasons.get(key.address, "the kernel's answer was lost")
+                yield key, f"address {format_ip(key.address)}: {said}"
+    for slot in failed.slots:
+        owner = frontend_of(slot)
+        if owner in ledger.frontends:
+            yield owner, failed.reasons.get(slot, "its rules were not accepted")

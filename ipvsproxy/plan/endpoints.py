@@ -1,0 +1,55 @@
+"""The endpoints of a Service by its ports: what the slices say, found without a search for each port.
+
+Pure. A slice lists numbers of ports, and endpoints that have all of them; the endpoints of one Service port are
+those of all slices that name the port (contract 3.2).
+"""
+
+from collections.abc import Iterable
+
+from ipvsproxy.plan.model import EndpointSlice, ServicePort
+from ipvsproxy.plan.state import Destination
+from ipvsproxy.plan.topology import PortEndpoint
+
+Name = tuple[int, int, str]
+
+
+class EndpointsByPort:
+    """All endpoints of one Service."""
+
+    def __init__(self, slices: Iterable[EndpointSlice]) -> None:
+        self._pieces: dict[Name, list[tuple[EndpointSlice, int]]] = {}
+        for piece in slices:
+            for port in piece.ports:
+                name = (piece.family, port.protocol, port.name)
+                known = self._pieces.get(name)
+                if known is None:
+                    self._pieces[name] = [(piece, port.port)]
+                else:
+                    known.append((piece, port.port))
+
+    def count(self, port: ServicePort, number: int) -> int:
+        """Return how many endpoints `of` has to look at."""
+        count = 0
+        for piece, _ in self._pieces.get((number, port.protocol, port.name), ()):
+            count += len(piece.endpoints)
+        return count
+
+    def of(self, port: ServicePort, number: int) -> list[PortEndpoint]:
+        """Return the endpoints of a port in a family (4 or 6); of two with one address the more useful counts."""
+        backends = [
+            PortEndpoint(endpoint, Destination(endpoint.address, target))
+            for piece, target in self._pieces.get((number, port.protocol, port.name), ())
+            for endpoint in piece.endpoints
+        ]
+        merged = {backend.destination: backend for backend in backends}
+        if len(merged) == len(backends):
+            return backends
+        for backend in backends:
+            if _usefulness(merged[backend.destination]) < _usefulness(backend):
+                merged[backend.destination] = backend
+        return list(merged.values())
+
+
+def _usefulness(backend: PortEndpoint) -> tuple[bool, bool, bool]:
+    endpoint = backend.endpoint
+    return (not endpoint.terminating, endpoint.ready, endpoint.serving)

@@ -1,0 +1,387 @@
+"""One Service and its endpoints into the frontends it should have on this node.
+
+In: a Service, its slices, the facts of the node, the settings. Out: `Frontend` values, one for each address
+and port on which the Service answers. Pure and independent of all other Services; what happens when two of
+them claim one frontend is decided in `plan.ledger`, and which addresses it may not have in
+`plan.safety`. Rules: contract 3.1, 4.3, 4.4, 4.9 to 4.12.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
+
+from ipvsproxy.base.address import Cidr, disjoint, family, is_covered
+from ipvsproxy.config import Config
+from ipvsproxy.plan.endpoints import EndpointsByPort
+from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
+from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.safety import AddressRefusal, without
+from ipvsproxy.plan.state import (
+    ONE_PACKET,
+    PERSISTENT,
+    SCHED_1,
+    SCHED_2,
+    Claim,
+    Destination,
+    Frontend,
+    FrontendKey,
+    Masquerade,
+    PacketVerdict,
+    ServerAttributes,
+)
+from ipvsproxy.plan.synthetic_ports import synthetic_ports
+from ipvsproxy.plan.tally import (
+    CLUSTER_IP,
+    EXTERNAL_IP,
+    LOAD_BALANCER,
+    NODE_PORT,
+    RANGE_SIZE,
+    SERVER_SIZE,
+    Tally,
+    Tier,
+)
+from ipvsproxy.plan.topology import PortEndpoint, choose
+
+SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
+"""A removed or draining destination must not refuse new connections, hence the fallback; mh
+counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
+
+HASHING = ("sh", "mh", "dh")
+"""Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
+
+
+LISTENED = "a program of this node listens on this port"
+CLAIMS = {
+    NODE_PORT: Claim.ALLOCATED,
+    LOAD_BALANCER: Claim.LOAD_BALANCER,
+    EXTERNAL_IP: Claim.EXTERNAL,
+}
+"""By what the frontends of a tier are claimed."""
+
+
+class PortPlan(msgspec.Struct, frozen=True, gc=False):
+    """What one port of a Service looks like in one family: everything its frontends share."""
+
+    service: Service
+    port: ServicePort
+    cluster_ip: bytes
+    inside_port: int
+    server: ServerAttributes
+    cluster: tuple[Destination, ...]
+    local: tuple[Destination, ...]
+    exists: bool
+    hairpins: tuple[bytes, ...]
+    detects: bool
+    masquerade_all: bool
+    quiet: bool
+    drain_seconds: float
+    serving: tuple[Destination, ...]
+
+
+def plan_service(
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    node: NodeFacts,
+    config: Config,
+    tally: Tally | None = None,
+    refusals: Sequence[AddressRefusal] = (),
+) -> dict[FrontendKey, Frontend]:
+    """Return the frontends of a Service by key, for both families, in the order of their tiers.
+
+    What `plan.safety.judge` has refused is left out, and what is above the limit of a Service. `tally` is given
+    the size, and what is to be said.
+    """
+    frontends: dict[FrontendKey, Frontend] = {}
+    tally = tally or Tally(config.service_limit)
+    asked, numbers = service, synthetic_ports(service)
+    service = _permitted(service, refusals, config)
+    refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
+    for tier, frontend in _frontends(service, numbers, EndpointsByPort(slices), node, config, tally):
+        if not (refused and _is_refused(frontend.key, refused)):
+            _add(frontend, frontends)
+            tally.ends[tier] = len(frontends)
+    if tally.is_cut:
+        tally.complaints.append(
+            f"{len(frontends)} of {_asked_for(asked, node, config)} virtual servers are served:"
+            f" the Service is larger than --service-limit {config.service_limit}"
+        )
+    if 0 in numbers:
+        tally.complaints.append(
+            f"{numbers.count(0)} ports are served to local pods by local endpoints only:"
+            " all port numbers of the ClusterIP are in use"
+        )
+    return frontends
+
+
+def _permitted(service: Service, refusals: Sequence[AddressRefusal], config: Config) -> Service:
+    """Return the Service without addresses that it may not have."""
+    if refusals:
+        service = without(service, refusals)
+    if service.external_ips and not config.allow_external_ips:
+        service = msgspec.structs.replace(service, external_ips=())
+    return service
+
+
+def _is_refused(key: FrontendKey, refused: AbstractSet[tuple[bytes, int, int]]) -> bool:
+    return any((key.address, key.port, protocol) in refused for protocol in (0, key.protocol))
+
+
+def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
+    """Where an address is of several kinds, the strongest or first one counts, with the ranges of either.
+
+    Only the load balancer's addresses have ranges. An external address may be the Service's own ClusterIP, which
+    then stays one: an inside view of it would lead to itself.
+    """
+    known = frontends.get(frontend.key)
+    if known is not None:
+        stronger = frontend if frontend.claim < known.claim else known
+        frontend = msgspec.structs.replace(stronger, ranges=known.ranges or frontend.ranges)
+    frontends[frontend.key] = frontend
+
+
+def _view(  # noqa: PLR0913 - one place where everything about a port comes together
+    service: Service,
+    port: ServicePort,
+    cluster_ip: bytes,
+    inside_port: int,
+    backends: Sequence[PortEndpoint],
+    node: NodeFacts,
+    config: Config,
+) -> PortPlan:
+    choice = choose(backends, node.name, node.zone)
+    scheduler = service.scheduler or config.scheduler
+    turn = _turn(scheduler, node.name)
+    return PortPlan(
+        service=service,
+        port=port,
+        cluster_ip=cluster_ip,
+        inside_port=inside_port,
+        server=_server(scheduler, service.affinity_seconds, service.one_packet and port.protocol is Protocol.UDP),
+        cluster=_destinations(choice.cluster, turn),
+        local=_destinations(choice.local, turn) if service.external_local or service.internal_local else (),
+        exists=choice.exists,
+        # Every endpoint of this node that is used at all is among the local ones.
+        hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
+        detects=family(cluster_ip) in node.detects,
+        masquerade_all=config.masquerade_all,
+        quiet=config.quiet_arp and family(cluster_ip) == 4,
+        drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
+        serving=_serving(backends) if port.protocol is Protocol.UDP else (),
+    )
+
+
+def _serving(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
+    """Every endpoint that a tracked UDP connection may lead to, wherever it is (contract 4.16)."""
+    return tuple(sorted(b.destination for b in backends if b.endpoint.ready or b.endpoint.serving))
+
+
+@lru_cache(maxsize=1024)  # one value for all Services that want the same
+def _server(scheduler: str, affinity_seconds: int, one_packet: bool) -> ServerAttributes:
+    flags = SCHEDULER_FLAGS.get(scheduler, 0)
+    flags |= (PERSISTENT if affinity_seconds else 0) | (ONE_PACKET if one_packet else 0)
+    return ServerAttributes(scheduler, flags, affinity_seconds)
+
+
+@lru_cache(maxsize=8)
+def _turn(scheduler: str, node: str) -> int:
+    """Return by how much destinations are turned, so that not all nodes start at one endpoint (pure: no chance).
+
+    With a scheduler that hashes, all nodes have one order: who comes through another node finds the same endpoint.
+    A checksum would not do: those of names that are alike are alike.
+    """
+    if scheduler in HASHING:
+        return 0
+    return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest(), "big")
+
+
+def _destinations(backends: Sequence[PortEndpoint], turn: int) -> tuple[Destination, ...]:
+    """Sorted, then turned round."""
+    ordered = sorted(b.destination for b in backends)
+    if len(ordered) > 1:
+        start = turn % len(ordered)
+        ordered = ordered[start:] + ordered[:start]
+    return tuple(ordered)
+
+
+def _frontends(
+    service: Service,
+    numbers: Sequence[int],
+    backends: EndpointsByPort,
+    node: NodeFacts,
+    config: Config,
+    tally: Tally,
+) -> Iterator[tuple[Tier, Frontend]]:
+    """Yield all frontends, tier by tier, up to the limit."""
+    views: list[PortPlan] = []
+    for cluster_ip in service.cluster_ips:
+        number = family(cluster_ip)
+        if number not in config.families:
+            continue
+        for port, inside_port in zip(service.ports, numbers, strict=True):
+            # Before the endpoints are looked at: that is what the limit is to save.
+            if not tally.spend(CLUSTER_IP, SERVER_SIZE + backends.count(port, number)):
+                return
+            view = _view(service, port, cluster_ip, inside_port, backends.of(port, number), node, config)
+            views.append(view)
+            yield CLUSTER_IP, _cluster_ip_frontend(view, node)
+    views = [view for view in views if _externally_accessible(service, view.port)]
+    if views:
+        yield from _outside_frontends(service, views, node, tally)
+
+
+def _outside_frontends(
+    service: Service, views: Sequence[PortPlan], node: NodeFacts, tally: Tally
+) -> Iterator[tuple[Tier, Frontend]]:
+    """Yield what is reached from outside, after the inside views that it leads to."""
+    if service.external_local and service.internal_local:
+        for view in views:
+            if view.inside_port:
+                if not tally.spend(NODE_PORT, SERVER_SIZE + len(view.cluster)):
+                    return
+                yield NODE_PORT, _inside_frontend(view)
+    no_ranges: dict[int, Admission] = {}
+    ranges = _admissions(service, node) if service.source_ranges else no_ranges
+    for tier, addresses, admissions in (
+        (NODE_PORT, _by_family(node.nodeport_addresses), no_ranges),
+        (LOAD_BALANCER, _by_family(service.load_balancer_ips), ranges),
+        (EXTERNAL_IP, _by_family(service.external_ips), no_ranges),
+    ):
+        for view in views if addresses else ():
+            port = view.port.node_port if tier is NODE_PORT else view.port.port
+            if tier is NODE_PORT and (view.port.protocol, port) in node.ports_in_use:
+                tally.complaints.append(f"NodePort {port}/{view.port.protocol.name}: {LISTENED}")
+                continue
+            size = SERVER_SIZE + len(view.local if service.external_local else view.cluster)
+            for address in addresses.get(family(view.cluster_ip), ()) if port else ():
+                allowed = _allowed(admissions, address)
+                if not tally.spend(tier, size + RANGE_SIZE * len(allowed)):
+                    return
+                yield tier, _external_frontend(view, node, address, port, allowed, claim=CLAIMS[tier])
+
+
+def _by_family(addresses: Sequence[bytes]) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for address in addresses:
+        found.setdefault(family(address), []).append(address)
+    return found
+
+
+def _asked_for(service: Service, node: NodeFacts, config: Config) -> int:
+    """Return how many virtual servers there would be without a limit, not counting inside views."""
+    numbers = [number for number in map(family, service.cluster_ips) if number in config.families]
+    node_ports = sum(1 for port in service.ports if port.node_port)
+    addresses = Counter(map(family, (*service.external_ips, *service.load_balancer_ips)))
+    nodes = Counter(map(family, node.nodeport_addresses))
+    return sum(len(service.ports) * (1 + addresses[n]) + node_ports * nodes[n] for n in numbers)
+
+
+def _externally_accessible(service: Service, port: ServicePort) -> bool:
+    return bool(port.node_port or service.external_ips or service.load_balancer_ips)
+
+
+def _cluster_ip_frontend(view: PortPlan, node: NodeFacts) -> Frontend:
+    destinations = view.local if view.service.internal_local else view.cluster
+    if view.masquerade_all:
+        masquerade = Masquerade.ALWAYS
+    else:
+        masquerade = Masquerade.UNLESS_LOCAL_POD if view.detects else Masquerade.NEVER
+    return Frontend(
+        key=FrontendKey(view.cluster_ip, view.port.protocol, view.port.port),
+        server=view.server,
+        destinations=destinations,
+        verdict=_verdict(view, destinations),
+        masquerade=masquerade,
+        bind=view.cluster_ip not in node.link_addresses,
+        quiet=view.quiet and view.cluster_ip not in node.link_addresses,
+        hairpins=view.hairpins,
+        health_check_port=view.service.health_check_port,
+        drain_seconds=view.drain_seconds,
+        serving=view.serving,
+    )
+
+
+def _inside_frontend(view: PortPlan) -> Frontend:
+    """The second view when both policies are Local: cluster-wide endpoints, for the node and local pods."""
+    return Frontend(
+        key=FrontendKey(view.cluster_ip, view.port.protocol, view.inside_port),
+        server=view.server,
+        destinations=view.cluster,
+        verdict=PacketVerdict.INSIDE_ONLY if view.cluster else PacketVerdict.REFUSE,
+        drain_seconds=view.drain_seconds,
+    )
+
+
+def _external_frontend(
+    view: PortPlan,
+    node: NodeFacts,
+    address: bytes,
+    port: int,
+    ranges: tuple[Cidr, ...] = (),
+    *,
+    claim: Claim = Claim.EXTERNAL,
+) -> Frontend:
+    local = view.service.external_local
+    destinations = view.local if local else view.cluster
+    has_inside = local and view.cluster and view.inside_port
+    return Frontend(
+        key=FrontendKey(address, view.port.protocol, port),
+        server=view.server,
+        destinations=destinations,
+        verdict=_verdict(view, destinations),
+        masquerade=Masquerade.NEVER if local else Masquerade.ALWAYS,
+        inside=Destination(view.cluster_ip, view.inside_port) if has_inside else None,
+        ranges=ranges,
+        bind=address not in node.link_addresses,
+        quiet=view.quiet and address not in node.link_addresses,
+        hairpins=view.hairpins,
+        drain_seconds=view.drain_seconds,
+        claim=claim,
+        serving=view.serving,
+    )
+
+
+def _verdict(view: PortPlan, destinations: tuple[Destination, ...]) -> PacketVerdict:
+    """No endpoint anywhere is refused; endpoints elsewhere that a policy forbids are dropped (contract 4.12)."""
+    if destinations:
+        return PacketVerdict.ACCEPT
+    return PacketVerdict.DROP if view.exists else PacketVerdict.REFUSE
+
+
+class Admission(NamedTuple):
+    """The source ranges of one family, in order and disjoint, and whether this node is in one of them."""
+
+    ranges: tuple[Cidr, ...]
+    node: bool
+
+
+def _admissions(service: Service, node: NodeFacts) -> dict[int, Admission]:
+    """Return who may connect to the load balancer's addresses of a Service, by family; once for all of them."""
+    families: dict[int, list[Cidr]] = {}
+    for cidr in service.source_ranges:
+        families.setdefault(family(cidr.network), []).append(cidr)
+    return {
+        number: Admission(ranges, any(is_covered(own, ranges) for own in node.addresses))
+        for number, ranges in ((number, disjoint(found)) for number, found in families.items())
+    }
+
+
+def _allowed(admissions: Mapping[int, Admission], address: bytes) -> tuple[Cidr, ...]:
+    """Return ranges of the address's family, plus the address itself where the node may connect.
+
+    A node process that connects to a VIP has the VIP as its source (contract 4.10.2, 4.10.3).
+    """
+    admission = admissions.get(family(address))
+    if admission is None:
+        return ()
+    ranges = admission.ranges
+    if not admission.node or is_covered(address, ranges):
+        return ranges
+    own = Cidr(address, len(address) * 8)
+    place = bisect_right(ranges, own)
+    return (*ranges[:place], own, *ranges[place:])

@@ -1,0 +1,42 @@
+"""Telling damage from a fight: who repairs at once, for ever, against another program only burns both CPUs.
+
+Pure: the time comes in, in seconds. Repairs come at once as long as a bucket of tokens is not empty, so that
+somebody who tries things out meets a proxy that repairs. In a fight each one waits twice as long as the one before
+it, until there has been none for CALM_SECONDS more than that.
+"""
+
+BURST, REFILL_SECONDS = 20, 2.0
+FIRST_SECONDS = 0.25
+CALM_SECONDS = 60.0
+
+
+class RepairBackoff:
+    """How long to wait with the next repair; `longest` is the wait that is never exceeded."""
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._tokens = float(BURST)
+        self._wait = self._last = 0.0
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether others undo what is repaired."""
+        return self._wait > 0
+
+    def repaired(self, now: float) -> None:
+        """Note a repair."""
+        self.look(now)
+        self._tokens = min(BURST, self._tokens + (now - self._last) / REFILL_SECONDS) - 1
+        self._last = now
+        if self.is_contended or self._tokens < 1:
+            self._wait = min(self._longest, max(FIRST_SECONDS, self._wait * 2))
+
+    def look(self, now: float) -> None:
+        """Forget a fight that is over."""
+        if self.is_contended and now - self._last > CALM_SECONDS + self._wait:
+            self._tokens, self._wait = float(BURST), 0.0
+
+    @property
+    def next(self) -> float:
+        """The moment from which on the next repair may come."""
+        return self._last + self._wait

@@ -1,0 +1,173 @@
+"""Assembly: the parts of the proxy, put together in reading order.
+
+`run` never returns: a signal ends the process (`signals`), or one of its threads does (`_guard`).
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from ipvsproxy.base import garbage_collection
+from ipvsproxy.config import Config
+from ipvsproxy.config.advice import family_advice, nodeport_note
+from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, Source
+from ipvsproxy.kernel import host
+from ipvsproxy.kernel.instance_lock import InstanceLock
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.watch import Watcher
+from ipvsproxy.kube.api import Observe
+from ipvsproxy.kube.events import EventClient
+from ipvsproxy.probe import kube_proxy
+from ipvsproxy.process import log as log_settings
+from ipvsproxy.process.observability import Observability
+from ipvsproxy.process.preflight import open_kernel, prepare
+from ipvsproxy.process.reload import FileWatcher
+from ipvsproxy.reconciler.loop import Fatal, Loop
+from ipvsproxy.serve.traffic import CounterReader
+
+log = structlog.get_logger()
+
+
+def run(config: Config, recheck: Callable[[], list[str]]) -> None:
+    """Run the proxy until the process is ended. Raises Fatal when it cannot start.
+
+    `recheck` returns what is wrong with the configuration files as they are when it is called.
+    """
+    threading.excepthook = _crashed
+    check_mode(config)
+    garbage_collection.expect_many_objects()
+    FileWatcher(config.files, recheck, _restart).start()
+    host.set_oom_score(config.oom_score_adj)
+    host.allow_descriptors()
+    config = replace(config, families=_families(config))
+    inbox = Inbox()
+    outside = Observability(config, log_settings.set_verbosity)
+    if config.service_metrics:
+        outside.show_traffic(_kernel_counters())
+    objects, door, ask = source(config, outside.observe_request)
+    _listen(outside, door)
+    lock = InstanceLock()
+    holder = lock.take()
+    kernel = open_kernel(config)
+    if holder is None:
+        prepare(kernel)
+    watcher = Watcher(TABLE.name, inbox.put, lambda: inbox.put(NodeAddressesChanged()))
+    _guard("kernel-watcher", watcher.run)
+    objects.start(inbox)
+    outside.send_events(door)
+    loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None, ask=ask)
+    _guard("loop", loop.run)
+    if holder is not None:
+        log.warning("another ipvsproxy has this node, waiting for its end", holder=str(holder))
+        outside.standby(str(holder))
+        _guard("turn", partial(_wait_for_lock, lock, kernel, outside, inbox))
+    threading.Event().wait()
+
+
+def init(config: Config) -> None:
+    """Do what needs more rights than running does: load modules, make kernel settings. Raises Fatal.
+
+    For a first container with all privileges, so that the second one needs only CAP_NET_ADMIN. Asks no API
+    server, so that it never waits for one.
+    """
+    prepare(open_kernel(config))
+    log.info("this host is ready")
+
+
+def check_mode(config: Config) -> None:
+    """Say that another mode is replaced. Raises Fatal where a kube-proxy still serves in such a mode."""
+    if not config.other_mode:
+        return
+    running = kube_proxy.other_mode(config)
+    if running:
+        raise Fatal(
+            f"A kube-proxy is running on this node ({running}); nothing has been changed. Stop it before"
+            f" ipvsproxy is started here. {config.other_mode}"
+        )
+    log.warning("Started in mode ipvs, although another mode is configured", reason=config.other_mode)
+
+
+def _wait_for_lock(lock: InstanceLock, kernel: Kernel, outside: Observability, inbox: Inbox) -> None:
+    """Wait until the other proxy of this node has ended, then let the loop go. Raises Fatal."""
+    lock.wait()
+    log.info("the other ipvsproxy has ended, taking over")
+    prepare(kernel)
+    outside.standby("")
+    inbox.put(LockAcquired())
+
+
+def _families(config: Config) -> frozenset[int]:
+    """Return the IP families this host supports. Raises Fatal when the settings are all for another one."""
+    families = host.families()
+    problem, warnings = family_advice(config, families)
+    for warning in warnings:
+        log.warning(warning)
+    if problem:
+        raise Fatal(problem)
+    if note := nodeport_note(config):
+        log.info(note)
+    log.info("IP families", families=sorted(families))
+    return families
+
+
+def source(config: Config, observe: Observe) -> tuple[Source, EventClient | None, Callable[[], int] | None]:
+    """Return where objects come from; if that is an API, the way to its events, and one to ask about other nodes.
+
+    Imports stay inside: one source does not need what the other one needs.
+    """
+    if config.manifests is not None:
+        from ipvsproxy.kube.manifests import ManifestSource
+
+        return ManifestSource(config.manifests), None, None
+    from ipvsproxy.kube.client import ApiSource
+
+    api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe)
+    return api, api.client, api.ask
+
+
+def _kernel_counters() -> Callable[[], CounterReader]:
+    """Return how the kernel's counters are opened; imported here, since most proxies show none."""
+    from ipvsproxy.kernel.read.reader import KernelReader
+
+    return KernelReader
+
+
+def _listen(outside: Observability, door: EventClient | None) -> None:
+    """Open the servers of this process. Raises Fatal with bindAddressHardFail, after an event about it."""
+    try:
+        outside.listen()
+    except OSError as error:
+        outside.send_last_events(door, error)
+        raise Fatal(f"cannot listen: {error}") from error
+
+
+def _guard(name: str, work: Callable[[], None]) -> None:
+    """Start a thread without which the process is of no use: when it cannot go on, the process ends."""
+
+    def guarded() -> None:
+        try:
+            work()
+        except Fatal as error:
+            log.error("cannot go on", error=str(error))
+            os._exit(1)
+
+    threading.Thread(target=guarded, name=name, daemon=True).start()
+
+
+def _crashed(crash: threading.ExceptHookArgs) -> None:
+    """End the process with any of its threads, so that a supervisor starts it again: none is there for nothing."""
+    told = (crash.exc_type, crash.exc_value, crash.exc_traceback)
+    log.error("a thread has crashed", thread=crash.thread.name if crash.thread else None, exc_info=told)
+    os._exit(1)
+
+
+def _restart(file: Path) -> None:
+    """End, so that a supervisor starts the process with what the file holds now."""
+    log.error("the content of the configuration file was updated, ending to be started again", file=str(file))
+    os._exit(1)

@@ -1,0 +1,53 @@
+"""Waiting for a kube-proxy that takes this node over, before what is ours goes: no new connection is refused then.
+
+Each mode has programmed a family when what it writes last is there (`kernel.filters.kube_proxy`). Until then the
+state that ipvsproxy has left goes on serving.
+"""
+
+import errno
+import math
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from ipvsproxy.base.address import family
+from ipvsproxy.kernel.filters.kube_proxy import programmed
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.wire.netlink import KernelError
+
+LOOK_SECONDS, REMINDER_SECONDS = 0.2, 30.0
+OTHER_FAMILY_SECONDS = 30.0
+"""kube-proxy programs its two families one after the other."""
+
+log = structlog.get_logger()
+
+
+def await_kube_proxy() -> Mapping[int, str]:
+    """Wait until a kube-proxy has programmed every family (4, 6) that has virtual servers; return its modes.
+
+    A family that is not there long after the other one is not served by that kube-proxy. Raises KernelError and
+    OSError.
+    """
+    served = _served_families()
+    log.info("Waiting for the rules of kube-proxy", families=sorted(served))
+    deadline, said = math.inf, time.monotonic()
+    while True:
+        modes, now = programmed(), time.monotonic()
+        deadline = min(deadline, now + OTHER_FAMILY_SECONDS) if modes else math.inf
+        if modes and (served <= modes.keys() or now >= deadline):
+            log.info("Found the rules of kube-proxy", modes=modes)
+            return modes
+        if now >= said + REMINDER_SECONDS:
+            said = now
+            log.warning("Found no rules of kube-proxy yet", families=sorted(served - modes.keys()))
+        time.sleep(LOOK_SECONDS)
+
+
+def _served_families() -> set[int]:
+    try:
+        return {family(key.address) for key in Ipvs().servers()}
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return set()  # a kernel without IPVS has no servers
+        raise

@@ -1,0 +1,132 @@
+"""Putting right at once what others have changed, as the kernel tells of it, and never fighting for long.
+
+In: notices that are not about our own work, and a glance at one virtual server each second, since IPVS tells
+nothing: whoever flushes it is found by the first one. Out: a restored ruleset, and the names of VIPs and servers
+that differ, which the loop's next apply puts back. Belongs to the loop's thread.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from ipvsproxy.exchange.report import Report
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.notification import Notification, VipsChanged
+from ipvsproxy.plan.repair_backoff import RepairBackoff
+from ipvsproxy.plan.state import Dirty
+from nft import NftError
+
+RETRY_SECONDS = 1.0
+SAMPLE_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Repairer:
+    """What others are suspected to have changed. `longest` is the longest wait in a fight, in seconds."""
+
+    def __init__(
+        self, kernel: Kernel, report: Report, clock: Callable[[], float], longest: float, node: str
+    ) -> None:
+        self._kernel = kernel
+        self._report = report
+        self._clock = clock
+        self._node = node
+        self._patience = RepairBackoff(longest)
+        self._not_before = 0.0
+        self.next_sample = clock() + SAMPLE_SECONDS
+        self._forward = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._vips = self._servers = self._whole = self._unsure = False
+        self._sets: set[str] = set()
+        self._programs: set[str] = set()
+
+    def mark(self, notice: Notification) -> None:
+        """Remember where to look."""
+        if isinstance(notice, VipsChanged):
+            self._vips = True
+            return
+        self._sets |= notice.sets
+        self._whole |= notice.whole
+        self._unsure |= notice.unsure
+        self._forward |= notice.forward or notice.unsure
+        if notice.program:
+            self._programs.add(notice.program)
+
+    def sample(self) -> None:
+        """Look at a virtual server, if it is time to, and suspect all when it is not as it was left.
+
+        Also at the FORWARD chains of iptables-nft, if others have changed rules there.
+        """
+        now = self._clock()
+        if now < self.next_sample:
+            return
+        self.next_sample = now + SAMPLE_SECONDS
+        # What cannot be read now is said by the next verification.
+        with suppress(KernelError):
+            self._servers |= self._kernel.sample()
+        if self._forward:
+            self._forward = False
+            with suppress(NftError, KernelError):
+                self._kernel.rules.mark_replies()
+
+    @property
+    def next(self) -> float | None:
+        """When to mend, None while there is nothing to."""
+        if not (self._vips or self._servers or self._whole or self._sets or self._unsure):
+            return None
+        return max(self._patience.next, self._not_before)
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether others undo what is repaired."""
+        return self._patience.is_contended
+
+    def repair(self) -> Dirty:
+        """Restore the rules; return VIPs and servers that have to be put back, and what was refused of the rules.
+
+        Raises NftError, KernelError.
+
+        The rules first: the guard has to be there before a VIP is. What fails is tried again after a while.
+        """
+        self._not_before = self._clock() + RETRY_SECONDS
+        if self._unsure:
+            self._sets |= self._kernel.rules.differing_sets()
+        touched, rules = Dirty(), self._whole or bool(self._sets)
+        if rules:
+            touched.update(self._kernel.rules.restore(self._sets, whole=self._whole))
+        if self._vips:
+            touched.update(self._kernel.verify_vips())
+        if self._servers:
+            touched.update(self._kernel.verify_servers())
+        if rules or touched:
+            self._tell(touched, "all" if self._whole else sorted(self._sets))
+        self._forget()
+        self._not_before = 0.0
+        return touched
+
+    def _tell(self, touched: Dirty, rules: str | list[str]) -> None:
+        self._report.repaired(len(touched) + (1 if rules == "all" else len(rules)))
+        fought, by = self._patience.is_contended, sorted(self._programs)
+        self._patience.repaired(self._clock())
+        if not fought:
+            vips, servers = len(touched.vips), len(touched.servers)
+            log.warning(
+                "changed by others, repairing", rules=rules or None, vips=vips, servers=servers, by=by or None
+            )
+        if self._patience.is_contended and not fought:
+            log.error("another program keeps changing what is ours, repairing ever more rarely", by=by or None)
+            who = ", ".join(by) or "another program"
+            self._report.contested(self._node, f"{who} keeps changing what ipvsproxy has made in the kernel")
+
+    def calm(self) -> None:
+        """Notice that a fight has ended."""
+        fought = self._patience.is_contended
+        self._patience.look(self._clock())
+        if fought and not self._patience.is_contended:
+            log.info("no other program changes what is ours any more")
+            self._report.contested(self._node, "")
