@@ -22,7 +22,7 @@ NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo tour vagrant-lab test test-all check unit tools-check vagrant-check integration integration-all \
-        integration-newer soak fuzz conformance picture bench guest image image-root lock clean
+        integration-newer soak fuzz conformance picture bench bench-dataplane guest image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -89,6 +89,10 @@ picture: $(VENV)  ## draw the picture in docs/commands.md anew
 
 bench: $(VENV)  ## measure sync times and memory
 	$(RUN) -- $(PY) -m tests.bench.run $(ARGS)
+
+bench-dataplane: $(VENV)  ## count what a packet costs, in instructions; KUBE_PROXY=PATH, ARGS=--check
+	tools/dataplane-setup
+	$(PY) -m tests.bench.dataplane $(ARGS)
 
 image:  ## the container image ipvsproxy:dev, by docker
 	docker build -f deploy/Dockerfile -t ipvsproxy:dev .

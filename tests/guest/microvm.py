@@ -35,14 +35,19 @@ def kernel() -> pathlib.Path:
     return (REPO / (f".cache/kernel-{wanted}" if wanted else ".cache/kernel") / "vmlinuz").resolve()
 
 
-def argv(folder: pathlib.Path, *, kvm: bool) -> list[str]:
-    """The words that boot it."""
-    cpus = os.environ.get("IPVSPROXY_VM_CPUS") or str(min(4, len(os.sched_getaffinity(0))))
+def argv(folder: pathlib.Path, *, kvm: bool, counting: bool = False) -> list[str]:
+    """The words that boot it; with `counting`, as a machine of one CPU whose clock counts instructions.
+
+    QEMU's `-icount shift=0` lets a nanosecond pass for each instruction that the guest executes, whatever the host does.
+    """
+    cpus = "1" if counting else os.environ.get("IPVSPROXY_VM_CPUS") or str(min(4, len(os.sched_getaffinity(0))))
     words = ["vng", "--run", str(kernel()), "--force-9p", "--user", "root", "--cpus", cpus]
     words += ["--memory", os.environ.get("IPVSPROXY_VM_MEMORY") or "4G"]
     if not kvm:
         # A kernel under emulation on a busy machine finds its timer late, takes it for broken and panics.
         words += ["--disable-kvm", "--disable-microvm", "--append=no_timer_check"]
+    if counting:
+        words += ["--qemu-opts=-icount shift=0"]
     # /mnt is only a place to hang the second, cached view of the root on; guest-init takes it from there.
     words += [f"--rwdir={folder}", "--rodir=/mnt=/"]
     return [*words, "--exec", shlex.join([str(GUEST_INIT), str(folder)])]

@@ -1,6 +1,6 @@
 """Run a command where it finds a kernel with IPVS: here, or in a guest.
 
-    python -m tests.guest.run [--direct | --vm | --usermode] [--timeout SECONDS] -- COMMAND...
+    python -m tests.guest.run [--direct | --vm | --usermode | --counting] [--timeout SECONDS] -- COMMAND...
     python -m tests.guest.run --prepare
 
 Root on a kernel with IPVS, dummy and veth links: the command simply runs. Otherwise a guest kernel boots with this
@@ -45,6 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     where.add_argument("--direct", action="store_true", help="on this kernel, come what may")
     where.add_argument("--vm", action="store_true", help="in a micro-VM even if this kernel would do")
     where.add_argument("--usermode", action="store_true", help="in a user-mode kernel even if this one would do")
+    where.add_argument("--counting", action="store_true", help="in a micro-VM whose clock counts instructions")
     where.add_argument("--prepare", action="store_true", help="download and make what running many tests takes")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds until a guest is killed")
     parser.add_argument("command", nargs="*")
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
 
 
 def asks_for_a_guest(options: argparse.Namespace) -> bool:
-    return bool(options.vm or options.usermode or guest.wanted_kernel() or guest.userland())
+    return bool(options.vm or options.usermode or options.counting or guest.wanted_kernel() or guest.userland())
 
 
 def prepare() -> int:
@@ -103,6 +104,8 @@ def choose(options: argparse.Namespace) -> tuple[str, guest.Boot]:
     if options.usermode:
         usermode.prepare()
         return usermode_guest() if usermode_boots() else sys.exit(1)
+    if options.counting:
+        return counting_guest()
     if not options.vm and prefers_usermode() and usermode_boots():
         return usermode_guest()
     return microvm_guest()
@@ -132,6 +135,12 @@ def microvm_guest() -> tuple[str, guest.Boot]:
     kvm = microvm.kvm_works()
     how = "KVM" if kvm else "software emulation, KVM does not work here"
     return f"a micro-VM ({microvm.kernel().name}, {how})", partial(microvm.argv, kvm=kvm)
+
+
+def counting_guest() -> tuple[str, guest.Boot]:
+    microvm.prepare()
+    how = "software emulation, one CPU, a nanosecond for each instruction"
+    return f"a micro-VM ({microvm.kernel().name}, {how})", partial(microvm.argv, kvm=False, counting=True)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,17 @@ def test_the_micro_vm_is_used_where_the_user_mode_kernel_does_not_boot_and_one_l
     assert said == [f"the user-mode kernel linux does not boot on this machine: {why}"]
 
 
+def test_the_machine_that_counts_has_one_cpu_and_a_clock_of_instructions_even_where_kvm_works(
+    machine: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microvm, "kvm_works", lambda: True)
+    monkeypatch.setenv("IPVSPROXY_VM_CPUS", "4")
+    assert "a nanosecond for each instruction" in chosen("--counting")
+    words = microvm.argv(machine, kvm=False, counting=True)
+    assert words[words.index("--cpus") + 1] == "1"
+    assert {"--disable-kvm", "--qemu-opts=-icount shift=0"} <= set(words)
+
+
 def test_a_kernel_of_former_sources_is_made_anew_and_stays_until_then(tmp_path: pathlib.Path) -> None:
     shutil.copytree(REPO / "tools", tmp_path / "tools")
     cache = tmp_path / ".cache/usermode"

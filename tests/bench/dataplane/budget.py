@@ -1,0 +1,66 @@
+"""The agreed counts: what a row may cost, and which rows cost more than that."""
+
+import json
+import pathlib
+
+from tests.bench.dataplane.results import Results
+from tests.bench.dataplane.rows import Row, floor_of
+
+FILE = pathlib.Path(__file__).with_name("budget.json")
+TOLERANCE = 0.01
+
+
+def read(path=None):
+    content = json.loads((path or FILE).read_text())
+    counts = {
+        Row(int(services), name, kind, peer): count
+        for services, paths in content["counts"].items()
+        for name, kinds in paths.items()
+        for kind, peers in kinds.items()
+        for peer, count in peers.items()
+    }
+    return Results(content["surroundings"], counts)
+
+
+def write(results, path=None):
+    nested = {}
+    for row in sorted(results.counts):
+        kinds = nested.setdefault(str(row.services), {}).setdefault(row.path, {})
+        kinds.setdefault(row.kind, {})[row.peer] = results.counts[row]
+    (path or FILE).write_text(
+        json.dumps({"surroundings": results.surroundings, "counts": nested}, indent=1) + "\n"
+    )
+
+
+def exceeded(agreed, found):
+    """Return a sentence for each agreed row that was not measured, or costs more than 1 % more.
+
+    Another kernel or nft moves all counts. Then a row may cost as much more as its floor does, and floors are not
+    judged.
+    """
+    same = agreed.surroundings == found.surroundings
+    judged = [row for row in sorted(agreed.counts) if same or row != floor_of(row)]
+    return [sentence for row in judged if (sentence := _judge(row, agreed, found, same=same))]
+
+
+def _judge(row, agreed, found, *, same):
+    needed = [row] if same else [row, floor_of(row)]
+    missing = [str(one) for one in needed if one not in found.counts or one not in agreed.counts]
+    if missing:
+        return f"{missing[0]}: not measured"
+    may = agreed.counts[row]
+    if not same:
+        may *= found.counts[floor_of(row)] / agreed.counts[floor_of(row)]
+    counted = found.counts[row]
+    if counted <= may * (1 + TOLERANCE):
+        return None
+    return f"{row}: {counted:,} instructions, {counted / may - 1:.2%} more than the {may:,.0f} agreed"
+
+
+def cheaper(agreed, found):
+    """Return the rows that cost more than 1 % less than agreed: the budget should be agreed anew."""
+    if agreed.surroundings != found.surroundings:
+        return []
+    return [
+        row for row in sorted(agreed.counts) if found.counts.get(row, 0) < agreed.counts[row] * (1 - TOLERANCE)
+    ]

@@ -1,0 +1,124 @@
+"""The proxies that are measured: ipvsproxy, and a kube-proxy in each of its modes if there is one."""
+
+import json
+import signal
+import sys
+from functools import partial
+
+from tests.bench.dataplane import objects
+from tests.lab import netns
+from tests.lab.lab import CLUSTER_CIDRS
+from tests.lab.proxy import Proxy
+from tests.support.apiserver import ApiServer
+
+MODES = ("ipvs", "nftables", "iptables")
+NEEDED = {"ipvs": ("iptables", "ipset"), "nftables": ("nft",), "iptables": ("iptables",)}
+"""Programs that kube-proxy calls."""
+
+
+class Started:
+    """A proxy in the node of a lab; it does not run while something is measured."""
+
+    def __init__(self, lab, folder):
+        self._lab, self._folder = lab, folder
+        self._proxy = None
+
+    def serves(self, _path):
+        return True
+
+    def pause(self):
+        self._proxy.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self._proxy.process.send_signal(signal.SIGCONT)
+
+    def stop(self):
+        if self._proxy:
+            self._proxy.kill()
+
+    def log(self):
+        return self._proxy.text() if self._proxy else ""
+
+    def _run(self, argv):
+        node = self._lab.nodes[0]
+        words = [*argv, f"--hostname-override={node.name}"]
+        self._proxy = Proxy(node.netns, words, self._folder / "log")
+        self._proxy.start()
+
+
+class Ours(Started):
+    """ipvsproxy, which reads objects from files."""
+
+    name = "ipvsproxy"
+
+    def start(self, services):
+        (self._folder / "manifests").mkdir()
+        self._write("first", [objects.node(self._lab), *objects.first_stage(self._lab, services)])
+        self._run([
+            sys.executable, "-m", "ipvsproxy", "run", f"--manifests={self._folder / 'manifests'}",
+            f"--cluster-cidr={CLUSTER_CIDRS}", "--ipvs-min-sync-period=0s",
+        ])  # fmt: skip
+
+    def grow(self):
+        self._write("second", objects.second_stage(self._lab))
+
+    def _write(self, name, items):
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        hidden = self._folder / name
+        hidden.write_text(text)
+        hidden.replace(self._folder / "manifests" / f"{name}.json")
+
+
+class KubeProxy(Started):
+    """A kube-proxy binary in one of its modes, which follows the suite's API server."""
+
+    def __init__(self, lab, folder, binary, mode):
+        super().__init__(lab, folder)
+        self._binary, self._mode = binary, mode
+        self.name = f"kube-proxy {mode}"
+        self._server = None
+
+    def start(self, services):
+        with netns.inside(self._lab.nodes[0].netns):
+            self._server = ApiServer().start()
+        self._put([objects.node(self._lab), *objects.first_stage(self._lab, services)])
+        self._run([self._binary, f"--config={self._config()}"])
+
+    def grow(self):
+        self._put(objects.second_stage(self._lab))
+
+    def stop(self):
+        super().stop()
+        if self._server:
+            self._server.stop()
+
+    def _put(self, items):
+        for item in items:
+            self._server.put(item)
+
+    def _config(self):
+        path = self._folder / "config"
+        kubeconfig = self._server.write_kubeconfig(self._folder / "kubeconfig")
+        unlimited = {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"}
+        rarely = {"minSyncPeriod": "0s", "syncPeriod": "1h"}
+        path.write_text(json.dumps({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+            "mode": self._mode, "clusterCIDR": CLUSTER_CIDRS, "conntrack": unlimited,
+            "clientConnection": {"kubeconfig": str(kubeconfig)},
+            "ipvs": rarely | {"scheduler": "rr"}, "nftables": rarely, "iptables": rarely,
+        }))  # fmt: skip
+        return path
+
+
+def peers(names, kube_proxy):
+    """Return what makes each of the named peers, given a lab and a folder."""
+    from tests.bench.dataplane.floors import BareIpvs, Conntrack
+
+    makers = {
+        Conntrack.name: lambda lab, _: Conntrack(lab),
+        BareIpvs.name: lambda lab, _: BareIpvs(lab),
+        Ours.name: Ours,
+    }
+    for mode in MODES if kube_proxy else ():
+        makers[f"kube-proxy {mode}"] = partial(KubeProxy, binary=kube_proxy, mode=mode)
+    return [makers[name] for name in names]

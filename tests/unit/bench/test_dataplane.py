@@ -1,0 +1,147 @@
+"""What the measurement of packets makes of its counts: the budget, tables, and what is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from tests.bench.dataplane import __main__ as program
+from tests.bench.dataplane import budget
+from tests.bench.dataplane.results import Results, parse
+from tests.bench.dataplane.rows import FLOORS, IPVS, NO_SERVICE, PATHS, WATCHED, Row, floor_of
+from tests.bench.dataplane.table import OURS, tables
+
+HERE, ELSEWHERE = {"kernel": "6.1.0-50-amd64", "nft": "1.0.6"}, {"kernel": "6.12.1-amd64", "nft": "1.1.3"}
+ROW = Row(10, "pod to ClusterIP", "tcp", OURS)
+FLOOR = dataclasses.replace(ROW, peer=IPVS)
+
+
+def counted(ours: int, floor: int = 52_000, surroundings: dict[str, str] = HERE) -> Results:
+    return Results(surroundings, {ROW: ours, FLOOR: floor})
+
+
+def test_up_to_one_percent_more_than_agreed_is_no_failure() -> None:
+    assert budget.exceeded(counted(53_000), counted(53_530)) == []
+
+
+def test_more_than_one_percent_more_names_the_row_and_both_counts() -> None:
+    assert budget.exceeded(counted(53_000), counted(53_531)) == [
+        "pod to ClusterIP, tcp, ipvsproxy, 10 Services: 53,531 instructions, 1.00% more than the 53,000 agreed"
+    ]
+
+
+def test_a_floor_that_has_risen_on_the_same_kernel_is_a_failure_as_well() -> None:
+    assert len(budget.exceeded(counted(53_000), counted(53_000, 53_000))) == 1
+
+
+def test_on_another_kernel_a_row_may_cost_as_much_more_as_its_floor() -> None:
+    agreed = counted(53_000, 52_000)
+    assert budget.exceeded(agreed, counted(58_300, 57_200, ELSEWHERE)) == []
+    assert len(budget.exceeded(agreed, counted(59_000, 57_200, ELSEWHERE))) == 1
+    assert len(budget.exceeded(agreed, counted(53_000, 51_000, ELSEWHERE))) == 1
+
+
+def test_a_row_that_was_not_measured_is_a_failure() -> None:
+    found = counted(53_000)
+    del found.counts[ROW]
+    assert budget.exceeded(counted(53_000), found) == [
+        "pod to ClusterIP, tcp, ipvsproxy, 10 Services: not measured"
+    ]
+
+
+def test_what_has_become_cheaper_is_named_too() -> None:
+    assert budget.cheaper(counted(53_000), counted(52_000)) == [ROW]
+    assert budget.cheaper(counted(53_000), counted(52_900)) == []
+    assert budget.cheaper(counted(53_000), counted(30_000, 20_000, ELSEWHERE)) == []
+
+
+def test_a_budget_reads_as_it_was_written(tmp_path: pathlib.Path) -> None:
+    budget.write(counted(53_000), tmp_path / "budget")
+    assert budget.read(tmp_path / "budget") == counted(53_000)
+
+
+def test_the_committed_budget_has_each_watched_row_and_its_floor() -> None:
+    agreed = budget.read().counts
+    assert {(row.services, row.path, row.kind) for row in agreed if row.peer == OURS} == set(WATCHED)
+    assert {floor_of(row) for row in agreed} <= agreed.keys()
+
+
+def test_each_path_has_a_floor_and_a_name_of_its_own() -> None:
+    assert {path.floor for path in PATHS} == set(FLOORS) == {NO_SERVICE, IPVS}
+    assert len({path.name for path in PATHS}) == len(PATHS)
+
+
+def line(**changes: object) -> str:
+    row = {"services": 10, "path": "pod to ClusterIP", "kind": "tcp", "peer": OURS, "p10": 53_000}
+    return json.dumps(row | changes)
+
+
+def test_lines_of_others_between_results_are_passed_over() -> None:
+    lines = [json.dumps(HERE), "the guest is booting: 10 s", line(), line(peer=IPVS, p10=52_000)]
+    assert parse(lines) == counted(53_000)
+
+
+def test_counts_of_two_kernels_are_not_mixed() -> None:
+    with pytest.raises(ValueError, match=r"6\.12\.1"):
+        parse([json.dumps(HERE), line(), json.dumps(ELSEWHERE), line()])
+
+
+def test_a_table_has_ratios_to_the_floor_and_to_each_proxy() -> None:
+    results = counted(53_000, 50_000)
+    results.counts[dataclasses.replace(ROW, peer="kube-proxy ipvs")] = 106_000
+    lines = tables(results).splitlines()
+    assert lines[2] == "| round trip | floor | ipvsproxy | kube-proxy ipvs | to the floor | to kube-proxy ipvs |"
+    assert lines[4:] == [
+        "| pod to ClusterIP: TCP on an open connection | 50.0 | 53.0 | 106.0 | 1.060 | 0.500 |",
+    ]
+
+
+def test_a_table_says_where_a_peer_was_not_measured() -> None:
+    results = counted(53_000)
+    del results.counts[FLOOR]
+    assert tables(results).splitlines()[-1] == "| pod to ClusterIP: TCP on an open connection | - | 53.0 | - |"
+
+
+def test_a_check_measures_the_watched_rows_of_ours_and_of_the_floors() -> None:
+    wanted = program.plan(program.options(["--check"]))
+    assert wanted["peers"] == [*FLOORS, OURS]
+    assert wanted["rows"] == sorted(WATCHED)
+    assert wanted["services"] == sorted({services for services, _, _ in WATCHED})
+
+
+def test_each_size_of_a_plan_has_all_rows_and_the_modes_that_are_asked_for() -> None:
+    wanted = program.plan(
+        program.options(["--services", "10,1_000", "--kube-proxy", "/bin/true", "--modes", "nftables"])
+    )
+    assert (wanted["services"], wanted["rows"]) == ([10, 1000], None)
+    assert wanted["peers"] == [*FLOORS, OURS, "kube-proxy nftables"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--services", "1"], "at least 2 Services"),
+        (["--kube-proxy", "/nowhere/kube-proxy"], "/nowhere/kube-proxy is no program"),
+        (["--modes", "ebpf"], "no such mode: ebpf"),
+        (["--check", "--agree"], "not allowed with"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        program.options(words)
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_check_of_kept_counts_fails_by_the_row(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget.write(counted(50_000), tmp_path / "budget")
+    monkeypatch.setattr(budget, "FILE", tmp_path / "budget")
+    (tmp_path / "counts").write_text("\n".join([json.dumps(HERE), line(), line(peer=IPVS, p10=52_000)]))
+    assert program.main(["--check", "--results", str(tmp_path / "counts")]) == 1
+    assert "pod to ClusterIP, tcp, ipvsproxy, 10 Services" in capsys.readouterr().err
