@@ -38,7 +38,7 @@ def kernel() -> pathlib.Path:
 def argv(folder: pathlib.Path, *, kvm: bool, counting: bool = False) -> list[str]:
     """The words that boot it; with `counting`, as a machine of one CPU whose clock counts instructions.
 
-    QEMU's `-icount shift=0` lets a nanosecond pass for each instruction that the guest executes, whatever the host does.
+    QEMU's `-icount shift=0` lets a nanosecond pass for each instruction of the guest, whatever the host does.
     """
     cpus = "1" if counting else os.environ.get("IPVSPROXY_VM_CPUS") or str(min(4, len(os.sched_getaffinity(0))))
     words = ["vng", "--run", str(kernel()), "--force-9p", "--user", "root", "--cpus", cpus]
