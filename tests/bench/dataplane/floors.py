@@ -57,6 +57,12 @@ class Conntrack:
 
     pause = resume = stop = grow
 
+    def last_words(self):
+        return ""
+
+    def has_ended(self):
+        return False
+
 
 class BareIpvs(Conntrack):
     """Virtual servers and VIPs for as many Services, and the least masquerading with which replies find back."""

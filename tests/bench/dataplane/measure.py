@@ -86,6 +86,9 @@ class Measurement:
             if later:
                 self._peer.grow()
                 self._stage(later)
+        except RuntimeError:
+            print(self._peer.last_words(), file=sys.stderr)
+            raise
         finally:
             self._peer.stop()
 
@@ -110,14 +113,14 @@ class Measurement:
         return netns.run(where, [str(self._program), kind, path.target(self._lab), str(path.port), str(count)])
 
     def _wait_for(self, path):
-        """Return once all kinds are answered. Raises RuntimeError, TimeoutError."""
+        """Return once all kinds are answered. Raises RuntimeError if they never will be."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 for kind in path.kinds:
                     self._ask(path, kind, 1, PORTS_OF_TRIALS)
             except RuntimeError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or self._peer.has_ended():
                     raise
                 time.sleep(POLL_SECONDS)
             else:

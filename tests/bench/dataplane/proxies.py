@@ -11,6 +11,7 @@ from tests.lab.lab import CLUSTER_CIDRS
 from tests.lab.proxy import Proxy
 from tests.support.apiserver import ApiServer
 
+LAST_WORDS = 3000
 MODES = ("ipvs", "nftables", "iptables")
 NEEDED = {"ipvs": ("iptables", "ipset"), "nftables": ("nft",), "iptables": ("iptables",)}
 """Programs that kube-proxy calls."""
@@ -36,8 +37,12 @@ class Started:
         if self._proxy:
             self._proxy.kill()
 
-    def log(self):
-        return self._proxy.text() if self._proxy else ""
+    def last_words(self):
+        """What it has logged in the end."""
+        return self._proxy.text()[-LAST_WORDS:] if self._proxy else ""
+
+    def has_ended(self):
+        return not self._proxy.is_running()
 
     def _run(self, argv):
         node = self._lab.nodes[0]

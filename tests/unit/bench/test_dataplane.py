@@ -9,10 +9,11 @@ import pathlib
 import pytest
 
 from tests.bench.dataplane import __main__ as program
-from tests.bench.dataplane import budget
+from tests.bench.dataplane import budget, floors, measure, objects
 from tests.bench.dataplane.results import Results, parse
 from tests.bench.dataplane.rows import FLOORS, IPVS, NO_SERVICE, PATHS, WATCHED, Row, floor_of
 from tests.bench.dataplane.table import OURS, tables
+from tests.lab.lab import Lab
 
 HERE, ELSEWHERE = {"kernel": "6.1.0-50-amd64", "nft": "1.0.6"}, {"kernel": "6.12.1-amd64", "nft": "1.1.3"}
 ROW = Row(10, "pod to ClusterIP", "tcp", OURS)
@@ -72,6 +73,39 @@ def test_the_committed_budget_has_each_watched_row_and_its_floor() -> None:
 def test_each_path_has_a_floor_and_a_name_of_its_own() -> None:
     assert {path.floor for path in PATHS} == set(FLOORS) == {NO_SERVICE, IPVS}
     assert len({path.name for path in PATHS}) == len(PATHS)
+
+
+def test_the_first_stage_has_as_many_services_as_are_asked_for() -> None:
+    made = objects.first_stage(Lab(nodes=1), 10)
+    services = [item for item in made if item["kind"] == "Service"]
+    assert len({item["metadata"]["name"] for item in services}) == len(services) == 10
+    addresses = [address for item in services for address in item["spec"]["clusterIPs"]]
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_every_address_that_a_path_goes_to_has_a_service_or_is_a_host() -> None:
+    lab = Lab(nodes=1)
+    made = [*objects.first_stage(lab, 2), *objects.second_stage(lab)]
+    served = {address for item in made for address in item.get("spec", {}).get("clusterIPs", [])}
+    served |= {
+        entry["ip"] for item in made for entry in item.get("status", {}).get("loadBalancer", {}).get("ingress", [])
+    }
+    hosts = {host.address(family) for host in (*lab.pods, *lab.nodes) for family in (4, 6)}
+    assert {path.target(lab) for path in PATHS} <= served | hosts
+
+
+def test_only_paths_and_kinds_of_the_wanted_size_are_measured() -> None:
+    rows = [[10, "pod to pod", "tcp"], [10, "pod to ClusterIP", "udp"], [1000, "pod to pod", "udp"]]
+    found = {path.name: kinds for path, kinds in measure.wanted(rows, 10).items()}
+    assert found == {"pod to pod": ["tcp"], "pod to ClusterIP": ["udp"]}
+    assert list(measure.wanted(None, 10)) == list(PATHS)
+
+
+def test_a_bare_server_is_what_ipvsadm_restores() -> None:
+    assert floors.server("t", "[fd00::1]", 80, ["[fd00::2]"]) == [
+        "-A -t [fd00::1]:80 -s rr",
+        "-a -t [fd00::1]:80 -r [fd00::2]:8080 -m",
+    ]
 
 
 def line(**changes: object) -> str:
