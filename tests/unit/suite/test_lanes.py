@@ -1,0 +1,62 @@
+"""The integration server's two lanes (.ci/run), seen by a `make` that only writes down what it is asked for."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.repository import REPO
+
+FOLDER = "tests/integration"
+ON_BOTH_KERNELS = {f"{FOLDER}/test_ipvs.py", f"{FOLDER}/test_traffic.py"}
+MAKE = f"""#!{sys.executable}
+import json, os, sys
+with open("notes", "a") as notes:
+    notes.write(json.dumps(sys.argv[1:]) + chr(10))
+sys.exit(sys.argv[1] == os.environ.get("FAILING"))
+"""
+
+
+def run(folder, failing=""):
+    """Run a copy of .ci/run; return its exit code and the arguments of each `make`."""
+    for name in (".ci", ".cache", ".venv/bin", "programs"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(REPO / ".ci/run", folder / ".ci/run")
+    (folder / ".venv/bin/python").symlink_to(sys.executable)
+    (folder / "programs/make").write_text(MAKE)
+    (folder / "programs/make").chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}/programs:{os.environ['PATH']}", "FAILING": failing}
+    done = subprocess.run([folder / ".ci/run"], env=environment, check=False, capture_output=True, timeout=60)
+    return done.returncode, [json.loads(line) for line in (folder / "notes").read_text().splitlines()]
+
+
+def files(calls, where):
+    """The files of `make integration WHERE=where`."""
+    (call,) = [call for call in calls if call[0] == "integration" and f"WHERE={where}" in call]
+    (found,) = [word.removeprefix("TESTS=").split() for word in call if word.startswith("TESTS=")]
+    return found
+
+
+def test_each_integration_test_is_in_one_lane_and_only_in_one(tmp_path):
+    code, calls = run(tmp_path)
+    assert code == 0
+    (main,) = [call for call in calls if call[0] == "test"]
+    moved = files(calls, "--usermode")
+    assert moved
+    assert len(set(moved)) == len(moved)
+    assert all((REPO / name).is_file() for name in moved)
+    assert main[1:] == ["ARGS=" + "".join(f" --ignore={name}" for name in moved)]
+
+
+def test_only_the_packet_paths_run_on_a_second_kernel(tmp_path):
+    assert set(files(run(tmp_path)[1], "--vm")) == ON_BOTH_KERNELS
+
+
+@pytest.mark.parametrize("failing", ["-j", "fuzz", "soak", "integration", "bench-dataplane", "test"])
+def test_a_failure_in_either_lane_fails_the_run(tmp_path, failing):
+    code, calls = run(tmp_path, failing)
+    assert failing in [call[0] for call in calls]
+    assert code != 0
