@@ -20,8 +20,7 @@ from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey, PacketVerdict
 from ipvsproxy.plan.topology import choose
-from ipvsproxy.probe.dns import question as query
-from ipvsproxy.probe.dns import resolve
+from ipvsproxy.probe.dns import query, resolve
 from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
 from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
 
@@ -196,7 +195,7 @@ def _outcome(domain: str, question: Question, sock: socket.socket | OSError) -> 
     if isinstance(sock, OSError):
         return ProbeOutcome("unreachable", 0.0, sock.strerror or str(sock))
     key = question.key
-    data = query(1, f"kubernetes.default.svc.{domain}", 1) if key.port == DNS_PORT else b"\0"
+    data = query(f"kubernetes.default.svc.{domain}") if key.port == DNS_PORT else b"\0"
     return probe(sock, format_ip(key.address), key.port, data)
 
 

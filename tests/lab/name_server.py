@@ -1,4 +1,7 @@
-"""A name server for the lab, which knows what a test tells it: addresses, and canonical names."""
+"""A name server for the lab, which knows what a test tells it: addresses, and canonical names.
+
+Over UDP, or over TCP alone: then each response over UDP is truncated.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +17,43 @@ from tests.lab.lab import Host
 HEADER = struct.Struct(">6H")
 A, CNAME, IN = 1, 5, 1
 ANSWERED, NO_SUCH_NAME = 0x8400, 0x8403
+TRUNCATED = 0x0200
 
 
 class NameServer:
-    """Answers on UDP port 53 of a host; `addresses` and `aliases` may change while it does."""
+    """Answers on port 53 of a host; `addresses` and `aliases` may change while it does."""
 
     def __init__(self, addresses: dict[str, str], aliases: dict[str, str]) -> None:
         self.addresses, self.aliases = addresses, aliases
         self.is_silent = False
 
     @contextlib.contextmanager
-    def serving(self, host: Host) -> Iterator[None]:
-        sock = netns.open_socket(host.netns, host.ipv4, "udp")
-        sock.setblocking(True)
-        sock.bind((host.ipv4, 53))
-        thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
-        thread.start()
+    def serving(self, host: Host, *, only_tcp: bool = False) -> Iterator[None]:
+        sockets = [netns.open_socket(host.netns, host.ipv4, proto) for proto in ("udp", "tcp")]
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setblocking(True)
+            sock.bind((host.ipv4, 53))
+        udp, tcp = sockets
+        tcp.listen()
+        threads = [
+            threading.Thread(target=self._serve_udp, args=(udp, TRUNCATED * only_tcp), daemon=True),
+            threading.Thread(target=self._serve_tcp, args=(tcp,), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            sock.close()
+            for sock in sockets:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+            for sock in sockets:
+                sock.close()
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve_udp(self, sock: socket.socket, flags: int) -> None:
         while True:
             try:
                 data, client = sock.recvfrom(4096)
@@ -46,8 +61,22 @@ class NameServer:
                 return
             if not data:
                 return
-            if not self.is_silent:
+            if flags:
+                number, *_ = HEADER.unpack_from(data)
+                sock.sendto(HEADER.pack(number, ANSWERED | flags, 1, 0, 0, 0) + data[HEADER.size :], client)
+            elif not self.is_silent:
                 sock.sendto(self.answer(data), client)
+
+    def _serve_tcp(self, sock: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = sock.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                size = int.from_bytes(connection.recv(2), "big")
+                answer = self.answer(connection.recv(size))
+                connection.sendall(len(answer).to_bytes(2, "big") + answer)
 
     def answer(self, data: bytes) -> bytes:
         number, *_ = HEADER.unpack_from(data)

@@ -1,89 +1,17 @@
-"""Questions over sockets of this host, and the bytes of names: no kernel, no cluster."""
+"""Questions over sockets of this host: no kernel, no cluster."""
 
 import http.server
 import socket
-import struct
 import threading
 from contextlib import suppress
-from typing import ClassVar
 
 import pytest
 
 from ipvsproxy.config import Config, Listen
-from ipvsproxy.diagnosis.facts import DnsAnswer
-from ipvsproxy.probe import dns, kube_proxy, web
+from ipvsproxy.probe import kube_proxy, web
 from ipvsproxy.probe.kube_proxy import other_mode
 from ipvsproxy.probe.live import open_socket, probe
 from ipvsproxy.probe.web import read_proxy
-
-ASKED = DnsAnswer("10.96.0.10", "a.example")
-
-
-def answer(number, records, code=0, questions=1):
-    head = dns.HEADER.pack(number, 0x8180 | code, questions, len(records), 0, 0)
-    return head + dns.question(number, "a.example", 1)[dns.HEADER.size :] + b"".join(records)
-
-
-def record(kind, data, name=b"\xc0\x0c"):
-    return name + struct.pack(">HHIH", kind, 1, 5, len(data)) + data
-
-
-def test_a_question_is_what_rfc_1035_says():
-    assert dns.question(7, "a.example.", 1) == bytes.fromhex(
-        "0007010000010000000000000161076578616d706c650000010001"
-    )
-    for name in ("", "a..b", "x" * 64, "ü"):
-        with pytest.raises(ValueError):
-            dns.question(7, name, 1)
-
-
-def test_addresses_aliases_and_pointers():
-    alias = record(5, b"\x01b\xc0\x0e")
-    found = dns.read(answer(7, [alias, record(1, bytes([192, 0, 2, 1])), record(28, bytes(15) + b"\x01")]), ASKED)
-    assert (found.canonical, found.addresses, found.error) == ("b.example", ("192.0.2.1", "::1"), "")
-
-
-def test_errors_have_names():
-    assert dns.read(answer(7, [], code=3), ASKED).error == "NXDOMAIN"
-    assert dns.read(answer(7, [], code=15), ASKED).error == "code 15"
-
-
-def test_a_name_that_points_to_itself_is_refused():
-    with pytest.raises(ValueError):
-        dns.read(answer(7, [record(5, b"\xc0\x27")]), ASKED)
-
-
-class Fake(socket.socket):
-    """A socket that is connected to a test's own one, whatever it is told to connect to."""
-
-    replies: ClassVar[list] = []
-
-    def connect(self, _):
-        pass
-
-    def settimeout(self, _):
-        pass
-
-    def send(self, data):
-        self.sent = data
-        return len(data)
-
-    def recv(self, _):
-        reply = self.replies.pop(0) if self.replies else None
-        if reply is None:
-            raise TimeoutError
-        return reply(dns.HEADER.unpack_from(self.sent)[0])
-
-
-def test_answers_to_others_are_passed_over_and_silence_is_told():
-    address = [record(1, bytes([192, 0, 2, 1]))]
-    Fake.replies = [lambda number: answer(number ^ 1, []), lambda number: answer(number, address)]
-    assert dns.resolve("10.96.0.10", "a.example", "A", Fake).addresses == ("192.0.2.1",)
-    Fake.replies = []
-    assert dns.resolve("10.96.0.10", "a.example", "A", Fake).error == "no answer within 4 s"
-    Fake.replies = [lambda _: b"\0"]
-    assert dns.resolve("10.96.0.10", "a.example", "A", Fake).error
-
 
 ANSWERS = {"/healthz": (200, "{}"), "/metrics": (200, ""), "/flagz": (404, "")}
 
@@ -226,6 +154,19 @@ def test_no_proxy_and_no_port():
     assert read_proxy(Config("node1", healthz_bind_address=None)) is None
 
 
+class Silent(socket.socket):
+    """A socket that is never answered, whatever it is told to connect to."""
+
+    def connect(self, _):
+        pass
+
+    def send(self, data):
+        return len(data)
+
+    def recv(self, _):
+        raise TimeoutError
+
+
 def test_live_questions():
     with socket.socket() as listening, socket.socket() as bound:
         listening.bind(("127.0.0.1", 0))
@@ -235,7 +176,7 @@ def test_live_questions():
         assert (answered.outcome, answered.source) == ("answered", "127.0.0.1")
         assert asked("127.0.0.1", "TCP", bound.getsockname()[1]).outcome == "refused"
         assert asked("127.0.0.1", "UDP", bound.getsockname()[1]).outcome == "refused"
-    silent = asked("192.0.2.1", "UDP", 9, Fake)
+    silent = asked("192.0.2.1", "UDP", 9, Silent)
     assert (silent.outcome, silent.source) == ("sent", "")
 
 
