@@ -17,6 +17,8 @@ from pathlib import Path
 
 import structlog
 
+from ipvsproxy.base import messages
+
 CALM_SECONDS, LONGEST_SECONDS = 0.05, 1.0
 """Writers that pause for less than the first are waited for, at most as long as the second."""
 BLIND_SECONDS = 2.0
@@ -71,7 +73,7 @@ class DirectoryWatcher:
         except OSError as error:
             if error.errno not in AWAY and self._said != (said := os.strerror(error.errno or 0)):
                 self._said = said
-                log.warning("no inotify for folders, looking at them now and then", error=said)
+                log.warning(messages.NO_INOTIFY, err=said)
         return None
 
     def _wait(self, watch: int | None) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.filters.nf_tables import read_table
 from ipvsproxy.kernel.ruleset import (
     NETLINK_NETFILTER,
@@ -77,12 +78,12 @@ class Forwarding:
             try:
                 work(family)
             except KernelError as error:
-                log.warning("rules of FORWARD could not be read", family=family, error=str(error))
+                log.warning("Could not read the rules of chain FORWARD", family=family, err=str(error))
 
     def _tidy(self, family: str) -> None:
         keep = self._comment if self._is_needed else ""
         for problem in self._run(family, *_deletions(family, self._rules(family) or {}, keep)):
-            log.warning("rule of FORWARD could not be removed", error=problem)
+            log.warning(messages.FORWARD_RULE_STAYS, err=problem)
 
     def _ensure(self, family: str) -> None:
         rules = self._rules(family)
@@ -90,9 +91,9 @@ class Forwarding:
             return
         problems = self._run(family, f"insert rule {family} filter FORWARD {self._rule}")
         if problems:
-            log.warning("rule of FORWARD could not be changed", error=problems[0])
+            log.warning("Could not change a rule of chain FORWARD", err=problems[0])
         else:
-            log.info("rule added to another program's chain", chain=f"{family} filter FORWARD", rule=self._rule)
+            log.info("Added a rule to another program's chain", chain=f"{family} filter FORWARD", rule=self._rule)
 
     def remove(self) -> list[str]:
         """Take the rule away again and return what went wrong."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import Config, ConntrackSettings, IpvsTimeouts
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -73,7 +74,7 @@ class Ipv6Forwarding:
         """Say once that packets will not reach pods, and again when it was turned on and off meanwhile."""
         is_off = is_needed and read_sysctl(IPV6_FORWARDING) == 0
         if is_off and not self._said:
-            log.warning("IPv6 forwarding is off, IPv6 Services do not reach pods", sysctl=dotted(IPV6_FORWARDING))
+            log.warning(messages.IPV6_FORWARDING_OFF, sysctl=dotted(IPV6_FORWARDING))
         self._said = is_off
 
 
@@ -81,11 +82,11 @@ def keep(config: Config) -> None:
     """Put back settings that somebody else has changed since; one that cannot be set is logged each time."""
     for name, value in wanted_sysctls(config):
         if read_sysctl(name) != value:
-            log.warning("kernel setting was changed by others", sysctl=dotted(name), wanted=value)
+            log.warning(messages.SETTING_CHANGED_BY_OTHERS, sysctl=dotted(name), wanted=value)
             try:
                 set_sysctl(name, value)
             except SysctlError as error:
-                log.error("kernel setting could not be put back", error=str(error))
+                log.error("Could not restore kernel setting", err=str(error))
 
 
 def obstacles(config: Config) -> list[str]:
@@ -129,7 +130,7 @@ def load_module(name: str) -> None:
             [program, "--quiet", "--", name], check=False, timeout=MODPROBE_SECONDS, capture_output=True
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("module could not be loaded", module=name, error=str(error))
+        log.warning("Could not load kernel module", module=name, err=str(error))
 
 
 def _prepare_conntrack(wanted: ConntrackSettings) -> None:
@@ -176,7 +177,7 @@ def _set_conntrack_limit(limit: int) -> None:
     if not _writable(PROC_SYS / CONNTRACK_MAX) and there not in (None, limit):
         if there < limit:
             log.warning(
-                "the limit of tracked connections belongs to the machine and stays as it is",
+                messages.CONNTRACK_LIMIT_OF_HOST,
                 sysctl=dotted(CONNTRACK_MAX), value=there, wanted=limit,
             )  # fmt: skip
         return
@@ -187,7 +188,7 @@ def _set_conntrack_limit(limit: int) -> None:
             hash_size.write_text(f"{limit // 4}\n")
     except (OSError, ValueError) as error:
         log.warning(
-            "conntrack buckets stay as they are, look-ups get slower", file=str(hash_size), error=str(error)
+            "Could not resize the conntrack hash table, lookups get slower", file=str(hash_size), err=str(error)
         )
 
 
@@ -209,9 +210,9 @@ def _set_timeouts(ipvs: Ipvs, wanted: IpvsTimeouts) -> None:
         seconds = (tcp or now[0], int(wanted.tcp_fin) or now[1], udp)
         if seconds != now:
             ipvs.set_timeouts(*seconds)
-            log.info("IPVS timeouts changed", tcp_tcpfin_udp=seconds, was=now)
+            log.info("Changed IPVS timeouts", tcpTcpfinUdp=seconds, was=now)
     except KernelError as error:
-        log.error("IPVS timeouts could not be set", wanted=wanted, error=str(error))
+        log.error(messages.TIMEOUTS_REFUSED, wanted=wanted, err=str(error))
 
 
 def set_oom_score(value: int) -> None:
@@ -220,7 +221,7 @@ def set_oom_score(value: int) -> None:
         if int(OOM_SCORE_ADJ.read_text()) != value:
             OOM_SCORE_ADJ.write_text(f"{value}\n")
     except (OSError, ValueError) as error:
-        log.debug("OOM score not set", value=value, error=str(error))
+        log.debug("Could not set the OOM score", value=value, err=str(error))
 
 
 def allow_descriptors() -> None:
@@ -235,7 +236,7 @@ def allow_descriptors() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError) as error:
-        log.debug("limit of open files not raised", limit=soft, wanted=wanted, error=str(error))
+        log.debug("Could not raise the limit of open files", limit=soft, wanted=wanted, err=str(error))
 
 
 def nameservers() -> frozenset[bytes]:
@@ -280,7 +281,7 @@ def set_sysctl(name: str, value: int) -> None:
         raise SysctlError(f"{dotted(name)} does not exist: load the module {module}") from None
     except OSError as error:
         raise SysctlError(_cannot(name, was, value, error.strerror)) from error
-    log.info("kernel setting changed", sysctl=dotted(name), value=value, was=was)
+    log.info(messages.SETTING_CHANGED, sysctl=dotted(name), value=value, was=was)
 
 
 def _cannot(name: str, was: int | None, value: int, reason: str | None) -> str:

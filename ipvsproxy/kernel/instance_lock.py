@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel import proof
 from ipvsproxy.kernel.proof import Proof
 
@@ -84,7 +85,7 @@ class InstanceLock:
         if holder is not None and self._is_proxy(holder):
             return holder
         log.error(
-            "the lock of this network namespace is held by a program that is no proxy, going on without it",
+            messages.LOCK_HELD_BY_STRANGER,
             lock=f"@{self._address[1:]}", holder=str(holder) if holder else None,
         )  # fmt: skip
         return None

@@ -11,6 +11,7 @@ from itertools import islice
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
@@ -177,7 +178,7 @@ class Kernel:
     def verify_vips(self) -> Dirty:
         """Compare kube-ipvs0 and VIPs with the shadow, correct it, return what differed. Raises KernelError."""
         if self._links.ensure_link():
-            log.warning("kube-ipvs0 was gone and has been made again")
+            log.warning("Found link kube-ipvs0 deleted, created it again")
         return Dirty(vips=self._reread_vips())
 
     def consume_own(self, notice: Notification) -> bool:
@@ -257,7 +258,7 @@ class Kernel:
         try:
             refused = self._ipvs.apply(steps)
         except Lost as error:
-            log.error("IPVS answers were lost, reading its state again", error=str(error))
+            log.error(messages.IPVS_REPLIES_LOST, err=str(error))
             failed.servers.update(step.key for step in steps)
             self._servers_in_doubt = True
             return
@@ -277,7 +278,7 @@ class Kernel:
         try:
             state = self._ipvs.state(key)
         except KernelError as error:
-            log.error("IPVS cannot be read, trying again", frontend=str(key), error=str(error))
+            log.error("Could not read IPVS virtual server, will retry", frontend=str(key), err=str(error))
             self._servers_in_doubt = True
             return
         if state is None:
@@ -291,7 +292,7 @@ class Kernel:
         try:
             failures = self._links.bind(vips) if present else self._links.unbind(vips)
         except Lost as error:
-            log.error("rtnetlink answers were lost, reading VIPs again", error=str(error))
+            log.error("Lost replies of rtnetlink, reading VIPs again", err=str(error))
             failed.vips.update(vip.address for vip in vips)
             self._vips_in_doubt = True
             return
@@ -300,9 +301,7 @@ class Kernel:
                 record_vip(vip, self.shadow, present=present)
                 continue
             code = failures[index]
-            log.error(
-                "VIP could not be changed", vip=format_ip(vip.address), error=os.strerror(code), bind=present
-            )
+            log.error(messages.VIP_REFUSED, vip=format_ip(vip.address), err=os.strerror(code), bind=present)
             failed.vips.add(vip.address)
             failed.reasons[vip.address] = os.strerror(code)
 
@@ -315,11 +314,11 @@ def report(refused: Sequence[StepRefused]) -> None:
             told.setdefault(item.step.key, item)
     for key, item in told.items():
         log.error(
-            "IPVS refused a change",
+            messages.IPVS_REFUSED,
             verb=item.step.verb.name,
             frontend=str(key),
             destination=str(item.destination) if item.destination else None,
-            error=item.reason,
+            err=item.reason,
         )
     if len(refused) > len(told):
-        log.error("IPVS refused more changes", count=len(refused) - len(told))
+        log.error("Kernel refused more IPVS changes", count=len(refused) - len(told))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.filters.kube_proxy import (
     IPSET_MODULE,
     IPSET_PROTOCOL,
@@ -55,14 +56,14 @@ class Leftovers:
                 return self._watch()
             self._remove_at_last()
         except KernelError as error:
-            log.warning("cannot look for what kube-proxy left", error=str(error))
+            log.warning("Could not look for leftovers of kube-proxy, will retry", err=str(error))
         return ""
 
     def _remove_at_last(self) -> None:
         problems = self.remove(0.0 if self._said else BUSY_SECONDS)
         for problem in problems:
             if problem not in self._said:
-                log.warning("what kube-proxy left could not be removed, trying again", error=problem)
+                log.warning("Could not remove leftovers of kube-proxy, will retry", err=problem)
         self._said = problems
         if not problems:
             self._removed = True
@@ -89,7 +90,7 @@ class Leftovers:
             staying = kept(found)
             if staying:
                 is_used = True
-                log.warning("other programs use chains of kube-proxy, which stay", chains=sorted(staying))
+                log.warning("Kept chains of kube-proxy that other programs use", chains=sorted(staying))
             where = f"{found.family} {found.table}"
             problems += self._run(where, removal(found), chains=len(found.chains - staying))
         return problems, is_used
@@ -110,7 +111,7 @@ class Leftovers:
             self._nft.run(transaction)
         except NftError as error:
             return [f"{where}: {error.text[:200]}"]
-        log.info("removed what kube-proxy left", table=where, **counts)
+        log.info("Removed leftovers of kube-proxy", table=where, **counts)
         return []
 
     def _watch(self) -> str:
@@ -118,8 +119,7 @@ class Leftovers:
         came_back = self._there.sure_signs()
         if came_back and not self._said:
             log.error(
-                "a kube-proxy is running on this node and writes rules: stop it, then restart ipvsproxy,"
-                " which removes them",
+                messages.KUBE_PROXY_RUNS,
                 found=came_back,
             )
         self._said = came_back
@@ -137,7 +137,7 @@ def destroy_sets(names: Sequence[str], wire: Wire, patience: float) -> list[str]
     while left:
         failures = wire.batch([_destroy(name, index) for index, name in enumerate(left)])
         if len(failures) < len(left):
-            log.info("removed what kube-proxy left", ipsets=len(left) - len(failures))
+            log.info("Removed leftovers of kube-proxy", ipsets=len(left) - len(failures))
         refused = {left[index]: code for index, code in failures.items() if code != errno.ENOENT}
         left = list(refused)
         if time.monotonic() > deadline:

@@ -76,7 +76,7 @@ class Listeners:
         """Warn once; not of SCTP, whose module hosts lack that do not use it."""
         if protocol not in self._untold and protocol != Protocol.SCTP:
             log.warning(
-                "Could not list listening sockets: Services may take ports of this node's programs",
+                "Could not list listening sockets, Services may take ports of this node's programs",
                 protocol=protocol.name, hint=f"load the module {protocol.name.lower()}_diag",
             )  # fmt: skip
         self._untold.add(protocol)

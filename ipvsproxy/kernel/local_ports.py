@@ -86,7 +86,7 @@ class LocalPorts:
             if str(error) != self._refused:
                 self._refused = str(error)
                 log.warning(
-                    "Could not reserve NodePorts: connections of the node that get one as source port will fail",
+                    "Could not reserve NodePorts, connections of the node that get one as source port will fail",
                     sysctl=host.dotted(RESERVED), err=str(error),
                     hint="where /proc/sys is read-only, run once with --init-only where it is not",
                 )  # fmt: skip

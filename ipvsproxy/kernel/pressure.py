@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import structlog
 
+from ipvsproxy.base import messages
+
 PROC = Path("/proc")
 SYS = Path("/sys")
 RUN_ESTIMATION = "sys/net/ipv4/vs/run_estimation"
@@ -53,9 +55,9 @@ class Pressure:
         concerns = {concern.subject: concern for concern in self.concerns(servers, destinations)}
         for subject in concerns.keys() - self._said:
             concern = concerns[subject]
-            log.warning("under pressure", subject=subject, advice=concern.advice, **concern.numbers)
+            log.warning(messages.PRESSURE, subject=subject, advice=concern.advice, **concern.numbers)
         for subject in self._said - concerns.keys():
-            log.info("no longer under pressure", subject=subject)
+            log.info(messages.PRESSURE_OVER, subject=subject)
         self._said = set(concerns)
 
     def concerns(self, servers: int, destinations: int) -> Iterator[Concern]:

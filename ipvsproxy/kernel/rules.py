@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.inspect.elements import SHAPES
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ruleset import Ruleset, layout
@@ -150,7 +151,7 @@ class Rules:
         """Mention once whose rules have gone."""
         was = found.get(TABLE.family, self._layout)
         if was != self._layout:
-            log.info("rules of another version replaced", was=was or "unknown", now=self._layout)
+            log.info(messages.RULESET_REPLACED, was=was or "unknown", now=self._layout)
 
     def _without_refused(self, elements: Mapping[ElementKey, str], error: NftError) -> dict[ElementKey, str]:
         """Return the elements that nftables takes, asking for halves; raise `error` when it is not about them."""
@@ -178,11 +179,11 @@ class Rules:
 
     def reload(self) -> Dirty:
         """Load what the tables should hold; a refusal is logged, and costs nothing else."""
-        log.warning("nftables ruleset is not as left, loading it again", table=str(TABLE))
+        log.warning(messages.RULESET_DIFFERS, table=str(TABLE))
         try:
             return self.load(self._shadow.elements)
         except NftError as error:
-            log.error("nftables ruleset could not be loaded", error=error.text[:500])
+            log.error("Could not load the nftables ruleset", err=error.text[:500])
             return Dirty()
 
     def verify(self) -> Dirty:
@@ -192,7 +193,7 @@ class Rules:
         """
         if self._ruleset.stamp() == self._stamp:
             return Dirty()
-        log.warning("nftables ruleset was gone or replaced, loading it again", table=str(TABLE))
+        log.warning("Another program deleted or replaced the nftables ruleset, reloading it", table=str(TABLE))
         return self.load(self._shadow.elements)
 
     def restore(self, sets: Collection[str], *, whole: bool) -> Dirty:
@@ -208,7 +209,7 @@ class Rules:
             try:
                 self._transactions.run(transaction)
             except NftError as error:
-                log.warning("sets could not be restored, loading all rules again", error=error.text[:200])
+                log.warning("Could not restore nftables sets, reloading the ruleset", err=error.text[:200])
             else:
                 return Dirty()
         return self.load(self._shadow.elements)
@@ -270,7 +271,7 @@ class Rules:
         self._transactions.run(transaction)
         self._parts |= parts
         if ours:
-            log.info("Added parts of the ruleset", parts=sorted(parts))
+            log.info("Added parts of the nftables ruleset", parts=sorted(parts))
             with suppress(KernelError):  # the next verification loads the rules again
                 self._stamp = self._ruleset.stamp()
 
@@ -316,13 +317,13 @@ def report(refused: Dirty) -> None:
         by_address.setdefault(address_of(slot), []).append(slot)
     for address, slots in islice(by_address.items(), LOGGED_AT_ONCE):
         log.error(
-            "nftables refused a change",
+            messages.NFTABLES_REFUSED,
             address=address,
             frontends=sorted({text for slot in slots if (text := frontend_text(slot)) != address})[
                 :LOGGED_AT_ONCE
             ],
             elements=len(slots),
-            error=refused.reasons[slots[0]],
+            err=refused.reasons[slots[0]],
         )
     if len(by_address) > LOGGED_AT_ONCE:
-        log.error("nftables refused more changes", addresses=len(by_address) - LOGGED_AT_ONCE)
+        log.error("Kernel refused more nftables changes", addresses=len(by_address) - LOGGED_AT_ONCE)

@@ -112,7 +112,7 @@ class Channel:
         except OSError as error:
             if not self._complained:
                 self._complained = True
-                log.error("notifications of the kernel cannot be heard, trying again", error=str(error))
+                log.error("Could not subscribe to netlink notifications, will retry", err=str(error))
             return False
         self._complained = False
         self._news.lost()
@@ -135,7 +135,7 @@ class Channel:
     def _discard(self, reason: str) -> None:
         if self.socket is None:
             return
-        log.warning("a socket for notifications of the kernel has failed, taking a new one", reason=reason)
+        log.warning("Socket for netlink notifications failed, opening a new one", err=reason)
         # The number of a descriptor that was closed may be that of somebody else's file by now.
         if _identity(self.socket) == self._identity:
             self.socket.close()

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Observe, RequestFailed, Response, TooLarge
 from ipvsproxy.kube.ceilings import ANSWER_BYTES
@@ -108,7 +109,7 @@ class Reply:
         try:
             self._answer.shutdown()
         except (OSError, ValueError, RuntimeError) as error:
-            log.debug("nothing to interrupt", error=str(error))
+            log.debug("Found no response to interrupt", err=str(error))
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end and it is back in its pool already."""
@@ -222,11 +223,11 @@ class Client:
             try:
                 self.connect()
             except KubeconfigError as error:
-                log.warning("credentials cannot be read again; the old ones stay", reason=str(error))
+                log.warning(messages.CREDENTIALS_KEPT, err=str(error))
                 return
             if old is not None:
                 old.api.close()
-            log.info("credentials read again")
+            log.info(messages.CREDENTIALS_RELOADED)
 
     def close(self) -> None:
         """Close idle connections."""

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.exec_plugin import Credential, Plugin, PluginFailed
 from ipvsproxy.kube.kubeconfig import Content, Kubeconfig, TokenFile, read_kubeconfig
@@ -108,7 +109,7 @@ def _service_account() -> Kubeconfig:
     name = f"[{host}]" if ":" in host else host
     authority = ACCOUNT / "ca.crt"
     if not os.access(authority, os.R_OK):
-        log.warning("Used the host's certificate authorities: the pod has none", file=str(authority))
+        log.warning("Used the host's certificate authorities, the pod has none", file=str(authority))
     return Kubeconfig(
         checked_server(f"https://{name}:{port}", f"{where}: KUBERNETES_SERVICE_HOST", secure=True),
         where,
@@ -141,7 +142,7 @@ def _try(connection: Connection) -> None:
     try:
         connection.signed({})
     except RequestFailed as error:
-        log.warning("Got no credential, trying again with each request", reason=error.reason)
+        log.warning("Got no credential, will retry with each request", err=error.reason)
 
 
 def _use_proxy(configuration: Any, proxy: str) -> None:
@@ -164,7 +165,7 @@ def _use_transport_settings(configuration: Any) -> None:
         KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES
     )
     if not configuration.verify_ssl:
-        log.warning("the certificate of the API server is not checked", field="insecure-skip-tls-verify")
+        log.warning(messages.CERTIFICATE_UNVERIFIED, field="insecure-skip-tls-verify")
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 

@@ -145,14 +145,14 @@ class Events:
     def _tell_dropped(self, namespace: str) -> None:
         count = self._budget.take_withheld(namespace)
         if count:
-            log.warning("Dropped more events about objects of a namespace", namespace=namespace, count=count)
+            log.warning("Dropped more Events about objects of a namespace", namespace=namespace, count=count)
 
     def _run(self) -> None:
         while (series := self._queue.get()) is not None:
             try:
                 self._handle(series)
             except Exception:  # the top of a thread: nothing may end it
-                log.exception("sending an event failed")
+                log.exception("Could not send Event")
 
     def stop(self, seconds: float) -> None:
         """Send what is at hand, wait at most so many seconds for it, and end."""
@@ -166,7 +166,7 @@ class Events:
             series.is_queued = False
             notice, moment, count = series.notice, series.moment, series.count
         if self._client is None:
-            log.debug("event", reason=notice.reason, about=notice.subject.name, note=notice.note)
+            log.debug("Recorded Event", reason=notice.reason, about=notice.subject.name, note=notice.note)
         elif not (self._repeat(series, moment, count) if series.name else self._create(series, moment)):
             with self._lock:
                 if self._series.get(notice) is series:
@@ -197,7 +197,7 @@ class Events:
                 wait = min(longest, first * 2**attempt)
                 if again and attempt < ATTEMPTS and not self._stopping.wait(wait):
                     continue
-                log.debug("event not accepted", reason=trouble.reason)
+                log.debug("API server did not accept Event", err=trouble.reason)
                 self._sent("failed")
                 return False
             self._sent("sent")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import structlog
 import yaml
 
+from ipvsproxy.base import messages
 from ipvsproxy.config.yamltext import Malformed, first_document
 from ipvsproxy.kube.exec_plugin import Plugin, read_plugin
 from ipvsproxy.kube.section import KubeconfigError, Section, reason
@@ -82,7 +83,7 @@ class TokenFile:
             try:
                 self._token = self._read()
             except KubeconfigError as error:
-                log.warning("token file of no use; the last token stays", reason=str(error))
+                log.warning(messages.TOKEN_KEPT, err=str(error))
             self._read_at = self._clock()
         return self._token
 
@@ -117,7 +118,7 @@ def read_kubeconfig(path: Path, master: str = "") -> Kubeconfig:
     user = _named(file, "users", user_name, within) if user_name else None
     if user_name and user is None:
         # client-go goes on as nobody, too, and so does the API server's answer: forbidden.
-        log.warning("Used no credentials: the user of the context is missing", file=str(path), user=user_name)
+        log.warning("Used no credentials, the user of the context is missing", file=str(path), user=user_name)
     return _read(cluster, user or Section(f"{within}: users", None, path.parent), master)
 
 
@@ -135,7 +136,7 @@ def _tree(path: Path) -> Any:
         line = f"line {mark.line + 1}: " if mark else ""
         raise KubeconfigError(f"{where}: {line}a value has a tag that it does not fit") from None
     for other in found.ignored:
-        log.warning("Ignored a document: only the first one of a file counts", file=str(path), document=str(other))
+        log.warning("Ignored a document, only the first one of a file counts", file=str(path), document=str(other))
     if not isinstance(tree, Mapping | None):
         raise KubeconfigError(f"{where}: not a mapping")
     return tree

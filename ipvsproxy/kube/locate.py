@@ -48,8 +48,8 @@ class Locator:
         except (OSError, ValueError) as error:
             if not self._complained:
                 self._complained = True
-                log.warning("API server cannot be located; Services are not kept from its addresses",
-                            server=urlsplit(url).hostname, reason=str(error), known=len(self._known))  # fmt: skip
+                log.warning("Could not resolve the API server's addresses, Services are not kept from them",
+                            server=urlsplit(url).hostname, err=str(error), known=len(self._known))  # fmt: skip
             return UNRESOLVED_SECONDS
         self._complained = False
         if found != self._known:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import Kind, Object
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import Decoded, InvalidObject
@@ -193,7 +194,7 @@ class File:
             self._signature = None
             data = read_file(self._path)
             if _signature(self._path.stat()) != _signature(before):
-                log.debug("manifest file changed while it was read", file=self.name)
+                log.debug("Manifest file changed while it was read", file=self.name)
                 return
         except Unreadable as error:
             self._refuse(error)
@@ -219,12 +220,12 @@ class File:
 
     def _accept(self, content: FileContent) -> None:
         if self.problem:
-            log.info("manifest file accepted again", file=self.name)
+            log.info(messages.MANIFEST_FILE_ACCEPTED, file=self.name)
         self.problem = ""
         _log_content(self.name, self.content, content)
         carry_over(self.content, content)
         self.content = content
-        log.debug("manifest file read", file=self.name, objects=len(content.good))
+        log.debug("Read manifest file", file=self.name, objects=len(content.good))
 
     def _refuse(self, error: Unreadable) -> None:
         self._digest = b""
@@ -233,10 +234,10 @@ class File:
             where = {"line": error.line, "column": error.column} if error.line else {}
             held = len(self.content.good)
             log.warning(
-                "manifest file refused; what it held stays",
+                messages.MANIFEST_FILE_REFUSED,
                 file=self.name,
                 **where,
-                reason=error.reason,
+                err=error.reason,
                 held=held,
             )
         self.problem = problem
@@ -269,11 +270,11 @@ def _log_content(name: str, old: FileContent, new: FileContent) -> None:
             _log_complaints(name, ident, complaints)
     for ident, reason in new.skipped.items():
         if old.skipped.get(ident) != reason and ident not in new.complaints:
-            log.info("Left manifest object to others", file=name, kind=ident[0], object=ident[1], reason=reason)
+            log.info(messages.MANIFEST_LEFT, file=name, kind=ident[0], object=ident[1], reason=reason)
     mended = {r.ident for r in old.refused if r.ident in new.good} - {r.ident for r in new.refused}
     for ident in new.good:
         if ident in mended:
-            log.info("manifest object accepted again", file=name, kind=ident[0], object=ident[1])
+            log.info(messages.MANIFEST_ACCEPTED, file=name, kind=ident[0], object=ident[1])
 
 
 def _log_refusal(name: str, refusal: ItemRefusal) -> None:
@@ -282,9 +283,9 @@ def _log_refusal(name: str, refusal: ItemRefusal) -> None:
         where["item"] = refusal.place
     if refusal.ident:
         where.update(kind=refusal.ident[0], object=refusal.ident[1])
-    log.warning("manifest object refused", file=name, **where, field=refusal.field, reason=refusal.reason)
+    log.warning(messages.MANIFEST_REFUSED, file=name, **where, field=refusal.field, err=refusal.reason)
 
 
 def _log_complaints(name: str, ident: Ident, complaints: tuple[str, ...]) -> None:
     reason = "; ".join(complaints)
-    log.warning("part of a manifest object left out", file=name, kind=ident[0], object=ident[1], reason=reason)
+    log.warning(messages.MANIFEST_PART_IGNORED, file=name, kind=ident[0], object=ident[1], err=reason)

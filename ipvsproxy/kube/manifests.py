@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.directory_watch import DirectoryWatcher
 from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, Object, SourceFailed
 from ipvsproxy.kube.hints import NOTHING, unread_endpoints, what_is_there
@@ -61,7 +62,7 @@ class Folder:
             return []
         self._note_away("")
         for gone in self._files.keys() - found.files.keys() - self._unreadable(found):
-            log.info("manifest file removed", file=gone, objects=len(self._files.pop(gone).content.good))
+            log.info(messages.MANIFEST_FILE_REMOVED, file=gone, objects=len(self._files.pop(gone).content.good))
         for name, path in sorted(found.files.items()):
             self._files.setdefault(name, File(name, path)).refresh()
         self._note_lacks(found)
@@ -80,7 +81,7 @@ class Folder:
     def _unreadable(self, found: FoundFiles) -> set[str]:
         """Return the files that were in folders that cannot be read now: what they held stays."""
         for name, reason in sorted(found.problems.items() - self._problems):
-            log.warning("Folder within the manifests folder could not be read", folder=name, err=reason)
+            log.warning("Could not read subdirectory of manifest directory", directory=name, err=reason)
         self._problems = set(found.problems.items())
         return {name for name in self._files if any(name.startswith(folder) for folder in found.problems)}
 
@@ -96,14 +97,14 @@ class Folder:
                 kinds.update(content.unread)
             hints.add(f"{NOTHING}: {what_is_there(kinds, found.others)}")
         for hint in sorted(hints - self._hinted):
-            log.warning("Manifests folder lacked objects", folder=str(self._path), reason=hint)
+            log.warning("Manifest directory lacked objects", directory=str(self._path), reason=hint)
         self._hinted = hints
 
     def _note_away(self, reason: str) -> None:
         if reason and not self._away:
-            log.warning("manifests folder is away; its objects stay", folder=str(self._path), reason=reason)
+            log.warning(messages.MANIFESTS_UNAVAILABLE, directory=str(self._path), err=reason)
         elif self._away and not reason:
-            log.info("manifests folder is back", folder=str(self._path))
+            log.info("Read manifest directory again", directory=str(self._path))
         self._away = reason
 
     def _changes(self) -> list[Listed]:
@@ -142,10 +143,10 @@ class Folder:
         for (kind, key), winner, loser in sorted(clashes - self._clashes):
             reason = f"{winner} has this object already"
             log.warning(
-                "manifest object refused", file=loser, kind=kind, object=key, field="metadata.name", reason=reason
+                messages.MANIFEST_REFUSED, file=loser, kind=kind, object=key, field="metadata.name", err=reason
             )
         for (kind, key), _, loser in sorted(self._clashes - clashes):
-            log.info("manifest object has no rival in another file any more", file=loser, kind=kind, object=key)
+            log.info("Resolved duplicate manifest object", file=loser, kind=kind, object=key)
         self._clashes = clashes
 
 
@@ -181,7 +182,7 @@ class ManifestSource:
                 self._deliver(inbox)
             except Exception as error:  # the top of a thread: nothing may end it
                 if said != (said := str(error)):
-                    log.exception("looking at the manifests folder failed", folder=str(self._path))
+                    log.exception(messages.MANIFESTS_CRASHED, directory=str(self._path))
 
     def _deliver(self, inbox: Inbox) -> None:
         for event in self._folder.load():

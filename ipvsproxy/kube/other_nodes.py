@@ -22,6 +22,7 @@ from typing import Protocol as Interface
 import msgspec
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import Cidr, is_node_address, parse_ip
 from ipvsproxy.exchange.inbox import Inbox, Kind
 from ipvsproxy.kube.api import MALFORMED, RequestFailed, Response, failure_of, read_page
@@ -149,7 +150,7 @@ def _objects(body: bytes) -> Iterator[Node]:
         try:
             found = decode_json(Kind.NODE, raw).object
         except InvalidObject as refused:
-            log.debug("Left out a Node without usable addresses", field=refused.field, err=refused.reason)
+            log.debug("Ignored Node without usable addresses", field=refused.field, err=refused.reason)
         else:
             if isinstance(found, Node):
                 yield found
@@ -232,7 +233,7 @@ class OtherNodes:
         except RequestFailed as trouble:
             self._failed(trouble, asked)
         except Exception as error:  # the top of a thread: nothing may end it
-            log.exception("Looking at the Nodes crashed")
+            log.exception(messages.NODES_CRASHED)
             self._failed(RequestFailed(f"crash: {error!r}", MALFORMED), asked)
         else:
             self._pause, self._load = 0.0, found.load
@@ -271,7 +272,7 @@ class OtherNodes:
 
     def _complain(self, reason: str) -> None:
         if reason and reason != self._complaint:
-            log.warning("Could not list the addresses of nodes, going on with those that were known", err=reason)
+            log.warning(messages.NODES_UNAVAILABLE, err=reason)
         elif self._complaint and not reason:
-            log.info("Listed the addresses of nodes again")
+            log.info(messages.NODES_LISTED_AGAIN)
         self._complaint = reason

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.budget import LINES, Budget, namespace_of
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Object, Removed
 from ipvsproxy.kube.api import (
@@ -117,7 +118,7 @@ class Reflector:
         except RequestFailed as trouble:
             return 0 if self._stopping.is_set() else max(self._recover(trouble), self._rest())
         except Exception as error:  # noqa: BLE001 - the top of a thread: nothing may end it
-            self._log.exception("following objects crashed; listing again")
+            self._log.exception(messages.WATCH_CRASHED)
             self._version = ""
             return self._recover(RequestFailed(f"crash: {error!r}", MALFORMED))
         return 0
@@ -153,7 +154,7 @@ class Reflector:
         self._said = {key: said for key, said in self._said.items() if key in objects or key in kept}
         self._room, self._full = found.room, self._full & found.full
         self._inbox.put(Listed(self._kind, objects, frozenset(kept)))
-        self._log.debug("objects listed", objects=len(objects), kept=len(kept))
+        self._log.debug("Listed objects", objects=len(objects), kept=len(kept))
 
     def _fetch(self, token: str) -> bytes:
         """Return a page; one that is too large is asked for again with half as many objects."""
@@ -165,19 +166,19 @@ class Reflector:
                 if self._limit == 1:
                     raise
                 self._limit = self._limit // 2 or PAGE_SIZE
-                self._log.info("Asked for a smaller page", objects=self._limit, err=trouble.reason)
+                self._log.info("Reduced the page size of lists", objects=self._limit, err=trouble.reason)
 
     def _note_version(self, version: str) -> None:
         newest, self._newest = self._newest, version
         if newest.isdecimal() and version.isdecimal() and int(version) < int(newest):
             # Consistent reads go back only with the storage itself, so this list is how things are now.
-            self._log.warning("API storage went back in time", version=version, newest_seen=newest)
+            self._log.warning(messages.VERSION_WENT_BACK, version=version, newestSeen=newest)
 
     def _sort(self, raw: msgspec.Raw, found: "_Found") -> None:
         try:
             key = key_of(self._kind, identify(raw))
         except InvalidObject as refused:
-            self._log.warning("object without a name refused", field=refused.field, reason=refused.reason)
+            self._log.warning(messages.NAMELESS_IGNORED, field=refused.field, err=refused.reason)
             return
         decoded = self._decode(key, raw)
         if decoded is None:
@@ -196,7 +197,7 @@ class Reflector:
             if reason not in self._full:
                 self._full.add(reason)
                 self._log.error(
-                    "Refused an object, and all others that are too many; their last good versions stay",
+                    "Refused objects above a limit, keeping their last valid versions",
                     object=key, err=reason,
                 )  # fmt: skip
         return not reason
@@ -287,13 +288,13 @@ class Reflector:
             decoded = decode_json(self._kind, raw)
         except InvalidObject as refused:
             if self._says_anew(key, (str(refused),)):
-                words = "object refused; its last good version stays"
-                self._warn(key, words, field=refused.field, reason=refused.reason)
+                words = messages.OBJECT_REFUSED
+                self._warn(key, words, field=refused.field, err=refused.reason)
             return None
         if decoded.skipped:
-            self._log.debug("Left object to others", object=key, reason=decoded.skipped)
+            self._log.debug("Left object to other programs", object=key, reason=decoded.skipped)
         if self._says_anew(key, decoded.complaints) and decoded.complaints:
-            self._warn(key, "part of an object left out", reason="; ".join(decoded.complaints))
+            self._warn(key, messages.OBJECT_PART_IGNORED, err="; ".join(decoded.complaints))
         return decoded
 
     def _warn(self, key: str, words: str, **more: object) -> None:
@@ -303,14 +304,16 @@ class Reflector:
             return
         self._log.warning(words, object=key, **more)
         if count := self._lines.take_withheld(namespace):
-            self._log.warning("Left out more lines about objects of a namespace", namespace=namespace, count=count)
+            self._log.warning(
+                "Suppressed more log lines about objects of a namespace", namespace=namespace, count=count
+            )
 
     def _says_anew(self, key: str, said: tuple[str, ...]) -> bool:
         before = self._said.pop(key, ())
         if said:
             self._said[key] = said
         elif before and self._lines.take(namespace_of(key)):
-            self._log.info("object accepted in full again", object=key)
+            self._log.info(messages.OBJECT_ACCEPTED, object=key)
         return said != before
 
     # Trouble
@@ -320,7 +323,7 @@ class Reflector:
         self._attempts += 1
         first = self._attempts == 1
         if trouble.status == GONE:
-            self._log.info("version expired; listing again", reason=trouble.reason)
+            self._log.info("Watched resourceVersion expired, listing again", err=trouble.reason)
             if not self._version:
                 # A list takes longer than the server keeps what its pages are of: all at once, or it never ends.
                 self._limit = 0
@@ -332,7 +335,7 @@ class Reflector:
         elif trouble.status not in RETRYABLE and self._attempts >= RELIST_AFTER:
             self._version = ""
         wait = 0 if first and trouble.status == UNAUTHORIZED else self._wait(trouble)
-        self._log.debug("trying again", reason=trouble.reason, attempt=self._attempts, wait=round(wait, 2))
+        self._log.debug(messages.RETRYING, err=trouble.reason, attempt=self._attempts, wait=round(wait, 2))
         return wait
 
     def _wait(self, trouble: RequestFailed) -> float:
@@ -349,11 +352,11 @@ class Reflector:
         """Say once that the API does not answer as it should, and again if it does so in another way."""
         since, status = self._away or (self._pace.clock(), -1)
         if status != trouble.status:
-            self._log.warning("API server cannot be followed; objects stay as they are", reason=trouble.reason)
+            self._log.warning(messages.WATCH_FAILED, err=trouble.reason)
         self._away = since, trouble.status
 
     def _back(self) -> None:
         if self._away is not None:
             seconds = round(self._pace.clock() - self._away[0], 1)
-            self._log.info("API server is followed again", seconds=seconds)
+            self._log.info(messages.WATCH_BACK, seconds=seconds)
         self._away = None

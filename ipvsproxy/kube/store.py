@@ -128,7 +128,7 @@ class Store:
         if node == self.node:
             return False
         if node is None:
-            log.warning("our Node object is gone, going on with its last version", node=key)
+            log.warning("Node object was deleted, keeping its last known version", node=key)
             return False
         self.mark(self.addresses.own_node(self.node, node))
         self.node = node

@@ -123,10 +123,10 @@ class NodeFacts:
             "node": self.name,
             "zone": self.zone or None,
             "addresses": list(map(format_ip, self.addresses)),
-            "nodeport_addresses": list(map(format_ip, self.nodeport_addresses)),
-            "pod_cidrs": list(map(str, self.pod_cidrs)),
-            "pod_interfaces": list(self.pod_interfaces),
-            "own_addresses": len(self.own_addresses),
+            "nodePortAddresses": list(map(format_ip, self.nodeport_addresses)),
+            "podCIDRs": list(map(str, self.pod_cidrs)),
+            "podInterfaces": list(self.pod_interfaces),
+            "ownAddresses": len(self.own_addresses),
             "reserved": len(self.reserved),
         }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from ipvsproxy.base import garbage_collection
+from ipvsproxy.base import garbage_collection, messages
 from ipvsproxy.config import Config
 from ipvsproxy.config.advice import family_advice, nodeport_note
 from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, Source
@@ -64,7 +64,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None, ask=ask)
     _guard("loop", loop.run)
     if holder is not None:
-        log.warning("another ipvsproxy has this node, waiting for its end", holder=str(holder))
+        log.warning(messages.STANDBY, holder=str(holder))
         outside.standby(str(holder))
         _guard("turn", partial(_wait_for_lock, lock, kernel, outside, inbox))
     threading.Event().wait()
@@ -77,7 +77,7 @@ def init(config: Config) -> None:
     server, so that it never waits for one.
     """
     prepare(open_kernel(config))
-    log.info("this host is ready")
+    log.info("Prepared the host")
 
 
 def check_mode(config: Config) -> None:
@@ -90,13 +90,13 @@ def check_mode(config: Config) -> None:
             f"A kube-proxy is running on this node ({running}); nothing has been changed. Stop it before"
             f" ipvsproxy is started here. {config.other_mode}"
         )
-    log.warning("Started in mode ipvs, although another mode is configured", reason=config.other_mode)
+    log.warning(messages.OTHER_MODE, reason=config.other_mode)
 
 
 def _wait_for_lock(lock: InstanceLock, kernel: Kernel, outside: Observability, inbox: Inbox) -> None:
     """Wait until the other proxy of this node has ended, then let the loop go. Raises Fatal."""
     lock.wait()
-    log.info("the other ipvsproxy has ended, taking over")
+    log.info("Acquired the instance lock")
     prepare(kernel)
     outside.standby("")
     inbox.put(LockAcquired())
@@ -112,7 +112,7 @@ def _families(config: Config) -> frozenset[int]:
         raise Fatal(problem)
     if note := nodeport_note(config):
         log.info(note)
-    log.info("IP families", families=sorted(families))
+    log.info("Found IP families", families=sorted(families))
     return families
 
 
@@ -154,7 +154,7 @@ def _guard(name: str, work: Callable[[], None]) -> None:
         try:
             work()
         except Fatal as error:
-            log.error("cannot go on", error=str(error))
+            log.error(messages.FATAL, err=str(error))
             os._exit(1)
 
     threading.Thread(target=guarded, name=name, daemon=True).start()
@@ -163,11 +163,11 @@ def _guard(name: str, work: Callable[[], None]) -> None:
 def _crashed(crash: threading.ExceptHookArgs) -> None:
     """End the process with any of its threads, so that a supervisor starts it again: none is there for nothing."""
     told = (crash.exc_type, crash.exc_value, crash.exc_traceback)
-    log.error("a thread has crashed", thread=crash.thread.name if crash.thread else None, exc_info=told)
+    log.error("Thread crashed", thread=crash.thread.name if crash.thread else None, exc_info=told)
     os._exit(1)
 
 
 def _restart(file: Path) -> None:
     """End, so that a supervisor starts the process with what the file holds now."""
-    log.error("the content of the configuration file was updated, ending to be started again", file=str(file))
+    log.error("Configuration file changed, exiting to be restarted", file=str(file))
     os._exit(1)

@@ -11,6 +11,7 @@ from functools import partial
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_cidr
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.forward import Forwarding
@@ -53,10 +54,10 @@ def cleanup(config: Config, *, everything: bool = False, wait: bool = False, han
             raise Fatal(
                 f"an ipvsproxy is at work on this node ({holder}): end it first, or it would put everything back"
             )
-        log.info("Waiting for the end of the ipvsproxy on this node", holder=str(holder))
+        log.info(messages.WAITING_FOR_PROXY, holder=str(holder))
         lock.wait()
     if handover and not _is_taken_over():
-        log.info("Found nothing of ipvsproxy on this node")
+        log.info(messages.NOTHING_FOUND)
         return
     problems = []
     for step in _steps(config, None if everything else _spared(config)):
@@ -66,7 +67,7 @@ def cleanup(config: Config, *, everything: bool = False, wait: bool = False, han
             problems.append(with_hint(error))
     if problems:
         raise Fatal(f"cleanup did not complete: {'; '.join(problems)}")
-    log.info("cleaned up")
+    log.info("Cleaned up the node")
 
 
 def _is_taken_over() -> bool:
@@ -88,7 +89,7 @@ def _spared(config: Config) -> OtherProxy | None:
         return None
     stays = ["rules", "virtual servers", "kube-ipvs0"] if found.is_in_ipvs_mode else ["rules"]
     log.warning(
-        "Left what belongs to a kube-proxy in place",
+        messages.KUBE_PROXY_KEPT,
         stays=stays,
         reason=RUNS if found.running.signs else MAY_RUN,
         signs=list(found.running.signs) or None,
@@ -125,7 +126,7 @@ def _remove_servers(config: Config) -> list[str]:
         raise
     doomed = [key for key in ipvs.servers() if not any(key.address in cidr for cidr in excluded)]
     refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in doomed])
-    log.info("virtual servers removed", count=len(doomed) - len(refused))
+    log.info("Removed virtual servers", count=len(doomed) - len(refused))
     return [f"virtual server {item.step.key}: {os.strerror(item.errno)}" for item in refused]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import family
 from ipvsproxy.kernel.filters.kube_proxy import programmed
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -30,7 +31,7 @@ def await_kube_proxy() -> Mapping[int, str]:
     OSError.
     """
     served = _served_families()
-    log.info("Waiting for the rules of kube-proxy", families=sorted(served))
+    log.info(messages.WAITING_FOR_RULES, families=sorted(served))
     deadline, said = math.inf, time.monotonic()
     while True:
         modes, now = programmed(), time.monotonic()
@@ -40,7 +41,7 @@ def await_kube_proxy() -> Mapping[int, str]:
             return modes
         if now >= said + REMINDER_SECONDS:
             said = now
-            log.warning("Found no rules of kube-proxy yet", families=sorted(served - modes.keys()))
+            log.warning(messages.NO_RULES_YET, families=sorted(served - modes.keys()))
         time.sleep(LOOK_SECONDS)
 
 

@@ -184,7 +184,7 @@ def settings(notes: Iterable[str], gates: Iterable[str], config: Config) -> None
         log.warning(note)
     gates = list(gates)
     if gates:
-        log.info("feature gates without an effect here", gates=gates)
+        log.info("Ignored feature gates without an effect here", gates=gates)
     if config.verbosity >= FLAGS_FROM:
         for flag, value in config.flags:
-            log.info("flag", name=f"--{flag}", value=value)
+            log.info("Set flag", name=f"--{flag}", value=value)

@@ -124,7 +124,7 @@ def probe_rules(nft: Client, rules: str) -> None:
         nft.check(transaction)
     except NftError as error:
         if error.errno not in NEVER:
-            log.warning("nftables does not take the rules at the moment", error=error.text[:200])
+            log.warning("Kernel refused the nftables ruleset, will retry", err=error.text[:200])
             return
         hint = HINTS.get(error.errno, "") if error.errno in (errno.EPERM, errno.EACCES) else NEEDS_MODULES
         raise Fatal(f"nftables does not take the rules ({error.text[:500]}): {hint}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.directory_watch import DirectoryWatcher
 
 LOOK_SECONDS = 30.0
@@ -45,7 +46,7 @@ class FileWatcher:
             try:
                 now = path.read_bytes()
             except OSError as error:
-                log.debug("configuration file is away", file=str(path), error=error.strerror)
+                log.debug("Could not read configuration file", file=str(path), err=error.strerror)
                 continue
             if now == known:
                 continue
@@ -59,8 +60,8 @@ class FileWatcher:
         problems = self._recheck()
         for problem in problems:
             log.error(
-                "the configuration file was changed, but cannot be used: going on with what it was",
-                file=str(path), problem=problem,
+                messages.CONFIG_KEPT,
+                file=str(path), err=problem,
             )  # fmt: skip
         return not problems
 

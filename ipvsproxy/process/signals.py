@@ -46,4 +46,4 @@ def _wait(read: int) -> None:
 
 
 def _say(name: str) -> None:
-    log.info("ending, the kernel keeps its state", signal=name)
+    log.info("Received signal, exiting and leaving kernel state in place", signal=name)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
@@ -72,8 +73,8 @@ class Drainer:
     def _tell(self, ended: list[tuple[FrontendKey, Ended]]) -> None:
         forced = {f"{key} -> {item.destination}": item.connections for key, item in ended if item.connections}
         if len(ended) > len(forced):
-            log.info("drained destinations removed", count=len(ended) - len(forced))
+            log.info("Removed drained destinations", count=len(ended) - len(forced))
         if forced:
             told = dict(sorted(forced.items())[:LOGGED_AT_ONCE])
-            log.info("drain timeout has passed, connections are cut", count=len(forced), connections=told)
+            log.info(messages.DRAIN_TIMEOUT, count=len(forced), connections=told)
             self._report.drains_forced(len(forced))

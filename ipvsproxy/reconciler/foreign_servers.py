@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.diff import IpvsStep, Verb
@@ -69,7 +70,7 @@ class ForeignServers:
             self._times.clear()
         self._times[key] = times = self._times.get(key, 0) + 1
         log.warning(
-            "Removed a virtual server that no Service asks for",
+            messages.FOREIGN_REMOVED,
             address=format_ip(key.address), port=key.port, protocol=Protocol(key.protocol).name,
             scheduler=server.scheduler, times=times, keptBy=server.remedy,
         )  # fmt: skip

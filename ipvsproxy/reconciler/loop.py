@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
-from ipvsproxy.base import garbage_collection
+from ipvsproxy.base import garbage_collection, messages
 from ipvsproxy.base.address import parse_cidr
 from ipvsproxy.base.timer import Timer
 from ipvsproxy.config import Config
@@ -121,7 +121,7 @@ class Loop:
             self._sweeper.sweep()
         except (KernelError, NftError) as error:
             # Nothing is known to be lost by stopping half way: what was not recorded is still pending.
-            log.exception("sync failed, trying again", error=str(error))
+            log.exception("Could not sync, will retry", err=str(error))
             self._everything_pending()
             self._retry.later()
             self._report.failed()
@@ -164,7 +164,7 @@ class Loop:
         self._report.received(event.kind, count, triggered)
 
     def _report_sync(self, seconds: float, changes: int) -> None:
-        log.debug("sync done", seconds=round(seconds, 6), changes=changes, pending=len(self._pending))
+        log.debug("Completed sync", seconds=round(seconds, 6), changes=changes, pending=len(self._pending))
         self._report.synced(
             Sync(
                 seconds=seconds,
@@ -222,7 +222,7 @@ class Loop:
         try:
             self._wanted.listening(self._kernel.listening())
         except KernelError as error:
-            log.warning("Could not list listening sockets, keeping what was known", err=str(error))
+            log.warning("Could not list listening sockets, keeping the last known ones", err=str(error))
 
     def _start(self) -> int:
         """Adopt what is there, load the rules, and bring everything to the wanted state, in this order.
@@ -241,7 +241,7 @@ class Loop:
         is_new = not (shadow.servers or shadow.vips or self._wanted.ledger.frontends)
         if first and rest and is_new:
             changes += self._bring_up(first)
-            log.info("API server and DNS answer", services=len(first), seconds=self._since(began))
+            log.info("Synced the Services of API server and DNS", services=len(first), seconds=self._since(began))
         else:
             rest = first + rest
         self._pending.update(shadow.everything())
@@ -252,7 +252,7 @@ class Loop:
         garbage_collection.settle()
         self._next_verify = self._clock() + self._config.sync_period
         log.info(
-            "synced",
+            messages.SYNCED,
             services=len(self._wanted.store.services),
             frontends=len(self._wanted.ledger.frontends),
             changes=changes,
@@ -287,7 +287,7 @@ class Loop:
             return
         keys, touched = self._wanted.plan_next()
         if touched:
-            log.debug("Services changed", services=keys[:LOGGED_AT_ONCE], frontends=len(touched.servers))
+            log.debug("Planned changed Services", services=keys[:LOGGED_AT_ONCE], frontends=len(touched.servers))
             self._pending.update(touched)
             self._retry.now()
 
@@ -366,9 +366,7 @@ class Loop:
         self._wanted.tell_withheld()
         changed = self._kernel.verify()
         if changed:
-            log.warning(
-                "the kernel was not as left, repairing", servers=len(changed.servers), vips=len(changed.vips)
-            )
+            log.warning(messages.VERIFICATION_REPAIRED, servers=len(changed.servers), vips=len(changed.vips))
             self._report.repaired(len(changed))
             self._found_different(changed)
             self._retry.now()

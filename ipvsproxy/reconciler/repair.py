@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -115,11 +116,9 @@ class Repairer:
         self._patience.repaired(self._clock())
         if not fought:
             vips, servers = len(touched.vips), len(touched.servers)
-            log.warning(
-                "changed by others, repairing", rules=rules or None, vips=vips, servers=servers, by=by or None
-            )
+            log.warning(messages.REPAIRED, rules=rules or None, vips=vips, servers=servers, by=by or None)
         if self._patience.is_contended and not fought:
-            log.error("another program keeps changing what is ours, repairing ever more rarely", by=by or None)
+            log.error(messages.CONTESTED, by=by or None)
             who = ", ".join(by) or "another program"
             self._report.contested(self._node, f"{who} keeps changing what ipvsproxy has made in the kernel")
 
@@ -128,5 +127,5 @@ class Repairer:
         fought = self._patience.is_contended
         self._patience.look(self._clock())
         if fought and not self._patience.is_contended:
-            log.info("no other program changes what is ours any more")
+            log.info("Other programs stopped undoing repairs")
             self._report.contested(self._node, "")

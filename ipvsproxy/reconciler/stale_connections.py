@@ -77,7 +77,7 @@ class Sweeper:
             try:
                 self._carry_out(sweep)
             except KernelError as error:
-                log.error("conntrack cannot be searched for stale entries, trying again later", error=str(error))
+                log.error("Could not search conntrack for stale entries, will retry", err=str(error))
                 self._not_before = self._clock() + PAUSE_SECONDS
                 return
             self._stale.done(sweep)
@@ -88,7 +88,7 @@ class Sweeper:
         seconds = self._clock() - began
         self._report.swept(sweep.family, seconds, deleted)
         if deleted:
-            log.info("stale conntrack entries deleted", count=deleted, seconds=round(seconds, 3))
+            log.info("Deleted stale conntrack entries", count=deleted, seconds=round(seconds, 3))
 
 
 def _addresses(changed: Dirty) -> set[str]:

@@ -11,6 +11,7 @@ from itertools import islice
 
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.budget import LINES, Budget, namespace_of
 from ipvsproxy.config import Config
 from ipvsproxy.exchange.report import Report, service_subject
@@ -121,7 +122,7 @@ class WantedState:
             # New nodes bring new gateways all the time in big clusters.
             self.store.mark(key for key, found in self.store.services.items() if has_external_ips(found))
             return self._replace_fixed()
-        log.info("node facts", **new.summary())
+        log.info(messages.NODE_FACTS, **new.summary())
         if reason := blindness(self._config, new):
             log.warning(reason)
         self.store.all_dirty()
@@ -153,7 +154,7 @@ class WantedState:
                 self._tell_missing(absent)
 
     def _tell_missing(self, absent: Missing) -> None:
-        log.warning("Node not found, see --hostname-override", effect=absent.effect, **absent.summary())
+        log.warning(messages.NODE_MISSING, effect=absent.effect, **absent.summary())
 
     def _replace_fixed(self) -> Dirty:
         previous, self._fixed = self._fixed, _fixed(self._facts, self._config)
@@ -280,7 +281,7 @@ class WantedState:
         if not found:
             del self._refused[key]
             return
-        self._say(key, "Refused addresses of a Service", "addresses", list(map(str, found)))
+        self._say(key, messages.ADDRESSES_REFUSED, "addresses", list(map(str, found)))
 
     def _say(self, key: str, message: str, what: str, texts: Sequence[str]) -> None:
         """Say what a Service does not get in one line and one Event: the first few, and how many there are."""
@@ -292,7 +293,7 @@ class WantedState:
         """Say once for all Services that load balancers list nodes, of which each one serves its own addresses."""
         if services and not self._told_of_nodes:
             self._told_of_nodes = True
-            log.info("Left out the addresses of other nodes that load balancers listed", services=services)
+            log.info(messages.NODE_ADDRESSES_IGNORED, services=services)
 
     def _tell_complaints(self, key: str, complaints: Sequence[str]) -> None:
         """Say once what a Service does not get since it asks for too much."""
@@ -301,7 +302,7 @@ class WantedState:
             self._complaints[key] = tuple(dict.fromkeys(complaints))  # both families may have one
         for complaint in self._complaints.get(key, ()):
             if complaint not in before:
-                self._warn(key, "Served a Service in part", reason=complaint)
+                self._warn(key, messages.SERVED_IN_PART, reason=complaint)
                 self.report_refused(key, complaint)
 
     def _tell_local(self, key: str, view: LocalView | None) -> None:
@@ -329,7 +330,7 @@ class WantedState:
         """Say once what a Service claims and does not get."""
         for key, found in self.ledger.take_new_conflicts().items():
             texts = [f"{frontend} is held by the Service {holder}" for frontend, holder in sorted(found.items())]
-            self._say(key, "Other Services hold frontends of a Service", "frontends", texts)
+            self._say(key, "Found frontends of a Service taken by other Services", "frontends", texts)
 
     def _warn(self, key: str, words: str, **more: object) -> None:
         """Say something about a Service, as far as its namespace has not said too much."""
@@ -345,7 +346,7 @@ class WantedState:
     def _tell_withheld(self, counts: Mapping[str, int]) -> None:
         for namespace, count in counts.items():
             if count:
-                log.warning("Left out more lines about Services of a namespace", namespace=namespace, count=count)
+                log.warning(messages.SERVICE_LINES_SUPPRESSED, namespace=namespace, count=count)
 
     def report_refused(self, key: str, reason: str) -> None:
         """Tell that a Service could not be programmed."""

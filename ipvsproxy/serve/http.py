@@ -212,13 +212,13 @@ class HttpServer:
         self._open[address] = listener, opened
         self._selector.register(opened, selectors.EVENT_READ, address)
         self._said.pop(address, None)
-        log.info("listening", server=listener.name, address=str(address))
+        log.info("Started listening", server=listener.name, address=str(address))
 
     def _note_failure(self, listener: Listener, error: OSError) -> None:
         reason = _reason(listener, error)
         if self._said.get(listener.address) != reason:
             self._said[listener.address] = reason
-            log.error("cannot listen, trying again", server=listener.name, reason=reason, seconds=RETRY_SECONDS)
+            log.error("Could not listen, will retry", server=listener.name, err=reason, seconds=RETRY_SECONDS)
             listener.failed(listener.address, error)
 
     def _retry_all(self) -> None:
@@ -234,7 +234,7 @@ class HttpServer:
             listener, opened = self._open.pop(address)
             self._selector.unregister(opened)
             opened.close()
-            log.info("no longer listening", server=listener.name, address=str(address))
+            log.info("Stopped listening", server=listener.name, address=str(address))
 
     def _accept(self, listener: Listener, opened: socket.socket) -> None:
         try:
@@ -271,7 +271,7 @@ class HttpServer:
             with suppress(OSError), connection:
                 _Handler(connection, peer, cast("Any", listener))
         except Exception:
-            log.exception("answering failed", server=listener.name)
+            log.exception("Could not answer HTTP request", server=listener.name)
         finally:
             self._forget(connection)
 

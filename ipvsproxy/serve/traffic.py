@@ -87,7 +87,7 @@ class Traffic:
                 try:
                     self._series = self._read()
                 except Exception as error:  # noqa: BLE001 - a scrape is answered, whatever the kernel refuses
-                    log.warning("traffic counters cannot be read, showing older ones", error=str(error))
+                    log.warning("Could not read traffic counters, showing older ones", err=str(error))
                 self.seconds = self._clock() - began
                 self._next = began + self.seconds + max(SHORTEST_PAUSE, PAUSE_FACTOR * self.seconds)
             return self._series

@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
+from ipvsproxy.base import messages
 from tests.conformance.proxy import Zygote
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
 from tests.lab.proxy import Proxy
@@ -31,5 +32,5 @@ class ForkedProxy(Proxy):
         """Start it (with further flags) and wait for its first sync."""
         self.argv += extra
         self.start()
-        self.wait_for("synced")
+        self.wait_for(messages.SYNCED)
         return self

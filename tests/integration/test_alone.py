@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.integration.test_traffic import eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
@@ -37,7 +38,7 @@ while True:
     kept[-1].send(b"ipvsproxy v0.1.0, started 2026-01-01T00:00:00Z")
 """
 WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-NO_PROXY = "the lock of this network namespace is held by a program that is no proxy, going on without it"
+NO_PROXY = messages.LOCK_HELD_BY_STRANGER
 SECOND = (*DEFAULT_PROXY_ARGS, "--healthz-bind-address=127.0.0.1:11256", "--metrics-bind-address=")
 
 
@@ -80,7 +81,7 @@ def test_a_process_without_capabilities_that_has_the_name_keeps_nobody_from_work
     assert said["level"] == "error"
     assert "user 0" not in str(said["holder"])
     assert "ipvsproxy v0.1.0" in str(said["holder"])
-    assert not proxy.events("another ipvsproxy has this node, waiting for its end")
+    assert not proxy.events(messages.STANDBY)
 
 
 def test_a_holder_of_version_0_1_that_works_is_waited_for(lab: Lab, manifests: Folder) -> None:
@@ -88,10 +89,10 @@ def test_a_holder_of_version_0_1_that_works_is_waited_for(lab: Lab, manifests: F
     manifests.write_nodes(lab)
     with holder(node.netns, "follows rules") as older:
         proxy = lab.proxy(node, manifests.path, wait=False)
-        proxy.wait_for("another ipvsproxy has this node, waiting for its end")
-        assert not proxy.events("synced")
+        proxy.wait_for(messages.STANDBY)
+        assert not proxy.events(messages.SYNCED)
         older.kill()
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
     assert not proxy.events(NO_PROXY)
 
 
@@ -105,7 +106,7 @@ def test_the_second_waits_ready_and_takes_over_at_once(lab: Lab, manifests: Fold
     first = lab.proxy(node, manifests.path)
     second = lab.proxy(node, manifests.path, SECOND, wait=False)
 
-    said = second.wait_for("another ipvsproxy has this node, waiting for its end")
+    said = second.wait_for(messages.STANDBY)
     assert f"process {first.pid}, ipvsproxy v" in str(said["holder"])
     status, body = healthz(node.netns)
     assert (status, body["waitingFor"]) == (200, said["holder"])
@@ -113,7 +114,7 @@ def test_the_second_waits_ready_and_takes_over_at_once(lab: Lab, manifests: Fold
     # Both follow the objects, one of them writes.
     write(lab, manifests, "p12")
     eventually(lambda: set(spread(question, 4)) == {"p12"})
-    assert not second.events("synced")
+    assert not second.events(messages.SYNCED)
     with netns.inside(node.netns):
         cleanup = subprocess.run(CLEANUP, capture_output=True, text=True, check=False)
     assert cleanup.returncode == 1
@@ -122,6 +123,6 @@ def test_the_second_waits_ready_and_takes_over_at_once(lab: Lab, manifests: Fold
 
     first.kill()
     write(lab, manifests, "p11")
-    second.wait_for("synced")
+    second.wait_for(messages.SYNCED)
     eventually(lambda: set(spread(question, 4)) == {"p11"})
     assert "waitingFor" not in healthz(node.netns)[1]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.integration.test_traffic import cluster_ip, eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
@@ -97,7 +98,7 @@ def test_a_scheduler_of_its_own(world: World, family: int) -> None:
 
 def test_a_scheduler_that_is_none_costs_only_the_wish(world: World) -> None:
     world.put(scheduler="round-robin")
-    told = world.proxy.wait_for("part of a manifest object left out")
+    told = world.proxy.wait_for(messages.MANIFEST_PART_IGNORED)
     assert told["object"] == "default/own"
-    assert "metadata.annotations[ipvsproxy.io/scheduler]: 'round-robin'" in told["reason"]
+    assert "metadata.annotations[ipvsproxy.io/scheduler]: 'round-robin'" in told["err"]
     assert world.answered_tcp(4) == set(PODS)

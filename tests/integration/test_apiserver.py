@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.ipvs import Ipvs
 from tests.lab import netns
 from tests.lab.apiservers import Server, open_server
@@ -94,7 +95,7 @@ def greedy_for_a_node(lab: Lab, server: Server, proxy: Proxy) -> None:
         server.put(service("greedy", PORTS, [cluster_ip(COUNT + 1)], externalIPs=[neighbour.ipv4, EXTERNAL]))
         # A route counts from the next verification on: until then node2 is taken for a gateway as well.
         told = [f"{neighbour.ipv4}: an address of another node"]
-        refused = "Refused addresses of a Service"
+        refused = messages.ADDRESSES_REFUSED
         follows(lambda: any(line["addresses"] == told for line in proxy.events(refused)), seconds=90)
         follows(lambda: probe(node.netns, EXTERNAL, 80).name == "p11")
         assert probe(node.netns, neighbour.ipv4, HOST_PORT).name == "node2"
@@ -106,7 +107,7 @@ def greedy_for_a_node(lab: Lab, server: Server, proxy: Proxy) -> None:
 
 @pytest.mark.timeout(1800)
 def test_following_an_api_server(lab: Lab, server: Server, proxy: Proxy) -> None:
-    synced = proxy.wait_for("synced", timeout=300)
+    synced = proxy.wait_for(messages.SYNCED, timeout=300)
     assert synced["services"] >= COUNT
     before = servers_of(lab)
     assert before >= COUNT
@@ -126,7 +127,7 @@ def test_following_an_api_server(lab: Lab, server: Server, proxy: Proxy) -> None
 
     # A kube-apiserver that is coming up refuses everybody for a moment, which the proxy must outlast.
     server.go_away()
-    proxy.wait_for("API server cannot be followed; objects stay as they are")
+    proxy.wait_for(messages.WATCH_FAILED)
     assert servers_of(lab) == before
     assert answering(lab, 7) == {"p11", "p21"}
 

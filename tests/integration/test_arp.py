@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.integration.test_traffic import eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
@@ -82,7 +83,7 @@ def proxies(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for node, more in zip(lab.nodes, ([], ["--quiet-arp=false"]), strict=True)
     ]
     for proxy in started:
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
     yield started
     for proxy in started:
         proxy.kill()

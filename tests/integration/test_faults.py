@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.lab import Host, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
@@ -150,7 +151,7 @@ def test_nftables_refuses_an_element_in_the_first_loading(
             first.kill()
         refused.write_text(f"{OTHER} . tcp . 80")
         proxy = started(lab, manifests, pods, (*REFUSING, str(refused), "run"))
-        said = proxy.wait_for("nftables refused a change")
+        said = proxy.wait_for(messages.NFTABLES_REFUSED)
         assert (said["address"], said["frontends"]) == (OTHER, [refused.read_text()])
         assert probe(node, OTHER, 80, timeout=1).outcome != "answered"
         if adopted:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.integration.test_takeover import (  # noqa: F401
     ARGUMENTS,
     CLEANUP,
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
 
 JSON = "--logging-format=json"
 HANDOVER = [*CLEANUP, "--cleanup-handover", JSON]
-REMOVED = "Removed a virtual server that no Service asks for"
+REMOVED = messages.FOREIGN_REMOVED
 
 
 @contextlib.contextmanager
@@ -59,9 +60,9 @@ def test_a_handover_to_kube_proxy_refuses_no_new_connection(
         handover = Proxy(node.netns, HANDOVER, tmp_path / "handover.log")
         lab.proxies.append(handover)
         handover.start()
-        handover.wait_for("Waiting for the end of the ipvsproxy on this node")
+        handover.wait_for(messages.WAITING_FOR_PROXY)
         proxy.stop()
-        handover.wait_for("Waiting for the rules of kube-proxy")
+        handover.wait_for(messages.WAITING_FOR_RULES)
         assert ask(asked) == ["answered"]
         (write_ipvs_rules if mode == "ipvs" else LEAVE[mode])(lab, node, served)
         assert handover.end() == 0, handover.text()
@@ -87,7 +88,7 @@ def test_after_an_uninstall_that_waited_for_the_proxy_the_node_is_as_before(
     cleanup = Proxy(node.netns, [*CLEANUP, "--cleanup-wait", JSON], tmp_path / "cleanup.log")
     lab.proxies.append(cleanup)
     cleanup.start()
-    cleanup.wait_for("Waiting for the end of the ipvsproxy on this node")
+    cleanup.wait_for(messages.WAITING_FOR_PROXY)
     assert ask(questions(lab, node, served)) == ["answered"]
     proxy.stop()
     assert cleanup.end() == 0, cleanup.text()
@@ -104,7 +105,7 @@ def test_a_handover_leaves_a_node_alone_that_never_had_an_ipvsproxy(
     lab.run(node, ["ipvsadm", "-A", "-t", "192.0.2.50:6443", "-s", "wlc"])
     before = listings(lab, node)
     said = lab.run(node, ["sh", "-c", f"{' '.join(HANDOVER)} 2>&1"])
-    assert "Found nothing of ipvsproxy on this node" in said
+    assert messages.NOTHING_FOUND in said
     assert listings(lab, node) == before
 
 

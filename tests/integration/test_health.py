@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.apiservers import OwnServer
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
@@ -140,12 +141,12 @@ def test_without_an_api_server_and_with_busy_ports(lab: Lab, server: OwnServer, 
         held.bind(("0.0.0.0" if number == CHECK else "127.0.0.1", number))
         held.listen()
     proxy.start()
-    proxy.wait_for("API server cannot be followed; objects stay as they are")
+    proxy.wait_for(messages.WATCH_FAILED)
     assert ask(lab.client, node.ipv4, HEALTHZ, "/livez")[0] == 200
     assert ask(lab.client, node.ipv4, HEALTHZ, "/healthz")[0] == 503
 
     server.come_back()
-    proxy.wait_for("synced")
+    proxy.wait_for(messages.SYNCED)
     follows(lambda: ask(lab.client, node.ipv4, HEALTHZ, "/healthz")[0] == 200)
     written = server._server.written
     follows(lambda: {e["reason"] for e in written.values()} >= {"Starting", "FailedToStartServiceHealthcheck"})

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.ipvs import Ipvs
 from tests.lab import netns
 from tests.lab.lab import Lab
@@ -90,7 +91,7 @@ def test_a_configuration_file_from_start_to_change(
     path.write_text(wanted)
 
     proxy = started(lab, manifests, f"--config={path}")
-    proxy.wait_for("synced")
+    proxy.wait_for(messages.SYNCED)
     assert {name: int(netns.get_sysctl(node.netns, name)) for name in SETTINGS} == SETTINGS
     rules = lab.run(node, ["nft", "list", "ruleset"])
     assert "0x00100000 accept" in rules.replace("counter packets 0 bytes 0 ", "")
@@ -101,15 +102,15 @@ def test_a_configuration_file_from_start_to_change(
         with contextlib.closing(Ipvs()) as ipvs:
             assert ipvs.timeouts()[0] == 100
 
-    times = len(proxy.events("kernel setting changed"))
+    times = len(proxy.events(messages.SETTING_CHANGED))
     netns.set_sysctls(node.netns, {VS_CONNTRACK: 0})
-    proxy.wait_for("kernel setting was changed by others")
-    proxy.wait_for("kernel setting changed", times + 1)
+    proxy.wait_for(messages.SETTING_CHANGED_BY_OTHERS)
+    proxy.wait_for(messages.SETTING_CHANGED, times + 1)
     assert netns.get_sysctl(node.netns, VS_CONNTRACK) == "1"
 
     path.write_text(wanted.replace("mode: ", "mode: nonsense #"))
-    said = proxy.wait_for("the configuration file was changed, but cannot be used: going on with what it was")
-    assert "KubeProxyConfiguration.mode" in str(said["problem"])
+    said = proxy.wait_for(messages.CONFIG_KEPT)
+    assert "KubeProxyConfiguration.mode" in str(said["err"])
     assert proxy.is_running()
     path.write_text(wanted.replace("scheduler: wlc", "scheduler: rr"))
     assert status(proxy) == 1
@@ -131,7 +132,7 @@ def test_a_process_without_rights_runs_after_init_only(lab: Lab, manifests: Fold
     assert netns.get_sysctl(node.netns, VS_CONNTRACK) == "1"
 
     proxy = started(lab, manifests, command=(*READ_ONLY, *RUN))
-    proxy.wait_for("synced")
+    proxy.wait_for(messages.SYNCED)
 
 
 NODE_PORTS = range(32700, 32768)
@@ -163,7 +164,7 @@ def test_connections_of_the_node_never_start_at_a_node_port(
     manifests.write("web", web, *dual_slices(lab, "web", ports, [lab.host("p21")]))
     netns.set_sysctls(node.netns, {LOCAL_RANGE: "32700 33000", RESERVED: "8080"})
     proxy = started(lab, manifests)
-    proxy.wait_for("synced")
+    proxy.wait_for(messages.SYNCED)
     assert netns.get_sysctl(node.netns, RESERVED) == "8080,32700-32767"
     for family in (4, 6):
         server = netns.open_socket(lab.client.netns, lab.client.address(family), "tcp")
@@ -187,7 +188,7 @@ def test_the_node_port_of_the_field_is_no_source_port_of_the_node(
     netns.set_sysctls(node.netns, {LOCAL_RANGE: "30000 36000", RESERVED: ""})
     said = lab.run(node, [*RUN, "doctor", f"--manifests={manifests.path}"], check=False)
     assert "NodePorts (30000-32767) as source ports" in " ".join(said.split())
-    started(lab, manifests).wait_for("synced")
+    started(lab, manifests).wait_for(messages.SYNCED)
     assert netns.get_sysctl(node.netns, RESERVED) == "30000-32767"
     said = lab.run(node, [*RUN, "doctor", f"--manifests={manifests.path}"], check=False)
     assert "as source ports" not in said
@@ -201,10 +202,10 @@ def test_a_changed_file_that_needs_more_rights_ends_nothing(
     path.write_text(edited())
     assert status(started(lab, manifests, f"--config={path}", "--init-only")) == 0
     proxy = started(lab, manifests, f"--config={path}", command=(*READ_ONLY, *RUN))
-    proxy.wait_for("synced")
+    proxy.wait_for(messages.SYNCED)
     path.write_text(edited(strictARP="true"))
-    said = proxy.wait_for("the configuration file was changed, but cannot be used: going on with what it was")
-    assert "net.ipv4.conf.all.arp_ignore is 0 and cannot be set to 1" in str(said["problem"])
+    said = proxy.wait_for(messages.CONFIG_KEPT)
+    assert "net.ipv4.conf.all.arp_ignore is 0 and cannot be set to 1" in str(said["err"])
     assert proxy.is_running()
     path.write_text(edited(scheduler="lc"))
     assert status(proxy) == 1
@@ -230,9 +231,9 @@ def test_what_is_missing_is_named_in_one_line(
 def test_timeouts_the_kernel_cannot_count_cost_nothing_else(lab: Lab, manifests: Folder) -> None:
     manifests.write("web", WEB)
     proxy = started(lab, manifests, "--ipvs-tcp-timeout=2000000h")
-    proxy.wait_for("synced")
-    (said,) = proxy.events("IPVS timeouts could not be set")
-    assert "Invalid argument" in str(said["error"])
+    proxy.wait_for(messages.SYNCED)
+    (said,) = proxy.events(messages.TIMEOUTS_REFUSED)
+    assert "Invalid argument" in str(said["err"])
 
 
 def test_a_link_of_our_name_that_is_no_dummy_stays_and_is_told(lab: Lab) -> None:
@@ -252,6 +253,6 @@ def test_signals_end_it_whatever_it_does(lab: Lab, manifests: Folder) -> None:
     manifests.write("web", WEB)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         proxy = started(lab, manifests)
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
         assert proxy.stop(number) == 128 + number
         proxy.kill()

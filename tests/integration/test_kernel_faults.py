@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Removed
 from ipvsproxy.kernel.rules import TABLE
@@ -130,8 +131,8 @@ def test_eexist(world: World) -> None:
     nft("add", ("frontends4", f"{OTHER} . tcp . 80", "drop"))
     logs = world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))
     (said,) = [line for line in logs if line["log_level"] == "error"]
-    assert said["event"] == "nftables refused a change"
-    assert os.strerror(errno.EEXIST) in said["error"]
+    assert said["event"] == messages.NFTABLES_REFUSED
+    assert os.strerror(errno.EEXIST) in said["err"]
     world.settle()
 
 
@@ -141,11 +142,11 @@ def test_esrch_and_enoent(world: World) -> None:
     world.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{WEB}:80"))])
     world.node.tamper([IpvsStep(Verb.DEL_DEST, key(f"{OTHER}:80"), None, (destination("10.244.1.4:8080"),))])
     logs = world.change(slice_of("web", "10.244.1.1", "10.244.1.5"), slice_of("other", "10.244.1.3"))
-    assert {line["error"] for line in logs if line["event"] == "IPVS refused a change"} == {
+    assert {line["err"] for line in logs if line["event"] == messages.IPVS_REFUSED} == {
         os.strerror(errno.ESRCH), os.strerror(errno.ENOENT),
     }  # fmt: skip
     nft("delete", ("frontends4", f"{OTHER} . tcp . 80"))
-    assert errors(world.change(slice_of("other"))) == ["nftables refused a change"]
+    assert errors(world.change(slice_of("other"))) == [messages.NFTABLES_REFUSED]
     world.settle()
 
 
@@ -154,9 +155,7 @@ def test_enodev_and_eaddrnotavail(world: World) -> None:
     world.node.delete_link()
     other = service("other", [OTHER])
     logs = world.change(other)
-    assert [line["error"] for line in logs if line["event"] == "VIP could not be changed"] == [
-        os.strerror(errno.ENODEV)
-    ]
+    assert [line["err"] for line in logs if line["event"] == messages.VIP_REFUSED] == [os.strerror(errno.ENODEV)]
     world.settle()
     world.node.delete_vips()
     assert errors(world.remove(other)) == []
@@ -172,8 +171,8 @@ def test_enobufs(world: World) -> None:
     wire._wire._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes its least of it
     world.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{OTHER}:53/UDP"))])
     logs = world.change(slice_of("dns", *(pod.replace(".2.", ".3.") for pod in pods), ports=UDP))
-    (said,) = [line for line in logs if line["event"] == "IPVS answers were lost, reading its state again"]
-    assert os.strerror(errno.ENOBUFS) in said["error"]
+    (said,) = [line for line in logs if line["event"] == messages.IPVS_REPLIES_LOST]
+    assert os.strerror(errno.ENOBUFS) in said["err"]
     world.settle()
 
 
@@ -254,6 +253,6 @@ def test_eperm(world: World) -> None:
         logs += world.change(slice_of("web", "10.244.1.1"))
         for _ in range(10):
             logs += world.wait(10)
-    assert any(os.strerror(errno.EPERM) in str(line.get("error")) for line in logs)
+    assert any(os.strerror(errno.EPERM) in str(line.get("err")) for line in logs)
     assert world.state() == before
     world.settle()

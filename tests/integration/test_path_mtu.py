@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.integration.test_traffic import balancer, cluster_ip, eventually
 from tests.lab import netns
 from tests.lab.lab import Lab
@@ -136,7 +137,7 @@ def places(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     places.serve()
     proxies = [lab.proxy(node, folder.path, wait=False) for node in lab.nodes]
     for proxy in proxies:
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
     yield places
     for proxy in proxies:
         proxy.kill()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
@@ -100,7 +101,7 @@ DAMAGES = {
 
 
 def test_every_damage_is_put_right_without_a_verification(world: World) -> None:
-    said = "changed by others, repairing"
+    said = messages.REPAIRED
     assert world.proxy.events(said) == []  # the proxy's own work is no damage
     for argv in DAMAGES.values():
         before = len(world.proxy.events(said))
@@ -127,7 +128,7 @@ def test_flushed_servers_are_found_by_a_glance(world: World) -> None:
         right = ipvs.observe()
         flush_ipvs()
         assert ipvs.observe() == {}
-    said = proxy.wait_for("changed by others, repairing")
+    said = proxy.wait_for(messages.REPAIRED)
     assert (said["rules"], said["vips"], said["servers"]) == (None, 0, len(right))
     eventually(lambda: ipvs.observe() == right)
     ipvs.close()
@@ -146,7 +147,7 @@ def test_a_new_address_of_the_node_serves_node_ports_at_once(world: World) -> No
 def restarted(world: World) -> Proxy:
     world.proxy.kill()
     world.proxy.start()
-    world.proxy.wait_for("synced")
+    world.proxy.wait_for(messages.SYNCED)
     return world.proxy
 
 
@@ -167,14 +168,14 @@ def test_a_fight_is_reported_once_and_not_fought_for_ever(world: World) -> None:
     other = threading.Thread(target=fight)
     other.start()
     try:
-        said = proxy.wait_for("another program keeps changing what is ours, repairing ever more rarely")
+        said = proxy.wait_for(messages.CONTESTED)
         assert said["by"]
     finally:
         over.set()
         other.join()
-    assert len(proxy.events("changed by others, repairing")) <= BURST + 1
+    assert len(proxy.events(messages.REPAIRED)) <= BURST + 1
     eventually(world.is_right)
-    assert len(proxy.events("another program keeps changing what is ours, repairing ever more rarely")) == 1
+    assert len(proxy.events(messages.CONTESTED)) == 1
 
 
 def test_figures(world: World, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
@@ -89,7 +90,7 @@ def roll_with_deaths(lab: Lab, deployment: Deployment, proxy: ForkedProxy, death
             if reaper.deaths >= deaths:
                 break
         reaper.stop()
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
         deployment.wait_until_used()
     print(load.report())
     assert load.failures == [], load.report()
@@ -124,7 +125,7 @@ def test_no_request_is_lost_in_an_upgrade(
         if not overlap:
             new.start()
         deployment.replace_all()
-        new.wait_for("synced")
+        new.wait_for(messages.SYNCED)
         deployment.replace_all()
         deployment.wait_until_used()
     assert load.failures == [], load.report()
@@ -177,7 +178,7 @@ def test_draining_outlives_restarts_and_ends_when_the_endpoint_returns(
             proxy.stop(number)
             assert held[leaving.host.name].ask().name == leaving.host.name
             proxy.start()
-            assert proxy.wait_for("synced")["changes"] == 0
+            assert proxy.wait_for(messages.SYNCED)["changes"] == 0
             assert weights(lab)[leaving.host.ipv4] == 0
         leaving.terminating = False
         deployment.publish()
@@ -196,7 +197,7 @@ def test_an_endpoint_that_leaves_while_nobody_watches_drains_after_the_start(
         deployment.pods.remove(leaving)
         deployment.publish()
         proxy.start()
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
         assert weights(lab)[leaving.host.ipv4] == 0
         assert held[leaving.host.name].ask().name == leaving.host.name
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
 from tests.lab.apiservers import Server, open_server
@@ -100,12 +101,12 @@ def test_no_request_is_lost_while_the_api_server_is_away(
         proxy = Proxy(node.netns, [sys.executable, "-m", "ipvsproxy", "run", *flags], tmp_path / "proxy.log")
         lab.proxies.append(proxy)
         proxy.start()
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
         with Load(ways(lab)) as load:
             deployment.replace_all()
             load.mark("API server goes away")
             server.go_away()
-            proxy.wait_for("API server cannot be followed; objects stay as they are")
+            proxy.wait_for(messages.WATCH_FAILED)
             load.mark("API server comes back")
             server.come_back()
             deployment.replace_all()

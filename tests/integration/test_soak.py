@@ -19,6 +19,7 @@ from typing import Self
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.lab.lab import Host, Lab
 from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
 from tests.lab.probe import Question, Result, probe_many
@@ -167,4 +168,4 @@ def test_thousands_of_changes(lab: Lab, manifests: Folder) -> None:
     assert samples[-1][1] <= max(size for _, size, _ in early) * GROWTH
     proxy.stop()
     proxy.start()
-    assert proxy.wait_for("synced")["changes"] == 0
+    assert proxy.wait_for(messages.SYNCED)["changes"] == 0

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.integration.test_traffic import eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
@@ -117,7 +118,7 @@ def test_no_other_system_call_is_needed(lab: Lab, objects: Objects, tmp_path: pa
     proxy = Proxy(here.netns, [*argv, *objects.arguments()], tmp_path / "log")
     lab.proxies.append(proxy)
     proxy.start()
-    proxy.wait_for("synced")
+    proxy.wait_for(messages.SYNCED)
     assert "Seccomp:\t2\n" in pathlib.Path(f"/proc/{proxy.pid}/status").read_text()
     eventually(lambda: probe(here.netns, VIP, 80).name == first.name)
     objects.serve(second.ipv4)

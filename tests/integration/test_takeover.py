@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ipvsproxy import cli
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.forward import COMMENT
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.plan.leftovers import is_leftover
@@ -198,7 +199,7 @@ def test_open_connections_go_on_and_leftovers_go(
     with asking(Question(lab.client.netns, served[0].cluster_ip, 80)) as results:
         proxy = taken_over(lab, node, manifests)
     if mode == "ipvs":
-        assert proxy.wait_for("synced")["changes"] == 0
+        assert proxy.wait_for(messages.SYNCED)["changes"] == 0
     assert {result.outcome for result in results} == {"answered"}
     assert [talk.ask().name for talk in talks] == served_by
     assert ask(asked) == ["answered"]
@@ -241,7 +242,7 @@ def test_another_mode_in_the_settings_is_replaced_only_where_no_kube_proxy_runs(
     assert ask(asked) == ["answered"]
 
     proxy.start()
-    said = proxy.wait_for("Started in mode ipvs, although another mode is configured")
+    said = proxy.wait_for(messages.OTHER_MODE)
     assert "IPVSPROXY_REPLACE_PROXY_MODE=true" in str(said["reason"])
     eventually(lambda: not leftovers(lab, node))
     assert ask(asked) == ["answered"]
@@ -296,10 +297,7 @@ def test_a_kube_proxy_that_goes_on_is_reported_and_not_fought_with(
 ) -> None:
     proxy = taken_over(lab, node, manifests)
     LEAVE["nftables"](lab, node, served)
-    said = proxy.wait_for(
-        "a kube-proxy is running on this node and writes rules: stop it, then restart ipvsproxy,"
-        " which removes them"
-    )
+    said = proxy.wait_for(messages.KUBE_PROXY_RUNS)
     # It writes one table after the other, and may be seen in between.
     assert said["found"] in (["ip table kube-proxy"], ["ip table kube-proxy", "ip6 table kube-proxy"])
     assert leftovers(lab, node) == {"table ip kube-proxy", "table ip6 kube-proxy"}
@@ -386,7 +384,7 @@ def test_back_to_kube_proxy_first_and_cleanup_second_takes_away_ours_alone_and_n
     asked = questions(lab, node, served)
     with asking(Question(lab.client.netns, served[0].cluster_ip, 80)) as results:
         said = lab.run(node, ["sh", "-c", f"{' '.join(CLEANUP)} 2>&1"])
-    assert "Left what belongs to a kube-proxy in place" in said
+    assert messages.KUBE_PROXY_KEPT in said
     assert "it has written rules since ipvsproxy ran here" in said
     assert {result.outcome for result in results} == {"answered"}
     assert ask(asked) == ["answered"]

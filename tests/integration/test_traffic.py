@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.cases import OWN, Case, Row, ask_everything
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
@@ -124,7 +125,7 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for node in session_lab.nodes
     ]
     for proxy in proxies:
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
     yield world
     session_lab.take_back()
 
@@ -349,12 +350,12 @@ def test_open_connections_survive_a_killed_proxy_and_its_restart(world: World) -
         assert talk.ask().name == served_by
         assert set(spread(question, 6)) == {"p11", "p21"}
         proxy.start()
-        assert proxy.wait_for("synced")["changes"] == 0
+        assert proxy.wait_for(messages.SYNCED)["changes"] == 0
         assert talk.ask().name == served_by
     assert proxy.stop() in (143, -15)
     assert set(spread(question, 6)) == {"p11", "p21"}
     proxy.start()
-    proxy.wait_for("synced")
+    proxy.wait_for(messages.SYNCED)
 
 
 def test_a_removed_endpoint_drains(world: World) -> None:
@@ -403,7 +404,7 @@ def test_a_broken_file_costs_only_itself(world: World) -> None:
     proxy = lab.proxies[0]
     good = (world.folder.path / "web.yaml").read_text()
     (world.folder.path / "web.yaml").write_text(good.replace("port: 80\n", "port: eighty\n", 1))
-    line = proxy.wait_for("manifest object refused")
+    line = proxy.wait_for(messages.MANIFEST_REFUSED)
     assert "web.yaml" in str(line)
     assert "spec.ports[0].port" in str(line)
     world.put("second", 60, "p22")

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
 from tests.integration.test_traffic import eventually
@@ -39,7 +40,7 @@ DENIED = ("192.0.2.101", "2001:db8:2::101")
 PODS = ("p11", "p21")
 OLDER = os.environ.get("IPVSPROXY_OLDER", "").split()
 """The folder of another version's source, and flags for it."""
-REPLACED = "rules of another version replaced"
+REPLACED = messages.RULESET_REPLACED
 CLEANUP = [sys.executable, "-m", "ipvsproxy", "cleanup"]
 # As an older version that holds the lock of the node: it proves nothing, and follows the rules as all versions do.
 HOLDER = """
@@ -282,7 +283,7 @@ def test_another_version_that_has_run_here(
         older.stop(signal.SIGKILL)
         manifests.remove("gone")
         proxy = start().started()
-    print(json.dumps([event for event in proxy.events() if event["msg"] in ("synced", REPLACED)]))
+    print(json.dumps([event for event in proxy.events() if event["msg"] in (messages.SYNCED, REPLACED)]))
     is_as_fresh(lab, node, start)
 
 
@@ -298,11 +299,11 @@ def test_an_older_state_is_taken_over_from_an_older_proxy(lab: Lab, node: Node, 
     with nothing_lost(lab):
         proxy = start("--ipvs-sync-period=1s")
         proxy.start()
-        said = proxy.wait_for("another ipvsproxy has this node, waiting for its end")
+        said = proxy.wait_for(messages.STANDBY)
         assert "ipvsproxy v0.0.1" in str(said["holder"])
         assert listings(lab, node) == before
         holder.kill()
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
     is_settled(proxy, "unknown")
     is_as_fresh(lab, node, start)
 
@@ -311,7 +312,7 @@ def is_settled(proxy: Proxy, was: str) -> None:
     """Some verifications later: the rules were replaced once, which was said once, and nobody contests them."""
     time.sleep(3)
     assert [event["was"] for event in proxy.events(REPLACED)] == [was]
-    repairs = ("changed by others, repairing", "the kernel was not as left, repairing")
+    repairs = (messages.REPAIRED, messages.VERIFICATION_REPAIRED)
     assert [event for event in proxy.events() if event["msg"] in repairs] == []
 
 

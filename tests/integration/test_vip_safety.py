@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from ipvsproxy.base import messages
 from tests.integration.test_traffic import HOST_PORT, eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
@@ -52,7 +53,7 @@ def folder(proxy: Proxy) -> Folder:
 
 
 def refusals(proxy: Proxy) -> list[tuple[str, int, list[str]]]:
-    lines = proxy.events("Refused addresses of a Service")
+    lines = proxy.events(messages.ADDRESSES_REFUSED)
     return [(line["service"], line["count"], line["addresses"]) for line in lines]
 
 
@@ -111,7 +112,7 @@ def test_of_the_nodes_that_a_load_balancer_lists_this_one_serves_itself(
         # The ports of the node's own programs stay theirs.
         assert [probe(lab.client.netns, node.ipv4, number).name for number in (22, HOST_PORT)] == ["node1"] * 2
         assert "default/traefik" not in {name for name, *_ in refusals(proxy)}
-        assert len(proxy.events("Left out the addresses of other nodes that load balancers listed")) == 1
+        assert len(proxy.events(messages.NODE_ADDRESSES_IGNORED)) == 1
     finally:
         lab.run(node, ["ip", "route", "replace", "10.244.2.0/24", "via", neighbour.ipv4])
         folder.remove("traefik")
@@ -203,7 +204,7 @@ def test_source_ranges_never_open_nor_close_while_they_change(
             denied.wait(1)
     assert set(allowed.seen[0]) == {"answered"}
     assert {outcome for counter in denied.seen for outcome in counter} == {"timeout"}
-    assert len(proxy.events("nftables refused a change")) == 0
+    assert len(proxy.events(messages.NFTABLES_REFUSED)) == 0
 
 
 def test_a_vip_never_answers_before_its_guard_is_there(session_lab: Lab, proxy: Proxy, folder: Folder) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.integration.test_traffic import World, cluster_ip, eventually, wrong
 from tests.lab.cases import OWN, ask_everything
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
@@ -42,7 +43,7 @@ def served_with(world: World, mode: str) -> None:
     node = world.lab.nodes[0]
     args = [*DEFAULT_PROXY_ARGS, f"--vip-mode={mode}", "--ipvs-sync-period=3s"]
     started = world.lab.proxy(node, world.folder.path, args, wait=False)
-    started.wait_for("synced")
+    started.wait_for(messages.SYNCED)
 
 
 def addresses_of_the_link(world: World) -> str:

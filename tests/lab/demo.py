@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable
 
+from ipvsproxy.base import messages
 from tests.lab.cases import OWN, TIMES, Case, Row, addresses_of, ask_everything
 from tests.lab.lab import Host, Lab
 from tests.lab.proxy import Proxy
@@ -79,7 +80,7 @@ def start_proxies(lab: Lab) -> list[Proxy]:
     """Start one on each node, both at once, and wait until both have done their first sync."""
     proxies = [lab.proxy(node, EXAMPLES, wait=False) for node in lab.nodes]
     for proxy in proxies:
-        proxy.wait_for("synced")
+        proxy.wait_for(messages.SYNCED)
     return proxies
 
 

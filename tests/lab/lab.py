@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Self
 
+from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.proxy import Proxy
 from tests.lab.responder import Responder
@@ -253,7 +254,7 @@ class Lab:
         self.proxies.append(proxy)
         proxy.start()
         if wait:
-            proxy.wait_for("synced")
+            proxy.wait_for(messages.SYNCED)
         return proxy
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from ipvsproxy import cli
+from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.cases import TIMEOUT, TIMES, addresses_of
 from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Host, Lab
@@ -218,7 +219,7 @@ def world(lab: Lab, folder: pathlib.Path) -> Iterator[Answers]:
     proxies = [lab.proxy(node, folder, PROXY_ARGS, wait=False) for node in lab.nodes]
     with cluster.names.serving(resolver):
         for proxy in proxies:
-            proxy.wait_for("synced")
+            proxy.wait_for(messages.SYNCED)
         yield Answers(lab, cluster)
 
 

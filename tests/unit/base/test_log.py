@@ -9,6 +9,7 @@ import time
 import pytest
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.config import LogFormat
 from ipvsproxy.process import log as log_settings
 from tests.support.build import config
@@ -60,7 +61,7 @@ def test_tracebacks_are_indented_and_show_no_variables(start):
 @pytest.mark.parametrize("form", LogFormat)
 def test_a_name_that_is_no_utf8_costs_no_line(start, form):
     log, said = start(log_format=form)
-    log.info("manifest file removed", file=os.fsdecode(b"a\xff.yaml"))
+    log.info(messages.MANIFEST_FILE_REMOVED, file=os.fsdecode(b"a\xff.yaml"))
     line = said()
     assert line.isascii()
     if form is LogFormat.JSON:

@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy import cli
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import objects as objects_of_commands
 from ipvsproxy.commands.survey import own_node
@@ -32,7 +33,7 @@ def planned(name):
         wanted.store.apply(listed)
     with capture_logs() as logs:
         wanted.look_at_node([parse_ip("192.0.2.1")])
-    told = [entry for entry in logs if entry["event"].startswith("Node not found")]
+    told = [entry for entry in logs if entry["event"] == messages.NODE_MISSING]
     (finding,) = check_node(Facts(node=own_node(wanted)))
     return told, finding
 

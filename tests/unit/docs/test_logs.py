@@ -2,11 +2,16 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from ipvsproxy.base import messages
+from tests.support import repository
 from tests.support.repository import REPO
 
 LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
+EVERY_LEVEL = {**LEVELS, "info": "info", "debug": "debug"}
+KEY = re.compile(r"[a-z][a-zA-Z0-9]*")
+OF_STRUCTLOG = {"exc_info"}
 ROW = re.compile(r"^\| `(.+?)` \| (warning|error) \| (.+) \| (.+) \|$", re.MULTILINE)
 SENTENCES = re.compile(r"^\| sentences of `(ipvsproxy/\S+\.py)` \| (warning|error) \|", re.MULTILINE)
 
@@ -26,20 +31,30 @@ class Module:
                 self.calls.append((child, within))
             self._collect(child, child if isinstance(child, Function) else within)
 
-    def logged(self) -> Iterator[tuple[str | None, str]]:
+    def logged(self, levels: Mapping[str, str] = LEVELS) -> Iterator[tuple[str | None, str]]:
         """Every message with its level; None stands for a text that is no constant."""
+        for call, within, level in self._lines(levels):
+            for message in self._texts(call.args[0], within):
+                yield message, level
+
+    def all_keys(self) -> set[str]:
+        """The keys of all lines at all levels, those aside that come from a dictionary."""
+        return {key.arg for call, _, _ in self._lines(EVERY_LEVEL) for key in call.keywords if key.arg}
+
+    def _lines(self, levels: Mapping[str, str]) -> Iterator[tuple[ast.Call, Function | None, str]]:
         for call, within in self.calls:
             function = call.func
-            if not isinstance(function, ast.Attribute) or function.attr not in LEVELS:
+            if not isinstance(function, ast.Attribute) or function.attr not in levels:
                 continue
             if "log" in ast.unparse(function.value):
-                for message in self._texts(call.args[0], within):
-                    yield message, LEVELS[function.attr]
+                yield call, within, levels[function.attr]
 
     def _texts(self, value: ast.expr, within: Function | None) -> set[str | None]:
         """The constants that an expression may be: its own, those assigned to it, those that callers give."""
         if isinstance(value, ast.Constant):
             return {value.value}
+        if isinstance(value, ast.Attribute) and ast.unparse(value.value) == "messages":
+            return {getattr(messages, value.attr)}
         if not isinstance(value, ast.Name) or within is None:
             return {None}
         assigned = [
@@ -58,6 +73,10 @@ class Module:
             for call, within in self.calls
             if ast.unparse(call.func).split(".")[-1] == name and len(call.args) > position
         ]
+
+
+def modules() -> Iterator[Module]:
+    yield from (Module(file.read_text()) for file in sorted((REPO / "ipvsproxy").rglob("*.py")))
 
 
 def in_the_code() -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
@@ -114,3 +133,32 @@ def other(reason):
     assert set(Module(text).logged()) == {
         ("plain", "warning"), ("assigned", "error"), ("given", "error"), (None, "error"),
     }  # fmt: skip
+
+
+def test_messages_and_keys_have_the_form_of_kubernetes_guide():
+    """The rules of its guide on structured logging that can be told from the text alone."""
+    texts = {text for module in modules() for text, _ in module.logged(EVERY_LEVEL) if text}
+    keys = {key for module in modules() for key in module.all_keys()} - OF_STRUCTLOG
+    assert len(texts) > 100
+    assert not sorted(text for text in texts if not text[0].isupper() or text[-1] in ".!")
+    present = re.compile(r"\b(cannot|can not|trying again)\b")
+    assert not sorted(filter(present.search, texts)), "the tense is the past: Could not ..., will retry"
+    assert not sorted(key for key in keys if not KEY.fullmatch(key))
+    assert "error" not in keys, "the key of an error is err"
+
+
+def test_tests_import_messages_instead_of_quoting_them():
+    logged = {text for module in modules() for text, _ in module.logged(EVERY_LEVEL) if text}
+    quoted = {
+        (str(file.relative_to(REPO)), node.value)
+        for file in repository.files()
+        if file.suffix == ".py" and file.is_relative_to(REPO / "tests")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and node.value in logged
+    }
+    assert not sorted(quoted), "make a constant of ipvsproxy/base/messages.py"
+
+
+def test_every_constant_is_logged():
+    logged = {text for module in modules() for text, _ in module.logged(EVERY_LEVEL) if text}
+    assert {value for name, value in vars(messages).items() if name.isupper()} <= logged

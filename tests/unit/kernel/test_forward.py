@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel import forward
 from ipvsproxy.kernel.wire.netlink import KernelError, Lost, attribute
 from ipvsproxy.plan.filters import Condition, FilterChain, FilterRule
@@ -155,7 +156,7 @@ def test_an_old_rule_that_cannot_be_removed_is_told(forwarding):
     nft.fail_next = errno.EBUSY
     with capture_logs() as logs:
         forwarding.tidy()
-    assert [entry["event"] for entry in logs] == ["rule of FORWARD could not be removed"]
+    assert [entry["event"] for entry in logs] == [messages.FORWARD_RULE_STAYS]
 
 
 def test_a_rule_that_cannot_be_added_is_not_said_to_be(forwarding):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import Config, ConntrackSettings, IpvsTimeouts
 from ipvsproxy.kernel import host
@@ -228,7 +229,7 @@ def test_ipv6_that_is_not_forwarded_is_said_where_there_is_an_ipv6_service(proc,
         prepare()
         for _ in range(3):
             forwarding.look(is_needed=is_needed)
-    assert sum("IPv6 forwarding is off" in entry["event"] for entry in logs) == warned
+    assert sum(entry["event"] == messages.IPV6_FORWARDING_OFF for entry in logs) == warned
 
 
 def test_ipv6_forwarding_that_is_turned_off_again_is_said_again(proc):
@@ -246,7 +247,7 @@ def test_a_limit_of_the_machine_is_a_warning_only_when_it_is_too_low(proc, there
     (proc / "sys" / host.CONNTRACK_MAX).chmod(stat.S_IRUSR)
     with capture_logs() as logs:
         host._set_conntrack_limit(131072)
-    assert any("belongs to the machine" in entry["event"] for entry in logs) is warned
+    assert any(entry["event"] == messages.CONNTRACK_LIMIT_OF_HOST for entry in logs) is warned
 
 
 def test_families(proc):

@@ -6,6 +6,7 @@ import re
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
@@ -22,7 +23,7 @@ ELEMENTS = {
     ElementKey("ranged4", "203.0.113.5 . tcp . 443"): "",
     RANGE: "",
 }
-REPLACED = "rules of another version replaced"
+REPLACED = messages.RULESET_REPLACED
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_rules_for_source_ranges_that_could_not_be_withdrawn_go_with_the_next_lo
     assert after
     with capture_logs() as logs:
         kernel.settle_doubts()
-    assert "nftables ruleset is not as left, loading it again" in [entry["event"] for entry in logs]
+    assert messages.RULESET_DIFFERS in [entry["event"] for entry in logs]
     assert node.nft.transactions[-1].endswith("add rule inet ipvsproxy shut_out drop\n")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import structlog.testing
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel import pressure
 
 
@@ -66,8 +67,8 @@ def test_each_concern_is_said_when_it_comes_and_when_it_goes(kernel):
         kernel(count=10)
         looking.look(1, 1)
     assert [(line["log_level"], line["event"]) for line in said] == [
-        ("warning", "under pressure"),
-        ("info", "no longer under pressure"),
+        ("warning", messages.PRESSURE),
+        ("info", messages.PRESSURE_OVER),
     ]
     assert (said[0]["subject"], said[0]["entries"], said[0]["limit"]) == ("conntrack", 900, 1000)
     assert "--conntrack-max-per-core" in said[0]["advice"]

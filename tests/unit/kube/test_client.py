@@ -17,6 +17,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import ApiServers, Inbox, Kind, Listed, Removed, SourceFailed
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube import connection, kubeconfig
@@ -254,7 +255,7 @@ def test_garbage_in_a_watch(server, follow, logs):
     server.send("Service", b"<html>\n")
     server.put(service("a"))
     view.wait_for("a")
-    assert any("malformed watch event" in entry.get("reason", "") for entry in logs)
+    assert any("malformed watch event" in entry.get("err", "") for entry in logs)
 
 
 def test_garbage_for_a_list(server, follow):
@@ -286,12 +287,12 @@ def test_the_server_restarts_with_its_history(server, follow, logs):
     view.wait_for("a")
     server.wait_for_watches(3)
     server.stop()
-    view.wait(lambda: len([e for e in logs if e["event"].startswith("API server cannot")]) == 3)
+    view.wait(lambda: len([e for e in logs if e["event"] == messages.WATCH_FAILED]) == 3)
     server.start()
     server.put(service("b"))
     view.wait_for("a", "b")
     assert view.lists[Kind.SERVICE] == 1
-    assert "API server is followed again" in [entry["event"] for entry in logs]
+    assert messages.WATCH_BACK in [entry["event"] for entry in logs]
 
 
 @pytest.mark.parametrize("version", [5, 5000])
@@ -315,13 +316,13 @@ def test_a_server_that_does_not_answer(server, follow, logs):
     server.stall(kind="Service", watch=False)
     server.put(service("a"))
     follow(server, limits=SHORT).wait_for("a")
-    assert any("timed out" in entry.get("reason", "") for entry in logs)
+    assert any("timed out" in entry.get("err", "") for entry in logs)
 
 
 def test_a_watch_that_falls_silent(server, follow, logs):
     server.stall(kind="Service", watch=True, times=2)
     view = follow(server, limits=SHORT, pace=Pace(watch=(0, 0), first_wait=0.01, longest_wait=0.05))
-    view.wait(lambda: any("timed out" in entry.get("reason", "") for entry in logs))
+    view.wait(lambda: any("timed out" in entry.get("err", "") for entry in logs))
     server.put(service("a"))
     view.wait_for("a")
 
@@ -464,7 +465,7 @@ def test_a_token_file_wins_and_is_read_again_after_401(server, tmp_path, follow,
     server.hang_up()
     server.put(service("a"))
     view.wait_for("a")
-    assert "credentials read again" in [entry["event"] for entry in logs]
+    assert messages.CREDENTIALS_RELOADED in [entry["event"] for entry in logs]
     assert "hush" not in str(logs)
 
 
@@ -480,7 +481,7 @@ def test_a_token_file_is_read_again_in_time(tmp_path, logs):
     path.write_text("")
     now[0] = 120
     assert token.token() == "two"
-    assert [entry["event"] for entry in logs] == ["token file of no use; the last token stays"]
+    assert [entry["event"] for entry in logs] == [messages.TOKEN_KEPT]
     path.write_text("three")
     now[0] = 180
     assert token.token() == "three"
@@ -498,7 +499,7 @@ def test_a_configuration_that_went_bad_is_not_taken(server, client, monkeypatch,
     (tmp_path / "kubeconfig").write_text("[")
     client.refresh()
     assert client.list(Kind.SERVICE, 1, "", "").read()
-    assert [entry["event"] for entry in logs] == ["credentials cannot be read again; the old ones stay"]
+    assert [entry["event"] for entry in logs] == [messages.CREDENTIALS_KEPT]
 
 
 def test_a_configuration_that_went_bad_is_not_read_with_every_refusal(client, tmp_path, logs):
@@ -507,7 +508,7 @@ def test_a_configuration_that_went_bad_is_not_read_with_every_refusal(client, tm
     (tmp_path / "kubeconfig").write_text("[")
     for _ in range(3):
         client.refresh()
-    assert [entry["event"] for entry in logs] == ["credentials cannot be read again; the old ones stay"]
+    assert [entry["event"] for entry in logs] == [messages.CREDENTIALS_KEPT]
 
 
 def test_an_exec_plugin(server, tmp_path, follow):
@@ -612,13 +613,13 @@ def test_tls_unchecked_is_allowed_and_said(certificates, tmp_path, follow, logs)
         view = follow(server, path=path)
         view.wait_for_lists()
         view.source.stop()
-    assert "the certificate of the API server is not checked" in [entry["event"] for entry in logs]
+    assert messages.CERTIFICATE_UNVERIFIED in [entry["event"] for entry in logs]
 
 
 def test_a_server_with_the_wrong_certificate_is_waited_for(certificates, tmp_path, follow, logs):
     with ApiServer(tls=certificates) as server:
         view = follow(server, path=server.write_kubeconfig(tmp_path / "k"))
-        view.wait(lambda: any("CERTIFICATE_VERIFY_FAILED" in entry.get("reason", "") for entry in logs))
+        view.wait(lambda: any("CERTIFICATE_VERIFY_FAILED" in entry.get("err", "") for entry in logs))
         assert not view.failed
         view.source.stop()
 

@@ -131,7 +131,7 @@ def test_a_program_that_fails_is_asked_again_with_the_next_request(config, tmp_p
     path = config("", command=command[0], args=command[1:], installHint="brew\ninstall it")
     with capture_logs() as logs:
         connection = build(path, "")
-    assert words in logs[0]["reason"]
+    assert words in logs[0]["err"]
     with pytest.raises(RequestFailed, match=words.partition(":")[0]):
         header(connection)
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from ipvsproxy.base import directory_watch
+from ipvsproxy.base import directory_watch, messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, SourceFailed
 from ipvsproxy.kube import manifest_file, manifests
@@ -111,7 +111,7 @@ def test_an_old_version_is_refused(tmp_path, logs):
     write(tmp_path / "a.yaml", {**endpoint_slice(), "apiVersion": "discovery.k8s.io/v1beta1"})
     Folder(tmp_path).load()
     (line,) = warnings(logs)
-    assert (line["field"], line["reason"]) == ("apiVersion", "'discovery.k8s.io/v1beta1' is not read, only v1")
+    assert (line["field"], line["err"]) == ("apiVersion", "'discovery.k8s.io/v1beta1' is not read, only v1")
 
 
 def test_a_refusal_says_where_and_costs_one_object(tmp_path, logs):
@@ -122,14 +122,14 @@ def test_a_refusal_says_where_and_costs_one_object(tmp_path, logs):
     assert {event.kind: event.kept for event in events}[Kind.SERVICE] == {"default/web"}
     first, second = warnings(logs)
     assert first == {
-        "event": "manifest object refused",
+        "event": messages.MANIFEST_REFUSED,
         "log_level": "warning",
         "file": "a.yaml",
         "document": 2,
         "kind": Kind.SERVICE,
         "object": "default/web",
         "field": "spec.ports[0].port",
-        "reason": "Expected `int` >= 1",
+        "err": "Expected `int` >= 1",
     }
     assert (second["document"], second["item"], second["field"]) == (3, 2, "kind")
 
@@ -147,7 +147,7 @@ def test_the_last_good_version_stays_until_mended(tmp_path, logs):
     assert warnings(logs) == []  # said already
     write(path, service("web", clusterIP="10.96.0.77"))
     assert ips(folder.load()) == {"default/web": "10.96.0.77"}
-    assert [entry["event"] for entry in logs if entry["log_level"] == "info"] == ["manifest object accepted again"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "info"] == [messages.MANIFEST_ACCEPTED]
 
 
 def test_the_last_good_version_goes_with_its_file(tmp_path):
@@ -186,15 +186,15 @@ def test_a_file_that_does_not_parse_keeps_its_objects(tmp_path, logs, text, plac
     path.write_text(text)
     assert folder.load() == []
     (line,) = warnings(logs)
-    assert (line["event"], line["file"]) == ("manifest file refused; what it held stays", "a.yaml")
-    assert reason in line["reason"]
+    assert (line["event"], line["file"]) == (messages.MANIFEST_FILE_REFUSED, "a.yaml")
+    assert reason in line["err"]
     assert (line.get("line"), line.get("column")) == (place or (None, None))
     os.utime(path)
     assert folder.load() == []
     assert warnings(logs) == []
     write(path, service("a"))
     assert keys(folder.load()) == {"default/a"}
-    assert "manifest file accepted again" in [entry["event"] for entry in logs]
+    assert messages.MANIFEST_FILE_ACCEPTED in [entry["event"] for entry in logs]
 
 
 def test_a_document_that_does_not_parse_costs_only_itself(tmp_path, logs):
@@ -208,8 +208,8 @@ def test_a_document_that_does_not_parse_costs_only_itself(tmp_path, logs):
     assert keys(events) == {"default/a", "default/b", "default/c", "default/d"}, "any of the old ones may be in it"
     assert ips(events)["default/a"] == "10.96.0.1"
     (line,) = warnings(logs)
-    assert (line["event"], line["document"]) == ("manifest object refused", 2)
-    assert "line" in line["reason"]
+    assert (line["event"], line["document"]) == (messages.MANIFEST_REFUSED, 2)
+    assert "line" in line["err"]
     write(path, service("a"), service("d"))
     assert keys(folder.load()) == {"default/a", "default/d"}
 
@@ -241,7 +241,7 @@ def test_a_folder_within_that_cannot_be_read_keeps_its_objects(tmp_path, logs, m
     monkeypatch.setattr(os, "scandir", refuse)
     assert folder.load() == folder.load() == []
     (line,) = warnings(logs)
-    assert (line["folder"], line["err"]) == ("shut/", "Permission denied")
+    assert (line["directory"], line["err"]) == ("shut/", "Permission denied")
 
 
 def test_a_folder_with_endpoints_only_says_what_to_add(tmp_path, logs):
@@ -268,9 +268,7 @@ def test_what_is_left_to_others_is_logged_with_the_reason(tmp_path, logs):
     folder = Folder(tmp_path)
     folder.load()
     folder.load()
-    told = {
-        entry["object"]: entry["reason"] for entry in logs if entry["event"] == "Left manifest object to others"
-    }
+    told = {entry["object"]: entry["reason"] for entry in logs if entry["event"] == messages.MANIFEST_LEFT}
     assert told.keys() == {"default/out", "default/names", "default/web-abc"}
     assert "type ExternalName" in told["default/out"]
     assert "addressType FQDN" in told["default/names"]
@@ -286,7 +284,7 @@ def test_back_to_the_same_content_after_a_broken_one(tmp_path, logs):
     folder.load()
     write(path, service("a"))
     assert folder.load() == []
-    assert [e["event"] for e in logs if e["log_level"] == "info"] == ["manifest file accepted again"]
+    assert [e["event"] for e in logs if e["log_level"] == "info"] == [messages.MANIFEST_FILE_ACCEPTED]
 
 
 def test_a_comment_is_not_a_cut_off_file(tmp_path):
@@ -305,7 +303,7 @@ def test_the_first_file_by_name_wins(tmp_path, logs):
     write(tmp_path / "c.yaml", service("web", clusterIP="10.96.0.3"))
     assert folder.load() == []
     (line,) = warnings(logs)
-    assert (line["file"], line["object"], line["reason"]) == (
+    assert (line["file"], line["object"], line["err"]) == (
         "c.yaml",
         "default/web",
         "b.yaml has this object already",
@@ -342,7 +340,7 @@ def test_twice_in_one_file(tmp_path, logs):
     write(tmp_path / "a.yaml", service("web", clusterIP="10.96.0.1"), service("web", clusterIP="10.96.0.2"))
     assert ips(Folder(tmp_path).load()) == {"default/web": "10.96.0.1"}
     (line,) = warnings(logs)
-    assert (line["document"], line["reason"]) == (2, "the file has this object already")
+    assert (line["document"], line["err"]) == (2, "the file has this object already")
 
 
 def test_complaints_are_said_once_for_each_version(tmp_path, logs):
@@ -351,7 +349,7 @@ def test_complaints_are_said_once_for_each_version(tmp_path, logs):
     folder = Folder(tmp_path)
     assert ips(folder.load()) == {"default/web": "10.96.0.10"}
     (line,) = warnings(logs)
-    assert (line["object"], line["reason"]) == (
+    assert (line["object"], line["err"]) == (
         "default/web",
         "spec.externalIPs: 'x' is not an IP address; left out",
     )
@@ -368,16 +366,16 @@ def test_a_file_that_cannot_be_read_keeps_its_objects(tmp_path, logs, monkeypatc
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
     assert folder.load() == []
-    assert [line["reason"] for line in warnings(logs)] == ["No such file or directory"]
+    assert [line["err"] for line in warnings(logs)] == ["No such file or directory"]
     path.unlink()
     os.mkfifo(path)
     assert folder.load() == []
-    assert [line["reason"] for line in warnings(logs)] == ["not a regular file"]
+    assert [line["err"] for line in warnings(logs)] == ["not a regular file"]
     path.unlink()
     monkeypatch.setattr(manifest_file, "MAX_BYTES", 10)
     write(path, service("a"))
     assert folder.load() == []
-    assert "are more than 10" in warnings(logs)[0]["reason"]
+    assert "are more than 10" in warnings(logs)[0]["err"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_left_for_later(tmp_path, monkeypatch):
@@ -429,8 +427,8 @@ def test_a_folder_that_goes_away_changes_nothing(tmp_path, logs):
     place.rename(tmp_path / "moved")
     assert folder.load() == folder.load() == []
     (line,) = warnings(logs)
-    assert (line["event"], line["reason"]) == (
-        "manifests folder is away; its objects stay",
+    assert (line["event"], line["err"]) == (
+        messages.MANIFESTS_UNAVAILABLE,
         "No such file or directory",
     )
     place.mkdir()
@@ -445,7 +443,7 @@ def test_an_empty_mount_point_is_a_folder_that_went_away(tmp_path, logs, monkeyp
     (tmp_path / "a.yaml").unlink()
     monkeypatch.setattr(folder, "_device", -1)  # as if the files had been on another file system
     assert folder.load() == []
-    assert "another file system" in warnings(logs)[0]["reason"]
+    assert "another file system" in warnings(logs)[0]["err"]
 
 
 def test_importing_manifests_needs_no_kubernetes(tmp_path):
@@ -551,7 +549,7 @@ def test_a_watch_that_fails_is_replaced_by_polling(tmp_path, watch, monkeypatch,
     watched.wait_for()
     write(tmp_path / "a.yaml", service("a"))
     watched.wait_for("a")
-    assert [entry["error"] for entry in logs if "no inotify" in entry["event"]] == ["Too many open files"]
+    assert [entry["err"] for entry in logs if entry["event"] == messages.NO_INOTIFY] == ["Too many open files"]
 
 
 def test_a_look_that_fails_ends_nothing_and_is_said_once(tmp_path, watch, monkeypatch, logs):
@@ -571,7 +569,7 @@ def test_a_look_that_fails_ends_nothing_and_is_said_once(tmp_path, watch, monkey
     write(tmp_path / "a.yaml", service("a"))
     watched.wait_for("a")
     said = [entry["event"] for entry in logs if entry["log_level"] == "error"]
-    assert said == ["looking at the manifests folder failed"]
+    assert said == [messages.MANIFESTS_CRASHED]
 
 
 def test_changes_in_folders_within_are_seen(tmp_path, watch):

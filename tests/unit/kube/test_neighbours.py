@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip, parse_cidr, parse_ip
 from ipvsproxy.exchange.inbox import Inbox
 from ipvsproxy.kube.api import RequestFailed
@@ -211,10 +212,10 @@ def test_a_look_that_fails_is_said_once_answers_and_is_repeated():
             waits.append(world.step(waits[-1][1]))
     assert [round(wait, 3) for _, wait in waits[:3]] == [1.2, 2.4, 4.8]
     assert waits[3][0] == [SEEN]
-    assert [(line["event"].split(",")[0], line.get("err")) for line in lines] == [
-        ("Could not list the addresses of nodes", "no route to host"),
-        ("Could not list the addresses of nodes", "403 no reason given"),
-        ("Listed the addresses of nodes again", None),
+    assert [(line["event"], line.get("err")) for line in lines] == [
+        (messages.NODES_UNAVAILABLE, "no route to host"),
+        (messages.NODES_UNAVAILABLE, "403 no reason given"),
+        (messages.NODES_LISTED_AGAIN, None),
     ]
 
 
@@ -242,7 +243,7 @@ def test_what_nobody_foresaw_ends_nothing():
     world = World(ValueError("odd"))
     with capture_logs() as lines:
         assert world.step() == ([OtherNodeAddresses(None)], pytest.approx(1.2))
-    assert lines[0]["event"] == "Looking at the Nodes crashed"
+    assert lines[0]["event"] == messages.NODES_CRASHED
 
 
 def test_the_thread_looks_answers_and_ends(client, server):

@@ -5,6 +5,7 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube import api, decode, reflector
@@ -258,26 +259,26 @@ def test_a_malformed_object_costs_itself_only():
         ([], ["default/a", "default/bad"]),
         ("default/bad", "10.96.0.10"),
     ]
-    refused = [e for e in run.logs if e["event"] == "object refused; its last good version stays"]
+    refused = [e for e in run.logs if e["event"] == messages.OBJECT_REFUSED]
     assert [e["object"] for e in refused] == ["default/bad", "default/a", "default/bad"]
     assert refused[0] == {
-        "event": "object refused; its last good version stays",
+        "event": messages.OBJECT_REFUSED,
         "log_level": "warning",
         "kind": "Service",
         "object": "default/bad",
         "field": "spec.ports[0].port",
-        "reason": "Expected `int` >= 1",
+        "err": "Expected `int` >= 1",
     }
-    assert "object accepted in full again" in run.said("info")
-    assert "object without a name refused" in run.said()
+    assert messages.OBJECT_ACCEPTED in run.said("info")
+    assert messages.NAMELESS_IGNORED in run.said()
 
 
 def test_complaints_are_said_once_while_they_are_the_same():
     odd = service("a", externalIPs=["x"])
     run = Run(page(odd), Reply(event("MODIFIED", odd, "11"), event("MODIFIED", service("a"), "12")))
     assert len(brief(run())) == 3
-    assert run.said() == ["part of an object left out"]
-    assert run.said("info") == ["object accepted in full again"]
+    assert run.said() == [messages.OBJECT_PART_IGNORED]
+    assert run.said("info") == [messages.OBJECT_ACCEPTED]
 
 
 @pytest.mark.parametrize("other", [service("a", clusterIP="None"), service("a", type="ExternalName")])
@@ -371,7 +372,7 @@ def test_an_answer_that_is_too_large_for_one_object_is_trouble(monkeypatch):
     assert run() == []
     assert run.script.limits[:9] == [500, 250, 125, 62, 31, 15, 7, 3, 1]
     (said,) = [line for line in run.logs if line["log_level"] == "warning"]
-    assert said["reason"] == "the answer has more than 100 bytes, decompressed"
+    assert said["err"] == "the answer has more than 100 bytes, decompressed"
 
 
 def test_an_object_that_is_too_large_costs_itself_only(monkeypatch):
@@ -380,7 +381,7 @@ def test_an_object_that_is_too_large_costs_itself_only(monkeypatch):
     run = Run(page(service("a"), large), Reply(event("MODIFIED", large, "11"), event("ADDED", service("b"), "12")))
     assert brief(run()) == [(["default/a"], ["default/large"]), ("default/b", "10.96.0.10")]
     (said,) = [line for line in run.logs if line["log_level"] == "warning"]
-    assert (said["object"], said["reason"]) == ("default/large", "more than 1000 bytes of JSON")
+    assert (said["object"], said["err"]) == ("default/large", "more than 1000 bytes of JSON")
 
 
 def test_more_objects_than_there_is_room_for_are_said_once_and_the_others_live(monkeypatch):
@@ -463,10 +464,10 @@ def test_a_server_that_is_away_is_waited_for():
     assert len(brief(run())) == 2
     assert run.waits == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30, 0]
     assert {asked[:2] for asked in run.script.asked[1:]} == {("watch", "10")}
-    assert run.said() == ["API server cannot be followed; objects stay as they are"]
-    assert run.said("info") == ["API server is followed again"]
-    assert run.said("debug").count("trying again") == 9
-    (back,) = [entry for entry in run.logs if entry["event"] == "API server is followed again"]
+    assert run.said() == [messages.WATCH_FAILED]
+    assert run.said("info") == [messages.WATCH_BACK]
+    assert run.said("debug").count(messages.RETRYING) == 9
+    (back,) = [entry for entry in run.logs if entry["event"] == messages.WATCH_BACK]
     assert back["seconds"] > 0
     assert back["kind"] == "Service"
 
@@ -524,7 +525,7 @@ def test_a_version_from_the_future_is_given_up():
     run.clock.step = 0.1
     assert brief(run()) == [([], []), (["default/a"], [])]
     assert run.script.asked[-2:] == [("list", "", ""), ("watch", "20", 300)]
-    assert "API storage went back in time" in run.said()
+    assert messages.VERSION_WENT_BACK in run.said()
 
 
 def test_refused_credentials_are_fetched_anew_at_once():
@@ -541,7 +542,7 @@ def test_forbidden_is_retried_for_ever_and_said_once():
     run()
     assert run.script.refreshed == 0
     assert [asked[0] for asked in run.script.asked] == ["list"] + ["watch"] * 6
-    assert run.said() == ["API server cannot be followed; objects stay as they are"]
+    assert run.said() == [messages.WATCH_FAILED]
 
 
 def test_another_kind_of_trouble_is_said_too():
@@ -555,7 +556,7 @@ def test_another_kind_of_trouble_is_said_too():
 def test_a_crash_is_logged_and_survived():
     run = Run(page(), ZeroDivisionError("bug"), page(service("a")), Reply())
     assert brief(run()) == [([], []), (["default/a"], [])]
-    assert run.said("error") == ["following objects crashed; listing again"]
+    assert run.said("error") == [messages.WATCH_CRASHED]
     assert run.waits[1] == 0.5
 
 

@@ -4,6 +4,7 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.config import Config
 from ipvsproxy.process import app
 from ipvsproxy.reconciler.loop import Fatal
@@ -62,7 +63,7 @@ def test_a_thread_that_cannot_go_on_says_why_in_one_line(monkeypatch):
     with capture_logs() as logs:
         app._guard("loop", fail)
         assert ended.get(timeout=30) == 1
-    assert [(entry["event"], entry["error"]) for entry in logs] == [("cannot go on", "no kubeconfig")]
+    assert [(entry["event"], entry["err"]) for entry in logs] == [(messages.FATAL, "no kubeconfig")]
 
 
 def test_every_thread_counts_from_the_beginning(monkeypatch):

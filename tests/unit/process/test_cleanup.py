@@ -5,6 +5,7 @@ import errno
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import KubeProxy
 from ipvsproxy.kernel.instance_lock import Holder
@@ -148,7 +149,7 @@ def test_what_belongs_to_a_kube_proxy_that_runs_or_may_run_stays(monkeypatch, fo
     monkeypatch.setattr(other_proxy, "look", lambda _: found)
     with capture_logs() as logs:
         cleanup.cleanup(Config("n"), everything=everything)
-    told = [entry for entry in logs if entry["event"] == "Left what belongs to a kube-proxy in place"]
+    told = [entry for entry in logs if entry["event"] == messages.KUBE_PROXY_KEPT]
     if everything or not left_out:
         assert (done, told) == (list(EVERY_STEP), [])
         return
@@ -231,4 +232,4 @@ def test_a_handover_touches_no_node_where_no_ipvsproxy_was(monkeypatch, steps, m
     with capture_logs() as said:
         cleanup.cleanup(Config("n"), handover=True)
     assert bool(steps) is removes
-    assert any(line["event"] == "Found nothing of ipvsproxy on this node" for line in said) is not removes
+    assert any(line["event"] == messages.NOTHING_FOUND for line in said) is not removes

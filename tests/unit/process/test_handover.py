@@ -5,6 +5,7 @@ import errno
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.process import handover
 from tests.support.build import key
@@ -69,6 +70,6 @@ def test_it_is_said_now_and_then_that_it_still_waits(find, clock):
     find(*[{}] * 1000, BOTH)
     with capture_logs() as said:
         handover.await_kube_proxy()
-    waiting = [line for line in said if line["event"] == "Found no rules of kube-proxy yet"]
+    waiting = [line for line in said if line["event"] == messages.NO_RULES_YET]
     assert len(waiting) == pytest.approx(sum(clock) / handover.REMINDER_SECONDS, abs=1)
     assert waiting[0]["families"] == [4, 6]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip, parse_cidr, parse_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Removed
 from ipvsproxy.exchange.report import Report
@@ -15,7 +16,7 @@ from ipvsproxy.reconciler.wanted_state import WantedState
 from tests.support.build import config, service, slice_of
 
 CASES = Path(__file__).parents[2] / "field" / "cases"
-OTHER_LINES = ("node facts", "Node not found", "detectLocalMode")
+OTHER_LINES = (messages.NODE_FACTS, messages.NODE_MISSING, "detectLocalMode")
 NODES = [Node(f"node{n}", (parse_ip(f"192.0.2.{n}"),), (parse_cidr(f"10.244.{n}.0/24"),)) for n in (1, 2, 3)]
 
 
@@ -61,9 +62,7 @@ def test_of_the_nodes_that_servicelb_lists_this_one_serves_itself(known):
     world = World().change(*known, *field_case("09-servicelb-other-nodes.yaml"))
     assert world.served("traefik") == {"10.96.9.28", "192.0.2.1"}
     assert world.desired.ledger.vip(parse_ip("192.0.2.2")) is None
-    assert [(line["event"], line["services"]) for line in world.lines] == [
-        ("Left out the addresses of other nodes that load balancers listed", 1)
-    ]
+    assert [(line["event"], line["services"]) for line in world.lines] == [(messages.NODE_ADDRESSES_IGNORED, 1)]
     assert world.events.refusals == []
 
 

@@ -3,6 +3,7 @@
 import pytest
 import structlog
 
+from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.diff import IpvsStep, Verb
@@ -15,7 +16,7 @@ from tests.support.build import config, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
 KUBE_VIP = key("192.0.2.50:6443")
-REMOVED = "Removed a virtual server that no Service asks for"
+REMOVED = messages.FOREIGN_REMOVED
 REMEDY = "--ipvs-exclude-cidrs=192.0.2.50/32 (ipvs.excludeCIDRs)"
 
 

@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import ipvsproxy.reconciler.wanted_state
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.config import DetectLocalMode, VipMode
 from ipvsproxy.exchange.inbox import (
@@ -176,7 +177,7 @@ def test_the_drain_timeout_cuts_what_is_left(node, default, own):
         process.wait(process.loop._timeout())
     assert str(leaving) not in weights(node)
     assert [(log["event"], log["connections"]) for log in logs if log["log_level"] != "debug"] == [
-        ("drain timeout has passed, connections are cut", {f"{WEB} -> {leaving}": 3})
+        (messages.DRAIN_TIMEOUT, {f"{WEB} -> {leaving}": 3})
     ]
 
 
@@ -631,7 +632,7 @@ def test_a_port_that_a_service_does_not_get_in_two_families_is_one_line(node):
     node.links.others = frozenset(map(parse_ip, ("192.0.2.1", "2001:db8::1")))
     with capture_logs() as lines:
         Process(node).list(service(ips=("10.96.0.10", "fd00:10:96::10"), ports=((80, 30080),)))
-    assert [line["reason"] for line in lines if line["event"] == "Served a Service in part"] == [
+    assert [line["reason"] for line in lines if line["event"] == messages.SERVED_IN_PART] == [
         "NodePort 30080/TCP: a program of this node listens on this port"
     ]
 

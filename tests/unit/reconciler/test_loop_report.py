@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.exchange.report import Report
@@ -285,7 +286,7 @@ def test_an_address_that_is_refused_is_told_once_for_each_change(world):
 
 
 def node_not_found(logs):
-    return [entry for entry in logs if entry["event"].startswith("Node not found")]
+    return [entry for entry in logs if entry["event"] == messages.NODE_MISSING]
 
 
 def test_a_node_that_is_not_there_is_told_once_with_the_nodes_that_are(world):

@@ -3,6 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.exchange.report import Report
@@ -94,7 +95,7 @@ def test_rules_are_put_right_in_the_same_turn(world, damage):
     with capture_logs() as logs:
         assert world.loop.reconcile([notice])
     assert world.node.nft.dump() == right
-    assert [line["by"] for line in logs if line["event"] == "changed by others, repairing"] == [["firewalld"]]
+    assert [line["by"] for line in logs if line["event"] == messages.REPAIRED] == [["firewalld"]]
     assert world.report.repairs == 1
 
 
@@ -166,7 +167,7 @@ def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(world):
         assert world.loop.reconcile([])
     assert world.node.ipvs.table == right
     assert world.now == 1001
-    assert [line["servers"] for line in logs if line["event"] == "changed by others, repairing"] == [2]
+    assert [line["servers"] for line in logs if line["event"] == messages.REPAIRED] == [2]
     assert world.report.repairs == 2
 
 
