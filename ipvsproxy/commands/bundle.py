@@ -128,11 +128,11 @@ def objects_list(objects: Objects) -> dict[str, Any]:
 
 
 def kernel_lines(state: KernelState) -> Iterator[str]:
-    """Yield servers with the weights of their destinations, VIPs, elements."""
+    """Yield servers with their destinations, VIPs, elements."""
     for key, server in sorted(state.servers.items()):
         yield f"{key} {server.server.scheduler} flags {server.server.flags:#x} timeout {server.server.timeout}"
         yield from (
-            f"  -> {destination} weight {weight}" for destination, weight in sorted(server.weights.items())
+            f"  -> {destination} {attributes}" for destination, attributes in sorted(server.destinations.items())
         )
     yield from (f"VIP {format_ip(vip.address)} {vip.form.value}" for vip in sorted(state.vips))
     for slot, value in sorted(state.elements.items()):

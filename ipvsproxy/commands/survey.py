@@ -158,7 +158,7 @@ def _read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surr
     seen = _tried(facts, "processes", lambda: read_processes(holder=holder.pid if holder else 0))
     facts.processes = seen or ()
     if state is not None:
-        facts.servers = tuple(as_fact(key, s.server, s.weights) for key, s in sorted(state.servers.items()))
+        facts.servers = tuple(as_fact(key, s.server, s.destinations) for key, s in sorted(state.servers.items()))
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
     return state, around

@@ -22,6 +22,8 @@ from ipvsproxy.plan.state import (
     Vip,
 )
 
+LONGEST_PREFIX = 128
+
 
 class Action(StrEnum):
     """What happens to an object."""
@@ -79,12 +81,12 @@ def _ipvs(step: IpvsStep, shadow: KernelState) -> Iterator[Change]:
     if step.verb in SERVER_VERBS:
         action = {Verb.NEW_SERVICE: Action.ADD, Verb.DEL_SERVICE: Action.REMOVE}.get(step.verb, Action.CHANGE)
         yield Change(action, "server", key, key, was, server_text(step.server) if step.server else "")
-    weights = state.weights if state else {}
+    present = state.destinations if state else {}
     action = {Verb.SET_DEST: Action.CHANGE, Verb.DEL_DEST: Action.REMOVE}.get(step.verb, Action.ADD)
-    weight = {Verb.NEW_SERVICE: "weight 1", Verb.DEL_DEST: ""}.get(step.verb, f"weight {step.weight}")
+    wanted = "" if step.verb is Verb.DEL_DEST else str(step.attributes)
     for destination in step.destinations:
-        before = f"weight {weights[destination]}" if destination in weights else ""
-        yield Change(action, "endpoint", str(destination), key, before, weight)
+        before = str(present[destination]) if destination in present else ""
+        yield Change(action, "endpoint", str(destination), key, before, wanted)
 
 
 def server_text(server: ServerAttributes) -> str:
@@ -96,4 +98,14 @@ def server_text(server: ServerAttributes) -> str:
         SCHED_1: f"{server.scheduler}-fallback" if named else "flag-1",
         SCHED_2: f"{server.scheduler}-port" if named else "flag-2",
     }
-    return " ".join([server.scheduler, *(name for bit, name in names.items() if server.flags & bit)])
+    texts = [server.scheduler, *(name for bit, name in names.items() if server.flags & bit)]
+    if server.netmask is not None:
+        texts.append(f"netmask {netmask_text(server.netmask)}")
+    if server.engine:
+        texts.append(f"persistence-engine {server.engine}")
+    return " ".join(texts)
+
+
+def netmask_text(netmask: int) -> str:
+    """Return an IPv4 mask as an address; numbers up to 128 are lengths of IPv6 prefixes."""
+    return f"/{netmask}" if netmask <= LONGEST_PREFIX else format_ip(netmask.to_bytes(4))

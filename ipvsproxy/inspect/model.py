@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from ipvsproxy.inspect.elements import Field
-from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
+from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes
 
 
 class ElementMatch(NamedTuple):
@@ -38,14 +38,19 @@ class Counters(NamedTuple):
 
 
 class DestinationRecord(NamedTuple):
-    """A destination of a virtual server: weight 0 takes no new connections. The numbers are of connections."""
+    """A destination of a virtual server. The numbers are of connections."""
 
     destination: Destination
-    weight: int
+    attributes: DestinationAttributes
     active: int
     inactive: int
     persistent: int
     counters: Counters
+
+    @property
+    def weight(self) -> int:
+        """Its part of new connections; none with 0."""
+        return self.attributes.weight
 
 
 class ServerRecord(NamedTuple):

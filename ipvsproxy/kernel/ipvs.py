@@ -2,7 +2,8 @@
 
 `Ipvs` belongs to the loop's thread. Reading destinations has a socket of its own with a small receive buffer:
 the kernel sizes its answer by the largest read a socket ever made, and small answers cost half the time.
-Firewall-mark servers belong to others and are not even read. The bytes are in `ipvs_wire`.
+Firewall-mark servers belong to others and are not even read. The bytes are in
+`kernel.wire.ipvs` and `kernel.wire.ipvs_records`.
 """
 
 import errno
@@ -14,20 +15,17 @@ from collections.abc import Sequence
 import msgspec
 
 from ipvsproxy.kernel.wire.ipvs import (
-    CMD_TIMEOUT_TCP,
-    GET_CONFIG,
-    GET_DEST,
-    GET_SERVICE,
-    SET_CONFIG,
+    IPVS_CMD_ATTR_TIMEOUT_TCP,
+    IPVS_CMD_GET_CONFIG,
+    IPVS_CMD_GET_DEST,
+    IPVS_CMD_GET_SERVICE,
+    IPVS_CMD_SET_CONFIG,
     encode,
     key_attribute,
-    parse_destination,
-    parse_server,
-    parse_weight,
     pieces,
     single,
-    u32,
 )
+from ipvsproxy.kernel.wire.ipvs_records import parse_attributes, parse_destination, parse_server, u32
 from ipvsproxy.kernel.wire.netlink import (
     GENERIC,
     KernelError,
@@ -38,7 +36,7 @@ from ipvsproxy.kernel.wire.netlink import (
     generic_family,
 )
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes, ServerState
+from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes, ServerState
 
 NETLINK_GENERIC = 16
 ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DEST}
@@ -110,23 +108,23 @@ class Ipvs:
 
     def servers(self) -> dict[FrontendKey, ServerAttributes]:
         """Read all virtual servers but firewall-mark ones, in one dump. Raises Lost."""
-        question = generic(self._family, GET_SERVICE, b"")
+        question = generic(self._family, IPVS_CMD_GET_SERVICE, b"")
         return dict(filter(None, map(parse_server, self._wire.dump(question))))
 
     def observe(self) -> dict[FrontendKey, ServerState]:
-        """Read all virtual servers with the weights of their destinations. Raises Lost."""
-        return {key: ServerState(server, self.weights(key)) for key, server in self.servers().items()}
+        """Read all virtual servers with their destinations. Raises Lost."""
+        return {key: ServerState(server, self.destinations(key)) for key, server in self.servers().items()}
 
     def state(self, key: FrontendKey) -> ServerState | None:
         """Read one virtual server, None when it does not exist. Raises KernelError."""
         try:
-            answer = self._wire.request(generic(self._family, GET_SERVICE, key_attribute(key)))
+            answer = self._wire.request(generic(self._family, IPVS_CMD_GET_SERVICE, key_attribute(key)))
         except KernelError as error:
             if error.errno in (errno.ESRCH, errno.ENOENT):
                 return None
             raise
         found = parse_server(answer)
-        return ServerState(found[1], self.weights(key)) if found else None
+        return ServerState(found[1], self.destinations(key)) if found else None
 
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return how many connections, active and inactive, each destination of a server has. Raises Lost."""
@@ -145,31 +143,31 @@ class Ipvs:
 
     def timeouts(self) -> tuple[int, int, int]:
         """Return the idle timeouts of TCP, TCP after FIN, and UDP, in seconds."""
-        answer = self._wire.request(generic(self._family, GET_CONFIG, b""))
+        answer = self._wire.request(generic(self._family, IPVS_CMD_GET_CONFIG, b""))
         values = {number: u32(payload) for number, payload in attributes(answer, GENERIC.size)}
-        tcp, tcp_fin, udp = (values.get(CMD_TIMEOUT_TCP + i, 0) for i in range(3))
+        tcp, tcp_fin, udp = (values.get(IPVS_CMD_ATTR_TIMEOUT_TCP + i, 0) for i in range(3))
         return tcp, tcp_fin, udp
 
     def set_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
         """Set idle timeouts in seconds; 0 leaves one as it is. Raises KernelError."""
         body = b"".join(
             # What is too long for a number of the kernel is too long for it in any case, and it shall say so.
-            attribute(CMD_TIMEOUT_TCP + i, struct.pack("=I", min(v, LONGEST)))
+            attribute(IPVS_CMD_ATTR_TIMEOUT_TCP + i, struct.pack("=I", min(v, LONGEST)))
             for i, v in enumerate((tcp, tcp_fin, udp))
             if v
         )
-        failures = self._wire.batch([generic(self._family, SET_CONFIG, body)])
+        failures = self._wire.batch([generic(self._family, IPVS_CMD_SET_CONFIG, body)])
         if failures:
             raise KernelError("setting IPVS timeouts", failures[0])
 
-    def weights(self, key: FrontendKey) -> dict[Destination, int]:
-        """Return the destinations of a server with their weights; none for a server that is gone. Raises Lost."""
+    def destinations(self, key: FrontendKey) -> dict[Destination, DestinationAttributes]:
+        """Return the destinations of a server; none for a server that is gone. Raises Lost."""
         length = len(key.address)
-        return dict(parse_weight(part, length) for part in self._destinations(key))
+        return dict(parse_attributes(part, length) for part in self._destinations(key))
 
     def _destinations(self, key: FrontendKey) -> list[bytes]:
         try:
-            return self._small.dump(generic(self._family, GET_DEST, key_attribute(key)))
+            return self._small.dump(generic(self._family, IPVS_CMD_GET_DEST, key_attribute(key)))
         except KernelError as error:
             if error.errno in (errno.ESRCH, errno.ENOENT):
                 return []
@@ -181,4 +179,4 @@ def _is_there(refused: StepRefused) -> bool:
 
 
 def _set_instead(step: IpvsStep) -> IpvsStep:
-    return IpvsStep(ALREADY_THERE[step.verb], step.key, step.server, step.destinations, step.weight)
+    return IpvsStep(ALREADY_THERE[step.verb], step.key, step.server, step.destinations, step.attributes)

@@ -167,7 +167,7 @@ class Kernel:
         states = self.shadow.servers.values()
         if self._ipv6 is not None:
             self._ipv6.look(is_needed=any(len(key.address) == 16 for key in self.shadow.servers))
-        self._pressure.look(len(states), sum(len(state.weights) for state in states))
+        self._pressure.look(len(states), sum(len(state.destinations) for state in states))
         self.take_over()
         return changed
 
@@ -218,7 +218,7 @@ class Kernel:
         different = set()
         for key in keys:
             server = servers.get(key)
-            state = ServerState(server, self._ipvs.weights(key)) if server else None
+            state = ServerState(server, self._ipvs.destinations(key)) if server else None
             if state == self.shadow.servers.get(key):
                 continue
             different.add(key)

@@ -14,16 +14,19 @@ A destination is never deleted and added again, and a TCP destination that is no
 0 here; what becomes of it then is decided in `plan.drain` (contract 4.5).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import IntEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import frontend_of, redirects, restricted_frontend
 from ipvsproxy.plan.state import (
+    USUAL,
     Destination,
+    DestinationAttributes,
     Dirty,
     ElementKey,
     Frontend,
@@ -34,6 +37,9 @@ from ipvsproxy.plan.state import (
     Vip,
     VipForm,
 )
+
+Attributes = Mapping[Destination, DestinationAttributes]
+Group = tuple[DestinationAttributes, tuple[Destination, ...]]
 
 
 class Verb(IntEnum):
@@ -51,16 +57,16 @@ SERVER_VERBS = (Verb.NEW_SERVICE, Verb.SET_SERVICE, Verb.DEL_SERVICE)
 
 
 class IpvsStep(msgspec.Struct, frozen=True, gc=False):
-    """One command for a virtual server, or for some destinations of it, which all get one weight.
+    """One command for a virtual server, or for some destinations of it, which all get the same attributes.
 
-    A server is created together with its destinations, of weight 1.
+    A server is created together with the first of its destinations, those that have the same attributes.
     """
 
     verb: Verb
     key: FrontendKey
     server: ServerAttributes | None = None
     destinations: tuple[Destination, ...] = ()
-    weight: int = 0
+    attributes: DestinationAttributes = USUAL
 
     @property
     def creates(self) -> bool:
@@ -154,30 +160,57 @@ def _switches(slot: ElementKey, wanted: Mapping[ElementKey, str], shadow: Kernel
 
 
 def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:
-    key, server, destinations = frontend.key, frontend.server, frontend.destinations
+    key, server, wanted = frontend.key, frontend.server, frontend.destinations
     if state is None:
-        steps.added.append(IpvsStep(Verb.NEW_SERVICE, key, server, destinations))
+        _create(key, server, wanted, steps)
         return
     if state.server != server:
         steps.added.append(IpvsStep(Verb.SET_SERVICE, key, server))
-    weights = state.weights
-    changing = [d for d in destinations if weights.get(d) != 1]
-    missing = [d for d in changing if d not in weights]
+    present = state.destinations
+    if wanted == present:
+        return
+    changing = [d for d, attributes in wanted.items() if present.get(d) != attributes]
+    missing = [d for d in changing if d not in present]
     if missing:
-        steps.added.append(IpvsStep(Verb.NEW_DEST, key, None, tuple(missing), 1))
+        _add(Verb.NEW_DEST, key, missing, wanted, steps)
     if len(missing) < len(changing):
-        steps.added.append(IpvsStep(Verb.SET_DEST, key, None, tuple(d for d in changing if d in weights), 1))
-    if len(weights) + len(missing) > len(destinations):
-        _leave(frontend, weights, steps)
+        _add(Verb.SET_DEST, key, [d for d in changing if d in present], wanted, steps)
+    if len(present) + len(missing) > len(wanted):
+        _leave(frontend, present, steps)
 
 
-def _leave(frontend: Frontend, weights: Mapping[Destination, int], steps: Steps) -> None:
-    wanted = frozenset(frontend.destinations)
-    unwanted = [d for d in weights if d not in wanted]
-    if frontend.key.protocol != Protocol.TCP:
-        steps.removed.append(IpvsStep(Verb.DEL_DEST, frontend.key, None, tuple(sorted(unwanted))))
-    elif live := sorted([d for d in unwanted if weights[d] != 0]):
-        steps.removed.append(IpvsStep(Verb.SET_DEST, frontend.key, None, tuple(live), 0))
+def _create(key: FrontendKey, server: ServerAttributes, wanted: Attributes, steps: Steps) -> None:
+    groups = grouped(wanted, wanted)
+    attributes, first = next(groups, (USUAL, ()))
+    steps.added.append(IpvsStep(Verb.NEW_SERVICE, key, server, first, attributes))
+    steps.added += [IpvsStep(Verb.NEW_DEST, key, None, others, values) for values, others in groups]
+
+
+def _add(verb: Verb, key: FrontendKey, which: Collection[Destination], wanted: Attributes, steps: Steps) -> None:
+    steps.added += [IpvsStep(verb, key, None, group, values) for values, group in grouped(which, wanted)]
+
+
+def grouped(which: Collection[Destination], wanted: Attributes) -> Iterator[Group]:
+    """Yield destinations in groups that want the same attributes, in the order of the first of each."""
+    if len(which) == 1 or len(set(wanted.values())) == 1:
+        yield wanted[next(iter(which))], tuple(which)
+        return
+    groups: dict[DestinationAttributes, list[Destination]] = {}
+    for destination in which:
+        groups.setdefault(wanted[destination], []).append(destination)
+    for attributes, group in groups.items():
+        yield attributes, tuple(group)
+
+
+def _leave(frontend: Frontend, present: Attributes, steps: Steps) -> None:
+    wanted, key = frontend.destinations, frontend.key
+    unwanted = sorted([d for d in present if d not in wanted])
+    if key.protocol != Protocol.TCP:
+        steps.removed.append(IpvsStep(Verb.DEL_DEST, key, None, tuple(unwanted)))
+        return
+    # The rest of its attributes stays: it has connections that go on.
+    idle = {d: replace(present[d], weight=0) for d in unwanted if present[d].weight}
+    steps.removed += [IpvsStep(Verb.SET_DEST, key, None, group, values) for values, group in grouped(idle, idle)]
 
 
 def _vip(address: bytes, vip: Vip | None, shadow: set[Vip], steps: Steps) -> None:
@@ -193,16 +226,16 @@ def record_ipvs(step: IpvsStep, shadow: KernelState) -> None:
     """Note in the shadow that the kernel has carried out a step, all of it."""
     servers, key = shadow.servers, step.key
     if step.verb is Verb.NEW_SERVICE and step.server is not None:
-        servers[key] = ServerState(step.server, dict.fromkeys(step.destinations, 1))
+        servers[key] = ServerState(step.server, dict.fromkeys(step.destinations, step.attributes))
     elif step.verb is Verb.SET_SERVICE and step.server is not None:
         servers[key].server = step.server
     elif step.verb is Verb.DEL_SERVICE:
         servers.pop(key, None)
     elif step.verb is Verb.DEL_DEST:
         for destination in step.destinations:
-            servers[key].weights.pop(destination, None)
+            servers[key].destinations.pop(destination, None)
     else:
-        servers[key].weights.update(dict.fromkeys(step.destinations, step.weight))
+        servers[key].destinations.update(dict.fromkeys(step.destinations, step.attributes))
 
 
 def record_element(step: ElementStep, shadow: KernelState) -> None:

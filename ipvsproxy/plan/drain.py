@@ -30,10 +30,10 @@ PAUSE_SECONDS = 1.0
 
 def draining(frontend: Frontend, state: ServerState) -> list[Destination]:
     """Return the destinations that are no longer wanted but may still carry connections."""
-    if 0 not in state.weights.values():
+    wanted, present = frontend.destinations, state.destinations
+    if len(present) <= len(wanted) and present.keys() <= wanted.keys():
         return []
-    wanted = frozenset(frontend.destinations)
-    return [d for d, weight in state.weights.items() if weight == 0 and d not in wanted]
+    return [d for d, attributes in present.items() if attributes.weight == 0 and d not in wanted]
 
 
 class Drain(msgspec.Struct):

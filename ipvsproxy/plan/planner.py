@@ -27,8 +27,10 @@ from ipvsproxy.plan.state import (
     PERSISTENT,
     SCHED_1,
     SCHED_2,
+    USUAL,
     Claim,
     Destination,
+    DestinationAttributes,
     Frontend,
     FrontendKey,
     Masquerade,
@@ -65,6 +67,9 @@ CLAIMS = {
 """By what the frontends of a tier are claimed."""
 
 
+Destinations = Mapping[Destination, DestinationAttributes]
+
+
 class PortPlan(msgspec.Struct, frozen=True, gc=False):
     """What one port of a Service looks like in one family: everything its frontends share."""
 
@@ -73,8 +78,8 @@ class PortPlan(msgspec.Struct, frozen=True, gc=False):
     cluster_ip: bytes
     inside_port: int
     server: ServerAttributes
-    cluster: tuple[Destination, ...]
-    local: tuple[Destination, ...]
+    cluster: Destinations
+    local: Destinations
     exists: bool
     hairpins: tuple[bytes, ...]
     detects: bool
@@ -164,7 +169,7 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         inside_port=inside_port,
         server=_server(scheduler, service.affinity_seconds, service.one_packet and port.protocol is Protocol.UDP),
         cluster=_destinations(choice.cluster, turn),
-        local=_destinations(choice.local, turn) if service.external_local or service.internal_local else (),
+        local=_destinations(choice.local, turn) if service.external_local or service.internal_local else {},
         exists=choice.exists,
         # Every endpoint of this node that is used at all is among the local ones.
         hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
@@ -200,13 +205,13 @@ def _turn(scheduler: str, node: str) -> int:
     return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest(), "big")
 
 
-def _destinations(backends: Sequence[PortEndpoint], turn: int) -> tuple[Destination, ...]:
-    """Sorted, then turned round."""
+def _destinations(backends: Sequence[PortEndpoint], turn: int) -> Destinations:
+    """Sorted, then rotated, with the attributes of each."""
     ordered = sorted(b.destination for b in backends)
     if len(ordered) > 1:
         start = turn % len(ordered)
         ordered = ordered[start:] + ordered[:start]
-    return tuple(ordered)
+    return dict.fromkeys(ordered, USUAL)
 
 
 def _frontends(
@@ -346,7 +351,7 @@ def _external_frontend(
     )
 
 
-def _verdict(view: PortPlan, destinations: tuple[Destination, ...]) -> PacketVerdict:
+def _verdict(view: PortPlan, destinations: Destinations) -> PacketVerdict:
     """No endpoint anywhere is refused; endpoints elsewhere that a policy forbids are dropped (contract 4.12)."""
     if destinations:
         return PacketVerdict.ACCEPT

@@ -8,6 +8,7 @@ Names of kernel objects are frozen Structs: made and hashed several times faster
 hundreds of thousands of them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -24,10 +25,10 @@ SCHED_1 = 0x8
 """IP_VS_SVC_F_SCHED1: fallback to another destination (sh-fallback, mh-fallback)."""
 SCHED_2 = 0x10
 """IP_VS_SVC_F_SCHED2: the client's port counts too (sh-port, mh-port)."""
-OTHERWISE = 0x80000000
-"""No flag of IPVS: a server has attributes that we never set, and all of them are to be set anew."""
-UNLIKE_OURS = -1
-"""No weight: a destination has thresholds or another forwarding method than ours, and is to be set anew."""
+MASQUERADING, TUNNEL = 0, 2
+"""Forwarding methods of destinations (IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL); the planner asks for the first."""
+FORWARDING_METHODS = {1: "local", TUNNEL: "tunnel", 3: "direct routing", 4: "bypass"}
+"""By the words of ipvsadm (IP_VS_CONN_F_FWD_MASK in include/uapi/linux/ip_vs.h)."""
 
 
 class FrontendKey(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -51,12 +52,51 @@ class Destination(msgspec.Struct, frozen=True, order=True, gc=False):
         return format_endpoint(self.address, self.port)
 
 
-class ServerAttributes(msgspec.Struct, frozen=True, order=True, gc=False):
-    """Attributes of a virtual server; `timeout` in seconds, 0 without persistence."""
+class DestinationAttributes(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """All that IPVS holds of a destination beside its address and port (ip_vs_dest_user_kern).
+
+    With weight 0 it takes no new connections. With as many connections as `upper_threshold` it takes no more until
+    it has fewer than `lower_threshold`, 0 for no limit. The tunnel is that of the forwarding method TUNNEL: its
+    type (0 IPIP, 1 GUE, 2 GRE), the UDP port of GUE, and flags of checksums.
+    """
+
+    weight: int = 1
+    upper_threshold: int = 0
+    lower_threshold: int = 0
+    forwarding_method: int = MASQUERADING
+    tunnel_type: int = 0
+    tunnel_port: int = 0
+    tunnel_flags: int = 0
+
+    def __str__(self) -> str:
+        texts = [f"weight {self.weight}"]
+        if self.upper_threshold:
+            texts.append(f"upper threshold {self.upper_threshold}")
+        if self.lower_threshold:
+            texts.append(f"lower threshold {self.lower_threshold}")
+        if self.forwarding_method != MASQUERADING:
+            texts.append(FORWARDING_METHODS.get(self.forwarding_method, f"method {self.forwarding_method}"))
+        if self.forwarding_method == TUNNEL:
+            texts.append(f"type {self.tunnel_type} port {self.tunnel_port} flags {self.tunnel_flags}")
+        return ", ".join(texts)
+
+
+USUAL = DestinationAttributes()
+"""A destination of which nothing special is wanted; the one value that most of them share."""
+
+
+class ServerAttributes(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
+    """All that IPVS holds of a virtual server beside its key; `timeout` in seconds, 0 without persistence.
+
+    `netmask` says which clients persistence takes for one: an IPv4 mask as a number, the length of an IPv6 prefix,
+    None for the whole address. `engine` is the name of a persistence engine, empty for none.
+    """
 
     scheduler: str
     flags: int
     timeout: int
+    netmask: int | None = None
+    engine: str = ""
 
 
 class PacketVerdict(StrEnum):
@@ -97,12 +137,12 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     this node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0
     without limit.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
-    frontend uses them.
+    frontend uses them. `destinations` are in the order in which a new server gets them.
     """
 
     key: FrontendKey
     server: ServerAttributes
-    destinations: tuple[Destination, ...]
+    destinations: Mapping[Destination, DestinationAttributes]
     verdict: PacketVerdict
     masquerade: Masquerade = Masquerade.NEVER
     inside: Destination | None = None
@@ -154,10 +194,10 @@ class Vip(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class ServerState(msgspec.Struct, gc=False):
-    """A virtual server as the kernel has it: attributes and the weight of each destination, or UNLIKE_OURS."""
+    """A virtual server as the kernel has it, with its destinations."""
 
     server: ServerAttributes
-    weights: dict[Destination, int]
+    destinations: dict[Destination, DestinationAttributes]
 
 
 @dataclass

@@ -180,7 +180,7 @@ def _compare(message: Any, part: IpvsStep) -> None:
     for destination in part.destinations:
         assert target.get_attr("IPVS_DEST_ATTR_ADDR") == format_ip(destination.address)
         assert target.get_attr("IPVS_DEST_ATTR_PORT") == destination.port
-        assert target.get_attr("IPVS_DEST_ATTR_WEIGHT") == part.weight
+        assert target.get_attr("IPVS_DEST_ATTR_WEIGHT") == part.attributes.weight
 
 
 @functools.cache

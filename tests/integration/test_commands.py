@@ -180,7 +180,7 @@ BREAKS: dict[str, tuple[Callable[[World], None], set[tuple[str, str, str]]]] = {
         lambda world: step(
             world,
             IpvsStep(Verb.DEL_DEST, WEB, None, (ENDPOINT,)),
-            IpvsStep(Verb.NEW_DEST, WEB, None, (STRANGER,), 1),
+            IpvsStep(Verb.NEW_DEST, WEB, None, (STRANGER,)),
         ),
         {("add", "endpoint", str(ENDPOINT)), ("change", "endpoint", str(STRANGER))},
     ),

@@ -62,7 +62,7 @@ class RealHistory(History):
         name = data.draw(st.sampled_from(sorted({*servers, *FOREIGN})))
         what = data.draw(st.sampled_from([Verb.DEL_SERVICE, Verb.NEW_SERVICE, Verb.SET_DEST, Verb.DEL_DEST]))
         self.tampered = True
-        targets = tuple(servers[name].weights) if name in servers else ()
+        targets = tuple(servers[name].destinations) if name in servers else ()
         if what is Verb.NEW_SERVICE or name not in servers:
             target = destination("10.244.2.9:80") if len(name.address) == 4 else ()
             self.node.tamper(

@@ -19,7 +19,7 @@ from ipvsproxy.inspect.walk import Explanation, PacketOutcome, explain, packet
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, ServerAttributes
+from ipvsproxy.plan.state import PERSISTENT, Destination, DestinationAttributes, FrontendKey, ServerAttributes
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
@@ -86,14 +86,15 @@ def steps(lab: Lab, *wanted: IpvsStep) -> None:
 def scheduled(lab: Lab, scheduler: str, *weights: int) -> Iterator[None]:
     """The Service web with another scheduler, and these weights of p11 and p21."""
     set_weights = [
-        IpvsStep(Verb.SET_DEST, WEB_KEY, None, (to,), w) for to, w in zip((P11, P21), weights, strict=True)
+        IpvsStep(Verb.SET_DEST, WEB_KEY, None, (to,), DestinationAttributes(weight))
+        for to, weight in zip((P11, P21), weights, strict=True)
     ]
     steps(lab, IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes(scheduler, 0, 0)))
     steps(lab, *set_weights)
     try:
         yield
     finally:
-        back = [IpvsStep(Verb.SET_DEST, WEB_KEY, None, (to,), 1) for to in (P11, P21)]
+        back = [IpvsStep(Verb.SET_DEST, WEB_KEY, None, (to,)) for to in (P11, P21)]
         steps(lab, IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes("rr", 0, 0)), *back)
 
 

@@ -10,7 +10,14 @@ import pytest
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes, ServerState
+from ipvsproxy.plan.state import (
+    USUAL,
+    Destination,
+    DestinationAttributes,
+    FrontendKey,
+    ServerAttributes,
+    ServerState,
+)
 from tests.lab import netns
 from tests.lab.lab import Lab
 
@@ -49,17 +56,17 @@ def ipvs(session_lab: Lab) -> Iterator[Ipvs]:
 def test_what_is_written_is_read_back(ipvs: Ipvs, family: int) -> None:
     steps = [creation(number, RR, number, family) for number in range(1, 40)]
     assert ipvs.apply(steps) == []
-    assert ipvs.observe() == {step.key: ServerState(RR, dict.fromkeys(step.destinations, 1)) for step in steps}
-    assert ipvs.state(frontend(7, family)) == ServerState(RR, dict.fromkeys(targets(7, family), 1))
+    assert ipvs.observe() == {step.key: ServerState(RR, dict.fromkeys(step.destinations, USUAL)) for step in steps}
+    assert ipvs.state(frontend(7, family)) == ServerState(RR, dict.fromkeys(targets(7, family), USUAL))
     assert ipvs.state(frontend(99, family)) is None
 
 
 def test_what_is_there_already_is_set_and_nothing_is_lost(ipvs: Ipvs) -> None:
     ipvs.apply([creation(1, RR, 2)])
-    ipvs.apply([IpvsStep(Verb.SET_DEST, frontend(1), None, targets(1), 0)])
+    ipvs.apply([IpvsStep(Verb.SET_DEST, frontend(1), None, targets(1), DestinationAttributes(0))])
     assert ipvs.apply([creation(1, WRR, 5), creation(2, RR, 3)]) == []
-    assert ipvs.state(frontend(1)) == ServerState(WRR, dict.fromkeys(targets(5), 1))
-    assert ipvs.state(frontend(2)) == ServerState(RR, dict.fromkeys(targets(3), 1))
+    assert ipvs.state(frontend(1)) == ServerState(WRR, dict.fromkeys(targets(5), USUAL))
+    assert ipvs.state(frontend(2)) == ServerState(RR, dict.fromkeys(targets(3), USUAL))
 
 
 def test_a_refused_server_costs_only_itself_and_says_why(ipvs: Ipvs) -> None:
@@ -70,27 +77,27 @@ def test_a_refused_server_costs_only_itself_and_says_why(ipvs: Ipvs) -> None:
         *((target, errno.ESRCH) for target in targets(2)),
     ]
     assert ipvs.servers().keys() == {frontend(1), frontend(3)}
-    assert ipvs.state(frontend(3)) == ServerState(RR, dict.fromkeys(targets(2), 1))
+    assert ipvs.state(frontend(3)) == ServerState(RR, dict.fromkeys(targets(2), USUAL))
 
 
 def test_one_refused_destination_leaves_the_others(ipvs: Ipvs) -> None:
     ipvs.apply([creation(1, RR, 3)])
     missing = targets(4)[3]
-    (item,) = ipvs.apply([IpvsStep(Verb.SET_DEST, frontend(1), None, targets(4), 0)])
+    (item,) = ipvs.apply([IpvsStep(Verb.SET_DEST, frontend(1), None, targets(4), DestinationAttributes(0))])
     assert (item.destination, item.errno) == (missing, errno.ENOENT)
-    assert ipvs.weights(frontend(1)) == dict.fromkeys(targets(3), 0)
+    assert ipvs.destinations(frontend(1)) == dict.fromkeys(targets(3), DestinationAttributes(0))
 
 
 def test_what_is_gone_already_counts_as_removed(ipvs: Ipvs) -> None:
     ipvs.apply([creation(1, RR, 2)])
     gone = [IpvsStep(Verb.DEL_DEST, frontend(1), None, targets(3)), IpvsStep(Verb.DEL_SERVICE, frontend(2))]
     assert ipvs.apply(gone) == []
-    assert ipvs.weights(frontend(1)) == {}
+    assert ipvs.destinations(frontend(1)) == {}
 
 
 def test_thousands_of_destinations_and_of_errors(ipvs: Ipvs) -> None:
     assert ipvs.apply([creation(1, RR, 2000)]) == []
-    assert len(ipvs.weights(frontend(1))) == 2000
-    refused = ipvs.apply([IpvsStep(Verb.NEW_DEST, frontend(2), None, targets(2000), 1)])
+    assert len(ipvs.destinations(frontend(1))) == 2000
+    refused = ipvs.apply([IpvsStep(Verb.NEW_DEST, frontend(2), None, targets(2000))])
     assert {item.errno for item in refused} == {errno.ESRCH}
     assert len(refused) == 2000

@@ -86,7 +86,7 @@ class Process:
         found = [
             state for name, state in list(self.node.ipvs.table.items()) if str(name).startswith(f"{address}:")
         ]
-        return sorted(str(destination) for state in found for destination in state.weights)
+        return sorted(str(destination) for state in found for destination in state.destinations)
 
 
 @pytest.fixture

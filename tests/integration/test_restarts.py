@@ -19,7 +19,7 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import FrontendKey
+from ipvsproxy.plan.state import DestinationAttributes, FrontendKey
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
 from tests.integration.test_traffic import eventually
@@ -134,7 +134,7 @@ def test_no_request_is_lost_in_an_upgrade(
 def weights(lab: Lab) -> dict[str, int]:
     """The weights of the ClusterIP's server, by address."""
     with _ipvs(lab) as ipvs:
-        return {str(destination).rpartition(":")[0]: weight for destination, weight in ipvs.weights(WEB).items()}
+        return {str(destination).rpartition(":")[0]: a.weight for destination, a in ipvs.destinations(WEB).items()}
 
 
 @contextlib.contextmanager
@@ -241,7 +241,7 @@ def test_a_weight_that_another_program_left_at_zero_is_repaired(
     lab = spacious_lab
     start("--ipvs-sync-period=1s").started()
     with talks(lab) as held, _ipvs(lab) as ipvs:
-        destinations = tuple(ipvs.weights(WEB))
-        ipvs.apply([IpvsStep(Verb.SET_DEST, WEB, None, destinations, 0)])
+        destinations = tuple(ipvs.destinations(WEB))
+        ipvs.apply([IpvsStep(Verb.SET_DEST, WEB, None, destinations, DestinationAttributes(0))])
         eventually(lambda: set(weights(lab).values()) == {1})
         assert {name: talk.ask().name for name, talk in held.items()} == {name: name for name in held}

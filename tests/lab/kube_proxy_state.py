@@ -132,7 +132,7 @@ def write_ipvs_rules(lab: Lab, node: Node, served: Sequence[Served]) -> None:
 def _server(served: Served, address: str, port: int) -> IpvsStep:
     key = FrontendKey(parse_ip(address), TCP, port)
     destinations = tuple(Destination(parse_ip(endpoint), 8080) for endpoint in served.endpoints)
-    return IpvsStep(Verb.NEW_SERVICE, key, ServerAttributes("rr", 0, 0), destinations, 1)
+    return IpvsStep(Verb.NEW_SERVICE, key, ServerAttributes("rr", 0, 0), destinations)
 
 
 def _sets(served: Served) -> str:

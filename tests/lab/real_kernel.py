@@ -56,7 +56,7 @@ class Reads:
 
 
 class RealIpvs(Reads):
-    READS = ("state", "servers", "weights", "observe", "connections")
+    READS = ("state", "servers", "destinations", "observe", "connections")
 
     def apply(self, steps):
         parts, codes = [part for step in steps for part in single(step)], {}

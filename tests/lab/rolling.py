@@ -129,15 +129,15 @@ class Deployment:
         """Whether the node gives it new connections or datagrams."""
         addresses = {parse_ip(pod.host.ipv4), parse_ip(pod.host.ipv6)}
         return any(
-            weight and destination.address in addresses
+            attributes.weight and destination.address in addresses
             for state in self._ipvs.observe().values()
-            for destination, weight in state.weights.items()
+            for destination, attributes in state.destinations.items()
         )
 
     def is_known(self, pod: Pod) -> bool:
         """Whether the node still has it at all, draining or not."""
         addresses = {parse_ip(pod.host.ipv4), parse_ip(pod.host.ipv6)}
-        return any(d.address in addresses for state in self._ipvs.observe().values() for d in state.weights)
+        return any(d.address in addresses for state in self._ipvs.observe().values() for d in state.destinations)
 
     def wait_until_used(self) -> None:
         """Wait until the node serves exactly the present endpoints."""

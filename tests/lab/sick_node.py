@@ -344,7 +344,7 @@ WAYS = {
     "server-lost": (
         unrepaired(ipvs(
             IpvsStep(Verb.DEL_DEST, WEB_KEY, None, (POD,)),
-            mend=IpvsStep(Verb.NEW_DEST, WEB_KEY, None, (POD,), 1),
+            mend=IpvsStep(Verb.NEW_DEST, WEB_KEY, None, (POD,)),
         )),
         "drift", f"endpoint {POD} of {WEB}:80/TCP is missing",
     ),

@@ -8,7 +8,7 @@ from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.config import Config
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Protocol, Service, ServicePort, SlicePort
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.state import Destination, FrontendKey
+from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey
 
 
 def config(**settings):
@@ -77,3 +77,13 @@ def key(text):
 def destination(text):
     address, _, port = text.rpartition(":")
     return Destination(parse_ip(address.strip("[]")), int(port))
+
+
+def weights(state):
+    """Return the weight of each destination of a server."""
+    return {destination: attributes.weight for destination, attributes in state.destinations.items()}
+
+
+def weighted(weights):
+    """Return destinations that have nothing special but these weights."""
+    return {destination: DestinationAttributes(weight) for destination, weight in weights.items()}

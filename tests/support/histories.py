@@ -14,13 +14,24 @@ from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node, Service
 from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.planning_order import SLICE
-from ipvsproxy.plan.state import ServerAttributes, ServerState, Vip, VipForm
+from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, ServerState, Vip, VipForm
 from ipvsproxy.reconciler.loop import Loop
-from tests.support.build import config, destination, key
+from tests.support.build import config, destination, key, weighted
 from tests.support.memory_kernel import Killed, MemoryNode
 from tests.support.order import EXCLUDED, Guard
 from tests.support.random_objects import NODE_ADDRESS, faults, link_addresses, nodes, other_nodes, services, slices
 
+STRANGE = [
+    DestinationAttributes(0),
+    DestinationAttributes(7),
+    DestinationAttributes(1, upper_threshold=5),
+    DestinationAttributes(1, forwarding_method=3),
+]
+STRANGE_SERVERS = [
+    ServerAttributes("wrr", 0, 0),
+    ServerAttributes("rr", 0, 0, netmask=0xFFFFFF00),
+    ServerAttributes("rr", 0, 0, engine="sip"),
+]
 FOREIGN = [key("10.99.0.1:80"), key("10.98.0.1:80"), key("192.0.2.1:31000/UDP")]
 LIMITS = st.sampled_from([{}, {}, {"service_limit": 240}, {"namespace_limit": 600}, {"node_limit": 400}])
 """Of sizes as in `plan.tally`; most histories come to more."""
@@ -179,7 +190,7 @@ class History(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def connections(self, data):
-        pairs = [(name, d) for name, state in self.node.ipvs.table.items() for d in state.weights]
+        pairs = [(name, d) for name, state in self.node.ipvs.table.items() for d in state.destinations]
         if pairs:
             self.node.ipvs.busy[data.draw(st.sampled_from(sorted(pairs)))] = data.draw(st.integers(0, 2))
 
@@ -193,13 +204,13 @@ class History(RuleBasedStateMachine):
         if what == "delete":
             table.pop(name, None)
         elif what == "make" or name not in table:
-            table[name] = ServerState(ServerAttributes("sh", 0, 0), {destination("10.244.2.9:80"): 3})
+            table[name] = ServerState(ServerAttributes("sh", 0, 0), weighted({destination("10.244.2.9:80"): 3}))
         elif what == "change":
-            table[name].server = ServerAttributes("wrr", 0, 0)
+            table[name].server = data.draw(st.sampled_from(STRANGE_SERVERS))
         elif what == "weight":
-            table[name].weights = dict.fromkeys(table[name].weights, data.draw(st.sampled_from([0, 7])))
+            table[name].destinations = dict.fromkeys(table[name].destinations, data.draw(st.sampled_from(STRANGE)))
         else:
-            table[name].weights = {destination("10.244.2.8:8080"): 1}
+            table[name].destinations = weighted({destination("10.244.2.8:8080"): 1})
         self._tampered()
 
     @rule(what=st.sampled_from(["link", "vips", "foreign", "rules", "everything"]))
@@ -311,9 +322,9 @@ class History(RuleBasedStateMachine):
         assert sorted(map(str, mine)) == sorted(map(str, want.ipvs.table))
         for name, state in mine.items():
             expected = want.ipvs.table[name]
-            assert exactly or state.weights.keys() >= expected.weights.keys()
-            live = state.weights if exactly else {d: w for d, w in state.weights.items() if w}
-            assert (state.server, live) == (expected.server, expected.weights), name
+            assert exactly or state.destinations.keys() >= expected.destinations.keys()
+            live = state.destinations if exactly else {d: a for d, a in state.destinations.items() if a.weight}
+            assert (state.server, live) == (expected.server, expected.destinations), name
         assert {_form(vip, self.mode) for vip in have.links.present} == {
             _form(vip, self.mode) for vip in want.links.present
         }

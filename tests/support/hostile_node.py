@@ -132,4 +132,4 @@ def of_good(node):
     of_others = "10.96.0.100 . 10.96.0.100"
     lines = [line for line in node.nft.dump().splitlines() if of_others not in line]
     rules = [line for line in lines if "10.96.0.100" in line or " . 3100" in line]
-    return {str(name): (node.ipvs.table[name].server, node.ipvs.table[name].weights) for name in mine}, rules
+    return {str(name): (node.ipvs.table[name].server, node.ipvs.table[name].destinations) for name in mine}, rules

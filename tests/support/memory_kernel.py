@@ -107,7 +107,7 @@ class MemoryIpvs:
         if verb is Verb.NEW_SERVICE or verb is Verb.SET_SERVICE:
             if (known is None) is (verb is Verb.SET_SERVICE):
                 return errno.ESRCH if known is None else self._do_again(step)
-            self.table[step.key] = ServerState(step.server, known.weights if known else {})
+            self.table[step.key] = ServerState(step.server, known.destinations if known else {})
             return 0
         if known is None:
             # As the real one does, so that what is gone already counts as removed.
@@ -115,7 +115,7 @@ class MemoryIpvs:
         if verb is Verb.DEL_SERVICE:
             del self.table[step.key]
             return 0
-        return _change(known.weights, verb, *step.destinations, step.weight)
+        return _change(known.destinations, verb, *step.destinations, step.attributes)
 
     def _do_again(self, step):
         """What is there already is set in place."""
@@ -130,9 +130,9 @@ class MemoryIpvs:
         self.faults.read()
         return {key: state.server for key, state in self.table.items()}
 
-    def weights(self, key):
+    def destinations(self, key):
         self.faults.read()
-        return dict(self.table[key].weights) if key in self.table else {}
+        return dict(self.table[key].destinations) if key in self.table else {}
 
     def observe(self):
         self.faults.read()
@@ -140,21 +140,21 @@ class MemoryIpvs:
 
     def connections(self, key):
         self.faults.read()
-        weights = self.table[key].weights if key in self.table else {}
-        return {d: self.busy.get((key, d), 0) for d in weights}
+        known = self.table[key].destinations if key in self.table else {}
+        return {d: self.busy.get((key, d), 0) for d in known}
 
     def _all(self):
-        return {key: ServerState(state.server, dict(state.weights)) for key, state in self.table.items()}
+        return {key: ServerState(state.server, dict(state.destinations)) for key, state in self.table.items()}
 
 
-def _change(weights, verb, destination, weight):
-    present = destination in weights
+def _change(destinations, verb, destination, attributes):
+    present = destination in destinations
     if verb is Verb.SET_DEST and not present:
         return errno.ENOENT
     if verb is Verb.DEL_DEST:
-        weights.pop(destination, None)
+        destinations.pop(destination, None)
     else:
-        weights[destination] = weight
+        destinations[destination] = attributes
     return 0
 
 

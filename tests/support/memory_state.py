@@ -4,7 +4,7 @@ from ipvsproxy.base.address import family, format_ip, parse_cidr
 from ipvsproxy.inspect.elements import SHAPES
 from ipvsproxy.inspect.model import Counters, DestinationRecord, ElementMatch, Route, ServerRecord
 from ipvsproxy.plan.rules import PROTOCOL_NAMES
-from ipvsproxy.plan.state import ElementKey
+from ipvsproxy.plan.state import DestinationAttributes, ElementKey
 
 KINDS = {"protocol": PROTOCOL_NAMES.get, "port": str, "name": lambda name: f'"{name}"'}
 
@@ -52,7 +52,10 @@ class MemoryState:
 
     def destinations(self, key):
         busy = self.active.get(key, 0)
-        return [DestinationRecord(d, self.weights.get(d, 1), busy, 0, 0, self.counters) for d in self.servers[key]]
+        return [DestinationRecord(d, self._attributes(d), busy, 0, 0, self.counters) for d in self.servers[key]]
+
+    def _attributes(self, destination):
+        return DestinationAttributes(self.weights.get(destination, 1))
 
 
 def _holds(text, field):

@@ -24,7 +24,7 @@ class MemoryView:
 
     def server_states(self):
         return {
-            v.key: ServerState(v.server, {real.destination: real.weight for real in self.destinations(v.key)})
+            v.key: ServerState(v.server, {real.destination: real.attributes for real in self.destinations(v.key)})
             for v in self.servers()
         }
 

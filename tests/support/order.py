@@ -4,6 +4,7 @@ from ipvsproxy.base.address import format_ip, parse_cidr
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import ElementKey
+from tests.support.build import weights
 
 EXCLUDED = "10.98.0.0/16"
 
@@ -17,7 +18,7 @@ class Guard:
 
     def look(self):
         node = self.node
-        table = {name: (state.server, dict(state.weights)) for name, state in node.ipvs.table.items()}
+        table = {name: (state.server, weights(state)) for name, state in node.ipvs.table.items()}
         rules = {(name, item): value for name, items in node.nft.sets.items() for item, value in items.items()}
         return table, {vip.address for vip in node.links.present}, rules
 
@@ -40,9 +41,9 @@ class Guard:
         for gone in before.keys() - now.keys():
             assert gone not in ledger.frontends, f"{gone} is wanted and was deleted"
             assert gone.address not in parse_cidr(EXCLUDED)
-        for name, (_, weights) in before.items():
+        for name, (_, old) in before.items():
             if name in ledger.frontends and name in now:
-                self._destinations(name, weights, now[name][1], ledger.frontends[name].destinations)
+                self._destinations(name, old, now[name][1], ledger.frontends[name].destinations)
 
     def _destinations(self, name, before, now, wanted):
         for target, weight in before.items():

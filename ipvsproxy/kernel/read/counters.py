@@ -9,38 +9,43 @@ import sys
 
 from ipvsproxy.inspect.model import Counters, DestinationRecord, ServerRecord
 from ipvsproxy.kernel.wire.ipvs import (
-    CMD_DEST,
-    CMD_SERVICE,
-    DEST_PERSISTENT,
-    nested,
-    parse_destination,
-    parse_server,
-    u32,
+    IPVS_CMD_ATTR_DEST,
+    IPVS_CMD_ATTR_SERVICE,
+    IPVS_DEST_ATTR_PERSIST_CONNS,
+    IPVS_DEST_ATTR_STATS64,
+    IPVS_SVC_ATTR_STATS64,
 )
-from ipvsproxy.kernel.wire.netlink import attributes
-
-STATS64 = 12
-"""The number of the attribute in both kinds of answers."""
+from ipvsproxy.kernel.wire.ipvs_records import nested, parse_destination, parse_server, u32
+from ipvsproxy.kernel.wire.netlink import attributes as attributes_in
 
 
 def parse_virtual(part: bytes) -> ServerRecord | None:
-    """Read one record of a GET_SERVICE answer; None for firewall-mark servers."""
+    """Read one record of an IPVS_CMD_GET_SERVICE answer; None for firewall-mark servers."""
     found = parse_server(part)
-    return ServerRecord(*found, _counters(nested(part, CMD_SERVICE))) if found else None
-
-
-def parse_real(part: bytes, length: int) -> DestinationRecord:
-    """Read one record of a GET_DEST dump; `length` is that of the server's address."""
-    destination, weight, active, inactive = parse_destination(part, length)
-    fields = nested(part, CMD_DEST)
-    return DestinationRecord(
-        destination, weight, active, inactive, u32(fields[DEST_PERSISTENT]), _counters(fields)
+    return (
+        ServerRecord(*found, _counters(nested(part, IPVS_CMD_ATTR_SERVICE), IPVS_SVC_ATTR_STATS64))
+        if found
+        else None
     )
 
 
-def _counters(fields: dict[int, memoryview]) -> Counters:
-    if STATS64 not in fields:
+def parse_real(part: bytes, length: int) -> DestinationRecord:
+    """Read one record of a IPVS_CMD_GET_DEST dump; `length` is that of the server's address."""
+    destination, attributes, active, inactive = parse_destination(part, length)
+    fields = nested(part, IPVS_CMD_ATTR_DEST)
+    return DestinationRecord(
+        destination,
+        attributes,
+        active,
+        inactive,
+        u32(fields[IPVS_DEST_ATTR_PERSIST_CONNS]),
+        _counters(fields, IPVS_DEST_ATTR_STATS64),
+    )
+
+
+def _counters(fields: dict[int, memoryview], kind: int) -> Counters:
+    if kind not in fields:
         return Counters()
-    numbers = dict(attributes(fields[STATS64]))
+    numbers = dict(attributes_in(fields[kind]))
     known = range(1, len(Counters._fields) + 1)
     return Counters(*(int.from_bytes(numbers.get(number, b""), sys.byteorder) for number in known))

@@ -22,7 +22,8 @@ from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.kernel.wire.ipvs import GET_DEST, GET_SERVICE, key_attribute, u32
+from ipvsproxy.kernel.wire.ipvs import IPVS_CMD_GET_DEST, IPVS_CMD_GET_SERVICE, key_attribute
+from ipvsproxy.kernel.wire.ipvs_records import u32
 from ipvsproxy.kernel.wire.netlink import (
     KernelError,
     Wire,
@@ -88,7 +89,9 @@ class KernelReader:
         if self._ipvs is None:
             return None
         try:
-            return parse_virtual(self._ipvs.request(generic(self._family, GET_SERVICE, key_attribute(key))))
+            return parse_virtual(
+                self._ipvs.request(generic(self._family, IPVS_CMD_GET_SERVICE, key_attribute(key)))
+            )
         except KernelError as error:
             if error.errno in NOT_THERE:
                 return None
@@ -98,7 +101,7 @@ class KernelReader:
         """Return all virtual servers but firewall-mark ones, sorted."""
         if self._ipvs is None:
             return []
-        parts = self._ipvs.dump(generic(self._family, GET_SERVICE, b""))
+        parts = self._ipvs.dump(generic(self._family, IPVS_CMD_GET_SERVICE, b""))
         return sorted(filter(None, map(parse_virtual, parts)))
 
     def destinations(self, key: FrontendKey) -> Sequence[DestinationRecord]:
@@ -106,7 +109,7 @@ class KernelReader:
         if self._small is None:
             return []
         try:
-            parts = self._small.dump(generic(self._family, GET_DEST, key_attribute(key)))
+            parts = self._small.dump(generic(self._family, IPVS_CMD_GET_DEST, key_attribute(key)))
         except KernelError as error:
             if error.errno in NOT_THERE:
                 return []
@@ -114,10 +117,10 @@ class KernelReader:
         return sorted(parse_real(part, len(key.address)) for part in parts)
 
     def server_states(self) -> dict[FrontendKey, ServerState]:
-        """Return all servers with the weights of their destinations, as the shadow has them."""
+        """Return all servers with their destinations, as the shadow has them."""
         return {
             virtual.key: ServerState(
-                virtual.server, {real.destination: real.weight for real in self.destinations(virtual.key)}
+                virtual.server, {real.destination: real.attributes for real in self.destinations(virtual.key)}
             )
             for virtual in self.servers()
         }

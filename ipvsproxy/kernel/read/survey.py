@@ -6,7 +6,7 @@ goes on with the others. Modules that are built into the kernel are listed in mo
 
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ipvsproxy.kernel.local_ports import format_ports, unreserved
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.process import PROC, without_interpreter, words_of
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
+from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes
 
 MODULES = Path("/lib/modules")
 READ_SYSCTLS = (
@@ -107,9 +107,11 @@ def _hairpin(link: object) -> bool | None:
     return bool(data.get_attr("IFLA_BRPORT_MODE")) if data is not None else None
 
 
-def as_fact(key: FrontendKey, server: ServerAttributes, weights: dict[Destination, int]) -> ServerFacts:
+def as_fact(
+    key: FrontendKey, server: ServerAttributes, destinations: Mapping[Destination, DestinationAttributes]
+) -> ServerFacts:
     """Return a virtual server as a fact."""
-    backends = (DestinationFacts(format_ip(d.address), d.port, weight) for d, weight in sorted(weights.items()))
+    backends = (DestinationFacts(format_ip(d.address), d.port, a.weight) for d, a in sorted(destinations.items()))
     name = Protocol(key.protocol).name
     return ServerFacts(format_ip(key.address), name, key.port, server.scheduler, tuple(backends))
 

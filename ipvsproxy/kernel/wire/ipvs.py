@@ -1,46 +1,64 @@
-"""IPVS in bytes: steps of the plan into netlink messages, and records of the kernel's dumps into state.
+"""IPVS in bytes: steps of the plan into netlink messages. `kernel.wire.ipvs_records` reads the kernel's answers.
 
-Attribute numbers and layouts: include/uapi/linux/ip_vs.h and net/netfilter/ipvs/ip_vs_ctl.c. The forwarding
-method is always masquerading (NAT), thresholds are off. Everything in a message about a destination but its
-address and port is the same for all destinations of a server, so it is packed once and put between them: tens of
-thousands of destinations cost a fraction of a microsecond each.
+Attribute numbers and layouts: include/uapi/linux/ip_vs.h and net/netfilter/ipvs/ip_vs_ctl.c. Everything in a
+message about a destination but its address and port is the same for all destinations of a step, so it is packed
+once and put between them: tens of thousands of destinations cost a fraction of a microsecond each.
 """
 
 import socket
 import struct
-import sys
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from ipvsproxy.kernel.wire.netlink import GENERIC, NUMBER_MASK, SEQUENCE, attribute, attributes, generic, message
+from ipvsproxy.kernel.wire.netlink import GENERIC, SEQUENCE, attribute, generic, message
 from ipvsproxy.plan.diff import SERVER_VERBS, IpvsStep, Verb
-from ipvsproxy.plan.state import OTHERWISE, UNLIKE_OURS, Destination, FrontendKey, ServerAttributes
+from ipvsproxy.plan.state import TUNNEL, DestinationAttributes, FrontendKey, ServerAttributes
 
-GET_SERVICE, GET_DEST, SET_CONFIG, GET_CONFIG = 4, 8, 12, 13
-CMD_SERVICE, CMD_DEST, CMD_TIMEOUT_TCP = 1, 2, 4
-SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK = 1, 2, 3, 4, 5
-SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK, SVC_ENGINE = 6, 7, 8, 9, 11
-DEST_ADDR, DEST_PORT, DEST_FWD, DEST_WEIGHT, DEST_UPPER, DEST_LOWER = 1, 2, 3, 4, 5, 6
-DEST_ACTIVE, DEST_INACTIVE, DEST_PERSISTENT, DEST_AF = 7, 8, 9, 11
-HASHED = 0x2
-"""IP_VS_SVC_F_HASHED, which the kernel sets by itself."""
+IPVS_CMD_GET_SERVICE, IPVS_CMD_GET_DEST, IPVS_CMD_SET_CONFIG, IPVS_CMD_GET_CONFIG = 4, 8, 12, 13
+IPVS_CMD_ATTR_SERVICE, IPVS_CMD_ATTR_DEST, IPVS_CMD_ATTR_TIMEOUT_TCP = 1, 2, 4
+
+IPVS_SVC_ATTR_AF = 1
+IPVS_SVC_ATTR_PROTOCOL = 2
+IPVS_SVC_ATTR_ADDR = 3
+IPVS_SVC_ATTR_PORT = 4
+IPVS_SVC_ATTR_FWMARK = 5
+IPVS_SVC_ATTR_SCHED_NAME = 6
+IPVS_SVC_ATTR_FLAGS = 7
+IPVS_SVC_ATTR_TIMEOUT = 8
+IPVS_SVC_ATTR_NETMASK = 9
+IPVS_SVC_ATTR_PE_NAME = 11
+IPVS_SVC_ATTR_STATS64 = 12
+
+IPVS_DEST_ATTR_ADDR = 1
+IPVS_DEST_ATTR_PORT = 2
+IPVS_DEST_ATTR_FWD_METHOD = 3
+IPVS_DEST_ATTR_WEIGHT = 4
+IPVS_DEST_ATTR_U_THRESH = 5
+IPVS_DEST_ATTR_L_THRESH = 6
+IPVS_DEST_ATTR_ACTIVE_CONNS = 7
+IPVS_DEST_ATTR_INACT_CONNS = 8
+IPVS_DEST_ATTR_PERSIST_CONNS = 9
+IPVS_DEST_ATTR_ADDR_FAMILY = 11
+IPVS_DEST_ATTR_STATS64 = 12
+IPVS_DEST_ATTR_TUN_TYPE = 13
+IPVS_DEST_ATTR_TUN_PORT = 14
+IPVS_DEST_ATTR_TUN_FLAGS = 15
+
 WHOLE_ADDRESS: dict[int, int] = {socket.AF_INET: 0xFFFFFFFF, socket.AF_INET6: 128}
-"""Netmask of persistence: each client by itself. IPv6: a prefix length."""
-
+"""Netmask of persistence by which each client stands for itself. IPv6: a prefix length."""
 NESTED = struct.Struct("=HH")
 UNION = 16
 """union nf_inet_addr: an IPv4 address is followed by zeros."""
 KEY = struct.Struct(f">20s{UNION}s4sH2x")
-SERVER = struct.Struct("=HHII HHI HHI".replace(" ", ""))
+SERVER = struct.Struct("=HHII HHI".replace(" ", ""))
 TARGET = struct.Struct(f">{UNION}s4sH2x")
-"""Of a destination, address and port: all that differs between those of one server. Ports are big-endian."""
+"""Of a destination, address and port: all that differs between those of one step. Ports are big-endian."""
 REST = struct.Struct("=HHI HHI HHI HHI HHH2x".replace(" ", ""))
 """Of a destination, what follows its port: forwarding method, weight, thresholds, family."""
-KEY_HEAD = NESTED.pack(NESTED.size + KEY.size, CMD_SERVICE)
-SERVER_PORT_HEAD, PORT_HEAD = NESTED.pack(6, SVC_PORT), NESTED.pack(6, DEST_PORT)
-DESTINATION_HEAD = NESTED.pack(4 + 4 + TARGET.size + REST.size, CMD_DEST) + NESTED.pack(4 + UNION, DEST_ADDR)
-DESTINATION_SIZE = 16 + GENERIC.size + NESTED.size + KEY.size + len(DESTINATION_HEAD) + TARGET.size + REST.size
-"""A whole message about a destination, its netlink header included."""
+TUNNEL_ATTRIBUTES = struct.Struct("=HHB3x HH2s2x HHH2x".replace(" ", ""))
+KEY_HEAD = NESTED.pack(NESTED.size + KEY.size, IPVS_CMD_ATTR_SERVICE)
+SERVER_PORT_HEAD, PORT_HEAD = NESTED.pack(6, IPVS_SVC_ATTR_PORT), NESTED.pack(6, IPVS_DEST_ATTR_PORT)
+ADDRESS_HEAD = NESTED.pack(4 + UNION, IPVS_DEST_ATTR_ADDR)
 MOST_AT_ONCE = 256
 """Destinations in one step that is sent: their messages must fit into one datagram."""
 
@@ -51,17 +69,17 @@ def encode(family: int, step: IpvsStep, sequence: int) -> bytes:
     A message for the server comes first, if the step is about it; then one for each destination.
     """
     key, stamp = _key(step.key), SEQUENCE.pack(sequence)
-    verb, weight, messages = step.verb, step.weight, b""
+    verb, messages = step.verb, b""
     if verb in SERVER_VERBS:
         body = key if step.server is None else key + _attributes(step.server, len(step.key.address))
         before, after = _server_frame(family, verb, len(body))
         messages = before + stamp + after + body
         if not step.destinations:
             return messages
-        verb, weight = Verb.NEW_DEST, 1
-    start, command = _destination_frame(family, verb)
-    head = start + stamp + command + KEY_HEAD + key + DESTINATION_HEAD
-    rest = _rest(len(step.destinations[0].address), weight)
+        verb = Verb.NEW_DEST
+    rest = _rest(len(step.destinations[0].address), step.attributes)
+    start, command, target = _destination_frame(family, verb, len(rest))
+    head = start + stamp + command + key + target
     pack = TARGET.pack
     targets = [pack(d.address, PORT_HEAD, d.port) for d in step.destinations]
     # Between two targets stands the end of one message and the beginning of the next, always the same.
@@ -74,47 +92,60 @@ def pieces(step: IpvsStep) -> Iterable[IpvsStep]:
 
 
 def _cut(step: IpvsStep) -> Iterator[IpvsStep]:
-    verb, weight = (Verb.NEW_DEST, 1) if step.creates else (step.verb, step.weight)
-    yield IpvsStep(step.verb, step.key, step.server, step.destinations[:MOST_AT_ONCE], step.weight)
+    verb = Verb.NEW_DEST if step.creates else step.verb
+    yield IpvsStep(step.verb, step.key, step.server, step.destinations[:MOST_AT_ONCE], step.attributes)
     for start in range(MOST_AT_ONCE, len(step.destinations), MOST_AT_ONCE):
-        yield IpvsStep(verb, step.key, None, step.destinations[start : start + MOST_AT_ONCE], weight)
+        part = step.destinations[start : start + MOST_AT_ONCE]
+        yield IpvsStep(verb, step.key, None, part, step.attributes)
 
 
 def single(step: IpvsStep) -> Iterator[IpvsStep]:
     """Take a step apart into steps of one message each."""
     if step.verb in SERVER_VERBS:
         yield IpvsStep(step.verb, step.key, step.server)
-    verb, weight = (Verb.NEW_DEST, 1) if step.creates else (step.verb, step.weight)
+    verb = Verb.NEW_DEST if step.creates else step.verb
     for destination in step.destinations:
-        yield IpvsStep(verb, step.key, None, (destination,), weight)
+        yield IpvsStep(verb, step.key, None, (destination,), step.attributes)
 
 
-@lru_cache(maxsize=16)
-def _destination_frame(family: int, verb: Verb) -> tuple[bytes, bytes]:
-    """Return what stands before the sequence number, and between it and the attributes."""
-    framed = message(family, 0, GENERIC.pack(verb, 1, 0) + bytes(DESTINATION_SIZE - 16 - GENERIC.size))
-    return framed[:8], framed[12 : 16 + GENERIC.size]
+@lru_cache(maxsize=32)
+def _destination_frame(family: int, verb: Verb, rest: int) -> tuple[bytes, bytes, bytes]:
+    """Return what stands before the sequence number, between it and the server's key, and before the target."""
+    target = NESTED.pack(NESTED.size + len(ADDRESS_HEAD) + TARGET.size + rest, IPVS_CMD_ATTR_DEST) + ADDRESS_HEAD
+    behind = len(KEY_HEAD) + KEY.size + len(target) + TARGET.size + rest
+    framed = message(family, 0, GENERIC.pack(verb, 1, 0) + bytes(behind))
+    return framed[:8], framed[12 : 16 + GENERIC.size] + KEY_HEAD, target
 
 
 @lru_cache(maxsize=16)
 def _server_frame(family: int, verb: Verb, length: int) -> tuple[bytes, bytes]:
     """Return the same for a message about a server, the head of its nested attribute included."""
-    framed = generic(family, verb, NESTED.pack(NESTED.size + length, CMD_SERVICE) + bytes(length))
+    framed = generic(family, verb, NESTED.pack(NESTED.size + length, IPVS_CMD_ATTR_SERVICE) + bytes(length))
     return framed[:8], framed[12:-length]
 
 
-@lru_cache(maxsize=16)
-def _rest(address_length: int, weight: int) -> bytes:
-    return REST.pack(
-        *(8, DEST_FWD, 0),  # masquerading
-        *(8, DEST_WEIGHT, weight),
-        *(8, DEST_UPPER, 0),
-        *(8, DEST_LOWER, 0),
-        *(6, DEST_AF, _address_family(address_length)),
+@lru_cache(maxsize=256)
+def _rest(address_length: int, attributes: DestinationAttributes) -> bytes:
+    rest = REST.pack(
+        *(8, IPVS_DEST_ATTR_FWD_METHOD, attributes.forwarding_method),
+        *(8, IPVS_DEST_ATTR_WEIGHT, attributes.weight),
+        *(8, IPVS_DEST_ATTR_U_THRESH, attributes.upper_threshold),
+        *(8, IPVS_DEST_ATTR_L_THRESH, attributes.lower_threshold),
+        *(6, IPVS_DEST_ATTR_ADDR_FAMILY, address_family(address_length)),
+    )
+    return rest + _tunnel(attributes) if attributes.forwarding_method == TUNNEL else rest
+
+
+def _tunnel(attributes: DestinationAttributes) -> bytes:
+    return TUNNEL_ATTRIBUTES.pack(
+        *(5, IPVS_DEST_ATTR_TUN_TYPE, attributes.tunnel_type),
+        *(6, IPVS_DEST_ATTR_TUN_PORT, attributes.tunnel_port.to_bytes(2)),
+        *(6, IPVS_DEST_ATTR_TUN_FLAGS, attributes.tunnel_flags),
     )
 
 
-def _address_family(length: int) -> int:
+def address_family(length: int) -> int:
+    """Return the family of an address of so many bytes."""
     return socket.AF_INET if length == 4 else socket.AF_INET6
 
 
@@ -132,126 +163,25 @@ def _key(key: FrontendKey) -> bytes:
 def _key_head(address_length: int, protocol: int) -> bytes:
     return struct.pack(
         "=HHH2xHHH2xHH",
-        *(6, SVC_AF, _address_family(address_length)),
-        *(6, SVC_PROTOCOL, protocol),
-        *(4 + UNION, SVC_ADDR),
+        *(6, IPVS_SVC_ATTR_AF, address_family(address_length)),
+        *(6, IPVS_SVC_ATTR_PROTOCOL, protocol),
+        *(4 + UNION, IPVS_SVC_ATTR_ADDR),
     )
 
 
 @lru_cache(maxsize=64)
 def _attributes(server: ServerAttributes, address_length: int) -> bytes:
-    netmask = WHOLE_ADDRESS[_address_family(address_length)]
-    return attribute(SVC_SCHED, server.scheduler.encode() + b"\0") + SERVER.pack(
-        *(12, SVC_FLAGS, server.flags, 0xFFFFFFFF),
-        *(8, SVC_TIMEOUT, server.timeout),
-        *(8, SVC_NETMASK, netmask),
+    """A persistence engine that is not named is taken away from the server (ip_vs_edit_service)."""
+    engine = attribute(IPVS_SVC_ATTR_PE_NAME, server.engine.encode() + b"\0") if server.engine else b""
+    fixed = SERVER.pack(
+        *(12, IPVS_SVC_ATTR_FLAGS, server.flags, 0xFFFFFFFF),
+        *(8, IPVS_SVC_ATTR_TIMEOUT, server.timeout),
     )
+    scheduler = attribute(IPVS_SVC_ATTR_SCHED_NAME, server.scheduler.encode() + b"\0")
+    return scheduler + engine + fixed + attribute(IPVS_SVC_ATTR_NETMASK, _netmask(server.netmask, address_length))
 
 
-USUAL_SERVER = struct.Struct(f"={GENERIC.size}s HH HHH2x HHH2x HH{UNION}s HH2s2x HH".replace(" ", ""))
-USUAL_SERVER_HEADS = (CMD_SERVICE, 6, SVC_AF, 6, SVC_PROTOCOL, 4 + UNION, SVC_ADDR, 6, SVC_PORT, SVC_SCHED)
-ABOUT_AT = USUAL_SERVER.size - NESTED.size
-"""Where the attributes begin that servers share: scheduler, flags, timeout."""
-
-
-def parse_server(part: bytes) -> tuple[FrontendKey, ServerAttributes] | None:
-    """Read one record of a GET_SERVICE dump; None for firewall-mark servers.
-
-    A verification reads all servers, and they differ in address and port alone: what follows is looked up where it
-    has been seen before and where the record begins as the kernel has always written it.
-    """
-    if len(part) < USUAL_SERVER.size:
-        return _parse_any_server(part)
-    values = USUAL_SERVER.unpack_from(part)
-    _, _, outer, *heads, scheduler_size, scheduler_kind = values
-    af_size, af_kind, af, p_size, p_kind, protocol, a_size, a_kind, address, port_size, port_kind, port = heads
-    seen = (outer & NUMBER_MASK, af_size, af_kind, p_size, p_kind, a_size, a_kind, port_size, port_kind)
-    if (*seen, scheduler_kind) != USUAL_SERVER_HEADS:
-        return _parse_any_server(part)
-    server = _about(part[ABOUT_AT : ABOUT_AT + (scheduler_size + 3 & ~3) + 28], af)
-    if server is None:
-        return _parse_any_server(part)
-    return FrontendKey(address[:4] if af == socket.AF_INET else address, protocol, int.from_bytes(port)), server
-
-
-@lru_cache(maxsize=1024)
-def _about(data: bytes, family: int) -> ServerAttributes | None:
-    """Read scheduler, flags, timeout and netmask, None if these are not the attributes that are there."""
-    fields = dict(attributes(data))
-    usual = fields.keys() == {SVC_SCHED, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK}
-    return _server(fields, family) if usual else None
-
-
-def _server(fields: dict[int, memoryview], family: int) -> ServerAttributes:
-    scheduler, flags = bytes(fields[SVC_SCHED]).rstrip(b"\0").decode(), u32(fields[SVC_FLAGS]) & ~HASHED
-    if SVC_ENGINE in fields or (SVC_NETMASK in fields and u32(fields[SVC_NETMASK]) != WHOLE_ADDRESS[family]):
-        flags |= OTHERWISE
-    return ServerAttributes(scheduler, flags, u32(fields[SVC_TIMEOUT]))
-
-
-def _parse_any_server(part: bytes) -> tuple[FrontendKey, ServerAttributes] | None:
-    fields = nested(part, CMD_SERVICE)
-    if SVC_FWMARK in fields or SVC_PORT not in fields:
-        return None
-    length = 4 if u16(fields[SVC_AF]) == socket.AF_INET else 16
-    key = FrontendKey(
-        bytes(fields[SVC_ADDR][:length]), u16(fields[SVC_PROTOCOL]), int.from_bytes(fields[SVC_PORT], "big")
-    )
-    return key, _server(fields, u16(fields[SVC_AF]))
-
-
-def parse_destination(part: bytes, length: int) -> tuple[Destination, int, int, int]:
-    """Read one record of a GET_DEST dump: destination, weight, active and inactive connections.
-
-    `length` is that of the server's address, for kernels that do not tell the destination's family.
-    """
-    fields = nested(part, CMD_DEST)
-    if DEST_AF in fields:
-        length = 4 if u16(fields[DEST_AF]) == socket.AF_INET else 16
-    destination = Destination(bytes(fields[DEST_ADDR][:length]), int.from_bytes(fields[DEST_PORT], "big"))
-    # What this takes for zero a kernel may leave out.
-    is_ours = not any(u32(fields[kind]) for kind in (DEST_FWD, DEST_UPPER, DEST_LOWER) if kind in fields)
-    weight = u32(fields[DEST_WEIGHT]) if is_ours else UNLIKE_OURS
-    return destination, weight, u32(fields[DEST_ACTIVE]), u32(fields[DEST_INACTIVE])
-
-
-USUAL_RECORD = struct.Struct(f"={GENERIC.size}s HH HH{UNION}s HH2s2x 12s I 16s".replace(" ", ""))
-MASQUERADING = struct.pack("=HHIHH", 8, DEST_FWD, 0, 8, DEST_WEIGHT)
-NO_THRESHOLDS = struct.pack("=HHIHHI", 8, DEST_UPPER, 0, 8, DEST_LOWER, 0)
-USUAL_HEADS = (CMD_DEST, 4 + UNION, DEST_ADDR, 6, DEST_PORT, MASQUERADING, NO_THRESHOLDS)
-
-
-def parse_weight(part: bytes, length: int) -> tuple[Destination, int]:
-    """Read destination and weight only, where the record begins as the kernel has always written it.
-
-    A start of the proxy reads tens of thousands of them. An IPv6 endpoint of an IPv4 server (a tunnel of somebody
-    else's) fills the whole address, and is read in full like everything unusual.
-    """
-    if len(part) < USUAL_RECORD.size:
-        return parse_destination(part, length)[:2]
-    _, _, outer, size, kind, address, port_size, port_kind, port, method, weight, limits = (
-        USUAL_RECORD.unpack_from(part)
-    )
-    if (outer & NUMBER_MASK, size, kind, port_size, port_kind, method, limits) != USUAL_HEADS:
-        return parse_destination(part, length)[:2]
-    if length == 4 and any(address[4:]):
-        return parse_destination(part, length)[:2]
-    return Destination(address[:length], int.from_bytes(port)), weight
-
-
-def nested(part: bytes, wanted: int) -> dict[int, memoryview]:
-    """Return the attributes inside one attribute of a generic netlink answer; none where it is not there."""
-    for number, payload in attributes(part, GENERIC.size):
-        if number == wanted:
-            return dict(attributes(payload))
-    return {}
-
-
-def u16(data: memoryview) -> int:
-    """Read an unsigned 16-bit number of this machine."""
-    return int.from_bytes(data[:2], sys.byteorder)
-
-
-def u32(data: memoryview) -> int:
-    """Read an unsigned 32-bit number of this machine."""
-    return int.from_bytes(data[:4], sys.byteorder)
+def _netmask(netmask: int | None, address_length: int) -> bytes:
+    if address_length == 4:
+        return (WHOLE_ADDRESS[socket.AF_INET] if netmask is None else netmask).to_bytes(4)
+    return struct.pack("=I", WHOLE_ADDRESS[socket.AF_INET6] if netmask is None else netmask)

@@ -24,13 +24,14 @@ from ipvsproxy.plan.state import (
     Vip,
     VipForm,
 )
+from tests.support.build import weighted
 
 EXAMPLES = pathlib.Path(__file__).parents[3] / "examples"
 JOSE = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
 KERNEL = KernelState(
     {
         FrontendKey(bytes([10, 96, 0, 1]), 6, 80): ServerState(
-            ServerAttributes("rr", 0, 0), {Destination(bytes(4), 80): 1}
+            ServerAttributes("rr", 0, 0), weighted({Destination(bytes(4), 80): 1})
         )
     },
     {Vip(bytes([10, 96, 0, 1]), VipForm.ADDRESS)},

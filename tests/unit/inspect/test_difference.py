@@ -7,7 +7,7 @@ from ipvsproxy.commands.objects import desired
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.difference import Action, Change, changes, server_text
 from ipvsproxy.plan.diff import apply, diff
-from ipvsproxy.plan.state import ElementKey, KernelState, ServerAttributes
+from ipvsproxy.plan.state import DestinationAttributes, ElementKey, KernelState, ServerAttributes
 from tests.support.build import config, destination, service, slice_of
 
 HERE = [parse_ip("192.0.2.1")]
@@ -70,7 +70,7 @@ def test_a_draining_endpoint_is_no_difference_and_one_that_should_drain_is():
     (change,) = differences(ledger, shadow)
     assert (change.action, change.was, change.wanted) == (Action.CHANGE, "weight 1", "weight 0")
     (state,) = shadow.servers.values()
-    state.weights[destination("10.244.2.2:8080")] = 0
+    state.destinations[destination("10.244.2.2:8080")] = DestinationAttributes(0)
     assert differences(ledger, shadow) == []
 
 

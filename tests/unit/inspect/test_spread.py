@@ -6,14 +6,14 @@ from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.inspect.model import Counters, DestinationRecord
 from ipvsproxy.inspect.source import Own, masquerade_source
 from ipvsproxy.inspect.spread import shares, words
-from ipvsproxy.plan.state import Destination
+from ipvsproxy.plan.state import Destination, DestinationAttributes
 
 ONE, TWO, THREE = (Destination(bytes([10, 244, 0, number]), 80) for number in (1, 2, 3))
 
 
 def reals(*weights, active=(0, 0, 0)):
     return [
-        DestinationRecord(to, weight, busy, 0, 0, Counters())
+        DestinationRecord(to, DestinationAttributes(weight), busy, 0, 0, Counters())
         for to, weight, busy in zip((ONE, TWO, THREE), weights, active, strict=False)
     ]
 

@@ -8,7 +8,7 @@ from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.state import ServerAttributes, ServerState, Vip, VipForm
-from tests.support.build import destination, key
+from tests.support.build import destination, key, weighted
 from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 
 WEB = key("10.96.0.10:80")
@@ -71,7 +71,7 @@ def test_rules_that_are_loaded_reach_the_forward_chain(kernel, calls):
 def test_a_verification_looks_after_everything(kernel, node, calls):
     kernel.adopt()
     kernel.rules.load({})
-    node.ipvs.table[WEB] = ServerState(RR, {ONE: 1, TWO: 1})
+    node.ipvs.table[WEB] = ServerState(RR, weighted({ONE: 1, TWO: 1}))
     calls.clear()
     assert kernel.verify().servers == {WEB}
     assert calls == ["keep", "forwarding", (1, 2), "take over"]
@@ -98,16 +98,16 @@ def test_after_a_refusal_the_shadow_is_what_the_kernel_has(kernel, node, verb, d
         kernel.shadow.servers[WEB] = ServerState(RR, {})
     server = RR if verb is Verb.NEW_SERVICE else None
     node.faults.plan(0, Fault("refused", errno.EPERM, done))
-    failed = kernel.apply(Steps(added=[IpvsStep(verb, WEB, server, (ONE, TWO), 1)]))
+    failed = kernel.apply(Steps(added=[IpvsStep(verb, WEB, server, (ONE, TWO))]))
     assert kernel.shadow.servers == node.ipvs.table
-    wanted = {WEB: ServerState(RR, {ONE: 1, TWO: 1})}
+    wanted = {WEB: ServerState(RR, weighted({ONE: 1, TWO: 1}))}
     assert (failed.servers == {WEB}) is (node.ipvs.table != wanted)
 
 
 def test_a_server_that_cannot_be_read_after_a_refusal_is_read_later(kernel, node):
     node.faults.plan(0, Fault("refused", errno.EPERM, 1))
     node.faults.plan(1, Fault("lost"))
-    kernel.apply(Steps(added=[IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE, TWO), 1)]))
+    kernel.apply(Steps(added=[IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE, TWO))]))
     assert kernel.settle_doubts().servers == {WEB}
     assert kernel.shadow.servers == node.ipvs.table
 
@@ -115,7 +115,9 @@ def test_a_server_that_cannot_be_read_after_a_refusal_is_read_later(kernel, node
 def test_a_vip_is_there_only_while_its_server_is(kernel, node):
     vip, seen = Vip(WEB.address, VipForm.ADDRESS), []
     kernel.adopt()
-    node.watch = lambda: seen.append((bool(node.ipvs.table.get(WEB, EMPTY).weights), bool(node.links.present)))
+    node.watch = lambda: seen.append(
+        (bool(node.ipvs.table.get(WEB, EMPTY).destinations), bool(node.links.present))
+    )
     kernel.apply(Steps(added=[IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE,), 1)], bound=[vip]))
     kernel.apply(Steps(unbound=[vip], removed=[IpvsStep(Verb.DEL_SERVICE, WEB)]))
     assert (True, True) in seen

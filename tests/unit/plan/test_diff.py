@@ -1,12 +1,22 @@
+import msgspec
 import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan.diff import apply, diff
+from ipvsproxy.plan.diff import Verb, apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.planner import plan_service
-from ipvsproxy.plan.state import Dirty, KernelState, ServerAttributes, ServerState, Vip, VipForm
-from tests.support.build import config, destination, key, node, service, slice_of
+from ipvsproxy.plan.state import (
+    USUAL,
+    DestinationAttributes,
+    Dirty,
+    KernelState,
+    ServerAttributes,
+    ServerState,
+    Vip,
+    VipForm,
+)
+from tests.support.build import config, destination, key, node, service, slice_of, weighted
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.2:8080")
@@ -36,7 +46,9 @@ class World:
 
 
 def verbs(steps):
-    return [(step.verb.name, step.destinations, step.weight) for step in steps]
+    """What is done to which destinations, and the weight that they get."""
+    weighing = (Verb.NEW_DEST, Verb.SET_DEST)
+    return [(s.verb.name, s.destinations, s.attributes.weight if s.verb in weighing else 0) for s in steps]
 
 
 def test_a_new_service_comes_in_the_safe_order():
@@ -139,7 +151,7 @@ def test_a_changed_element_is_replaced_before_anything_else():
 def test_weights_are_wanted_state():
     world = World()
     world.want(service(), "10.244.1.1")
-    world.shadow.servers[WEB].weights[ONE] = 0
+    world.shadow.servers[WEB].destinations[ONE] = DestinationAttributes(0)
     assert verbs(world.step(Dirty(servers={WEB})).added) == [("SET_DEST", (ONE,), 1)]
 
 
@@ -147,7 +159,7 @@ def test_foreign_servers_go_unless_protected():
     foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
     world = World(protected=lambda name: name == excluded)
     for name in (foreign, excluded):
-        world.shadow.servers[name] = ServerState(ServerAttributes("rr", 0, 0), {ONE: 1})
+        world.shadow.servers[name] = ServerState(ServerAttributes("rr", 0, 0), weighted({ONE: 1}))
     steps = world.step(Dirty(servers={foreign, excluded}))
     assert [step.key for step in steps.removed] == [foreign]
 
@@ -191,3 +203,49 @@ def test_ranges_are_lifted_at_once_but_outlive_a_removed_frontend():
     removed = world.want(service(), "10.244.1.1")
     assert {s.slot.set for s in removed.lowered} >= {"ranged4", "allowed4"}
     assert not removed.raised
+
+
+def attributes_of(steps):
+    return [(step.verb.name, [str(d) for d in step.destinations], step.attributes) for step in steps]
+
+
+def with_attributes(ledger, which):
+    """Let the destinations of WEB have these attributes."""
+    frontend = ledger.frontends[WEB]
+    ledger.frontends[WEB] = msgspec.structs.replace(frontend, destinations=frontend.destinations | which)
+
+
+LIMITED = DestinationAttributes(3, upper_threshold=100, lower_threshold=80)
+
+
+def test_destinations_of_a_server_are_grouped_by_equal_attributes():
+    world = World()
+    world.want(service(), "10.244.1.1", "10.244.2.2", "10.244.1.3")
+    with_attributes(world.ledger, {TWO: LIMITED})
+    shadow = KernelState()
+    steps = diff(Dirty(servers={WEB}), world.ledger, shadow, world.protected)
+    assert attributes_of(steps.added) == [
+        ("NEW_SERVICE", ["10.244.1.1:8080", "10.244.1.3:8080"], DestinationAttributes()),
+        ("NEW_DEST", ["10.244.2.2:8080"], LIMITED),
+    ]
+    apply(steps, shadow)
+    assert not diff(Dirty(servers={WEB}), world.ledger, shadow, world.protected)
+
+
+def test_a_change_of_attributes_sets_only_that_destination():
+    world = World()
+    world.want(service(), "10.244.1.1", "10.244.2.2")
+    with_attributes(world.ledger, {TWO: LIMITED})
+    steps = diff(Dirty(servers={WEB}), world.ledger, world.shadow, world.protected)
+    assert attributes_of(steps.added) == [("SET_DEST", ["10.244.2.2:8080"], LIMITED)]
+
+
+def test_a_destination_that_drains_keeps_its_other_attributes():
+    world = World()
+    world.want(service(), "10.244.1.1", "10.244.2.2")
+    world.shadow.servers[WEB].destinations[TWO] = LIMITED
+    world.ledger.frontends[WEB] = msgspec.structs.replace(world.ledger.frontends[WEB], destinations={ONE: USUAL})
+    steps = diff(Dirty(servers={WEB}), world.ledger, world.shadow, world.protected)
+    assert attributes_of(steps.removed) == [
+        ("SET_DEST", ["10.244.2.2:8080"], msgspec.structs.replace(LIMITED, weight=0))
+    ]

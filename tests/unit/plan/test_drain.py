@@ -8,7 +8,7 @@ import pytest
 from ipvsproxy.plan.drain import LATEST, LOOKS_AT_ONCE, Drains, Ended, draining
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import FrontendKey, ServerAttributes, ServerState
-from tests.support.build import config, destination, key, node, service, slice_of
+from tests.support.build import config, destination, key, node, service, slice_of, weighted
 
 WEB = key("10.96.0.10:80")
 ONE, TWO, THREE = (destination(f"10.244.{n}.{n}:8080") for n in (1, 2, 3))
@@ -17,7 +17,9 @@ WANTED = plan_service(service(), [slice_of("web", "10.244.1.1")], node(), config
 
 def state(**weights):
     names = {"one": ONE, "two": TWO, "three": THREE}
-    return ServerState(ServerAttributes("rr", 0, 0), {names[name]: weight for name, weight in weights.items()})
+    return ServerState(
+        ServerAttributes("rr", 0, 0), weighted({names[name]: weight for name, weight in weights.items()})
+    )
 
 
 def timed(seconds):

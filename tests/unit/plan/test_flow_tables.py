@@ -24,7 +24,7 @@ from ipvsproxy.plan.state import FrontendKey, PacketVerdict, ServerAttributes, S
 from ipvsproxy.reconciler.loop import Loop
 from tests.conformance import objects as flow_objects
 from tests.conformance import scenario_file
-from tests.support.build import config, destination, key, service, slice_of
+from tests.support.build import config, destination, key, service, slice_of, weights
 from tests.support.memory_kernel import MemoryNode
 
 PATH = Path(__file__).parents[2] / "conformance" / "flows.json"
@@ -161,7 +161,7 @@ def test_graceful_termination(case):
     piece = slice_of("web", "10.244.1.1", ports=ports)
     process.loop.reconcile([Changed(Kind.ENDPOINT_SLICE, piece.key, piece)])
     process.later(2)
-    weight = kernel_node.ipvs.table[name].weights.get(leaving)
+    weight = weights(kernel_node.ipvs.table[name]).get(leaving)
     assert weight == (0 if "kept" in case["result"] else None)
 
 

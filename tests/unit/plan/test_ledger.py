@@ -30,7 +30,7 @@ def test_the_oldest_service_holds_a_shared_frontend_in_any_order():
             put(ledger, svc, f"10.244.1.{svc.cluster_ips[0][3]}")
         assert ledger.owner(shared) == "default/zeta"
         assert ledger.conflicts("default/alpha") == {shared: "default/zeta"}
-        assert ledger.frontends[shared].destinations[0].address == parse_ip("10.244.1.1")
+        assert next(iter(ledger.frontends[shared].destinations)).address == parse_ip("10.244.1.1")
 
 
 def test_no_external_ip_takes_over_what_the_api_server_gave_to_a_service():
@@ -173,7 +173,7 @@ def test_any_history_ends_where_a_cold_start_ends(history):
     assert shadow.vips == {cold.vip(address) for address in cold.everything().vips}
     assert shadow.servers.keys() == cold.frontends.keys()
     for name, state in shadow.servers.items():
-        assert {d for d, weight in state.weights.items() if weight} == set(cold.frontends[name].destinations)
+        assert {d for d, a in state.destinations.items() if a.weight} == set(cold.frontends[name].destinations)
     assert diff(cold.everything(), ledger, shadow, lambda _: False) == Steps()
 
 

@@ -17,7 +17,7 @@ CRITICAL = {1: 6.6, 2: 9.2, 3: 11.3, 4: 13.3, 6: 16.8, 7: 18.5, 15: 30.6}
 def order(name, endpoints, **settings):
     pods = [f"10.244.1.{number + 1}" for number in range(endpoints)]
     frontends = plan_service(service(), [slice_of("web", *pods)], node(name=name), config(**settings))
-    return frontends[key("10.96.0.10:80")].destinations
+    return tuple(frontends[key("10.96.0.10:80")].destinations)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

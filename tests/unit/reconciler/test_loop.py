@@ -22,9 +22,9 @@ from ipvsproxy.exchange.inbox import (
 )
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.state import ServerAttributes, ServerState, VipForm
+from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, ServerState, VipForm
 from ipvsproxy.reconciler.loop import Fatal, Loop
-from tests.support.build import config, destination, endpoint, key, service, slice_of
+from tests.support.build import config, destination, endpoint, key, service, slice_of, weighted
 from tests.support.memory_kernel import Fault, MemoryNode
 
 WEB = key("10.96.0.10:80")
@@ -71,7 +71,7 @@ def node():
 
 
 def weights(node, name=WEB):
-    return {str(d): w for d, w in node.ipvs.table[name].weights.items()}
+    return {str(d): a.weight for d, a in node.ipvs.table[name].destinations.items()}
 
 
 def test_nothing_is_programmed_before_every_kind_is_listed(node):
@@ -125,8 +125,8 @@ def test_a_restart_with_nothing_changed_writes_nothing_but_one_ruleset(node):
 def test_a_restart_takes_back_a_weight_and_goes_on_draining(node):
     Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
     state = node.ipvs.table[WEB]
-    state.weights[destination("10.244.1.1:8080")] = 0
-    state.weights[destination("10.244.1.3:8080")] = 0
+    state.destinations[destination("10.244.1.1:8080")] = DestinationAttributes(0)
+    state.destinations[destination("10.244.1.3:8080")] = DestinationAttributes(0)
     process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 1, "10.244.1.3:8080": 0}
     process.wait(2)
@@ -249,7 +249,8 @@ def test_a_weight_that_others_have_set_is_put_back(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     node.ipvs.busy[WEB, destination("10.244.1.2:8080")] = 3
     process.change(slice_of("web", "10.244.1.1"))
-    node.ipvs.table[WEB].weights.update({destination("10.244.1.1:8080"): 0, destination("10.244.1.2:8080"): 5})
+    strange = weighted({destination("10.244.1.1:8080"): 0, destination("10.244.1.2:8080"): 5})
+    node.ipvs.table[WEB].destinations.update(strange)
     process.wait(31)
     assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 0}
 

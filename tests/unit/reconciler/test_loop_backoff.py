@@ -104,7 +104,7 @@ def test_a_change_of_its_own_is_tried_at_once(here):
     [(name, piece)] = hostile_slice("10.244.1.7").items()
     told = here.turn(Changed(Kind.ENDPOINT_SLICE, name, piece))
     assert len(told) == 2 * PORTS
-    assert all(len(state.weights) == 1 for state in here.ipvs.table.values())
+    assert all(len(state.destinations) == 1 for state in here.ipvs.table.values())
     here.now += 60
     assert not here.turn()
 

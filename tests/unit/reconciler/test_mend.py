@@ -16,7 +16,7 @@ from ipvsproxy.plan.state import ServerState, Vip, VipForm
 from ipvsproxy.reconciler.loop import Loop
 from ipvsproxy.reconciler.repair import SAMPLE_SECONDS
 from nft import Transaction
-from tests.support.build import config, destination, key, service, slice_of
+from tests.support.build import config, destination, key, service, slice_of, weighted
 from tests.support.memory_kernel import Fault, MemoryNode
 
 ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)
@@ -185,12 +185,12 @@ def test_a_server_that_was_changed_is_found_when_its_turn_comes(world):
     second_service(world)
     for damaged, other in (("10.96.0.10:80", "10.96.0.11:80"), ("10.96.0.11:80", "10.96.0.10:80")):
         right, untouched = world.node.ipvs.table[key(damaged)], world.node.ipvs.table[key(other)]
-        world.node.ipvs.table[key(damaged)] = ServerState(right.server, {destination("10.9.9.9:99"): 1})
+        world.node.ipvs.table[key(damaged)] = ServerState(right.server, weighted({destination("10.9.9.9:99"): 1}))
         for _ in range(2):
             world.now += 1
             world.loop.reconcile([])
-        assert {d for d, weight in world.node.ipvs.table[key(damaged)].weights.items() if weight} == set(
-            right.weights
+        assert {d for d, a in world.node.ipvs.table[key(damaged)].destinations.items() if a.weight} == set(
+            right.destinations
         )
         assert world.node.ipvs.table[key(other)] == untouched
 

@@ -8,7 +8,7 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.reconciler.loop import Loop
-from tests.support.build import config, destination, key, service, slice_of
+from tests.support.build import config, destination, key, service, slice_of, weighted
 from tests.support.memory_kernel import MemoryNode
 
 PORTS = ((5353, "UDP", ""),)
@@ -91,7 +91,7 @@ def test_a_failed_sweep_is_tried_again_and_stops_nothing(node):
     process = start(node)
     node.conntrack.failure = KernelError("netlink dump", errno.ENOBUFS)
     replace(process)
-    assert node.ipvs.weights(DNS) == {NEW: 1}
+    assert node.ipvs.destinations(DNS) == weighted({NEW: 1})
     assert process.loop._sweeper.next_try == pytest.approx(process.now + 30)
     node.conntrack.failure = None
     process.wait(29)

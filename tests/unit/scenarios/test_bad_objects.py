@@ -78,12 +78,12 @@ def test_ten_thousand_endpoints_in_one_slice_are_served():
     addresses = [f"10.244.{number // 250}.{number % 250 + 1}" for number in range(10_000)]
     node, _ = served([SERVICE, hostile.endpoint_slice("web-1", "web", *addresses), *GOOD])
     (state,) = [s for name, s in node.ipvs.table.items() if str(name) == "10.96.0.10:80/TCP"]
-    assert len(state.weights) == 10_000
+    assert len(state.destinations) == 10_000
 
 
 def test_two_services_that_want_the_same_frontends():
     twins = [hostile.service(name, "10.96.0.10") for name in ("b", "a")]
     node, _ = served([*twins, hostile.endpoint_slice("a-1", "a", "10.244.1.5"), *GOOD])
     (state,) = [s for name, s in node.ipvs.table.items() if str(name) == "10.96.0.10:80/TCP"]
-    assert [str(destination) for destination in state.weights] == ["10.244.1.5:8080"]
+    assert [str(destination) for destination in state.destinations] == ["10.244.1.5:8080"]
     assert of_good(node) == of_good(served(GOOD)[0])

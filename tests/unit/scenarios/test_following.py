@@ -170,13 +170,13 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_cost_nothing_and_the_next_change_arrives(server, tmp_path, fault):
     with following(server, tmp_path / "kubeconfig") as here:
-        until(lambda: {WEB, DOOMED} <= here.ipvs.table.keys() and len(here.ipvs.weights(WEB)) == 1)
+        until(lambda: {WEB, DOOMED} <= here.ipvs.table.keys() and len(here.ipvs.destinations(WEB)) == 1)
         server.wait_for_watches(3)
         before = here.writes
         fault(server)
         server.put(endpoint_slice(addresses=("10.244.1.5", "10.244.1.6")))
         server.delete("Service", "doomed")
-        until(lambda: DOOMED not in here.ipvs.table and len(here.ipvs.weights(WEB)) == 2)
+        until(lambda: DOOMED not in here.ipvs.table and len(here.ipvs.destinations(WEB)) == 2)
         until(lambda: here.writes - before >= WRITES)
     assert here.writes - before == WRITES
 
@@ -191,7 +191,7 @@ def test_services_and_their_slices_come_in_any_order(server, tmp_path, first):
         server.put(late[0])
         until(lambda: first == "EndpointSlice" or where in here.ipvs.table)
         server.put(late[1])
-        until(lambda: len(here.ipvs.weights(where)) == 1)
+        until(lambda: len(here.ipvs.destinations(where)) == 1)
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ def test_services_and_their_slices_come_in_any_order(server, tmp_path, first):
 )
 def test_labels_count_while_the_proxy_runs(server, tmp_path, make, label):
     with following(server, tmp_path / "kubeconfig") as here:
-        until(lambda: len(here.ipvs.weights(WEB)) == 1)
+        until(lambda: len(here.ipvs.destinations(WEB)) == 1)
         server.put(make(labels={label: "x"}))
-        until(lambda: not here.ipvs.weights(WEB))
+        until(lambda: not here.ipvs.destinations(WEB))
         server.put(make())
-        until(lambda: len(here.ipvs.weights(WEB)) == 1)
+        until(lambda: len(here.ipvs.destinations(WEB)) == 1)
 
 
 def test_what_was_deleted_during_an_absence_is_gone_afterwards(server, tmp_path):
