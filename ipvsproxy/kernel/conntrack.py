@@ -30,23 +30,41 @@ from ipvsproxy.kernel.wire.netlink import (
     attributes,
     message,
 )
+from ipvsproxy.kernel.wire.nfnetlink import (
+    CTA_FILTER,
+    CTA_FILTER_F_CTA_IP_DST,
+    CTA_FILTER_F_CTA_PROTO_DST_PORT,
+    CTA_FILTER_F_CTA_PROTO_NUM,
+    CTA_FILTER_ORIG_FLAGS,
+    CTA_ID,
+    CTA_IP_V4_DST,
+    CTA_IP_V4_SRC,
+    CTA_IP_V6_DST,
+    CTA_IP_V6_SRC,
+    CTA_PROTO_DST_PORT,
+    CTA_PROTO_NUM,
+    CTA_PROTO_SRC_PORT,
+    CTA_STATUS,
+    CTA_TUPLE_IP,
+    CTA_TUPLE_ORIG,
+    CTA_TUPLE_PROTO,
+    CTA_TUPLE_REPLY,
+    CTA_ZONE,
+    IPCTNL_MSG_CT_DELETE,
+    IPCTNL_MSG_CT_GET,
+    IPS_SEEN_REPLY,
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    NLA_F_NESTED,
+)
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey
 
-NETLINK_NETFILTER = 12
-CT_GET, CT_DELETE = 0x101, 0x102
-NFGENMSG = struct.Struct("=BBH")
-NESTED = 0x8000
-TUPLE_ORIG, TUPLE_REPLY, CTA_STATUS, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 3, 12, 18, 25
-IPS_SEEN_REPLY = 1 << 1
-TUPLE_IP, TUPLE_PROTO = 1, 2
-SOURCE = {4: 1, 6: 3}
-DESTINATION = {4: 2, 6: 4}
-PROTO_NUM, PROTO_SRC_PORT, PROTO_DST_PORT = 1, 2, 3
-FILTER_ORIG_FLAGS = 1
-BY_ADDRESS, BY_PROTOCOL, BY_PORT = 1 << 1, 1 << 3, 1 << 5
-"""Which parts of the original tuple a filter compares: CTA_FILTER_FLAG(CTA_IP_DST) and so on."""
-AF = {4: 2, 6: 10}
+SOURCE = {4: CTA_IP_V4_SRC, 6: CTA_IP_V6_SRC}
+DESTINATION = {4: CTA_IP_V4_DST, 6: CTA_IP_V6_DST}
+AF = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
 PORT = struct.Struct("!H")
 HEAD = struct.Struct("=HH")
 EMPTY = memoryview(b"")
@@ -80,7 +98,7 @@ def _layout(number: int, length: int) -> TupleLayout:
     address, protocol, port = 20 + length, 28 + 2 * length, 44 + 2 * length
     heads = (
         (slice(address - 4, address), HEAD.pack(4 + length, DESTINATION[number])),
-        (slice(port - 4, port), HEAD.pack(4 + PORT.size, PROTO_DST_PORT)),
+        (slice(port - 4, port), HEAD.pack(4 + PORT.size, CTA_PROTO_DST_PORT)),
     )
     return TupleLayout(
         slice(address, address + length), slice(protocol, protocol + 1), slice(port, port + 2), heads
@@ -131,12 +149,14 @@ class Conntrack:
         except KernelError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-            yield from self._wire.stream(message(CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0)))
+            yield from self._wire.stream(message(IPCTNL_MSG_CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0)))
 
     def _delete(self, number: int, entries: list[ConntrackEntry]) -> int:
         """Delete entries and return how many were still there. Raises KernelError."""
         family = NFGENMSG.pack(AF[number], 0, 0)
-        pieces = [message(CT_DELETE, 0, family + entry.name, index) for index, entry in enumerate(entries)]
+        pieces = [
+            message(IPCTNL_MSG_CT_DELETE, 0, family + entry.name, index) for index, entry in enumerate(entries)
+        ]
         failures = self._deletions.batch(pieces)
         refused = [code for code in failures.values() if code != errno.ENOENT]
         if refused:
@@ -172,31 +192,31 @@ def question(sweep: Sweep) -> bytes:
     address, port = sweep.address, sweep.port
     flags, parts, proto = 0, b"", b""
     if address is not None and sweep.family == 4:
-        flags |= BY_ADDRESS
-        parts += attribute(TUPLE_IP | NESTED, attribute(DESTINATION[sweep.family], address))
+        flags |= CTA_FILTER_F_CTA_IP_DST
+        parts += attribute(CTA_TUPLE_IP | NLA_F_NESTED, attribute(DESTINATION[sweep.family], address))
     if sweep.protocol:
-        flags |= BY_PROTOCOL
-        proto += attribute(PROTO_NUM, bytes((sweep.protocol,)))
+        flags |= CTA_FILTER_F_CTA_PROTO_NUM
+        proto += attribute(CTA_PROTO_NUM, bytes((sweep.protocol,)))
     if port is not None:
-        flags |= BY_PORT
-        proto += attribute(PROTO_DST_PORT, PORT.pack(port))
+        flags |= CTA_FILTER_F_CTA_PROTO_DST_PORT
+        proto += attribute(CTA_PROTO_DST_PORT, PORT.pack(port))
     if proto:
-        parts += attribute(TUPLE_PROTO | NESTED, proto)
+        parts += attribute(CTA_TUPLE_PROTO | NLA_F_NESTED, proto)
     body = b""
     if flags:
-        body += attribute(TUPLE_ORIG | NESTED, parts)
-        body += attribute(CTA_FILTER | NESTED, attribute(FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
-    return message(CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0) + body)
+        body += attribute(CTA_TUPLE_ORIG | NLA_F_NESTED, parts)
+        body += attribute(CTA_FILTER | NLA_F_NESTED, attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
+    return message(IPCTNL_MSG_CT_GET, 0, NFGENMSG.pack(AF[sweep.family], 0, 0) + body)
 
 
 def parse(body: bytes, number: int) -> ConntrackEntry | None:
     """Read one entry of a dump; None for protocols without ports."""
     found = dict(attributes(body, NFGENMSG.size))
-    original = _tuple(found.get(TUPLE_ORIG, EMPTY), number)
-    reply = _tuple(found.get(TUPLE_REPLY, EMPTY), number)
+    original = _tuple(found.get(CTA_TUPLE_ORIG, EMPTY), number)
+    reply = _tuple(found.get(CTA_TUPLE_REPLY, EMPTY), number)
     if original is None or reply is None:
         return None
-    name = attribute(TUPLE_REPLY | NESTED, bytes(found[TUPLE_REPLY]))
+    name = attribute(CTA_TUPLE_REPLY | NLA_F_NESTED, bytes(found[CTA_TUPLE_REPLY]))
     name += b"".join(attribute(kind, bytes(found[kind])) for kind in (CTA_ID, CTA_ZONE) if kind in found)
     endpoint = Destination(reply.source, reply.source_port)
     status = int.from_bytes(found.get(CTA_STATUS, EMPTY), "big")
@@ -221,14 +241,17 @@ class Tuple(NamedTuple):
 
 def _tuple(payload: memoryview, number: int) -> Tuple | None:
     parts = dict(attributes(payload))
-    ip, proto = dict(attributes(parts.get(TUPLE_IP, EMPTY))), dict(attributes(parts.get(TUPLE_PROTO, EMPTY)))
+    ip, proto = (
+        dict(attributes(parts.get(CTA_TUPLE_IP, EMPTY))),
+        dict(attributes(parts.get(CTA_TUPLE_PROTO, EMPTY))),
+    )
     try:
         return Tuple(
             bytes(ip[SOURCE[number]]),
             bytes(ip[DESTINATION[number]]),
-            proto[PROTO_NUM][0],
-            int(PORT.unpack(proto[PROTO_SRC_PORT])[0]),
-            int(PORT.unpack(proto[PROTO_DST_PORT])[0]),
+            proto[CTA_PROTO_NUM][0],
+            int(PORT.unpack(proto[CTA_PROTO_SRC_PORT])[0]),
+            int(PORT.unpack(proto[CTA_PROTO_DST_PORT])[0]),
         )
     except KeyError:
         return None

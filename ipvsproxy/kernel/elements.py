@@ -12,18 +12,30 @@ import struct
 from collections.abc import Iterator
 
 from ipvsproxy.inspect.elements import RawElement, texts
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG, NFPROTO_ARP, NFPROTO_INET
 from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.nfnetlink import (
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFPROTO_ARP,
+    NFPROTO_INET,
+    NFT_MSG_GETSETELEM,
+    NFT_SET_ELEM_INTERVAL_END,
+    NFTA_DATA_VALUE,
+    NFTA_DATA_VERDICT,
+    NFTA_LIST_ELEM,
+    NFTA_SET_ELEM_DATA,
+    NFTA_SET_ELEM_FLAGS,
+    NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_KEY_END,
+    NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
+    NFTA_VERDICT_CHAIN,
+    NFTA_VERDICT_CODE,
+    NLA_F_NESTED,
+)
 from ipvsproxy.plan.rules import ARP_SETS
 
-NFT_MSG_GETSETELEM = 10 << 8 | 13
-LIST_TABLE, LIST_SET, LIST_ELEMENTS, LIST_ELEM = 1, 2, 3, 1
-ELEM_KEY, ELEM_DATA, ELEM_FLAGS, ELEM_KEY_END = 1, 2, 3, 10
-DATA_VALUE, DATA_VERDICT = 1, 2
-VERDICT_CODE, VERDICT_CHAIN = 1, 2
-INTERVAL_END = 0x1
-"""NFT_SET_ELEM_INTERVAL_END: the element is not in the set, it is where an interval stops."""
-NESTED = 1 << 15
 BIG_U32, BIG_S32 = struct.Struct(">I"), struct.Struct(">i")
 
 
@@ -32,7 +44,7 @@ class ElementReader:
 
     def __init__(self, table: str) -> None:
         self._wire = Wire(NETLINK_NETFILTER)
-        self._table = attribute(LIST_TABLE, table.encode() + b"\0")
+        self._table = attribute(NFTA_SET_ELEM_LIST_TABLE, table.encode() + b"\0")
 
     def close(self) -> None:
         """Close the socket."""
@@ -43,12 +55,14 @@ class ElementReader:
 
         None also when there is no such set, or no table. `stop` asks for the element where that interval stops.
         """
-        wanted = attribute(ELEM_KEY | NESTED, attribute(DATA_VALUE, key))
+        wanted = attribute(NFTA_SET_ELEM_KEY | NLA_F_NESTED, attribute(NFTA_DATA_VALUE, key))
         if stop:
-            wanted += attribute(ELEM_FLAGS, BIG_U32.pack(INTERVAL_END))
-        wanted = attribute(LIST_ELEM | NESTED, wanted)
+            wanted += attribute(NFTA_SET_ELEM_FLAGS, BIG_U32.pack(NFT_SET_ELEM_INTERVAL_END))
+        wanted = attribute(NFTA_LIST_ELEM | NLA_F_NESTED, wanted)
         try:
-            answer = self._wire.request(self._question(name, attribute(LIST_ELEMENTS | NESTED, wanted)))
+            answer = self._wire.request(
+                self._question(name, attribute(NFTA_SET_ELEM_LIST_ELEMENTS | NLA_F_NESTED, wanted))
+            )
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -66,13 +80,17 @@ class ElementReader:
     def _question(self, name: str, wanted: bytes) -> bytes:
         head = NFGENMSG.pack(NFPROTO_ARP if name in ARP_SETS else NFPROTO_INET, 0, 0)
         return message(
-            NFT_MSG_GETSETELEM, 0, head + self._table + attribute(LIST_SET, name.encode() + b"\0") + wanted
+            NFT_MSG_GETSETELEM,
+            0,
+            head + self._table + attribute(NFTA_SET_ELEM_LIST_SET, name.encode() + b"\0") + wanted,
         )
 
 
 def read_all(wire: Wire, family: int, table: str, name: str) -> list[RawElement]:
     """Return all elements of a set of any table, none when there is no such set. Raises KernelError."""
-    place = attribute(LIST_TABLE, table.encode() + b"\0") + attribute(LIST_SET, name.encode() + b"\0")
+    place = attribute(NFTA_SET_ELEM_LIST_TABLE, table.encode() + b"\0") + attribute(
+        NFTA_SET_ELEM_LIST_SET, name.encode() + b"\0"
+    )
     return _dumped(wire, message(NFT_MSG_GETSETELEM, 0, NFGENMSG.pack(family, 0, 0) + place))
 
 
@@ -88,28 +106,28 @@ def _dumped(wire: Wire, question: bytes) -> list[RawElement]:
 
 def _elements(part: bytes) -> Iterator[RawElement]:
     for number, payload in attributes(part, NFGENMSG.size):
-        if number == LIST_ELEMENTS:
+        if number == NFTA_SET_ELEM_LIST_ELEMENTS:
             for _, element in attributes(payload):
                 yield _element(dict(attributes(element)))
 
 
 def _element(fields: dict[int, memoryview]) -> RawElement:
-    flags = BIG_U32.unpack_from(fields[ELEM_FLAGS])[0] if ELEM_FLAGS in fields else 0
-    data = dict(attributes(fields[ELEM_DATA])) if ELEM_DATA in fields else {}
+    flags = BIG_U32.unpack_from(fields[NFTA_SET_ELEM_FLAGS])[0] if NFTA_SET_ELEM_FLAGS in fields else 0
+    data = dict(attributes(fields[NFTA_SET_ELEM_DATA])) if NFTA_SET_ELEM_DATA in fields else {}
     code, chain = None, ""
-    if DATA_VERDICT in data:
-        verdict = dict(attributes(data[DATA_VERDICT]))
-        code = BIG_S32.unpack_from(verdict[VERDICT_CODE])[0]
-        chain = bytes(verdict.get(VERDICT_CHAIN, b"")).rstrip(b"\0").decode()
+    if NFTA_DATA_VERDICT in data:
+        verdict = dict(attributes(data[NFTA_DATA_VERDICT]))
+        code = BIG_S32.unpack_from(verdict[NFTA_VERDICT_CODE])[0]
+        chain = bytes(verdict.get(NFTA_VERDICT_CHAIN, b"")).rstrip(b"\0").decode()
     return RawElement(
-        key=_value(fields.get(ELEM_KEY)),
-        end=_value(fields.get(ELEM_KEY_END)),
-        stops=bool(flags & INTERVAL_END),
-        value=bytes(data.get(DATA_VALUE, b"")),
+        key=_value(fields.get(NFTA_SET_ELEM_KEY)),
+        end=_value(fields.get(NFTA_SET_ELEM_KEY_END)),
+        stops=bool(flags & NFT_SET_ELEM_INTERVAL_END),
+        value=bytes(data.get(NFTA_DATA_VALUE, b"")),
         code=code,
         chain=chain,
     )
 
 
 def _value(field: memoryview | None) -> bytes:
-    return bytes(dict(attributes(field)).get(DATA_VALUE, b"")) if field is not None else b""
+    return bytes(dict(attributes(field)).get(NFTA_DATA_VALUE, b"")) if field is not None else b""

@@ -19,19 +19,23 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.filters.nf_tables import read_table
-from ipvsproxy.kernel.ruleset import (
+from ipvsproxy.kernel.ruleset import read_comment
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
     NFGENMSG,
     NFT_MSG_GETCHAIN,
     NFT_MSG_GETRULE,
-    read_comment,
+    NFTA_CHAIN_NAME,
+    NFTA_CHAIN_TABLE,
+    NFTA_RULE_CHAIN,
+    NFTA_RULE_HANDLE,
+    NFTA_RULE_TABLE,
+    NFTA_RULE_USERDATA,
 )
-from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.plan.filters import FALL, RETURN, FilterChain, Packet, judge
 from nft import REPLY_MARK, Client, NftError, Table, Transaction
 
-NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 3
-NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA = 1, 2, 3, 7
 FAMILIES = {"ip": 2, "ip6": 10}
 COMMENT = "ipvsproxy replies"
 """Begins the comment of the rule, by which we know it; the mark follows, so that another one is noticed."""

@@ -15,22 +15,21 @@ from collections.abc import Sequence
 import structlog
 
 from ipvsproxy.base import messages
-from ipvsproxy.kernel.filters.kube_proxy import (
-    IPSET_MODULE,
-    IPSET_PROTOCOL,
-    IPSET_SETNAME,
-    IPSET_VERSION,
-    KubeProxyState,
-    text,
-)
+from ipvsproxy.kernel.filters.kube_proxy import IPSET_MODULE, KubeProxyState, text
 from ipvsproxy.kernel.filters.xtables import legacy_leftovers
 from ipvsproxy.kernel.forward import FAMILIES
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
 from ipvsproxy.kernel.wire.netlink import NLM_F_EXCL, KernelError, Wire, attribute, message
+from ipvsproxy.kernel.wire.nfnetlink import (
+    IPSET_ATTR_PROTOCOL,
+    IPSET_ATTR_SETNAME,
+    IPSET_CMD_DESTROY,
+    IPSET_PROTOCOL,
+    NETLINK_NETFILTER,
+    NFGENMSG,
+)
 from ipvsproxy.plan.leftovers import HAIRPIN_SETS, PATTERN, SETS, kept, removal
 from nft import Client, NftError, Table, Transaction
 
-IPSET_DESTROY = 6 << 8 | 3
 BUSY_SECONDS, BUSY_PAUSE = 2.0, 0.02
 
 log = structlog.get_logger()
@@ -148,9 +147,9 @@ def destroy_sets(names: Sequence[str], wire: Wire, patience: float) -> list[str]
 
 
 def _destroy(name: str, sequence: int) -> bytes:
-    body = NFGENMSG.pack(FAMILIES["ip"], 0, 0) + attribute(IPSET_PROTOCOL, bytes([IPSET_VERSION]))
+    body = NFGENMSG.pack(FAMILIES["ip"], 0, 0) + attribute(IPSET_ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
     # Exclusively: without it, newer kernels count what does not exist as destroyed.
-    return message(IPSET_DESTROY, NLM_F_EXCL, body + attribute(IPSET_SETNAME, text(name)), sequence)
+    return message(IPSET_CMD_DESTROY, NLM_F_EXCL, body + attribute(IPSET_ATTR_SETNAME, text(name)), sequence)
 
 
 def legacy_advice() -> list[str]:

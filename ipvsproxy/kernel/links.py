@@ -15,17 +15,14 @@ import errno
 import os
 import re
 import socket
-import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ipvsproxy.base.address import format_ip, is_node_address
 from ipvsproxy.kernel.wire.netlink import (
-    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     SEQUENCE,
@@ -35,30 +32,42 @@ from ipvsproxy.kernel.wire.netlink import (
     attributes,
     message,
 )
+from ipvsproxy.kernel.wire.rtnetlink import (
+    AF_BRIDGE,
+    IFA_ADDRESS,
+    IFA_BROADCAST,
+    IFA_F_SECONDARY,
+    IFA_LOCAL,
+    IFADDRMSG,
+    IFINFOMSG,
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    NDA_DST,
+    NDMSG,
+    NETLINK_ROUTE,
+    ROUTE_PROTOCOL,
+    RT_TABLE_LOCAL,
+    RTA_DST,
+    RTA_OIF,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
+    RTM_NEWLINK,
+    RTMSG,
+    RTN_LOCAL,
+    U32,
+    address_message,
+    next_hops,
+    route_frame,
+)
 from ipvsproxy.plan.node import THIS_NODE, Reserved
 from ipvsproxy.plan.state import Vip, VipForm
 
 LINK_NAME = "kube-ipvs0"
 """Calico recognises the IPVS mode by this name, so it is not ours to choose."""
-ROUTE_PROTOCOL = 118
-"""rtm_protocol of our routes; unused in iproute2's rt_protos."""
-NETLINK_ROUTE = 0
 DNS_PORT = 53
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_GETNEIGH, AF_BRIDGE, NDA_DST = 30, 7, 1
-RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST = 255, 2, 254
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA = 1, 4, 5, 9, 18
-RTNEXTHOP = struct.Struct("=HBBi")
-IFA_F_SECONDARY, IFA_F_NODAD = 0x01, 0x02
-IFADDRMSG = struct.Struct("=BBBBI")
-NDMSG = struct.Struct("=BxxxiHBB")
-RTMSG = struct.Struct("=BBBBBBBBI")
-U32 = struct.Struct("=I")
-IFINFOMSG = struct.Struct("=BxHiII")
-RTM_NEWLINK, RTM_GETLINK = 16, 18
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 18, 1
 NAMED = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, LINK_NAME.encode() + b"\0")
 GET_LINK = message(RTM_GETLINK, 0, NAMED)
 NEW_LINK = message(
@@ -149,7 +158,7 @@ class Links:
         began = time.monotonic()
         if began >= self._hops_until:
             parts = self._wire.dump(message(RTM_GETROUTE, 0, RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)))
-            self._hops = frozenset(hop for part in parts for hop in _next_hops(attributes(part, RTMSG.size)))
+            self._hops = frozenset(hop for part in parts for hop in next_hops(attributes(part, RTMSG.size)))
             ended = time.monotonic()
             self._hops_until = ended + PAUSE_FACTOR * (ended - began)
         return self._hops
@@ -231,10 +240,10 @@ class Links:
 
     def _message(self, vip: Vip, sequence: int, *, add: bool) -> bytes:
         if vip.form is VipForm.ADDRESS:
-            return _address_message(vip.address, self._index, sequence, add=add)
+            return address_message(vip.address, self._index, sequence, add=add)
         # A route is deleted by the link that it goes to: one to lo may stand beside a stray one.
         link = self._strays.get(vip.address, 0) if vip.form is VipForm.STRAY else self._loopback
-        start, middle, tail = _route_frame(len(vip.address), link, add)
+        start, middle, tail = route_frame(len(vip.address), link, add)
         return start + SEQUENCE.pack(sequence) + middle + vip.address + tail
 
     def _addresses(self) -> Iterator[tuple[int, bytes]]:
@@ -282,41 +291,6 @@ def _broadcasts(address: bytes, prefix: int, fields: Mapping[int, memoryview]) -
     if prefix < 31:
         found.add((int.from_bytes(address) | (1 << 32 - prefix) - 1).to_bytes(4))
     return found
-
-
-def _next_hops(fields: Iterator[tuple[int, memoryview]]) -> Iterator[bytes]:
-    for number, payload in fields:
-        if number == RTA_GATEWAY:
-            yield bytes(payload)
-        elif number == RTA_VIA:
-            yield bytes(payload[2:])
-        elif number == RTA_MULTIPATH:
-            offset = 0
-            while offset + RTNEXTHOP.size <= len(payload):
-                length = RTNEXTHOP.unpack_from(payload, offset)[0]
-                yield from _next_hops(attributes(payload[: offset + length], offset + RTNEXTHOP.size))
-                offset += max((length + 3) & ~3, RTNEXTHOP.size)
-
-
-def _address_message(address: bytes, index: int, sequence: int, *, add: bool) -> bytes:
-    v4 = len(address) == 4
-    scope_flags = 0 if v4 else IFA_F_NODAD
-    family = socket.AF_INET if v4 else socket.AF_INET6
-    body = IFADDRMSG.pack(family, len(address) * 8, scope_flags, 0, index)
-    body += attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address)
-    return message(RTM_NEWADDR if add else RTM_DELADDR, NLM_F_CREATE | NLM_F_EXCL if add else 0, body, sequence)
-
-
-@lru_cache(maxsize=8)
-def _route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, bytes]:
-    """Return a message about a route in three pieces: cut at its sequence number and at its address."""
-    family = socket.AF_INET if length == 4 else socket.AF_INET6
-    body = RTMSG.pack(family, length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
-    tail = attribute(RTA_OIF, U32.pack(index)) if index else b""
-    # Appended, so that the route can stand beside the one that an address of the same VIP has made.
-    flags = NLM_F_CREATE | NLM_F_APPEND if add else 0
-    framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)
-    return framed[:8], framed[12 : len(framed) - len(tail) - length], tail
 
 
 def reserved(links: Links, nameservers: Iterable[bytes]) -> Iterator[Reserved]:

@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ipvsproxy.kernel.process import PROC
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER
 from ipvsproxy.kernel.wire.netlink import HEADER, listen, messages_in
+from ipvsproxy.kernel.wire.nfnetlink import NETLINK_NETFILTER
 
 GROUPS = 1 << 3 | 1 << 5
 """NFNLGRP_CONNTRACK_EXP_NEW and NFNLGRP_CONNTRACK_EXP_DESTROY: hardly ever used, and together by nobody else."""

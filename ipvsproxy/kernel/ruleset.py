@@ -8,19 +8,25 @@ stands in its comment.
 
 import errno
 import hashlib
-import struct
 from importlib.metadata import version
 
 from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.nfnetlink import (
+    FAMILY_NAMES,
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFPROTO_ARP,
+    NFPROTO_INET,
+    NFT_MSG_GETGEN,
+    NFT_MSG_GETTABLE,
+    NFTA_GEN_ID,
+    NFTA_TABLE_HANDLE,
+    NFTA_TABLE_NAME,
+    NFTA_TABLE_USE,
+    NFTA_TABLE_USERDATA,
+)
 
-NETLINK_NETFILTER = 12
-NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETGEN = (10 << 8 | n for n in (1, 4, 7, 16))
-NFTA_GEN_ID = 1
-NFTA_TABLE_NAME, NFTA_TABLE_USE, NFTA_TABLE_HANDLE, NFTA_TABLE_USERDATA = 1, 3, 4, 6
-NFPROTO_INET, NFPROTO_ARP = 1, 3
 FAMILIES = (NFPROTO_INET, NFPROTO_ARP)
-FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-NFGENMSG = struct.Struct(">BBH")
 
 
 def layout(script: str) -> str:

@@ -22,22 +22,38 @@ from typing import Protocol
 import structlog
 
 from ipvsproxy.base.address import is_node_address
-from ipvsproxy.kernel.links import (
+from ipvsproxy.kernel.links import LINK_NAME, read_route
+from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in
+from ipvsproxy.kernel.wire.nfnetlink import (
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    NFT_MSG_DELSETELEM,
+    NFT_MSG_NEWCHAIN,
+    NFT_MSG_NEWGEN,
+    NFT_MSG_NEWRULE,
+    NFT_MSG_NEWSETELEM,
+    NFTA_GEN_ID,
+    NFTA_GEN_PROC_NAME,
+    NFTA_TABLE_NAME,
+)
+from ipvsproxy.kernel.wire.rtnetlink import (
     IFA_ADDRESS,
     IFA_LOCAL,
     IFADDRMSG,
-    LINK_NAME,
+    IFINFOMSG,
+    IFLA_IFNAME,
     NETLINK_ROUTE,
     ROUTE_PROTOCOL,
     RTA_DST,
+    RTM_DELLINK,
     RTM_DELROUTE,
     RTM_NEWADDR,
+    RTM_NEWLINK,
     RTM_NEWROUTE,
     RTMSG,
-    read_route,
 )
-from ipvsproxy.kernel.ruleset import NETLINK_NETFILTER, NFGENMSG
-from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in
 from ipvsproxy.plan.notification import Notification, RulesChanged, VipsChanged
 from ipvsproxy.plan.state import Vip, VipForm
 
@@ -45,14 +61,10 @@ LINK_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 RULE_GROUPS = 1 << 6
 """NFNLGRP_NFTABLES."""
-RTM_NEWLINK, RTM_DELLINK = 16, 17
-IFINFOMSG = struct.Struct("=BxHiII")
-IFLA_IFNAME = 3
-SET_ELEMENTS, NEW_GENERATION = (12, 14), 15
+SET_ELEMENTS = (NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM)
 """NFT_MSG_NEWSETELEM and DELSETELEM, NEWGEN."""
-FILTERING, IP_FAMILIES = (3, 6), (2, 10)
+FILTERING, IP_FAMILIES = (NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE), (NFPROTO_IPV4, NFPROTO_IPV6)
 """NFT_MSG_NEWCHAIN and NEWRULE; NFPROTO_IPV4 and IPV6."""
-TABLE_NAME, GENERATION_ID, PROGRAM = 1, 1, 3
 ATTRIBUTE_LENGTH = struct.Struct("=H")
 RECEIVE_BUFFER = 32 << 20
 """Room for the elements of a large ruleset: each one that we load is told to us as well."""
@@ -245,8 +257,8 @@ class RuleNotifications:
 
     def __init__(self, table: str, noticed: Callable[[Notification], None]) -> None:
         # Messages of nf_tables begin with their table, those of elements go on with the set.
-        self._table = attribute(TABLE_NAME, table.encode() + b"\0")
-        self._filter = attribute(TABLE_NAME, b"filter\0")
+        self._table = attribute(NFTA_TABLE_NAME, table.encode() + b"\0")
+        self._filter = attribute(NFTA_TABLE_NAME, b"filter\0")
         self._noticed = noticed
         self._sets: set[bytes] = set()
         self._whole = self._forward = False
@@ -259,7 +271,7 @@ class RuleNotifications:
         """Sort the messages of one datagram; a transaction may take several."""
         for kind, _, _, body in messages:
             number = kind & 0xFF
-            if number == NEW_GENERATION:
+            if number == NFT_MSG_NEWGEN:
                 self._end(body)
             elif body.startswith(self._table, NFGENMSG.size):
                 if number in SET_ELEMENTS:
@@ -278,9 +290,9 @@ class RuleNotifications:
         if not (self._sets or self._whole or self._forward):
             return
         fields = dict(attributes(body, NFGENMSG.size))
-        number = int.from_bytes(fields[GENERATION_ID], "big")
+        number = int.from_bytes(fields[NFTA_GEN_ID], "big")
         sets = frozenset(map(_text, self._sets))
-        program = _text(bytes(fields.get(PROGRAM, b"")))
+        program = _text(bytes(fields.get(NFTA_GEN_PROC_NAME, b"")))
         self._noticed(RulesChanged(number, sets, self._whole, program, forward=self._forward))
         self._sets, self._whole, self._forward = set(), False, False
 

@@ -7,9 +7,10 @@ has no way around libnftables, so its floor is one load of the same text.
 import socket
 
 from ipvsproxy.kernel.ipvs import NETLINK_GENERIC
-from ipvsproxy.kernel.links import NETLINK_ROUTE, Links
+from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.wire.ipvs import encode
 from ipvsproxy.kernel.wire.netlink import LAST, generic_family
+from ipvsproxy.kernel.wire.rtnetlink import NETLINK_ROUTE
 from nft import Libnftables
 from tests.bench.machine import Proxy, timed
 from tests.bench.namespace import fresh_network

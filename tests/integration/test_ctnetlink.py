@@ -14,7 +14,7 @@ import pytest
 
 from ipvsproxy.base.address import Cidr, parse_cidr, parse_ip
 from ipvsproxy.kernel import conntrack
-from ipvsproxy.kernel.conntrack import AF, DESTINATION, NESTED, NFGENMSG, SOURCE, Conntrack
+from ipvsproxy.kernel.conntrack import AF, DESTINATION, NFGENMSG, NLA_F_NESTED, SOURCE, Conntrack
 from ipvsproxy.kernel.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, Wire, attribute, message
 from ipvsproxy.plan.stale import GONE, Sweep, SweepRule
 from ipvsproxy.plan.state import Destination, FrontendKey
@@ -48,14 +48,15 @@ def creation(name: FrontendKey, endpoint: Destination, source: bytes, index: int
         ip = attribute(SOURCE[family], addresses[0]) + attribute(DESTINATION[family], addresses[1])
         proto = attribute(1, bytes((name.protocol,)))
         proto += attribute(2, struct.pack("!H", ports[0])) + attribute(3, struct.pack("!H", ports[1]))
-        return attribute(number | NESTED, attribute(1 | NESTED, ip) + attribute(2 | NESTED, proto))
+        parts = attribute(1 | NLA_F_NESTED, ip) + attribute(2 | NLA_F_NESTED, proto)
+        return attribute(number | NLA_F_NESTED, parts)
 
     body = direction(1, (source, name.address), (port, name.port))
     body += direction(2, (endpoint.address, source), (endpoint.port, port))
     body += attribute(TIMEOUT, struct.pack("!I", 600))
     if name.protocol == TCP:
-        established = attribute(1 | NESTED, attribute(1, b"\x03"))
-        body += attribute(PROTOINFO | NESTED, established)
+        established = attribute(1 | NLA_F_NESTED, attribute(1, b"\x03"))
+        body += attribute(PROTOINFO | NLA_F_NESTED, established)
     return message(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, NFGENMSG.pack(AF[family], 0, 0) + body, index)
 
 
@@ -94,7 +95,7 @@ def table(session_lab: Lab) -> Iterator[Table]:
         made = Table()
     yield made
     for family in (4, 6):  # a deletion without a tuple empties the table of a family
-        made.wire.batch([message(conntrack.CT_DELETE, 0, NFGENMSG.pack(AF[family], 0, 0), 0)])
+        made.wire.batch([message(conntrack.IPCTNL_MSG_CT_DELETE, 0, NFGENMSG.pack(AF[family], 0, 0), 0)])
     made.close()
 
 
@@ -144,8 +145,8 @@ def test_the_kernel_lists_no_more_than_it_was_asked_for(table: Table, family: in
 
 def test_a_kernel_that_cannot_filter_is_asked_without(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     table.add((frontend(1), pod(1), client(1)), (frontend(2), pod(1), client(2)))
-    unknown = attribute(conntrack.CTA_FILTER | NESTED, attribute(1, b"\xff\xff\xff\xff"))
-    refused = message(conntrack.CT_GET, 0, NFGENMSG.pack(AF[4], 0, 0) + unknown)
+    unknown = attribute(conntrack.CTA_FILTER | NLA_F_NESTED, attribute(1, b"\xff\xff\xff\xff"))
+    refused = message(conntrack.IPCTNL_MSG_CT_GET, 0, NFGENMSG.pack(AF[4], 0, 0) + unknown)
     monkeypatch.setattr(conntrack, "question", lambda _: refused)
     assert table.listed(Sweep(4, UDP, {frontend(1): GONE})) == 2
     assert table.conntrack.sweep(Sweep(4, UDP, {frontend(1): GONE})) == 1

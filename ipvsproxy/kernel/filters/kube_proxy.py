@@ -13,20 +13,33 @@ from pathlib import Path
 from ipvsproxy.kernel.filters.legacy import read_legacy
 from ipvsproxy.kernel.filters.xtables import legacy_leftovers
 from ipvsproxy.kernel.forward import FAMILIES
-from ipvsproxy.kernel.ruleset import (
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.nfnetlink import (
+    IPSET_ATTR_PROTOCOL,
+    IPSET_ATTR_SETNAME,
+    IPSET_CMD_HEADER,
+    IPSET_PROTOCOL,
     NETLINK_NETFILTER,
     NFGENMSG,
     NFT_MSG_GETCHAIN,
     NFT_MSG_GETRULE,
     NFT_MSG_GETTABLE,
+    NFTA_CHAIN_HOOK,
+    NFTA_CHAIN_NAME,
+    NFTA_CHAIN_TABLE,
+    NFTA_DATA_VERDICT,
+    NFTA_EXPR_DATA,
+    NFTA_EXPR_NAME,
+    NFTA_IMMEDIATE_DATA,
+    NFTA_RULE_CHAIN,
+    NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_HANDLE,
+    NFTA_RULE_TABLE,
+    NFTA_TABLE_NAME,
+    NFTA_VERDICT_CHAIN,
 )
-from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.plan.leftovers import OWN_TABLE, SETS, TABLES, Found, Item, Jump, going, is_leftover
 
-TABLE_NAME, CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK = 1, 1, 3, 4
-RULE_TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS = 1, 2, 3, 4
-EXPRESSION_NAME, EXPRESSION_DATA, IMMEDIATE_DATA, DATA_VERDICT, VERDICT_CHAIN = 1, 2, 2, 2, 2
-IPSET_HEADER, IPSET_PROTOCOL, IPSET_SETNAME, IPSET_VERSION = 6 << 8 | 12, 1, 2, 6
 IPSET_MODULE = Path("/sys/module/ip_set")
 TABLE_FAMILIES = {4: "ip", 6: "ip6"}
 SERVICES = "KUBE-SERVICES"
@@ -53,7 +66,7 @@ class KubeProxyState:
 
     def tables(self) -> list[str]:
         """Return the tables of the nftables mode."""
-        body = attribute(TABLE_NAME, text(OWN_TABLE))
+        body = attribute(NFTA_TABLE_NAME, text(OWN_TABLE))
         return [f"{family} {OWN_TABLE}" for family in FAMILIES if self._has(NFT_MSG_GETTABLE, family, body)]
 
     def sets(self) -> list[str]:
@@ -99,26 +112,28 @@ class KubeProxyState:
         parts = self._wire.dump(message(NFT_MSG_GETCHAIN, 0, NFGENMSG.pack(family, 0, 0)))
         chains = (dict(attributes(part, NFGENMSG.size)) for part in parts)
         return {
-            _string(chain[CHAIN_NAME]): CHAIN_HOOK in chain
+            _string(chain[NFTA_CHAIN_NAME]): NFTA_CHAIN_HOOK in chain
             for chain in chains
-            if _string(chain[CHAIN_TABLE]) == table
+            if _string(chain[NFTA_CHAIN_TABLE]) == table
         }
 
     def _jumps(self, family: int, table: str, chain: str) -> Iterator[Jump]:
         body = (
-            NFGENMSG.pack(family, 0, 0) + attribute(RULE_TABLE, text(table)) + attribute(RULE_CHAIN, text(chain))
+            NFGENMSG.pack(family, 0, 0)
+            + attribute(NFTA_RULE_TABLE, text(table))
+            + attribute(NFTA_RULE_CHAIN, text(chain))
         )
         for part in self._wire.dump(message(NFT_MSG_GETRULE, 0, body)):
             rule = dict(attributes(part, NFGENMSG.size))
-            for target in targets(rule.get(RULE_EXPRESSIONS, memoryview(b""))):
-                yield Jump(chain, struct.unpack(">Q", rule[RULE_HANDLE])[0], target)
+            for target in targets(rule.get(NFTA_RULE_EXPRESSIONS, memoryview(b""))):
+                yield Jump(chain, struct.unpack(">Q", rule[NFTA_RULE_HANDLE])[0], target)
 
     def _has(self, kind: int, family: str, body: bytes) -> bool:
         return self._asked(kind, NFGENMSG.pack(FAMILIES[family], 0, 0) + body)
 
     def _has_set(self, name: str) -> bool:
-        body = NFGENMSG.pack(FAMILIES["ip"], 0, 0) + attribute(IPSET_PROTOCOL, bytes([IPSET_VERSION]))
-        return self._asked(IPSET_HEADER, body + attribute(IPSET_SETNAME, text(name)))
+        body = NFGENMSG.pack(FAMILIES["ip"], 0, 0) + attribute(IPSET_ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
+        return self._asked(IPSET_CMD_HEADER, body + attribute(IPSET_ATTR_SETNAME, text(name)))
 
     def _asked(self, kind: int, body: bytes) -> bool:
         try:
@@ -174,17 +189,17 @@ def targets(expressions: memoryview) -> Iterator[str]:
     """Yield the chains that a rule jumps or goes to; its expressions as the kernel sends them."""
     for _, element in attributes(expressions):
         expression = dict(attributes(element))
-        if _string(expression[EXPRESSION_NAME]) != "immediate":
+        if _string(expression[NFTA_EXPR_NAME]) != "immediate":
             continue
-        data = dict(attributes(expression[EXPRESSION_DATA])).get(IMMEDIATE_DATA, memoryview(b""))
-        verdict = dict(attributes(data)).get(DATA_VERDICT, memoryview(b""))
-        chain = dict(attributes(verdict)).get(VERDICT_CHAIN)
+        data = dict(attributes(expression[NFTA_EXPR_DATA])).get(NFTA_IMMEDIATE_DATA, memoryview(b""))
+        verdict = dict(attributes(data)).get(NFTA_DATA_VERDICT, memoryview(b""))
+        chain = dict(attributes(verdict)).get(NFTA_VERDICT_CHAIN)
         if chain is not None:
             yield _string(chain)
 
 
 def _chain(table: str, name: str) -> bytes:
-    return attribute(CHAIN_TABLE, text(table)) + attribute(CHAIN_NAME, text(name))
+    return attribute(NFTA_CHAIN_TABLE, text(table)) + attribute(NFTA_CHAIN_NAME, text(name))
 
 
 def text(name: str) -> bytes:

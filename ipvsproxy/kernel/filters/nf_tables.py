@@ -15,15 +15,79 @@ from msgspec.structs import replace
 
 from ipvsproxy.kernel.filters.sets import SetEntry, Sets
 from ipvsproxy.kernel.filters.xt import read_match, read_target
-from ipvsproxy.kernel.ruleset import (
+from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.nfnetlink import (
     FAMILY_NAMES,
     NETLINK_NETFILTER,
     NFGENMSG,
+    NFT_FIB_RESULT_ADDRTYPE,
+    NFT_LOOKUP_F_INV,
+    NFT_META_MARK,
     NFT_MSG_GETCHAIN,
     NFT_MSG_GETRULE,
     NFT_MSG_GETTABLE,
+    NFT_PAYLOAD_NETWORK_HEADER,
+    NFT_PAYLOAD_TRANSPORT_HEADER,
+    NFT_REG_VERDICT,
+    NFT_TABLE_F_DORMANT,
+    NFTA_BITWISE_DREG,
+    NFTA_BITWISE_MASK,
+    NFTA_BITWISE_SREG,
+    NFTA_BITWISE_XOR,
+    NFTA_CHAIN_HOOK,
+    NFTA_CHAIN_NAME,
+    NFTA_CHAIN_POLICY,
+    NFTA_CHAIN_TABLE,
+    NFTA_CHAIN_TYPE,
+    NFTA_CMP_DATA,
+    NFTA_CMP_OP,
+    NFTA_CMP_SREG,
+    NFTA_COUNTER_PACKETS,
+    NFTA_CT_DREG,
+    NFTA_CT_KEY,
+    NFTA_DATA_VERDICT,
+    NFTA_EXPR_DATA,
+    NFTA_EXPR_NAME,
+    NFTA_FIB_DREG,
+    NFTA_FIB_F_DADDR,
+    NFTA_FIB_FLAGS,
+    NFTA_FIB_RESULT,
+    NFTA_HOOK_HOOKNUM,
+    NFTA_HOOK_PRIORITY,
+    NFTA_IMMEDIATE_DATA,
+    NFTA_IMMEDIATE_DREG,
+    NFTA_LOOKUP_DREG,
+    NFTA_LOOKUP_FLAGS,
+    NFTA_LOOKUP_SET,
+    NFTA_LOOKUP_SREG,
+    NFTA_MATCH_INFO,
+    NFTA_MATCH_NAME,
+    NFTA_MATCH_REV,
+    NFTA_META_DREG,
+    NFTA_META_KEY,
+    NFTA_META_SREG,
+    NFTA_NAT_TYPE,
+    NFTA_PAYLOAD_BASE,
+    NFTA_PAYLOAD_DREG,
+    NFTA_PAYLOAD_LEN,
+    NFTA_PAYLOAD_OFFSET,
+    NFTA_RANGE_FROM_DATA,
+    NFTA_RANGE_OP,
+    NFTA_RANGE_SREG,
+    NFTA_RANGE_TO_DATA,
+    NFTA_RULE_CHAIN,
+    NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_HANDLE,
+    NFTA_RULE_TABLE,
+    NFTA_RULE_USERDATA,
+    NFTA_TABLE_FLAGS,
+    NFTA_TABLE_NAME,
+    NFTA_TARGET_INFO,
+    NFTA_TARGET_NAME,
+    NFTA_TARGET_REV,
+    NFTA_VERDICT_CHAIN,
+    NFTA_VERDICT_CODE,
 )
-from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message
 from ipvsproxy.plan.filters import UNKNOWN, UNTRACKED, Condition, FilterChain, FilterRule
 
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
@@ -32,8 +96,6 @@ NETWORK = {(12, 4): "saddr", (16, 4): "daddr", (8, 16): "saddr", (24, 16): "dadd
 TRANSPORT = {(0, 2): "sport", (2, 2): "dport"}
 META = {3: "mark", 6: "iifname", 7: "oifname", 15: "nfproto", 16: "l4proto"}
 CT = {0: "ctstate"}
-META_MARK = 3
-TABLE_FLAGS, DORMANT = 2, 0x1
 HARMLESS = frozenset(("counter", "log", "dup"))
 VERDICT_BY_NAME = {
     "masq": "masquerade",
@@ -50,7 +112,6 @@ SIZES = {
 }  # fmt: skip
 """Of the fields that are looked up in sets, by their size in bytes."""
 NOTHING = (b"\xff", b"\0")
-VERDICT_REGISTER = 0
 OURS = "ipvsproxy"
 
 Fields = dict[int, memoryview]
@@ -78,7 +139,7 @@ def read_chains() -> tuple[FilterChain, ...]:
 
 def read_table(wire: Wire, family: int, table: str) -> dict[str, FilterChain]:
     """Return the chains of one table by name, none when there is no such table. Raises KernelError."""
-    question = NFGENMSG.pack(family, 0, 0) + attribute(1, table.encode() + b"\0")
+    question = NFGENMSG.pack(family, 0, 0) + attribute(NFTA_RULE_TABLE, table.encode() + b"\0")
     return {c.name: c for c in _read(wire, question) if c.table == table}
 
 
@@ -87,7 +148,7 @@ def _read(wire: Wire, question: bytes) -> Iterator[FilterChain]:
     rules: dict[tuple[int, str, str], list[FilterRule]] = {}
     for part in wire.dump(message(NFT_MSG_GETRULE, 0, question)):
         fields = dict(attributes(part, NFGENMSG.size))
-        family, table, chain = part[0], text(fields[1]), text(fields[2])
+        family, table, chain = part[0], text(fields[NFTA_RULE_TABLE]), text(fields[NFTA_RULE_CHAIN])
         known = partial(sets.entries, family, table) if table != OURS else _unknown
         rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
     # The kernel takes no table here: all chains of a family are told.
@@ -99,24 +160,24 @@ def _dormant(wire: Wire) -> Iterator[tuple[str, str]]:
     """Yield family and name of the tables whose chains no packet meets."""
     for part in wire.dump(message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(0, 0, 0))):
         fields = dict(attributes(part, NFGENMSG.size))
-        if TABLE_FLAGS in fields and _u32(fields[TABLE_FLAGS]) & DORMANT:
-            yield FAMILY_NAMES.get(part[0], str(part[0])), text(fields[1])
+        if NFTA_TABLE_FLAGS in fields and _u32(fields[NFTA_TABLE_FLAGS]) & NFT_TABLE_F_DORMANT:
+            yield FAMILY_NAMES.get(part[0], str(part[0])), text(fields[NFTA_TABLE_NAME])
 
 
 def _chain(part: bytes, rules: dict[tuple[int, str, str], list[FilterRule]]) -> FilterChain:
     fields = dict(attributes(part, NFGENMSG.size))
-    table, name = text(fields[1]), text(fields[3])
-    hook = dict(attributes(fields[4])) if 4 in fields else {}
+    table, name = text(fields[NFTA_CHAIN_TABLE]), text(fields[NFTA_CHAIN_NAME])
+    hook = dict(attributes(fields[NFTA_CHAIN_HOOK])) if NFTA_CHAIN_HOOK in fields else {}
     family = FAMILY_NAMES.get(part[0], str(part[0]))
-    number = _u32(hook[1]) if 1 in hook else len(HOOKS)
+    number = _u32(hook[NFTA_HOOK_HOOKNUM]) if NFTA_HOOK_HOOKNUM in hook else len(HOOKS)
     return FilterChain(
         family=family,
         table=table,
         name=name,
         hook=HOOKS[number] if number < len(HOOKS) and family not in ("netdev", "arp") else "",
-        kind=text(fields[7]) if 7 in fields else "",
-        priority=struct.unpack(">i", hook[2])[0] if 2 in hook else 0,
-        policy="drop" if 5 in fields and _u32(fields[5]) == 0 else "accept",
+        kind=text(fields[NFTA_CHAIN_TYPE]) if NFTA_CHAIN_TYPE in fields else "",
+        priority=struct.unpack(">i", hook[NFTA_HOOK_PRIORITY])[0] if NFTA_HOOK_PRIORITY in hook else 0,
+        policy="drop" if NFTA_CHAIN_POLICY in fields and _u32(fields[NFTA_CHAIN_POLICY]) == 0 else "accept",
         rules=tuple(rules.get((part[0], table, name), ())),
     )
 
@@ -128,11 +189,13 @@ def _unknown(_: str) -> None:
 def _rules(fields: Fields, sets: Lookup) -> Iterator[FilterRule]:
     """Yield a rule; one with a map of verdicts as a rule for each entry."""
     reading = _Reading(sets)
-    for _, element in attributes(fields.get(4, memoryview(b""))):
+    for _, element in attributes(fields.get(NFTA_RULE_EXPRESSIONS, memoryview(b""))):
         expression = dict(attributes(element))
-        reading.take(text(expression[1]), dict(attributes(expression.get(2, memoryview(b"")))))
-    (handle,) = struct.unpack(">Q", fields[3])
-    data = bytes(fields.get(7, b""))
+        reading.take(
+            text(expression[NFTA_EXPR_NAME]), dict(attributes(expression.get(NFTA_EXPR_DATA, memoryview(b""))))
+        )
+    (handle,) = struct.unpack(">Q", fields[NFTA_RULE_HANDLE])
+    data = bytes(fields.get(NFTA_RULE_USERDATA, b""))
     comment = data[2 : 2 + data[1]].rstrip(b"\0").decode(errors="replace") if data[:1] == b"\0" else ""
     rule = FilterRule(
         handle=handle,
@@ -188,66 +251,85 @@ class _Reading:
         self._registers[register] = Register(field, size)
 
     def _payload(self, fields: Fields) -> None:
-        if 1 not in fields:
+        if NFTA_PAYLOAD_DREG not in fields:
             return  # it writes into the packet
-        table = {1: NETWORK, 2: TRANSPORT}.get(_u32(fields[2]), {})
-        offset, length = _u32(fields[3]), _u32(fields[4])
+        table = {NFT_PAYLOAD_NETWORK_HEADER: NETWORK, NFT_PAYLOAD_TRANSPORT_HEADER: TRANSPORT}.get(
+            _u32(fields[NFTA_PAYLOAD_BASE]), {}
+        )
+        offset, length = _u32(fields[NFTA_PAYLOAD_OFFSET]), _u32(fields[NFTA_PAYLOAD_LEN])
         # A prefix on a byte boundary is loaded as a shorter address.
         whole = next(((at, size) for at, size in table if at == offset and size >= length), (0, 0))
-        self._load(_u32(fields[1]), table.get(whole, UNKNOWN), whole[1])
+        self._load(_u32(fields[NFTA_PAYLOAD_DREG]), table.get(whole, UNKNOWN), whole[1])
 
     def _meta(self, fields: Fields) -> None:
-        key = _u32(fields[2])
-        if 1 in fields:
-            self._load(_u32(fields[1]), META.get(key, UNKNOWN))
-        elif key == META_MARK:
-            source = self._registers.get(_u32(fields[3]), Register())
+        key = _u32(fields[NFTA_META_KEY])
+        if NFTA_META_DREG in fields:
+            self._load(_u32(fields[NFTA_META_DREG]), META.get(key, UNKNOWN))
+        elif key == NFT_META_MARK:
+            source = self._registers.get(_u32(fields[NFTA_META_SREG]), Register())
             kept = _number(source.mask) if source.field == "mark" else 0
             self.marks |= (~kept & 0xFFFFFFFF) | (_number(source.xor) if source.field == "mark" else 0)
 
     def _ct(self, fields: Fields) -> None:
-        if 1 in fields:
-            self._load(_u32(fields[1]), CT.get(_u32(fields[2]), UNKNOWN))
+        if NFTA_CT_DREG in fields:
+            self._load(_u32(fields[NFTA_CT_DREG]), CT.get(_u32(fields[NFTA_CT_KEY]), UNKNOWN))
 
     def _fib(self, fields: Fields) -> None:
-        is_type_of_destination = _u32(fields[2]) == 3 and _u32(fields[3]) & 2
-        self._load(_u32(fields[1]), "daddrtype" if is_type_of_destination else UNKNOWN)
+        is_type_of_destination = (
+            _u32(fields[NFTA_FIB_RESULT]) == NFT_FIB_RESULT_ADDRTYPE
+            and _u32(fields[NFTA_FIB_FLAGS]) & NFTA_FIB_F_DADDR
+        )
+        self._load(_u32(fields[NFTA_FIB_DREG]), "daddrtype" if is_type_of_destination else UNKNOWN)
 
     def _bitwise(self, fields: Fields) -> None:
-        source = self._registers.get(_u32(fields[1]), Register())
-        is_mask = 4 in fields and 5 in fields
-        made = Register(source.field, 0, _value(fields[4]), _value(fields[5])) if is_mask else Register()
-        self._registers[_u32(fields[2])] = made
+        source = self._registers.get(_u32(fields[NFTA_BITWISE_SREG]), Register())
+        is_mask = NFTA_BITWISE_MASK in fields and NFTA_BITWISE_XOR in fields
+        made = (
+            Register(source.field, 0, _value(fields[NFTA_BITWISE_MASK]), _value(fields[NFTA_BITWISE_XOR]))
+            if is_mask
+            else Register()
+        )
+        self._registers[_u32(fields[NFTA_BITWISE_DREG])] = made
 
     def _cmp(self, fields: Fields) -> None:
-        register, operation, value = self._registers.get(_u32(fields[1])), _u32(fields[2]), _value(fields[3])
+        register, operation, value = (
+            self._registers.get(_u32(fields[NFTA_CMP_SREG])),
+            _u32(fields[NFTA_CMP_OP]),
+            _value(fields[NFTA_CMP_DATA]),
+        )
         self.matches += _compared(register or Register(), operation, value)
 
     def _range(self, fields: Fields) -> None:
-        register = self._registers.get(_u32(fields[1]), Register())
-        low, high = _value(fields[3]), _value(fields[4])
-        self.matches.append(Condition(register.field, low, high, b"", bool(_u32(fields[2]))))
+        register = self._registers.get(_u32(fields[NFTA_RANGE_SREG]), Register())
+        low, high = _value(fields[NFTA_RANGE_FROM_DATA]), _value(fields[NFTA_RANGE_TO_DATA])
+        self.matches.append(Condition(register.field, low, high, b"", bool(_u32(fields[NFTA_RANGE_OP]))))
 
     def _immediate(self, fields: Fields) -> None:
-        data = dict(attributes(fields[2]))
-        if 2 not in data:
-            self._load(_u32(fields[1]), "constant")
+        data = dict(attributes(fields[NFTA_IMMEDIATE_DATA]))
+        if NFTA_DATA_VERDICT not in data:
+            self._load(_u32(fields[NFTA_IMMEDIATE_DREG]), "constant")
             return
-        verdict = dict(attributes(data[2]))
-        (code,) = struct.unpack(">i", verdict[1])
+        verdict = dict(attributes(data[NFTA_DATA_VERDICT]))
+        (code,) = struct.unpack(">i", verdict[NFTA_VERDICT_CODE])
         if self.verdict != UNTRACKED:  # whatever follows: conntrack will not know the packet
             self.verdict = VERDICTS.get(code, "")
-            self.target = text(verdict[2]) if 2 in verdict else ""
+            self.target = text(verdict[NFTA_VERDICT_CHAIN]) if NFTA_VERDICT_CHAIN in verdict else ""
 
     def _lookup(self, fields: Fields) -> None:
         """A set is a condition, a map of verdicts many rules, another map a condition and a value."""
-        register = self._registers.get(_u32(fields[2]), Register())
-        found = _judged(register, self._sets(text(fields[1])) if register.field in SIZES else None)
-        to = _u32(fields[3]) if 3 in fields else None
-        if to == VERDICT_REGISTER:
+        register = self._registers.get(_u32(fields[NFTA_LOOKUP_SREG]), Register())
+        found = _judged(register, self._sets(text(fields[NFTA_LOOKUP_SET])) if register.field in SIZES else None)
+        to = _u32(fields[NFTA_LOOKUP_DREG]) if NFTA_LOOKUP_DREG in fields else None
+        if to == NFT_REG_VERDICT:
             self._choose(register.field, found)
             return
-        self.matches.append(_one_of(register.field, found, negated=5 in fields and bool(_u32(fields[5]) & 1)))
+        self.matches.append(
+            _one_of(
+                register.field,
+                found,
+                negated=NFTA_LOOKUP_FLAGS in fields and bool(_u32(fields[NFTA_LOOKUP_FLAGS]) & NFT_LOOKUP_F_INV),
+            )
+        )
         if to is not None:
             self._load(to, UNKNOWN)
 
@@ -266,19 +348,23 @@ class _Reading:
         ]
 
     def _nat(self, fields: Fields) -> None:
-        self.verdict = "dnat" if _u32(fields[1]) else "snat"
+        self.verdict = "dnat" if _u32(fields[NFTA_NAT_TYPE]) else "snat"
 
     def _match(self, fields: Fields) -> None:
-        found = read_match(text(fields[1]), _u32(fields[2]), bytes(fields[3]))
+        found = read_match(
+            text(fields[NFTA_MATCH_NAME]), _u32(fields[NFTA_MATCH_REV]), bytes(fields[NFTA_MATCH_INFO])
+        )
         self.matches += found.matches
         self.comment = self.comment or found.comment
 
     def _target(self, fields: Fields) -> None:
-        found = read_target(text(fields[1]), _u32(fields[2]), bytes(fields[3]))
+        found = read_target(
+            text(fields[NFTA_TARGET_NAME]), _u32(fields[NFTA_TARGET_REV]), bytes(fields[NFTA_TARGET_INFO])
+        )
         self.verdict, self.marks = found.verdict, self.marks | found.marks
 
     def _counter(self, fields: Fields) -> None:
-        (self.packets,) = struct.unpack(">Q", fields[2])
+        (self.packets,) = struct.unpack(">Q", fields[NFTA_COUNTER_PACKETS])
 
 
 def _judged(register: Register, found: Sequence[SetEntry] | None) -> list[SetEntry] | None:

@@ -12,12 +12,17 @@ from typing import NamedTuple
 
 from ipvsproxy.inspect.elements import RawElement
 from ipvsproxy.kernel.elements import read_all
-from ipvsproxy.kernel.ruleset import NFGENMSG
 from ipvsproxy.kernel.wire.netlink import Wire, attributes, message
+from ipvsproxy.kernel.wire.nfnetlink import (
+    NFGENMSG,
+    NFT_MSG_GETSET,
+    NFT_SET_CONCAT,
+    NFT_SET_INTERVAL,
+    NFTA_SET_FLAGS,
+    NFTA_SET_NAME,
+    NFTA_SET_TABLE,
+)
 
-NFT_MSG_GETSET = 10 << 8 | 10
-SET_TABLE, SET_NAME, SET_FLAGS = 1, 2, 3
-INTERVAL, CONCATENATED = 0x4, 0x80
 U32 = struct.Struct(">I")
 MOST = 256
 """Elements that are judged; of longer lists (ipsets of a firewall) nothing is said."""
@@ -40,17 +45,17 @@ class Sets:
         self._flags: dict[tuple[int, str, str], int] = {}
         for part in wire.dump(message(NFT_MSG_GETSET, 0, NFGENMSG.pack(0, 0, 0))):
             fields = dict(attributes(part, NFGENMSG.size))
-            name = part[0], _text(fields[SET_TABLE]), _text(fields[SET_NAME])
-            self._flags[name] = U32.unpack(fields[SET_FLAGS])[0] if SET_FLAGS in fields else 0
+            name = part[0], _text(fields[NFTA_SET_TABLE]), _text(fields[NFTA_SET_NAME])
+            self._flags[name] = U32.unpack(fields[NFTA_SET_FLAGS])[0] if NFTA_SET_FLAGS in fields else 0
         self.entries = cache(self._entries)
 
     def _entries(self, family: int, table: str, name: str) -> tuple[SetEntry, ...] | None:
         """Return the entries of a set, None when they cannot be judged. Raises KernelError."""
-        flags = self._flags.get((family, table, name), CONCATENATED)
-        if flags & CONCATENATED:
+        flags = self._flags.get((family, table, name), NFT_SET_CONCAT)
+        if flags & NFT_SET_CONCAT:
             return None
         found = read_all(self._wire, family, table, name)
-        entries = tuple(intervals(found) if flags & INTERVAL else map(_single, found))
+        entries = tuple(intervals(found) if flags & NFT_SET_INTERVAL else map(_single, found))
         return entries if len(entries) <= MOST else None
 
 

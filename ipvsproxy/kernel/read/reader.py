@@ -17,7 +17,7 @@ from ipvsproxy.inspect.source import Own, masquerade_source
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.ipvs import SMALL_READ
-from ipvsproxy.kernel.links import NETLINK_ROUTE, RTA_DST, RTA_OIF, RTM_GETROUTE, RTMSG, RTN_LOCAL, Links, reserved
+from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.rules import TABLE
@@ -33,14 +33,22 @@ from ipvsproxy.kernel.wire.netlink import (
     generic_family,
     message,
 )
+from ipvsproxy.kernel.wire.rtnetlink import (
+    NETLINK_ROUTE,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_OIF,
+    RTA_PREFSRC,
+    RTM_F_FIB_MATCH,
+    RTM_GETROUTE,
+    RTMSG,
+    RTN_LOCAL,
+)
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import ElementKey, FrontendKey, ServerState, Vip
 
 NETLINK_GENERIC = 16
-RTA_GATEWAY, RTA_PREFSRC = 5, 7
-RTM_F_FIB_MATCH = 0x2000
-"""Tell the entry that was found, and not what it comes to."""
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL)
 """What the kernel says where no route leads, or one that forbids: EACCES prohibit, EINVAL blackhole."""
 NOT_THERE = (errno.ESRCH, errno.ENOENT)

@@ -26,7 +26,7 @@ def tuple_of(source, target, protocol, ports, number):
     proto = attribute(1, bytes((protocol,)))
     for kind, port in zip((2, 3), ports, strict=True):
         proto += attribute(kind, struct.pack("!H", port))
-    return attribute(1 | conntrack.NESTED, ip) + attribute(2 | conntrack.NESTED, proto)
+    return attribute(1 | conntrack.NLA_F_NESTED, ip) + attribute(2 | conntrack.NLA_F_NESTED, proto)
 
 
 def entry(name, answered_by, client, *, extra=b"", identity=7):
@@ -35,7 +35,7 @@ def entry(name, answered_by, client, *, extra=b"", identity=7):
     original = tuple_of(client, name.address, name.protocol, (4711, name.port), number)
     reply = tuple_of(answered_by.address, client, name.protocol, (answered_by.port, 4711), number)
     body = struct.pack("=BBH", conntrack.AF[number], 0, 0)
-    body += attribute(1 | conntrack.NESTED, original) + extra + attribute(2 | conntrack.NESTED, reply)
+    body += attribute(1 | conntrack.NLA_F_NESTED, original) + extra + attribute(2 | conntrack.NLA_F_NESTED, reply)
     return body + attribute(conntrack.CTA_ID, struct.pack("!I", identity))
 
 
@@ -101,8 +101,9 @@ def test_protocols_without_ports_are_none_of_ours():
     body = entry(name, pod, client)
     ip = attribute(1, client) + attribute(2, name.address)
     icmp = attribute(1, b"\x01") + attribute(4, b"\0\x01")
-    payload = attribute(1 | conntrack.NESTED, ip) + attribute(2 | conntrack.NESTED, icmp)
-    body = body[:4] + attribute(1 | conntrack.NESTED, payload) + attribute(2 | conntrack.NESTED, payload)
+    payload = attribute(1 | conntrack.NLA_F_NESTED, ip) + attribute(2 | conntrack.NLA_F_NESTED, icmp)
+    both = (attribute(kind | conntrack.NLA_F_NESTED, payload) for kind in (1, 2))
+    body = body[:4] + b"".join(both)
     assert conntrack.parse(body, 4) is None
 
 
@@ -111,7 +112,7 @@ def test_a_deletion_names_the_tuple_the_identity_and_the_zone():
     zone = attribute(conntrack.CTA_ZONE, struct.pack("!H", 5))
     found = conntrack.parse(entry(name, pod, client, extra=zone), 4)
     attributes = dict(conntrack.attributes(found.name))
-    assert attributes.keys() == {conntrack.TUPLE_REPLY, conntrack.CTA_ID, conntrack.CTA_ZONE}
+    assert attributes.keys() == {conntrack.CTA_TUPLE_REPLY, conntrack.CTA_ID, conntrack.CTA_ZONE}
     assert bytes(attributes[conntrack.CTA_ID]) == struct.pack("!I", 7)
 
 
@@ -163,7 +164,7 @@ class Told:
 
     def send(self, data):
         kind, sequence = struct.unpack_from("=4xHxxI", data)
-        if kind != conntrack.CT_GET:
+        if kind != conntrack.IPCTNL_MSG_CT_GET:
             self.deletions.append(data)
             return
         entries, interrupted = self.dumps.pop(0)

@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from ipvsproxy.kernel.filters import kube_proxy
-from ipvsproxy.kernel.ruleset import NFGENMSG
 from ipvsproxy.kernel.wire.netlink import KernelError, attribute
+from ipvsproxy.kernel.wire.nfnetlink import NFGENMSG
 from ipvsproxy.plan.filters import FilterChain, FilterRule
 
 

@@ -10,6 +10,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from ipvsproxy.kernel import links
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.wire import rtnetlink
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.node import THIS_NODE
 from ipvsproxy.plan.state import Vip, VipForm
@@ -68,7 +69,7 @@ def test_a_vip_becomes_an_address_of_its_own(made, address, family, prefix):
     assert (message["family"], message["prefixlen"], message["index"]) == (family, prefix, OWN)
     # Detecting duplicates of an IPv6 address takes a second, in which it does not work.
     assert message["flags"] == (NODAD if family == socket.AF_INET6 else 0)
-    assert message["header"]["type"] == links.RTM_NEWADDR
+    assert message["header"]["type"] == rtnetlink.RTM_NEWADDR
     assert message["header"]["flags"] & (CREATE | EXCLUSIVELY) == CREATE | EXCLUSIVELY
     assert parse_ip(message.get_attr("IFA_LOCAL")) == parse_ip(message.get_attr("IFA_ADDRESS")) == address
 
@@ -90,11 +91,11 @@ def test_a_vip_becomes_a_local_route_of_ours(made, address, family, prefix):
 def test_only_what_is_ours_is_taken_away(made, address):
     made.unbind([Vip(address, VipForm.ADDRESS)])
     message = sent(made, ifaddrmsg)
-    assert (message["header"]["type"], message["index"]) == (links.RTM_DELADDR, OWN)
+    assert (message["header"]["type"], message["index"]) == (rtnetlink.RTM_DELADDR, OWN)
     made._wire.sent.clear()
     made.unbind([Vip(address, VipForm.ROUTE)])
     message = sent(made, rtmsg)
-    assert message["header"]["type"] == links.RTM_DELROUTE
+    assert message["header"]["type"] == rtnetlink.RTM_DELROUTE
     assert (message["table"], message["proto"], message["type"]) == (255, 118, 2)
     assert parse_ip(message.get_attr("RTA_DST")) == address
 
@@ -142,11 +143,11 @@ def record(message):
 
 def test_vips_are_what_is_on_our_link_and_our_routes(made):
     made._wire.records = made._strict_wire.records = {
-        links.RTM_GETADDR: [
+        rtnetlink.RTM_GETADDR: [
             address("10.96.0.1", OWN), address("fe80::1", OWN), address("192.0.2.1", ETHERNET),
             address("127.0.0.1", LOOPBACK),
         ],
-        links.RTM_GETROUTE: [
+        rtnetlink.RTM_GETROUTE: [
             route("fd00:10:96::1"), route("10.96.0.9", proto=2), route("10.96.0.8", table=254),
             route("10.96.0.7", type=3),
         ],
@@ -156,9 +157,9 @@ def test_vips_are_what_is_on_our_link_and_our_routes(made):
 
 
 def test_the_nodes_own_addresses_are_those_of_its_subnets_and_not_what_others_put_beside_them(made):
-    secondary = links.IFA_F_SECONDARY
+    secondary = rtnetlink.IFA_F_SECONDARY
     made._wire.records = {
-        links.RTM_GETADDR: [
+        rtnetlink.RTM_GETADDR: [
             address("192.0.2.1", ETHERNET, 25, broadcast="192.0.2.255"),
             address("192.0.2.70", ETHERNET, 25, secondary), address("203.0.113.9", ETHERNET, 32),
             address("198.51.100.0", ETHERNET, 31), address("10.96.0.1", OWN, 24),
@@ -175,14 +176,14 @@ def test_the_nodes_own_addresses_are_those_of_its_subnets_and_not_what_others_pu
 
 
 def test_the_kernel_is_asked_for_our_routes_only(made):
-    made._strict_wire.records = {(links.RTM_GETROUTE, socket.AF_INET6): errno.ENOENT}
+    made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, socket.AF_INET6): errno.ENOENT}
     assert made.vips() == set()
-    asked = [rtmsg(links.message(links.RTM_GETROUTE, 0, body)) for body in made._strict_wire.asked]
+    asked = [rtmsg(links.message(rtnetlink.RTM_GETROUTE, 0, body)) for body in made._strict_wire.asked]
     for message, family in zip(asked, (socket.AF_INET, socket.AF_INET6), strict=True):
         message.decode()
         assert message["family"] == family
         assert (message["table"], message["proto"], message["type"]) == (255, 118, 2)
-    made._strict_wire.records = {links.RTM_GETROUTE: errno.ENOMEM}
+    made._strict_wire.records = {rtnetlink.RTM_GETROUTE: errno.ENOMEM}
     with pytest.raises(KernelError):
         made.vips()
 
@@ -213,7 +214,7 @@ def test_a_router_with_very_many_routes_is_not_read_all_the_time(made, monkeypat
 def test_a_route_to_another_link_is_told_and_removed_by_its_link(made):
     stray = Vip(FOUR, VipForm.STRAY)
     routes = [route("10.96.0.1", OWN), route("10.96.0.1")]
-    made._strict_wire.records = {(links.RTM_GETROUTE, socket.AF_INET): routes}
+    made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, socket.AF_INET): routes}
     assert made.vips() == {stray, Vip(FOUR, VipForm.ROUTE)}
     for vip, link in ((stray, OWN), (Vip(FOUR, VipForm.ROUTE), LOOPBACK)):
         made.unbind([vip])
@@ -262,6 +263,6 @@ def test_our_link_goes_and_nobody_elses(made, monkeypatch, their, problems, dele
 
 def test_a_route_that_stays_is_told(made, monkeypatch):
     monkeypatch.setattr(links, "IPRoute", lambda: Route({}))
-    made._strict_wire.records = {(links.RTM_GETROUTE, socket.AF_INET): [route("10.96.0.9")]}
+    made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, socket.AF_INET): [route("10.96.0.9")]}
     made._wire.failures = {0: errno.EPERM}
     assert made.remove_link() == ["route 10.96.0.9: Operation not permitted"]

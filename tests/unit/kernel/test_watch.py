@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel import watch
-from ipvsproxy.kernel.links import IFADDRMSG, RTMSG
 from ipvsproxy.kernel.watch import IFINFOMSG, Channel, LinkNotifications, RuleNotifications, Watcher
 from ipvsproxy.kernel.wire.netlink import attribute, message
+from ipvsproxy.kernel.wire.rtnetlink import IFADDRMSG, RTMSG
 from ipvsproxy.plan.notification import RulesChanged, VipsChanged
 from ipvsproxy.plan.state import Vip, VipForm
 
