@@ -37,7 +37,7 @@ MASQUERADED, ORIGINAL = "a node address", "the original source"
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the judge must know of the world."""
+    """What the judge must know of the network."""
 
     node_addresses: frozenset[str]
     health_ports: frozenset[int]

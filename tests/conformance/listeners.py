@@ -1,4 +1,4 @@
-"""Who listens in a scenario's world: every endpoint, and the hosts themselves on every address that is dialled.
+"""Who listens in a scenario's network: every endpoint, and the hosts themselves on every address that is dialled.
 
 The host's own listeners stand where a packet ends up that the proxy left alone. They answer for what must be
 passed through, and give away what went past the guard: without them a missing guard would look like a
@@ -11,7 +11,7 @@ import contextlib
 import errno
 import socket
 
-from tests.conformance.network import World
+from tests.conformance.network import Network
 from tests.conformance.places import places
 from tests.conformance.scenario_file import Scenario, endpoint_name
 from tests.lab import netns
@@ -47,7 +47,7 @@ class FlowListener(Listener):
         server.setsockopt(level, option, 1)
 
 
-def listen(responder: Responder, world: World, scenario: Scenario, *, sctp: bool) -> None:
+def listen(responder: Responder, network: Network, scenario: Scenario, *, sctp: bool) -> None:
     """Open all listeners of a scenario. The proxy must have programmed it, so that its own ports are taken."""
     where = places(scenario)
     taken: set[tuple[str, str, int, str]] = set()
@@ -60,13 +60,13 @@ def listen(responder: Responder, world: World, scenario: Scenario, *, sctp: bool
         _listen(responder, key, name)
 
     for endpoint in scenario.endpoints:
-        space = world.namespace(where[endpoint.address], endpoint.address)
+        space = network.namespace(where[endpoint.address], endpoint.address)
         for _, port, proto in endpoint.ports:
             once(space, endpoint.address, port, proto, endpoint_name(endpoint.address, port))
     for flow in scenario.flows:
         place = where.get(flow.address, "node")
         name = HOST if place == "node" else OUTSIDE
-        once(world.namespace(place, flow.address), flow.address, flow.port, flow.proto, name)
+        once(network.namespace(place, flow.address), flow.address, flow.port, flow.proto, name)
 
 
 def _listen(responder: Responder, key: tuple[str, str, int, str], name: str) -> None:

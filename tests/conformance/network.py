@@ -1,4 +1,4 @@
-"""The world of one group of scenarios: a node with the interfaces and addresses of the file, and its surroundings.
+"""The network of one group of scenarios: a node with interfaces and addresses of the file, and its surroundings.
 
     client ─┐                         ┌─ pod 10.0.0.2/32
     remote ─┼─ LAN bridge ── eth0 node ── bridge ── pod 10.180.0.1/32
@@ -11,7 +11,7 @@ errors, like an address on the Internet that nobody answers for. The node is rea
 addresses of the lab's own, taken from a prefix that the file does not use; only those of its interfaces that
 lack a family get one. With the detector InterfaceNamePrefix pods hang on links of that name, without a bridge.
 
-All places exist for the whole life of a world. From scenario to scenario only the node's routes change.
+All places exist for the whole life of a network. From scenario to scenario only the node's routes change.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Prefix:
         return f"{self.four}{number}" if family == 4 else f"{self.six}{number:x}"
 
 
-class World:
+class Network:
     """A context manager: the namespaces exist inside its block."""
 
     def __init__(self, scenario: Scenario, needs: Needs, prefix: Prefix) -> None:

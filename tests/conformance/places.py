@@ -1,12 +1,12 @@
-"""Where the addresses of a scenario live, and which scenarios can share one world. Pure.
+"""Where the addresses of a scenario live, and which scenarios can share one network. Pure.
 
 An address lives in the node, in a pod of it (`pod`, one namespace for each address), or in one of four hosts
 on the node's LAN: `remote` (endpoints elsewhere), `far` (clients that are pods elsewhere), `client` (external
 clients) and `beyond` (the rest of the world, the node's default route: it owns what must be passed through to
 it, and swallows everything else without a word).
 
-The LAN hosts hold many addresses each, so a world is sound only if none of them has to exchange packets
-with an address that it owns itself. Flows that cannot share a world with others of their scenario (one
+The LAN hosts hold many addresses each, so a network is sound only if none of them has to exchange packets
+with an address that it owns itself. Flows that cannot share a network with others of their scenario (one
 address as pod in one flow and as external client in another) get a run of their own.
 """
 
@@ -46,7 +46,7 @@ def places(scenario: Scenario) -> dict[str, str]:
 
 @dataclasses.dataclass
 class Needs:
-    """What a world must have for some scenarios: addresses by kind of place, and who has to talk to whom."""
+    """What a network must have for some scenarios: addresses by kind of place, and who has to talk to whom."""
 
     owned: dict[str, set[str]] = dataclasses.field(default_factory=dict)
     pod_clients: set[str] = dataclasses.field(default_factory=set)
@@ -97,7 +97,7 @@ def _fits(scenario: Scenario, part: list[Flow], flow: Flow) -> bool:
 
 @dataclasses.dataclass
 class Group:
-    """Scenarios that share a world; those that follow each other with equal flags share a process, too."""
+    """Scenarios that share a network; those that follow each other with equal flags share a process, too."""
 
     key: str
     needs: Needs
@@ -105,7 +105,7 @@ class Group:
 
 
 def group(scenarios: Iterable[Scenario]) -> list[Group]:
-    """Put scenarios together whose node looks the same from outside, as far as one world can serve them."""
+    """Put scenarios together whose node looks the same from outside, as far as one network can serve them."""
     groups: list[Group] = []
     for scenario in sorted(scenarios, key=flags):
         key = json.dumps([scenario.interfaces, scenario.host_rules, detector(scenario)[1]])

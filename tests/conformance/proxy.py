@@ -1,4 +1,4 @@
-"""The proxy under test: started in a world's node, fed with one scenario after the other.
+"""The proxy under test: started in a network's node, fed with one scenario after the other.
 
 A swap replaces the one manifest file atomically. To know that everything in it has reached the kernel, each
 file also holds a marker, an IPv6 Service with an address never used before, and the same objects are

@@ -1,4 +1,4 @@
-"""Run scenarios: build each group's world, start its proxy, lead it through the scenarios, collect verdicts."""
+"""Run scenarios: build each group's network, start its proxy, lead it through the scenarios, collect verdicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from tests.conformance import explain, judge, kernel_state, state_blocks
 from tests.conformance.client import HTTP_REQUEST, Ask, ask_all
 from tests.conformance.listeners import listen
-from tests.conformance.network import Prefix, World
+from tests.conformance.network import Network, Prefix
 from tests.conformance.places import Group, group, places, split
 from tests.conformance.proxy import FlowProxy, Stuck, Zygote
 from tests.conformance.scenario_file import Flow, Scenario
@@ -59,9 +59,9 @@ class Report:
 
 @dataclasses.dataclass
 class Stage:
-    """A world, the proxy in it, and the scenario that is played."""
+    """A network, the proxy in it, and the scenario that is played."""
 
-    world: World
+    network: Network
     proxy: FlowProxy | None
     scenario: Scenario
 
@@ -103,7 +103,7 @@ class Runner:
 
     def _start(self, zygote: Zygote, prefix: Prefix, folder: pathlib.Path, stage: Stage) -> FlowProxy:
         """Make a proxy for a scenario on a clean node; it starts with its first manifests."""
-        where = stage.world.node
+        where = stage.network.node
         wipe_node(where)
         if stage.scenario.host_rules:
             netns.run(where, ["nft", "-f", "-"], stage.scenario.host_rules)
@@ -113,13 +113,13 @@ class Runner:
         began = time.monotonic()
         waiting = list(self._possible(one.scenarios))
         try:
-            with World(one.scenarios[0], one.needs, prefix) as world:
-                self._tell(f"world of {len(waiting)} scenarios built", began)
-                self._play(Stage(world, None, one.scenarios[0]), waiting, prefix, start)
+            with Network(one.scenarios[0], one.needs, prefix) as network:
+                self._tell(f"network of {len(waiting)} scenarios built", began)
+                self._play(Stage(network, None, one.scenarios[0]), waiting, prefix, start)
         except RuntimeError as error:
             self._report.say(f"# {one.scenarios[0].id}: {error}")
             for scenario in waiting:
-                self._give_up(scenario, "the world of this scenario cannot be built")
+                self._give_up(scenario, "the network of this scenario cannot be built")
 
     def _play(
         self, stage: Stage, waiting: list[Scenario], prefix: Prefix, start: Callable[[Stage], FlowProxy]
@@ -161,7 +161,7 @@ class Runner:
         scenario = stage.scenario
         plant = self._plants.get(scenario.id, Plant())
         try:
-            stage.world.enter(scenario)
+            stage.network.enter(scenario)
             stage.proxy.enter(plant.given(scenario) if plant.given else scenario)
         except Stuck as error:
             self._report.say(f"# {scenario.id}: {error}")
@@ -172,9 +172,9 @@ class Runner:
         if plant.spoil:
             # It would mend what is spoilt.
             stage.proxy.kill()
-            plant.spoil(stage.world.node)
-        kernel_state.flush_conntrack(stage.world.node)
-        listen(self._responder, stage.world, scenario, sctp=not missing("sctp"))
+            plant.spoil(stage.network.node)
+        kernel_state.flush_conntrack(stage.network.node)
+        listen(self._responder, stage.network, scenario, sctp=not missing("sctp"))
         self._judge(stage)
         self._responder.clear()
         self._check_state(stage, prefix)
@@ -201,13 +201,13 @@ class Runner:
     def _compare_with_explain(self, stage: Stage, results: dict[str, list[Result]], facts: judge.Facts) -> None:
         flows = stage.scenario.flows
         self._report.explained += len(flows)
-        for flow, said, seen in explain.differences(stage.world.node, results, flows, facts):
+        for flow, said, seen in explain.differences(stage.network.node, results, flows, facts):
             self._report.fail(stage.scenario, f"explain {flow.id} {flow.name}", said, seen)
 
     def _check_state(self, stage: Stage, prefix: Prefix) -> None:
         if not stage.scenario.state:
             return
-        kernel = state_blocks.Kernel(stage.world, stage.scenario, prefix.six)
+        kernel = state_blocks.Kernel(stage.network, stage.scenario, prefix.six)
         findings, judged, unjudged = state_blocks.check(kernel)
         self._report.facts += judged
         self._report.unjudged += unjudged
@@ -221,13 +221,13 @@ class Runner:
 
 def facts_of(stage: Stage) -> judge.Facts:
     spreads = stage.scenario.config.get("scheduler") not in SPREADLESS
-    return judge.Facts(stage.world.node_addresses, stage.scenario.health_ports, spreads)
+    return judge.Facts(stage.network.node_addresses, stage.scenario.health_ports, spreads)
 
 
 def _ask(stage: Stage, flows: Sequence[Flow], results: dict[str, list[Result]]) -> None:
     where = places(stage.scenario)
     order = [flow for flow in flows for _ in range(judge.attempts(flow))]
-    asks = [_ask_for(flow, question(flow, where, stage.world), stage.scenario) for flow in order]
+    asks = [_ask_for(flow, question(flow, where, stage.network), stage.scenario) for flow in order]
     for flow, result in zip(order, ask_all(asks), strict=True):
         results[flow.id].append(result)
 
@@ -237,13 +237,13 @@ def _ask_for(flow: Flow, what: Question, scenario: Scenario) -> Ask:
     return Ask(what, judge.patience(flow), line)
 
 
-def question(flow: Flow, where: dict[str, str], world: World) -> Question:
+def question(flow: Flow, where: dict[str, str], network: Network) -> Question:
     """Say who asks: processes of the node leave their source to the kernel, all others are bound to it."""
     if flow.sender == "node":
-        return Question(world.node, flow.address, flow.port, flow.proto)
+        return Question(network.node, flow.address, flow.port, flow.proto)
     if flow.sender == "localhost":
-        return Question(world.node, flow.address, flow.port, flow.proto, flow.source)
-    asker = world.namespace(where[flow.source], flow.source)
+        return Question(network.node, flow.address, flow.port, flow.proto, flow.source)
+    asker = network.namespace(where[flow.source], flow.source)
     return Question(asker, flow.address, flow.port, flow.proto, flow.source)
 
 

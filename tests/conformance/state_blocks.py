@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.conformance.kernel_state import Server, bound, servers
-from tests.conformance.network import World
+from tests.conformance.network import Network
 from tests.conformance.scenario_file import LOOPBACKS, Object, Scenario, address, parse_endpoint_name
 
 TICKS = (1, 100, 250, 300, 1000)
@@ -26,20 +26,20 @@ Finding = tuple[str, object, object]
 class Kernel:
     """What there is of a scenario in the kernel, without what belongs to the lab."""
 
-    def __init__(self, world: World, scenario: Scenario, marker_prefix: str) -> None:
+    def __init__(self, network: Network, scenario: Scenario, marker_prefix: str) -> None:
         self.scenario = scenario
         ports = _ports(scenario)
         self.servers = {
             name: server
-            for name, server in servers(world.node).items()
-            if self._mine(server.address, marker_prefix, world)
+            for name, server in servers(network.node).items()
+            if self._mine(server.address, marker_prefix, network)
             and (int(name.rpartition("/")[0].rpartition(":")[2]) in ports)
         }
-        self.bound = {text for text in bound(world.node) if self._mine(text, marker_prefix, world)}
+        self.bound = {text for text in bound(network.node) if self._mine(text, marker_prefix, network)}
 
-    def _mine(self, text: str, marker_prefix: str, world: World) -> bool:
+    def _mine(self, text: str, marker_prefix: str, network: Network) -> bool:
         family = 6 if ":" in text else 4
-        lab = world.node_addresses - self.scenario.node_addresses
+        lab = network.node_addresses - self.scenario.node_addresses
         return family == self.scenario.family and text not in lab and not text.startswith(marker_prefix)
 
 

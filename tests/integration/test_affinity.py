@@ -19,11 +19,12 @@ from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.stale import GONE, Sweep
 from ipvsproxy.plan.state import FrontendKey
-from tests.integration.test_traffic import balancer, eventually, published
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, dual_slices, port
 from tests.lab.probe import Conversation, Question, probe_many, spread
+from tests.lab.published import balancer, published
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -31,7 +32,7 @@ TARGETS = {"tcp": 8080, "udp": 8081}
 PORT_OF = {"tcp": 80, "udp": 81}
 
 
-class World:
+class StickyServices:
     """Services with a TCP and a UDP port, each test with a number of its own."""
 
     def __init__(self, lab: Lab, folder: Folder) -> None:
@@ -75,15 +76,15 @@ class Connection(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StickyServices]:
     lab = session_lab
-    world = World(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("affinity"))))
-    world.folder.write_nodes(lab)
+    services = StickyServices(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("affinity"))))
+    services.folder.write_nodes(lab)
     for pod in lab.pods:
         for proto, target in TARGETS.items():
             lab.responder.listen(pod, target, proto)
-    lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-udp-timeout=1s"])
-    yield world
+    lab.proxy(lab.nodes[0], services.folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-udp-timeout=1s"])
+    yield services
     lab.take_back()
 
 
@@ -91,86 +92,86 @@ ALL = "p11 p12 p21 p22"
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_affinity_can_be_switched_on_and_off_under_traffic(world: World, family: int) -> None:
+def test_affinity_can_be_switched_on_and_off_under_traffic(services: StickyServices, family: int) -> None:
     number = 90 + family
-    asked = [world.question(number, family, proto) for proto in ("tcp", "udp")]
-    world.put(number, ALL)
+    asked = [services.question(number, family, proto) for proto in ("tcp", "udp")]
+    services.put(number, ALL)
     eventually(lambda: all(len(spread(question, 8)) == 4 for question in asked))
     with Conversation(asked[0]) as talk:
         served_by = talk.ask().name
-        world.put(number, ALL, 600)
+        services.put(number, ALL, 600)
         eventually(lambda: all(len(spread(question, 8)) == 1 for question in asked))
-        world.put(number, ALL)
+        services.put(number, ALL)
         eventually(lambda: all(len(spread(question, 8)) == 4 for question in asked))
         assert talk.ask().name == served_by
 
 
-def test_affinity_ends_when_the_client_has_been_away(world: World) -> None:
-    world.put(92, ALL, 2)
-    question = world.question(92, proto="udp")
+def test_affinity_ends_when_the_client_has_been_away(services: StickyServices) -> None:
+    services.put(92, ALL, 2)
+    question = services.question(92, proto="udp")
     eventually(lambda: set(spread(question, 6)) <= set(ALL.split()))
     seen = set()
     for _ in range(3):
         (name,) = spread(question, 6)
         seen.add(name)
         deadline = time.monotonic() + 30
-        while world.templates(92):
+        while services.templates(92):
             assert time.monotonic() < deadline
             time.sleep(0.2)
     assert len(seen) > 1
 
 
-def test_tcp_holds_a_client_for_its_time_wait_however_short_the_timeout(world: World) -> None:
+def test_tcp_holds_a_client_for_its_time_wait_however_short_the_timeout(services: StickyServices) -> None:
     """As documented in docs/operations.md: a template lasts as long as any connection that came from it."""
-    world.put(93, ALL, 2)
-    question = world.question(93)
+    services.put(93, ALL, 2)
+    question = services.question(93)
     eventually(lambda: len(spread(question, 6)) == 1)
     (name,) = spread(question, 6)
     for _ in range(3):
         time.sleep(2.5)
-        assert max(c.seconds for c in world.connections(93) if c.state == "TIME_WAIT") > 60
-        assert world.templates(93)
+        assert max(c.seconds for c in services.connections(93) if c.state == "TIME_WAIT") > 60
+        assert services.templates(93)
         assert set(spread(question, 2)) == {name}
 
 
-def test_clients_leave_an_endpoint_that_goes(world: World) -> None:
-    world.put(94, ALL, 600)
-    asked = [world.question(94, family, proto) for family in (4, 6) for proto in ("tcp", "udp")]
+def test_clients_leave_an_endpoint_that_goes(services: StickyServices) -> None:
+    services.put(94, ALL, 600)
+    asked = [services.question(94, family, proto) for family in (4, 6) for proto in ("tcp", "udp")]
     eventually(lambda: all(len(spread(question, 6)) == 1 for question in asked))
     before = [result.name for result in probe_many(asked)]
     with Conversation(asked[0]) as talk:
         assert talk.ask().name == before[0]
         for gone in sorted(set(before)):
             rest = " ".join(pod for pod in ALL.split() if pod != gone)
-            world.put(94, rest, 600)
+            services.put(94, rest, 600)
             eventually(lambda: gone not in {result.name for result in probe_many(asked)})  # noqa: B023
             assert all(len(spread(question, 6)) == 1 for question in asked)
             assert talk.ask().name == before[0]  # it drains
-            world.put(94, ALL, 600)
+            services.put(94, ALL, 600)
 
 
 # --- Idle timeouts
 
 
-def test_an_idle_tcp_connection_outlives_the_first_keepalive(world: World) -> None:
-    world.put(96, "p11")
-    question = world.question(96)
+def test_an_idle_tcp_connection_outlives_the_first_keepalive(services: StickyServices) -> None:
+    services.put(96, "p11")
+    question = services.question(96)
     eventually(lambda: set(spread(question, 2)) == {"p11"})
     with Conversation(question) as talk:
         assert talk.ask().name == "p11"
-        (remembered,) = [c.seconds for c in world.connections(96) if c.state == "ESTABLISHED"]
+        (remembered,) = [c.seconds for c in services.connections(96) if c.state == "ESTABLISHED"]
         assert 7200 < remembered <= 7800
         established = netns.get_sysctl(
-            world.lab.nodes[0].netns, "net/netfilter/nf_conntrack_tcp_timeout_established"
+            services.lab.nodes[0].netns, "net/netfilter/nf_conntrack_tcp_timeout_established"
         )
         assert int(established) > remembered
 
 
-def test_what_ipvs_forgets_conntrack_forgets_too_and_the_client_is_told(world: World) -> None:
-    world.put(97, "p21")
-    question, pod = world.question(97, asker="p12"), world.lab.host("p12")
-    eventually(lambda: set(spread(world.question(97), 2)) == {"p21"})
-    with netns.inside(world.lab.nodes[0].netns):
+def test_what_ipvs_forgets_conntrack_forgets_too_and_the_client_is_told(services: StickyServices) -> None:
+    services.put(97, "p21")
+    question, pod = services.question(97, asker="p12"), services.lab.host("p12")
+    eventually(lambda: set(spread(services.question(97), 2)) == {"p21"})
+    with netns.inside(services.lab.nodes[0].netns):
         ipvs, conntrack = Ipvs(), Conntrack()
     was = ipvs.timeouts()
     ipvs.set_timeouts(2, 0, 0)
@@ -183,7 +184,7 @@ def test_what_ipvs_forgets_conntrack_forgets_too_and_the_client_is_told(world: W
         assert talk.ask().name == "p21"
         assert tracked()
         deadline = time.monotonic() + 20
-        while any(c.state == "ESTABLISHED" for c in world.connections(97)):
+        while any(c.state == "ESTABLISHED" for c in services.connections(97)):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert not tracked()

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsproxy.base import messages
-from tests.integration.test_traffic import cluster_ip, eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
 from tests.lab.probe import Conversation, Question, spread
 from tests.lab.proxy import Proxy
+from tests.lab.published import cluster_ip
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -24,7 +25,7 @@ PORTS = [port(80, 8080, "TCP", "web"), port(81, 8081, "UDP", "syslog")]
 PACKETS = 12
 
 
-class World:
+class AnnotatedService:
     """One Service with two endpoints, and the proxy of node1."""
 
     def __init__(self, lab: Lab, folder: Folder, proxy: Proxy) -> None:
@@ -61,44 +62,44 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def annotated(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnnotatedService]:
     lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("annotations")))
     folder.write_nodes(lab)
     for name in PODS:
         for proto, number in (("tcp", 8080), ("udp", 8081)):
             lab.responder.listen(lab.host(name), number, proto)
     proxy = lab.proxy(lab.nodes[0], folder.path, DEFAULT_PROXY_ARGS)
-    yield World(lab, folder, proxy)
+    yield AnnotatedService(lab, folder, proxy)
     proxy.kill()
     lab.clean_nodes()
     lab.responder.clear()
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_packets_of_one_socket_go_to_all_endpoints(world: World, family: int) -> None:
-    world.put(one_packet="true")
-    eventually(lambda: world.answered_udp(family) == set(PODS))
+def test_packets_of_one_socket_go_to_all_endpoints(annotated: AnnotatedService, family: int) -> None:
+    annotated.put(one_packet="true")
+    eventually(lambda: annotated.answered_udp(family) == set(PODS))
     # One endpoint, that of the first packet: its answers come from the VIP, as those of any Service.
-    world.put()
-    eventually(lambda: world.answered_udp(family) == {cluster_ip(NUMBER, family)})
+    annotated.put()
+    eventually(lambda: annotated.answered_udp(family) == {cluster_ip(NUMBER, family)})
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_scheduler_of_its_own(world: World, family: int) -> None:
-    world.put()
-    eventually(lambda: world.answered_tcp(family) == set(PODS))
-    with Conversation(Question(world.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)) as kept:
+def test_a_scheduler_of_its_own(annotated: AnnotatedService, family: int) -> None:
+    annotated.put()
+    eventually(lambda: annotated.answered_tcp(family) == set(PODS))
+    with Conversation(Question(annotated.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)) as kept:
         name = kept.ask().name
-        world.put(scheduler="sh")
-        eventually(lambda: len(world.answered_tcp(family)) == 1)
-        world.put()
-        eventually(lambda: world.answered_tcp(family) == set(PODS))
+        annotated.put(scheduler="sh")
+        eventually(lambda: len(annotated.answered_tcp(family)) == 1)
+        annotated.put()
+        eventually(lambda: annotated.answered_tcp(family) == set(PODS))
         assert kept.ask().name == name
 
 
-def test_a_scheduler_that_is_none_costs_only_the_wish(world: World) -> None:
-    world.put(scheduler="round-robin")
-    told = world.proxy.wait_for(messages.MANIFEST_PART_IGNORED)
+def test_a_scheduler_that_is_none_costs_only_the_wish(annotated: AnnotatedService) -> None:
+    annotated.put(scheduler="round-robin")
+    told = annotated.proxy.wait_for(messages.MANIFEST_PART_IGNORED)
     assert told["object"] == "default/own"
     assert "metadata.annotations[ipvsproxy.io/scheduler]: 'round-robin'" in told["err"]
-    assert world.answered_tcp(4) == set(PODS)
+    assert annotated.answered_tcp(4) == set(PODS)

@@ -20,42 +20,42 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey
-from tests.integration.test_traffic import World, cluster_ip
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder
 from tests.lab.probe import Conversation, Question
+from tests.lab.published import PublishedServices, cluster_ip
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
-WEB4 = cluster_ip(World.WEB, 4)
+WEB4 = cluster_ip(PublishedServices.WEB, 4)
 WEB = FrontendKey(parse_ip(WEB4), 6, 80)
 
 
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedServices]:
     """Every kind of Service of the traffic tests, served on node1 by a proxy that runs."""
-    world = World(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("commands"))))
-    world.write()
+    services = PublishedServices(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("commands"))))
+    services.write()
     for pod in session_lab.pods:
         session_lab.responder.listen(pod, 8080)
-    session_lab.proxy(session_lab.nodes[0], world.folder.path, DEFAULT_PROXY_ARGS)
-    yield world
+    session_lab.proxy(session_lab.nodes[0], services.folder.path, DEFAULT_PROXY_ARGS)
+    yield services
     session_lab.take_back()
 
 
-def call(world: World, *words: str, node: int = 0) -> tuple[int, dict[str, Any]]:
+def call(services: PublishedServices, *words: str, node: int = 0) -> tuple[int, dict[str, Any]]:
     """Return the exit status of a command, and its document."""
     out = io.StringIO()
-    with netns.inside(world.lab.nodes[node].netns), contextlib.redirect_stdout(out):
+    with netns.inside(services.lab.nodes[node].netns), contextlib.redirect_stdout(out):
         status = cli.main([*words, "-o", "json"])
     return status, json.loads(out.getvalue())
 
 
-def diff(world: World, node: int = 0) -> tuple[int, list[dict[str, str]]]:
-    name = world.lab.nodes[node].name
-    settings = [f"--manifests={world.folder.path}", f"--hostname-override={name}", *DEFAULT_PROXY_ARGS]
-    status, document = call(world, "diff", *settings, node=node)
+def diff(services: PublishedServices, node: int = 0) -> tuple[int, list[dict[str, str]]]:
+    name = services.lab.nodes[node].name
+    settings = [f"--manifests={services.folder.path}", f"--hostname-override={name}", *DEFAULT_PROXY_ARGS]
+    status, document = call(services, "diff", *settings, node=node)
     return status, document["changes"]
 
 
@@ -66,21 +66,23 @@ def of_the_way(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in document["items"] if row["frontend"] == WAY]
 
 
-def eventually_counted(world: World) -> dict[str, dict[str, Any]]:
+def eventually_counted(services: PublishedServices) -> dict[str, dict[str, Any]]:
     """Look until the kernel has added its counters up, which it does every two seconds."""
     while True:
-        shown = {name: call(world, "show", name)[1] for name in ("services", "endpoints", "connections", "rules")}
+        shown = {
+            name: call(services, "show", name)[1] for name in ("services", "endpoints", "connections", "rules")
+        }
         counted = [row for name in ("services", "endpoints") for row in of_the_way(shown[name])]
         if sum(row["outBytes"] > 0 for row in counted) > 1:
             return shown
         time.sleep(0.5)
 
 
-def test_names_and_counters(world: World) -> None:
-    with Conversation(Question(world.lab.client.netns, world.lab.nodes[0].ipv4, 31510)) as talk:
+def test_names_and_counters(services: PublishedServices) -> None:
+    with Conversation(Question(services.lab.client.netns, services.lab.nodes[0].ipv4, 31510)) as talk:
         assert talk.ask().outcome == "answered"
-        shown = eventually_counted(world)
-        status, said = call(world, "explain", "192.0.2.100", "192.0.2.1:31510")
+        shown = eventually_counted(services)
+        status, said = call(services, "explain", "192.0.2.100", "192.0.2.1:31510")
     assert (status, said["service"], said["outcome"]) == (0, "default/web", "accepted")
     assert all(document["named"] for document in shown.values())
     rows = {name: of_the_way(document) for name, document in shown.items()}
@@ -98,94 +100,96 @@ def test_names_and_counters(world: World) -> None:
     assert (rule["verdict"], rule["masquerade"], rule["address"]) == ("accept", "always", "node")
 
 
-def test_rules_and_filters(world: World) -> None:
-    _, document = call(world, "show", "rules", "default/ranged", "-n", "default")
+def test_rules_and_filters(services: PublishedServices) -> None:
+    _, document = call(services, "show", "rules", "default/ranged", "-n", "default")
     by_frontend = {row["frontend"]: row for row in document["items"]}
     vip = by_frontend["203.0.113.57:80/TCP"]
     assert (vip["sourceRanges"], vip["address"]) == (["192.0.2.100"], "vip")
     assert {row["service"] for row in document["items"]} == {"ranged"}
-    _, document = call(world, "show", "rules", "local")
+    _, document = call(services, "show", "rules", "local")
     inside = {row["frontend"]: row["inside"] for row in document["items"]}
-    assert inside[f"203.0.113.{World.LOCAL}:80/TCP"] == f"{cluster_ip(World.LOCAL, 4)}:80"
-    assert call(world, "show", "services", "-n", "other")[1]["items"] == []
+    assert inside[f"203.0.113.{PublishedServices.LOCAL}:80/TCP"] == f"{cluster_ip(PublishedServices.LOCAL, 4)}:80"
+    assert call(services, "show", "services", "-n", "other")[1]["items"] == []
 
 
-def test_a_node_in_order_has_no_difference(world: World) -> None:
-    assert diff(world) == (0, [])
+def test_a_node_in_order_has_no_difference(services: PublishedServices) -> None:
+    assert diff(services) == (0, [])
 
 
-def test_without_flags_commands_take_the_settings_of_the_proxy_that_runs(world: World) -> None:
+def test_without_flags_commands_take_the_settings_of_the_proxy_that_runs(services: PublishedServices) -> None:
     """As in the pod of the DaemonSet."""
-    status, document = call(world, "diff")
+    status, document = call(services, "diff")
     assert (status, document["changes"]) == (0, [])
     assert document["settings"] == "those of the running proxy, from http://127.0.0.1:10249/configz"
-    status, document = call(world, "doctor")
+    status, document = call(services, "doctor")
     found = {f["check"]: f for f in document["findings"]}
     assert {f["check"] for f in document["findings"] if f["verdict"] != "ok"} <= {"DNS"}, document
     assert found["settings"]["summary"] == "those of the running proxy, from http://127.0.0.1:10249/configz"
     assert found["node"]["summary"] == "Node node1 was found"
 
 
-def test_doctor_with_other_settings_than_the_proxy_says_so_and_not_that_all_is_wrong(world: World) -> None:
-    settings = [f"--manifests={world.folder.path}", "--hostname-override=node1"]
-    status, document = call(world, "doctor", *settings)
+def test_doctor_with_other_settings_than_the_proxy_says_so_and_not_that_all_is_wrong(
+    services: PublishedServices,
+) -> None:
+    settings = [f"--manifests={services.folder.path}", "--hostname-override=node1"]
+    status, document = call(services, "doctor", *settings)
     found = {finding["check"]: finding for finding in document["findings"] if finding["verdict"] != "ok"}
     assert (status, found.keys()) == (0, {"settings", "drift", "DNS"}), found
     assert found["settings"]["evidence"] == [
         "--cluster-cidr is 10.244.0.0/16,fd00:10:244::/48 there, and empty here"
     ]
     assert found["drift"]["verdict"] == "not checked"
-    status, document = call(world, "doctor", *settings, *DEFAULT_PROXY_ARGS)
+    status, document = call(services, "doctor", *settings, *DEFAULT_PROXY_ARGS)
     assert {f["check"] for f in document["findings"] if f["verdict"] != "ok"} == {"DNS"}
 
 
-def nft(world: World, command: str) -> None:
-    world.lab.run(world.lab.nodes[0], ["nft", command])
+def nft(services: PublishedServices, command: str) -> None:
+    services.lab.run(services.lab.nodes[0], ["nft", command])
 
 
-def step(world: World, *steps: IpvsStep) -> None:
-    with netns.inside(world.lab.nodes[0].netns):
+def step(services: PublishedServices, *steps: IpvsStep) -> None:
+    with netns.inside(services.lab.nodes[0].netns):
         ipvs = Ipvs()
         assert ipvs.apply(steps) == []
         ipvs.close()
 
 
-def ip(world: World, command: str) -> None:
-    world.lab.run(world.lab.nodes[0], ["ip", *command.split()])
+def ip(services: PublishedServices, command: str) -> None:
+    services.lab.run(services.lab.nodes[0], ["ip", *command.split()])
 
 
 ENDPOINT = Destination(parse_ip("10.244.1.10"), 8080)
 STRANGER = Destination(parse_ip("10.244.9.9"), 8080)
 ELEMENT = f"{WEB4} . tcp . 80"
-BREAKS: dict[str, tuple[Callable[[World], None], set[tuple[str, str, str]]]] = {
+BREAKS: dict[str, tuple[Callable[[PublishedServices], None], set[tuple[str, str, str]]]] = {
     "an element that is gone": (
-        lambda world: nft(world, f"delete element inet ipvsproxy frontends4 {{ {ELEMENT} }}"),
+        lambda services: nft(services, f"delete element inet ipvsproxy frontends4 {{ {ELEMENT} }}"),
         {("add", "element", f"frontends4 {{ {ELEMENT} }}")},
     ),
     "an element too many": (
-        lambda world: nft(world, "add element inet ipvsproxy pod_cidrs4 { 10.99.0.0/16 }"),
+        lambda services: nft(services, "add element inet ipvsproxy pod_cidrs4 { 10.99.0.0/16 }"),
         {("remove", "element", "pod_cidrs4 { 10.99.0.0/16 }")},
     ),
     "a range that is gone": (
-        lambda world: nft(
-            world, "delete element inet ipvsproxy allowed4 { 203.0.113.57 . tcp . 80 . 192.0.2.100 }"
+        lambda services: nft(
+            services, "delete element inet ipvsproxy allowed4 { 203.0.113.57 . tcp . 80 . 192.0.2.100 }"
         ),
         {("add", "element", "allowed4 { 203.0.113.57 . tcp . 80 . 192.0.2.100 }")},
     ),
     "a weight": (
-        lambda world: step(world, IpvsStep(Verb.SET_DEST, WEB, None, (ENDPOINT,), 7)),
+        lambda services: step(services, IpvsStep(Verb.SET_DEST, WEB, None, (ENDPOINT,), 7)),
         {("change", "endpoint", str(ENDPOINT))},
     ),
     "an endpoint too few and one too many": (
-        lambda world: step(
-            world,
+        lambda services: step(
+            services,
             IpvsStep(Verb.DEL_DEST, WEB, None, (ENDPOINT,)),
             IpvsStep(Verb.NEW_DEST, WEB, None, (STRANGER,)),
         ),
         {("add", "endpoint", str(ENDPOINT)), ("change", "endpoint", str(STRANGER))},
     ),
     "a server": (
-        lambda world: step(world, IpvsStep(Verb.DEL_SERVICE, WEB)),
+        lambda services: step(services, IpvsStep(Verb.DEL_SERVICE, WEB)),
         {
             ("add", "server", str(WEB)),
             ("add", "endpoint", "10.244.1.10:8080"),
@@ -193,46 +197,46 @@ BREAKS: dict[str, tuple[Callable[[World], None], set[tuple[str, str, str]]]] = {
         },
     ),
     "a VIP": (
-        lambda world: ip(world, f"address del {WEB4}/32 dev kube-ipvs0"),
+        lambda services: ip(services, f"address del {WEB4}/32 dev kube-ipvs0"),
         {("add", "VIP", WEB4)},
     ),
     "a kernel setting": (
-        lambda world: netns.set_sysctls(world.lab.nodes[0].netns, {"net/ipv4/vs/conntrack": 0}),
+        lambda services: netns.set_sysctls(services.lab.nodes[0].netns, {"net/ipv4/vs/conntrack": 0}),
         {("change", "setting", "net.ipv4.vs.conntrack")},
     ),
 }
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_one_difference_is_found_and_left_as_it_is(world: World, name: str) -> None:
+def test_one_difference_is_found_and_left_as_it_is(services: PublishedServices, name: str) -> None:
     break_it, wanted = BREAKS[name]
-    stopped(world)
-    break_it(world)
-    status, found = diff(world)
+    stopped(services)
+    break_it(services)
+    status, found = diff(services)
     assert status == 1
     assert {(change["action"], change["object"], change["name"]) for change in found} == wanted
-    assert diff(world) == (1, found)
-    served_again(world)
-    assert diff(world) == (0, [])
+    assert diff(services) == (1, found)
+    served_again(services)
+    assert diff(services) == (0, [])
 
 
-def stopped(world: World) -> None:
+def stopped(services: PublishedServices) -> None:
     """Nobody mends anything meanwhile."""
-    for proxy in world.lab.proxies:
+    for proxy in services.lab.proxies:
         proxy.kill()
 
 
-def served_again(world: World) -> None:
-    world.lab.proxy(world.lab.nodes[0], world.folder.path, DEFAULT_PROXY_ARGS)
+def served_again(services: PublishedServices) -> None:
+    services.lab.proxy(services.lab.nodes[0], services.folder.path, DEFAULT_PROXY_ARGS)
 
 
-def test_on_an_empty_node_everything_is_to_be_made_and_nothing_is(world: World) -> None:
-    status, found = diff(world, node=1)
+def test_on_an_empty_node_everything_is_to_be_made_and_nothing_is(services: PublishedServices) -> None:
+    status, found = diff(services, node=1)
     assert status == 1
     assert {change["action"] for change in found if change["object"] != "setting"} == {"add"}
     made = {change["object"] for change in found}
     assert made >= {"link", "table", "server", "endpoint", "VIP", "element"}
-    node = world.lab.nodes[1]
-    assert "kube-ipvs0" not in world.lab.run(node, ["ip", "link"])
-    assert world.lab.run(node, ["nft", "list", "tables"]) == ""
-    assert diff(world, node=1) == (1, found)
+    node = services.lab.nodes[1]
+    assert "kube-ipvs0" not in services.lab.run(node, ["ip", "link"])
+    assert services.lab.run(node, ["nft", "list", "tables"]) == ""
+    assert diff(services, node=1) == (1, found)

@@ -238,7 +238,7 @@ def test_explain_is_compared(flow: Flow, explanation: Explanation, results: list
     assert (not list(explain.compare(flow, explanation, results, FACTS))) is agree
 
 
-# Reading files, and what can share a world.
+# Reading files, and what can share a network.
 
 
 def read(tmp_path: pathlib.Path, *scenarios: dict[str, object]) -> list[Scenario]:

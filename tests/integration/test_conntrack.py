@@ -17,12 +17,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.test_traffic import balancer, cluster_ip, eventually, external, published
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port
 from tests.lab.packets import Tap, send_segment
 from tests.lab.probe import QUESTION, Conversation, Question, failure, probe_many
+from tests.lab.published import balancer, cluster_ip, external, published
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -30,7 +31,7 @@ TARGET, OTHER_TARGET, NODE_PORT = 8081, 8091, 31999
 SHORT = 1.0
 
 
-class World:
+class UdpServices:
     """One dual-stack Service of UDP (and TCP) at a time, each test with a number of its own."""
 
     def __init__(self, lab: Lab, folder: Folder) -> None:
@@ -85,23 +86,23 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UdpServices]:
     lab = session_lab
-    world = World(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("conntrack"))))
-    world.folder.write_nodes(lab)
+    services = UdpServices(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("conntrack"))))
+    services.folder.write_nodes(lab)
     for pod in lab.pods:
         lab.responder.listen(pod, TARGET, "udp")
         lab.responder.listen(pod, 8080, "tcp")
     lab.responder.listen(lab.host("p21"), OTHER_TARGET, "udp", "p21-other")
-    lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=300s"])
-    yield world
+    lab.proxy(lab.nodes[0], services.folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=300s"])
+    yield services
     lab.take_back()
 
 
 @pytest.fixture(autouse=True)
-def _closed(world: World) -> Iterator[None]:
+def _closed(services: UdpServices) -> Iterator[None]:
     yield
-    world.open.close()
+    services.open.close()
 
 
 def ask_all(flows: dict[str, Conversation]) -> dict[str, str]:
@@ -141,74 +142,76 @@ def followed(flows: dict[str, Conversation], name: str) -> dict[str, str]:
 EVERY_WAY = "ClusterIP NodePort LoadBalancer externalIP"
 
 
-def test_clients_follow_an_endpoint_that_is_replaced(world: World) -> None:
-    world.put(61, "p21")
-    eventually(lambda: world.served_by(61, "p21"))
-    flows = world.flows(61, "client node1 p12", EVERY_WAY)
-    tcp = world.flows(61, "client", "LoadBalancer", "tcp")
+def test_clients_follow_an_endpoint_that_is_replaced(services: UdpServices) -> None:
+    services.put(61, "p21")
+    eventually(lambda: services.served_by(61, "p21"))
+    flows = services.flows(61, "client node1 p12", EVERY_WAY)
+    tcp = services.flows(61, "client", "LoadBalancer", "tcp")
     assert set(ask_all(flows | tcp).values()) == {"p21"}
-    world.put(61, "p22")
-    eventually(lambda: world.served_by(61, "p22"))
+    services.put(61, "p22")
+    eventually(lambda: services.served_by(61, "p22"))
     assert followed(flows, "p22") == {}
     assert set(ask_all(tcp).values()) == {"p21"}  # it drains
 
 
-def test_clients_follow_when_an_endpoint_becomes_unready_or_moves_to_another_port(world: World) -> None:
-    world.put(62, "p21")
-    eventually(lambda: world.served_by(62, "p21"))
-    flows = world.flows(62, "client node1 p12", "ClusterIP NodePort")
+def test_clients_follow_when_an_endpoint_becomes_unready_or_moves_to_another_port(services: UdpServices) -> None:
+    services.put(62, "p21")
+    eventually(lambda: services.served_by(62, "p21"))
+    flows = services.flows(62, "client node1 p12", "ClusterIP NodePort")
     assert set(ask_all(flows).values()) == {"p21"}
-    world.put(62, "p21", target=OTHER_TARGET)
-    eventually(lambda: world.served_by(62, "p21-other"))
+    services.put(62, "p21", target=OTHER_TARGET)
+    eventually(lambda: services.served_by(62, "p21-other"))
     assert followed(flows, "p21-other") == {}
-    world.put(62, "p11", away="p21")
-    eventually(lambda: world.served_by(62, "p11"))
+    services.put(62, "p11", away="p21")
+    eventually(lambda: services.served_by(62, "p11"))
     assert followed(flows, "p11") == {}
 
 
-def test_inside_clients_of_a_local_policy_follow(world: World) -> None:
+def test_inside_clients_of_a_local_policy_follow(services: UdpServices) -> None:
     """Their connections have been rewritten twice: by our DNAT to the ClusterIP, and by IPVS."""
-    world.put(63, "p11 p21", externalTrafficPolicy="Local")
-    asked = [Question(world.lab.host("p12").netns, *world.ways(63, f)["LoadBalancer"], "udp") for f in (4, 6)]
+    services.put(63, "p11 p21", externalTrafficPolicy="Local")
+    asked = [
+        Question(services.lab.host("p12").netns, *services.ways(63, f)["LoadBalancer"], "udp") for f in (4, 6)
+    ]
     eventually(lambda: {result.name for result in probe_many(asked * 4, 2)} == {"p11", "p21"})
     flows = {}
     for n in range(4):
-        more = world.flows(63, "node1 p12", "NodePort LoadBalancer")
+        more = services.flows(63, "node1 p12", "NodePort LoadBalancer")
         flows |= {f"{n} {name}": flow for name, flow in more.items()}
     assert set(ask_all(flows).values()) == {"p11", "p21"}
-    world.put(63, "p11", externalTrafficPolicy="Local")
-    eventually(lambda: world.served_by(63, "p11"))
+    services.put(63, "p11", externalTrafficPolicy="Local")
+    eventually(lambda: services.served_by(63, "p11"))
     assert followed(flows, "p11") == {}
-    tcp = world.flows(63, "node1 p12", "NodePort LoadBalancer", "tcp")
+    tcp = services.flows(63, "node1 p12", "NodePort LoadBalancer", "tcp")
     assert set(ask_all(tcp).values()) == {"p11"}
-    world.folder.remove("udp63")
-    eventually(lambda: not world.served_by(63, "p11"))
+    services.folder.remove("udp63")
+    eventually(lambda: not services.served_by(63, "p11"))
     assert "p11" not in ask_all(flows | tcp).values()
 
 
-def test_a_drain_timeout_cuts_inside_clients_too(world: World) -> None:
-    world.put(70, "p11 p21", externalTrafficPolicy="Local")
-    question = Question(world.lab.host("p12").netns, *world.ways(70, 4)["LoadBalancer"])
+def test_a_drain_timeout_cuts_inside_clients_too(services: UdpServices) -> None:
+    services.put(70, "p11 p21", externalTrafficPolicy="Local")
+    question = Question(services.lab.host("p12").netns, *services.ways(70, 4)["LoadBalancer"])
     eventually(lambda: {result.name for result in probe_many([question] * 4, 2)} == {"p11", "p21"})
     flows = {}
     for n in range(2):
-        more = world.flows(70, "node1 p12", "NodePort LoadBalancer", "tcp")
+        more = services.flows(70, "node1 p12", "NodePort LoadBalancer", "tcp")
         flows |= {f"{n} {name}": flow for name, flow in more.items()}
     before = ask_all(flows)
     assert set(before.values()) == {"p11", "p21"}
-    world.put(70, "p11", drain="1s", externalTrafficPolicy="Local")
+    services.put(70, "p11", drain="1s", externalTrafficPolicy="Local")
     eventually(lambda: "p21" not in ask_all(flows).values())
     held = {name for name, answer in before.items() if answer == "p11"}
     assert {name: answer for name, answer in ask_all(flows).items() if name in held} == dict.fromkeys(held, "p11")
 
 
-def test_a_client_that_was_there_before_the_service_is_picked_up(world: World) -> None:
-    flows = world.flows(64, "client node1 p12", EVERY_WAY)
+def test_a_client_that_was_there_before_the_service_is_picked_up(services: UdpServices) -> None:
+    flows = services.flows(64, "client node1 p12", EVERY_WAY)
     for _ in range(2):
         assert set(ask_all(flows).values()) <= {"timeout", "refused", "unreachable"}
-    world.put(64, "p21")
+    services.put(64, "p21")
     deadline = time.monotonic() + 60
-    while not world.served_by(64, "p21"):
+    while not services.served_by(64, "p21"):
         assert time.monotonic() < deadline
         ask_all(flows)  # they keep sending, so that no entry is forgotten for idleness
     assert followed(flows, "p21") == {}
@@ -237,20 +240,22 @@ NEW_VIP = "ClusterIP LoadBalancer externalIP"
 
 
 @pytest.mark.parametrize(("number", "policy"), [(71, "Cluster"), (72, "Local")])
-def test_a_connection_begun_before_its_vip_was_there_is_answered(world: World, number: int, policy: str) -> None:
+def test_a_connection_begun_before_its_vip_was_there_is_answered(
+    services: UdpServices, number: int, policy: str
+) -> None:
     """The first SYN leaves the node by its default route, and its entry has no NAT: neither for its repeats."""
-    lab = world.lab
+    lab = services.lab
     askers = [lab.host(name) for name in ("client", "node1", "p12")]
     waiting = {
-        f"{asker.name} {name} IPv{family}": world.open.enter_context(
-            begin(Question(asker.netns, *world.ways(number, family)[name]))
+        f"{asker.name} {name} IPv{family}": services.open.enter_context(
+            begin(Question(asker.netns, *services.ways(number, family)[name]))
         )
         for asker in askers
         for family in (4, 6)
         for name in NEW_VIP.split()
     }
     time.sleep(1.5)  # another one by each of them
-    world.put(number, "p11 p21" if policy == "Local" else "p21", externalTrafficPolicy=policy)
+    services.put(number, "p11 p21" if policy == "Local" else "p21", externalTrafficPolicy=policy)
     deadline = time.monotonic() + 30
     answers = {name: finish(asking, deadline) for name, asking in waiting.items()}
     assert {name: who for name, who in answers.items() if who not in ("p11", "p21")} == {}
@@ -282,17 +287,17 @@ def heard(flow: Conversation) -> str:
 
 @pytest.mark.parametrize(("number", "policy", "loose"), [(65, "Cluster", 1), (66, "Local", 1), (67, "Local", 0)])
 def test_connections_of_sources_that_are_no_longer_allowed_are_cut(
-    world: World, number: int, policy: str, loose: int
+    services: UdpServices, number: int, policy: str, loose: int
 ) -> None:
-    lab = world.lab
-    world.put(number, "p11", externalTrafficPolicy=policy, **only("client", "pods"))
+    lab = services.lab
+    services.put(number, "p11", externalTrafficPolicy=policy, **only("client", "pods"))
     ways = [(host, f, p) for host in ("client", "p12") for f in (4, 6) for p in ("tcp", "udp")]
-    asked = [Question(lab.host(host).netns, *world.ways(number, f)["LoadBalancer"], p) for host, f, p in ways]
+    asked = [Question(lab.host(host).netns, *services.ways(number, f)["LoadBalancer"], p) for host, f, p in ways]
     eventually(lambda: {result.name for result in probe_many(asked, 2)} == {"p11"})
     flows = {
         f"{name} {proto}": flow
         for proto in ("tcp", "udp")
-        for name, flow in world.flows(number, "client p12", "LoadBalancer", proto).items()
+        for name, flow in services.flows(number, "client p12", "LoadBalancer", proto).items()
     }
     assert set(ask_all(flows).values()) == {"p11"}
     four, six = (flows[f"client LoadBalancer IPv{f} udp"] for f in (4, 6))
@@ -301,7 +306,7 @@ def test_connections_of_sources_that_are_no_longer_allowed_are_cut(
         push(lab.host("p11"), 4, source)
         assert heard(four) == "pushed"
     netns.set_sysctls(lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": loose})
-    world.put(number, "p11", externalTrafficPolicy=policy, **only("pods"))
+    services.put(number, "p11", externalTrafficPolicy=policy, **only("pods"))
     shut_out = [question for question in asked if question.netns == lab.client.netns]
     eventually(lambda: {result.outcome for result in probe_many(shut_out, 1)} == {"timeout"})
     if policy == "Local":  # otherwise the endpoint knows the node only
@@ -313,18 +318,18 @@ def test_connections_of_sources_that_are_no_longer_allowed_are_cut(
     assert answers == {name: "timeout" if name.startswith("client") else "p11" for name in flows}
 
 
-def test_changing_ranges_lets_nobody_else_in_and_shuts_nobody_out(world: World) -> None:
-    lab, number = world.lab, 68
-    world.put(number, "p11", **only("pods"))
+def test_changing_ranges_lets_nobody_else_in_and_shuts_nobody_out(services: UdpServices) -> None:
+    lab, number = services.lab, 68
+    services.put(number, "p11", **only("pods"))
     wanted, stranger = (
-        [Question(lab.host(name).netns, *world.ways(number, f)["LoadBalancer"], "udp") for f in (4, 6)]
+        [Question(lab.host(name).netns, *services.ways(number, f)["LoadBalancer"], "udp") for f in (4, 6)]
         for name in ("p12", "client")
     )
     eventually(lambda: {result.name for result in probe_many(wanted, 2)} == {"p11"})
-    flows = world.flows(number, "p12", "LoadBalancer") | world.flows(number, "p12", "LoadBalancer", "tcp")
+    flows = services.flows(number, "p12", "LoadBalancer") | services.flows(number, "p12", "LoadBalancer", "tcp")
     assert set(ask_all(flows).values()) == {"p11"}
     for turn in range(4):
-        world.put(number, "p11", **only("pods", *(["far"] if turn % 2 else [])))
+        services.put(number, "p11", **only("pods", *(["far"] if turn % 2 else [])))
         for _ in range(2):
             results = probe_many([*wanted * 3, *stranger * 3], 0.5)
             assert {result.name for result in results[:6]} == {"p11"}
@@ -353,18 +358,20 @@ def sources_of_an_invalid_packet(pod: Host, talk: Conversation, tap: Tap) -> set
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_invalid_packet_of_an_endpoint_never_arrives_with_a_wrong_source(world: World, family: int) -> None:
-    lab = world.lab
-    world.put(69, "p11 p21", externalTrafficPolicy="Local")
-    world.put(71, "p11 p21")
+def test_an_invalid_packet_of_an_endpoint_never_arrives_with_a_wrong_source(
+    services: UdpServices, family: int
+) -> None:
+    lab = services.lab
+    services.put(69, "p11 p21", externalTrafficPolicy="Local")
+    services.put(71, "p11 p21")
     inside_views = [("p12", 69, "LoadBalancer"), ("p12", 69, "NodePort")] * 2
     others = [("p12", 71, "ClusterIP"), ("client", 69, "LoadBalancer")] * 2
     ways = inside_views + others
-    asked = [Question(lab.host(host).netns, *world.ways(number, family)[way]) for host, number, way in ways]
+    asked = [Question(lab.host(host).netns, *services.ways(number, family)[way]) for host, number, way in ways]
     eventually(lambda: all(result.name for result in probe_many(asked, 2)))
     for way, question in zip(ways, asked, strict=True):
         tap = Tap(question.netns, family)
-        talk = world.open.enter_context(Conversation(question))
+        talk = services.open.enter_context(Conversation(question))
         pod = lab.host(talk.ask().name)
         told = f"{way} {pod.name}"
         arrived = sources_of_an_invalid_packet(pod, talk, tap)
@@ -374,11 +381,13 @@ def test_an_invalid_packet_of_an_endpoint_never_arrives_with_a_wrong_source(worl
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_invalid_packet_of_a_masqueraded_connection_reaches_no_client(world: World, family: int) -> None:
-    world.put(72, "p21")
-    question = Question(world.lab.client.netns, *world.ways(72, family)["LoadBalancer"])
+def test_an_invalid_packet_of_a_masqueraded_connection_reaches_no_client(
+    services: UdpServices, family: int
+) -> None:
+    services.put(72, "p21")
+    question = Question(services.lab.client.netns, *services.ways(72, family)["LoadBalancer"])
     eventually(lambda: probe_many([question])[0].name == "p21")
     tap = Tap(question.netns, family)
-    talk = world.open.enter_context(Conversation(question))
-    assert sources_of_an_invalid_packet(world.lab.host("p21"), talk, tap) == set()
+    talk = services.open.enter_context(Conversation(question))
+    assert sources_of_an_invalid_packet(services.lab.host("p21"), talk, tap) == set()
     tap.close()

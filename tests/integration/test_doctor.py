@@ -24,15 +24,15 @@ from tests.lab.sick_node import (
     NODE_PORT,
     WAYS,
     WEB,
-    World,
+    DiagnosedNode,
     commands,
-    eventually,
     healthy_node,
     modules_are_known,
     proxy_gone,
     serve_pods,
     table,
 )
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 
@@ -41,9 +41,9 @@ ENDPOINT_CONNECTIONS = "ipvsproxy_endpoint_connections_total"
 
 
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with healthy_node(session_lab, Folder(tmp_path_factory.mktemp("manifests"))) as world:
-        yield world
+def diagnosed(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiagnosedNode]:
+    with healthy_node(session_lab, Folder(tmp_path_factory.mktemp("manifests"))) as diagnosed:
+        yield diagnosed
 
 
 def told(findings: list[Finding]) -> list[str]:
@@ -52,19 +52,19 @@ def told(findings: list[Finding]) -> list[str]:
     ]
 
 
-def test_a_healthy_node_is_found_healthy(world: World) -> None:
+def test_a_healthy_node_is_found_healthy(diagnosed: DiagnosedNode) -> None:
     for _ in range(2):
-        assert probe(world.lab.client.netns, world.node.ipv4, NODE_PORT).outcome == "answered"
-    assert told(world.findings()) == []
+        assert probe(diagnosed.lab.client.netns, diagnosed.node.ipv4, NODE_PORT).outcome == "answered"
+    assert told(diagnosed.findings()) == []
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_the_cause_comes_first(world: World, name: str) -> None:
+def test_the_cause_comes_first(diagnosed: DiagnosedNode, name: str) -> None:
     way, check, words = WAYS[name]
     if name == "no-such-scheduler" and not modules_are_known():
         pytest.skip("which modules this kernel has is not to be seen here")
-    with way(world):
-        findings = world.findings()
+    with way(diagnosed):
+        findings = diagnosed.findings()
     first = findings[0]
     assert first.check == check, told(findings)
     assert words in " ".join((first.summary, *first.evidence)), told(findings)
@@ -88,42 +88,45 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_rules_that_no_packet_of_a_service_meets_are_no_problem(world: World, name: str) -> None:
-    with table(f"table inet firewall {{ {HARMLESS[name]} }}")(world):
-        asked = [Question(host.netns, WEB, 80) for host in (world.lab.client, world.node, world.lab.host("p12"))]
+def test_rules_that_no_packet_of_a_service_meets_are_no_problem(diagnosed: DiagnosedNode, name: str) -> None:
+    with table(f"table inet firewall {{ {HARMLESS[name]} }}")(diagnosed):
+        asked = [
+            Question(host.netns, WEB, 80)
+            for host in (diagnosed.lab.client, diagnosed.node, diagnosed.lab.host("p12"))
+        ]
         assert {result.outcome for result in probe_many(asked * 3)} == {"answered"}
-        assert told(world.findings()) == []
+        assert told(diagnosed.findings()) == []
 
 
 @pytest.mark.needs("tool:iptables-legacy")
-def test_legacy_iptables_that_drop(world: World) -> None:
-    if world.lab.run(world.node, ["sh", "-c", "iptables-legacy -S >/dev/null 2>&1 || echo no"]):
+def test_legacy_iptables_that_drop(diagnosed: DiagnosedNode) -> None:
+    if diagnosed.lab.run(diagnosed.node, ["sh", "-c", "iptables-legacy -S >/dev/null 2>&1 || echo no"]):
         pytest.skip("this kernel has no legacy iptables; unit/kernel/test_legacy.py reads its blobs")
-    with commands("iptables-legacy -P FORWARD DROP", "iptables-legacy -P FORWARD ACCEPT")(world):
-        first = world.findings()[0]
+    with commands("iptables-legacy -P FORWARD DROP", "iptables-legacy -P FORWARD ACCEPT")(diagnosed):
+        first = diagnosed.findings()[0]
     assert "policy of iptables-legacy filter FORWARD drops replies" in first.summary
     assert "iptables-legacy -I FORWARD" in first.next
 
 
-def walk(world: World, key: str, netns_name: str = "") -> list[Finding]:
-    with netns.inside(world.node.netns):
-        seen = survey(world.config, "cluster.local")
+def walk(diagnosed: DiagnosedNode, key: str, netns_name: str = "") -> list[Finding]:
+    with netns.inside(diagnosed.node.netns):
+        seen = survey(diagnosed.config, "cluster.local")
         facts = survey_service(key, seen, "cluster.local", netns_name)
     assert facts is not None
     return diagnose_service(facts, diagnose(seen.facts))
 
 
-def test_one_service_through_its_steps(world: World) -> None:
-    world.names.addresses["web.default.svc.cluster.local"] = WEB
-    findings = walk(world, "default/web", world.lab.host("p12").netns)
+def test_one_service_through_its_steps(diagnosed: DiagnosedNode) -> None:
+    diagnosed.names.addresses["web.default.svc.cluster.local"] = WEB
+    findings = walk(diagnosed, "default/web", diagnosed.lab.host("p12").netns)
     assert told(findings) == []
     evidence = [line for finding in findings for line in finding.evidence]
     asked = [line for line in evidence if line.startswith(f"{WEB}:80/TCP from")]
     assert len(asked) == 2, evidence
     assert all("answered" in line for line in asked)
     assert any("10.244.2.10:8080" in line and "answered" in line for line in evidence)
-    assert walk(world, "default/nothing")[0].summary == "there is no Service default/nothing"
-    assert told(walk(world, "default/else")) == []
+    assert walk(diagnosed, "default/nothing")[0].summary == "there is no Service default/nothing"
+    assert told(walk(diagnosed, "default/else")) == []
 
 
 ELSEWHERE = (
@@ -132,54 +135,54 @@ ELSEWHERE = (
 )
 
 
-def test_an_answer_that_did_not_come_by_ipvs_does_not_count(world: World) -> None:
+def test_an_answer_that_did_not_come_by_ipvs_does_not_count(diagnosed: DiagnosedNode) -> None:
     """As of a kube-proxy, or of another host: the same pod answers, before IPVS sees the packet."""
-    world.names.addresses["web.default.svc.cluster.local"] = WEB
-    with table(ELSEWHERE.format(WEB, "tcp", 80, "10.244.1.10:8080"))(world):
+    diagnosed.names.addresses["web.default.svc.cluster.local"] = WEB
+    with table(ELSEWHERE.format(WEB, "tcp", 80, "10.244.1.10:8080"))(diagnosed):
         found = {
             finding.check: finding
-            for finding in walk(world, "default/web")
+            for finding in walk(diagnosed, "default/web")
             if finding.verdict is CheckResult.PROBLEM
         }
     assert found["probe"].summary.startswith(f"{WEB}:80/TCP from this node: answered, but not by this node's IPVS")
-    resolver = world.lab.host("p12").ipv4
-    with table(ELSEWHERE.format(DNS, "udp", 53, resolver))(world):
-        (first, *_) = [finding for finding in world.findings() if finding.check == "DNS"]
+    resolver = diagnosed.lab.host("p12").ipv4
+    with table(ELSEWHERE.format(DNS, "udp", 53, resolver))(diagnosed):
+        (first, *_) = [finding for finding in diagnosed.findings() if finding.check == "DNS"]
     assert first.summary == f"{DNS} answered, but not by this node's IPVS"
-    assert told(walk(world, "default/web")) == []
+    assert told(walk(diagnosed, "default/web")) == []
 
 
-def test_source_ranges_that_shut_the_asker_out_are_no_problem(world: World) -> None:
+def test_source_ranges_that_shut_the_asker_out_are_no_problem(diagnosed: DiagnosedNode) -> None:
     """The VIP of the load balancer answers the pod that the ranges have, and neither the node nor another pod."""
     vip, web = "203.0.113.5", [port(80, 8080)]
-    allowed, other = world.lab.host("p11"), world.lab.host("p12")
+    allowed, other = diagnosed.lab.host("p11"), diagnosed.lab.host("p12")
     spec = {"type_": "LoadBalancer", "ingress": [vip], "loadBalancerSourceRanges": [f"{allowed.ipv4}/32"]}
-    ranged = endpoint_slice("ranged", web, [endpoint(world.lab, allowed)])
-    world.folder.write("ranged", service("ranged", web, ["10.96.3.9"], **spec), ranged)
-    world.names.addresses["ranged.default.svc.cluster.local"] = "10.96.3.9"
-    eventually(lambda: vip in world.run("ip", "address", "show", "dev", "kube-ipvs0"))
+    ranged = endpoint_slice("ranged", web, [endpoint(diagnosed.lab, allowed)])
+    diagnosed.folder.write("ranged", service("ranged", web, ["10.96.3.9"], **spec), ranged)
+    diagnosed.names.addresses["ranged.default.svc.cluster.local"] = "10.96.3.9"
+    eventually(lambda: vip in diagnosed.run("ip", "address", "show", "dev", "kube-ipvs0"))
     for pod, outcome in ((allowed, "answered"), (other, "timeout")):
-        findings = walk(world, "default/ranged", pod.netns)
+        findings = walk(diagnosed, "default/ranged", pod.netns)
         assert told(findings) == []
         lines = [line for f in findings for line in f.evidence if line.startswith(f"{vip}:80/TCP from")]
         assert [outcome in line for line in lines] == [outcome == "timeout", True], lines
         assert lines[0].endswith(f"loadBalancerSourceRanges do not have {vip}")
-    world.folder.remove("ranged")
-    eventually(lambda: vip not in world.run("ip", "address", "show", "dev", "kube-ipvs0"))
+    diagnosed.folder.remove("ranged")
+    eventually(lambda: vip not in diagnosed.run("ip", "address", "show", "dev", "kube-ipvs0"))
 
 
-def test_counters_of_services_and_endpoints(world: World) -> None:
+def test_counters_of_services_and_endpoints(diagnosed: DiagnosedNode) -> None:
     """Of three Services the two with traffic are shown, as soon as the pause between two looks is over."""
-    assert probe(world.lab.client.netns, world.node.ipv4, NODE_PORT).outcome == "answered"
-    world.findings()  # asks the name server
+    assert probe(diagnosed.lab.client.netns, diagnosed.node.ipv4, NODE_PORT).outcome == "answered"
+    diagnosed.findings()  # asks the name server
 
     def shown() -> dict[str, float]:
-        with netns.inside(world.node.netns):
-            text = read_metrics(world.config)
+        with netns.inside(diagnosed.node.netns):
+            text = read_metrics(diagnosed.config)
         lines = (line.rpartition(" ") for line in (text or "").splitlines() if "kubernetes_io" not in line)
         return {name: float(value) for name, _, value in lines if name.startswith("ipvsproxy_")}
 
-    own = f'frontend="{world.node.ipv4}:{NODE_PORT}/TCP"'
+    own = f'frontend="{diagnosed.node.ipv4}:{NODE_PORT}/TCP"'
     name = f'ipvsproxy_service_connections_total{{{own},namespace="default",service="web"}}'
     eventually(lambda: shown().get(name, 0) >= 1)
     found = shown()
@@ -191,14 +194,14 @@ def test_counters_of_services_and_endpoints(world: World) -> None:
     assert 'service="kubernetes"' not in told
 
 
-def test_an_endpoint_that_does_not_listen_is_the_cause(world: World) -> None:
-    world.lab.responder.clear()
-    first = walk(world, "default/web")[0]
+def test_an_endpoint_that_does_not_listen_is_the_cause(diagnosed: DiagnosedNode) -> None:
+    diagnosed.lab.responder.clear()
+    first = walk(diagnosed, "default/web")[0]
     assert "the endpoint 10.244." in first.summary
-    serve_pods(world.lab)
+    serve_pods(diagnosed.lab)
 
 
-def test_nothing_is_left_of_all_that_and_a_proxy_that_ends_is_missed(world: World) -> None:
-    assert told(world.findings()) == []
-    with proxy_gone(world):
-        assert "no proxy answers" in world.findings()[0].summary
+def test_nothing_is_left_of_all_that_and_a_proxy_that_ends_is_missed(diagnosed: DiagnosedNode) -> None:
+    assert told(diagnosed.findings()) == []
+    with proxy_gone(diagnosed):
+        assert "no proxy answers" in diagnosed.findings()[0].summary

@@ -1,7 +1,5 @@
 """Back to kube-proxy, away altogether, and beside programs with virtual servers of their own."""
 
-# ruff: noqa: F811 - fixtures of another module
-
 from __future__ import annotations
 
 import contextlib
@@ -11,22 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsproxy.base import messages
-from tests.integration.test_takeover import (  # noqa: F401
-    ARGUMENTS,
-    CLEANUP,
-    ask,
-    asking,
-    leftovers,
-    listings,
-    node,
-    questions,
-    served,
-)
 from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, write_ipvs_rules
 from tests.lab.lab import Lab, Node
 from tests.lab.manifests import Folder
 from tests.lab.probe import Conversation, Question, Result
 from tests.lab.proxy import Proxy
+from tests.lab.takeover import ARGUMENTS, CLEANUP, ask, asking, leftovers, listings, questions
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
 

@@ -11,17 +11,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.test_traffic import cluster_ip, eventually
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, dual_slices, port, service
 from tests.lab.probe import Conversation, Question, Result, probe_many
+from tests.lab.published import cluster_ip
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 ALL = ("p11", "p12", "p21", "p22")
 
 
-class World:
+class HashedService:
     """One Service, the proxy of node1, and a client of every kind."""
 
     def __init__(self, lab: Lab, folder: Folder) -> None:
@@ -42,17 +43,17 @@ class World:
 
 
 @pytest.fixture(scope="module", params=["mh", "sh"])
-def world(
+def hashed(
     request: pytest.FixtureRequest, session_lab: Lab, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+) -> Iterator[HashedService]:
     lab = session_lab
-    world = World(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("hashing"))))
-    world.folder.write_nodes(lab)
-    world.put(*ALL)
+    hashed = HashedService(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("hashing"))))
+    hashed.folder.write_nodes(lab)
+    hashed.put(*ALL)
     for pod in lab.pods:
         lab.responder.listen(pod, 8080)
-    lab.proxy(lab.nodes[0], world.folder.path, [*DEFAULT_PROXY_ARGS, f"--ipvs-scheduler={request.param}"])
-    yield world
+    lab.proxy(lab.nodes[0], hashed.folder.path, [*DEFAULT_PROXY_ARGS, f"--ipvs-scheduler={request.param}"])
+    yield hashed
     lab.take_back()
 
 
@@ -60,20 +61,20 @@ def names(results: list[Result]) -> set[str]:
     return {result.name or result.outcome for result in results}
 
 
-def test_no_connection_is_refused_while_endpoints_drain_and_go(world: World) -> None:
-    assert names(world.ask()) <= set(ALL)
-    talks = [Conversation(world.question(host, family)) for host in ("client", "p12") for family in (4, 6)]
+def test_no_connection_is_refused_while_endpoints_drain_and_go(hashed: HashedService) -> None:
+    assert names(hashed.ask()) <= set(ALL)
+    talks = [Conversation(hashed.question(host, family)) for host in ("client", "p12") for family in (4, 6)]
     held = [talk.ask().name for talk in talks]
     left = list(ALL)
     for gone in sorted(set(held)):
         left.remove(gone)
         if not left:
             break
-        world.put(*left)
-        eventually(lambda: gone not in names(world.ask(2)), 60)  # noqa: B023
-        assert names(world.ask()) <= set(left)
+        hashed.put(*left)
+        eventually(lambda: gone not in names(hashed.ask(2)), 60)  # noqa: B023
+        assert names(hashed.ask()) <= set(left)
     assert [talk.ask().name for talk in talks] == held
     for talk in talks:
         talk.socket.close()
-    world.put(*ALL)
-    eventually(lambda: names(world.ask(2)) <= set(ALL), 60)
+    hashed.put(*ALL)
+    eventually(lambda: names(hashed.ask(2)) <= set(ALL), 60)

@@ -173,7 +173,7 @@ def memory_mib(proxy: Proxy, what: str) -> int:
     return int(next(line for line in lines if line.startswith(what)).split()[1]) // 1024
 
 
-class World:
+class SharedNode:
     """A node with a steady Service, and one that follows what it is told."""
 
     def __init__(self, lab: Lab, manifests: Folder) -> None:
@@ -232,33 +232,33 @@ class World:
     ],
 )
 def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[int], list[Object]]) -> None:
-    world = World(lab, manifests)
+    shared = SharedNode(lab, manifests)
     steady = {
         "outside": Question(lab.client.netns, STEADY, 80),
-        "pod": Question(world.node.pods[0].netns, STEADY, 80),
-        "node": Question(world.node.netns, STEADY, 80),
+        "pod": Question(shared.node.pods[0].netns, STEADY, 80),
+        "node": Question(shared.node.netns, STEADY, 80),
         "load balancer": Question(lab.client.netns, BALANCED, 80),
         "this node's program": Question(lab.client.netns, NODES[0], THEIRS),
-        "other node's program": Question(world.node.netns, NODES[1], THEIRS),
-        "other node's program, from a pod": Question(world.node.pods[0].netns, NODES[1], THEIRS),
+        "other node's program": Question(shared.node.netns, NODES[1], THEIRS),
+        "other node's program, from a pod": Question(shared.node.pods[0].netns, NODES[1], THEIRS),
     }
-    before, waited = memory_mib(world.proxy, "VmRSS"), []
-    with Pulse(world.node) as pulse, Load(steady, every=0.2, talks=1) as load:
+    before, waited = memory_mib(shared.proxy, "VmRSS"), []
+    with Pulse(shared.node) as pulse, Load(steady, every=0.2, talks=1) as load:
         for number, turn in enumerate((0, 1, 0)):
             load.mark(f"hostile objects, version {turn}")
-            world.hostile(objects(turn))
-            waited.append(world.follows(number + 1))
+            shared.hostile(objects(turn))
+            waited.append(shared.follows(number + 1))
             asked_again(load)
         load.mark("hostile objects go")
-        (world.folder.path / "hostile.json").unlink()
-        waited.append(world.follows(5))
-    grown = memory_mib(world.proxy, "VmHWM") - before
+        (shared.folder.path / "hostile.json").unlink()
+        waited.append(shared.follows(5))
+    grown = memory_mib(shared.proxy, "VmHWM") - before
     print(f"others followed after {[round(seconds, 2) for seconds in waited]} s, memory grew by {grown} MiB,")
     print(f"/livez {pulse.codes}, slowest after {pulse.slowest:.2f} s")
     print(load.report())
     assert load.failures == []
-    assert load.endpoints.keys() == {*(pod.name for pod in world.node.pods), *(node.name for node in lab.nodes)}
+    assert load.endpoints.keys() == {*(pod.name for pod in shared.node.pods), *(node.name for node in lab.nodes)}
     assert pulse.codes.keys() == {"200"}
     assert grown < MOST_MIB
-    lines = [line for line in world.proxy.events() if "hostile" in json.dumps(line)]
+    lines = [line for line in shared.proxy.events() if "hostile" in json.dumps(line)]
     assert len(lines) < 100

@@ -23,11 +23,11 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.integration.test_traffic import eventually
 from tests.lab.container import NET_ADMIN, NOTHING, PRIVILEGED, REPO, ROOT, VOLUME, contained
 from tests.lab.lab import Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
 from tests.lab.probe import Question, spread
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("root", "image_root")
 

@@ -54,7 +54,7 @@ def _namespaces() -> Iterator[None]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-class World:
+class ContestedKernel:
     """A proxy on a real kernel, and others who can change it at the same moment."""
 
     def __init__(self) -> None:
@@ -107,8 +107,8 @@ def _kind(item) -> Kind:
 
 
 @pytest.fixture
-def world(_namespaces) -> Iterator[World]:
-    made = World()
+def contested(_namespaces) -> Iterator[ContestedKernel]:
+    made = ContestedKernel()
     yield made
     made.node.close()
 
@@ -123,57 +123,59 @@ def nft(verb: str, *elements: tuple[str, ...]) -> None:
     Libnftables().run(transaction)
 
 
-def test_eexist(world: World) -> None:
+def test_eexist(contested: ContestedKernel) -> None:
     """A server, a VIP and a verdict of a Service were there before it: each is made what it should be."""
     stranger = destination("10.9.9.9:9")
-    world.node.tamper([IpvsStep(Verb.NEW_SERVICE, key(f"{OTHER}:80"), ServerAttributes("sh", 0, 0), (stranger,))])
-    world.node.add_vip(Vip(parse_ip(OTHER), VipForm.ADDRESS))
+    contested.node.tamper(
+        [IpvsStep(Verb.NEW_SERVICE, key(f"{OTHER}:80"), ServerAttributes("sh", 0, 0), (stranger,))]
+    )
+    contested.node.add_vip(Vip(parse_ip(OTHER), VipForm.ADDRESS))
     nft("add", ("frontends4", f"{OTHER} . tcp . 80", "drop"))
-    logs = world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))
+    logs = contested.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))
     (said,) = [line for line in logs if line["log_level"] == "error"]
     assert said["event"] == messages.NFTABLES_REFUSED
     assert os.strerror(errno.EEXIST) in said["err"]
-    world.settle()
+    contested.settle()
 
 
-def test_esrch_and_enoent(world: World) -> None:
+def test_esrch_and_enoent(contested: ContestedKernel) -> None:
     """A server, destinations and an element went just before they were to be changed."""
-    world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3", "10.244.1.4"))
-    world.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{WEB}:80"))])
-    world.node.tamper([IpvsStep(Verb.DEL_DEST, key(f"{OTHER}:80"), None, (destination("10.244.1.4:8080"),))])
-    logs = world.change(slice_of("web", "10.244.1.1", "10.244.1.5"), slice_of("other", "10.244.1.3"))
+    contested.change(service("other", [OTHER]), slice_of("other", "10.244.1.3", "10.244.1.4"))
+    contested.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{WEB}:80"))])
+    contested.node.tamper([IpvsStep(Verb.DEL_DEST, key(f"{OTHER}:80"), None, (destination("10.244.1.4:8080"),))])
+    logs = contested.change(slice_of("web", "10.244.1.1", "10.244.1.5"), slice_of("other", "10.244.1.3"))
     assert {line["err"] for line in logs if line["event"] == messages.IPVS_REFUSED} == {
         os.strerror(errno.ESRCH), os.strerror(errno.ENOENT),
     }  # fmt: skip
     nft("delete", ("frontends4", f"{OTHER} . tcp . 80"))
-    assert errors(world.change(slice_of("other"))) == [messages.NFTABLES_REFUSED]
-    world.settle()
+    assert errors(contested.change(slice_of("other"))) == [messages.NFTABLES_REFUSED]
+    contested.settle()
 
 
-def test_enodev_and_eaddrnotavail(world: World) -> None:
+def test_enodev_and_eaddrnotavail(contested: ContestedKernel) -> None:
     """kube-ipvs0 went before a VIP was bound; a VIP went before it was unbound."""
-    world.node.delete_link()
+    contested.node.delete_link()
     other = service("other", [OTHER])
-    logs = world.change(other)
+    logs = contested.change(other)
     assert [line["err"] for line in logs if line["event"] == messages.VIP_REFUSED] == [os.strerror(errno.ENODEV)]
-    world.settle()
-    world.node.delete_vips()
-    assert errors(world.remove(other)) == []
-    world.settle()
+    contested.settle()
+    contested.node.delete_vips()
+    assert errors(contested.remove(other)) == []
+    contested.settle()
 
 
-def test_enobufs(world: World) -> None:
+def test_enobufs(contested: ContestedKernel) -> None:
     """So many refusals that they do not fit into the receive buffer: which ones there were is lost."""
     pods = [f"10.244.2.{n}" for n in range(1, 200)]
     dns = service("dns", [OTHER], ((53, 0, "UDP"),))
-    world.change(dns, slice_of("dns", *pods, ports=UDP))
-    (wire,) = [w for w in world.node._handles if hasattr(w, "_wire")]
+    contested.change(dns, slice_of("dns", *pods, ports=UDP))
+    (wire,) = [w for w in contested.node._handles if hasattr(w, "_wire")]
     wire._wire._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes its least of it
-    world.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{OTHER}:53/UDP"))])
-    logs = world.change(slice_of("dns", *(pod.replace(".2.", ".3.") for pod in pods), ports=UDP))
+    contested.node.tamper([IpvsStep(Verb.DEL_SERVICE, key(f"{OTHER}:53/UDP"))])
+    logs = contested.change(slice_of("dns", *(pod.replace(".2.", ".3.") for pod in pods), ports=UDP))
     (said,) = [line for line in logs if line["event"] == messages.IPVS_REPLIES_LOST]
     assert os.strerror(errno.ENOBUFS) in said["err"]
-    world.settle()
+    contested.settle()
 
 
 def test_ebusy() -> None:
@@ -207,19 +209,19 @@ def interrupted(seconds: float = 0.0005) -> Iterator[list[int]]:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_eintr(world: World) -> None:
+def test_eintr(contested: ContestedKernel) -> None:
     """Signals during system calls of all kinds, libnftables' own included."""
     assert threading.current_thread() is threading.main_thread()
     many = [service(f"s{n}", [f"10.96.{n // 100 + 1}.{n % 100 + 1}"]) for n in range(MANY)]
     slices = [slice_of(f"s{n}", f"10.244.1.{n % 200 + 1}", "10.244.2.1") for n in range(MANY)]
     with interrupted() as seen:
         for step in range(0, MANY, 50):
-            world.change(*many[step : step + 50], *slices[step : step + 50])
+            contested.change(*many[step : step + 50], *slices[step : step + 50])
         for _ in range(20):
-            world.wait(31)
-        world.remove(*many[:50])
+            contested.wait(31)
+        contested.remove(*many[:50])
     assert len(seen) > 100
-    world.settle()
+    contested.settle()
 
 
 class Capabilities(ctypes.Structure):
@@ -245,14 +247,14 @@ def without_net_admin() -> Iterator[None]:
         assert _libc.capset(header, data) == 0
 
 
-def test_eperm(world: World) -> None:
+def test_eperm(contested: ContestedKernel) -> None:
     """Rights that are taken away for a while cost changes, which come later, and nothing that works."""
-    before = world.state()
+    before = contested.state()
     with without_net_admin():
-        logs = world.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))
-        logs += world.change(slice_of("web", "10.244.1.1"))
+        logs = contested.change(service("other", [OTHER]), slice_of("other", "10.244.1.3"))
+        logs += contested.change(slice_of("web", "10.244.1.1"))
         for _ in range(10):
-            logs += world.wait(10)
+            logs += contested.wait(10)
     assert any(os.strerror(errno.EPERM) in str(line.get("err")) for line in logs)
-    assert world.state() == before
-    world.settle()
+    assert contested.state() == before
+    contested.settle()

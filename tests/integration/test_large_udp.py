@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from tests.integration.test_traffic import balancer, cluster_ip, published
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, dual_slices, port
+from tests.lab.published import balancer, cluster_ip, published
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsproxy.base import messages
-from tests.integration.test_traffic import balancer, cluster_ip, eventually
 from tests.lab import netns
 from tests.lab.lab import Lab
 from tests.lab.manifests import Folder, endpoint_slice, port, service
+from tests.lab.published import balancer, cluster_ip
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -21,12 +21,12 @@ from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.plan.repair_backoff import BURST
 from nft import Libnftables, NftError, Table, Transaction
-from tests.integration.test_traffic import eventually, flush_servers
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, dual_slices, port, service
 from tests.lab.probe import Question, probe, spread
 from tests.lab.proxy import Proxy
+from tests.lab.waiting import eventually
 from tests.lab.wipe import flush_ipvs
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
@@ -37,7 +37,7 @@ VIP = "203.0.113.80"
 TABLE = Table("inet", "ipvsproxy")
 
 
-class World:
+class RepairedNode:
     """One node with one Service, and what its kernel should hold."""
 
     def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
@@ -77,8 +77,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(session_lab, pathlib.Path(tmp_path_factory.mktemp("repair")))
+def repaired(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RepairedNode]:
+    made = RepairedNode(session_lab, pathlib.Path(tmp_path_factory.mktemp("repair")))
     yield made
     session_lab.take_back()
 
@@ -100,30 +100,30 @@ DAMAGES = {
 }  # fmt: skip
 
 
-def test_every_damage_is_put_right_without_a_verification(world: World) -> None:
+def test_every_damage_is_put_right_without_a_verification(repaired: RepairedNode) -> None:
     said = messages.REPAIRED
-    assert world.proxy.events(said) == []  # the proxy's own work is no damage
+    assert repaired.proxy.events(said) == []  # the proxy's own work is no damage
     for argv in DAMAGES.values():
-        before = len(world.proxy.events(said))
-        world.run(*argv)
-        world.proxy.wait_for(said, before + 1)
-        eventually(world.is_right)
-    question = Question(world.lab.client.netns, VIP, 80)
+        before = len(repaired.proxy.events(said))
+        repaired.run(*argv)
+        repaired.proxy.wait_for(said, before + 1)
+        eventually(repaired.is_right)
+    question = Question(repaired.lab.client.netns, VIP, 80)
     assert set(spread(question, 6)) == {"p11", "p12"}
-    assert probe(world.lab.host("p12").netns, VIP, 80, timeout=1.5).outcome == "timeout"
+    assert probe(repaired.lab.host("p12").netns, VIP, 80, timeout=1.5).outcome == "timeout"
 
 
-def test_servers_are_looked_at_soon_when_other_things_were_touched(world: World) -> None:
-    with netns.inside(world.node.netns):
-        flush_servers()
-    world.run("ip", "address", "delete", f"{VIP}/32", "dev", "kube-ipvs0")
-    question = Question(world.lab.client.netns, VIP, 80)
+def test_servers_are_looked_at_soon_when_other_things_were_touched(repaired: RepairedNode) -> None:
+    with netns.inside(repaired.node.netns):
+        flush_ipvs()
+    repaired.run("ip", "address", "delete", f"{VIP}/32", "dev", "kube-ipvs0")
+    question = Question(repaired.lab.client.netns, VIP, 80)
     eventually(lambda: set(spread(question, 6)) == {"p11", "p12"})
 
 
-def test_flushed_servers_are_found_by_a_glance(world: World) -> None:
-    proxy = restarted(world)
-    with netns.inside(world.node.netns):
+def test_flushed_servers_are_found_by_a_glance(repaired: RepairedNode) -> None:
+    proxy = restarted(repaired)
+    with netns.inside(repaired.node.netns):
         ipvs = Ipvs()
         right = ipvs.observe()
         flush_ipvs()
@@ -132,30 +132,30 @@ def test_flushed_servers_are_found_by_a_glance(world: World) -> None:
     assert (said["rules"], said["vips"], said["servers"]) == (None, 0, len(right))
     eventually(lambda: ipvs.observe() == right)
     ipvs.close()
-    question = Question(world.lab.client.netns, VIP, 80)
+    question = Question(repaired.lab.client.netns, VIP, 80)
     assert set(spread(question, 6)) == {"p11", "p12"}
 
 
-def test_a_new_address_of_the_node_serves_node_ports_at_once(world: World) -> None:
-    world.run("ip", "address", "add", "192.0.2.31/24", "dev", "eth0")
+def test_a_new_address_of_the_node_serves_node_ports_at_once(repaired: RepairedNode) -> None:
+    repaired.run("ip", "address", "add", "192.0.2.31/24", "dev", "eth0")
     try:
-        eventually(lambda: probe(world.lab.client.netns, "192.0.2.31", 31780, timeout=2).outcome == "answered")
+        eventually(lambda: probe(repaired.lab.client.netns, "192.0.2.31", 31780, timeout=2).outcome == "answered")
     finally:
-        world.run("ip", "address", "delete", "192.0.2.31/24", "dev", "eth0")
+        repaired.run("ip", "address", "delete", "192.0.2.31/24", "dev", "eth0")
 
 
-def restarted(world: World) -> Proxy:
-    world.proxy.kill()
-    world.proxy.start()
-    world.proxy.wait_for(messages.SYNCED)
-    return world.proxy
+def restarted(repaired: RepairedNode) -> Proxy:
+    repaired.proxy.kill()
+    repaired.proxy.start()
+    repaired.proxy.wait_for(messages.SYNCED)
+    return repaired.proxy
 
 
-def test_a_fight_is_reported_once_and_not_fought_for_ever(world: World) -> None:
-    proxy, over = restarted(world), threading.Event()
+def test_a_fight_is_reported_once_and_not_fought_for_ever(repaired: RepairedNode) -> None:
+    proxy, over = restarted(repaired), threading.Event()
 
     def fight() -> None:
-        with netns.inside(world.node.netns):
+        with netns.inside(repaired.node.netns):
             nft = Libnftables()
             transaction = Transaction(TABLE)
             transaction.delete_elements([("vips4", VIP)])
@@ -174,20 +174,20 @@ def test_a_fight_is_reported_once_and_not_fought_for_ever(world: World) -> None:
         over.set()
         other.join()
     assert len(proxy.events(messages.REPAIRED)) <= BURST + 1
-    eventually(world.is_right)
+    eventually(repaired.is_right)
     assert len(proxy.events(messages.CONTESTED)) == 1
 
 
-def test_figures(world: World, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+def test_figures(repaired: RepairedNode, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
     """No time is asserted: `TESTS=tests/integration/test_repair.py ARGS='-k figures'` prints them."""
     import nftables
 
-    process = restarted(world).process
+    process = restarted(repaired).process
     assert process is not None
     saved = tmp_path / "saved.nft"
-    saved.write_text(world.run("nft", "list", "table", "inet", "ipvsproxy"))
+    saved.write_text(repaired.run("nft", "list", "table", "inet", "ipvsproxy"))
     element = f"element inet ipvsproxy vips4 {{ {VIP} }}"
-    with netns.inside(world.node.netns):
+    with netns.inside(repaired.node.netns):
         links, ruleset, nft = Links(), Ruleset("ipvsproxy"), nftables.Nftables()
         links.ensure_link()
         (vip,) = {vip for vip in links.vips() if vip.address == parse_ip(VIP)}
@@ -213,7 +213,7 @@ def test_figures(world: World, capsys: pytest.CaptureFixture[str], tmp_path: pat
         process.send_signal(signal.SIGSTOP)
         damage()
         began = time.monotonic()
-        world.run(*repair)
+        repaired.run(*repair)
         by_hand = time.monotonic() - began
         process.send_signal(signal.SIGCONT)
         time.sleep(3)  # the proxy looks at what has been done meanwhile
@@ -222,7 +222,7 @@ def test_figures(world: World, capsys: pytest.CaptureFixture[str], tmp_path: pat
         while not is_back():
             assert time.monotonic() - began < 120
         rows.append((name, by_hand, time.monotonic() - began))
-        eventually(world.is_right)
+        eventually(repaired.is_right)
     links.close()
     ruleset.close()
     with capsys.disabled():

@@ -22,13 +22,13 @@ from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import DestinationAttributes, FrontendKey
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
-from tests.integration.test_traffic import eventually
 from tests.lab import netns
 from tests.lab.lab import Lab
 from tests.lab.load import Load
 from tests.lab.manifests import Folder
 from tests.lab.probe import Conversation, Question
 from tests.lab.rolling import CLUSTER_IPS, Deployment, ways
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 

@@ -18,12 +18,12 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsproxy.base import messages
-from tests.integration.test_traffic import eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
 from tests.lab.manifests import Folder
 from tests.lab.probe import probe
 from tests.lab.proxy import Proxy
+from tests.lab.waiting import eventually
 from tests.lab.wipe import flush_ipvs
 from tests.support.apiserver import ApiServer, endpoint_slice, node, service
 from tests.support.repository import REPO

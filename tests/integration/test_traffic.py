@@ -9,116 +9,34 @@ from __future__ import annotations
 import itertools
 import pathlib
 import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from ipvsproxy.base import messages
 from tests.lab import netns
-from tests.lab.cases import OWN, Case, Row, ask_everything
+from tests.lab.capabilities import missing
+from tests.lab.cases import OWN, ask_everything, wrong
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
-from tests.lab.manifests import Folder, Object, dual_slices, port, service
+from tests.lab.manifests import Folder
 from tests.lab.probe import Conversation, Question, probe, probe_many, spread
+from tests.lab.published import TARGETS, PublishedServices, balancer, cluster_ip, external
+from tests.lab.waiting import eventually
+from tests.lab.wipe import flush_ipvs
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
-PORTS = (port(80, 8080, "TCP", "t"), port(81, 8081, "UDP", "u"), port(82, 8082, "SCTP", "s"))
-TARGETS = {"tcp": 8080, "udp": 8081, "sctp": 8082}
-PORT_OF = {"tcp": 80, "udp": 81, "sctp": 82}
 PROTOS = ["tcp", "udp", pytest.param("sctp", marks=pytest.mark.needs("sctp"))]
 HOST_PORT = 2222
 
 
-def cluster_ip(number: int, family: int) -> str:
-    return f"10.96.1.{number}" if family == 4 else f"fd00:10:96::1:{number}"
-
-
-def balancer(number: int, family: int) -> str:
-    return f"203.0.113.{number}" if family == 4 else f"2001:db8:113::{number}"
-
-
-def external(number: int, family: int) -> str:
-    return f"198.51.100.{number}" if family == 4 else f"2001:db8:198::{number}"
-
-
-def published(name: str, number: int, ports: Sequence[Object], **spec: object) -> Object:
-    """Make a dual-stack Service with addresses of every kind, which follow from its number."""
-    addresses = [[make(number, f) for f in (4, 6)] for make in (cluster_ip, balancer, external)]
-    return service(
-        name, ports, addresses[0], type_="LoadBalancer", ingress=addresses[1], externalIPs=addresses[2], **spec
-    )
-
-
-class World:
-    """The Services of this module, by number, and the two proxies that serve them."""
-
-    WEB, LOCAL, BOTH_LOCAL, INTERNAL, EMPTY, STICKY, RANGED = range(51, 58)
-
-    def __init__(self, lab: Lab, folder: Folder) -> None:
-        self.lab = lab
-        self.folder = folder
-
-    def write(self) -> None:
-        self.folder.write_nodes(self.lab)
-        for name, number, pods, spec in (
-            ("web", self.WEB, "p11 p21", {}),
-            ("local", self.LOCAL, "p21 p22", {"externalTrafficPolicy": "Local"}),
-            (
-                "both-local",
-                self.BOTH_LOCAL,
-                "p11 p21",
-                {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"},
-            ),
-            ("internal", self.INTERNAL, "p21", {"internalTrafficPolicy": "Local"}),
-            ("empty", self.EMPTY, "", {}),
-            ("sticky", self.STICKY, "p11 p12 p21 p22", {"sessionAffinity": "ClientIP"}),
-            (
-                "ranged",
-                self.RANGED,
-                "p11 p21",
-                {"loadBalancerSourceRanges": ["192.0.2.100/32", "2001:db8:2::100/128"]},
-            ),
-        ):
-            self.put(name, number, pods, **spec)
-
-    def put(self, name: str, number: int, pods: str, **spec: object) -> None:
-        ports = [p | {"nodePort": 31000 + number * 10 + index} for index, p in enumerate(PORTS)]
-        slices = dual_slices(self.lab, name, PORTS, map(self.lab.host, pods.split()))
-        self.folder.write(name, published(name, number, ports, **spec), *slices)
-
-    def ways(self, number: int, family: int, proto: str = "tcp") -> dict[str, tuple[str, int]]:
-        """Every way in, as (address, port); NodePorts on node1."""
-        node_port = 31000 + number * 10 + list(PORT_OF).index(proto)
-        return {
-            "ClusterIP": (cluster_ip(number, family), PORT_OF[proto]),
-            "NodePort": (self.lab.nodes[0].address(family), node_port),
-            "LoadBalancer": (balancer(number, family), PORT_OF[proto]),
-            "externalIP": (external(number, family), PORT_OF[proto]),
-        }
-
-    def cases(self, number: int, family: int, table: str, proto: str = "tcp", via: str = "node1") -> list[Case]:
-        """Read lines of `asker | ways | endpoints or outcome | source`."""
-        ways = self.ways(number, family, proto)
-        found = []
-        for line in filter(str.strip, table.splitlines()):
-            askers, names, answer, source = (part.strip() for part in line.split("|"))
-            for asker, name in itertools.product(askers.split(), names.split()):
-                address, number_ = ways[name]
-                if answer in ("timeout", "refused"):
-                    found.append(Case(asker, name, address, number_, proto=proto, via=via, outcome=answer))
-                else:
-                    found.append(Case(asker, name, address, number_, answer, source, proto, via))
-        return found
-
-
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedServices]:
     folder = tmp_path_factory.mktemp("traffic")
-    world = World(session_lab, Folder(pathlib.Path(folder)))
-    world.write()
+    services = PublishedServices(session_lab, Folder(pathlib.Path(folder)))
+    services.write()
     for pod, (proto, target) in itertools.product(session_lab.pods, TARGETS.items()):
-        if proto != "sctp" or sctp_works():
+        if proto != "sctp" or not missing("sctp"):
             session_lab.responder.listen(pod, target, proto)
     proxies = [
         session_lab.proxy(node, folder, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=3s"], wait=False)
@@ -126,28 +44,13 @@ def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ]
     for proxy in proxies:
         proxy.wait_for(messages.SYNCED)
-    yield world
+    yield services
     session_lab.take_back()
-
-
-def sctp_works() -> bool:
-    from tests.lab.capabilities import missing
-
-    return not missing("sctp")
-
-
-def wrong(rows: list[Row]) -> list[str]:
-    return [
-        f"{r.case.asker} -> {r.case.kind} {r.case.target} via {r.case.via}: "
-        f"{r.answered} from {r.sources}, wanted {r.case.endpoints or r.case.outcome} from {r.case.source}"
-        for r in rows
-        if not r.fine
-    ]
 
 
 @pytest.mark.parametrize("proto", PROTOS)
 @pytest.mark.parametrize("family", [4, 6])
-def test_cluster_policy_from_everywhere(world: World, family: int, proto: str) -> None:
+def test_cluster_policy_from_everywhere(services: PublishedServices, family: int, proto: str) -> None:
     table = f"""
         p12    | ClusterIP                        | p11 p21 | {OWN}
         p22    | ClusterIP                        | p11 p21 | {OWN}
@@ -162,11 +65,11 @@ def test_cluster_policy_from_everywhere(world: World, family: int, proto: str) -
         node1  | ClusterIP NodePort LoadBalancer externalIP | p11 p21 | node1
         node2  | ClusterIP LoadBalancer externalIP          | p11 p21 | node2
         """
-    assert wrong(ask_everything(world.lab, world.cases(world.WEB, family, table, proto))) == []
+    assert wrong(ask_everything(services.lab, services.cases(services.WEB, family, table, proto))) == []
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_external_local_drops_outsiders_and_serves_insiders(world: World, family: int) -> None:
+def test_external_local_drops_outsiders_and_serves_insiders(services: PublishedServices, family: int) -> None:
     """No endpoint on node1, two on node2."""
     on_node1 = f"""
         client       | NodePort LoadBalancer externalIP           | timeout |
@@ -177,12 +80,14 @@ def test_external_local_drops_outsiders_and_serves_insiders(world: World, family
     on_node2 = f"""
         client       | LoadBalancer externalIP                    | p21 p22 | {OWN}
     """
-    cases = world.cases(world.LOCAL, family, on_node1) + world.cases(world.LOCAL, family, on_node2, via="node2")
-    assert wrong(ask_everything(world.lab, cases)) == []
+    cases = services.cases(services.LOCAL, family, on_node1) + services.cases(
+        services.LOCAL, family, on_node2, via="node2"
+    )
+    assert wrong(ask_everything(services.lab, cases)) == []
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_both_policies_local(world: World, family: int) -> None:
+def test_both_policies_local(services: PublishedServices, family: int) -> None:
     table = f"""
         client | NodePort LoadBalancer externalIP | p11     | {OWN}
         p12    | NodePort LoadBalancer externalIP | p11 p21 | {OWN}
@@ -191,44 +96,46 @@ def test_both_policies_local(world: World, family: int) -> None:
         node1  | ClusterIP                        | p11     | node1
         client | ClusterIP                        | p11     | node1
     """
-    assert wrong(ask_everything(world.lab, world.cases(world.BOTH_LOCAL, family, table))) == []
+    assert wrong(ask_everything(services.lab, services.cases(services.BOTH_LOCAL, family, table))) == []
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_made_up_port_of_the_inside_view_answers_nobody(world: World, family: int) -> None:
-    address = cluster_ip(world.BOTH_LOCAL, family)
+def test_the_made_up_port_of_the_inside_view_answers_nobody(services: PublishedServices, family: int) -> None:
+    address = cluster_ip(services.BOTH_LOCAL, family)
     asked = [
         Question(asker.netns, address, 80 ^ 0x8000)
-        for asker in (world.lab.client, world.lab.pods[1], world.lab.nodes[0])
+        for asker in (services.lab.client, services.lab.pods[1], services.lab.nodes[0])
     ]
     assert [result.outcome for result in probe_many(asked)] == ["refused"] * 3
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_internal_local_never_leaves_the_node(world: World, family: int) -> None:
+def test_internal_local_never_leaves_the_node(services: PublishedServices, family: int) -> None:
     table = f"""
         p12 node1 client | ClusterIP             | timeout |
         p22              | ClusterIP             | p21     | {OWN}
         client           | LoadBalancer NodePort | p21     | node1
     """
-    assert wrong(ask_everything(world.lab, world.cases(world.INTERNAL, family, table))) == []
+    assert wrong(ask_everything(services.lab, services.cases(services.INTERNAL, family, table))) == []
 
 
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
 @pytest.mark.parametrize("family", [4, 6])
-def test_without_endpoints_everybody_is_refused_at_once(world: World, family: int, proto: str) -> None:
+def test_without_endpoints_everybody_is_refused_at_once(
+    services: PublishedServices, family: int, proto: str
+) -> None:
     for asker in ("client", "p12", "node1"):  # one by one: see cases.REFILL
         table = f"{asker} | ClusterIP NodePort LoadBalancer externalIP | refused |"
-        rows = ask_everything(world.lab, world.cases(world.EMPTY, family, table, proto))
+        rows = ask_everything(services.lab, services.cases(services.EMPTY, family, table, proto))
         assert wrong(rows) == []
-    address, number = world.ways(world.EMPTY, family, proto)["ClusterIP"]
-    assert probe(world.lab.client.netns, address, number, proto).seconds < 0.9
+    address, number = services.ways(services.EMPTY, family, proto)["ClusterIP"]
+    assert probe(services.lab.client.netns, address, number, proto).seconds < 0.9
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_pod_reaches_itself(world: World, family: int) -> None:
-    lab = world.lab
-    results = probe_many([Question(lab.host("p11").netns, cluster_ip(world.WEB, family), 80)] * 8)
+def test_a_pod_reaches_itself(services: PublishedServices, family: int) -> None:
+    lab = services.lab
+    results = probe_many([Question(lab.host("p11").netns, cluster_ip(services.WEB, family), 80)] * 8)
     assert {result.name for result in results} == {"p11", "p21"}
     for result in results:
         expected = lab.host("p11").address(family)
@@ -236,10 +143,10 @@ def test_a_pod_reaches_itself(world: World, family: int) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_ports_of_the_host_do_not_answer_on_a_vip(world: World, family: int) -> None:
-    lab, node = world.lab, world.lab.nodes[0]
+def test_ports_of_the_host_do_not_answer_on_a_vip(services: PublishedServices, family: int) -> None:
+    lab, node = services.lab, services.lab.nodes[0]
     listener = lab.responder.listen(node, HOST_PORT)
-    vips = [make(world.WEB, family) for make in (cluster_ip, balancer, external)]
+    vips = [make(services.WEB, family) for make in (cluster_ip, balancer, external)]
     try:
         assert probe(lab.client.netns, node.address(family), HOST_PORT).name == "node1"
         asked = [Question(a.netns, vip, HOST_PORT) for a in (lab.client, lab.pods[0], node) for vip in vips]
@@ -249,22 +156,22 @@ def test_ports_of_the_host_do_not_answer_on_a_vip(world: World, family: int) -> 
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_session_affinity_holds_each_client(world: World, family: int) -> None:
-    lab = world.lab
+def test_session_affinity_holds_each_client(services: PublishedServices, family: int) -> None:
+    lab = services.lab
     for asker in (lab.client, lab.pods[0], lab.pods[2]):
         for way in ("ClusterIP", "LoadBalancer"):
-            address, number = world.ways(world.STICKY, family)[way]
+            address, number = services.ways(services.STICKY, family)[way]
             assert len(spread(Question(asker.netns, address, number), 8)) == 1
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_source_ranges_restrict_load_balancer_vips_only(world: World, family: int) -> None:
+def test_source_ranges_restrict_load_balancer_vips_only(services: PublishedServices, family: int) -> None:
     table = """
         client       | LoadBalancer        | p11 p21 | node1
         p12 node1    | LoadBalancer        | timeout |
         p12 node1    | NodePort externalIP | p11 p21 | node1
     """
-    assert wrong(ask_everything(world.lab, world.cases(world.RANGED, family, table))) == []
+    assert wrong(ask_everything(services.lab, services.cases(services.RANGED, family, table))) == []
 
 
 HOST_PORT_RULES = """table inet hostports {
@@ -278,8 +185,8 @@ HOST_PORT_RULES = """table inet hostports {
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_host_ports_of_others_do_not_take_connections_to_vips(world: World, family: int) -> None:
-    lab, node, pod = world.lab, world.lab.nodes[0], world.lab.host("p12")
+def test_host_ports_of_others_do_not_take_connections_to_vips(services: PublishedServices, family: int) -> None:
+    lab, node, pod = services.lab, services.lab.nodes[0], services.lab.host("p12")
     rules = HOST_PORT_RULES.replace("IPV4", pod.address(4)).replace("IPV6", pod.address(6))
     lab.run(node, ["nft", "-f", "-"], rules)
     table = f"""
@@ -289,7 +196,7 @@ def test_host_ports_of_others_do_not_take_connections_to_vips(world: World, fami
     """
     try:
         assert probe(lab.client.netns, node.address(family), 80).outcome == "refused"  # their rule is in effect
-        assert wrong(ask_everything(lab, world.cases(world.WEB, family, table))) == []
+        assert wrong(ask_everything(lab, services.cases(services.WEB, family, table))) == []
     finally:
         lab.run(node, ["nft", "delete table inet hostports"])
 
@@ -306,8 +213,8 @@ def marks(lab: Lab, node: Node) -> dict[str, int]:
     return {name: int(count) for count, name in re.findall(r'packets (\d+) bytes \d+ comment "(\w+)"', text)}
 
 
-def test_services_work_though_the_forward_policy_is_drop(world: World) -> None:
-    lab, node = world.lab, world.lab.nodes[0]
+def test_services_work_though_the_forward_policy_is_drop(services: PublishedServices) -> None:
+    lab, node = services.lab, services.lab.nodes[0]
     for family in ("ip", "ip6"):
         # Neighbours on one bridge must find each other, or nothing works with or without Services.
         rules = (
@@ -323,7 +230,7 @@ def test_services_work_though_the_forward_policy_is_drop(world: World) -> None:
         assert probe(lab.client.netns, lab.host("p11").ipv4, 8080, timeout=2).outcome == "timeout"
         eventually(lambda: "ipvsproxy" in lab.run(node, ["nft", "list", "chain", "ip", "filter", "FORWARD"]))
         for number in (4, 6):
-            assert wrong(ask_everything(lab, world.cases(world.WEB, number, table))) == []
+            assert wrong(ask_everything(lab, services.cases(services.WEB, number, table))) == []
         counted = marks(lab, node)
         assert counted["marked"] > 0
         assert counted["left"] == 0
@@ -333,16 +240,16 @@ def test_services_work_though_the_forward_policy_is_drop(world: World) -> None:
 
 @pytest.mark.needs("tool:ping")
 @pytest.mark.parametrize("family", [4, 6])
-def test_ping_answers_on_a_vip(world: World, family: int) -> None:
-    lab = world.lab
+def test_ping_answers_on_a_vip(services: PublishedServices, family: int) -> None:
+    lab = services.lab
     for host in (lab.client, lab.pods[0]):
-        lab.run(host, ["ping", f"-{family}", "-c1", "-W5", cluster_ip(world.WEB, family)])
+        lab.run(host, ["ping", f"-{family}", "-c1", "-W5", cluster_ip(services.WEB, family)])
 
 
-def test_open_connections_survive_a_killed_proxy_and_its_restart(world: World) -> None:
-    lab = world.lab
+def test_open_connections_survive_a_killed_proxy_and_its_restart(services: PublishedServices) -> None:
+    lab = services.lab
     proxy = next(p for p in lab.proxies if p.netns == lab.nodes[0].netns)
-    address, number = world.ways(world.WEB, 4)["LoadBalancer"]
+    address, number = services.ways(services.WEB, 4)["LoadBalancer"]
     question = Question(lab.client.netns, address, number)
     with Conversation(question) as talk:
         served_by = talk.ask().name
@@ -358,25 +265,25 @@ def test_open_connections_survive_a_killed_proxy_and_its_restart(world: World) -
     proxy.wait_for(messages.SYNCED)
 
 
-def test_a_removed_endpoint_drains(world: World) -> None:
-    lab = world.lab
-    address, number = world.ways(world.WEB, 4)["ClusterIP"]
+def test_a_removed_endpoint_drains(services: PublishedServices) -> None:
+    lab = services.lab
+    address, number = services.ways(services.WEB, 4)["ClusterIP"]
     question = Question(lab.pods[1].netns, address, number)
     talks = [Conversation(question) for _ in range(4)]
-    world.put("web", world.WEB, "p11")
+    services.put("web", services.WEB, "p11")
     eventually(lambda: set(spread(question, 4)) == {"p11"})
     assert {talk.ask().name for talk in talks} == {"p11", "p21"}
     for talk in talks:
         talk.socket.close()
-    world.put("web", world.WEB, "p11 p21")
+    services.put("web", services.WEB, "p11 p21")
     eventually(lambda: set(spread(question, 4)) == {"p11", "p21"})
 
 
-def test_damage_is_repaired(world: World) -> None:
-    lab, node = world.lab, world.lab.nodes[0]
-    address, number = world.ways(world.WEB, 4)["LoadBalancer"]
+def test_damage_is_repaired(services: PublishedServices) -> None:
+    lab, node = services.lab, services.lab.nodes[0]
+    address, number = services.ways(services.WEB, 4)["LoadBalancer"]
     question = Question(lab.client.netns, address, number)
-    for damage in (flush_rules, flush_servers, lambda: lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])):
+    for damage in (flush_rules, flush_ipvs, lambda: lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])):
         with netns.inside(node.netns):
             damage()
         eventually(lambda: set(spread(question, 6)) == {"p11", "p21"})
@@ -390,39 +297,27 @@ def flush_rules() -> None:
     Libnftables().run(transaction)
 
 
-def flush_servers() -> None:
-    from ipvsproxy.kernel.ipvs import Ipvs
-    from ipvsproxy.plan.diff import IpvsStep, Verb
-
-    ipvs = Ipvs()
-    ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in ipvs.servers()])
-    ipvs.close()
-
-
-def test_a_broken_file_costs_only_itself(world: World) -> None:
-    lab = world.lab
+def test_a_broken_file_costs_only_itself(services: PublishedServices) -> None:
+    lab = services.lab
     proxy = lab.proxies[0]
-    good = (world.folder.path / "web.yaml").read_text()
-    (world.folder.path / "web.yaml").write_text(good.replace("port: 80\n", "port: eighty\n", 1))
+    good = (services.folder.path / "web.yaml").read_text()
+    (services.folder.path / "web.yaml").write_text(good.replace("port: 80\n", "port: eighty\n", 1))
     line = proxy.wait_for(messages.MANIFEST_REFUSED)
     assert "web.yaml" in str(line)
     assert "spec.ports[0].port" in str(line)
-    world.put("second", 60, "p22")
-    second = Question(lab.client.netns, *world.ways(60, 4)["LoadBalancer"])
+    services.put("second", 60, "p22")
+    second = Question(lab.client.netns, *services.ways(60, 4)["LoadBalancer"])
     eventually(lambda: set(spread(second, 3)) == {"p22"})
-    assert set(spread(Question(lab.client.netns, *world.ways(world.WEB, 4)["LoadBalancer"]), 6)) == {"p11", "p21"}
-    world.put("web", world.WEB, "p12")
+    assert set(spread(Question(lab.client.netns, *services.ways(services.WEB, 4)["LoadBalancer"]), 6)) == {
+        "p11",
+        "p21",
+    }
+    services.put("web", services.WEB, "p12")
     eventually(
-        lambda: set(spread(Question(lab.client.netns, *world.ways(world.WEB, 4)["LoadBalancer"]), 4)) == {"p12"}
+        lambda: (
+            set(spread(Question(lab.client.netns, *services.ways(services.WEB, 4)["LoadBalancer"]), 4)) == {"p12"}
+        )
     )
-    world.folder.remove("second")
+    services.folder.remove("second")
     eventually(lambda: probe(lab.client.netns, second.address, 80, timeout=2).outcome != "answered")
-    world.put("web", world.WEB, "p11 p21")
-
-
-def eventually(holds: object, seconds: float = 120.0) -> None:
-    """Wait until something holds; it must go on holding, so it is asked twice."""
-    deadline = time.monotonic() + seconds
-    while not (holds() and holds()):  # type: ignore[operator]
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.2)
+    services.put("web", services.WEB, "p11 p21")

@@ -21,13 +21,13 @@ import pytest
 from ipvsproxy.base import messages
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
-from tests.integration.test_traffic import eventually
 from tests.lab import older_state
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
 from tests.lab.load import Load
 from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
 from tests.lab.probe import Attempt, Conversation, Question, probe_many
 from tests.lab.proxy import Proxy
+from tests.lab.waiting import eventually
 from tests.lab.wipe import wipe_node
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft", "tool:ipvsadm")

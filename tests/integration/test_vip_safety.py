@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from ipvsproxy.base import messages
-from tests.integration.test_traffic import HOST_PORT, eventually
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
 from tests.lab.probe import Question, probe, probe_many
 from tests.lab.proxy import Proxy
+from tests.lab.waiting import eventually
 
+HOST_PORT = 2222
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 PORTS = (port(80, 8080, name="http"), port(22, 8080, name="ssh"))

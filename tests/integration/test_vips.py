@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsproxy.base import messages
-from tests.integration.test_traffic import World, cluster_ip, eventually, wrong
-from tests.lab.cases import OWN, ask_everything
+from tests.lab.cases import OWN, ask_everything, wrong
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder
 from tests.lab.probe import Conversation, Question, probe
+from tests.lab.published import PublishedServices, cluster_ip
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -26,41 +27,41 @@ TABLE = f"""
 
 
 @pytest.fixture(scope="module")
-def world(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    world = World(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("vips"))))
-    world.folder.write_nodes(session_lab)
-    world.put("web", World.WEB, "p11 p21")
+def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedServices]:
+    services = PublishedServices(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("vips"))))
+    services.folder.write_nodes(session_lab)
+    services.put("web", PublishedServices.WEB, "p11 p21")
     for pod in session_lab.pods:
         session_lab.responder.listen(pod, 8080)
-    yield world
+    yield services
     session_lab.take_back()
 
 
-def served_with(world: World, mode: str) -> None:
+def served_with(services: PublishedServices, mode: str) -> None:
     """Start a proxy on node1 in a mode, after whatever ran before it."""
-    for proxy in world.lab.proxies:
+    for proxy in services.lab.proxies:
         proxy.kill()
-    node = world.lab.nodes[0]
+    node = services.lab.nodes[0]
     args = [*DEFAULT_PROXY_ARGS, f"--vip-mode={mode}", "--ipvs-sync-period=3s"]
-    started = world.lab.proxy(node, world.folder.path, args, wait=False)
+    started = services.lab.proxy(node, services.folder.path, args, wait=False)
     started.wait_for(messages.SYNCED)
 
 
-def addresses_of_the_link(world: World) -> str:
-    return world.lab.run(world.lab.nodes[0], ["ip", "-o", "address", "show", "kube-ipvs0"])
+def addresses_of_the_link(services: PublishedServices) -> str:
+    return services.lab.run(services.lab.nodes[0], ["ip", "-o", "address", "show", "kube-ipvs0"])
 
 
-def local_routes(world: World, family: int) -> str:
-    return world.lab.run(
-        world.lab.nodes[0], ["ip", f"-{family}", "route", "show", "table", "local", "proto", "118"]
+def local_routes(services: PublishedServices, family: int) -> str:
+    return services.lab.run(
+        services.lab.nodes[0], ["ip", f"-{family}", "route", "show", "table", "local", "proto", "118"]
     )
 
 
-def test_switching_forms_loses_no_connection(world: World) -> None:
-    lab = world.lab
-    served_with(world, "address")
+def test_switching_forms_loses_no_connection(services: PublishedServices) -> None:
+    lab = services.lab
+    served_with(services, "address")
     questions = [
-        Question(asker.netns, *world.ways(World.WEB, family)[way])
+        Question(asker.netns, *services.ways(PublishedServices.WEB, family)[way])
         for family in (4, 6)
         for way in ("ClusterIP", "LoadBalancer")
         for asker in (lab.client, lab.host("p12"), lab.nodes[0])
@@ -70,29 +71,29 @@ def test_switching_forms_loses_no_connection(world: World) -> None:
         served_by = [talk.ask().name for talk in talks]
         assert set(served_by) == {"p11", "p21"}
         for mode in ("route", "address"):
-            served_with(world, mode)
+            served_with(services, mode)
             assert [talk.ask().name for talk in talks] == served_by, mode
 
 
 @pytest.mark.parametrize("mode", ["address", "route"])
-def test_both_forms_serve_every_way_in(world: World, mode: str) -> None:
-    served_with(world, mode)
+def test_both_forms_serve_every_way_in(services: PublishedServices, mode: str) -> None:
+    served_with(services, mode)
     for family in (4, 6):
-        assert wrong(ask_everything(world.lab, world.cases(World.WEB, family, TABLE))) == []
-        address = cluster_ip(World.WEB, family)
-        assert (f"{address}/" in addresses_of_the_link(world)) is (mode == "address")
-        assert (address in local_routes(world, family)) is (mode == "route")
+        assert wrong(ask_everything(services.lab, services.cases(PublishedServices.WEB, family, TABLE))) == []
+        address = cluster_ip(PublishedServices.WEB, family)
+        assert (f"{address}/" in addresses_of_the_link(services)) is (mode == "address")
+        assert (address in local_routes(services, family)) is (mode == "route")
 
 
 @pytest.mark.parametrize("mode", ["address", "route"])
-def test_the_link_may_be_set_up_and_down(world: World, mode: str) -> None:
+def test_the_link_may_be_set_up_and_down(services: PublishedServices, mode: str) -> None:
     """A link that goes down loses its IPv6 addresses; the next verification puts them back."""
-    served_with(world, mode)
-    client = world.lab.client.netns
+    served_with(services, mode)
+    client = services.lab.client.netns
     for state in ("up", "down"):
-        world.lab.run(world.lab.nodes[0], ["ip", "link", "set", "kube-ipvs0", state])
+        services.lab.run(services.lab.nodes[0], ["ip", "link", "set", "kube-ipvs0", state])
         for family in (4, 6):
-            address = cluster_ip(World.WEB, family)
+            address = cluster_ip(PublishedServices.WEB, family)
             if (state, family, mode) == ("down", 6, "address"):
                 eventually(lambda address=address: probe(client, address, 80).outcome == "answered")
             else:
@@ -101,9 +102,9 @@ def test_the_link_may_be_set_up_and_down(world: World, mode: str) -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("mode", ["address", "route"])
-def test_the_source_that_a_process_of_the_node_takes(world: World, mode: str, family: int) -> None:
+def test_the_source_that_a_process_of_the_node_takes(services: PublishedServices, mode: str, family: int) -> None:
     """With an address, and with any IPv4 route of ours, it is the VIP; an IPv6 route leaves the node's own."""
-    served_with(world, mode)
-    result = probe(world.lab.nodes[0].netns, cluster_ip(World.WEB, family), 80)
-    is_vip = result.local_source == cluster_ip(World.WEB, family)
+    served_with(services, mode)
+    result = probe(services.lab.nodes[0].netns, cluster_ip(PublishedServices.WEB, family), 80)
+    is_vip = result.local_source == cluster_ip(PublishedServices.WEB, family)
     assert is_vip is (mode == "address" or family == 4)

@@ -11,16 +11,16 @@ import pytest
 
 from ipvsproxy.kernel.watch import Channel, Watcher
 from ipvsproxy.plan.notification import Notification, RulesChanged
-from tests.integration.test_traffic import eventually
 from tests.lab import netns
 from tests.lab.lab import Lab
+from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("nf_tables", "tool:nft")
 
 LINKS, RULES = 0, 1
 
 
-class World:
+class WatchedNode:
     """A watcher in a node's namespace, and what it has told."""
 
     def __init__(self, lab: Lab) -> None:
@@ -66,8 +66,8 @@ class World:
 
 
 @pytest.fixture
-def world(session_lab: Lab) -> Iterator[World]:
-    made = World(session_lab)
+def watched(session_lab: Lab) -> Iterator[WatchedNode]:
+    made = WatchedNode(session_lab)
     yield made
     made.close()
     session_lab.clean_nodes()
@@ -92,32 +92,32 @@ def give_number_away(channel: Channel) -> None:
 @pytest.mark.parametrize("which", [LINKS, RULES], ids=["links", "rules"])
 @pytest.mark.parametrize("closed", [shut, close_descriptor, give_number_away])
 def test_a_socket_that_is_closed_under_the_watcher(
-    world: World, which: int, closed: Callable[[Channel], None]
+    watched: WatchedNode, which: int, closed: Callable[[Channel], None]
 ) -> None:
-    world.start()
-    world.change(which)
-    eventually(lambda: world.heard(which) > 0)
-    before = world.watcher.channels[which].socket
-    closed(world.watcher.channels[which])
-    eventually(lambda: world.watcher.channels[which].socket not in (before, None))
-    count = world.heard(which)
-    world.change(which)
-    eventually(lambda: world.heard(which) > count)
+    watched.start()
+    watched.change(which)
+    eventually(lambda: watched.heard(which) > 0)
+    before = watched.watcher.channels[which].socket
+    closed(watched.watcher.channels[which])
+    eventually(lambda: watched.watcher.channels[which].socket not in (before, None))
+    count = watched.heard(which)
+    watched.change(which)
+    eventually(lambda: watched.heard(which) > count)
 
 
 @pytest.mark.parametrize("which", [LINKS, RULES], ids=["links", "rules"])
-def test_more_than_the_receive_buffer_holds(world: World, which: int) -> None:
-    channel = world.watcher.channels[which]
+def test_more_than_the_receive_buffer_holds(watched: WatchedNode, which: int) -> None:
+    channel = watched.watcher.channels[which]
     assert channel.socket is not None
     first = channel.socket
     first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes its least of it
     for _ in range(20):
-        world.change(which)
-    with netns.inside(world.node.netns):
-        world.watcher.listen(0.2)
-    assert any(notice.unsure for notice in world.notices)
+        watched.change(which)
+    with netns.inside(watched.node.netns):
+        watched.watcher.listen(0.2)
+    assert any(notice.unsure for notice in watched.notices)
     assert channel.socket is first
-    count = world.heard(which)
-    world.start()
-    world.change(which)
-    eventually(lambda: world.heard(which) > count)
+    count = watched.heard(which)
+    watched.start()
+    watched.change(which)
+    eventually(lambda: watched.heard(which) > count)

@@ -99,3 +99,13 @@ def ask_everything(lab: Lab, cases: Iterable[Case]) -> list[Row]:
         rows += _ask(lab, members)
     lab.reset_client_routes()
     return rows
+
+
+def wrong(rows: list[Row]) -> list[str]:
+    """Return in words what differs from the expectations; nothing if all is right."""
+    return [
+        f"{r.case.asker} -> {r.case.kind} {r.case.target} via {r.case.via}: "
+        f"{r.answered} from {r.sources}, wanted {r.case.endpoints or r.case.outcome} from {r.case.source}"
+        for r in rows
+        if not r.fine
+    ]

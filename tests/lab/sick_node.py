@@ -13,7 +13,6 @@ import platform
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from unittest import mock
 
@@ -32,6 +31,7 @@ from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
 from tests.lab.name_server import NameServer
 from tests.lab.probe import probe
 from tests.lab.proxy import Proxy
+from tests.lab.waiting import eventually
 
 TCP, NODE_PORT = 6, 31001
 WEB, DNS, API = "10.96.3.1", "10.96.0.10", "10.96.0.1"
@@ -39,13 +39,12 @@ KUBERNETES, EXTERNAL = "kubernetes.default.svc.cluster.local", "else.default.svc
 DECLARED = "elsewhere.example.com"
 WEB_KEY = FrontendKey(parse_ip(WEB), TCP, 80)
 CONNTRACK = pathlib.Path("/proc/sys/net/netfilter/nf_conntrack_max")
-PATIENCE = 30.0
 UNPACKED = pathlib.Path(__file__).parents[2] / ".cache/kernel/lib/modules"
 PODS = ("p11", "p12", "p21")
 
 
 @dataclasses.dataclass
-class World:
+class DiagnosedNode:
     """A healthy node, its proxy, the name server of its cluster, and how doctor is called."""
 
     lab: Lab
@@ -64,7 +63,7 @@ class World:
 
 
 @contextlib.contextmanager
-def healthy_node(lab: Lab, folder: Folder) -> Iterator[World]:
+def healthy_node(lab: Lab, folder: Folder) -> Iterator[DiagnosedNode]:
     node = lab.nodes[0]
     describe(lab, folder)
     serve_pods(lab)
@@ -74,7 +73,7 @@ def healthy_node(lab: Lab, folder: Folder) -> Iterator[World]:
         "node1", manifests=folder.path, cluster_cidrs=tuple(CLUSTER_CIDRS.split(",")), sync_period=3600.0
     )
     with names.serving(lab.host("p12")):
-        yield World(lab, node, proxy, names, config, folder)
+        yield DiagnosedNode(lab, node, proxy, names, config, folder)
     lab.take_back()
 
 
@@ -100,96 +99,96 @@ def describe(lab: Lab, folder: Folder) -> None:
 # Ways to break a node. Each is a context manager that takes itself back.
 
 
-def sysctl(name: str, value: int) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+def sysctl(name: str, value: int) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
-    def way(world: World) -> Iterator[None]:
-        was = netns.get_sysctl(world.node.netns, name)
-        netns.set_sysctls(world.node.netns, {name: value})
+    def way(diagnosed: DiagnosedNode) -> Iterator[None]:
+        was = netns.get_sysctl(diagnosed.node.netns, name)
+        netns.set_sysctls(diagnosed.node.netns, {name: value})
         yield
-        netns.set_sysctls(world.node.netns, {name: was})
+        netns.set_sysctls(diagnosed.node.netns, {name: was})
 
     return way
 
 
-def table(text: str) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+def table(text: str) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     """A table of another program."""
 
     @contextlib.contextmanager
-    def way(world: World) -> Iterator[None]:
+    def way(diagnosed: DiagnosedNode) -> Iterator[None]:
         name = text.partition("{")[0]
-        world.run("nft", "-f", "-", stdin=text)
+        diagnosed.run("nft", "-f", "-", stdin=text)
         try:
             yield
         finally:
-            world.run("nft", f"delete {name}")
+            diagnosed.run("nft", f"delete {name}")
 
     return way
 
 
-def commands(breaking: str, mending: str) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+def commands(breaking: str, mending: str) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
-    def way(world: World) -> Iterator[None]:
-        world.run(*breaking.split())
+    def way(diagnosed: DiagnosedNode) -> Iterator[None]:
+        diagnosed.run(*breaking.split())
         try:
             yield
         finally:
-            world.run(*mending.split())
+            diagnosed.run(*mending.split())
 
     return way
 
 
 def unrepaired(
-    way: Callable[[World], contextlib.AbstractContextManager[None]],
-) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+    way: Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]],
+) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     """What a proxy repairs at once, or at its next glance, while it is stopped and not asked for its health."""
 
     @contextlib.contextmanager
-    def stopped(world: World) -> Iterator[None]:
-        os.kill(world.proxy.pid, signal.SIGSTOP)
+    def stopped(diagnosed: DiagnosedNode) -> Iterator[None]:
+        os.kill(diagnosed.proxy.pid, signal.SIGSTOP)
         try:
-            with configured(world, healthz_bind_address=None, metrics_bind_address=None), way(world):
+            with configured(diagnosed, healthz_bind_address=None, metrics_bind_address=None), way(diagnosed):
                 yield
         finally:
-            os.kill(world.proxy.pid, signal.SIGCONT)
+            os.kill(diagnosed.proxy.pid, signal.SIGCONT)
 
     return stopped
 
 
 @contextlib.contextmanager
-def ruleset_flushed(world: World) -> Iterator[None]:
-    saved = world.run("nft", "list", "table", "inet", "ipvsproxy")
-    world.run("nft", "delete", "table", "inet", "ipvsproxy")
+def ruleset_flushed(diagnosed: DiagnosedNode) -> Iterator[None]:
+    saved = diagnosed.run("nft", "list", "table", "inet", "ipvsproxy")
+    diagnosed.run("nft", "delete", "table", "inet", "ipvsproxy")
     yield
-    world.run("nft", "-f", "-", stdin=saved)
+    diagnosed.run("nft", "-f", "-", stdin=saved)
 
 
-def tampered(*words: str) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+def tampered(*words: str) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     """A command of nft about our table, which is loaded as it was afterwards."""
 
     @contextlib.contextmanager
-    def way(world: World) -> Iterator[None]:
-        saved = world.run("nft", "list", "table", "inet", "ipvsproxy")
-        world.run("nft", *words)
+    def way(diagnosed: DiagnosedNode) -> Iterator[None]:
+        saved = diagnosed.run("nft", "list", "table", "inet", "ipvsproxy")
+        diagnosed.run("nft", *words)
         try:
             yield
         finally:
-            world.run("nft", "-f", "-", stdin=f"delete table inet ipvsproxy\n{saved}")
+            diagnosed.run("nft", "-f", "-", stdin=f"delete table inet ipvsproxy\n{saved}")
 
     return way
 
 
 @contextlib.contextmanager
-def chain_flushed(world: World) -> Iterator[None]:
-    saved = world.run("nft", "list", "chain", "inet", "ipvsproxy", "postrouting")
-    world.run("nft", "flush", "chain", "inet", "ipvsproxy", "postrouting")
+def chain_flushed(diagnosed: DiagnosedNode) -> Iterator[None]:
+    saved = diagnosed.run("nft", "list", "chain", "inet", "ipvsproxy", "postrouting")
+    diagnosed.run("nft", "flush", "chain", "inet", "ipvsproxy", "postrouting")
     yield
-    world.run("nft", "-f", "-", stdin=saved)
+    diagnosed.run("nft", "-f", "-", stdin=saved)
 
 
-def ipvs(*steps: IpvsStep, mend: IpvsStep) -> Callable[[World], contextlib.AbstractContextManager[None]]:
+def ipvs(*steps: IpvsStep, mend: IpvsStep) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
-    def way(world: World) -> Iterator[None]:
-        with netns.inside(world.node.netns), contextlib.closing(Ipvs()) as kernel:
+    def way(diagnosed: DiagnosedNode) -> Iterator[None]:
+        with netns.inside(diagnosed.node.netns), contextlib.closing(Ipvs()) as kernel:
             assert kernel.apply(steps) == []
             yield
             assert kernel.apply([mend]) == []
@@ -198,34 +197,34 @@ def ipvs(*steps: IpvsStep, mend: IpvsStep) -> Callable[[World], contextlib.Abstr
 
 
 @contextlib.contextmanager
-def node_holds_vip(world: World) -> Iterator[None]:
+def node_holds_vip(diagnosed: DiagnosedNode) -> Iterator[None]:
     """The proxy gives a VIP up as soon as another link has it, and takes it again afterwards."""
-    world.run("ip", "address", "add", f"{WEB}/32", "dev", "eth0")
-    eventually(lambda: WEB not in world.run("ip", "address", "show", "dev", "kube-ipvs0"))
+    diagnosed.run("ip", "address", "add", f"{WEB}/32", "dev", "eth0")
+    eventually(lambda: WEB not in diagnosed.run("ip", "address", "show", "dev", "kube-ipvs0"))
     yield
-    world.run("ip", "address", "del", f"{WEB}/32", "dev", "eth0")
-    eventually(lambda: WEB in world.run("ip", "address", "show", "dev", "kube-ipvs0"))
+    diagnosed.run("ip", "address", "del", f"{WEB}/32", "dev", "eth0")
+    eventually(lambda: WEB in diagnosed.run("ip", "address", "show", "dev", "kube-ipvs0"))
 
 
 @contextlib.contextmanager
-def name_server_silent(world: World) -> Iterator[None]:
-    world.names.is_silent = True
+def name_server_silent(diagnosed: DiagnosedNode) -> Iterator[None]:
+    diagnosed.names.is_silent = True
     yield
-    world.names.is_silent = False
+    diagnosed.names.is_silent = False
 
 
 @contextlib.contextmanager
-def name_server_outdated(world: World) -> Iterator[None]:
-    world.names.aliases[EXTERNAL] = "old.example.com"
+def name_server_outdated(diagnosed: DiagnosedNode) -> Iterator[None]:
+    diagnosed.names.aliases[EXTERNAL] = "old.example.com"
     yield
-    world.names.aliases[EXTERNAL] = DECLARED
+    diagnosed.names.aliases[EXTERNAL] = DECLARED
 
 
 @contextlib.contextmanager
-def conntrack_nearly_full(world: World) -> Iterator[None]:
+def conntrack_nearly_full(diagnosed: DiagnosedNode) -> Iterator[None]:
     was = CONNTRACK.read_text()
-    assert probe(world.node.netns, WEB, 80).outcome == "answered"
-    count = int(netns.get_sysctl(world.node.netns, "net/netfilter/nf_conntrack_count"))
+    assert probe(diagnosed.node.netns, WEB, 80).outcome == "answered"
+    count = int(netns.get_sysctl(diagnosed.node.netns, "net/netfilter/nf_conntrack_count"))
     CONNTRACK.write_text(str(count + count // 8 + 1))
     yield
     CONNTRACK.write_text(was)
@@ -236,31 +235,31 @@ def modules_are_known() -> bool:
 
 
 @contextlib.contextmanager
-def another_scheduler(world: World) -> Iterator[None]:
+def another_scheduler(diagnosed: DiagnosedNode) -> Iterator[None]:
     """In a micro-VM the folder of modules is hidden; the kernel's own one is where it was unpacked."""
     usual = kernel_survey.MODULES
     folder = usual if os.access(usual / platform.release() / "modules.dep", os.R_OK) else UNPACKED
-    with configured(world, scheduler="nonsense"), mock.patch.object(kernel_survey, "MODULES", folder):
+    with configured(diagnosed, scheduler="nonsense"), mock.patch.object(kernel_survey, "MODULES", folder):
         yield
 
 
 @contextlib.contextmanager
-def api_server_away(world: World) -> Iterator[None]:
-    with configured(world, manifests=None, master="http://127.0.0.1:1"):
+def api_server_away(diagnosed: DiagnosedNode) -> Iterator[None]:
+    with configured(diagnosed, manifests=None, master="http://127.0.0.1:1"):
         yield
 
 
 @contextlib.contextmanager
-def configured(world: World, **changes: object) -> Iterator[None]:
-    was = world.config
-    world.config = dataclasses.replace(was, **changes)
+def configured(diagnosed: DiagnosedNode, **changes: object) -> Iterator[None]:
+    was = diagnosed.config
+    diagnosed.config = dataclasses.replace(was, **changes)
     yield
-    world.config = was
+    diagnosed.config = was
 
 
 @contextlib.contextmanager
-def kube_proxy_running(world: World) -> Iterator[None]:
-    with netns.inside(world.node.netns):
+def kube_proxy_running(diagnosed: DiagnosedNode) -> Iterator[None]:
+    with netns.inside(diagnosed.node.netns):
         process = subprocess.Popen(["kube-proxy", "600"], executable=shutil.which("sleep"))
     yield
     process.kill()
@@ -268,16 +267,9 @@ def kube_proxy_running(world: World) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def proxy_gone(world: World) -> Iterator[None]:
-    world.proxy.kill()
+def proxy_gone(diagnosed: DiagnosedNode) -> Iterator[None]:
+    diagnosed.proxy.kill()
     yield
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 HOOK = "type filter hook {} priority 0; policy {};"

@@ -211,7 +211,7 @@ class Answers:
 
 
 @contextlib.contextmanager
-def world(lab: Lab, folder: pathlib.Path) -> Iterator[Answers]:
+def answering(lab: Lab, folder: pathlib.Path) -> Iterator[Answers]:
     """Proxies on both nodes and a name server on one; the lab itself is the caller's."""
     cluster = Cluster(lab, Folder(folder))
     resolver = lab.nodes[0].pods[-1]
@@ -251,7 +251,7 @@ def main() -> int:
     with Lab() as lab, tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "manifests").mkdir()
-        with world(lab, folder / "manifests") as answers:
+        with answering(lab, folder / "manifests") as answers:
             return run_script(answers, folder).returncode
 
 

@@ -123,7 +123,7 @@ def test_odd_rows_cost_only_themselves():
     assert look(Answers(table(*odd)), "node1").nodes == {parse_ip("192.0.2.4")}
 
 
-class World:
+class SteppedNeighbourhood:
     """A neighbourhood on a clock that stands still until it is moved; chance gives the latest moment."""
 
     def __init__(self, *bodies, whole=NO_NODES):
@@ -143,23 +143,23 @@ SEEN = OtherNodeAddresses(frozenset((parse_ip("192.0.2.2"),)))
 
 
 def test_the_first_look_is_at_once_and_without_questions_there_is_no_other():
-    world = World(ONE)
-    assert world.step() == ([SEEN], float("inf"))
-    assert world.step(1e6) == ([], float("inf"))
+    stepped = SteppedNeighbourhood(ONE)
+    assert stepped.step() == ([SEEN], float("inf"))
+    assert stepped.step(1e6) == ([], float("inf"))
 
 
 def test_a_question_is_answered_by_a_look_that_begins_later_and_looks_go_on_from_then():
-    world = World(ONE)
-    world.step()
-    world.now += 60
-    assert [world.here.ask(), world.here.ask()] == [1, 2]
-    told, wait = world.step()
+    stepped = SteppedNeighbourhood(ONE)
+    stepped.step()
+    stepped.now += 60
+    assert [stepped.here.ask(), stepped.here.ask()] == [1, 2]
+    told, wait = stepped.step()
     assert (told, wait < 1e-3) == ([], True)
-    told, wait = world.step(wait)
+    told, wait = stepped.step(wait)
     assert told == [replace(SEEN, answers=2)]
     assert wait == pytest.approx(1.2 * 300)
-    assert world.step(wait) == ([replace(SEEN, answers=2)], wait)
-    assert world.api.asked == 3
+    assert stepped.step(wait) == ([replace(SEEN, answers=2)], wait)
+    assert stepped.api.asked == 3
 
 
 def of(nodes):
@@ -172,44 +172,46 @@ def of(nodes):
 def test_however_many_nodes_there_are_the_load_of_all_has_a_bound(nodes):
     body = of(nodes)
     load = nodes * len(body)
-    world = World(body)
-    world.step()
+    stepped = SteppedNeighbourhood(body)
+    stepped.step()
     # A question long after: all nodes of the cluster look within a time in which the servers send 50 MB/s.
-    world.now += 1e5
-    world.here.ask()
-    told, wait = world.step()
+    stepped.now += 1e5
+    stepped.here.ask()
+    told, wait = stepped.step()
     spread = load / 50e6
     assert (told, wait) == ([], pytest.approx(min(spread, 10.0)))
-    while world.api.asked < 2:
-        _, wait = world.step(wait)
-    assert world.now == pytest.approx(1000 + 1e5 + spread)
+    while stepped.api.asked < 2:
+        _, wait = stepped.step(wait)
+    assert stepped.now == pytest.approx(1000 + 1e5 + spread)
     # Questions again and again, as of a Service that is changed each second: 2.5 MB/s.
-    looks, began = world.api.asked, world.now
-    while world.now < began + 4000:
-        world.here.ask()
-        world.step(1.0)
-    assert (world.api.asked - looks) * load <= 2.5e6 * 4000 + load
-    assert world.api.asked > looks
+    looks, began = stepped.api.asked, stepped.now
+    while stepped.now < began + 4000:
+        stepped.here.ask()
+        stepped.step(1.0)
+    assert (stepped.api.asked - looks) * load <= 2.5e6 * 4000 + load
+    assert stepped.api.asked > looks
 
 
 def test_a_question_waits_no_longer_than_ten_seconds_for_its_answer():
-    world = World(of(5000))
-    world.step()
-    world.now += 1e5
-    ticket = world.here.ask()
-    assert world.step() == ([], pytest.approx(10.0))
-    told, wait = world.step(10.0)
+    stepped = SteppedNeighbourhood(of(5000))
+    stepped.step()
+    stepped.now += 1e5
+    ticket = stepped.here.ask()
+    assert stepped.step() == ([], pytest.approx(10.0))
+    told, wait = stepped.step(10.0)
     assert [(found.answers, len(found.nodes)) for found in told] == [(ticket, 5000)]
     assert wait > 100
 
 
 def test_a_look_that_fails_is_said_once_answers_and_is_repeated():
-    world = World(RequestFailed("no route to host"), RequestFailed("no route to host"), Answer(b"", 403), ONE)
+    stepped = SteppedNeighbourhood(
+        RequestFailed("no route to host"), RequestFailed("no route to host"), Answer(b"", 403), ONE
+    )
     with capture_logs() as lines:
-        waits = [world.step() for _ in range(1)]
+        waits = [stepped.step() for _ in range(1)]
         assert [told for told, _ in waits] == [[OtherNodeAddresses(None)]]
         for _ in range(3):
-            waits.append(world.step(waits[-1][1]))
+            waits.append(stepped.step(waits[-1][1]))
     assert [round(wait, 3) for _, wait in waits[:3]] == [1.2, 2.4, 4.8]
     assert waits[3][0] == [SEEN]
     assert [(line["event"], line.get("err")) for line in lines] == [
@@ -220,29 +222,29 @@ def test_a_look_that_fails_is_said_once_answers_and_is_repeated():
 
 
 def test_a_look_that_fails_tells_again_what_was_known():
-    world = World(ONE, RequestFailed("away"))
-    world.step()
-    world.now += 1.0
-    world.here.ask()
-    world.step()
-    assert world.step(1.0)[0] == [replace(SEEN, answers=1)]
-    assert world.api.asked == 2
+    stepped = SteppedNeighbourhood(ONE, RequestFailed("away"))
+    stepped.step()
+    stepped.now += 1.0
+    stepped.here.ask()
+    stepped.step()
+    assert stepped.step(1.0)[0] == [replace(SEEN, answers=1)]
+    assert stepped.api.asked == 2
 
 
 def test_a_question_after_a_failure_is_asked_within_a_second():
-    world = World(RequestFailed("away"), RequestFailed("away"), RequestFailed("away"), ONE)
+    stepped = SteppedNeighbourhood(RequestFailed("away"), RequestFailed("away"), RequestFailed("away"), ONE)
     for _ in range(3):
-        _, wait = world.step(300)
+        _, wait = stepped.step(300)
     assert wait > 4
-    world.here.ask()
-    assert world.step() == ([], 1.0)
-    assert world.step(1.0)[0] == [replace(SEEN, answers=1)]
+    stepped.here.ask()
+    assert stepped.step() == ([], 1.0)
+    assert stepped.step(1.0)[0] == [replace(SEEN, answers=1)]
 
 
 def test_what_nobody_foresaw_ends_nothing():
-    world = World(ValueError("odd"))
+    stepped = SteppedNeighbourhood(ValueError("odd"))
     with capture_logs() as lines:
-        assert world.step() == ([OtherNodeAddresses(None)], pytest.approx(1.2))
+        assert stepped.step() == ([OtherNodeAddresses(None)], pytest.approx(1.2))
     assert lines[0]["event"] == messages.NODES_CRASHED
 
 

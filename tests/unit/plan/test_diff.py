@@ -22,7 +22,7 @@ WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.2:8080")
 
 
-class World:
+class Differ:
     """A ledger and a faultless kernel."""
 
     def __init__(self, protected=lambda _: False):
@@ -52,7 +52,7 @@ def verbs(steps):
 
 
 def test_a_new_service_comes_in_the_safe_order():
-    steps = World().want(service(), "10.244.1.1")
+    steps = Differ().want(service(), "10.244.1.1")
     assert {step.slot.set for step in steps.raised} == {
         *("frontends4", "masquerade4", "vips4", "served4", "hairpin4"),
         "quiet4",
@@ -63,28 +63,28 @@ def test_a_new_service_comes_in_the_safe_order():
 
 
 def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
-    world = World()
-    world.want(service(), "10.244.1.1", "10.244.2.2")
-    steps = world.drop("default/web")
+    differ = Differ()
+    differ.want(service(), "10.244.1.1", "10.244.2.2")
+    steps = differ.drop("default/web")
     assert steps.unbound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
     assert verbs(steps.removed) == [("DEL_SERVICE", (), 0)]
     assert len(steps.lowered) == 6
     assert steps.count() == len(steps.unbound) + len(steps.removed) + len(steps.lowered)
-    assert world.shadow == KernelState()
+    assert differ.shadow == KernelState()
 
 
 def test_a_tcp_destination_drains_and_comes_back_with_its_connections():
-    world = World()
-    world.want(service(), "10.244.1.1", "10.244.2.2")
-    assert verbs(world.want(service(), "10.244.1.1").removed) == [("SET_DEST", (TWO,), 0)]
-    assert verbs(world.want(service(), "10.244.1.1", "10.244.2.2").added) == [("SET_DEST", (TWO,), 1)]
+    differ = Differ()
+    differ.want(service(), "10.244.1.1", "10.244.2.2")
+    assert verbs(differ.want(service(), "10.244.1.1").removed) == [("SET_DEST", (TWO,), 0)]
+    assert verbs(differ.want(service(), "10.244.1.1", "10.244.2.2").added) == [("SET_DEST", (TWO,), 1)]
 
 
 def test_a_udp_destination_goes_at_once():
-    world = World()
+    differ = Differ()
     dns = service(ports=((53, 0, "UDP"),))
-    world.want(dns, "10.244.1.1", "10.244.2.2")
-    steps = world.want(dns, "10.244.1.1")
+    differ.want(dns, "10.244.1.1", "10.244.2.2")
+    steps = differ.want(dns, "10.244.1.1")
     assert verbs(steps.removed) == [("DEL_DEST", (destination("10.244.2.2:53"),), 0)]
 
 
@@ -101,12 +101,12 @@ def ways(steps):
 
 def test_ways_are_switched_between_new_and_old_servers():
     """Local pods and the node find a server with destinations at each moment."""
-    world = World()
-    world.want(local(internal=False), "10.244.2.2")
-    to_both = world.want(local(), "10.244.2.2")
+    differ = Differ()
+    differ.want(local(internal=False), "10.244.2.2")
+    to_both = differ.want(local(), "10.244.2.2")
     assert ways(to_both.switched) == {"inside4 203.0.113.5 . tcp . 80": "10.96.0.10 . 32848"}
     assert [(step.verb.name, step.key) for step in to_both.added] == [("NEW_SERVICE", INSIDE)]
-    to_none = world.want(local(external=False, internal=False), "10.244.2.2")
+    to_none = differ.want(local(external=False, internal=False), "10.244.2.2")
     assert ways(to_none.switched) == {
         "inside4 203.0.113.5 . tcp . 80": None,
         "frontends4 203.0.113.5 . tcp . 80": "accept",
@@ -118,7 +118,7 @@ def test_ways_are_switched_between_new_and_old_servers():
 
 
 def test_a_way_that_is_new_with_its_frontend_is_there_first():
-    steps = World().want(local(), "10.244.1.1")
+    steps = Differ().want(local(), "10.244.1.1")
     assert not steps.switched
     assert "inside4 203.0.113.5 . tcp . 80" in ways(steps.raised)
 
@@ -126,66 +126,66 @@ def test_a_way_that_is_new_with_its_frontend_is_there_first():
 @pytest.mark.parametrize("now", [local(internal=False), local(external=False), service()])
 def test_the_server_of_an_inside_view_goes_when_the_way_is_another(now):
     """conntrack leads what is established to its endpoint."""
-    world = World()
-    world.want(local(), "10.244.1.1", "10.244.2.2")
-    steps = world.want(now, "10.244.1.1", "10.244.2.2")
+    differ = Differ()
+    differ.want(local(), "10.244.1.1", "10.244.2.2")
+    steps = differ.want(now, "10.244.1.1", "10.244.2.2")
     assert verbs(step for step in steps.removed if step.key == INSIDE) == [("DEL_SERVICE", (), 0)]
 
 
 def test_attributes_change_in_place():
-    world = World()
-    world.want(service(), "10.244.1.1")
-    steps = world.want(service(affinity_seconds=10), "10.244.1.1")
+    differ = Differ()
+    differ.want(service(), "10.244.1.1")
+    steps = differ.want(service(affinity_seconds=10), "10.244.1.1")
     assert verbs(steps.added) == [("SET_SERVICE", (), 0)]
     assert steps.count() == 1
 
 
 def test_a_changed_element_is_replaced_before_anything_else():
-    world = World()
-    world.want(service(), "10.244.1.1")
-    steps = world.want(service())
+    differ = Differ()
+    differ.want(service(), "10.244.1.1")
+    steps = differ.want(service())
     (change,) = [step for step in steps.raised if step.slot.set == "frontends4"]
     assert (change.value, change.replaces) == ("goto refuse", True)
 
 
 def test_weights_are_wanted_state():
-    world = World()
-    world.want(service(), "10.244.1.1")
-    world.shadow.servers[WEB].destinations[ONE] = DestinationAttributes(0)
-    assert verbs(world.step(Dirty(servers={WEB})).added) == [("SET_DEST", (ONE,), 1)]
+    differ = Differ()
+    differ.want(service(), "10.244.1.1")
+    differ.shadow.servers[WEB].destinations[ONE] = DestinationAttributes(0)
+    assert verbs(differ.step(Dirty(servers={WEB})).added) == [("SET_DEST", (ONE,), 1)]
 
 
 def test_foreign_servers_go_unless_protected():
     foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
-    world = World(protected=lambda name: name == excluded)
+    differ = Differ(protected=lambda name: name == excluded)
     for name in (foreign, excluded):
-        world.shadow.servers[name] = ServerState(ServerAttributes("rr", 0, 0), weighted({ONE: 1}))
-    steps = world.step(Dirty(servers={foreign, excluded}))
+        differ.shadow.servers[name] = ServerState(ServerAttributes("rr", 0, 0), weighted({ONE: 1}))
+    steps = differ.step(Dirty(servers={foreign, excluded}))
     assert [step.key for step in steps.removed] == [foreign]
 
 
 @pytest.mark.parametrize("other", [VipForm.ROUTE, VipForm.STRAY])
 def test_a_vip_in_another_form_is_added_before_it_is_removed(other):
-    world = World()
-    world.want(service(), "10.244.1.1")
+    differ = Differ()
+    differ.want(service(), "10.244.1.1")
     vip = parse_ip("10.96.0.10")
-    world.shadow.vips = {Vip(vip, other)}
-    steps = world.step(Dirty(vips={vip}))
+    differ.shadow.vips = {Vip(vip, other)}
+    steps = differ.step(Dirty(vips={vip}))
     assert (steps.bound, steps.unbound) == ([Vip(vip, VipForm.ADDRESS)], [Vip(vip, other)])
 
 
 def test_nothing_touched_is_nothing_to_do():
-    world = World()
-    world.want(service(), "10.244.1.1")
-    assert not world.step(world.ledger.everything())
+    differ = Differ()
+    differ.want(service(), "10.244.1.1")
+    assert not differ.step(differ.ledger.everything())
 
 
 def test_tightening_ranges_is_one_phase():
-    world = World()
+    differ = Differ()
     wide = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
     narrow = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.1.0.0/16"])
-    world.want(wide, "10.244.1.1")
-    steps = world.want(narrow, "10.244.1.1")
+    differ.want(wide, "10.244.1.1")
+    steps = differ.want(narrow, "10.244.1.1")
     assert {(s.slot.key, s.value) for s in steps.raised} == {
         ("203.0.113.5 . tcp . 80 . 10.1.0.0/16", ""),
         ("203.0.113.5 . tcp . 80 . 10.0.0.0/8", None),
@@ -194,13 +194,13 @@ def test_tightening_ranges_is_one_phase():
 
 
 def test_ranges_are_lifted_at_once_but_outlive_a_removed_frontend():
-    world = World()
+    differ = Differ()
     closed = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
-    world.want(closed, "10.244.1.1")
-    lifted = world.want(service(load_balancer_ips=["203.0.113.5"]), "10.244.1.1")
+    differ.want(closed, "10.244.1.1")
+    lifted = differ.want(service(load_balancer_ips=["203.0.113.5"]), "10.244.1.1")
     assert {s.slot.set for s in lifted.raised} == {"ranged4", "allowed4"}
-    world.want(closed, "10.244.1.1")
-    removed = world.want(service(), "10.244.1.1")
+    differ.want(closed, "10.244.1.1")
+    removed = differ.want(service(), "10.244.1.1")
     assert {s.slot.set for s in removed.lowered} >= {"ranged4", "allowed4"}
     assert not removed.raised
 
@@ -219,33 +219,33 @@ LIMITED = DestinationAttributes(3, upper_threshold=100, lower_threshold=80)
 
 
 def test_destinations_of_a_server_are_grouped_by_equal_attributes():
-    world = World()
-    world.want(service(), "10.244.1.1", "10.244.2.2", "10.244.1.3")
-    with_attributes(world.ledger, {TWO: LIMITED})
+    differ = Differ()
+    differ.want(service(), "10.244.1.1", "10.244.2.2", "10.244.1.3")
+    with_attributes(differ.ledger, {TWO: LIMITED})
     shadow = KernelState()
-    steps = diff(Dirty(servers={WEB}), world.ledger, shadow, world.protected)
+    steps = diff(Dirty(servers={WEB}), differ.ledger, shadow, differ.protected)
     assert attributes_of(steps.added) == [
         ("NEW_SERVICE", ["10.244.1.1:8080", "10.244.1.3:8080"], DestinationAttributes()),
         ("NEW_DEST", ["10.244.2.2:8080"], LIMITED),
     ]
     apply(steps, shadow)
-    assert not diff(Dirty(servers={WEB}), world.ledger, shadow, world.protected)
+    assert not diff(Dirty(servers={WEB}), differ.ledger, shadow, differ.protected)
 
 
 def test_a_change_of_attributes_sets_only_that_destination():
-    world = World()
-    world.want(service(), "10.244.1.1", "10.244.2.2")
-    with_attributes(world.ledger, {TWO: LIMITED})
-    steps = diff(Dirty(servers={WEB}), world.ledger, world.shadow, world.protected)
+    differ = Differ()
+    differ.want(service(), "10.244.1.1", "10.244.2.2")
+    with_attributes(differ.ledger, {TWO: LIMITED})
+    steps = diff(Dirty(servers={WEB}), differ.ledger, differ.shadow, differ.protected)
     assert attributes_of(steps.added) == [("SET_DEST", ["10.244.2.2:8080"], LIMITED)]
 
 
 def test_a_destination_that_drains_keeps_its_other_attributes():
-    world = World()
-    world.want(service(), "10.244.1.1", "10.244.2.2")
-    world.shadow.servers[WEB].destinations[TWO] = LIMITED
-    world.ledger.frontends[WEB] = msgspec.structs.replace(world.ledger.frontends[WEB], destinations={ONE: USUAL})
-    steps = diff(Dirty(servers={WEB}), world.ledger, world.shadow, world.protected)
+    differ = Differ()
+    differ.want(service(), "10.244.1.1", "10.244.2.2")
+    differ.shadow.servers[WEB].destinations[TWO] = LIMITED
+    differ.ledger.frontends[WEB] = msgspec.structs.replace(differ.ledger.frontends[WEB], destinations={ONE: USUAL})
+    steps = diff(Dirty(servers={WEB}), differ.ledger, differ.shadow, differ.protected)
     assert attributes_of(steps.removed) == [
         ("SET_DEST", ["10.244.2.2:8080"], msgspec.structs.replace(LIMITED, weight=0))
     ]

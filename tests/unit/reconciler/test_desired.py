@@ -28,7 +28,7 @@ class Events(Report):
         self.refusals.append((service.name, reason))
 
 
-class World:
+class PlannedNode:
     """One node, its objects and what was said."""
 
     def __init__(self, **settings):
@@ -59,76 +59,76 @@ def field_case(name):
 
 @pytest.mark.parametrize("known", [NODES[:1], NODES], ids=["this node alone", "all nodes"])
 def test_of_the_nodes_that_servicelb_lists_this_one_serves_itself(known):
-    world = World().change(*known, *field_case("09-servicelb-other-nodes.yaml"))
-    assert world.served("traefik") == {"10.96.9.28", "192.0.2.1"}
-    assert world.desired.ledger.vip(parse_ip("192.0.2.2")) is None
-    assert [(line["event"], line["services"]) for line in world.lines] == [(messages.NODE_ADDRESSES_IGNORED, 1)]
-    assert world.events.refusals == []
+    planned = PlannedNode().change(*known, *field_case("09-servicelb-other-nodes.yaml"))
+    assert planned.served("traefik") == {"10.96.9.28", "192.0.2.1"}
+    assert planned.desired.ledger.vip(parse_ip("192.0.2.2")) is None
+    assert [(line["event"], line["services"]) for line in planned.lines] == [(messages.NODE_ADDRESSES_IGNORED, 1)]
+    assert planned.events.refusals == []
 
 
 def test_that_load_balancers_list_nodes_is_said_once_for_all_services():
     addresses = [f"192.0.2.{n}" for n in (1, 2, 3)]
     services = [service(f"s{n}", [f"10.96.0.{n}"], ((n, 0),), load_balancer_ips=addresses) for n in range(1, 21)]
-    world = World().change(*NODES, *services)
-    assert [line["services"] for line in world.lines] == [20]
-    world.change(service("more", ["10.96.1.1"], ((99, 0),), load_balancer_ips=addresses))
-    assert (world.lines, world.events.refusals) == ([], [])
+    planned = PlannedNode().change(*NODES, *services)
+    assert [line["services"] for line in planned.lines] == [20]
+    planned.change(service("more", ["10.96.1.1"], ((99, 0),), load_balancer_ips=addresses))
+    assert (planned.lines, planned.events.refusals) == ([], [])
 
 
 def test_what_a_service_does_not_get_is_one_line_and_one_event():
     wanted = [f"169.254.0.{n}" for n in range(1, 9)]
-    world = World().change(service(external_ips=wanted))
+    planned = PlannedNode().change(service(external_ips=wanted))
     told = [f"{address}: a link-local address" for address in wanted[:5]]
-    assert [(line["service"], line["count"], line["addresses"]) for line in world.lines] == [
+    assert [(line["service"], line["count"], line["addresses"]) for line in planned.lines] == [
         ("default/web", 8, told)
     ]
-    assert world.events.refusals == [("web", "; ".join([*told, "and 3 more"]))]
-    world.change(slice_of("web", "10.244.1.1"))
-    assert (world.lines, len(world.events.refusals)) == ([], 1)
+    assert planned.events.refusals == [("web", "; ".join([*told, "and 3 more"]))]
+    planned.change(slice_of("web", "10.244.1.1"))
+    assert (planned.lines, len(planned.events.refusals)) == ([], 1)
     # What is said again is what changes.
-    world.change(service()).change(service(external_ips=wanted))
-    assert len(world.events.refusals) == 2
+    planned.change(service()).change(service(external_ips=wanted))
+    assert len(planned.events.refusals) == 2
 
 
 def test_what_other_services_hold_is_one_line_and_one_event():
     ports = [(number, 0, "TCP", f"p{number}") for number in range(1, 9)]
     old = service("old", ["10.96.0.1"], ports, external_ips=["198.51.100.1"], created="2020")
     new = service("new", ["10.96.0.2"], ports, external_ips=["198.51.100.1"], created="2026")
-    world = World().change(new, old)
+    planned = PlannedNode().change(new, old)
     told = [f"198.51.100.1:{number}/TCP is held by the Service default/old" for number in range(1, 6)]
-    assert [(line["service"], line["count"], line["frontends"]) for line in world.lines] == [
+    assert [(line["service"], line["count"], line["frontends"]) for line in planned.lines] == [
         ("default/new", 8, told)
     ]
-    assert world.events.refusals == [("new", "; ".join([*told, "and 3 more"]))]
+    assert planned.events.refusals == [("new", "; ".join([*told, "and 3 more"]))]
 
 
 def test_an_external_ip_ends_when_a_load_balancer_gives_it_to_another_service_and_comes_back():
     thief = service("thief", ["10.96.0.1"], ((80, 0),), external_ips=["203.0.113.5"], created="2020")
     owner = service("owner", ["10.96.0.2"], ((443, 0),), load_balancer_ips=["203.0.113.5"], created="2026")
     for order in ([thief, owner], [owner, thief]):
-        world = World()
+        planned = PlannedNode()
         for item in order:
-            world.change(item)
+            planned.change(item)
         # Not even on a port that the other Service does not have.
-        assert (world.served("thief"), world.served("owner")) == ({"10.96.0.1"}, {"10.96.0.2", "203.0.113.5"})
-        world.change(gone=[(Kind.SERVICE, "default/owner")])
-        assert world.served("thief") == {"10.96.0.1", "203.0.113.5"}
+        assert (planned.served("thief"), planned.served("owner")) == ({"10.96.0.1"}, {"10.96.0.2", "203.0.113.5"})
+        planned.change(gone=[(Kind.SERVICE, "default/owner")])
+        assert planned.served("thief") == {"10.96.0.1", "203.0.113.5"}
 
 
 def test_an_external_ip_ends_when_a_pod_or_a_node_gets_it():
-    world = World().change(NODES[0], service(external_ips=["10.9.1.7", "192.0.2.2"]))
-    assert world.served("web") == {"10.96.0.10", "10.9.1.7", "192.0.2.2"}
-    world.change(slice_of("other", "10.9.1.7"))
-    assert world.served("web") == {"10.96.0.10", "192.0.2.2"}
-    world.change(NODES[1])
-    assert world.served("web") == {"10.96.0.10"}
-    world.change(gone=[(Kind.NODE, "node2"), (Kind.ENDPOINT_SLICE, "default/other-4")])
-    assert world.served("web") == {"10.96.0.10", "10.9.1.7", "192.0.2.2"}
+    planned = PlannedNode().change(NODES[0], service(external_ips=["10.9.1.7", "192.0.2.2"]))
+    assert planned.served("web") == {"10.96.0.10", "10.9.1.7", "192.0.2.2"}
+    planned.change(slice_of("other", "10.9.1.7"))
+    assert planned.served("web") == {"10.96.0.10", "192.0.2.2"}
+    planned.change(NODES[1])
+    assert planned.served("web") == {"10.96.0.10"}
+    planned.change(gone=[(Kind.NODE, "node2"), (Kind.ENDPOINT_SLICE, "default/other-4")])
+    assert planned.served("web") == {"10.96.0.10", "10.9.1.7", "192.0.2.2"}
 
 
 def test_the_switch_for_operators_allows_addresses_of_nodes_and_pods():
-    world = World(trusted_ip_ranges=("192.0.2.0/24", "10.9.0.0/16"))
-    world.change(
+    planned = PlannedNode(trusted_ip_ranges=("192.0.2.0/24", "10.9.0.0/16"))
+    planned.change(
         *NODES, slice_of("other", "10.9.1.7"), service(external_ips=["192.0.2.1", "192.0.2.2", "10.9.1.7"])
     )
-    assert world.served("web") == {"10.96.0.10", "192.0.2.1", "192.0.2.2", "10.9.1.7"}
+    assert planned.served("web") == {"10.96.0.10", "192.0.2.1", "192.0.2.2", "10.9.1.7"}

@@ -28,7 +28,7 @@ class Recorder(Report):
         self.notes.append((node, note))
 
 
-class World:
+class SharedNode:
     """A node with one Service, and another program that makes virtual servers there."""
 
     def __init__(self, *before, **settings):
@@ -55,30 +55,30 @@ class World:
 
 
 @pytest.fixture
-def world():
-    world = World()
-    world.start()
-    return world
+def shared():
+    shared = SharedNode()
+    shared.start()
+    return shared
 
 
-def test_a_foreign_server_is_removed_and_named_with_what_keeps_it(world):
-    world.make()
-    (line,) = world.verify()
-    assert KUBE_VIP not in world.node.ipvs.servers()
+def test_a_foreign_server_is_removed_and_named_with_what_keeps_it(shared):
+    shared.make()
+    (line,) = shared.verify()
+    assert KUBE_VIP not in shared.node.ipvs.servers()
     assert line == {
         "event": REMOVED, "log_level": "warning", "address": "192.0.2.50", "port": 6443, "protocol": "TCP",
         "scheduler": "wlc", "times": 1, "keptBy": REMEDY,
     }  # fmt: skip
-    assert world.report.notes == []
+    assert shared.report.notes == []
 
 
-def test_one_that_is_made_again_is_an_event_from_the_second_time_on(world):
+def test_one_that_is_made_again_is_an_event_from_the_second_time_on(shared):
     for times in (1, 2, 3):
-        world.make()
-        assert [line["times"] for line in world.verify()] == [times]
-        assert len(world.report.notes) == times - 1
-    node, note = world.report.notes[0]
-    assert node == world.loop._config.node_name
+        shared.make()
+        assert [line["times"] for line in shared.verify()] == [times]
+        assert len(shared.report.notes) == times - 1
+    node, note = shared.report.notes[0]
+    assert node == shared.loop._config.node_name
     assert note == (
         "virtual server 192.0.2.50:6443/TCP (scheduler wlc), which no Service asks for, was removed 2 times:"
         f" another program makes it again. {REMEDY} leaves it alone"
@@ -86,39 +86,39 @@ def test_one_that_is_made_again_is_an_event_from_the_second_time_on(world):
 
 
 def test_one_that_is_there_at_the_start_is_named_too():
-    world = World(KUBE_VIP)
+    shared = SharedNode(KUBE_VIP)
     with structlog.testing.capture_logs() as said:
-        world.start()
+        shared.start()
     assert [line["keptBy"] for line in said if line["event"] == REMOVED] == [REMEDY]
-    assert KUBE_VIP not in world.node.ipvs.servers()
+    assert KUBE_VIP not in shared.node.ipvs.servers()
 
 
 def test_an_excluded_one_stays_and_nothing_is_said():
-    world = World(KUBE_VIP, exclude_cidrs=("192.0.2.0/24",))
-    world.start()
-    assert world.verify() == []
-    assert KUBE_VIP in world.node.ipvs.servers()
+    shared = SharedNode(KUBE_VIP, exclude_cidrs=("192.0.2.0/24",))
+    shared.start()
+    assert shared.verify() == []
+    assert KUBE_VIP in shared.node.ipvs.servers()
 
 
-def test_servers_of_services_come_and_go_without_a_word(world):
+def test_servers_of_services_come_and_go_without_a_word(shared):
     with structlog.testing.capture_logs() as said:
-        world.loop.reconcile([Listed(Kind.SERVICE, {})])
-    assert world.node.ipvs.servers() == {}
+        shared.loop.reconcile([Listed(Kind.SERVICE, {})])
+    assert shared.node.ipvs.servers() == {}
     assert [line for line in said if line["event"] == REMOVED] == []
 
 
-def test_a_server_of_ours_that_was_changed_is_repaired_and_not_called_foreign(world):
+def test_a_server_of_ours_that_was_changed_is_repaired_and_not_called_foreign(shared):
     ours = key("10.96.0.10:80")
-    world.node.ipvs.apply([IpvsStep(Verb.SET_SERVICE, ours, ServerAttributes("wlc", 0, 0))])
-    assert world.verify() == []
-    assert world.node.ipvs.servers()[ours].scheduler == "rr"
+    shared.node.ipvs.apply([IpvsStep(Verb.SET_SERVICE, ours, ServerAttributes("wlc", 0, 0))])
+    assert shared.verify() == []
+    assert shared.node.ipvs.servers()[ours].scheduler == "rr"
 
 
-def test_one_that_cannot_be_removed_is_named_when_it_is(world):
-    world.make()
+def test_one_that_cannot_be_removed_is_named_when_it_is(shared):
+    shared.make()
     steps = [IpvsStep(Verb.DEL_SERVICE, KUBE_VIP)]
     shadow = {KUBE_VIP: ServerState(ServerAttributes("wlc", 0, 0), {})}
-    foreign = ForeignServers(world.report, "node1")
+    foreign = ForeignServers(shared.report, "node1")
     foreign.found(shadow)
     with structlog.testing.capture_logs() as said:
         foreign.removed(foreign.among(steps, shadow), {KUBE_VIP})
@@ -128,9 +128,9 @@ def test_one_that_cannot_be_removed_is_named_when_it_is(world):
     assert [line["event"] for line in said] == [REMOVED]
 
 
-def test_of_very_many_only_some_are_named(world):
+def test_of_very_many_only_some_are_named(shared):
     servers = {key(f"192.0.2.{n}:80"): ServerState(ServerAttributes("wlc", 0, 0), {}) for n in range(1, 101)}
-    foreign = ForeignServers(world.report, "node1")
+    foreign = ForeignServers(shared.report, "node1")
     foreign.found(servers)
     with structlog.testing.capture_logs() as said:
         foreign.removed(foreign.among([IpvsStep(Verb.DEL_SERVICE, one) for one in servers], servers), set())

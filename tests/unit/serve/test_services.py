@@ -17,7 +17,7 @@ def view(name="web", port=31000, endpoints=None):
     return LocalView(f"default/{name}", f"uid-{name}", port, endpoints or {4: 1}, frozenset())
 
 
-class World:
+class HealthPorts:
     def __init__(self):
         self.healthy = True
         self.notices = []
@@ -29,8 +29,8 @@ class World:
 
 
 @pytest.fixture
-def world():
-    return World()
+def health():
+    return HealthPorts()
 
 
 @pytest.mark.parametrize(
@@ -50,52 +50,52 @@ def test_the_exact_body():
     )
 
 
-def test_one_listener_a_family_and_answers_follow_without_a_new_one(world):
-    world.ports.set("default/web", view(endpoints={4: 2, 6: 0}))
-    listeners = world.listeners()
+def test_one_listener_a_family_and_answers_follow_without_a_new_one(health):
+    health.ports.set("default/web", view(endpoints={4: 2, 6: 0}))
+    listeners = health.listeners()
     four, six = Address(bytes(4), 31000), Address(bytes(16), 31000)
     assert listeners.keys() == {four, six}
     assert (listeners[four].respond(ASK).status, listeners[six].respond(ASK).status) == (200, 503)
-    world.ports.set("default/web", view(endpoints={4: 0, 6: 1}))
-    assert world.ports.take_listeners() is None
+    health.ports.set("default/web", view(endpoints={4: 0, 6: 1}))
+    assert health.ports.take_listeners() is None
     assert (listeners[four].respond(ASK).status, listeners[six].respond(ASK).status) == (503, 200)
-    world.healthy = False
+    health.healthy = False
     assert listeners[six].respond(ASK).status == 503
 
 
-def test_ports_come_change_and_go(world):
-    world.ports.set("default/web", view())
-    assert world.listeners().keys() == {Address(bytes(4), 31000)}
-    world.ports.set("default/web", view(port=31001))
-    assert world.listeners().keys() == {Address(bytes(4), 31001)}
-    world.ports.set("default/web", view(port=0))
-    assert world.listeners() == {}
-    world.ports.set("default/web", None)
-    assert world.ports.take_listeners() is None
+def test_ports_come_change_and_go(health):
+    health.ports.set("default/web", view())
+    assert health.listeners().keys() == {Address(bytes(4), 31000)}
+    health.ports.set("default/web", view(port=31001))
+    assert health.listeners().keys() == {Address(bytes(4), 31001)}
+    health.ports.set("default/web", view(port=0))
+    assert health.listeners() == {}
+    health.ports.set("default/web", None)
+    assert health.ports.take_listeners() is None
 
 
-def test_limited_addresses_are_followed(world):
-    world.ports.set("default/web", view(endpoints={4: 1, 6: 1}))
-    world.listeners()
+def test_limited_addresses_are_followed(health):
+    health.ports.set("default/web", view(endpoints={4: 1, 6: 1}))
+    health.listeners()
     first, second = parse_ip("192.0.2.1"), parse_ip("192.0.2.2")
-    world.ports.listen_on({4: (first, second), 6: ()})
-    assert world.listeners().keys() == {Address(first, 31000), Address(second, 31000)}
+    health.ports.listen_on({4: (first, second), 6: ()})
+    assert health.listeners().keys() == {Address(first, 31000), Address(second, 31000)}
 
 
-def test_a_port_of_two_services_is_an_event_of_the_second(world):
-    world.ports.set("default/web", view("web"))
-    world.ports.set("default/api", view("api"))
-    assert [listener.name for listener in world.listeners().values()] == ["healthCheckNodePort/default/api"]
-    assert [(n.subject.name, n.note) for n in world.notices] == [
+def test_a_port_of_two_services_is_an_event_of_the_second(health):
+    health.ports.set("default/web", view("web"))
+    health.ports.set("default/api", view("api"))
+    assert [listener.name for listener in health.listeners().values()] == ["healthCheckNodePort/default/api"]
+    assert [(n.subject.name, n.note) for n in health.notices] == [
         ("web", "healthCheckNodePort 31000 is in use by default/api")
     ]
 
 
-def test_a_busy_port_is_an_event_as_kube_proxy_has_it(world):
-    world.ports.set("default/web", view())
-    ((address, listener),) = world.listeners().items()
+def test_a_busy_port_is_an_event_as_kube_proxy_has_it(health):
+    health.ports.set("default/web", view())
+    ((address, listener),) = health.listeners().items()
     listener.failed(address, OSError(errno.EADDRINUSE, "Address already in use"))
-    (notice,) = world.notices
+    (notice,) = health.notices
     assert (notice.reason, notice.action, str(notice.severity)) == (
         "FailedToStartServiceHealthcheck", "Listen", "Warning")  # fmt: skip
     assert notice.subject == ("Service", "default", "web", "uid-web")

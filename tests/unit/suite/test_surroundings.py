@@ -44,9 +44,11 @@ def in_the_background():
 
 
 def test_programs_of_tests_find_nothing_of_an_unusual_shell():
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO), **UNUSUAL}
+    env = {"PATH": os.environ["PATH"], **UNUSUAL}
     argv = [sys.executable, "-c", TEST, PROGRAM]
-    done = subprocess.run(argv, env=env, preexec_fn=in_the_background, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        argv, cwd=REPO, env=env, preexec_fn=in_the_background, stdout=subprocess.PIPE, check=True
+    )
     found = json.loads(done.stdout)
     # Python itself ignores these two in every program.
     assert set(found["ignored"]) <= {signal.SIGPIPE, signal.SIGXFSZ}
@@ -60,7 +62,7 @@ def test_a_signal_that_a_background_job_ignores_does_not_end_the_tests():
         "import os, signal; from tests.support import surroundings; "
         "surroundings.settle(); os.kill(0, signal.SIGINT); print('still here')"
     )
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO)}
+    env = {"PATH": os.environ["PATH"]}
     argv = [sys.executable, "-c", program]
-    options = {"preexec_fn": in_the_background, "start_new_session": True}
+    options = {"preexec_fn": in_the_background, "start_new_session": True, "cwd": REPO}
     assert subprocess.run(argv, env=env, stdout=subprocess.PIPE, check=True, **options).stdout == b"still here\n"
