@@ -21,8 +21,8 @@ import pytest
 from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Response
 from ipvsproxy.kube.client import ApiSource
-from ipvsproxy.kube.events import EventLimits as EventsPace
-from ipvsproxy.kube.pace import EventLimits
+from ipvsproxy.kube.events import EventLimits
+from ipvsproxy.kube.pace import Pace
 from ipvsproxy.process.observability import Observability
 from ipvsproxy.reconciler.loop import Fatal, Loop
 from tests.lab.apiservers import COLLECTIONS, Call, RealServer
@@ -61,9 +61,9 @@ class Process:
         settings = config(kubeconfig=kubeconfig, healthz_bind_address=None, metrics_bind_address=None)
         self.node, self.inbox = MemoryNode(), Inbox()
         self._observability = Observability(settings, lambda _: None)
-        self._observability._events._pace = EventsPace(counted_every=0)
+        self._observability._events._pace = EventLimits(counted_every=0)
         self._observability.listen()
-        self.source = ApiSource(kubeconfig, "", "node1", pace=EventLimits(watch=(1, 1)))
+        self.source = ApiSource(kubeconfig, "", "node1", pace=Pace(watch=(1, 1)))
         self.source.start(self.inbox)
         self._observability.send_events(self.source.client)
         self._loop = Loop(settings, self.inbox, self.node.kernel(), report=self._observability.report)
