@@ -94,6 +94,7 @@ def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -
         settings = settle(flags, os.environ)
     except ConfigFileError as error:
         return _errors(str(error).splitlines(), 1)
+    settings.notes += given.notes
     found = _problems(settings)
     return _errors(found, wrong) if found else _act(settings, flags)
 

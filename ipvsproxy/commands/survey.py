@@ -73,7 +73,7 @@ DECIDING = frozenset(
         "external-ip-ranges",
         "denied-ip-ranges",
         "trusted-ip-ranges",
-        "quiet-arp",
+        "suppress-vip-arp",
         "ipvs-scheduler",
         "ipvs-exclude-cidrs",
         "ipvs-strict-arp",

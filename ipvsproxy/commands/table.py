@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ipvsproxy.config.commandline import RUN, Grammar, usage_line
 from ipvsproxy.config.kinds import BOOL, DURATION, LIST, NANOSECONDS, STRING, UINT, ValueKind, choice
-from ipvsproxy.config.table import BY_FLAG, NEW, Row
+from ipvsproxy.config.table import BY_FLAG, FLAG_ALIASES, NEW, Row
 
 EXIT_OK, EXIT_FINDINGS, EXIT_USAGE = 0, 1, 2
 """Exit statuses: nothing to complain of; something found, refused or failed; wrong usage."""
@@ -73,7 +73,8 @@ class Command(NamedTuple):
         """How its arguments are read."""
         flags = self.flags
         letters = {letter: name for name, letter in LETTERS.items() if name in flags}
-        return Grammar(flags, letters, words=bool(self.words)) if self.module else RUN
+        aliases = FLAG_ALIASES if self.settings else {}
+        return Grammar(flags, letters, bool(self.words), aliases) if self.module else RUN
 
     def usage(self) -> str:
         """Return its own help."""

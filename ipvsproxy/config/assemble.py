@@ -71,7 +71,7 @@ def _traffic(values: dict[str, Any]) -> dict[str, Any]:
         "masquerade_bit": values["iptables.masqueradeBit"],
         "nodeport_addresses": tuple(values["nodePortAddresses"]),
         "external_ip_ranges": tuple(values["externalIPRanges"]),
-        "quiet_arp": values["quietARP"],
+        "suppress_vip_arp": values["suppressVIPARP"],
         "denied_ip_ranges": tuple(values["deniedIPRanges"]),
         "node_port_range": values["nodePortRange"],
         "trusted_ip_ranges": tuple(values["trustedIPRanges"]),

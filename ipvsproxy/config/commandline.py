@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.kinds import BadValue
-from ipvsproxy.config.table import BY_FLAG, GROUPS, Row, Status
+from ipvsproxy.config.table import BY_FLAG, FLAG_ALIASES, GROUPS, Row, Status
 
 LONGEST_NAME = 50
 """Of an unknown flag, so much is compared with the known ones."""
@@ -26,6 +26,7 @@ class Grammar(NamedTuple):
     flags: Mapping[str, Row] = BY_FLAG
     letters: Mapping[str, str] = {"v": "v"}
     words: bool = False
+    aliases: Mapping[str, Row] = FLAG_ALIASES
 
 
 RUN = Grammar()
@@ -33,18 +34,19 @@ RUN = Grammar()
 
 
 class Arguments(NamedTuple):
-    """What was given: values by key, whether help was asked for, and words without a flag."""
+    """What was given: values by key, whether help is wanted, words without a flag, notes on deprecated names."""
 
     values: dict[str, Any]
     help: bool
     words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
     """Read all arguments. Raises WrongUsage with every mistake."""
     values: dict[str, Any] = {}
     words: list[str] = []
-    mistakes = []
+    mistakes, notes = [], []
     rest = iter(arguments)
     for text in rest:
         if text in ("-h", "--help"):
@@ -54,6 +56,7 @@ def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
                 words += _words([text] if text != "--" else rest, grammar)
                 continue
             row, value = _flag(text, rest, grammar)
+            notes += _deprecation(text, row, grammar)
             known = values.get(row.key)
             join = row.kind.join
             values[row.key] = join(known, value) if join and known is not None else value
@@ -61,13 +64,13 @@ def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
             mistakes.append(str(mistake))
     if mistakes:
         raise WrongUsage("\n".join(mistakes))
-    return Arguments(values, help=False, words=tuple(words))
+    return Arguments(values, help=False, words=tuple(words), notes=tuple(notes))
 
 
 def _flag(text: str, rest: Iterator[str], grammar: Grammar) -> tuple[Row, Any]:
     """Read one flag, taking its value from the rest where it has none."""
     name, equals, value = _split(text, grammar)
-    row = grammar.flags.get(name)
+    row = grammar.flags.get(name) or grammar.aliases.get(name)
     if row is None:
         raise WrongUsage(f"unknown flag: {text.partition('=')[0]}{_like(name, grammar)}")
     if not equals:
@@ -80,6 +83,12 @@ def _flag(text: str, rest: Iterator[str], grammar: Grammar) -> tuple[Row, Any]:
         return row, row.kind.read(value)
     except BadValue as error:
         raise WrongUsage(f"--{name}: {error}") from None
+
+
+def _deprecation(text: str, row: Row, grammar: Grammar) -> list[str]:
+    """Return the note about a flag that was given by an earlier name."""
+    name = _split(text, grammar)[0]
+    return [f"--{name}: deprecated, use --{row.flag}"] if name != row.flag else []
 
 
 def _split(text: str, grammar: Grammar) -> tuple[str, str, str]:
@@ -127,4 +136,5 @@ def usage_line(row: Row, letter: str = "") -> str:
         words.append("(accepted, has no effect)")
     elif default != kind.zero:
         words.append(f"(default {kind.show(default)})")
+    words += [f"(--{alias.flag} is deprecated)" for alias in row.aliases]
     return f"  {name:44} {' '.join(words)}".rstrip()

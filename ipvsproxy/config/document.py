@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ipvsproxy.config.kinds import BadValue
-from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS, Row
+from ipvsproxy.config.table import FIELD_ALIASES, KUBE_PROXY_FIELDS, OUR_FIELDS, Row
 from ipvsproxy.config.yamltext import NULL, FirstDocument, Loader, Malformed, first_document
 
 MOST_LIKENED = 20
@@ -30,10 +30,11 @@ class Form(NamedTuple):
     api_version: str
     kind: str
     fields: Mapping[str, Row]
+    aliases: Mapping[str, Row] = {}
 
 
 KUBE_PROXY = Form("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", KUBE_PROXY_FIELDS)
-OURS = Form("ipvsproxy.io/v1alpha1", "IPVSProxyConfiguration", OUR_FIELDS)
+OURS = Form("ipvsproxy.io/v1alpha1", "IPVSProxyConfiguration", OUR_FIELDS, FIELD_ALIASES)
 
 
 class Document(NamedTuple):
@@ -105,10 +106,15 @@ class _Reader:
 
     def _field(self, path: str, key: yaml.Node, node: yaml.Node) -> None:
         row = self._form.fields.get(path)
+        renamed = self._form.aliases.get(path)
         if node.tag == NULL:
             return
         if row is not None:
             self._value(path, row, node)
+        elif renamed is not None:
+            self._note(self.complaints, key, path, f"deprecated, use {renamed.field}")
+            if renamed.field not in self.values:
+                self._value(renamed.field, renamed, node)
         elif path in ("apiVersion", "kind"):
             self.values[path] = node.value if isinstance(node, yaml.ScalarNode) else "?"
         elif path not in self._inner:

@@ -113,7 +113,7 @@ class Config:
     denied_ip_ranges: tuple[str, ...] = ()
     node_port_range: str = "30000-32767"
     trusted_ip_ranges: tuple[str, ...] = ()
-    quiet_arp: bool = True
+    suppress_vip_arp: bool = True
 
     scheduler: str = "rr"
     sync_period: float = 30.0

@@ -91,18 +91,28 @@ def _take_ours(settings: Settings, flags: Mapping[str, Any], environment: Mappin
     """Take our own settings from `--extra-config` and the environment; an empty variable counts as none."""
     given = {}
     for row in OURS:
-        name = ENVIRONMENT_PREFIX + row.flag.upper().replace("-", "_")
-        if environment.get(name):
-            try:
-                given[row] = (row.kind.read(environment[name]), name)
-            except BadValue as error:
-                raise ConfigFileError(f"{name}: {error}") from None
+        variable, *aliases = (_variable(flag) for flag in (row.flag, *(alias.flag for alias in row.aliases)))
+        for name in (*aliases, variable):
+            if environment.get(name):
+                given[row] = (_read_variable(row, name, environment[name]), name)
+        settings.notes += [f"{name}: deprecated, use {variable}" for name in aliases if environment.get(name)]
     extra = BY_FLAG["extra-config"]
     path = flags.get(extra.key) or given.get(extra, ("",))[0]
     if path:
         _take_file(settings, Path(path), OUR_FORM)
     for row, (value, name) in given.items():
         settings.take(row, value, name)
+
+
+def _variable(flag: str) -> str:
+    return ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
+
+
+def _read_variable(row: Row, name: str, text: str) -> Any:
+    try:
+        return row.kind.read(text)
+    except BadValue as error:
+        raise ConfigFileError(f"{name}: {error}") from None
 
 
 def _take_flags(settings: Settings, flags: Mapping[str, Any], *, beside_file: bool) -> None:

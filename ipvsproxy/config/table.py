@@ -43,13 +43,20 @@ class Status(Enum):
 SAME, BETTER, ACCEPTED, NEW = Status
 
 
+class Alias(NamedTuple):
+    """What a setting was called in an earlier version; its environment variable follows from the flag."""
+
+    flag: str
+    field: str
+
+
 class Row(NamedTuple):
     """One setting.
 
     `flag` is its name without dashes, `field` its place in KubeProxyConfiguration (in IPVSProxyConfiguration for
     our own), each empty if there is none. A zero in a file means the default, unless it is `nullable`: then only
     null does. `flag_default` replaces the default where no configuration file is used. `always` marks flags
-    that count beside `--config`.
+    that count beside `--config`. `aliases` still work, with a note that names the new name.
     """
 
     flag: str
@@ -61,6 +68,7 @@ class Row(NamedTuple):
     nullable: bool = False
     flag_default: Any = None
     always: bool = False
+    aliases: tuple[Alias, ...] = ()
 
     @property
     def key(self) -> str:
@@ -207,8 +215,9 @@ OURS = (
         "the same for all Services of a namespace", always=True, nullable=True),
     Row("node-limit", "nodeLimit", UINT, 8_000_000, NEW,
         "the same for all Services; above it namespaces share it evenly", always=True, nullable=True),
-    Row("quiet-arp", "quietARP", BOOL, True, NEW, "answer no ARP requests for VIPs that this program has bound",
-        always=True, nullable=True),
+    Row("suppress-vip-arp", "suppressVIPARP", BOOL, True, NEW,
+        "answer no ARP requests for VIPs that this program has bound", always=True, nullable=True,
+        aliases=(Alias("quiet-arp", "quietARP"),)),
 )  # fmt: skip
 """Also as environment variables, IPVSPROXY_ and the flag in capitals."""
 
@@ -226,3 +235,5 @@ SETTINGS = tuple(chain.from_iterable(GROUPS.values()))
 BY_FLAG = {row.flag: row for row in SETTINGS if row.flag}
 KUBE_PROXY_FIELDS = {row.field: row for row in SETTINGS if row.field and row not in OURS}
 OUR_FIELDS = {row.field: row for row in OURS if row.field}
+FLAG_ALIASES = {alias.flag: row for row in SETTINGS for alias in row.aliases}
+FIELD_ALIASES = {alias.field: row for row in SETTINGS for alias in row.aliases}

@@ -175,7 +175,7 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
         detects=family(cluster_ip) in node.detects,
         masquerade_all=config.masquerade_all,
-        quiet=config.quiet_arp and family(cluster_ip) == 4,
+        quiet=config.suppress_vip_arp and family(cluster_ip) == 4,
         drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
         serving=_serving(backends) if port.protocol is Protocol.UDP else (),
     )

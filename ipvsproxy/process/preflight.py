@@ -41,7 +41,7 @@ NEVER = (errno.EPERM, errno.EACCES, errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL
 """Answers of nftables to rules that it will not take another time either."""
 NEEDS_MODULES = (
     "load the modules nft_ct, nft_nat, nft_masq, nft_fib_inet, nft_reject_inet on this host, or use a kernel that"
-    " has them, with CONFIG_NF_TABLES_ARP (or --quiet-arp=false), and nftables 1.0.2 or later"
+    " has them, with CONFIG_NF_TABLES_ARP (or --suppress-vip-arp=false), and nftables 1.0.2 or later"
 )
 
 log = structlog.get_logger()
@@ -56,11 +56,11 @@ def open_kernel(config: Config) -> Kernel:
         if not can_read_tables():
             raise Fatal(TOO_OLD)
         mark = config.masquerade_mark
-        probe_rules(nft, static_rules(mark, quiet_arp=config.quiet_arp))
+        probe_rules(nft, static_rules(mark, quiet_arp=config.suppress_vip_arp))
         return Kernel(
             ipvs, Links(), nft, ruleset, Forwarding(nft, mark), mark,
             nameservers=host.nameservers,
-            quiet_arp=config.quiet_arp,
+            quiet_arp=config.suppress_vip_arp,
             keep_settings=partial(host.keep, config),
             ipv6=host.Ipv6Forwarding(),
             make_settings=partial(host.prepare, config, ipvs),

@@ -356,7 +356,7 @@ class WantedState:
 
 def _fixed(node: NodeFacts, config: Config) -> dict[ElementKey, str]:
     """Return the elements that depend on the node alone."""
-    senders = dict(sender_elements(node.senders)) if config.quiet_arp else {}
+    senders = dict(sender_elements(node.senders)) if config.suppress_vip_arp else {}
     return {**dict(detector_elements(node.pod_cidrs, node.pod_interfaces)), **senders}
 
 

@@ -84,7 +84,7 @@ class Metrics:
             "rest_client_requests_total", "Requests to the API server", ("code", "host", "method")
         )
         self._request_time = self._histogram(
-            "rest_client_request_duration_seconds", "Time to an answer's head", ("host", "verb"), REQUEST_BUCKETS
+            "rest_client_request_duration_seconds", "Time to response headers", ("host", "verb"), REQUEST_BUCKETS
         )
 
     def _make_own(self) -> None:
@@ -93,8 +93,12 @@ class Metrics:
         self._frontends = self._gauge("ipvsproxy_frontends", "Virtual servers that are wanted")
         self._draining = self._gauge("ipvsproxy_draining_frontends", "Frontends with endpoints that drain")
         self._leaving = self._gauge("ipvsproxy_draining_destinations", "Endpoints that drain, in each frontend")
-        self._forced = self._counter(
-            "ipvsproxy_forced_drain_ends_total", "Draining endpoints deleted with connections, by the timeout"
+        self._drain_timeouts = (
+            self._counter(
+                "ipvsproxy_drain_timeouts_total",
+                "Draining endpoints deleted with connections at the drain timeout",
+            ),
+            self._counter("ipvsproxy_forced_drain_ends_total", "Deprecated: ipvsproxy_drain_timeouts_total"),
         )
         self._pending = self._gauge("ipvsproxy_pending_objects", "Kernel objects that failed and are tried again")
         self._limited = self._gauge("ipvsproxy_limited_services", "Services above a limit, served in part")
@@ -160,7 +164,8 @@ class Metrics:
 
     def drains_forced(self, destinations: int) -> None:
         """Draining destinations were deleted with their connections."""
-        self._forced.inc(destinations)
+        for counter in self._drain_timeouts:
+            counter.inc(destinations)
 
     def swept(self, family: int, seconds: float, deleted: int) -> None:
         """Conntrack was searched for stale entries of a family."""
@@ -240,8 +245,9 @@ class _TrafficCollector(Collector):
         parts = [item for item in series if item.endpoint]
         yield from _counted("service", ("namespace", "service", "frontend"), wholes)
         yield from _counted("endpoint", ("namespace", "service", "frontend", "endpoint"), parts)
-        words = "Time that the last reading of these counters took"
-        yield GaugeMetricFamily("ipvsproxy_traffic_reading_seconds", words, value=self._traffic.seconds)
+        name, seconds = "ipvsproxy_traffic_scrape_duration_seconds", self._traffic.seconds
+        yield GaugeMetricFamily(name, "Time that the last reading of these counters took", value=seconds)
+        yield GaugeMetricFamily("ipvsproxy_traffic_reading_seconds", f"Deprecated: {name}", value=seconds)
 
 
 def _counted(what: str, labels: tuple[str, ...], series: Iterable[TrafficSeries]) -> Iterator[Metric]:

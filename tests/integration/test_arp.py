@@ -80,7 +80,7 @@ def proxies(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Itera
     lab.run(lab.nodes[0], ["ip", "address", "add", f"{OTHER}/32", "dev", "cni0"])
     started = [
         lab.proxy(node, folder.path, [*DEFAULT_PROXY_ARGS, *more], wait=False)
-        for node, more in zip(lab.nodes, ([], ["--quiet-arp=false"]), strict=True)
+        for node, more in zip(lab.nodes, ([], ["--suppress-vip-arp=false"]), strict=True)
     ]
     for proxy in started:
         proxy.wait_for(messages.SYNCED)

@@ -217,7 +217,7 @@ def test_the_annotation_of_a_service_limits_draining(
         talk = held.pop(leaving.host.name)
         assert talk.ask().outcome == "refused"  # the first packet makes the kernel forget it
         assert {name: other.ask().name for name, other in held.items()} == {name: name for name in held}
-    assert metric(lab, "ipvsproxy_forced_drain_ends_total") == 1
+    assert metric(lab, "ipvsproxy_drain_timeouts_total") == 1
 
 
 def test_an_endpoint_ends_soon_after_its_last_connection(

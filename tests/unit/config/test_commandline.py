@@ -1,7 +1,7 @@
 import pytest
 
 from ipvsproxy.config.commandline import WrongUsage, parse, usage
-from ipvsproxy.config.table import BY_FLAG, SETTINGS
+from ipvsproxy.config.table import BY_FLAG, FIELD_ALIASES, FLAG_ALIASES, SETTINGS
 
 
 def values(*arguments):
@@ -75,3 +75,19 @@ def test_usage_names_every_flag():
 def test_keys_and_flags_are_unique():
     assert len({row.key for row in SETTINGS}) == len(SETTINGS)
     assert len(BY_FLAG) == sum(bool(row.flag) for row in SETTINGS)
+
+
+def test_a_flag_that_was_renamed_works_by_its_old_name_and_a_note_has_the_new_one():
+    for flag, row in FLAG_ALIASES.items():
+        value = row.kind.show(row.kind.zero)
+        found = parse([f"--{flag}={value}"])
+        assert found.values == {row.key: row.kind.read(value)}
+        assert found.notes == (f"--{flag}: deprecated, use --{row.flag}",)
+        assert f"(--{flag} is deprecated)" in usage()
+    assert parse(["--suppress-vip-arp=false"]).notes == ()
+
+
+def test_no_alias_is_a_name_of_today():
+    assert FLAG_ALIASES
+    assert not FLAG_ALIASES.keys() & BY_FLAG.keys()
+    assert not FIELD_ALIASES.keys() & {row.field for row in SETTINGS}

@@ -144,6 +144,32 @@ def test_our_own_settings_come_from_three_places(file):
     assert [path for path, _ in made.files] == [KUBEADM, extra]
 
 
+def test_a_setting_that_was_renamed_is_read_by_its_old_names(file):
+    extra = file("quietARP: false\n", OURS, "extra.yaml")
+    for given in (
+        settings("--quiet-arp=false"),
+        settings(IPVSPROXY_QUIET_ARP="false"),
+        settings(f"--extra-config={extra}"),
+    ):
+        assert given.values["suppressVIPARP"] is False
+    assert settings(IPVSPROXY_QUIET_ARP="false").notes == [
+        "IPVSPROXY_QUIET_ARP: deprecated, use IPVSPROXY_SUPPRESS_VIP_ARP"
+    ]
+    assert settings(f"--extra-config={extra}").notes == [
+        f"{extra}: line 3: IPVSProxyConfiguration.quietARP: deprecated, use suppressVIPARP"
+    ]
+
+
+@pytest.mark.parametrize(
+    "body", ["quietARP: false\nsuppressVIPARP: true\n", "suppressVIPARP: true\nquietARP: false\n"]
+)
+def test_of_two_names_of_a_setting_the_new_one_wins(file, body):
+    extra = file(body, OURS, "extra.yaml")
+    assert settings(f"--extra-config={extra}").values["suppressVIPARP"] is True
+    both = {"IPVSPROXY_QUIET_ARP": "false", "IPVSPROXY_SUPPRESS_VIP_ARP": "true"}
+    assert settings(**both).values["suppressVIPARP"] is True
+
+
 def test_what_has_no_effect_is_said(file):
     assert any("--iptables-sync-period" in note for note in settings("--iptables-sync-period=1s").notes)
     notes = settings(f"--config={file('winkernel: {enableDSR: true}')}").notes

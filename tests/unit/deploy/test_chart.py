@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ipvsproxy.config import document
-from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS
+from ipvsproxy.config.table import FIELD_ALIASES, KUBE_PROXY_FIELDS, OUR_FIELDS
 from tests.support.chart_values import API_SERVER, EVERYTHING, VARIANTS, by_kind, installed
 from tests.support.deploy_tools import CHART, Object, helm, is_hook, notes, render
 
@@ -50,7 +50,7 @@ def test_every_value_is_explained_by_the_schema_and_the_reverse() -> None:
 def test_the_schema_knows_exactly_the_fields_that_the_proxy_reads() -> None:
     # Where the kubeconfig is follows from where the chart mounts it.
     assert fields(SCHEMA["properties"]["config"]) == KUBE_PROXY_FIELDS.keys() - {"clientConnection.kubeconfig"}
-    assert fields(SCHEMA["properties"]["extraConfig"]) == OUR_FIELDS.keys()
+    assert fields(SCHEMA["properties"]["extraConfig"]) == OUR_FIELDS.keys() | FIELD_ALIASES.keys()
 
 
 @pytest.mark.parametrize(

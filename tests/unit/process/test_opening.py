@@ -71,7 +71,7 @@ class Judge:
     ("code", "words"),
     [
         (errno.ENOENT, "No such file or directory): load the modules nft_ct, nft_nat"),
-        (errno.EOPNOTSUPP, "Operation not supported): load the modules .*--quiet-arp=false"),
+        (errno.EOPNOTSUPP, "Operation not supported): load the modules .*--suppress-vip-arp=false"),
         (errno.EINVAL, "Invalid argument): .*nftables 1.0.2"),
         (errno.EPERM, "Operation not permitted): the process needs the capability CAP_NET_ADMIN"),
     ],

@@ -193,7 +193,8 @@ def test_failures_are_counted_and_a_refusal_is_an_event(metered):
     metered.board.refused(Subject("Service", "default", "web"), "10.96.0.1:80/SCTP: no such protocol")
     assert metered.value("ipvsproxy_sync_failures_total") == 1
     assert metered.value("ipvsproxy_repairs_total") == 4
-    assert metered.value("ipvsproxy_forced_drain_ends_total") == 2
+    assert metered.value("ipvsproxy_drain_timeouts_total") == 2
+    assert metered.value("ipvsproxy_forced_drain_ends_total") == 2, "the old name, for one release"
     assert metered.value("ipvsproxy_service_failures_total") == 1
     assert [(n.reason, n.note) for n in metered.notices] == [
         ("FailedToProgramService", "10.96.0.1:80/SCTP: no such protocol")

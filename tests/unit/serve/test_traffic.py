@@ -137,7 +137,8 @@ def test_a_scrape(limit):
     ends = (("endpoint", "10.244.0.2:8080"), *place)
     assert samples["ipvsproxy_endpoint_connections_total", *ends] == 2
     assert samples["ipvsproxy_endpoint_current_connections", *ends, ("state", "active")] == 2
-    assert samples["ipvsproxy_traffic_reading_seconds",] == 1
+    assert samples["ipvsproxy_traffic_scrape_duration_seconds",] == 1
+    assert samples["ipvsproxy_traffic_reading_seconds",] == 1, "the old name, for one release"
 
 
 def test_nothing_of_it_without_the_setting():
