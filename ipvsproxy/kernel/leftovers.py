@@ -9,10 +9,10 @@ and not fought with. Numbers: include/uapi/linux/netfilter/ipset/ip_set.h.
 """
 
 import errno
-import time
 from collections.abc import Sequence
 
 import structlog
+import tenacity
 
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.filters.kube_proxy import IPSET_MODULE, KubeProxyState, text
@@ -130,20 +130,26 @@ def destroy_sets(names: Sequence[str], wire: Wire, patience: float) -> list[str]
 
     A kernel that has not loaded ipset is not asked, since that would load it.
     """
-    deadline = time.monotonic() + patience
-    left = list(names) if IPSET_MODULE.exists() else []
-    refused: dict[str, int] = {}
-    while left:
-        failures = wire.batch([_destroy(name, index) for index, name in enumerate(left)])
-        if len(failures) < len(left):
-            log.info("Removed leftovers of kube-proxy", ipsets=len(left) - len(failures))
-        refused = {left[index]: code for index, code in failures.items() if code != errno.ENOENT}
-        left = list(refused)
-        if time.monotonic() > deadline:
-            break
-        if left:
-            time.sleep(BUSY_PAUSE)
-    return [f"ipset {name} is in use (error {code})" for name, code in refused.items()]
+    left = dict.fromkeys(names if IPSET_MODULE.exists() else (), 0)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_result(bool),
+        wait=tenacity.wait_fixed(BUSY_PAUSE),
+        stop=tenacity.stop_after_delay(patience),
+        retry_error_callback=lambda _: None,
+    )
+    retrying(_destroy_some, left, wire)
+    return [f"ipset {name} is in use (error {code})" for name, code in left.items()]
+
+
+def _destroy_some(left: dict[str, int], wire: Wire) -> bool:
+    """Destroy ipsets, keep those that the kernel refused with their errors, and return whether there are any."""
+    names = list(left)
+    failures = wire.batch([_destroy(name, index) for index, name in enumerate(names)]) if names else {}
+    if len(failures) < len(names):
+        log.info("Removed leftovers of kube-proxy", ipsets=len(names) - len(failures))
+    left.clear()
+    left.update({names[index]: code for index, code in failures.items() if code != errno.ENOENT})
+    return bool(left)
 
 
 def _destroy(name: str, sequence: int) -> bytes:

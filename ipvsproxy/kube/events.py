@@ -10,7 +10,6 @@ that is away is waited for a while. Nothing is done that the role system:node-pr
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,10 +17,13 @@ from typing import Any, NamedTuple
 from typing import Protocol as Interface
 
 import structlog
+import tenacity
 
 from ipvsproxy.base.budget import Budget, Rate
+from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.report import EventNote, Severity, Subject
 from ipvsproxy.kube.api import NO_ANSWER, RequestFailed, Response, failure_of
+from ipvsproxy.kube.pace import Pace
 
 CONTROLLER = "kube-proxy"
 QUEUE = 500
@@ -30,7 +32,7 @@ EACH, TOGETHER, NODE = Rate(10, 30.0), Rate(25, 10.0), Rate(10, 60.0)
 """Events about the objects of one namespace, of all namespaces, and about the node."""
 SERIES_SECONDS = 360.0
 COUNTED_EVERY_SECONDS = 30.0
-ATTEMPTS, RETRY_SECONDS = 12, (0.25, 10.0)
+ATTEMPTS, RETRY = 12, ExponentialWait(0.25, 10.0)
 MAX_NOTE = 1024
 NOT_FOUND = 404
 
@@ -51,14 +53,13 @@ class EventClient(Interface):
 
 
 class EventLimits(NamedTuple):
-    """Events of a namespace, of all of them, and of the node; first and longest wait; the clock counts seconds."""
+    """Events of a namespace, of all of them, and of the node; of the pace, the clock and the pauses count."""
 
     each: Rate = EACH
     together: Rate = TOGETHER
     node: Rate = NODE
-    retry: tuple[float, float] = RETRY_SECONDS
     counted_every: float = COUNTED_EVERY_SECONDS
-    clock: Callable[[], float] = time.monotonic
+    pace: Pace = Pace(wait=RETRY)
 
 
 class EventSeries:
@@ -82,19 +83,19 @@ class Events:
     """Sends notices once it has begun. `sent` is told what became of each: sent, failed or dropped."""
 
     def __init__(
-        self, host: str, sent: Callable[[str], None] = lambda _: None, pace: EventLimits | None = None
+        self, host: str, sent: Callable[[str], None] = lambda _: None, limits: EventLimits | None = None
     ) -> None:
         # Held and not inherited from: a new Python may use any name in its Thread, as 3.13 does with `_handle`.
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._instance = f"{CONTROLLER}-{host}"[:128]
         self._client: EventClient | None = None
         self._sent = sent
-        self._pace = pace or EventLimits()
+        self._limits = limits or EventLimits()
         self._queue: queue.Queue[EventSeries | None] = queue.Queue(QUEUE)
         self._lock = threading.Lock()
         # In the order in which they last happened.
         self._series: dict[EventNote, EventSeries] = {}
-        self._budget = Budget(self._pace.clock, self._pace.each, self._pace.node, self._pace.together)
+        self._budget = Budget(self._limits.pace.clock, self._limits.each, self._limits.node, self._limits.together)
         self._stopping = threading.Event()
         self._numbers = itertools.count(1)
 
@@ -105,14 +106,14 @@ class Events:
 
     def put(self, notice: EventNote) -> None:
         """Take a notice; never blocks and never fails. What is above a budget is dropped, not queued."""
-        now = self._pace.clock()
+        now = self._limits.pace.clock()
         with self._lock:
             self._forget(now)
             series = self._series.pop(notice, None)
             if series is not None:
                 self._series[notice] = series
                 series.again(now)
-                if not series.is_queued and now - series.told >= self._pace.counted_every:
+                if not series.is_queued and now - series.told >= self._limits.counted_every:
                     series.told = now
                     self._enqueue(series)
             elif self._budget.take(notice.subject.namespace):
@@ -188,21 +189,21 @@ class Events:
 
     def _try(self, call: Callable[[EventClient], Response]) -> bool:
         """Make a request, again while the server is away; tell whether it was accepted."""
-        first, longest = self._pace.retry
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self._request(call)
-            except RequestFailed as trouble:
-                again = trouble.status in (NO_ANSWER, 429) or trouble.status >= 500
-                wait = min(longest, first * 2**attempt)
-                if again and attempt < ATTEMPTS and not self._stopping.wait(wait):
-                    continue
-                log.debug("API server did not accept Event", err=trouble.reason)
-                self._sent("failed")
-                return False
-            self._sent("sent")
-            return True
-        return False
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_temporary),
+            wait=self._limits.pace.after,
+            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(self._stopping),
+            sleep=tenacity.sleep_using_event(self._stopping),
+            reraise=True,
+        )
+        try:
+            retrying(self._request, call)
+        except RequestFailed as trouble:
+            log.debug("API server did not accept Event", err=trouble.reason)
+            self._sent("failed")
+            return False
+        self._sent("sent")
+        return True
 
     def _request(self, call: Callable[[EventClient], Response]) -> None:
         if self._client is None:
@@ -214,6 +215,11 @@ class Events:
                 raise failure_of(response.status, body, response.headers)
         finally:
             response.close()
+
+
+def _is_temporary(failure: BaseException) -> bool:
+    """Whether the same request may be accepted later."""
+    return isinstance(failure, RequestFailed) and (failure.status in (NO_ANSWER, 429) or failure.status >= 500)
 
 
 def event(notice: EventNote, name: str, instance: str, moment: datetime) -> dict[str, Any]:

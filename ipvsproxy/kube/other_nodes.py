@@ -11,9 +11,7 @@ All nodes of a cluster do this, often because of one and the same Service. So th
 together would have the servers send: nodes times bytes of an answer.
 """
 
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -24,10 +22,12 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import Cidr, is_node_address, parse_ip
+from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.inbox import Inbox, Kind
 from ipvsproxy.kube.api import MALFORMED, RequestFailed, Response, failure_of, read_page
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.kube.decoded import InvalidObject
+from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.reflector import STOP_SECONDS
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.model import Node
@@ -36,8 +36,8 @@ COLUMNS = ("Name", "Internal-IP", "External-IP")
 """Of the table of Nodes (pkg/printers/internalversion/printers.go of Kubernetes)."""
 WHOLE_UP_TO = 100
 """Nodes up to which their objects are read as well."""
-FAILED_SECONDS = (1.0, 300.0)
-"""Pause after a look that has failed, at first and at the longest; when somebody asks, it is the first one."""
+FAILED = ExponentialWait(1.0, 300.0)
+"""Pauses after looks that have failed; when somebody asks, the first one is enough."""
 NEVER = float("inf")
 
 log = structlog.get_logger()
@@ -57,15 +57,14 @@ class QueryLimits(msgspec.Struct, frozen=True):
     """What all nodes of a cluster together may have the API servers send: bytes a second, and pauses in seconds.
 
     `peak` is for one look of all nodes that the same Service has made them take, `steady` for looks on and on.
-    `hold` is how long a question waits for its answer.
+    `hold` is how long a question waits for its answer. Of the pace, the clock and the pauses after failures count.
     """
 
     peak: float = 50e6
     steady: float = 2.5e6
     rarely: float = 300.0
     hold: float = 10.0
-    clock: Callable[[], float] = time.monotonic
-    uniform: Callable[[float, float], float] = random.uniform
+    pace: Pace = Pace(wait=FAILED)
 
 
 class Answers(NamedTuple):
@@ -174,7 +173,7 @@ class OtherNodes:
         self._load = 0
         self._looked_at = -NEVER
         self._due, self._release = 0.0, NEVER
-        self._pause = 0.0
+        self._failures, self._pause = 0, 0.0
         self._complaint = ""
 
     def start(self) -> None:
@@ -207,12 +206,13 @@ class OtherNodes:
 
     def step(self) -> float:
         """Do what is due, and return in how many seconds something is due again."""
-        now, limits = self._limits.clock(), self._limits
+        limits, pace = self._limits, self._limits.pace
+        now = pace.clock()
         with self._lock:
             asked = self._asked
         if asked > self._noted:
             self._noted = asked
-            spread = limits.uniform(0, self._load / limits.peak)
+            spread = pace.uniform(0, self._load / limits.peak)
             self._due = min(self._due, max(now + spread, self._looked_at + self._gap()))
             self._release = min(self._release, now + limits.hold)
         if now >= self._due:
@@ -221,11 +221,11 @@ class OtherNodes:
             # Better to serve by what is known than to keep Services waiting.
             self._release = NEVER
             self._tell(asked)
-        return max(0.0, min(self._due, self._release) - limits.clock())
+        return max(0.0, min(self._due, self._release) - pace.clock())
 
     def _gap(self) -> float:
         """Return the shortest time between two looks."""
-        return max(FAILED_SECONDS[0] if self._pause else 0.0, self._load / self._limits.steady)
+        return max(self._limits.pace.wait.first if self._failures else 0.0, self._load / self._limits.steady)
 
     def _look(self, asked: int) -> None:
         try:
@@ -236,7 +236,7 @@ class OtherNodes:
             log.exception(messages.NODES_CRASHED)
             self._failed(RequestFailed(f"crash: {error!r}", MALFORMED), asked)
         else:
-            self._pause, self._load = 0.0, found.load
+            self._failures, self._load = 0, found.load
             self._complain("")
             self._seen = OtherNodeAddresses(found.nodes, found.pod_cidrs)
             self._tell(asked)
@@ -252,22 +252,22 @@ class OtherNodes:
             raise RequestFailed("stopping")
 
     def _plan_next(self) -> None:
-        limits = self._limits
-        self._looked_at, self._release = limits.clock(), NEVER
-        if self._pause:
+        pace = self._limits.pace
+        self._looked_at, self._release = pace.clock(), NEVER
+        if self._failures:
             seconds = self._pause
         elif self._noted:
-            seconds = max(limits.rarely, self._gap())
+            seconds = pace.uniform(0.8, 1.2) * max(self._limits.rarely, self._gap())
         else:
             seconds = NEVER  # no Service has an address that anybody would have to know about
-        self._due = self._looked_at + limits.uniform(0.8, 1.2) * seconds
+        self._due = self._looked_at + seconds
 
     def _failed(self, trouble: RequestFailed, asked: int) -> None:
         if self._ended:
             return
         self._tell(asked)
-        shortest, longest = FAILED_SECONDS
-        self._pause = max(min(max(self._pause * 2, shortest), longest), trouble.retry_after)
+        self._failures += 1
+        self._pause = self._limits.pace.pause(self._failures, trouble.retry_after)
         self._complain(trouble.reason)
 
     def _complain(self, reason: str) -> None:

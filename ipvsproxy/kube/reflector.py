@@ -339,7 +339,7 @@ class Reflector:
         return wait
 
     def _wait(self, trouble: RequestFailed) -> float:
-        return max(self._pace.pause(self._attempts), min(trouble.retry_after, self._pace.longest_retry_after))
+        return self._pace.pause(self._attempts, trouble.retry_after)
 
     def _rest(self) -> float:
         """Return how long to wait before a list when the one before it was not followed by a watch that lasted.

@@ -15,11 +15,12 @@ from collections.abc import Container, Iterable, Iterator
 import msgspec
 
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.plan.dependencies import address_of
 from ipvsproxy.plan.rules import frontend_of, restricted_frontend
 from ipvsproxy.plan.state import Dirty, ElementKey, FrontendKey
 
-FIRST_SECONDS, LONGEST_SECONDS = 0.1, 30.0
+WAITS = ExponentialWait(0.1, 30.0)
 SHARE = 10
 GRID_SECONDS = 1.0
 """Waits of a second and more end together with others: many objects that fail are one batch, and few log lines."""
@@ -151,7 +152,7 @@ class Backoff:
         old = self._waits.get(name)
         if old is None:
             self._enter(name)
-        seconds = min(LONGEST_SECONDS, max(FIRST_SECONDS if old is None else old.seconds * 2, least))
+        seconds = min(WAITS.longest, max(WAITS.after(old.seconds if old else 0.0), least))
         end = now + seconds
         if seconds >= GRID_SECONDS:
             end = math.ceil(end / GRID_SECONDS) * GRID_SECONDS

@@ -5,6 +5,8 @@ somebody who tries things out meets a proxy that repairs. In a fight each one wa
 it, until there has been none for CALM_SECONDS more than that.
 """
 
+from ipvsproxy.base.timer import ExponentialWait
+
 BURST, REFILL_SECONDS = 20, 2.0
 FIRST_SECONDS = 0.25
 CALM_SECONDS = 60.0
@@ -14,7 +16,7 @@ class RepairBackoff:
     """How long to wait with the next repair; `longest` is the wait that is never exceeded."""
 
     def __init__(self, longest: float) -> None:
-        self._longest = longest
+        self._waits = ExponentialWait(FIRST_SECONDS, longest)
         self._tokens = float(BURST)
         self._wait = self._last = 0.0
 
@@ -29,7 +31,7 @@ class RepairBackoff:
         self._tokens = min(BURST, self._tokens + (now - self._last) / REFILL_SECONDS) - 1
         self._last = now
         if self.is_contended or self._tokens < 1:
-            self._wait = min(self._longest, max(FIRST_SECONDS, self._wait * 2))
+            self._wait = self._waits.after(self._wait)
 
     def look(self, now: float) -> None:
         """Forget a fight that is over."""

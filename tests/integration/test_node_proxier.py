@@ -61,7 +61,7 @@ class Process:
         settings = config(kubeconfig=kubeconfig, healthz_bind_address=None, metrics_bind_address=None)
         self.node, self.inbox = MemoryNode(), Inbox()
         self._observability = Observability(settings, lambda _: None)
-        self._observability._events._pace = EventLimits(counted_every=0)
+        self._observability._events._limits = EventLimits(counted_every=0)
         self._observability.listen()
         self.source = ApiSource(kubeconfig, "", "node1", pace=Pace(watch=(1, 1)))
         self.source.start(self.inbox)

@@ -18,6 +18,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.inbox import ApiServers, Inbox, Kind, Listed, Removed, SourceFailed
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube import connection, kubeconfig
@@ -28,7 +29,7 @@ from ipvsproxy.kube.pace import Pace
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from tests.support.apiserver import ApiServer, Fault, endpoint_slice, node, service
 
-FAST = Pace(first_wait=0.01, longest_wait=0.05)
+FAST = Pace(wait=ExponentialWait(0.01, 0.05))
 SHORT = ClientLimits(connect=2, read=0.3, slack=0.3)
 
 
@@ -201,7 +202,7 @@ def test_a_continue_token_expires(server, follow):
 
 
 def test_bookmarks_are_where_the_next_watch_begins(server, follow):
-    view = follow(server, pace=Pace(watch=(1, 1), first_wait=0.01, longest_wait=0.05))
+    view = follow(server, pace=Pace(watch=(1, 1), wait=ExponentialWait(0.01, 0.05)))
     view.wait_for_lists()
     server.wait_for_watches(3)
     server.bookmark("Service")
@@ -321,7 +322,7 @@ def test_a_server_that_does_not_answer(server, follow, logs):
 
 def test_a_watch_that_falls_silent(server, follow, logs):
     server.stall(kind="Service", watch=True, times=2)
-    view = follow(server, limits=SHORT, pace=Pace(watch=(0, 0), first_wait=0.01, longest_wait=0.05))
+    view = follow(server, limits=SHORT, pace=Pace(watch=(0, 0), wait=ExponentialWait(0.01, 0.05)))
     view.wait(lambda: any("timed out" in entry.get("err", "") for entry in logs))
     server.put(service("a"))
     view.wait_for("a")

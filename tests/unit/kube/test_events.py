@@ -4,17 +4,20 @@ import re
 import threading
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from ipvsproxy.base.budget import Rate
+from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.report import EventNote, Severity, Subject, service_subject
 from ipvsproxy.kube import events as room
 from ipvsproxy.kube.client import Client
 from ipvsproxy.kube.events import EventLimits, Events, cannot_listen, starting
+from ipvsproxy.kube.pace import Pace
 from tests.support.apiserver import ApiServer
 
 MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-QUICK = (0.001, 0.002)
+QUICK = Pace(wait=ExponentialWait(0.001, 0.002))
 
 
 def refused(note="10.96.0.1:80/SCTP: no such protocol", name="default/web"):
@@ -32,12 +35,12 @@ class Clock:
 class Sender:
     """Sends to a server; `finish` waits until everything is out."""
 
-    def __init__(self, client, **pace):
+    def __init__(self, client, **limits):
         self.clock = Clock()
         self.results = []
         self._client = client
         self.events = Events(
-            "host1", self.results.append, EventLimits(**{"retry": QUICK, "clock": self.clock, **pace})
+            "host1", self.results.append, EventLimits(pace=replace(QUICK, clock=self.clock), **limits)
         )
         self.begun = False
 
@@ -199,7 +202,7 @@ def test_what_was_dropped_of_a_namespace_is_one_line(server, client):
 
 def test_before_there_is_a_connection_events_wait(server, tmp_path):
     client = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
-    events = Events("host1", lambda _: None, EventLimits(retry=QUICK))
+    events = Events("host1", lambda _: None, EventLimits(pace=QUICK))
     events.put(starting("node1"))
     tried = threading.Event()
 

@@ -11,7 +11,8 @@ from ipvsproxy.base.address import format_ip, parse_cidr, parse_ip
 from ipvsproxy.exchange.inbox import Inbox
 from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.client import Client
-from ipvsproxy.kube.other_nodes import WHOLE_UP_TO, OtherNodes, QueryLimits, look
+from ipvsproxy.kube.other_nodes import FAILED, WHOLE_UP_TO, OtherNodes, QueryLimits, look
+from ipvsproxy.kube.pace import Pace
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from tests.support.apiserver import ApiServer, node
 
@@ -128,7 +129,7 @@ class SteppedNeighbourhood:
 
     def __init__(self, *bodies, whole=NO_NODES):
         self.now, self.inbox, self.api = 1000.0, Inbox(), Answers(*bodies, whole=whole)
-        limits = QueryLimits(clock=lambda: self.now, uniform=max)
+        limits = QueryLimits(pace=Pace(wait=FAILED, clock=lambda: self.now, uniform=max))
         self.here = OtherNodes(self.api, "node1", self.inbox, limits)
 
     def step(self, seconds=0.0):
@@ -212,7 +213,7 @@ def test_a_look_that_fails_is_said_once_answers_and_is_repeated():
         assert [told for told, _ in waits] == [[OtherNodeAddresses(None)]]
         for _ in range(3):
             waits.append(stepped.step(waits[-1][1]))
-    assert [round(wait, 3) for _, wait in waits[:3]] == [1.2, 2.4, 4.8]
+    assert [round(wait, 3) for _, wait in waits[:3]] == [1.0, 2.0, 4.0]
     assert waits[3][0] == [SEEN]
     assert [(line["event"], line.get("err")) for line in lines] == [
         (messages.NODES_UNAVAILABLE, "no route to host"),
@@ -235,7 +236,7 @@ def test_a_question_after_a_failure_is_asked_within_a_second():
     stepped = SteppedNeighbourhood(RequestFailed("away"), RequestFailed("away"), RequestFailed("away"), ONE)
     for _ in range(3):
         _, wait = stepped.step(300)
-    assert wait > 4
+    assert wait == 4.0
     stepped.here.ask()
     assert stepped.step() == ([], 1.0)
     assert stepped.step(1.0)[0] == [replace(SEEN, answers=1)]
@@ -244,7 +245,7 @@ def test_a_question_after_a_failure_is_asked_within_a_second():
 def test_what_nobody_foresaw_ends_nothing():
     stepped = SteppedNeighbourhood(ValueError("odd"))
     with capture_logs() as lines:
-        assert stepped.step() == ([OtherNodeAddresses(None)], pytest.approx(1.2))
+        assert stepped.step() == ([OtherNodeAddresses(None)], 1.0)
     assert lines[0]["event"] == messages.NODES_CRASHED
 
 

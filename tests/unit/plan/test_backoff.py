@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.plan.backoff import LONGEST_SECONDS, Backoff
+from ipvsproxy.plan.backoff import WAITS, Backoff
 from ipvsproxy.plan.rules import guard
 from ipvsproxy.plan.state import Dirty, ElementKey
 from tests.support.build import key
@@ -40,7 +40,7 @@ def test_what_failed_waits_twice_as_long_each_time():
         assert backoff.due(now) == touched(WEB)
         backoff.settle(touched(WEB), touched(WEB), now)
     assert waits[:3] == pytest.approx([0.1, 0.2, 0.4])
-    assert LONGEST_SECONDS <= waits[-1] <= LONGEST_SECONDS + 1
+    assert WAITS.longest <= waits[-1] <= WAITS.longest + 1
 
 
 def test_what_takes_long_to_fail_leaves_most_of_the_time_to_others():
@@ -50,7 +50,7 @@ def test_what_takes_long_to_fail_leaves_most_of_the_time_to_others():
     backoff.settle(backoff.due(115.0), touched(WEB), 115.0, took=1.5)
     assert backoff.next == pytest.approx(145.0)
     backoff.settle(backoff.due(145.0), touched(WEB), 145.0, took=100.0)
-    assert backoff.next == pytest.approx(145.0 + LONGEST_SECONDS)
+    assert backoff.next == pytest.approx(145.0 + WAITS.longest)
 
 
 def test_what_succeeds_is_forgotten_and_begins_anew():

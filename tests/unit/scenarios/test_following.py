@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.client import ApiSource, ClientLimits
 from ipvsproxy.kube.pace import Pace
@@ -40,7 +41,7 @@ def server():
 def following(server, path, master=""):
     """A proxy without a kernel; yields what would be its node."""
     here, inbox = MemoryNode(), Inbox()
-    pace = Pace(watch=(1, 1), first_wait=0.01, longest_wait=0.05)
+    pace = Pace(watch=(1, 1), wait=ExponentialWait(0.01, 0.05))
     source = ApiSource(
         server.write_kubeconfig(path), master, "node1", ClientLimits(connect=2, read=0.5, slack=0.5), pace
     )
