@@ -18,9 +18,10 @@ from ipvsproxy.base.files import replace
 from ipvsproxy.commands.invocation import CommandFailed, Invocation
 from ipvsproxy.commands.table import BY_NAME, COMMANDS, HELP, Command
 from ipvsproxy.config.assemble import config as assembled
-from ipvsproxy.config.check import KUBERNETES_VERSION, lost_in_file, problems, unknown_gates
+from ipvsproxy.config.check import lost_in_file, problems, unknown_gates
 from ipvsproxy.config.commandline import Arguments, WrongUsage, parse, usage
 from ipvsproxy.config.document import ConfigFileError, text
+from ipvsproxy.config.model import KUBERNETES_VERSION
 from ipvsproxy.config.settle import Settings, settle
 from ipvsproxy.process.log import printable
 

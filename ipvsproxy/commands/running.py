@@ -22,10 +22,10 @@ from ipvsproxy.commands.invocation import Invocation
 from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Listen
 from ipvsproxy.config.assemble import config as assembled
-from ipvsproxy.config.assemble import listen as read_listen
 from ipvsproxy.config.check import problems
 from ipvsproxy.config.commandline import WrongUsage, parse
 from ipvsproxy.config.document import KUBE_PROXY, OURS, ConfigFileError, decode
+from ipvsproxy.config.meaning import listen as read_listen
 from ipvsproxy.config.settle import HEALTHZ, METRICS, NODE_NAME, Settings, settle
 from ipvsproxy.config.table import SETTINGS
 from ipvsproxy.kernel.instance_lock import InstanceLock

@@ -16,6 +16,7 @@ from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.objects import UNKNOWN, Surroundings, are_named, desired, of_this_host
 from ipvsproxy.config import Config
+from ipvsproxy.config.table import BY_FLAG
 from ipvsproxy.diagnosis.facts import (
     Api,
     Dns,
@@ -61,26 +62,6 @@ KUBERNETES = "kubernetes.default.svc"
 DNS_NAMESPACE, DNS_NAMES = "kube-system", ("kube-dns", "coredns")
 EXTERNAL_NAMES_ASKED, NODES_SHOWN = 20, 20
 READING = (KernelError, OSError)
-DECIDING = frozenset(
-    (
-        "cluster-cidr",
-        "detect-local-mode",
-        "pod-bridge-interface",
-        "pod-interface-name-prefix",
-        "masquerade-all",
-        "iptables-masquerade-bit",
-        "nodeport-addresses",
-        "external-ip-ranges",
-        "denied-ip-ranges",
-        "trusted-ip-ranges",
-        "suppress-vip-arp",
-        "ipvs-scheduler",
-        "ipvs-exclude-cidrs",
-        "ipvs-strict-arp",
-        "vip-mode",
-    )
-)
-"""Flags by which it depends what a node should have."""
 
 
 class SurveyResult(NamedTuple):
@@ -131,7 +112,7 @@ def _settings(config: Config, origin: str) -> SettingsFacts:
         sync_period=config.sync_period,
         sysctls=dict(host.wanted_sysctls(config)),
         origin=origin,
-        flags={name: value for name, value in config.flags if name in DECIDING},
+        flags={name: value for name, value in config.flags if BY_FLAG[name].decides},
     )
 
 

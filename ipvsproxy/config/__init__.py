@@ -1,16 +1,7 @@
 """Settings: from flags, files and the environment to one checked, frozen `Config`."""
 
-from ipvsproxy.config.model import (
-    ALL_SERVICES,
-    PRIMARY,
-    Config,
-    ConntrackSettings,
-    DetectLocalMode,
-    IpvsTimeouts,
-    Listen,
-    LogFormat,
-    VipMode,
-)
+from ipvsproxy.config.model import Config, ConntrackSettings, IpvsTimeouts
+from ipvsproxy.config.values import ALL_SERVICES, PRIMARY, DetectLocalMode, Listen, LogFormat, VipMode
 
 __all__ = [
     "ALL_SERVICES",

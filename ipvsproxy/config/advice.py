@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from ipvsproxy.base.address import family, parse_cidr
-from ipvsproxy.config.model import PRIMARY, Config, DetectLocalMode
+from ipvsproxy.config.model import Config
+from ipvsproxy.config.values import PRIMARY, DetectLocalMode
 
 
 def family_advice(config: Config, families: frozenset[int]) -> tuple[str, list[str]]:

@@ -5,17 +5,16 @@ would run (contract 1.7).
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.config.kinds import format_duration
-from ipvsproxy.config.model import PRIMARY, DetectLocalMode, LogFormat, VipMode
+from ipvsproxy.config.meaning import SERVICE_METRICS, reads
 from ipvsproxy.config.settle import PORTS, Settings
-from ipvsproxy.config.table import KUBE_PROXY_FIELDS, OUR_FIELDS
+from ipvsproxy.config.table import GATES_WITH_EFFECT, KUBE_PROXY_FIELDS, OUR_FIELDS
+from ipvsproxy.config.values import PRIMARY, DetectLocalMode, LogFormat, VipMode
 
-KUBERNETES_VERSION = "v1.36.2"
-"""The release whose kube-proxy this program behaves like."""
 PREVIOUS_MINORS = ("1.35", "1.36")
 """What kube-proxy 1.36 and 1.37 take for the previous minor version."""
 VERSION = re.compile(r"v\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
@@ -26,15 +25,7 @@ SCHEDULER = re.compile(r"[a-z0-9_]{0,15}")
 MODES = ("iptables", "ipvs", "nftables")
 LOCKED_GATES = {"PreferSameTrafficDistribution": True, "MultiCIDRServiceAllocator": True}
 """Gates of features that cannot be switched off any more."""
-GATES = {
-    "AllowServiceExternalIPs": True,
-    "ComponentFlagz": True,
-    "ComponentStatusz": True,
-    "LoggingAlphaOptions": False,
-}
-"""Gates with an effect here, and their defaults. All other names are accepted (contract 1.8)."""
 STAGES = {"ComponentFlagz": "AllBeta", "ComponentStatusz": "AllBeta", "LoggingAlphaOptions": "AllAlpha"}
-SERVICE_METRICS = ("off", "all")
 NUMBER = re.compile("[1-9][0-9]{0,5}")
 PORT = re.compile("[0-9]{1,9}")
 PORT_RANGE = re.compile("([0-9]{1,5})-([0-9]{1,5})")
@@ -92,7 +83,8 @@ def other_mode(settings: Settings) -> str:
 
 def unknown_gates(settings: Settings) -> list[str]:
     """Return the feature gates that were given and that have no effect here."""
-    return sorted(settings.values["featureGates"].keys() - GATES.keys() - LOCKED_GATES.keys() - {*STAGES.values()})
+    known = GATES_WITH_EFFECT.keys() | LOCKED_GATES.keys() | {*STAGES.values()}
+    return sorted(settings.values["featureGates"].keys() - known)
 
 
 def lost_in_file(settings: Settings) -> Iterator[str]:
@@ -103,9 +95,9 @@ def lost_in_file(settings: Settings) -> Iterator[str]:
 
 
 def gate(values: dict[str, Any], name: str) -> bool:
-    """Return whether a feature gate of `GATES` is on: by its own name, or as one of its stage."""
+    """Return whether a feature gate of `GATES_WITH_EFFECT` is on: by its own name, or as one of its stage."""
     given = values["featureGates"]
-    return bool(given.get(name, given.get(STAGES.get(name, ""), GATES[name])))
+    return bool(given.get(name, given.get(STAGES.get(name, ""), GATES_WITH_EFFECT[name])))
 
 
 Problem = tuple[str, Any, str]
@@ -225,12 +217,3 @@ def _logging(values: dict[str, Any]) -> Iterator[Problem]:
             key = f"logging.options.{form}.{option}"
             if values[key] not in (False, "0"):
                 yield key, values[key], "needs the feature gate LoggingAlphaOptions"
-
-
-def reads(parse: Callable[[str], Any], text: str) -> bool:
-    """Whether a text can be parsed."""
-    try:
-        parse(text)
-    except ValueError:
-        return False
-    return True

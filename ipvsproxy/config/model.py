@@ -1,84 +1,69 @@
 """What the operator asked for, as one frozen value: the only thing the machine knows of flags and files.
 
-Built by `ipvsproxy.config.assemble`; names follow KubeProxyConfiguration, defaults are those of the fields
-(contract 1.4). Everything in it has been checked, so nobody parses text again.
+Built by `ipvsproxy.config.assemble`; names follow KubeProxyConfiguration. Most attributes are those of a row of
+`config.table`, which has their defaults (contract 1.4). Everything in it has been checked, so nobody parses text
+again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ipvsproxy.base.address import format_endpoint, format_ip
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.config.table import BY_ATTRIBUTE, BY_FLAG, GATES_WITH_EFFECT
+from ipvsproxy.config.values import DetectLocalMode, Listen, LogFormat, VipMode
 
-PRIMARY = "primary"
-ALL_SERVICES = -1
-
-
-class DetectLocalMode(StrEnum):
-    """How a local pod is told from other clients (contract 1.12)."""
-
-    CLUSTER_CIDR = "ClusterCIDR"
-    NODE_CIDR = "NodeCIDR"
-    BRIDGE_INTERFACE = "BridgeInterface"
-    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+T = TypeVar("T")
+KUBERNETES_VERSION = "v1.36.2"
+"""The release whose kube-proxy this program behaves like."""
+HEALTHZ = Listen(bytes(4), BY_FLAG["healthz-port"].default)
+METRICS = Listen(parse_ip("127.0.0.1"), BY_FLAG["metrics-port"].default)
+ROW: Any = object()
+"""The default of an attribute is that of its row."""
 
 
-class VipMode(StrEnum):
-    """How VIPs are made local: addresses on kube-ipvs0, `local` host routes, or by their number."""
+def with_defaults(prefix: str = "") -> Callable[[type[T]], type[T]]:
+    """Give each attribute of a class whose default is `ROW` that of its row; a KeyError names one without a row.
 
-    AUTO = "auto"
-    ADDRESS = "address"
-    ROUTE = "route"
+    `prefix` is what the table puts before the names of the attributes.
+    """
 
+    def fill(cls: type[T]) -> type[T]:
+        for name in [name for name, value in vars(cls).items() if value is ROW]:
+            row = BY_ATTRIBUTE[prefix + name]
+            setattr(cls, name, row.convert(row.default))
+        return cls
 
-class LogFormat(StrEnum):
-    """How log lines look on stderr."""
-
-    TEXT = "text"
-    JSON = "json"
+    return fill
 
 
 @dataclass(frozen=True)
-class Listen:
-    """Where a server listens; an unspecified address means both families."""
-
-    address: bytes
-    port: int
-
-    @property
-    def host(self) -> str:
-        """The address as text, without brackets."""
-        return format_ip(self.address)
-
-    def __str__(self) -> str:
-        return format_endpoint(self.address, self.port)
-
-
-@dataclass(frozen=True)
+@with_defaults("conntrack.")
 class ConntrackSettings:
     """Settings of the kernel's connection tracking; seconds, 0 leaves the kernel's value alone."""
 
-    max_per_core: int = 32768
-    min: int = 131072
-    tcp_established: float = 86400.0
-    tcp_close_wait: float = 3600.0
-    tcp_be_liberal: bool = False
-    udp: float = 0.0
-    udp_stream: float = 0.0
+    max_per_core: int = ROW
+    min: int = ROW
+    tcp_established: float = ROW
+    tcp_close_wait: float = ROW
+    tcp_be_liberal: bool = ROW
+    udp: float = ROW
+    udp_stream: float = ROW
 
 
 @dataclass(frozen=True)
+@with_defaults("ipvs_timeouts.")
 class IpvsTimeouts:
     """Idle timeouts of IPVS in seconds, 0 leaves the kernel's value alone."""
 
-    tcp: float = 0.0
-    tcp_fin: float = 0.0
-    udp: float = 0.0
+    tcp: float = ROW
+    tcp_fin: float = ROW
+    udp: float = ROW
 
 
 @dataclass(frozen=True)
+@with_defaults()
 class Config:
     """Settings of one process; durations in seconds, CIDRs as text that has been checked.
 
@@ -97,53 +82,53 @@ class Config:
 
     node_name: str
 
-    manifests: Path | None = None
-    kubeconfig: Path | None = None
-    master: str = ""
+    manifests: Path | None = ROW
+    kubeconfig: Path | None = ROW
+    master: str = ROW
 
-    cluster_cidrs: tuple[str, ...] = ()
-    detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
-    pod_bridge_interface: str = ""
-    pod_interface_name_prefix: str = ""
-    masquerade_all: bool = False
-    masquerade_bit: int = 14
-    nodeport_addresses: tuple[str, ...] = ()
-    allow_external_ips: bool = True
-    external_ip_ranges: tuple[str, ...] = ()
-    denied_ip_ranges: tuple[str, ...] = ()
-    node_port_range: str = "30000-32767"
-    trusted_ip_ranges: tuple[str, ...] = ()
-    suppress_vip_arp: bool = True
+    cluster_cidrs: tuple[str, ...] = ROW
+    detect_local_mode: DetectLocalMode = ROW
+    pod_bridge_interface: str = ROW
+    pod_interface_name_prefix: str = ROW
+    masquerade_all: bool = ROW
+    masquerade_bit: int = ROW
+    nodeport_addresses: tuple[str, ...] = ROW
+    allow_external_ips: bool = GATES_WITH_EFFECT["AllowServiceExternalIPs"]
+    external_ip_ranges: tuple[str, ...] = ROW
+    denied_ip_ranges: tuple[str, ...] = ROW
+    node_port_range: str = ROW
+    trusted_ip_ranges: tuple[str, ...] = ROW
+    suppress_vip_arp: bool = ROW
 
-    scheduler: str = "rr"
-    sync_period: float = 30.0
-    min_sync_period: float = 0.0
-    exclude_cidrs: tuple[str, ...] = ()
-    vip_mode: VipMode = VipMode.AUTO
-    drain_timeout: float = 0.0
-    service_metrics: int = 0
-    service_limit: int = 500_000
-    namespace_limit: int = 4_000_000
-    node_limit: int = 8_000_000
+    scheduler: str = ROW
+    sync_period: float = ROW
+    min_sync_period: float = ROW
+    exclude_cidrs: tuple[str, ...] = ROW
+    vip_mode: VipMode = ROW
+    drain_timeout: float = ROW
+    service_metrics: int = ROW
+    service_limit: int = ROW
+    namespace_limit: int = ROW
+    node_limit: int = ROW
 
-    strict_arp: bool = False
+    strict_arp: bool = ROW
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()
     conntrack: ConntrackSettings = ConntrackSettings()
-    oom_score_adj: int = -999
+    oom_score_adj: int = ROW
 
     families: frozenset[int] = frozenset((4, 6))
-    bind_address: bytes = bytes(4)
-    healthz_bind_address: Listen | None = Listen(bytes(4), 10256)
-    metrics_bind_address: Listen | None = Listen(b"\x7f\0\0\1", 10249)
-    bind_address_hard_fail: bool = False
-    profiling: bool = False
-    serve_flagz: bool = True
-    serve_statusz: bool = True
-    kubernetes_version: str = "v1.36.2"
+    bind_address: bytes = ROW
+    healthz_bind_address: Listen | None = HEALTHZ
+    metrics_bind_address: Listen | None = METRICS
+    bind_address_hard_fail: bool = ROW
+    profiling: bool = ROW
+    serve_flagz: bool = GATES_WITH_EFFECT["ComponentFlagz"]
+    serve_statusz: bool = GATES_WITH_EFFECT["ComponentStatusz"]
+    kubernetes_version: str = KUBERNETES_VERSION
 
-    verbosity: int = 0
-    vmodule: tuple[tuple[str, int], ...] = ()
-    log_format: LogFormat = LogFormat.TEXT
+    verbosity: int = ROW
+    vmodule: tuple[tuple[str, int], ...] = ROW
+    log_format: LogFormat = ROW
 
     other_mode: str = ""
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -17,14 +17,14 @@ from typing import Any
 from ipvsproxy.base.address import format_endpoint, parse_ip
 from ipvsproxy.config.document import KUBE_PROXY, ConfigFileError, Document, Form, decode
 from ipvsproxy.config.document import OURS as OUR_FORM
-from ipvsproxy.config.kinds import NANOSECONDS, BadValue, format_duration
+from ipvsproxy.config.kinds import BadValue, format_duration
+from ipvsproxy.config.meaning import SHORTEST_SYNC, detect_local_mode
 from ipvsproxy.config.table import BY_FLAG, OURS, SETTINGS, Row, Status
 
 HEALTHZ, METRICS, BIND = "healthzBindAddress", "metricsBindAddress", "bindAddress"
 NODE_NAME, SYNC_PERIOD = "hostnameOverride", "ipvs.syncPeriod"
-SHORTEST_SYNC = NANOSECONDS // 10
-"""Verifications that follow each other more closely would leave no time for anything else."""
-PORTS = {HEALTHZ: (10256, "--healthz-port"), METRICS: (10249, "--metrics-port")}
+PORTS = {HEALTHZ: BY_FLAG["healthz-port"], METRICS: BY_FLAG["metrics-port"]}
+"""The deprecated flag for the port of an address."""
 ENVIRONMENT_PREFIX = "IPVSPROXY_"
 
 
@@ -134,15 +134,15 @@ def _complete(settings: Settings, flags: Mapping[str, Any]) -> None:
     """Fill in what depends on other settings (contract 1.2, 1.4, 1.7)."""
     values = settings.values
     values["mode"] = values["mode"] or "ipvs"
-    values["detectLocalMode"] = values["detectLocalMode"] or "ClusterCIDR"
+    values["detectLocalMode"] = values["detectLocalMode"] or str(detect_local_mode(""))
     if 0 < values[SYNC_PERIOD] < SHORTEST_SYNC:
         given = format_duration(values[SYNC_PERIOD])
         settings.notes.append(f"{settings.name(SYNC_PERIOD)}: {given} counts as {format_duration(SHORTEST_SYNC)}")
     ports_count = not flags.get("--config") and not flags.get("--write-config-to")
-    for key, (port, port_flag) in PORTS.items():
-        if port_flag in flags:
-            settings.notes.append(f"{port_flag}: deprecated, use {settings.name(key)}")
-        values[key] = _listen(settings, key, values[port_flag] if ports_count else port)
+    for key, port in PORTS.items():
+        if port.key in flags:
+            settings.notes.append(f"{port.key}: deprecated, use {settings.name(key)}")
+        values[key] = _listen(settings, key, values[port.key] if ports_count else port.default)
 
 
 def _listen(settings: Settings, key: str, port: int) -> str:

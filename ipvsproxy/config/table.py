@@ -1,14 +1,17 @@
 """Every setting as one row: its flag, its field, its kind, its default and what becomes of it here.
 
 All else is derived from these rows: reading flags and files, `--help`, `--write-config-to`, /configz, and the
-test that keeps docs/compatibility.md true. Source: contract 1.2 and 1.4. What may be wrong with a value
-stands in `config.check`, what it means to the machine in `config.assemble`.
+test that keeps docs/compatibility.md true; and `config.model.Config`: which attribute a setting becomes, and its
+default there. Source: contract 1.2 and 1.4. What may be wrong with a value stands in `config.check`.
 """
 
+from collections.abc import Callable
 from enum import Enum
 from itertools import chain
 from typing import Any, NamedTuple
 
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.config import meaning
 from ipvsproxy.config.kinds import (
     BOOL,
     CIDRS,
@@ -26,6 +29,8 @@ from ipvsproxy.config.kinds import (
     VMODULE,
     ValueKind,
 )
+from ipvsproxy.config.meaning import seconds
+from ipvsproxy.config.values import LogFormat, VipMode
 
 SECOND = NANOSECONDS
 MINUTE, HOUR = 60 * SECOND, 3600 * SECOND
@@ -43,6 +48,10 @@ class Status(Enum):
 SAME, BETTER, ACCEPTED, NEW = Status
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 class Alias(NamedTuple):
     """What a setting was called in an earlier version; its environment variable follows from the flag."""
 
@@ -56,7 +65,10 @@ class Row(NamedTuple):
     `flag` is its name without dashes, `field` its place in KubeProxyConfiguration (in IPVSProxyConfiguration for
     our own), each empty if there is none. A zero in a file means the default, unless it is `nullable`: then only
     null does. `flag_default` replaces the default where no configuration file is used. `always` marks flags
-    that count beside `--config`. `aliases` still work, with a note that names the new name.
+    that count beside `--config`. `attribute` is where the value goes in `Config` ("conntrack.min" is an attribute
+    of its attribute `conntrack`), empty if the program has no use for it; `convert` makes that out of the value.
+    `decides` marks settings on which depends what the kernel of a node should have. `aliases` still work, with a note
+    that names the new name.
     """
 
     flag: str
@@ -68,6 +80,9 @@ class Row(NamedTuple):
     nullable: bool = False
     flag_default: Any = None
     always: bool = False
+    attribute: str = ""
+    convert: Callable[[Any], Any] = _same
+    decides: bool = False
     aliases: tuple[Alias, ...] = ()
 
     @property
@@ -93,8 +108,10 @@ PROCESS = (
     Row("feature-gates", "featureGates", GATES, {}, BETTER, "feature gates of Kubernetes"),
 )  # fmt: skip
 API = (
-    Row("kubeconfig", "clientConnection.kubeconfig", STRING, "", SAME, "default: the in-cluster configuration"),
-    Row("master", "", STRING, "", SAME, "URL that replaces the server of the kubeconfig", always=True),
+    Row("kubeconfig", "clientConnection.kubeconfig", STRING, "", SAME, "default: the in-cluster configuration",
+        attribute="kubeconfig", convert=meaning.path),
+    Row("master", "", STRING, "", SAME, "URL that replaces the server of the kubeconfig", always=True,
+        attribute="master"),
     Row("kube-api-content-type", "clientConnection.contentType", STRING, "application/vnd.kubernetes.protobuf",
         ACCEPTED, "JSON is sent and asked for, whatever this says"),
     Row("", "clientConnection.acceptContentTypes", STRING, "", ACCEPTED, ""),
@@ -105,59 +122,86 @@ API = (
         "the name of this node's Node object; default: the host name", always=True),
 )  # fmt: skip
 SERVERS = (
-    Row("bind-address", "bindAddress", STRING, "0.0.0.0", SAME, "a hint for this node's IP"),  # noqa: S104
+    Row("bind-address", "bindAddress", STRING, "0.0.0.0", SAME, "a hint for this node's IP",  # noqa: S104
+        attribute="bind_address", convert=parse_ip),
     Row("healthz-bind-address", "healthzBindAddress", STRING, "", BETTER,
-        "IP[:port] of /healthz and /livez; default 0.0.0.0:10256, empty: none"),
+        "IP[:port] of /healthz and /livez; default 0.0.0.0:10256, empty: none",
+        attribute="healthz_bind_address", convert=meaning.listen),
     Row("metrics-bind-address", "metricsBindAddress", STRING, "", BETTER,
-        "IP[:port] of /metrics; default 127.0.0.1:10249, empty: none"),
-    Row("bind-address-hard-fail", "bindAddressHardFail", BOOL, False, SAME, "end when a server cannot listen"),
+        "IP[:port] of /metrics; default 127.0.0.1:10249, empty: none",
+        attribute="metrics_bind_address", convert=meaning.listen),
+    Row("bind-address-hard-fail", "bindAddressHardFail", BOOL, False, SAME, "end when a server cannot listen",
+        attribute="bind_address_hard_fail"),
     Row("healthz-port", "", INT, 10256, SAME, "deprecated: the port of --healthz-bind-address, 0: no server"),
     Row("metrics-port", "", INT, 10249, BETTER, "deprecated: the port of --metrics-bind-address, 0: no server"),
-    Row("profiling", "enableProfiling", BOOL, False, SAME, "serve /debug beside /metrics"),
+    Row("profiling", "enableProfiling", BOOL, False, SAME, "serve /debug beside /metrics",
+        attribute="profiling"),
     Row("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", STRING, "", ACCEPTED,
         "the previous minor version; no metric is hidden"),
 )  # fmt: skip
 TRAFFIC = (
     Row("proxy-mode", "mode", STRING, "", BETTER, "ipvs or empty; others: see --replace-proxy-mode"),
-    Row("cluster-cidr", "clusterCIDR", CIDRS, [], SAME, "where pods have addresses"),
+    Row("cluster-cidr", "clusterCIDR", CIDRS, [], SAME, "where pods have addresses",
+        attribute="cluster_cidrs", convert=meaning.cidrs, decides=True),
     Row("detect-local-mode", "detectLocalMode", STRING, "", SAME,
-        "how a local pod is told from others: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"),
-    Row("pod-bridge-interface", "detectLocal.bridgeInterface", STRING, "", SAME, "for BridgeInterface"),
+        "how a local pod is told from others: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix",
+        attribute="detect_local_mode", convert=meaning.detect_local_mode, decides=True),
+    Row("pod-bridge-interface", "detectLocal.bridgeInterface", STRING, "", SAME, "for BridgeInterface",
+        attribute="pod_bridge_interface", decides=True),
     Row("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", STRING, "", SAME,
-        "for InterfaceNamePrefix"),
+        "for InterfaceNamePrefix", attribute="pod_interface_name_prefix", decides=True),
     Row("nodeport-addresses", "nodePortAddresses", LIST, [], SAME,
-        "ranges of node addresses that serve NodePorts, or the word primary; default: all"),
+        "ranges of node addresses that serve NodePorts, or the word primary; default: all",
+        attribute="nodeport_addresses", convert=tuple, decides=True),
     Row("masquerade-all", "iptables.masqueradeAll", BOOL, False, SAME,
-        "masquerade everything that goes to a ClusterIP"),
+        "masquerade everything that goes to a ClusterIP", attribute="masquerade_all", decides=True),
     Row("iptables-masquerade-bit", "iptables.masqueradeBit", INT, 14, SAME,
-        "bit of the packet mark that lets replies pass the FORWARD chain of iptables-nft", nullable=True),
-    Row("ipvs-scheduler", "ipvs.scheduler", STRING, "", BETTER, "default: rr"),
-    Row("ipvs-sync-period", "ipvs.syncPeriod", DURATION, 30 * SECOND, BETTER, "time between verifications"),
+        "bit of the packet mark that lets replies pass the FORWARD chain of iptables-nft", nullable=True,
+        attribute="masquerade_bit", decides=True),
+    Row("ipvs-scheduler", "ipvs.scheduler", STRING, "", BETTER, "default: rr",
+        attribute="scheduler", convert=meaning.scheduler, decides=True),
+    Row("ipvs-sync-period", "ipvs.syncPeriod", DURATION, 30 * SECOND, BETTER, "time between verifications",
+        attribute="sync_period", convert=meaning.sync_period),
     Row("ipvs-min-sync-period", "ipvs.minSyncPeriod", DURATION, 0, SAME, "least pause between syncs",
-        flag_default=SECOND),
-    Row("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", LIST, [], BETTER, "virtual servers of others, never removed"),
+        flag_default=SECOND, attribute="min_sync_period", convert=seconds),
+    Row("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", LIST, [], BETTER, "virtual servers of others, never removed",
+        attribute="exclude_cidrs", convert=tuple, decides=True),
 )  # fmt: skip
 HOST = (
-    Row("ipvs-strict-arp", "ipvs.strictARP", BOOL, False, SAME, "set arp_ignore to 1 and arp_announce to 2"),
-    Row("ipvs-tcp-timeout", "ipvs.tcpTimeout", DURATION, 0, BETTER, "when idle; 0: 7800 s if the kernel has 900"),
-    Row("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", DURATION, 0, SAME, "after a FIN; 0: as it is"),
-    Row("ipvs-udp-timeout", "ipvs.udpTimeout", DURATION, 0, SAME, "after the last packet; 0: as it is"),
+    Row("ipvs-strict-arp", "ipvs.strictARP", BOOL, False, SAME, "set arp_ignore to 1 and arp_announce to 2",
+        attribute="strict_arp", decides=True),
+    Row("ipvs-tcp-timeout", "ipvs.tcpTimeout", DURATION, 0, BETTER, "when idle; 0: 7800 s if the kernel has 900",
+        attribute="ipvs_timeouts.tcp", convert=seconds),
+    Row("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", DURATION, 0, SAME, "after a FIN; 0: as it is",
+        attribute="ipvs_timeouts.tcp_fin", convert=seconds),
+    Row("ipvs-udp-timeout", "ipvs.udpTimeout", DURATION, 0, SAME, "after the last packet; 0: as it is",
+        attribute="ipvs_timeouts.udp", convert=seconds),
     Row("conntrack-max-per-core", "conntrack.maxPerCore", INT, 32768, BETTER,
-        "tracked connections for each CPU; 0: leave the limit as it is", nullable=True),
-    Row("conntrack-min", "conntrack.min", INT, 131072, SAME, "least limit of tracked connections", nullable=True),
+        "tracked connections for each CPU; 0: leave the limit as it is", nullable=True,
+        attribute="conntrack.max_per_core"),
+    Row("conntrack-min", "conntrack.min", INT, 131072, SAME, "least limit of tracked connections", nullable=True,
+        attribute="conntrack.min"),
     Row("conntrack-tcp-timeout-established", "conntrack.tcpEstablishedTimeout", DURATION, 24 * HOUR, SAME,
-        "of idle connections; 0: as it is", nullable=True),
+        "of idle connections; 0: as it is", nullable=True,
+        attribute="conntrack.tcp_established", convert=seconds),
     Row("conntrack-tcp-timeout-close-wait", "conntrack.tcpCloseWaitTimeout", DURATION, HOUR, SAME,
-        "in CLOSE_WAIT; 0: as it is", nullable=True),
-    Row("conntrack-tcp-be-liberal", "conntrack.tcpBeLiberal", BOOL, False, SAME, "track packets out of window"),
-    Row("conntrack-udp-timeout", "conntrack.udpTimeout", DURATION, 0, SAME, "unreplied; 0: as it is"),
-    Row("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", DURATION, 0, SAME, "replied; 0: as it is"),
-    Row("oom-score-adj", "oomScoreAdj", INT, -999, SAME, "-1000 to 1000", nullable=True),
+        "in CLOSE_WAIT; 0: as it is", nullable=True, attribute="conntrack.tcp_close_wait", convert=seconds),
+    Row("conntrack-tcp-be-liberal", "conntrack.tcpBeLiberal", BOOL, False, SAME, "track packets out of window",
+        attribute="conntrack.tcp_be_liberal"),
+    Row("conntrack-udp-timeout", "conntrack.udpTimeout", DURATION, 0, SAME, "unreplied; 0: as it is",
+        attribute="conntrack.udp", convert=seconds),
+    Row("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", DURATION, 0, SAME, "replied; 0: as it is",
+        attribute="conntrack.udp_stream", convert=seconds),
+    Row("oom-score-adj", "oomScoreAdj", INT, -999, SAME, "-1000 to 1000", nullable=True,
+        attribute="oom_score_adj"),
 )  # fmt: skip
 LOGS = (
-    Row("v", "logging.verbosity", UINT, 0, SAME, "verbosity, 0 to 9 (also -v)", always=True),
-    Row("vmodule", "logging.vmodule", VMODULE, [], SAME, "verbosity of single files: loop=4,kube*=4", always=True),
-    Row("logging-format", "logging.format", STRING, "text", SAME, "text or json", always=True),
+    Row("v", "logging.verbosity", UINT, 0, SAME, "verbosity, 0 to 9 (also -v)", always=True,
+        attribute="verbosity"),
+    Row("vmodule", "logging.vmodule", VMODULE, [], SAME, "verbosity of single files: loop=4,kube*=4", always=True,
+        attribute="vmodule", convert=meaning.vmodule),
+    Row("logging-format", "logging.format", STRING, "text", SAME, "text or json", always=True,
+        attribute="log_format", convert=LogFormat),
     Row("log-flush-frequency", "logging.flushFrequency", FLUSH, 5 * SECOND, ACCEPTED, "lines are never held back",
         always=True),
     Row("log-text-split-stream", "logging.options.text.splitStream", BOOL, False, ACCEPTED, "", always=True),
@@ -189,37 +233,50 @@ OTHER_MODES = (
 OURS = (
     Row("extra-config", "", STRING, "", NEW, "an IPVSProxyConfiguration with the settings below", always=True),
     Row("manifests", "manifests", STRING, "", NEW, "a watched folder of YAML or JSON; needs no cluster",
-        always=True),
+        always=True, attribute="manifests", convert=meaning.path),
     Row("replace-proxy-mode", "replaceProxyMode", BOOL, False, NEW,
         "serve, in mode ipvs, also where the configured mode is iptables or nftables", always=True),
     Row("vip-mode", "vipMode", STRING, "auto", NEW,
-        "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True),
+        "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True,
+        attribute="vip_mode", convert=VipMode, decides=True),
     Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,
         "how long removed endpoints keep their connections; 0: until they end. A Service's own: the annotation"
-        " ipvsproxy.io/drain-timeout", always=True),
+        " ipvsproxy.io/drain-timeout", always=True, attribute="drain_timeout", convert=seconds),
     Row("external-ip-ranges", "externalIPRanges", LIST, [], NEW,
-        "ranges that external IPs of Services must be in; default: all", always=True),
+        "ranges that external IPs of Services must be in; default: all", always=True,
+        attribute="external_ip_ranges", convert=tuple, decides=True),
     Row("denied-ip-ranges", "deniedIPRanges", LIST, [], NEW,
-        "ranges in which no Service gets external or load balancer IPs", always=True),
+        "ranges in which no Service gets external or load balancer IPs", always=True,
+        attribute="denied_ip_ranges", convert=tuple, decides=True),
     Row("node-port-range", "nodePortRange", STRING, "30000-32767", NEW,
         "ports of the API server's --service-node-port-range, which the kernel then gives to no connection of this"
-        " node; empty: it may", always=True, nullable=True),
+        " node; empty: it may", always=True, nullable=True, attribute="node_port_range"),
     Row("trusted-ip-ranges", "trustedIPRanges", LIST, [], NEW,
-        "ranges in which Services get addresses of nodes, pods and metadata services as well", always=True),
+        "ranges in which Services get addresses of nodes, pods and metadata services as well", always=True,
+        attribute="trusted_ip_ranges", convert=tuple, decides=True),
     Row("service-metrics", "serviceMetrics", STRING, "off", NEW,
-        "counters of single Services and endpoints: off, all, or a number: those with most traffic", always=True),
+        "counters of single Services and endpoints: off, all, or a number: those with most traffic", always=True,
+        attribute="service_metrics", convert=meaning.service_metrics),
     Row("service-limit", "serviceLimit", UINT, 500_000, NEW,
         "size up to which one Service is served; a virtual server counts 50, each of its source ranges 10, each"
-        " of its destinations 1; 0: no limit", always=True, nullable=True),
+        " of its destinations 1; 0: no limit", always=True, nullable=True, attribute="service_limit"),
     Row("namespace-limit", "namespaceLimit", UINT, 4_000_000, NEW,
-        "the same for all Services of a namespace", always=True, nullable=True),
+        "the same for all Services of a namespace", always=True, nullable=True, attribute="namespace_limit"),
     Row("node-limit", "nodeLimit", UINT, 8_000_000, NEW,
-        "the same for all Services; above it namespaces share it evenly", always=True, nullable=True),
+        "the same for all Services; above it namespaces share it evenly", always=True, nullable=True,
+        attribute="node_limit"),
     Row("suppress-vip-arp", "suppressVIPARP", BOOL, True, NEW,
         "answer no ARP requests for VIPs that this program has bound", always=True, nullable=True,
-        aliases=(Alias("quiet-arp", "quietARP"),)),
+        attribute="suppress_vip_arp", decides=True, aliases=(Alias("quiet-arp", "quietARP"),)),
 )  # fmt: skip
 """Also as environment variables, IPVSPROXY_ and the flag in capitals."""
+GATES_WITH_EFFECT = {
+    "AllowServiceExternalIPs": True,
+    "ComponentFlagz": True,
+    "ComponentStatusz": True,
+    "LoggingAlphaOptions": False,
+}
+"""Feature gates that change something here, and their defaults. All other names are accepted (contract 1.8)."""
 
 GROUPS = {
     "what to do": PROCESS,
@@ -237,3 +294,4 @@ KUBE_PROXY_FIELDS = {row.field: row for row in SETTINGS if row.field and row not
 OUR_FIELDS = {row.field: row for row in OURS if row.field}
 FLAG_ALIASES = {alias.flag: row for row in SETTINGS for alias in row.aliases}
 FIELD_ALIASES = {alias.field: row for row in SETTINGS for alias in row.aliases}
+BY_ATTRIBUTE = {row.attribute: row for row in SETTINGS if row.attribute}

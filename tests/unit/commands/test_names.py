@@ -11,7 +11,7 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import local
 from ipvsproxy.commands.invocation import CommandFailed
 from ipvsproxy.commands.names import names, similar
-from ipvsproxy.config.model import Listen
+from ipvsproxy.config import Listen
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import Address, Request

@@ -1,0 +1,49 @@
+"""What single settings mean: names to choose from, and where a server listens."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ipvsproxy.base.address import format_endpoint, format_ip
+
+PRIMARY = "primary"
+ALL_SERVICES = -1
+
+
+class DetectLocalMode(StrEnum):
+    """How a local pod is told from other clients (contract 1.12)."""
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    NODE_CIDR = "NodeCIDR"
+    BRIDGE_INTERFACE = "BridgeInterface"
+    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+
+
+class VipMode(StrEnum):
+    """How VIPs are made local: addresses on kube-ipvs0, `local` host routes, or by their number."""
+
+    AUTO = "auto"
+    ADDRESS = "address"
+    ROUTE = "route"
+
+
+class LogFormat(StrEnum):
+    """How log lines look on stderr."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where a server listens; an unspecified address means both families."""
+
+    address: bytes
+    port: int
+
+    @property
+    def host(self) -> str:
+        """The address as text, without brackets."""
+        return format_ip(self.address)
+
+    def __str__(self) -> str:
+        return format_endpoint(self.address, self.port)
