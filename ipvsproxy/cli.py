@@ -8,9 +8,8 @@ usage is status 2. Status 0: fine, 1: failed, or something was found.
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ def main(arguments: Sequence[str], program: str = "ipvsproxy") -> int:
         # `help COMMAND` is `COMMAND --help`; without a command, or of help itself, it is the list of all.
         about = [word for word in arguments[1:2] if word != HELP.name]
         return main([*about, "--help"], program)
-    if command.module:
-        return _look(command, arguments[1:])
+    if command.run:
+        return _look(command, command.run, arguments[1:])
     return _command(command.name, arguments[1:], wrong=2, name=name)
 
 
@@ -53,7 +52,7 @@ def _no_command(arguments: Sequence[str]) -> str:
     return f"unknown command: {arguments[0]}" + (f"; did you mean {like[0]}?" if like else "")
 
 
-def _look(command: Command, arguments: Sequence[str]) -> int:
+def _look(command: Command, run: Callable[[Invocation], int], arguments: Sequence[str]) -> int:
     """Carry out one of the commands that only look. What one is given and can say is in `commands.invocation`."""
     try:
         given = parse(arguments, command.grammar)
@@ -63,8 +62,7 @@ def _look(command: Command, arguments: Sequence[str]) -> int:
         from ipvsproxy.process import log
 
         log.quiet()
-        module = import_module(f"ipvsproxy.commands.{command.module}")
-        status: int = module.run(_given(command, given))
+        status = run(_given(command, given))
     except WrongUsage as error:
         return _wrong(error, 2, _see(f"ipvsproxy {command.name}"))
     except (CommandFailed, ConfigFileError) as error:

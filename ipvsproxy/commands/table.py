@@ -1,12 +1,14 @@
-"""Every command as one row: its words, its flags and where its code is. Settings have theirs in `config.table`.
+"""Every command as one row: its words, its flags and its code. Settings have theirs in `config.table`.
 
-Reading arguments, `--help`, shell completion and docs/commands.md follow from these rows. A command whose
-`module` is empty belongs to the command line itself.
+Reading arguments, `--help`, shell completion and docs/commands.md follow from these rows. A command without `run`
+belongs to the command line itself. Each `run` imports what it needs when it is called, since the proxy, which
+loads this table, needs none of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ipvsproxy.commands.invocation import Invocation
 from ipvsproxy.config.commandline import RUN, Grammar, usage_line
 from ipvsproxy.config.kinds import BOOL, DURATION, LIST, NANOSECONDS, STRING, UINT, ValueKind, choice
 from ipvsproxy.config.table import BY_FLAG, FLAG_ALIASES, NEW, Row
@@ -47,12 +49,14 @@ LETTERS = {"output": "o", "namespace": "n", "all-namespaces": "A", "selector": "
 class Command(NamedTuple):
     """One command. `words` is how its arguments are shown in help, `first` what the first of them may be.
 
+    `run` carries it out and returns the exit status. Raises WrongUsage, CommandFailed, ConfigFileError.
+
     Most commands take the `settings` of the proxy as well, since what they look at depends on them.
     """
 
     name: str
     help: str
-    module: str = ""
+    run: Callable[[Invocation], int] | None = None
     words: str = ""
     first: tuple[str, ...] = ()
     own: tuple[Row, ...] = ()
@@ -74,7 +78,7 @@ class Command(NamedTuple):
         flags = self.flags
         letters = {letter: name for name, letter in LETTERS.items() if name in flags}
         aliases = FLAG_ALIASES if self.settings else {}
-        return Grammar(flags, letters, bool(self.words), aliases) if self.module else RUN
+        return Grammar(flags, letters, bool(self.words), aliases) if self.run else RUN
 
     def usage(self) -> str:
         """Return its own help."""
@@ -90,24 +94,66 @@ class Command(NamedTuple):
         )
 
 
+def _explain(given: Invocation) -> int:
+    from ipvsproxy.commands import explain
+
+    return explain.run(given)
+
+
+def _show(given: Invocation) -> int:
+    from ipvsproxy.commands import show
+
+    return show.run(given)
+
+
+def _diff(given: Invocation) -> int:
+    from ipvsproxy.commands import diff
+
+    return diff.run(given)
+
+
+def _plan(given: Invocation) -> int:
+    from ipvsproxy.commands import plan
+
+    return plan.run(given)
+
+
+def _doctor(given: Invocation) -> int:
+    from ipvsproxy.commands import doctor
+
+    return doctor.run(given)
+
+
+def _support_bundle(given: Invocation) -> int:
+    from ipvsproxy.commands import bundle
+
+    return bundle.run(given)
+
+
+def _completion(given: Invocation) -> int:
+    from ipvsproxy.commands import completion
+
+    return completion.run(given)
+
+
 _WORKING = (
     Command("run", "program this node and keep it right"),
     Command("cleanup", "take everything of ours and of kube-proxy out of the kernel, as --cleanup does"),
     Command("version", "print the version, as --version does"),
-    Command("explain", "say what happens to a packet on this node, and why", "explain", "[FROM] TO:PORT[/PROTO]",
+    Command("explain", "say what happens to a packet on this node, and why", _explain, "[FROM] TO:PORT[/PROTO]",
         ("node",), (OUTPUT, LINK)),
-    Command("show", "show what the kernel has, by the names of Services", "show",
+    Command("show", "show what the kernel has, by the names of Services", _show,
         "services|endpoints|connections|rules [NAME...]", ("services", "endpoints", "connections", "rules"),
         (OUTPUT, NAMESPACE, ALL_NAMESPACES, SELECTOR, SORT, WATCH, INTERVAL, LIMIT)),
-    Command("diff", "say what a run would change on this node", "diff", own=(OUTPUT,)),
-    Command("plan", "say what a node should have, from saved objects; needs no cluster and no root", "plan",
+    Command("diff", "say what a run would change on this node", _diff, own=(OUTPUT,)),
+    Command("plan", "say what a node should have, from saved objects; needs no cluster and no root", _plan,
         own=(FROM, OUTPUT)),
 
-    Command("doctor", "find out what is wrong with this node or one Service", "doctor", "[NAMESPACE/SERVICE]",
+    Command("doctor", "find out what is wrong with this node or one Service", _doctor, "[NAMESPACE/SERVICE]",
         own=(OUTPUT, CLUSTER_DOMAIN, NETNS, FACTS)),
-    Command("support-bundle", "collect what helps to understand this node from afar, without secrets", "bundle",
-        "[FILE|-]", own=(CLUSTER_DOMAIN, LOGS)),
-    Command("completion", "print a script that completes commands and flags", "completion", "bash|zsh|fish",
+    Command("support-bundle", "collect what helps to understand this node from afar, without secrets",
+        _support_bundle, "[FILE|-]", own=(CLUSTER_DOMAIN, LOGS)),
+    Command("completion", "print a script that completes commands and flags", _completion, "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip
 HELP = Command("help", "print this, or the flags of a command, as --help does", words="[COMMAND]",

@@ -67,8 +67,8 @@ class Row(NamedTuple):
     null does. `flag_default` replaces the default where no configuration file is used. `always` marks flags
     that count beside `--config`. `attribute` is where the value goes in `Config` ("conntrack.min" is an attribute
     of its attribute `conntrack`), empty if the program has no use for it; `convert` makes that out of the value.
-    `decides` marks settings on which depends what the kernel of a node should have. `aliases` still work, with a note
-    that names the new name.
+    `decides` marks settings on which depends what the kernel of a node should have. `aliases` still work, with a
+    note that names the new name.
     """
 
     flag: str

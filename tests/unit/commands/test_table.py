@@ -13,7 +13,7 @@ from ipvsproxy.config.kinds import BOOL, choice
 from ipvsproxy.config.table import BY_FLAG
 
 DOCS = Path(__file__).parents[3] / "docs" / "commands.md"
-LOOKING = [command for command in COMMANDS if command.module]
+LOOKING = [command for command in COMMANDS if command.run]
 
 
 def test_the_proxy_loads_no_library_that_only_commands_use():
