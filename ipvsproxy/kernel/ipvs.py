@@ -1,9 +1,7 @@
 """IPVS over generic netlink: the virtual servers of this network namespace, changed and read.
 
-`Ipvs` belongs to the loop's thread. Reading destinations has a socket of its own with a small receive buffer:
-the kernel sizes its answer by the largest read a socket ever made, and small answers cost half the time.
-Firewall-mark servers belong to others and are not even read. The bytes are in
-`kernel.wire.ipvs` and `kernel.wire.ipvs_records`.
+`Ipvs` belongs to the loop's thread. Requests that read are those of `kernel.ipvs_reader`. Firewall-mark servers
+belong to others and are left out. The bytes are in `kernel.wire.ipvs` and `kernel.wire.ipvs_records`.
 """
 
 import errno
@@ -14,14 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ipvsproxy.kernel.ipvs_reader import NETLINK_GENERIC, IpvsReader
 from ipvsproxy.kernel.wire.ipvs import (
     IPVS_CMD_ATTR_TIMEOUT_TCP,
     IPVS_CMD_GET_CONFIG,
-    IPVS_CMD_GET_DEST,
-    IPVS_CMD_GET_SERVICE,
     IPVS_CMD_SET_CONFIG,
     encode,
-    key_attribute,
     pieces,
     single,
 )
@@ -38,12 +34,10 @@ from ipvsproxy.kernel.wire.netlink import (
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes, ServerState
 
-NETLINK_GENERIC = 16
 ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DEST}
 SERVER_SETTERS = (Verb.NEW_SERVICE, Verb.SET_SERVICE)
 ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (errno.ENOENT,)}
 """A destination whose whole server is gone (ESRCH) is another matter: somebody has deleted one that is wanted."""
-SMALL_READ = 4096
 LONGEST = 0xFFFFFFFF
 PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
 """A frontend nobody has (TEST-NET-2), on which a scheduler is tried out."""
@@ -76,12 +70,12 @@ class Ipvs:
         """Open the sockets; raises KernelError(ENOENT) when the kernel has no IPVS."""
         self._family = generic_family("IPVS")
         self._wire = Wire(NETLINK_GENERIC)
-        self._small = Wire(NETLINK_GENERIC, receive=SMALL_READ)
+        self._reader = IpvsReader()
 
     def close(self) -> None:
         """Close the sockets."""
         self._wire.close()
-        self._small.close()
+        self._reader.close()
 
     def apply(self, steps: Sequence[IpvsStep]) -> list[StepRefused]:
         """Carry out steps in order and return what could not be done of them.
@@ -108,8 +102,7 @@ class Ipvs:
 
     def servers(self) -> dict[FrontendKey, ServerAttributes]:
         """Read all virtual servers but firewall-mark ones, in one dump. Raises Lost."""
-        question = generic(self._family, IPVS_CMD_GET_SERVICE, b"")
-        return dict(filter(None, map(parse_server, self._wire.dump(question))))
+        return dict(filter(None, map(parse_server, self._reader.services())))
 
     def observe(self) -> dict[FrontendKey, ServerState]:
         """Read all virtual servers with their destinations. Raises Lost."""
@@ -117,18 +110,13 @@ class Ipvs:
 
     def state(self, key: FrontendKey) -> ServerState | None:
         """Read one virtual server, None when it does not exist. Raises KernelError."""
-        try:
-            answer = self._wire.request(generic(self._family, IPVS_CMD_GET_SERVICE, key_attribute(key)))
-        except KernelError as error:
-            if error.errno in (errno.ESRCH, errno.ENOENT):
-                return None
-            raise
-        found = parse_server(answer)
+        record = self._reader.service(key)
+        found = parse_server(record) if record is not None else None
         return ServerState(found[1], self.destinations(key)) if found else None
 
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return how many connections, active and inactive, each destination of a server has. Raises Lost."""
-        found = (parse_destination(part, len(key.address)) for part in self._destinations(key))
+        found = (parse_destination(part, len(key.address)) for part in self._reader.destinations(key))
         return {destination: active + inactive for destination, _, active, inactive in found}
 
     def probe(self, scheduler: str) -> None:
@@ -163,15 +151,7 @@ class Ipvs:
     def destinations(self, key: FrontendKey) -> dict[Destination, DestinationAttributes]:
         """Return the destinations of a server; none for a server that is gone. Raises Lost."""
         length = len(key.address)
-        return dict(parse_attributes(part, length) for part in self._destinations(key))
-
-    def _destinations(self, key: FrontendKey) -> list[bytes]:
-        try:
-            return self._small.dump(generic(self._family, IPVS_CMD_GET_DEST, key_attribute(key)))
-        except KernelError as error:
-            if error.errno in (errno.ESRCH, errno.ENOENT):
-                return []
-            raise
+        return dict(parse_attributes(part, length) for part in self._reader.destinations(key))
 
 
 def _is_there(refused: StepRefused) -> bool:

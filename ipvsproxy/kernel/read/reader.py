@@ -16,21 +16,18 @@ from ipvsproxy.inspect.model import DestinationRecord, ElementMatch, Route, Serv
 from ipvsproxy.inspect.source import Own, masquerade_source
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.elements import ElementReader
-from ipvsproxy.kernel.ipvs import SMALL_READ
+from ipvsproxy.kernel.ipvs_reader import IpvsReader
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.kernel.wire.ipvs import IPVS_CMD_GET_DEST, IPVS_CMD_GET_SERVICE, key_attribute
 from ipvsproxy.kernel.wire.ipvs_records import u32
 from ipvsproxy.kernel.wire.netlink import (
     KernelError,
     Wire,
     attribute,
     attributes,
-    generic,
-    generic_family,
     message,
 )
 from ipvsproxy.kernel.wire.rtnetlink import (
@@ -48,10 +45,8 @@ from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.state import ElementKey, FrontendKey, ServerState, Vip
 
-NETLINK_GENERIC = 16
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL)
 """What the kernel says where no route leads, or one that forbids: EACCES prohibit, EINVAL blackhole."""
-NOT_THERE = (errno.ESRCH, errno.ENOENT)
 
 
 class KernelReader:
@@ -63,21 +58,17 @@ class KernelReader:
         self._links = Links()
         self._ruleset = Ruleset(TABLE.name)
         self._listeners = Listeners()
-        self._ipvs: Wire | None = None
-        self._small: Wire | None = None
-        self._family = 0
+        self._ipvs: IpvsReader | None = None
         self._own: list[Own] = []
         with suppress(KernelError):  # a kernel without IPVS has no servers
-            self._family = generic_family("IPVS")
-            self._ipvs = Wire(NETLINK_GENERIC)
-            self._small = Wire(NETLINK_GENERIC, receive=SMALL_READ)
+            self._ipvs = IpvsReader()
 
     def close(self) -> None:
         """Close all sockets."""
         for opened in (self._elements, self._route, self._links, self._ruleset, self._listeners):
             opened.close()
-        for wire in filter(None, (self._ipvs, self._small)):
-            wire.close()
+        if self._ipvs is not None:
+            self._ipvs.close()
 
     def __enter__(self) -> Self:
         return self
@@ -94,35 +85,18 @@ class KernelReader:
 
     def server(self, key: FrontendKey) -> ServerRecord | None:
         """Return a virtual server, None where there is none."""
-        if self._ipvs is None:
-            return None
-        try:
-            return parse_virtual(
-                self._ipvs.request(generic(self._family, IPVS_CMD_GET_SERVICE, key_attribute(key)))
-            )
-        except KernelError as error:
-            if error.errno in NOT_THERE:
-                return None
-            raise
+        record = self._ipvs.service(key) if self._ipvs is not None else None
+        return parse_virtual(record) if record is not None else None
 
     def servers(self) -> list[ServerRecord]:
         """Return all virtual servers but firewall-mark ones, sorted."""
-        if self._ipvs is None:
-            return []
-        parts = self._ipvs.dump(generic(self._family, IPVS_CMD_GET_SERVICE, b""))
-        return sorted(filter(None, map(parse_virtual, parts)))
+        records = self._ipvs.services() if self._ipvs is not None else []
+        return sorted(filter(None, map(parse_virtual, records)))
 
     def destinations(self, key: FrontendKey) -> Sequence[DestinationRecord]:
         """Return the destinations of a virtual server, sorted; none for one that is gone."""
-        if self._small is None:
-            return []
-        try:
-            parts = self._small.dump(generic(self._family, IPVS_CMD_GET_DEST, key_attribute(key)))
-        except KernelError as error:
-            if error.errno in NOT_THERE:
-                return []
-            raise
-        return sorted(parse_real(part, len(key.address)) for part in parts)
+        records = self._ipvs.destinations(key) if self._ipvs is not None else []
+        return sorted(parse_real(record, len(key.address)) for record in records)
 
     def server_states(self) -> dict[FrontendKey, ServerState]:
         """Return all servers with their destinations, as the shadow has them."""
