@@ -9,7 +9,8 @@ from typing import NamedTuple
 from ipvsproxy.base.address import family, format_ip, parse_ip
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.names import similar
-from ipvsproxy.commands.survey import SurveyResult, find_dns, traced
+from ipvsproxy.commands.survey import SurveyResult
+from ipvsproxy.commands.survey_dns import find_dns, traced
 from ipvsproxy.diagnosis.facts import DnsAnswer, join
 from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
 from ipvsproxy.exchange.inbox import Kind

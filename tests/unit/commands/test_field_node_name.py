@@ -10,7 +10,7 @@ from ipvsproxy import cli
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import objects as objects_of_commands
-from ipvsproxy.commands.survey import own_node
+from ipvsproxy.commands.survey_objects import own_node
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import CheckResult

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy.commands import survey
+from ipvsproxy.commands import survey_kernel
 from ipvsproxy.diagnosis.facts import Facts, Link
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.state import KernelState, ServerAttributes, ServerState
@@ -27,11 +27,11 @@ def looks(monkeypatch):
         def links():
             return (Link("kube-ipvs0", "dummy", addresses=tuple(left.pop(0)[1])),)
 
-        monkeypatch.setattr(survey.drift, "state", state)
-        monkeypatch.setattr(survey, "read_links", links)
+        monkeypatch.setattr(survey_kernel.drift, "state", state)
+        monkeypatch.setattr(survey_kernel, "read_links", links)
         view = KernelReader.__new__(KernelReader)
         view._ipvs = object()
-        found = survey._read_servers(facts, view, paused.append)
+        found = survey_kernel._read_servers(facts, view, paused.append)
         return [str(server) for server in found.servers], facts.links[0].addresses, len(paused)
 
     return read

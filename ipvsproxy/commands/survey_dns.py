@@ -1,0 +1,63 @@
+"""Queries to the cluster's DNS through its Service, into `diagnosis.facts`."""
+
+from collections.abc import Collection, Iterable
+
+from msgspec.structs import replace
+
+from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.diagnosis.facts import Dns, DnsAnswer, ExternalName
+from ipvsproxy.kernel.read.connections import Asker, trace
+from ipvsproxy.kube.once import Objects
+from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.state import Destination
+from ipvsproxy.probe.dns import resolve
+from ipvsproxy.reconciler.wanted_state import API_SERVER, DNS_PORT, WantedState
+
+KUBERNETES = "kubernetes.default.svc"
+DNS_NAMESPACE, DNS_NAMES = "kube-system", ("kube-dns", "coredns")
+EXTERNAL_NAMES_ASKED = 20
+
+
+def find_dns(services: Iterable[Service]) -> Service | None:
+    """Return the Service of the cluster's DNS: by its usual names, or the only one with the UDP port 53."""
+    serving = [s for s in services if any(p.port == DNS_PORT and p.protocol is Protocol.UDP for p in s.ports)]
+    usual = [s for s in serving if s.namespace == DNS_NAMESPACE]
+    return min(usual or serving, key=lambda s: (s.name not in DNS_NAMES, s.key), default=None)
+
+
+def ask_dns(desired: WantedState, objects: Objects, domain: str, held: Collection[str]) -> Dns | None:
+    """Ask the DNS Service for `kubernetes.default` and for ExternalName Services; None without such a Service."""
+    services = desired.store.services
+    service = find_dns(services.values())
+    if service is None or not service.cluster_ips:
+        return None
+    server = format_ip(service.cluster_ips[0])
+    kubernetes = services.get(API_SERVER)
+    expected = tuple(map(format_ip, kubernetes.cluster_ips)) if kubernetes else ()
+    kind = "AAAA" if expected and ":" in expected[0] else "A"
+    answer = traced(resolve(server, f"{KUBERNETES}.{domain}", kind), held)
+    names = list(objects.external_names())[:EXTERNAL_NAMES_ASKED] if not answer.error else []
+    external = tuple(ExternalName(key, wanted, _ask_external(server, key, domain)) for key, wanted in names)
+    return Dns(service.key, expected, answer, external)
+
+
+def traced(answer: DnsAnswer, held: Collection[str]) -> DnsAnswer:
+    """Return an answer with whether IPVS had the question.
+
+    `held` are VIPs that are addresses of other links as well, such as those of a DNS cache on the node: who
+    answers there is not ours to say.
+    """
+    address, _, port = answer.asked_from.rpartition(":")
+    if answer.error or not address or answer.server in held:
+        return answer
+    asker = Asker(Protocol.UDP, Destination(parse_ip(address.strip("[]")), int(port)))
+    try:
+        found = trace([asker])
+    except OSError:
+        return answer
+    return answer if found is None else replace(answer, by_ipvs=bool(found[asker]))
+
+
+def _ask_external(server: str, service: str, domain: str) -> DnsAnswer:
+    namespace, _, name = service.partition("/")
+    return resolve(server, f"{name}.{namespace}.svc.{domain}", "CNAME")

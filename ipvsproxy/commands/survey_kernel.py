@@ -1,0 +1,118 @@
+"""What the kernel of this node has, and which programs run on it, into `diagnosis.facts`.
+
+Nothing is changed. What cannot be read (no rights, no such module) is left out: `Facts.unread` says why.
+"""
+
+import errno
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.commands import drift
+from ipvsproxy.commands.objects import UNKNOWN, Surroundings
+from ipvsproxy.config import Config
+from ipvsproxy.diagnosis.facts import Facts, Host
+from ipvsproxy.diagnosis.foreign import is_ours
+from ipvsproxy.diagnosis.links import unserved
+from ipvsproxy.diagnosis.shape import rules_by_chain
+from ipvsproxy.kernel.filters.legacy import read_legacy
+from ipvsproxy.kernel.filters.nf_tables import read_chains
+from ipvsproxy.kernel.filters.xtables import legacy_leftovers
+from ipvsproxy.kernel.instance_lock import InstanceLock
+from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.kernel.read.survey import as_fact, read_host, read_links, read_processes
+from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.filters import FilterChain
+from ipvsproxy.plan.rules import needed_parts
+from ipvsproxy.plan.state import KernelState
+from nft import PARTS, part, ruleset
+
+T = TypeVar("T")
+READING = (KernelError, OSError)
+
+
+def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except READING as error:
+        facts.unread[what] = str(error)
+        return None
+
+
+def read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surroundings]:
+    """Read what belongs to the kernel; return its state, and what else the plan depends on."""
+    holder = InstanceLock().look()
+    facts.holder = str(holder or "")
+    with KernelReader() as view:
+        state = _read_servers(facts, view)
+        others = _tried(facts, "links", view.other_addresses) or frozenset()
+        around = _tried(facts, "links", lambda: Surroundings.of(view)) or UNKNOWN
+        has_ipvs = view.has_ipvs
+    facts.chains = _tried(facts, "chains", lambda: (*read_chains(), *read_legacy()))
+    facts.our_rules = _our_rules(config, facts.chains or (), state)
+    facts.legacy_leftovers = tuple(legacy_leftovers())
+    seen = _tried(facts, "processes", lambda: read_processes(holder=holder.pid if holder else 0))
+    facts.processes = seen or ()
+    if state is not None:
+        facts.servers = tuple(as_fact(key, s.server, s.destinations) for key, s in sorted(state.servers.items()))
+        facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
+    facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
+    return state, around
+
+
+def _our_rules(
+    config: Config, chains: Iterable[FilterChain], state: KernelState | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the rules that must be there; of a part, if elements need it or some of its chains are there."""
+    here = {chain.name for chain in chains if is_ours(chain)}
+    needed = needed_parts(state.elements if state else ())
+    found = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False, parts=()))
+    for name in PARTS:
+        rules = rules_by_chain(part(name, config.masquerade_mark))
+        if name in needed or not here.isdisjoint(rules):
+            found |= rules
+    return found
+
+
+def _read_servers(
+    facts: Facts, view: KernelReader, pause: Callable[[float], None] = time.sleep
+) -> KernelState | None:
+    """Read servers and links; again while kube-ipvs0 has an address without a server, which may be on its way.
+
+    None where the servers cannot be read.
+    """
+    for _ in range(drift.LOOKS):
+        state = _read_both(facts, view)
+        served = {format_ip(key.address) for key in state.servers} if state else set()
+        if not (facts.holder and state and unserved(facts.links or (), served)):
+            return state
+        pause(drift.PAUSE_SECONDS)
+    return _read_both(facts, view)
+
+
+def _read_both(facts: Facts, view: KernelReader) -> KernelState | None:
+    state = _tried(facts, "state", lambda: drift.state(view)) if view.has_ipvs else None
+    facts.links = _tried(facts, "links", read_links)
+    return state
+
+
+def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> Host:
+    servers = facts.servers or ()
+    found = read_host(config, len(servers), sum(len(server.backends) for server in servers))
+    return replace(found, has_ipvs=has_ipvs, has_nftables=_has_nftables())
+
+
+def _has_nftables() -> bool:
+    """Whether the kernel has nf_tables; who may not ask is not told, and then other checks say so."""
+    with closing(Ruleset(TABLE.name)) as table:
+        try:
+            table.stamp()
+        except KernelError as error:
+            return error.errno in (errno.EPERM, errno.EACCES)
+    return True

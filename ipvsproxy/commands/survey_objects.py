@@ -1,0 +1,56 @@
+"""The objects of the API, or of saved files, and what a node should have by them, into `diagnosis.facts`."""
+
+import time
+
+from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.commands.objects import Surroundings, are_named, desired, of_this_host
+from ipvsproxy.config import Config
+from ipvsproxy.diagnosis.facts import Api, Facts, OwnNode
+from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.kernel.links import LINK_NAME
+from ipvsproxy.kube.connection import in_cluster
+from ipvsproxy.kube.once import Objects, Unavailable, read_objects
+from ipvsproxy.reconciler.wanted_state import WantedState
+
+NODES_SHOWN = 20
+
+
+def find_objects(facts: Facts, config: Config) -> Objects | None:
+    """Read all objects and note where from; None if they cannot be read, and why not in `Facts.unread`."""
+    began = time.monotonic()
+    try:
+        objects = read_objects(config)
+    except Unavailable as error:
+        facts.api = Api(facts.settings.source, str(error), named=are_named(config) or in_cluster())
+        facts.unread["drift"] = facts.unread["dns"] = "objects cannot be read"
+        return None
+    seconds = time.monotonic() - began
+    services, slices = (len(objects.items[kind]) for kind in (Kind.SERVICE, Kind.ENDPOINT_SLICE))
+    left_out = (*objects.left_out, *objects.notes)
+    facts.api = Api(objects.source, "", seconds, services, slices, tuple(objects.refused), left_out)
+    return objects
+
+
+def plan_node(facts: Facts, config: Config, objects: Objects, around: Surroundings) -> WantedState:
+    """Plan everything as the proxy would, and note what of it concerns the node."""
+    here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
+    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
+    facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
+    facts.node = own_node(wanted)
+    held = set(map(format_ip, here))
+    facts.held_vips = {
+        format_ip(address): service.key
+        for service in wanted.store.services.values()
+        for address in service.cluster_ips
+        if format_ip(address) in held
+    }
+    return wanted
+
+
+def own_node(wanted: WantedState) -> OwnNode | None:
+    """Return what is known of our Node; None for a folder that need not describe it."""
+    node, absent = wanted.store.node, wanted.missing_node
+    if absent is not None:
+        shown = absent.others[:NODES_SHOWN]
+        return OwnNode(absent.name, found=False, effect=absent.effect, others=shown, likely=absent.likely)
+    return OwnNode(node.name, about_to_be_deleted=not node.eligible) if node else None
