@@ -101,7 +101,7 @@ def test_rules_that_no_packet_of_a_service_meets_are_no_problem(diagnosed: Diagn
 @pytest.mark.needs("tool:iptables-legacy")
 def test_legacy_iptables_that_drop(diagnosed: DiagnosedNode) -> None:
     if diagnosed.lab.run(diagnosed.node, ["sh", "-c", "iptables-legacy -S >/dev/null 2>&1 || echo no"]):
-        pytest.skip("this kernel has no legacy iptables; unit/kernel/test_legacy.py reads its blobs")
+        pytest.skip("this kernel has no legacy iptables; unit/kernel/filters/test_legacy.py reads its blobs")
     with commands("iptables-legacy -P FORWARD DROP", "iptables-legacy -P FORWARD ACCEPT")(diagnosed):
         first = diagnosed.findings()[0]
     assert "policy of iptables-legacy filter FORWARD drops replies" in first.summary
