@@ -35,6 +35,7 @@ from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.state import KernelState
 from ipvsproxy.probe.web import get, read_metrics
+from ipvsproxy.ruleset.codec import texts
 
 VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NODE: "v1"}
 LOG_FOLDER, LOG_PATTERN = Path("/var/log/containers"), "*ipvsproxy*.log"
@@ -135,8 +136,8 @@ def kernel_lines(state: KernelState) -> Iterator[str]:
             f"  -> {destination} {attributes}" for destination, attributes in sorted(server.destinations.items())
         )
     yield from (f"VIP {format_ip(vip.address)} {vip.form.value}" for vip in sorted(state.vips))
-    for slot, value in sorted(state.elements.items()):
-        yield f"{slot.set} {{ {slot.key}{f' : {value}' if value else ''} }}"
+    for kind, text, value in sorted(texts(state.elements.items())):
+        yield f"{kind} {{ {text}{f' : {value}' if value else ''} }}"
 
 
 def _running(config: Config) -> Iterator[tuple[str, str]]:

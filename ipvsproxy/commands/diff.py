@@ -7,6 +7,7 @@ The wanted state is planned from the objects as `run` does, the kernel is read a
 from collections.abc import Iterator
 from typing import Any
 
+from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.commands import drift, objects
 from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
 from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
@@ -18,7 +19,6 @@ from ipvsproxy.kernel import host
 from ipvsproxy.kernel.filters.kube_proxy import removed_by_a_run
 from ipvsproxy.kernel.filters.xtables import legacy_leftovers
 from ipvsproxy.kernel.instance_lock import InstanceLock
-from ipvsproxy.kernel.links import LINK_NAME
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.read.survey import read_processes
 from ipvsproxy.kernel.rules import TABLE
@@ -72,7 +72,7 @@ def surroundings(config: Config, view: KernelReader) -> Iterator[Change]:
             before = "" if was is None else str(was)  # None: the kernel does not have it yet
             yield Change(Action.CHANGE, "setting", host.dotted(name), "", before, str(value))
     if not view.has_link():
-        yield Change(Action.ADD, "link", LINK_NAME)
+        yield Change(Action.ADD, "link", VIP_LINK)
     if not view.has_table():
         yield Change(Action.ADD, "table", str(TABLE))
 

@@ -7,14 +7,13 @@ proxy programs what changes. So what differs is looked at again, and counts only
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from ipvsproxy.base.address import format_ip, parse_cidr
+from ipvsproxy.base.address import parse_cidr
 from ipvsproxy.commands.objects import Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.inspect.difference import Action, Change, changes
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.kube.once import Unavailable, read_objects
-from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import FrontendKey, KernelState
 from ipvsproxy.reconciler.wanted_state import WantedState
 
@@ -75,10 +74,7 @@ def words(found: Iterable[Change]) -> Iterator[str]:
             yield f"{what} is {change.was}, not {change.wanted}"
 
 
-def about(found: Iterable[Change], only: Collection[FrontendKey], wanted: WantedState) -> list[Change]:
-    """Return the changes that concern some frontends."""
-    addresses = {format_ip(key.address) for key in only}
-    own = {f"{slot.set} {{ {slot.key} }}" for key in only for slot in elements(wanted.ledger.frontends[key]).own}
-    names = set(map(str, only))
-    places = {"VIP": addresses, "element": own}
-    return [c for c in found if (c.name in places[c.object] if c.object in places else c.frontend in names)]
+def about(found: Iterable[Change], only: Collection[FrontendKey]) -> list[Change]:
+    """Return the changes that concern some frontends: of themselves, and of the VIPs that they have."""
+    keys, addresses = set(only), {key.address for key in only}
+    return [c for c in found if c.owner in keys or (c.object == "VIP" and c.owner in addresses)]

@@ -1,10 +1,8 @@
 """Addresses as operators type them, into values. All raise WrongUsage."""
 
 from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey, Protocol
 from ipvsproxy.commands.invocation import WrongUsage
-from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.rules import PROTOCOL_NAMES
-from ipvsproxy.plan.state import FrontendKey
 
 
 def frontend(text: str) -> FrontendKey:

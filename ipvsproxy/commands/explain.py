@@ -17,12 +17,13 @@ from ipvsproxy.commands.objects import lacking
 from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
-from ipvsproxy.inspect.model import ElementMatch
 from ipvsproxy.inspect.spread import words
 from ipvsproxy.inspect.walk import Explanation, PacketOutcome, Target, explain, packet
 from ipvsproxy.kernel.filters.kube_proxy import written_by_kube_proxy
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.records import ElementMatch
+from ipvsproxy.ruleset.codec import key_text, value_text
 
 MOODS = {
     PacketOutcome.ACCEPTED: Style.GOOD,
@@ -114,7 +115,9 @@ def document(said: Explanation, known: Names, others: Sequence[str] = ()) -> dic
 
 
 def _element(match: ElementMatch | None) -> dict[str, str] | None:
-    return {"set": match.set, "key": match.key, "value": match.value} if match else None
+    if match is None:
+        return None
+    return {"set": match.slot.set.name, "key": key_text(match.slot), "value": value_text(match.value)}
 
 
 def _server(said: Explanation) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import NAMES_SHOWN
 from ipvsproxy.plan.state import Frontend, Vip
 from ipvsproxy.reconciler.wanted_state import WantedState
+from ipvsproxy.ruleset.codec import texts
 
 
 def run(given: Invocation) -> int:
@@ -69,8 +70,8 @@ def _of_node(config: Config, nodes: Mapping[str, object], *, given_name: bool) -
 def _document(config: Config, wanted: WantedState, found: Objects) -> dict[str, Any]:
     ledger = wanted.ledger
     elements: dict[str, dict[str, str]] = {}
-    for slot, value in sorted(ledger.elements.items()):
-        elements.setdefault(slot.set, {})[slot.key] = value
+    for kind, key, value in sorted(texts(ledger.elements.items())):
+        elements.setdefault(kind, {})[key] = value
     return {
         "node": config.node_name,
         "frontends": [

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.commands.names import Names
-from ipvsproxy.inspect.elements import frontend_of
-from ipvsproxy.inspect.model import Counters, DestinationRecord
 from ipvsproxy.kernel.read.connections import connections as all_connections
 from ipvsproxy.kernel.read.reader import KernelReader
-from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, INSIDE, MASQUERADE, VIPS
-from ipvsproxy.plan.state import ONE_PACKET, FrontendKey, Masquerade, PacketVerdict
+from ipvsproxy.plan.records import Counters, DestinationRecord
+from ipvsproxy.plan.state import ONE_PACKET, FrontendKey
+from ipvsproxy.ruleset.codec import rest_text, value_text
+from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, Value
+from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, INSIDE, MASQUERADE, VIPS, ByFamily
 
 Row = dict[str, Any]
 VERDICTS = {
@@ -54,7 +55,7 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     verdicts = _by_frontend(view, FRONTENDS)
     return [
         _named(virtual.key, known)
-        | {"verdict": VERDICTS.get(verdicts.get(virtual.key, ""), "")}
+        | {"verdict": _verdict(verdicts.get(virtual.key, ""), "")}
         | {"scheduler": virtual.server.scheduler, "affinitySeconds": virtual.server.timeout}
         | {"onePacket": bool(virtual.server.flags & ONE_PACKET)}
         | _load(view.destinations(virtual.key))
@@ -98,24 +99,28 @@ def rules(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     """Return a row for each frontend of the ruleset: what its elements say."""
     masquerades, inside = _by_frontend(view, MASQUERADE), _by_frontend(view, INSIDE)
     ranges: dict[FrontendKey, list[str]] = {}
-    for name in ALLOWED.values():
-        for key in view.elements(name):
-            ranges.setdefault(frontend_of(key), []).append(key.rpartition(" . ")[2])
-    vips = {text for name in VIPS.values() for text in view.elements(name)}
+    for slot in (slot for kind in ALLOWED.values() for slot in view.elements(kind)):
+        if slot.frontend:
+            ranges.setdefault(slot.frontend, []).append(rest_text(slot.rest))
+    vips = {slot.address for kind in VIPS.values() for slot in view.elements(kind)}
     return [
         _named(key, known)
-        | {"verdict": VERDICTS.get(verdict, verdict)}
-        | {"masquerade": MASQUERADES.get(masquerades.get(key, ""), NEVER)}
-        | {"inside": _endpoint(inside.get(key, "")), "sourceRanges": sorted(ranges.get(key, []))}
-        | {"address": "vip" if format_ip(key.address) in vips else "node"}
+        | {"verdict": _verdict(verdict, value_text(verdict))}
+        | {"masquerade": MASQUERADES.get(value_text(masquerades.get(key, "")), NEVER)}
+        | {"inside": _endpoint(inside.get(key)), "sourceRanges": sorted(ranges.get(key, []))}
+        | {"address": "vip" if key.address in vips else "node"}
         for key, verdict in sorted(_by_frontend(view, FRONTENDS).items())
     ]
 
 
-def _by_frontend(view: KernelReader, sets: dict[int, str]) -> dict[FrontendKey, str]:
-    return {frontend_of(key): value for name in sets.values() for key, value in view.elements(name).items()}
+def _by_frontend(view: KernelReader, sets: ByFamily) -> dict[FrontendKey, Value]:
+    elements = (item for kind in sets.values() for item in view.elements(kind).items())
+    return {slot.frontend: value for slot, value in elements if slot.frontend}
 
 
-def _endpoint(text: str) -> str:
-    address, _, port = text.partition(" . ")
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}".strip(":")
+def _verdict(value: Value, otherwise: str) -> str:
+    return VERDICTS.get(value_text(value), otherwise)
+
+
+def _endpoint(value: Value | None) -> str:
+    return format_endpoint(value.address, value.port) if isinstance(value, FrontendKey) else ""

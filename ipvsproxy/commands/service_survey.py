@@ -19,11 +19,12 @@ from ipvsproxy.kernel.read.netns import socket_in
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey, PacketVerdict
+from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.probe.dns import query, resolve
 from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
 from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
+from ipvsproxy.ruleset.elements import PacketVerdict
 
 ENDPOINTS_ASKED, ADDRESSES_ASKED = 5, 12
 HERE = "this node"
@@ -48,7 +49,7 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
         dns_service=dns.key if dns else "",
         answer=ask("AAAA" if family(service.cluster_ips[0]) == 6 else "A"),
         ports=tuple(_ports(service, seen.desired)),
-        drift=None if seen.drift is None else tuple(drift.words(drift.about(seen.drift, keys, seen.desired))),
+        drift=None if seen.drift is None else tuple(drift.words(drift.about(seen.drift, keys))),
         conflicts=tuple(map(str, seen.desired.ledger.conflicts(key))),
         probes=tuple(
             _probes(service, seen.desired, seen.facts.held_vips, [HERE, *([netns] if netns else [])], domain)

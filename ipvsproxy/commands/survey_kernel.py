@@ -28,9 +28,9 @@ from ipvsproxy.kernel.read.survey import as_fact, read_host, read_links, read_pr
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.plan.filters import FilterChain
-from ipvsproxy.plan.rules import needed_parts
 from ipvsproxy.plan.state import KernelState
+from ipvsproxy.ruleset.elements import needed_parts
+from ipvsproxy.ruleset.filters import FilterChain
 from nft import PARTS, part, ruleset
 
 T = TypeVar("T")

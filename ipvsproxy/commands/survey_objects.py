@@ -3,11 +3,11 @@
 import time
 
 from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.commands.objects import Surroundings, are_named, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Api, Facts, OwnNode
 from ipvsproxy.exchange.inbox import Kind
-from ipvsproxy.kernel.links import LINK_NAME
 from ipvsproxy.kube.connection import in_cluster
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.reconciler.wanted_state import WantedState
@@ -33,7 +33,7 @@ def find_objects(facts: Facts, config: Config) -> Objects | None:
 
 def plan_node(facts: Facts, config: Config, objects: Objects, around: Surroundings) -> WantedState:
     """Plan everything as the proxy would, and note what of it concerns the node."""
-    here = [parse_ip(a) for link in facts.links or () if link.name != LINK_NAME for a in link.addresses]
+    here = [parse_ip(a) for link in facts.links or () if link.name != VIP_LINK for a in link.addresses]
     wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
     facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
     facts.node = own_node(wanted)

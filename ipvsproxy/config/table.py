@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.names import MASQUERADE_BIT
 from ipvsproxy.config import meaning
 from ipvsproxy.config.kinds import (
     BOOL,
@@ -155,7 +156,7 @@ TRAFFIC = (
         attribute="nodeport_addresses", convert=tuple, decides=True),
     Row("masquerade-all", "iptables.masqueradeAll", BOOL, False, SAME,
         "masquerade everything that goes to a ClusterIP", attribute="masquerade_all", decides=True),
-    Row("iptables-masquerade-bit", "iptables.masqueradeBit", INT, 14, SAME,
+    Row("iptables-masquerade-bit", "iptables.masqueradeBit", INT, MASQUERADE_BIT, SAME,
         "bit of the packet mark that lets replies pass the FORWARD chain of iptables-nft", nullable=True,
         attribute="masquerade_bit", decides=True),
     Row("ipvs-scheduler", "ipvs.scheduler", STRING, "", BETTER, "default: rr",
@@ -216,7 +217,7 @@ OTHER_MODES = (
         nullable=True),
     Row("iptables-sync-period", "iptables.syncPeriod", DURATION, 30 * SECOND, ACCEPTED, ""),
     Row("iptables-min-sync-period", "iptables.minSyncPeriod", DURATION, SECOND, ACCEPTED, ""),
-    Row("", "nftables.masqueradeBit", INT, 14, ACCEPTED, "", nullable=True),
+    Row("", "nftables.masqueradeBit", INT, MASQUERADE_BIT, ACCEPTED, "", nullable=True),
     Row("", "nftables.masqueradeAll", BOOL, False, ACCEPTED, ""),
     Row("", "nftables.syncPeriod", DURATION, 30 * SECOND, ACCEPTED, ""),
     Row("", "nftables.minSyncPeriod", DURATION, SECOND, ACCEPTED, ""),

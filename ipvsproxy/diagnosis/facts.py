@@ -6,7 +6,8 @@ What could not be read is None, and `unread` says why. Addresses are text.
 
 import msgspec
 
-from ipvsproxy.plan.filters import FilterChain
+from ipvsproxy.base.names import MASQUERADE_BIT
+from ipvsproxy.ruleset.filters import FilterChain
 
 
 class SettingsFacts(msgspec.Struct, frozen=True):
@@ -19,7 +20,7 @@ class SettingsFacts(msgspec.Struct, frozen=True):
     version: str = ""
     source: str = "the API server"
     cluster_cidrs: tuple[str, ...] = ()
-    mark: int = 1 << 14
+    mark: int = 1 << MASQUERADE_BIT
     scheduler: str = "rr"
     sync_period: float = 30.0
     sysctls: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """Checks of what other programs have written: rules that would drop or rewrite what belongs to Services.
 
 Not by their looks: for each kind of frontend a packet is sent through the chains of others in thought
-(`plan.filters`). The way of a packet is in docs/design.md, section 2. What only depends on things we cannot
+(`ruleset.filters`). The way of a packet is in docs/design.md, section 2. What only depends on things we cannot
 read is never called a problem.
 """
 
@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ipvsproxy.base.address import family, parse_cidr, parse_ip
+from ipvsproxy.base.names import NAT_PRIORITY, REPLIES_COMMENT, TABLE
 from ipvsproxy.diagnosis.facts import Facts, ServerFacts, join
 from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.host import is_uplink
 from ipvsproxy.diagnosis.links import pod_bridges
-from ipvsproxy.plan.filters import (
+from ipvsproxy.plan.leftovers import is_leftover
+from ipvsproxy.ruleset.filters import (
     LOSING,
     UNTRACKED,
     FilterChain,
@@ -24,11 +26,7 @@ from ipvsproxy.plan.filters import (
     Packet,
     where,
 )
-from ipvsproxy.plan.leftovers import is_leftover
 
-TABLE = "ipvsproxy"
-OUR_COMMENT = "ipvsproxy replies"
-OUR_NAT_PRIORITY = -110
 CONNTRACK = -200
 """Chains before this priority cannot ask for the state of a connection."""
 IPVS_INPUT, IPVS_OUTPUT = 98, -98
@@ -119,7 +117,7 @@ def _marks(book: FilterTables, mark: int) -> Iterator[Finding]:
 
 
 def _uses(chain: FilterChain, rule: FilterRule, mark: int) -> bool:
-    if rule.comment.startswith(OUR_COMMENT) or is_leftover(chain.name) or chain.name.startswith("KUBE-"):
+    if rule.comment.startswith(REPLIES_COMMENT) or is_leftover(chain.name) or chain.name.startswith("KUBE-"):
         return False
     masks = (int.from_bytes(m.mask, sys.byteorder) for m in rule.matches if m.field == "mark")
     whole = int.from_bytes(FULL_MASK)
@@ -274,7 +272,7 @@ def _taken_by(facts: Facts, book: FilterTables, server: ServerFacts) -> str:
     family = 6 if ":" in server.address else 4
     packet = {**_base(server), "daddr": parse_ip(server.address), "dport": server.port.to_bytes(2)}
     for chain in book.base("prerouting", "nat", family):
-        if server.address in facts.vips and chain.priority >= OUR_NAT_PRIORITY:
+        if server.address in facts.vips and chain.priority >= NAT_PRIORITY:
             continue
         outcome = book.walk(chain, {**packet, **_state(NEW, LOCAL)})
         if outcome.verdict in REWRITING and outcome.certain and not is_leftover(chain.name):

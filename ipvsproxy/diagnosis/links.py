@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ipvsproxy.base.address import is_link_local_v6, parse_cidr, parse_ip
+from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.diagnosis.facts import Facts, Link
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 
-VIP_LINK = "kube-ipvs0"
 SHOWN = 10
 CALLS = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.diagnosis.facts import Facts, Proxy
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.foreign import is_ours
-from ipvsproxy.diagnosis.links import VIP_LINK
 from ipvsproxy.diagnosis.own_node import has_never_synced, holder_waited_for, refuses_traffic
 from ipvsproxy.plan.leftovers import MARK, MASQUERADE, OWN_TABLE, PATTERN, TABLES, is_leftover
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from ipvsproxy.base.names import TABLE
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
-from ipvsproxy.diagnosis.foreign import TABLE, is_ours
+from ipvsproxy.diagnosis.foreign import is_ours
 from ipvsproxy.diagnosis.proxies import is_installed
-from ipvsproxy.plan.filters import FilterChain
+from ipvsproxy.ruleset.filters import FilterChain
 
 SHOWN = 10
 

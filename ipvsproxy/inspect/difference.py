@@ -15,12 +15,13 @@ from ipvsproxy.plan.state import (
     PERSISTENT,
     SCHED_1,
     SCHED_2,
-    ElementKey,
     FrontendKey,
     KernelState,
     ServerAttributes,
     Vip,
 )
+from ipvsproxy.ruleset.codec import element_text, value_text
+from ipvsproxy.ruleset.elements import ElementKey, Owner, Value
 
 LONGEST_PREFIX = 128
 
@@ -34,7 +35,10 @@ class Action(StrEnum):
 
 
 class Change(NamedTuple):
-    """One change: what kind of object, its name, the frontend it belongs to (empty: none), before and after."""
+    """One change: what kind of object, its name, the frontend it belongs to (empty: none), before and after.
+
+    `owner` is the frontend or address that it is about, None for what is about neither.
+    """
 
     action: Action
     object: str
@@ -42,6 +46,7 @@ class Change(NamedTuple):
     frontend: str = ""
     was: str = ""
     wanted: str = ""
+    owner: Owner = None
 
 
 def changes(wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Iterator[Change]:
@@ -49,30 +54,34 @@ def changes(wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKe
     touched = wanted.everything()
     touched.update(shadow.everything())
     steps = diff(touched, wanted, shadow, protected)
-    for element in sorted(steps.raised, key=lambda step: step.slot):
+    for element in sorted(steps.raised, key=_slot_name):
         yield _element(element, shadow.elements)
     for ipvs in sorted(steps.added, key=lambda step: step.key):
         yield from _ipvs(ipvs, shadow)
-    for element in sorted(steps.switched, key=lambda step: step.slot):
+    for element in sorted(steps.switched, key=_slot_name):
         yield _element(element, shadow.elements)
     yield from (_vip(Action.ADD, vip) for vip in sorted(steps.bound))
     yield from (_vip(Action.REMOVE, vip) for vip in sorted(steps.unbound))
     for ipvs in sorted(steps.removed, key=lambda step: step.key):
         yield from _ipvs(ipvs, shadow)
-    for element in sorted(steps.lowered, key=lambda step: step.slot):
+    for element in sorted(steps.lowered, key=_slot_name):
         yield _element(element, shadow.elements)
 
 
-def _element(step: ElementStep, present: Mapping[ElementKey, str]) -> Change:
+def _element(step: ElementStep, present: Mapping[ElementKey, Value]) -> Change:
     slot, was = step.slot, present.get(step.slot)
     action = Action.REMOVE if step.value is None else Action.ADD if was is None else Action.CHANGE
-    return Change(action, "element", f"{slot.set} {{ {slot.key} }}", "", was or "", step.value or "")
+    before, wanted = value_text(was or ""), value_text(step.value or "")
+    return Change(action, "element", element_text(slot), "", before, wanted, slot.owner)
+
+
+def _slot_name(step: ElementStep) -> str:
+    return element_text(step.slot)
 
 
 def _vip(action: Action, vip: Vip) -> Change:
-    return Change(
-        action, "VIP", format_ip(vip.address), "", *(("", vip.form) if action is Action.ADD else (vip.form, ""))
-    )
+    was, wanted = ("", vip.form) if action is Action.ADD else (vip.form, "")
+    return Change(action, "VIP", format_ip(vip.address), "", was, wanted, vip.address)
 
 
 def _ipvs(step: IpvsStep, shadow: KernelState) -> Iterator[Change]:
@@ -80,13 +89,13 @@ def _ipvs(step: IpvsStep, shadow: KernelState) -> Iterator[Change]:
     was = server_text(state.server) if state else ""
     if step.verb in SERVER_VERBS:
         action = {Verb.NEW_SERVICE: Action.ADD, Verb.DEL_SERVICE: Action.REMOVE}.get(step.verb, Action.CHANGE)
-        yield Change(action, "server", key, key, was, server_text(step.server) if step.server else "")
+        yield Change(action, "server", key, key, was, server_text(step.server) if step.server else "", step.key)
     present = state.destinations if state else {}
     action = {Verb.SET_DEST: Action.CHANGE, Verb.DEL_DEST: Action.REMOVE}.get(step.verb, Action.ADD)
     wanted = "" if step.verb is Verb.DEL_DEST else str(step.attributes)
     for destination in step.destinations:
         before = str(present[destination]) if destination in present else ""
-        yield Change(action, "endpoint", str(destination), key, before, wanted)
+        yield Change(action, "endpoint", str(destination), key, before, wanted, step.key)
 
 
 def server_text(server: ServerAttributes) -> str:

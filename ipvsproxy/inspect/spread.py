@@ -6,7 +6,7 @@ all of them bear the same load; what is to be known besides stands in `WORDS`.
 
 from collections.abc import Iterable
 
-from ipvsproxy.inspect.model import DestinationRecord
+from ipvsproxy.plan.records import DestinationRecord
 from ipvsproxy.plan.state import Destination
 
 EVEN = frozenset(("rr", "lc", "dh"))

@@ -10,16 +10,29 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from ipvsproxy.base.address import family, format_ip, parse_ip
-from ipvsproxy.inspect.model import DestinationRecord, ElementMatch, Route, ServerRecord, State
+from ipvsproxy.base.address import family, format_ip
 from ipvsproxy.inspect.spread import shares
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.rules import ALLOWED, FRONTENDS, HAIRPIN, INSIDE, MASQUERADE, RANGED, VIPS
-from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey, Masquerade, PacketVerdict
+from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord, State
+from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey
+from ipvsproxy.ruleset.codec import value_text
+from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
+from ipvsproxy.ruleset.schema import (
+    ALLOWED,
+    FRONTENDS,
+    HAIRPIN,
+    HEALTH_CHECK_PORTS,
+    INSIDE,
+    MASQUERADE,
+    POD_CIDRS,
+    POD_INTERFACES,
+    RANGED,
+    VIPS,
+    ByFamily,
+)
 
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
-POD_CIDRS = {4: "pod_cidrs4", 6: "pod_cidrs6"}
 
 
 class Sender(StrEnum):
@@ -164,20 +177,19 @@ class _Walk:
 
     def _pod(self) -> ElementMatch | None:
         """Return what makes the source a local pod; a process of the node has no link it comes in by."""
-        found = self._state.find(POD_CIDRS[self._number], self._packet.source)
+        found = self._state.find(POD_CIDRS[self._number], None, self._packet.source)
         if found is None and self._packet.link:
-            found = self._state.find("pod_interfaces", self._packet.link)
+            found = self._state.find(POD_INTERFACES, None, self._packet.link)
         return found
 
     def _inside_view(self) -> None:
         match = self._find(INSIDE, self._packet.to)
-        if match:
-            address, _, port = match.value.partition(" . ")
-            self._at = FrontendKey(parse_ip(address), self._packet.to.protocol, int(port))
+        if match and isinstance(match.value, FrontendKey):
+            self._at = match.value
             self._note("inside", f"externalTrafficPolicy Local, seen from inside: DNAT to {self._at}", match)
 
-    def _find(self, sets: dict[int, str], key: FrontendKey, *more: bytes) -> ElementMatch | None:
-        return self._state.find(sets[self._number], key.address, key.protocol, key.port, *more)
+    def _find(self, sets: ByFamily, key: FrontendKey, source: bytes | None = None) -> ElementMatch | None:
+        return self._state.find(sets[self._number], key, source)
 
     # Routing
 
@@ -211,8 +223,9 @@ class _Walk:
         match = self._find(FRONTENDS, self._at)
         if match is None:
             return self._no_frontend()
-        verdict = PacketVerdict(match.value) if match.value in list(PacketVerdict) else None
-        self._note("decide", WORDS[verdict] if verdict else match.value, match)
+        text = value_text(match.value)
+        verdict = PacketVerdict(text) if text in list(PacketVerdict) else None
+        self._note("decide", WORDS[verdict] if verdict else text, match)
         if verdict is PacketVerdict.INSIDE_ONLY:
             redirected = self._at != self._packet.to
             return (
@@ -220,11 +233,11 @@ class _Walk:
                 if redirected
                 else _End(PacketOutcome.REFUSED, "a port of ours that only our own DNAT leads to")
             )
-        return ENDS[verdict] if verdict else _End(PacketOutcome.NOT_OURS, f"a verdict of others: {match.value}")
+        return ENDS[verdict] if verdict else _End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
 
     def _no_frontend(self) -> _End:
         if self._at.protocol == Protocol.TCP and self._is_here():
-            match = self._state.find("health_check_ports", self._at.port)
+            match = self._state.find(HEALTH_CHECK_PORTS, None, self._at.port)
             if match:
                 self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
                 return _End(

@@ -4,14 +4,13 @@ Plain netlink (NFT_MSG_GETSETELEM, include/uapi/linux/netfilter/nf_tables.h): a 
 the size of the set, and asks no program that could stumble over tables of others. In a set of intervals the kernel
 finds the interval that a key lies in, by the same search as for packets (nft_rbtree_get, nft_pipapo_get).
 
-What the bytes mean is told by `inspect.elements`.
+What the bytes mean is in `ruleset.codec`.
 """
 
 import errno
 import struct
 from collections.abc import Iterator
 
-from ipvsproxy.inspect.elements import RawElement, texts
 from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
 from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
@@ -34,8 +33,11 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_VERDICT_CODE,
     NLA_F_NESTED,
 )
-from ipvsproxy.plan.rules import ARP_SETS
+from ipvsproxy.ruleset.codec import RawElement, pack, unpack, unpack_one
+from ipvsproxy.ruleset.elements import Element, ElementKey, Owner, Rest, Value
+from ipvsproxy.ruleset.schema import SetSchema
 
+TABLE_FAMILIES = {"inet": NFPROTO_INET, "arp": NFPROTO_ARP}
 BIG_U32, BIG_S32 = struct.Struct(">I"), struct.Struct(">i")
 
 
@@ -50,18 +52,34 @@ class ElementReader:
         """Close the socket."""
         self._wire.close()
 
-    def find(self, name: str, key: bytes, *, stop: bool = False) -> RawElement | None:
-        """Return the element of a set with this key, or of an interval that it lies in. Raises KernelError.
+    def find(self, kind: SetSchema, owner: Owner, rest: Rest = None) -> Element | None:
+        """Look an element up, or the one of an interval that `rest` lies in. Raises KernelError.
 
-        None also when there is no such set, or no table. `stop` asks for the element where that interval stops.
+        None also when there is no such set, or no table.
         """
+        key = pack(kind, owner, rest)
+        found = self._find(kind, key)
+        if found is None:
+            return None
+        if kind.is_concatenated or not kind.interval:
+            return unpack_one(kind, found)
+        stop = self._find(kind, key, stop=True)
+        ((slot, value),) = unpack(kind, [found, stop] if stop else [found]).items()
+        return slot, value
+
+    def all(self, kind: SetSchema) -> dict[ElementKey, Value]:
+        """Return all elements of a set. Raises KernelError."""
+        return unpack(kind, _dumped(self._wire, self._question(kind, b"")))
+
+    def _find(self, kind: SetSchema, key: bytes, *, stop: bool = False) -> RawElement | None:
+        """`stop` asks for the element where the interval stops that holds the key."""
         wanted = attribute(NFTA_SET_ELEM_KEY | NLA_F_NESTED, attribute(NFTA_DATA_VALUE, key))
         if stop:
             wanted += attribute(NFTA_SET_ELEM_FLAGS, BIG_U32.pack(NFT_SET_ELEM_INTERVAL_END))
         wanted = attribute(NFTA_LIST_ELEM | NLA_F_NESTED, wanted)
         try:
             answer = self._wire.request(
-                self._question(name, attribute(NFTA_SET_ELEM_LIST_ELEMENTS | NLA_F_NESTED, wanted))
+                self._question(kind, attribute(NFTA_SET_ELEM_LIST_ELEMENTS | NLA_F_NESTED, wanted))
             )
         except KernelError as error:
             if error.errno == errno.ENOENT:
@@ -69,21 +87,10 @@ class ElementReader:
             raise
         return next(_elements(answer), None)
 
-    def all(self, name: str) -> list[RawElement]:
-        """Return all elements of a set, in the kernel's order. Raises KernelError."""
-        return _dumped(self._wire, self._question(name, b""))
-
-    def texts(self, name: str) -> dict[str, str]:
-        """Return all elements of a set in the words of the planner. Raises KernelError."""
-        return texts(name, self.all(name))
-
-    def _question(self, name: str, wanted: bytes) -> bytes:
-        head = NFGENMSG.pack(NFPROTO_ARP if name in ARP_SETS else NFPROTO_INET, 0, 0)
-        return message(
-            NFT_MSG_GETSETELEM,
-            0,
-            head + self._table + attribute(NFTA_SET_ELEM_LIST_SET, name.encode() + b"\0") + wanted,
-        )
+    def _question(self, kind: SetSchema, wanted: bytes) -> bytes:
+        head = NFGENMSG.pack(TABLE_FAMILIES[kind.table], 0, 0)
+        place = self._table + attribute(NFTA_SET_ELEM_LIST_SET, kind.name.encode() + b"\0")
+        return message(NFT_MSG_GETSETELEM, 0, head + place + wanted)
 
 
 def read_all(wire: Wire, family: int, table: str, name: str) -> list[RawElement]:

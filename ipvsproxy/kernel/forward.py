@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 import structlog
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.names import MASQUERADE_BIT, REPLIES_COMMENT
 from ipvsproxy.kernel.filters.nf_tables import read_table
 from ipvsproxy.kernel.ruleset import read_comment
 from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
@@ -33,12 +34,10 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_RULE_TABLE,
     NFTA_RULE_USERDATA,
 )
-from ipvsproxy.plan.filters import FALL, RETURN, FilterChain, Packet, judge
-from nft import REPLY_MARK, Client, NftError, Table, Transaction
+from ipvsproxy.ruleset.filters import FALL, RETURN, FilterChain, Packet, judge
+from nft import Client, NftError, Table, Transaction
 
 FAMILIES = {"ip": 2, "ip6": 10}
-COMMENT = "ipvsproxy replies"
-"""Begins the comment of the rule, by which we know it; the mark follows, so that another one is noticed."""
 KNOWN = tuple({"ctstate": state.to_bytes(4, sys.byteorder)} for state in (2, 4))
 """All that is known of any reply: it is of an established connection, or an ICMP error about one (related)."""
 
@@ -48,11 +47,11 @@ log = structlog.get_logger()
 class Forwarding:
     """Our rule in the FORWARD chains of iptables-nft, if there are such chains."""
 
-    def __init__(self, nft: Client, mark: int = REPLY_MARK) -> None:
+    def __init__(self, nft: Client, mark: int = 1 << MASQUERADE_BIT) -> None:
         self._nft = nft
         self._is_needed = False
         self._wire = Wire(NETLINK_NETFILTER)
-        self._comment = f"{COMMENT} {mark:#x}"
+        self._comment = f"{REPLIES_COMMENT} {mark:#x}"
         self._rule = f'meta mark & {mark:#x} == {mark:#x} counter accept comment "{self._comment}"'
 
     def ensure(self) -> bool:
@@ -173,7 +172,7 @@ def _verdicts(chain: FilterChain, packet: Packet) -> Iterator[tuple[str, str]]:
 
 
 def _deletions(family: str, rules: dict[int, str], keep: str = "") -> list[str]:
-    ours = (handle for handle, text in rules.items() if text.startswith(COMMENT) and text != keep)
+    ours = (handle for handle, text in rules.items() if text.startswith(REPLIES_COMMENT) and text != keep)
     return [f"delete rule {family} filter FORWARD handle {handle}" for handle in ours]
 
 

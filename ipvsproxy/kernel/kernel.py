@@ -13,6 +13,7 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.names import MASQUERADE_BIT
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.host import Ipv6Forwarding
@@ -40,7 +41,9 @@ from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.notification import Notification, VipsChanged
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState, ServerAttributes, ServerState, Vip
-from nft import REPLY_MARK, Client, NftError
+from ipvsproxy.ruleset.elements import ElementKey, Value
+from ipvsproxy.ruleset.schema import SetSchema
+from nft import Client, NftError
 
 VERIFIED_AT_ONCE = 1000
 """Servers whose destinations one verification reads: three system calls each."""
@@ -59,7 +62,7 @@ class Kernel:
         nft: Client,
         ruleset: Ruleset,
         forwarding: Forwarding,
-        mark: int = REPLY_MARK,
+        mark: int = 1 << MASQUERADE_BIT,
         keep_settings: Callable[[], None] = lambda: None,
         *,
         make_settings: Callable[[], None] = lambda: None,
@@ -69,7 +72,7 @@ class Kernel:
         nameservers: Callable[[], Iterable[bytes]] = tuple,
         quiet_arp: bool = True,
         take_over: Callable[[], str] = lambda: "",
-        read_set: Callable[[str], Mapping[str, str]] | None = None,
+        read_set: Callable[[SetSchema], Mapping[ElementKey, Value]] | None = None,
         conntrack: Conntrack,
     ) -> None:
         self.shadow = KernelState()

@@ -22,6 +22,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ipvsproxy.base.address import format_ip, is_node_address
+from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.kernel.wire.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -65,10 +66,9 @@ from ipvsproxy.kernel.wire.rtnetlink import (
 from ipvsproxy.plan.node import THIS_NODE, Reserved
 from ipvsproxy.plan.state import Vip, VipForm
 
-LINK_NAME = "kube-ipvs0"
 """Calico recognises the IPVS mode by this name, so it is not ours to choose."""
 DNS_PORT = 53
-NAMED = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, LINK_NAME.encode() + b"\0")
+NAMED = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, VIP_LINK.encode() + b"\0")
 GET_LINK = message(RTM_GETLINK, 0, NAMED)
 NEW_LINK = message(
     RTM_NEWLINK,
@@ -104,10 +104,10 @@ class Links:
         if not index:
             failure = self._wire.batch([NEW_LINK]).get(0, 0)
             if failure not in (0, errno.EEXIST):
-                raise KernelError(f"adding the dummy link {LINK_NAME}", failure)
+                raise KernelError(f"adding the dummy link {VIP_LINK}", failure)
         self._index = index or self._own_index()
         if not self._index:
-            raise KernelError(f"looking for the dummy link {LINK_NAME}", errno.ENODEV)
+            raise KernelError(f"looking for the dummy link {VIP_LINK}", errno.ENODEV)
         return not index
 
     def _own_index(self) -> int:
@@ -223,14 +223,14 @@ class Links:
         """
         problems = self.remove_routes()
         with IPRoute() as route:
-            found = route.link_lookup(ifname=LINK_NAME)
-            for index in route.link_lookup(ifname=LINK_NAME, kind="dummy"):
+            found = route.link_lookup(ifname=VIP_LINK)
+            for index in route.link_lookup(ifname=VIP_LINK, kind="dummy"):
                 found.remove(index)
                 try:
                     route.link("del", index=index)
                 except NetlinkError as error:
-                    problems.append(f"the dummy link {LINK_NAME}: {os.strerror(error.code)}")
-        return problems + [f"the link {LINK_NAME}: it is no dummy link" for _ in found]
+                    problems.append(f"the dummy link {VIP_LINK}: {os.strerror(error.code)}")
+        return problems + [f"the link {VIP_LINK}: it is no dummy link" for _ in found]
 
     def remove_routes(self) -> list[str]:
         """Delete our routes and return what could not be. Raises Lost."""

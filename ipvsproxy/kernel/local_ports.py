@@ -16,8 +16,8 @@ import structlog
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.kernel import host
-from ipvsproxy.kernel.links import LINK_NAME
 
 RANGE = "net/ipv4/ip_local_port_range"
 RESERVED = "net/ipv4/ip_local_reserved_ports"
@@ -136,9 +136,9 @@ def _write(ports: frozenset[int]) -> None:
 def recorded() -> frozenset[int]:
     """Return the ports that are recorded as added by us. Raises ValueError, NetlinkError."""
     with IPRoute() as route:
-        for link in route.link("dump", ifname=LINK_NAME):
+        for link in route.link("dump", ifname=VIP_LINK):
             alias = link.get_attr("IFLA_IFALIAS") or ""
-            if link.get_attr("IFLA_IFNAME") == LINK_NAME and alias.startswith(RECORD):
+            if link.get_attr("IFLA_IFNAME") == VIP_LINK and alias.startswith(RECORD):
                 return parse_ports(alias.removeprefix(RECORD))
     return frozenset()
 
@@ -149,5 +149,5 @@ def _record(ports: frozenset[int]) -> None:
     if len(alias) > LONGEST_ALIAS:
         raise ValueError("other programs have reserved too many single ports among the NodePorts")
     with IPRoute() as route:
-        for index in route.link_lookup(ifname=LINK_NAME):
+        for index in route.link_lookup(ifname=VIP_LINK):
             route.link("set", index=index, ifalias=alias)

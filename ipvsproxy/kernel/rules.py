@@ -21,22 +21,25 @@ from typing import NamedTuple
 
 import structlog
 
-from ipvsproxy.base import messages
-from ipvsproxy.inspect.elements import SHAPES
+from ipvsproxy.base import messages, names
+from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.plan.dependencies import address_of, frontend_text, halves
+from ipvsproxy.plan.dependencies import halves
 from ipvsproxy.plan.diff import ElementStep, record_element
 from ipvsproxy.plan.notification import RulesChanged
-from ipvsproxy.plan.rules import ARP_SETS, SHUT_OUT, SHUT_OUT_RULES, admission, needed_parts
-from ipvsproxy.plan.state import Dirty, ElementKey, KernelState
-from nft import PARTS, REPLIES, REPLY_MARK, Client, NftError, Table, Transaction, part, ruleset
+from ipvsproxy.plan.state import Dirty, KernelState
+from ipvsproxy.ruleset.codec import admission, element_text, key_text, owner_text, texts
+from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
+from ipvsproxy.ruleset.schema import ALLOWED, SETS, SetSchema
+from nft import PARTS, REPLIES, Client, NftError, Table, Transaction, part, ruleset
 
-TABLE, ARP_TABLE = Table("inet", "ipvsproxy"), Table("arp", "ipvsproxy")
-"""Never `kube-proxy`: Calico's Felix takes that name for kube-proxy's nftables mode."""
-ELSEWHERE = dict.fromkeys(ARP_SETS, ARP_TABLE)
+TABLE, ARP_TABLE = Table("inet", names.TABLE), Table("arp", names.TABLE)
+ELSEWHERE = {kind.name: ARP_TABLE for kind in SETS.values() if kind.table == ARP_TABLE.family}
+SHUT_OUT, SHUT_OUT_RULES = "shut_out", ("drop",)
+"""The chain for those that no source range lets in, and what stands in it."""
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
 REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
@@ -53,7 +56,7 @@ log = structlog.get_logger()
 class Scripts(NamedTuple):
     """The static ruleset as text."""
 
-    mark: int = REPLY_MARK
+    mark: int = 1 << names.MASQUERADE_BIT
     quiet_arp: bool = True
 
     def whole(self, parts: Iterable[str]) -> str:
@@ -80,7 +83,7 @@ class Rules:
         forwarding: Forwarding,
         scripts: Scripts,
         shadow: KernelState,
-        read_set: Callable[[str], Mapping[str, str]] | None,
+        read_set: Callable[[SetSchema], Mapping[ElementKey, Value]] | None,
     ) -> None:
         self.in_doubt = False
         self._transactions = Transactions(nft, ruleset)
@@ -94,7 +97,7 @@ class Rules:
         self._stamp: bytes = b""
         self._attempts = 0
 
-    def load(self, elements: Mapping[ElementKey, str]) -> Dirty:
+    def load(self, elements: Mapping[ElementKey, Value]) -> Dirty:
         """Replace our tables by the static rules and these elements, atomically.
 
         Elements that nftables refuses are left out and returned. Raises NftError when it is not about elements.
@@ -109,7 +112,7 @@ class Rules:
             return Dirty(slots=elements.keys() - taken.keys())
         return Dirty()
 
-    def _load(self, elements: Mapping[ElementKey, str]) -> None:
+    def _load(self, elements: Mapping[ElementKey, Value]) -> None:
         found: Mapping[str, str] = {}
         with suppress(KernelError):  # costs a log line, and tables of other families
             found = self._ruleset.tables()
@@ -130,7 +133,7 @@ class Rules:
 
     def _whole(
         self,
-        elements: Mapping[ElementKey, str],
+        elements: Mapping[ElementKey, Value],
         admissions: Sequence[str],
         found: Mapping[str, str],
         parts: frozenset[str],
@@ -138,7 +141,7 @@ class Rules:
         transaction = delete_tables(found)
         transaction.add_table(self._layout)
         transaction.load(self._scripts.whole(parts | needed_parts(elements)))
-        transaction.add_elements((slot.set, slot.key, value) for slot, value in elements.items())
+        transaction.add_elements(texts(elements.items()))
         transaction.insert_rules(SHUT_OUT, admissions)
         return transaction
 
@@ -153,14 +156,14 @@ class Rules:
         if was != self._layout:
             log.info(messages.RULESET_REPLACED, was=was or "unknown", now=self._layout)
 
-    def _without_refused(self, elements: Mapping[ElementKey, str], error: NftError) -> dict[ElementKey, str]:
+    def _without_refused(self, elements: Mapping[ElementKey, Value], error: NftError) -> dict[ElementKey, Value]:
         """Return the elements that nftables takes, asking for halves; raise `error` when it is not about them."""
         self._attempts = MAX_HALVINGS
         if not self._would_load(()):
             raise error
         return dict(self._taken([ElementStep(slot, value) for slot, value in elements.items()]))
 
-    def _taken(self, steps: Sequence[ElementStep]) -> Iterator[tuple[ElementKey, str]]:
+    def _taken(self, steps: Sequence[ElementStep]) -> Iterator[Element]:
         """Yield what nftables takes of some elements, of which it does not take all."""
         both = halves(steps) if self._attempts else ()
         self._attempts -= bool(both)
@@ -205,7 +208,7 @@ class Rules:
             transaction = Transaction(TABLE, ELSEWHERE)
             transaction.flush_sets(sorted(sets))
             elements = self._shadow.elements.items()
-            transaction.add_elements((slot.set, slot.key, value) for slot, value in elements if slot.set in sets)
+            transaction.add_elements(texts(item for item in elements if item[0].set.name in sets))
             try:
                 self._transactions.run(transaction)
             except NftError as error:
@@ -216,11 +219,11 @@ class Rules:
 
     def differing_sets(self) -> set[str]:
         """Return the sets of the ruleset with other elements than they should have. Raises KernelError."""
-        wanted: dict[str, dict[str, str]] = {name: {} for name in SHAPES}
+        wanted: dict[SetSchema, dict[ElementKey, Value]] = {kind: {} for kind in SETS.values()}
         for slot, value in self._shadow.elements.items():
-            wanted[slot.set][slot.key] = value
+            wanted[slot.set][slot] = value
         read = self._read_set
-        return {name for name, elements in wanted.items() if read and read(name) != elements}
+        return {kind.name for kind, elements in wanted.items() if read and read(kind) != elements}
 
     def consume_own(self, notice: RulesChanged) -> bool:
         """Whether the kernel tells of a transaction of ours."""
@@ -242,8 +245,9 @@ class Rules:
         transaction = Transaction(TABLE, ELSEWHERE)
         missing = needed_parts(step.slot for step in steps if step.value is not None) - self._parts
         self._load_parts(transaction, missing)
-        transaction.delete_elements((s.slot.set, s.slot.key) for s in steps if s.value is None or s.replaces)
-        transaction.add_elements((slot.set, slot.key, value) for slot, value in _values(steps))
+        gone = texts((s.slot, "") for s in steps if s.value is None or s.replaces)
+        transaction.delete_elements((kind, key) for kind, key, _ in gone)
+        transaction.add_elements(texts(_values(steps)))
         try:
             self._run(transaction, missing)
         except NftError as error:
@@ -301,29 +305,33 @@ def delete_tables(found: Mapping[str, str]) -> Transaction:
     return transaction
 
 
-def _admissions(elements: Mapping[ElementKey, str]) -> list[str]:
+def _admissions(elements: Mapping[ElementKey, Value]) -> list[str]:
     """Return rules for the source ranges among some elements, MAX_ADMISSIONS at most."""
-    return list(islice(filter(None, map(admission, elements)), MAX_ADMISSIONS))
+    ranges = (slot for slot in elements if slot.set in ALLOWED.values())
+    return list(map(admission, islice(ranges, MAX_ADMISSIONS)))
 
 
-def _values(steps: Sequence[ElementStep]) -> Iterator[tuple[ElementKey, str]]:
+def _values(steps: Sequence[ElementStep]) -> Iterator[Element]:
     return ((step.slot, step.value) for step in steps if step.value is not None)
 
 
 def report(refused: Dirty) -> None:
     """Log what nftables refused: each address once, and not thousands of them."""
     by_address: dict[str, list[ElementKey]] = {}
-    for slot in sorted(refused.slots):
-        by_address.setdefault(address_of(slot), []).append(slot)
+    for slot in sorted(refused.slots, key=element_text):
+        by_address.setdefault(_address_text(slot), []).append(slot)
     for address, slots in islice(by_address.items(), LOGGED_AT_ONCE):
+        frontends = sorted({owner_text(slot.frontend) for slot in slots if slot.frontend})
         log.error(
             messages.NFTABLES_REFUSED,
             address=address,
-            frontends=sorted({text for slot in slots if (text := frontend_text(slot)) != address})[
-                :LOGGED_AT_ONCE
-            ],
+            frontends=frontends[:LOGGED_AT_ONCE],
             elements=len(slots),
             err=refused.reasons[slots[0]],
         )
     if len(by_address) > LOGGED_AT_ONCE:
         log.error("Kernel refused more nftables changes", addresses=len(by_address) - LOGGED_AT_ONCE)
+
+
+def _address_text(slot: ElementKey) -> str:
+    return key_text(slot) if slot.address is None else format_ip(slot.address)

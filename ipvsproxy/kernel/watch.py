@@ -22,7 +22,8 @@ from typing import Protocol
 import structlog
 
 from ipvsproxy.base.address import is_node_address
-from ipvsproxy.kernel.links import LINK_NAME, read_route
+from ipvsproxy.base.names import VIP_LINK
+from ipvsproxy.kernel.links import read_route
 from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in
 from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
@@ -202,7 +203,7 @@ class LinkNotifications:
         self._addresses_changed = addresses_changed
         self._loopback = socket.if_nametoindex("lo")
         try:
-            self._own = socket.if_nametoindex(LINK_NAME)
+            self._own = socket.if_nametoindex(VIP_LINK)
         except OSError:
             self._own = 0
 
@@ -232,7 +233,7 @@ class LinkNotifications:
     def _link(self, kind: int, body: bytes) -> bool:
         """Learn the number of kube-ipvs0; tell whether it has gone."""
         name = dict(attributes(body, IFINFOMSG.size)).get(IFLA_IFNAME, memoryview(b""))
-        if bytes(name) != LINK_NAME.encode() + b"\0":
+        if bytes(name) != VIP_LINK.encode() + b"\0":
             return False
         if kind == RTM_NEWLINK:
             self._own = IFINFOMSG.unpack_from(body)[2]

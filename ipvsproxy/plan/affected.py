@@ -9,7 +9,6 @@ from itertools import islice
 
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.plan.ledger import Ledger
-from ipvsproxy.plan.rules import frontend_of
 from ipvsproxy.plan.state import Dirty, FrontendKey
 
 MAX_AFFECTED = 50
@@ -24,15 +23,13 @@ def services_affected(failed: Dirty, ledger: Ledger) -> dict[str, str]:
     return found
 
 
-def families_behind(pending: Dirty, set_ends: Iterable[str] = ()) -> frozenset[int]:
+def families_behind(pending: Dirty, families: Iterable[int] = ()) -> frozenset[int]:
     """Return the families with rules that were not accepted; rules without a family count for both.
 
-    `set_ends` are the last characters of the names of more sets.
+    `families` are those of more sets, 0 for one without a family.
     """
-    last = {*(slot.set[-1] for slot in pending.slots), *set_ends}
-    if not last:
-        return frozenset()
-    return frozenset(int(digit) for digit in last if digit in "46") if last <= {"4", "6"} else frozenset((4, 6))
+    found = {*(slot.set.family for slot in pending.slots), *families}
+    return frozenset((4, 6)) if 0 in found else frozenset(found)
 
 
 def _reasons(failed: Dirty, ledger: Ledger) -> Iterator[tuple[FrontendKey, str]]:
@@ -45,6 +42,6 @@ def _reasons(failed: Dirty, ledger: Ledger) -> Iterator[tuple[FrontendKey, str]]
                 said = failed.reasons.get(key.address, "the kernel's answer was lost")
                 yield key, f"address {format_ip(key.address)}: {said}"
     for slot in failed.slots:
-        owner = frontend_of(slot)
+        owner = slot.frontend
         if owner in ledger.frontends:
             yield owner, failed.reasons.get(slot, "its rules were not accepted")

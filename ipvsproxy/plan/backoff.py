@@ -14,11 +14,10 @@ from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
-from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.base.timer import ExponentialWait
-from ipvsproxy.plan.dependencies import address_of
-from ipvsproxy.plan.rules import frontend_of, restricted_frontend
-from ipvsproxy.plan.state import Dirty, ElementKey, FrontendKey
+from ipvsproxy.plan.state import Dirty
+from ipvsproxy.ruleset.elements import ElementKey
 
 WAITS = ExponentialWait(0.1, 30.0)
 SHARE = 10
@@ -36,7 +35,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
 
 
 class Place(msgspec.Struct):
-    """What waits at one address: servers, the address itself, and elements by what they are about."""
+    """What waits at one address (or of the node): servers, the address itself, and elements by their owners."""
 
     servers: dict[FrontendKey, None]
     vips: dict[bytes, None]
@@ -52,11 +51,11 @@ class Backoff:
 
     def __init__(self) -> None:
         self._waits: dict[Name, Wait] = {}
-        self._places: dict[str, Place] = {}
+        self._places: dict[bytes | None, Place] = {}
         # Batches of names that failed together. A name with another end by now is dropped from its old batch.
         self._agenda: list[tuple[float, int, list[Name]]] = []
         self._numbers = itertools.count()
-        self._set_ends: Counter[str] = Counter()
+        self._families: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -67,9 +66,9 @@ class Backoff:
         return self._agenda[0][0] if self._agenda else math.inf
 
     @property
-    def set_ends(self) -> frozenset[str]:
-        """The last characters of the names of sets whose elements wait (`blame.families_behind`)."""
-        return frozenset(+self._set_ends)
+    def families(self) -> frozenset[int]:
+        """The families of sets whose elements wait, 0 for sets without one (`affected.families_behind`)."""
+        return frozenset(+self._families)
 
     def everything(self) -> Dirty:
         """Return all names that wait."""
@@ -112,7 +111,7 @@ class Backoff:
 
     def holds(self, key: FrontendKey) -> bool:
         """Whether a frontend is not all there: its server, an element of it, or what its address needs, waits."""
-        place = self._places.get(format_ip(key.address)) if self._places else None
+        place = self._places.get(key.address) if self._places else None
         if place is None:
             return False
         return bool(key in place.servers or key in place.of_frontends or place.vips or place.slots)
@@ -129,16 +128,16 @@ class Backoff:
         found = Dirty()
         if not self._places:
             return found
-        keys = {*tried.servers, *filter(None, map(frontend_of, tried.slots)), *leading_to}
-        texts = {format_ip(key.address) for key in keys} | set(map(address_of, tried.slots))
-        texts |= set(map(format_ip, tried.vips))
+        keys = {*tried.servers, *(slot.frontend for slot in tried.slots if slot.frontend), *leading_to}
+        addresses = {key.address for key in keys} | {slot.address for slot in tried.slots} | tried.vips
+        addresses.discard(None)
         for key in keys:
-            place = self._places.get(format_ip(key.address))
+            place = self._places.get(key.address)
             if place is not None:
                 found.servers.update({key} & place.servers.keys())
                 found.slots.update(place.of_frontends.get(key, ()))
-        for text in texts & self._places.keys():
-            place = self._places[text]
+        for address in addresses & self._places.keys():
+            place = self._places[address]
             found.servers.update(itertools.islice(place.servers, 1))
             found.vips.update(place.vips)
             found.slots.update(place.slots)
@@ -166,27 +165,27 @@ class Backoff:
         elif isinstance(name, bytes):
             place.vips[name] = None
         else:
-            self._set_ends[name.set[-1]] += 1
-            key = frontend_of(name)
+            self._families[name.set.family] += 1
+            key = name.frontend
             slots = place.slots if key is None else place.of_frontends.setdefault(key, {})
             slots[name] = None
 
     def _forget(self, name: Name) -> None:
         del self._waits[name]
-        text = _address(name)
-        place = self._places[text]
+        address = _address(name)
+        place = self._places[address]
         if isinstance(name, FrontendKey):
             del place.servers[name]
         elif isinstance(name, bytes):
             del place.vips[name]
         else:
-            self._set_ends[name.set[-1]] -= 1
+            self._families[name.set.family] -= 1
             self._forget_slot(name, place)
         if not place:
-            del self._places[text]
+            del self._places[address]
 
     def _forget_slot(self, slot: ElementKey, place: Place) -> None:
-        key = frontend_of(slot)
+        key = slot.frontend
         if key is None:
             del place.slots[slot]
             return
@@ -198,7 +197,7 @@ class Backoff:
 
 def _restrains(slot: ElementKey, wanted: Container[ElementKey]) -> bool:
     """Whether something would answer with too little, or to too many, without this change of an element."""
-    return slot in wanted or restricted_frontend(slot) in wanted
+    return slot in wanted or slot.restricted_frontend in wanted
 
 
 def _names(touched: Dirty) -> Iterator[Name]:
@@ -214,7 +213,5 @@ def _add(name: Name, found: Dirty) -> None:
         found.slots.add(name)
 
 
-def _address(name: Name) -> str:
-    if isinstance(name, ElementKey):
-        return address_of(name)
-    return format_ip(name if isinstance(name, bytes) else name.address)
+def _address(name: Name) -> bytes | None:
+    return name if isinstance(name, bytes) else name.address

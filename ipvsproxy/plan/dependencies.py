@@ -2,16 +2,16 @@
 
 Pure. The phases of `plan.diff` are in a safe order as long as each of them succeeds. When rules are refused, what
 they were to guard must not begin to answer; when a VIP or a server could not be removed, its rules must stay.
-Addresses and frontends tell what belongs together. Called only when something has failed.
+The owners of elements tell what belongs together. Called only when something has failed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
-from ipvsproxy.plan.rules import frontend_of
-from ipvsproxy.plan.state import Dirty, ElementKey, FrontendKey, Vip
+from ipvsproxy.plan.state import Dirty, Vip
+from ipvsproxy.ruleset.elements import ElementKey, Owner
 
 
 def guarded_servers(steps: Sequence[IpvsStep], failed: Dirty) -> list[IpvsStep]:
@@ -19,17 +19,17 @@ def guarded_servers(steps: Sequence[IpvsStep], failed: Dirty) -> list[IpvsStep]:
 
     Servers that exist go on changing: their rules exist too, and endpoints that are gone must not be sent traffic.
     """
-    bare = {frontend_of(slot) or address_of(slot) for slot in failed.slots}
+    bare = {slot.owner for slot in failed.slots}
     new = (step.key for step in steps if step.verb is Verb.NEW_SERVICE)
-    waiting = {key for key in new if key in bare or format_ip(key.address) in bare}
+    waiting = {key for key in new if key in bare or key.address in bare}
     failed.servers |= waiting
     return [step for step in steps if step.key not in waiting]
 
 
 def guarded_vips(vips: Iterable[Vip], failed: Dirty) -> list[Vip]:
     """Return the VIPs to bind but those with rules that failed; those are noted in `failed`."""
-    bare = _addresses(failed.slots)
-    waiting = {vip.address for vip in vips if format_ip(vip.address) in bare}
+    bare = {slot.address for slot in failed.slots}
+    waiting = {vip.address for vip in vips if vip.address in bare}
     failed.vips |= waiting
     return [vip for vip in vips if vip.address not in waiting]
 
@@ -37,9 +37,9 @@ def guarded_vips(vips: Iterable[Vip], failed: Dirty) -> list[Vip]:
 def ready_redirects(steps: Iterable[ElementStep], failed: Dirty) -> list[ElementStep]:
     """Return the ways to switch but those from or to a server that failed; those are noted in `failed`."""
     steps = list(steps)
-    waiting = {step.slot.key for step in steps if not failed.servers.isdisjoint(redirect_ends(step))}
-    failed.slots |= {step.slot for step in steps if step.slot.key in waiting}
-    return [step for step in steps if step.slot.key not in waiting]
+    waiting = {step.slot.owner for step in steps if not failed.servers.isdisjoint(redirect_ends(step))}
+    failed.slots |= {step.slot for step in steps if step.slot.owner in waiting}
+    return [step for step in steps if step.slot.owner not in waiting]
 
 
 def replaced_vips(vips: Iterable[Vip], failed: Dirty) -> list[Vip]:
@@ -52,11 +52,11 @@ def unneeded_elements(steps: Iterable[ElementStep], failed: Dirty) -> list[Eleme
 
     An element of a frontend waits for its own server, one of an address for all servers there, both for the VIP.
     """
-    bound = {format_ip(vip) for vip in failed.vips}
-    answering = bound | {format_ip(key.address) for key in failed.servers}
+    bound = failed.vips
+    answering = bound | {key.address for key in failed.servers}
     waiting = set()
     for step in steps:
-        key, address = frontend_of(step.slot), address_of(step.slot)
+        key, address = step.slot.frontend, step.slot.address
         if address in answering and (key is None or key in failed.servers or address in bound):
             waiting.add(step.slot)
     failed.slots |= waiting
@@ -66,13 +66,13 @@ def unneeded_elements(steps: Iterable[ElementStep], failed: Dirty) -> list[Eleme
 def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
     """Cut changes of elements in two: between addresses, or else between the frontends of one.
 
-    What is about one frontend stays together and cannot be cut.
+    What is about one frontend stays together and cannot be cut; elements of the node are each by themselves.
     """
     steps = list(steps)
-    for name in (address_of, frontend_text):
-        groups: dict[str, list[ElementStep]] = {}
+    for group_of in (_by_address, _by_owner):
+        groups: dict[Owner | ElementKey, list[ElementStep]] = {}
         for step in steps:
-            groups.setdefault(name(step.slot), []).append(step)
+            groups.setdefault(group_of(step.slot), []).append(step)
         parts, middle = list(groups.values()), len(groups) // 2
         if middle:
             return list(chain(*parts[:middle])), list(chain(*parts[middle:]))
@@ -80,25 +80,16 @@ def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
 
 
 def redirect_ends(step: ElementStep) -> Iterator[FrontendKey]:
-    """Yield the frontend whose way a step changes, and the server that it leads to from then on."""
-    key = frontend_of(step.slot)
-    if key is None:
-        return
-    yield key
-    address, separator, port = (step.value or "").partition(" . ")
-    if separator:
-        yield FrontendKey(parse_ip(address), key.protocol, int(port))
+    """Yield the frontend whose redirect a step changes, and the server that it leads to from then on."""
+    if step.slot.frontend is not None:
+        yield step.slot.frontend
+        if isinstance(step.value, FrontendKey):
+            yield step.value
 
 
-def _addresses(slots: Iterable[ElementKey]) -> set[str]:
-    return {address_of(slot) for slot in slots}
+def _by_address(slot: ElementKey) -> Owner | ElementKey:
+    return slot if slot.owner is None else slot.address
 
 
-def address_of(slot: ElementKey) -> str:
-    """Return the address that an element is about: keys of frontends begin with it."""
-    return slot.key.partition(" . ")[0]
-
-
-def frontend_text(slot: ElementKey) -> str:
-    """Return the frontend that an element is about, as nft text; the address where it is about no single one."""
-    return " . ".join(slot.key.split(" . ")[:3])
+def _by_owner(slot: ElementKey) -> Owner | ElementKey:
+    return slot if slot.owner is None else slot.owner

@@ -22,13 +22,11 @@ from msgspec.structs import replace
 
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.rules import frontend_of, redirects, restricted_frontend
 from ipvsproxy.plan.state import (
     USUAL,
     Destination,
     DestinationAttributes,
     Dirty,
-    ElementKey,
     Frontend,
     FrontendKey,
     KernelState,
@@ -37,6 +35,7 @@ from ipvsproxy.plan.state import (
     Vip,
     VipForm,
 )
+from ipvsproxy.ruleset.elements import ElementKey, Value
 
 Attributes = Mapping[Destination, DestinationAttributes]
 Group = tuple[DestinationAttributes, tuple[Destination, ...]]
@@ -83,7 +82,7 @@ class ElementStep(msgspec.Struct, frozen=True, gc=False):
     """One element to have (`value`) or not to have (None); `replaces` is set when another value is there."""
 
     slot: ElementKey
-    value: str | None
+    value: Value | None
     replaces: bool = False
 
 
@@ -134,7 +133,7 @@ def diff(touched: Dirty, wanted: Ledger, shadow: KernelState, protected: Callabl
     return steps
 
 
-def _element(slot: ElementKey, wanted: Mapping[ElementKey, str], shadow: KernelState, steps: Steps) -> None:
+def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: KernelState, steps: Steps) -> None:
     value, present = wanted.get(slot), shadow.elements.get(slot)
     if value == present:
         return
@@ -143,20 +142,20 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, str], shadow: KernelS
     elif value is None:
         # Source ranges of a frontend that stays change in one transaction: old and new ones may overlap, and
         # nobody may slip through, or be shut out, between two. Those of one that goes outlive it.
-        at_once = restricted_frontend(slot) in wanted
+        at_once = slot.restricted_frontend in wanted
         (steps.raised if at_once else steps.lowered).append(ElementStep(slot, None))
     else:
         steps.raised.append(ElementStep(slot, value, replaces=present is not None))
 
 
-def _switches(slot: ElementKey, wanted: Mapping[ElementKey, str], shadow: KernelState) -> bool:
+def _switches(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: KernelState) -> bool:
     """Whether an element belongs to a frontend that stays and whose inside view goes another way."""
-    pair = redirects(slot)
+    pair = slot.redirects
     if pair is None:
         return False
     verdict, inside = pair
     stays = verdict in wanted and verdict in shadow.elements
-    return stays and wanted.get(inside) != shadow.elements.get(inside) and frontend_of(verdict) in shadow.servers
+    return stays and wanted.get(inside) != shadow.elements.get(inside) and slot.frontend in shadow.servers
 
 
 def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
-from ipvsproxy.plan.state import Dirty, ElementKey, Frontend, FrontendKey, Vip, VipForm
+from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, Vip, VipForm
 from ipvsproxy.plan.waiting import Owner, Waiting
+from ipvsproxy.ruleset.elements import ElementKey, Value
 
 ROUTES_ABOVE = 8192
 """VIPs of a family from which `auto` uses routes: addresses on one link cost quadratic time in the kernel."""
@@ -28,7 +29,7 @@ class Ledger:
 
     def __init__(self, vip_mode: VipMode) -> None:
         self.frontends: dict[FrontendKey, Frontend] = {}
-        self.elements: dict[ElementKey, str] = {}
+        self.elements: dict[ElementKey, Value] = {}
         self._vip_mode = vip_mode
         self._vips: dict[bytes, int] = {}
         self._vips_of_family = {4: 0, 6: 0}
@@ -90,7 +91,7 @@ class Ledger:
         """Return a VIP in the form it should have, or None when it is not wanted."""
         return Vip(address, self._forms[family(address)]) if address in self._vips else None
 
-    def set_fixed(self, fixed: Mapping[ElementKey, str], previous: Mapping[ElementKey, str]) -> Dirty:
+    def set_fixed(self, fixed: Mapping[ElementKey, Value], previous: Mapping[ElementKey, Value]) -> Dirty:
         """Replace elements that belong to the node and to no Service."""
         for slot in previous.keys() - fixed.keys():
             del self.elements[slot]
@@ -181,7 +182,7 @@ class Ledger:
                 self._vips_counted_anew = True
             touched.vips.add(address)
 
-    def _release(self, old: Frontend, kept: Mapping[ElementKey, str], touched: Dirty) -> None:
+    def _release(self, old: Frontend, kept: Mapping[ElementKey, Value], touched: Dirty) -> None:
         own, shared = elements(old)
         for slot in own:
             if slot not in kept:

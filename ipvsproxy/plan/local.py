@@ -12,7 +12,8 @@ from ipvsproxy.base.address import Cidr, family, parse_cidr
 from ipvsproxy.config import PRIMARY, Config
 from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.state import Frontend, FrontendKey, PacketVerdict
+from ipvsproxy.plan.state import Frontend, FrontendKey
+from ipvsproxy.ruleset.elements import PacketVerdict
 
 INTERNAL, EXTERNAL = "internal", "external"
 

@@ -7,19 +7,10 @@ not use is equal to its predecessor and costs nothing.
 The words are Kubernetes' words. The kernel's words are in `plan.state`.
 """
 
-from enum import IntEnum
-
 import msgspec
 
 from ipvsproxy.base.address import Cidr
-
-
-class Protocol(IntEnum):
-    """Transport protocols of a Service port, by their IP protocol number."""
-
-    TCP = 6
-    UDP = 17
-    SCTP = 132
+from ipvsproxy.base.frontend import Protocol as Protocol  # noqa: PLC0414 - one of the words of the API
 
 
 class ServicePort(msgspec.Struct, frozen=True, gc=False):

@@ -33,8 +33,6 @@ from ipvsproxy.plan.state import (
     DestinationAttributes,
     Frontend,
     FrontendKey,
-    Masquerade,
-    PacketVerdict,
     ServerAttributes,
 )
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
@@ -49,6 +47,7 @@ from ipvsproxy.plan.tally import (
     Tier,
 )
 from ipvsproxy.plan.topology import PortEndpoint, choose
+from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
 
 SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
 """A removed or draining destination must not refuse new connections, hence the fallback; mh

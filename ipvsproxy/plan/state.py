@@ -15,7 +15,8 @@ from enum import IntEnum, StrEnum
 import msgspec
 
 from ipvsproxy.base.address import Cidr, format_endpoint
-from ipvsproxy.plan.model import Protocol
+from ipvsproxy.base.frontend import FrontendKey as FrontendKey  # noqa: PLC0414 - the name of a server
+from ipvsproxy.ruleset.elements import ElementKey, Masquerade, PacketVerdict, Value
 
 PERSISTENT = 0x1
 """IP_VS_SVC_F_PERSISTENT (include/uapi/linux/ip_vs.h): session affinity."""
@@ -29,17 +30,6 @@ MASQUERADING, TUNNEL = 0, 2
 """Forwarding methods of destinations (IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL); the planner asks for the first."""
 FORWARDING_METHODS = {1: "local", TUNNEL: "tunnel", 3: "direct routing", 4: "bypass"}
 """By the words of ipvsadm (IP_VS_CONN_F_FWD_MASK in include/uapi/linux/ip_vs.h)."""
-
-
-class FrontendKey(msgspec.Struct, frozen=True, order=True, gc=False):
-    """Where a Service port answers; `address` is packed, `protocol` an IP protocol number."""
-
-    address: bytes
-    protocol: int
-    port: int
-
-    def __str__(self) -> str:
-        return f"{format_endpoint(self.address, self.port)}/{Protocol(self.protocol).name}"
 
 
 class Destination(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -99,23 +89,6 @@ class ServerAttributes(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     engine: str = ""
 
 
-class PacketVerdict(StrEnum):
-    """What happens to a new connection to a frontend, as a verdict of the ruleset."""
-
-    ACCEPT = "accept"
-    REFUSE = "goto refuse"
-    DROP = "drop"
-    INSIDE_ONLY = "goto inside_only"
-
-
-class Masquerade(StrEnum):
-    """Which new connections to a frontend leave with a node address, as a verdict of the ruleset."""
-
-    NEVER = ""
-    UNLESS_LOCAL_POD = "goto masquerade_unless_local_pod"
-    ALWAYS = "goto masquerade_always"
-
-
 class Claim(IntEnum):
     """By what a Service claims a frontend; lower is stronger.
 
@@ -168,13 +141,6 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class ElementKey(msgspec.Struct, frozen=True, order=True, gc=False):
-    """Where an element lives: the name of a set or map of the ruleset, and the key as nft text."""
-
-    set: str
-    key: str
-
-
 class VipForm(StrEnum):
     """How a VIP is made local: an address of kube-ipvs0, or a `local` host route to lo.
 
@@ -206,7 +172,7 @@ class KernelState:
 
     servers: dict[FrontendKey, ServerState] = field(default_factory=dict)
     vips: set[Vip] = field(default_factory=set)
-    elements: dict[ElementKey, str] = field(default_factory=dict)
+    elements: dict[ElementKey, Value] = field(default_factory=dict)
 
     def everything(self) -> "Dirty":
         """Name all there is."""

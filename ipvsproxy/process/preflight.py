@@ -67,7 +67,7 @@ def open_kernel(config: Config) -> Kernel:
             reserve_ports=LocalPorts(config.node_port_range).reserve,
             listening=Listeners().ports,
             take_over=Leftovers(nft).tend,
-            read_set=ElementReader(TABLE.name).texts,
+            read_set=ElementReader(TABLE.name).all,
             conntrack=Conntrack(),
         )  # fmt: skip
     except (KernelError, NftError, OSError) as error:

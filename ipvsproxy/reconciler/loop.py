@@ -39,12 +39,13 @@ from ipvsproxy.plan.dependencies import redirect_ends
 from ipvsproxy.plan.diff import Steps, diff
 from ipvsproxy.plan.notification import Notification
 from ipvsproxy.plan.rules import elements
-from ipvsproxy.plan.state import Dirty, ElementKey, FrontendKey
+from ipvsproxy.plan.state import Dirty, FrontendKey
 from ipvsproxy.reconciler.drain import Drainer
 from ipvsproxy.reconciler.foreign_servers import ForeignServers
 from ipvsproxy.reconciler.repair import Repairer
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.wanted_state import WantedState
+from ipvsproxy.ruleset.elements import ElementKey
 from nft import NftError
 
 RETRY_SECONDS = (0.1, 30.0)
@@ -174,7 +175,7 @@ class Loop:
                 draining=self._drainer.servers,
                 draining_destinations=self._drainer.destinations,
                 pending=len(self._pending) + len(self._backoff),
-                behind=families_behind(self._pending, self._backoff.set_ends),
+                behind=families_behind(self._pending, self._backoff.families),
                 limited=self._wanted.limited,
                 backlog=self._wanted.backlog,
             )

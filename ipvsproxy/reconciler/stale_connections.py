@@ -10,12 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
-from ipvsproxy.base.address import format_ip
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.backoff import Backoff
-from ipvsproxy.plan.dependencies import address_of
 from ipvsproxy.plan.stale import Stale, Sweep
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey
 
@@ -33,8 +31,8 @@ class Sweeper:
         self._clock = clock
         self._report = report
         self._stale = Stale()
-        # Changed, and not all of it in the kernel yet; by address as text.
-        self._changing: dict[str, set[FrontendKey]] = {}
+        # Changed, and not all of it in the kernel yet; by address.
+        self._changing: dict[bytes, set[FrontendKey]] = {}
         self._not_before = -math.inf
 
     @property
@@ -62,7 +60,7 @@ class Sweeper:
             candidates |= self._changing.pop(address, set())
         ready = {key for key in candidates if not waiting.holds(key)}
         for key in candidates - ready:
-            self._changing.setdefault(format_ip(key.address), set()).add(key)
+            self._changing.setdefault(key.address, set()).add(key)
         self._stale.note(ready, frontends)
 
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
@@ -91,9 +89,7 @@ class Sweeper:
             log.info("Deleted stale conntrack entries", count=deleted, seconds=round(seconds, 3))
 
 
-def _addresses(changed: Dirty) -> set[str]:
-    """Return the addresses that a change is about, as text."""
-    found = set(map(address_of, changed.slots))
-    found.update(format_ip(key.address) for key in changed.servers)
-    found.update(map(format_ip, changed.vips))
-    return found
+def _addresses(changed: Dirty) -> set[bytes]:
+    """Return the addresses that a change is about."""
+    of_elements = (slot.address for slot in changed.slots)
+    return {*filter(None, of_elements), *(key.address for key in changed.servers), *changed.vips}

@@ -24,11 +24,12 @@ from ipvsproxy.plan.node import Missing, NodeFacts, Reserved, blindness, facts, 
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
 from ipvsproxy.plan.quota import ALL_TIERS, Quota
-from ipvsproxy.plan.rules import detector_elements, guards, sender_elements
+from ipvsproxy.plan.rules import detector_elements, sender_elements
 from ipvsproxy.plan.safety import LISTS_NODES, AddressRefusal, has_external_ips, judge
-from ipvsproxy.plan.state import Dirty, ElementKey, Frontend, FrontendKey, Vip
+from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, Vip
 from ipvsproxy.plan.tally import NO_LIMIT, Tally, Tier, largest_size
 from ipvsproxy.plan.waiting import Owner
+from ipvsproxy.ruleset.elements import ElementKey, Value, guards
 
 API_SERVER = "default/kubernetes"
 API_SERVER_ROLE = "the API server"
@@ -60,7 +61,7 @@ class WantedState:
         self._report = report
         self._local: set[str] = set()
         self._facts = NodeFacts(config.node_name)
-        self._fixed: dict[ElementKey, str] = {}
+        self._fixed: dict[ElementKey, Value] = {}
         self._refused: dict[str, tuple[AddressRefusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._told_of_nodes = False
@@ -314,7 +315,7 @@ class WantedState:
             return
         self._report.local(key, view)
 
-    def guards_of_leaving(self, vips: Iterable[Vip]) -> dict[ElementKey, str]:
+    def guards_of_leaving(self, vips: Iterable[Vip]) -> dict[ElementKey, Value]:
         """Return guards for VIPs that are there and not wanted, but not for those that another link holds, too."""
         mine = (vip.address for vip in vips if vip.address not in self._facts.link_addresses)
         return {slot: "" for address in mine if self.ledger.vip(address) is None for slot in guards(address)}
@@ -354,7 +355,7 @@ class WantedState:
         self._report.refused(service_subject(key, service.uid if service else ""), reason)
 
 
-def _fixed(node: NodeFacts, config: Config) -> dict[ElementKey, str]:
+def _fixed(node: NodeFacts, config: Config) -> dict[ElementKey, Value]:
     """Return the elements that depend on the node alone."""
     senders = dict(sender_elements(node.senders)) if config.suppress_vip_arp else {}
     return {**dict(detector_elements(node.pod_cidrs, node.pod_interfaces)), **senders}

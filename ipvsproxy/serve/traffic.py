@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from ipvsproxy.config import ALL_SERVICES
-from ipvsproxy.inspect.model import Counters, DestinationRecord, ServerRecord
+from ipvsproxy.plan.records import Counters, DestinationRecord, ServerRecord
 from ipvsproxy.plan.state import FrontendKey
 
 SHORTEST_PAUSE = 10.0

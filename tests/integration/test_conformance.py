@@ -14,8 +14,8 @@ from collections.abc import Callable
 import pytest
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.inspect.model import Counters, DestinationRecord
 from ipvsproxy.inspect.walk import Explanation, Packet, PacketOutcome, Sender, Target
+from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import Destination, FrontendKey
 from tests.conformance import explain, judge, places, scenario_file
 from tests.conformance import run as conformance

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from ipvsproxy.kernel.forward import COMMENT
+from ipvsproxy.base.names import REPLIES_COMMENT
 from ipvsproxy.plan.leftovers import is_leftover
 from tests.lab.kube_proxy_state import FOREIGN_SET, Served, leave_foreign
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
@@ -107,7 +107,7 @@ def asking(question: Question) -> Iterator[list[Result]]:
 def rules(lab: Lab, node: Node) -> list[str]:
     """Everything that iptables shows, without counters and without our own rule."""
     lines = [line for tool in ("iptables", "ip6tables") for line in _saved(lab, node, tool)]
-    return [line for line in lines if COMMENT not in line and not line.startswith("#")]
+    return [line for line in lines if REPLIES_COMMENT not in line and not line.startswith("#")]
 
 
 def _saved(lab: Lab, node: Node, tool: str) -> list[str]:

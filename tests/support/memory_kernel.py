@@ -17,11 +17,12 @@ from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.ipvs import single
 from ipvsproxy.kernel.wire.netlink import KernelError, Lost
 from ipvsproxy.plan.diff import Verb
-from ipvsproxy.plan.rules import NEEDS
 from ipvsproxy.plan.state import ServerState, VipForm
+from ipvsproxy.ruleset.schema import SETS
 from nft import PARTS, NftError
 from nft import part as part_of_ruleset
 from nft.fake import FakeNft
+from tests.support.elements import elements
 
 CHAINS = {name: set(re.findall(r"chain (\w+) {", part_of_ruleset(name))) for name in PARTS}
 
@@ -253,8 +254,9 @@ class MemoryNft(FakeNft):
 
     def _check_parts(self):
         """Fail when an element takes no effect since the chains that look for it are not there."""
-        for name, needed in NEEDS.items():
-            assert not self.sets.get(name) or CHAINS[needed] <= self.chains, f"elements of {name} without {needed}"
+        for name, kind in SETS.items():
+            there = not kind.part or CHAINS[kind.part] <= self.chains
+            assert there or not self.sets.get(name), f"elements of {name} without {kind.part}"
 
     def _swallow(self, transaction):
         if self.poison and self.poison in str(transaction):
@@ -349,8 +351,8 @@ class MemoryNode:
         self.taken_over += 1
         return self.rival
 
-    def _read_set(self, name):
-        return dict(self.nft.sets[name])
+    def _read_set(self, kind):
+        return elements(kind.name, self.nft.sets[kind.name])
 
     def _changed(self):
         self.watch()

@@ -1,12 +1,9 @@
 """What a kernel would answer to `inspect.walk`, made from a ledger: everything wanted is there."""
 
-from ipvsproxy.base.address import family, format_ip, parse_cidr
-from ipvsproxy.inspect.elements import SHAPES
-from ipvsproxy.inspect.model import Counters, DestinationRecord, ElementMatch, Route, ServerRecord
-from ipvsproxy.plan.rules import PROTOCOL_NAMES
-from ipvsproxy.plan.state import DestinationAttributes, ElementKey
-
-KINDS = {"protocol": PROTOCOL_NAMES.get, "port": str, "name": lambda name: f'"{name}"'}
+from ipvsproxy.base.address import family, format_ip
+from ipvsproxy.plan.records import Counters, DestinationRecord, ElementMatch, Route, ServerRecord
+from ipvsproxy.plan.state import DestinationAttributes
+from ipvsproxy.ruleset.elements import ElementKey
 
 
 class MemoryState:
@@ -22,20 +19,13 @@ class MemoryState:
         self.active = {}
         self.counters = Counters()
 
-    def find(self, name, *fields):
-        shape = SHAPES[name]
-        words = [KINDS.get(kind, format_ip)(field) for field, kind in zip(fields, shape.key, strict=True)]
-        text = " . ".join(words)
-        if not shape.interval:
-            return (
-                ElementMatch(name, text, self.elements[ElementKey(name, text)])
-                if ElementKey(name, text) in self.elements
-                else None
-            )
+    def find(self, kind, owner, rest=None):
+        if not kind.interval:
+            slot = ElementKey(kind, owner, rest)
+            return ElementMatch(slot, self.elements[slot]) if slot in self.elements else None
         for slot in self.elements:
-            *head, last = slot.key.split(" . ")
-            if slot.set == name and head == words[:-1] and _holds(last, fields[-1]):
-                return ElementMatch(name, slot.key)
+            if slot.set is kind and slot.owner == owner and _holds(slot.rest, rest):
+                return ElementMatch(slot)
         return None
 
     def route(self, address):
@@ -58,8 +48,7 @@ class MemoryState:
         return DestinationAttributes(self.weights.get(destination, 1))
 
 
-def _holds(text, field):
-    if isinstance(field, str):
-        name = text.strip('"')
-        return field.startswith(name[:-1]) if name.endswith("*") else field == name
-    return field in parse_cidr(text if "/" in text else f"{text}/{len(field) * 8}")
+def _holds(interval, point):
+    if isinstance(point, str):
+        return point.startswith(interval[:-1]) if interval.endswith("*") else point == interval
+    return point in interval

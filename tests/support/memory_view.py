@@ -28,8 +28,8 @@ class MemoryView:
             for v in self.servers()
         }
 
-    def elements(self, name):
-        return {slot.key: value for slot, value in self.state.elements.items() if slot.set == name}
+    def elements(self, kind):
+        return {slot: value for slot, value in self.state.elements.items() if slot.set is kind}
 
     def all_elements(self):
         return dict(self.state.elements)

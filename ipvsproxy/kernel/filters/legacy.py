@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ipvsproxy.kernel.filters.nf_tables import HOOKS
 from ipvsproxy.kernel.filters.xt import read_match, read_target
 from ipvsproxy.kernel.filters.xtables import PROGRAMS, Blob, blobs
-from ipvsproxy.plan.filters import Condition, FilterChain, FilterRule
+from ipvsproxy.ruleset.filters import Condition, FilterChain, FilterRule
 
 PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
 NAT_SOURCE_PRIORITY = 100

@@ -1,4 +1,4 @@
-"""All chains and rules of nf_tables in this network namespace, read over netlink into `plan.filters`.
+"""All chains and rules of nf_tables in this network namespace, read over netlink into `ruleset.filters`.
 
 Rules of iptables-nft are nft rules with matches and targets of x_tables inside, which libnftables shows only in
 part; here both are read (the latter in `kernel.filters.xt`). Only reads. What depends on a set that cannot be
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from ipvsproxy.base.names import TABLE
 from ipvsproxy.kernel.filters.sets import SetEntry, Sets
 from ipvsproxy.kernel.filters.xt import read_match, read_target
 from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message
@@ -88,7 +89,7 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_VERDICT_CHAIN,
     NFTA_VERDICT_CODE,
 )
-from ipvsproxy.plan.filters import UNKNOWN, UNTRACKED, Condition, FilterChain, FilterRule
+from ipvsproxy.ruleset.filters import UNKNOWN, UNTRACKED, Condition, FilterChain, FilterRule
 
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 VERDICTS = {0: "drop", 1: "accept", 3: "queue", -3: "jump", -4: "goto", -5: "return"}
@@ -112,7 +113,6 @@ SIZES = {
 }  # fmt: skip
 """Of the fields that are looked up in sets, by their size in bytes."""
 NOTHING = (b"\xff", b"\0")
-OURS = "ipvsproxy"
 
 Fields = dict[int, memoryview]
 Lookup = Callable[[str], Sequence[SetEntry] | None]
@@ -149,7 +149,7 @@ def _read(wire: Wire, question: bytes) -> Iterator[FilterChain]:
     for part in wire.dump(message(NFT_MSG_GETRULE, 0, question)):
         fields = dict(attributes(part, NFGENMSG.size))
         family, table, chain = part[0], text(fields[NFTA_RULE_TABLE]), text(fields[NFTA_RULE_CHAIN])
-        known = partial(sets.entries, family, table) if table != OURS else _unknown
+        known = partial(sets.entries, family, table) if table != TABLE else _unknown
         rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
     # The kernel takes no table here: all chains of a family are told.
     family_only = question[: NFGENMSG.size]

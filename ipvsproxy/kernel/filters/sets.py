@@ -10,7 +10,6 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from ipvsproxy.inspect.elements import RawElement
 from ipvsproxy.kernel.elements import read_all
 from ipvsproxy.kernel.wire.netlink import Wire, attributes, message
 from ipvsproxy.kernel.wire.nfnetlink import (
@@ -22,6 +21,7 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_SET_NAME,
     NFTA_SET_TABLE,
 )
+from ipvsproxy.ruleset.codec import RawElement
 
 U32 = struct.Struct(">I")
 MOST = 256

@@ -1,4 +1,4 @@
-"""Matches and targets of x_tables, which iptables writes, as conditions and verdicts of `plan.filters`.
+"""Matches and targets of x_tables, which iptables writes, as conditions and verdicts of `ruleset.filters`.
 
 Layouts: include/uapi/linux/netfilter/xt_*.h, as each begins. A match that is not listed here is one we cannot
 read.
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ipvsproxy.plan.filters import UNKNOWN, Condition
+from ipvsproxy.ruleset.filters import UNKNOWN, Condition
 
 STATE_AT = 146
 """Offset of match_flags, invert_flags and state_mask in xt_conntrack_mtinfo2 and 3."""

@@ -7,7 +7,6 @@ with net.ipv4.vs.run_estimation=0.
 
 import sys
 
-from ipvsproxy.inspect.model import Counters, DestinationRecord, ServerRecord
 from ipvsproxy.kernel.wire.ipvs import (
     IPVS_CMD_ATTR_DEST,
     IPVS_CMD_ATTR_SERVICE,
@@ -17,6 +16,7 @@ from ipvsproxy.kernel.wire.ipvs import (
 )
 from ipvsproxy.kernel.wire.ipvs_records import nested, parse_destination, parse_server, u32
 from ipvsproxy.kernel.wire.netlink import attributes as attributes_in
+from ipvsproxy.plan.records import Counters, DestinationRecord, ServerRecord
 
 
 def parse_virtual(part: bytes) -> ServerRecord | None:

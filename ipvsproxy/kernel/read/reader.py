@@ -10,17 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
-from ipvsproxy.inspect import elements
-from ipvsproxy.inspect.elements import SHAPES, Field
-from ipvsproxy.inspect.model import DestinationRecord, ElementMatch, Route, ServerRecord
-from ipvsproxy.inspect.source import Own, masquerade_source
+from ipvsproxy.base.names import TABLE
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.ipvs_reader import IpvsReader
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.read.source import Own, masquerade_source
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.wire.ipvs_records import u32
 from ipvsproxy.kernel.wire.netlink import (
@@ -43,7 +40,10 @@ from ipvsproxy.kernel.wire.rtnetlink import (
 )
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
-from ipvsproxy.plan.state import ElementKey, FrontendKey, ServerState, Vip
+from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord
+from ipvsproxy.plan.state import FrontendKey, ServerState, Vip
+from ipvsproxy.ruleset.elements import ElementKey, Owner, Rest, Value
+from ipvsproxy.ruleset.schema import SETS, SetSchema
 
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL)
 """What the kernel says where no route leads, or one that forbids: EACCES prohibit, EINVAL blackhole."""
@@ -53,10 +53,10 @@ class KernelReader:
     """A node's kernel, read only. Every method raises KernelError when the kernel refuses to tell."""
 
     def __init__(self) -> None:
-        self._elements = ElementReader(TABLE.name)
+        self._elements = ElementReader(TABLE)
         self._route = Wire(NETLINK_ROUTE)
         self._links = Links()
-        self._ruleset = Ruleset(TABLE.name)
+        self._ruleset = Ruleset(TABLE)
         self._listeners = Listeners()
         self._ipvs: IpvsReader | None = None
         self._own: list[Own] = []
@@ -113,25 +113,18 @@ class KernelReader:
         """Whether our nft table is there."""
         return bool(self._ruleset.stamp())
 
-    def find(self, name: str, *fields: Field) -> ElementMatch | None:
-        """Look one element up in a set or map, by an interval that holds it where the set has intervals."""
-        key = elements.key(name, fields)
-        found = self._elements.find(name, key)
-        if found is None:
-            return None
-        if SHAPES[name].interval and len(SHAPES[name].key) == 1:
-            stop = self._elements.find(name, key, stop=True)
-            (text,) = elements.texts(name, [found, stop] if stop else [found])
-            return ElementMatch(name, text)
-        return ElementMatch(name, elements.text(name, found), elements.value(name, found))
+    def find(self, kind: SetSchema, owner: Owner, rest: Rest = None) -> ElementMatch | None:
+        """Look one element up in a set or map, by an interval that holds `rest` where the set has intervals."""
+        found = self._elements.find(kind, owner, rest)
+        return ElementMatch(*found) if found else None
 
-    def elements(self, name: str) -> dict[str, str]:
+    def elements(self, kind: SetSchema) -> dict[ElementKey, Value]:
         """Return all elements of a set or map with their values ('' in a plain set)."""
-        return elements.texts(name, self._elements.all(name))
+        return self._elements.all(kind)
 
-    def all_elements(self) -> dict[ElementKey, str]:
-        """Return all elements of our table, as the shadow has them."""
-        return {ElementKey(name, key): value for name in SHAPES for key, value in self.elements(name).items()}
+    def all_elements(self) -> dict[ElementKey, Value]:
+        """Return all elements of our tables, as the shadow has them."""
+        return {slot: value for kind in SETS.values() for slot, value in self.elements(kind).items()}
 
     # Addresses and routes
 

@@ -16,7 +16,6 @@ from ipvsproxy.kube.documents import read
 from ipvsproxy.kube.once import Objects, read_objects
 from ipvsproxy.plan.state import (
     Destination,
-    ElementKey,
     FrontendKey,
     KernelState,
     ServerAttributes,
@@ -25,6 +24,7 @@ from ipvsproxy.plan.state import (
     VipForm,
 )
 from tests.support.build import weighted
+from tests.support.elements import element
 
 EXAMPLES = pathlib.Path(__file__).parents[3] / "examples"
 JOSE = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
@@ -35,7 +35,7 @@ KERNEL = KernelState(
         )
     },
     {Vip(bytes([10, 96, 0, 1]), VipForm.ADDRESS)},
-    {ElementKey("frontends4", "10.96.0.1 . tcp . 80"): "accept"},
+    {element("frontends4", "10.96.0.1 . tcp . 80"): "accept"},
 )
 
 

@@ -22,7 +22,8 @@ from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFa
 from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
 from ipvsproxy.plan.leftovers import Item
-from ipvsproxy.plan.state import ElementKey, Vip, VipForm
+from ipvsproxy.plan.state import Vip, VipForm
+from tests.support.elements import element
 from tests.support.memory_state import MemoryState
 from tests.support.memory_view import MemoryView
 
@@ -112,7 +113,7 @@ def node(folder, monkeypatch):
     view = MemoryView(MemoryState(ledger, here, [parse_ip("10.244.1.1")]))
     view.masquerade_source = view.state.masquerade_source
     view.vips = lambda: {Vip(parse_ip("10.96.9.9"), VipForm.ADDRESS), Vip(parse_ip("fd00:10::9"), VipForm.ROUTE)}
-    view.state.elements[ElementKey("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    view.state.elements[element("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     for module in (show, diff, explain):
         monkeypatch.setattr(module, "KernelReader", lambda: view)
     monkeypatch.setattr(explain, "written_by_kube_proxy", lambda: ["ip chain nat KUBE-SERVICES"])

@@ -11,11 +11,11 @@ from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.output import follow
 from ipvsproxy.exchange.inbox import Kind, Listed
-from ipvsproxy.inspect.model import Counters
 from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
-from ipvsproxy.plan.state import ElementKey
+from ipvsproxy.plan.records import Counters
 from tests.support.build import config, key, service, slice_of
+from tests.support.elements import element
 from tests.support.memory_state import MemoryState
 from tests.support.memory_view import MemoryView
 
@@ -210,7 +210,7 @@ def test_no_difference(view, monkeypatch, capsys):
     words = ["diff", "--hostname-override=node1", "--cluster-cidr=10.244.0.0/16"]
     assert cli.main(words) == 0
     assert capsys.readouterr().out == "A run would change nothing.\n"
-    view.state.elements[ElementKey("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    view.state.elements[element("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     assert cli.main(words) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[1].split() == [

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ipvsproxy.inspect.model import Counters
+from ipvsproxy.plan.records import Counters
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.traffic import TrafficSeries
 from tests.support.deploy_tools import promtool

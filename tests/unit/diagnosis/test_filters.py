@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy.plan.filters import UNKNOWN, Condition, FilterChain, FilterRule, FilterTables, judge
+from ipvsproxy.ruleset.filters import UNKNOWN, Condition, FilterChain, FilterRule, FilterTables, judge
 
 POD = bytes([10, 244, 1, 10])
 PACKET = {"saddr": POD, "l4proto": b"\x06", "dport": (80).to_bytes(2), "iifname": b"cni0"}

@@ -27,7 +27,7 @@ from ipvsproxy.diagnosis.finding import CheckResult
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.diagnosis.proxies import LAST_SYNC
 from ipvsproxy.diagnosis.state import API_STEP, NAME_STEP
-from ipvsproxy.plan.filters import Condition, FilterChain, FilterRule
+from ipvsproxy.ruleset.filters import Condition, FilterChain, FilterRule
 
 SYSCTLS = {"net/ipv4/vs/conntrack": 1, "net/ipv4/ip_forward": 1}
 CALLS = {"net/bridge/bridge-nf-call-iptables": 1, "net/bridge/bridge-nf-call-ip6tables": 1}

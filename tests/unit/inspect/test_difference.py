@@ -7,8 +7,9 @@ from ipvsproxy.commands.objects import desired
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.difference import Action, Change, changes, server_text
 from ipvsproxy.plan.diff import apply, diff
-from ipvsproxy.plan.state import DestinationAttributes, ElementKey, KernelState, ServerAttributes
-from tests.support.build import config, destination, service, slice_of
+from ipvsproxy.plan.state import DestinationAttributes, KernelState, ServerAttributes
+from tests.support.build import config, destination, key, service, slice_of
+from tests.support.elements import element
 
 HERE = [parse_ip("192.0.2.1")]
 
@@ -34,8 +35,9 @@ def test_an_empty_kernel_gets_everything_in_order():
     assert {change.action for change in found} == {Action.ADD}
     kinds = [change.object for change in found]
     assert kinds == sorted(kinds, key=["element", "server", "endpoint", "VIP"].index)
-    assert Change(Action.ADD, "endpoint", "10.244.1.1:8080", "10.96.0.10:80/TCP", "", "weight 1") in found
-    assert Change(Action.ADD, "VIP", "10.96.0.10", "", "", "address") in found
+    web = key("10.96.0.10:80")
+    assert Change(Action.ADD, "endpoint", "10.244.1.1:8080", str(web), "", "weight 1", web) in found
+    assert Change(Action.ADD, "VIP", "10.96.0.10", "", "", "address", web.address) in found
 
 
 def test_nothing_differs_once_it_is_applied():
@@ -46,12 +48,12 @@ def test_nothing_differs_once_it_is_applied():
 def test_before_and_after():
     ledger = ledger_of(slice_of("web", "10.244.1.1"))
     shadow = kernel_as(ledger)
-    (key,) = shadow.servers
-    shadow.servers[key].server = ServerAttributes("sh", 0, 0)
-    shadow.elements[ElementKey("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
+    (web,) = shadow.servers
+    shadow.servers[web].server = ServerAttributes("sh", 0, 0)
+    shadow.elements[element("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     assert differences(ledger, shadow) == [
-        Change(Action.CHANGE, "element", "frontends4 { 10.96.0.10 . tcp . 80 }", "", "drop", "accept"),
-        Change(Action.CHANGE, "server", str(key), str(key), "sh", "rr"),
+        Change(Action.CHANGE, "element", "frontends4 { 10.96.0.10 . tcp . 80 }", "", "drop", "accept", web),
+        Change(Action.CHANGE, "server", str(web), str(web), "sh", "rr", web),
     ]
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from ipvsproxy.base.address import format_ip, parse_ip
-from ipvsproxy.inspect.model import Counters, DestinationRecord
-from ipvsproxy.inspect.source import Own, masquerade_source
 from ipvsproxy.inspect.spread import shares, words
+from ipvsproxy.kernel.read.source import Own, masquerade_source
+from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import Destination, DestinationAttributes
 
 ONE, TWO, THREE = (Destination(bytes([10, 244, 0, number]), 80) for number in (1, 2, 3))

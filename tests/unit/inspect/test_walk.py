@@ -15,11 +15,12 @@ from ipvsproxy.config.settle import settle
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.walk import PacketOutcome, Sender, explain, packet
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.plan.state import PERSISTENT, Destination, ElementKey, FrontendKey, ServerAttributes
+from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, ServerAttributes
 from tests.conformance import objects as flow_objects
 from tests.conformance import places as flow_places
 from tests.conformance import scenario_file
 from tests.support.build import config, endpoint, key, service, slice_of
+from tests.support.elements import element
 from tests.support.memory_state import MemoryState
 
 SCENARIOS = scenario_file.load(Path(__file__).parents[2] / "conformance" / "flows.json")
@@ -92,7 +93,7 @@ def ask(state, to, source=None, **settings):
 
 
 def elements_of(said):
-    return [step.match.set for step in said.steps if step.match]
+    return [step.match.slot.set.name for step in said.steps if step.match]
 
 
 def test_who_sends_it():
@@ -192,8 +193,8 @@ def test_the_made_up_port_of_the_inside_view_answers_nobody_who_dials_it():
 
 def test_a_node_process_that_leaves_with_a_vip_is_masqueraded_without_a_detector():
     state = node_with(service(), slice_of("web", "10.244.1.1"))
-    state.elements = {slot: v for slot, v in state.elements.items() if slot.set != "masquerade4"}
+    state.elements = {slot: v for slot, v in state.elements.items() if slot.set.name != "masquerade4"}
     (target,) = ask(state, WEB).targets
     assert "a VIP" in target.masquerade
     assert target.source == HERE
-    assert ElementKey("vips4", "10.96.0.10") in state.elements
+    assert element("vips4", "10.96.0.10") in state.elements

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.base import messages
 from ipvsproxy.kernel import forward
 from ipvsproxy.kernel.wire.netlink import KernelError, Lost, attribute
-from ipvsproxy.plan.filters import Condition, FilterChain, FilterRule
+from ipvsproxy.ruleset.filters import Condition, FilterChain, FilterRule
 from nft.fake import FakeNft
 
 

@@ -12,15 +12,16 @@ from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import ElementStep
-from ipvsproxy.plan.rules import admission
-from ipvsproxy.plan.state import Dirty, ElementKey
+from ipvsproxy.plan.state import Dirty
+from ipvsproxy.ruleset.codec import admission
 from nft import INSIDE_VIEWS, PARTS, REPLIES, SOURCE_RANGES, NftError, part, ruleset
+from tests.support.elements import element
 from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 
-RANGE = ElementKey("allowed4", "203.0.113.5 . tcp . 443 . 10.0.0.0/8")
+RANGE = element("allowed4", "203.0.113.5 . tcp . 443 . 10.0.0.0/8")
 ELEMENTS = {
-    ElementKey("vips4", "203.0.113.5"): "",
-    ElementKey("ranged4", "203.0.113.5 . tcp . 443"): "",
+    element("vips4", "203.0.113.5"): "",
+    element("ranged4", "203.0.113.5 . tcp . 443"): "",
     RANGE: "",
 }
 REPLACED = messages.RULESET_REPLACED
@@ -119,7 +120,7 @@ def chains_of(name):
 
 
 def test_a_start_loads_what_is_needed_and_nothing_else(node, kernel):
-    kernel.rules.load({ElementKey("vips4", "203.0.113.5"): ""})
+    kernel.rules.load({element("vips4", "203.0.113.5"): ""})
     for name in PARTS:
         assert node.nft.chains.isdisjoint(chains_of(name))
     kernel.rules.load(ELEMENTS)
@@ -159,7 +160,7 @@ def test_a_refused_part_is_tried_again_with_the_next_element(node, kernel):
 
 def test_rules_that_were_flushed_come_back_with_the_parts_that_were_needed(node, kernel):
     kernel.rules.load({})
-    kernel.rules.change([ElementStep(ElementKey("inside_servers4", "10.96.0.10 . tcp . 80"), "")], Dirty())
+    kernel.rules.change([ElementStep(element("inside_servers4", "10.96.0.10 . tcp . 80"), "")], Dirty())
     before = set(node.nft.chains)
     node.nft.run(delete_tables({}))
     assert not node.nft.chains

@@ -65,18 +65,6 @@ def test_nothing_from_outside_becomes_a_command(hostile):
         Table("inet", hostile)
 
 
-def test_the_ruleset_declares_what_the_plan_fills():
-    from ipvsproxy.plan.rules import ARP_SETS
-
-    declared = set(loaded().sets)
-    families = ("vips", "frontends", "inside", "inside_servers", "masquerade", "ranged", "allowed", "hairpin")
-    families += ("pod_cidrs", "served")
-    assert declared == {f"{n}{f}" for n in families for f in (4, 6)} | {
-        *("pod_interfaces", "health_check_ports"),
-        *ARP_SETS,
-    }
-
-
 def test_a_transaction_is_all_or_nothing():
     client = loaded()
     with pytest.raises(NftError) as caught:

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import pytest
 
-from ipvsproxy.plan.rules import NEEDS
+from ipvsproxy.ruleset.schema import SETS
 from nft import PARTS
 
 IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING = 98, -99, -100, -200, 100
@@ -104,7 +104,7 @@ def test_a_part_cannot_be_loaded_without_the_table_it_adds_to(part):
 def test_sets_that_only_a_part_asks_for_need_that_part():
     core = words(r"@(\w+)", chains("ipvsproxy.nft"))
     for part, found in PART_CHAINS.items():
-        assert {name for name, needed in NEEDS.items() if needed == part} == words(r"@(\w+)", found) - core
+        assert {name for name, kind in SETS.items() if kind.part == part} == words(r"@(\w+)", found) - core
 
 
 def other_family(rule):

@@ -5,8 +5,9 @@ from ipvsproxy.config import VipMode
 from ipvsproxy.plan.affected import MAX_AFFECTED, families_behind, services_affected
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.planner import plan_service
-from ipvsproxy.plan.state import Dirty, ElementKey
+from ipvsproxy.plan.state import Dirty
 from tests.support.build import config, key, node, service, slice_of
+from tests.support.elements import element
 
 WEB = key("10.96.0.10:80")
 
@@ -36,9 +37,9 @@ def test_a_refused_address():
 
 def test_refused_rules():
     slots = {
-        ElementKey("frontends4", "10.96.0.10 . tcp . 80"),
-        ElementKey("vips4", "10.96.0.10"),
-        ElementKey("pod_interfaces", '"x"'),
+        element("frontends4", "10.96.0.10 . tcp . 80"),
+        element("vips4", "10.96.0.10"),
+        element("pod_interfaces", '"x"'),
     }
     failed = Dirty(slots=slots, reasons=dict.fromkeys(slots, "nftables: No buffer space available"))
     assert services_affected(failed, ledger()) == {
@@ -59,6 +60,6 @@ def test_when_everything_fails_not_everybody_is_blamed():
 
 def test_families_behind():
     assert families_behind(Dirty(servers={WEB})) == set()
-    assert families_behind(Dirty(slots={ElementKey("vips4", "10.96.0.10")})) == {4}
-    assert families_behind(Dirty(slots={ElementKey("vips4", "a"), ElementKey("vips6", "b")})) == {4, 6}
-    assert families_behind(Dirty(slots={ElementKey("health_check_ports", "1")})) == {4, 6}
+    assert families_behind(Dirty(slots={element("vips4", "10.96.0.10")})) == {4}
+    assert families_behind(Dirty(slots={element("vips4", "10.96.0.10"), element("vips6", "fd00::1")})) == {4, 6}
+    assert families_behind(Dirty(slots={element("health_check_ports", "1")})) == {4, 6}

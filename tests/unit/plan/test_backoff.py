@@ -4,14 +4,15 @@ import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.plan.backoff import WAITS, Backoff
-from ipvsproxy.plan.rules import guard
-from ipvsproxy.plan.state import Dirty, ElementKey
+from ipvsproxy.plan.state import Dirty
+from ipvsproxy.ruleset.elements import ElementKey, guard
 from tests.support.build import key
+from tests.support.elements import element
 from tests.support.work import growth
 
 WEB, TLS, OTHER = key("203.0.113.5:80"), key("203.0.113.5:443"), key("203.0.113.6:80")
-RULES = ElementKey("frontends4", "203.0.113.5 . tcp . 80")
-RANGE = ElementKey("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24")
+RULES = element("frontends4", "203.0.113.5 . tcp . 80")
+RANGE = element("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24")
 VIP = parse_ip("203.0.113.5")
 ALL = {RULES, RANGE, guard(VIP)}
 """Elements that are wanted."""
@@ -135,10 +136,10 @@ def test_a_frontend_is_held_by_its_own_names_and_by_those_of_its_address():
 
 
 def test_families_of_elements_that_wait():
-    backoff = failing(RULES, ElementKey("vips6", "fd00::1"))
-    assert backoff.set_ends == {"4", "6"}
+    backoff = failing(RULES, element("vips6", "fd00::1"))
+    assert backoff.families == {4, 6}
     backoff.settle(touched(RULES), Dirty(), 1.0)
-    assert backoff.set_ends == {"6"}
+    assert backoff.families == {6}
 
 
 def test_a_change_costs_the_same_however_many_wait_at_its_address():

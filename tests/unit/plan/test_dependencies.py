@@ -1,12 +1,19 @@
 from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.frontend import FrontendKey, Protocol
 from ipvsproxy.plan.dependencies import guarded_servers, halves, ready_redirects, unneeded_elements
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
-from ipvsproxy.plan.state import Dirty, ElementKey
+from ipvsproxy.plan.state import Dirty
 from tests.support.build import key
+from tests.support.elements import element
 
-WAY = ElementStep(ElementKey("inside4", "203.0.113.5 . tcp . 80"), "10.96.0.10 . 32848", replaces=True)
-VERDICT = ElementStep(ElementKey("frontends4", "203.0.113.5 . tcp . 80"), "drop", replaces=True)
-OTHER = ElementStep(ElementKey("inside4", "203.0.113.6 . tcp . 80"), None)
+SERVER = FrontendKey(parse_ip("10.96.0.10"), Protocol.TCP, 32848)
+WAY = ElementStep(
+    element("inside4", "203.0.113.5 . tcp . 80"),
+    FrontendKey(parse_ip("10.96.0.10"), Protocol.TCP, 32848),
+    replaces=True,
+)
+VERDICT = ElementStep(element("frontends4", "203.0.113.5 . tcp . 80"), "drop", replaces=True)
+OTHER = ElementStep(element("inside4", "203.0.113.6 . tcp . 80"), None)
 
 
 def test_a_way_to_a_server_that_could_not_be_made_is_not_switched():
@@ -30,12 +37,12 @@ def test_a_frontend_waits_for_its_own_rules_and_for_those_of_its_address():
     failed = Dirty(slots={VERDICT.slot})
     assert guarded_servers(steps, failed) == steps[1:]
     assert failed.servers == {key("203.0.113.5:80")}
-    assert guarded_servers(steps, Dirty(slots={ElementKey("vips4", "203.0.113.5")})) == steps[2:]
+    assert guarded_servers(steps, Dirty(slots={element("vips4", "203.0.113.5")})) == steps[2:]
 
 
 def test_changes_are_cut_between_addresses_then_between_frontends_and_no_further():
-    guard = ElementStep(ElementKey("vips4", "203.0.113.5"), "")
-    source = ElementStep(ElementKey("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24"), "")
+    guard = ElementStep(element("vips4", "203.0.113.5"), "")
+    source = ElementStep(element("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24"), "")
     assert halves([VERDICT, OTHER, guard, source]) == ([VERDICT, guard, source], [OTHER])
     assert halves([VERDICT, guard, source]) == ([VERDICT, source], [guard])
     assert halves([VERDICT, source]) == ()
@@ -51,7 +58,7 @@ def test_a_failed_server_of_another_frontend_of_the_address_holds_nothing_up():
 
 
 def test_elements_wait_for_their_own_server_and_those_of_an_address_for_all_servers_there():
-    guard = ElementStep(ElementKey("vips4", "203.0.113.5"), None)
+    guard = ElementStep(element("vips4", "203.0.113.5"), None)
     steps = [VERDICT, guard, OTHER]
     assert unneeded_elements(steps, Dirty(servers={key("203.0.113.5:80")})) == [OTHER]
     assert unneeded_elements(steps, Dirty(servers={key("203.0.113.5:81")})) == [VERDICT, OTHER]

@@ -16,6 +16,7 @@ from ipvsproxy.plan.state import (
     Vip,
     VipForm,
 )
+from ipvsproxy.ruleset.codec import key_text, value_text
 from tests.support.build import config, destination, key, node, service, slice_of, weighted
 
 WEB = key("10.96.0.10:80")
@@ -53,7 +54,7 @@ def verbs(steps):
 
 def test_a_new_service_comes_in_the_safe_order():
     steps = Differ().want(service(), "10.244.1.1")
-    assert {step.slot.set for step in steps.raised} == {
+    assert {step.slot.set.name for step in steps.raised} == {
         *("frontends4", "masquerade4", "vips4", "served4", "hairpin4"),
         "quiet4",
     }
@@ -96,7 +97,8 @@ def local(*, external=True, internal=True):
 
 
 def ways(steps):
-    return {f"{s.slot.set} {s.slot.key}": s.value for s in steps}
+    texts = ((s.slot, None if s.value is None else value_text(s.value)) for s in steps)
+    return {f"{slot.set.name} {key_text(slot)}": text for slot, text in texts}
 
 
 def test_ways_are_switched_between_new_and_old_servers():
@@ -144,7 +146,7 @@ def test_a_changed_element_is_replaced_before_anything_else():
     differ = Differ()
     differ.want(service(), "10.244.1.1")
     steps = differ.want(service())
-    (change,) = [step for step in steps.raised if step.slot.set == "frontends4"]
+    (change,) = [step for step in steps.raised if step.slot.set.name == "frontends4"]
     assert (change.value, change.replaces) == ("goto refuse", True)
 
 
@@ -186,9 +188,9 @@ def test_tightening_ranges_is_one_phase():
     narrow = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.1.0.0/16"])
     differ.want(wide, "10.244.1.1")
     steps = differ.want(narrow, "10.244.1.1")
-    assert {(s.slot.key, s.value) for s in steps.raised} == {
-        ("203.0.113.5 . tcp . 80 . 10.1.0.0/16", ""),
-        ("203.0.113.5 . tcp . 80 . 10.0.0.0/8", None),
+    assert ways(steps.raised) == {
+        "allowed4 203.0.113.5 . tcp . 80 . 10.1.0.0/16": "",
+        "allowed4 203.0.113.5 . tcp . 80 . 10.0.0.0/8": None,
     }
     assert steps.count() == 2
 
@@ -198,10 +200,10 @@ def test_ranges_are_lifted_at_once_but_outlive_a_removed_frontend():
     closed = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
     differ.want(closed, "10.244.1.1")
     lifted = differ.want(service(load_balancer_ips=["203.0.113.5"]), "10.244.1.1")
-    assert {s.slot.set for s in lifted.raised} == {"ranged4", "allowed4"}
+    assert {s.slot.set.name for s in lifted.raised} == {"ranged4", "allowed4"}
     differ.want(closed, "10.244.1.1")
     removed = differ.want(service(), "10.244.1.1")
-    assert {s.slot.set for s in removed.lowered} >= {"ranged4", "allowed4"}
+    assert {s.slot.set.name for s in removed.lowered} >= {"ranged4", "allowed4"}
     assert not removed.raised
 
 

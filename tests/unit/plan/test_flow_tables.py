@@ -20,8 +20,9 @@ from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.node import facts
 from ipvsproxy.plan.planner import plan_service
-from ipvsproxy.plan.state import FrontendKey, PacketVerdict, ServerAttributes, ServerState
+from ipvsproxy.plan.state import FrontendKey, ServerAttributes, ServerState
 from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.ruleset.elements import PacketVerdict
 from tests.conformance import objects as flow_objects
 from tests.conformance import scenario_file
 from tests.support.build import config, destination, key, service, slice_of, weights

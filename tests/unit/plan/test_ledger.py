@@ -7,8 +7,9 @@ from ipvsproxy.plan import ledger as ledger_module
 from ipvsproxy.plan.diff import Steps, apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.planner import plan_service
-from ipvsproxy.plan.state import ElementKey, KernelState, VipForm
+from ipvsproxy.plan.state import KernelState, VipForm
 from tests.support.build import config, endpoint, key, node, service, slice_of
+from tests.support.elements import element
 
 
 def put(ledger, svc, *pods):
@@ -85,7 +86,7 @@ def test_vips_are_shared_by_ports_and_services():
     put(ledger, service("a", ["10.96.0.1"], ((80, 0, "TCP", "x"), (81, 0, "TCP", "y"))))
     touched = put(ledger, service("a", ["10.96.0.1"], ((81, 0, "TCP", "y"),)))
     assert ledger.vip(parse_ip("10.96.0.1"))
-    assert ElementKey("vips4", "10.96.0.1") in ledger.elements
+    assert element("vips4", "10.96.0.1") in ledger.elements
     assert {str(k) for k in touched.servers} == {"10.96.0.1:80/TCP"}
 
 

@@ -12,10 +12,9 @@ from ipvsproxy.plan.state import (
     SCHED_2,
     Claim,
     Destination,
-    Masquerade,
-    PacketVerdict,
     ServerAttributes,
 )
+from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
 from tests.support.build import config, destination, endpoint, key, node, service, slice_of
 
 CLUSTER = "10.96.0.10:80"

@@ -9,9 +9,11 @@ import pytest
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.state import Dirty, ElementKey
+from ipvsproxy.plan.state import Dirty
 from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.ruleset.codec import key_text
 from tests.support.build import config, key, service, slice_of
+from tests.support.elements import element
 from tests.support.memory_kernel import MemoryIpvs, MemoryNode
 
 PORTS = 30
@@ -118,15 +120,15 @@ def test_a_service_that_goes_is_not_tried_any_more(here):
 
 def test_a_new_frontend_brings_what_it_shares_with_one_that_waits(here):
     """Both have an endpoint on this node, which needs an element of its own; that was refused for the first."""
-    hairpin = ElementKey("hairpin4", "10.244.1.9 . 10.244.1.9")
+    hairpin = element("hairpin4", "10.244.1.9 . 10.244.1.9")
 
     def comes(name, address):
         item, pods = service(name, [address]), slice_of(name, "10.244.1.9")
         here.turn(Changed(Kind.SERVICE, item.key, item), Changed(Kind.ENDPOINT_SLICE, pods.key, pods))
 
     comes("early", "10.96.0.76")
-    del here.node.nft.sets["hairpin4"][hairpin.key], here.loop._kernel.shadow.elements[hairpin]
+    del here.node.nft.sets["hairpin4"][key_text(hairpin)], here.loop._kernel.shadow.elements[hairpin]
     here.loop._backoff.settle(Dirty(), Dirty(slots={hairpin}), here.now)
     comes("late", "10.96.0.77")
-    assert hairpin.key in here.node.nft.sets["hairpin4"]
+    assert key_text(hairpin) in here.node.nft.sets["hairpin4"]
     assert not here.loop._backoff.among([hairpin])

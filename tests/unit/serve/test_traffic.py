@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ipvsproxy.config import ALL_SERVICES
-from ipvsproxy.inspect.model import Counters, DestinationRecord, ServerRecord
+from ipvsproxy.plan.records import Counters, DestinationRecord, ServerRecord
 from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.traffic import SHORTEST_PAUSE, Traffic

@@ -8,7 +8,7 @@ import pytest
 from ipvsproxy.kernel.filters import kube_proxy
 from ipvsproxy.kernel.wire.netlink import KernelError, attribute
 from ipvsproxy.kernel.wire.nfnetlink import NFGENMSG
-from ipvsproxy.plan.filters import FilterChain, FilterRule
+from ipvsproxy.ruleset.filters import FilterChain, FilterRule
 
 
 def jump(target):

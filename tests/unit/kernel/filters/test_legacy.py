@@ -4,7 +4,7 @@ import struct
 
 from ipvsproxy.kernel.filters.legacy import PIECE, parse
 from ipvsproxy.kernel.filters.xtables import Blob
-from ipvsproxy.plan.filters import FilterTables
+from ipvsproxy.ruleset.filters import FilterTables
 
 FORWARD = 2
 DROP, ACCEPT, RETURN = -1, -2, -5

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from ipvsproxy.inspect.elements import RawElement
 from ipvsproxy.kernel.filters.nf_tables import _rules
 from ipvsproxy.kernel.filters.sets import SetEntry, intervals
 from ipvsproxy.kernel.wire.netlink import attribute, attributes
-from ipvsproxy.plan.filters import UNKNOWN, Condition, judge
+from ipvsproxy.ruleset.codec import RawElement
+from ipvsproxy.ruleset.filters import UNKNOWN, Condition, judge
 
 NETWORK, TRANSPORT, TCP = 1, 2, b"\x06"
 PAYLOAD, META_MARK, META_L4PROTO, META_IIFNAME = "payload", 3, 16, 6

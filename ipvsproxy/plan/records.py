@@ -7,19 +7,21 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from ipvsproxy.inspect.elements import Field
 from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes
+from ipvsproxy.ruleset.codec import element_text, value_text
+from ipvsproxy.ruleset.elements import ElementKey, Owner, Rest, Value
+from ipvsproxy.ruleset.schema import SetSchema
 
 
 class ElementMatch(NamedTuple):
-    """An element that was found: the set or map it is in, its key, and what a map says of it."""
+    """An element that was found, and what a map says of it."""
 
-    set: str
-    key: str
-    value: str = ""
+    slot: ElementKey
+    value: Value = ""
 
     def __str__(self) -> str:
-        return f"{self.set} {{ {self.key}{' : ' + self.value if self.value else ''} }}"
+        text = element_text(self.slot)
+        return f"{text[:-2]} : {value_text(self.value)} }}" if self.value else text
 
 
 class Counters(NamedTuple):
@@ -76,8 +78,8 @@ class Route(NamedTuple):
 class State(Protocol):
     """The questions that can be asked of a node's kernel. All raise KernelError."""
 
-    def find(self, name: str, *fields: Field) -> ElementMatch | None:
-        """Look one element up in a set or map."""
+    def find(self, kind: SetSchema, owner: Owner, rest: Rest = None) -> ElementMatch | None:
+        """Look one element up in a set or map; in one of intervals, the one that holds `rest`."""
 
     def route(self, address: bytes) -> Route | None:
         """Return the way to an address, None where there is none."""

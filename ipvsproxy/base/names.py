@@ -1,0 +1,16 @@
+"""By what others know ipvsproxy in the kernel: the names and numbers of its objects, each of them once.
+
+The nft scripts state some of them as well; tests/unit/ruleset/test_schema.py compares.
+"""
+
+TABLE = "ipvsproxy"
+"""Our nftables tables, in the families inet and arp. Never `kube-proxy`: Calico's Felix takes that name for
+kube-proxy's nftables mode."""
+VIP_LINK = "kube-ipvs0"
+"""The dummy link that holds the VIPs, by the name that kube-proxy has given it."""
+NAT_PRIORITY = -110
+"""The hook priority of our nat chains, before the usual -100 (NF_IP_PRI_NAT_DST)."""
+MASQUERADE_BIT = 14
+"""The bit of the packet mark for replies, unless `iptables.masqueradeBit` says otherwise: kube-proxy's default."""
+REPLIES_COMMENT = "ipvsproxy replies"
+"""Begins the comment of our rule in another program's FORWARD chain; the mark follows."""

@@ -1,0 +1,210 @@
+"""Elements as the text that nft reads and as the bytes that the kernel has, and back from bytes.
+
+Keys are fields in packet order, each filled up to four bytes; numbers of the network are big-endian, names of
+links are texts of 16 bytes. Intervals come in two ways: in sets with one field as an element where an interval
+starts and one where it stops (not in it any more), in sets with several fields as one element with a first and a
+last key.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from ipvsproxy.base.address import Cidr, format_ip
+from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
+from ipvsproxy.ruleset.elements import Element, ElementKey, Interval, Owner, Rest, Value
+from ipvsproxy.ruleset.schema import Field, OwnerKind, SetSchema
+
+NF_ACCEPT, NF_DROP, NFT_GOTO = 1, 0, -4
+"""Codes of verdicts (include/uapi/linux/netfilter.h, netfilter/nf_tables.h)."""
+PACKET_FAMILIES = {4: "ip", 6: "ip6"}
+"""What nft calls the headers of a family."""
+
+
+class RawElement(NamedTuple):
+    """An element as the kernel has it.
+
+    `end` is the last key of an interval, empty in other sets; `stops` marks the stop of one. A map has a `value`,
+    or a verdict: `code` (None: none) and, where it leads to one, `chain`.
+    """
+
+    key: bytes
+    end: bytes = b""
+    stops: bool = False
+    value: bytes = b""
+    code: int | None = None
+    chain: str = ""
+
+
+# Text
+
+
+def texts(elements: Iterable[Element]) -> Iterator[tuple[str, str, str]]:
+    """Yield elements as texts: set, key and value ('' in plain sets). Elements of one owner stand together."""
+    last: Owner = None
+    head = ""
+    for slot, value in elements:
+        owner, rest = slot.owner, slot.rest
+        if owner is not last:
+            last, head = owner, "" if owner is None else owner_text(owner)
+        if rest is not None:
+            key = rest_text(rest) if owner is None else f"{head} . {rest_text(rest)}"
+            yield slot.set.name, key, value if isinstance(value, str) else value_text(value)
+        else:
+            yield slot.set.name, head, value if isinstance(value, str) else value_text(value)
+
+
+def key_text(slot: ElementKey) -> str:
+    """Return the key of an element."""
+    ((_, key, _),) = texts([(slot, "")])
+    return key
+
+
+def element_text(slot: ElementKey) -> str:
+    """Return an element as people are shown it: `set { key }`."""
+    return f"{slot.set.name} {{ {key_text(slot)} }}"
+
+
+def owner_text(owner: FrontendKey | bytes) -> str:
+    """Return the fields of a key that name a frontend or an address."""
+    if isinstance(owner, bytes):
+        return format_ip(owner)
+    protocol = owner.protocol
+    return f"{format_ip(owner.address)} . {PROTOCOL_NAMES.get(protocol, protocol)} . {owner.port}"
+
+
+def value_text(value: Value) -> str:
+    """Return what a map says of an element."""
+    if isinstance(value, str):
+        return str(value)
+    return format_ip(value) if isinstance(value, bytes) else f"{format_ip(value.address)} . {value.port}"
+
+
+def rest_text(rest: Rest) -> str:
+    """Return the fields behind the owner's: single addresses of ranges go without a prefix, as nft prints them."""
+    if isinstance(rest, Cidr):
+        return format_ip(rest.network) if rest.prefix == len(rest.network) * 8 else str(rest)
+    if isinstance(rest, bytes):
+        return format_ip(rest)
+    if isinstance(rest, Interval):
+        return f"{format_ip(rest.first)}-{format_ip(rest.last)}"
+    return f'"{rest}"' if isinstance(rest, str) else str(rest)
+
+
+def admission(slot: ElementKey) -> str:
+    """Return a rule that lets in what an element of the source ranges (`allowed`) lets in."""
+    header, key = PACKET_FAMILIES[slot.set.family], slot.frontend
+    if key is None:
+        raise ValueError(f"{element_text(slot)} is not about a frontend")
+    protocol, source = PROTOCOL_NAMES[key.protocol], rest_text(slot.rest)
+    to = f"daddr {format_ip(key.address)} meta l4proto {protocol} ct original proto-dst {key.port}"
+    return f"ct original {header} {to} {header} saddr {source} return"
+
+
+# Bytes
+
+
+def pack(kind: SetSchema, owner: Owner, rest: Rest = None) -> bytes:
+    """Return the key to look up; in a set of intervals `rest` is one address or link that an interval may hold."""
+    head: tuple[Rest, ...] = ()
+    if owner is not None:
+        head = (owner,) if isinstance(owner, bytes) else (owner.address, owner.protocol, owner.port)
+    fields = head if rest is None else (*head, rest)
+    packed = (_packed(value, field) for value, field in zip(fields, kind.key, strict=True))
+    return b"".join(map(_filled, packed) if kind.is_concatenated else packed)
+
+
+def _packed(value: Rest, field: Field) -> bytes:
+    size = field.value.size
+    if isinstance(value, int):
+        return value.to_bytes(size)
+    if isinstance(value, str):
+        return value.encode().ljust(size, b"\0")
+    if isinstance(value, bytes):
+        return value
+    raise TypeError(f"{value!r} cannot be looked up")
+
+
+def _filled(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def unpack(kind: SetSchema, found: Iterable[RawElement]) -> dict[ElementKey, Value]:
+    """Return all elements of a set with their values."""
+    if kind.interval and not kind.is_concatenated:
+        return dict.fromkeys((ElementKey(kind, None, rest) for rest in _intervals(kind.key[0], found)), "")
+    return dict(unpack_one(kind, raw) for raw in found)
+
+
+def unpack_one(kind: SetSchema, raw: RawElement) -> Element:
+    """Return one element with its value; not for sets of intervals with one field."""
+    first, last = _cut(raw.key, kind.key), _cut(raw.end or raw.key, kind.key)
+    owner, rest = _owner(kind, first), None
+    if len(kind.key) > kind.owner:
+        rest = _interval(first[-1], last[-1]) if kind.interval else _unpacked(first[-1], kind.key[-1])
+    return ElementKey(kind, owner, rest), _value(kind, owner, raw)
+
+
+def _owner(kind: SetSchema, fields: list[bytes]) -> Owner:
+    if kind.owner is OwnerKind.FRONTEND:
+        return FrontendKey(fields[0], int.from_bytes(fields[1]), int.from_bytes(fields[2]))
+    return fields[0] if kind.owner is OwnerKind.ADDRESS else None
+
+
+def _value(kind: SetSchema, owner: Owner, raw: RawElement) -> Value:
+    if raw.code is not None:
+        named = {NF_ACCEPT: "accept", NF_DROP: "drop", NFT_GOTO: f"goto {raw.chain}"}
+        return named.get(raw.code, str(raw.code))
+    if not raw.value:
+        return ""
+    address, *port = _cut(raw.value, kind.value)
+    if isinstance(owner, FrontendKey) and port:
+        return FrontendKey(address, owner.protocol, int.from_bytes(port[0]))
+    return address
+
+
+def _cut(data: bytes, fields: tuple[Field, ...]) -> list[bytes]:
+    found = []
+    for field in fields:
+        size = field.value.size
+        found.append(data[:size])
+        data = data[size + -size % 4 :]
+    return found
+
+
+def _unpacked(data: bytes, field: Field) -> Rest:
+    if field in (Field.IP4, Field.IP6):
+        return data
+    return data.rstrip(b"\0").decode(errors="replace") if field is Field.LINK else int.from_bytes(data)
+
+
+def _interval(first: bytes, last: bytes) -> Cidr | Interval:
+    """Return an interval of addresses, as a CIDR where it is one."""
+    low, high = int.from_bytes(first), int.from_bytes(last)
+    size = high - low + 1
+    if size & (size - 1) or low % size:
+        return Interval(first, last)
+    return Cidr(first, len(first) * 8 - size.bit_length() + 1)
+
+
+def _intervals(field: Field, found: Iterable[RawElement]) -> Iterator[Rest]:
+    """Yield the intervals of a set with one field; the last one may reach to the end of all keys."""
+    starts: dict[bytes, bool] = {}
+    for raw in found:
+        # Where one interval stops and the next one starts, there are two elements with one key.
+        starts[raw.key] = starts.get(raw.key, True) and raw.stops
+    for (first, stops), (after, _) in pairwise([*sorted(starts.items()), (b"", True)]):
+        if not stops:
+            yield _links(first, after) if field is Field.LINK else _interval(first, _before(after, len(first)))
+
+
+def _before(data: bytes, size: int) -> bytes:
+    """Return the key before the next one; before none at all, the last key there is."""
+    return (int.from_bytes(data) - 1).to_bytes(size) if data else b"\xff" * size
+
+
+def _links(first: bytes, after: bytes) -> str:
+    """Return the name of a link, or `prefix*` for the interval of all names with a prefix."""
+    prefix = first.rstrip(b"\0")
+    exact = not after or int.from_bytes(after) - int.from_bytes(first) == 1
+    return f"{prefix.decode(errors='replace')}{'' if exact and len(prefix) < len(first) else '*'}"

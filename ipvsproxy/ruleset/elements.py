@@ -1,0 +1,103 @@
+"""Elements of our sets and maps as typed values, each with its owner: a frontend, an address, or the node.
+
+Text and bytes are made from them in `ruleset.codec`, on the way out.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from ipvsproxy.base.address import Cidr, family
+from ipvsproxy.base.frontend import FrontendKey
+from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, INSIDE, RANGED, SERVED, VIPS, SetSchema
+
+
+class PacketVerdict(StrEnum):
+    """What happens to a new connection to a frontend, as a verdict of the ruleset."""
+
+    ACCEPT = "accept"
+    REFUSE = "goto refuse"
+    DROP = "drop"
+    INSIDE_ONLY = "goto inside_only"
+
+
+class Masquerade(StrEnum):
+    """Which new connections to a frontend leave with a node address, as a verdict of the ruleset."""
+
+    NEVER = ""
+    UNLESS_LOCAL_POD = "goto masquerade_unless_local_pod"
+    ALWAYS = "goto masquerade_always"
+
+
+class Interval(NamedTuple):
+    """Addresses from `first` to `last` that are no CIDR: ours never are, what others have written may be."""
+
+    first: bytes
+    last: bytes
+
+
+Owner = FrontendKey | bytes | None
+"""A frontend, an address (packed), or None for the node itself."""
+Rest = bytes | Cidr | Interval | str | int | None
+"""The key fields behind the owner's: an address, a range of them, the name of a link, a port, or nothing."""
+Value = str | FrontendKey | bytes
+"""What a map says: a verdict as nft writes it, the frontend to go to, or an address; '' in a plain set."""
+
+
+class ElementKey(msgspec.Struct, frozen=True, gc=False):
+    """One element: the set or map that it is in, its owner, and the rest of its key."""
+
+    set: SetSchema
+    owner: Owner
+    rest: Rest = None
+
+    @property
+    def address(self) -> bytes | None:
+        """The address that the element is about, None for elements of the node."""
+        owner = self.owner
+        return owner.address if isinstance(owner, FrontendKey) else owner
+
+    @property
+    def frontend(self) -> FrontendKey | None:
+        """The frontend that the element is about, None for elements of addresses and of the node."""
+        owner = self.owner
+        return owner if isinstance(owner, FrontendKey) else None
+
+    @property
+    def restricted_frontend(self) -> "ElementKey | None":
+        """The verdict of the frontend that an element of the source ranges restricts, None for other elements."""
+        number = self.set.family
+        if number and self.set in (RANGED[number], ALLOWED[number]):
+            return ElementKey(FRONTENDS[number], self.owner)
+        return None
+
+    @property
+    def redirects(self) -> "tuple[ElementKey, ElementKey] | None":
+        """The two elements that lead new connections to a server, if this is one of them.
+
+        They are the verdict of a frontend and where its internal view leads to.
+        """
+        number = self.set.family
+        if number and self.set in (FRONTENDS[number], INSIDE[number]):
+            return ElementKey(FRONTENDS[number], self.owner), ElementKey(INSIDE[number], self.owner)
+        return None
+
+
+Element = tuple[ElementKey, Value]
+
+
+def needed_parts(slots: Iterable[ElementKey]) -> frozenset[str]:
+    """Return the parts of the ruleset that some elements need."""
+    return frozenset(found.part for found in {slot.set for slot in slots} if found.part)
+
+
+def guard(address: bytes) -> ElementKey:
+    """Return the element that has everything refused which is sent to an address and has no frontend."""
+    return ElementKey(VIPS[family(address)], address)
+
+
+def guards(address: bytes) -> tuple[ElementKey, ElementKey]:
+    """Return all elements of a VIP that has no frontend."""
+    return guard(address), ElementKey(SERVED[family(address)], address)

@@ -1,0 +1,126 @@
+"""The sets and maps of our nftables tables: name, key, value, and whose elements they hold, each of them once.
+
+The scripts in nft/ declare the same sets for the kernel; a test compares both. Fields are in packet order. A key
+begins with the fields that name its owner.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+SOURCE_RANGES, INSIDE_VIEWS = "source_ranges", "inside_views"
+"""Parts of the ruleset that the elements of some sets need."""
+
+
+class FieldType(NamedTuple):
+    """The bytes of a field, before it is filled up in a key of several, and what `typeof` in nft means it."""
+
+    size: int
+    typeof: tuple[str, ...]
+
+
+class Field(Enum):
+    """What one field of a key or value is."""
+
+    IP4 = FieldType(4, ("ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip"))
+    IP6 = FieldType(16, ("ip6 saddr", "ip6 daddr"))
+    PROTOCOL = FieldType(1, ("meta l4proto", "ip protocol", "ip6 nexthdr"))
+    PORT = FieldType(2, ("th dport", "th sport"))
+    LINK = FieldType(16, ("iifname", "oifname"))
+    VERDICT = FieldType(0, ("verdict",))
+
+
+class OwnerKind(IntEnum):
+    """Whose the elements of a set are, by the number of key fields that name the owner."""
+
+    NODE = 0
+    ADDRESS = 1
+    FRONTEND = 3
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SetSchema:
+    """A set, or a map if it has a `value`. There is one object for each, which is equal only to itself.
+
+    `family` is 4, 6, or 0 where the elements are of no single one. `table` is the family of the table it is in.
+    `part` is the part of the ruleset that its elements need, empty for the script that is always there.
+    """
+
+    name: str
+    owner: OwnerKind
+    key: tuple[Field, ...]
+    value: tuple[Field, ...] = ()
+    family: int = 0
+    interval: bool = False
+    table: str = "inet"
+    part: str = ""
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def is_concatenated(self) -> bool:
+        """Whether the key has several fields, each of them filled up to four bytes."""
+        return len(self.key) > 1
+
+
+ByFamily = Mapping[int, SetSchema]
+IP = {4: Field.IP4, 6: Field.IP6}
+
+
+def _addresses(name: str, *, twice: bool = False) -> ByFamily:
+    return {
+        number: SetSchema(f"{name}{number}", OwnerKind.ADDRESS, (ip, ip) if twice else (ip,), family=number)
+        for number, ip in IP.items()
+    }
+
+
+def _frontends(
+    name: str, *, verdict: bool = False, redirect: bool = False, source: bool = False, part: str = ""
+) -> ByFamily:
+    found = {}
+    for number, ip in IP.items():
+        key = (ip, Field.PROTOCOL, Field.PORT, *((ip,) if source else ()))
+        value = (Field.VERDICT,) if verdict else (ip, Field.PORT) if redirect else ()
+        name_of_set = f"{name}{number}"
+        found[number] = SetSchema(
+            name_of_set, OwnerKind.FRONTEND, key, value, family=number, interval=source, part=part
+        )
+    return found
+
+
+POD_CIDRS: ByFamily = {
+    number: SetSchema(f"pod_cidrs{number}", OwnerKind.NODE, (ip,), family=number, interval=True)
+    for number, ip in IP.items()
+}
+"""Source ranges of local pods; their links are in POD_INTERFACES."""
+POD_INTERFACES = SetSchema("pod_interfaces", OwnerKind.NODE, (Field.LINK,), interval=True)
+VIPS = _addresses("vips")
+SERVED = _addresses("served")
+"""All addresses that have frontends."""
+HAIRPIN = _addresses("hairpin", twice=True)
+"""Endpoints of this node, each with itself."""
+FRONTENDS = _frontends("frontends", verdict=True)
+MASQUERADE = _frontends("masquerade", verdict=True)
+INSIDE = _frontends("inside", redirect=True)
+"""Where local pods and the node are led instead."""
+INSIDE_SERVERS = _frontends("inside_servers", part=INSIDE_VIEWS)
+RANGED = _frontends("ranged", part=SOURCE_RANGES)
+"""Frontends with source ranges; who may connect to them is in ALLOWED."""
+ALLOWED = _frontends("allowed", source=True, part=SOURCE_RANGES)
+HEALTH_CHECK_PORTS = SetSchema("health_check_ports", OwnerKind.NODE, (Field.PORT,))
+QUIET = SetSchema("quiet4", OwnerKind.ADDRESS, (Field.IP4,), family=4, table="arp")
+"""VIPs that no ARP is answered for, on the links in LINKS, which ask with the addresses in SENDERS."""
+LINKS = SetSchema("links", OwnerKind.NODE, (Field.LINK,), table="arp")
+SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), family=4, table="arp")
+
+
+def _all() -> Iterator[SetSchema]:
+    for both in (POD_CIDRS, VIPS, SERVED, HAIRPIN, FRONTENDS, MASQUERADE, INSIDE, INSIDE_SERVERS, RANGED, ALLOWED):
+        yield from both.values()
+    yield from (POD_INTERFACES, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
+
+
+SETS: Mapping[str, SetSchema] = {found.name: found for found in _all()}
+"""Every set and map, by its name."""

@@ -1,0 +1,45 @@
+"""Elements from the text of nft: what tests write, and what a ruleset in memory has."""
+
+from ipvsproxy.base.address import parse_cidr, parse_ip
+from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
+from ipvsproxy.ruleset.elements import ElementKey
+from ipvsproxy.ruleset.schema import SETS, Field, OwnerKind
+
+NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
+
+
+def element(name, text):
+    """Return the element of a set by its key as text."""
+    kind, words = SETS[name], text.split(" . ")
+    rest = words[kind.owner :]
+    owner = None
+    if kind.owner is OwnerKind.FRONTEND:
+        owner = FrontendKey(parse_ip(words[0]), NUMBERS[words[1]], int(words[2]))
+    elif kind.owner is OwnerKind.ADDRESS:
+        owner = parse_ip(words[0])
+    return ElementKey(kind, owner, _rest(kind, rest[0]) if rest else None)
+
+
+def _rest(kind, word):
+    field = kind.key[-1]
+    if field is Field.LINK:
+        return word.strip('"')
+    if field is Field.PORT:
+        return int(word)
+    if not kind.interval:
+        return parse_ip(word)
+    return parse_cidr(word if "/" in word else f"{word}/{32 if ':' not in word else 128}")
+
+
+def value(slot, text):
+    """Return what a map says of an element."""
+    if not slot.set.value or slot.set.value == (Field.VERDICT,):
+        return text
+    address, *port = text.split(" . ")
+    return FrontendKey(parse_ip(address), slot.owner.protocol, int(port[0])) if port else parse_ip(address)
+
+
+def elements(name, items):
+    """Return the elements of a set, given as texts."""
+    slots = ((element(name, key), text) for key, text in items.items())
+    return {slot: value(slot, text) for slot, text in slots}

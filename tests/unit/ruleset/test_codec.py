@@ -1,0 +1,190 @@
+"""Elements as text and as bytes. That the kernel has these bytes is seen in tests/integration."""
+
+import pytest
+
+from ipvsproxy.base.address import Cidr, parse_cidr, parse_ip
+from ipvsproxy.base.frontend import FrontendKey, Protocol
+from ipvsproxy.ruleset.codec import RawElement, admission, element_text, key_text, pack, texts, unpack, unpack_one
+from ipvsproxy.ruleset.elements import ElementKey, Interval
+from ipvsproxy.ruleset.schema import (
+    ALLOWED,
+    FRONTENDS,
+    HAIRPIN,
+    HEALTH_CHECK_PORTS,
+    INSIDE,
+    POD_CIDRS,
+    POD_INTERFACES,
+    SENDERS,
+    VIPS,
+)
+from tests.support.elements import element
+
+WEB = FrontendKey(parse_ip("10.96.0.1"), Protocol.TCP, 443)
+FRONTEND = bytes.fromhex("0a600001 06000000 01bb0000")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("frontends4", "10.96.0.1 . tcp . 443"),
+        ("allowed6", "fd00::1 . udp . 53 . fd01::/16"),
+        ("allowed4", "10.96.0.1 . sctp . 443 . 192.0.2.7"),
+        ("hairpin4", "10.244.0.1 . 10.244.0.1"),
+        ("vips6", "fd00::1"),
+        ("pod_cidrs4", "10.244.0.0/16"),
+        ("pod_interfaces", '"cni*"'),
+        ("health_check_ports", "30000"),
+    ],
+)
+def test_the_text_of_keys(name, text):
+    assert key_text(element(name, text)) == text
+    assert element_text(element(name, text)) == f"{name} {{ {text} }}"
+
+
+def test_elements_of_several_owners_as_text():
+    other = FrontendKey(parse_ip("fd00::2"), Protocol.UDP, 53)
+    elements = {
+        ElementKey(VIPS[4], WEB.address): "",
+        ElementKey(FRONTENDS[4], WEB): "accept",
+        ElementKey(INSIDE[4], WEB): FrontendKey(parse_ip("10.96.0.2"), Protocol.TCP, 80),
+        ElementKey(POD_INTERFACES, None, "cni0"): "",
+        ElementKey(FRONTENDS[6], other): "drop",
+        ElementKey(SENDERS, None, "eth0"): parse_ip("192.0.2.1"),
+        ElementKey(POD_CIDRS[4], None, parse_cidr("192.0.2.1/32")): "",
+    }
+    assert list(texts(elements.items())) == [
+        ("vips4", "10.96.0.1", ""),
+        ("frontends4", "10.96.0.1 . tcp . 443", "accept"),
+        ("inside4", "10.96.0.1 . tcp . 443", "10.96.0.2 . 80"),
+        ("pod_interfaces", '"cni0"', ""),
+        ("frontends6", "fd00::2 . udp . 53", "drop"),
+        ("senders4", '"eth0"', "192.0.2.1"),
+        ("pod_cidrs4", "192.0.2.1", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slot", "rule"),
+    [
+        (
+            element("allowed4", "192.0.2.1 . tcp . 80 . 10.0.0.0/8"),
+            "ct original ip daddr 192.0.2.1 meta l4proto tcp ct original proto-dst 80 ip saddr 10.0.0.0/8 return",
+        ),
+        (
+            element("allowed6", "2001::5 . udp . 53 . fd00::/16"),
+            "ct original ip6 daddr 2001::5 meta l4proto udp ct original proto-dst 53 ip6 saddr fd00::/16 return",
+        ),
+    ],
+)
+def test_a_source_range_as_a_rule(slot, rule):
+    assert admission(slot) == rule
+
+
+def test_what_is_about_no_frontend_is_no_source_range():
+    with pytest.raises(ValueError, match="vips4"):
+        admission(element("vips4", "192.0.2.1"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "rest", "data"),
+    [
+        (FRONTENDS[4], WEB, None, FRONTEND),
+        (ALLOWED[4], WEB, parse_ip("1.2.3.4"), FRONTEND + bytes((1, 2, 3, 4))),
+        (
+            FRONTENDS[6],
+            FrontendKey(parse_ip("fd00::1"), 132, 53),
+            None,
+            parse_ip("fd00::1") + bytes.fromhex("84000000 00350000"),
+        ),
+        (HEALTH_CHECK_PORTS, None, 30000, b"\x75\x30"),
+        (POD_INTERFACES, None, "cni0", b"cni0" + bytes(12)),
+        (VIPS[4], WEB.address, None, WEB.address),
+        (HAIRPIN[4], WEB.address, WEB.address, WEB.address * 2),
+    ],
+)
+def test_keys_to_look_up(kind, owner, rest, data):
+    assert pack(kind, owner, rest) == data
+    if not kind.interval:
+        assert unpack(kind, [RawElement(data)]) == {ElementKey(kind, owner, rest): ""}
+
+
+def test_a_range_is_no_key_to_look_up():
+    with pytest.raises(TypeError, match="cannot be looked up"):
+        pack(ALLOWED[4], WEB, parse_cidr("10.0.0.0/8"))
+
+
+def test_what_maps_say():
+    verdicts = [
+        RawElement(FRONTEND, code=1),
+        RawElement(FRONTEND, code=0),
+        RawElement(FRONTEND, code=-4, chain="refuse"),
+        RawElement(FRONTEND, code=-5),
+    ]
+    slot = ElementKey(FRONTENDS[4], WEB)
+    found = [unpack_one(FRONTENDS[4], raw) for raw in verdicts]
+    assert found == [(slot, "accept"), (slot, "drop"), (slot, "goto refuse"), (slot, "-5")]
+    inside = RawElement(FRONTEND, value=bytes.fromhex("0a600002 00500000"))
+    to = FrontendKey(parse_ip("10.96.0.2"), Protocol.TCP, 80)
+    assert unpack(INSIDE[4], [inside]) == {ElementKey(INSIDE[4], WEB): to}
+    sender = RawElement(b"eth0".ljust(16, b"\0"), value=parse_ip("192.0.2.1"))
+    assert unpack(SENDERS, [sender]) == {ElementKey(SENDERS, None, "eth0"): parse_ip("192.0.2.1")}
+
+
+def test_protocols_that_are_not_ours():
+    icmp = FRONTEND[:4] + bytes.fromhex("01000000 01bb0000")
+    (slot,) = unpack(FRONTENDS[4], [RawElement(icmp, code=1)])
+    assert key_text(slot) == "10.96.0.1 . 1 . 443"
+
+
+def rests(kind, found):
+    return [slot.rest for slot in unpack(kind, found)]
+
+
+def marks(kind, *pairs):
+    return [RawElement(kind(first), stops=stops) for first, stops in pairs]
+
+
+def test_intervals_of_addresses():
+    found = marks(
+        parse_ip, ("10.245.0.0", True), ("10.244.0.0", False), ("0.0.0.0", True), ("192.0.2.1", False),
+        ("192.0.2.2", True), ("192.0.2.8", False), ("192.0.2.11", True), ("255.0.0.0", False),
+    )  # fmt: skip
+    assert rests(POD_CIDRS[4], found) == [
+        parse_cidr("10.244.0.0/16"),
+        parse_cidr("192.0.2.1/32"),
+        Interval(parse_ip("192.0.2.8"), parse_ip("192.0.2.10")),
+        parse_cidr("255.0.0.0/8"),
+    ]
+    assert [key_text(slot) for slot in unpack(POD_CIDRS[4], found)][2] == "192.0.2.8-192.0.2.10"
+
+
+def test_no_intervals():
+    assert unpack(POD_CIDRS[4], []) == {}
+
+
+def test_intervals_that_touch():
+    found = marks(parse_ip, ("10.0.0.0", False), ("10.0.1.0", True), ("10.0.1.0", False), ("10.0.2.0", True))
+    assert rests(POD_CIDRS[4], found) == [parse_cidr("10.0.0.0/24"), parse_cidr("10.0.1.0/24")]
+
+
+def test_names_of_links():
+    def name(text):
+        return text.encode().ljust(16, b"\0")
+
+    exact = (int.from_bytes(name("br0")) + 1).to_bytes(16)
+    found = [
+        RawElement(name("br0")),
+        RawElement(exact, stops=True),
+        RawElement(name("cni")),
+        RawElement(name("cnj"), stops=True),
+    ]
+    assert rests(POD_INTERFACES, found) == ["br0", "cni*"]
+
+
+def test_source_ranges():
+    first, last = FRONTEND + parse_ip("10.0.0.0"), FRONTEND + parse_ip("10.0.255.255")
+    both = [RawElement(first, last), RawElement(first, first)]
+    assert list(unpack(ALLOWED[4], both)) == [
+        ElementKey(ALLOWED[4], WEB, Cidr(parse_ip("10.0.0.0"), 16)),
+        ElementKey(ALLOWED[4], WEB, Cidr(parse_ip("10.0.0.0"), 32)),
+    ]
