@@ -133,6 +133,7 @@ def _client(config: Kubeconfig) -> Any:
         api = ApiClient(configuration)
     except (HTTPError, OSError, ValueError) as error:
         raise KubeconfigError(f"{config.cluster}: {reason(error)}") from None
+    _trust_as_go(api.rest_client, configuration)
     api.user_agent = "ipvsproxy"
     return api
 
@@ -184,6 +185,24 @@ def _use_certificates(configuration: Any, config: Kubeconfig) -> None:
     if certificate:
         where = f"{config.user}.client-certificate, client-key{_named(config.certificate)}"
         _load(where, lambda: context.load_cert_chain(certificate, key, password=_no_password))
+
+
+def _trust_as_go(rest_client: Any, configuration: Any) -> None:
+    """Have it trust the authorities that client-go trusts, under every version of Python.
+
+    Go's crypto/x509 takes each certificate of the file as an anchor, an intermediate one as well, and asks an
+    anchor for no extension. Python 3.13 asks for those of RFC 5280 by default (VERIFY_X509_STRICT), which
+    authorities made by openssl or by older installers lack; before 3.13 it accepts nothing but self-signed
+    anchors.
+    """
+    from urllib3.util.ssl_ import create_urllib3_context
+
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if configuration.verify_ssl else ssl.CERT_NONE)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if not configuration.ssl_ca_cert:
+        context.load_default_certs()
+    rest_client.pool_manager.connection_pool_kw["ssl_context"] = context
 
 
 def _file(content: Content) -> Path | _Memory | None:
@@ -255,3 +274,4 @@ class _Renewal:
         new = self._config._replace(certificate=found.certificate or None, key=found.key or None)
         _use_certificates(configuration, new)
         self._certificate, self._api.rest_client = found.certificate, RESTClientObject(configuration)
+        _trust_as_go(self._api.rest_client, configuration)

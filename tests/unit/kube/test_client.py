@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import tracemalloc
 from contextlib import suppress
 
 import pytest
+import urllib3
 import yaml
 from structlog.testing import capture_logs
 
@@ -565,6 +567,45 @@ def _certificates(tmp_path_factory):
         capture_output=True,
     )
     return certificate, key
+
+
+@pytest.fixture(name="chain", scope="module")
+def _chain(tmp_path_factory):
+    """An intermediate authority, as openssl makes one that is asked for nothing more, and a certificate of it."""
+    folder = tmp_path_factory.mktemp("chain")
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    (folder / "ca").write_text("basicConstraints=CA:TRUE\n")
+    (folder / "leaf").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=root", "-keyout", "root.key", "-out", "root.crt")
+    for name, signer, extensions in (("between", "root", "ca"), ("tls", "between", "leaf")):
+        openssl("req", *curve, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", "request")
+        signed = ("-CA", f"{signer}.crt", "-CAkey", f"{signer}.key", "-CAcreateserial", "-days", "2")
+        openssl("x509", "-req", "-in", "request", *signed, "-extfile", extensions, "-out", f"{name}.crt")
+    return folder
+
+
+def test_an_intermediate_authority_without_extensions_is_trusted_as_go_trusts_it(
+    chain, tmp_path, follow, monkeypatch
+):
+    """As urllib3 has it from Python 3.13 on, the authority would have to have those of RFC 5280."""
+    made = urllib3.util.ssl_.create_urllib3_context
+
+    def strict(**kwargs):
+        context = made(**kwargs)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr("urllib3.util.ssl_.create_urllib3_context", strict)
+    monkeypatch.setattr("urllib3.connection.create_urllib3_context", strict)
+    with ApiServer(tls=(chain / "tls.crt", chain / "tls.key")) as server:
+        server.put(service("a"))
+        authority = {"certificate-authority": str(chain / "between.crt")}
+        view = follow(server, path=server.write_kubeconfig(tmp_path / "k", cluster=authority))
+        view.wait_for("a")
 
 
 def test_tls_with_files_and_a_client_certificate(certificates, tmp_path, follow):
