@@ -14,6 +14,9 @@ WHERE :=
 # What `make integration-newer` runs on: suites of Debian (docs/compatibility.md).
 NEWER_KERNEL := backports
 NEWER_USERLAND := trixie
+# The folder with the programs of Kubernetes, for `make cluster` and `make e2e` (docs/cluster.md).
+KUBE :=
+export KUBE
 FLOWS := tests/conformance/flows.json
 # Every shell script of the repository, by its first line.
 SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
@@ -22,7 +25,8 @@ NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo tour vagrant-lab test test-all check unit tools-check vagrant-check integration integration-all \
-        integration-newer soak fuzz conformance picture bench bench-dataplane guest image image-root lock clean
+        integration-newer soak fuzz conformance picture bench bench-dataplane guest cluster cluster-down e2e \
+        image image-root lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -93,6 +97,15 @@ bench: $(VENV)  ## measure sync times and memory
 bench-dataplane: $(VENV)  ## count what a packet costs, in instructions; KUBE_PROXY=PATH, ARGS=--check
 	tools/dataplane-setup
 	$(PY) -m tests.bench.dataplane $(ARGS)
+
+cluster: $(VENV) $(if $(KUBE),$(IMAGE_ROOT))  ## real nodes, kubelets and pods with our proxy; KUBE=DIR (docs/cluster.md), ARGS
+	$(PY) -m tests.cluster up $(ARGS)
+
+cluster-down: $(VENV)  ## end it; ARGS='--name NAME'
+	$(PY) -m tests.cluster $(ARGS) down
+
+e2e: $(VENV)  ## upstream's tests of Services against the cluster that runs; FOCUS=PATTERN
+	$(PY) -m tests.cluster.e2e $(if $(FOCUS),--focus '$(FOCUS)') $(ARGS)
 
 image:  ## the container image ipvsproxy:dev, by docker
 	docker build -f deploy/Dockerfile -t ipvsproxy:dev .

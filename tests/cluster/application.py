@@ -1,0 +1,107 @@
+"""What the trials ask: a web server on each node behind Services of all types, and a client pod on each node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.cluster import programs
+from tests.cluster.images import AGNHOST
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.place import Cluster
+from tests.cluster.traffic import Place
+
+NODE_PORT, NODE_PORT_UDP = 30080, 30081
+HTTP, UDP = 8080, 8081
+READY_SECONDS = 240
+NAMESPACE = "default"
+
+
+def daemonset(name: str, args: list[str], *, probe: bool) -> dict[str, Any]:
+    container: dict[str, Any] = {"name": name, "image": AGNHOST, "args": args, "imagePullPolicy": "IfNotPresent"}
+    if probe:
+        container["readinessProbe"] = {"httpGet": {"path": "/hostname", "port": HTTP}, "periodSeconds": 2}
+    labels = {"app": name}
+    pod = {"terminationGracePeriodSeconds": 5, "tolerations": [{"operator": "Exists"}], "containers": [container]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
+    }
+
+
+def service(name: str, kind: str, **spec: Any) -> dict[str, Any]:
+    tcp: dict[str, Any] = {"name": "http", "port": 80, "targetPort": HTTP}
+    udp: dict[str, Any] = {"name": "udp", "port": 81, "targetPort": UDP, "protocol": "UDP"}
+    if kind == "NodePort":
+        tcp["nodePort"], udp["nodePort"] = NODE_PORT, NODE_PORT_UDP
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"type": kind, "selector": {"app": "web"}, "ports": [tcp, udp], **spec},
+    }
+
+
+def objects() -> list[dict[str, Any]]:
+    netexec = ["netexec", f"--http-port={HTTP}", f"--udp-port={UDP}"]
+    return [
+        daemonset("web", netexec, probe=True),
+        daemonset("client", ["pause"], probe=False),
+        service("cluster", "ClusterIP"),
+        service("sticky", "ClusterIP", sessionAffinity="ClientIP"),
+        service("node", "NodePort"),
+        service("balanced", "LoadBalancer"),
+        service("local", "LoadBalancer", externalTrafficPolicy="Local"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Addresses of what was installed."""
+
+    cluster: Cluster
+    ips: dict[str, str]
+    """ClusterIPs by the name of the Service."""
+    balanced: str
+    local: str
+    clients: dict[str, str]
+    """The client pod's address by the name of its node."""
+
+    def targets(self) -> dict[Place, list[str]]:
+        """Requests of all kinds from everywhere (steady.py)."""
+        inner = [f"{kind}:{self.ips[name]}:80" for name in ("cluster", "sticky") for kind in ("new", "kept")]
+        inner.append(f"udp:{self.ips['cluster']}:81")
+        ports = [f"new:{node.ips[0]}:{NODE_PORT}" for node in self.cluster.nodes]
+        outer = [f"{kind}:{ip}:80" for ip in (self.balanced, self.local) for kind in ("new", "kept")]
+        outer += [
+            f"kept:{self.cluster.nodes[0].ips[0]}:{NODE_PORT}",
+            f"udp:{self.cluster.nodes[0].ips[0]}:{NODE_PORT_UDP}",
+        ]
+        wanted = {Place(): [*ports, *outer]}
+        for node in self.cluster.nodes:
+            wanted[Place(node)] = [f"new:{self.ips['cluster']}:80", *ports]
+            wanted[Place(node, self.clients[node.name])] = [*inner, *ports, f"new:{self.balanced}:80"]
+        return wanted
+
+
+def install(cluster: Cluster, kubectl: Kubectl) -> Application:
+    """Return when all of it is ready and has its addresses."""
+    kubectl.apply(objects())
+    for name in ("web", "client"):
+        kubectl("rollout", "status", "daemonset", name, f"--timeout={READY_SECONDS}s")
+    programs.wait("the load balancers have no addresses", lambda: all(_balancers(kubectl)), READY_SECONDS)
+    balanced, local = _balancers(kubectl)
+    services = {each["metadata"]["name"]: each["spec"]["clusterIP"] for each in kubectl.get("services")["items"]}
+    pods = kubectl.get("pods", "--selector=app=client")["items"]
+    clients = {pod["spec"]["nodeName"]: pod["status"]["podIP"] for pod in pods}
+    return Application(cluster, services, balanced, local, clients)
+
+
+def _balancers(kubectl: Kubectl) -> list[str]:
+    found = []
+    for name in ("balanced", "local"):
+        status = kubectl.get("service", name)["status"]["loadBalancer"]
+        found.append((status.get("ingress") or [{}])[0].get("ip", ""))
+    return found

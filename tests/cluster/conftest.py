@@ -1,0 +1,47 @@
+"""Trials of the proxy in a real cluster, one for the whole session; KUBE names its programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.cluster import application, binaries, lifecycle, proxies
+from tests.cluster.application import Application
+from tests.cluster.binaries import Kube
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.place import Cluster
+
+NAME = "trials"
+
+
+class Running(NamedTuple):
+    """A cluster with the application on it."""
+
+    cluster: Cluster
+    kube: Kube
+    kubectl: Kubectl
+    application: Application
+
+
+@pytest.fixture(scope="session")
+def kube() -> Kube:
+    if not os.environ.get("KUBE"):
+        pytest.skip(binaries.NO_KUBE)
+    return binaries.open_folder(os.environ["KUBE"])
+
+
+@pytest.fixture(scope="session")
+def running(kube: Kube) -> Iterator[Running]:
+    """With our proxy; IPVSPROXY_CLUSTER names one that is up and is to stay."""
+    name = os.environ.get("IPVSPROXY_CLUSTER")
+    cluster = lifecycle.remembered(name)[0] if name else Cluster(NAME)
+    if not name:
+        lifecycle.prepare()
+        lifecycle.up(cluster, kube, proxies.OURS, "")
+    kubectl = Kubectl(cluster, kube)
+    yield Running(cluster, kube, kubectl, application.install(cluster, kubectl))
+    if not name:
+        lifecycle.down(cluster)

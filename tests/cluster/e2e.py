@@ -1,0 +1,96 @@
+"""Upstream's own tests of Services, run against a cluster; what is left out of them, and why.
+
+    python -m tests.cluster.e2e [--name CLUSTER] [--focus PATTERN] [--report WORD]
+
+The JUnit files are kept in the cluster's folder and taken into tests/cluster/e2e.json (results.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+from tests.cluster import binaries, lifecycle, programs, results
+from tests.cluster.binaries import Kube, Missing
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.left_out import LEFT_OUT
+from tests.cluster.place import Cluster
+
+ALL = r"\[sig-network\]"
+
+
+def words(cluster: Cluster, kube: Kube, focus: str, report: str) -> list[str]:
+    """The command."""
+    folder = cluster.folder / "e2e" / report
+    flags = {
+        "provider": "skeleton",
+        "kubeconfig": cluster.admin,
+        "kubectl-path": kube["kubectl"],
+        "num-nodes": cluster.size,
+        "node-os-distro": "debian",
+        "disable-log-dump": "true",
+        "dump-logs-on-failure": "false",
+        "report-dir": folder,
+        "ginkgo.focus": focus,
+        "ginkgo.skip": "|".join(f"(?:{pattern})" for pattern in LEFT_OUT),
+        "ginkgo.no-color": "true",
+        "ginkgo.timeout": "6h",
+        "v": 1,
+    }
+    return cluster.inside(kube["e2e.test"], *(f"--{name}={value}" for name, value in flags.items()))
+
+
+def run(cluster: Cluster, kube: Kube, focus: str, report: str) -> int:
+    """Run them, keep the results, and return the program's exit code; its output is in the report's folder."""
+    folder = cluster.folder / "e2e" / report
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("junit*.xml"):
+        old.unlink()
+    print(f"output: {folder / 'log'}", flush=True)
+    with (folder / "log").open("w") as log:
+        code = subprocess.run(words(cluster, kube, focus, report), stdout=log, stderr=log, check=False).returncode
+    files = sorted(folder.glob("junit*.xml"))
+    if not files:
+        message = f"upstream's tests did not run ({folder / 'log'})"
+        raise programs.Failed(message)
+    specs = [spec for file in files for spec in results.read(file.read_text())]
+    proxy = proxy_of(Kubectl(cluster, kube))
+    results.keep(specs, results.Run(proxy, kube.version(), datetime.now(UTC).date().isoformat()))
+    print(results.summary(specs))
+    return code
+
+
+def proxy_of(kubectl: Kubectl) -> str:
+    """Which proxy runs, such as `ipvsproxy` or `kube-proxy nftables`; Missing if none or several."""
+    named = ("ipvsproxy", "kube-proxy")
+    found = [d["metadata"]["name"] for d in kubectl.get("daemonsets", "--namespace=kube-system")["items"]]
+    found = [name for name in found if name in named]
+    if len(found) != 1:
+        message = f"the cluster must have one proxy, not {found}"
+        raise Missing(message)
+    if found == ["ipvsproxy"]:
+        return "ipvsproxy"
+    config = kubectl.get("configmap", "kube-proxy", "--namespace=kube-system")["data"]["config.conf"]
+    return f"kube-proxy {re.findall(r'^mode: (.*)$', config, re.MULTILINE)[0]}"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.cluster.e2e", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--name", default="lab", help="of the cluster")
+    parser.add_argument("--focus", default=ALL, help="a regular expression; what matches runs")
+    parser.add_argument("--report", default="all", help="the folder of its results")
+    options = parser.parse_args(argv)
+    try:
+        return run(*lifecycle.remembered(options.name), options.focus, options.report)
+    except (binaries.Missing, programs.Failed) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

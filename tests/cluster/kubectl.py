@@ -1,0 +1,42 @@
+"""kubectl as the cluster's administrator."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+from collections.abc import Iterable
+from typing import Any
+
+from tests.cluster.binaries import Kube
+from tests.cluster.place import Cluster
+
+
+class Kubectl:
+    """Runs kubectl in the cluster's namespace."""
+
+    def __init__(self, cluster: Cluster, kube: Kube) -> None:
+        self._words = cluster.inside(kube["kubectl"], f"--kubeconfig={cluster.admin}")
+
+    def __call__(self, *words: object, text: str | None = None) -> str:
+        """What it prints; CalledProcessError when it fails, whose `stderr` says why."""
+        argv = [*self._words, *map(str, words)]
+        return subprocess.run(argv, input=text, capture_output=True, text=True, check=True).stdout
+
+    def get(self, *words: object) -> Any:
+        """An object, or a list of them."""
+        return json.loads(self("get", *words, "--output=json"))
+
+    def apply(self, objects: Iterable[dict[str, Any]]) -> None:
+        items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self("apply", self.validation, "--filename=-", text=json.dumps(items))
+
+    @functools.cached_property
+    def validation(self) -> str:
+        """The flag for `apply`; some API servers that are not official builds cannot describe their objects."""
+        said = subprocess.run([*self._words, "explain", "configmap.data"], capture_output=True, check=False)
+        return "--validate=ignore" if said.returncode else "--validate=strict"
+
+    def argv(self, *words: str) -> list[str]:
+        """For those who run it themselves."""
+        return [*self._words, *words]
