@@ -25,7 +25,7 @@ NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo tour vagrant-lab test test-all check unit tools-check vagrant-check integration integration-all \
-        integration-newer soak fuzz conformance picture bench bench-dataplane guest cluster cluster-down e2e \
+        integration-newer soak fuzz conformance picture bench bench-dataplane guest cluster cluster-down cluster-trials e2e \
         image image-root lock clean
 
 help:  ## this list
@@ -103,6 +103,9 @@ cluster: $(VENV) $(if $(KUBE),$(IMAGE_ROOT))  ## real nodes, kubelets and pods w
 
 cluster-down: $(VENV)  ## end it; ARGS='--name NAME'
 	$(PY) -m tests.cluster $(ARGS) down
+
+cluster-trials: $(VENV) $(if $(KUBE),$(IMAGE_ROOT))  ## what happens to a DaemonSet, and the way from kube-proxy and back, in clusters of their own
+	$(PY) -m pytest tests/cluster -v -s $(ARGS)
 
 e2e: $(VENV)  ## upstream's tests of Services against the cluster that runs; FOCUS=PATTERN
 	$(PY) -m tests.cluster.e2e $(if $(FOCUS),--focus '$(FOCUS)') $(ARGS)

@@ -2,7 +2,7 @@
 
     python -m tests.cluster.e2e [--name CLUSTER] [--focus PATTERN] [--report WORD]
 
-The JUnit files are kept in the cluster's folder and taken into tests/cluster/e2e.json (results.py).
+Results are kept in .cache/e2e until `python -m tests.cluster.results` takes them into the repository.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def run(cluster: Cluster, kube: Kube, focus: str, report: str) -> int:
         raise programs.Failed(message)
     specs = [spec for file in files for spec in results.read(file.read_text())]
     proxy = proxy_of(Kubectl(cluster, kube))
-    results.keep(specs, results.Run(proxy, kube.version(), datetime.now(UTC).date().isoformat()))
+    today = datetime.now(UTC).date().isoformat()
+    results.keep(specs, results.Run(proxy, kube.version(), today), results.NEW / f"{report}.json")
     print(results.summary(specs))
     return code
 

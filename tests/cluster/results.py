@@ -1,6 +1,6 @@
 """What upstream's tests have said: from JUnit files into one file of the repository, and from that into a page.
 
-    python -m tests.cluster.results     write the table in docs/compatibility.md anew
+    python -m tests.cluster.results     take in what ran here, and write the table in docs/compatibility.md anew
 
 The newest result of each spec and proxy counts, a failure as well.
 """
@@ -17,6 +17,8 @@ from xml.etree import ElementTree as ET
 from tests.cluster.left_out import LEFT_OUT
 from tests.cluster.place import HERE, REPO
 
+NEW = REPO / ".cache/e2e"
+"""What ran here and is not in the repository yet: a file of KEPT's form for each report."""
 KEPT = REPO / HERE / "e2e.json"
 PAGE = REPO / "docs/compatibility.md"
 BEGIN, END = "<!-- e2e: begin -->", "<!-- e2e: end -->"
@@ -89,8 +91,16 @@ def group(name: str) -> str:
     return next((each for each in _GROUPS if name.startswith(each)), name.split(maxsplit=1)[0])
 
 
-def keep(specs: list[Spec], run: Run, path: pathlib.Path = KEPT) -> None:
-    """Take the results into the file, in place of older ones of the same specs with the same proxy."""
+def take_in(source: pathlib.Path, path: pathlib.Path) -> None:
+    """Take the results of one file into another, in place of older ones of the same specs with the same proxy."""
+    kept = load(path)
+    for proxy, entries in load(source).items():
+        kept.setdefault(proxy, {}).update(entries)
+    _write(kept, path)
+
+
+def keep(specs: list[Spec], run: Run, path: pathlib.Path) -> None:
+    """Take results into the file, in place of older ones of the same specs with the same proxy."""
     kept = load(path)
     for spec in specs:
         entry: dict[str, Any] = {"status": spec.status, "version": run.version, "date": run.date}
@@ -99,6 +109,11 @@ def keep(specs: list[Spec], run: Run, path: pathlib.Path = KEPT) -> None:
         if spec.reason:
             entry["reason"] = spec.reason
         kept.setdefault(run.proxy, {})[spec.name] = entry
+    _write(kept, path)
+
+
+def _write(kept: dict[str, dict[str, Any]], path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
@@ -168,6 +183,8 @@ def page(text: str, part: str) -> str:
 
 
 def main() -> None:
+    for source in sorted(NEW.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        take_in(source, KEPT)
     PAGE.write_text(page(PAGE.read_text(), table(load(), LEFT_OUT)))
 
 

@@ -113,3 +113,13 @@ def test_what_is_left_out_has_a_reason_and_what_a_proxy_does_is_not():
     )
     assert all(reason and not reason.endswith(".") for reason in LEFT_OUT.values())
     assert not {name for kept in results.load().values() for name in kept if left_out(f"[sig-network] {name}")}
+
+
+def test_results_of_this_machine_take_the_place_of_older_ones_in_the_repository(tmp_path: pathlib.Path):
+    old, new = tmp_path / "kept.json", tmp_path / "new/report.json"
+    results.keep([Spec(DNS, "failed", 3, "timed out"), Spec(BASIC, "passed", 9)], TODAY, old)
+    results.keep([Spec(DNS, "passed", 2)], TODAY, new)
+    results.take_in(new, old)
+    kept = results.load(old)["ipvsproxy"]
+    assert {name: entry["status"] for name, entry in kept.items()} == {DNS: "passed", BASIC: "passed"}
+    assert "reason" not in kept[DNS]

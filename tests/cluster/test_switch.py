@@ -1,0 +1,49 @@
+"""The way from kube-proxy and back, node by node, by the recipe of deploy/switch.md, under steady requests.
+
+IPVSPROXY_SERVICES is how many Services there are beside those that are asked; 500 if nothing is said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import application, lifecycle, proxies, switching
+from tests.cluster.binaries import Kube
+from tests.cluster.conftest import Running
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.place import Cluster
+from tests.cluster.traffic import flowing
+
+NAME = "switch"
+SERVICES = int(os.environ.get("IPVSPROXY_SERVICES") or 500)
+
+
+@pytest.fixture(params=proxies.MODES, scope="module")
+def switching_from(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Running]:
+    """A cluster with kube-proxy in each of its modes, and all that the recipe prepares."""
+    cluster = Cluster(NAME)
+    lifecycle.prepare()
+    lifecycle.up(cluster, kube, proxies.THEIRS, request.param)
+    kubectl = Kubectl(cluster, kube)
+    try:
+        installed = application.install(cluster, kubectl)
+        kubectl.apply(switching.kinds(SERVICES))
+        switching.prepare(cluster, kubectl)
+        yield Running(cluster, kube, kubectl, installed)
+    finally:
+        lifecycle.down(cluster)
+
+
+@pytest.mark.parametrize("direction", ["to", "back"])
+def test_no_request_fails_on_the_way(switching_from: Running, direction: str):
+    """Connections that are open stay open, in all modes and both ways."""
+    cluster, kube, _, installed = switching_from
+    for node in cluster.nodes:
+        with flowing(cluster, installed.targets()) as traffic:
+            print(switching.move(cluster, kube, node, direction))
+        print(f"{direction} {node.name}\n{traffic}")
+        assert not traffic.failed(), "\n".join(map(str, traffic.failed()))
+        assert not traffic.silent()
