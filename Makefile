@@ -16,7 +16,12 @@ NEWER_KERNEL := backports
 NEWER_USERLAND := trixie
 # The folder with the programs of Kubernetes, for `make cluster` and `make e2e` (docs/cluster.md).
 KUBE :=
-export KUBE
+# The proxy there, if not ours: PROXY=kube-proxy MODE=nftables.
+PROXY :=
+MODE :=
+# Of the cluster: several run side by side.
+NAME :=
+export KUBE PROXY MODE NAME
 FLOWS := tests/conformance/flows.json
 # Every shell script of the repository, by its first line.
 SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
@@ -101,13 +106,13 @@ bench-dataplane: $(VENV)  ## count what a packet costs, in instructions; KUBE_PR
 cluster: $(VENV) $(if $(KUBE),$(IMAGE_ROOT))  ## real nodes, kubelets and pods with our proxy; KUBE=DIR (docs/cluster.md), ARGS
 	$(PY) -m tests.cluster up $(ARGS)
 
-cluster-down: $(VENV)  ## end it; ARGS='--name NAME'
-	$(PY) -m tests.cluster $(ARGS) down
+cluster-down: $(VENV)  ## end it, with all that it has written
+	$(PY) -m tests.cluster down
 
 cluster-trials: $(VENV) $(if $(KUBE),$(IMAGE_ROOT))  ## what happens to a DaemonSet, and the way from kube-proxy and back, in clusters of their own
 	$(PY) -m pytest tests/cluster -v -s $(ARGS)
 
-e2e: $(VENV)  ## upstream's tests of Services against the cluster that runs; FOCUS=PATTERN
+e2e: $(VENV) $(if $(KUBE),$(IMAGE_ROOT))  ## upstream's tests of Services in the cluster that runs, or in a new one; FOCUS=PATTERN
 	$(PY) -m tests.cluster.e2e $(if $(FOCUS),--focus '$(FOCUS)') $(ARGS)
 
 image:  ## the container image ipvsproxy:dev, by docker

@@ -11,25 +11,20 @@ python -m tests.cluster down                away with it
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
 
-from tests.cluster import binaries, lifecycle, nodes, programs, proxies
+from tests.cluster import arguments, binaries, lifecycle, nodes, programs
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--name", default="lab", help="of the cluster; several may run (default: lab)")
+    arguments.add_name(parser)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="bring a cluster up")
-    up.add_argument("--kube", default=os.environ.get("KUBE"), help="the folder with the programs of Kubernetes")
-    up.add_argument("--nodes", type=int, default=2, help="how many (default: 2)")
-    up.add_argument("--proxy", choices=proxies.PROXIES, default=proxies.OURS)
-    up.add_argument("--mode", choices=proxies.MODES, default="nftables", help="of kube-proxy (default: nftables)")
+    arguments.add(commands.add_parser("up", help="bring a cluster up"))
     commands.add_parser("down", help="end it and forget it")
     commands.add_parser("load", help="bring changed images to the nodes")
     commands.add_parser("kubectl", help="run kubectl")

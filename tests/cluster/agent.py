@@ -54,8 +54,8 @@ def delegate_cgroups() -> None:
     for pid in (CGROUP / "cgroup.procs").read_text().split():
         try:
             (own / "cgroup.procs").write_text(pid)
-        except OSError as error:  # a thread of the kernel
-            print(pid, error)
+        except OSError:
+            continue  # a thread of the kernel
     for controller in (CGROUP / "cgroup.controllers").read_text().split():
         (CGROUP / "cgroup.subtree_control").write_text(f"+{controller}")
 
@@ -69,7 +69,8 @@ def start_runtime(folder: pathlib.Path, settings: dict[str, Any]) -> None:
             sys.exit("containerd does not answer")
         time.sleep(0.5)
     for archive in settings["images"]:
-        subprocess.run(["ctr", "--namespace", "k8s.io", "images", "import", archive], check=False)
+        # Unpacked when the first container of it is made: most are never used.
+        subprocess.run(["ctr", "--namespace=k8s.io", "images", "import", "--no-unpack", archive], check=False)
     background(folder / "kubelet.log", *settings["kubelet"])
 
 

@@ -1,6 +1,8 @@
 """Upstream's own tests of Services, run against a cluster; what is left out of them, and why.
 
-    python -m tests.cluster.e2e [--name CLUSTER] [--focus PATTERN] [--report WORD]
+    python -m tests.cluster.e2e [--focus PATTERN] [--report NAME]
+
+In the cluster that runs, or in one that runs as long as they do.
 
 Results are kept in .cache/e2e until `python -m tests.cluster.results` takes them into the repository.
 """
@@ -8,17 +10,20 @@ Results are kept in .cache/e2e until `python -m tests.cluster.results` takes the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from tests.cluster import binaries, lifecycle, programs, results
+from tests.cluster import arguments, binaries, lifecycle, network, programs, results
 from tests.cluster.binaries import Kube, Missing
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.left_out import LEFT_OUT
 from tests.cluster.place import Cluster
 
+NEEDED = (*binaries.NEEDED, "agnhost", "e2e.test")
 ALL = r"\[sig-network\]"
 
 
@@ -79,18 +84,36 @@ def proxy_of(kubectl: Kubectl) -> str:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.cluster.e2e", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--name", default="lab", help="of the cluster")
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.e2e", description=about)
     parser.add_argument("--focus", default=ALL, help="a regular expression; what matches runs")
-    parser.add_argument("--report", default="all", help="the folder of its results")
+    parser.add_argument("--report", default="all", help="the name of its results")
+    arguments.add_name(parser)
+    arguments.add(parser)
     options = parser.parse_args(argv)
     try:
-        return run(*lifecycle.remembered(options.name), options.focus, options.report)
-    except (binaries.Missing, programs.Failed) as error:
+        with opened(options) as found:
+            return run(*found, options.focus, options.report) if found else 0
+    except (binaries.Missing, programs.Failed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def opened(options: argparse.Namespace) -> Iterator[tuple[Cluster, Kube] | None]:
+    """The cluster that runs, or one that runs as long as the context lasts; None where KUBE is not given."""
+    cluster = Cluster(options.name, options.nodes)
+    if network.exists(cluster):
+        yield lifecycle.remembered(options.name)
+    elif not options.kube:
+        print(binaries.NO_KUBE)
+        yield None
+    else:
+        kube = binaries.open_folder(options.kube, NEEDED)
+        lifecycle.prepare()
+        lifecycle.up(cluster, kube, options.proxy, options.mode)
+        yield cluster, kube
+        lifecycle.down(cluster)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ LEFT_OUT = {
     r"\[Feature:Networking-(IPv4|IPv6|DNS)\]": "needs the internet",
     r"\[Provider:GCE\]": "needs the name server of Google's cloud",
     r"DNS configMap nameserver": "changes the configuration of CoreDNS' pods, of which this cluster has none",
-    r"\[Feature:NetworkingPerformance\]": "measures the bandwidth of the machine with iperf",
+    r"\[Feature:Networking-?Performance\]": "measures the bandwidth of the machine with iperf",
     r"\[Feature:KubeProxyNFAcct\]": "reads a counter of kube-proxy's iptables mode",
-    r"restarting (kube-proxy|apiserver)": "logs in to nodes by ssh, which these have not; trials.py does the same",
+    r"restarting (kube-proxy|apiserver)": "logs in to nodes by ssh; test_daemonset.py has it",
     r"recreate its iptables rules": "deletes rules of kube-proxy's iptables mode, by ssh",
-    r"\[Feature:NoSNAT\]": "needs nodes with external addresses",
-    r"DNS.* scale|\[Feature:.*Performance": "measures the name server",
-    r"\[Feature:(Example|PodCertificate|DRA|Windows|.*Windows)": "tests something else than Services",
+    r"DNS.* scale|Feature:PerformanceDNS": "measures the name server",
+    r"kube-proxy migration": "changes how kube-proxy itself is installed",
 }
 
 

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 
 from tests.cluster import __main__ as program
-from tests.cluster import binaries, images
+from tests.cluster import binaries, e2e, images
 from tests.cluster.binaries import Missing
 
 
@@ -26,6 +26,14 @@ def test_without_the_folder_one_sentence_says_that_the_cluster_is_left_out(
 ):
     monkeypatch.delenv("KUBE", raising=False)
     assert program.main(["up"]) == 0
+    assert capsys.readouterr().out == f"{binaries.NO_KUBE}\n"
+
+
+def test_upstreams_tests_are_left_out_with_the_same_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("KUBE", raising=False)
+    assert e2e.main(["--name", "never-made"]) == 0
     assert capsys.readouterr().out == f"{binaries.NO_KUBE}\n"
 
 
