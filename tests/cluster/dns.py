@@ -12,8 +12,8 @@ import threading
 
 from kubernetes import client
 
-from tests.cluster import dns_wire, following
-from tests.cluster.dns_zone import ZONE, Zone
+from tests.cluster import dns_answers, following
+from tests.cluster.dns_zone import Zone
 from tests.cluster.place import API_IP, DNS_PORT
 
 
@@ -28,10 +28,9 @@ class Names:
         self._slices.start()
 
     def answer(self, message: bytes, *, is_udp: bool) -> bytes:
-        """Raises dns_wire.Malformed."""
-        question = dns_wire.parse(message)
-        records = Zone(self._services.objects(), self._slices.objects()).records(question.name, question.kind)
-        return dns_wire.answer(question, records, ZONE, question.size if is_udp else None)
+        """Raises DNSException for what is no question."""
+        zone = Zone(self._services.objects(), self._slices.objects())
+        return dns_answers.answer(message, zone, is_udp=is_udp)
 
 
 class Datagram(socketserver.BaseRequestHandler):

@@ -6,14 +6,21 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tests.cluster.dns_wire import Record
-
 ZONE = "cluster.local"
 SCHEMA_VERSION = "1.1.0"
 FAMILIES = {4: "A", 6: "AAAA"}
 _SERVICE_LABEL = "kubernetes.io/service-name"
 
 Object = dict[str, Any]
+
+
+class Record(NamedTuple):
+    """One answer. `value`: an address, a name or a text; of SRV the name, with a port."""
+
+    kind: str
+    name: str
+    value: str
+    port: int = 0
 
 
 class Endpoint(NamedTuple):

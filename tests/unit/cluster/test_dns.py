@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
 import pytest
 
-from tests.cluster import dns_wire
-from tests.cluster.dns_wire import Malformed, Record
+from tests.cluster import dns_answers
 from tests.cluster.dns_zone import Zone
 
 TCP = [{"name": "http", "port": 80, "protocol": "TCP"}]
@@ -95,38 +97,48 @@ def test_an_ipv6_address_has_a_pointer():
     assert values(f"{'.'.join(reversed(digits))}.ip6.arpa", "PTR") == [("PTR", "web.shop.svc.cluster.local", 0)]
 
 
-def question(name: str, kind: str, extra: bytes = b"") -> bytes:
-    header = dns_wire.HEADER.pack(7, 0x0100, 1, 0, 0, 1 if extra else 0)
-    return header + dns_wire.encode_name(name) + struct.pack(">2H", dns_wire.KINDS[kind], 1) + extra
+def ask(name: str, kind: str, *, is_udp: bool = True, zone: Zone = ZONE, **edns: int) -> dns.message.Message:
+    query = dns.message.make_query(name, kind, **edns)
+    return dns.message.from_wire(dns_answers.answer(query.to_wire(), zone, is_udp=is_udp))
 
 
-def test_a_question_is_read_and_answered_with_its_records():
-    asked = dns_wire.parse(question("Web.Shop", "A"))
-    assert (asked.number, asked.name, asked.kind, asked.size) == (7, "web.shop", "A", 512)
-    said = dns_wire.answer(asked, [Record("A", "web.shop", "10.96.0.7")], "cluster.local")
-    assert dns_wire.HEADER.unpack_from(said) == (7, 0x8580, 1, 1, 0, 0)
-    assert said.endswith(bytes([10, 96, 0, 7]))
+def test_a_question_in_any_case_is_answered_with_its_records():
+    said = ask("Web.Shop.svc.cluster.local.", "A")
+    assert said.rcode() == dns.rcode.NOERROR
+    assert said.flags & dns.flags.AA
+    assert [rrset.to_text() for rrset in said.answer] == ["Web.Shop.svc.cluster.local. 5 IN A 10.96.0.7"]
+
+
+@pytest.mark.parametrize("kind", ["SRV", "AAAA", "A"])
+def test_all_kinds_of_records_can_be_written(kind: str):
+    assert ask("web.shop.svc.cluster.local.", kind).answer
+    assert ask("dns-version.cluster.local.", "TXT").answer[0].to_text().endswith('TXT "1.1.0"')
+    assert ask("out.shop.svc.cluster.local.", kind).answer[0].to_text().endswith("CNAME Example.org.")
 
 
 def test_a_name_that_does_not_exist_and_one_without_records_differ():
-    asked = dns_wire.parse(question("web.shop", "A"))
-    assert dns_wire.HEADER.unpack_from(dns_wire.answer(asked, None, "cluster.local")) == (7, 0x8583, 1, 0, 1, 0)
-    assert dns_wire.HEADER.unpack_from(dns_wire.answer(asked, [], "cluster.local")) == (7, 0x8580, 1, 0, 1, 0)
+    missing, empty = ask("none.shop.svc.cluster.local.", "A"), ask("db.shop.svc.cluster.local.", "AAAA")
+    assert (missing.rcode(), empty.rcode()) == (dns.rcode.NXDOMAIN, dns.rcode.NOERROR)
+    assert not missing.answer
+    assert not empty.answer
+    assert missing.authority[0].rdtype == empty.authority[0].rdtype == dns.rdatatype.SOA
 
 
-def test_an_answer_that_is_too_long_for_udp_says_so():
-    records = [Record("A", "web.shop", f"10.96.0.{number}") for number in range(1, 41)]
-    asked = dns_wire.parse(question("web.shop", "A"))
-    said = dns_wire.answer(asked, records, "cluster.local", asked.size)
-    assert dns_wire.HEADER.unpack_from(said) == (7, 0x8780, 1, 0, 0, 0)
-    large = dns_wire.parse(question("web.shop", "A", b"\0" + struct.pack(">2HIH", 41, 1232, 0, 0)))
-    assert large.size == 1232
-    assert len(dns_wire.answer(large, records, "cluster.local", large.size)) > 512
+def test_an_answer_that_is_longer_than_the_client_takes_by_udp_says_so():
+    endpoints = [{"addresses": [f"10.244.1.{number}"]} for number in range(1, 41)]
+    zone = Zone([service("db", clusterIP="None")], [endpoint_slice("db", *endpoints)])
+    short = ask("db.shop.svc.cluster.local.", "A", zone=zone)
+    assert short.flags & dns.flags.TC
+    assert not short.answer
+    for whole in (
+        ask("db.shop.svc.cluster.local.", "A", zone=zone, use_edns=0, payload=4096),
+        ask("db.shop.svc.cluster.local.", "A", zone=zone, is_udp=False),
+    ):
+        assert not whole.flags & dns.flags.TC
+        assert sum(len(rrset) for rrset in whole.answer) == 40
 
 
-@pytest.mark.parametrize(
-    "message", [b"", b"\0" * 12, question("a", "A")[:-3], question("a", "A")[:12] + b"\xc0\x0c\0\1\0\1"]
-)
+@pytest.mark.parametrize("message", [b"", b"\0" * 12, dns.message.make_query("a.", "A").to_wire()[:-3]])
 def test_what_is_no_question_is_refused(message: bytes):
-    with pytest.raises(Malformed):
-        dns_wire.parse(message)
+    with pytest.raises(dns.exception.DNSException):
+        dns_answers.answer(message, ZONE, is_udp=True)
