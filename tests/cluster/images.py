@@ -211,7 +211,9 @@ def _base(layer: Layer) -> None:
     layer.text("etc/passwd", USERS)
     layer.text("etc/group", GROUPS)
     layer.text("etc/nsswitch.conf", NSSWITCH)
-    layer.program(pathlib.Path("/usr/bin/nc.openbsd").resolve(), "usr/bin/nc")
+    # busybox' own shell would run its applets in place of the programs beside it.
+    layer.program(pathlib.Path("/usr/bin/dash"), "usr/bin/sh")
+    layer.program(pathlib.Path("/usr/bin/nc.openbsd"), "usr/bin/nc")
     _program(layer, "curl")
     layer.text("usr/bin/wget", WGET, 0o755)
     busybox = pathlib.Path("/usr/bin/busybox")
