@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.cluster import programs
+from tests.cluster.binaries import Kube
 from tests.cluster.images import AGNHOST
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
@@ -84,6 +85,15 @@ class Application:
             wanted[Place(node)] = [f"new:{self.ips['cluster']}:80", *ports]
             wanted[Place(node, self.clients[node.name])] = [*inner, *ports, f"new:{self.balanced}:80"]
         return wanted
+
+
+class Running(NamedTuple):
+    """A cluster with the application on it."""
+
+    cluster: Cluster
+    kube: Kube
+    kubectl: Kubectl
+    application: Application
 
 
 def install(cluster: Cluster, kubectl: Kubectl) -> Application:

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import pytest
 
 from tests.cluster import application, binaries, lifecycle, proxies
-from tests.cluster.application import Application
+from tests.cluster.application import Running
 from tests.cluster.binaries import Kube
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
 
 NAME = "trials"
-
-
-class Running(NamedTuple):
-    """A cluster with the application on it."""
-
-    cluster: Cluster
-    kube: Kube
-    kubectl: Kubectl
-    application: Application
 
 
 @pytest.fixture(scope="session")

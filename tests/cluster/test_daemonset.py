@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.cluster import lifecycle, nodes, programs
-from tests.cluster.conftest import Running
+from tests.cluster import control_plane, lifecycle, nodes, programs
+from tests.cluster.application import Running
 from tests.cluster.traffic import Place, Traffic, flowing
 
 SYSTEM = "--namespace=kube-system"
@@ -121,8 +121,6 @@ def shrink(running: Running, node: object) -> None:
 
 
 def test_an_api_server_that_restarts_fails_no_request(running: Running):
-    from tests.cluster import control_plane
-
     with flowing(running.cluster, running.application.targets()) as traffic:
         programs.stop(running.cluster, "apiserver")
         control_plane.start_apiserver(running.cluster, running.kube)

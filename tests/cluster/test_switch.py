@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import application, lifecycle, proxies, switching
+from tests.cluster.application import Running
 from tests.cluster.binaries import Kube
-from tests.cluster.conftest import Running
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
 from tests.cluster.traffic import flowing
