@@ -55,14 +55,14 @@ def _no_command(arguments: Sequence[str]) -> str:
 def _look(command: Command, run: Callable[[Invocation], int], arguments: Sequence[str]) -> int:
     """Carry out one of the commands that only look. What one is given and can say is in `commands.invocation`."""
     try:
-        given = parse(arguments, command.grammar)
-        if given.help:
+        parsed = parse(arguments, command.grammar)
+        if parsed.help:
             print(command.usage())
             return 0
         from ipvsproxy.process import log
 
         log.quiet()
-        status = run(_given(command, given))
+        status = run(_given(command, parsed))
     except WrongUsage as error:
         return _wrong(error, 2, _see(f"ipvsproxy {command.name}"))
     except (CommandFailed, ConfigFileError) as error:
@@ -77,13 +77,13 @@ def _look(command: Command, run: Callable[[Invocation], int], arguments: Sequenc
 
 def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -> int:
     try:
-        given = parse(arguments)
+        parsed = parse(arguments)
     except WrongUsage as error:
         return _wrong(error, wrong, _see(name))
-    if given.help:
+    if parsed.help:
         print(_help(name))
         return 0
-    flags = {**given.values}
+    flags = {**parsed.values}
     if command == "version" or flags.get("--version") in PRINTED_VERSIONS:
         print(version(raw=flags.get("--version") == "raw"))
         return 0
@@ -93,7 +93,7 @@ def _command(command: str, arguments: Sequence[str], *, wrong: int, name: str) -
         settings = settle(flags, os.environ)
     except ConfigFileError as error:
         return _errors(str(error).splitlines(), 1)
-    settings.notes += given.notes
+    settings.notes += parsed.notes
     found = _problems(settings)
     return _errors(found, wrong) if found else _act(settings, flags)
 
@@ -106,7 +106,7 @@ def _given(command: Command, arguments: Arguments) -> Invocation:
     if found:
         raise WrongUsage("\n".join(found))
     flags = {row.flag: values.get(row.key, row.default) for row in command.own}
-    return Invocation(arguments.words, flags, assembled(settings, socket.gethostname()), settings)
+    return Invocation(arguments.positional, flags, assembled(settings, socket.gethostname()), settings)
 
 
 def _problems(settings: Settings) -> list[str]:
@@ -170,8 +170,8 @@ def _write(target: Path, settings: Settings) -> int:
     except OSError as error:
         return _errors([f"--write-config-to: {target}: {error.strerror or error}"], 1)
     print(f"wrote the effective configuration to {target}", file=sys.stderr)
-    for words in lost_in_file(settings):
-        print(f"Warning: {target} differs from these settings: {words}", file=sys.stderr)
+    for difference in lost_in_file(settings):
+        print(f"Warning: {target} differs from these settings: {difference}", file=sys.stderr)
     return 0
 
 

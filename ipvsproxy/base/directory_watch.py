@@ -40,7 +40,7 @@ class DirectoryWatcher:
         self._seconds = seconds
         self._stopped = False
         self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._said = ""
+        self._reason = ""
 
     def looks(self) -> Iterator[None]:
         """Yield whenever it is time to look, at once for the first time, until stopped.
@@ -71,9 +71,9 @@ class DirectoryWatcher:
         try:
             return _watch(self._folders)
         except OSError as error:
-            if error.errno not in AWAY and self._said != (said := os.strerror(error.errno or 0)):
-                self._said = said
-                log.warning(messages.NO_INOTIFY, err=said)
+            if error.errno not in AWAY and self._reason != (reason := os.strerror(error.errno or 0)):
+                self._reason = reason
+                log.warning(messages.NO_INOTIFY, err=reason)
         return None
 
     def _wait(self, watch: int | None) -> None:

@@ -58,15 +58,17 @@ logs/                the ends of its logs, or how to get them where they cannot 
 """
 
 
-def run(given: Invocation) -> int:
+def run(invocation: Invocation) -> int:
     """Look, and write the archive."""
-    if len(given.words) > 1:
+    if len(invocation.arguments) > 1:
         raise WrongUsage("one file at most")
-    given, made = adopted(given), time.gmtime()
-    name = f"ipvsproxy-{given.config.node_name}-{time.strftime('%Y%m%dT%H%M%SZ', made)}"
-    target = given.words[0] if given.words else f"{name}.tar.gz"
-    seen = survey(given.config, given.flags["cluster-domain"], given.origin)
-    files = dict(contents(seen, given.config, Path(given.flags["logs"]) if given.flags["logs"] else None))
+    invocation, made = adopted(invocation), time.gmtime()
+    name = f"ipvsproxy-{invocation.config.node_name}-{time.strftime('%Y%m%dT%H%M%SZ', made)}"
+    target = invocation.arguments[0] if invocation.arguments else f"{name}.tar.gz"
+    seen = survey(invocation.config, invocation.flags["cluster-domain"], invocation.origin)
+    files = dict(
+        contents(seen, invocation.config, Path(invocation.flags["logs"]) if invocation.flags["logs"] else None)
+    )
     try:
         if target == STANDARD_OUTPUT:
             pack(sys.stdout.buffer, name, files, calendar.timegm(made))

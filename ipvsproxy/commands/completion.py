@@ -14,12 +14,12 @@ PATHS = frozenset(
 PROGRAM = "ipvsproxy"
 
 
-def run(given: Invocation) -> int:
+def run(invocation: Invocation) -> int:
     """Print the script."""
     scripts = {"bash": _bash, "zsh": _zsh, "fish": _fish}
-    if len(given.words) != 1 or given.words[0] not in scripts:
+    if len(invocation.arguments) != 1 or invocation.arguments[0] not in scripts:
         raise WrongUsage(f"one of these shells is needed: {', '.join(scripts)}")
-    sys.stdout.write("\n".join(scripts[given.words[0]]()) + "\n")
+    sys.stdout.write("\n".join(scripts[invocation.arguments[0]]()) + "\n")
     return EXIT_OK
 
 
@@ -88,11 +88,11 @@ def _zsh() -> Iterator[str]:
 
 
 def _zsh_flag(row: Row, name: str) -> str:
-    words = row.help.translate(str.maketrans("[]:", "(),"))
+    description = row.help.translate(str.maketrans("[]:", "(),"))
     if row.kind.bare:
-        return _quoted(f"{name}[{words}]")
+        return _quoted(f"{name}[{description}]")
     action = f"({' '.join(values(row))})" if values(row) else "_files" if row.flag in PATHS else ""
-    return _quoted(f"{name}{'=' if name.startswith('--') else '+'}[{words}]:{row.flag}:{action}")
+    return _quoted(f"{name}{'=' if name.startswith('--') else '+'}[{description}]:{row.flag}:{action}")
 
 
 def _fish() -> Iterator[str]:

@@ -33,13 +33,13 @@ SIGNS = {
 }
 
 
-def run(given: Invocation) -> int:
+def run(invocation: Invocation) -> int:
     """Compare once."""
-    if given.words:
-        raise WrongUsage("diff takes no words")
-    given = adopted(given)
-    config = given.config
-    note(f"settings: {given.origin}")
+    if invocation.arguments:
+        raise WrongUsage("diff takes no arguments")
+    invocation = adopted(invocation)
+    config = invocation.config
+    note(f"settings: {invocation.origin}")
     found = objects.read(config)
     try:
         with KernelReader() as view:
@@ -51,10 +51,10 @@ def run(given: Invocation) -> int:
         raise unreadable(error) from error
     services = {str(key): wanted.ledger.owner(key) for key in wanted.ledger.frontends}
     document = {
-        "settings": given.origin,
+        "settings": invocation.origin,
         "changes": [_document(change, services.get(change.frontend, "")) for change in changed],
     }
-    emit(given.flags["output"], "Diff", document, _parts(changed, services))
+    emit(invocation.flags["output"], "Diff", document, _parts(changed, services))
     return EXIT_FINDINGS if changed else EXIT_OK
 
 
@@ -106,8 +106,8 @@ def _parts(found: list[Change], services: dict[str, str]) -> Parts:
 
 def _row(change: Change, services: dict[str, str]) -> list[str | Marked]:
     of = change.frontend if change.frontend != change.name else ""
-    words = (change.object, change.name, of, services.get(change.frontend, ""), change.was, change.wanted)
-    return [SIGNS[change.action], *(word or "-" for word in words)]
+    cells = (change.object, change.name, of, services.get(change.frontend, ""), change.was, change.wanted)
+    return [SIGNS[change.action], *(cell or "-" for cell in cells)]
 
 
 def _summary(found: list[Change]) -> Line:

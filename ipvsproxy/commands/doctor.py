@@ -30,53 +30,53 @@ MOODS = {
     CheckResult.NOT_CHECKED: Style.QUIET,
     CheckResult.OK: Style.GOOD,
 }
-SAID = 5
+COMPLAINTS_SHOWN = 5
 """Sentences about the objects of a Service."""
 WIDTH = max(map(len, ORDER)) + 2
 
 
-def run(given: Invocation) -> int:
+def run(invocation: Invocation) -> int:
     """Look, judge, print."""
-    _check(given)
-    findings = _service(given.words[0], given) if given.words else _node(given)
-    emit(given.flags["output"], "Diagnosis", document(findings), parts(findings))
+    _check(invocation)
+    findings = _service(invocation.arguments[0], invocation) if invocation.arguments else _node(invocation)
+    emit(invocation.flags["output"], "Diagnosis", document(findings), parts(findings))
     return EXIT_FINDINGS if any(finding.verdict is CheckResult.PROBLEM for finding in findings) else EXIT_OK
 
 
-def _check(given: Invocation) -> None:
+def _check(invocation: Invocation) -> None:
     """Refuse flags that would be passed over. Raises WrongUsage, CommandFailed."""
-    netns = given.flags["netns"]
-    if len(given.words) > 1 or any(word.count("/") > 1 for word in given.words):
+    netns = invocation.flags["netns"]
+    if len(invocation.arguments) > 1 or any(word.count("/") > 1 for word in invocation.arguments):
         raise WrongUsage("one Service at most, as NAMESPACE/NAME")
-    if given.words and given.flags["facts"]:
+    if invocation.arguments and invocation.flags["facts"]:
         raise WrongUsage("--facts: saved facts are those of a node; a Service is only looked at where it is")
-    if netns and not given.words:
-        raise WrongUsage("--netns: a Service is asked from there; say which one")
+    if netns and not invocation.arguments:
+        raise WrongUsage("--netns requires a Service argument")
     try:
         socket_in(netns, socket.AF_INET, socket.SOCK_DGRAM).close()
     except OSError as error:
         raise CommandFailed(f"--netns: {netns}: {error.strerror or error}") from None
 
 
-def _node(given: Invocation) -> list[Finding]:
-    if given.flags["facts"]:
-        return diagnose(_saved(Path(given.flags["facts"])))
-    given = adopted(given)
-    return diagnose(survey(given.config, given.flags["cluster-domain"], given.origin).facts)
+def _node(invocation: Invocation) -> list[Finding]:
+    if invocation.flags["facts"]:
+        return diagnose(_saved(Path(invocation.flags["facts"])))
+    invocation = adopted(invocation)
+    return diagnose(survey(invocation.config, invocation.flags["cluster-domain"], invocation.origin).facts)
 
 
-def _service(key: str, given: Invocation) -> list[Finding]:
-    given = adopted(given)
-    domain, netns = given.flags["cluster-domain"], given.flags["netns"]
+def _service(key: str, invocation: Invocation) -> list[Finding]:
+    invocation = adopted(invocation)
+    domain, netns = invocation.flags["cluster-domain"], invocation.flags["netns"]
     if "/" not in key:
         key = f"default/{key}"
-    seen = survey(given.config, domain, given.origin)
+    seen = survey(invocation.config, domain, invocation.origin)
     facts = survey_service(key, seen, domain, netns)
     if facts is None:
         api = seen.facts.api
         raise CommandFailed(f"{api.source} cannot be read: {api.error}" if api else "no objects")
-    said = tuple(seen.objects.about(key)[:SAID]) if seen.objects else ()
-    return diagnose_service(msgspec.structs.replace(facts, said=said), diagnose(seen.facts))
+    complaints = tuple(seen.objects.about(key)[:COMPLAINTS_SHOWN]) if seen.objects else ()
+    return diagnose_service(msgspec.structs.replace(facts, complaints=complaints), diagnose(seen.facts))
 
 
 def _saved(path: Path) -> Facts:

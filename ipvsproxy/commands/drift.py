@@ -62,7 +62,7 @@ def state(view: KernelReader) -> KernelState:
     return KernelState(servers=view.server_states(), vips=view.vips(), elements=found)
 
 
-def words(found: Iterable[Change]) -> Iterator[str]:
+def sentences(found: Iterable[Change]) -> Iterator[str]:
     """Yield changes as what is wrong now."""
     for change in found:
         what = f"{change.object} {change.name}" + (f" of {change.frontend}" if change.object == "endpoint" else "")

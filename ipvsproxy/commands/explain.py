@@ -17,7 +17,7 @@ from ipvsproxy.commands.objects import lacking
 from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
-from ipvsproxy.inspect.spread import words
+from ipvsproxy.inspect.spread import describe
 from ipvsproxy.inspect.walk import Explanation, PacketOutcome, Target, explain, packet
 from ipvsproxy.kernel.filters.kube_proxy import written_by_kube_proxy
 from ipvsproxy.kernel.read.reader import KernelReader
@@ -34,27 +34,32 @@ MOODS = {
 NOBODY = "none has this frontend"
 
 
-def run(given: Invocation) -> int:
+def run(invocation: Invocation) -> int:
     """Explain one packet."""
-    if len(given.words) not in (1, 2):
-        raise WrongUsage("one or two words are needed: [FROM] TO:PORT[/PROTO]")
-    to = frontend(given.words[-1])
-    source = address(given.words[0]) if given.words[:-1] not in ((), ("node",)) else None
+    if len(invocation.arguments) not in (1, 2):
+        raise WrongUsage("one or two arguments are needed: [FROM] TO:PORT[/PROTO]")
+    to = frontend(invocation.arguments[-1])
+    source = address(invocation.arguments[0]) if invocation.arguments[:-1] not in ((), ("node",)) else None
     if source is not None and len(source) != len(to.address):
         raise WrongUsage("FROM and TO are of different families")
-    link = _link(given.flags["link"], source)
-    config = at_its_address(given).config
+    link = _link(invocation.flags["link"], source)
+    config = at_its_address(invocation).config
     try:
         with KernelReader() as view:
-            said = explain(packet(to, view, source, link), view)
+            explanation = explain(packet(to, view, source, link), view)
             known = names(config, view)
             others = written_by_kube_proxy()
             for what in lacking(view):
                 note(what)
     except (KernelError, OSError) as error:
         raise unreadable(error) from error
-    emit(given.flags["output"], "Explanation", document(said, known, others), parts(said, known, others))
-    return EXIT_OK if said.outcome is PacketOutcome.ACCEPTED and not others else EXIT_FINDINGS
+    emit(
+        invocation.flags["output"],
+        "Explanation",
+        document(explanation, known, others),
+        parts(explanation, known, others),
+    )
+    return EXIT_OK if explanation.outcome is PacketOutcome.ACCEPTED and not others else EXIT_FINDINGS
 
 
 def _link(name: str, source: bytes | None) -> str:
@@ -67,28 +72,31 @@ def _link(name: str, source: bytes | None) -> str:
         raise WrongUsage(f"--link: this node has no link {name}") from None
 
 
-def parts(said: Explanation, known: Names, others: Sequence[str] = ()) -> Parts:
+def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) -> Parts:
     """Return the answer for people."""
-    service = known.of(said.packet.to)
-    yield [Marked(f"{format_ip(said.packet.source)} -> {said.packet.to!s}", Style.TITLE), f"  ({said.sender})"]
+    service = known.of(explanation.packet.to)
+    yield [
+        Marked(f"{format_ip(explanation.packet.source)} -> {explanation.packet.to!s}", Style.TITLE),
+        f"  ({explanation.sender})",
+    ]
     yield f"Service: {service or known.problem or NOBODY}"
     yield ""
-    yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in said.steps])
+    yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in explanation.steps])
     yield ""
-    yield _verdict(said)
+    yield _verdict(explanation)
     if others:
         warning = Marked("NOT FOLLOWED", Style.WARNING)
         yield [warning, f": rules of kube-proxy ({', '.join(others)}): where they have this address, they decide"]
-    if said.targets:
+    if explanation.targets:
         yield ""
         heads = ("ENDPOINT", "WEIGHT", "ACTIVE", "INACTIVE", "SHARE", "SOURCE SEEN", "MASQUERADED")
-        yield Grid(heads, [_row(target) for target in said.targets], spare=("INACTIVE", "ACTIVE", "WEIGHT"))
-        if said.server and (told := words(said.server.server.scheduler)):
-            yield told
+        yield Grid(heads, [_row(target) for target in explanation.targets], spare=("INACTIVE", "ACTIVE", "WEIGHT"))
+        if explanation.server and (shares := describe(explanation.server.server.scheduler)):
+            yield shares
 
 
-def _verdict(said: Explanation) -> Line:
-    return [Marked(said.outcome.upper(), MOODS[said.outcome]), f": {said.reason}"]
+def _verdict(explanation: Explanation) -> Line:
+    return [Marked(explanation.outcome.upper(), MOODS[explanation.outcome]), f": {explanation.reason}"]
 
 
 def _row(target: Target) -> tuple[str | int, ...]:
@@ -98,18 +106,22 @@ def _row(target: Target) -> tuple[str | int, ...]:
     return str(real.destination), real.weight, real.active, real.inactive, f"{target.share:.0%}", source, why
 
 
-def document(said: Explanation, known: Names, others: Sequence[str] = ()) -> dict[str, Any]:
+def document(explanation: Explanation, known: Names, others: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer for programs."""
-    key = said.packet.to
+    key = explanation.packet.to
     return {
-        "from": {"address": format_ip(said.packet.source), "link": said.packet.link, "sender": said.sender.value},
+        "from": {
+            "address": format_ip(explanation.packet.source),
+            "link": explanation.packet.link,
+            "sender": explanation.sender.value,
+        },
         "to": str(key),
         "service": known.of(key),
-        "outcome": said.outcome.value,
-        "reason": said.reason,
-        "steps": [{"place": s.place, "what": s.what, "element": _element(s.match)} for s in said.steps],
-        "server": _server(said),
-        "endpoints": [_endpoint(target) for target in said.targets],
+        "outcome": explanation.outcome.value,
+        "reason": explanation.reason,
+        "steps": [{"place": s.place, "what": s.what, "element": _element(s.match)} for s in explanation.steps],
+        "server": _server(explanation),
+        "endpoints": [_endpoint(target) for target in explanation.targets],
         "notFollowed": list(others),
     }
 
@@ -120,11 +132,15 @@ def _element(match: ElementMatch | None) -> dict[str, str] | None:
     return {"set": match.slot.set.name, "key": key_text(match.slot), "value": value_text(match.value)}
 
 
-def _server(said: Explanation) -> dict[str, Any] | None:
-    if said.server is None:
+def _server(explanation: Explanation) -> dict[str, Any] | None:
+    if explanation.server is None:
         return None
-    server = said.server.server
-    return {"frontend": str(said.server.key), "scheduler": server.scheduler, "affinitySeconds": server.timeout}
+    server = explanation.server.server
+    return {
+        "frontend": str(explanation.server.key),
+        "scheduler": server.scheduler,
+        "affinitySeconds": server.timeout,
+    }
 
 
 def _endpoint(target: Target) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Invocation(NamedTuple):
     `settings` are those of `config` before their assembly, `origin` is where they come from.
     """
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     flags: Mapping[str, Any]
     config: Config
     settings: Settings

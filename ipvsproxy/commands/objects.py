@@ -55,7 +55,7 @@ class Surroundings(NamedTuple):
 class _Wanted(WantedState):
     """Its callers say in words that the Node is missing, or judge it."""
 
-    def _tell_missing(self, absent: Missing) -> None:
+    def _report_missing(self, absent: Missing) -> None:
         """Write no log line."""
 
 

@@ -28,19 +28,21 @@ from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.codec import texts
 
 
-def run(given: Invocation) -> int:
+def run(invocation: Invocation) -> int:
     """Plan once."""
-    if given.words or not given.flags["from"]:
-        raise WrongUsage("--from FILE is needed, and no words" if given.words else "--from FILE is needed")
+    if invocation.arguments or not invocation.flags["from"]:
+        raise WrongUsage(
+            "--from FILE is needed, and no arguments" if invocation.arguments else "--from FILE is needed"
+        )
     try:
-        found = read_saved(given.flags["from"], sys.stdin.buffer)
+        found = read_saved(invocation.flags["from"], sys.stdin.buffer)
     except Unavailable as error:
         raise CommandFailed(str(error)) from None
     nodes = found.of(Kind.NODE)
-    given_name = NODE_NAME in given.settings.origins
-    config = _of_node(given.config, nodes, given_name=given_name)
-    if given_name and config.node_name != given.config.node_name:
-        note(f"no Node {given.config.node_name} in it: planned for {config.node_name}, the only one there is")
+    name_is_given = NODE_NAME in invocation.settings.origins
+    config = _of_node(invocation.config, nodes, name_is_given=name_is_given)
+    if name_is_given and config.node_name != invocation.config.node_name:
+        note(f"no Node {invocation.config.node_name} in it: planned for {config.node_name}, the only one there is")
     node = nodes.get(config.node_name)
     addresses = node.addresses if isinstance(node, Node) else ()
     wanted = desired(config, found.listed(), addresses)
@@ -51,11 +53,11 @@ def run(given: Invocation) -> int:
     for text in found.notes:
         note(text)
     document = _document(config, wanted, found)
-    emit(given.flags["output"], "Plan", document, _parts(document))
+    emit(invocation.flags["output"], "Plan", document, _parts(document))
     return EXIT_FINDINGS if document["complaints"] else EXIT_OK
 
 
-def _of_node(config: Config, nodes: Mapping[str, object], *, given_name: bool) -> Config:
+def _of_node(config: Config, nodes: Mapping[str, object], *, name_is_given: bool) -> Config:
     """Plan for the node that was named, or for the only one there is. Raises WrongUsage."""
     if config.node_name in nodes or not nodes:
         return config
@@ -63,7 +65,7 @@ def _of_node(config: Config, nodes: Mapping[str, object], *, given_name: bool) -
         return replace(config, node_name=next(iter(nodes)))
     shown, more = sorted(nodes)[:NAMES_SHOWN], len(nodes) - NAMES_SHOWN
     there = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-    what = f"there is no Node {config.node_name} in the dump, which" if given_name else "it is needed: the dump"
+    what = f"there is no Node {config.node_name} in the dump, which" if name_is_given else "it is needed: the dump"
     raise WrongUsage(f"--hostname-override: {what} has {there}")
 
 

@@ -31,10 +31,10 @@ from ipvsproxy.config.table import SETTINGS
 from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.process import (
     PROC,
+    arguments_of,
     environment,
     path_from_here,
     without_interpreter,
-    words_of,
 )
 from ipvsproxy.probe.web import flags, get
 
@@ -56,37 +56,41 @@ class RunningSettings(NamedTuple):
     metrics: str = ""
 
 
-def adopted(given: Invocation) -> Invocation:
+def adopted(invocation: Invocation) -> Invocation:
     """Return what a command is called with, with the settings of the running proxy unless it was given any."""
-    settings = given.settings
+    settings = invocation.settings
     if any(key not in BESIDE and not key.startswith("logging.") for key in settings.origins):
-        return _with(given, settings.values, GIVEN)
+        return _with(invocation, settings.values, GIVEN)
     found = find(settings)
     if not found.values:
-        return _with(given, settings.values, f"the defaults of this command: {found.origin}")
+        return _with(invocation, settings.values, f"the defaults of this command: {found.origin}")
     own = {key: settings.values[key] for key in settings.origins}
     values = {**settings.values, **found.values, **own}
-    return _with(given, values, f"those of the running proxy, from {found.origin}", name_is_known=True)
+    return _with(invocation, values, f"those of the running proxy, from {found.origin}", name_is_known=True)
 
 
-def at_its_address(given: Invocation) -> Invocation:
+def at_its_address(invocation: Invocation) -> Invocation:
     """Return what a command is called with, with the metrics address of the running proxy unless one was given."""
-    if METRICS in given.settings.origins or "--config" in given.settings.origins:
-        return given
+    if METRICS in invocation.settings.origins or "--config" in invocation.settings.origins:
+        return invocation
     address = _of_command_line(_holder())[0].get(METRICS)
     if address is None:
-        return given
-    return given._replace(config=replace(given.config, metrics_bind_address=read_listen(address)))
+        return invocation
+    return invocation._replace(config=replace(invocation.config, metrics_bind_address=read_listen(address)))
 
 
-def _with(given: Invocation, values: Mapping[str, Any], origin: str, *, name_is_known: bool = False) -> Invocation:
+def _with(
+    invocation: Invocation, values: Mapping[str, Any], origin: str, *, name_is_known: bool = False
+) -> Invocation:
     """Return it with these settings; a name that nobody gave is that of the environment, else of the host."""
     name = values[NODE_NAME] or ("" if name_is_known else os.environ.get(ENVIRONMENT, ""))
     if name and not values[NODE_NAME]:
         origin = f"{origin}; the node's name is from the environment ({ENVIRONMENT})"
-    settings = Settings({**values, NODE_NAME: name}, given.settings.origins)
+    settings = Settings({**values, NODE_NAME: name}, invocation.settings.origins)
     config = assembled(settings, socket.gethostname())
-    return given._replace(config=replace(config, files=given.config.files), settings=settings, origin=origin)
+    return invocation._replace(
+        config=replace(config, files=invocation.config.files), settings=settings, origin=origin
+    )
 
 
 def find(settings: Settings) -> RunningSettings:
@@ -156,11 +160,11 @@ def _of_command_line(pid: int) -> tuple[dict[str, Any], str]:
     if not pid:
         return {}, ""
     try:
-        _, *words = without_interpreter(words_of(PROC / str(pid)))
-        arguments = parse(words[1:] if words[:1] == ["run"] else words)
+        _, *given = without_interpreter(arguments_of(PROC / str(pid)))
+        arguments = parse(given[1:] if given[:1] == ["run"] else given)
         path = arguments.values.get("--config")
-        given = {**arguments.values, **({"--config": path_from_here(pid, path)} if path else {})}
-        return checked(settle(given, environment(pid)).values), ""
+        flags = {**arguments.values, **({"--config": path_from_here(pid, path)} if path else {})}
+        return checked(settle(flags, environment(pid)).values), ""
     except (OSError, WrongUsage, ConfigFileError, ValueError) as error:
         return {}, f"the command line of process {pid}: {error}"
 

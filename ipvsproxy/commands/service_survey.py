@@ -49,7 +49,7 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
         dns_service=dns.key if dns else "",
         answer=ask("AAAA" if family(service.cluster_ips[0]) == 6 else "A"),
         ports=tuple(_ports(service, seen.desired)),
-        drift=None if seen.drift is None else tuple(drift.words(drift.about(seen.drift, keys))),
+        drift=None if seen.drift is None else tuple(drift.sentences(drift.about(seen.drift, keys))),
         conflicts=tuple(map(str, seen.desired.ledger.conflicts(key))),
         probes=tuple(
             _probes(service, seen.desired, seen.facts.held_vips, [HERE, *([netns] if netns else [])], domain)

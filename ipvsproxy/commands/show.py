@@ -78,29 +78,29 @@ TOPICS = {
 }  # fmt: skip
 
 
-def run(given: Invocation) -> int:
+def run(invocation: Invocation) -> int:
     """Show one topic, once or again and again."""
-    if not given.words or given.words[0] not in TOPICS:
+    if not invocation.arguments or invocation.arguments[0] not in TOPICS:
         raise WrongUsage(f"one of these is needed: {', '.join(TOPICS)}")
-    given = at_its_address(given)
-    topic, flags = TOPICS[given.words[0]], given.flags
+    invocation = at_its_address(invocation)
+    topic, flags = TOPICS[invocation.arguments[0]], invocation.flags
     if flags["interval"] <= 0:
         raise WrongUsage("--interval: must be greater than 0")
-    fits = _filter(given)
+    fits = _filter(invocation)
     sort = _sort(topic, flags["sort-by"])
     form = flags["output"]
     limit = flags["limit"] if topic is TOPICS["connections"] else 0
 
-    said: set[str] = set()
+    reported: set[str] = set()
 
     def look() -> tuple[Mapping[str, Any], Parts]:
-        found, known, lacks = _read(given, topic, limit)
+        found, known, lacks = _read(invocation, topic, limit)
         cut = bool(limit) and len(found) >= limit
         shown = sort([row for row in found if fits(row)])
-        missing = _missing(given.words[1:], known)
+        missing = _missing(invocation.arguments[1:], known)
         for problem in _problems([*lacks, known.problem], limit if cut else 0, missing, shown):
-            if problem not in said:
-                said.add(problem)
+            if problem not in reported:
+                reported.add(problem)
                 note(problem)
         document = {"items": shown, "named": not known.problem, "truncated": cut, "missing": list(missing)}
         return document, [_grid(topic, shown, flags["sort-by"], wide=form == "wide")]
@@ -109,16 +109,18 @@ def run(given: Invocation) -> int:
         follow(form, topic.kind, look, flags["interval"] / NANOSECONDS)
     document, parts = look()
     emit(form, topic.kind, document, parts)
-    return EXIT_FINDINGS if document["missing"] or (given.words[1:] and not document["named"]) else EXIT_OK
+    return (
+        EXIT_FINDINGS if document["missing"] or (invocation.arguments[1:] and not document["named"]) else EXIT_OK
+    )
 
 
-def _missing(words: Sequence[str], known: Names) -> dict[str, list[str]]:
+def _missing(wanted_names: Sequence[str], known: Names) -> dict[str, list[str]]:
     """Return the names that no Service here has, each with those that may be meant; none where nobody can tell."""
     if known.problem:
         return {}
     every = set(known.services.values())
     bare = {name.partition("/")[2] for name in every}
-    return {word: similar(word, every) for word in words if word not in every | bare}
+    return {word: similar(word, every) for word in wanted_names if word not in every | bare}
 
 
 def _problems(
@@ -133,10 +135,10 @@ def _problems(
         yield "nothing to show"
 
 
-def _read(given: Invocation, topic: Topic, limit: int) -> tuple[list[Row], Names, list[str]]:
+def _read(invocation: Invocation, topic: Topic, limit: int) -> tuple[list[Row], Names, list[str]]:
     try:
         with KernelReader() as view:
-            known = names(given.config, view)
+            known = names(invocation.config, view)
             return topic.read(view, known, limit), known, list(objects.lacking(view))
     except (KernelError, OSError) as error:
         raise unreadable(error) from error
@@ -174,11 +176,11 @@ def _order(value: Any) -> tuple[int, str]:
     return (value, "") if isinstance(value, int) else (0, str(value))
 
 
-def _filter(given: Invocation) -> Callable[[Row], bool]:
+def _filter(invocation: Invocation) -> Callable[[Row], bool]:
     """Return what tells whether a row was asked for. Raises WrongUsage, Failed."""
-    namespace = "" if given.flags["all-namespaces"] else given.flags["namespace"]
-    wanted = frozenset(given.words[1:])
-    labelled = _labelled(given)
+    namespace = "" if invocation.flags["all-namespaces"] else invocation.flags["namespace"]
+    wanted = frozenset(invocation.arguments[1:])
+    labelled = _labelled(invocation)
 
     def fits(row: Row) -> bool:
         name = f"{row['namespace']}/{row['service']}"
@@ -191,11 +193,11 @@ def _filter(given: Invocation) -> Callable[[Row], bool]:
     return fits
 
 
-def _labelled(given: Invocation) -> frozenset[str] | None:
+def _labelled(invocation: Invocation) -> frozenset[str] | None:
     """Return the Services that --selector selects, None for all. Raises WrongUsage, Failed."""
-    if not given.flags["selector"]:
+    if not invocation.flags["selector"]:
         return None
-    selects = selector(given.flags["selector"])
-    if not objects.are_named(given.config):
+    selects = selector(invocation.flags["selector"])
+    if not objects.are_named(invocation.config):
         raise WrongUsage("--selector: only objects have labels: give --manifests or --kubeconfig")
-    return frozenset(name for name, labels in objects.read(given.config).labels().items() if selects(labels))
+    return frozenset(name for name, labels in objects.read(invocation.config).labels().items() if selects(labels))

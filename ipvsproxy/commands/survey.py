@@ -44,7 +44,7 @@ def survey(config: Config, cluster_domain: str, origin: str = "") -> SurveyResul
         if kernel is not None:
             found = drift.differences(config, wanted, kernel)
             found = drift.confirmed(config, found) if facts.holder else found
-            facts.drift = tuple(drift.words(found))
+            facts.drift = tuple(drift.sentences(found))
         else:
             facts.unread["drift"] = f"the kernel cannot be read: {facts.unread.get('state', 'it has no IPVS')}"
         facts.dns = ask_dns(wanted, objects, cluster_domain, facts.held_vips)

@@ -17,9 +17,9 @@ EXIT_OK, EXIT_FINDINGS, EXIT_USAGE = 0, 1, 2
 """Exit statuses: nothing to complain of; something found, refused or failed; wrong usage."""
 
 
-def flag(name: str, kind: ValueKind, words: str, default: Any = None) -> Row:
+def flag(name: str, kind: ValueKind, text: str, default: Any = None) -> Row:
     """Return a row for a flag that only some commands have; `words` are its help."""
-    return Row(name, "", kind, kind.zero if default is None else default, NEW, words)
+    return Row(name, "", kind, kind.zero if default is None else default, NEW, text)
 
 
 OUTPUT = flag(
@@ -57,7 +57,7 @@ class Command(NamedTuple):
     name: str
     help: str
     run: Callable[[Invocation], int] | None = None
-    words: str = ""
+    arguments: str = ""
     first: tuple[str, ...] = ()
     own: tuple[Row, ...] = ()
     settings: bool = True
@@ -78,14 +78,14 @@ class Command(NamedTuple):
         flags = self.flags
         letters = {letter: name for name, letter in LETTERS.items() if name in flags}
         aliases = FLAG_ALIASES if self.settings else {}
-        return Grammar(flags, letters, bool(self.words), aliases) if self.run else RUN
+        return Grammar(flags, letters, bool(self.arguments), aliases) if self.run else RUN
 
     def usage(self) -> str:
         """Return its own help."""
         lines = [
             f"{self.help[0].upper()}{self.help[1:]}.",
             "",
-            f"usage: ipvsproxy {self.name} {self.words}".rstrip(),
+            f"usage: ipvsproxy {self.name} {self.arguments}".rstrip(),
         ]
         lines[-1] += " [flags]"
         lines += ["", *(usage_line(row, LETTERS.get(row.flag, "")) for row in self.own)]
@@ -156,7 +156,7 @@ _WORKING = (
     Command("completion", "print a script that completes commands and flags", _completion, "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip
-HELP = Command("help", "print this, or the flags of a command, as --help does", words="[COMMAND]",
+HELP = Command("help", "print this, or the flags of a command, as --help does", arguments="[COMMAND]",
     first=tuple(command.name for command in _WORKING), settings=False)  # fmt: skip
 COMMANDS = (*_WORKING, HELP)
 BY_NAME = {command.name: command for command in COMMANDS}

@@ -2,7 +2,7 @@
 
 `--name=value` and `--name value`, `_` counting as `-`; a flag that may stand alone takes its value only after a
 `=`. Of the proxy's own flags `-v` and `-h` are the only short ones; commands that look at things have more of
-them, and flags and words of their own (`Grammar`).
+them, and flags and arguments of their own (`Grammar`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,11 +21,11 @@ class WrongUsage(ValueError):
 
 
 class Grammar(NamedTuple):
-    """What arguments may be: flags by name, letters for some of them, and whether words without a flag count."""
+    """What arguments may be: flags by name, letters for some of them, whether there may be others."""
 
     flags: Mapping[str, Row] = BY_FLAG
     letters: Mapping[str, str] = {"v": "v"}
-    words: bool = False
+    positional: bool = False
     aliases: Mapping[str, Row] = FLAG_ALIASES
 
 
@@ -34,18 +34,18 @@ RUN = Grammar()
 
 
 class Arguments(NamedTuple):
-    """What was given: values by key, whether help is wanted, words without a flag, notes on deprecated names."""
+    """What was given: values by key, whether help is wanted, positional arguments, notes on deprecated names."""
 
     values: dict[str, Any]
     help: bool
-    words: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
     """Read all arguments. Raises WrongUsage with every mistake."""
     values: dict[str, Any] = {}
-    words: list[str] = []
+    positional: list[str] = []
     mistakes, notes = [], []
     rest = iter(arguments)
     for text in rest:
@@ -53,7 +53,7 @@ def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
             return Arguments(values, help=True)
         try:
             if text in ("--", "-") or not text.startswith("-"):
-                words += _words([text] if text != "--" else rest, grammar)
+                positional += _positional([text] if text != "--" else rest, grammar)
                 continue
             row, value = _flag(text, rest, grammar)
             notes += _deprecation(text, row, grammar)
@@ -64,7 +64,7 @@ def parse(arguments: Iterable[str], grammar: Grammar = RUN) -> Arguments:
             mistakes.append(str(mistake))
     if mistakes:
         raise WrongUsage("\n".join(mistakes))
-    return Arguments(values, help=False, words=tuple(words), notes=tuple(notes))
+    return Arguments(values, help=False, positional=tuple(positional), notes=tuple(notes))
 
 
 def _flag(text: str, rest: Iterator[str], grammar: Grammar) -> tuple[Row, Any]:
@@ -109,11 +109,11 @@ def _like(name: str, grammar: Grammar) -> str:
     return f"; did you mean --{like[0]}?" if like else ""
 
 
-def _words(texts: Iterable[str], grammar: Grammar) -> list[str]:
-    words = [text for text in texts if text]
-    if words and not grammar.words:
-        raise WrongUsage(f"arguments without a flag mean nothing here: {' '.join(words)}")
-    return words
+def _positional(texts: Iterable[str], grammar: Grammar) -> list[str]:
+    positional = [text for text in texts if text]
+    if positional and not grammar.positional:
+        raise WrongUsage(f"unexpected positional arguments: {' '.join(positional)}")
+    return positional
 
 
 def usage() -> str:
@@ -131,10 +131,10 @@ def usage_line(row: Row, letter: str = "") -> str:
     name = f"-{letter}, --{row.flag}" if letter else f"--{row.flag}"
     name = name if kind.bare else f"{name} {kind.name}"
     default = row.default if row.flag_default is None else row.flag_default
-    words = [row.help] if row.help else []
+    positional = [row.help] if row.help else []
     if row.status is Status.ACCEPTED:
-        words.append("(accepted, has no effect)")
+        positional.append("(accepted, has no effect)")
     elif default != kind.zero:
-        words.append(f"(default {kind.show(default)})")
-    words += [f"(--{alias.flag} is deprecated)" for alias in row.aliases]
-    return f"  {name:44} {' '.join(words)}".rstrip()
+        positional.append(f"(default {kind.show(default)})")
+    positional += [f"(--{alias.flag} is deprecated)" for alias in row.aliases]
+    return f"  {name:44} {' '.join(positional)}".rstrip()

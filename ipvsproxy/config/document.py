@@ -55,10 +55,10 @@ def decode(data: bytes, form: Form) -> Document:
         raise ConfigFileError(f"not a {form.kind}{elsewhere}")
     reader = _Reader(found.loader, form)
     reader.mapping(found.root, "")
-    said = (reader.values.pop("apiVersion", ""), reader.values.pop("kind", ""))
-    if said != (form.api_version, form.kind):
+    type_meta = (reader.values.pop("apiVersion", ""), reader.values.pop("kind", ""))
+    if type_meta != (form.api_version, form.kind):
         wanted = f"not {form.api_version}, {form.kind}{elsewhere}"
-        reader.errors.insert(0, f"apiVersion {said[0]!r}, kind {said[1]!r}: {wanted}")
+        reader.errors.insert(0, f"apiVersion {type_meta[0]!r}, kind {type_meta[1]!r}: {wanted}")
     if reader.errors:
         raise ConfigFileError("\n".join(reader.errors))
     ignored = [f"{other} is ignored: only the first document of a file counts" for other in found.ignored]
@@ -91,16 +91,16 @@ class _Reader:
 
     def mapping(self, node: yaml.MappingNode, prefix: str) -> None:
         """Take all fields of one mapping; of a key that is given twice the last one counts."""
-        given = set()
+        seen = set()
         for key, _ in node.value:
             path = _path(prefix, key)
-            if path in given:
+            if path in seen:
                 self._note(self.complaints, key, path, "given twice, the last one counts")
-            given.add(path)
+            seen.add(path)
         try:
             self._loader.flatten_mapping(node)  # what `<<` merges stands before what is given here
         except yaml.MarkedYAMLError as error:
-            self._note(self.errors, node, f"{prefix}<<", _words(error))
+            self._note(self.errors, node, f"{prefix}<<", _problem(error))
         for path, (key, value) in {_path(prefix, key): (key, value) for key, value in node.value}.items():
             self._field(path, key, value)
 
@@ -138,19 +138,19 @@ class _Reader:
         except BadValue as error:
             self._note(self.errors, node, path, " ".join(str(error).split()))
         except yaml.MarkedYAMLError as error:
-            self._note(self.errors, node, path, _words(error))
+            self._note(self.errors, node, path, _problem(error))
         except (ValueError, LookupError, TypeError, AttributeError):  # a tag whose text is none of its kind
             self._note(self.errors, node, path, f"has the tag {node.tag}, and is none")
 
-    def _note(self, where: list[str], node: yaml.Node, path: str, words: str) -> None:
-        where.append(f"line {node.start_mark.line + 1}: {self._form.kind}.{path}: {words}")
+    def _note(self, where: list[str], node: yaml.Node, path: str, message: str) -> None:
+        where.append(f"line {node.start_mark.line + 1}: {self._form.kind}.{path}: {message}")
 
 
 def _path(prefix: str, key: yaml.Node) -> str:
     return f"{prefix}{key.value}" if isinstance(key, yaml.ScalarNode) else f"{prefix}?"
 
 
-def _words(error: yaml.MarkedYAMLError) -> str:
+def _problem(error: yaml.MarkedYAMLError) -> str:
     return " ".join(str(error.problem or error.context).split())
 
 

@@ -157,12 +157,12 @@ def _quantity(value: Any) -> str:
     return text if float(found[1]) else "0"
 
 
-def _strictly(wanted: type, words: str, read: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+def _strictly(wanted: type, expected: str, read: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
     """Return a decoder of one type: a file must not hold a number where a text belongs, or the reverse."""
 
     def decode(value: Any) -> Any:
         if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
-            raise BadValue(f"{_shown(value)} is not {words}")
+            raise BadValue(f"{_shown(value)} is not {expected}")
         return read(value) if read else value
 
     return decode

@@ -50,7 +50,7 @@ class TrafficPath(NamedTuple):
     Chains of the hook from the priority `until` on do not see it.
     """
 
-    words: str
+    description: str
     hook: str
     packet: Packet
     until: int = LAST
@@ -129,52 +129,52 @@ def _uses(chain: FilterChain, rule: FilterRule, mark: int) -> bool:
 
 def _drops(facts: Facts, book: FilterTables) -> Iterator[Finding]:
     """One finding for each rule or policy that loses packets; the same rule is told once."""
-    told: set[str] = set()
-    for way, outcome in _outcomes(book, _ways(facts)):
+    reported: set[str] = set()
+    for path, outcome in _outcomes(book, _paths(facts)):
         is_hidden = outcome.verdict == UNTRACKED and outcome.certain
-        if not (outcome.verdict in LOSING or is_hidden) or outcome.where in told:
+        if not (outcome.verdict in LOSING or is_hidden) or outcome.where in reported:
             continue
-        told.add(outcome.where)
+        reported.add(outcome.where)
         if outcome.verdict == UNTRACKED:
             yield problem(
                 "other rules",
-                f"{outcome.where} hides {way.words} from conntrack: they are neither judged nor masqueraded",
+                f"{outcome.where} hides {path.description} from conntrack: no filter, no masquerade",
                 step="have the program that owns it track them",
             )
         elif outcome.certain:
-            yield problem("other rules", f"{outcome.where} drops {way.words}", step=_advice(outcome, way))
+            yield problem("other rules", f"{outcome.where} drops {path.description}", step=_advice(outcome, path))
         else:
             yield warning(
                 "other rules",
-                f"{outcome.where} drops {way.words}, unless a rule that cannot be judged here lets it pass",
+                f"{outcome.where} drops {path.description}, unless a rule that cannot be judged here lets it pass",
                 *outcome.doubts[:3],
-                step=_advice(outcome, way),
+                step=_advice(outcome, path),
             )
 
 
-def _advice(outcome: FilterOutcome, way: TrafficPath) -> str:
+def _advice(outcome: FilterOutcome, path: TrafficPath) -> str:
     legacy = "legacy" in outcome.where
-    if way.hook == "forward" and legacy:
+    if path.hook == "forward" and legacy:
         return (
             "in legacy iptables: iptables-legacy -I FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
         )
-    return f"have the program that owns it accept {way.words}, or take the rule away"
+    return f"have the program that owns it accept {path.description}, or take the rule away"
 
 
-def _outcomes(book: FilterTables, ways: Iterable[TrafficPath]) -> Iterator[tuple[TrafficPath, FilterOutcome]]:
-    for way in ways:
-        family = 4 if way.packet["nfproto"] == bytes([2]) else 6
-        for chain in book.base(way.hook, family=family):
-            if chain.kind != "nat" and chain.priority < way.until:
+def _outcomes(book: FilterTables, paths: Iterable[TrafficPath]) -> Iterator[tuple[TrafficPath, FilterOutcome]]:
+    for path in paths:
+        family = 4 if path.packet["nfproto"] == bytes([2]) else 6
+        for chain in book.base(path.hook, family=family):
+            if chain.kind != "nat" and chain.priority < path.until:
                 early = chain.priority <= CONNTRACK
-                packet = {name: v for name, v in way.packet.items() if not (early and name == "ctstate")}
-                yield way, book.walk(chain, packet)
+                packet = {name: v for name, v in path.packet.items() if not (early and name == "ctstate")}
+                yield path, book.walk(chain, packet)
 
 
-def _ways(facts: Facts) -> Iterator[TrafficPath]:
+def _paths(facts: Facts) -> Iterator[TrafficPath]:
     pods, links = _pods(facts), _links(facts)
     for server in _samples(facts):
-        yield from _ways_of(facts, server, pods, links)
+        yield from _paths_of(facts, server, pods, links)
 
 
 def _samples(facts: Facts) -> list[ServerFacts]:
@@ -186,7 +186,7 @@ def _samples(facts: Facts) -> list[ServerFacts]:
     return list(found.values())[:SAMPLES]
 
 
-def _ways_of(facts: Facts, server: ServerFacts, pods: Pods, links: Ends) -> Iterator[TrafficPath]:
+def _paths_of(facts: Facts, server: ServerFacts, pods: Pods, links: Ends) -> Iterator[TrafficPath]:
     destination = {"daddr": parse_ip(server.address), "dport": server.port.to_bytes(2)}
     base = _base(server)
     local = [b for b in server.backends if _is_local(facts, b.address)]
@@ -202,16 +202,16 @@ def _ways_of(facts: Facts, server: ServerFacts, pods: Pods, links: Ends) -> Iter
         yield TrafficPath(f"connections from the node to {server}", "output", from_node, IPVS_OUTPUT)
     for backend in server.backends[:1]:
         to = {"daddr": parse_ip(backend.address), "dport": backend.port.to_bytes(2)}
-        words = f"what {server} sends to its endpoint {backend}"
+        description = f"what {server} sends to its endpoint {backend}"
         for hook in ("output", "postrouting"):
-            yield TrafficPath(words, hook, {**base, **to, **_state(NEW, UNICAST)})
+            yield TrafficPath(description, hook, {**base, **to, **_state(NEW, UNICAST)})
     for backend in local[:1]:
         source = {"saddr": parse_ip(backend.address), "sport": backend.port.to_bytes(2), **links.pods}
         replies = {**base, **source, **_state(ESTABLISHED, UNICAST)}
         mark = {"mark": facts.settings.mark.to_bytes(4, sys.byteorder)}
-        words = f"replies of the endpoint {join(backend.address, backend.port)} through {server}"
-        yield TrafficPath(words, "prerouting", replies)
-        yield TrafficPath(words, "forward", {**replies, **mark})
+        description = f"replies of the endpoint {join(backend.address, backend.port)} through {server}"
+        yield TrafficPath(description, "prerouting", replies)
+        yield TrafficPath(description, "forward", {**replies, **mark})
 
 
 def _links(facts: Facts) -> Ends:

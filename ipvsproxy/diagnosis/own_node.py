@@ -29,7 +29,7 @@ def check_node(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def said(proxy: Proxy) -> dict[str, Any]:
+def reported(proxy: Proxy) -> dict[str, Any]:
     """Return what the health server said, empty when that is no object."""
     try:
         body = json.loads(proxy.health_body)
@@ -40,12 +40,12 @@ def said(proxy: Proxy) -> dict[str, Any]:
 
 def holder_waited_for(proxy: Proxy) -> str:
     """Return the proxy that this one waits for, empty if it is at work itself."""
-    return str(said(proxy).get("waitingFor") or "")
+    return str(reported(proxy).get("waitingFor") or "")
 
 
 def refuses_traffic(proxy: Proxy) -> str:
     """Return why a healthy proxy tells load balancers to send nothing to this node, empty when it does not."""
-    body = said(proxy)
+    body = reported(proxy)
     if proxy.health == 200 or body.get("healthy") is not True or body.get("nodeEligible") is not False:
         return ""
     return str(body.get("reason") or "its Node was not found, or is about to be deleted")
@@ -53,5 +53,5 @@ def refuses_traffic(proxy: Proxy) -> str:
 
 def has_never_synced(proxy: Proxy) -> bool:
     """Whether an ill proxy says nothing of any IP family, which it does before its first sync."""
-    body = said(proxy)
+    body = reported(proxy)
     return "healthy" in body and "status" not in body and not holder_waited_for(proxy)

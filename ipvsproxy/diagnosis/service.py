@@ -84,7 +84,7 @@ class ServiceFacts(msgspec.Struct, frozen=True):
     conflicts: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
     unusable: str = ""
-    said: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
 
 
 def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Finding]:
@@ -99,8 +99,8 @@ def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Findi
 
 
 def _steps(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
-    if facts.said:
-        yield warning("objects", f"not all that concerns {facts.key} can be used", *facts.said,
+    if facts.complaints:
+        yield warning("objects", f"not all that concerns {facts.key} can be used", *facts.complaints,
                       step="complete them: what is missing is not proxied")  # fmt: skip
     if facts.unusable:
         yield problem("Service", f"{facts.key} cannot be proxied: {facts.unusable}", step="correct the Service")
@@ -268,8 +268,8 @@ def _words(probe: Probe) -> str:
         return "sent, nothing came back (UDP)"
     passed_by = probe.outcome == ANSWERED and probe.by_ipvs is False
     by = ", but not by this node's IPVS," if passed_by else ""
-    words = f"{probe.outcome}{by} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
-    return f"{words}: {probe.reason}" if probe.reason else words
+    text = f"{probe.outcome}{by} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
+    return f"{text}: {probe.reason}" if probe.reason else text
 
 
 def _about_node(findings: Sequence[Finding]) -> Finding:

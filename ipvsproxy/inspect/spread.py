@@ -25,7 +25,7 @@ WORDS = {
 }
 
 
-def words(scheduler: str) -> str:
+def describe(scheduler: str) -> str:
     """Return what is to be known of the shares, empty if nothing is."""
     return WORDS.get(scheduler, "").format(scheduler)
 

@@ -122,7 +122,7 @@ class Conntrack:
 
     def sweep(self, sweep: Sweep) -> int:
         """Delete all entries that the rules of a sweep forbid and return how many. Raises KernelError."""
-        return sum(self._delete(sweep.family, doomed) for doomed in _chunks(self._stale(sweep)))
+        return sum(self._delete(sweep.family, stale) for stale in _chunks(self._stale(sweep)))
 
     def entries(self, sweep: Sweep) -> Iterator[ConntrackEntry]:
         """Yield the entries that the sweep concerns. Raises KernelError, Interrupted."""

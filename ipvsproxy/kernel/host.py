@@ -68,14 +68,14 @@ class Ipv6Forwarding:
     """Whether the host forwards IPv6, which matters once there is an IPv6 Service; others set it."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._reported = False
 
     def look(self, *, is_needed: bool) -> None:
         """Say once that packets will not reach pods, and again when it was turned on and off meanwhile."""
         is_off = is_needed and read_sysctl(IPV6_FORWARDING) == 0
-        if is_off and not self._said:
+        if is_off and not self._reported:
             log.warning(messages.IPV6_FORWARDING_OFF, sysctl=dotted(IPV6_FORWARDING))
-        self._said = is_off
+        self._reported = is_off
 
 
 def keep(config: Config) -> None:

@@ -82,12 +82,12 @@ class Ipvs:
 
         What is already there is set instead, and what is already gone counts as removed. Raises Lost.
         """
-        troubled = self._send([piece for step in steps for piece in pieces(step)])
-        if not troubled:
+        in_doubt = self._send([piece for step in steps for piece in pieces(step)])
+        if not in_doubt:
             return []
         # A step answers with one error for all its messages; sent again one by one, each tells its own. What had
         # been done of it is there already, or gone.
-        refused = self._send([part for trouble in troubled for part in single(trouble.step)])
+        refused = self._send([part for step_refused in in_doubt for part in single(step_refused.step)])
         again = [r for r in refused if _is_there(r)]
         if again:
             # One that exists is set in place, never deleted and added: that would drop its connections.

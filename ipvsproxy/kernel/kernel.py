@@ -311,11 +311,11 @@ class Kernel:
 
 def report(refused: Sequence[StepRefused]) -> None:
     """Log what IPVS refused: each object once, and not thousands of them."""
-    told: dict[FrontendKey, StepRefused] = {}
+    logged: dict[FrontendKey, StepRefused] = {}
     for item in refused:
-        if len(told) < LOGGED_AT_ONCE:
-            told.setdefault(item.step.key, item)
-    for key, item in told.items():
+        if len(logged) < LOGGED_AT_ONCE:
+            logged.setdefault(item.step.key, item)
+    for key, item in logged.items():
         log.error(
             messages.IPVS_REFUSED,
             verb=item.step.verb.name,
@@ -323,5 +323,5 @@ def report(refused: Sequence[StepRefused]) -> None:
             destination=str(item.destination) if item.destination else None,
             err=item.reason,
         )
-    if len(refused) > len(told):
-        log.error("Kernel refused more IPVS changes", count=len(refused) - len(told))
+    if len(refused) > len(logged):
+        log.error("Kernel refused more IPVS changes", count=len(refused) - len(logged))

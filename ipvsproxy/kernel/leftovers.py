@@ -43,9 +43,9 @@ class Leftovers:
         self._wire = Wire(NETLINK_NETFILTER)
         self._there = KubeProxyState(self._wire)
         self._removed = False
-        self._said: list[str] = []
+        self._reported: list[str] = []
 
-    def tend(self) -> str:
+    def remove_once_then_watch(self) -> str:
         """Remove what is there, the first time; later on say when it has come back, and return what that means.
 
         Logs what goes wrong.
@@ -59,17 +59,17 @@ class Leftovers:
         return ""
 
     def _remove_at_last(self) -> None:
-        problems = self.remove(0.0 if self._said else BUSY_SECONDS)
+        problems = self.remove(0.0 if self._reported else BUSY_SECONDS)
         for problem in problems:
-            if problem not in self._said:
+            if problem not in self._reported:
                 log.warning("Could not remove leftovers of kube-proxy, will retry", err=problem)
-        self._said = problems
+        self._reported = problems
         if not problems:
             self._removed = True
             for advice in legacy_advice():
                 log.warning(advice)
 
-    def remove(self, patience: float = BUSY_SECONDS) -> list[str]:
+    def remove(self, seconds: float = BUSY_SECONDS) -> list[str]:
         """Remove everything but what legacy iptables holds, and return what could not be removed.
 
         Rules let go of their sets a moment after they have gone; so long, in seconds, it may take at most. Raises
@@ -79,8 +79,8 @@ class Leftovers:
         problems += self._remove_tables()
         if legacy_leftovers():
             return problems  # whose rules hold on to the sets
-        doomed = [name for name in SETS if not (is_used and name in HAIRPIN_SETS)]
-        return problems + destroy_sets(doomed, self._wire, patience)
+        unused = [name for name in SETS if not (is_used and name in HAIRPIN_SETS)]
+        return problems + destroy_sets(unused, self._wire, seconds)
 
     def _remove_rules(self) -> tuple[list[str], bool]:
         """Remove chains and jumps; return the problems, and whether other programs go on using some of them."""
@@ -116,16 +116,16 @@ class Leftovers:
     def _watch(self) -> str:
         """Say once that a kube-proxy is at work."""
         came_back = self._there.sure_signs()
-        if came_back and not self._said:
+        if came_back and not self._reported:
             log.error(
                 messages.KUBE_PROXY_RUNS,
                 found=came_back,
             )
-        self._said = came_back
+        self._reported = came_back
         return f"a kube-proxy is running and writes {', '.join(came_back)}" if came_back else ""
 
 
-def destroy_sets(names: Sequence[str], wire: Wire, patience: float) -> list[str]:
+def destroy_sets(names: Sequence[str], wire: Wire, seconds: float) -> list[str]:
     """Destroy those of the ipsets that exist, within some seconds, and return what could not be.
 
     A kernel that has not loaded ipset is not asked, since that would load it.
@@ -134,7 +134,7 @@ def destroy_sets(names: Sequence[str], wire: Wire, patience: float) -> list[str]
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_result(bool),
         wait=tenacity.wait_fixed(BUSY_PAUSE),
-        stop=tenacity.stop_after_delay(patience),
+        stop=tenacity.stop_after_delay(seconds),
         retry_error_callback=lambda _: None,
     )
     retrying(_destroy_some, left, wire)

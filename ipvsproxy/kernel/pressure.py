@@ -48,17 +48,17 @@ class Pressure:
     def __init__(self, proc: Path = PROC, sys: Path = SYS, cpus: int | None = None) -> None:
         self._proc, self._sys = proc, sys
         self._cpus = cpus or os.cpu_count() or 1
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def look(self, servers: int, destinations: int) -> None:
         """Say what is new; `servers` and `destinations` are how many IPVS holds."""
         concerns = {concern.subject: concern for concern in self.concerns(servers, destinations)}
-        for subject in concerns.keys() - self._said:
+        for subject in concerns.keys() - self._reported:
             concern = concerns[subject]
             log.warning(messages.PRESSURE, subject=subject, advice=concern.advice, **concern.numbers)
-        for subject in self._said - concerns.keys():
+        for subject in self._reported - concerns.keys():
             log.info(messages.PRESSURE_OVER, subject=subject)
-        self._said = set(concerns)
+        self._reported = set(concerns)
 
     def concerns(self, servers: int, destinations: int) -> Iterator[Concern]:
         """Yield everything that is under pressure now."""

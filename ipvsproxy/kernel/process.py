@@ -11,17 +11,17 @@ LISTENING = "0A"
 ADDRESS, STATE, USER = 1, 3, 7
 
 
-def words_of(folder: Path) -> list[str]:
+def arguments_of(folder: Path) -> list[str]:
     """Return the command line of a process by its folder below /proc. Raises OSError."""
     with (folder / "cmdline").open("rb") as file:
         return file.read(LONGEST).decode(errors="replace").rstrip("\0").split("\0")
 
 
-def without_interpreter(words: list[str]) -> list[str]:
+def without_interpreter(arguments: list[str]) -> list[str]:
     """Return a command line that begins with the program, of `python program` and `python -m program` too."""
-    if Path(words[0]).name.startswith("python") and len(words) > 1:
-        return words[2:] if words[1] == "-m" else words[1:]
-    return words[2:] if words[1:2] == ["-m"] else words
+    if Path(arguments[0]).name.startswith("python") and len(arguments) > 1:
+        return arguments[2:] if arguments[1] == "-m" else arguments[1:]
+    return arguments[2:] if arguments[1:2] == ["-m"] else arguments
 
 
 def environment(pid: int) -> Mapping[str, str]:
@@ -58,6 +58,6 @@ def _listening(port: int) -> Iterator[int]:
             continue
         with table.open() as lines:
             next(lines, None)
-            for words in map(str.split, lines):
-                if words[STATE] == LISTENING and int(words[ADDRESS].rpartition(":")[2], 16) == port:
-                    yield int(words[USER])
+            for arguments in map(str.split, lines):
+                if arguments[STATE] == LISTENING and int(arguments[ADDRESS].rpartition(":")[2], 16) == port:
+                    yield int(arguments[USER])

@@ -121,7 +121,7 @@ class Rules:
         admissions = _admissions(elements)
         self._transactions.run(self._whole(elements, admissions, found, parts))
         self._parts = parts | needed_parts(elements)
-        self._tell(found)
+        self._log_replaced(found)
         self._shadow.elements = dict(elements)
         # Until all is done: the rules for source ranges would go on letting in whom later ones shut out.
         self.in_doubt, self._stamp = True, b""
@@ -150,7 +150,7 @@ class Rules:
         transaction.replace_rules(SHUT_OUT, SHUT_OUT_RULES)
         self._transactions.run(transaction)
 
-    def _tell(self, found: Mapping[str, str]) -> None:
+    def _log_replaced(self, found: Mapping[str, str]) -> None:
         """Mention once whose rules have gone."""
         was = found.get(TABLE.family, self._layout)
         if was != self._layout:

@@ -98,12 +98,12 @@ class Channel:
         self,
         protocol: int,
         groups: int,
-        news: NotificationHandler,
+        handler: NotificationHandler,
         prepare: Callable[[socket.socket], None] = lambda _: None,
     ) -> None:
         self._protocol = protocol
         self._groups = groups
-        self._news = news
+        self._handler = handler
         self._prepare = prepare
         self._complained = False
         self._open()
@@ -128,7 +128,7 @@ class Channel:
                 log.error("Could not subscribe to netlink notifications, will retry", err=str(error))
             return False
         self._complained = False
-        self._news.lost()
+        self._handler.lost()
         return True
 
     def take(self) -> None:
@@ -139,11 +139,11 @@ class Channel:
             data = self.socket.recv(LARGEST)
         except OSError as error:
             if error.errno == errno.ENOBUFS:
-                self._news.lost()
+                self._handler.lost()
             else:
                 self._discard(str(error))
         else:
-            self._news.take(messages_in(data))
+            self._handler.take(messages_in(data))
 
     def _discard(self, reason: str) -> None:
         if self.socket is None:

@@ -97,7 +97,7 @@ class Reply:
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives."""
         while True:
-            with _as_trouble():
+            with _as_request_failed():
                 # Not stream(): without chunked encoding, as some proxies have it, that waits for a full CHUNK.
                 data = self._answer.read1(CHUNK)
             if not data:
@@ -118,7 +118,7 @@ class Reply:
 
 
 @contextmanager
-def _as_trouble() -> Iterator[None]:
+def _as_request_failed() -> Iterator[None]:
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -255,7 +255,7 @@ class Client:
         api = connection.api
         began, code = time.monotonic(), "<error>"
         try:
-            with _as_trouble():
+            with _as_request_failed():
                 _, url, sent, content, _ = api.param_serialize(
                     verb,
                     path,

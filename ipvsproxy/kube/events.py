@@ -70,7 +70,7 @@ class EventSeries:
         self.name = ""
         self.moment = datetime.now(UTC)
         self.count = 1
-        self.last = self.told = now
+        self.last = self.reported = now
         self.is_queued = False
 
     def again(self, now: float) -> None:
@@ -113,14 +113,14 @@ class Events:
             if series is not None:
                 self._series[notice] = series
                 series.again(now)
-                if not series.is_queued and now - series.told >= self._limits.counted_every:
-                    series.told = now
+                if not series.is_queued and now - series.reported >= self._limits.counted_every:
+                    series.reported = now
                     self._enqueue(series)
             elif self._budget.take(notice.subject.namespace):
                 self._series[notice] = series = EventSeries(notice, now)
                 if not self._enqueue(series):
                     del self._series[notice]
-                self._tell_dropped(notice.subject.namespace)
+                self._log_dropped(notice.subject.namespace)
             else:
                 self._sent("dropped")
 
@@ -143,7 +143,7 @@ class Events:
         self._sent("dropped")
         return False
 
-    def _tell_dropped(self, namespace: str) -> None:
+    def _log_dropped(self, namespace: str) -> None:
         count = self._budget.take_withheld(namespace)
         if count:
             log.warning("Dropped more Events about objects of a namespace", namespace=namespace, count=count)
@@ -198,8 +198,8 @@ class Events:
         )
         try:
             retrying(self._request, call)
-        except RequestFailed as trouble:
-            log.debug("API server did not accept Event", err=trouble.reason)
+        except RequestFailed as problem:
+            log.debug("API server did not accept Event", err=problem.reason)
             self._sent("failed")
             return False
         self._sent("sent")

@@ -150,8 +150,8 @@ def read_plugin(user: Section, cluster: Section, server: str, authority: Path | 
     _check_mode(section)
     path = section.path("command") if "/" in command else None
     variables = _variables(section)
-    told = _told(cluster, server, authority) if section.flag("provideClusterInfo") else {}
-    info = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False, **told}}
+    cluster_info = _cluster_info(cluster, server, authority) if section.flag("provideClusterInfo") else {}
+    info = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False, **cluster_info}}
     words = [str(path or command), *section.texts("args")]
     return Plugin(section.where, words, variables, info, section.text("installHint"))
 
@@ -175,7 +175,7 @@ def _variables(section: Section) -> dict[str, str]:
     return found
 
 
-def _told(cluster: Section, server: str, authority: Path | bytes | None) -> dict[str, Any]:
+def _cluster_info(cluster: Section, server: str, authority: Path | bytes | None) -> dict[str, Any]:
     """Return what a program that asks for it is told of the cluster."""
     content = authority.read_bytes() if isinstance(authority, Path) else authority
     found: dict[str, Any] = {"server": server, "config": _extension(cluster)}

@@ -271,9 +271,9 @@ def _log_content(name: str, old: FileContent, new: FileContent) -> None:
     for ident, reason in new.skipped.items():
         if old.skipped.get(ident) != reason and ident not in new.complaints:
             log.info(messages.MANIFEST_LEFT, file=name, kind=ident[0], object=ident[1], reason=reason)
-    mended = {r.ident for r in old.refused if r.ident in new.good} - {r.ident for r in new.refused}
+    accepted = {r.ident for r in old.refused if r.ident in new.good} - {r.ident for r in new.refused}
     for ident in new.good:
-        if ident in mended:
+        if ident in accepted:
             log.info(messages.MANIFEST_ACCEPTED, file=name, kind=ident[0], object=ident[1])
 
 

@@ -42,7 +42,7 @@ class Folder:
         self._files: dict[str, File] = {}
         self._device: int | None = None
         self._away = ""
-        self._told: dict[Kind, Listed] = {}
+        self._sent: dict[Kind, Listed] = {}
         self._clashes: set[tuple[Ident, str, str]] = set()
         self._hinted: set[str] = set()
         self._problems: set[tuple[str, str]] = set()
@@ -56,7 +56,7 @@ class Folder:
         try:
             found = self._look()
         except OSError as error:
-            if not self._told:
+            if not self._sent:
                 raise
             self._note_away(error.strerror or str(error))
             return []
@@ -120,8 +120,8 @@ class Folder:
         new = {kind: Listed(kind, objects[kind], frozenset(kept[kind])) for kind in Kind}
         # Nodes come first, so that no Service gets the address of one for a moment.
         order = sorted(new, key=lambda kind: kind is not Kind.NODE)
-        changed = [new[kind] for kind in order if self._told.get(kind) != new[kind]]
-        self._told = new
+        changed = [new[kind] for kind in order if self._sent.get(kind) != new[kind]]
+        self._sent = new
         return changed
 
     def _refused(self) -> set[Ident]:

@@ -220,7 +220,7 @@ class OtherNodes:
         elif now >= self._release:
             # Better to serve by what is known than to keep Services waiting.
             self._release = NEVER
-            self._tell(asked)
+            self._publish(asked)
         return max(0.0, min(self._due, self._release) - pace.clock())
 
     def _gap(self) -> float:
@@ -230,8 +230,8 @@ class OtherNodes:
     def _look(self, asked: int) -> None:
         try:
             found = look(self._transport, self._node_name, self._hold)
-        except RequestFailed as trouble:
-            self._failed(trouble, asked)
+        except RequestFailed as failure:
+            self._failed(failure, asked)
         except Exception as error:  # the top of a thread: nothing may end it
             log.exception(messages.NODES_CRASHED)
             self._failed(RequestFailed(f"crash: {error!r}", MALFORMED), asked)
@@ -239,10 +239,10 @@ class OtherNodes:
             self._failures, self._load = 0, found.load
             self._complain("")
             self._seen = OtherNodeAddresses(found.nodes, found.pod_cidrs)
-            self._tell(asked)
+            self._publish(asked)
         self._plan_next()
 
-    def _tell(self, asked: int) -> None:
+    def _publish(self, asked: int) -> None:
         """Tell all that is known: an event may take the place of one that nobody has read yet."""
         self._inbox.put(msgspec.structs.replace(self._seen, answers=asked))
 
@@ -262,13 +262,13 @@ class OtherNodes:
             seconds = NEVER  # no Service has an address that anybody would have to know about
         self._due = self._looked_at + seconds
 
-    def _failed(self, trouble: RequestFailed, asked: int) -> None:
+    def _failed(self, failure: RequestFailed, asked: int) -> None:
         if self._ended:
             return
-        self._tell(asked)
+        self._publish(asked)
         self._failures += 1
-        self._pause = self._limits.pace.pause(self._failures, trouble.retry_after)
-        self._complain(trouble.reason)
+        self._pause = self._limits.pace.pause(self._failures, failure.retry_after)
+        self._complain(failure.reason)
 
     def _complain(self, reason: str) -> None:
         if reason and reason != self._complaint:

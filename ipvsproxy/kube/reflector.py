@@ -115,8 +115,8 @@ class Reflector:
             if self._version:
                 return self._watch()
             self._list()
-        except RequestFailed as trouble:
-            return 0 if self._stopping.is_set() else max(self._recover(trouble), self._rest())
+        except RequestFailed as failure:
+            return 0 if self._stopping.is_set() else max(self._recover(failure), self._rest())
         except Exception as error:  # noqa: BLE001 - the top of a thread: nothing may end it
             self._log.exception(messages.WATCH_CRASHED)
             self._version = ""
@@ -162,11 +162,11 @@ class Reflector:
             try:
                 with self._opened(self._transport.list(self._kind, self._limit, token, "")) as response:
                     return response.read(ANSWER_BYTES if self._limit else WHOLE_BYTES)
-            except TooLarge as trouble:
+            except TooLarge as failure:
                 if self._limit == 1:
                     raise
                 self._limit = self._limit // 2 or PAGE_SIZE
-                self._log.info("Reduced the page size of lists", objects=self._limit, err=trouble.reason)
+                self._log.info("Reduced the page size of lists", objects=self._limit, err=failure.reason)
 
     def _note_version(self, version: str) -> None:
         newest, self._newest = self._newest, version
@@ -318,28 +318,28 @@ class Reflector:
 
     # Trouble
 
-    def _recover(self, trouble: RequestFailed) -> float:
+    def _recover(self, failure: RequestFailed) -> float:
         """Decide how to go on after trouble; return how many seconds to wait."""
         self._attempts += 1
         first = self._attempts == 1
-        if trouble.status == GONE:
-            self._log.info("Watched resourceVersion expired, listing again", err=trouble.reason)
+        if failure.status == GONE:
+            self._log.info("Watched resourceVersion expired, listing again", err=failure.reason)
             if not self._version:
                 # A list takes longer than the server keeps what its pages are of: all at once, or it never ends.
                 self._limit = 0
             self._version = ""
-            return 0 if first else self._wait(trouble)
-        self._note_away(trouble)
-        if trouble.status == UNAUTHORIZED:
+            return 0 if first else self._wait(failure)
+        self._note_away(failure)
+        if failure.status == UNAUTHORIZED:
             self._transport.refresh()
-        elif trouble.status not in RETRYABLE and self._attempts >= RELIST_AFTER:
+        elif failure.status not in RETRYABLE and self._attempts >= RELIST_AFTER:
             self._version = ""
-        wait = 0 if first and trouble.status == UNAUTHORIZED else self._wait(trouble)
-        self._log.debug(messages.RETRYING, err=trouble.reason, attempt=self._attempts, wait=round(wait, 2))
+        wait = 0 if first and failure.status == UNAUTHORIZED else self._wait(failure)
+        self._log.debug(messages.RETRYING, err=failure.reason, attempt=self._attempts, wait=round(wait, 2))
         return wait
 
-    def _wait(self, trouble: RequestFailed) -> float:
-        return self._pace.pause(self._attempts, trouble.retry_after)
+    def _wait(self, failure: RequestFailed) -> float:
+        return self._pace.pause(self._attempts, failure.retry_after)
 
     def _rest(self) -> float:
         """Return how long to wait before a list when the one before it was not followed by a watch that lasted.
@@ -348,12 +348,12 @@ class Reflector:
         """
         return 0 if self._version or self._lists <= 1 else self._pace.pause(self._lists - 1)
 
-    def _note_away(self, trouble: RequestFailed) -> None:
+    def _note_away(self, failure: RequestFailed) -> None:
         """Say once that the API does not answer as it should, and again if it does so in another way."""
         since, status = self._away or (self._pace.clock(), -1)
-        if status != trouble.status:
-            self._log.warning(messages.WATCH_FAILED, err=trouble.reason)
-        self._away = since, trouble.status
+        if status != failure.status:
+            self._log.warning(messages.WATCH_FAILED, err=failure.reason)
+        self._away = since, failure.status
 
     def _back(self) -> None:
         if self._away is not None:

@@ -72,10 +72,10 @@ def removal(found: Found) -> list[str]:
 
     Unlinked, flushed, deleted, in this order (contract 9.1): a chain that a rule leads to cannot be deleted.
     """
-    doomed = found.chains - kept(found)
+    removable = found.chains - kept(found)
     place = f"{found.family} {found.table}"
-    leading = [jump for jump in found.jumps if jump.target in doomed]
-    chains = sorted(doomed)
+    leading = [jump for jump in found.jumps if jump.target in removable]
+    chains = sorted(removable)
     return [
         *(f"delete rule {place} {jump.chain} handle {jump.handle}" for jump in leading),
         *(f"flush chain {place} {chain}" for chain in chains),
@@ -97,10 +97,10 @@ def going(found: Iterable[Found], tables: Iterable[str], sets: Iterable[str]) ->
     for table in found:
         staying = kept(table)
         is_used = is_used or bool(staying)
-        doomed = table.chains - staying
-        leading = sum(jump.target in doomed for jump in table.jumps)
+        removable = table.chains - staying
+        leading = sum(jump.target in removable for jump in table.jumps)
         place = f"{table.family} {table.table}"
-        items += [Item("chains", place, len(doomed)), Item("rules", place, leading)]
+        items += [Item("chains", place, len(removable)), Item("rules", place, leading)]
     items += [Item("table", name) for name in tables]
     items += [Item("ipset", name) for name in sets if not (is_used and name in HAIRPIN_SETS)]
     return [item for item in items if item.number]

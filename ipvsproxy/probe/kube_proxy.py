@@ -46,7 +46,7 @@ def answers(config: Config, *, ours_runs: bool) -> Iterator[tuple[str, str]]:
 
 def other_mode(config: Config) -> str:
     """Return where a kube-proxy of a mode other than ipvs answers, and with which mode; empty if none does."""
-    return next((words for words, mode in answers(config, ours_runs=True) if mode not in ("", IPVS)), "")
+    return next((sign for sign, mode in answers(config, ours_runs=True) if mode not in ("", IPVS)), "")
 
 
 def _distinct(*found: Listen | None) -> list[Listen]:

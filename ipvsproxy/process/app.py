@@ -47,11 +47,11 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     host.allow_descriptors()
     config = replace(config, families=_families(config))
     inbox = Inbox()
-    outside = Observability(config, log_settings.set_verbosity)
+    observability = Observability(config, log_settings.set_verbosity)
     if config.service_metrics:
-        outside.show_traffic(_kernel_counters())
-    objects, door, ask = source(config, outside.observe_request)
-    _listen(outside, door)
+        observability.show_traffic(_kernel_counters())
+    objects, client, ask = source(config, observability.observe_request)
+    _listen(observability, client)
     lock = InstanceLock()
     holder = lock.take()
     kernel = open_kernel(config)
@@ -60,13 +60,13 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     watcher = Watcher(TABLE.name, inbox.put, lambda: inbox.put(NodeAddressesChanged()))
     _guard("kernel-watcher", watcher.run)
     objects.start(inbox)
-    outside.send_events(door)
-    loop = Loop(config, inbox, kernel, report=outside.report, alone=holder is None, ask=ask)
+    observability.send_events(client)
+    loop = Loop(config, inbox, kernel, report=observability.report, alone=holder is None, ask=ask)
     _guard("loop", loop.run)
     if holder is not None:
         log.warning(messages.STANDBY, holder=str(holder))
-        outside.standby(str(holder))
-        _guard("turn", partial(_wait_for_lock, lock, kernel, outside, inbox))
+        observability.standby(str(holder))
+        _guard("turn", partial(_wait_for_lock, lock, kernel, observability, inbox))
     threading.Event().wait()
 
 
@@ -93,12 +93,12 @@ def check_mode(config: Config) -> None:
     log.warning(messages.OTHER_MODE, reason=config.other_mode)
 
 
-def _wait_for_lock(lock: InstanceLock, kernel: Kernel, outside: Observability, inbox: Inbox) -> None:
+def _wait_for_lock(lock: InstanceLock, kernel: Kernel, observability: Observability, inbox: Inbox) -> None:
     """Wait until the other proxy of this node has ended, then let the loop go. Raises Fatal."""
     lock.wait()
     log.info("Acquired the instance lock")
     prepare(kernel)
-    outside.standby("")
+    observability.standby("")
     inbox.put(LockAcquired())
 
 
@@ -138,12 +138,12 @@ def _kernel_counters() -> Callable[[], CounterReader]:
     return KernelReader
 
 
-def _listen(outside: Observability, door: EventClient | None) -> None:
+def _listen(observability: Observability, client: EventClient | None) -> None:
     """Open the servers of this process. Raises Fatal with bindAddressHardFail, after an event about it."""
     try:
-        outside.listen()
+        observability.listen()
     except OSError as error:
-        outside.send_last_events(door, error)
+        observability.send_last_events(client, error)
         raise Fatal(f"cannot listen: {error}") from error
 
 
@@ -162,8 +162,8 @@ def _guard(name: str, work: Callable[[], None]) -> None:
 
 def _crashed(crash: threading.ExceptHookArgs) -> None:
     """End the process with any of its threads, so that a supervisor starts it again: none is there for nothing."""
-    told = (crash.exc_type, crash.exc_value, crash.exc_traceback)
-    log.error("Thread crashed", thread=crash.thread.name if crash.thread else None, exc_info=told)
+    exception = (crash.exc_type, crash.exc_value, crash.exc_traceback)
+    log.error("Thread crashed", thread=crash.thread.name if crash.thread else None, exc_info=exception)
     os._exit(1)
 
 

@@ -124,9 +124,9 @@ def _remove_servers(config: Config) -> list[str]:
         if error.errno == errno.ENOENT:
             return []  # a kernel without IPVS has no servers
         raise
-    doomed = [key for key in ipvs.servers() if not any(key.address in cidr for cidr in excluded)]
-    refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in doomed])
-    log.info("Removed virtual servers", count=len(doomed) - len(refused))
+    removed = [key for key in ipvs.servers() if not any(key.address in cidr for cidr in excluded)]
+    refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in removed])
+    log.info("Removed virtual servers", count=len(removed) - len(refused))
     return [f"virtual server {item.step.key}: {os.strerror(item.errno)}" for item in refused]
 
 

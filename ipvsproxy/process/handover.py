@@ -32,15 +32,15 @@ def await_kube_proxy() -> Mapping[int, str]:
     """
     served = _served_families()
     log.info(messages.WAITING_FOR_RULES, families=sorted(served))
-    deadline, said = math.inf, time.monotonic()
+    deadline, reminded = math.inf, time.monotonic()
     while True:
         modes, now = programmed(), time.monotonic()
         deadline = min(deadline, now + OTHER_FAMILY_SECONDS) if modes else math.inf
         if modes and (served <= modes.keys() or now >= deadline):
             log.info("Found the rules of kube-proxy", modes=modes)
             return modes
-        if now >= said + REMINDER_SECONDS:
-            said = now
+        if now >= reminded + REMINDER_SECONDS:
+            reminded = now
             log.warning(messages.NO_RULES_YET, families=sorted(served - modes.keys()))
         time.sleep(LOOK_SECONDS)
 

@@ -61,15 +61,15 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write a line, or count it as lost; how many were is said as soon as something can be said."""
-        told = self._lost
-        note = f"{told} log lines could not be written\n" if told else ""
+        lost = self._lost
+        note = f"{lost} log lines could not be written\n" if lost else ""
         try:
             self._stream.write(note + text)
             self._stream.flush()
         except (OSError, ValueError):
             self._lost += 1
         else:
-            self._lost -= told
+            self._lost -= lost
 
     def flush(self) -> None:
         """Nothing is left to do."""
@@ -109,12 +109,12 @@ class _Once:
     """Drops what was said before: a command may look at the same things several times."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._seen: set[str] = set()
 
     def __call__(self, _: object, __: str, line: Any) -> str:
-        if line in self._said:
+        if line in self._seen:
             raise structlog.DropEvent
-        self._said.add(line)
+        self._seen.add(line)
         return str(line)
 
 

@@ -46,12 +46,12 @@ class Observability:
         """Open the servers. Raises OSError only with bindAddressHardFail; else what is busy is tried again."""
         self._board.server.start(self._listeners(), hard=self._config.bind_address_hard_fail)
 
-    def send_events(self, door: EventClient | None) -> None:
+    def send_events(self, client: EventClient | None) -> None:
         """Begin to send events, the start of the process first."""
         self._events.put(starting(self._config.node_name))
         if self._config.other_mode:
             self._events.put(replacing(self._config.node_name, self._config.other_mode))
-        self._events.begin(door)
+        self._events.begin(client)
 
     def standby(self, holder: str) -> None:
         """Say that another proxy has this node and is waited for; '' when it has ended."""
@@ -59,15 +59,15 @@ class Observability:
         if holder:
             self._events.put(waiting(self._config.node_name, holder))
 
-    def send_last_events(self, door: EventClient | None, error: OSError) -> None:
+    def send_last_events(self, client: EventClient | None, error: OSError) -> None:
         """Send the event that a server cannot listen, and wait a little until it is out."""
         server, _, note = str(error).partition(": ")
         self._events.put(cannot_listen(self._config.node_name, server, note))
-        if door is not None:
+        if client is not None:
             # Nobody else does it now; here, so that slow imports and exec plugins do not take from the seconds.
             with suppress(KubeconfigError):
-                door.connect()
-        self._events.begin(door)
+                client.connect()
+        self._events.begin(client)
         self._events.stop(LAST_EVENTS_SECONDS)
 
     def _count_event(self, result: str) -> None:

@@ -28,7 +28,7 @@ def signs(config: Config, processes: Iterable[Process], *, ours_runs: bool) -> K
     seen = [f"process {process.pid}: {process.command}" for process in processes if process.program == PROGRAM]
     answering = list(answers(config, ours_runs=ours_runs))
     mode = next((mode for _, mode in answering if mode), "")
-    return KubeProxy((*seen, *(words for words, _ in answering)), mode, sees_host_processes())
+    return KubeProxy((*seen, *(sign for sign, _ in answering)), mode, sees_host_processes())
 
 
 class OtherProxy(NamedTuple):

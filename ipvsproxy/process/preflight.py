@@ -66,7 +66,7 @@ def open_kernel(config: Config) -> Kernel:
             make_settings=partial(host.prepare, config, ipvs),
             reserve_ports=LocalPorts(config.node_port_range).reserve,
             listening=Listeners().ports,
-            take_over=Leftovers(nft).tend,
+            take_over=Leftovers(nft).remove_once_then_watch,
             read_set=ElementReader(TABLE.name).all,
             conntrack=Conntrack(),
         )  # fmt: skip

@@ -14,7 +14,7 @@ import structlog
 ALWAYS = (signal.SIGTERM,)
 UNLESS_IGNORED = (signal.SIGINT, signal.SIGHUP)
 """Ignored by the wish of who started us: nohup(1), or a shell that has put us in the background."""
-WORDS_SECONDS = 1.0
+LOG_SECONDS = 1.0
 """For the last line of the log. Who reads it may have stopped reading."""
 
 log = structlog.get_logger()
@@ -39,11 +39,11 @@ def _heeded(_number: int, _frame: object) -> None:
 
 def _wait(read: int) -> None:
     (number,) = os.read(read, 1)
-    words = threading.Thread(target=_say, args=(signal.Signals(number).name,), daemon=True)
-    words.start()
-    words.join(WORDS_SECONDS)
+    thread = threading.Thread(target=_log_signal, args=(signal.Signals(number).name,), daemon=True)
+    thread.start()
+    thread.join(LOG_SECONDS)
     os._exit(128 + number)
 
 
-def _say(name: str) -> None:
+def _log_signal(name: str) -> None:
     log.info("Received signal, exiting and leaving kernel state in place", signal=name)

@@ -67,14 +67,14 @@ class Drainer:
         self.note(keys, frontends)
         for key, found in ended.items():
             self._sweeper.cut(key, frozenset(item.destination for item in found if item.connections))
-        self._tell([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
+        self._log_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
         return sum(step.size for step in steps), failed
 
-    def _tell(self, ended: list[tuple[FrontendKey, Ended]]) -> None:
+    def _log_ended(self, ended: list[tuple[FrontendKey, Ended]]) -> None:
         forced = {f"{key} -> {item.destination}": item.connections for key, item in ended if item.connections}
         if len(ended) > len(forced):
             log.info("Removed drained destinations", count=len(ended) - len(forced))
         if forced:
-            told = dict(sorted(forced.items())[:LOGGED_AT_ONCE])
-            log.info(messages.DRAIN_TIMEOUT, count=len(forced), connections=told)
+            shown = dict(sorted(forced.items())[:LOGGED_AT_ONCE])
+            log.info(messages.DRAIN_TIMEOUT, count=len(forced), connections=shown)
             self._report.drains_forced(len(forced))

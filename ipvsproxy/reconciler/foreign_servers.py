@@ -52,19 +52,19 @@ class ForeignServers:
     def among(self, steps: Iterable[IpvsStep], servers: Mapping[FrontendKey, ServerState]) -> list[Foreign]:
         """Return those that these steps remove; what else was found is wanted, or has been put right."""
         found, self._found = self._found, set()
-        doomed = (step.key for step in steps if step.verb is Verb.DEL_SERVICE and step.key in found)
-        return [Foreign(key, servers[key].server.scheduler) for key in doomed]
+        deleted = (step.key for step in steps if step.verb is Verb.DEL_SERVICE and step.key in found)
+        return [Foreign(key, servers[key].server.scheduler) for key in deleted]
 
     def removed(self, foreign: Iterable[Foreign], failed: Collection[FrontendKey]) -> None:
         """Say what has gone, and wait for the next attempt with what has not."""
         gone = [server for server in foreign if server.key not in failed]
         self._found.update(server.key for server in foreign if server.key in failed)
         for server in gone[:LOGGED_AT_ONCE]:
-            self._tell(server)
+            self._log_removed(server)
         if len(gone) > LOGGED_AT_ONCE:
             log.warning("Removed more virtual servers that no Service asks for", count=len(gone) - LOGGED_AT_ONCE)
 
-    def _tell(self, server: Foreign) -> None:
+    def _log_removed(self, server: Foreign) -> None:
         key = server.key
         if len(self._times) > MOST_REMEMBERED:
             self._times.clear()

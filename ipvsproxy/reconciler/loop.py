@@ -103,18 +103,18 @@ class Loop:
 
     def reconcile(self, events: list[Event]) -> bool:
         """Handle some events and whatever is due; tell whether that was any work. Raises Fatal."""
-        news = [event for event in events if not self._is_own(event)]
-        for event in news:
+        external = [event for event in events if not self._is_own(event)]
+        for event in external:
             self._handle(event)
         self._wanted.ask_about_addresses()
-        if not self._may_work or (events and not news):
+        if not self._may_work or (events and not external):
             return False
         if self._started:
             # In a busy cluster, too, where there is always news.
             self._repairer.sample()
-            if not news and self._timeout() != 0:
+            if not external and self._timeout() != 0:
                 return False
-        if news:
+        if external:
             self._report.queued()
         began = self._clock()
         try:
@@ -364,7 +364,7 @@ class Loop:
         """Compare the kernel with what we know of it; differences are repaired by the next apply."""
         self._next_verify = self._clock() + self._config.sync_period
         self._repairer.calm()
-        self._wanted.tell_withheld()
+        self._wanted.report_withheld()
         changed = self._kernel.verify()
         if changed:
             log.warning(messages.VERIFICATION_REPAIRED, servers=len(changed.servers), vips=len(changed.vips))

@@ -35,7 +35,7 @@ class Repairer:
         self._report = report
         self._clock = clock
         self._node = node
-        self._patience = RepairBackoff(longest)
+        self._repair_backoff = RepairBackoff(longest)
         self._not_before = 0.0
         self.next_sample = clock() + SAMPLE_SECONDS
         self._forward = False
@@ -80,12 +80,12 @@ class Repairer:
         """When to mend, None while there is nothing to."""
         if not (self._vips or self._servers or self._whole or self._sets or self._unsure):
             return None
-        return max(self._patience.next, self._not_before)
+        return max(self._repair_backoff.next, self._not_before)
 
     @property
     def is_contended(self) -> bool:
         """Whether others undo what is repaired."""
-        return self._patience.is_contended
+        return self._repair_backoff.is_contended
 
     def repair(self) -> Dirty:
         """Restore the rules; return VIPs and servers that have to be put back, and what was refused of the rules.
@@ -105,27 +105,27 @@ class Repairer:
         if self._servers:
             touched.update(self._kernel.verify_servers())
         if rules or touched:
-            self._tell(touched, "all" if self._whole else sorted(self._sets))
+            self._log_repair(touched, "all" if self._whole else sorted(self._sets))
         self._forget()
         self._not_before = 0.0
         return touched
 
-    def _tell(self, touched: Dirty, rules: str | list[str]) -> None:
+    def _log_repair(self, touched: Dirty, rules: str | list[str]) -> None:
         self._report.repaired(len(touched) + (1 if rules == "all" else len(rules)))
-        fought, by = self._patience.is_contended, sorted(self._programs)
-        self._patience.repaired(self._clock())
-        if not fought:
+        was_contended, by = self._repair_backoff.is_contended, sorted(self._programs)
+        self._repair_backoff.repaired(self._clock())
+        if not was_contended:
             vips, servers = len(touched.vips), len(touched.servers)
             log.warning(messages.REPAIRED, rules=rules or None, vips=vips, servers=servers, by=by or None)
-        if self._patience.is_contended and not fought:
+        if self._repair_backoff.is_contended and not was_contended:
             log.error(messages.CONTESTED, by=by or None)
             who = ", ".join(by) or "another program"
             self._report.contested(self._node, f"{who} keeps changing what ipvsproxy has made in the kernel")
 
     def calm(self) -> None:
         """Notice that a fight has ended."""
-        fought = self._patience.is_contended
-        self._patience.look(self._clock())
-        if fought and not self._patience.is_contended:
+        was_contended = self._repair_backoff.is_contended
+        self._repair_backoff.look(self._clock())
+        if was_contended and not self._repair_backoff.is_contended:
             log.info("Other programs stopped undoing repairs")
             self._report.contested(self._node, "")

@@ -35,7 +35,7 @@ API_SERVER = "default/kubernetes"
 API_SERVER_ROLE = "the API server"
 DNS_PORT = 53
 DELETED = "Node is about to be deleted"
-MOST_TOLD = 5
+MOST_LISTED = 5
 """Of the addresses or frontends that a Service does not get, those that are told one by one."""
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ class WantedState:
         self._fixed: dict[ElementKey, Value] = {}
         self._refused: dict[str, tuple[AddressRefusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
-        self._told_of_nodes = False
+        self._reported_nodes = False
         self._quota = Quota(config.namespace_limit, config.node_limit)
         self._turns = PlanningOrder()
         self._clock = clock
@@ -152,9 +152,9 @@ class WantedState:
             absent = missing(found.name, store.other_nodes.values(), names, found.link_addresses)
             if self._config.manifests is None or (absent.others and absent.name not in absent.others):
                 self._missing = absent
-                self._tell_missing(absent)
+                self._report_missing(absent)
 
-    def _tell_missing(self, absent: Missing) -> None:
+    def _report_missing(self, absent: Missing) -> None:
         log.warning(messages.NODE_MISSING, effect=absent.effect, **absent.summary())
 
     def _replace_fixed(self) -> Dirty:
@@ -179,7 +179,7 @@ class WantedState:
                 self._quota.forget(key)
                 self._refused.pop(key, None)
                 self._complaints.pop(key, None)
-                self._tell_local(key, None)
+                self._report_local(key, None)
                 continue
             slices = self.store.slices(key)
             tally = Tally(config.service_limit)
@@ -189,14 +189,14 @@ class WantedState:
             self._quota.set(owner, tally.sizes)
             wanted = self._within_quota(key, wanted, tally)
             self.ledger.replace(owner, wanted, touched)
-            self._tell_local(key, local_view(service, slices, wanted, node.name))
+            self._report_local(key, local_view(service, slices, wanted, node.name))
             if refusals or key in self._refused:
-                self._tell_refusals(key, [refusal for refusal in refusals if not refusal.quiet])
+                self._report_refusals(key, [refusal for refusal in refusals if not refusal.quiet])
                 listing_nodes += any(refusal.reason == LISTS_NODES for refusal in refusals)
             if tally.complaints or key in self._complaints:
-                self._tell_complaints(key, tally.complaints)
-        self._tell_of_nodes(listing_nodes)
-        self._tell_conflicts()
+                self._report_complaints(key, tally.complaints)
+        self._report_other_nodes(listing_nodes)
+        self._report_conflicts()
         return touched
 
     def _within_quota(
@@ -273,7 +273,7 @@ class WantedState:
         addresses, endpoints = len(self._facts.nodeport_addresses), self.store.count_endpoints(key)
         return min(largest_size(service, addresses, endpoints), self._config.service_limit or NO_LIMIT)
 
-    def _tell_refusals(self, key: str, refusals: Sequence[AddressRefusal]) -> None:
+    def _report_refusals(self, key: str, refusals: Sequence[AddressRefusal]) -> None:
         """Say once which addresses a Service does not get: one line and one Event, however many there are."""
         found = tuple(refusals)
         if found == self._refused.get(key, ()):
@@ -282,21 +282,21 @@ class WantedState:
         if not found:
             del self._refused[key]
             return
-        self._say(key, messages.ADDRESSES_REFUSED, "addresses", list(map(str, found)))
+        self._report_texts(key, messages.ADDRESSES_REFUSED, "addresses", list(map(str, found)))
 
-    def _say(self, key: str, message: str, what: str, texts: Sequence[str]) -> None:
+    def _report_texts(self, key: str, message: str, what: str, texts: Sequence[str]) -> None:
         """Say what a Service does not get in one line and one Event: the first few, and how many there are."""
-        told, more = list(texts[:MOST_TOLD]), len(texts) - MOST_TOLD
-        self._warn(key, message, count=len(texts), **{what: told})
-        self.report_refused(key, "; ".join(told + ([f"and {more} more"] if more > 0 else [])))
+        listed, more = list(texts[:MOST_LISTED]), len(texts) - MOST_LISTED
+        self._warn(key, message, count=len(texts), **{what: listed})
+        self.report_refused(key, "; ".join(listed + ([f"and {more} more"] if more > 0 else [])))
 
-    def _tell_of_nodes(self, services: int) -> None:
+    def _report_other_nodes(self, services: int) -> None:
         """Say once for all Services that load balancers list nodes, of which each one serves its own addresses."""
-        if services and not self._told_of_nodes:
-            self._told_of_nodes = True
+        if services and not self._reported_nodes:
+            self._reported_nodes = True
             log.info(messages.NODE_ADDRESSES_IGNORED, services=services)
 
-    def _tell_complaints(self, key: str, complaints: Sequence[str]) -> None:
+    def _report_complaints(self, key: str, complaints: Sequence[str]) -> None:
         """Say once what a Service does not get since it asks for too much."""
         before = frozenset(self._complaints.pop(key, ()))
         if complaints:
@@ -306,7 +306,7 @@ class WantedState:
                 self._warn(key, messages.SERVED_IN_PART, reason=complaint)
                 self.report_refused(key, complaint)
 
-    def _tell_local(self, key: str, view: LocalView | None) -> None:
+    def _report_local(self, key: str, view: LocalView | None) -> None:
         if view is not None:
             self._local.add(key)
         elif key in self._local:
@@ -327,24 +327,24 @@ class WantedState:
         urgent = frozenset(first)
         return first, [key for key in keys if key not in urgent]
 
-    def _tell_conflicts(self) -> None:
+    def _report_conflicts(self) -> None:
         """Say once what a Service claims and does not get."""
         for key, found in self.ledger.take_new_conflicts().items():
             texts = [f"{frontend} is held by the Service {holder}" for frontend, holder in sorted(found.items())]
-            self._say(key, "Found frontends of a Service taken by other Services", "frontends", texts)
+            self._report_texts(key, "Found frontends of a Service taken by other Services", "frontends", texts)
 
-    def _warn(self, key: str, words: str, **more: object) -> None:
+    def _warn(self, key: str, text: str, **more: object) -> None:
         """Say something about a Service, as far as its namespace has not said too much."""
         namespace = namespace_of(key)
         if self._lines.take(namespace):
-            log.warning(words, service=key, **more)
-            self._tell_withheld({namespace: self._lines.take_withheld(namespace)})
+            log.warning(text, service=key, **more)
+            self._report_withheld({namespace: self._lines.take_withheld(namespace)})
 
-    def tell_withheld(self) -> None:
+    def report_withheld(self) -> None:
         """Sum up what was not said."""
-        self._tell_withheld(self._lines.take_all_withheld())
+        self._report_withheld(self._lines.take_all_withheld())
 
-    def _tell_withheld(self, counts: Mapping[str, int]) -> None:
+    def _report_withheld(self, counts: Mapping[str, int]) -> None:
         for namespace, count in counts.items():
             if count:
                 log.warning(messages.SERVICE_LINES_SUPPRESSED, namespace=namespace, count=count)

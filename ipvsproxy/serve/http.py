@@ -121,7 +121,7 @@ class HttpServer:
         self._clock = clock
         self._wanted: dict[Address, Listener] = {}
         self._open: dict[Address, tuple[Listener, socket.socket]] = {}
-        self._said: dict[Address, str] = {}
+        self._reported: dict[Address, str] = {}
         self._retry_at: float | None = None
         self._groups: queue.SimpleQueue[tuple[str, list[Listener]] | None] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -211,13 +211,13 @@ class HttpServer:
         opened = open_socket(address)
         self._open[address] = listener, opened
         self._selector.register(opened, selectors.EVENT_READ, address)
-        self._said.pop(address, None)
+        self._reported.pop(address, None)
         log.info("Started listening", server=listener.name, address=str(address))
 
     def _note_failure(self, listener: Listener, error: OSError) -> None:
         reason = _reason(listener, error)
-        if self._said.get(listener.address) != reason:
-            self._said[listener.address] = reason
+        if self._reported.get(listener.address) != reason:
+            self._reported[listener.address] = reason
             log.error("Could not listen, will retry", server=listener.name, err=reason, seconds=RETRY_SECONDS)
             listener.failed(listener.address, error)
 
@@ -229,7 +229,7 @@ class HttpServer:
 
     def _close(self, address: Address) -> None:
         del self._wanted[address]
-        self._said.pop(address, None)
+        self._reported.pop(address, None)
         if address in self._open:
             listener, opened = self._open.pop(address)
             self._selector.unregister(opened)

@@ -65,9 +65,9 @@ class Metrics:
             "/healthz": self._counter("kubeproxy_proxy_healthz_total", "Answers of /healthz", ("code",)),
             "/livez": self._counter("kubeproxy_proxy_livez_total", "Answers of /livez", ("code",)),
         }
-        words = "Services with a Local policy that have endpoints, but none on this node"
+        help_text = "Services with a Local policy that have endpoints, but none on this node"
         labels = ("traffic_policy", "ip_family")
-        self._lacking = self._gauge(f"{SYNC}no_local_endpoints_total", words, labels)
+        self._lacking = self._gauge(f"{SYNC}no_local_endpoints_total", help_text, labels)
         for policy in (INTERNAL, EXTERNAL):
             for name in self._names.values():
                 self._lacking.labels(policy, name)
@@ -204,27 +204,29 @@ class Metrics:
         """Count an event: sent, dropped or failed."""
         self._notices.labels(result).inc()
 
-    def _counter(self, name: str, words: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(name, words, labels, registry=self.registry)
+    def _counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, words: str, labels: tuple[str, ...] = ()) -> Gauge:
-        return Gauge(name, words, labels, registry=self.registry)
+    def _gauge(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, help_text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, words: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, words, labels, registry=self.registry, buckets=buckets)
+    def _histogram(
+        self, name: str, help_text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        return Histogram(name, help_text, labels, registry=self.registry, buckets=buckets)
 
     # One child for each family, made at once, so that a scrape shows zeros from the beginning.
 
-    def _counters(self, name: str, words: str) -> dict[int, Counter]:
-        metric = self._counter(name, words, FAMILY)
+    def _counters(self, name: str, help_text: str) -> dict[int, Counter]:
+        metric = self._counter(name, help_text, FAMILY)
         return {number: metric.labels(text) for number, text in self._names.items()}
 
-    def _gauges(self, name: str, words: str) -> dict[int, Gauge]:
-        metric = self._gauge(name, words, FAMILY)
+    def _gauges(self, name: str, help_text: str) -> dict[int, Gauge]:
+        metric = self._gauge(name, help_text, FAMILY)
         return {number: metric.labels(text) for number, text in self._names.items()}
 
-    def _histograms(self, name: str, words: str, buckets: tuple[float, ...]) -> dict[int, Histogram]:
-        metric = self._histogram(name, words, FAMILY, buckets)
+    def _histograms(self, name: str, help_text: str, buckets: tuple[float, ...]) -> dict[int, Histogram]:
+        metric = self._histogram(name, help_text, FAMILY, buckets)
         return {number: metric.labels(text) for number, text in self._names.items()}
 
 
@@ -257,12 +259,12 @@ def _counted(what: str, labels: tuple[str, ...], series: Iterable[TrafficSeries]
     octets = CounterMetricFamily(f"{name}_bytes", f"Bytes {of}", labels=(*labels, "direction"))
     now = GaugeMetricFamily(f"{name}_current_connections", f"Connections now {of}", labels=(*labels, "state"))
     for item in series:
-        told, counters = item.labels, item.counters
-        opened.add_metric(told, counters.connections)
-        packets.add_metric((*told, "in"), counters.in_packets)
-        packets.add_metric((*told, "out"), counters.out_packets)
-        octets.add_metric((*told, "in"), counters.in_bytes)
-        octets.add_metric((*told, "out"), counters.out_bytes)
-        now.add_metric((*told, "active"), item.active)
-        now.add_metric((*told, "inactive"), item.inactive)
+        values, counters = item.labels, item.counters
+        opened.add_metric(values, counters.connections)
+        packets.add_metric((*values, "in"), counters.in_packets)
+        packets.add_metric((*values, "out"), counters.out_packets)
+        octets.add_metric((*values, "in"), counters.in_bytes)
+        octets.add_metric((*values, "out"), counters.out_bytes)
+        now.add_metric((*values, "active"), item.active)
+        now.add_metric((*values, "inactive"), item.inactive)
     yield from (opened, packets, octets, now)

@@ -125,8 +125,8 @@ def verbosity(change: Callable[[int], None]) -> Respond:
             return HttpAnswer(406, b"http put method expected", headers=HEADERS)
         text = request.body.decode(errors="replace").strip()
         if not NUMBER.fullmatch(text) or int(text) > MAX_VERBOSITY:
-            said = f"failed to set the verbosity: {text[:40]!r} is no number\n"
-            return HttpAnswer(400, said.encode(), headers=HEADERS)
+            problem = f"failed to set the verbosity: {text[:40]!r} is no number\n"
+            return HttpAnswer(400, problem.encode(), headers=HEADERS)
         change(int(text))
         return HttpAnswer(200, f"successfully set verbosity to {text}".encode(), headers=HEADERS)
 

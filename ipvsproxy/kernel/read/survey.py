@@ -19,7 +19,7 @@ from ipvsproxy.kernel import host
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.local_ports import format_ports, unreserved
 from ipvsproxy.kernel.pressure import Pressure
-from ipvsproxy.kernel.process import PROC, without_interpreter, words_of
+from ipvsproxy.kernel.process import PROC, arguments_of, without_interpreter
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes
 
@@ -143,7 +143,7 @@ def sees_host_processes() -> bool:
 
 def _process(path: Path, here: Path, programs: tuple[str, ...], holder: int) -> Process | None:
     try:
-        words = words_of(path)
+        words = arguments_of(path)
         is_python = (path / "exe").readlink().name.startswith("python")
         program = program_of(words, programs, is_python=is_python)
         if not program or (path / "ns/net").readlink() != here:

@@ -28,11 +28,11 @@ def test_the_proxy_loads_no_library_that_only_commands_use():
 def test_flags_with_letters_and_words():
     output = BY_FLAG["master"]._replace(flag="output", kind=choice("table", "json"))
     every = BY_FLAG["master"]._replace(flag="all", kind=BOOL)
-    grammar = Grammar({"output": output, "all": every}, {"o": "output", "A": "all"}, words=True)
+    grammar = Grammar({"output": output, "all": every}, {"o": "output", "A": "all"}, positional=True)
     for given in (["-o", "json", "-A", "one"], ["one", "-A", "-ojson"], ["-A", "-o=json", "--", "one"]):
         parsed = parse(given, grammar)
-        assert (parsed.values, parsed.words) == ({"--output": "json", "--all": True}, ("one",))
-    assert parse(["-"], grammar).words == ("-",)
+        assert (parsed.values, parsed.positional) == ({"--output": "json", "--all": True}, ("one",))
+    assert parse(["-"], grammar).positional == ("-",)
     for wrong in (["-o", "yaml"], ["-x"], ["-o"], ["--nope"]):
         with pytest.raises(WrongUsage):
             parse(wrong, grammar)

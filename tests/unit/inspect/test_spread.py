@@ -3,7 +3,7 @@
 import pytest
 
 from ipvsproxy.base.address import format_ip, parse_ip
-from ipvsproxy.inspect.spread import shares, words
+from ipvsproxy.inspect.spread import describe, shares
 from ipvsproxy.kernel.read.source import Own, masquerade_source
 from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import Destination, DestinationAttributes
@@ -39,9 +39,9 @@ def test_nobody_who_takes_connections():
 
 
 def test_what_is_to_be_known_of_shares():
-    assert words("rr") == words("wrr") == ""
-    assert words("mh").startswith("mh chooses by the client")
-    assert "refused" in words("dh")
+    assert describe("rr") == describe("wrr") == ""
+    assert describe("mh").startswith("mh chooses by the client")
+    assert "refused" in describe("dh")
 
 
 OWN = [

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 
 from ipvsproxy.kernel import process
-from ipvsproxy.kernel.process import environment, listening_users, path_from_here, without_interpreter, words_of
+from ipvsproxy.kernel.process import (
+    arguments_of,
+    environment,
+    listening_users,
+    path_from_here,
+    without_interpreter,
+)
 
 
 def test_the_words_and_the_environment_of_a_process():
-    assert words_of(Path("/proc/self"))[0]
+    assert arguments_of(Path("/proc/self"))[0]
     assert environment(os.getpid()).keys() >= {"PATH"} - ({"PATH"} - os.environ.keys())
     assert environment(0) == {}
 
