@@ -1,4 +1,4 @@
-"""The command line: what to do, into one of the ways to end: an exit status, or never.
+"""The command line: reads what to do, does it, and returns an exit status, or never returns.
 
 Called as `kube-proxy`, or with a flag first, the grammar is kube-proxy's and means `run`; wrong usage is status
 1 then, as there (contract 1.1, 1.19). Otherwise the first argument is a command (`commands.table`), and wrong
@@ -53,7 +53,7 @@ def _no_command(arguments: Sequence[str]) -> str:
 
 
 def _look(command: Command, run: Callable[[Invocation], int], arguments: Sequence[str]) -> int:
-    """Carry out one of the commands that only look. What one is given and can say is in `commands.invocation`."""
+    """Carry out a read-only command. Its input and its exceptions are in `commands.invocation`."""
     try:
         parsed = parse(arguments, command.grammar)
         if parsed.help:

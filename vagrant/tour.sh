@@ -182,7 +182,7 @@ spec:
   externalName: web.tour.svc.cluster.local
 END
     note "No address, no port, nothing in the kernel: the cluster's DNS answers with another name (a CNAME)," \
-        "and whoever asked goes there. Here it leads to the Service of part 0; mostly it leads out of the cluster."
+        "and the client goes there. Here it leads to the Service of part 0; mostly it leads out of the cluster."
     name=elsewhere.tour.svc.cluster.local
     for try in 1 2 3 4 5 6 7 8 9 10; do
         found=$(look_up web-a $name || true)

@@ -106,7 +106,7 @@ def is_link_local(address: bytes) -> bool:
 
 
 def is_multicast(address: bytes) -> bool:
-    """224.0.0.0/4 and everything above, which is broadcast or of no use, or ff00::/8."""
+    """224.0.0.0/4 and everything above, which is broadcast or reserved, or ff00::/8."""
     return address[0] >= (0xE0 if len(address) == 4 else 0xFF)
 
 

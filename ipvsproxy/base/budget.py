@@ -1,4 +1,4 @@
-"""How much may be said about whom: nobody's objects keep others from being heard of.
+"""Limits on log lines and Events for each namespace, so that the objects of one do not hide those of others.
 
 A namespace has a budget of its own, and what is about the node, which is in no namespace, has one, too.
 """
@@ -58,7 +58,7 @@ class Budget:
         self._kept = FEWEST_FORGOTTEN
 
     def take(self, namespace: str) -> bool:
-        """Whether something may be said about a namespace; what may not is counted."""
+        """Whether a line about a namespace may be written; those that may not are counted."""
         now = self._clock()
         bucket = self._buckets.get(namespace)
         if bucket is None:
@@ -74,7 +74,7 @@ class Budget:
         return True
 
     def take_withheld(self, namespace: str) -> int:
-        """Return how often something was not said about a namespace since the last call."""
+        """Return how many lines about a namespace were withheld since the last call."""
         bucket = self._buckets.get(namespace)
         if bucket is None:
             return 0
@@ -82,7 +82,7 @@ class Budget:
         return count
 
     def take_all_withheld(self) -> dict[str, int]:
-        """Return the same for all namespaces of which something was not said."""
+        """Return the same for all namespaces with withheld lines."""
         names = [name for name, bucket in self._buckets.items() if bucket.withheld]
         return {name: self.take_withheld(name) for name in names}
 

@@ -1,9 +1,9 @@
 """When to look at some folders again: after each change directly inside them, and now and then in any case.
 
 The kernel tells of changes (inotify(7)), so a thread that waits here costs nothing. Libraries for that look for
-news many times a second, or take more threads; what is needed of it is two calls of the C library. Where inotify
-is not to be had (each user has a limited number, and a folder may be away), the clock alone must do, as on file
-systems that announce nothing.
+changes many times a second, or take more threads; what is needed of it is two calls of the C library. Where
+inotify is not to be had (each user has a limited number, and a folder may be away), the clock alone must do, as on
+file systems that announce nothing.
 """
 
 import ctypes
@@ -67,7 +67,7 @@ class DirectoryWatcher:
         os.eventfd_write(self._stop, 1)
 
     def _watch(self) -> int | None:
-        """Return a descriptor with news of the folders, None where there is none to be had."""
+        """Return a descriptor that reports changes in directories, None if there is no inotify."""
         try:
             return _watch(self._folders)
         except OSError as error:
@@ -84,7 +84,7 @@ class DirectoryWatcher:
                 pass
 
     def _is_news(self, watch: int | None, seconds: float) -> bool:
-        """Wait for news, at most so long, and take them all."""
+        """Wait for changes, at most so long, and take them all."""
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
         if watch is not None:

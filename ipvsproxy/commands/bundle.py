@@ -46,8 +46,8 @@ STANDARD_OUTPUT = "-"
 README = """What `ipvsproxy support-bundle` has collected. Secrets have been taken out by their looks: read it
 before you pass it on.
 
-findings.txt         what `ipvsproxy doctor` said, findings.json for programs
-facts.json           what it was said from: ipvsproxy doctor --facts facts.json
+findings.txt         the output of `ipvsproxy doctor`, findings.json for programs
+facts.json           the facts behind the findings: ipvsproxy doctor --facts facts.json
 objects.json         Services, EndpointSlices, Nodes: ipvsproxy plan --from objects.json
 kernel.txt           virtual servers, VIPs and elements of our nft table
 drift.txt            what in the kernel is not as the objects want it

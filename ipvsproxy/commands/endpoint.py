@@ -6,7 +6,7 @@ from ipvsproxy.commands.invocation import WrongUsage
 
 
 def frontend(text: str) -> FrontendKey:
-    """Read ADDRESS:PORT[/PROTOCOL], an IPv6 address in brackets; the protocol is TCP unless it is said."""
+    """Read ADDRESS:PORT[/PROTOCOL], an IPv6 address in brackets; the protocol is TCP by default."""
     endpoint, _, name = text.partition("/")
     host, colon, port = endpoint.rpartition(":")
     if not colon or not host or (":" in host and not host.startswith("[")):

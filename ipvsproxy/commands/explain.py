@@ -65,7 +65,7 @@ def run(invocation: Invocation) -> int:
 def _link(name: str, source: bytes | None) -> str:
     """Return the link a packet comes in by. Raises WrongUsage."""
     if name and source is None:
-        raise WrongUsage("--link: what this node sends comes in by no link; say FROM")
+        raise WrongUsage("--link: --link requires FROM")
     try:
         return name if not name or socket.if_nametoindex(name) else ""
     except OSError:

@@ -1,7 +1,8 @@
-"""What a command is called with, and the ways in which it can fail.
+"""What a command is called with, and how it can fail.
 
-A command is a module with `run(given) -> int`, which returns an exit status. It raises `WrongUsage` for words that
-mean nothing (status 2) and `CommandFailed` when it cannot do its work (status 1): one line each, no traceback.
+A command is a module with `run(invocation) -> int`, which returns an exit status. It raises `WrongUsage` for
+arguments that mean nothing (status 2) and `CommandFailed` when it cannot do its work (status 1): one line each, no
+traceback.
 """
 
 import errno

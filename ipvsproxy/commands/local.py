@@ -2,7 +2,7 @@
 
 Any user may listen at a port that nobody has, and so may any process of root's in a container of the host's
 network, whatever its capabilities. So an answer counts only if the listener is root's, or that of our own user; it
-is bounded in size and time (`probe.web`), and whoever asks checks it against what it should be.
+is bounded in size and time (`probe.web`), and the caller checks it against what it should be.
 """
 
 import http

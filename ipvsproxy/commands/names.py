@@ -1,7 +1,7 @@
 """The names of Services, which the kernel does not know: from a running proxy, or from the objects themselves.
 
 With --manifests, --kubeconfig or --master they are read from there and planned. Otherwise the proxy of this node
-is asked at its metrics address (--metrics-bind-address, /frontends). Whatever is missing is said, and costs only
+is asked at its metrics address (--metrics-bind-address, /frontends). What is missing is reported, and affects only
 the names.
 """
 

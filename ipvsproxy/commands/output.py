@@ -2,7 +2,7 @@
 
 For people a command makes parts, which `commands.layout` lays out. On a terminal they fit its width (not with
 `-o wide`); elsewhere nothing is wrapped or left out, so that it can be searched. Colours appear on a terminal only
-(NO_COLOR is heeded), and what a colour says stands in the words as well.
+(NO_COLOR is honored), and the text has everything that a colour means.
 
 For programs there is one document, which begins with `version` and `kind` (docs/commands.md).
 

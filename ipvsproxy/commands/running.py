@@ -1,4 +1,4 @@
-"""The settings of the proxy that runs on this node, for commands that look and were given none.
+"""The settings of the proxy that runs on this node, for read-only commands without settings of their own.
 
 The metrics server of the proxy says them at `/configz`: KubeProxyConfiguration under `kubeproxy.config.k8s.io`,
 our own settings under `ipvsproxy.io`. It is asked at --metrics-bind-address, or where the command line of the

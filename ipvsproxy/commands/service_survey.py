@@ -1,4 +1,4 @@
-"""One Service, seen from this node: its name, its endpoints, its servers, and live questions to all of them."""
+"""One Service, seen from this node: its name, its endpoints, its servers, and test connections to all of them."""
 
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -169,7 +169,7 @@ def _is_external(service: Service, key: FrontendKey) -> bool:
 
 
 def _is_dialled(service: Service, key: FrontendKey) -> bool:
-    """Not the made-up ports of the inside view (docs/internals-packets.md, both policies Local)."""
+    """Not the synthetic ports of the internal view (docs/internals-packets.md, both policies Local)."""
     return any(key.port == port.port and key.protocol == port.protocol for port in service.ports)
 
 

@@ -109,7 +109,7 @@ def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> Host:
 
 
 def _has_nftables() -> bool:
-    """Whether the kernel has nf_tables; who may not ask is not told, and then other checks say so."""
+    """Whether the kernel has nf_tables; without the right to ask this is unknown, and other checks report it."""
     with closing(Ruleset(TABLE.name)) as table:
         try:
             table.stamp()

@@ -1,4 +1,4 @@
-"""Every command as one row: its words, its flags and its code. Settings have theirs in `config.table`.
+"""Each command as one row: arguments, flags and its code. Settings have theirs in `config.table`.
 
 Reading arguments, `--help`, shell completion and docs/commands.md follow from these rows. A command without `run`
 belongs to the command line itself. Each `run` imports what it needs when it is called, since the proxy, which
@@ -14,40 +14,40 @@ from ipvsproxy.config.kinds import BOOL, DURATION, LIST, NANOSECONDS, STRING, UI
 from ipvsproxy.config.table import BY_FLAG, FLAG_ALIASES, NEW, Row
 
 EXIT_OK, EXIT_FINDINGS, EXIT_USAGE = 0, 1, 2
-"""Exit statuses: nothing to complain of; something found, refused or failed; wrong usage."""
+"""Exit statuses: no findings; something found, refused or failed; wrong usage."""
 
 
 def flag(name: str, kind: ValueKind, text: str, default: Any = None) -> Row:
-    """Return a row for a flag that only some commands have; `words` are its help."""
+    """Return a row for a flag that only some commands have; `text` is its help."""
     return Row(name, "", kind, kind.zero if default is None else default, NEW, text)
 
 
 OUTPUT = flag(
     "output",
     choice("table", "wide", "json", "yaml"),
-    "how to print; wide leaves nothing out; json: docs/commands.md",
+    "output format; wide has all columns; json: docs/commands.md",
     "table",
 )
 NAMESPACE = flag("namespace", STRING, "only Services of this namespace")
-ALL_NAMESPACES = flag("all-namespaces", BOOL, "Services of all namespaces, which is so anyway without --namespace")
+ALL_NAMESPACES = flag("all-namespaces", BOOL, "Services of all namespaces, the default without --namespace")
 SELECTOR = flag("selector", STRING, "only Services with these labels, as in kubectl: app=web,tier!=db")
-SORT = flag("sort-by", STRING, "the column to sort by; -COLUMN: greatest first")
-WATCH = flag("watch", BOOL, "print again and again")
-INTERVAL = flag("interval", DURATION, "with --watch: time between two looks", 2 * NANOSECONDS)
-LIMIT = flag("limit", UINT, "of connections: how many to read at most", 1000)
-FROM = flag("from", LIST, "files, folders, or - for standard input: what kubectl get -o yaml|json prints")
-LINK = flag("link", STRING, "the link the packet comes in by; default: the one that leads to FROM")
+SORT = flag("sort-by", STRING, "column to sort by; -COLUMN: descending")
+WATCH = flag("watch", BOOL, "refresh until interrupted")
+INTERVAL = flag("interval", DURATION, "with --watch: time between refreshes", 2 * NANOSECONDS)
+LIMIT = flag("limit", UINT, "maximum number of connections to read", 1000)
+FROM = flag("from", LIST, "files, directories, or - for standard input, as kubectl get -o yaml|json prints them")
+LINK = flag("link", STRING, "link on which the packet arrives; default: the one that leads to FROM")
 
 CLUSTER_DOMAIN = flag("cluster-domain", STRING, "the domain of the cluster's DNS", "cluster.local")
-NETNS = flag("netns", STRING, "with SERVICE: ask from this network namespace too: a path, a name or a process")
-LOGS = flag("logs", STRING, "the log file of the proxy; default: where containers' logs are")
-FACTS = flag("facts", STRING, "judge this file of a support bundle (facts.json), not the node")
+NETNS = flag("netns", STRING, "with SERVICE: test from this network namespace too: a path, a name or a process")
+LOGS = flag("logs", STRING, "log file of the proxy; default: the logs of its container")
+FACTS = flag("facts", STRING, "diagnose this file of a support bundle (facts.json) instead of the node")
 
 LETTERS = {"output": "o", "namespace": "n", "all-namespaces": "A", "selector": "l", "watch": "w", "v": "v"}
 
 
 class Command(NamedTuple):
-    """One command. `words` is how its arguments are shown in help, `first` what the first of them may be.
+    """One command. `arguments` is how they are shown in help, `first` what the first of them may be.
 
     `run` carries it out and returns the exit status. Raises WrongUsage, CommandFailed, ConfigFileError.
 
@@ -137,21 +137,21 @@ def _completion(given: Invocation) -> int:
 
 
 _WORKING = (
-    Command("run", "program this node and keep it right"),
-    Command("cleanup", "take everything of ours and of kube-proxy out of the kernel, as --cleanup does"),
+    Command("run", "program this node and keep its state correct"),
+    Command("cleanup", "remove everything of ipvsproxy and kube-proxy from the kernel, as --cleanup does"),
     Command("version", "print the version, as --version does"),
-    Command("explain", "say what happens to a packet on this node, and why", _explain, "[FROM] TO:PORT[/PROTO]",
+    Command("explain", "show what happens to a packet on this node, and why", _explain, "[FROM] TO:PORT[/PROTO]",
         ("node",), (OUTPUT, LINK)),
-    Command("show", "show what the kernel has, by the names of Services", _show,
+    Command("show", "show the kernel's state by the names of Services", _show,
         "services|endpoints|connections|rules [NAME...]", ("services", "endpoints", "connections", "rules"),
         (OUTPUT, NAMESPACE, ALL_NAMESPACES, SELECTOR, SORT, WATCH, INTERVAL, LIMIT)),
-    Command("diff", "say what a run would change on this node", _diff, own=(OUTPUT,)),
-    Command("plan", "say what a node should have, from saved objects; needs no cluster and no root", _plan,
+    Command("diff", "show what a run would change on this node", _diff, own=(OUTPUT,)),
+    Command("plan", "show what a node should have by saved objects; needs no cluster and no root", _plan,
         own=(FROM, OUTPUT)),
 
     Command("doctor", "find out what is wrong with this node or one Service", _doctor, "[NAMESPACE/SERVICE]",
         own=(OUTPUT, CLUSTER_DOMAIN, NETNS, FACTS)),
-    Command("support-bundle", "collect what helps to understand this node from afar, without secrets",
+    Command("support-bundle", "collect what is needed for remote diagnosis, without secrets",
         _support_bundle, "[FILE|-]", own=(CLUSTER_DOMAIN, LOGS)),
     Command("completion", "print a script that completes commands and flags", _completion, "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),

@@ -2,8 +2,8 @@
 
 In: the bytes of a YAML or JSON file, the kind of its first document, and the rows of its fields. Out: the values
 that are given, and complaints. A complaint (unknown field, key given twice, a second document) does not spoil a
-file: kube-proxy decodes strictly, logs what only strictness minds, and goes on with the rest (contract 1.3).
-Everything else does, and all of it is said at once, with line and field.
+file: kube-proxy decodes strictly, logs what only strict decoding rejects, and uses the rest (contract 1.3).
+All other mistakes make the file invalid, and are reported at once, with line and field.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 All else is derived from these rows: reading flags and files, `--help`, `--write-config-to`, /configz, and the
 test that keeps docs/compatibility.md true; and `config.model.Config`: which attribute a setting becomes, and its
-default there. Source: contract 1.2 and 1.4. What may be wrong with a value stands in `config.check`.
+default there. Source: contract 1.2 and 1.4. `config.check` has what may be wrong with a value.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ MINUTE, HOUR = 60 * SECOND, 3600 * SECOND
 
 
 class Status(Enum):
-    """What becomes of a setting here, in the words of docs/compatibility.md."""
+    """What becomes of a setting here, as docs/compatibility.md has it."""
 
     SAME = "same"
     BETTER = "better"
@@ -93,19 +93,19 @@ class Row(NamedTuple):
 
 
 PROCESS = (
-    Row("config", "", STRING, "", BETTER, "a KubeProxyConfiguration; beside it most flags do not count",
+    Row("config", "", STRING, "", BETTER, "a KubeProxyConfiguration; most flags are ignored when this is set",
         always=True),
-    Row("write-config-to", "", STRING, "", BETTER, "write the effective configuration there, and end",
+    Row("write-config-to", "", STRING, "", BETTER, "write the effective configuration to this file and exit",
         always=True),
-    Row("cleanup", "", BOOL, False, BETTER, "take everything out of the kernel, and end", always=True),
+    Row("cleanup", "", BOOL, False, BETTER, "remove everything from the kernel and exit", always=True),
     Row("cleanup-kube-proxy", "", BOOL, False, NEW,
-        "with --cleanup: remove what a kube-proxy has written too, even if one runs, or may run", always=True),
+        "with --cleanup: also remove what a kube-proxy has written, even if one runs or may run", always=True),
     Row("cleanup-wait", "", BOOL, False, NEW,
-        "with --cleanup: wait for the end of the ipvsproxy on this node, in place of refusing", always=True),
+        "with --cleanup: wait until the ipvsproxy on this node has exited instead of refusing", always=True),
     Row("cleanup-handover", "", BOOL, False, NEW,
-        "with --cleanup: wait also until a kube-proxy has programmed this node", always=True),
-    Row("init-only", "", BOOL, False, BETTER, "make kernel settings, load modules, and end", always=True),
-    Row("version", "", VERSION, "false", SAME, "print the version (raw: all of it), and end", always=True),
+        "with --cleanup: also wait until a kube-proxy has programmed this node", always=True),
+    Row("init-only", "", BOOL, False, BETTER, "change kernel settings, load modules and exit", always=True),
+    Row("version", "", VERSION, "false", SAME, "print the version (raw: all of it) and exit", always=True),
     Row("feature-gates", "featureGates", GATES, {}, BETTER, "feature gates of Kubernetes"),
 )  # fmt: skip
 API = (
@@ -114,7 +114,7 @@ API = (
     Row("master", "", STRING, "", SAME, "URL that replaces the server of the kubeconfig", always=True,
         attribute="master"),
     Row("kube-api-content-type", "clientConnection.contentType", STRING, "application/vnd.kubernetes.protobuf",
-        ACCEPTED, "JSON is sent and asked for, whatever this says"),
+        ACCEPTED, "JSON is always sent and requested"),
     Row("", "clientConnection.acceptContentTypes", STRING, "", ACCEPTED, ""),
     Row("kube-api-qps", "clientConnection.qps", FLOAT, 5.0, ACCEPTED, "requests to the API a second"),
     Row("kube-api-burst", "clientConnection.burst", INT, 10, ACCEPTED, "requests to the API at once"),
@@ -131,7 +131,7 @@ SERVERS = (
     Row("metrics-bind-address", "metricsBindAddress", STRING, "", BETTER,
         "IP[:port] of /metrics; default 127.0.0.1:10249, empty: none",
         attribute="metrics_bind_address", convert=meaning.listen),
-    Row("bind-address-hard-fail", "bindAddressHardFail", BOOL, False, SAME, "end when a server cannot listen",
+    Row("bind-address-hard-fail", "bindAddressHardFail", BOOL, False, SAME, "exit if a listener cannot be opened",
         attribute="bind_address_hard_fail"),
     Row("healthz-port", "", INT, 10256, SAME, "deprecated: the port of --healthz-bind-address, 0: no server"),
     Row("metrics-port", "", INT, 10249, BETTER, "deprecated: the port of --metrics-bind-address, 0: no server"),
@@ -142,58 +142,63 @@ SERVERS = (
 )  # fmt: skip
 TRAFFIC = (
     Row("proxy-mode", "mode", STRING, "", BETTER, "ipvs or empty; others: see --replace-proxy-mode"),
-    Row("cluster-cidr", "clusterCIDR", CIDRS, [], SAME, "where pods have addresses",
+    Row("cluster-cidr", "clusterCIDR", CIDRS, [], SAME, "address ranges of pods",
         attribute="cluster_cidrs", convert=meaning.cidrs, decides=True),
     Row("detect-local-mode", "detectLocalMode", STRING, "", SAME,
-        "how a local pod is told from others: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix",
+        "how local pods are recognised: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix",
         attribute="detect_local_mode", convert=meaning.detect_local_mode, decides=True),
-    Row("pod-bridge-interface", "detectLocal.bridgeInterface", STRING, "", SAME, "for BridgeInterface",
+    Row("pod-bridge-interface", "detectLocal.bridgeInterface", STRING, "", SAME, "pod bridge, for BridgeInterface",
         attribute="pod_bridge_interface", decides=True),
     Row("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", STRING, "", SAME,
-        "for InterfaceNamePrefix", attribute="pod_interface_name_prefix", decides=True),
+        "prefix of pod links, for InterfaceNamePrefix", attribute="pod_interface_name_prefix", decides=True),
     Row("nodeport-addresses", "nodePortAddresses", LIST, [], SAME,
         "ranges of node addresses that serve NodePorts, or the word primary; default: all",
         attribute="nodeport_addresses", convert=tuple, decides=True),
     Row("masquerade-all", "iptables.masqueradeAll", BOOL, False, SAME,
-        "masquerade everything that goes to a ClusterIP", attribute="masquerade_all", decides=True),
+        "masquerade all traffic to ClusterIPs", attribute="masquerade_all", decides=True),
     Row("iptables-masquerade-bit", "iptables.masqueradeBit", INT, MASQUERADE_BIT, SAME,
         "bit of the packet mark that lets replies pass the FORWARD chain of iptables-nft", nullable=True,
         attribute="masquerade_bit", decides=True),
-    Row("ipvs-scheduler", "ipvs.scheduler", STRING, "", BETTER, "default: rr",
+    Row("ipvs-scheduler", "ipvs.scheduler", STRING, "", BETTER, "scheduler of all Services; default: rr",
         attribute="scheduler", convert=meaning.scheduler, decides=True),
     Row("ipvs-sync-period", "ipvs.syncPeriod", DURATION, 30 * SECOND, BETTER, "time between verifications",
         attribute="sync_period", convert=meaning.sync_period),
-    Row("ipvs-min-sync-period", "ipvs.minSyncPeriod", DURATION, 0, SAME, "least pause between syncs",
+    Row("ipvs-min-sync-period", "ipvs.minSyncPeriod", DURATION, 0, SAME, "minimum pause between syncs",
         flag_default=SECOND, attribute="min_sync_period", convert=seconds),
-    Row("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", LIST, [], BETTER, "virtual servers of others, never removed",
+    Row("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", LIST, [], BETTER,
+        "virtual servers in these ranges are never removed",
         attribute="exclude_cidrs", convert=tuple, decides=True),
 )  # fmt: skip
 HOST = (
     Row("ipvs-strict-arp", "ipvs.strictARP", BOOL, False, SAME, "set arp_ignore to 1 and arp_announce to 2",
         attribute="strict_arp", decides=True),
-    Row("ipvs-tcp-timeout", "ipvs.tcpTimeout", DURATION, 0, BETTER, "when idle; 0: 7800 s if the kernel has 900",
+    Row("ipvs-tcp-timeout", "ipvs.tcpTimeout", DURATION, 0, BETTER,
+        "idle timeout; 0: 7800 s if the kernel has 900",
         attribute="ipvs_timeouts.tcp", convert=seconds),
-    Row("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", DURATION, 0, SAME, "after a FIN; 0: as it is",
+    Row("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", DURATION, 0, SAME, "timeout after a FIN; 0: unchanged",
         attribute="ipvs_timeouts.tcp_fin", convert=seconds),
-    Row("ipvs-udp-timeout", "ipvs.udpTimeout", DURATION, 0, SAME, "after the last packet; 0: as it is",
+    Row("ipvs-udp-timeout", "ipvs.udpTimeout", DURATION, 0, SAME, "timeout after the last packet; 0: unchanged",
         attribute="ipvs_timeouts.udp", convert=seconds),
     Row("conntrack-max-per-core", "conntrack.maxPerCore", INT, 32768, BETTER,
-        "tracked connections for each CPU; 0: leave the limit as it is", nullable=True,
+        "tracked connections for each CPU; 0: leave the limit unchanged", nullable=True,
         attribute="conntrack.max_per_core"),
-    Row("conntrack-min", "conntrack.min", INT, 131072, SAME, "least limit of tracked connections", nullable=True,
+    Row("conntrack-min", "conntrack.min", INT, 131072, SAME, "minimum limit of tracked connections", nullable=True,
         attribute="conntrack.min"),
     Row("conntrack-tcp-timeout-established", "conntrack.tcpEstablishedTimeout", DURATION, 24 * HOUR, SAME,
-        "of idle connections; 0: as it is", nullable=True,
+        "timeout of idle connections; 0: unchanged", nullable=True,
         attribute="conntrack.tcp_established", convert=seconds),
     Row("conntrack-tcp-timeout-close-wait", "conntrack.tcpCloseWaitTimeout", DURATION, HOUR, SAME,
-        "in CLOSE_WAIT; 0: as it is", nullable=True, attribute="conntrack.tcp_close_wait", convert=seconds),
+        "timeout in CLOSE_WAIT; 0: unchanged", nullable=True, attribute="conntrack.tcp_close_wait",
+        convert=seconds),
     Row("conntrack-tcp-be-liberal", "conntrack.tcpBeLiberal", BOOL, False, SAME, "track packets out of window",
         attribute="conntrack.tcp_be_liberal"),
-    Row("conntrack-udp-timeout", "conntrack.udpTimeout", DURATION, 0, SAME, "unreplied; 0: as it is",
+    Row("conntrack-udp-timeout", "conntrack.udpTimeout", DURATION, 0, SAME,
+        "timeout of unreplied entries; 0: unchanged",
         attribute="conntrack.udp", convert=seconds),
-    Row("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", DURATION, 0, SAME, "replied; 0: as it is",
+    Row("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", DURATION, 0, SAME,
+        "timeout of replied entries; 0: unchanged",
         attribute="conntrack.udp_stream", convert=seconds),
-    Row("oom-score-adj", "oomScoreAdj", INT, -999, SAME, "-1000 to 1000", nullable=True,
+    Row("oom-score-adj", "oomScoreAdj", INT, -999, SAME, "OOM score, -1000 to 1000", nullable=True,
         attribute="oom_score_adj"),
 )  # fmt: skip
 LOGS = (
@@ -203,7 +208,7 @@ LOGS = (
         attribute="vmodule", convert=meaning.vmodule),
     Row("logging-format", "logging.format", STRING, "text", SAME, "text or json", always=True,
         attribute="log_format", convert=LogFormat),
-    Row("log-flush-frequency", "logging.flushFrequency", FLUSH, 5 * SECOND, ACCEPTED, "lines are never held back",
+    Row("log-flush-frequency", "logging.flushFrequency", FLUSH, 5 * SECOND, ACCEPTED, "lines are never buffered",
         always=True),
     Row("log-text-split-stream", "logging.options.text.splitStream", BOOL, False, ACCEPTED, "", always=True),
     Row("log-text-info-buffer-size", "logging.options.text.infoBufferSize", QUANTITIES, "0", ACCEPTED, "",
@@ -233,7 +238,7 @@ OTHER_MODES = (
 )  # fmt: skip
 OURS = (
     Row("extra-config", "", STRING, "", NEW, "an IPVSProxyConfiguration with the settings below", always=True),
-    Row("manifests", "manifests", STRING, "", NEW, "a watched folder of YAML or JSON; needs no cluster",
+    Row("manifests", "manifests", STRING, "", NEW, "a watched directory of YAML or JSON; needs no cluster",
         always=True, attribute="manifests", convert=meaning.path),
     Row("replace-proxy-mode", "replaceProxyMode", BOOL, False, NEW,
         "serve, in mode ipvs, also where the configured mode is iptables or nftables", always=True),
@@ -241,7 +246,7 @@ OURS = (
         "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True,
         attribute="vip_mode", convert=VipMode, decides=True),
     Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,
-        "how long removed endpoints keep their connections; 0: until they end. A Service's own: the annotation"
+        "how long removed endpoints keep their connections; 0: until they end. For one Service:"
         " ipvsproxy.io/drain-timeout", always=True, attribute="drain_timeout", convert=seconds),
     Row("external-ip-ranges", "externalIPRanges", LIST, [], NEW,
         "ranges that external IPs of Services must be in; default: all", always=True,
@@ -250,8 +255,8 @@ OURS = (
         "ranges in which no Service gets external or load balancer IPs", always=True,
         attribute="denied_ip_ranges", convert=tuple, decides=True),
     Row("node-port-range", "nodePortRange", STRING, "30000-32767", NEW,
-        "ports of the API server's --service-node-port-range, which the kernel then gives to no connection of this"
-        " node; empty: it may", always=True, nullable=True, attribute="node_port_range"),
+        "ports of the API server's --service-node-port-range, which the kernel then does not use as source ports;"
+        " empty: it may", always=True, nullable=True, attribute="node_port_range"),
     Row("trusted-ip-ranges", "trustedIPRanges", LIST, [], NEW,
         "ranges in which Services get addresses of nodes, pods and metadata services as well", always=True,
         attribute="trusted_ip_ranges", convert=tuple, decides=True),
@@ -280,13 +285,13 @@ GATES_WITH_EFFECT = {
 """Feature gates that change something here, and their defaults. All other names are accepted (contract 1.8)."""
 
 GROUPS = {
-    "what to do": PROCESS,
+    "actions": PROCESS,
     "the Kubernetes API": API,
     "servers": SERVERS,
     "traffic": TRAFFIC,
     "this host": HOST,
     "logs": LOGS,
-    "of other modes and systems": OTHER_MODES,
+    "other modes and systems": OTHER_MODES,
     "ipvsproxy's own": OURS,
 }
 SETTINGS = tuple(chain.from_iterable(GROUPS.values()))

@@ -10,7 +10,7 @@ ALL_SERVICES = -1
 
 
 class DetectLocalMode(StrEnum):
-    """How a local pod is told from other clients (contract 1.12)."""
+    """How local pods are recognised (contract 1.12)."""
 
     CLUSTER_CIDR = "ClusterCIDR"
     NODE_CIDR = "NodeCIDR"

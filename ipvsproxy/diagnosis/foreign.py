@@ -1,6 +1,6 @@
 """Checks of what other programs have written: rules that would drop or rewrite what belongs to Services.
 
-Not by their looks: for each kind of frontend a packet is sent through the chains of others in thought
+For each kind of frontend a packet is simulated through the chains of others
 (`ruleset.filters`). The way of a packet is in docs/design.md, section 2. What only depends on things we cannot
 read is never called a problem.
 """
@@ -128,7 +128,7 @@ def _uses(chain: FilterChain, rule: FilterRule, mark: int) -> bool:
 
 
 def _drops(facts: Facts, book: FilterTables) -> Iterator[Finding]:
-    """One finding for each rule or policy that loses packets; the same rule is told once."""
+    """One finding for each rule or policy that loses packets; each rule is reported once."""
     reported: set[str] = set()
     for path, outcome in _outcomes(book, _paths(facts)):
         is_hidden = outcome.verdict == UNTRACKED and outcome.certain
@@ -158,7 +158,7 @@ def _advice(outcome: FilterOutcome, path: TrafficPath) -> str:
         return (
             "in legacy iptables: iptables-legacy -I FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
         )
-    return f"have the program that owns it accept {path.description}, or take the rule away"
+    return f"have the program that owns it accept {path.description}, or remove the rule"
 
 
 def _outcomes(book: FilterTables, paths: Iterable[TrafficPath]) -> Iterator[tuple[TrafficPath, FilterOutcome]]:
@@ -284,7 +284,7 @@ def _taken_by(facts: Facts, book: FilterTables, server: ServerFacts) -> str:
 
 
 def _masks(facts: Facts, book: FilterTables) -> Iterator[Finding]:
-    """A network plugin that masquerades from pod to pod hides who asked."""
+    """A network plugin that masquerades from pod to pod hides the client."""
     pods = _pods(facts)
     for number in pods.here.keys() & pods.there.keys():
         source, destination = pods.here[number], pods.there[number]
@@ -300,7 +300,7 @@ def _masks(facts: Facts, book: FilterTables) -> Iterator[Finding]:
             if outcome.verdict in HIDING and outcome.certain:
                 yield warning(
                     "masquerade",
-                    f"{outcome.where} masquerades what one pod sends to another: endpoints do not see who asked",
+                    f"{outcome.where} masquerades what one pod sends to another: endpoints do not see the client",
                     f"for example from {source} to {destination}",
                     step="have the network plugin masquerade only what leaves the cluster (see its ipMasq)",
                 )

@@ -14,9 +14,7 @@ def check_node(facts: Facts) -> Iterator[Finding]:
     if node is None:
         return
     if node.found:
-        state = (
-            "about to be deleted: load balancers are told to send nothing here" if node.about_to_be_deleted else ""
-        )
+        state = "about to be deleted: load balancers send nothing here" if node.about_to_be_deleted else ""
         yield fine("node", f"Node {node.name} was found", state)
         return
     names = [*node.likely, *(name for name in node.others if name not in node.likely)]

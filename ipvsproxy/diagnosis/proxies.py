@@ -28,7 +28,7 @@ def is_installed(facts: Facts) -> bool:
 
 
 def check_installation(facts: Facts) -> Iterator[Finding]:
-    """Something of ipvsproxy is here; where there is nothing, that is all that is to be said about it."""
+    """Something of ipvsproxy is here; where there is nothing, this is the only finding about it."""
     if is_installed(facts):
         return
     seen = [f"process {process}" for process in _processes_named(facts, KUBE_PROXY)]

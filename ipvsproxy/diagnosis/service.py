@@ -1,4 +1,4 @@
-"""One Service through the three steps: its name, its endpoints, its state in the kernel; then live questions.
+"""One Service through the three steps: its name, its endpoints, its state in the kernel; then test connections.
 
 In: `ServiceFacts`. Out: findings in the order of the steps, problems first, so that the step that broke comes
 before what follows from it.
@@ -49,7 +49,7 @@ class PortView(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A live question: from where, to what, and what became of it.
+    """A test connection: from where, to what, and its outcome.
 
     `expected` is what the plan says, `reason` why that is no answer, where it depends on who asks. `by_ipvs` is
     whether IPVS of this node had the connection, None where that cannot be told, or was not asked.
@@ -69,7 +69,7 @@ class Probe(msgspec.Struct, frozen=True):
 class ServiceFacts(msgspec.Struct, frozen=True):
     """A Service as this node sees it; `kind` is empty when there is no such Service.
 
-    `unusable` is why it cannot be proxied though it should be, `said` what is wrong with objects about it.
+    `unusable` is why it cannot be proxied though it should be, `complaints` what is wrong with objects about it.
     """
 
     key: str
@@ -120,7 +120,7 @@ def _steps(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
         yield from _live(facts)
     else:
         yield unchecked("kernel", NOT_INSTALLED)
-        yield unchecked("probe", f"{NOT_INSTALLED}: whoever answers now, it is not ipvsproxy")
+        yield unchecked("probe", f"{NOT_INSTALLED}: another program answers now")
 
 
 def _name(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
@@ -184,7 +184,7 @@ def _why_not(endpoint: Endpoint, node: str, zone: str, choice: Choice, *, local:
 
 
 def _endpoints_of_ports(facts: ServiceFacts) -> Iterator[Finding]:
-    """Yield what is to be said of each port; what is the same for several of them once."""
+    """Yield the findings of each port; a finding that several of them share once."""
     found: dict[Finding, list[str]] = {}
     for port in facts.ports:
         for finding in _endpoints(facts, port):
@@ -252,7 +252,7 @@ def _live(facts: ServiceFacts) -> Iterator[Finding]:
                           step=f"ipvsproxy explain {probe.target} says what happens to the packet")  # fmt: skip
     well = [probe for probe in facts.probes if not _is_wrong(probe)]
     if well:
-        yield fine("probe", f"{len(well)} live questions were answered as they should be",
+        yield fine("probe", f"{len(well)} test connections had the expected outcome",
                    *(f"{p.target} from {p.place}: {_words(p)}" for p in well[:SHOWN]))  # fmt: skip
 
 

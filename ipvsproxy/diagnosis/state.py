@@ -92,7 +92,7 @@ def check_api(facts: Facts) -> Iterator[Finding]:
     else:
         if api.refused:
             yield warning("objects", f"{counted(len(api.refused), 'object')} cannot be used", *api.refused[:SHOWN],
-                          step="mend them: each costs only itself")  # fmt: skip
+                          step="correct them: an invalid object affects only itself")  # fmt: skip
         if api.left_out:
             count = counted(len(api.left_out), "part")
             yield warning("objects", f"{count} of them cannot be used or may be missing",

@@ -1,4 +1,4 @@
-"""The one door through which everything that may change the data plane comes in.
+"""The queue of events for the reconcile loop: everything that may change the data plane.
 
 Sources (a manifests folder, the API's reflectors) and watchers of the kernel run in threads of their own and
 `put` events here. The loop takes them, many at a time, and is the only reader. Events are plain frozen
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 class Listed(msgspec.Struct, frozen=True):
     """A complete list of one kind: whatever is not in it is gone.
 
-    `kept` are keys of objects that exist but could not be understood: their last good version stays.
+    `kept` are keys of objects that exist but could not be understood: their last valid version is kept.
     """
 
     kind: Kind

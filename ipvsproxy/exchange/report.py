@@ -117,4 +117,4 @@ class Report:
         """A virtual server of another program was removed from this node, and not for the first time."""
 
     def repaired(self, objects: int) -> None:
-        """So many objects in the kernel were not as left."""
+        """So many objects in the kernel had been changed by other programs."""

@@ -1,4 +1,4 @@
-"""What a run would change, in words: steps of `plan.diff` as changes of single objects, with what is there now.
+"""What a run would change, as text: steps of `plan.diff` as changes of single objects, with what is there now.
 
 Pure. In: the wanted state and the shadow, complete. Out: `Change`s in the order in which they would be made.
 """

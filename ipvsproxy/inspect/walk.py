@@ -112,7 +112,7 @@ WORDS = {
     PacketVerdict.ACCEPT: "accept: on to IPVS",
     PacketVerdict.REFUSE: "refuse: TCP reset or port unreachable",
     PacketVerdict.DROP: "drop, without an answer",
-    PacketVerdict.INSIDE_ONLY: "only for packets that the inside view has sent here",
+    PacketVerdict.INSIDE_ONLY: "only for packets that the internal view has sent here",
 }
 
 

@@ -193,7 +193,7 @@ def _set_conntrack_limit(limit: int) -> None:
 
 
 def _writable(path: Path) -> bool:
-    """Whether the kernel offers it for writing at all, whoever asks."""
+    """Whether the kernel offers it for writing at all, to any process."""
     try:
         return bool(path.stat().st_mode & stat.S_IWUSR)
     except OSError:

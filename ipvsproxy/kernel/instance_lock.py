@@ -97,7 +97,7 @@ class InstanceLock:
 
     def close(self) -> None:
         """Give the name back, or wait for it no more."""
-        # First of all: what is said on the connections of a name that was given back proves nothing.
+        # First of all: what arrives on the connections of a released name proves nothing.
         if self._proof is not None:
             self._proof.close()
         for end in (self._held, self._holder):
@@ -236,7 +236,7 @@ def _introduce(mine: socket.socket, proven: Proof | None) -> None:
 
 
 def _ready(mine: socket.socket, proven: Proof | None) -> list[socket.socket | Proof]:
-    """Return which of the two has news. Raises OSError, ValueError when one is closed."""
+    """Return which of the two has data. Raises OSError, ValueError when one is closed."""
     ends: list[socket.socket | Proof] = [mine] if proven is None else [mine, proven]
     poll = select.poll()
     for end in ends:

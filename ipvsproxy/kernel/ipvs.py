@@ -40,7 +40,7 @@ ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (e
 """A destination whose whole server is gone (ESRCH) is another matter: somebody has deleted one that is wanted."""
 LONGEST = 0xFFFFFFFF
 PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
-"""A frontend nobody has (TEST-NET-2), on which a scheduler is tried out."""
+"""A frontend that no Service has (TEST-NET-2), on which a scheduler is tested."""
 
 
 class StepRefused(msgspec.Struct, frozen=True):

@@ -185,14 +185,14 @@ class Kernel:
         return Dirty(vips=self._reread_vips())
 
     def consume_own(self, notice: Notification) -> bool:
-        """Whether the kernel tells of nothing but what we have done ourselves."""
+        """Whether a notification is only about what we have done ourselves."""
         if isinstance(notice, VipsChanged):
             vips = self.shadow.vips
             return not notice.unsure and all((vip in vips) is present for vip, present in notice.changes)
         return self.rules.consume_own(notice)
 
     def sample(self) -> bool:
-        """Look at one virtual server, the next one each time; tell if it is not as left. Raises KernelError."""
+        """Look at one virtual server, the next one each time; return whether it differs. Raises KernelError."""
         known = self.shadow.servers
         if self._servers_in_doubt or not known:
             return False
@@ -205,7 +205,7 @@ class Kernel:
     def verify_servers(self) -> Dirty:
         """Compare all servers, and the next part of them with destinations, with the shadow; correct it.
 
-        Begins with the server that `glance` has found. Returns what differed. Raises KernelError.
+        Begins with the server that `sample` has found. Returns what differed. Raises KernelError.
         """
         servers = self._ipvs.servers()
         order = list(self.shadow.servers)

@@ -5,7 +5,7 @@ Rules of iptables-nft are ordinary nft rules with chains of their own: they are 
 tables of its own, the ipvs mode ipsets, which are destroyed over netlink. Legacy iptables is only looked at.
 
 Removed once for each start: what comes back has been written by a kube-proxy that is running, which is reported
-and not fought with. Numbers: include/uapi/linux/netfilter/ipset/ip_set.h.
+and its rules are not removed again. Numbers: include/uapi/linux/netfilter/ipset/ip_set.h.
 """
 
 import errno
@@ -114,7 +114,7 @@ class Leftovers:
         return []
 
     def _watch(self) -> str:
-        """Say once that a kube-proxy is at work."""
+        """Log once that a kube-proxy is running."""
         came_back = self._there.sure_signs()
         if came_back and not self._reported:
             log.error(

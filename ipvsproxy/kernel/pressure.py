@@ -1,8 +1,8 @@
 """Signs that the kernel's own tables are too small, or its housekeeping too much, for what runs through it.
 
-Looked at with every verification: a handful of small files and numbers that are known anyway. Each concern is said
-once when it appears and once when it is over. Nothing is changed here, since none of it is ours to change: the
-size of IPVS's connection table is fixed when its module is loaded, conntrack's limit has settings of its own
+Looked at with every verification: a handful of small files and numbers that are known anyway. Each concern is
+logged once when it appears and once when it is over. Nothing is changed here, since none of it is ours to change:
+the size of IPVS's connection table is fixed when its module is loaded, conntrack's limit has settings of its own
 (`--conntrack-max-per-core`, `--conntrack-min`), and IPVS's rate estimation is what `ipvsadm --rate` shows.
 
 Facts: net/netfilter/ipvs/ip_vs_est.c (before Linux 6.2 one timer walks all statistics of all CPUs every two
@@ -43,7 +43,7 @@ class Concern(NamedTuple):
 
 
 class Pressure:
-    """Remembers which concerns have been said."""
+    """Remembers which concerns have been logged."""
 
     def __init__(self, proc: Path = PROC, sys: Path = SYS, cpus: int | None = None) -> None:
         self._proc, self._sys = proc, sys
@@ -51,7 +51,7 @@ class Pressure:
         self._reported: set[str] = set()
 
     def look(self, servers: int, destinations: int) -> None:
-        """Say what is new; `servers` and `destinations` are how many IPVS holds."""
+        """Log what is new; `servers` and `destinations` are how many IPVS holds."""
         concerns = {concern.subject: concern for concern in self.concerns(servers, destinations)}
         for subject in concerns.keys() - self._reported:
             concern = concerns[subject]

@@ -3,7 +3,7 @@
 The kernel lets a socket join a group of NETLINK_NETFILTER only if its maker has CAP_NET_ADMIN in the user
 namespace that owns the network namespace (`netlink_bind` of net/netlink/af_netlink.c: nfnetlink, unlike
 rtnetlink, has no NL_CFG_F_NONROOT_RECV), and it lists all sockets of the namespace with their groups in
-/proc/net/netlink. `Proof` is a socket that has joined GROUPS. Whoever wants to know whether a peer has one sends a
+/proc/net/netlink. `Proof` is a socket that has joined GROUPS. To learn whether a peer has one, a process sends a
 number that nobody can guess to all such sockets, and the peer repeats it on the connection between the two: only
 the owner of the socket can have read it. The kernel passes the number on, within the namespace.
 """

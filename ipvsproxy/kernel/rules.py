@@ -123,7 +123,7 @@ class Rules:
         self._parts = parts | needed_parts(elements)
         self._log_replaced(found)
         self._shadow.elements = dict(elements)
-        # Until all is done: the rules for source ranges would go on letting in whom later ones shut out.
+        # Until all is done: the rules for source ranges would go on admitting clients that later ones exclude.
         self.in_doubt, self._stamp = True, b""
         if admissions:
             self._withdraw_admissions()
@@ -226,7 +226,7 @@ class Rules:
         return {kind.name for kind, elements in wanted.items() if read and read(kind) != elements}
 
     def consume_own(self, notice: RulesChanged) -> bool:
-        """Whether the kernel tells of a transaction of ours."""
+        """Whether a notification is about a transaction of ours."""
         return self._transactions.consume_own(notice)
 
     def change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:

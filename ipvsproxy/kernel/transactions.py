@@ -1,4 +1,4 @@
-"""Carrying out nft transactions and knowing them again when the kernel tells of them.
+"""Carrying out nft transactions and recognising them when the kernel notifies them.
 
 The kernel numbers the transactions of a network namespace (its generations). One that was carried out between two
 looks at that number is ours; when others had one at the same moment, the name of the program has to tell.
@@ -14,7 +14,7 @@ from ipvsproxy.plan.notification import RulesChanged
 from nft import Client, Transaction
 
 MAX_OWN, MAX_UNSURE = 4096, 64
-"""Transactions of ours, or one of ours among some, of which we may not have been told yet."""
+"""Transactions of ours, or one of ours among some, whose notification may not have come yet."""
 OWN_NAME = Path("/proc/self/comm").read_text().strip()
 
 
@@ -51,7 +51,7 @@ class Transactions:
         return None
 
     def consume_own(self, notice: RulesChanged) -> bool:
-        """Whether a notice is about one of ours; each is told once and then forgotten, with those before it."""
+        """Whether a notice is about one of ours; each comes once and is then forgotten, with those before it."""
         if notice.generation not in self._own:
             return notice.generation in self._unsure and notice.program == OWN_NAME
         while self._own.popleft() != notice.generation:

@@ -68,7 +68,7 @@ FILTERING, IP_FAMILIES = (NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE), (NFPROTO_IPV4, NFP
 """NFT_MSG_NEWCHAIN and NEWRULE; NFPROTO_IPV4 and IPV6."""
 ATTRIBUTE_LENGTH = struct.Struct("=H")
 RECEIVE_BUFFER = 32 << 20
-"""Room for the elements of a large ruleset: each one that we load is told to us as well."""
+"""Room for the elements of a large ruleset: each one that we load is notified to us as well."""
 LARGEST = 1 << 16
 CHECK_SECONDS = 5.0
 """How soon it is noticed that a socket has been closed under us, if nothing wakes the thread before."""
@@ -85,13 +85,13 @@ class NotificationHandler(Protocol):
         """Sort the messages of one datagram."""
 
     def lost(self) -> None:
-        """Some messages were not heard."""
+        """Some messages were lost."""
 
 
 class Channel:
     """A socket that hears some groups. One that fails, or is not the one that was opened, is replaced.
 
-    What was missed meanwhile is told as lost. `socket` is None while there is none.
+    What was missed meanwhile is reported as lost. `socket` is None while there is none.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Watcher:
 
 
 class LinkNotifications:
-    """Sorts what rtnetlink tells."""
+    """Sorts notifications of rtnetlink."""
 
     def __init__(self, noticed: Callable[[Notification], None], addresses_changed: Callable[[], None]) -> None:
         self._noticed = noticed
@@ -254,7 +254,7 @@ def _route(kind: int, body: bytes, loopback: int) -> Iterator[tuple[Vip, bool]]:
 
 
 class RuleNotifications:
-    """Sorts what nf_tables tells: a transaction's changes, then its number."""
+    """Sorts notifications of nf_tables: a transaction's changes, then its number."""
 
     def __init__(self, table: str, noticed: Callable[[Notification], None]) -> None:
         # Messages of nf_tables begin with their table, those of elements go on with the set.

@@ -1,8 +1,8 @@
 """List and watch as the Kubernetes API speaks them: what is asked, what comes back, what can go wrong.
 
 In: the bytes of answers. Out: `Page`s of a list, `WatchEvent`s of a stream, or `RequestFailed`, the one exception
-for a request that came to nothing. Objects stay undecoded JSON (`msgspec.Raw`) here, so that a malformed one costs
-only itself. Nothing here opens a connection: that is a `Transport`, see `kube.client`.
+for a request that came to nothing. Objects stay undecoded JSON (`msgspec.Raw`) here, so that a malformed one
+affects only itself. Nothing here opens a connection: that is a `Transport`, see `kube.client`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ MAX_REASON = 300
 T = TypeVar("T")
 
 Observe = Callable[[str, str, str, float], None]
-"""Told of each request: verb, host, status (`<error>` without an answer), seconds until the answer's head."""
+"""Called for each request: verb, host, status (`<error>` without an answer), seconds to the response headers."""
 
 
 class RequestFailed(Exception):
@@ -50,7 +50,7 @@ class TooLarge(RequestFailed):
 
 
 class Response(Interface):
-    """An answer whose body is still to be read. Reading raises Trouble when the connection breaks."""
+    """An answer whose body is still to be read. Reading raises RequestFailed when the connection breaks."""
 
     @property
     def status(self) -> int:
@@ -74,7 +74,7 @@ class Response(Interface):
 
 
 class Transport(Interface):
-    """The way to an API server. Requests raise Trouble when there is no answer."""
+    """The connection to an API server. Requests raise RequestFailed if there is no answer."""
 
     def list(self, kind: Kind, limit: int, continue_: str, resource_version: str) -> Response:
         """Ask for a page of all objects of a kind."""

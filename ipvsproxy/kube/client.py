@@ -149,7 +149,7 @@ def _bracketed(host: str) -> str:
 
 
 class Client:
-    """A `Transport` and a `Door` by way of the kubernetes package; may be used by several threads."""
+    """A `Transport` and an `EventClient` on top of the kubernetes package; may be used by several threads."""
 
     def __init__(
         self,

@@ -147,7 +147,7 @@ def _try(connection: Connection) -> None:
 
 
 def _use_proxy(configuration: Any, proxy: str) -> None:
-    """Set the proxy, and leave nothing for the package to decide: NO_PROXY has been heeded."""
+    """Set the proxy, and leave nothing for the package to decide: NO_PROXY has been honored."""
     configuration.proxy = proxy or None
     configuration.no_proxy = ""
     parts = urlsplit(proxy)
@@ -229,7 +229,7 @@ def _no_password() -> str:
 
 
 def _authorization(config: Kubeconfig, api: Any) -> Callable[[], str]:
-    """Return what gives the Authorization header of the moment, empty for none. That raises Trouble."""
+    """Return what gives the Authorization header of the moment, empty for none. That raises RequestFailed."""
     if config.plugin:
         return _Renewal(config, config.plugin, api).authorization
     if config.token_file:

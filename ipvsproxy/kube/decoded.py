@@ -1,6 +1,6 @@
 """What decoding an object comes to, and the parts that objects of several kinds have.
 
-Out: a `Decoded`, or a `InvalidObject` that names the field. What is said about an object is of bounded length,
+Out: a `Decoded`, or a `InvalidObject` that names the field. Complaints about an object have a bounded length,
 whatever the object holds.
 """
 
@@ -14,7 +14,7 @@ from ipvsproxy.kube.defaults import PROTOCOL
 from ipvsproxy.plan.model import Protocol
 
 LONGEST = 300
-"""Characters of what is said about one part of an object."""
+"""Characters of a complaint about one part of an object."""
 MOST_SAID = 5
 FAMILIES = {"IPv4": 4, "IPv6": 6}
 
@@ -41,7 +41,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
 
 def short(text: str) -> str:
-    """Whatever an object holds, what is said about it fits into a line."""
+    """Whatever an object holds, the complaints about it fit into a line."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 

@@ -143,7 +143,7 @@ def _json_head(body: msgspec.Raw) -> _Head:
     try:
         found = msgspec.json.decode(body, type=_Envelope)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _Head()  # whoever decodes the whole object says what is wrong
+        return _Head()  # the decoder of the whole object reports what is wrong
     return _of(found.kind, found.api_version, found.items)
 
 

@@ -20,7 +20,7 @@ MOST_HINTS = 8
 
 
 def build_slice(raw: RawEndpointSlice) -> Decoded:
-    """Return the slice, None for one of no use to a proxy. Raises InvalidObject."""
+    """Return the slice, None for one that a proxy cannot use. Raises InvalidObject."""
     labels = raw.metadata.labels or {}
     service = labels.get(SERVICE_NAME_LABEL, "")
     if HEADLESS_LABEL in labels:

@@ -80,7 +80,7 @@ class EventSeries:
 
 
 class Events:
-    """Sends notices once it has begun. `sent` is told what became of each: sent, failed or dropped."""
+    """Sends notices once it has begun. `sent` is called with the result of each: sent, failed or dropped."""
 
     def __init__(
         self, host: str, sent: Callable[[str], None] = lambda _: None, limits: EventLimits | None = None
@@ -100,7 +100,7 @@ class Events:
         self._numbers = itertools.count(1)
 
     def begin(self, client: EventClient | None) -> None:
-        """Start to send; without a door (manifests) notices are only logged."""
+        """Start to send; without a client (manifests) notices are only logged."""
         self._client = client
         self._thread.start()
 

@@ -1,6 +1,6 @@
 """Credentials from a program: `exec` in a kubeconfig, as client-go has it.
 
-In: the program and what it is to be told of the cluster. Out: a `Credential`, kept until it expires. A program
+In: the program and the cluster information for it. Out: a `Credential`, kept until it expires. A program
 that fails is no configuration that can never work: it is asked again with the next request. Source: the API group
 client.authentication.k8s.io, https://kubernetes.io/docs/reference/config-api/client-authentication.v1/.
 """
@@ -176,7 +176,7 @@ def _variables(section: Section) -> dict[str, str]:
 
 
 def _cluster_info(cluster: Section, server: str, authority: Path | bytes | None) -> dict[str, Any]:
-    """Return what a program that asks for it is told of the cluster."""
+    """Return the cluster information for a program that asks for it."""
     content = authority.read_bytes() if isinstance(authority, Path) else authority
     found: dict[str, Any] = {"server": server, "config": _extension(cluster)}
     if content:

@@ -78,7 +78,7 @@ class TokenFile:
         self._read_at = clock()
 
     def token(self) -> str:
-        """Return the token, at most TOKEN_SECONDS old; the last good one if the file is of no use now."""
+        """Return the token, at most TOKEN_SECONDS old; the last valid one if the file is unusable now."""
         if self._clock() - self._read_at >= TOKEN_SECONDS:
             try:
                 self._token = self._read()

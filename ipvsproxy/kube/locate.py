@@ -32,7 +32,7 @@ def locate(url: str) -> Servers:
 
 
 class Locator:
-    """Tells the inbox where the API server is, whenever that has changed. `url` returns the URL of the moment."""
+    """Puts the API server's addresses into the inbox when they change. `url` returns the URL of the moment."""
 
     def __init__(self, url: Callable[[], str], inbox: Inbox) -> None:
         self._url = url

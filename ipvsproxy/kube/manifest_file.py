@@ -186,7 +186,7 @@ class File:
         self.problem = ""
 
     def refresh(self) -> None:
-        """Read the file again if it may have changed; on any trouble keep what it had."""
+        """Read the file again if it may have changed; if it cannot be read, keep what it had."""
         try:
             before = _status(self._path)
             if self._signature == _signature(before):
@@ -248,7 +248,7 @@ def _signature(status: os.stat_result) -> Signature:
 
 
 def carry_over(old: FileContent, new: FileContent) -> None:
-    """Keep the last good versions of refused objects, and the identity of values that did not change."""
+    """Keep the last valid versions of refused objects, and the identity of values that did not change."""
     refused = {refusal.ident for refusal in new.refused}
     # Somebody lost its name: any of the old objects that are missing now may be the one.
     doubtful = set(old.good) if None in refused else refused
@@ -260,7 +260,7 @@ def carry_over(old: FileContent, new: FileContent) -> None:
 
 
 def _log_content(name: str, old: FileContent, new: FileContent) -> None:
-    """Say what is wrong in a file, leaving out what was said about it before."""
+    """Log what is wrong in a file, without what was logged about it before."""
     said = {refusal.said for refusal in old.refused}
     for refusal in new.refused:
         if refusal.said not in said:

@@ -103,7 +103,7 @@ class Objects:
             self.notes.append(NO_SLICES)
 
     def about(self, service: str) -> list[str]:
-        """Return what was said about a Service and the slices that are named after it, and the notes."""
+        """Return the complaints about a Service and the slices that are named after it, and the notes."""
         named = re.compile(rf"\b{re.escape(service)}(?![A-Za-z0-9.])")
         return [text for text in (*self.refused, *self.left_out) if named.search(text)] + self.notes
 

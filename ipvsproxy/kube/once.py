@@ -55,7 +55,7 @@ def _from_api(config: Config) -> Objects:
 
 
 def _neighbours(transport: NodeLists, node_name: str) -> OtherNodeAddresses:
-    """Return what can be read of other nodes: whoever may not list them is served without."""
+    """Return what can be read of other nodes: without the right to list them, none."""
     try:
         seen = look(transport, node_name)
     except RequestFailed:

@@ -44,7 +44,7 @@ log = structlog.get_logger()
 
 
 class NodeClient(Interface):
-    """The way to lists of all Nodes. Requests raise Trouble when there is no answer."""
+    """The connection for lists of all Nodes. Requests raise RequestFailed if there is no answer."""
 
     def node_table(self) -> Response:
         """Ask for the table of all Nodes."""
@@ -156,7 +156,7 @@ def _objects(body: bytes) -> Iterator[Node]:
 
 
 class OtherNodes:
-    """Looks at the Nodes, in a thread of its own, and tells the inbox what it has found."""
+    """Looks at the Nodes, in a thread of its own, and puts what it has found into the inbox."""
 
     def __init__(
         self, transport: NodeClient, node_name: str, inbox: Inbox, limits: QueryLimits | None = None

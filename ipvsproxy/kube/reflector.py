@@ -1,8 +1,8 @@
 """Follows the objects of one kind at the API server: lists them, then watches what changes.
 
 In: a `Transport`. Out: events in the inbox: a `Listed` for each complete list, a `Changed` or `Removed` for each
-change. Never acted on: a list that failed, ended early or is not of our kind. A malformed object costs itself
-only; its last good version stays.
+change. Never acted on: a list that failed, ended early or is not of our kind. A malformed object affects only
+itself; its last valid version is kept.
 
 Lists are always consistent reads (no resourceVersion), never "any version will do" ("0"): a list from a server
 that lags behind could bring back Services that are gone. So a list is never older than what we knew, unless
@@ -45,7 +45,7 @@ PAGE_SIZE = 500
 # Troubles that say nothing about the version we resume from: waiting is all there is to do.
 RETRYABLE = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
 RELIST_AFTER = 3
-# A watch that ends sooner, without a word, is a server in trouble and not the end of its time.
+# A watch that ends sooner, without a reason, means a failing server and not the end of its time.
 SHORT_WATCH_SECONDS = 1.0
 # A list right after another one is due to the server, not to what has changed: after a watch of this length only.
 SETTLED_SECONDS = 30.0
@@ -69,7 +69,7 @@ class _Found:
 
 
 class Reflector:
-    """Keeps the inbox told about one kind, in a thread of its own."""
+    """Puts changes of one kind into the inbox, in a thread of its own."""
 
     def __init__(self, kind: Kind, transport: Transport, inbox: Inbox, pace: Pace | None = None) -> None:
         self._kind = kind
@@ -234,7 +234,7 @@ class Reflector:
                 self._take(line)
 
     def _take(self, line: bytes) -> None:
-        """Pass one event on, then remember its version: after trouble, nothing is skipped."""
+        """Pass one event on, then remember its version: after a failure, nothing is skipped."""
         event = read_event(line)
         if event.type == "ERROR":
             raise failure_of(MALFORMED, event.object, {})
@@ -283,7 +283,7 @@ class Reflector:
             response.close()
 
     def _decode(self, key: str, raw: msgspec.Raw) -> Decoded | None:
-        """Decode an object, None if it is refused; what is wrong is said once for as long as it is the same."""
+        """Decode an object, None if it is refused; a problem is logged once for as long as it is the same."""
         try:
             decoded = decode_json(self._kind, raw)
         except InvalidObject as refused:
@@ -298,7 +298,7 @@ class Reflector:
         return decoded
 
     def _warn(self, key: str, words: str, **more: object) -> None:
-        """Say something about an object, as far as its namespace has not said too much."""
+        """Log a line about an object, unless its namespace has had too many."""
         namespace = namespace_of(key)
         if not self._lines.take(namespace):
             return
@@ -316,10 +316,10 @@ class Reflector:
             self._log.info(messages.OBJECT_ACCEPTED, object=key)
         return said != before
 
-    # Trouble
+    # Failures
 
     def _recover(self, failure: RequestFailed) -> float:
-        """Decide how to go on after trouble; return how many seconds to wait."""
+        """Decide how to continue after a failure; return how many seconds to wait."""
         self._attempts += 1
         first = self._attempts == 1
         if failure.status == GONE:
@@ -349,7 +349,7 @@ class Reflector:
         return 0 if self._version or self._lists <= 1 else self._pace.pause(self._lists - 1)
 
     def _note_away(self, failure: RequestFailed) -> None:
-        """Say once that the API does not answer as it should, and again if it does so in another way."""
+        """Log once that the API fails, and again if it fails in another way."""
         since, status = self._away or (self._pace.clock(), -1)
         if status != failure.status:
             self._log.warning(messages.WATCH_FAILED, err=failure.reason)

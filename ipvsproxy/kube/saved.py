@@ -90,7 +90,7 @@ def _state(found: Objects) -> _State:
 
 
 def _note_nothing(found: Objects, name: str, before: _State, others: Sequence[str]) -> None:
-    """Say what is there if nothing came of a file or folder, and nothing was said about it."""
+    """Describe what is there if no object came of a file or folder and no complaint either."""
     if (found.seen, len(found.refused)) == before[:2]:
         there = what_is_there(found.unread - before.unread, others)
         found.refused.append(f"{name}: {NOTHING}: {there}")

@@ -1,4 +1,4 @@
-"""Which Services a failure of the kernel is about, and in which words they are told.
+"""Which Services a failure of the kernel is about, and the text of its Event.
 
 Pure. In: the names of what failed, with what the kernel said. Out: a reason for each Service concerned, for people
 who look at that Service. Called only when something has failed.

@@ -7,7 +7,7 @@ in place until it no longer answers (contract 4.1, P3):
     raise elements -> add servers and destinations -> switch ways -> add VIPs -> remove VIPs -> remove servers
     -> lower elements
 
-Where local pods and the node change to another server (the inside view of a Local policy, on a frontend that
+Where local pods and the node change to another server (the internal view of a Local policy, on a frontend that
 stays), the way is switched when that server has its destinations and the old one still has them.
 
 A destination is never deleted and added again, and a TCP destination that is no longer wanted only gets weight
@@ -141,7 +141,7 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
         steps.switched.append(ElementStep(slot, value, replaces=value is not None and present is not None))
     elif value is None:
         # Source ranges of a frontend that stays change in one transaction: old and new ones may overlap, and
-        # nobody may slip through, or be shut out, between two. Those of one that goes outlive it.
+        # no client may get through, or be refused, between two. Those of one that goes outlive it.
         at_once = slot.restricted_frontend in wanted
         (steps.raised if at_once else steps.lowered).append(ElementStep(slot, None))
     else:
@@ -149,7 +149,7 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
 
 
 def _switches(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: KernelState) -> bool:
-    """Whether an element belongs to a frontend that stays and whose inside view goes another way."""
+    """Whether an element belongs to a frontend that stays and whose internal view changes its server."""
     pair = slot.redirects
     if pair is None:
         return False

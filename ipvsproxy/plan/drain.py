@@ -5,10 +5,10 @@ elsewhere. It ends when it has no connection any more, or when the drain timeout
 (contract 4.5). Weight 0 in the kernel is the only memory of it, so a restart forgets nothing but how long it has
 lasted.
 
-The kernel does not tell when a connection ends, so it is asked: soon after a drain began, and then ever more
-rarely, always after another quarter of the time it has lasted. That finds an end early in proportion, with a
-number of questions that hardly grows. One question is about one server, and only so many are asked in one second:
-a rolling update of thousands of Services costs no more than one of hundreds. Pure: time comes in from outside.
+The kernel does not tell when a connection ends, so it is asked: soon after a drain began, and then less often,
+always after another quarter of the time it has lasted. That finds an end early in proportion, with a number of
+reads that hardly grows. One read is about one server, and their number in one second is limited: a rolling update
+of thousands of Services costs no more than one of hundreds. No I/O and no clock: the caller passes the time.
 """
 
 import heapq

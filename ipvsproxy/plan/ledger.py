@@ -21,7 +21,7 @@ from ipvsproxy.ruleset.elements import ElementKey, Value
 ROUTES_ABOVE = 8192
 """VIPs of a family from which `auto` uses routes: addresses on one link cost quadratic time in the kernel."""
 ADDRESSES_BELOW = 4096
-"""... and below which it goes back to addresses. The gap keeps a cluster at the border from going to and fro."""
+"""... and below which it goes back to addresses. The gap keeps a cluster at the border from flapping."""
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""What the kernel tells about changes to what is ours, whoever made them: hints where to look, never the truth.
+"""What the kernel tells about changes to what is ours, by any program: hints where to look, never the truth.
 
 The loop compares a notice with what it has done itself; what remains was done by others.
 """
@@ -20,7 +20,7 @@ class RulesChanged(msgspec.Struct, frozen=True):
 
     `generation` is the kernel's number of it, `sets` are the sets whose elements have changed. `whole`: a table, a
     chain, a rule or a set as such. `program` is the name of the one that did it.
-    `unsure`: some transactions were not told, and any elements may have changed. `forward`: chains or rules have
+    `unsure`: some transactions were lost, and any elements may have changed. `forward`: chains or rules have
     changed in a table `filter` of iptables-nft, where the chain FORWARD is.
     """
 

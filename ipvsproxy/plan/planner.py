@@ -99,7 +99,7 @@ def plan_service(
     """Return the frontends of a Service by key, for both families, in the order of their tiers.
 
     What `plan.safety.judge` has refused is left out, and what is above the limit of a Service. `tally` is given
-    the size, and what is to be said.
+    the size, and complaints.
     """
     frontends: dict[FrontendKey, Frontend] = {}
     tally = tally or Tally(config.service_limit)
@@ -140,7 +140,7 @@ def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
     """Where an address is of several kinds, the strongest or first one counts, with the ranges of either.
 
     Only the load balancer's addresses have ranges. An external address may be the Service's own ClusterIP, which
-    then stays one: an inside view of it would lead to itself.
+    then stays one: an internal view of it would lead to itself.
     """
     known = frontends.get(frontend.key)
     if known is not None:
@@ -242,7 +242,7 @@ def _frontends(
 def _outside_frontends(
     service: Service, views: Sequence[PortPlan], node: NodeFacts, tally: Tally
 ) -> Iterator[tuple[Tier, Frontend]]:
-    """Yield what is reached from outside, after the inside views that it leads to."""
+    """Yield what is reached from outside, after the internal views that it leads to."""
     if service.external_local and service.internal_local:
         for view in views:
             if view.inside_port:
@@ -277,7 +277,7 @@ def _by_family(addresses: Sequence[bytes]) -> dict[int, list[bytes]]:
 
 
 def _asked_for(service: Service, node: NodeFacts, config: Config) -> int:
-    """Return how many virtual servers there would be without a limit, not counting inside views."""
+    """Return how many virtual servers there would be without a limit, not counting internal views."""
     numbers = [number for number in map(family, service.cluster_ips) if number in config.families]
     node_ports = sum(1 for port in service.ports if port.node_port)
     addresses = Counter(map(family, (*service.external_ips, *service.load_balancer_ips)))

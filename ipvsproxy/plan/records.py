@@ -1,7 +1,7 @@
-"""What is read from the kernel to be looked at, as plain values; and the interface through which it is asked.
+"""What commands read from the kernel, as plain values; and the interface through which they read it.
 
-`kernel.read.reader.KernelReader` answers from the kernel. Whoever only decides (`inspect.walk`) knows no more than
-`State`.
+`kernel.read.reader.KernelReader` answers from the kernel. Code that only decides (`inspect.walk`) knows no more
+than `State`.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class Route(NamedTuple):
 
 
 class State(Protocol):
-    """The questions that can be asked of a node's kernel. All raise KernelError."""
+    """What can be read from a node's kernel. All raise KernelError."""
 
     def find(self, kind: SetSchema, owner: Owner, rest: Rest = None) -> ElementMatch | None:
         """Look one element up in a set or map; in one of intervals, the one that holds `rest`."""

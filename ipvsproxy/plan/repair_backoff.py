@@ -1,8 +1,8 @@
-"""Telling damage from a fight: who repairs at once, for ever, against another program only burns both CPUs.
+"""Backoff for repairs: immediate repairs against a program that undoes them would only burn CPU on both sides.
 
-Pure: the time comes in, in seconds. Repairs come at once as long as a bucket of tokens is not empty, so that
-somebody who tries things out meets a proxy that repairs. In a fight each one waits twice as long as the one before
-it, until there has been none for CALM_SECONDS more than that.
+No clock: the caller passes the time, in seconds. Repairs come at once as long as a bucket of tokens is not empty,
+so that a single change by hand is repaired at once. While contested, each one waits twice as long as the one
+before it, until there has been none for CALM_SECONDS more than that.
 """
 
 from ipvsproxy.base.timer import ExponentialWait
@@ -34,7 +34,7 @@ class RepairBackoff:
             self._wait = self._waits.after(self._wait)
 
     def look(self, now: float) -> None:
-        """Forget a fight that is over."""
+        """Forget contention that is over."""
         if self.is_contended and now - self._last > CALM_SECONDS + self._wait:
             self._tokens, self._wait = float(BURST), 0.0
 

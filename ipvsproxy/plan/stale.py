@@ -135,7 +135,7 @@ class Stale:
         self._new_vips.update(addresses)
 
     def _index(self, key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend | None) -> None:
-        """Remember which frontends lead to an inside view."""
+        """Remember which frontends lead to an internal view."""
         before, now = old.inside if old else None, new.inside if new else None
         if before == now:
             return
@@ -148,7 +148,7 @@ class Stale:
             self._leading_to.setdefault((key.protocol, now), set()).add(key)
 
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
-        """Take over destinations that were deleted with connections: inside views may still lead to them."""
+        """Take over destinations that were deleted with connections: internal views may still lead to them."""
         if not destinations:
             return
         for name in self._leading_to.get((key.protocol, Destination(key.address, key.port)), ()):
@@ -180,7 +180,7 @@ def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
 
 
 def _of_unwanted(old: SeenFrontend | None, *, gone: bool) -> SweepRule:
-    """The kernel forgets the entries of a server it removes, but not those that an inside view has rewritten."""
+    """The kernel forgets the entries of a server it removes, but not those that an internal view has rewritten."""
     return GONE if gone and old is not None and old.inside else SweepRule()
 
 

@@ -1,4 +1,4 @@
-"""Port numbers for the inside views of a Service whose both traffic policies are Local.
+"""Port numbers for the internal views of a Service whose both traffic policies are Local.
 
 Such a Service needs a second server on its ClusterIP, with the endpoints of the whole cluster, that only our own
 DNAT reaches. Its number must be stable across restarts and clash with no port of the Service. Pure.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ipvsproxy.plan.model import Service, ServicePort
 
 TOP_BIT = 0x8000
-"""What the number of an inside view differs in from the real one, where that number is free."""
+"""What the number of an internal view differs in from the real one, where that number is free."""
 HIGHEST = 65535
 
 

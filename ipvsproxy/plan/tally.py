@@ -37,7 +37,7 @@ def largest_size(service: Service, addresses: int, endpoints: int) -> int:
 
 
 class Tally:
-    """The size of one Service by tiers, counted up to a limit (0: none), and what is to be said about it.
+    """The size of one Service by tiers, counted up to a limit (0: none), and complaints about it.
 
     `ends` has the number of frontends after the last one of each tier, 0 for a tier without any.
     """

@@ -69,7 +69,7 @@ def _page(config: Config, path: str) -> str | None:
 
 
 def get(listen: Listen, path: str) -> tuple[int, str]:
-    """Return status and body, whoever answers there, within SECONDS. Raises OSError, HTTPException."""
+    """Return status and body, whatever program answers there, within SECONDS. Raises OSError, HTTPException."""
     address = LOOPBACK[len(listen.address)] if is_unspecified(listen.address) else format_ip(listen.address)
     with closing(http.client.HTTPConnection(address, listen.port, timeout=SECONDS)) as connection:
         connection.connect()

@@ -81,7 +81,7 @@ def init(config: Config) -> None:
 
 
 def check_mode(config: Config) -> None:
-    """Say that another mode is replaced. Raises Fatal where a kube-proxy still serves in such a mode."""
+    """Warn that another mode is replaced. Raises Fatal where a kube-proxy still serves in such a mode."""
     if not config.other_mode:
         return
     running = kube_proxy.other_mode(config)
@@ -94,7 +94,7 @@ def check_mode(config: Config) -> None:
 
 
 def _wait_for_lock(lock: InstanceLock, kernel: Kernel, observability: Observability, inbox: Inbox) -> None:
-    """Wait until the other proxy of this node has ended, then let the loop go. Raises Fatal."""
+    """Wait until the other proxy of this node has exited, then let the loop start. Raises Fatal."""
     lock.wait()
     log.info("Acquired the instance lock")
     prepare(kernel)
@@ -148,7 +148,7 @@ def _listen(observability: Observability, client: EventClient | None) -> None:
 
 
 def _guard(name: str, work: Callable[[], None]) -> None:
-    """Start a thread without which the process is of no use: when it cannot go on, the process ends."""
+    """Start a thread that the process cannot do without: when it cannot continue, the process exits."""
 
     def guarded() -> None:
         try:
@@ -161,7 +161,7 @@ def _guard(name: str, work: Callable[[], None]) -> None:
 
 
 def _crashed(crash: threading.ExceptHookArgs) -> None:
-    """End the process with any of its threads, so that a supervisor starts it again: none is there for nothing."""
+    """End the process when any of its threads crashes, so that a supervisor starts it again."""
     exception = (crash.exc_type, crash.exc_value, crash.exc_traceback)
     log.error("Thread crashed", thread=crash.thread.name if crash.thread else None, exc_info=exception)
     os._exit(1)

@@ -47,20 +47,20 @@ class Logger(structlog.make_filtering_bound_logger(0)):  # type: ignore[misc]
     """Hides details before any work is done for them: the hot path has some."""
 
     def debug(self, event: str, *args: Any, **values: Any) -> None:
-        """Say a detail, if anybody asked for details."""
+        """Log a detail, if details are wanted."""
         if verbosity.general >= DEBUG_FROM or verbosity.patterns:
             super().debug(event, *args, **values)
 
 
 class Output:
-    """Where lines go. A full disk or a reader that has gone costs lines, and nothing else."""
+    """Where lines go. A full disk or a reader that has gone loses lines, and affects nothing else."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lost = 0
 
     def write(self, text: str) -> None:
-        """Write a line, or count it as lost; how many were is said as soon as something can be said."""
+        """Write a line, or count it as lost; their number is written as soon as writing works again."""
         lost = self._lost
         note = f"{lost} log lines could not be written\n" if lost else ""
         try:
@@ -96,7 +96,7 @@ def configure(config: Config) -> None:
 
 
 def quiet() -> None:
-    """Say only what is wrong, one line each: for commands that look at things and end."""
+    """Log only warnings and errors, one line each: for read-only commands."""
     structlog.configure(
         processors=[structlog.processors.add_log_level, _plainly, _Once()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -106,7 +106,7 @@ def quiet() -> None:
 
 
 class _Once:
-    """Drops what was said before: a command may look at the same things several times."""
+    """Drops lines that were written before: a command may look at the same things several times."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -178,7 +178,7 @@ def printable(text: str) -> str:
 
 
 def settings(notes: Iterable[str], gates: Iterable[str], config: Config) -> None:
-    """Say once what about the settings an operator should know; from verbosity 1 on, every flag."""
+    """Log what an operator should know about the settings; from verbosity 1 on, every flag."""
     log = structlog.get_logger()
     for note in notes:
         log.warning(note)

@@ -1,7 +1,7 @@
 """What the outside sees of a process, put together: health and metrics servers, health-check listeners, events.
 
 In: the settings, and the way to the API's events if there is one. Out: the `Report` for the loop. The servers
-answer before the API server does, so that nobody takes waiting for illness (contract 1.9).
+answer before the API server does, so that waiting is not taken for a failure (contract 1.9).
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""Every handle of the kernel, opened and tried out beforehand: what is missing is said with what to do about it.
+"""Every handle of the kernel, opened and tested beforehand: an error names what is missing and what to do.
 
 Nothing is changed here but by `prepare`. Every function raises Fatal.
 """

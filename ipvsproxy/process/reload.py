@@ -3,7 +3,7 @@
 In: the files with the bytes that were read, and a way to ask what is wrong with them now. What counts is the
 content, whatever event announced it: a write, a rename, or the swapped symbolic link of a mounted ConfigMap, for
 which the folder has to be watched (contract 1.18). New content that cannot be used changes nothing: it is
-said once, and the process goes on with the settings it has.
+logged once, and the process keeps its settings.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """Between a change and the end of what it has sent away: what drains is looked at, and deleted at its end.
 
-`plan.drain` decides when to look and what has ended; here the kernel is asked for connections and told to delete.
-Owned by the loop's thread.
+`plan.drain` decides when to look and what has ended; here connections are read from the kernel and destinations
+deleted. Owned by the loop's thread.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -2,7 +2,7 @@
 
 Every server that no Service asks for goes, as with kube-proxy, but those inside --ipvs-exclude-cidrs (contract
 4.7): a proxy cannot tell what another program has made from what is left of a Service that went while no proxy
-ran. So the operator is told which server it was and how to keep it. Belongs to the loop's thread.
+ran. So the log names the server and the setting that keeps it. Belongs to the loop's thread.
 """
 
 from collections.abc import Collection, Iterable, Mapping

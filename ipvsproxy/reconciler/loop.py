@@ -1,6 +1,6 @@
 """The only loop: take what changed, plan it, compare, apply, and now and then verify.
 
-One thread turns this crank and owns the wanted state and every kernel handle; nobody else writes to the kernel.
+One thread runs this loop and owns the wanted state and every kernel handle; nobody else writes to the kernel.
 It holds no decision of its own: what the node should have is in `desired`, which steps follow is decided in
 plan.diff, and how they are carried out in kernel.kernel.
 
@@ -95,7 +95,7 @@ class Loop:
         self._next_verify = 0.0
 
     def run(self) -> None:
-        """Turn the crank for ever. Raises Fatal."""
+        """Run for ever. Raises Fatal."""
         while True:
             if self.reconcile(self._inbox.take(self._timeout())) and not self._wanted.backlog:
                 # What arrives meanwhile is handled together.
@@ -110,7 +110,7 @@ class Loop:
         if not self._may_work or (events and not external):
             return False
         if self._started:
-            # In a busy cluster, too, where there is always news.
+            # In a busy cluster, too, where events never stop.
             self._repairer.sample()
             if not external and self._timeout() != 0:
                 return False

@@ -1,7 +1,7 @@
 """Putting right at once what others have changed, as the kernel tells of it, and never fighting for long.
 
-In: notices that are not about our own work, and a glance at one virtual server each second, since IPVS tells
-nothing: whoever flushes it is found by the first one. Out: a restored ruleset, and the names of VIPs and servers
+In: notices that are not about our own work, and a sample of one virtual server each second, since IPVS tells
+nothing: a flush is found by the first one. Out: a restored ruleset, and the names of VIPs and servers
 that differ, which the loop's next apply puts back. Belongs to the loop's thread.
 """
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Repairer:
-    """What others are suspected to have changed. `longest` is the longest wait in a fight, in seconds."""
+    """What others are suspected to have changed. `longest` is the longest wait while contested, in seconds."""
 
     def __init__(
         self, kernel: Kernel, report: Report, clock: Callable[[], float], longest: float, node: str
@@ -59,7 +59,7 @@ class Repairer:
             self._programs.add(notice.program)
 
     def sample(self) -> None:
-        """Look at a virtual server, if it is time to, and suspect all when it is not as it was left.
+        """Look at a virtual server, if it is time to, and suspect all when it differs from the shadow.
 
         Also at the FORWARD chains of iptables-nft, if others have changed rules there.
         """
@@ -67,7 +67,7 @@ class Repairer:
         if now < self.next_sample:
             return
         self.next_sample = now + SAMPLE_SECONDS
-        # What cannot be read now is said by the next verification.
+        # What cannot be read now is logged by the next verification.
         with suppress(KernelError):
             self._servers |= self._kernel.sample()
         if self._forward:
@@ -77,7 +77,7 @@ class Repairer:
 
     @property
     def next(self) -> float | None:
-        """When to mend, None while there is nothing to."""
+        """When to repair, None while there is nothing to."""
         if not (self._vips or self._servers or self._whole or self._sets or self._unsure):
             return None
         return max(self._repair_backoff.next, self._not_before)
@@ -123,7 +123,7 @@ class Repairer:
             self._report.contested(self._node, f"{who} keeps changing what ipvsproxy has made in the kernel")
 
     def calm(self) -> None:
-        """Notice that a fight has ended."""
+        """Notice that the state is no longer contested."""
         was_contended = self._repair_backoff.is_contended
         self._repair_backoff.look(self._clock())
         if was_contended and not self._repair_backoff.is_contended:

@@ -36,7 +36,7 @@ API_SERVER_ROLE = "the API server"
 DNS_PORT = 53
 DELETED = "Node is about to be deleted"
 MOST_LISTED = 5
-"""Of the addresses or frontends that a Service does not get, those that are told one by one."""
+"""Of the addresses or frontends that a Service does not get, those that are listed one by one."""
 
 log = structlog.get_logger()
 
@@ -140,7 +140,7 @@ class WantedState:
         return self._missing
 
     def _look_for_node(self, found: NodeFacts) -> None:
-        """Warn once while our Node is not there: whatever depends on it finds nothing, and says nothing.
+        """Warn once while our Node is not there: whatever depends on it finds nothing, and reports nothing.
 
         A folder of manifests need not describe it, where that tells of no node or has endpoints on it.
         """
@@ -285,19 +285,19 @@ class WantedState:
         self._report_texts(key, messages.ADDRESSES_REFUSED, "addresses", list(map(str, found)))
 
     def _report_texts(self, key: str, message: str, what: str, texts: Sequence[str]) -> None:
-        """Say what a Service does not get in one line and one Event: the first few, and how many there are."""
+        """Report what a Service does not get in one line and one Event: the first few, and how many there are."""
         listed, more = list(texts[:MOST_LISTED]), len(texts) - MOST_LISTED
         self._warn(key, message, count=len(texts), **{what: listed})
         self.report_refused(key, "; ".join(listed + ([f"and {more} more"] if more > 0 else [])))
 
     def _report_other_nodes(self, services: int) -> None:
-        """Say once for all Services that load balancers list nodes, of which each one serves its own addresses."""
+        """Log once for all Services that load balancers list nodes, of which each one serves its own addresses."""
         if services and not self._reported_nodes:
             self._reported_nodes = True
             log.info(messages.NODE_ADDRESSES_IGNORED, services=services)
 
     def _report_complaints(self, key: str, complaints: Sequence[str]) -> None:
-        """Say once what a Service does not get since it asks for too much."""
+        """Report once what a Service does not get since it asks for too much."""
         before = frozenset(self._complaints.pop(key, ()))
         if complaints:
             self._complaints[key] = tuple(dict.fromkeys(complaints))  # both families may have one
@@ -328,20 +328,20 @@ class WantedState:
         return first, [key for key in keys if key not in urgent]
 
     def _report_conflicts(self) -> None:
-        """Say once what a Service claims and does not get."""
+        """Report once what a Service claims and does not get."""
         for key, found in self.ledger.take_new_conflicts().items():
             texts = [f"{frontend} is held by the Service {holder}" for frontend, holder in sorted(found.items())]
             self._report_texts(key, "Found frontends of a Service taken by other Services", "frontends", texts)
 
     def _warn(self, key: str, text: str, **more: object) -> None:
-        """Say something about a Service, as far as its namespace has not said too much."""
+        """Log a line about a Service, unless its namespace has had too many."""
         namespace = namespace_of(key)
         if self._lines.take(namespace):
             log.warning(text, service=key, **more)
             self._report_withheld({namespace: self._lines.take_withheld(namespace)})
 
     def report_withheld(self) -> None:
-        """Sum up what was not said."""
+        """Log how many lines were withheld."""
         self._report_withheld(self._lines.take_all_withheld())
 
     def _report_withheld(self, counts: Mapping[str, int]) -> None:
@@ -350,7 +350,7 @@ class WantedState:
                 log.warning(messages.SERVICE_LINES_SUPPRESSED, namespace=namespace, count=count)
 
     def report_refused(self, key: str, reason: str) -> None:
-        """Tell that a Service could not be programmed."""
+        """Report that a Service could not be programmed."""
         service = self.store.services.get(key)
         self._report.refused(service_subject(key, service.uid if service else ""), reason)
 

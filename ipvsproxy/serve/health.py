@@ -6,7 +6,7 @@ process is healthy if every family is. One that waits for another proxy of this 
 so: the node is served, and a rolling update must find the new pod ready before it ends the old one. `/healthz`
 asks for an eligible node and a first complete sync as well: cloud load balancers send traffic by it. Contract 5.1;
 `reason`, why a node is not eligible, is our own addition.
-Thread-safe: the loop tells, threads of the server ask.
+Thread-safe: the loop writes, threads of the server read.
 """
 
 import json
@@ -85,7 +85,7 @@ class Health:
 
     @property
     def healthy(self) -> bool:
-        """Whether no family is late; true before the first sync, since waiting for the API is no illness."""
+        """Whether no family is late; true before the first sync, since waiting for the API is normal."""
         with self._lock:
             return self._healthy()
 
@@ -139,7 +139,7 @@ def stamp(seconds: float) -> str:
 
 
 def responder(health: Health, count: Callable[[str, int], None]) -> Callable[[Request], HttpAnswer]:
-    """Return what answers on the health port; `count` is told path and status of each answer."""
+    """Return what answers on the health port; `count` is called with path and status of each answer."""
     paths = {"/healthz": health.healthz, "/livez": health.livez}
 
     def respond(request: Request) -> HttpAnswer:

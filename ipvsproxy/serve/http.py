@@ -63,7 +63,7 @@ class Request(NamedTuple):
 
 
 class HttpAnswer(NamedTuple):
-    """What is said: status, body, content type, further headers."""
+    """A response: status, body, content type, further headers."""
 
     status: int
     body: bytes
@@ -78,7 +78,7 @@ Respond = Callable[[Request], HttpAnswer]
 
 
 class Listener(NamedTuple):
-    """One address and what answers there. `failed` is told of each new reason why it cannot be listened on."""
+    """One address and what answers there. `failed` is called with each new reason why listening fails."""
 
     name: str
     address: Address
@@ -115,7 +115,7 @@ def _reason(listener: Listener, error: OSError) -> str:
 
 
 class HttpServer:
-    """Listens where it is told to, until the process ends or `stop` is called."""
+    """Listens where it is configured to, until the process ends or `stop` is called."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -311,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not LENGTH.fullmatch(length) or int(length) > MAX_BODY:
-            self.close_connection = True  # what follows cannot be told from a request
+            self.close_connection = True  # what follows cannot be distinguished from a request
             return b""
         return self.rfile.read(int(length))
 

@@ -105,7 +105,7 @@ class Metrics:
         self._kernel_changes = self._counter("ipvsproxy_kernel_changes_total", "Changes made to the kernel")
         self._failures = self._counter("ipvsproxy_sync_failures_total", "Syncs that could not be done at all")
         self._refusals = self._counter("ipvsproxy_service_failures_total", "Services refused by the kernel")
-        self._repairs = self._counter("ipvsproxy_repairs_total", "Kernel objects found not as they were left")
+        self._repairs = self._counter("ipvsproxy_repairs_total", "Kernel objects repaired")
         self._contested = self._gauge("ipvsproxy_contested", "1 while another program undoes what is repaired")
         self._health_ports = self._gauge("ipvsproxy_health_check_ports", "Services with a healthCheckNodePort")
         self._notices = self._counter("ipvsproxy_events_total", "Events by what became of them", ("result",))
@@ -174,7 +174,7 @@ class Metrics:
             self._swept[family].inc(deleted)
 
     def repaired(self, objects: int) -> None:
-        """The kernel was not as left."""
+        """Objects in the kernel had been changed by other programs."""
         self._repairs.inc(objects)
 
     def contested(self, is_contended: bool) -> None:

@@ -87,7 +87,7 @@ class ServicePorts:
 
 
 def answer(service: str, count: int, *, healthy: bool) -> HttpAnswer:
-    """Return what a load balancer is told: 200 if there are endpoints here and the proxy keeps up."""
+    """Return the answer to a load balancer: 200 if there are endpoints here and the proxy keeps up."""
     namespace, name = service.split("/")
     body = {
         "service": {"namespace": namespace, "name": name},

@@ -60,7 +60,7 @@ class TrafficSeries(NamedTuple):
 
 
 class Traffic:
-    """Asked by any thread; reads one at a time. `holders` tells the Service of each frontend.
+    """Asked by any thread; reads one at a time. `holders` returns the Service of each frontend.
 
     `seconds` is how long the last reading took.
     """

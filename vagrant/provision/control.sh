@@ -39,7 +39,7 @@ proxy:
   disabled: true
 END
 if [ ! -e $KUBECONFIG ]; then
-    # proxy.disabled keeps kube-proxy away from later upgrades, too; the flag says it to whoever reads this.
+    # proxy.disabled keeps kube-proxy away from later upgrades, too; the flag documents it for readers of this script.
     kubeadm init --config $folder/init.yaml --skip-phases=addon/kube-proxy
 fi
 install -d -o vagrant -g vagrant /home/vagrant/.kube

@@ -11,7 +11,7 @@ LAB=${LAB:-/srv/lab}
 
 say() { echo "${MACHINE:-lab}: $*"; }
 
-put() {  # FILE: make standard input its content; `changed` tells whether that was news
+put() {  # FILE: make standard input its content; `changed` is set if that was a change
     mkdir -p "$(dirname "$1")"
     cat >"$1.new"
     changed=no

@@ -25,7 +25,7 @@ from ipvsproxy.ruleset.codec import RawElement
 
 U32 = struct.Struct(">I")
 MOST = 256
-"""Elements that are judged; of longer lists (ipsets of a firewall) nothing is said."""
+"""Elements that are evaluated; longer lists (ipsets of a firewall) are left undecided."""
 
 
 class SetEntry(NamedTuple):

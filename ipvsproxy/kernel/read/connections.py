@@ -1,6 +1,6 @@
 """IPVS's connection table, line by line: /proc/net/ip_vs_conn, which netlink does not offer.
 
-A big node has a million of them, so whoever reads takes as many as it needs and stops. The file tells no more than
+A big node has a million of them, so the reader takes as many as it needs and stops. The file tells no more than
 this: whose connection it is, to which frontend, at which endpoint, in which state, and for how long still.
 """
 

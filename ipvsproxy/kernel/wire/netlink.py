@@ -9,7 +9,7 @@ all the same and name their message by sequence number, and the kernel goes on a
 768 bytes of receive buffer whatever its length, so a datagram holds no more messages than answers would fit.
 
 A message is bytes: complete and aligned. What belongs together in a batch (a server and its destinations) is one
-piece and carries its index as the sequence number of all its messages; whoever encodes puts it there, which is
+piece and carries its index as the sequence number of all its messages; the encoder puts it there, which is
 cheaper than to do so later.
 """
 
