@@ -132,9 +132,9 @@ def _act(settings: Settings, flags: Mapping[str, Any]) -> int:
     from ipvsproxy.process import signals
 
     signals.end_at_once()
+    from ipvsproxy.base.errors import Fatal
     from ipvsproxy.process import app
     from ipvsproxy.process.cleanup import cleanup
-    from ipvsproxy.reconciler.loop import Fatal
 
     try:
         if settings.values["--cleanup"]:

@@ -1,5 +1,6 @@
 """When to try again: the one exponential backoff of the program. It decides how long; who waits is the caller."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,14 +27,10 @@ class Timer:
     """A point in time that each `later` moves twice as far away, between a first and a longest wait in seconds."""
 
     def __init__(self, clock: Callable[[], float], first: float, longest: float) -> None:
-        self.at = 0.0
+        self.at = -math.inf
         self._clock = clock
         self._waits = ExponentialWait(first, longest)
         self._wait = 0.0
-
-    def due(self) -> bool:
-        """Whether the time has come."""
-        return self._clock() >= self.at
 
     def later(self) -> None:
         """Wait longer than the last time."""
@@ -42,9 +39,9 @@ class Timer:
 
     def now(self) -> None:
         """Become due at once, whatever was decided before."""
-        self.at = self._clock()
+        self.at = -math.inf
 
     def reset(self) -> None:
         """Start with short waits again."""
         self._wait = 0.0
-        self.at = self._clock()
+        self.at = -math.inf

@@ -49,7 +49,7 @@ def run(invocation: Invocation) -> int:
             changed = [*surroundings(config, view), *_differences(config, wanted, view), *_of_kube_proxy(config)]
     except (KernelError, OSError) as error:
         raise unreadable(error) from error
-    services = {str(key): wanted.ledger.owner(key) for key in wanted.ledger.frontends}
+    services = {str(key): wanted.owner(key) for key in wanted.frontends}
     document = {
         "settings": invocation.origin,
         "changes": [_document(change, services.get(change.frontend, "")) for change in changed],

@@ -26,7 +26,7 @@ PAUSE_SECONDS = 1.0
 def differences(config: Config, wanted: WantedState, kernel: KernelState) -> list[Change]:
     """Return what would have to change in the kernel to make it as wanted, but for excluded virtual servers."""
     ranges = [parse_cidr(text) for text in config.exclude_cidrs]
-    return list(changes(wanted.ledger, kernel, lambda key: any(key.address in cidr for cidr in ranges)))
+    return list(changes(wanted, kernel, lambda key: any(key.address in cidr for cidr in ranges)))
 
 
 def confirmed(

@@ -51,8 +51,8 @@ def names(config: Config, view: KernelReader) -> Names:
     """Return all names that can be had. Raises Failed when the objects asked for cannot be read."""
     if not objects.are_named(config):
         return _of_running(config)
-    ledger = objects.desired_here(config, objects.read(config), view).ledger
-    return Names({str(key): ledger.owner(key) for key in ledger.frontends})
+    wanted = objects.desired_here(config, objects.read(config), view)
+    return Names({str(key): wanted.owner(key) for key in wanted.frontends})
 
 
 def _of_running(config: Config) -> Names:

@@ -16,7 +16,7 @@ from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.host_ports import Port
-from ipvsproxy.plan.node import Missing, Reserved
+from ipvsproxy.plan.node import Reserved
 from ipvsproxy.reconciler.wanted_state import WantedState
 
 NO_IPVS = "this kernel has no IPVS"
@@ -52,13 +52,6 @@ class Surroundings(NamedTuple):
         return cls(tuple(view.reserved()), view.senders(), view.listening())
 
 
-class _Wanted(WantedState):
-    """Its callers say in words that the Node is missing, or judge it."""
-
-    def _report_missing(self, absent: Missing) -> None:
-        """Write no log line."""
-
-
 def named_nodes(wanted: WantedState) -> str:
     """Return what to add to a sentence that our Node is missing: the nodes that there are, empty if none are."""
     absent = wanted.missing_node
@@ -81,15 +74,15 @@ def desired(
 
     `servers` are the addresses and ports by which the API server is reached, `neighbours` what it told of nodes.
     """
-    wanted = _Wanted(config, Report())
+    # The callers say themselves that the Node is missing, or judge it.
+    wanted = WantedState(config, Report(), on_missing=lambda _: None)
     for listed in objects:
-        wanted.store.apply(listed)
-    wanted.store.neighbours(neighbours)
+        wanted.apply(listed)
+    wanted.other_nodes(neighbours)
     wanted.api_servers(servers)
     wanted.listening(around.listening)
     wanted.look_at_node(link_addresses, around.reserved, around.senders)
-    wanted.store.all_dirty()
-    wanted.plan_all(wanted.store.take_dirty())
+    wanted.plan_everything()
     return wanted
 
 

@@ -70,15 +70,14 @@ def _of_node(config: Config, nodes: Mapping[str, object], *, name_is_given: bool
 
 
 def _document(config: Config, wanted: WantedState, found: Objects) -> dict[str, Any]:
-    ledger = wanted.ledger
     elements: dict[str, dict[str, str]] = {}
-    for kind, key, value in sorted(texts(ledger.elements.items())):
+    for kind, key, value in sorted(texts(wanted.elements.items())):
         elements.setdefault(kind, {})[key] = value
     return {
         "node": config.node_name,
         "frontends": [
-            _frontend(ledger.owner(key), frontend, ledger.vip(key.address))
-            for key, frontend in sorted(ledger.frontends.items())
+            _frontend(wanted.owner(key), frontend, wanted.vip(key.address))
+            for key, frontend in sorted(wanted.frontends.items())
         ],
         "elements": elements,
         "notProxied": [_left(kind, key, reason) for (kind, key), reason in sorted(found.skipped.items())],

@@ -35,8 +35,8 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
     """Return the facts about a Service, None when the objects cannot be read."""
     if seen.objects is None or seen.desired is None:
         return None
-    service = seen.desired.store.services.get(key)
-    dns = find_dns(seen.desired.store.services.values())
+    service = seen.desired.services.get(key)
+    dns = find_dns(seen.desired.services.values())
     server = format_ip(dns.cluster_ips[0]) if dns and dns.cluster_ips else ""
     ask = partial(_asked, server, key, domain, seen.facts.held_vips)
     if service is None:
@@ -50,7 +50,7 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
         answer=ask("AAAA" if family(service.cluster_ips[0]) == 6 else "A"),
         ports=tuple(_ports(service, seen.desired)),
         drift=None if seen.drift is None else tuple(drift.sentences(drift.about(seen.drift, keys))),
-        conflicts=tuple(map(str, seen.desired.ledger.conflicts(key))),
+        conflicts=tuple(map(str, seen.desired.conflicts(key))),
         probes=tuple(
             _probes(service, seen.desired, seen.facts.held_vips, [HERE, *([netns] if netns else [])], domain)
         ),
@@ -80,12 +80,12 @@ def _asked(server: str, key: str, domain: str, held: Collection[str], kind: str)
 
 
 def _frontends(key: str, desired: WantedState) -> set[FrontendKey]:
-    return {frontend for frontend in desired.ledger.frontends if desired.ledger.owner(frontend) == key}
+    return {frontend for frontend in desired.frontends if desired.owner(frontend) == key}
 
 
 def _ports(service: Service, desired: WantedState) -> Iterator[PortView]:
     node = desired.facts
-    endpoints = EndpointsByPort(desired.store.slices(service.key))
+    endpoints = EndpointsByPort(desired.slices(service.key))
     for address in service.cluster_ips:
         for port in service.ports:
             backends = endpoints.of(port, family(address))
@@ -153,7 +153,7 @@ def _by_ipvs(question: Question, outcome: ProbeOutcome, traces: Mapping[Asker, l
 def _questions(service: Service, desired: WantedState, places: list[str]) -> Iterator[Question]:
     held = _frontends(service.key, desired)
     keys = [key for key in sorted(held) if key.address in service.cluster_ips or _is_external(service, key)]
-    asked = [desired.ledger.frontends[key] for key in keys if _is_dialled(service, key)][:ADDRESSES_ASKED]
+    asked = [desired.frontends[key] for key in keys if _is_dialled(service, key)][:ADDRESSES_ASKED]
     for place in places:
         yield from (Question(place, frontend.key, frontend) for frontend in asked)
     endpoints = {

@@ -11,7 +11,8 @@ from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import Destination
 from ipvsproxy.probe.dns import resolve
-from ipvsproxy.reconciler.wanted_state import API_SERVER, DNS_PORT, WantedState
+from ipvsproxy.reconciler.node_state import API_SERVER
+from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
 
 KUBERNETES = "kubernetes.default.svc"
 DNS_NAMESPACE, DNS_NAMES = "kube-system", ("kube-dns", "coredns")
@@ -27,7 +28,7 @@ def find_dns(services: Iterable[Service]) -> Service | None:
 
 def ask_dns(desired: WantedState, objects: Objects, domain: str, held: Collection[str]) -> Dns | None:
     """Ask the DNS Service for `kubernetes.default` and for ExternalName Services; None without such a Service."""
-    services = desired.store.services
+    services = desired.services
     service = find_dns(services.values())
     if service is None or not service.cluster_ips:
         return None

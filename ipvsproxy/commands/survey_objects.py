@@ -35,12 +35,12 @@ def plan_node(facts: Facts, config: Config, objects: Objects, around: Surroundin
     """Plan everything as the proxy would, and note what of it concerns the node."""
     here = [parse_ip(a) for link in facts.links or () if link.name != VIP_LINK for a in link.addresses]
     wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
-    facts.pod_cidrs = tuple(map(str, wanted.store.node.pod_cidrs)) if wanted.store.node else ()
+    facts.pod_cidrs = tuple(map(str, wanted.node.pod_cidrs)) if wanted.node else ()
     facts.node = own_node(wanted)
     held = set(map(format_ip, here))
     facts.held_vips = {
         format_ip(address): service.key
-        for service in wanted.store.services.values()
+        for service in wanted.services.values()
         for address in service.cluster_ips
         if format_ip(address) in held
     }
@@ -49,7 +49,7 @@ def plan_node(facts: Facts, config: Config, objects: Objects, around: Surroundin
 
 def own_node(wanted: WantedState) -> OwnNode | None:
     """Return what is known of our Node; None for a folder that need not describe it."""
-    node, absent = wanted.store.node, wanted.missing_node
+    node, absent = wanted.node, wanted.missing_node
     if absent is not None:
         shown = absent.others[:NODES_SHOWN]
         return OwnNode(absent.name, found=False, effect=absent.effect, others=shown, likely=absent.likely)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.plan.diff import SERVER_VERBS, ElementStep, IpvsStep, Verb, diff
-from ipvsproxy.plan.ledger import Ledger
+from ipvsproxy.plan.ledger import Wanted
 from ipvsproxy.plan.state import (
     ONE_PACKET,
     PERSISTENT,
@@ -49,7 +49,7 @@ class Change(NamedTuple):
     owner: Owner = None
 
 
-def changes(wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Iterator[Change]:
+def changes(wanted: Wanted, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Iterator[Change]:
     """Yield everything that differs."""
     touched = wanted.everything()
     touched.update(shadow.everything())

@@ -6,22 +6,19 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Protocol
 
 import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
-from ipvsproxy.base.names import MASQUERADE_BIT
 from ipvsproxy.kernel.conntrack import Conntrack
-from ipvsproxy.kernel.forward import Forwarding
-from ipvsproxy.kernel.host import Ipv6Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.pressure import Pressure
-from ipvsproxy.kernel.rules import Rules, Scripts
-from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.wire.netlink import KernelError, Lost
 from ipvsproxy.plan.dependencies import (
     guarded_servers,
@@ -41,9 +38,6 @@ from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.notification import Notification, VipsChanged
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState, ServerAttributes, ServerState, Vip
-from ipvsproxy.ruleset.elements import ElementKey, Value
-from ipvsproxy.ruleset.schema import SetSchema
-from nft import Client, NftError
 
 VERIFIED_AT_ONCE = 1000
 """Servers whose destinations one verification reads: three system calls each."""
@@ -52,74 +46,78 @@ LOGGED_AT_ONCE = 10
 log = structlog.get_logger()
 
 
-class Kernel:
-    """IPVS, VIPs and the ruleset of this network namespace, with the shadow of all three."""
+class Host(Protocol):
+    """What else of the host matters; `kernel.this_host` is the real one."""
 
-    def __init__(  # noqa: PLR0913 - one argument for each thing of the kernel
-        self,
-        ipvs: Ipvs,
-        links: Links,
-        nft: Client,
-        ruleset: Ruleset,
-        forwarding: Forwarding,
-        mark: int = 1 << MASQUERADE_BIT,
-        keep_settings: Callable[[], None] = lambda: None,
-        *,
-        make_settings: Callable[[], None] = lambda: None,
-        reserve_ports: Callable[[], None] = lambda: None,
-        listening: Callable[[], frozenset[Port]] = frozenset,
-        ipv6: Ipv6Forwarding | None = None,
-        nameservers: Callable[[], Iterable[bytes]] = tuple,
-        quiet_arp: bool = True,
-        take_over: Callable[[], str] = lambda: "",
-        read_set: Callable[[SetSchema], Mapping[ElementKey, Value]] | None = None,
-        conntrack: Conntrack,
+    def make_settings(self) -> None:
+        """Make the kernel settings. Raises SysctlError, KernelError."""
+
+    def keep_settings(self) -> None:
+        """Put back the settings that others have changed."""
+
+    def reserve_ports(self) -> None:
+        """Reserve the NodePorts, so that no connection of a program gets one as its source port."""
+
+    def listening(self) -> frozenset[Port]:
+        """Return the ports on which programs listen. Raises KernelError."""
+
+    def nameservers(self) -> frozenset[bytes]:
+        """Return the addresses of the DNS servers."""
+
+    def check_ipv6(self, *, is_needed: bool) -> None:
+        """Warn when IPv6 is not forwarded though there are IPv6 Services."""
+
+    def take_over(self) -> str:
+        """Remove what a kube-proxy has left, or return which one is at work."""
+
+
+class Kernel:
+    """IPVS, VIPs and the ruleset of this network namespace, with the shadow of all three.
+
+    The rules keep their part of the same shadow.
+    """
+
+    def __init__(
+        self, shadow: KernelState, ipvs: Ipvs, links: Links, rules: Rules, conntrack: Conntrack, host: Host
     ) -> None:
-        self.shadow = KernelState()
-        self.rules = Rules(nft, ruleset, forwarding, Scripts(mark, quiet_arp), self.shadow, read_set)
-        self._make_settings = make_settings
-        self._reserve_ports = reserve_ports
-        self._listening = listening
-        self._ipv6 = ipv6
-        self._nameservers = nameservers
-        self._keep_settings = keep_settings
-        self._record_list = take_over
+        self.shadow = shadow
+        self.rules = rules
         self.rival = ""
         self._conntrack = conntrack
         self._ipvs = ipvs
         self._links = links
+        self._host = host
         self._servers_in_doubt = self._vips_in_doubt = False
         self._verified = 0
         self._pressure = Pressure()
 
     def prepare(self) -> None:
         """Make kernel settings and kube-ipvs0. Raises SysctlError, KernelError."""
-        self._make_settings()
+        self._host.make_settings()
         self._links.ensure_link()
-        self._reserve_ports()
+        self._host.reserve_ports()
 
     def adopt(self) -> None:
         """Fill the shadow of IPVS and VIPs from the kernel. Raises KernelError."""
         self._links.ensure_link()
         self._servers_in_doubt = self._vips_in_doubt = True
-        self.settle_doubts()
+        for _ in self.settle_doubts():
+            pass
 
-    def settle_doubts(self) -> Dirty:
-        """Make the shadow true again where answers were lost or contradicted it; return the names that differed.
+    def settle_doubts(self) -> Iterator[Dirty]:
+        """Make the shadow true again where answers were lost or contradicted it; yield the names that differed.
 
-        Raises KernelError.
+        What has been yielded stays true when the next subsystem cannot be read. Raises KernelError, NftError.
         """
-        different = Dirty()
         if self._servers_in_doubt:
             servers, self.shadow.servers = self.shadow.servers, self._ipvs.observe()
-            both = servers.keys() | self.shadow.servers.keys()
-            different.servers = {key for key in both if servers.get(key) != self.shadow.servers.get(key)}
             self._servers_in_doubt = False
+            both = servers.keys() | self.shadow.servers.keys()
+            yield Dirty({key for key in both if servers.get(key) != self.shadow.servers.get(key)})
         if self._vips_in_doubt:
-            different.vips = self._reread_vips()
+            yield Dirty(vips=self._reread_vips())
         if self.rules.in_doubt:
-            different.update(self.rules.reload())
-        return different
+            yield self.rules.reload()
 
     def _reread_vips(self) -> set[bytes]:
         vips, self.shadow.vips = self.shadow.vips, self._links.vips()
@@ -148,35 +146,32 @@ class Kernel:
         self.rules.change(unneeded_elements(steps.lowered, failed) if failed else steps.lowered, failed)
         return failed if waiting is None else failed.without(waiting)
 
-    def verify(self) -> Dirty:
-        """Compare the kernel with the shadow, correct the shadow, and return the names that differed.
+    def keep_settings(self) -> None:
+        """Put back kernel settings and the reservation of the NodePorts."""
+        self._host.keep_settings()
+        self._host.reserve_ports()
 
-        All servers and VIPs are looked at, and the destinations of a part of the servers: the next part each
-        time, so that the cost of one call is bounded. A ruleset that is gone is noticed and loaded again.
-        Raises KernelError, NftError.
-        """
-        changed = Dirty()
-        self._keep_settings()
-        self._reserve_ports()
-        problems = []
-        # Each part in its own right: what cannot be looked at must not keep the others from being repaired.
-        for part in (self.verify_vips, self.verify_servers, self.rules.verify, self.rules.mark_replies):
-            try:
-                changed.update(part() or Dirty())
-            except (KernelError, NftError) as error:
-                problems.append(error)
-        if problems:
-            raise problems[0]
+    def check_load(self) -> None:
+        """Warn when the host lacks memory, room or forwarding for what the shadow has."""
         states = self.shadow.servers.values()
-        if self._ipv6 is not None:
-            self._ipv6.look(is_needed=any(len(key.address) == 16 for key in self.shadow.servers))
+        self._host.check_ipv6(is_needed=any(len(key.address) == 16 for key in self.shadow.servers))
         self._pressure.look(len(states), sum(len(state.destinations) for state in states))
-        self.take_over()
-        return changed
 
     def take_over(self) -> None:
         """Remove what a kube-proxy has left, or notice that one is at work, which is then our `rival`."""
-        self.rival = self._record_list()
+        self.rival = self._host.take_over()
+
+    def verify_rules(self) -> Dirty:
+        """Load the ruleset again when it is gone or replaced; return what was refused of it.
+
+        Raises KernelError, NftError.
+        """
+        return self.rules.verify()
+
+    def verify_replies(self) -> Dirty:
+        """Have replies marked once a FORWARD chain may drop them. Raises NftError."""
+        self.rules.mark_replies()
+        return Dirty()
 
     def verify_vips(self) -> Dirty:
         """Compare kube-ipvs0 and VIPs with the shadow, correct it, return what differed. Raises KernelError."""
@@ -218,18 +213,19 @@ class Kernel:
 
     def _reread(self, keys: set[FrontendKey], servers: dict[FrontendKey, ServerAttributes]) -> set[FrontendKey]:
         """Read some servers with their destinations into the shadow; return those that were different."""
-        different = set()
-        for key in keys:
-            server = servers.get(key)
-            state = ServerState(server, self._ipvs.destinations(key)) if server else None
-            if state == self.shadow.servers.get(key):
-                continue
-            different.add(key)
+        read = {key: self._read_server(key, servers.get(key)) for key in keys}
+        different = {key for key, state in read.items() if state != self.shadow.servers.get(key)}
+        # Not before all have been read: what has been corrected is not found to be different another time.
+        for key in different:
+            state = read[key]
             if state is None:
                 del self.shadow.servers[key]
             else:
                 self.shadow.servers[key] = state
         return different
+
+    def _read_server(self, key: FrontendKey, server: ServerAttributes | None) -> ServerState | None:
+        return ServerState(server, self._ipvs.destinations(key)) if server else None
 
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return the number of connections of each destination of a server. Raises KernelError."""
@@ -241,7 +237,7 @@ class Kernel:
 
     def listening(self) -> frozenset[Port]:
         """Return the ports on which programs of this node listen. Raises KernelError."""
-        return self._listening()
+        return self._host.listening()
 
     def other_addresses(self) -> frozenset[bytes]:
         """Return the addresses of links other than kube-ipvs0. Raises KernelError."""
@@ -253,7 +249,7 @@ class Kernel:
 
     def reserved(self) -> Iterator[Reserved]:
         """Yield addresses that this node depends on: gateways, tunnels, DNS servers. Raises KernelError."""
-        return reserved(self._links, self._nameservers())
+        return reserved(self._links, self._host.nameservers())
 
     def _change_servers(self, steps: Sequence[IpvsStep], failed: Dirty) -> None:
         if not steps:

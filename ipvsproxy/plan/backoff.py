@@ -3,7 +3,7 @@
 Names of kernel objects (servers, VIPs, elements) that the kernel refused wait for twice as long each time. They
 are tried earlier only when what is wanted of them has changed. A change of something else meanwhile must know of
 those it depends on, since nothing may answer without its rules (`plan.dependencies`): `related` finds them by
-frontend and address. Pure; times are seconds of one clock that never goes back.
+frontend and address. Deterministic: times are seconds of one clock that never goes back.
 """
 
 import heapq

@@ -1,8 +1,9 @@
 """What has to wait when something else failed, so that nothing answers without its rules (contract 4.1, P3).
 
-Pure. The phases of `plan.diff` are in a safe order as long as each of them succeeds. When rules are refused, what
-they were to guard must not begin to answer; when a VIP or a server could not be removed, its rules must stay.
-The owners of elements tell what belongs together. Called only when something has failed.
+Deterministic: no I/O, no clock. The functions add what has to wait to their argument `failed`. The phases of
+`plan.diff` are in a safe order as long as each of them succeeds. When rules are refused, what they were to guard
+must not begin to answer; when a VIP or a server could not be removed, its rules must stay. The owners of
+elements tell what belongs together. Called only when something has failed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,8 +1,9 @@
 """The difference between the wanted state and the shadow, as steps in a safe order.
 
-Pure. In: what may have changed (`Dirty`), the ledger, the shadow. Out: `Steps`. The order of the phases is
-what keeps a VIP from answering before its guard, its source ranges and its masquerade exist, and keeps those
-in place until it no longer answers (contract 4.1, P3):
+Deterministic: no I/O, no clock. `diff` changes nothing, `record_…` change the shadow. In: what may have changed
+(`Dirty`), the ledger, the shadow. Out: `Steps`. The order of the phases is what keeps a VIP from answering before
+its guard, its source ranges and its masquerade exist, and keeps those in place until it no longer answers
+(contract 4.1, P3):
 
     raise elements -> add servers and destinations -> switch ways -> add VIPs -> remove VIPs -> remove servers
     -> lower elements
@@ -10,8 +11,8 @@ in place until it no longer answers (contract 4.1, P3):
 Where local pods and the node change to another server (the internal view of a Local policy, on a frontend that
 stays), the way is switched when that server has its destinations and the old one still has them.
 
-A destination is never deleted and added again, and a TCP destination that is no longer wanted only gets weight
-0 here; what becomes of it then is decided in `plan.drain` (contract 4.5).
+A destination is never deleted and added again, and a TCP destination that is no longer wanted only gets weight 0
+here; what becomes of it then is decided in `plan.drain` (contract 4.5).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,7 +21,7 @@ from enum import IntEnum
 import msgspec
 from msgspec.structs import replace
 
-from ipvsproxy.plan.ledger import Ledger
+from ipvsproxy.plan.ledger import Wanted
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import (
     USUAL,
@@ -114,7 +115,7 @@ class Steps(msgspec.Struct):
         return servers + elements + len(self.bound) + len(self.unbound)
 
 
-def diff(touched: Dirty, wanted: Ledger, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Steps:
+def diff(touched: Dirty, wanted: Wanted, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Steps:
     """Return the steps that make the touched part of the shadow as wanted.
 
     `protected` tells the servers that others own: unwanted ones among them are left alone.

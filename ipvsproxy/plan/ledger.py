@@ -10,6 +10,7 @@ Property: any order of `replace` calls ends in the state that only the last call
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
@@ -22,6 +23,24 @@ ROUTES_ABOVE = 8192
 """VIPs of a family from which `auto` uses routes: addresses on one link cost quadratic time in the kernel."""
 ADDRESSES_BELOW = 4096
 """... and below which it goes back to addresses. The gap keeps a cluster at the border from flapping."""
+
+
+class Wanted(Protocol):
+    """What is wanted of the kernel, to be read and compared."""
+
+    @property
+    def frontends(self) -> Mapping[FrontendKey, Frontend]:
+        """All frontends."""
+
+    @property
+    def elements(self) -> Mapping[ElementKey, Value]:
+        """All elements of the ruleset with their values."""
+
+    def vip(self, address: bytes) -> Vip | None:
+        """Return a VIP in the form it should have, or None when it is not wanted."""
+
+    def everything(self) -> Dirty:
+        """Name all there is."""
 
 
 class Ledger:

@@ -1,9 +1,9 @@
 """In which order Services are planned when not all can be at once: cheap ones that rarely change come first.
 
-Pure; times are seconds of one clock that never goes back. A Service that has changed is to be planned by a moment
-that lies the later the more work it is, with the work it has been in the last minutes. The earliest moment comes
-first. Nobody waits for ever: the moment is `LATEST` seconds after the change at most, and stays the same however
-often the Service changes while it waits.
+Deterministic: times are seconds of one clock that never goes back. A Service that has changed is to be planned by
+a moment that lies the later the more work it is, with the work it has been in the last minutes. The earliest
+moment comes first. Nobody waits for ever: the moment is `LATEST` seconds after the change at most, and stays the
+same however often the Service changes while it waits.
 """
 
 import heapq

@@ -4,11 +4,11 @@ In: the size of each Service by tiers (`plan.tally`). Out: how many tiers of eac
 Services that there are and on nothing else, so every history ends alike:
 
 * the tiers of a namespace are served in their order, so ClusterIPs come before what is reached from outside; in
-  the first tier that is not served in full, the older Services are
-* where the node is asked for too much, all namespaces share it: each gets what it asks for up to one level, so
-  that the small ones do not notice
+the first tier that is not served in full, the older Services are * where the node is asked for too much, all
+namespaces share it: each gets what it asks for up to one level, so that the small ones do not notice
 
-Pure. What costs more than the change itself is done only above a limit: n log n in the Services of a namespace.
+Deterministic: no I/O, no clock. What costs more than the change itself is done only above a limit: n log n in the
+Services of a namespace.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,6 +5,8 @@ so that a single change by hand is repaired at once. While contested, each one w
 before it, until there has been none for CALM_SECONDS more than that.
 """
 
+import math
+
 from ipvsproxy.base.timer import ExponentialWait
 
 BURST, REFILL_SECONDS = 20, 2.0
@@ -35,10 +37,15 @@ class RepairBackoff:
 
     def look(self, now: float) -> None:
         """Forget contention that is over."""
-        if self.is_contended and now - self._last > CALM_SECONDS + self._wait:
+        if now >= self.calm_at:
             self._tokens, self._wait = float(BURST), 0.0
 
     @property
     def next(self) -> float:
         """The moment from which on the next repair may come."""
         return self._last + self._wait
+
+    @property
+    def calm_at(self) -> float:
+        """When contention is over, unless there is another repair; infinity when there is none."""
+        return self._last + CALM_SECONDS + self._wait if self.is_contended else math.inf

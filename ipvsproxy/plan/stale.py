@@ -5,17 +5,16 @@ frontend the kernel itself forgets that together with IPVS's own memory of the c
 (docs/internals-connections.md has the facts):
 
 * UDP has no end, so a client that keeps sending keeps its entry. It is stale when its replies would come from
-  anything but a serving endpoint of the Service port: an endpoint that is gone or has another port, the VIP itself
-  (the client was there before the Service), and everything once the frontend is gone. A port without any serving
-  endpoint keeps its entries (contract 4.16).
-* Source ranges are asked for new connections only, so after a change the connections of sources that are no longer
-  among them have to become new ones.
-* A client has sent its first packet to a VIP before that was local: the entry of this packet has no NAT, and
-  conntrack asks no rule again for a SYN, an INIT or a datagram that is repeated. The next one must make a
-  new entry.
+anything but a serving endpoint of the Service port: an endpoint that is gone or has another port, the VIP itself
+(the client was there before the Service), and everything once the frontend is gone. A port without any serving
+endpoint keeps its entries (contract 4.16). * Source ranges are asked for new connections only, so after a change
+the connections of sources that are no longer among them have to become new ones. * A client has sent its first
+packet to a VIP before that was local: the entry of this packet has no NAT, and conntrack asks no rule again for a
+SYN, an INIT or a datagram that is repeated. The next one must make a new entry.
 
-Pure. In: the frontends that have changed. Out: `Sweep`s, each of which is one question to the kernel, and the
-decision about each entry. A frontend that only got more endpoints, or an open one of TCP, costs nothing.
+Deterministic: no I/O, no clock. In: the frontends that have changed. Out: `Sweep`s, each of which is one question
+to the kernel, and the decision about each entry. A frontend that only got more endpoints, or an open one of TCP,
+costs nothing.
 """
 
 from bisect import bisect_right

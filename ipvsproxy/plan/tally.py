@@ -2,7 +2,7 @@
 
 A small object can ask for a product: ports x addresses x families x endpoints. So size is counted while a Service
 is planned, and planning ends where the limit is reached: what comes first is served. The order is fixed (`Tier`),
-so every node, and every start, serves the same part. Pure.
+so every node, and every start, serves the same part. Deterministic: no I/O, no clock.
 """
 
 from enum import IntEnum

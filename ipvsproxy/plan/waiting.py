@@ -1,7 +1,7 @@
 """The Services that claim a frontend and do not hold it, in the order in which they would get it.
 
-Pure. All costs are logarithmic in the number of claims: one Service can claim thousands of frontends, and
-thousands of Services one.
+Deterministic: no I/O, no clock. All costs are logarithmic in the number of claims: one Service can claim thousands
+of frontends, and thousands of Services one.
 """
 
 import heapq

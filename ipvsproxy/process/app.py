@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from ipvsproxy.base import garbage_collection, messages
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
 from ipvsproxy.config.advice import family_advice, nodeport_note
 from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, Source
@@ -25,10 +26,10 @@ from ipvsproxy.kube.api import Observe
 from ipvsproxy.kube.events import EventClient
 from ipvsproxy.probe import kube_proxy
 from ipvsproxy.process import log as log_settings
+from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.process.observability import Observability
 from ipvsproxy.process.preflight import open_kernel, prepare
 from ipvsproxy.process.reload import FileWatcher
-from ipvsproxy.reconciler.loop import Fatal, Loop
 from ipvsproxy.serve.traffic import CounterReader
 
 log = structlog.get_logger()
@@ -61,7 +62,7 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     _guard("kernel-watcher", watcher.run)
     objects.start(inbox)
     observability.send_events(client)
-    loop = Loop(config, inbox, kernel, report=observability.report, alone=holder is None, ask=ask)
+    loop = make_loop(config, inbox, kernel, report=observability.report, alone=holder is None, ask=ask)
     _guard("loop", loop.run)
     if holder is not None:
         log.warning(messages.STANDBY, holder=str(holder))

@@ -13,6 +13,7 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_cidr
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.instance_lock import InstanceLock
@@ -28,7 +29,6 @@ from ipvsproxy.process import other_proxy
 from ipvsproxy.process.handover import await_kube_proxy
 from ipvsproxy.process.other_proxy import IPVS_MODE, OtherProxy
 from ipvsproxy.process.preflight import open_ruleset, with_hint
-from ipvsproxy.reconciler.loop import Fatal
 from nft import Libnftables, NftError
 
 REQUEST_SECONDS = 5.0

@@ -4,10 +4,10 @@ Nothing is changed here but by `prepare`. Every function raises Fatal.
 """
 
 import errno
-from functools import partial
 
 import structlog
 
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.conntrack import Conntrack
@@ -15,14 +15,12 @@ from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.kernel.leftovers import Leftovers
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.listeners import Listeners
-from ipvsproxy.kernel.local_ports import LocalPorts
-from ipvsproxy.kernel.rules import ELSEWHERE, TABLE
+from ipvsproxy.kernel.rules import ELSEWHERE, TABLE, Rules, Scripts
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.this_host import ThisHost
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.reconciler.loop import Fatal
+from ipvsproxy.plan.state import KernelState
 from nft import Client, Libnftables, NftError, Transaction, can_read_tables
 from nft import ruleset as static_rules
 
@@ -57,19 +55,10 @@ def open_kernel(config: Config) -> Kernel:
             raise Fatal(TOO_OLD)
         mark = config.masquerade_mark
         probe_rules(nft, static_rules(mark, quiet_arp=config.suppress_vip_arp))
-        return Kernel(
-            ipvs, Links(), nft, ruleset, Forwarding(nft, mark), mark,
-            nameservers=host.nameservers,
-            quiet_arp=config.suppress_vip_arp,
-            keep_settings=partial(host.keep, config),
-            ipv6=host.Ipv6Forwarding(),
-            make_settings=partial(host.prepare, config, ipvs),
-            reserve_ports=LocalPorts(config.node_port_range).reserve,
-            listening=Listeners().ports,
-            take_over=Leftovers(nft).remove_once_then_watch,
-            read_set=ElementReader(TABLE.name).all,
-            conntrack=Conntrack(),
-        )  # fmt: skip
+        shadow, scripts = KernelState(), Scripts(mark, config.suppress_vip_arp)
+        read_set = ElementReader(TABLE.name).all
+        rules = Rules(nft, ruleset, Forwarding(nft, mark), scripts, shadow, read_set)
+        return Kernel(shadow, ipvs, Links(), rules, Conntrack(), ThisHost(config, ipvs, nft))
     except (KernelError, NftError, OSError) as error:
         raise Fatal(with_hint(error)) from error
 

@@ -4,29 +4,44 @@
 deleted. Owned by the loop's thread.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.drain import Drains, Ended
 from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey
+from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.stale_connections import Sweeper
+from ipvsproxy.reconciler.wanted_state import WantedState
 
 LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
 
 
-class Drainer:
-    """Ends what drains."""
+class Drainer(Part):
+    """Ends what drains. What is refused waits in `backoff`, to be compared with what is wanted."""
 
-    def __init__(self, kernel: Kernel, sweeper: Sweeper, clock: Callable[[], float], report: Report) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        wanted: WantedState,
+        sweeper: Sweeper,
+        backoff: Backoff,
+        clock: Callable[[], float],
+        report: Report,
+    ) -> None:
+        super().__init__(clock)
         self._kernel = kernel
+        self._wanted = wanted
         self._sweeper = sweeper
+        self._backoff = backoff
         self._clock = clock
         self._report = report
         self._drains = Drains()
@@ -42,33 +57,43 @@ class Drainer:
         return self._drains.destinations
 
     @property
-    def next_look(self) -> float:
-        """When `end` has something to do, infinity for never."""
+    def next_due(self) -> float:
+        """When a server is to be asked for connections."""
         return self._drains.next_look
 
     def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
-        """Take over what drains on some servers, after any change of them."""
+        """Record what drains on some servers, after any change of them."""
         servers, now = self._kernel.shadow.servers, self._clock()
         for key in keys:
             self._drains.note(key, frontends.get(key), servers.get(key), now)
 
-    def end(self, frontends: Mapping[FrontendKey, Frontend]) -> tuple[int, Dirty]:
-        """Delete what has come to its end; return the number of changes, and what failed. Raises KernelError."""
-        now, connections = self._clock(), self._kernel.connections
+    def run(self, now: float) -> int:
+        """Delete what has come to its end; return the number of changes. Raises KernelError."""
         keys = self._drains.due(now)
-        ended = {key: found for key in keys if (found := self._drains.ended(key, connections(key), now))}
+        ended = {key: found for key in keys if (found := self._ended(key, now))}
         if not ended:
-            return 0, Dirty()
+            return 0
         steps = [
             IpvsStep(Verb.DEL_DEST, key, None, tuple(item.destination for item in found))
             for key, found in ended.items()
         ]
         failed = self._kernel.apply(Steps(removed=steps))
-        self.note(keys, frontends)
+        self.note(keys, self._wanted.frontends)
         for key, found in ended.items():
             self._sweeper.cut(key, frozenset(item.destination for item in found if item.connections))
+        if failed:
+            self._backoff.settle(Dirty(), failed, self._clock())
         self._log_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
-        return sum(step.size for step in steps), failed
+        return sum(step.size for step in steps)
+
+    def _ended(self, key: FrontendKey, now: float) -> Sequence[Ended]:
+        """Return what has come to its end on a server; one that cannot be read is looked at another time."""
+        try:
+            connections = self._kernel.connections(key)
+        except KernelError as error:
+            log.warning("Could not read the connections of a virtual server", frontend=str(key), err=str(error))
+            return ()
+        return self._drains.ended(key, connections, now)
 
     def _log_ended(self, ended: list[tuple[FrontendKey, Ended]]) -> None:
         forced = {f"{key} -> {item.destination}": item.connections for key, item in ended if item.connections}

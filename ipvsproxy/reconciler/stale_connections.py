@@ -6,7 +6,7 @@ thread.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -16,6 +16,7 @@ from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.stale import Stale, Sweep
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey
+from ipvsproxy.reconciler.part import Part
 
 PAUSE_SECONDS = 30.0
 """After a sweep that failed."""
@@ -23,11 +24,13 @@ PAUSE_SECONDS = 30.0
 log = structlog.get_logger()
 
 
-class Sweeper:
-    """Sweeps what changes have made stale."""
+class Sweeper(Part):
+    """Sweeps what changes have made stale. `waiting` has what failed: its changes are not all in the kernel."""
 
-    def __init__(self, kernel: Kernel, clock: Callable[[], float], report: Report) -> None:
+    def __init__(self, kernel: Kernel, waiting: Backoff, clock: Callable[[], float], report: Report) -> None:
+        super().__init__(clock)
         self._kernel = kernel
+        self._waiting = waiting
         self._clock = clock
         self._report = report
         self._stale = Stale()
@@ -36,29 +39,23 @@ class Sweeper:
         self._not_before = -math.inf
 
     @property
-    def next_try(self) -> float:
-        """When `sweep` has something to do, infinity for never."""
+    def next_due(self) -> float:
+        """At once when something is stale, unless a sweep has just failed."""
         return self._not_before if self._stale else math.inf
 
-    def note(
-        self,
-        changed: Dirty,
-        frontends: Mapping[FrontendKey, Frontend],
-        waiting: Backoff,
-        new_vips: Collection[bytes] = (),
-    ) -> None:
-        """Record what has just been changed; what is not yet in the kernel, or not all of it, has to wait.
+    def note_new_vips(self, addresses: Iterable[bytes]) -> None:
+        """Record addresses that have become local."""
+        self._stale.note_new_vips(addresses)
 
-        `waiting` has what failed. `new_vips` are the addresses that have become local with this change.
-        """
-        self._stale.note_new_vips(new_vips)
-        if not waiting and not self._changing:
+    def note(self, changed: Dirty, frontends: Mapping[FrontendKey, Frontend]) -> None:
+        """Record what has just been changed; what is not yet in the kernel, or not all of it, has to wait."""
+        if not self._waiting and not self._changing:
             self._stale.note(changed.servers, frontends)
             return
         candidates = set(changed.servers)
         for address in _addresses(changed):
             candidates |= self._changing.pop(address, set())
-        ready = {key for key in candidates if not waiting.holds(key)}
+        ready = {key for key in candidates if not self._waiting.holds(key)}
         for key in candidates - ready:
             self._changing.setdefault(key.address, set()).add(key)
         self._stale.note(ready, frontends)
@@ -67,18 +64,17 @@ class Sweeper:
         """Take over destinations of a server that have been deleted though they had connections."""
         self._stale.cut(key, destinations)
 
-    def sweep(self) -> None:
-        """Delete what has become stale, if anything has; what fails is tried again later."""
-        if self._clock() < self.next_try:
-            return
+    def run(self, now: float) -> int:
+        """Delete what has become stale; what fails is tried again later."""
         for sweep in self._stale.sweeps():
             try:
                 self._carry_out(sweep)
             except KernelError as error:
                 log.error("Could not search conntrack for stale entries, will retry", err=str(error))
-                self._not_before = self._clock() + PAUSE_SECONDS
-                return
+                self._not_before = now + PAUSE_SECONDS
+                break
             self._stale.done(sweep)
+        return 0
 
     def _carry_out(self, sweep: Sweep) -> None:
         began = self._clock()

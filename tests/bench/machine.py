@@ -16,12 +16,14 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.rules import TABLE, Rules, Scripts
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kube.decode import decode_json
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.plan.state import KernelState
+from ipvsproxy.process.assembly import make_loop
 from nft import Libnftables
 from tests.bench.namespace import fresh_network
+from tests.support.memory_kernel import MemoryHost
 
 WARM_BYTES = 192 << 20
 ARENA = 1 << 20
@@ -89,9 +91,12 @@ class Proxy:
         self.links.ensure_link()
         self.nft = RecordingNft() if record else Libnftables()
         ruleset, forwarding = Ruleset(TABLE.name), Forwarding(self.nft)
-        kernel = Kernel(self.ipvs, self.links, self.nft, ruleset, forwarding, conntrack=Conntrack())
+        shadow = KernelState()
+        rules = Rules(self.nft, ruleset, forwarding, Scripts(), shadow, None)
+        kernel = Kernel(shadow, self.ipvs, self.links, rules, Conntrack(), MemoryHost())
         config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
-        self.loop = Loop(config, Inbox(), kernel, clock)
+        self.sync_period = config.sync_period
+        self.loop = make_loop(config, Inbox(), kernel, clock)
 
     def index(self, services, slices):
         """Return the events of both lists, decoded."""

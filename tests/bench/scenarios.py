@@ -10,7 +10,7 @@ import time
 from ipvsproxy.config import Config
 from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.bench import alternatives, cluster, floors
 from tests.bench.machine import REFERENCE_CALIBRATION, Proxy, calibration, objects, timed
 from tests.bench.namespace import fresh_network
@@ -175,7 +175,7 @@ def one_service(services, endpoints):
     before = rss_kib()
     total = services * endpoints
     config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
-    loop = Loop(config, Inbox(), MemoryNode().kernel(), lambda: 0.0)
+    loop = make_loop(config, Inbox(), MemoryNode().kernel(), lambda: 0.0)
     for shift in (0, 1):
         loop.reconcile(_crowd(total, shift))
     return {
@@ -200,7 +200,7 @@ def at_the_node_limit(_services, _endpoints):
         for kind, items in zip((Kind.SERVICE, Kind.ENDPOINT_SLICE), zip(*pairs, strict=True), strict=True)
     )
     node = MemoryNode()
-    loop = Loop(config, Inbox(), node.kernel(), lambda: 0.0)
+    loop = make_loop(config, Inbox(), node.kernel(), lambda: 0.0)
     loop.reconcile([Listed(Kind.NODE, {}), Listed(Kind.SERVICE, services), Listed(Kind.ENDPOINT_SLICE, slices)])
     while loop._wanted.backlog:
         loop.reconcile([])
@@ -240,12 +240,12 @@ def idle(services, endpoints):
     now = [0.0]
     proxy = Proxy(clock=lambda: now[0])
     proxy.list(*cluster.lists(services, endpoints))
-    period = proxy.loop._config.sync_period
+    period = proxy.sync_period
     began = time.process_time()
     for _ in range(VERIFICATIONS):
         end = now[0] + period
         while now[0] < end:
-            now[0] = min(end, now[0] + proxy.loop._timeout())
+            now[0] = min(end, now[0] + proxy.loop.timeout())
             proxy.loop.reconcile([])
     used = (time.process_time() - began) / VERIFICATIONS
     share, slowness = used / period, calibration() / REFERENCE_CALIBRATION

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Response
 from ipvsproxy.kube.client import ApiSource
 from ipvsproxy.kube.events import EventLimits
 from ipvsproxy.kube.pace import Pace
+from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.process.observability import Observability
-from ipvsproxy.reconciler.loop import Fatal, Loop
 from tests.lab.apiservers import COLLECTIONS, Call, RealServer
 from tests.lab.manifests import endpoint_slice, port, service
 from tests.support.build import config, key
@@ -66,7 +67,7 @@ class Process:
         self.source = ApiSource(kubeconfig, "", "node1", pace=Pace(watch=(1, 1)))
         self.source.start(self.inbox)
         self._observability.send_events(self.source.client)
-        self._loop = Loop(settings, self.inbox, self.node.kernel(), report=self._observability.report)
+        self._loop = make_loop(settings, self.inbox, self.node.kernel(), report=self._observability.report)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

@@ -16,13 +16,14 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.rules import TABLE, Rules, Scripts
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.wire.ipvs import single
 from ipvsproxy.kernel.wire.netlink import Wire
+from ipvsproxy.plan.state import KernelState
 from nft import PARTS, Libnftables, NftError, Transaction, part
 from tests.lab.wipe import wipe
-from tests.support.memory_kernel import Faults, Killed, MemoryConntrack
+from tests.support.memory_kernel import Faults, Killed, MemoryConntrack, MemoryHost
 
 
 class Reads:
@@ -144,7 +145,9 @@ class RealNode:
         self._handles = [ipvs, *(v for item in (links, ruleset._real, forwarding) for v in _wires(item))]
         faulty = RealIpvs(ipvs, self.faults), RealLinks(links, self.faults, self)
         self._made += [*faulty, nft]
-        return Kernel(*faulty, nft, ruleset, forwarding, conntrack=MemoryConntrack())
+        shadow = KernelState()
+        rules = Rules(nft, ruleset, forwarding, Scripts(), shadow, None)
+        return Kernel(shadow, *faulty, rules, MemoryConntrack(), MemoryHost())
 
     @property
     def writes(self):

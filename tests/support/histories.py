@@ -15,7 +15,7 @@ from ipvsproxy.plan.model import Node, Service
 from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.planning_order import SLICE
 from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, ServerState, Vip, VipForm
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, destination, key, weighted
 from tests.support.memory_kernel import Killed, MemoryNode
 from tests.support.order import EXCLUDED, Guard
@@ -70,7 +70,7 @@ class Process:
     def __init__(self, node, objects, clock, **settings):
         self.report = LastWord()
         self.objects = objects
-        self.loop = Loop(
+        self.loop = make_loop(
             config(exclude_cidrs=(EXCLUDED,), detect_local_mode="NodeCIDR", **settings),
             Inbox(), node.kernel(), clock, self.report,
         )  # fmt: skip
@@ -91,7 +91,7 @@ def cold(objects, others, **settings):
     # What comes first on an empty node may have held a frontend of an older Service for a moment.
     clock.now += 5
     process.loop.reconcile([])
-    return node, process.loop._wanted.ledger
+    return node, process.loop._wanted
 
 
 class History(RuleBasedStateMachine):
@@ -176,7 +176,7 @@ class History(RuleBasedStateMachine):
         self.mode = mode or self.mode
         while True:
             self.process = Process(self.node, self.objects, self.clock, vip_mode=self.mode, **self.limits)
-            self.process.loop._wanted._turns.size = self.piece
+            self.process.loop._wanted._planning._turns.size = self.piece
             try:
                 self.process.list()
                 break
@@ -307,7 +307,7 @@ class History(RuleBasedStateMachine):
     def _pass(self, seconds):
         end = self.clock.now + seconds
         for _ in range(5000):
-            wait = self.process.loop._timeout()
+            wait = self.process.loop.timeout()
             if self.clock.now + wait > end:
                 break
             self.clock.now += max(wait, 0.01)

@@ -14,7 +14,7 @@ from ipvsproxy.kernel.ruleset import layout
 from ipvsproxy.kube import manifest_file
 from ipvsproxy.kube.text import Unreadable
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from nft import PARTS, part, ruleset
 from tests.support import hostile
 from tests.support.build import config
@@ -111,7 +111,7 @@ def served(objects, then=(), after=lambda *_: None, **limits):
     """
     node = MemoryNode([parse_ip("192.0.2.1"), parse_ip("10.244.1.1")])
     _record(node.ipvs)
-    loop = Loop(config(cluster_cidrs=("10.244.0.0/16",), **limits), Inbox(), node.kernel(), lambda: 1000.0)
+    loop = make_loop(config(cluster_cidrs=("10.244.0.0/16",), **limits), Inbox(), node.kernel(), lambda: 1000.0)
     events, content = _lists(objects)
     loop.reconcile(events)
     check_text(node.nft.transactions)

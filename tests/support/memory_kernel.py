@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from ipvsproxy.kernel.ipvs import StepRefused
 from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.rules import Rules, Scripts
 from ipvsproxy.kernel.wire.ipvs import single
 from ipvsproxy.kernel.wire.netlink import KernelError, Lost
 from ipvsproxy.plan.diff import Verb
-from ipvsproxy.plan.state import ServerState, VipForm
+from ipvsproxy.plan.state import KernelState, ServerState, VipForm
 from ipvsproxy.ruleset.schema import SETS
 from nft import PARTS, NftError
 from nft import part as part_of_ruleset
@@ -323,6 +324,33 @@ class MemoryForwarding:
             self._faults.read()
 
 
+class MemoryHost:
+    """A host with nothing to set, on which `listens` are the ports that programs have."""
+
+    def __init__(self):
+        self.listens = frozenset()
+        self.taken_over = 0
+        self.rival = ""
+
+    def make_settings(self):
+        pass
+
+    keep_settings = reserve_ports = make_settings
+
+    def listening(self):
+        return self.listens
+
+    def nameservers(self):
+        return frozenset()
+
+    def check_ipv6(self, *, is_needed):
+        pass
+
+    def take_over(self):
+        self.taken_over += 1
+        return self.rival
+
+
 class MemoryNode:
     """Everything that outlives a process."""
 
@@ -333,23 +361,14 @@ class MemoryNode:
         self.links = MemoryLinks(others, self.faults, self._changed)
         self.nft = MemoryNft(self.faults, self._changed)
         self.conntrack = MemoryConntrack()
-        self.listening = frozenset()
+        self.host = MemoryHost()
         self.forwarding = MemoryForwarding(self.faults)
-        self.taken_over = 0
-        self.rival = ""
 
-    def kernel(self):
+    def kernel(self, stamp=None):
         """Return what a newly started process has in hand."""
-        stamp = MemoryStamp(self.nft)
-        return Kernel(
-            self.ipvs, self.links, self.nft, stamp, self.forwarding,
-            take_over=self._record_list, conntrack=self.conntrack, read_set=self._read_set,
-            listening=lambda: self.listening,
-        )  # fmt: skip
-
-    def _record_list(self):
-        self.taken_over += 1
-        return self.rival
+        shadow, stamp = KernelState(), stamp or MemoryStamp(self.nft)
+        rules = Rules(self.nft, stamp, self.forwarding, Scripts(), shadow, self._read_set)
+        return Kernel(shadow, self.ipvs, self.links, rules, self.conntrack, self.host)
 
     def _read_set(self, kind):
         return elements(kind.name, self.nft.sets[kind.name])

@@ -28,7 +28,7 @@ class Guard:
         before, self.before = self.before, self.look()
         running = self.history.process.loop._wanted
         # Between slices, what is wanted is what has been planned.
-        ledger = running.ledger if running.backlog else self.history.wanted()[1]
+        ledger = running if running.backlog else self.history.wanted()[1]
         self._servers(before[0], self.before[0], ledger)
         self._vips(before[1], self.before[1], ledger)
         if self.history.rules_are_ours:

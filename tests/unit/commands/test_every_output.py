@@ -109,7 +109,7 @@ def node(folder, monkeypatch):
     """A node whose kernel has all that is wanted, and some that is not."""
     here = [parse_ip("192.0.2.1"), parse_ip("2001:db8::1")]
     settings = Config("n1", cluster_cidrs=("10.244.0.0/16", "fd00:1::/32"), manifests=folder)
-    ledger = desired(settings, read_objects(settings).listed(), here).ledger
+    ledger = desired(settings, read_objects(settings).listed(), here)
     view = MemoryView(MemoryState(ledger, here, [parse_ip("10.244.1.1")]))
     view.masquerade_source = view.state.masquerade_source
     view.vips = lambda: {Vip(parse_ip("10.96.9.9"), VipForm.ADDRESS), Vip(parse_ip("fd00:10::9"), VipForm.ROUTE)}

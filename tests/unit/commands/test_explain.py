@@ -27,7 +27,7 @@ def node(monkeypatch):
         Listed(Kind.NODE, {}),
     ]
     here = [parse_ip("192.0.2.1")]
-    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), listed, here).ledger
+    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), listed, here)
     state = MemoryState(ledger, here, [parse_ip("10.244.1.1")])
     state.has_table = lambda: True
     state.has_ipvs = True

@@ -55,7 +55,7 @@ def test_what_is_complete_is_planned_without_a_complaint(name, frontends, capsys
     assert (status, document["complaints"]) == (0, [])
     assert found == frontends
     shutil.copy(CASES / name, folder)
-    ledger = desired(Config("n1"), Folder(folder).load(), ()).ledger
+    ledger = desired(Config("n1"), Folder(folder).load(), ())
     assert {str(key) for key in ledger.frontends} == found.keys(), "run --manifests reads the same"
 
 

@@ -30,7 +30,7 @@ def planned(name):
         objects.add(kind_of(item), item.body)
     wanted = WantedState(Config(name, manifests=CASE.parent), Report())
     for listed in objects.listed():
-        wanted.store.apply(listed)
+        wanted.apply(listed)
     with capture_logs() as logs:
         wanted.look_at_node([parse_ip("192.0.2.1")])
     told = [entry for entry in logs if entry["event"] == messages.NODE_MISSING]

@@ -25,8 +25,8 @@ def test_what_the_api_server_has_is_planned(given):
     found = objects.read(settings)
     assert found.servers == ((parse_ip("127.0.0.1"), int(server.url.rpartition(":")[2])),)
     wanted = objects.desired(settings, found.listed(), [parse_ip("192.0.2.1")], servers=found.servers)
-    assert {wanted.ledger.owner(key) for key in wanted.ledger.frontends} == {"default/web"}
-    assert wanted.store.node.addresses == (parse_ip("192.0.2.1"),)
+    assert {wanted.owner(key) for key in wanted.frontends} == {"default/web"}
+    assert wanted.node.addresses == (parse_ip("192.0.2.1"),)
     assert found.labels() == {"default/web": {"app": "web"}}
 
 
@@ -36,7 +36,7 @@ def test_no_service_gets_the_address_of_the_api_server(given):
     found, here, there = objects.read(settings), [parse_ip("192.0.2.1")], parse_ip("203.0.113.9")
     for servers, gets_it in (((), True), (((there, 80),), False)):
         wanted = objects.desired(settings, found.listed(), here, servers=servers)
-        assert (there in {key.address for key in wanted.ledger.frontends}) is gets_it
+        assert (there in {key.address for key in wanted.frontends}) is gets_it
 
 
 def test_no_service_gets_the_address_of_another_node(given):
@@ -46,7 +46,7 @@ def test_no_service_gets_the_address_of_another_node(given):
     found, here = objects.read(settings), [parse_ip("192.0.2.1")]
     assert found.neighbours.nodes == {parse_ip("203.0.113.9")}
     wanted = objects.desired(settings, found.listed(), here, neighbours=found.neighbours)
-    assert parse_ip("203.0.113.9") not in {key.address for key in wanted.ledger.frontends}
+    assert parse_ip("203.0.113.9") not in {key.address for key in wanted.frontends}
 
 
 def test_an_api_server_may_be_known_by_name(given):

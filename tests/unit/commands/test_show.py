@@ -49,7 +49,7 @@ def listed():
 
 @pytest.fixture
 def view(monkeypatch):
-    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), listed(), HERE).ledger
+    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), listed(), HERE)
     view = MemoryView(MemoryState(ledger, HERE))
     view.state.counters = Counters(7, 70, 60, 7000, 6000)
     view.state.active = {WEB: 2}

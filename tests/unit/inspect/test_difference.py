@@ -17,7 +17,7 @@ HERE = [parse_ip("192.0.2.1")]
 def ledger_of(*pieces, **settings):
     svc = service(**settings)
     listed = [Listed(Kind.SERVICE, {svc.key: svc}), Listed(Kind.ENDPOINT_SLICE, {p.key: p for p in pieces})]
-    return desired(config(cluster_cidrs=("10.244.0.0/16",)), [*listed, Listed(Kind.NODE, {})], HERE).ledger
+    return desired(config(cluster_cidrs=("10.244.0.0/16",)), [*listed, Listed(Kind.NODE, {})], HERE)
 
 
 def differences(ledger, shadow, protected=lambda _: False):

@@ -44,7 +44,7 @@ def state_of(scenario):
     here = [parse_ip(text) for text in sorted(scenario.node_addresses, key=scenario_file.LOOPBACKS.__contains__)]
     pods = [parse_ip(text) for text, place in flow_places.places(scenario).items() if place == "pod"]
     listed = [Listed(kind, found) for kind, found in objects.items()]
-    return MemoryState(desired(settings, listed, here).ledger, here, pods)
+    return MemoryState(desired(settings, listed, here), here, pods)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def node_with(svc, *slices, **settings):
     wanted = desired(
         config(cluster_cidrs=("10.244.0.0/16",), **settings), [*listed, Listed(Kind.NODE, {})], [HERE]
     )
-    return MemoryState(wanted.ledger, [HERE], [POD])
+    return MemoryState(wanted, [HERE], [POD])
 
 
 def ask(state, to, source=None, **settings):

@@ -4,12 +4,11 @@ import errno
 
 import pytest
 
-from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.state import ServerAttributes, ServerState, Vip, VipForm
 from tests.support.build import destination, key, weighted
-from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
+from tests.support.memory_kernel import Fault, MemoryNode
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.1:8080")
@@ -41,11 +40,10 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def kernel(node, calls, monkeypatch):
-    made = Kernel(
-        node.ipvs, node.links, node.nft, MemoryStamp(node.nft), Forwarding(calls),
-        make_settings=calls.at("make"), keep_settings=calls.at("keep"), take_over=calls.at("take over", ""),
-        conntrack=node.conntrack, read_set=node._read_set,
-    )  # fmt: skip
+    node.forwarding = Forwarding(calls)
+    for name in ("make_settings", "keep_settings", "reserve_ports"):
+        setattr(node.host, name, calls.at(name))
+    made = node.kernel()
     monkeypatch.setattr(made._pressure, "look", lambda *numbers: calls.append(numbers))
     return made
 
@@ -54,13 +52,13 @@ def test_settings_come_before_the_link(kernel, node, calls):
     def refused(*_):
         raise KernelError("settings", errno.EPERM)
 
-    kernel._make_settings = refused
+    node.host.make_settings = refused
     with pytest.raises(KernelError):
         kernel.prepare()
     assert not node.links.exists
-    kernel._make_settings = calls.at("make")
+    node.host.make_settings = calls.at("make_settings")
     kernel.prepare()
-    assert (calls, node.links.exists) == (["make"], True)
+    assert (calls, node.links.exists) == (["make_settings", "reserve_ports"], True)
 
 
 def test_rules_that_are_loaded_reach_the_forward_chain(kernel, calls):
@@ -68,26 +66,26 @@ def test_rules_that_are_loaded_reach_the_forward_chain(kernel, calls):
     assert calls == ["forwarding", "no other mark"]
 
 
-def test_a_verification_looks_after_everything(kernel, node, calls):
+def test_what_is_wrong_with_one_server_is_not_forgotten_when_another_cannot_be_read(kernel, node):
+    other = key("10.96.0.11:80")
+    kernel.shadow.servers = {name: ServerState(RR, {}) for name in (WEB, other)}
+    node.ipvs.table = {name: ServerState(RR, weighted({ONE: 1})) for name in (WEB, other)}
+    node.faults.plan(2, Fault("lost"))
+    with pytest.raises(KernelError):
+        kernel.verify_servers()
+    assert kernel.verify_servers().servers == {WEB, other}
+
+
+def test_what_differs_is_known_before_the_next_subsystem_fails(kernel, node):
     kernel.adopt()
-    kernel.rules.load({})
-    node.ipvs.table[WEB] = ServerState(RR, weighted({ONE: 1, TWO: 1}))
-    calls.clear()
-    assert kernel.verify().servers == {WEB}
-    assert calls == ["keep", "forwarding", (1, 2), "take over"]
-    node.links.exists = False
-    node.nft.run(_flush())
-    kernel.verify()
-    assert node.links.exists
-    assert node.nft.loaded
-
-
-def _flush():
-    from nft import Table, Transaction
-
-    flush = Transaction(Table("inet", "ipvsproxy"))
-    flush.delete_table()
-    return flush
+    kernel._servers_in_doubt = kernel._vips_in_doubt = True
+    node.ipvs.table[WEB] = ServerState(RR, weighted({ONE: 1}))
+    node.faults.plan(1, Fault("lost"))
+    doubts = kernel.settle_doubts()
+    assert next(doubts).servers == {WEB}
+    with pytest.raises(KernelError):
+        next(doubts)
+    assert not next(kernel.settle_doubts())
 
 
 @pytest.mark.parametrize("verb", [Verb.NEW_SERVICE, Verb.NEW_DEST])
@@ -108,7 +106,8 @@ def test_a_server_that_cannot_be_read_after_a_refusal_is_read_later(kernel, node
     node.faults.plan(0, Fault("refused", errno.EPERM, 1))
     node.faults.plan(1, Fault("lost"))
     kernel.apply(Steps(added=[IpvsStep(Verb.NEW_SERVICE, WEB, RR, (ONE, TWO))]))
-    assert kernel.settle_doubts().servers == {WEB}
+    (different,) = kernel.settle_doubts()
+    assert different.servers == {WEB}
     assert kernel.shadow.servers == node.ipvs.table
 
 

@@ -7,7 +7,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
-from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -39,7 +38,7 @@ def stamp(node):
 
 @pytest.fixture
 def kernel(node, stamp):
-    return Kernel(node.ipvs, node.links, node.nft, stamp, node.forwarding, conntrack=node.conntrack)
+    return node.kernel(stamp)
 
 
 def test_tables_of_all_families_go_in_the_transaction_that_makes_the_new_ones(node, stamp, kernel):
@@ -98,7 +97,7 @@ def test_rules_for_source_ranges_that_could_not_be_withdrawn_go_with_the_next_lo
     after = next(n for n in range(20) if fails(node, kernel, n))
     assert after
     with capture_logs() as logs:
-        kernel.settle_doubts()
+        list(kernel.settle_doubts())
     assert messages.RULESET_DIFFERS in [entry["event"] for entry in logs]
     assert node.nft.transactions[-1].endswith("add rule inet ipvsproxy shut_out drop\n")
 
@@ -173,10 +172,10 @@ def test_replies_are_marked_from_the_moment_a_chain_may_drop_them(node, kernel):
     kernel.rules.load({})
     assert node.nft.chains.isdisjoint(chains_of(REPLIES))
     node.forwarding.drops = True
-    kernel.verify()
+    kernel.verify_replies()
     assert chains_of(REPLIES) <= node.nft.chains
     node.forwarding.drops = False
-    kernel.verify()
+    kernel.verify_replies()
     kernel.rules.load({})
     assert chains_of(REPLIES) <= node.nft.chains
 

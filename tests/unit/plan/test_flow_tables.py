@@ -21,7 +21,7 @@ from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.node import facts
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import FrontendKey, ServerAttributes, ServerState
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.ruleset.elements import PacketVerdict
 from tests.conformance import objects as flow_objects
 from tests.conformance import scenario_file
@@ -113,7 +113,7 @@ class Process:
     def __init__(self, kernel_node, **settings):
         self.now = 1000.0
         self.node = kernel_node
-        self.loop = Loop(config(**settings), Inbox(), kernel_node.kernel(), lambda: self.now)
+        self.loop = make_loop(config(**settings), Inbox(), kernel_node.kernel(), lambda: self.now)
 
     def list(self, services=(), slices=()):
         self.loop.reconcile(

@@ -5,9 +5,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
 from ipvsproxy.process import app
-from ipvsproxy.reconciler.loop import Fatal
 
 
 def test_settings_for_a_family_the_host_has_not_got_end_the_start(monkeypatch):

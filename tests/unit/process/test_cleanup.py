@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import KubeProxy
 from ipvsproxy.kernel.instance_lock import Holder
@@ -14,7 +15,6 @@ from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import Verb
 from ipvsproxy.process import cleanup, other_proxy, preflight
 from ipvsproxy.process.other_proxy import OtherProxy
-from ipvsproxy.reconciler.loop import Fatal
 from tests.support.build import key
 
 

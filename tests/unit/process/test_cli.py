@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from ipvsproxy import cli
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.kernel import host
 from ipvsproxy.process import app, cleanup, signals
-from ipvsproxy.reconciler.loop import Fatal
 
 KUBEADM = Path(__file__).parents[1] / "config" / "kubeadm-config.conf"
 

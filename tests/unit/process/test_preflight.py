@@ -5,10 +5,10 @@ import os
 
 import pytest
 
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.process import preflight
-from ipvsproxy.reconciler.loop import Fatal
 from nft import NftError
 
 

@@ -9,8 +9,8 @@ from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import ServerAttributes, ServerState
+from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.reconciler.foreign_servers import LOGGED_AT_ONCE, ForeignServers
-from ipvsproxy.reconciler.loop import Loop
 from ipvsproxy.serve.board import Board
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
@@ -36,7 +36,7 @@ class SharedNode:
         for server in before:
             self.make(server)
         settings = config(sync_period=30.0, **settings)
-        self.loop = Loop(settings, Inbox(), self.node.kernel(), lambda: self.now, self.report)
+        self.loop = make_loop(settings, Inbox(), self.node.kernel(), lambda: self.now, self.report)
 
     def start(self):
         node, web, ends = Node("node1"), service(), slice_of("web", "10.244.1.1")
@@ -78,7 +78,7 @@ def test_one_that_is_made_again_is_an_event_from_the_second_time_on(shared):
         assert [line["times"] for line in shared.verify()] == [times]
         assert len(shared.report.notes) == times - 1
     node, note = shared.report.notes[0]
-    assert node == shared.loop._config.node_name
+    assert node == "node1"
     assert note == (
         "virtual server 192.0.2.50:6443/TCP (scheduler wlc), which no Service asks for, was removed 2 times:"
         f" another program makes it again. {REMEDY} leaves it alone"

@@ -5,7 +5,7 @@ import pytest
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -24,7 +24,7 @@ class Heard(Report):
 class Here:
     def __init__(self, *services, **settings):
         self.node, self.heard, self.now = MemoryNode(), Heard(), 0.0
-        self.loop = Loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
+        self.loop = make_loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
         self.turn(
             Listed(Kind.NODE, {"node1": Node("node1")}),
             Listed(Kind.SERVICE, {item.key: item for item in services}),

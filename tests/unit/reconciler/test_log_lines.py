@@ -7,7 +7,7 @@ from ipvsproxy.base.budget import LINES
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -26,7 +26,7 @@ class Here:
     def __init__(self):
         self.heard = Heard()
         self.now = 0.0
-        self.loop = Loop(config(), Inbox(), MemoryNode().kernel(), lambda: self.now, self.heard)
+        self.loop = make_loop(config(), Inbox(), MemoryNode().kernel(), lambda: self.now, self.heard)
         objects = {Kind.NODE: {"node1": Node("node1")}}
         self.loop.reconcile([Listed(kind, objects.get(kind, {})) for kind in Kind])
 

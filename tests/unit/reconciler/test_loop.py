@@ -5,9 +5,10 @@ import errno
 import pytest
 from structlog.testing import capture_logs
 
-import ipvsproxy.reconciler.wanted_state
+import ipvsproxy.reconciler.planning
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_cidr, parse_ip
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import DetectLocalMode, VipMode
 from ipvsproxy.exchange.inbox import (
     ApiServers,
@@ -23,7 +24,7 @@ from ipvsproxy.exchange.inbox import (
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, ServerState, VipForm
-from ipvsproxy.reconciler.loop import Fatal, Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, destination, endpoint, key, service, slice_of, weighted
 from tests.support.memory_kernel import Fault, MemoryNode
 
@@ -46,7 +47,7 @@ class Process:
         self.clock = Clock()
         settings.setdefault("cluster_cidrs", ("10.244.0.0/16",))
         alone = settings.pop("alone", True)
-        self.loop = Loop(config(**settings), Inbox(), node.kernel(), self.clock, alone=alone)
+        self.loop = make_loop(config(**settings), Inbox(), node.kernel(), self.clock, alone=alone)
 
     def list(self, *objects):
         kinds = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}, Kind.NODE: {"node1": Node("node1")}}
@@ -88,7 +89,7 @@ def test_a_second_proxy_follows_the_objects_and_writes_once_it_is_alone(node):
     second = Process(node, alone=False).list(service(), slice_of("web", "10.244.1.1"))
     second.change(slice_of("web", "10.244.1.1", "10.244.1.2"))
     second.wait(1000)
-    assert second.loop._timeout() is None
+    assert second.loop.timeout() is None
     assert (node.writes, len(node.nft.transactions)) == (before, rules)
     second.loop.reconcile([LockAcquired()])
     assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 1}
@@ -142,7 +143,7 @@ def test_a_destination_drains_until_its_last_connection_ends(node):
         process.wait(31)
     assert weights(node)[str(leaving)] == 0
     node.ipvs.busy.clear()
-    process.wait(process.loop._timeout())
+    process.wait(process.loop.timeout())
     process.wait(40)
     assert str(leaving) not in weights(node)
 
@@ -155,7 +156,7 @@ def test_a_destination_is_deleted_soon_after_its_last_connection(node):
     for _ in range(9):
         process.wait(1)
     node.ipvs.busy.clear()
-    assert process.loop._timeout() <= 3
+    assert process.loop.timeout() <= 3
     for _ in range(3):
         process.wait(1)
     assert str(leaving) not in weights(node)
@@ -174,7 +175,7 @@ def test_the_drain_timeout_cuts_what_is_left(node, default, own):
         process.wait(1)
     assert weights(node)[str(leaving)] == 0
     with capture_logs() as logs:
-        process.wait(process.loop._timeout())
+        process.wait(process.loop.timeout())
     assert str(leaving) not in weights(node)
     assert [(log["event"], log["connections"]) for log in logs if log["log_level"] != "debug"] == [
         (messages.DRAIN_TIMEOUT, {f"{WEB} -> {leaving}": 3})
@@ -238,7 +239,7 @@ def test_a_deletion_that_is_refused_is_tried_again(node):
     node.ipvs.refuse[WEB] = errno.EBUSY
     process.wait(1)
     assert weights(node)["10.244.1.2:8080"] == 0
-    assert process.loop._timeout() > 0
+    assert process.loop.timeout() > 0
     node.ipvs.refuse.clear()
     for _ in range(3):
         process.wait(1)
@@ -266,18 +267,18 @@ def test_leftovers_go_and_excluded_servers_stay(node):
 def test_what_kube_proxy_left_goes_after_everything_is_live(node):
     process = Process(node)
     process.loop.reconcile([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
-    assert node.taken_over == 0
+    assert node.host.taken_over == 0
     process.list(service())
-    assert node.taken_over == 1
+    assert node.host.taken_over == 1
     assert WEB in node.ipvs.table
 
 
 def test_what_kube_proxy_left_stays_while_something_of_ours_failed_but_not_for_ever(node):
     node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
     process = Process(node).list(service(), service("b", ["10.96.0.11"]))
-    assert node.taken_over == 0
+    assert node.host.taken_over == 0
     process.wait(31)
-    assert node.taken_over == 1
+    assert node.host.taken_over == 1
 
 
 def test_one_refused_frontend_costs_only_itself_and_is_tried_again(node):
@@ -601,9 +602,9 @@ def test_a_new_gateway_is_looked_at_by_those_it_may_concern(node, monkeypatch):
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 30)]
     process = Process(node, sync_period=30).list(service(external_ips=["192.0.2.9"]), *others)
     planned = []
-    real = ipvsproxy.reconciler.wanted_state.plan_service
+    real = ipvsproxy.reconciler.planning.plan_service
     monkeypatch.setattr(
-        ipvsproxy.reconciler.wanted_state,
+        ipvsproxy.reconciler.planning,
         "plan_service",
         lambda svc, *rest: (planned.append(svc.name), real(svc, *rest))[1],
     )
@@ -617,19 +618,19 @@ NODE_PORT = key("192.0.2.1:30080")
 
 
 def test_a_port_on_which_a_program_listens_is_given_to_a_service_when_it_is_free(node):
-    node.listening = frozenset({(6, 30080)})
+    node.host.listens = frozenset({(6, 30080)})
     process = Process(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
     assert (WEB in node.ipvs.table, NODE_PORT in node.ipvs.table) == (True, False)
-    node.listening = frozenset()
+    node.host.listens = frozenset()
     process.wait(31)
     assert NODE_PORT in node.ipvs.table
-    node.listening = frozenset({(6, 30080), (6, 22)})
+    node.host.listens = frozenset({(6, 30080), (6, 22)})
     process.wait(31)
     assert NODE_PORT not in node.ipvs.table
 
 
 def test_a_port_that_a_service_does_not_get_in_two_families_is_one_line(node):
-    node.listening = frozenset({(6, 30080)})
+    node.host.listens = frozenset({(6, 30080)})
     node.links.others = frozenset(map(parse_ip, ("192.0.2.1", "2001:db8::1")))
     with capture_logs() as lines:
         Process(node).list(service(ips=("10.96.0.10", "fd00:10:96::10"), ports=((80, 30080),)))
@@ -640,22 +641,22 @@ def test_a_port_that_a_service_does_not_get_in_two_families_is_one_line(node):
 
 def test_who_listens_is_read_when_a_service_asks_for_a_port_and_not_with_each_change(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
-    node.listening = frozenset({(6, 30080)})
+    node.host.listens = frozenset({(6, 30080)})
     process.change(service(ports=((80, 30080),)))
     assert NODE_PORT not in node.ipvs.table
-    node.listening = frozenset()
+    node.host.listens = frozenset()
     process.change(slice_of("web", "10.244.1.2"))
     assert NODE_PORT not in node.ipvs.table
 
 
 def test_who_listens_counts_as_before_while_it_cannot_be_read(node, monkeypatch):
-    node.listening = frozenset({(6, 30080)})
+    node.host.listens = frozenset({(6, 30080)})
     process = Process(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
 
     def refused():
         raise KernelError("reading sockets", errno.ENOBUFS)
 
-    monkeypatch.setattr(process.loop._kernel, "_listening", refused)
+    monkeypatch.setattr(node.host, "listening", refused)
     process.wait(31)
     process.change(slice_of("web", "10.244.1.2"))
     assert weights(node) == {"10.244.1.2:8080": 1, "10.244.1.1:8080": 0}

@@ -10,7 +10,7 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import Dirty
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.ruleset.codec import key_text
 from tests.support.build import config, key, service, slice_of
 from tests.support.elements import element
@@ -41,7 +41,7 @@ class Here:
     def __init__(self):
         self.node, self.now = MemoryNode([parse_ip("192.0.2.1")]), 0.0
         self.ipvs = self.node.ipvs = Picky()
-        self.loop = Loop(config(), Inbox(), self.node.kernel(), lambda: self.now)
+        self.loop = make_loop(config(), Inbox(), self.node.kernel(), lambda: self.now)
         self.loop.reconcile([
             Listed(Kind.NODE, {"node1": Node("node1", (parse_ip("192.0.2.1"),))}),
             Listed(Kind.SERVICE, {item.key: item for item in (hostile(), victim())}),
@@ -93,7 +93,7 @@ def test_a_node_port_comes_and_goes_beside_what_is_refused_at_its_address(here):
 def test_what_was_refused_is_tried_ever_more_rarely(here):
     moments = []
     while here.now < 200:
-        here.now += max(here.loop._timeout(), 0.01)
+        here.now += max(here.loop.timeout(), 0.01)
         if here.turn():
             moments.append(here.now)
     waits = [after - before for before, after in itertools.pairwise(moments)]
@@ -127,8 +127,8 @@ def test_a_new_frontend_brings_what_it_shares_with_one_that_waits(here):
         here.turn(Changed(Kind.SERVICE, item.key, item), Changed(Kind.ENDPOINT_SLICE, pods.key, pods))
 
     comes("early", "10.96.0.76")
-    del here.node.nft.sets["hairpin4"][key_text(hairpin)], here.loop._kernel.shadow.elements[hairpin]
-    here.loop._backoff.settle(Dirty(), Dirty(slots={hairpin}), here.now)
+    del here.node.nft.sets["hairpin4"][key_text(hairpin)], here.loop.parts.applier._kernel.shadow.elements[hairpin]
+    here.loop.parts.applier.backoff.settle(Dirty(), Dirty(slots={hairpin}), here.now)
     comes("late", "10.96.0.77")
     assert key_text(hairpin) in here.node.nft.sets["hairpin4"]
-    assert not here.loop._backoff.among([hairpin])
+    assert not here.loop.parts.applier.backoff.among([hairpin])

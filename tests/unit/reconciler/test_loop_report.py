@@ -12,7 +12,7 @@ from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, NodeAddresses
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.model import Endpoint, Node
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, destination, endpoint, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -67,7 +67,7 @@ class ReportedLoop:
         self.node = MemoryNode([parse_ip("192.0.2.1")])
         self.report = Recorder()
         self.now = 1000.0
-        self.loop = Loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.report)
+        self.loop = make_loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.report)
 
     def list(self, *objects, node=OWN):
         kinds = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}, Kind.NODE: {node.key: node} if node else {}}
@@ -106,7 +106,7 @@ def test_the_first_sync(reported):
 def test_nothing_is_programmed_before_the_addresses_of_other_nodes_are_known():
     asked = []
     reported = ReportedLoop()
-    reported.loop = Loop(
+    reported.loop = make_loop(
         config(), Inbox(), reported.node.kernel(), lambda: reported.now, reported.report,
         ask=lambda: asked.append(1) or len(asked),
     )  # fmt: skip
@@ -128,7 +128,7 @@ def test_nothing_is_programmed_before_the_addresses_of_other_nodes_are_known():
 
 def test_services_are_served_where_nothing_is_known_of_other_nodes():
     reported = ReportedLoop()
-    reported.loop = Loop(
+    reported.loop = make_loop(
         config(), Inbox(), reported.node.kernel(), lambda: reported.now, reported.report, ask=lambda: 1
     )
     reported.list(service(load_balancer_ips=["203.0.113.9"]))

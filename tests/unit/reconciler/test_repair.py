@@ -13,8 +13,8 @@ from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.notification import RulesChanged, VipsChanged
 from ipvsproxy.plan.repair_backoff import BURST
 from ipvsproxy.plan.state import ServerState, Vip, VipForm
-from ipvsproxy.reconciler.loop import Loop
-from ipvsproxy.reconciler.repair import SAMPLE_SECONDS
+from ipvsproxy.process.assembly import make_loop
+from ipvsproxy.reconciler.sample import SAMPLE_SECONDS
 from nft import Transaction
 from tests.support.build import config, destination, key, service, slice_of, weighted
 from tests.support.memory_kernel import Fault, MemoryNode
@@ -48,7 +48,7 @@ class RepairingProxy:
         self.node = MemoryNode([parse_ip("192.0.2.1")])
         self.report = Recorder()
         self.now = 1000.0
-        self.loop = Loop(config(), Inbox(), self.node.kernel(), lambda: self.now, self.report)
+        self.loop = make_loop(config(), Inbox(), self.node.kernel(), lambda: self.now, self.report)
         objects = {
             Kind.SERVICE: service(),
             Kind.ENDPOINT_SLICE: slice_of("web", "10.244.1.1"),
@@ -148,7 +148,7 @@ def test_a_transaction_of_ours_among_those_of_others_is_told_by_the_name(repairi
 def test_ipvs_is_looked_at_soon_after_others_were_at_work(repairing):
     del repairing.node.ipvs.table[key("10.96.0.10:80")]
     repairing.loop.reconcile([repairing.tamper(*DAMAGES["no table"])])
-    assert repairing.loop._timeout() <= 1
+    assert repairing.loop.timeout() <= 1
     repairing.now += 1
     repairing.loop.reconcile([])
     assert key("10.96.0.10:80") in repairing.node.ipvs.table
@@ -162,7 +162,7 @@ def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(repairi
     second_service(repairing)
     right = dict(repairing.node.ipvs.table)
     repairing.node.ipvs.table.clear()
-    repairing.now += repairing.loop._timeout()
+    repairing.now += repairing.loop.timeout()
     with capture_logs() as logs:
         assert repairing.loop.reconcile([])
     assert repairing.node.ipvs.table == right
@@ -242,7 +242,7 @@ def test_a_fight_is_told_once_costs_ever_less_and_is_over_when_the_other_stops(r
     assert BURST < repairs < 80  # of 6,000 damages
     assert repairing.report.fights == [("node1", "firewalld keeps changing what ipvsproxy has made in the kernel")]
     for _ in range(300):
-        repairing.now += repairing.loop._timeout()
+        repairing.now += repairing.loop.timeout()
         repairing.loop.reconcile([])
     assert repairing.node.nft.dump() == right
     assert repairing.report.fights[1:] == [("node1", "")]
@@ -264,7 +264,7 @@ def test_a_repair_does_not_wait_for_something_else_that_fails(repairing):
     repairing.node.ipvs.refuse[refused] = 1
     repairing.loop.reconcile([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
     for _ in range(10):
-        repairing.now += repairing.loop._timeout()
+        repairing.now += repairing.loop.timeout()
         repairing.loop.reconcile([])
     right = repairing.node.nft.dump()
     repairing.loop.reconcile([repairing.tamper(*DAMAGES["an element less"])])
@@ -272,11 +272,11 @@ def test_a_repair_does_not_wait_for_something_else_that_fails(repairing):
 
 
 def test_a_kube_proxy_at_work_is_told_once(repairing):
-    repairing.node.rival = "a kube-proxy is running"
+    repairing.node.host.rival = "a kube-proxy is running"
     for _ in range(3):
         repairing.now += 31
         repairing.loop.reconcile([])
-    repairing.node.rival = ""
+    repairing.node.host.rival = ""
     repairing.now += 31
     repairing.loop.reconcile([])
     assert repairing.report.rivals == [("node1", "a kube-proxy is running"), ("node1", "")]

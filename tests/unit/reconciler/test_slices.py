@@ -4,12 +4,13 @@ import collections
 
 import pytest
 
-import ipvsproxy.reconciler.wanted_state
+import ipvsproxy.reconciler.planning
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.tally import SERVER_SIZE
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
+from ipvsproxy.reconciler.wanted_state import WantedState
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -29,7 +30,7 @@ class Heard(Report):
 class Here:
     def __init__(self, services, **settings):
         self.node, self.heard, self.now = MemoryNode(), Heard(), 0.0
-        self.loop = Loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
+        self.loop = make_loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
         self.turn(
             Listed(Kind.NODE, {"node1": Node("node1")}),
             Listed(Kind.SERVICE, {item.key: item for item in services}),
@@ -44,7 +45,7 @@ class Here:
 
     def rest(self):
         turns = 0
-        while self.loop._timeout() == 0:
+        while self.loop.timeout() == 0:
             self.turn()
             turns += 1
         return turns
@@ -59,9 +60,9 @@ def many(count, port):
 
 @pytest.fixture
 def planned(monkeypatch):
-    found, real = [], ipvsproxy.reconciler.wanted_state.plan_service
+    found, real = [], ipvsproxy.reconciler.planning.plan_service
     monkeypatch.setattr(
-        ipvsproxy.reconciler.wanted_state,
+        ipvsproxy.reconciler.planning,
         "plan_service",
         lambda svc, *rest: (found.append(svc.name), real(svc, *rest))[1],
     )
@@ -70,7 +71,7 @@ def planned(monkeypatch):
 
 def test_a_burst_is_programmed_slice_by_slice():
     here = Here(many(40, 80))
-    here.loop._wanted._turns.size = 10 * SERVER_SIZE
+    here.loop._wanted._planning._turns.size = 10 * SERVER_SIZE
     here.change(*many(40, 81))
     assert here.ports() == {"80": 30, "81": 10}
     assert here.heard.backlogs[-1] == 30
@@ -83,7 +84,7 @@ def test_what_comes_between_slices_need_not_wait_for_the_rest(planned):
     addresses = {n: [f"198.51.{n}.{m}" for m in range(1, 100)] for n in range(20)}
     greedy = [service(f"s{n}", [f"10.96.1.{n}"], external_ips=found) for n, found in addresses.items()]
     here = Here([service()])
-    here.loop._wanted._turns.size = 200 * SERVER_SIZE
+    here.loop._wanted._planning._turns.size = 200 * SERVER_SIZE
     planned.clear()
     here.change(*greedy)
     assert len(planned) == 2
@@ -95,7 +96,7 @@ def test_what_comes_between_slices_need_not_wait_for_the_rest(planned):
 
 def test_a_service_that_goes_while_it_waits():
     here = Here([])
-    here.loop._wanted._turns.size = SERVER_SIZE
+    here.loop._wanted._planning._turns.size = SERVER_SIZE
     here.change(*many(3, 80))
     here.turn(*(Removed(Kind.SERVICE, f"default/s{n}") for n in range(3)))
     here.rest()
@@ -136,11 +137,10 @@ def test_what_is_said_names_the_limit():
         ({"node_limit": 750}, "the Services of the node are larger than --node-limit 750"),
     ):
         said.clear()
-        desired = Here([], **limits).loop._wanted
-        desired._report = here.heard
+        desired = WantedState(config(**limits), here.heard)
         for item in (young, old):
-            desired.store.apply(Changed(Kind.SERVICE, item.key, item))
-        desired.plan_all(desired.store.take_dirty())
+            desired.apply(Changed(Kind.SERVICE, item.key, item))
+        desired.plan_everything()
         assert said == [("young", f"1 of 11 virtual servers are served: {words}")]
 
 

@@ -7,7 +7,7 @@ import pytest
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, destination, key, service, slice_of, weighted
 from tests.support.memory_kernel import MemoryNode
 
@@ -22,7 +22,7 @@ class Process:
 
     def __init__(self, node):
         self.now = 1000.0
-        self.loop = Loop(config(), Inbox(), node.kernel(), lambda: self.now)
+        self.loop = make_loop(config(), Inbox(), node.kernel(), lambda: self.now)
 
     def list(self, services, slices):
         self.loop.reconcile([
@@ -92,7 +92,7 @@ def test_a_failed_sweep_is_tried_again_and_stops_nothing(node):
     node.conntrack.failure = KernelError("netlink dump", errno.ENOBUFS)
     replace(process)
     assert node.ipvs.destinations(DNS) == weighted({NEW: 1})
-    assert process.loop._sweeper.next_try == pytest.approx(process.now + 30)
+    assert process.loop.parts.sweeper.next_due == pytest.approx(process.now + 30)
     node.conntrack.failure = None
     process.wait(29)
     assert node.conntrack.sweeps == []

@@ -38,17 +38,17 @@ class PlannedNode:
 
     def change(self, *objects, gone=()):
         for item in objects:
-            self.desired.store.apply(Changed(Kind(type(item).__name__), item.key, item))
+            self.desired.apply(Changed(Kind(type(item).__name__), item.key, item))
         for kind, key in gone:
-            self.desired.store.apply(Removed(kind, key))
+            self.desired.apply(Removed(kind, key))
         with capture_logs() as lines:
             self.desired.look_at_node([parse_ip("192.0.2.1")])
-            self.desired.plan(self.desired.store.take_dirty())
+            self.desired.plan_next(0.0)
         self.lines = [line for line in lines if not line["event"].startswith(OTHER_LINES)]
         return self
 
     def served(self, name):
-        ledger = self.desired.ledger
+        ledger = self.desired
         return {format_ip(key.address) for key in ledger.frontends if ledger.owner(key) == f"default/{name}"}
 
 
@@ -61,7 +61,7 @@ def field_case(name):
 def test_of_the_nodes_that_servicelb_lists_this_one_serves_itself(known):
     planned = PlannedNode().change(*known, *field_case("09-servicelb-other-nodes.yaml"))
     assert planned.served("traefik") == {"10.96.9.28", "192.0.2.1"}
-    assert planned.desired.ledger.vip(parse_ip("192.0.2.2")) is None
+    assert planned.desired.vip(parse_ip("192.0.2.2")) is None
     assert [(line["event"], line["services"]) for line in planned.lines] == [(messages.NODE_ADDRESSES_IGNORED, 1)]
     assert planned.events.refusals == []
 

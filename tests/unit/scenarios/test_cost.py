@@ -8,11 +8,11 @@ import collections
 
 import pytest
 
-import ipvsproxy.reconciler.wanted_state
+import ipvsproxy.reconciler.planning
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.plan.model import Node
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
 
@@ -51,7 +51,7 @@ class BigNode:
         self.node = MemoryNode()
         self.node.ipvs = CountingIpvs(self.counts)
         self.node.links = CountingLinks(self.counts, [parse_ip("192.0.2.1")])
-        self.loop = Loop(config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.node.kernel(), lambda: 0.0)
+        self.loop = make_loop(config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.node.kernel(), lambda: 0.0)
         services = [service(f"s{n}", [f"10.96.{n // 250}.{n % 250 + 1}"]) for n in range(size)]
         slices = [slice_of(f"s{n}", "10.244.1.1", "10.244.2.2") for n in range(size)]
         self.loop.reconcile([
@@ -60,10 +60,8 @@ class BigNode:
             Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices}),
         ])  # fmt: skip
         assert len(self.node.ipvs.table) == size
-        real = ipvsproxy.reconciler.wanted_state.plan_service
-        monkeypatch.setattr(
-            ipvsproxy.reconciler.wanted_state, "plan_service", lambda *args: self._plan(real, *args)
-        )
+        real = ipvsproxy.reconciler.planning.plan_service
+        monkeypatch.setattr(ipvsproxy.reconciler.planning, "plan_service", lambda *args: self._plan(real, *args))
 
     def _plan(self, real, *args):
         self.counts["planned"] += 1

@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.errors import Fatal
 from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.client import ApiSource, ClientLimits
 from ipvsproxy.kube.pace import Pace
-from ipvsproxy.reconciler.loop import Fatal, Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.apiserver import ApiServer, endpoint_slice, node, service
 from tests.support.build import config, key
 from tests.support.memory_kernel import MemoryNode
@@ -46,7 +47,7 @@ def following(server, path, master=""):
         server.write_kubeconfig(path), master, "node1", ClientLimits(connect=2, read=0.5, slack=0.5), pace
     )
     source.start(inbox)
-    loop = Loop(config(), inbox, here.kernel(), ask=source.ask)
+    loop = make_loop(config(), inbox, here.kernel(), ask=source.ask)
 
     def run():
         with suppress(Fatal):

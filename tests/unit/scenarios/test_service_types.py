@@ -7,7 +7,7 @@ import pytest
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.reconciler.loop import Loop
+from ipvsproxy.process.assembly import make_loop
 from tests.support.apiserver import endpoint_slice, service
 from tests.support.build import config
 from tests.support.memory_kernel import MemoryNode
@@ -39,7 +39,9 @@ class Node:
 
     def __init__(self):
         self.kernel, self.now = MemoryNode([parse_ip("192.0.2.1")]), 0.0
-        self.loop = Loop(config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.kernel.kernel(), lambda: self.now)
+        self.loop = make_loop(
+            config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.kernel.kernel(), lambda: self.now
+        )
         piece = decode_mapping(Kind.ENDPOINT_SLICE, endpoint_slice()).object
         self.loop.reconcile(
             [Listed(kind, {piece.key: piece} if kind is Kind.ENDPOINT_SLICE else {}) for kind in Kind]

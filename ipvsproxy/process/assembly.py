@@ -1,0 +1,65 @@
+"""The loop, put together from its parts in reading order."""
+
+import time
+from collections.abc import Callable
+
+from ipvsproxy.config import Config
+from ipvsproxy.exchange.inbox import Inbox
+from ipvsproxy.exchange.report import Report
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.plan.backoff import Backoff
+from ipvsproxy.reconciler.apply import Applier
+from ipvsproxy.reconciler.drain import Drainer
+from ipvsproxy.reconciler.foreign_servers import ForeignServers
+from ipvsproxy.reconciler.loop import Loop, Parts
+from ipvsproxy.reconciler.node_look import Listeners, NodeLook
+from ipvsproxy.reconciler.planner import Planner, Withheld
+from ipvsproxy.reconciler.repair import Repairer
+from ipvsproxy.reconciler.sample import Sampler
+from ipvsproxy.reconciler.stale_connections import Sweeper
+from ipvsproxy.reconciler.start import Start
+from ipvsproxy.reconciler.verify import Verifier
+from ipvsproxy.reconciler.wanted_state import WantedState
+
+
+def make_loop(  # noqa: PLR0913 - what a process is put together of
+    config: Config,
+    inbox: Inbox,
+    kernel: Kernel,
+    clock: Callable[[], float] = time.monotonic,
+    report: Report | None = None,
+    *,
+    alone: bool = True,
+    ask: Callable[[], int] | None = None,
+) -> Loop:
+    """Return the loop of a process.
+
+    `alone` is whether no other proxy has this node, `ask` asks for a look at the addresses of other nodes.
+    """
+    report = report or Report()
+    wanted = WantedState(config, report, ask, clock)
+    node, period = config.node_name, config.sync_period
+    backoff = Backoff()
+    sweeper = Sweeper(kernel, backoff, clock, report)
+    drainer = Drainer(kernel, wanted, sweeper, backoff, clock, report)
+    foreign = ForeignServers(report, node)
+    excluded = config.exclude_cidrs
+    applier = Applier(kernel, wanted, drainer, sweeper, foreign, backoff, clock=clock, excluded=excluded)
+    verifier = Verifier(kernel, applier, clock, report, node, period)
+    repairer = Repairer(kernel, applier, verifier, clock, report, node, period)
+    look = NodeLook(kernel, wanted, applier, clock, period)
+    listeners = Listeners(kernel, wanted, clock, period)
+    parts = Parts(
+        start=Start(kernel, wanted, look, listeners, applier, verifier, clock=clock, report=report),
+        node=look,
+        listeners=listeners,
+        planner=Planner(wanted, applier, clock),
+        withheld=Withheld(wanted, clock, period),
+        sampler=Sampler(kernel, repairer, clock),
+        repairer=repairer,
+        verifier=verifier,
+        applier=applier,
+        drainer=drainer,
+        sweeper=sweeper,
+    )
+    return Loop(inbox, wanted, parts, clock, report, min_sync_period=config.min_sync_period, alone=alone)

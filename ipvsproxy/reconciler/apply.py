@@ -1,0 +1,141 @@
+"""The part that brings the kernel to the wanted state: what is pending is compared, carried out, and recorded.
+
+An object that the kernel refused waits in `plan.backoff`, longer each time. When a change fails as a whole, what
+was tried stays pending. Belongs to the loop's thread.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from ipvsproxy.base.address import parse_cidr
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.affected import families_behind
+from ipvsproxy.plan.backoff import Backoff
+from ipvsproxy.plan.dependencies import redirect_ends
+from ipvsproxy.plan.diff import Steps
+from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.state import Dirty, FrontendKey
+from ipvsproxy.reconciler.drain import Drainer
+from ipvsproxy.reconciler.foreign_servers import ForeignServers
+from ipvsproxy.reconciler.part import Part
+from ipvsproxy.reconciler.stale_connections import Sweeper
+from ipvsproxy.reconciler.wanted_state import WantedState
+from ipvsproxy.ruleset.elements import ElementKey
+from nft import NftError
+
+
+class Applier(Part):
+    """What is pending, and what waits after a refusal. `excluded` are ranges whose servers belong to others."""
+
+    def __init__(  # noqa: PLR0913 - all that follows from a change
+        self,
+        kernel: Kernel,
+        wanted: WantedState,
+        drainer: Drainer,
+        sweeper: Sweeper,
+        foreign: ForeignServers,
+        backoff: Backoff,
+        *,
+        clock: Callable[[], float],
+        excluded: Iterable[str] = (),
+    ) -> None:
+        super().__init__(clock)
+        self.backoff = backoff
+        self._kernel = kernel
+        self._wanted = wanted
+        self._drainer = drainer
+        self._sweeper = sweeper
+        self._foreign = foreign
+        self._clock = clock
+        self._excluded = [parse_cidr(text) for text in excluded]
+        self._pending = Dirty()
+
+    @property
+    def next_due(self) -> float:
+        """At once while anything is pending."""
+        return -math.inf if self._pending else self.backoff.next
+
+    @property
+    def pending(self) -> int:
+        """The number of kernel objects that are to be tried, at once or later."""
+        return len(self._pending) + len(self.backoff)
+
+    @property
+    def behind(self) -> frozenset[int]:
+        """The families with rules that were not accepted."""
+        return families_behind(self._pending, self.backoff.families)
+
+    def add(self, touched: Dirty) -> None:
+        """Have some names compared with the kernel, at once."""
+        if touched:
+            self._pending.update(touched)
+            self.retry.now()
+
+    def found_different(self, touched: Dirty) -> None:
+        """Have names compared of which the kernel has something else than we had left."""
+        self._foreign.found(touched.servers)
+        self.add(touched)
+
+    def rules_loaded(self, differing: Iterable[ElementKey]) -> None:
+        """All rules have just been loaded: of elements, only these are still to be compared."""
+        self._pending.slots = set(differing)
+
+    def run(self, now: float) -> int:
+        """Carry out what is pending; what fails waits by itself. Raises KernelError, NftError."""
+        for different in self._kernel.settle_doubts():
+            self.found_different(different)
+        self._pending.update(self.backoff.due(now))
+        pending, self._pending = self._pending, Dirty()
+        pending.slots |= self.backoff.among(self._needs(pending.servers))
+        steps = self._wanted.steps(pending, self._kernel.shadow, self._is_protected)
+        began = self._clock()
+        failed = self._carry_out(pending, steps) if steps else Dirty()
+        ended = self._clock()
+        self.backoff.settle(pending, failed, ended, ended - began)
+        self._record(pending, failed)
+        return steps.count()
+
+    def _carry_out(self, pending: Dirty, steps: Steps) -> Dirty:
+        """Carry out steps and return the names of what failed. Raises KernelError, NftError."""
+        shadow = self._kernel.shadow
+        foreign = self._foreign.among(steps.removed, shadow.servers)
+        try:
+            failed = self._kernel.apply(steps, self._related(pending, steps))
+        except (KernelError, NftError):
+            # What has been carried out is in the shadow, and is then found to be as wanted.
+            self._pending.update(pending)
+            self._foreign.found(server.key for server in foreign)
+            raise
+        finally:
+            if steps.bound:
+                bound = {vip.address for vip in steps.bound if vip in shadow.vips}
+                self._sweeper.note_new_vips(steps.new_vips & bound)
+        self._foreign.removed(foreign, failed.servers)
+        return failed
+
+    def _record(self, pending: Dirty, failed: Dirty) -> None:
+        """Pass on what has been carried out of what was pending, and report what has not."""
+        frontends = self._wanted.frontends
+        self._drainer.note(pending.servers, frontends)
+        self._sweeper.note(pending, frontends)
+        if failed:
+            self._wanted.report_failures(failed)
+
+    def _needs(self, keys: Iterable[FrontendKey]) -> Iterator[ElementKey]:
+        """Yield what new frontends need beside what is theirs alone: it may wait since others needed it, too."""
+        wanted, servers = self._wanted.frontends, self._kernel.shadow.servers
+        for key in keys:
+            frontend = wanted.get(key) if key not in servers else None
+            if frontend is not None:
+                yield from elements(frontend).shared
+
+    def _related(self, pending: Dirty, steps: Steps) -> Dirty | None:
+        """Return what failed earlier, is not tried now, and matters to what is."""
+        if not self.backoff:
+            return None
+        leading_to = (key for step in steps.switched for key in redirect_ends(step))
+        return self.backoff.related(pending, self._wanted.elements, leading_to)
+
+    def _is_protected(self, key: FrontendKey) -> bool:
+        return any(key.address in cidr for cidr in self._excluded)

@@ -1,0 +1,142 @@
+"""Planning: which Services are planned next, within which limits, and what follows for the ledger.
+
+In: the objects and the facts of the node. Out: a changed ledger, and the names of what that may change in the
+kernel. Belongs to the loop's thread.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+
+from ipvsproxy.config import Config
+from ipvsproxy.kube.store import Store
+from ipvsproxy.plan.ledger import Ledger
+from ipvsproxy.plan.local import local_view
+from ipvsproxy.plan.model import Service
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
+from ipvsproxy.plan.quota import ALL_TIERS, Quota
+from ipvsproxy.plan.safety import LISTS_NODES, judge
+from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey
+from ipvsproxy.plan.tally import NO_LIMIT, Tally, Tier, largest_size
+from ipvsproxy.plan.waiting import Owner
+from ipvsproxy.reconciler.node_state import NodeState
+from ipvsproxy.reconciler.service_reports import ServiceReports
+
+
+class Planning:
+    """The Services that have changed, and the limits on all of them."""
+
+    def __init__(
+        self, config: Config, store: Store, ledger: Ledger, node: NodeState, reports: ServiceReports
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._ledger = ledger
+        self._node = node
+        self._reports = reports
+        self._quota = Quota(config.namespace_limit, config.node_limit)
+        self._turns = PlanningOrder()
+
+    @property
+    def backlog(self) -> int:
+        """The number of Services that have changed and are not planned yet."""
+        return len(self._turns) + self._store.dirty
+
+    def plan(self, keys: Collection[str]) -> Dirty:
+        """Plan some Services anew and return what that may change."""
+        touched, listing_nodes = Dirty(), 0
+        for key in keys:
+            service = self._store.services.get(key)
+            if service is None:
+                self._ledger.forget(key, touched)
+                self._quota.forget(key)
+                self._reports.forget(key)
+            else:
+                listing_nodes += self._plan_service(key, service, touched)
+        self._reports.nodes_listed(listing_nodes)
+        self._reports.conflicts(self._ledger.take_new_conflicts())
+        return touched
+
+    def _plan_service(self, key: str, service: Service, touched: Dirty) -> bool:
+        """Plan one Service; return whether its load balancer lists nodes."""
+        config, node, reports = self._config, self._node.facts, self._reports
+        slices = self._store.slices(key)
+        tally = Tally(config.service_limit)
+        refusals = judge(service, node, config, self._store.addresses)
+        wanted = plan_service(service, slices, node, config, tally, refusals)
+        owner = Owner(service.created, key)
+        self._quota.set(owner, tally.sizes)
+        wanted = self._within_quota(key, wanted, tally)
+        self._ledger.replace(owner, wanted, touched)
+        reports.local(key, local_view(service, slices, wanted, node.name))
+        reports.addresses(key, refusals)
+        reports.complaints(key, tally.complaints)
+        return any(refusal.reason == LISTS_NODES for refusal in refusals)
+
+    def _within_quota(
+        self, key: str, wanted: dict[FrontendKey, Frontend], tally: Tally
+    ) -> dict[FrontendKey, Frontend]:
+        """Return the tiers of a Service that its namespace, or the node, has room for."""
+        tiers = self._quota.tiers(key)
+        if tiers == ALL_TIERS:
+            return wanted
+        served = dict(islice(wanted.items(), tally.end(Tier(tiers - 1)) if tiers else 0))
+        if len(served) < len(wanted):
+            config, node = self._config, self._quota.is_node_full
+            limit = f"--node-limit {config.node_limit}" if node else f"--namespace-limit {config.namespace_limit}"
+            tally.complaints.append(
+                f"{len(served)} of {len(wanted)} virtual servers are served:"
+                f" the Services of the {'node' if node else 'namespace'} are larger than {limit}"
+            )
+        return served
+
+    def plan_next(self, now: float) -> tuple[list[str], Dirty]:
+        """Plan the Services that come next of those that have changed; return them, and what that may change."""
+        for key in self._store.take_dirty():
+            self._turns.add(key, self._size(key), now)
+        keys = self._turns.take()
+        touched = self.plan(keys)
+        self._plan_again(keys, touched)
+        return keys, touched
+
+    def plan_all(self, keys: Collection[str], between: Callable[[], None] = lambda: None) -> Dirty:
+        """Plan Services, whatever it takes; `between` is called now and then."""
+        touched = Dirty()
+        while keys:
+            for part in self._slices(keys):
+                touched.update(self.plan(part))
+                self._plan_again(part, touched)
+                between()
+            keys = self._store.take_dirty()
+        return touched
+
+    def _slices(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        part: list[str] = []
+        left = self._turns.size
+        for key in keys:
+            size = self._size(key)
+            if part and size > left:
+                yield part
+                part, left = [], self._turns.size
+            part.append(key)
+            left -= size
+        if part:
+            yield part
+
+    def _plan_again(self, planned: Collection[str], touched: Dirty) -> None:
+        """Plan those of which another part is served now, before the kernel is told; later if it is too much."""
+        changed = self._quota.settle()
+        if not changed:
+            return
+        if sum(map(self._size, changed)) <= SLICE + sum(map(self._size, planned)):
+            touched.update(self.plan(changed))
+        else:
+            self._store.mark(changed)
+
+    def _size(self, key: str) -> int:
+        """Return about how much work a Service is: what it was, or may be."""
+        service = self._store.services.get(key)
+        if service is None:
+            return self._quota.size(key)
+        addresses, endpoints = len(self._node.facts.nodeport_addresses), self._store.count_endpoints(key)
+        return min(largest_size(service, addresses, endpoints), self._config.service_limit or NO_LIMIT)

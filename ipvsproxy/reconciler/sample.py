@@ -1,0 +1,47 @@
+"""The part that looks at one virtual server each second: IPVS sends no notifications, and so a flush is found."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.notification import Notification, VipsChanged
+from ipvsproxy.reconciler.part import Part
+from ipvsproxy.reconciler.repair import Repairer
+from nft import NftError
+
+SAMPLE_SECONDS = 1.0
+
+
+class Sampler(Part):
+    """Looks at the next virtual server; at FORWARD chains of iptables-nft when others have changed rules there."""
+
+    def __init__(self, kernel: Kernel, repairer: Repairer, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self._kernel = kernel
+        self._repairer = repairer
+        self._forward = False
+        self._next = clock() + SAMPLE_SECONDS
+
+    def mark(self, notice: Notification) -> None:
+        """Remember that a FORWARD chain may have changed."""
+        if not isinstance(notice, VipsChanged):
+            self._forward |= notice.forward or notice.unsure
+
+    @property
+    def next_due(self) -> float:
+        """Each second."""
+        return self._next
+
+    def run(self, now: float) -> int:
+        """Suspect all virtual servers when one is not as we had left it."""
+        self._next = now + SAMPLE_SECONDS
+        # What cannot be read now is reported by the next verification.
+        with suppress(KernelError):
+            if self._kernel.sample():
+                self._repairer.suspect_servers()
+        if self._forward:
+            self._forward = False
+            with suppress(NftError, KernelError):
+                self._kernel.rules.mark_replies()
+        return 0
