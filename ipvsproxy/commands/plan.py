@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.objects import desired, named_nodes
 from ipvsproxy.commands.output import Grid, Marked, Parts, Style, emit, note
@@ -26,6 +27,7 @@ from ipvsproxy.plan.node import NAMES_SHOWN
 from ipvsproxy.plan.state import Frontend, Vip
 from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.codec import texts
+from ipvsproxy.ruleset.schema import Audience
 
 
 def run(invocation: Invocation) -> int:
@@ -92,13 +94,14 @@ def _left(kind: Kind, key: str, reason: str) -> dict[str, str]:
 
 def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]:
     namespace, _, name = owner.partition("/")
+    inside = frontend.server_for(Audience.LOCAL)
     return {
         "namespace": namespace,
         "service": name,
         "frontend": str(frontend.key),
         "verdict": VERDICTS[frontend.verdict.value],
         "masquerade": MASQUERADES.get(frontend.masquerade.value, NEVER),
-        "inside": str(frontend.inside or ""),
+        "inside": format_endpoint(inside.address, inside.port) if inside else "",
         "sourceRanges": [str(cidr) for cidr in frontend.ranges],
         "vip": vip.form.value if vip else None,
         "server": server_text(frontend.server),

@@ -25,6 +25,7 @@ from ipvsproxy.probe.dns import query, resolve
 from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
 from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
 from ipvsproxy.ruleset.elements import PacketVerdict
+from ipvsproxy.ruleset.schema import Audience
 
 ENDPOINTS_ASKED, ADDRESSES_ASKED = 5, 12
 HERE = "this node"
@@ -145,9 +146,8 @@ def _by_ipvs(question: Question, outcome: ProbeOutcome, traces: Mapping[Asker, l
     found = traces.get(_asker(question, outcome))
     if found is None:
         return None
-    inside = frontend.inside
-    ways = [frontend.key, *([FrontendKey(inside.address, frontend.key.protocol, inside.port)] if inside else [])]
-    return any(key in ways for key in found)
+    servers = {frontend.key, *(view.server for view in frontend.views)}
+    return not servers.isdisjoint(found)
 
 
 def _questions(service: Service, desired: WantedState, places: list[str]) -> Iterator[Question]:
@@ -169,13 +169,13 @@ def _is_external(service: Service, key: FrontendKey) -> bool:
 
 
 def _is_dialled(service: Service, key: FrontendKey) -> bool:
-    """Not the synthetic ports of the internal view (docs/internals-packets.md, both policies Local)."""
+    """Not the synthetic ports of internal views (docs/internals-packets.md, both policies Local)."""
     return any(key.port == port.port and key.protocol == port.protocol for port in service.ports)
 
 
 def _seen_from_inside(frontend: Frontend) -> PacketVerdict:
     """From the node and from pods, a Local policy for outside clients does not count."""
-    return PacketVerdict.ACCEPT if frontend.inside is not None else frontend.verdict
+    return PacketVerdict.ACCEPT if frontend.server_for(Audience.LOCAL) else frontend.verdict
 
 
 def _shut_out(frontend: Frontend, source: str) -> str:

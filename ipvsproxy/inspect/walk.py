@@ -22,12 +22,13 @@ from ipvsproxy.ruleset.schema import (
     FRONTENDS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
-    INSIDE,
     MASQUERADE,
     POD_CIDRS,
     POD_INTERFACES,
     RANGED,
+    VIEWS,
     VIPS,
+    Audience,
     ByFamily,
 )
 
@@ -112,7 +113,7 @@ WORDS = {
     PacketVerdict.ACCEPT: "accept: on to IPVS",
     PacketVerdict.REFUSE: "refuse: TCP reset or port unreachable",
     PacketVerdict.DROP: "drop, without an answer",
-    PacketVerdict.INSIDE_ONLY: "only for packets that the internal view has sent here",
+    PacketVerdict.INSIDE_ONLY: "only for packets that a view has sent here",
 }
 
 
@@ -149,8 +150,9 @@ class _Walk:
     def walk(self) -> Explanation:
         """Go all the way."""
         self._classify()
-        if self._sender is not Sender.OUTSIDE:
-            self._inside_view()
+        for who, maps in VIEWS.items():
+            if self._is_in(who):
+                self._view(maps)
         end = self._forwarded() or self._check_source() or self._decide()
         if end.outcome is not None:
             return self._ended(end)
@@ -182,8 +184,12 @@ class _Walk:
             found = self._state.find(POD_INTERFACES, None, self._packet.link)
         return found
 
-    def _inside_view(self) -> None:
-        match = self._find(INSIDE, self._packet.to)
+    def _is_in(self, who: Audience) -> bool:
+        """Whether a view is for the sender of the packet."""
+        return {Audience.LOCAL: self._sender is not Sender.OUTSIDE}[who]
+
+    def _view(self, maps: ByFamily) -> None:
+        match = self._find(maps, self._packet.to)
         if match and isinstance(match.value, FrontendKey):
             self._at = match.value
             self._note("inside", f"externalTrafficPolicy Local, seen from inside: DNAT to {self._at}", match)

@@ -150,13 +150,13 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
 
 
 def _switches(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: KernelState) -> bool:
-    """Whether an element belongs to a frontend that stays and whose internal view changes its server."""
-    pair = slot.redirects
-    if pair is None:
+    """Whether an element belongs to a frontend that stays, and a view of it leads to another server."""
+    if not slot.redirects:
         return False
-    verdict, inside = pair
-    stays = verdict in wanted and verdict in shadow.elements
-    return stays and wanted.get(inside) != shadow.elements.get(inside) and slot.frontend in shadow.servers
+    verdict, *views = slot.redirects
+    if verdict not in wanted or verdict not in shadow.elements or slot.frontend not in shadow.servers:
+        return False
+    return any(wanted.get(view) != shadow.elements.get(view) for view in views)
 
 
 def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:

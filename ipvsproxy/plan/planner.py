@@ -34,6 +34,7 @@ from ipvsproxy.plan.state import (
     Frontend,
     FrontendKey,
     ServerAttributes,
+    View,
 )
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
 from ipvsproxy.plan.tally import (
@@ -48,6 +49,7 @@ from ipvsproxy.plan.tally import (
 )
 from ipvsproxy.plan.topology import PortEndpoint, choose
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
+from ipvsproxy.ruleset.schema import Audience
 
 SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
 """A removed or draining destination must not refuse new connections, hence the fallback; mh
@@ -332,14 +334,13 @@ def _external_frontend(
 ) -> Frontend:
     local = view.service.external_local
     destinations = view.local if local else view.cluster
-    has_inside = local and view.cluster and view.inside_port
     return Frontend(
         key=FrontendKey(address, view.port.protocol, port),
         server=view.server,
         destinations=destinations,
         verdict=_verdict(view, destinations),
         masquerade=Masquerade.NEVER if local else Masquerade.ALWAYS,
-        inside=Destination(view.cluster_ip, view.inside_port) if has_inside else None,
+        views=_internal_view(view) if local else (),
         ranges=ranges,
         bind=address not in node.link_addresses,
         quiet=view.quiet and address not in node.link_addresses,
@@ -348,6 +349,13 @@ def _external_frontend(
         claim=claim,
         serving=view.serving,
     )
+
+
+def _internal_view(view: PortPlan) -> tuple[View, ...]:
+    """Local pods and the node reach endpoints cluster-wide, whatever externalTrafficPolicy says."""
+    if not (view.cluster and view.inside_port):
+        return ()
+    return (View(Audience.LOCAL, FrontendKey(view.cluster_ip, view.port.protocol, view.inside_port)),)
 
 
 def _verdict(view: PortPlan, destinations: Destinations) -> PacketVerdict:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
-from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.plan.state import Frontend
 from ipvsproxy.ruleset.elements import Element, ElementKey, Value
 from ipvsproxy.ruleset.schema import (
@@ -15,7 +14,6 @@ from ipvsproxy.ruleset.schema import (
     FRONTENDS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
-    INSIDE,
     INSIDE_SERVERS,
     LINKS,
     MASQUERADE,
@@ -25,6 +23,7 @@ from ipvsproxy.ruleset.schema import (
     RANGED,
     SENDERS,
     SERVED,
+    VIEWS,
     VIPS,
 )
 
@@ -58,10 +57,9 @@ def elements(frontend: Frontend) -> FrontendElements:
     shared = [ElementKey(SERVED[number], address)]
     if frontend.bind:
         shared.append(ElementKey(VIPS[number], address))
-    if frontend.inside is not None:
-        server = FrontendKey(frontend.inside.address, key.protocol, frontend.inside.port)
-        own[ElementKey(INSIDE[number], key)] = server
-        shared.append(ElementKey(INSIDE_SERVERS[number], server))
+    for view in frontend.views:
+        own[ElementKey(VIEWS[view.who][number], key)] = view.server
+        shared.append(ElementKey(INSIDE_SERVERS[number], view.server))
     if frontend.quiet:
         shared.append(ElementKey(QUIET, address))
     shared += [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins]

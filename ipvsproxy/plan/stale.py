@@ -24,7 +24,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, family, is_covered
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Destination, Frontend, FrontendKey
+from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, View
 
 
 class SweepRule(msgspec.Struct, frozen=True, gc=False):
@@ -102,7 +102,7 @@ class SeenFrontend(msgspec.Struct, frozen=True, gc=False):
 
     serving: tuple[Destination, ...]
     ranges: tuple[Cidr, ...]
-    inside: Destination | None
+    views: tuple[View, ...]
 
 
 class Stale:
@@ -110,7 +110,7 @@ class Stale:
 
     def __init__(self) -> None:
         self._seen: dict[FrontendKey, SeenFrontend] = {}
-        self._leading_to: dict[tuple[int, Destination], set[FrontendKey]] = {}
+        self._leading_to: dict[FrontendKey, set[FrontendKey]] = {}
         self._due: dict[FrontendKey, SweepRule] = {}
         self._new_vips: set[bytes] = set()
 
@@ -134,23 +134,23 @@ class Stale:
         self._new_vips.update(addresses)
 
     def _index(self, key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend | None) -> None:
-        """Remember which frontends lead to an internal view."""
-        before, now = old.inside if old else None, new.inside if new else None
+        """Remember which frontends have views that lead to a server."""
+        before, now = old.views if old else (), new.views if new else ()
         if before == now:
             return
-        if before is not None:
-            names = self._leading_to[key.protocol, before]
+        for view in before:
+            names = self._leading_to.get(view.server, set())
             names.discard(key)
             if not names:
-                del self._leading_to[key.protocol, before]
-        if now is not None:
-            self._leading_to.setdefault((key.protocol, now), set()).add(key)
+                self._leading_to.pop(view.server, None)
+        for view in now:
+            self._leading_to.setdefault(view.server, set()).add(key)
 
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
-        """Take over destinations that were deleted with connections: internal views may still lead to them."""
+        """Take over destinations that were deleted with connections: views may have led to them."""
         if not destinations:
             return
-        for name in self._leading_to.get((key.protocol, Destination(key.address, key.port)), ()):
+        for name in self._leading_to.get(key, ()):
             due = self._due.get(name, SweepRule())
             self._due[name] = msgspec.structs.replace(due, cut=due.cut | destinations)
 
@@ -172,15 +172,18 @@ class Stale:
 
 def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
     """Most frontends are of no interest and cost no memory. Open connections outlive the policy of their view."""
-    inside = frontend.inside or (old.inside if old else None)
-    if not (inside or frontend.ranges or frontend.key.protocol == Protocol.UDP):
+    views = frontend.views
+    if old and old.views:
+        now = {view.who for view in views}
+        views += tuple(view for view in old.views if view.who not in now)
+    if not (views or frontend.ranges or frontend.key.protocol == Protocol.UDP):
         return None
-    return SeenFrontend(frontend.serving, frontend.ranges, inside)
+    return SeenFrontend(frontend.serving, frontend.ranges, views)
 
 
 def _of_unwanted(old: SeenFrontend | None, *, gone: bool) -> SweepRule:
-    """The kernel forgets the entries of a server it removes, but not those that an internal view has rewritten."""
-    return GONE if gone and old is not None and old.inside else SweepRule()
+    """The kernel forgets the entries of a server it removes, but not those that a view has rewritten."""
+    return GONE if gone and old is not None and old.views else SweepRule()
 
 
 def _of_wanted(key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend, due: SweepRule) -> SweepRule:

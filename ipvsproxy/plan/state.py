@@ -17,6 +17,7 @@ import msgspec
 from ipvsproxy.base.address import Cidr, format_endpoint
 from ipvsproxy.base.frontend import FrontendKey as FrontendKey  # noqa: PLC0414 - the name of a server
 from ipvsproxy.ruleset.elements import ElementKey, Masquerade, PacketVerdict, Value
+from ipvsproxy.ruleset.schema import Audience
 
 PERSISTENT = 0x1
 """IP_VS_SVC_F_PERSISTENT (include/uapi/linux/ip_vs.h): session affinity."""
@@ -101,11 +102,21 @@ class Claim(IntEnum):
     EXTERNAL = 2
 
 
+class View(msgspec.Struct, frozen=True, gc=False):
+    """Some clients of a frontend are led to another virtual server: `who`, and to which one.
+
+    Everybody else gets the frontend's own server.
+    """
+
+    who: Audience
+    server: FrontendKey
+
+
 class Frontend(msgspec.Struct, frozen=True, gc=False):
     """One wanted frontend: its virtual server and everything the ruleset says about it.
 
-    `inside` is where new connections from local pods and the node go instead, for the second view of a
-    Local policy. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
+    `views` lead new connections of some clients to other virtual servers: a Local policy has one for local pods
+    and the node. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
     put on the node, `quiet` that no ARP is answered for it. `hairpins` are addresses of destinations that run on
     this node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0
     without limit.
@@ -118,7 +129,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     destinations: Mapping[Destination, DestinationAttributes]
     verdict: PacketVerdict
     masquerade: Masquerade = Masquerade.NEVER
-    inside: Destination | None = None
+    views: tuple[View, ...] = ()
     ranges: tuple[Cidr, ...] = ()
     bind: bool = False
     hairpins: tuple[bytes, ...] = ()
@@ -128,12 +139,16 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     quiet: bool = False
     serving: tuple[Destination, ...] = ()
 
+    def server_for(self, who: Audience) -> FrontendKey | None:
+        """Return the virtual server that a view leads some clients to, None without such a view."""
+        return {view.who: view.server for view in self.views}.get(who)
+
     def has_rules_of(self, other: "Frontend") -> bool:
         """Whether the ruleset and the VIPs are the same for both: most changes are of destinations only."""
         return (
             self.verdict == other.verdict
             and self.masquerade == other.masquerade
-            and self.inside == other.inside
+            and self.views == other.views
             and self.ranges == other.ranges
             and self.bind == other.bind
             and self.hairpins == other.hairpins

@@ -11,7 +11,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.base.frontend import FrontendKey
-from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, INSIDE, RANGED, SERVED, VIPS, SetSchema
+from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, RANGED, SERVED, VIEWS, VIPS, SetSchema
 
 
 class PacketVerdict(StrEnum):
@@ -74,15 +74,14 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
         return None
 
     @property
-    def redirects(self) -> "tuple[ElementKey, ElementKey] | None":
-        """The two elements that lead new connections to a server, if this is one of them.
+    def redirects(self) -> tuple["ElementKey", ...]:
+        """All elements that lead new connections of this frontend to a server, if this is one of them.
 
-        They are the verdict of a frontend and where its internal view leads to.
+        The first is the verdict of the frontend, the others are those of its views.
         """
         number = self.set.family
-        if number and self.set in (FRONTENDS[number], INSIDE[number]):
-            return ElementKey(FRONTENDS[number], self.owner), ElementKey(INSIDE[number], self.owner)
-        return None
+        sets = [FRONTENDS[number], *(maps[number] for maps in VIEWS.values())] if number else []
+        return tuple(ElementKey(kind, self.owner) for kind in sets) if self.set in sets else ()
 
 
 Element = tuple[ElementKey, Value]

@@ -31,6 +31,12 @@ class Field(Enum):
     VERDICT = FieldType(0, ("verdict",))
 
 
+class Audience(Enum):
+    """Which clients a view of a frontend is for (VIEWS has the maps). All others get its own server."""
+
+    LOCAL = "local pods and the node"
+
+
 class OwnerKind(IntEnum):
     """Whose the elements of a set are, by the number of key fields that name the owner."""
 
@@ -104,8 +110,10 @@ HAIRPIN = _addresses("hairpin", twice=True)
 FRONTENDS = _frontends("frontends", verdict=True)
 MASQUERADE = _frontends("masquerade", verdict=True)
 INSIDE = _frontends("inside", redirect=True)
-"""Where local pods and the node are led instead."""
+VIEWS: Mapping[Audience, ByFamily] = {Audience.LOCAL: INSIDE}
+"""By whom a view is for: the map that leads from a frontend to the virtual server of the view."""
 INSIDE_SERVERS = _frontends("inside_servers", part=INSIDE_VIEWS)
+"""The virtual servers that views lead to."""
 RANGED = _frontends("ranged", part=SOURCE_RANGES)
 """Frontends with source ranges; who may connect to them is in ALLOWED."""
 ALLOWED = _frontends("allowed", source=True, part=SOURCE_RANGES)
@@ -117,7 +125,8 @@ SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), fam
 
 
 def _all() -> Iterator[SetSchema]:
-    for both in (POD_CIDRS, VIPS, SERVED, HAIRPIN, FRONTENDS, MASQUERADE, INSIDE, INSIDE_SERVERS, RANGED, ALLOWED):
+    addresses, frontends = (VIPS, SERVED, HAIRPIN), (FRONTENDS, MASQUERADE, INSIDE_SERVERS, RANGED, ALLOWED)
+    for both in (POD_CIDRS, *addresses, *frontends, *VIEWS.values()):
         yield from both.values()
     yield from (POD_INTERFACES, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
 

@@ -20,9 +20,10 @@ from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.node import facts
 from ipvsproxy.plan.planner import plan_service
-from ipvsproxy.plan.state import FrontendKey, ServerAttributes, ServerState
+from ipvsproxy.plan.state import ServerAttributes, ServerState
 from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.ruleset.elements import PacketVerdict
+from ipvsproxy.ruleset.schema import Audience
 from tests.conformance import objects as flow_objects
 from tests.conformance import scenario_file
 from tests.support.build import config, destination, key, service, slice_of, weights
@@ -63,10 +64,9 @@ class Planned:
             return ("reject" if self.ledger.vip(name.address) else "untouched"), set()
         if frontend.ranges and not any(self.source(flow) in cidr for cidr in frontend.ranges):
             return "drop", set()
-        if frontend.inside and self.is_inside(flow, len(name.address)):
-            frontend = self.ledger.frontends[
-                FrontendKey(frontend.inside.address, name.protocol, frontend.inside.port)
-            ]
+        inside = frontend.server_for(Audience.LOCAL)
+        if inside and self.is_inside(flow, len(name.address)):
+            frontend = self.ledger.frontends[inside]
         if frontend.verdict in (PacketVerdict.ACCEPT, PacketVerdict.INSIDE_ONLY):
             return "endpoints", {str(d) for d in frontend.destinations}
         return {PacketVerdict.REFUSE: "reject", PacketVerdict.DROP: "drop"}[frontend.verdict], set()

@@ -11,11 +11,12 @@ from ipvsproxy.plan.state import (
     SCHED_1,
     SCHED_2,
     Claim,
-    Destination,
     ServerAttributes,
+    View,
 )
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
-from tests.support.build import config, destination, endpoint, key, node, service, slice_of
+from ipvsproxy.ruleset.schema import Audience
+from tests.support.build import config, endpoint, key, node, service, slice_of
 
 CLUSTER = "10.96.0.10:80"
 BALANCER = "203.0.113.5:80"
@@ -42,6 +43,11 @@ def at(frontends, text):
     return frontends[key(text)]
 
 
+def internal(text):
+    """Return the views of a frontend that leads local pods and the node to another one."""
+    return (View(Audience.LOCAL, key(text)),)
+
+
 def targets(frontend):
     return {str(d) for d in frontend.destinations}
 
@@ -53,7 +59,7 @@ def test_cluster_policy_serves_every_way_in_with_all_endpoints():
     }
     assert all(targets(f) == {HERE, THERE} for f in frontends.values())
     assert all(f.verdict is PacketVerdict.ACCEPT for f in frontends.values())
-    assert all(f.inside is None for f in frontends.values())
+    assert all(not f.views for f in frontends.values())
 
 
 def test_masquerade_by_way_in():
@@ -80,7 +86,7 @@ def test_external_local_gives_two_views():
     frontends = plan(everything(external_local=True), both())
     for way in (BALANCER, EXTERNAL, NODEPORT):
         assert targets(at(frontends, way)) == {HERE}
-        assert at(frontends, way).inside == destination(CLUSTER)
+        assert at(frontends, way).views == internal(CLUSTER)
         assert at(frontends, way).masquerade is Masquerade.NEVER
     assert targets(at(frontends, CLUSTER)) == {HERE, THERE}
 
@@ -88,7 +94,7 @@ def test_external_local_gives_two_views():
 def test_external_local_without_local_endpoint_drops_outsiders_but_serves_insiders():
     frontends = plan(everything(external_local=True), slice_of("web", "10.244.2.10"))
     assert at(frontends, BALANCER).verdict is PacketVerdict.DROP
-    assert at(frontends, BALANCER).inside == destination(CLUSTER)
+    assert at(frontends, BALANCER).views == internal(CLUSTER)
     assert at(frontends, CLUSTER).verdict is PacketVerdict.ACCEPT
 
 
@@ -96,7 +102,7 @@ def test_no_endpoint_at_all_refuses_everywhere():
     for svc in (everything(), everything(external_local=True), everything(internal_local=True)):
         frontends = plan(svc, slice_of("web"))
         assert {f.verdict for f in frontends.values()} == {PacketVerdict.REFUSE}
-        assert all(f.inside is None for f in frontends.values())
+        assert all(not f.views for f in frontends.values())
 
 
 def test_internal_local_never_falls_back():
@@ -111,7 +117,7 @@ def test_both_policies_local_need_a_server_for_the_inside_view():
     inside = at(frontends, f"10.96.0.10:{80 ^ 0x8000}")
     assert targets(inside) == {HERE, THERE}
     assert inside.verdict is PacketVerdict.INSIDE_ONLY
-    assert at(frontends, BALANCER).inside == Destination(inside.key.address, inside.key.port)
+    assert at(frontends, BALANCER).views == (View(Audience.LOCAL, inside.key),)
     assert targets(at(frontends, CLUSTER)) == {HERE}
 
 
@@ -122,7 +128,7 @@ def test_inside_ports_avoid_the_ports_of_the_service():
         external_local=True,
     )
     slices = slice_of("web", "10.244.1.10", ports=((1, "TCP", "a"), (2, "TCP", "b"), (3, "TCP", "c")))
-    assert at(plan(svc, slices), NODEPORT).inside.port == (80 ^ 0x8000) + 1
+    assert at(plan(svc, slices), NODEPORT).views[0].server.port == (80 ^ 0x8000) + 1
 
 
 def test_affinity_and_scheduler_flags():

@@ -10,7 +10,7 @@ from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.stale import Stale, SweepRule, _tightened
-from ipvsproxy.plan.state import FrontendKey, KernelState
+from ipvsproxy.plan.state import KernelState
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
 from ipvsproxy.plan.tally import Tally
 from ipvsproxy.plan.topology import choose
@@ -197,12 +197,9 @@ def test_the_end_of_a_destination_is_looked_up_among_many_frontends():
             for frontend in plan_service(item, [slice_of(item.name, "10.244.1.1")], HERE, config()).values()
         ]
         stale.note([key for key, _ in made], dict(made))
-        leading = [frontend for _, frontend in made if frontend.inside]
+        leading = [frontend for _, frontend in made if frontend.views]
         assert len(leading) == size
-        ends = [
-            (FrontendKey(f.inside.address, f.key.protocol, f.inside.port), frozenset(f.destinations))
-            for f in leading
-        ]
+        ends = [(f.views[0].server, frozenset(f.destinations)) for f in leading]
         return lambda: [stale.cut(*end) for end in ends]
 
     assert growth(prepare, small=50) < BELOW_QUADRATIC
