@@ -16,7 +16,7 @@ _EXPRESSIONS = re.compile(r'(?:[a-zA-Z0-9_.:/*\-, ]++|"[a-zA-Z0-9_.*\-]++")++\Z'
 
 @dataclass(frozen=True)
 class Table:
-    """A table by family and name, such as `inet ipvsproxy`."""
+    """A table by family and name, such as `inet filter`."""
 
     family: str
     name: str
@@ -33,11 +33,11 @@ class Table:
 class Transaction:
     """Changes to one table; `str()` is exactly what is sent. Commands take effect together or not at all.
 
-    `elsewhere` names the sets that are in another table.
+    `set_tables` has the tables of those sets that are not in `table`, by the names of the sets.
     """
 
     table: Table
-    elsewhere: Mapping[str, Table] = field(default_factory=dict)
+    set_tables: Mapping[str, Table] = field(default_factory=dict)
     _commands: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -47,13 +47,13 @@ class Transaction:
         return bool(self._commands)
 
     def delete_table(self) -> None:
-        """Delete the table, and those elsewhere, whether they exist or not (nft before 1.0.7 has no `destroy`)."""
-        for table in dict.fromkeys((self.table, *self.elsewhere.values())):
+        """Delete the table and those of `set_tables`, which need not exist (nft before 1.0.7 has no `destroy`)."""
+        for table in dict.fromkeys((self.table, *self.set_tables.values())):
             self._commands += [f"add table {table}", f"delete table {table}"]
 
-    def delete_others(self, families: Iterable[str]) -> None:
-        """Delete tables of the same name in other families, which must exist."""
-        self._commands += [f"delete table {Table(family, self.table.name)}" for family in families]
+    def delete_tables(self, tables: Iterable[Table]) -> None:
+        """Delete other tables, which must exist."""
+        self._commands += [f"delete table {table}" for table in tables]
 
     def add_table(self, comment: str) -> None:
         """Add the table with a comment; kernels before 5.10 forget the comment."""
@@ -82,7 +82,7 @@ class Transaction:
             self._commands.append(f"flush set {self._place(name)}")
 
     def _place(self, name: str) -> str:
-        return f"{self.elsewhere.get(name, self.table)} {name}"
+        return f"{self.set_tables.get(name, self.table)} {name}"
 
     def add_elements(self, elements: Iterable[tuple[str, str, str]]) -> None:
         """Add elements, given as (set, key, value); the value is '' for plain sets."""

@@ -27,11 +27,11 @@ from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.read.survey import as_fact, read_host, read_links, read_processes
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.state import KernelState
 from ipvsproxy.ruleset.elements import needed_parts
 from ipvsproxy.ruleset.filters import FilterChain
-from nft import PARTS, part, ruleset
 
 T = TypeVar("T")
 READING = (KernelError, OSError)

@@ -1,9 +1,9 @@
 """The way of one packet through this node: what happens to it and why, from the kernel's state alone.
 
-Follows nft/ipvsproxy.nft and its parts chain by chain, with the lookups that a packet would make, for the first
-packet of a new connection; then IPVS, then the masquerade of each endpoint. Pure but for the `State` it asks. What
-the packet meets of others (their chains, rp_filter, a FORWARD that drops), and what persistence remembers of one
-client, is not looked at here.
+Follows nft/rulesets/ipvsproxy.nft and its parts chain by chain, with the lookups that a packet would make, for
+the first packet of a new connection; then IPVS, then the masquerade of each endpoint. No I/O but the questions to
+`State`. What the packet meets of others (their chains, rp_filter, a FORWARD that drops), and what persistence
+remembers of one client, is not looked at here.
 """
 
 from collections.abc import Iterable, Sequence

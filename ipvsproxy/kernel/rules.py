@@ -14,10 +14,9 @@ without carrying anything out, and then everything that it takes is loaded in on
 """
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
 
 import structlog
 
@@ -25,6 +24,7 @@ from ipvsproxy.base import messages, names
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ruleset import Ruleset, layout
+from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.dependencies import halves
@@ -34,7 +34,7 @@ from ipvsproxy.plan.state import Dirty, KernelState
 from ipvsproxy.ruleset.codec import admission, element_text, key_text, owner_text, texts
 from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
 from ipvsproxy.ruleset.schema import ALLOWED, SETS, SetSchema
-from nft import PARTS, REPLIES, Client, NftError, Table, Transaction, part, ruleset
+from nft import Client, NftError, Table, Transaction
 
 TABLE, ARP_TABLE = Table("inet", names.TABLE), Table("arp", names.TABLE)
 ELSEWHERE = {kind.name: ARP_TABLE for kind in SETS.values() if kind.table == ARP_TABLE.family}
@@ -51,21 +51,6 @@ MAX_ADMISSIONS = 1000
 LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
-
-
-class Scripts(NamedTuple):
-    """The static ruleset as text."""
-
-    mark: int = 1 << names.MASQUERADE_BIT
-    quiet_arp: bool = True
-
-    def whole(self, parts: Iterable[str]) -> str:
-        """Return all of it, with some parts."""
-        return ruleset(self.mark, quiet_arp=self.quiet_arp, parts=parts)
-
-    def part(self, name: str) -> str:
-        """Return one part alone."""
-        return part(name, self.mark)
 
 
 class Rules:
@@ -301,7 +286,8 @@ def delete_tables(found: Mapping[str, str]) -> Transaction:
     """Begin a transaction with the end of all tables of our name; `found` are those there are, by family."""
     transaction = Transaction(TABLE, ELSEWHERE)
     transaction.delete_table()
-    transaction.delete_others(sorted(found.keys() - {TABLE.family, ARP_TABLE.family}))
+    others = sorted(found.keys() - {TABLE.family, ARP_TABLE.family})
+    transaction.delete_tables(Table(family, TABLE.name) for family in others)
     return transaction
 
 

@@ -1,6 +1,7 @@
 """What a frontend and the node put into the sets and maps of the ruleset.
 
-The rules themselves are static (nft/ipvsproxy.nft) and are explained there, the sets are in `ruleset.schema`.
+The rules themselves are static (nft/rulesets/ipvsproxy.nft) and are explained there; the sets are in
+`ruleset.schema`.
 """
 
 from collections.abc import Iterator, Mapping

@@ -16,13 +16,14 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import ELSEWHERE, TABLE, Rules, Scripts
+from ipvsproxy.kernel.rules import ELSEWHERE, TABLE, Rules
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.scripts import Scripts
+from ipvsproxy.kernel.scripts import ruleset as static_rules
 from ipvsproxy.kernel.this_host import ThisHost
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.state import KernelState
 from nft import Client, Libnftables, NftError, Transaction, can_read_tables
-from nft import ruleset as static_rules
 
 NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
 HINTS = {

@@ -1,7 +1,7 @@
 """The sets and maps of our nftables tables: name, key, value, and whose elements they hold, each of them once.
 
-The scripts in nft/ declare the same sets for the kernel; a test compares both. Fields are in packet order. A key
-begins with the fields that name its owner.
+The scripts in nft/rulesets declare the same sets for the kernel; a test compares both. Fields are in packet order.
+A key begins with the fields that name its owner.
 """
 
 from collections.abc import Iterator, Mapping

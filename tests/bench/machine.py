@@ -16,8 +16,9 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import TABLE, Rules, Scripts
+from ipvsproxy.kernel.rules import TABLE, Rules
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.scripts import Scripts
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.plan.state import KernelState
 from ipvsproxy.process.assembly import make_loop

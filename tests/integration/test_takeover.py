@@ -16,7 +16,7 @@ import pytest
 from ipvsproxy import cli
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.rules import TABLE
-from nft import ruleset
+from ipvsproxy.kernel.scripts import ruleset
 from tests.lab import netns
 from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, write_ipvs_rules
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node

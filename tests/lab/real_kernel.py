@@ -16,12 +16,13 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import TABLE, Rules, Scripts
+from ipvsproxy.kernel.rules import TABLE, Rules
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.scripts import PARTS, Scripts, part
 from ipvsproxy.kernel.wire.ipvs import single
 from ipvsproxy.kernel.wire.netlink import Wire
 from ipvsproxy.plan.state import KernelState
-from nft import PARTS, Libnftables, NftError, Transaction, part
+from nft import Libnftables, NftError, Transaction
 from tests.lab.wipe import wipe
 from tests.support.memory_kernel import Faults, Killed, MemoryConntrack, MemoryHost
 

@@ -11,11 +11,11 @@ import re
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
 from ipvsproxy.kernel.ruleset import layout
+from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.kube import manifest_file
 from ipvsproxy.kube.text import Unreadable
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.process.assembly import make_loop
-from nft import PARTS, part, ruleset
 from tests.support import hostile
 from tests.support.build import config
 from tests.support.memory_kernel import MemoryNode

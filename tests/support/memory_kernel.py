@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 from ipvsproxy.kernel.ipvs import StepRefused
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.kernel.rules import Rules, Scripts
+from ipvsproxy.kernel.rules import Rules
+from ipvsproxy.kernel.scripts import PARTS, Scripts
+from ipvsproxy.kernel.scripts import part as part_of_ruleset
 from ipvsproxy.kernel.wire.ipvs import single
 from ipvsproxy.kernel.wire.netlink import KernelError, Lost
 from ipvsproxy.plan.diff import Verb
 from ipvsproxy.plan.state import KernelState, ServerState, VipForm
 from ipvsproxy.ruleset.schema import SETS
-from nft import PARTS, NftError
-from nft import part as part_of_ruleset
+from nft import NftError
 from nft.fake import FakeNft
 from tests.support.elements import elements
 

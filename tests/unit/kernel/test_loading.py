@@ -9,11 +9,12 @@ from structlog.testing import capture_logs
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
+from ipvsproxy.kernel.scripts import INSIDE_VIEWS, PARTS, REPLIES, SOURCE_RANGES, part, ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.state import Dirty
 from ipvsproxy.ruleset.codec import admission
-from nft import INSIDE_VIEWS, PARTS, REPLIES, SOURCE_RANGES, NftError, part, ruleset
+from nft import NftError
 from tests.support.elements import element
 from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 

@@ -3,7 +3,8 @@ import errno
 import pytest
 
 import nft
-from nft import NftError, Table, Transaction, ruleset
+from ipvsproxy.kernel.scripts import ruleset
+from nft import NftError, Table, Transaction
 from nft.fake import FakeNft
 
 TABLE = Table("inet", "ipvsproxy")
@@ -146,7 +147,7 @@ def test_sets_of_another_table_are_changed_and_deleted_in_the_same_transaction()
 
 def test_a_table_with_a_comment_in_place_of_others_and_rules_in_its_chains():
     transaction = Transaction(TABLE)
-    transaction.delete_others(["ip6"])
+    transaction.delete_tables([Table("ip6", TABLE.name)])
     transaction.add_table("ipvsproxy v0.1.0, layout 0123")
     transaction.insert_rules("shut_out", ["tcp dport 80 return"])
     transaction.replace_rules("shut_out", ["drop"])
@@ -159,7 +160,7 @@ def test_a_table_with_a_comment_in_place_of_others_and_rules_in_its_chains():
     ]
     for use in (
         lambda: transaction.add_table('"; }'),
-        lambda: transaction.delete_others(["ip6 x; flush"]),
+        lambda: transaction.delete_tables([Table("ip6 x; flush", TABLE.name)]),
         lambda: transaction.insert_rules("x; y", ["drop"]),
         lambda: transaction.replace_rules("", ["drop"]),
     ):

@@ -9,8 +9,8 @@ from importlib.resources import files
 
 import pytest
 
+from ipvsproxy.kernel.scripts import PARTS
 from ipvsproxy.ruleset.schema import SETS
-from nft import PARTS
 
 IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING = 98, -99, -100, -200, 100
 NAMED = {"filter": 0, "srcnat": POSTROUTING}
@@ -39,7 +39,7 @@ BASES = {
 def chains(name):
     """Return the lines of each chain of a script, without comments."""
     found = {}
-    for whole in files("nft").joinpath(name).read_text().splitlines():
+    for whole in files("nft").joinpath("rulesets", name).read_text().splitlines():
         line = whole.partition("#")[0].strip()
         if match := re.match(r"chain (\w+) {", line):
             lines = found.setdefault(match[1], [])
@@ -132,7 +132,7 @@ def test_what_holds_for_one_family_holds_for_the_other(chain):
 
 
 def test_sets_are_declared_alike_for_both_families():
-    lines = files("nft").joinpath("ipvsproxy.nft").read_text().splitlines()
+    lines = files("nft").joinpath("rulesets", "ipvsproxy.nft").read_text().splitlines()
     declared = [line.strip() for line in lines if re.match(r"\s*(set|map) \w+ {", line)]
     four = [re.sub(r"\b(\w+)4 {", r"\1{", line) for line in declared if re.match(r"\w+ \w+4 ", line)]
     six = [re.sub(r"\b(\w+)6 {", r"\1{", line) for line in declared if re.match(r"\w+ \w+6 ", line)]
@@ -143,7 +143,9 @@ def test_sets_are_declared_alike_for_both_families():
 @pytest.mark.parametrize("name", ["ipvsproxy.nft", "quiet.nft"])
 def test_sets_are_declared_in_a_form_that_older_libraries_read(name):
     """What libnftables 1.1 adds to a set declared by `type` crashes 1.0.6, also the nft of the host."""
-    declared = re.findall(r"^\s*(?:set|map) \w+ {(.*)$", files("nft").joinpath(name).read_text(), re.MULTILINE)
+    declared = re.findall(
+        r"^\s*(?:set|map) \w+ {(.*)$", files("nft").joinpath("rulesets", name).read_text(), re.MULTILINE
+    )
     assert declared
     assert [body for body in declared if not body.startswith(" typeof ")] == []
 

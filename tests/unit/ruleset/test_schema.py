@@ -5,8 +5,8 @@ import re
 import pytest
 
 from ipvsproxy.base import names
+from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.ruleset.schema import SETS, Field, OwnerKind
-from nft import PARTS, part, ruleset
 
 TABLE = re.compile(r"^table (\w+) (\w+) {", re.MULTILINE)
 DECLARATION = re.compile(r"(set|map) (\w+) { typeof ([^;:]+?)(?: : ([^;]+))?;( flags interval;)? }")
