@@ -32,6 +32,8 @@ _GROUPS = (
     "Topology Hints",
     "Traffic Distribution",
 )
+# Of a run that was ended (Ginkgo's types.SpecState): what the spec would have said is not known.
+UNFINISHED = ("aborted", "interrupted", "pending")
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
@@ -66,6 +68,8 @@ def read(text: str) -> list[Spec]:
 
 
 def _spec(case: ET.Element, name: str) -> Spec | None:
+    if case.get("status") in UNFINISHED:
+        return None
     seconds = round(float(case.get("time") or 0))
     failure = case.find("failure")
     if failure is None:

@@ -21,6 +21,8 @@ JUNIT = """<?xml version="1.0" encoding="UTF-8"?>
 <skipped message="skipped - Requires at least 3 nodes (not 2)"></skipped></testcase>
 <testcase name="[It] [sig-network] Proxy version v1 should not be asked for" time="0">
 <skipped message="skipped"></skipped></testcase>
+<testcase name="[It] [sig-network] Services should be interrupted" status="interrupted" time="7">
+<error message="Interrupted by User"></error></testcase>
 <testcase name="[It] [sig-storage] Volumes should not count" time="1"></testcase>
 </testsuite></testsuites>
 """
