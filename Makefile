@@ -34,7 +34,7 @@ NONE_IS_FINE = || test $$? -eq 5
         image image-root lock clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
+	@sed -n 's/^\([a-z0-9-]*\):.*## */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo "ARGS='...' is handed to pytest (unit, integration), the demo or the bench; TESTS='FILE...' chooses integration tests."
 	@echo "WHERE=--direct, --vm or --usermode is the kernel for integration, demo and bench, if not the best there is;"
 	@echo "IPVSPROXY_KERNEL and IPVSPROXY_USERLAND ask for those of other Debians (docs/compatibility.md)."

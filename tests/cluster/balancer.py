@@ -3,7 +3,8 @@
     python -m tests.cluster.balancer KUBECONFIG     (in the cluster's namespace)
 
 A Service of type LoadBalancer without a class gets an address. The namespace then has a route to it over all
-nodes, by source and destination; with the Local policy, over those whose health check port says so.
+nodes, by source, destination and ports; with the Local policy, over those whose health check port says so; with
+affinity, over one of them, so that a client keeps to it.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def next_hops(service: Object, nodes: list[Object], is_healthy: Callable[[str, i
     spec = service["spec"]
     port = spec.get("healthCheckNodePort")
     if spec.get("externalTrafficPolicy") == "Local" and port:
-        return [ip for ip in ips if is_healthy(ip, port)]
-    return ips
+        ips = [ip for ip in ips if is_healthy(ip, port)]
+    return ips[:1] if spec.get("sessionAffinity") == "ClientIP" else ips
 
 
 def route(ip: str, hops: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ GRACE_SECONDS = 5
 SYSCTLS = (
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
-    # A client of a load balancer keeps to one node, as behind the ECMP of a router.
+    # Connections to a load balancer are spread by addresses and ports.
     "net.ipv4.fib_multipath_hash_policy=1",
 )
 

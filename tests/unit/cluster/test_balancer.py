@@ -55,6 +55,13 @@ def test_all_nodes_get_traffic_or_with_the_local_policy_those_that_are_healthy()
     assert balancer.next_hops(service(), [{}], second) == []
 
 
+def test_a_client_with_affinity_keeps_to_one_node():
+    sticky = service(sessionAffinity="ClientIP")
+    assert balancer.next_hops(sticky, NODES, never) == ["172.31.0.11"]
+    local = service(sessionAffinity="ClientIP", externalTrafficPolicy="Local", healthCheckNodePort=30999)
+    assert balancer.next_hops(local, NODES, second) == ["172.31.0.12"]
+
+
 def test_a_route_goes_over_all_hops_and_without_one_nowhere():
     assert balancer.route("172.31.100.1", []) == ["route", "replace", "blackhole", "172.31.100.1"]
     words = "route replace 172.31.100.1 src 198.51.100.9 nexthop via 172.31.0.11 nexthop via 172.31.0.12"
