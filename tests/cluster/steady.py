@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 
 PERIOD_SECONDS = {"new": 0.05, "kept": 0.1, "udp": 0.1}
-TIMEOUT_SECONDS = 3
+TIMEOUT_SECONDS = 10
 HTTP_OK = 200
 Ask = Callable[[], None]
 
