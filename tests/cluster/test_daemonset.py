@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster import control_plane, lifecycle, nodes, programs
 from tests.cluster.application import Running
+from tests.cluster.place import Node
 from tests.cluster.traffic import Place, Traffic, flowing
 
 SYSTEM = "--namespace=kube-system"
@@ -109,15 +110,19 @@ def test_a_kill_for_want_of_memory_fails_no_request(running: Running):
     assert last["reason"] == "OOMKilled"
 
 
-def shrink(running: Running, node: object) -> None:
-    """Less memory than our process has, until it is killed."""
-    script = """
-    for pid in $(pgrep -f '/usr/local/bin/kube-proxy|/opt/ipvsproxy/bin'); do
-        group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
-        [ ! -e "$group/memory.max" ] || echo 20M >"$group/memory.max"
-    done
-    """
-    nodes.run(running.cluster, node, "sh", "-c", script)
+# A container of the pod that has more than that is the proxy's; the other one holds the namespaces.
+_SHRINK = """
+for group in /sys/fs/cgroup/kubepods/*/pod"$1"/*/; do
+    [ "$(cat "$group/memory.current")" -lt 20000000 ] || echo 20M >"$group/memory.max"
+done
+"""
+
+
+def shrink(running: Running, node: Node) -> None:
+    """Leave our container less memory than it has."""
+    uid = pods(running)[node.name]["metadata"]["uid"]
+    done = nodes.run(running.cluster, node, "sh", "-c", _SHRINK, "sh", uid)
+    assert done.returncode == 0, done.stdout
 
 
 def test_an_api_server_that_restarts_fails_no_request(running: Running):
