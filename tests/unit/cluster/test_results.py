@@ -16,13 +16,13 @@ JUNIT = """<?xml version="1.0" encoding="UTF-8"?>
 <testcase name="[It] [sig-network] Services should serve a basic endpoint from pods [Conformance]" time="12.6">
 </testcase>
 <testcase name="[It] [sig-network] DNS should provide DNS for the cluster [Conformance]" time="3.2">
-<failure message="timed out&#xA;after 600 s" type="failed">stack</failure></testcase>
+<failure message="[FAILED] timed out&#xA;after 600 s" type="failed">stack</failure></testcase>
 <testcase name="[It] [sig-network] Services should use three nodes" time="0.01">
 <skipped message="skipped - Requires at least 3 nodes (not 2)"></skipped></testcase>
 <testcase name="[It] [sig-network] Proxy version v1 should not be asked for" time="0">
 <skipped message="skipped"></skipped></testcase>
-<testcase name="[It] [sig-network] Services should be interrupted" status="interrupted" time="7">
-<error message="Interrupted by User"></error></testcase>
+<testcase name="[It] [sig-network] Services should be interrupted" time="7">
+<failure message="[INTERRUPTED] Interrupted by User"></failure></testcase>
 <testcase name="[It] [sig-storage] Volumes should not count" time="1"></testcase>
 </testsuite></testsuites>
 """
