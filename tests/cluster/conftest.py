@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -25,13 +26,9 @@ def kube() -> Kube:
 
 @pytest.fixture(scope="session")
 def running(kube: Kube) -> Iterator[Running]:
-    """With our proxy; IPVSPROXY_CLUSTER names one that is up and is to stay."""
-    name = os.environ.get("IPVSPROXY_CLUSTER")
+    """With our proxy; NAME is of one that is up and is to stay."""
+    name = os.environ.get("NAME")
     cluster = lifecycle.remembered(name)[0] if name else Cluster(NAME)
-    if not name:
-        lifecycle.prepare()
-        lifecycle.up(cluster, kube, proxies.OURS, "")
-    kubectl = Kubectl(cluster, kube)
-    yield Running(cluster, kube, kubectl, application.install(cluster, kubectl))
-    if not name:
-        lifecycle.down(cluster)
+    with contextlib.nullcontext() if name else lifecycle.temporary(cluster, kube, proxies.OURS, ""):
+        kubectl = Kubectl(cluster, kube)
+        yield Running(cluster, kube, kubectl, application.install(cluster, kubectl))

@@ -110,10 +110,8 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[Cluster, Kube] | None]
         yield None
     else:
         kube = binaries.open_folder(options.kube, NEEDED)
-        lifecycle.prepare()
-        lifecycle.up(cluster, kube, options.proxy, options.mode)
-        yield cluster, kube
-        lifecycle.down(cluster)
+        with lifecycle.temporary(cluster, kube, options.proxy, options.mode):
+            yield cluster, kube
 
 
 if __name__ == "__main__":

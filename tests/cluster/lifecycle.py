@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 
 from tests.cluster import (
     addons,
@@ -75,6 +77,20 @@ def load(cluster: Cluster, kube: Kube) -> None:
 def down(cluster: Cluster) -> None:
     network.remove(cluster)
     shutil.rmtree(cluster.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary(cluster: Cluster, kube: Kube, proxy: str, mode: str) -> Iterator[None]:
+    """A cluster as long as the context lasts; nothing of it stays, also when it does not come up."""
+    if network.exists(cluster):
+        message = f"the cluster {cluster.name} runs already: make cluster-down NAME={cluster.name}"
+        raise Missing(message)
+    prepare()
+    try:
+        up(cluster, kube, proxy, mode)
+        yield
+    finally:
+        down(cluster)
 
 
 def remembered(name: str) -> tuple[Cluster, Kube]:

@@ -1,6 +1,6 @@
 """The way from kube-proxy and back, node by node, by the recipe of deploy/switch.md, under steady requests.
 
-IPVSPROXY_SERVICES is how many Services there are beside those that are asked; 500 if nothing is said.
+SERVICES is how many Services there are beside those that are asked; 500 if nothing is said.
 """
 
 from __future__ import annotations
@@ -18,23 +18,19 @@ from tests.cluster.place import Cluster
 from tests.cluster.traffic import flowing
 
 NAME = "switch"
-SERVICES = int(os.environ.get("IPVSPROXY_SERVICES") or 500)
+SERVICES = int(os.environ.get("SERVICES") or 500)
 
 
 @pytest.fixture(params=proxies.MODES, scope="module")
 def switching_from(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Running]:
     """A cluster with kube-proxy in each of its modes, and all that the recipe prepares."""
     cluster = Cluster(NAME)
-    lifecycle.prepare()
-    lifecycle.up(cluster, kube, proxies.THEIRS, request.param)
-    kubectl = Kubectl(cluster, kube)
-    try:
+    with lifecycle.temporary(cluster, kube, proxies.THEIRS, request.param):
+        kubectl = Kubectl(cluster, kube)
         installed = application.install(cluster, kubectl)
         kubectl.apply(switching.kinds(SERVICES))
         switching.prepare(cluster, kubectl)
         yield Running(cluster, kube, kubectl, installed)
-    finally:
-        lifecycle.down(cluster)
 
 
 @pytest.mark.parametrize("direction", ["to", "back"])
