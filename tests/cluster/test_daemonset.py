@@ -50,7 +50,7 @@ def test_the_container_has_the_rights_that_the_manifest_gives_it_and_no_more(run
         assert fields["NoNewPrivs"] == "1"
         assert fields["Seccomp"] == "2"
         assert "Read-only file system" in refused(running, name, "touch", "/etc/x")
-        assert "synced" in running.kubectl("logs", name, SYSTEM)
+        assert "Completed initial sync" in running.kubectl("logs", name, SYSTEM)
 
 
 def refused(running: Running, pod: str, *words: str) -> str:
