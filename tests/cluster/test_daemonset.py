@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ipvsproxy.base.messages import SYNCED
 from tests.cluster import control_plane, lifecycle, nodes, programs
 from tests.cluster.application import Running
 from tests.cluster.place import Node
@@ -50,7 +51,7 @@ def test_the_container_has_the_rights_that_the_manifest_gives_it_and_no_more(run
         assert fields["NoNewPrivs"] == "1"
         assert fields["Seccomp"] == "2"
         assert "Read-only file system" in refused(running, name, "touch", "/etc/x")
-        assert "Completed initial sync" in running.kubectl("logs", name, SYSTEM)
+        assert SYNCED in running.kubectl("logs", name, SYSTEM)
 
 
 def refused(running: Running, pod: str, *words: str) -> str:
