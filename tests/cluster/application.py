@@ -14,7 +14,7 @@ from tests.cluster.traffic import Place
 
 NODE_PORT, NODE_PORT_UDP = 30080, 30081
 HTTP, UDP = 8080, 8081
-READY_SECONDS = 240
+READY_SECONDS = 900
 NAMESPACE = "default"
 
 

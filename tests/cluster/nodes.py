@@ -17,7 +17,7 @@ from tests.cluster.place import HERE, REPO, Cluster, Node, processors
 KERNEL = REPO / ".cache/usermode/linux"
 NODE_INIT = REPO / HERE / "node-init"
 DEFAULT_MEMORY = "3G"
-BOOT_SECONDS = 300
+BOOT_SECONDS = 900
 # Runs in the cluster's namespace, which has the only way to a node.
 _ASK = """
 import socket, sys

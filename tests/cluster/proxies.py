@@ -16,7 +16,7 @@ from tests.cluster.place import API_URL, POD_CIDRS, REPO, Cluster
 MODES = ("ipvs", "iptables", "nftables")
 OURS, THEIRS, NONE = "ipvsproxy", "kube-proxy", "none"
 PROXIES = (OURS, THEIRS, NONE)
-ROLLOUT = "--timeout=300s"
+ROLLOUT = "--timeout=900s"
 EXAMPLE_URL = "https://192.0.2.10:6443"
 KUBEADM = REPO / "tests/unit/deploy/kubeadm-kube-proxy.yaml"
 _SYSTEM = "--namespace=kube-system"

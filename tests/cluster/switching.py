@@ -17,7 +17,7 @@ from tests.support import deploy_tools
 SYSTEM = "--namespace=kube-system"
 SWITCH = REPO / "deploy/switch"
 CONFIG = "ipvsproxy-config"
-NODE_SECONDS = 600
+NODE_SECONDS = 1800
 
 
 def prepare(cluster: Cluster, kubectl: Kubectl) -> None:
@@ -53,7 +53,12 @@ def chart() -> list[dict[str, Any]]:
 def move(cluster: Cluster, kube: Kube, node: Node, direction: str) -> str:
     """Step 5 for one node, `to` or `back`: what node.sh prints. programs.Failed when it fails."""
     words = ["sh", SWITCH / "node.sh", *(["to", node.name] if direction == "to" else ["back", node.name])]
-    env = {**os.environ, "KUBECONFIG": str(cluster.admin), "PATH": f"{kube.folder}:{os.environ['PATH']}"}
+    env = {
+        **os.environ,
+        "TIMEOUT": "10m",
+        "KUBECONFIG": str(cluster.admin),
+        "PATH": f"{kube.folder}:{os.environ['PATH']}",
+    }
     done = subprocess.run(
         cluster.inside(*words), env=env, capture_output=True, text=True, check=False, timeout=NODE_SECONDS
     )

@@ -15,7 +15,7 @@ from tests.cluster.traffic import Place, Traffic, flowing
 SYSTEM = "--namespace=kube-system"
 OURS = "--selector=app.kubernetes.io/name=ipvsproxy"
 DAEMONSET = "daemonset/ipvsproxy"
-READY_SECONDS = 240
+READY_SECONDS = 900
 
 
 def ready(running: Running) -> None:
