@@ -192,9 +192,22 @@ def _trust_as_go(rest_client: Any, configuration: Any) -> None:
 
     Go's crypto/x509 takes each certificate of the file as an anchor, an intermediate one as well, and asks an
     anchor for no extension. Python 3.13 asks for those of RFC 5280 by default (VERIFY_X509_STRICT), which
-    authorities made by openssl or by older installers lack; before 3.13 it accepts nothing but self-signed
-    anchors.
+    authorities made by openssl or by older installers lack; before 3.13 it accepts only self-signed anchors.
     """
+    manager = rest_client.pool_manager
+    pool: Any = manager.pool_classes_by_scheme["https"]
+
+    def connect(connection: Any) -> None:
+        # One for each connection: urllib3 loads the files into it, which OpenSSL allows no two threads at a time.
+        connection.ssl_context = _context(configuration)
+        pool.ConnectionCls.connect(connection)
+
+    trusting = type("Connection", (pool.ConnectionCls,), {"connect": connect})
+    classes = {"https": type("Pool", (pool,), {"ConnectionCls": trusting})}
+    manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, **classes}
+
+
+def _context(configuration: Any) -> ssl.SSLContext:
     from urllib3.util.ssl_ import create_urllib3_context
 
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if configuration.verify_ssl else ssl.CERT_NONE)
@@ -202,7 +215,7 @@ def _trust_as_go(rest_client: Any, configuration: Any) -> None:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if not configuration.ssl_ca_cert:
         context.load_default_certs()
-    rest_client.pool_manager.connection_pool_kw["ssl_context"] = context
+    return context
 
 
 def _file(content: Content) -> Path | _Memory | None:

@@ -608,6 +608,20 @@ def test_an_intermediate_authority_without_extensions_is_trusted_as_go_trusts_it
         view.wait_for("a")
 
 
+def test_each_connection_has_a_context_of_its_own(chain, tmp_path):
+    """urllib3 loads certificates into it when it connects; OpenSSL does not allow that while others use it."""
+    authority = {"certificate-authority": str(chain / "between.crt")}
+    with ApiServer(tls=(chain / "tls.crt", chain / "tls.key")) as server:
+        path = server.write_kubeconfig(tmp_path / "k", cluster=authority)
+        api = connection.build(path, "").api
+        pool = api.rest_client.pool_manager.connection_from_url(api.configuration.host)
+        made = [pool.ConnectionCls(pool.host, pool.port, ca_certs=str(chain / "between.crt")) for _ in range(2)]
+        for each in made:
+            each.connect()
+            each.close()
+    assert made[0].ssl_context is not made[1].ssl_context
+
+
 def test_tls_with_files_and_a_client_certificate(certificates, tmp_path, follow):
     certificate, key = certificates
     user = {"client-certificate": str(certificate), "client-key": str(key)}
