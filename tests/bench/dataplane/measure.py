@@ -9,7 +9,6 @@ are wanted, as lists of size, path and kind; null are all) and `kube_proxy` (a p
 import contextlib
 import itertools
 import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -27,7 +26,7 @@ from tests.lab.lab import Lab
 FIRST_PORT, PORTS = 10_000, 300
 PORTS_OF_TRIALS = (25_000, 29_999)
 PATIENCE = 3600.0
-POLL_SECONDS, CALM_SECONDS, BUSY_SHARE = 0.2, 1.0, 0.2
+POLL_SECONDS = 0.2
 
 
 def main(argv):
@@ -95,7 +94,6 @@ class Measurement:
     def _stage(self, paths):
         for path in paths:
             self._wait_for(path)
-        wait_until_calm()
         self._peer.pause()
         for path, kinds in paths.items():
             for kind in kinds:
@@ -125,24 +123,6 @@ class Measurement:
                 time.sleep(POLL_SECONDS)
             else:
                 return
-
-
-def wait_until_calm():
-    """Return once the machine has been nearly idle for a while: a proxy may answer before it is done."""
-    while busy_share(CALM_SECONDS) > BUSY_SHARE:
-        pass
-
-
-def busy_share(seconds):
-    """The share of some seconds in which the processor was not idle."""
-    before, began = idle(), time.monotonic()
-    time.sleep(seconds)
-    return 1 - (idle() - before) / (time.monotonic() - began)
-
-
-def idle():
-    fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

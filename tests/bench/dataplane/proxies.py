@@ -1,8 +1,11 @@
 """The proxies that are measured: ipvsproxy, and a kube-proxy in each of its modes if there is one."""
 
 import json
+import os
+import pathlib
 import signal
 import sys
+import time
 from functools import partial
 
 from tests.bench.dataplane import objects
@@ -12,6 +15,7 @@ from tests.lab.proxy import Proxy
 from tests.support.apiserver import ApiServer
 
 LAST_WORDS = 3000
+CALM_SECONDS, CALM_SHARE = 3.0, 0.3
 MODES = ("ipvs", "nftables", "iptables")
 NEEDED = {"ipvs": ("iptables", "ipset"), "nftables": ("nft",), "iptables": ("iptables",)}
 """Programs that kube-proxy calls."""
@@ -28,6 +32,9 @@ class Started:
         return True
 
     def pause(self):
+        """Stop it once it is done: it may answer before that, and what it has started would go on."""
+        while busy_share(CALM_SECONDS) > CALM_SHARE:
+            pass
         self._proxy.process.send_signal(signal.SIGSTOP)
 
     def resume(self):
@@ -113,6 +120,18 @@ class KubeProxy(Started):
             "ipvs": rarely | {"scheduler": "rr"}, "nftables": rarely, "iptables": rarely,
         }))  # fmt: skip
         return path
+
+
+def busy_share(seconds):
+    """The share of some seconds in which the processor was not idle."""
+    before, began = idle(), time.monotonic()
+    time.sleep(seconds)
+    return 1 - (idle() - before) / (time.monotonic() - began)
+
+
+def idle():
+    fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
 
 
 def peers(names, kube_proxy):
