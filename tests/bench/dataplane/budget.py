@@ -61,6 +61,5 @@ def cheaper(agreed, found):
     """Return the rows that cost more than 1 % less than agreed: the budget should be agreed anew."""
     if agreed.surroundings != found.surroundings:
         return []
-    return [
-        row for row in sorted(agreed.counts) if found.counts.get(row, 0) < agreed.counts[row] * (1 - TOLERANCE)
-    ]
+    both = sorted(agreed.counts.keys() & found.counts.keys())
+    return [row for row in both if found.counts[row] < agreed.counts[row] * (1 - TOLERANCE)]

@@ -57,6 +57,7 @@ def test_what_has_become_cheaper_is_named_too() -> None:
     assert budget.cheaper(counted(53_000), counted(52_000)) == [ROW]
     assert budget.cheaper(counted(53_000), counted(52_900)) == []
     assert budget.cheaper(counted(53_000), counted(30_000, 20_000, ELSEWHERE)) == []
+    assert budget.cheaper(counted(53_000), Results(HERE, {})) == []
 
 
 def test_a_budget_reads_as_it_was_written(tmp_path: pathlib.Path) -> None:
