@@ -34,8 +34,8 @@ MEMORY_MIB = 2048
 MEASURED = 40
 """How many inputs are measured at the end, the largest first."""
 TRY_NFTABLES = (
-    "import nft, nft.client as c, nft.transaction as t; x = t.Transaction(t.Table('inet', 'ipvsproxy')); \
-x.load(nft.ruleset()); c.Libnftables().run(x)"
+    "import nft; from ipvsproxy.kernel.scripts import ruleset; \
+x = nft.Transaction(nft.Table('inet', 'ipvsproxy')); x.load(ruleset()); nft.Libnftables().run(x)"
 )
 NAMES = ("configuration", "connections", "decoding", "kubeconfig", "manifests", "objects")
 
