@@ -19,7 +19,7 @@ from ipvsproxy import cli
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, FrontendKey
+from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder
@@ -177,7 +177,7 @@ BREAKS: dict[str, tuple[Callable[[PublishedServices], None], set[tuple[str, str,
         {("add", "element", "allowed4 { 203.0.113.57 . tcp . 80 . 192.0.2.100 }")},
     ),
     "a weight": (
-        lambda services: step(services, IpvsStep(Verb.SET_DEST, WEB, None, (ENDPOINT,), 7)),
+        lambda services: step(services, IpvsStep(Verb.SET_DEST, WEB, None, (ENDPOINT,), DestinationAttributes(7))),
         {("change", "endpoint", str(ENDPOINT))},
     ),
     "an endpoint too few and one too many": (

@@ -21,7 +21,7 @@ from ipvsproxy.config import VipMode
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.plan import ledger
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import ServerAttributes, Vip, VipForm
+from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, Vip, VipForm
 from tests.lab import netns
 from tests.lab.real_kernel import RealNode, assert_same_rules
 from tests.support.build import destination
@@ -71,7 +71,7 @@ class RealHistory(History):
         elif what is Verb.DEL_SERVICE:
             self.node.tamper([IpvsStep(what, name)])
         elif targets:
-            self.node.tamper([IpvsStep(what, name, None, targets, 7)])
+            self.node.tamper([IpvsStep(what, name, None, targets, DestinationAttributes(7))])
 
     @rule(what=st.sampled_from(["link", "vips", "foreign", "rules", "everything"]))
     def tamper(self, what):
