@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from ipvsproxy.base.address import MAPPED_PREFIX, family, parse_ip
+from ipvsproxy.kube import annotations
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, protocol, said
 from ipvsproxy.kube.defaults import NAMESPACE, PORT_NAME
 from ipvsproxy.kube.raw import Conditions, RawEndpoint, RawEndpointSlice, RawSlicePort
@@ -14,6 +15,7 @@ from ipvsproxy.plan.model import Endpoint, EndpointSlice, SlicePort
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ADDRESS_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 UNKNOWN = Conditions()
 MOST_HINTS = 8
 """Zones, and nodes, that the API server takes as hints for one endpoint; each port looks through them."""
@@ -34,6 +36,8 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
     if not service:
         return Decoded(None, skipped=f"no label {SERVICE_NAME_LABEL}, which names the Service")
     complaints: list[str] = []
+    misused: list[str] = []
+    own = annotations.read(annotations.ENDPOINT_SLICE, raw.metadata.annotations, misused)
     namespace = raw.metadata.namespace or NAMESPACE
     wanted = FAMILIES[raw.address_type]
     built = EndpointSlice(
@@ -43,12 +47,14 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
         family=wanted,
         ports=_slice_ports(raw.ports or (), complaints),
         endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
+        misused=said(misused),
+        **own,
     )
-    return Decoded(built, said(complaints), _trigger_time(raw))
+    return Decoded(built, said([*misused, *complaints]), _trigger_time(raw))
 
 
 def _trigger_time(raw: RawEndpointSlice) -> float:
-    text = raw.metadata.annotations.trigger_time if raw.metadata.annotations else None
+    text = raw.metadata.annotations.get(TRIGGER_TIME) if raw.metadata.annotations else None
     if not text:
         return 0.0
     try:

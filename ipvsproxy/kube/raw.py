@@ -27,12 +27,10 @@ class Metadata(Raw, frozen=True, gc=False, rename="camel"):
     uid: str | None = None
 
 
-class Annotations(Raw, frozen=True, gc=False):
-    trigger_time: Any = msgspec.field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
+class AnnotatedMetadata(Metadata, frozen=True, gc=False, rename="camel"):
+    """`kube.annotations` reads ours; one of a wrong type is no reason to refuse the object."""
 
-
-class SliceMetadata(Metadata, frozen=True, gc=False, rename="camel"):
-    annotations: Annotations | None = None
+    annotations: Mapping[str, Any] | None = None
 
 
 class Identity(Raw, frozen=True, gc=False, rename="camel"):
@@ -92,18 +90,8 @@ class ServiceStatus(Raw, frozen=True, gc=False, rename="camel"):
     load_balancer: LoadBalancerStatus | None = None
 
 
-class ServiceAnnotations(Raw, frozen=True, gc=False):
-    drain_timeout: Any = msgspec.field(default=None, name="ipvsproxy.io/drain-timeout")
-    scheduler: Any = msgspec.field(default=None, name="ipvsproxy.io/scheduler")
-    one_packet: Any = msgspec.field(default=None, name="ipvsproxy.io/one-packet")
-
-
-class ServiceMetadata(Metadata, frozen=True, gc=False, rename="camel"):
-    annotations: ServiceAnnotations | None = None
-
-
 class RawService(Raw, frozen=True, gc=False, rename="camel"):
-    metadata: ServiceMetadata
+    metadata: AnnotatedMetadata
     spec: ServiceSpec
     status: ServiceStatus | None = None
 
@@ -137,7 +125,7 @@ class RawEndpoint(Raw, frozen=True, gc=False, rename="camel"):
 
 
 class RawEndpointSlice(Raw, frozen=True, gc=False, rename="camel"):
-    metadata: SliceMetadata
+    metadata: AnnotatedMetadata
     address_type: str | None = None
     ports: tuple[RawSlicePort, ...] | None = None
     endpoints: tuple[RawEndpoint, ...] | None = None

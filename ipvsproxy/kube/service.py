@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from ipvsproxy.base.address import Cidr, family, parse_cidr, parse_ip
-from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
+from ipvsproxy.kube import annotations
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, addresses, protocol, said, short
 from ipvsproxy.kube.defaults import (
     AFFINITY_SECONDS,
@@ -17,16 +18,11 @@ from ipvsproxy.kube.defaults import (
     ip_families,
     unset,
 )
-from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceAnnotations, ServiceSpec
+from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceSpec
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 MAX_AFFINITY_SECONDS = 86400
-NO_ANNOTATIONS = ServiceAnnotations()
-SCHEDULERS = frozenset({
-    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos",
-})  # fmt: skip
-"""All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
 NOBODY = {4: Cidr(bytes(4), 32), 6: Cidr(bytes(16), 128)}
 """Ranges that no client is in: a packet to a Service cannot have an unspecified source."""
 
@@ -46,7 +42,8 @@ def build_service(raw: RawService) -> Decoded:
     vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
     external_local = _external_local(spec)
     affinity_seconds = _affinity(spec, complaints)
-    own = raw.metadata.annotations or NO_ANNOTATIONS
+    misused: list[str] = []
+    own = _annotated(raw, affinity_seconds, misused)
     service = Service(
         namespace=raw.metadata.namespace or NAMESPACE,
         name=raw.metadata.name,
@@ -61,11 +58,10 @@ def build_service(raw: RawService) -> Decoded:
         affinity_seconds=affinity_seconds,
         health_check_port=_health_check_port(spec, complaints) if external_local else 0,
         uid=raw.metadata.uid or "",
-        drain_seconds=_drain_timeout(own.drain_timeout, complaints),
-        scheduler=_scheduler(own.scheduler, complaints),
-        one_packet=_one_packet(own.one_packet, affinity_seconds, complaints),
+        misused=said(misused),
+        **own,
     )
-    return Decoded(service, said(complaints))
+    return Decoded(service, said([*misused, *complaints]))
 
 
 def _not_proxied(raw: RawService) -> str:
@@ -185,42 +181,14 @@ def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:
     return AFFINITY_SECONDS
 
 
-def _drain_timeout(value: object, complaints: list[str]) -> float | None:
-    """Return the Service's own drain timeout in seconds, None where the configured one counts."""
-    if value is None:
-        return None
-    try:
-        nanoseconds = duration(value) if isinstance(value, str) else -1
-    except BadValue:
-        nanoseconds = -1
-    if nanoseconds >= 0:
-        return nanoseconds / NANOSECONDS
-    complaints.append(_misused("drain-timeout", value, "is not a duration such as 30s or 1h; default used"))
-    return None
-
-
-def _scheduler(value: object, complaints: list[str]) -> str:
-    """Return the Service's own scheduler, nothing where the configured one counts."""
-    if value is None:
-        return ""
-    if isinstance(value, str) and value in SCHEDULERS:
-        return sys.intern(value)
-    complaints.append(_misused("scheduler", value, "is no IPVS scheduler, such as rr or mh; default used"))
-    return ""
-
-
-def _one_packet(value: object, affinity_seconds: int, complaints: list[str]) -> bool:
-    """Tell whether UDP packets are balanced one by one."""
-    if value not in (None, "true", "false"):
-        complaints.append(_misused("one-packet", value, 'is neither "true" nor "false"; left out'))
-    if value == "true" and affinity_seconds:
-        complaints.append(_misused("one-packet", value, "contradicts sessionAffinity ClientIP; left out"))
-        return False
-    return value == "true"
-
-
-def _misused(annotation: str, value: object, problem: str) -> str:
-    return f"metadata.annotations[ipvsproxy.io/{annotation}]: {str(value)[:40]!r} {problem}"
+def _annotated(raw: RawService, affinity_seconds: int, complaints: list[str]) -> dict[str, Any]:
+    """Return what annotations give, by the field of Service."""
+    own = annotations.read(annotations.SERVICE, raw.metadata.annotations, complaints)
+    if own.get("one_packet") and affinity_seconds:
+        problem = "contradicts sessionAffinity ClientIP; left out"
+        complaints.append(annotations.misused(f"{annotations.PREFIX}one-packet", "true", problem))
+        del own["one_packet"]
+    return own
 
 
 def _health_check_port(spec: ServiceSpec, complaints: list[str]) -> int:

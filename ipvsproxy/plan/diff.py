@@ -15,7 +15,7 @@ A destination is never deleted and added again, and a TCP destination that is no
 here; what becomes of it then is decided in `plan.drain` (contract 4.5).
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import IntEnum
 
 import msgspec
@@ -180,26 +180,25 @@ def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None
 
 
 def _create(key: FrontendKey, server: ServerAttributes, wanted: Attributes, steps: Steps) -> None:
-    groups = grouped(wanted, wanted)
-    attributes, first = next(groups, (USUAL, ()))
-    steps.added.append(IpvsStep(Verb.NEW_SERVICE, key, server, first, attributes))
-    steps.added += [IpvsStep(Verb.NEW_DEST, key, None, others, values) for values, others in groups]
+    verb, given = Verb.NEW_SERVICE, server  # type: Verb, ServerAttributes | None
+    for attributes, group in grouped(wanted, wanted) or ((USUAL, ()),):
+        steps.added.append(IpvsStep(verb, key, given, group, attributes))
+        verb, given = Verb.NEW_DEST, None
 
 
 def _add(verb: Verb, key: FrontendKey, which: Collection[Destination], wanted: Attributes, steps: Steps) -> None:
     steps.added += [IpvsStep(verb, key, None, group, values) for values, group in grouped(which, wanted)]
 
 
-def grouped(which: Collection[Destination], wanted: Attributes) -> Iterator[Group]:
-    """Yield destinations in groups that want the same attributes, in the order of the first of each."""
-    if len(which) == 1 or len(set(wanted.values())) == 1:
-        yield wanted[next(iter(which))], tuple(which)
-        return
+def grouped(which: Collection[Destination], wanted: Attributes) -> Iterable[Group]:
+    """Return destinations in groups that want the same attributes, in the order of the first of each."""
+    kinds = set(wanted.values())
+    if len(kinds) == 1:
+        return ((kinds.pop(), tuple(which)),)
     groups: dict[DestinationAttributes, list[Destination]] = {}
     for destination in which:
         groups.setdefault(wanted[destination], []).append(destination)
-    for attributes, group in groups.items():
-        yield attributes, tuple(group)
+    return [(attributes, tuple(group)) for attributes, group in groups.items()]
 
 
 def _leave(frontend: Frontend, present: Attributes, steps: Steps) -> None:

@@ -29,7 +29,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     `affinity_seconds` 0 means no session affinity. `external_local` is already false where the Service is
     not externally reachable by its type. `drain_seconds` is how long removed endpoints may keep their connections:
     None as configured, 0 without limit. `scheduler` is empty for the configured one. With `one_packet` every UDP
-    packet is balanced by itself.
+    packet is balanced by itself. `misused` are complaints about annotations that do not count.
     """
 
     namespace: str
@@ -48,6 +48,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     drain_seconds: float | None = None
     scheduler: str = ""
     one_packet: bool = False
+    misused: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -76,7 +77,10 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
 
 
 class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
-    """A slice that belongs to a Service; `service` is `namespace/name` of it, `family` is 4 or 6."""
+    """A slice that belongs to a Service; `service` is `namespace/name` of it, `family` is 4 or 6.
+
+    `misused` are complaints about annotations that do not count.
+    """
 
     namespace: str
     name: str
@@ -84,6 +88,7 @@ class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     family: int
     ports: tuple[SlicePort, ...]
     endpoints: tuple[Endpoint, ...]
+    misused: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -33,7 +33,7 @@ FORWARDING_METHODS = {1: "local", TUNNEL: "tunnel", 3: "direct routing", 4: "byp
 """By the words of ipvsadm (IP_VS_CONN_F_FWD_MASK in include/uapi/linux/ip_vs.h)."""
 
 
-class Destination(msgspec.Struct, frozen=True, order=True, gc=False):
+class Destination(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """A real server of IPVS: one endpoint under one virtual server."""
 
     address: bytes

@@ -71,6 +71,7 @@ class Planning:
         reports.local(key, local_view(service, slices, wanted, node.name))
         reports.addresses(key, refusals)
         reports.complaints(key, tally.complaints)
+        reports.misused(key, service.misused, slices)
         return any(refusal.reason == LISTS_NODES for refusal in refusals)
 
     def _within_quota(

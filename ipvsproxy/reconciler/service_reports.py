@@ -4,7 +4,7 @@ Each fact once, when it begins, and no more lines about a namespace than its bud
 thread.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -12,7 +12,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.budget import LINES, Budget, namespace_of
 from ipvsproxy.exchange.report import Report, service_subject
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.plan.model import Service
+from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.safety import AddressRefusal
 from ipvsproxy.plan.state import FrontendKey
 
@@ -32,6 +32,7 @@ class ServiceReports:
         self._local: set[str] = set()
         self._refused: dict[str, tuple[AddressRefusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
+        self._misused: dict[str, frozenset[str]] = {}
         self._node_lists_are_known = False
 
     @property
@@ -43,6 +44,7 @@ class ServiceReports:
         """A Service has gone."""
         self._refused.pop(key, None)
         self._complaints.pop(key, None)
+        self._misused.pop(key, None)
         self.local(key, None)
 
     def addresses(self, key: str, refusals: Sequence[AddressRefusal]) -> None:
@@ -75,6 +77,15 @@ class ServiceReports:
             if complaint not in before:
                 self._warn(key, messages.SERVED_IN_PART, reason=complaint)
                 self.refused(key, complaint)
+
+    def misused(self, key: str, complaints: Sequence[str], slices: Iterable[EndpointSlice]) -> None:
+        """Report annotations that cannot be used in one Event; the log line is that of their object."""
+        found = frozenset((*complaints, *(text for piece in slices for text in piece.misused)))
+        before = self._misused.pop(key, frozenset())
+        if found:
+            self._misused[key] = found
+        if new := sorted(found - before):
+            self.refused(key, "; ".join(new))
 
     def conflicts(self, found: Mapping[str, Mapping[FrontendKey, str]]) -> None:
         """Report what Services have begun to claim in vain, with the Services that hold it."""

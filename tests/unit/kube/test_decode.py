@@ -301,6 +301,27 @@ def test_one_packet_that_is_no_boolean_is_said_and_left_out(text):
     assert found.complaints[0].startswith("metadata.annotations[ipvsproxy.io/one-packet]: ")
 
 
+@pytest.mark.parametrize(("name", "nearest"), [("sheduler", "scheduler"), ("onepacket", "one-packet")])
+def test_a_misspelt_annotation_is_named_with_the_nearest_known_one(name, nearest):
+    found = decoded(annotated("mh", name))
+    (complaint,) = found.complaints
+    assert found.object.misused == (complaint,)
+    near = f"not known; the nearest that is: ipvsproxy.io/{nearest}"
+    assert complaint == f"metadata.annotations[ipvsproxy.io/{name}]: {near}"
+
+
+def test_very_many_unknown_annotations_are_counted():
+    obj = changed(service(), ["metadata", "annotations"], {f"ipvsproxy.io/x{n}": "" for n in range(10_000)})
+    found = decoded(obj)
+    assert len(found.complaints) == 6
+    assert found.complaints[-1] == "and 1 more"
+
+
+def test_annotations_of_others_are_not_looked_at():
+    obj = changed(service(), ["metadata", "annotations"], {"example.com/sheduler": [1], "ipvsproxy.io": "x"})
+    assert decoded(obj).complaints == ()
+
+
 def test_one_packet_and_affinity_exclude_each_other():
     found = decoded(annotated("true", "one-packet", sessionAffinity="ClientIP"))
     assert (found.object.one_packet, found.object.affinity_seconds) == (False, 10800)

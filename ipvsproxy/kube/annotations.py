@@ -1,0 +1,133 @@
+"""Every annotation that we read, as one row: its name, what may stand in it, and what becomes of it.
+
+All else is derived from these rows: reading them, the complaint about a value that cannot be used or a name that
+is misspelt, and docs/annotations.md. A row names the field of `plan.model` that gets the value; what the value
+means is decided in `plan.planner`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
+
+PREFIX = "ipvsproxy.io/"
+SERVICE, ENDPOINT_SLICE = "Service", "EndpointSlice"
+SCHEDULERS = (
+    *("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos"),
+)  # fmt: skip
+"""All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
+LONGEST_VALUE, LONGEST_KEY = 40, 80
+"""Characters of a value, and of a name, that a complaint repeats."""
+MOST_COMPARED = 5
+"""Unknown names of one object that are looked up among the known ones: each takes some microseconds."""
+
+
+class Annotation(NamedTuple):
+    """One annotation of ours.
+
+    `read` makes the value of the field from what the object holds, which may be anything: it raises ValueError for
+    what is not `allowed`. `aliases` are whole names that other programs have for the same thing.
+    """
+
+    name: str
+    field: str
+    read: Callable[[Any], Any]
+    allowed: str
+    example: str
+    help: str
+    objects: tuple[str, ...] = (SERVICE,)
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name as it stands in an object."""
+        return PREFIX + self.name
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _duration(value: Any) -> float:
+    """Return seconds."""
+    try:
+        nanoseconds = duration(_text(value))
+    except BadValue as error:
+        raise ValueError from error
+    if nanoseconds < 0:
+        raise ValueError
+    return nanoseconds / NANOSECONDS
+
+
+def _scheduler(value: Any) -> str:
+    if _text(value) not in SCHEDULERS:
+        raise ValueError
+    return sys.intern(value)
+
+
+def _boolean(value: Any) -> bool:
+    text = _text(value)
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+TABLE = (
+    Annotation(
+        "drain-timeout", "drain_seconds", _duration, "a duration such as 30s or 1h", "90s",
+        "How long a TCP endpoint that is removed keeps its connections. `0s`: without limit. In place of"
+        " `--drain-timeout`."),
+    Annotation(
+        "scheduler", "scheduler", _scheduler, f"an IPVS scheduler ({', '.join(SCHEDULERS)})", "mh",
+        "The IPVS scheduler of its virtual servers, in place of `--ipvs-scheduler`, with the flags that that one"
+        " would have. A change counts for new connections."),
+    Annotation(
+        "one-packet", "one_packet", _boolean, '"true" or "false"', '"true"',
+        "No UDP packet belongs to a connection: each goes to the next endpoint, also those of one client port"
+        " (`ops` in `ipvsadm -Ln`). For senders that keep one socket and expect no answer: syslog, sFlow, NetFlow,"
+        " metrics. Session affinity excludes it."),
+)  # fmt: skip
+
+BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}
+ALIASES = {kind: {a: row for row in TABLE if kind in row.objects for a in row.aliases} for kind in BY_KEY}
+
+
+def read(kind: str, annotations: Mapping[str, Any] | None, complaints: list[str]) -> dict[str, Any]:
+    """Return the values of annotations by the field they are for; complain about those that cannot be used."""
+    found: dict[str, Any] = {}
+    if not annotations:
+        return found
+    for known in (ALIASES[kind], BY_KEY[kind]):  # our own name wins
+        for key in annotations.keys() & known.keys():
+            try:
+                found[known[key].field] = known[key].read(annotations[key])
+            except ValueError:
+                complaints.append(misused(key, annotations[key], f"is not {known[key].allowed}; default used"))
+    complaints += _unknown(kind, annotations)
+    return found
+
+
+def misused(key: str, value: Any, problem: str) -> str:
+    """Return the complaint about an annotation."""
+    return f"metadata.annotations[{key}]: {str(value)[:LONGEST_VALUE]!r} {problem}"
+
+
+def _unknown(kind: str, annotations: Mapping[str, Any]) -> Iterator[str]:
+    """Yield complaints about names that begin like ours and are none."""
+    strange = [key for key in annotations if key.startswith(PREFIX) and key not in BY_KEY[kind]]
+    for key in strange[:MOST_COMPARED]:
+        yield f"metadata.annotations[{key[:LONGEST_KEY]}]: {_advice(kind, key)}"
+    if len(strange) > MOST_COMPARED:
+        yield f"metadata.annotations: {len(strange) - MOST_COMPARED} more of {PREFIX} are not known"
+
+
+def _advice(kind: str, key: str) -> str:
+    elsewhere = next((other for other, rows in BY_KEY.items() if key in rows), None)
+    if elsewhere:
+        return f"not read from an object of kind {kind}, but {elsewhere}"
+    near = get_close_matches(key[:LONGEST_KEY], BY_KEY[kind], n=1, cutoff=0.0)
+    return f"not known; the nearest that is: {near[0]}" if near else f"not known for an object of kind {kind}"

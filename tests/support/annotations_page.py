@@ -1,0 +1,44 @@
+"""docs/annotations.md, made from the table of annotations: `make annotations-page` writes, a test compares it."""
+
+from collections.abc import Iterator
+
+from ipvsproxy.kube.annotations import PREFIX, TABLE, Annotation
+from tests.support.repository import REPO
+
+PATH = REPO / "docs" / "annotations.md"
+BEGINNING = f"""# Annotations
+
+What a Service or an EndpointSlice may ask for itself. All names begin with `{PREFIX}`; values are text, so
+numbers and `true` stand in quotes in YAML. This page is made from the table in `ipvsproxy/kube/annotations.py`
+(`make annotations-page`).
+
+    kubectl annotate service web {PREFIX}scheduler=mh
+
+A change takes effect at once, concerns no other Service, and loses no open connection. A value that cannot be used
+is left out: one log line and one Event of the Service name the object, the annotation and what is allowed. So do
+they where a name begins with `{PREFIX}` and is not on this page, with the nearest one that is.
+
+| annotation | of | what may stand in it | what it does |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    return BEGINNING + "".join(_row(row) for row in TABLE) + "\n## Examples\n\n" + "\n".join(_examples()) + "\n"
+
+
+def _row(row: Annotation) -> str:
+    others = "".join(f"; also read as `{alias}`" for alias in row.aliases)
+    return f"| `{row.key}` | {', '.join(row.objects)} | {row.allowed} | {row.help}{others} |\n"
+
+
+def _examples() -> Iterator[str]:
+    yield "    metadata:"
+    yield "      annotations:"
+    for row in TABLE:
+        yield f"        {row.key}: {row.example}"
+
+
+if __name__ == "__main__":
+    PATH.write_text(page())
