@@ -148,6 +148,8 @@ def _endpoint(target: Target) -> dict[str, Any]:
     return {
         "endpoint": str(real.destination),
         "weight": real.weight,
+        "upperThreshold": real.attributes.upper_threshold,
+        "lowerThreshold": real.attributes.lower_threshold,
         "active": real.active,
         "inactive": real.inactive,
         "share": round(target.share, 4),

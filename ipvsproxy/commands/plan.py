@@ -24,7 +24,7 @@ from ipvsproxy.kube.objects import Objects, Unavailable
 from ipvsproxy.kube.saved import read_saved
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import NAMES_SHOWN
-from ipvsproxy.plan.state import Frontend, Vip
+from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes, Frontend, Vip
 from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.codec import texts
 from ipvsproxy.ruleset.schema import Audience
@@ -105,8 +105,12 @@ def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]
         "sourceRanges": [str(cidr) for cidr in frontend.ranges],
         "vip": vip.form.value if vip else None,
         "server": server_text(frontend.server),
-        "endpoints": [str(destination) for destination in frontend.destinations],
+        "endpoints": [_endpoint(*pair) for pair in frontend.destinations.items()],
     }
+
+
+def _endpoint(destination: Destination, attributes: DestinationAttributes) -> str:
+    return str(destination) if attributes == USUAL else f"{destination} ({attributes})"
 
 
 def _parts(document: dict[str, Any]) -> Parts:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.commands.names import Names
+from ipvsproxy.inspect.difference import server_text
 from ipvsproxy.kernel.read.connections import connections as all_connections
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.records import Counters, DestinationRecord
@@ -27,7 +28,7 @@ VERDICTS = {
 }
 MASQUERADES = {Masquerade.ALWAYS.value: "always", Masquerade.UNLESS_LOCAL_POD.value: "unless-local-pod"}
 NEVER = "never"
-SERVING, DRAINING = "serving", "draining"
+SERVING, DRAINING, FULL = "serving", "draining", "full"
 
 
 def _named(key: FrontendKey, known: Names) -> Row:
@@ -57,7 +58,7 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
         _named(virtual.key, known)
         | {"verdict": _verdict(verdicts.get(virtual.key, ""), "")}
         | {"scheduler": virtual.server.scheduler, "affinitySeconds": virtual.server.timeout}
-        | {"onePacket": bool(virtual.server.flags & ONE_PACKET)}
+        | {"onePacket": bool(virtual.server.flags & ONE_PACKET), "attributes": server_text(virtual.server)}
         | _load(view.destinations(virtual.key))
         | _counted(virtual.counters)
         for virtual in view.servers()
@@ -77,12 +78,19 @@ def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     """Return a row for each destination of each virtual server."""
     return [
         _named(virtual.key, known)
-        | {"endpoint": str(real.destination), "state": SERVING if real.weight else DRAINING, "weight": real.weight}
+        | {"endpoint": str(real.destination), "state": _state(real), "weight": real.weight}
+        | {"upperThreshold": real.attributes.upper_threshold, "lowerThreshold": real.attributes.lower_threshold}
         | {"active": real.active, "inactive": real.inactive, "persistent": real.persistent}
         | _counted(real.counters)
         for virtual in view.servers()
         for real in view.destinations(virtual.key)
     ]
+
+
+def _state(real: DestinationRecord) -> str:
+    if not real.weight:
+        return DRAINING
+    return FULL if real.is_full else SERVING
 
 
 def connections(_: KernelReader, known: Names, limit: int = 0) -> list[Row]:

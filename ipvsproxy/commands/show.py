@@ -36,6 +36,7 @@ class Topic(NamedTuple):
 CUT = "only the first {} connections were read; --limit reads more"
 MOODS = {
     "accept": Style.GOOD, "serving": Style.GOOD, "refuse": Style.BAD, "drop": Style.BAD, "draining": Style.WARNING,
+    "full": Style.WARNING,
 }  # fmt: skip
 SERVICE = {"NAMESPACE": "namespace", "SERVICE": "service"}
 LOAD = {"ACTIVE": "active", "INACTIVE": "inactive", "CONNECTIONS": "connections"}
@@ -48,7 +49,8 @@ TOPICS = {
         rows.services,
         SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "ENDPOINTS": "endpoints", "DRAINING": "draining"}
         | LOAD | RATES,
-        {"SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds", "ONE-PACKET": "onePacket"} | COUNTED,
+        {"SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds", "ONE-PACKET": "onePacket",
+         "ATTRIBUTES": "attributes"} | COUNTED,
         (*SPARE, "DRAINING", "ACTIVE"),
     ),
     "endpoints": Topic(
@@ -56,7 +58,7 @@ TOPICS = {
         rows.endpoints,
         SERVICE | {"FRONTEND": "frontend", "ENDPOINT": "endpoint", "STATE": "state", "WEIGHT": "weight"}
         | LOAD | RATES,
-        {"PERSISTENT": "persistent"} | COUNTED,
+        {"UPPER": "upperThreshold", "LOWER": "lowerThreshold", "PERSISTENT": "persistent"} | COUNTED,
         (*SPARE, "WEIGHT", "ACTIVE"),
     ),
     "connections": Topic(

@@ -32,7 +32,7 @@ def describe(scheduler: str) -> str:
 
 def shares(scheduler: str, reals: Iterable[DestinationRecord]) -> dict[Destination, float]:
     """Return the share, 0 to 1, of each destination that takes new connections."""
-    live = [real for real in reals if real.weight > 0]
+    live = [real for real in reals if real.weight > 0 and not real.is_full]
     if scheduler == "ovf":
         live = [real for real in live if real.active <= real.weight]
     if scheduler in HEAVIEST:

@@ -117,11 +117,16 @@ class Hints(Raw, frozen=True, gc=False, rename="camel"):
     for_nodes: tuple[Hint, ...] | None = None
 
 
+class TargetRef(Raw, frozen=True, gc=False, rename="camel"):
+    name: str | None = None
+
+
 class RawEndpoint(Raw, frozen=True, gc=False, rename="camel"):
     addresses: tuple[str, ...] | None = None
     node_name: str | None = None
     conditions: Conditions | None = None
     hints: Hints | None = None
+    target_ref: TargetRef | None = None
 
 
 class RawEndpointSlice(Raw, frozen=True, gc=False, rename="camel"):

@@ -6,6 +6,7 @@ those of all slices that name the port (contract 3.2).
 
 from collections.abc import Iterable
 
+from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance
 from ipvsproxy.plan.model import EndpointSlice, ServicePort
 from ipvsproxy.plan.state import Destination
 from ipvsproxy.plan.topology import PortEndpoint
@@ -14,9 +15,10 @@ Name = tuple[int, int, str]
 
 
 class EndpointsByPort:
-    """All endpoints of one Service."""
+    """All endpoints of one Service, and how its connections are spread over them."""
 
-    def __init__(self, slices: Iterable[EndpointSlice]) -> None:
+    def __init__(self, slices: Iterable[EndpointSlice], balance: Balance = NOTHING_SPECIAL) -> None:
+        self.balance = balance
         self._pieces: dict[Name, list[tuple[EndpointSlice, int]]] = {}
         for piece in slices:
             for port in piece.ports:

@@ -65,7 +65,10 @@ class SlicePort(msgspec.Struct, frozen=True, gc=False):
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
-    """One endpoint of a slice: its first address and the conditions after defaulting (contract 3.2)."""
+    """One endpoint of a slice: its first address and the conditions after defaulting (contract 3.2).
+
+    `name` is that of its pod, empty where the slice names none.
+    """
 
     address: bytes
     node: str = ""
@@ -74,6 +77,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     terminating: bool = False
     zone_hints: tuple[str, ...] = ()
     node_hints: tuple[str, ...] = ()
+    name: str = ""
 
 
 class EndpointSlice(msgspec.Struct, frozen=True, gc=False):

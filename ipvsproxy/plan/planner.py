@@ -18,6 +18,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, disjoint, family, is_covered
 from ipvsproxy.config import Config
+from ipvsproxy.plan.balance import Balance, Destinations, balance_of, complaints
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
@@ -27,10 +28,8 @@ from ipvsproxy.plan.state import (
     PERSISTENT,
     SCHED_1,
     SCHED_2,
-    USUAL,
     Claim,
     Destination,
-    DestinationAttributes,
     Frontend,
     FrontendKey,
     ServerAttributes,
@@ -66,9 +65,6 @@ CLAIMS = {
     EXTERNAL_IP: Claim.EXTERNAL,
 }
 """By what the frontends of a tier are claimed."""
-
-
-Destinations = Mapping[Destination, DestinationAttributes]
 
 
 class PortPlan(msgspec.Struct, frozen=True, gc=False):
@@ -107,8 +103,11 @@ def plan_service(
     tally = tally or Tally(config.service_limit)
     asked, numbers = service, synthetic_ports(service)
     service = _permitted(service, refusals, config)
+    slices = tuple(slices)
+    backends = EndpointsByPort(slices, balance_of(service, slices))
+    tally.complaints += complaints(backends.balance, service.scheduler or config.scheduler)
     refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
-    for tier, frontend in _frontends(service, numbers, EndpointsByPort(slices), node, config, tally):
+    for tier, frontend in _frontends(service, numbers, backends, node, config, tally):
         if not (refused and _is_refused(frontend.key, refused)):
             _add(frontend, frontends)
             tally.ends[tier] = len(frontends)
@@ -156,11 +155,12 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
     port: ServicePort,
     cluster_ip: bytes,
     inside_port: int,
-    backends: Sequence[PortEndpoint],
+    backends: EndpointsByPort,
     node: NodeFacts,
     config: Config,
 ) -> PortPlan:
-    choice = choose(backends, node.name, node.zone)
+    found, balance = backends.of(port, family(cluster_ip)), backends.balance
+    choice = choose(found, node.name, node.zone)
     scheduler = service.scheduler or config.scheduler
     turn = _turn(scheduler, node.name)
     return PortPlan(
@@ -169,8 +169,10 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         cluster_ip=cluster_ip,
         inside_port=inside_port,
         server=_server(scheduler, service.affinity_seconds, service.one_packet and port.protocol is Protocol.UDP),
-        cluster=_destinations(choice.cluster, turn),
-        local=_destinations(choice.local, turn) if service.external_local or service.internal_local else {},
+        cluster=_destinations(choice.cluster, turn, balance),
+        local=_destinations(choice.local, turn, balance)
+        if service.external_local or service.internal_local
+        else {},
         exists=choice.exists,
         # Every endpoint of this node that is used at all is among the local ones.
         hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
@@ -178,7 +180,7 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         masquerade_all=config.masquerade_all,
         quiet=config.suppress_vip_arp and family(cluster_ip) == 4,
         drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
-        serving=_serving(backends) if port.protocol is Protocol.UDP else (),
+        serving=_serving(found) if port.protocol is Protocol.UDP else (),
     )
 
 
@@ -206,13 +208,13 @@ def _turn(scheduler: str, node: str) -> int:
     return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest(), "big")
 
 
-def _destinations(backends: Sequence[PortEndpoint], turn: int) -> Destinations:
+def _destinations(backends: Sequence[PortEndpoint], turn: int, balance: Balance) -> Destinations:
     """Sorted, then rotated, with the attributes of each."""
     ordered = sorted(b.destination for b in backends)
     if len(ordered) > 1:
         start = turn % len(ordered)
         ordered = ordered[start:] + ordered[:start]
-    return dict.fromkeys(ordered, USUAL)
+    return balance.destinations(ordered, backends)
 
 
 def _frontends(
@@ -233,7 +235,7 @@ def _frontends(
             # Before the endpoints are looked at: that is what the limit is to save.
             if not tally.spend(CLUSTER_IP, SERVER_SIZE + backends.count(port, number)):
                 return
-            view = _view(service, port, cluster_ip, inside_port, backends.of(port, number), node, config)
+            view = _view(service, port, cluster_ip, inside_port, backends, node, config)
             views.append(view)
             yield CLUSTER_IP, _cluster_ip_frontend(view, node)
     views = [view for view in views if _externally_accessible(service, view.port)]

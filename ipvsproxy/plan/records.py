@@ -54,6 +54,12 @@ class DestinationRecord(NamedTuple):
         """Its part of new connections; none with 0."""
         return self.attributes.weight
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many connections as its upper threshold allows, and so gets no more."""
+        upper = self.attributes.upper_threshold
+        return bool(upper) and self.active + self.inactive >= upper
+
 
 class ServerRecord(NamedTuple):
     """A virtual server."""

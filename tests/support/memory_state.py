@@ -15,7 +15,7 @@ class MemoryState:
         self.attributes = {key: f.server for key, f in ledger.frontends.items()}
         self.here, self.pods = list(here), set(pods)
         self.vips = {key.address for key in ledger.frontends if ledger.vip(key.address)}
-        self.weights = {}
+        self.weights, self.limits = {}, {}
         self.active = {}
         self.counters = Counters()
 
@@ -45,7 +45,7 @@ class MemoryState:
         return [DestinationRecord(d, self._attributes(d), busy, 0, 0, self.counters) for d in self.servers[key]]
 
     def _attributes(self, destination):
-        return DestinationAttributes(self.weights.get(destination, 1))
+        return DestinationAttributes(self.weights.get(destination, 1), *self.limits.get(destination, (0, 0)))
 
 
 def _holds(interval, point):

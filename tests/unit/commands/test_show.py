@@ -86,6 +86,15 @@ def test_endpoints(view, capsys):
     assert sorted((row["state"], row["weight"]) for row in items) == [("draining", 0), ("serving", 1)]
 
 
+def test_endpoints_with_a_limit_of_connections(view, capsys):
+    view.state.limits = dict.fromkeys(view.state.servers[WEB], (4, 3))
+    view.state.active[WEB] = 4
+    items = [row for row in shown(capsys, "endpoints")["items"] if row["frontend"] == str(WEB)]
+    assert [(row["state"], row["upperThreshold"], row["lowerThreshold"]) for row in items] == [("full", 4, 3)] * 2
+    assert cli.main(["show", "endpoints", "-o", "wide"]) == 0
+    assert {"UPPER", "LOWER"} <= set(capsys.readouterr().out.splitlines()[0].split())
+
+
 def test_connections_are_limited_and_that_is_said(view, capsys):
     assert cli.main(["show", "connections", "--limit=3", "-o", "json"]) == 0
     captured = capsys.readouterr()

@@ -34,6 +34,13 @@ def test_shares(scheduler, wanted):
     assert shares(scheduler, reals(3, 1, 0, active=(4, 0, 0))) == wanted
 
 
+@pytest.mark.parametrize("scheduler", ["rr", "wrr", "sh", "fo"])
+def test_an_endpoint_at_its_upper_threshold_gets_nothing(scheduler):
+    full = DestinationRecord(ONE, DestinationAttributes(3, upper_threshold=5), 3, 2, 0, Counters())
+    almost = DestinationRecord(TWO, DestinationAttributes(1, upper_threshold=5), 3, 1, 0, Counters())
+    assert shares(scheduler, [full, almost]) == {TWO: 1.0}
+
+
 def test_nobody_who_takes_connections():
     assert shares("rr", reals(0, 0)) == shares("fo", reals(0)) == shares("ovf", reals(1, active=(2,))) == {}
 

@@ -365,6 +365,13 @@ def test_hints(hints, zones, nodes):
     assert (found.zone_hints, found.node_hints) == (zones, nodes)
 
 
+@pytest.mark.parametrize(
+    ("ref", "name"), [({"kind": "Pod", "name": "web-0"}, "web-0"), ({"kind": "Pod"}, ""), (None, "")]
+)
+def test_an_endpoint_has_the_name_of_its_pod(ref, name):
+    assert value(changed(endpoint_slice(), ["endpoints", 0, "targetRef"], ref)).endpoints[0].name == name
+
+
 def test_a_slice_in_full():
     obj = endpoint_slice(
         ports=[
