@@ -5,6 +5,7 @@ is misspelt, and docs/annotations.md. A row names the field of `plan.model` that
 means is decided in `plan.planner`.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -18,6 +19,11 @@ SCHEDULERS = (
     *("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos"),
 )  # fmt: skip
 """All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
+POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
+"""The name of a pod, or its beginning."""
+MOST_WEIGHT, LONGEST_NUMBER = 65535, 5
+MOST_PATTERNS = 16
+"""Each is compared with the name of each endpoint."""
 LONGEST_VALUE, LONGEST_KEY = 40, 80
 """Characters of a value, and of a name, that a complaint repeats."""
 MOST_COMPARED = 5
@@ -76,6 +82,25 @@ def _boolean(value: Any) -> bool:
     return text == "true"
 
 
+def _weights(value: Any) -> tuple[tuple[str, int], ...]:
+    """Return the weights of pods; each is named once, and few by the beginning of their names."""
+    found: dict[str, int] = {}
+    for part in _text(value).split(","):
+        name, equals, weight = part.strip().rpartition("=")
+        if not (equals and POD.fullmatch(name)) or name in found:
+            raise ValueError
+        found[sys.intern(name)] = _number(weight, MOST_WEIGHT)
+    if sum(name.endswith("*") for name in found) > MOST_PATTERNS:
+        raise ValueError
+    return tuple(found.items())
+
+
+def _number(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) <= most):
+        raise ValueError
+    return int(text)
+
+
 TABLE = (
     Annotation(
         "drain-timeout", "drain_seconds", _duration, "a duration such as 30s or 1h", "90s",
@@ -90,6 +115,15 @@ TABLE = (
         "No UDP packet belongs to a connection: each goes to the next endpoint, also those of one client port"
         " (`ops` in `ipvsadm -Ln`). For senders that keep one socket and expect no answer: syslog, sFlow, NetFlow,"
         " metrics. Session affinity excludes it."),
+    Annotation(
+        "weights", "weights", _weights,
+        f"pods and their weights, 0 to {MOST_WEIGHT}, such as web-0=3,web-1=0 or web-canary-*=1"
+        f" (at most {MOST_PATTERNS} names with *)", "web-0=3,web-1=0,web-canary-*=1",
+        "How many of the new connections a pod gets in proportion to others; 1 for pods that are not named. The"
+        " longest beginning of a name counts, and what an EndpointSlice says comes before what its Service says."
+        " With 0 a pod gets no new connections and keeps those it has: maintenance. The schedulers `rr`, `lc` and"
+        " `dh` know of weights only that 0 is none: an Event says so.",
+        objects=(SERVICE, ENDPOINT_SLICE)),
 )  # fmt: skip
 
 BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}

@@ -4,7 +4,7 @@ In: what the Service and its slices ask for. Out: `Balance`, which gives the att
 about what has no effect. Deterministic, no I/O.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -12,27 +12,64 @@ from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes
 from ipvsproxy.plan.topology import PortEndpoint
 
+UNWEIGHTED = frozenset(("rr", "lc", "dh"))
+"""Schedulers that ask of a weight only whether it is 0 (net/netfilter/ipvs/ip_vs_{rr,lc,dh}.c)."""
 Destinations = Mapping[Destination, DestinationAttributes]
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """What is wanted of the destinations of a Service: `usual` of each."""
+    """What is wanted of the destinations of a Service: `usual` of those that `weights` does not name.
+
+    `weights` has names of pods, `prefixes` beginnings of names, the longest first.
+    """
 
     usual: DestinationAttributes = USUAL
+    weights: Mapping[str, DestinationAttributes] = {}
+    prefixes: Sequence[tuple[str, DestinationAttributes]] = ()
 
-    def destinations(self, ordered: Iterable[Destination], _: Iterable[PortEndpoint]) -> Destinations:
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some endpoint gets a weight of its own other than 0."""
+        values = (*self.weights.values(), *(attributes for _, attributes in self.prefixes))
+        return any(attributes.weight not in (0, USUAL.weight) for attributes in values)
+
+    def destinations(self, ordered: Iterable[Destination], backends: Iterable[PortEndpoint]) -> Destinations:
         """Return destinations with their attributes, in the given order."""
-        return dict.fromkeys(ordered, self.usual)
+        if not (self.weights or self.prefixes):
+            return dict.fromkeys(ordered, self.usual)
+        names = {backend.destination: backend.endpoint.name for backend in backends}
+        return {destination: self._of(names[destination]) for destination in ordered}
+
+    def _of(self, name: str) -> DestinationAttributes:
+        found = self.weights.get(name)
+        if found is None:
+            found = next((own for prefix, own in self.prefixes if name.startswith(prefix)), self.usual)
+        return found
 
 
 NOTHING_SPECIAL = Balance()
 
 
-def balance_of(_: Service, __: Iterable[EndpointSlice]) -> Balance:
-    """Return what a Service and its slices ask for."""
-    return NOTHING_SPECIAL
+def balance_of(service: Service, slices: Iterable[EndpointSlice]) -> Balance:
+    """Return what a Service and its slices ask for; what a slice says of a pod comes first."""
+    weights = dict(service.weights)
+    for piece in slices:
+        if piece.weights:
+            weights.update(piece.weights)
+    if not weights:
+        return NOTHING_SPECIAL
+    made = {name: DestinationAttributes(weight) for name, weight in weights.items()}
+    prefixes = sorted((name for name in made if name.endswith("*")), key=len, reverse=True)
+    return Balance(
+        weights={name: made[name] for name in made if not name.endswith("*")},
+        prefixes=[(name[:-1], made[name]) for name in prefixes],
+    )
 
 
-def complaints(_: Balance, __: str) -> Iterable[str]:
-    """Return what is asked for and has no effect with a scheduler."""
-    return ()
+def complaints(balance: Balance, scheduler: str) -> Iterable[str]:
+    """Yield what is asked for and has no effect."""
+    if scheduler in UNWEIGHTED and balance.is_weighted:
+        yield (
+            f"weights other than 0 have no effect with the scheduler {scheduler}:"
+            " the annotation ipvsproxy.io/scheduler names another, such as wrr, wlc, sh or mh"
+        )

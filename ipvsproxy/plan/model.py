@@ -29,7 +29,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     `affinity_seconds` 0 means no session affinity. `external_local` is already false where the Service is
     not externally reachable by its type. `drain_seconds` is how long removed endpoints may keep their connections:
     None as configured, 0 without limit. `scheduler` is empty for the configured one. With `one_packet` every UDP
-    packet is balanced by itself. `misused` are complaints about annotations that do not count.
+    packet is balanced by itself. `weights` are those of pods by name, or by the beginning of a name and `*`.
+    `misused` are complaints about annotations that do not count.
     """
 
     namespace: str
@@ -48,6 +49,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     drain_seconds: float | None = None
     scheduler: str = ""
     one_packet: bool = False
+    weights: tuple[tuple[str, int], ...] = ()
     misused: tuple[str, ...] = ()
 
     @property
@@ -83,7 +85,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
 class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     """A slice that belongs to a Service; `service` is `namespace/name` of it, `family` is 4 or 6.
 
-    `misused` are complaints about annotations that do not count.
+    `weights` are as a Service has them. `misused` are complaints about annotations that do not count.
     """
 
     namespace: str
@@ -92,6 +94,7 @@ class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     family: int
     ports: tuple[SlicePort, ...]
     endpoints: tuple[Endpoint, ...]
+    weights: tuple[tuple[str, int], ...] = ()
     misused: tuple[str, ...] = ()
 
     @property

@@ -1,4 +1,4 @@
-"""What a Service may ask of IPVS for itself: a scheduler of its own, and balancing of single UDP packets."""
+"""What a Service may ask of IPVS for itself: its scheduler, single UDP packets, weights and limits of its pods."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ class AnnotatedService:
             for f in (4, 6)
         ]
         self.folder.write("own", made, *slices)
+
+    def question(self, family: int) -> Question:
+        return Question(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)
+
+    def share(self, family: int) -> dict[str, int]:
+        """How many of so many connections each pod answers."""
+        return dict(spread(self.question(family), PACKETS))
 
     def answered_tcp(self, family: int) -> set[str]:
         """Who answers a client, connection by connection, each from another port."""
@@ -95,6 +102,37 @@ def test_a_scheduler_of_its_own(annotated: AnnotatedService, family: int) -> Non
         annotated.put()
         eventually(lambda: annotated.answered_tcp(family) == set(PODS))
         assert kept.ask().name == name
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_weights_of_pods(own: AnnotatedService, family: int) -> None:
+    own.put(scheduler="wrr", weights="p11=3")
+    eventually(lambda: own.share(family) == {"p11": 9, "p21": 3})
+    own.put(scheduler="wrr", weights="p*=1,p21=2")
+    eventually(lambda: own.share(family) == {"p11": 4, "p21": 8})
+    own.put()
+    eventually(lambda: own.share(family) == {"p11": 6, "p21": 6})
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_pod_of_weight_0_keeps_its_connections_and_gets_no_more(own: AnnotatedService, family: int) -> None:
+    own.put()
+    eventually(lambda: own.answered_tcp(family) == set(PODS))
+    with Conversation(own.question(family)) as kept:
+        name = kept.ask().name
+        own.put(weights=f"{name}=0")
+        eventually(lambda: own.answered_tcp(family) == set(PODS) - {name})
+        assert kept.ask().name == name
+        own.put()
+        eventually(lambda: own.answered_tcp(family) == set(PODS))
+        assert kept.ask().name == name
+
+
+def test_weights_with_a_scheduler_that_does_not_know_them_are_said(own: AnnotatedService) -> None:
+    own.put(scheduler="lc", weights="p11=3")
+    warning = own.proxy.wait_for(messages.SERVED_IN_PART)
+    assert warning["service"] == "default/own"
+    assert "no effect with the scheduler lc" in warning["reason"]
 
 
 def test_a_scheduler_that_is_none_costs_only_the_wish(annotated: AnnotatedService) -> None:

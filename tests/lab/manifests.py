@@ -119,6 +119,7 @@ def endpoint(
         "addresses": [host.address(family)],
         "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
         "nodeName": node.name,
+        "targetRef": {"kind": "Pod", "name": host.name},
     }
 
 

@@ -301,6 +301,38 @@ def test_one_packet_that_is_no_boolean_is_said_and_left_out(text):
     assert found.complaints[0].startswith("metadata.annotations[ipvsproxy.io/one-packet]: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("web-0=3", (("web-0", 3),)),
+        ("web-0=3, web-1=0,web-canary-*=65535", (("web-0", 3), ("web-1", 0), ("web-canary-*", 65535))),
+        ("*=2", (("*", 2),)),
+    ],
+)
+def test_weights_of_pods(text, wanted):
+    assert value(annotated(text, "weights")).weights == wanted
+    assert (
+        value(changed(endpoint_slice(), ["metadata", "annotations"], {"ipvsproxy.io/weights": text})).weights
+        == wanted
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "web-0", "web-0=", "=3", "web-0=-1", "web-0=1.5", "web-0=65536", "web-0=\u0663", "web-0=3,", "web-0=3,web-0=4",
+     "We=1", "we*b=1", ",".join(f"a{n}*=1" for n in range(17)), "x=" + "9" * 9999, 3, ["web-0=3"]],
+)  # fmt: skip
+def test_weights_that_are_none_are_left_out(text):
+    on_slice = changed(endpoint_slice(), ["metadata", "annotations"], {"ipvsproxy.io/weights": text})
+    for obj in (annotated(text, "weights"), on_slice):
+        found = decoded(obj)
+        (complaint,) = found.complaints
+        assert found.object.weights == ()
+        assert found.object.misused == (complaint,)
+        assert complaint.startswith("metadata.annotations[ipvsproxy.io/weights]: ")
+        assert len(complaint) < 300
+
+
 @pytest.mark.parametrize(("name", "nearest"), [("sheduler", "scheduler"), ("onepacket", "one-packet")])
 def test_a_misspelt_annotation_is_named_with_the_nearest_known_one(name, nearest):
     found = decoded(annotated("mh", name))
