@@ -21,7 +21,7 @@ SCHEDULERS = (
 """All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
 POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 """The name of a pod, or its beginning."""
-MOST_WEIGHT, LONGEST_NUMBER = 65535, 5
+MOST_WEIGHT, MOST_CONNECTIONS, LONGEST_NUMBER = 65535, 1_000_000, 7
 MOST_PATTERNS = 16
 """Each is compared with the name of each endpoint."""
 LONGEST_VALUE, LONGEST_KEY = 40, 80
@@ -95,6 +95,15 @@ def _weights(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple(found.items())
 
 
+def _max_connections(value: Any) -> tuple[int, int]:
+    """Return the upper and the lower threshold."""
+    upper, slash, lower = _text(value).partition("/")
+    thresholds = _number(upper, MOST_CONNECTIONS), _number(lower, MOST_CONNECTIONS) if slash else 0
+    if thresholds[0] == 0 or thresholds[1] > thresholds[0] or (slash and not thresholds[1]):
+        raise ValueError
+    return thresholds
+
+
 def _number(text: str, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) <= most):
         raise ValueError
@@ -124,6 +133,14 @@ TABLE = (
         " With 0 a pod gets no new connections and keeps those it has: maintenance. The schedulers `rr`, `lc` and"
         " `dh` know of weights only that 0 is none: an Event says so.",
         objects=(SERVICE, ENDPOINT_SLICE)),
+    Annotation(
+        "max-connections", "max_connections", _max_connections,
+        f"a number of connections from 1 to {MOST_CONNECTIONS}, also with that below which an endpoint gets new"
+        " ones again: 100 or 100/80", '"100/80"',
+        "An endpoint with so many connections through this node gets no new ones until it has fewer than the"
+        " second number, or than three quarters of the first where there is none. Others get them instead; if all"
+        " are full, connections are refused. Each node counts the connections that come through it, those that"
+        " have just ended included (`active` and `inactive` in `show endpoints`)."),
 )  # fmt: skip
 
 BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}

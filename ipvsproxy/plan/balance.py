@@ -56,11 +56,13 @@ def balance_of(service: Service, slices: Iterable[EndpointSlice]) -> Balance:
     for piece in slices:
         if piece.weights:
             weights.update(piece.weights)
-    if not weights:
+    upper, lower = service.max_connections
+    if not (weights or upper):
         return NOTHING_SPECIAL
-    made = {name: DestinationAttributes(weight) for name, weight in weights.items()}
+    made = {name: DestinationAttributes(weight, upper, lower) for name, weight in weights.items()}
     prefixes = sorted((name for name in made if name.endswith("*")), key=len, reverse=True)
     return Balance(
+        usual=DestinationAttributes(USUAL.weight, upper, lower),
         weights={name: made[name] for name in made if not name.endswith("*")},
         prefixes=[(name[:-1], made[name]) for name in prefixes],
     )

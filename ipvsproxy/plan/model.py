@@ -30,7 +30,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     not externally reachable by its type. `drain_seconds` is how long removed endpoints may keep their connections:
     None as configured, 0 without limit. `scheduler` is empty for the configured one. With `one_packet` every UDP
     packet is balanced by itself. `weights` are those of pods by name, or by the beginning of a name and `*`.
-    `misused` are complaints about annotations that do not count.
+    `max_connections` are those from which on an endpoint gets no more, and below which it gets some again: 0 and 0
+    without a limit. `misused` are complaints about annotations that do not count.
     """
 
     namespace: str
@@ -50,6 +51,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     scheduler: str = ""
     one_packet: bool = False
     weights: tuple[tuple[str, int], ...] = ()
+    max_connections: tuple[int, int] = (0, 0)
     misused: tuple[str, ...] = ()
 
     @property

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
@@ -45,6 +48,14 @@ class AnnotatedService:
 
     def question(self, family: int) -> Question:
         return Question(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)
+
+    def has_server(self, family: int) -> bool:
+        with netns.inside(self.lab.nodes[0].netns):
+            opened = Ipvs()
+        try:
+            return FrontendKey(parse_ip(cluster_ip(NUMBER, family)), 6, 80) in opened.servers()
+        finally:
+            opened.close()
 
     def share(self, family: int) -> dict[str, int]:
         """How many of so many connections each pod answers."""
@@ -126,6 +137,23 @@ def test_a_pod_of_weight_0_keeps_its_connections_and_gets_no_more(own: Annotated
         own.put()
         eventually(lambda: own.answered_tcp(family) == set(PODS))
         assert kept.ask().name == name
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_endpoint_gets_no_more_connections_than_its_limit(own: AnnotatedService, family: int) -> None:
+    own.folder.remove("own")  # what the kernel has counted so far goes with the virtual server
+    eventually(lambda: not own.has_server(family))
+    own.put(max_connections="2")
+    eventually(lambda: own.has_server(family))
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(Conversation(own.question(family))) for _ in range(4)]
+        assert sorted(talk.ask().name for talk in held) == ["p11", "p11", "p21", "p21"]
+        with pytest.raises(OSError, match="refused"), Conversation(own.question(family)):
+            pass
+        own.put()
+        eventually(lambda: len(own.answered_tcp(family)) == 2)
+        own.put(max_connections="3")
+        assert all(talk.ask().outcome == "answered" for talk in held)
 
 
 def test_weights_with_a_scheduler_that_does_not_know_them_are_said(own: AnnotatedService) -> None:

@@ -319,8 +319,8 @@ def test_weights_of_pods(text, wanted):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "web-0", "web-0=", "=3", "web-0=-1", "web-0=1.5", "web-0=65536", "web-0=\u0663", "web-0=3,", "web-0=3,web-0=4",
-     "We=1", "we*b=1", ",".join(f"a{n}*=1" for n in range(17)), "x=" + "9" * 9999, 3, ["web-0=3"]],
+    ["", "web-0", "web-0=", "=3", "web-0=-1", "web-0=1.5", "web-0=65536", "web-0=\u0663", "web-0=3,",
+     "web-0=3,web-0=4", "We=1", "we*b=1", ",".join(f"a{n}*=1" for n in range(17)), "x=" + "9" * 9999, 3, ["web-0=3"]],
 )  # fmt: skip
 def test_weights_that_are_none_are_left_out(text):
     on_slice = changed(endpoint_slice(), ["metadata", "annotations"], {"ipvsproxy.io/weights": text})
@@ -331,6 +331,25 @@ def test_weights_that_are_none_are_left_out(text):
         assert found.object.misused == (complaint,)
         assert complaint.startswith("metadata.annotations[ipvsproxy.io/weights]: ")
         assert len(complaint) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("100", (100, 0)), ("100/80", (100, 80)), ("1/1", (1, 1)), ("1000000", (1_000_000, 0))]
+)
+def test_a_limit_of_connections(text, wanted):
+    assert value(annotated(text, "max-connections")).max_connections == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "many", "80/100", "100/", "100/0", "1000001", "1e3", "\u0663", "9" * 9999, 100, [100]]
+)
+def test_a_limit_of_connections_that_is_none_is_left_out(text):
+    found = decoded(annotated(text, "max-connections"))
+    (complaint,) = found.complaints
+    assert found.object.max_connections == (0, 0)
+    assert complaint.startswith("metadata.annotations[ipvsproxy.io/max-connections]: ")
+    assert "1 to 1000000" in complaint
+    assert len(complaint) < 300
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("sheduler", "scheduler"), ("onepacket", "one-packet")])

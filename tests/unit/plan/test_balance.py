@@ -55,6 +55,14 @@ def test_all_frontends_have_the_weights():
     assert frontends[NODE_PORT].destinations == frontends[CLUSTER].destinations
 
 
+def test_a_limit_of_connections_goes_to_every_destination():
+    limited = DestinationAttributes(1, upper_threshold=100, lower_threshold=80)
+    assert set(planned(service(max_connections=(100, 80))).values()) == {limited}
+    weighted = planned(service(max_connections=(100, 80), weights=(("web-0", 3),)))
+    assert weighted["web-0"] == DestinationAttributes(3, 100, 80)
+    assert weighted["web-1"] == limited
+
+
 @pytest.mark.parametrize(
     ("scheduler", "wish", "said"),
     [
