@@ -50,7 +50,7 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
         misused=said(misused),
         **own,
     )
-    return Decoded(built, said([*misused, *complaints]), _trigger_time(raw))
+    return Decoded(built, said(misused + complaints), _trigger_time(raw))
 
 
 def _trigger_time(raw: RawEndpointSlice) -> float:

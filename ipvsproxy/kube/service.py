@@ -43,7 +43,7 @@ def build_service(raw: RawService) -> Decoded:
     external_local = _external_local(spec)
     affinity_seconds = _affinity(spec, complaints)
     misused: list[str] = []
-    own = _annotated(raw, affinity_seconds, misused)
+    own = _annotated(raw, affinity_seconds, misused) if raw.metadata.annotations else {}
     service = Service(
         namespace=raw.metadata.namespace or NAMESPACE,
         name=raw.metadata.name,
@@ -61,7 +61,7 @@ def build_service(raw: RawService) -> Decoded:
         misused=said(misused),
         **own,
     )
-    return Decoded(service, said([*misused, *complaints]))
+    return Decoded(service, said(misused + complaints))
 
 
 def _not_proxied(raw: RawService) -> str:

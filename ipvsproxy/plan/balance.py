@@ -52,13 +52,13 @@ NOTHING_SPECIAL = Balance()
 
 def balance_of(service: Service, slices: Iterable[EndpointSlice]) -> Balance:
     """Return what a Service and its slices ask for; what a slice says of a pod comes first."""
-    weights = dict(service.weights)
-    for piece in slices:
-        if piece.weights:
-            weights.update(piece.weights)
+    wished = [piece.weights for piece in slices if piece.weights]
     upper, lower = service.max_connections
-    if not (weights or upper):
+    if not (wished or service.weights or upper):
         return NOTHING_SPECIAL
+    weights = dict(service.weights)
+    for more in wished:
+        weights.update(more)
     made = {name: DestinationAttributes(weight, upper, lower) for name, weight in weights.items()}
     prefixes = sorted((name for name in made if name.endswith("*")), key=len, reverse=True)
     return Balance(

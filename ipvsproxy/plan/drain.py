@@ -31,7 +31,7 @@ PAUSE_SECONDS = 1.0
 def draining(frontend: Frontend, state: ServerState) -> list[Destination]:
     """Return the destinations that are no longer wanted but may still carry connections."""
     wanted, present = frontend.destinations, state.destinations
-    if len(present) <= len(wanted) and present.keys() <= wanted.keys():
+    if present == wanted:
         return []
     return [d for d, attributes in present.items() if attributes.weight == 0 and d not in wanted]
 

@@ -18,7 +18,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, disjoint, family, is_covered
 from ipvsproxy.config import Config
-from ipvsproxy.plan.balance import Balance, Destinations, balance_of, complaints
+from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance, Destinations, balance_of, complaints
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
@@ -105,7 +105,8 @@ def plan_service(
     service = _permitted(service, refusals, config)
     slices = tuple(slices)
     backends = EndpointsByPort(slices, balance_of(service, slices))
-    tally.complaints += complaints(backends.balance, service.scheduler or config.scheduler)
+    if backends.balance is not NOTHING_SPECIAL:
+        tally.complaints += complaints(backends.balance, service.scheduler or config.scheduler)
     refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
     for tier, frontend in _frontends(service, numbers, backends, node, config, tally):
         if not (refused and _is_refused(frontend.key, refused)):
