@@ -7,7 +7,7 @@ means is decided in `plan.planner`.
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -145,20 +145,22 @@ TABLE = (
 
 BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}
 ALIASES = {kind: {a: row for row in TABLE if kind in row.objects for a in row.aliases} for kind in BY_KEY}
+PREFIXES = (PREFIX, *(alias for row in TABLE for alias in row.aliases))
 
 
 def read(kind: str, annotations: Mapping[str, Any] | None, complaints: list[str]) -> dict[str, Any]:
     """Return the values of annotations by the field they are for; complain about those that cannot be used."""
     found: dict[str, Any] = {}
-    if not annotations:
+    ours = [key for key in annotations or () if key.startswith(PREFIXES)]
+    if annotations is None or not ours:
         return found
     for known in (ALIASES[kind], BY_KEY[kind]):  # our own name wins
-        for key in annotations.keys() & known.keys():
+        for key in known.keys() & ours:
             try:
                 found[known[key].field] = known[key].read(annotations[key])
             except ValueError:
                 complaints.append(misused(key, annotations[key], f"is not {known[key].allowed}; default used"))
-    complaints += _unknown(kind, annotations)
+    complaints += _unknown(kind, ours)
     return found
 
 
@@ -167,9 +169,9 @@ def misused(key: str, value: Any, problem: str) -> str:
     return f"metadata.annotations[{key}]: {str(value)[:LONGEST_VALUE]!r} {problem}"
 
 
-def _unknown(kind: str, annotations: Mapping[str, Any]) -> Iterator[str]:
+def _unknown(kind: str, ours: Iterable[str]) -> Iterator[str]:
     """Yield complaints about names that begin like ours and are none."""
-    strange = [key for key in annotations if key.startswith(PREFIX) and key not in BY_KEY[kind]]
+    strange = [key for key in ours if key.startswith(PREFIX) and key not in BY_KEY[kind]]
     for key in strange[:MOST_COMPARED]:
         yield f"metadata.annotations[{key[:LONGEST_KEY]}]: {_advice(kind, key)}"
     if len(strange) > MOST_COMPARED:

@@ -180,10 +180,10 @@ def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None
 
 
 def _create(key: FrontendKey, server: ServerAttributes, wanted: Attributes, steps: Steps) -> None:
-    verb, given = Verb.NEW_SERVICE, server  # type: Verb, ServerAttributes | None
-    for attributes, group in grouped(wanted, wanted) or ((USUAL, ()),):
-        steps.added.append(IpvsStep(verb, key, given, group, attributes))
-        verb, given = Verb.NEW_DEST, None
+    (attributes, first), *others = grouped(wanted, wanted) or ((USUAL, ()),)
+    steps.added.append(IpvsStep(Verb.NEW_SERVICE, key, server, first, attributes))
+    for attributes, group in others:
+        steps.added.append(IpvsStep(Verb.NEW_DEST, key, None, group, attributes))
 
 
 def _add(verb: Verb, key: FrontendKey, which: Collection[Destination], wanted: Attributes, steps: Steps) -> None:
@@ -192,9 +192,9 @@ def _add(verb: Verb, key: FrontendKey, which: Collection[Destination], wanted: A
 
 def grouped(which: Collection[Destination], wanted: Attributes) -> Iterable[Group]:
     """Return destinations in groups that want the same attributes, in the order of the first of each."""
-    kinds = set(wanted.values())
-    if len(kinds) == 1:
-        return ((kinds.pop(), tuple(which)),)
+    kinds = [*wanted.values()]
+    if kinds and kinds.count(kinds[0]) == len(kinds):  # cheaper than a set: most share one value
+        return ((kinds[0], tuple(which)),)
     groups: dict[DestinationAttributes, list[Destination]] = {}
     for destination in which:
         groups.setdefault(wanted[destination], []).append(destination)

@@ -211,7 +211,7 @@ def _turn(scheduler: str, node: str) -> int:
 
 def _destinations(backends: Sequence[PortEndpoint], turn: int, balance: Balance) -> Destinations:
     """Sorted, then rotated, with the attributes of each."""
-    ordered = sorted(b.destination for b in backends)
+    ordered = sorted([b.destination for b in backends])
     if len(ordered) > 1:
         start = turn % len(ordered)
         ordered = ordered[start:] + ordered[:start]
