@@ -15,6 +15,7 @@ from ipvsproxy.plan.state import (
     PERSISTENT,
     SCHED_1,
     SCHED_2,
+    SCHED_3,
     FrontendKey,
     KernelState,
     ServerAttributes,
@@ -106,6 +107,7 @@ def server_text(server: ServerAttributes) -> str:
         ONE_PACKET: "one-packet",
         SCHED_1: f"{server.scheduler}-fallback" if named else "flag-1",
         SCHED_2: f"{server.scheduler}-port" if named else "flag-2",
+        SCHED_3: "flag-3",
     }
     texts = [server.scheduler, *(name for bit, name in names.items() if server.flags & bit)]
     if server.netmask is not None:

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
+from ipvsproxy.plan.server import FLAGS
 
 PREFIX = "ipvsproxy.io/"
 SERVICE, ENDPOINT_SLICE = "Service", "EndpointSlice"
@@ -104,6 +105,24 @@ def _max_connections(value: Any) -> tuple[int, int]:
     return thresholds
 
 
+def _scheduler_flags(value: Any) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in _text(value).split(","))
+    if names == ("none",):
+        return ()
+    if any(name not in FLAGS for name in names):
+        raise ValueError
+    return tuple(map(sys.intern, dict.fromkeys(names)))
+
+
+def _prefixes(value: Any) -> tuple[int, int]:
+    """Return the lengths of prefixes for IPv4 and IPv6, 0 for the whole address."""
+    first, comma, second = _text(value).partition(",")
+    four, six = _number(first.strip(), 32), _number(second.strip(), 128) if comma else 0
+    if not four or (comma and not six):
+        raise ValueError
+    return four, six
+
+
 def _number(text: str, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) <= most):
         raise ValueError
@@ -118,7 +137,17 @@ TABLE = (
     Annotation(
         "scheduler", "scheduler", _scheduler, f"an IPVS scheduler ({', '.join(SCHEDULERS)})", "mh",
         "The IPVS scheduler of its virtual servers, in place of `--ipvs-scheduler`, with the flags that that one"
-        " would have. A change counts for new connections."),
+        " would have. A change counts for new connections.", aliases=("kube-router.io/service.scheduler",)),
+    Annotation(
+        "scheduler-flags", "scheduler_flags", _scheduler_flags, f"none, or some of {', '.join(FLAGS)}", "sh-port",
+        "The flags of the scheduler in place of those that it has of itself (`mh-fallback` and `mh-port` with"
+        " `mh`, `sh-fallback` with `sh`): with `port` the client's port counts too, with `fallback` an endpoint"
+        " that takes no connections is passed over and does not refuse them.",
+        aliases=("kube-router.io/service.schedflags",)),
+    Annotation(
+        "affinity-netmask", "affinity_prefixes", _prefixes,
+        "the length of an IPv4 prefix, also with that of IPv6: 24 or 24,64", '"24,64"',
+        "With sessionAffinity ClientIP: clients of one such network are taken for one, and get one endpoint."),
     Annotation(
         "one-packet", "one_packet", _boolean, '"true" or "false"', '"true"',
         "No UDP packet belongs to a connection: each goes to the next endpoint, also those of one client port"

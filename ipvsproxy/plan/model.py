@@ -31,7 +31,9 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     None as configured, 0 without limit. `scheduler` is empty for the configured one. With `one_packet` every UDP
     packet is balanced by itself. `weights` are those of pods by name, or by the beginning of a name and `*`.
     `max_connections` are those from which on an endpoint gets no more, and below which it gets some again: 0 and 0
-    without a limit. `misused` are complaints about annotations that do not count.
+    without a limit. `scheduler_flags` are names of `plan.server.FLAGS`, None for those that the scheduler has of
+    itself. `affinity_prefixes` are lengths for IPv4 and IPv6, 0 for the whole address. `misused` are complaints
+    about annotations that do not count.
     """
 
     namespace: str
@@ -52,6 +54,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     one_packet: bool = False
     weights: tuple[tuple[str, int], ...] = ()
     max_connections: tuple[int, int] = (0, 0)
+    scheduler_flags: tuple[str, ...] | None = None
+    affinity_prefixes: tuple[int, int] = (0, 0)
     misused: tuple[str, ...] = ()
 
     @property

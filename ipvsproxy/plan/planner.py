@@ -23,11 +23,8 @@ from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.safety import AddressRefusal, without
+from ipvsproxy.plan.server import server_of, unused_server_wishes
 from ipvsproxy.plan.state import (
-    ONE_PACKET,
-    PERSISTENT,
-    SCHED_1,
-    SCHED_2,
     Claim,
     Destination,
     Frontend,
@@ -49,10 +46,6 @@ from ipvsproxy.plan.tally import (
 from ipvsproxy.plan.topology import PortEndpoint, choose
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
 from ipvsproxy.ruleset.schema import Audience
-
-SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
-"""A removed or draining destination must not refuse new connections, hence the fallback; mh
-counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
 
 HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
@@ -105,8 +98,10 @@ def plan_service(
     service = _permitted(service, refusals, config)
     slices = tuple(slices)
     backends = EndpointsByPort(slices, balance_of(service, slices))
+    scheduler = service.scheduler or config.scheduler
+    tally.complaints += unused_server_wishes(service, scheduler)
     if backends.balance is not NOTHING_SPECIAL:
-        tally.complaints += complaints(backends.balance, service.scheduler or config.scheduler)
+        tally.complaints += complaints(backends.balance, scheduler)
     refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
     for tier, frontend in _frontends(service, numbers, backends, node, config, tally):
         if not (refused and _is_refused(frontend.key, refused)):
@@ -169,7 +164,7 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
         port=port,
         cluster_ip=cluster_ip,
         inside_port=inside_port,
-        server=_server(scheduler, service.affinity_seconds, service.one_packet and port.protocol is Protocol.UDP),
+        server=server_of(service, scheduler, port.protocol, family(cluster_ip)),
         cluster=_destinations(choice.cluster, turn, balance),
         local=_destinations(choice.local, turn, balance)
         if service.external_local or service.internal_local
@@ -188,13 +183,6 @@ def _view(  # noqa: PLR0913 - one place where everything about a port comes toge
 def _serving(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
     """Every endpoint that a tracked UDP connection may lead to, wherever it is (contract 4.16)."""
     return tuple(sorted(b.destination for b in backends if b.endpoint.ready or b.endpoint.serving))
-
-
-@lru_cache(maxsize=1024)  # one value for all Services that want the same
-def _server(scheduler: str, affinity_seconds: int, one_packet: bool) -> ServerAttributes:
-    flags = SCHEDULER_FLAGS.get(scheduler, 0)
-    flags |= (PERSISTENT if affinity_seconds else 0) | (ONE_PACKET if one_packet else 0)
-    return ServerAttributes(scheduler, flags, affinity_seconds)
 
 
 @lru_cache(maxsize=8)

@@ -27,6 +27,8 @@ SCHED_1 = 0x8
 """IP_VS_SVC_F_SCHED1: fallback to another destination (sh-fallback, mh-fallback)."""
 SCHED_2 = 0x10
 """IP_VS_SVC_F_SCHED2: the client's port counts too (sh-port, mh-port)."""
+SCHED_3 = 0x20
+"""IP_VS_SVC_F_SCHED3: no scheduler of Linux 6.12 has a meaning for it."""
 MASQUERADING, TUNNEL = 0, 2
 """Forwarding methods of destinations (IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL); the planner asks for the first."""
 FORWARDING_METHODS = {1: "local", TUNNEL: "tunnel", 3: "direct routing", 4: "bypass"}

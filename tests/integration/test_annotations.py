@@ -34,11 +34,13 @@ class AnnotatedService:
     def __init__(self, lab: Lab, folder: Folder, proxy: Proxy) -> None:
         self.lab, self.folder, self.proxy = lab, folder, proxy
 
-    def put(self, **annotations: str) -> None:
+    def put(self, *, affinity: bool = False, **annotations: str) -> None:
         made = service("own", PORTS, [cluster_ip(NUMBER, f) for f in (4, 6)])
         made["metadata"]["annotations"] = {
             f"ipvsproxy.io/{name.replace('_', '-')}": value for name, value in annotations.items()
         }
+        if affinity:
+            made["spec"]["sessionAffinity"] = "ClientIP"
         hosts = [self.lab.host(name) for name in PODS]
         slices = [
             endpoint_slice("own", PORTS, [endpoint(self.lab, host, family=f) for host in hosts], family=f)
@@ -154,6 +156,30 @@ def test_an_endpoint_gets_no_more_connections_than_its_limit(own: AnnotatedServi
         eventually(lambda: len(own.answered_tcp(family)) == 2)
         own.put(max_connections="3")
         assert all(talk.ask().outcome == "answered" for talk in held)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_with_sh_port_the_client_port_counts(own: AnnotatedService, family: int) -> None:
+    own.put(scheduler="sh")
+    eventually(lambda: len(own.answered_tcp(family)) == 1)
+    own.put(scheduler="sh", scheduler_flags="sh-port,sh-fallback")
+    eventually(lambda: own.answered_tcp(family) == set(PODS))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_clients_of_one_network_get_one_endpoint(own: AnnotatedService, family: int) -> None:
+    """Two pods of one node, both within the prefix of its pods."""
+    clients = [Question(own.lab.host(name).netns, cluster_ip(NUMBER, family), 80) for name in ("p11", "p12")]
+
+    def answered() -> set[str]:
+        return {name for question in clients for name in spread(question, 4)}
+
+    own.put(affinity=True)
+    eventually(lambda: all(len(spread(question, 4)) == 1 for question in clients))
+    own.put(affinity=True, affinity_netmask="24,64")
+    eventually(lambda: len(answered()) == 1)
+    own.put()
+    eventually(lambda: answered() == set(PODS))
 
 
 def test_weights_with_a_scheduler_that_does_not_know_them_are_said(own: AnnotatedService) -> None:

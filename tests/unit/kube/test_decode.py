@@ -353,6 +353,54 @@ def test_a_limit_of_connections_that_is_none_is_left_out(text):
     assert len(complaint) < 300
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("sh-port", ("sh-port",)),
+        ("mh-port, mh-fallback", ("mh-port", "mh-fallback")),
+        ("none", ()),
+        ("flag-1", ("flag-1",)),
+    ],
+)
+def test_scheduler_flags(text, wanted):
+    assert value(annotated(text, "scheduler-flags")).scheduler_flags == wanted
+    assert value(service()).scheduler_flags is None
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("24", (24, 0)), ("24,64", (24, 64)), ("32, 128", (32, 128))])
+def test_the_netmask_of_affinity(text, wanted):
+    assert value(annotated(text, "affinity-netmask")).affinity_prefixes == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("scheduler-flags", text) for text in ["", "sh", "sh-port,", "none,sh-port", "SH-PORT", 1, ["sh-port"]]),
+        *(
+            ("affinity-netmask", text)
+            for text in ["", "0", "33", "24,", "24,129", ",64", "/24", "255.255.255.0", 24]
+        ),
+    ],
+)
+def test_what_is_not_allowed_in_an_annotation_of_servers_is_left_out(name, text):
+    found = decoded(annotated(text, name))
+    (complaint,) = found.complaints
+    assert (found.object.scheduler_flags, found.object.affinity_prefixes) == (None, (0, 0))
+    assert complaint.startswith(f"metadata.annotations[ipvsproxy.io/{name}]: ")
+
+
+def test_names_that_kube_router_has_are_read_and_ours_come_first():
+    theirs = {"kube-router.io/service.scheduler": "mh", "kube-router.io/service.schedflags": "flag-1,flag-2"}
+    found = value(changed(service(), ["metadata", "annotations"], theirs))
+    assert (found.scheduler, found.scheduler_flags) == ("mh", ("flag-1", "flag-2"))
+    both = theirs | {"ipvsproxy.io/scheduler": "sh"}
+    assert value(changed(service(), ["metadata", "annotations"], both)).scheduler == "sh"
+    wrong = decoded(changed(service(), ["metadata", "annotations"], {"kube-router.io/service.scheduler": "x"}))
+    assert wrong.complaints[0].startswith(
+        "metadata.annotations[kube-router.io/service.scheduler]: 'x' is not an IPVS"
+    )
+
+
 @pytest.mark.parametrize(("name", "nearest"), [("sheduler", "scheduler"), ("onepacket", "one-packet")])
 def test_a_misspelt_annotation_is_named_with_the_nearest_known_one(name, nearest):
     found = decoded(annotated("mh", name))

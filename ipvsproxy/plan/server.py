@@ -1,0 +1,73 @@
+"""The attributes of a Service's virtual servers: scheduler and its flags, session affinity, single packets.
+
+In: the Service and the scheduler that it has. Out: `ServerAttributes`, and sentences about what is asked for and
+has no effect. Deterministic, no I/O.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, SCHED_1, SCHED_2, SCHED_3, ServerAttributes
+
+SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
+"""A removed or draining destination must not refuse new connections, hence the fallback; mh
+counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
+FLAGS = {
+    "sh-fallback": ("sh", SCHED_1),
+    "sh-port": ("sh", SCHED_2),
+    "mh-fallback": ("mh", SCHED_1),
+    "mh-port": ("mh", SCHED_2),
+    "flag-1": ("", SCHED_1),
+    "flag-2": ("", SCHED_2),
+    "flag-3": ("", SCHED_3),
+}
+"""By the names that ipvsadm has for them: the scheduler that they are for (empty: any) and their bit."""
+
+
+def server_of(service: Service, scheduler: str, protocol: Protocol, number: int) -> ServerAttributes:
+    """Return the attributes for one protocol and one family (4 or 6)."""
+    flags = _own_flags(service.scheduler_flags, scheduler)
+    one_packet = service.one_packet and protocol is Protocol.UDP
+    prefix = service.affinity_prefixes[number == 6] if service.affinity_seconds else 0
+    return _attributes(scheduler, flags, service.affinity_seconds, one_packet, _netmask(number, prefix))
+
+
+@lru_cache(maxsize=1024)  # one value for all Services that want the same
+def _attributes(
+    scheduler: str, flags: int | None, affinity_seconds: int, one_packet: bool, netmask: int | None
+) -> ServerAttributes:
+    flags = SCHEDULER_FLAGS.get(scheduler, 0) if flags is None else flags
+    flags |= (PERSISTENT if affinity_seconds else 0) | (ONE_PACKET if one_packet else 0)
+    return ServerAttributes(scheduler, flags, affinity_seconds, netmask)
+
+
+def _own_flags(names: Sequence[str] | None, scheduler: str) -> int | None:
+    """Return the flags that a Service asks for, None where it leaves them to us."""
+    if names is None:
+        return None
+    flags = 0
+    for name in names:
+        of, bit = FLAGS[name]
+        flags |= bit if of in ("", scheduler) else 0
+    return flags
+
+
+def _netmask(number: int, prefix: int) -> int | None:
+    """Return how IPVS has a prefix: a mask for IPv4, the length for IPv6, None for the whole address."""
+    if prefix in (0, 32 if number == 4 else 128):
+        return None
+    return prefix if number == 6 else 0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF
+
+
+def unused_server_wishes(service: Service, scheduler: str) -> list[str]:
+    """Return what a Service asks for and has no effect."""
+    found = []
+    if service.scheduler_flags:
+        of_others = [name for name in service.scheduler_flags if FLAGS[name][0] not in ("", scheduler)]
+        found += [
+            f"{name} has no effect: it is a flag of another scheduler than {scheduler}" for name in of_others
+        ]
+    if any(service.affinity_prefixes) and not service.affinity_seconds:
+        found.append("a netmask of affinity has no effect without sessionAffinity ClientIP")
+    return found
