@@ -1,5 +1,6 @@
 """What is above a limit is served in part, said once, and counted."""
 
+import msgspec
 import pytest
 
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
@@ -85,3 +86,23 @@ def test_a_service_with_two_local_policies_and_many_ports(ports):
     here = Here(many, service("other", ["10.96.0.11"]), service_limit=2000)
     assert "10.96.0.11:80/TCP" in here.servers()
     assert any("local endpoints only" in reason for _, reason in here.heard.said) is (ports > 32767)
+
+
+def test_annotations_that_cannot_be_used_are_one_event_for_as_long_as_they_are_the_same():
+    wrong = service("web", misused=("metadata.annotations[ipvsproxy.io/weights]: 'x' is not pods",))
+    here = Here(wrong)
+    assert here.heard.said == [("web", wrong.misused[0])]
+    here.change(msgspec.structs.replace(wrong, drain_seconds=3.0))
+    piece = msgspec.structs.replace(slice_of("web", "10.244.1.1"), misused=("of a slice",))
+    here.turn(Changed(Kind.ENDPOINT_SLICE, "default/web-4", piece))
+    assert [reason for _, reason in here.heard.said] == [wrong.misused[0], "of a slice"]
+    here.change(service("web"))
+    here.change(wrong)
+    assert here.heard.said[-1] == ("web", wrong.misused[0])
+    assert len(here.heard.said) == 3
+
+
+def test_weights_without_effect_are_one_event():
+    here = Here(service("web", weights=(("web-0", 3),)))
+    ((_, reason),) = here.heard.said
+    assert "no effect with the scheduler rr" in reason
