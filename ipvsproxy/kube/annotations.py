@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
+from ipvsproxy.plan.balance import MOST_WEIGHT
 from ipvsproxy.plan.server import FLAGS
 
 PREFIX = "ipvsproxy.io/"
@@ -22,7 +23,7 @@ SCHEDULERS = (
 """All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
 POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 """The name of a pod, or its beginning."""
-MOST_WEIGHT, MOST_CONNECTIONS, LONGEST_NUMBER = 65535, 1_000_000, 7
+MOST_ZONE_WEIGHT, MOST_CONNECTIONS, LONGEST_NUMBER = 1000, 1_000_000, 7
 MOST_PATTERNS = 16
 """Each is compared with the name of each endpoint."""
 LONGEST_VALUE, LONGEST_KEY = 40, 80
@@ -96,6 +97,10 @@ def _weights(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple(found.items())
 
 
+def _same_zone_weight(value: Any) -> int:
+    return _number(_text(value), MOST_ZONE_WEIGHT, least=1)
+
+
 def _max_connections(value: Any) -> tuple[int, int]:
     """Return the upper and the lower threshold."""
     upper, slash, lower = _text(value).partition("/")
@@ -123,8 +128,8 @@ def _prefixes(value: Any) -> tuple[int, int]:
     return four, six
 
 
-def _number(text: str, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) <= most):
+def _number(text: str, most: int, least: int = 0) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER and least <= int(text) <= most):
         raise ValueError
     return int(text)
 
@@ -162,6 +167,12 @@ TABLE = (
         " With 0 a pod gets no new connections and keeps those it has: maintenance. The schedulers `rr`, `lc` and"
         " `dh` know of weights only that 0 is none: an Event says so.",
         objects=(SERVICE, ENDPOINT_SLICE)),
+    Annotation(
+        "same-zone-weight", "same_zone_weight", _same_zone_weight,
+        f"a number from 1 to {MOST_ZONE_WEIGHT}", '"10"',
+        "Endpoints in the zone of the node get so many times the connections of others: a preference without"
+        " the cliff of topology hints, as others still get some. It multiplies the weights of pods. Endpoints"
+        " and nodes without a zone count as elsewhere. The schedulers are those of `weights`."),
     Annotation(
         "max-connections", "max_connections", _max_connections,
         f"a number of connections from 1 to {MOST_CONNECTIONS}, also with that below which an endpoint gets new"

@@ -124,4 +124,5 @@ def _endpoint(address: bytes, raw: RawEndpoint) -> Endpoint:
         tuple(sys.intern(hint.name) for hint in (hints.for_zones or ())[:MOST_HINTS]) if hints else (),
         tuple(sys.intern(hint.name) for hint in (hints.for_nodes or ())[:MOST_HINTS]) if hints else (),
         (raw.target_ref.name or "") if raw.target_ref else "",
+        sys.intern(raw.zone or ""),
     )

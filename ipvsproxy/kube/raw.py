@@ -127,6 +127,7 @@ class RawEndpoint(Raw, frozen=True, gc=False, rename="camel"):
     conditions: Conditions | None = None
     hints: Hints | None = None
     target_ref: TargetRef | None = None
+    zone: str | None = None
 
 
 class RawEndpointSlice(Raw, frozen=True, gc=False, rename="camel"):

@@ -8,53 +8,62 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ipvsproxy.plan.model import EndpointSlice, Service
+from ipvsproxy.plan.model import Endpoint, EndpointSlice, Service
 from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes
 from ipvsproxy.plan.topology import PortEndpoint
 
 UNWEIGHTED = frozenset(("rr", "lc", "dh"))
 """Schedulers that ask of a weight only whether it is 0 (net/netfilter/ipvs/ip_vs_{rr,lc,dh}.c)."""
+MOST_WEIGHT = 65535
+"""What ipvsadm takes."""
 Destinations = Mapping[Destination, DestinationAttributes]
 
 
 class Balance(msgspec.Struct, frozen=True):
     """What is wanted of the destinations of a Service: `usual` of those that `weights` does not name.
 
-    `weights` has names of pods, `prefixes` beginnings of names, the longest first.
+    `weights` has names of pods, `prefixes` beginnings of names, the longest first. Endpoints in `zone`, if there
+    is one, get `same_zone` times the weight.
     """
 
     usual: DestinationAttributes = USUAL
     weights: Mapping[str, DestinationAttributes] = {}
     prefixes: Sequence[tuple[str, DestinationAttributes]] = ()
+    zone: str = ""
+    same_zone: int = 1
 
     @property
     def is_weighted(self) -> bool:
-        """Whether some endpoint gets a weight of its own other than 0."""
+        """Whether some endpoint may get a weight of its own other than 0."""
+        if self.same_zone != 1:
+            return True
         values = (*self.weights.values(), *(attributes for _, attributes in self.prefixes))
         return any(attributes.weight not in (0, USUAL.weight) for attributes in values)
 
     def destinations(self, ordered: Iterable[Destination], backends: Iterable[PortEndpoint]) -> Destinations:
         """Return destinations with their attributes, in the given order."""
-        if not (self.weights or self.prefixes):
+        if not (self.weights or self.prefixes or self.zone):
             return dict.fromkeys(ordered, self.usual)
-        names = {backend.destination: backend.endpoint.name for backend in backends}
-        return {destination: self._of(names[destination]) for destination in ordered}
+        endpoints = {backend.destination: backend.endpoint for backend in backends}
+        return {destination: self._of(endpoints[destination]) for destination in ordered}
 
-    def _of(self, name: str) -> DestinationAttributes:
-        found = self.weights.get(name)
+    def _of(self, endpoint: Endpoint) -> DestinationAttributes:
+        name, found = endpoint.name, self.weights.get(endpoint.name)
         if found is None:
             found = next((own for prefix, own in self.prefixes if name.startswith(prefix)), self.usual)
+        if self.zone and endpoint.zone == self.zone:
+            return msgspec.structs.replace(found, weight=min(found.weight * self.same_zone, MOST_WEIGHT))
         return found
 
 
 NOTHING_SPECIAL = Balance()
 
 
-def balance_of(service: Service, slices: Iterable[EndpointSlice]) -> Balance:
-    """Return what a Service and its slices ask for; what a slice says of a pod comes first."""
+def balance_of(service: Service, slices: Iterable[EndpointSlice], zone: str) -> Balance:
+    """Return what a Service and its slices ask for on a node in a zone; what a slice says of a pod comes first."""
     wished = [piece.weights for piece in slices if piece.weights]
     upper, lower = service.max_connections
-    if not (wished or service.weights or upper):
+    if not (wished or service.weights or upper or service.same_zone_weight != 1):
         return NOTHING_SPECIAL
     weights = dict(service.weights)
     for more in wished:
@@ -65,6 +74,8 @@ def balance_of(service: Service, slices: Iterable[EndpointSlice]) -> Balance:
         usual=DestinationAttributes(USUAL.weight, upper, lower),
         weights={name: made[name] for name in made if not name.endswith("*")},
         prefixes=[(name[:-1], made[name]) for name in prefixes],
+        zone=zone if service.same_zone_weight != 1 else "",
+        same_zone=service.same_zone_weight,
     )
 
 

@@ -31,9 +31,10 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     None as configured, 0 without limit. `scheduler` is empty for the configured one. With `one_packet` every UDP
     packet is balanced by itself. `weights` are those of pods by name, or by the beginning of a name and `*`.
     `max_connections` are those from which on an endpoint gets no more, and below which it gets some again: 0 and 0
-    without a limit. `scheduler_flags` are names of `plan.server.FLAGS`, None for those that the scheduler has of
-    itself. `affinity_prefixes` are lengths for IPv4 and IPv6, 0 for the whole address. `misused` are complaints
-    about annotations that do not count.
+    without a limit. `same_zone_weight` multiplies the weights of endpoints in the node's zone. `scheduler_flags`
+    are names of `plan.server.FLAGS`, None for those that the scheduler has of itself. `affinity_prefixes` are
+    lengths for IPv4 and IPv6, 0 for the whole address. `misused` are complaints about annotations that do not
+    count.
     """
 
     namespace: str
@@ -54,6 +55,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     one_packet: bool = False
     weights: tuple[tuple[str, int], ...] = ()
     max_connections: tuple[int, int] = (0, 0)
+    same_zone_weight: int = 1
     scheduler_flags: tuple[str, ...] | None = None
     affinity_prefixes: tuple[int, int] = (0, 0)
     misused: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class SlicePort(msgspec.Struct, frozen=True, gc=False):
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """One endpoint of a slice: its first address and the conditions after defaulting (contract 3.2).
 
-    `name` is that of its pod, empty where the slice names none.
+    `name` is that of its pod, `zone` that of its node, each empty where the slice names none.
     """
 
     address: bytes
@@ -86,6 +88,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     zone_hints: tuple[str, ...] = ()
     node_hints: tuple[str, ...] = ()
     name: str = ""
+    zone: str = ""
 
 
 class EndpointSlice(msgspec.Struct, frozen=True, gc=False):

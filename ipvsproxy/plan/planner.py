@@ -97,7 +97,7 @@ def plan_service(
     asked, numbers = service, synthetic_ports(service)
     service = _permitted(service, refusals, config)
     slices = tuple(slices)
-    backends = EndpointsByPort(slices, balance_of(service, slices))
+    backends = EndpointsByPort(slices, balance_of(service, slices, node.zone))
     scheduler = service.scheduler or config.scheduler
     tally.complaints += unused_server_wishes(service, scheduler)
     if backends.balance is not NOTHING_SPECIAL:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -14,7 +14,7 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
 from tests.lab.probe import Conversation, Question, spread
 from tests.lab.proxy import Proxy
 from tests.lab.published import cluster_ip
@@ -34,7 +34,7 @@ class AnnotatedService:
     def __init__(self, lab: Lab, folder: Folder, proxy: Proxy) -> None:
         self.lab, self.folder, self.proxy = lab, folder, proxy
 
-    def put(self, *, affinity: bool = False, **annotations: str) -> None:
+    def put(self, *, affinity: bool = False, zones: Sequence[str] = ("", ""), **annotations: str) -> None:
         made = service("own", PORTS, [cluster_ip(NUMBER, f) for f in (4, 6)])
         made["metadata"]["annotations"] = {
             f"ipvsproxy.io/{name.replace('_', '-')}": value for name, value in annotations.items()
@@ -43,7 +43,15 @@ class AnnotatedService:
             made["spec"]["sessionAffinity"] = "ClientIP"
         hosts = [self.lab.host(name) for name in PODS]
         slices = [
-            endpoint_slice("own", PORTS, [endpoint(self.lab, host, family=f) for host in hosts], family=f)
+            endpoint_slice(
+                "own",
+                PORTS,
+                [
+                    endpoint(self.lab, host, family=f) | {"zone": zone}
+                    for host, zone in zip(hosts, zones, strict=True)
+                ],
+                family=f,
+            )
             for f in (4, 6)
         ]
         self.folder.write("own", made, *slices)
@@ -84,7 +92,9 @@ class AnnotatedService:
 @pytest.fixture(scope="module")
 def annotated(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnnotatedService]:
     lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("annotations")))
-    folder.write_nodes(lab)
+    nodes = [node_object(node) for node in lab.nodes]
+    nodes[0]["metadata"]["labels"]["topology.kubernetes.io/zone"] = "here"
+    folder.write("nodes", *nodes)
     for name in PODS:
         for proto, number in (("tcp", 8080), ("udp", 8081)):
             lab.responder.listen(lab.host(name), number, proto)
@@ -180,6 +190,14 @@ def test_clients_of_one_network_get_one_endpoint(own: AnnotatedService, family: 
     eventually(lambda: len(answered()) == 1)
     own.put()
     eventually(lambda: answered() == set(PODS))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_endpoints_of_the_same_zone_get_more(own: AnnotatedService, family: int) -> None:
+    own.put(scheduler="wrr", same_zone_weight="3", zones=("here", "there"))
+    eventually(lambda: own.share(family) == {"p11": 9, "p21": 3})
+    own.put(scheduler="wrr", same_zone_weight="3", zones=("there", "here"))
+    eventually(lambda: own.share(family) == {"p11": 3, "p21": 9})
 
 
 def test_weights_with_a_scheduler_that_does_not_know_them_are_said(own: AnnotatedService) -> None:

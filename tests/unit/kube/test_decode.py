@@ -401,6 +401,24 @@ def test_names_that_kube_router_has_are_read_and_ours_come_first():
     )
 
 
+@pytest.mark.parametrize(("text", "wanted"), [("1", 1), ("10", 10), ("1000", 1000)])
+def test_the_weight_of_endpoints_in_the_same_zone(text, wanted):
+    assert value(annotated(text, "same-zone-weight")).same_zone_weight == wanted
+
+
+@pytest.mark.parametrize("text", ["", "0", "1001", "ten", "1.5", "-1", 10])
+def test_a_weight_of_the_same_zone_that_is_none_is_left_out(text):
+    found = decoded(annotated(text, "same-zone-weight"))
+    (complaint,) = found.complaints
+    assert found.object.same_zone_weight == 1
+    assert "a number from 1 to 1000" in complaint
+
+
+@pytest.mark.parametrize(("zone", "wanted"), [("a", "a"), (None, "")])
+def test_an_endpoint_has_a_zone(zone, wanted):
+    assert value(changed(endpoint_slice(), ["endpoints", 0, "zone"], zone)).endpoints[0].zone == wanted
+
+
 @pytest.mark.parametrize(("name", "nearest"), [("sheduler", "scheduler"), ("onepacket", "one-packet")])
 def test_a_misspelt_annotation_is_named_with_the_nearest_known_one(name, nearest):
     found = decoded(annotated("mh", name))

@@ -55,6 +55,32 @@ def test_all_frontends_have_the_weights():
     assert frontends[NODE_PORT].destinations == frontends[CLUSTER].destinations
 
 
+def zoned(**settings):
+    """Two pods in zone a, one in b."""
+    zones = dict(zip(PODS, ("a", "a", "b"), strict=True))
+    found = slice_of("web", *(endpoint(address, name=PODS[address], zone=zone) for address, zone in zones.items()))
+    svc = service(scheduler="wrr", **settings)
+    return lambda zone: {
+        PODS[str(destination).split(":")[0]]: attributes.weight
+        for destination, attributes in plan_service(svc, [found], node(zone=zone), config())[
+            CLUSTER
+        ].destinations.items()
+    }
+
+
+def test_endpoints_in_the_zone_of_the_node_get_more():
+    by_zone = zoned(same_zone_weight=10)
+    assert by_zone("a") == {"web-0": 10, "web-1": 10, "web-canary-x": 1}
+    assert by_zone("b") == {"web-0": 1, "web-1": 1, "web-canary-x": 10}
+    assert set(by_zone("").values()) == set(by_zone("c").values()) == {1}
+
+
+def test_the_weight_of_the_zone_multiplies_that_of_the_pod():
+    by_zone = zoned(same_zone_weight=1000, weights=(("web-0", 3), ("web-1", 0), ("web-c*", 100)))
+    assert by_zone("a") == {"web-0": 3000, "web-1": 0, "web-canary-x": 100}
+    assert by_zone("b") == {"web-0": 3, "web-1": 0, "web-canary-x": 65535}
+
+
 def test_a_limit_of_connections_goes_to_every_destination():
     limited = DestinationAttributes(1, upper_threshold=100, lower_threshold=80)
     assert set(planned(service(max_connections=(100, 80))).values()) == {limited}
