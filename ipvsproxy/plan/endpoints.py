@@ -43,9 +43,9 @@ class EndpointsByPort:
             for piece, target in self._pieces.get((number, port.protocol, port.name), ())
             for endpoint in piece.endpoints
         ]
-        merged = {backend.destination: backend for backend in backends}
-        if len(merged) == len(backends):
+        if len({backend.endpoint.address for backend in backends}) == len(backends):
             return backends
+        merged = {backend.destination: backend for backend in backends}
         for backend in backends:
             if _usefulness(merged[backend.destination]) < _usefulness(backend):
                 merged[backend.destination] = backend
