@@ -29,7 +29,7 @@ SHELL_SCRIPTS := $(shell git grep -lE '^(\#!/bin/(ba)?sh|\# shellcheck shell=)')
 NONE_IS_FINE = || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help annotations-page demo tour vagrant-lab test test-all check unit tools-check vagrant-check integration integration-all \
+.PHONY: help demo tour vagrant-lab test test-all check unit tools-check vagrant-check integration integration-all \
         integration-newer soak fuzz conformance picture bench bench-dataplane guest cluster cluster-down cluster-trials e2e \
         image image-root lock clean
 
@@ -92,9 +92,6 @@ fuzz: $(VENV)  ## look for inputs that break or slow down what reads them; FUZZ_
 
 conformance: $(VENV)  ## every packet flow of a file, FLOWS=FILE, or of some of its scenarios
 	$(RUN) -- $(PY) -m tests.conformance.run --flows $(FLOWS) $(ARGS)
-
-annotations-page: $(VENV)  ## write docs/annotations.md anew from the table in ipvsproxy/kube/annotations.py
-	$(PY) -m tests.support.annotations_page
 
 picture: $(VENV)  ## draw the picture in docs/commands.md anew
 	$(PY) tools/picture $(WHERE)

@@ -1,4 +1,4 @@
-"""docs/annotations.md, made from the table of annotations: `make annotations-page` writes, a test compares it."""
+"""docs/annotations.md, made from the table of annotations: `python -m` of this writes it, a test compares."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ BEGINNING = f"""# Annotations
 
 What a Service or an EndpointSlice may ask for itself. All names begin with `{PREFIX}`; values are text, so
 numbers and `true` stand in quotes in YAML. This page is made from the table in `ipvsproxy/kube/annotations.py`
-(`make annotations-page`).
+(`python -m tests.support.annotations_page`).
 
     kubectl annotate service web {PREFIX}scheduler=mh
 

@@ -10,7 +10,7 @@ from tests.support.repository import REPO
 
 
 def test_the_page_is_made_from_the_table():
-    assert PATH.read_text() == page(), "make annotations-page"
+    assert PATH.read_text() == page(), "python -m tests.support.annotations_page"
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
