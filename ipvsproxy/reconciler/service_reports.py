@@ -5,6 +5,7 @@ thread.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 import structlog
 
@@ -80,7 +81,10 @@ class ServiceReports:
 
     def misused(self, key: str, complaints: Sequence[str], slices: Iterable[EndpointSlice]) -> None:
         """Report annotations that cannot be used in one Event; the log line is that of their object."""
-        found = frozenset((*complaints, *(text for piece in slices for text in piece.misused)))
+        of_slices = [piece.misused for piece in slices if piece.misused]
+        if not (complaints or of_slices or key in self._misused):
+            return
+        found = frozenset(chain(complaints, *of_slices))
         before = self._misused.pop(key, frozenset())
         if found:
             self._misused[key] = found
