@@ -33,10 +33,8 @@ HANGS_SECONDS = 60
 MEMORY_MIB = 2048
 MEASURED = 40
 """How many inputs are measured at the end, the largest first."""
-TRY_NFTABLES = (
-    "import nft; from ipvsproxy.kernel.scripts import ruleset; \
+TRY_NFTABLES = "import nft; from ipvsproxy.kernel.scripts import ruleset; \
 x = nft.Transaction(nft.Table('inet', 'ipvsproxy')); x.load(ruleset()); nft.Libnftables().run(x)"
-)
 NAMES = ("configuration", "connections", "decoding", "kubeconfig", "manifests", "objects")
 
 

@@ -128,81 +128,83 @@ def test_a_scheduler_of_its_own(annotated: AnnotatedService, family: int) -> Non
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_weights_of_pods(own: AnnotatedService, family: int) -> None:
-    own.put(scheduler="wrr", weights="p11=3")
-    eventually(lambda: own.share(family) == {"p11": 9, "p21": 3})
-    own.put(scheduler="wrr", weights="p*=1,p21=2")
-    eventually(lambda: own.share(family) == {"p11": 4, "p21": 8})
-    own.put()
-    eventually(lambda: own.share(family) == {"p11": 6, "p21": 6})
+def test_weights_of_pods(annotated: AnnotatedService, family: int) -> None:
+    annotated.put(scheduler="wrr", weights="p11=3")
+    eventually(lambda: annotated.share(family) == {"p11": 9, "p21": 3})
+    annotated.put(scheduler="wrr", weights="p*=1,p21=2")
+    eventually(lambda: annotated.share(family) == {"p11": 4, "p21": 8})
+    annotated.put()
+    eventually(lambda: annotated.share(family) == {"p11": 6, "p21": 6})
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_pod_of_weight_0_keeps_its_connections_and_gets_no_more(own: AnnotatedService, family: int) -> None:
-    own.put()
-    eventually(lambda: own.answered_tcp(family) == set(PODS))
-    with Conversation(own.question(family)) as kept:
+def test_a_pod_of_weight_0_keeps_its_connections_and_gets_no_more(
+    annotated: AnnotatedService, family: int
+) -> None:
+    annotated.put()
+    eventually(lambda: annotated.answered_tcp(family) == set(PODS))
+    with Conversation(annotated.question(family)) as kept:
         name = kept.ask().name
-        own.put(weights=f"{name}=0")
-        eventually(lambda: own.answered_tcp(family) == set(PODS) - {name})
+        annotated.put(weights=f"{name}=0")
+        eventually(lambda: annotated.answered_tcp(family) == set(PODS) - {name})
         assert kept.ask().name == name
-        own.put()
-        eventually(lambda: own.answered_tcp(family) == set(PODS))
+        annotated.put()
+        eventually(lambda: annotated.answered_tcp(family) == set(PODS))
         assert kept.ask().name == name
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_endpoint_gets_no_more_connections_than_its_limit(own: AnnotatedService, family: int) -> None:
-    own.folder.remove("own")  # what the kernel has counted so far goes with the virtual server
-    eventually(lambda: not own.has_server(family))
-    own.put(max_connections="2")
-    eventually(lambda: own.has_server(family))
+def test_an_endpoint_gets_no_more_connections_than_its_limit(annotated: AnnotatedService, family: int) -> None:
+    annotated.folder.remove("own")  # what the kernel has counted so far goes with the virtual server
+    eventually(lambda: not annotated.has_server(family))
+    annotated.put(max_connections="2")
+    eventually(lambda: annotated.has_server(family))
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(Conversation(own.question(family))) for _ in range(4)]
+        held = [stack.enter_context(Conversation(annotated.question(family))) for _ in range(4)]
         assert sorted(talk.ask().name for talk in held) == ["p11", "p11", "p21", "p21"]
-        with pytest.raises(OSError, match="refused"), Conversation(own.question(family)):
+        with pytest.raises(OSError, match="refused"), Conversation(annotated.question(family)):
             pass
-        own.put()
-        eventually(lambda: len(own.answered_tcp(family)) == 2)
-        own.put(max_connections="3")
+        annotated.put()
+        eventually(lambda: len(annotated.answered_tcp(family)) == 2)
+        annotated.put(max_connections="3")
         assert all(talk.ask().outcome == "answered" for talk in held)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_with_sh_port_the_client_port_counts(own: AnnotatedService, family: int) -> None:
-    own.put(scheduler="sh")
-    eventually(lambda: len(own.answered_tcp(family)) == 1)
-    own.put(scheduler="sh", scheduler_flags="sh-port,sh-fallback")
-    eventually(lambda: own.answered_tcp(family) == set(PODS))
+def test_with_sh_port_the_client_port_counts(annotated: AnnotatedService, family: int) -> None:
+    annotated.put(scheduler="sh")
+    eventually(lambda: len(annotated.answered_tcp(family)) == 1)
+    annotated.put(scheduler="sh", scheduler_flags="sh-port,sh-fallback")
+    eventually(lambda: annotated.answered_tcp(family) == set(PODS))
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_clients_of_one_network_get_one_endpoint(own: AnnotatedService, family: int) -> None:
+def test_clients_of_one_network_get_one_endpoint(annotated: AnnotatedService, family: int) -> None:
     """Two pods of one node, both within the prefix of its pods."""
-    clients = [Question(own.lab.host(name).netns, cluster_ip(NUMBER, family), 80) for name in ("p11", "p12")]
+    clients = [Question(annotated.lab.host(name).netns, cluster_ip(NUMBER, family), 80) for name in ("p11", "p12")]
 
     def answered() -> set[str]:
         return {name for question in clients for name in spread(question, 4)}
 
-    own.put(affinity=True)
+    annotated.put(affinity=True)
     eventually(lambda: all(len(spread(question, 4)) == 1 for question in clients))
-    own.put(affinity=True, affinity_netmask="24,64")
+    annotated.put(affinity=True, affinity_netmask="24,64")
     eventually(lambda: len(answered()) == 1)
-    own.put()
+    annotated.put()
     eventually(lambda: answered() == set(PODS))
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_endpoints_of_the_same_zone_get_more(own: AnnotatedService, family: int) -> None:
-    own.put(scheduler="wrr", same_zone_weight="3", zones=("here", "there"))
-    eventually(lambda: own.share(family) == {"p11": 9, "p21": 3})
-    own.put(scheduler="wrr", same_zone_weight="3", zones=("there", "here"))
-    eventually(lambda: own.share(family) == {"p11": 3, "p21": 9})
+def test_endpoints_of_the_same_zone_get_more(annotated: AnnotatedService, family: int) -> None:
+    annotated.put(scheduler="wrr", same_zone_weight="3", zones=("here", "there"))
+    eventually(lambda: annotated.share(family) == {"p11": 9, "p21": 3})
+    annotated.put(scheduler="wrr", same_zone_weight="3", zones=("there", "here"))
+    eventually(lambda: annotated.share(family) == {"p11": 3, "p21": 9})
 
 
-def test_weights_with_a_scheduler_that_does_not_know_them_are_said(own: AnnotatedService) -> None:
-    own.put(scheduler="lc", weights="p11=3")
-    warning = own.proxy.wait_for(messages.SERVED_IN_PART)
+def test_weights_with_a_scheduler_that_does_not_know_them_are_said(annotated: AnnotatedService) -> None:
+    annotated.put(scheduler="lc", weights="p11=3")
+    warning = annotated.proxy.wait_for(messages.SERVED_IN_PART)
     assert warning["service"] == "default/own"
     assert "no effect with the scheduler lc" in warning["reason"]
 
