@@ -193,9 +193,13 @@ class Conversation:
     def __init__(self, question: Question, timeout: float = DEFAULT_TIMEOUT) -> None:
         self.socket = netns.open_socket(question.netns, question.address, question.proto)
         self.socket.settimeout(timeout)
-        if question.src is not None or question.src_port:
-            self.socket.bind((question.src or "", question.src_port))
-        self.socket.connect((question.address, question.port))
+        try:
+            if question.src is not None or question.src_port:
+                self.socket.bind((question.src or "", question.src_port))
+            self.socket.connect((question.address, question.port))
+        except OSError:
+            self.socket.close()
+            raise
 
     def ask(self) -> Result:
         """Send one more line and judge what comes back."""
