@@ -155,6 +155,8 @@ def test_a_pod_of_weight_0_keeps_its_connections_and_gets_no_more(
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_an_endpoint_gets_no_more_connections_than_its_limit(annotated: AnnotatedService, family: int) -> None:
+    annotated.put()
+    eventually(lambda: annotated.has_server(family))
     annotated.folder.remove("own")  # what the kernel has counted so far goes with the virtual server
     eventually(lambda: not annotated.has_server(family))
     annotated.put(max_connections="2")
