@@ -66,6 +66,7 @@ WATCH_CRASHED = "Watching objects crashed, listing again"
 WATCH_FAILED = "Could not watch API server, keeping cached objects"
 
 # The process
+CONFIG_CHANGED = "Configuration file changed, exiting to be restarted"
 CONFIG_KEPT = "Could not use changed configuration file, keeping the previous configuration"
 FATAL = "Could not continue, exiting"
 KUBE_PROXY_KEPT = "Kept what belongs to kube-proxy in place"

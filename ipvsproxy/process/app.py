@@ -170,5 +170,5 @@ def _crashed(crash: threading.ExceptHookArgs) -> None:
 
 def _restart(file: Path) -> None:
     """End, so that a supervisor starts the process with what the file holds now."""
-    log.error("Configuration file changed, exiting to be restarted", file=str(file))
+    log.error(messages.CONFIG_CHANGED, file=str(file))
     os._exit(1)

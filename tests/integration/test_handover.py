@@ -14,13 +14,34 @@ from tests.lab.lab import Lab, Node
 from tests.lab.manifests import Folder
 from tests.lab.probe import Conversation, Question, Result
 from tests.lab.proxy import Proxy
-from tests.lab.takeover import ARGUMENTS, CLEANUP, ask, asking, leftovers, listings, questions
+from tests.lab.takeover import (
+    ARGUMENTS,
+    CLEANUP,
+    ask,
+    asking,
+    leftovers,
+    listings,
+    others_node,
+    questions,
+    serve,
+)
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
 
 JSON = "--logging-format=json"
 HANDOVER = [*CLEANUP, "--cleanup-handover", JSON]
 REMOVED = messages.FOREIGN_REMOVED
+
+
+@pytest.fixture
+def served(lab: Lab, manifests: Folder) -> tuple[Served, ...]:
+    return serve(lab, manifests)
+
+
+@pytest.fixture
+def node(lab: Lab) -> Iterator[Node]:
+    with others_node(lab) as node:
+        yield node
 
 
 @contextlib.contextmanager
