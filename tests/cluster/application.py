@@ -16,12 +16,18 @@ NODE_PORT, NODE_PORT_UDP = 30080, 30081
 HTTP, UDP = 8080, 8081
 READY_SECONDS = 900
 NAMESPACE = "default"
+# On a busy machine an answer may take its time; an endpoint that goes for that would refuse connections.
+PATIENT = {"timeoutSeconds": 10, "failureThreshold": 6}
 
 
 def daemonset(name: str, args: list[str], *, probe: bool) -> dict[str, Any]:
     container: dict[str, Any] = {"name": name, "image": AGNHOST, "args": args, "imagePullPolicy": "IfNotPresent"}
     if probe:
-        container["readinessProbe"] = {"httpGet": {"path": "/hostname", "port": HTTP}, "periodSeconds": 2}
+        container["readinessProbe"] = {
+            "httpGet": {"path": "/hostname", "port": HTTP},
+            "periodSeconds": 2,
+            **PATIENT,
+        }
     labels = {"app": name}
     pod = {"terminationGracePeriodSeconds": 5, "tolerations": [{"operator": "Exists"}], "containers": [container]}
     return {
