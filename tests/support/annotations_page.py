@@ -29,7 +29,7 @@ def page() -> str:
 
 
 def _row(row: Annotation) -> str:
-    others = "".join(f"; also read as `{alias}`" for alias in row.aliases)
+    others = "".join(f" Also read as `{alias}`." for alias in row.aliases)
     return f"| `{row.key}` | {', '.join(row.objects)} | {row.allowed} | {row.help}{others} |\n"
 
 
