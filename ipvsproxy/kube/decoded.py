@@ -1,6 +1,6 @@
 """What decoding an object comes to, and the parts that objects of several kinds have.
 
-Out: a `Decoded`, or a `InvalidObject` that names the field. Complaints about an object have a bounded length,
+Out: a `Decoded`, or an `InvalidObject` that names the field. Complaints about an object have a bounded length,
 whatever the object holds.
 """
 

@@ -1,6 +1,6 @@
 """Notices into Events of the API (events.k8s.io/v1), in a thread of their own.
 
-In: `EventNote`s, from any thread; `put` returns at once. Out: requests through a `EventClient`. Events are for
+In: `EventNote`s, from any thread; `put` returns at once. Out: requests through an `EventClient`. Events are for
 people who look, so everything about them gives way: repeats of one event within SERIES_SECONDS become a count in
 the first one, each namespace has a budget, all of them have one together, and the node has its own. An API server
 that is away is waited for a while. Nothing is done that the role system:node-proxier does not allow (contract 2,

@@ -122,7 +122,7 @@ class Loop:
             return False
         now, sampler = self._clock(), self.parts.sampler
         if self.parts.start.is_done and _due(sampler) <= now:
-            # Also in a busy cluster, where there is always external; where it finds nothing, it is no pass.
+            # Also in a busy cluster, where events never end; where it finds nothing, it is no pass.
             self._run(sampler, now)
         if not external and min(map(_due, self._running)) > now:
             return False
