@@ -24,7 +24,7 @@ import structlog
 from ipvsproxy.base.address import is_node_address
 from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.kernel.links import read_route
-from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in
+from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in, text
 from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
     NFGENMSG,
@@ -292,14 +292,10 @@ class RuleNotifications:
             return
         fields = dict(attributes(body, NFGENMSG.size))
         number = int.from_bytes(fields[NFTA_GEN_ID], "big")
-        sets = frozenset(map(_text, self._sets))
-        program = _text(bytes(fields.get(NFTA_GEN_PROC_NAME, b"")))
+        sets = frozenset(map(text, self._sets))
+        program = text(bytes(fields.get(NFTA_GEN_PROC_NAME, b"")))
         self._noticed(RulesChanged(number, sets, self._whole, program, forward=self._forward))
         self._sets, self._whole, self._forward = set(), False, False
-
-
-def _text(name: bytes) -> str:
-    return name.rstrip(b"\0").decode(errors="replace")
 
 
 def _only_our_routes(channel: socket.socket) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ipvsproxy.kernel.filters.sets import SetEntry
 from ipvsproxy.kernel.filters.xt import read_match, read_target
-from ipvsproxy.kernel.wire.netlink import attributes
+from ipvsproxy.kernel.wire.netlink import attributes, text
 from ipvsproxy.kernel.wire.nfnetlink import (
     NFT_FIB_RESULT_ADDRTYPE,
     NFT_LOOKUP_F_INV,
@@ -296,11 +296,6 @@ def _ordered(field: str, operation: int, value: bytes) -> Condition:
     number = int.from_bytes(value)
     low, high = {2: (0, number - 1), 3: (0, number), 4: (number + 1, 65535), 5: (number, 65535)}[operation]
     return Condition(field, max(0, low).to_bytes(2), min(65535, high).to_bytes(2))
-
-
-def text(payload: memoryview) -> str:
-    """Return a name."""
-    return bytes(payload).rstrip(b"\0").decode(errors="replace")
 
 
 def _value(payload: memoryview) -> bytes:

@@ -12,9 +12,9 @@ from functools import partial
 from msgspec.structs import replace
 
 from ipvsproxy.base.names import TABLE
-from ipvsproxy.kernel.filters.expressions import Fields, Lookup, Reading, text, u32
+from ipvsproxy.kernel.filters.expressions import Fields, Lookup, Reading, u32
 from ipvsproxy.kernel.filters.sets import Sets
-from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message, text
 from ipvsproxy.kernel.wire.nfnetlink import (
     FAMILY_NAMES,
     NETLINK_NETFILTER,

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ipvsproxy.kernel.elements import read_all
-from ipvsproxy.kernel.wire.netlink import Wire, attributes, message
+from ipvsproxy.kernel.wire.netlink import Wire, attributes, message, text
 from ipvsproxy.kernel.wire.nfnetlink import (
     NFGENMSG,
     NFT_MSG_GETSET,
@@ -45,7 +45,7 @@ class Sets:
         self._flags: dict[tuple[int, str, str], int] = {}
         for part in wire.dump(message(NFT_MSG_GETSET, 0, NFGENMSG.pack(0, 0, 0))):
             fields = dict(attributes(part, NFGENMSG.size))
-            name = part[0], _text(fields[NFTA_SET_TABLE]), _text(fields[NFTA_SET_NAME])
+            name = part[0], text(fields[NFTA_SET_TABLE]), text(fields[NFTA_SET_NAME])
             self._flags[name] = U32.unpack(fields[NFTA_SET_FLAGS])[0] if NFTA_SET_FLAGS in fields else 0
         self.entries = cache(self._entries)
 
@@ -76,7 +76,3 @@ def intervals(found: list[RawElement]) -> Iterator[SetEntry]:
         if not raw.stops:
             high = (int.from_bytes(after) - 1).to_bytes(len(low)) if after else b"\xff" * len(low)
             yield SetEntry(low, high, raw.code, raw.chain)
-
-
-def _text(payload: memoryview) -> str:
-    return bytes(payload).rstrip(b"\0").decode(errors="replace")

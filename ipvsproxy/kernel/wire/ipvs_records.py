@@ -39,7 +39,7 @@ from ipvsproxy.kernel.wire.ipvs import (
     UNION,
     WHOLE_ADDRESS,
 )
-from ipvsproxy.kernel.wire.netlink import GENERIC, NUMBER_MASK, attributes
+from ipvsproxy.kernel.wire.netlink import GENERIC, NUMBER_MASK, attributes, text
 from ipvsproxy.plan.state import TUNNEL, Destination, DestinationAttributes, FrontendKey, ServerAttributes
 
 IP_VS_SVC_F_HASHED = 0x2
@@ -105,16 +105,12 @@ def _usual_server(data: bytes, family: int) -> ServerAttributes | None:
 def _server(fields: dict[int, memoryview], family: int) -> ServerAttributes:
     engine, netmask = fields.get(IPVS_SVC_ATTR_PE_NAME, b""), fields.get(IPVS_SVC_ATTR_NETMASK)
     return ServerAttributes(
-        _text(fields[IPVS_SVC_ATTR_SCHED_NAME]),
+        text(fields[IPVS_SVC_ATTR_SCHED_NAME]),
         u32(fields[IPVS_SVC_ATTR_FLAGS]) & ~IP_VS_SVC_F_HASHED,
         u32(fields[IPVS_SVC_ATTR_TIMEOUT]),
         _netmask(netmask, family) if netmask else None,
-        _text(engine),
+        text(engine),
     )
-
-
-def _text(data: bytes | memoryview) -> str:
-    return bytes(data).rstrip(b"\0").decode()
 
 
 def _netmask(data: memoryview, family: int) -> int | None:

@@ -103,6 +103,11 @@ def attributes(data: bytes | memoryview, offset: int = 0) -> Iterator[tuple[int,
         offset += (length + 3) & ~3
 
 
+def text(payload: bytes | memoryview) -> str:
+    """Return a name, which ends with a zero byte where the kernel sends it."""
+    return bytes(payload).rstrip(b"\0").decode(errors="replace")
+
+
 def generic_family(name: str) -> int:
     """Return the number of a generic netlink family; asking makes the kernel load its module.
 
