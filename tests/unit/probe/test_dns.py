@@ -29,15 +29,28 @@ def response(query, *records, code=dns.rcode.NOERROR, truncated=False):
     return made.to_wire()
 
 
+def sockets_on_one_port(family, address):
+    """A UDP socket and a TCP listener on one port; the kernel finds only ports that are free for one of them."""
+    for _ in range(100):
+        listener = socket.create_server((address, 0), family=family)
+        datagrams = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            datagrams.bind(listener.getsockname()[:2])
+        except OSError:
+            listener.close()
+            datagrams.close()
+        else:
+            return datagrams, listener
+    raise OSError("no port is free for both protocols")
+
+
 class Server:
     """Answers each UDP query with the next of `replies` (functions from a query to datagrams), or not at all."""
 
     def __init__(self, family):
         address = "::1" if family == socket.AF_INET6 else "127.0.0.1"
-        self.udp = socket.socket(family, socket.SOCK_DGRAM)
-        self.udp.bind((address, 0))
+        self.udp, self.tcp = sockets_on_one_port(family, address)
         self.address, self.port = self.udp.getsockname()[:2]
-        self.tcp = socket.create_server((address, self.port), family=family)
         self.replies, self.over_tcp, self.asked = [], lambda _: b"", []
         self.threads = [threading.Thread(target=part, daemon=True) for part in (self._udp, self._tcp)]
         for thread in self.threads:
