@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ipvsproxy.base.address import family, parse_cidr, parse_ip
+from ipvsproxy.config.annotations import default_problems
 from ipvsproxy.config.kinds import format_duration
 from ipvsproxy.config.meaning import SERVICE_METRICS, reads
 from ipvsproxy.config.settle import PORTS, Settings
@@ -115,6 +116,8 @@ def _all(values: dict[str, Any]) -> Iterator[Problem]:
         if values["featureGates"].get(name, wanted) is not wanted:
             yield "featureGates", values["featureGates"], f"{name} is locked to {str(wanted).lower()}"
     yield from _logging(values)
+    for name, reason in default_problems(values["serviceDefaults"]):
+        yield "serviceDefaults", {name: values["serviceDefaults"][name]}, reason
     if not SCHEDULER.fullmatch(values["ipvs.scheduler"]):
         yield "ipvs.scheduler", values["ipvs.scheduler"], "must be the name of an IPVS scheduler, such as rr or mh"
     shown = values["serviceMetrics"]

@@ -201,6 +201,29 @@ def _gates(value: Any) -> dict[str, bool]:
     return {str(name): bool(on) for name, on in value.items()}
 
 
+def _texts(value: Any) -> dict[str, str]:
+    """Read a map of names to texts; numbers and booleans become what YAML has for them."""
+    if not isinstance(value, dict):
+        raise BadValue(f"{_shown(value)} is not a map of names to values")
+    found = {}
+    for name, item in value.items():
+        if not isinstance(name, str) or not isinstance(item, str | int):
+            raise BadValue(f"{_shown(name)}: {_shown(item)} is neither text, nor a number, nor true or false")
+        found[name] = str(item).lower() if isinstance(item, bool) else str(item)
+    return found
+
+
+def _assignments(text: str) -> dict[str, str]:
+    """Read NAME=VALUE;NAME=VALUE: a value may have commas and equals signs."""
+    found = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise BadValue(f"{_shown(part)} has not the form NAME=VALUE")
+        found[name.strip()] = value.strip()
+    return found
+
+
 def _vmodule(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise BadValue(f"{_shown(value)} is not a list")
@@ -245,6 +268,9 @@ CIDRS = ValueKind(
 )  # fmt: skip
 GATES = ValueKind(
     "NAME=bool,...", {}, lambda text: dict(_pairs(text, _boolean)), _gates, join=lambda old, new: old | new
+)  # fmt: skip
+TEXTS = ValueKind(
+    "NAME=VALUE;...", {}, _assignments, _texts, join=lambda old, new: old | new
 )  # fmt: skip
 VMODULE = ValueKind(
     "PATTERN=N,...", [],

@@ -51,6 +51,11 @@ def service_metrics(text: str) -> int:
     return SERVICE_METRICS[text] if text in SERVICE_METRICS else int(text)
 
 
+def pairs(values: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return names with their values."""
+    return tuple(values.items())
+
+
 def vmodule(items: list[dict[str, Any]]) -> tuple[tuple[str, int], ...]:
     """Return patterns of file names with their verbosity."""
     return tuple((item["filePattern"], item["verbosity"]) for item in items)

@@ -74,6 +74,7 @@ class Config:
     `other_mode` is what to say where the settings name a mode that is not ours and nobody has asked for its
     replacement; empty otherwise.
     `vmodule` are patterns of file names with the verbosity there.
+    `service_defaults` are values of annotations by name, for Services that do not have these.
     `service_metrics` is for how many Services there are counters of their own, `ALL_SERVICES` for all.
     `service_limit`, `namespace_limit` and `node_limit` are sizes up to which Services are served, as `plan.tally`
     counts them, 0: no limit.
@@ -106,6 +107,7 @@ class Config:
     exclude_cidrs: tuple[str, ...] = ROW
     vip_mode: VipMode = ROW
     drain_timeout: float = ROW
+    service_defaults: tuple[tuple[str, str], ...] = ROW
     service_metrics: int = ROW
     service_limit: int = ROW
     namespace_limit: int = ROW

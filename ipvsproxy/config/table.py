@@ -25,6 +25,7 @@ from ipvsproxy.config.kinds import (
     NANOSECONDS,
     QUANTITIES,
     STRING,
+    TEXTS,
     UINT,
     VERSION,
     VMODULE,
@@ -248,6 +249,9 @@ OURS = (
     Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,
         "how long removed endpoints keep their connections; 0: until they end. For one Service:"
         " ipvsproxy.io/drain-timeout", always=True, attribute="drain_timeout", convert=seconds),
+    Row("service-defaults", "serviceDefaults", TEXTS, {}, NEW,
+        "annotations of Services that have not got them, without ipvsproxy.io/: scheduler=mh;max-connections=100",
+        always=True, attribute="service_defaults", convert=meaning.pairs, decides=True),
     Row("external-ip-ranges", "externalIPRanges", LIST, [], NEW,
         "ranges that external IPs of Services must be in; default: all", always=True,
         attribute="external_ip_ranges", convert=tuple, decides=True),

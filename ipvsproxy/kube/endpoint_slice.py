@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from ipvsproxy.base.address import MAPPED_PREFIX, family, parse_ip
-from ipvsproxy.kube import annotations
+from ipvsproxy.config import annotations
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, protocol, said
 from ipvsproxy.kube.defaults import NAMESPACE, PORT_NAME
 from ipvsproxy.kube.raw import Conditions, RawEndpoint, RawEndpointSlice, RawSlicePort

@@ -28,7 +28,7 @@ class Metadata(Raw, frozen=True, gc=False, rename="camel"):
 
 
 class AnnotatedMetadata(Metadata, frozen=True, gc=False, rename="camel"):
-    """`kube.annotations` reads ours; one of a wrong type is no reason to refuse the object."""
+    """`config.annotations` reads ours; one of a wrong type is no reason to refuse the object."""
 
     annotations: Mapping[str, Any] | None = None
 

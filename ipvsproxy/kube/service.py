@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ipvsproxy.base.address import Cidr, family, parse_cidr, parse_ip
-from ipvsproxy.kube import annotations
+from ipvsproxy.config import annotations
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, addresses, protocol, said, short
 from ipvsproxy.kube.defaults import (
     AFFINITY_SECONDS,
@@ -59,6 +59,7 @@ def build_service(raw: RawService) -> Decoded:
         health_check_port=_health_check_port(spec, complaints) if external_local else 0,
         uid=raw.metadata.uid or "",
         misused=said(misused),
+        annotated=tuple(own),
         **own,
     )
     return Decoded(service, said(misused + complaints))

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from ipvsproxy.config.annotations import MOST_WEIGHT
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Service
 from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes
 from ipvsproxy.plan.topology import PortEndpoint
 
 UNWEIGHTED = frozenset(("rr", "lc", "dh"))
 """Schedulers that ask of a weight only whether it is 0 (net/netfilter/ipvs/ip_vs_{rr,lc,dh}.c)."""
-MOST_WEIGHT = 65535
-"""What ipvsadm takes."""
 Destinations = Mapping[Destination, DestinationAttributes]
 
 
@@ -79,8 +78,13 @@ def balance_of(service: Service, slices: Iterable[EndpointSlice], zone: str) -> 
     )
 
 
-def complaints(balance: Balance, scheduler: str) -> Iterable[str]:
-    """Yield what is asked for and has no effect."""
+def complaints(
+    service: Service, slices: Iterable[EndpointSlice], balance: Balance, scheduler: str
+) -> Iterable[str]:
+    """Yield what a Service or its slices ask for themselves, and has no effect."""
+    asks = "weights" in service.annotated or "same_zone_weight" in service.annotated
+    if not (asks or any(piece.weights for piece in slices)):
+        return
     if scheduler in UNWEIGHTED and balance.is_weighted:
         yield (
             f"weights other than 0 have no effect with the scheduler {scheduler}:"

@@ -7,6 +7,9 @@ not use is equal to its predecessor and costs nothing.
 The words are Kubernetes' words. The kernel's words are in `plan.state`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from ipvsproxy.base.address import Cidr
@@ -33,8 +36,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     `max_connections` are those from which on an endpoint gets no more, and below which it gets some again: 0 and 0
     without a limit. `same_zone_weight` multiplies the weights of endpoints in the node's zone. `scheduler_flags`
     are names of `plan.server.FLAGS`, None for those that the scheduler has of itself. `affinity_prefixes` are
-    lengths for IPv4 and IPv6, 0 for the whole address. `misused` are complaints about annotations that do not
-    count.
+    lengths for IPv4 and IPv6, 0 for the whole address. `annotated` are the fields here that annotations of
+    its own have given. `misused` are complaints about annotations that do not count.
     """
 
     namespace: str
@@ -58,12 +61,18 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     same_zone_weight: int = 1
     scheduler_flags: tuple[str, ...] | None = None
     affinity_prefixes: tuple[int, int] = (0, 0)
+    annotated: tuple[str, ...] = ()
     misused: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Return `namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "Service":
+        """Return it with defaults for the fields that annotations give, where its own have not given them."""
+        missing = {field: value for field, value in defaults.items() if field not in self.annotated}
+        return msgspec.structs.replace(self, **missing) if missing else self
 
 
 class SlicePort(msgspec.Struct, frozen=True, gc=False):

@@ -101,7 +101,7 @@ def plan_service(
     scheduler = service.scheduler or config.scheduler
     tally.complaints += unused_server_wishes(service, scheduler)
     if backends.balance is not NOTHING_SPECIAL:
-        tally.complaints += complaints(backends.balance, scheduler)
+        tally.complaints += complaints(service, slices, backends.balance, scheduler)
     refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
     for tier, frontend in _frontends(service, numbers, backends, node, config, tally):
         if not (refused and _is_refused(frontend.key, refused)):

@@ -7,28 +7,21 @@ has no effect. Deterministic, no I/O.
 from collections.abc import Sequence
 from functools import lru_cache
 
+from ipvsproxy.config.annotations import FLAGS
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, SCHED_1, SCHED_2, SCHED_3, ServerAttributes
 
 SCHEDULER_FLAGS = {"mh": SCHED_1 | SCHED_2, "sh": SCHED_1}
 """A removed or draining destination must not refuse new connections, hence the fallback; mh
 counts the client's port too, as in kube-proxy; sh does not, since one place per client is what it is for."""
-FLAGS = {
-    "sh-fallback": ("sh", SCHED_1),
-    "sh-port": ("sh", SCHED_2),
-    "mh-fallback": ("mh", SCHED_1),
-    "mh-port": ("mh", SCHED_2),
-    "flag-1": ("", SCHED_1),
-    "flag-2": ("", SCHED_2),
-    "flag-3": ("", SCHED_3),
-}
-"""By the names that ipvsadm has for them: the scheduler that they are for (empty: any) and their bit."""
+BITS = (0, SCHED_1, SCHED_2, SCHED_3)
+"""By the kernel's number of a flag."""
 
 
 def server_of(service: Service, scheduler: str, protocol: Protocol, number: int) -> ServerAttributes:
     """Return the attributes for one protocol and one family (4 or 6)."""
     flags = _own_flags(service.scheduler_flags, scheduler)
-    one_packet = service.one_packet and protocol is Protocol.UDP
+    one_packet = service.one_packet and protocol is Protocol.UDP and not service.affinity_seconds
     prefix = service.affinity_prefixes[number == 6] if service.affinity_seconds else 0
     return _attributes(scheduler, flags, service.affinity_seconds, one_packet, _netmask(number, prefix))
 
@@ -48,8 +41,8 @@ def _own_flags(names: Sequence[str] | None, scheduler: str) -> int | None:
         return None
     flags = 0
     for name in names:
-        of, bit = FLAGS[name]
-        flags |= bit if of in ("", scheduler) else 0
+        of, number = FLAGS[name]
+        flags |= BITS[number] if of in ("", scheduler) else 0
     return flags
 
 
@@ -61,13 +54,14 @@ def _netmask(number: int, prefix: int) -> int | None:
 
 
 def unused_server_wishes(service: Service, scheduler: str) -> list[str]:
-    """Return what a Service asks for and has no effect."""
+    """Return what a Service asks for itself and has no effect."""
     found = []
-    if service.scheduler_flags:
+    if service.scheduler_flags and "scheduler_flags" in service.annotated:
         of_others = [name for name in service.scheduler_flags if FLAGS[name][0] not in ("", scheduler)]
         found += [
             f"{name} has no effect: it is a flag of another scheduler than {scheduler}" for name in of_others
         ]
-    if any(service.affinity_prefixes) and not service.affinity_seconds:
+    asks_for_affinity = any(service.affinity_prefixes) and "affinity_prefixes" in service.annotated
+    if asks_for_affinity and not service.affinity_seconds:
         found.append("a netmask of affinity has no effect without sessionAffinity ClientIP")
     return found

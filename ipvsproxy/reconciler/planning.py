@@ -7,7 +7,7 @@ kernel. Belongs to the loop's thread.
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
-from ipvsproxy.config import Config
+from ipvsproxy.config import Config, annotations
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import local_view
@@ -34,6 +34,7 @@ class Planning:
         self._ledger = ledger
         self._node = node
         self._reports = reports
+        self._defaults = annotations.defaults(config.service_defaults)
         self._quota = Quota(config.namespace_limit, config.node_limit)
         self._turns = PlanningOrder()
 
@@ -61,6 +62,7 @@ class Planning:
         """Plan one Service; return whether its load balancer lists nodes."""
         config, node, reports = self._config, self._node.facts, self._reports
         slices = self._store.slices(key)
+        service = service.with_defaults(self._defaults) if self._defaults else service
         tally = Tally(config.service_limit)
         refusals = judge(service, node, config, self._store.addresses)
         wanted = plan_service(service, slices, node, config, tally, refusals)

@@ -56,6 +56,19 @@ class AnnotatedService:
         ]
         self.folder.write("own", made, *slices)
 
+    @contextlib.contextmanager
+    def restarted(self, *more: str) -> Iterator[None]:
+        """Run the proxy of node1 with more flags, and as before in the end."""
+        self._run([*DEFAULT_PROXY_ARGS, *more])
+        try:
+            yield
+        finally:
+            self._run(DEFAULT_PROXY_ARGS)
+
+    def _run(self, arguments: Sequence[str]) -> None:
+        self.proxy.kill()
+        self.proxy = self.lab.proxy(self.lab.nodes[0], self.folder.path, arguments)
+
     def question(self, family: int) -> Question:
         return Question(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)
 
@@ -99,8 +112,9 @@ def annotated(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for proto, number in (("tcp", 8080), ("udp", 8081)):
             lab.responder.listen(lab.host(name), number, proto)
     proxy = lab.proxy(lab.nodes[0], folder.path, DEFAULT_PROXY_ARGS)
-    yield AnnotatedService(lab, folder, proxy)
-    proxy.kill()
+    made = AnnotatedService(lab, folder, proxy)
+    yield made
+    made.proxy.kill()
     lab.clean_nodes()
     lab.responder.clear()
 
@@ -202,6 +216,25 @@ def test_endpoints_of_the_same_zone_get_more(annotated: AnnotatedService, family
     eventually(lambda: annotated.share(family) == {"p11": 9, "p21": 3})
     annotated.put(scheduler="wrr", same_zone_weight="3", zones=("there", "here"))
     eventually(lambda: annotated.share(family) == {"p11": 3, "p21": 9})
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_default_of_the_node_counts_where_a_service_says_nothing(
+    annotated: AnnotatedService, tmp_path: pathlib.Path, family: int
+) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text(
+        "apiVersion: ipvsproxy.io/v1alpha1\nkind: IPVSProxyConfiguration\n"
+        "serviceDefaults: {scheduler: wrr, weights: 'p11=3'}\n"
+    )
+    annotated.put()
+    with annotated.restarted(f"--extra-config={extra}"):
+        eventually(lambda: annotated.share(family) == {"p11": 9, "p21": 3})
+        annotated.put(weights="*=1")
+        eventually(lambda: annotated.share(family) == {"p11": 6, "p21": 6})
+        annotated.put()
+        eventually(lambda: annotated.share(family) == {"p11": 9, "p21": 3})
+    eventually(lambda: annotated.share(family) == {"p11": 6, "p21": 6})
 
 
 def test_weights_with_a_scheduler_that_does_not_know_them_are_said(annotated: AnnotatedService) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from ipvsproxy.kube.annotations import PREFIX, TABLE, Annotation
+from ipvsproxy.config.annotations import PREFIX, TABLE, Annotation
 from tests.support.repository import REPO
 
 PATH = REPO / "docs" / "annotations.md"
 BEGINNING = f"""# Annotations
 
 What a Service or an EndpointSlice may ask for itself. All names begin with `{PREFIX}`; values are text, so
-numbers and `true` stand in quotes in YAML. This page is made from the table in `ipvsproxy/kube/annotations.py`
+numbers and `true` stand in quotes in YAML. This page is made from the table in `ipvsproxy/config/annotations.py`
 (`python -m tests.support.annotations_page`).
 
     kubectl annotate service web {PREFIX}scheduler=mh
@@ -17,6 +17,18 @@ numbers and `true` stand in quotes in YAML. This page is made from the table in 
 A change takes effect at once, concerns no other Service, and loses no open connection. A value that cannot be used
 is left out: one log line and one Event of the Service name the object, the annotation and what is allowed. So do
 they where a name begins with `{PREFIX}` and is not on this page, with the nearest one that is.
+
+What a Service does not say itself, a node may say for all: `serviceDefaults` in the file `--extra-config`, by the
+names without `{PREFIX}`, or `--service-defaults` with semicolons between them. They come before
+`--ipvs-scheduler` and `--drain-timeout`. A name or a value that cannot be used is a mistake in the settings: the
+proxy does not start with it, and one that runs keeps the settings that it has. A default that means nothing for a
+Service (a flag of another scheduler than its own, a netmask where it has no session affinity) is passed over.
+
+    apiVersion: ipvsproxy.io/v1alpha1
+    kind: IPVSProxyConfiguration
+    serviceDefaults:
+      scheduler: mh
+      max-connections: 1000/800
 
 | annotation | of | what may stand in it | what it does |
 |---|---|---|---|

@@ -6,6 +6,7 @@ external IPs 198.51.100.x, node N 192.0.2.N; the same ideas in fd00::/8 and 2001
 
 from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.config import Config
+from ipvsproxy.config.annotations import DEFAULTS
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Protocol, Service, ServicePort, SlicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey
@@ -40,6 +41,7 @@ def service(name="web", ips=("10.96.0.10",), ports=((80, 0),), **settings):
     return Service(
         namespace="default",
         name=name,
+        annotated=tuple(row.field for row in DEFAULTS.values() if row.field in settings),
         created=settings.pop("created", "2026-01-01T00:00:00Z"),
         cluster_ips=tuple(map(parse_ip, ips)),
         ports=built,

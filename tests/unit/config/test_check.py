@@ -58,6 +58,14 @@ def found(*arguments):
         ("--vip-mode=magic", "'route'"),
         ("--drain-timeout=-1s", "invalid value '-1s': must be greater than or equal to 0"),
         ("--service-metrics=some", "invalid value 'some': must be off, all or a number of Services above 0"),
+        (
+            "--service-defaults=sheduler=mh",
+            "'sheduler=mh': no annotation of a Service has this name; the nearest is scheduler",
+        ),
+        (
+            "--service-defaults=scheduler=mh;same-zone-weight=many",
+            "'same-zone-weight=many': is not a number from 1 to 1000",
+        ),
         ("--service-metrics=0", "invalid value '0': must be off, all or a number of Services above 0"),
     ],
 )

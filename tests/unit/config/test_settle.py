@@ -144,6 +144,16 @@ def test_our_own_settings_come_from_three_places(file):
     assert [path for path, _ in made.files] == [KUBEADM, extra]
 
 
+def test_defaults_of_services_by_name(file):
+    extra = file("serviceDefaults: {scheduler: mh, same-zone-weight: 10, one-packet: true}\n", OURS, "extra.yaml")
+    wanted = (("scheduler", "mh"), ("same-zone-weight", "10"), ("one-packet", "true"))
+    assert config(f"--extra-config={extra}").service_defaults == wanted
+    given = "--service-defaults=affinity-netmask=24,64; scheduler=sh"
+    assert config(given).service_defaults == (("affinity-netmask", "24,64"), ("scheduler", "sh"))
+    assert config(given, "--service-defaults=scheduler=mh").service_defaults[1] == ("scheduler", "mh")
+    assert config().service_defaults == ()
+
+
 def test_a_setting_that_was_renamed_is_read_by_its_old_names(file):
     extra = file("quietARP: false\n", OURS, "extra.yaml")
     for given in (

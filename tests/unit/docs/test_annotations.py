@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from ipvsproxy.kube import annotations
-from ipvsproxy.kube.annotations import BY_KEY, TABLE
+from ipvsproxy.config import annotations
+from ipvsproxy.config.annotations import BY_KEY, TABLE
 from tests.support.annotations_page import PATH, page
 from tests.support.repository import REPO
 

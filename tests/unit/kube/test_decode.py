@@ -335,14 +335,16 @@ def test_weights_that_are_none_are_left_out(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("100", (100, 0)), ("100/80", (100, 80)), ("1/1", (1, 1)), ("1000000", (1_000_000, 0))]
+    ("text", "wanted"),
+    [("100", (100, 0)), ("100/80", (100, 80)), ("1/1", (1, 1)), ("1000000", (1_000_000, 0)), ("0", (0, 0))],
 )
 def test_a_limit_of_connections(text, wanted):
     assert value(annotated(text, "max-connections")).max_connections == wanted
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "many", "80/100", "100/", "100/0", "1000001", "1e3", "\u0663", "9" * 9999, 100, [100]]
+    "text",
+    ["", "0/0", "-1", "many", "80/100", "100/", "100/0", "1000001", "1e3", "\u0663", "9" * 9999, 100, [100]],
 )
 def test_a_limit_of_connections_that_is_none_is_left_out(text):
     found = decoded(annotated(text, "max-connections"))

@@ -1,8 +1,8 @@
 """Every annotation that we read, as one row: its name, what may stand in it, and what becomes of it.
 
 All else is derived from these rows: reading them, the complaint about a value that cannot be used or a name that
-is misspelt, and docs/annotations.md. A row names the field of `plan.model` that gets the value; what the value
-means is decided in `plan.planner`.
+is misspelt, the values that the setting `serviceDefaults` may have, and docs/annotations.md. A row names the field
+of `plan.model` that gets the value; what the value means is decided in `plan.planner`.
 """
 
 import re
@@ -12,8 +12,6 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
-from ipvsproxy.plan.balance import MOST_WEIGHT
-from ipvsproxy.plan.server import FLAGS
 
 PREFIX = "ipvsproxy.io/"
 SERVICE, ENDPOINT_SLICE = "Service", "EndpointSlice"
@@ -21,8 +19,20 @@ SCHEDULERS = (
     *("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos"),
 )  # fmt: skip
 """All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
+FLAGS = {
+    "sh-fallback": ("sh", 1),
+    "sh-port": ("sh", 2),
+    "mh-fallback": ("mh", 1),
+    "mh-port": ("mh", 2),
+    "flag-1": ("", 1),
+    "flag-2": ("", 2),
+    "flag-3": ("", 3),
+}
+"""By the names that ipvsadm has for them: the scheduler that they are for (empty: any) and the kernel's number."""
 POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 """The name of a pod, or its beginning."""
+MOST_WEIGHT = 65535
+"""What ipvsadm takes."""
 MOST_ZONE_WEIGHT, MOST_CONNECTIONS, LONGEST_NUMBER = 1000, 1_000_000, 7
 MOST_PATTERNS = 16
 """Each is compared with the name of each endpoint."""
@@ -102,8 +112,10 @@ def _same_zone_weight(value: Any) -> int:
 
 
 def _max_connections(value: Any) -> tuple[int, int]:
-    """Return the upper and the lower threshold."""
+    """Return the upper and the lower threshold, 0 and 0 for no limit."""
     upper, slash, lower = _text(value).partition("/")
+    if value == "0":
+        return 0, 0
     thresholds = _number(upper, MOST_CONNECTIONS), _number(lower, MOST_CONNECTIONS) if slash else 0
     if thresholds[0] == 0 or thresholds[1] > thresholds[0] or (slash and not thresholds[1]):
         raise ValueError
@@ -176,7 +188,7 @@ TABLE = (
     Annotation(
         "max-connections", "max_connections", _max_connections,
         f"a number of connections from 1 to {MOST_CONNECTIONS}, also with that below which an endpoint gets new"
-        " ones again: 100 or 100/80", '"100/80"',
+        " ones again: 100 or 100/80; 0 for no limit", '"100/80"',
         "An endpoint with so many connections through this node gets no new ones until it has fewer than the"
         " second number, or than three quarters of the first where there is none. Others get them instead; if all"
         " are full, connections are refused. Each node counts the connections that come through it, those that"
@@ -185,6 +197,8 @@ TABLE = (
 
 BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}
 ALIASES = {kind: {a: row for row in TABLE if kind in row.objects for a in row.aliases} for kind in BY_KEY}
+DEFAULTS = {row.name: row for row in TABLE if SERVICE in row.objects}
+"""What a node may have for Services that do not say it themselves."""
 PREFIXES = (PREFIX, *(alias for row in TABLE for alias in row.aliases))
 
 
@@ -202,6 +216,30 @@ def read(kind: str, annotations: Mapping[str, Any] | None, complaints: list[str]
                 complaints.append(misused(key, annotations[key], f"is not {known[key].allowed}; default used"))
     complaints += _unknown(kind, ours)
     return found
+
+
+def default_problems(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield those defaults for Services that cannot be used: the name, without our prefix, and the reason."""
+    for name, text in texts.items():
+        row = DEFAULTS.get(name)
+        if row is None:
+            near = get_close_matches(name[:LONGEST_KEY], DEFAULTS, n=1, cutoff=0.0)
+            yield name, f"no annotation of a Service has this name; the nearest is {near[0]}"
+        elif not _is_readable(row, text):
+            yield name, f"is not {row.allowed}"
+
+
+def _is_readable(row: Annotation, text: str) -> bool:
+    try:
+        row.read(text)
+    except ValueError:
+        return False
+    return True
+
+
+def defaults(texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values of usable defaults by the field they are for."""
+    return {DEFAULTS[name].field: DEFAULTS[name].read(text) for name, text in texts}
 
 
 def misused(key: str, value: Any, problem: str) -> str:
