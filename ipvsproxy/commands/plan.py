@@ -27,7 +27,7 @@ from ipvsproxy.plan.node import NAMES_SHOWN
 from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes, Frontend, Vip
 from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.codec import texts
-from ipvsproxy.ruleset.schema import Audience
+from ipvsproxy.ruleset.schema import LOCAL
 
 
 def run(invocation: Invocation) -> int:
@@ -94,7 +94,7 @@ def _left(kind: Kind, key: str, reason: str) -> dict[str, str]:
 
 def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]:
     namespace, _, name = owner.partition("/")
-    inside = frontend.server_for(Audience.LOCAL)
+    inside = frontend.server_for(LOCAL)
     return {
         "namespace": namespace,
         "service": name,

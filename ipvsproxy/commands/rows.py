@@ -17,7 +17,7 @@ from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import ONE_PACKET, FrontendKey
 from ipvsproxy.ruleset.codec import rest_text, value_text
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, Value
-from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, MASQUERADE, VIEWS, VIPS, Audience, ByFamily
+from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, INTERNAL_VIEWS, MASQUERADE, VIPS, ByFamily
 
 Row = dict[str, Any]
 VERDICTS = {
@@ -105,7 +105,7 @@ def connections(_: KernelReader, known: Names, limit: int = 0) -> list[Row]:
 
 def rules(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     """Return a row for each frontend of the ruleset: what its elements say."""
-    masquerades, inside = _by_frontend(view, MASQUERADE), _by_frontend(view, VIEWS[Audience.LOCAL])
+    masquerades, inside = _by_frontend(view, MASQUERADE), _by_frontend(view, INTERNAL_VIEWS)
     ranges: dict[FrontendKey, list[str]] = {}
     for slot in (slot for kind in ALLOWED.values() for slot in view.elements(kind)):
         if slot.frontend:

@@ -25,7 +25,7 @@ from ipvsproxy.probe.dns import query, resolve
 from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
 from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
 from ipvsproxy.ruleset.elements import PacketVerdict
-from ipvsproxy.ruleset.schema import Audience
+from ipvsproxy.ruleset.schema import LOCAL
 
 ENDPOINTS_ASKED, ADDRESSES_ASKED = 5, 12
 HERE = "this node"
@@ -175,7 +175,7 @@ def _is_dialled(service: Service, key: FrontendKey) -> bool:
 
 def _seen_from_inside(frontend: Frontend) -> PacketVerdict:
     """From the node and from pods, a Local policy for outside clients does not count."""
-    return PacketVerdict.ACCEPT if frontend.server_for(Audience.LOCAL) else frontend.verdict
+    return PacketVerdict.ACCEPT if frontend.server_for(LOCAL) else frontend.verdict
 
 
 def _shut_out(frontend: Frontend, source: str) -> str:

@@ -19,16 +19,18 @@ from ipvsproxy.ruleset.codec import value_text
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
+    AUDIENCES,
+    BY_AUDIENCE,
     FRONTENDS,
+    GROUP_VIEWS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
+    INTERNAL_VIEWS,
     MASQUERADE,
     POD_CIDRS,
     POD_INTERFACES,
     RANGED,
-    VIEWS,
     VIPS,
-    Audience,
     ByFamily,
 )
 
@@ -150,9 +152,7 @@ class _Walk:
     def walk(self) -> Explanation:
         """Go all the way."""
         self._classify()
-        for who, maps in VIEWS.items():
-            if self._is_in(who):
-                self._view(maps)
+        self._view()
         end = self._forwarded() or self._check_source() or self._decide()
         if end.outcome is not None:
             return self._ended(end)
@@ -184,18 +184,29 @@ class _Walk:
             found = self._state.find(POD_INTERFACES, None, self._packet.link)
         return found
 
-    def _is_in(self, who: Audience) -> bool:
-        """Whether a view is for the sender of the packet."""
-        return {Audience.LOCAL: self._sender is not Sender.OUTSIDE}[who]
-
-    def _view(self, maps: ByFamily) -> None:
-        match = self._find(maps, self._packet.to)
+    def _view(self) -> None:
+        """Follow the view for the group of the source, or else the internal view."""
+        match = self._group_view()
+        if match is None and self._sender is not Sender.OUTSIDE:
+            match = self._find(INTERNAL_VIEWS, self._packet.to)
         if match and isinstance(match.value, FrontendKey):
             self._at = match.value
-            self._note("inside", f"externalTrafficPolicy Local, seen from inside: DNAT to {self._at}", match)
+            internal = match.slot.set in INTERNAL_VIEWS.values()
+            what = "externalTrafficPolicy Local, seen from inside" if internal else "the view for this group"
+            self._note("inside" if internal else "lead_group", f"{what}: DNAT to {self._at}", match)
 
-    def _find(self, sets: ByFamily, key: FrontendKey, source: bytes | None = None) -> ElementMatch | None:
-        return self._state.find(sets[self._number], key, source)
+    def _group_view(self) -> ElementMatch | None:
+        """Packets of this node itself do not pass the hook `prerouting`."""
+        if not self._packet.link or not self._find(BY_AUDIENCE, self._packet.to):
+            return None
+        group = self._state.find(AUDIENCES[self._number], self._packet.source)
+        if group is None or not isinstance(group.value, int):
+            return None
+        self._note("by_source", f"{format_ip(self._packet.source)} is in group {group.value}", group)
+        return self._find(GROUP_VIEWS, self._packet.to, group.value)
+
+    def _find(self, sets: ByFamily, key: FrontendKey, rest: bytes | int | None = None) -> ElementMatch | None:
+        return self._state.find(sets[self._number], key, rest)
 
     # Routing
 

@@ -5,11 +5,11 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from ipvsproxy.base.names import MASQUERADE_BIT
-from ipvsproxy.ruleset.schema import INSIDE_VIEWS, SOURCE_RANGES
+from ipvsproxy.ruleset.schema import BY_SOURCE, SOURCE_RANGES, VIEW_REPLIES
 
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
-PARTS = (SOURCE_RANGES, INSIDE_VIEWS, REPLIES)
+PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, REPLIES)
 """Scripts that add chains to the table of `ipvsproxy.nft`, for nodes that need them."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
 

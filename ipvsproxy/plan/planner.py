@@ -45,7 +45,7 @@ from ipvsproxy.plan.tally import (
 )
 from ipvsproxy.plan.topology import PortEndpoint, choose
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
-from ipvsproxy.ruleset.schema import Audience
+from ipvsproxy.ruleset.schema import LOCAL
 
 HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
@@ -346,7 +346,7 @@ def _internal_view(view: PortPlan) -> tuple[View, ...]:
     """Local pods and the node reach endpoints cluster-wide, whatever externalTrafficPolicy says."""
     if not (view.cluster and view.inside_port):
         return ()
-    return (View(Audience.LOCAL, FrontendKey(view.cluster_ip, view.port.protocol, view.inside_port)),)
+    return (View(LOCAL, FrontendKey(view.cluster_ip, view.port.protocol, view.inside_port)),)
 
 
 def _verdict(view: PortPlan, destinations: Destinations) -> PacketVerdict:

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.plan.state import Frontend
-from ipvsproxy.ruleset.elements import Element, ElementKey, Value
+from ipvsproxy.ruleset.elements import BY_GROUP, Element, ElementKey, Value, view_slot
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
+    BY_AUDIENCE,
     FRONTENDS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
-    INSIDE_SERVERS,
     LINKS,
+    LOCAL,
     MASQUERADE,
     POD_CIDRS,
     POD_INTERFACES,
@@ -24,7 +25,7 @@ from ipvsproxy.ruleset.schema import (
     RANGED,
     SENDERS,
     SERVED,
-    VIEWS,
+    VIEW_SERVERS,
     VIPS,
 )
 
@@ -59,8 +60,10 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.bind:
         shared.append(ElementKey(VIPS[number], address))
     for view in frontend.views:
-        own[ElementKey(VIEWS[view.who][number], key)] = view.server
-        shared.append(ElementKey(INSIDE_SERVERS[number], view.server))
+        own[view_slot(view.audience, key)] = view.server
+        shared.append(ElementKey(VIEW_SERVERS[number], view.server))
+        if view.audience != LOCAL:
+            own[ElementKey(BY_AUDIENCE[number], key)] = BY_GROUP
     if frontend.quiet:
         shared.append(ElementKey(QUIET, address))
     shared += [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins]

@@ -174,8 +174,8 @@ def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
     """Most frontends are of no interest and cost no memory. Open connections outlive the policy of their view."""
     views = frontend.views
     if old and old.views:
-        now = {view.who for view in views}
-        views += tuple(view for view in old.views if view.who not in now)
+        now = {view.audience for view in views}
+        views += tuple(view for view in old.views if view.audience not in now)
     if not (views or frontend.ranges or frontend.key.protocol == Protocol.UDP):
         return None
     return SeenFrontend(frontend.serving, frontend.ranges, views)

@@ -17,7 +17,6 @@ import msgspec
 from ipvsproxy.base.address import Cidr, format_endpoint
 from ipvsproxy.base.frontend import FrontendKey as FrontendKey  # noqa: PLC0414 - the name of a server
 from ipvsproxy.ruleset.elements import ElementKey, Masquerade, PacketVerdict, Value
-from ipvsproxy.ruleset.schema import Audience
 
 PERSISTENT = 0x1
 """IP_VS_SVC_F_PERSISTENT (include/uapi/linux/ip_vs.h): session affinity."""
@@ -105,12 +104,13 @@ class Claim(IntEnum):
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
-    """Some clients of a frontend are led to another virtual server: `who`, and to which one.
+    """Some clients of a frontend are led to another virtual server: which clients, and to which one.
 
-    Everybody else gets the frontend's own server.
+    `audience` is LOCAL or a group of sources (`ruleset.schema`). Everybody else gets the frontend's own server. A
+    client of several audiences is led by the view for its group.
     """
 
-    who: Audience
+    audience: int
     server: FrontendKey
 
 
@@ -141,9 +141,9 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     quiet: bool = False
     serving: tuple[Destination, ...] = ()
 
-    def server_for(self, who: Audience) -> FrontendKey | None:
+    def server_for(self, audience: int) -> FrontendKey | None:
         """Return the virtual server that a view leads some clients to, None without such a view."""
-        return {view.who: view.server for view in self.views}.get(who)
+        return next((view.server for view in self.views if view.audience == audience), None)
 
     def has_rules_of(self, other: "Frontend") -> bool:
         """Whether the ruleset and the VIPs are the same for both: most changes are of destinations only."""

@@ -1,11 +1,12 @@
 """Elements as the text that nft reads and as the bytes that the kernel has, and back from bytes.
 
 Keys are fields in packet order, each filled up to four bytes; numbers of the network are big-endian, names of
-links are texts of 16 bytes. Intervals come in two ways: in sets with one field as an element where an interval
-starts and one where it stops (not in it any more), in sets with several fields as one element with a first and a
-last key.
+links are texts of 16 bytes, groups of sources numbers of the host's byte order. Intervals come in two ways: in
+sets with one field as an element where an interval starts and one where it stops (not in it any more), in sets
+with several fields as one element with a first and a last key.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,6 +20,8 @@ NF_ACCEPT, NF_DROP, NFT_GOTO = 1, 0, -4
 """Codes of verdicts (include/uapi/linux/netfilter.h, netfilter/nf_tables.h)."""
 PACKET_FAMILIES = {4: "ip", 6: "ip6"}
 """What nft calls the headers of a family."""
+GROUP_UNIT = 16
+"""Numbers of groups times this are values of `meta priority` (see nft/rulesets/by_source.nft)."""
 
 
 class RawElement(NamedTuple):
@@ -48,7 +51,8 @@ def texts(elements: Iterable[Element]) -> Iterator[tuple[str, str, str]]:
         if owner is not last:
             last, head = owner, "" if owner is None else owner_text(owner)
         if rest is not None:
-            key = rest_text(rest) if owner is None else f"{head} . {rest_text(rest)}"
+            rest_of_key = rest_text(rest) if slot.set.key[-1] is not Field.AUDIENCE else _group_text(rest)
+            key = rest_of_key if owner is None else f"{head} . {rest_of_key}"
             yield slot.set.name, key, value if isinstance(value, str) else value_text(value)
         else:
             yield slot.set.name, head, value if isinstance(value, str) else value_text(value)
@@ -77,6 +81,8 @@ def value_text(value: Value) -> str:
     """Return what a map says of an element."""
     if isinstance(value, str):
         return str(value)
+    if isinstance(value, int):
+        return _group_text(value)
     return format_ip(value) if isinstance(value, bytes) else f"{format_ip(value.address)} . {value.port}"
 
 
@@ -89,6 +95,13 @@ def rest_text(rest: Rest) -> str:
     if isinstance(rest, Interval):
         return f"{format_ip(rest.first)}-{format_ip(rest.last)}"
     return f'"{rest}"' if isinstance(rest, str) else str(rest)
+
+
+def _group_text(number: Rest) -> str:
+    """Return the number of a group as nft lists a `meta priority`."""
+    if not isinstance(number, int):
+        raise TypeError(f"{number!r} is no group")
+    return f"0:{number * GROUP_UNIT:x}"
 
 
 def admission(slot: ElementKey) -> str:
@@ -116,6 +129,8 @@ def pack(kind: SetSchema, owner: Owner, rest: Rest = None) -> bytes:
 
 def _packed(value: Rest, field: Field) -> bytes:
     size = field.value.size
+    if isinstance(value, int) and field is Field.AUDIENCE:
+        return (value * GROUP_UNIT).to_bytes(size, sys.byteorder)
     if isinstance(value, int):
         return value.to_bytes(size)
     if isinstance(value, str):
@@ -157,10 +172,16 @@ def _value(kind: SetSchema, owner: Owner, raw: RawElement) -> Value:
         return named.get(raw.code, str(raw.code))
     if not raw.value:
         return ""
+    if kind.value == (Field.AUDIENCE,):
+        return _group(raw.value)
     address, *port = _cut(raw.value, kind.value)
     if isinstance(owner, FrontendKey) and port:
         return FrontendKey(address, owner.protocol, int.from_bytes(port[0]))
     return address
+
+
+def _group(data: bytes) -> int:
+    return int.from_bytes(data, sys.byteorder) // GROUP_UNIT
 
 
 def _cut(data: bytes, fields: tuple[Field, ...]) -> list[bytes]:
@@ -175,6 +196,8 @@ def _cut(data: bytes, fields: tuple[Field, ...]) -> list[bytes]:
 def _unpacked(data: bytes, field: Field) -> Rest:
     if field in (Field.IP4, Field.IP6):
         return data
+    if field is Field.AUDIENCE:
+        return _group(data)
     return data.rstrip(b"\0").decode(errors="replace") if field is Field.LINK else int.from_bytes(data)
 
 

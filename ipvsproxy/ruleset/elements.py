@@ -11,7 +11,17 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.base.frontend import FrontendKey
-from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, RANGED, SERVED, VIEWS, VIPS, SetSchema
+from ipvsproxy.ruleset.schema import (
+    ALLOWED,
+    FRONTENDS,
+    GROUP_VIEWS,
+    INTERNAL_VIEWS,
+    LOCAL,
+    RANGED,
+    SERVED,
+    VIPS,
+    SetSchema,
+)
 
 
 class PacketVerdict(StrEnum):
@@ -31,6 +41,10 @@ class Masquerade(StrEnum):
     ALWAYS = "goto masquerade_always"
 
 
+BY_GROUP = "goto group_view"
+"""The verdict of a frontend that has views for groups of sources."""
+
+
 class Interval(NamedTuple):
     """Addresses from `first` to `last` that are no CIDR: ours never are, what others have written may be."""
 
@@ -41,9 +55,9 @@ class Interval(NamedTuple):
 Owner = FrontendKey | bytes | None
 """A frontend, an address (packed), or None for the node itself."""
 Rest = bytes | Cidr | Interval | str | int | None
-"""The key fields behind the owner's: an address, a range of them, the name of a link, a port, or nothing."""
-Value = str | FrontendKey | bytes
-"""What a map says: a verdict as nft writes it, the frontend to go to, or an address; '' in a plain set."""
+"""The key fields behind the owner's: an address, a range, the name of a link, a port, a group, or nothing."""
+Value = str | FrontendKey | bytes | int
+"""What a map says: a verdict, the frontend to go to, an address or the number of a group; '' in a plain set."""
 
 
 class ElementKey(msgspec.Struct, frozen=True, gc=False):
@@ -75,13 +89,18 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def redirects(self) -> tuple["ElementKey", ...]:
-        """All elements that lead new connections of this frontend to a server, if this is one of them.
+        """The verdict of a frontend and the view of it that changes together with it, if this is one of them.
 
-        The first is the verdict of the frontend, the others are those of its views.
+        The view for a group changes by itself: all others are still led to where the verdict lets them in.
         """
         number = self.set.family
-        sets = [FRONTENDS[number], *(maps[number] for maps in VIEWS.values())] if number else []
-        return tuple(ElementKey(kind, self.owner) for kind in sets) if self.set in sets else ()
+        if not number:
+            return ()
+        verdict = ElementKey(FRONTENDS[number], self.owner)
+        if self.set is GROUP_VIEWS[number]:
+            return verdict, self
+        internal = ElementKey(INTERNAL_VIEWS[number], self.owner)
+        return (verdict, internal) if self.set in (verdict.set, internal.set) else ()
 
 
 Element = tuple[ElementKey, Value]
@@ -90,6 +109,14 @@ Element = tuple[ElementKey, Value]
 def needed_parts(slots: Iterable[ElementKey]) -> frozenset[str]:
     """Return the parts of the ruleset that some elements need."""
     return frozenset(found.part for found in {slot.set for slot in slots} if found.part)
+
+
+def view_slot(audience: int, frontend: FrontendKey) -> ElementKey:
+    """Return the element that leads an audience from a frontend to the virtual server of a view."""
+    number = family(frontend.address)
+    if audience == LOCAL:
+        return ElementKey(INTERNAL_VIEWS[number], frontend)
+    return ElementKey(GROUP_VIEWS[number], frontend, audience)
 
 
 def guard(address: bytes) -> ElementKey:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-SOURCE_RANGES, INSIDE_VIEWS = "source_ranges", "inside_views"
+SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
 """Parts of the ruleset that the elements of some sets need."""
 
 
@@ -28,13 +28,14 @@ class Field(Enum):
     PROTOCOL = FieldType(1, ("meta l4proto", "ip protocol", "ip6 nexthdr"))
     PORT = FieldType(2, ("th dport", "th sport"))
     LINK = FieldType(16, ("iifname", "oifname"))
+    AUDIENCE = FieldType(4, ("meta priority",))
     VERDICT = FieldType(0, ("verdict",))
 
 
-class Audience(Enum):
-    """Which clients a view of a frontend is for (VIEWS has the maps). All others get its own server."""
-
-    LOCAL = "local pods and the node"
+LOCAL = 0
+"""The audience of local pods and the node. Others are groups of source addresses, whose numbers AUDIENCES has."""
+LARGEST_GROUP = 4095
+"""Times 16 it is the largest `meta priority` that no queueing discipline takes for one of its classes."""
 
 
 class OwnerKind(IntEnum):
@@ -83,11 +84,18 @@ def _addresses(name: str, *, twice: bool = False) -> ByFamily:
 
 
 def _frontends(
-    name: str, *, verdict: bool = False, redirect: bool = False, source: bool = False, part: str = ""
+    name: str,
+    *,
+    verdict: bool = False,
+    redirect: bool = False,
+    source: bool = False,
+    group: bool = False,
+    part: str = "",
 ) -> ByFamily:
     found = {}
     for number, ip in IP.items():
-        key = (ip, Field.PROTOCOL, Field.PORT, *((ip,) if source else ()))
+        rest = (ip,) if source else (Field.AUDIENCE,) if group else ()
+        key = (ip, Field.PROTOCOL, Field.PORT, *rest)
         value = (Field.VERDICT,) if verdict else (ip, Field.PORT) if redirect else ()
         name_of_set = f"{name}{number}"
         found[number] = SetSchema(
@@ -109,10 +117,20 @@ HAIRPIN = _addresses("hairpin", twice=True)
 """Endpoints of this node, each with itself."""
 FRONTENDS = _frontends("frontends", verdict=True)
 MASQUERADE = _frontends("masquerade", verdict=True)
-INSIDE = _frontends("inside", redirect=True)
-VIEWS: Mapping[Audience, ByFamily] = {Audience.LOCAL: INSIDE}
-"""By whom a view is for: the map that leads from a frontend to the virtual server of the view."""
-INSIDE_SERVERS = _frontends("inside_servers", part=INSIDE_VIEWS)
+INTERNAL_VIEWS = _frontends("internal_views", redirect=True)
+"""From a frontend to the virtual server of its view for the audience LOCAL."""
+AUDIENCES: ByFamily = {
+    number: SetSchema(
+        f"audiences{number}", OwnerKind.ADDRESS, (ip,), (Field.AUDIENCE,), family=number, part=BY_SOURCE
+    )
+    for number, ip in IP.items()
+}
+"""The groups of source addresses, by number."""
+BY_AUDIENCE = _frontends("by_audience", verdict=True, part=BY_SOURCE)
+"""Frontends at which the group of the source matters."""
+GROUP_VIEWS = _frontends("group_views", redirect=True, group=True, part=BY_SOURCE)
+"""From a frontend and a group to the virtual server of its view for that group."""
+VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
 """The virtual servers that views lead to."""
 RANGED = _frontends("ranged", part=SOURCE_RANGES)
 """Frontends with source ranges; who may connect to them is in ALLOWED."""
@@ -125,8 +143,9 @@ SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), fam
 
 
 def _all() -> Iterator[SetSchema]:
-    addresses, frontends = (VIPS, SERVED, HAIRPIN), (FRONTENDS, MASQUERADE, INSIDE_SERVERS, RANGED, ALLOWED)
-    for both in (POD_CIDRS, *addresses, *frontends, *VIEWS.values()):
+    addresses, frontends = (VIPS, SERVED, HAIRPIN), (FRONTENDS, MASQUERADE, RANGED, ALLOWED)
+    views = (INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, GROUP_VIEWS, VIEW_SERVERS)
+    for both in (POD_CIDRS, *addresses, *frontends, *views):
         yield from both.values()
     yield from (POD_INTERFACES, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
 

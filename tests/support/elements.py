@@ -2,6 +2,7 @@
 
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
+from ipvsproxy.ruleset.codec import GROUP_UNIT
 from ipvsproxy.ruleset.elements import ElementKey
 from ipvsproxy.ruleset.schema import SETS, Field, OwnerKind
 
@@ -24,6 +25,8 @@ def _rest(kind, word):
     field = kind.key[-1]
     if field is Field.LINK:
         return word.strip('"')
+    if field is Field.AUDIENCE:
+        return int(word.removeprefix("0:"), 16) // GROUP_UNIT
     if field is Field.PORT:
         return int(word)
     if not kind.interval:
@@ -35,6 +38,8 @@ def value(slot, text):
     """Return what a map says of an element."""
     if not slot.set.value or slot.set.value == (Field.VERDICT,):
         return text
+    if slot.set.value == (Field.AUDIENCE,):
+        return int(text.removeprefix("0:"), 16) // GROUP_UNIT
     address, *port = text.split(" . ")
     return FrontendKey(parse_ip(address), slot.owner.protocol, int(port[0])) if port else parse_ip(address)
 

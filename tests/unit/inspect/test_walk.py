@@ -16,6 +16,8 @@ from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.walk import PacketOutcome, Sender, explain, packet
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, ServerAttributes
+from ipvsproxy.ruleset.elements import ElementKey
+from ipvsproxy.ruleset.schema import AUDIENCES
 from tests.conformance import objects as flow_objects
 from tests.conformance import places as flow_places
 from tests.conformance import scenario_file
@@ -185,10 +187,33 @@ def test_the_made_up_port_of_the_inside_view_answers_nobody_who_dials_it():
     both = service(load_balancer_ips=["203.0.113.1"], external_local=True, internal_local=True)
     state = node_with(both, slice_of("web", endpoint("10.244.2.1", on="node2")))
     said = ask(state, key("203.0.113.1:80"), POD)
-    assert (said.outcome, elements_of(said)[:2]) == (PacketOutcome.ACCEPTED, ["pod_cidrs4", "inside4"])
+    assert (said.outcome, elements_of(said)[:2]) == (PacketOutcome.ACCEPTED, ["pod_cidrs4", "internal_views4"])
     assert said.server.key == key("10.96.0.10:32848")
     assert ask(state, key("10.96.0.10:32848"), POD).outcome is PacketOutcome.REFUSED
     assert ask(state, key("203.0.113.1:80"), CLIENT).outcome is PacketOutcome.DROPPED
+
+
+def test_a_group_of_sources_is_led_to_the_server_of_its_view():
+    local = service(load_balancer_ips=["203.0.113.1"], external_local=True)
+    other = service("dns", ["10.96.0.53"])
+    state = node_with(local, slice_of("web", endpoint("10.244.2.1", on="node2")))
+    led = node_with(other, slice_of("dns", endpoint("10.244.2.9", on="node2")))
+    state.servers |= led.servers
+    state.attributes |= led.attributes
+    state.vips |= led.vips
+    state.elements |= led.elements
+    balancer, theirs = key("203.0.113.1:80"), key("10.96.0.53:80")
+    assert ask(state, balancer, POD).server.key == key("10.96.0.10:80")
+    state.elements |= {
+        ElementKey(AUDIENCES[4], POD): 7,
+        element("by_audience4", "203.0.113.1 . tcp . 80"): "goto group_view",
+        element("group_views4", "203.0.113.1 . tcp . 80 . 0:70"): theirs,
+    }
+    said = ask(state, balancer, POD)
+    assert (said.outcome, said.server.key) == (PacketOutcome.ACCEPTED, theirs)
+    assert elements_of(said)[1:3] == ["audiences4", "group_views4"]
+    assert ask(state, balancer, parse_ip("10.244.1.77")).server.key == key("10.96.0.10:80")
+    assert ask(state, balancer).server.key == key("10.96.0.10:80")
 
 
 def test_a_node_process_that_leaves_with_a_vip_is_masqueraded_without_a_detector():

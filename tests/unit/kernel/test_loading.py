@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
-from ipvsproxy.kernel.scripts import INSIDE_VIEWS, PARTS, REPLIES, SOURCE_RANGES, part, ruleset
+from ipvsproxy.kernel.scripts import PARTS, REPLIES, SOURCE_RANGES, VIEW_REPLIES, part, ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.state import Dirty
@@ -125,7 +125,7 @@ def test_a_start_loads_what_is_needed_and_nothing_else(node, kernel):
         assert node.nft.chains.isdisjoint(chains_of(name))
     kernel.rules.load(ELEMENTS)
     assert chains_of(SOURCE_RANGES) <= node.nft.chains
-    assert node.nft.chains.isdisjoint(chains_of(INSIDE_VIEWS) | chains_of(REPLIES))
+    assert node.nft.chains.isdisjoint(chains_of(VIEW_REPLIES) | chains_of(REPLIES))
 
 
 def test_a_part_comes_with_the_first_element_that_needs_it_and_stays(node, kernel):
@@ -160,13 +160,13 @@ def test_a_refused_part_is_tried_again_with_the_next_element(node, kernel):
 
 def test_rules_that_were_flushed_come_back_with_the_parts_that_were_needed(node, kernel):
     kernel.rules.load({})
-    kernel.rules.change([ElementStep(element("inside_servers4", "10.96.0.10 . tcp . 80"), "")], Dirty())
+    kernel.rules.change([ElementStep(element("view_servers4", "10.96.0.10 . tcp . 80"), "")], Dirty())
     before = set(node.nft.chains)
     node.nft.run(delete_tables({}))
     assert not node.nft.chains
     kernel.rules.verify()
     assert node.nft.chains == before
-    assert chains_of(INSIDE_VIEWS) <= before
+    assert chains_of(VIEW_REPLIES) <= before
 
 
 def test_replies_are_marked_from_the_moment_a_chain_may_drop_them(node, kernel):

@@ -18,6 +18,8 @@ HOOK = re.compile(r"type (\w+) hook (\w+) priority (\w+|-?\d+)(?: ([+-]) (\d+))?
 BASES = {
     # The kernel runs all nat chains at -100 (output, prerouting) or 100; what counts is to be before others' ones.
     "prerouting": ("nat", "prerouting", range(CONNTRACK + 1, NAT)),
+    # Before prerouting: the view for a group of sources comes before that for all local pods.
+    "by_source": ("nat", "prerouting", range(CONNTRACK + 1, -110)),
     "output_nat": ("nat", "output", range(CONNTRACK + 1, NAT)),
     "postrouting": ("nat", "postrouting", range(POSTROUTING, POSTROUTING + 1)),
     # Decided before IPVS takes the packet, and on the way out after the DNAT of the inside view.
@@ -153,10 +155,11 @@ def test_sets_are_declared_in_a_form_that_older_libraries_read(name):
 def test_no_chain_is_left_out_and_none_leads_nowhere():
     led_to = words(r"(?:goto|jump) (\w+)", CHAINS)
     # Named by elements of the verdict maps.
-    by_elements = {"refuse", "inside_only", "masquerade_always", "masquerade_unless_local_pod"}
+    by_elements = {"refuse", "inside_only", "masquerade_always", "masquerade_unless_local_pod", "group_view"}
     assert led_to | by_elements == CHAINS.keys() - BASES.keys()
+    assert not led_to & by_elements - {"refuse", "masquerade_always"}
     for found in PART_CHAINS.values():
-        assert words(r"(?:goto|jump) (\w+)", found) == found.keys() - BASES.keys()
+        assert words(r"(?:goto|jump) (\w+)", found) == found.keys() - BASES.keys() - by_elements
 
 
 def test_only_packets_of_the_arp_family_are_silenced():

@@ -8,12 +8,12 @@ from tests.support.elements import element
 
 SERVER = FrontendKey(parse_ip("10.96.0.10"), Protocol.TCP, 32848)
 WAY = ElementStep(
-    element("inside4", "203.0.113.5 . tcp . 80"),
+    element("internal_views4", "203.0.113.5 . tcp . 80"),
     FrontendKey(parse_ip("10.96.0.10"), Protocol.TCP, 32848),
     replaces=True,
 )
 VERDICT = ElementStep(element("frontends4", "203.0.113.5 . tcp . 80"), "drop", replaces=True)
-OTHER = ElementStep(element("inside4", "203.0.113.6 . tcp . 80"), None)
+OTHER = ElementStep(element("internal_views4", "203.0.113.6 . tcp . 80"), None)
 
 
 def test_a_way_to_a_server_that_could_not_be_made_is_not_switched():

@@ -13,6 +13,7 @@ from ipvsproxy.plan.state import (
     KernelState,
     ServerAttributes,
     ServerState,
+    View,
     Vip,
     VipForm,
 )
@@ -106,11 +107,11 @@ def test_ways_are_switched_between_new_and_old_servers():
     differ = Differ()
     differ.want(local(internal=False), "10.244.2.2")
     to_both = differ.want(local(), "10.244.2.2")
-    assert ways(to_both.switched) == {"inside4 203.0.113.5 . tcp . 80": "10.96.0.10 . 32848"}
+    assert ways(to_both.switched) == {"internal_views4 203.0.113.5 . tcp . 80": "10.96.0.10 . 32848"}
     assert [(step.verb.name, step.key) for step in to_both.added] == [("NEW_SERVICE", INSIDE)]
     to_none = differ.want(local(external=False, internal=False), "10.244.2.2")
     assert ways(to_none.switched) == {
-        "inside4 203.0.113.5 . tcp . 80": None,
+        "internal_views4 203.0.113.5 . tcp . 80": None,
         "frontends4 203.0.113.5 . tcp . 80": "accept",
     }
     assert {(s.verb.name, s.key.address) for s in to_none.added if s.destinations} == {
@@ -122,7 +123,7 @@ def test_ways_are_switched_between_new_and_old_servers():
 def test_a_way_that_is_new_with_its_frontend_is_there_first():
     steps = Differ().want(local(), "10.244.1.1")
     assert not steps.switched
-    assert "inside4 203.0.113.5 . tcp . 80" in ways(steps.raised)
+    assert "internal_views4 203.0.113.5 . tcp . 80" in ways(steps.raised)
 
 
 @pytest.mark.parametrize("now", [local(internal=False), local(external=False), service()])
@@ -132,6 +133,27 @@ def test_the_server_of_an_inside_view_goes_when_the_way_is_another(now):
     differ.want(local(), "10.244.1.1", "10.244.2.2")
     steps = differ.want(now, "10.244.1.1", "10.244.2.2")
     assert verbs(step for step in steps.removed if step.key == INSIDE) == [("DEL_SERVICE", (), 0)]
+
+
+def test_a_view_for_a_group_is_switched_by_itself():
+    """All others are led as before, whatever becomes of it."""
+    differ = Differ()
+    differ.want(service(), "10.244.1.1")
+    other = service("dns", ["10.96.0.53"])
+    differ.want(other, "10.244.1.9")
+    led = plan_service(service(), [slice_of("web", "10.244.1.1", ports=((8080, "TCP", ""),))], node(), config())
+    led[WEB] = msgspec.structs.replace(led[WEB], views=(View(7, key("10.96.0.53:80")),))
+    steps = differ.step(differ.ledger.replace(Owner(service().created, "default/web"), led))
+    assert ways(steps.switched) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": "10.96.0.53 . 80"}
+    assert ways(steps.raised) == {
+        "by_audience4 10.96.0.10 . tcp . 80": "goto group_view", "view_servers4 10.96.0.53 . tcp . 80": "",
+    }  # fmt: skip
+    steps = differ.want(service(), "10.244.1.1")
+    assert ways(steps.switched) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": None}
+    assert set(ways(steps.lowered)) == {
+        "by_audience4 10.96.0.10 . tcp . 80",
+        "view_servers4 10.96.0.53 . tcp . 80",
+    }
 
 
 def test_attributes_change_in_place():

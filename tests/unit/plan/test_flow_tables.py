@@ -23,7 +23,7 @@ from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import ServerAttributes, ServerState
 from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.ruleset.elements import PacketVerdict
-from ipvsproxy.ruleset.schema import Audience
+from ipvsproxy.ruleset.schema import LOCAL
 from tests.conformance import objects as flow_objects
 from tests.conformance import scenario_file
 from tests.support.build import config, destination, key, service, slice_of, weights
@@ -64,7 +64,7 @@ class Planned:
             return ("reject" if self.ledger.vip(name.address) else "untouched"), set()
         if frontend.ranges and not any(self.source(flow) in cidr for cidr in frontend.ranges):
             return "drop", set()
-        inside = frontend.server_for(Audience.LOCAL)
+        inside = frontend.server_for(LOCAL)
         if inside and self.is_inside(flow, len(name.address)):
             frontend = self.ledger.frontends[inside]
         if frontend.verdict in (PacketVerdict.ACCEPT, PacketVerdict.INSIDE_ONLY):

@@ -15,7 +15,7 @@ from ipvsproxy.plan.state import (
     View,
 )
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
-from ipvsproxy.ruleset.schema import Audience
+from ipvsproxy.ruleset.schema import LOCAL
 from tests.support.build import config, endpoint, key, node, service, slice_of
 
 CLUSTER = "10.96.0.10:80"
@@ -45,7 +45,7 @@ def at(frontends, text):
 
 def internal(text):
     """Return the views of a frontend that leads local pods and the node to another one."""
-    return (View(Audience.LOCAL, key(text)),)
+    return (View(LOCAL, key(text)),)
 
 
 def targets(frontend):
@@ -117,7 +117,7 @@ def test_both_policies_local_need_a_server_for_the_inside_view():
     inside = at(frontends, f"10.96.0.10:{80 ^ 0x8000}")
     assert targets(inside) == {HERE, THERE}
     assert inside.verdict is PacketVerdict.INSIDE_ONLY
-    assert at(frontends, BALANCER).views == (View(Audience.LOCAL, inside.key),)
+    assert at(frontends, BALANCER).views == (View(LOCAL, inside.key),)
     assert targets(at(frontends, CLUSTER)) == {HERE}
 
 

@@ -1,5 +1,7 @@
 """Elements as text and as bytes. That the kernel has these bytes is seen in tests/integration."""
 
+import sys
+
 import pytest
 
 from ipvsproxy.base.address import Cidr, parse_cidr, parse_ip
@@ -8,10 +10,13 @@ from ipvsproxy.ruleset.codec import RawElement, admission, element_text, key_tex
 from ipvsproxy.ruleset.elements import ElementKey, Interval
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
+    AUDIENCES,
     FRONTENDS,
+    GROUP_VIEWS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
-    INSIDE,
+    INTERNAL_VIEWS,
+    LARGEST_GROUP,
     POD_CIDRS,
     POD_INTERFACES,
     SENDERS,
@@ -34,6 +39,7 @@ FRONTEND = bytes.fromhex("0a600001 06000000 01bb0000")
         ("pod_cidrs4", "10.244.0.0/16"),
         ("pod_interfaces", '"cni*"'),
         ("health_check_ports", "30000"),
+        ("group_views6", "fd00::1 . udp . 53 . 0:fff0"),
     ],
 )
 def test_the_text_of_keys(name, text):
@@ -46,7 +52,7 @@ def test_elements_of_several_owners_as_text():
     elements = {
         ElementKey(VIPS[4], WEB.address): "",
         ElementKey(FRONTENDS[4], WEB): "accept",
-        ElementKey(INSIDE[4], WEB): FrontendKey(parse_ip("10.96.0.2"), Protocol.TCP, 80),
+        ElementKey(INTERNAL_VIEWS[4], WEB): FrontendKey(parse_ip("10.96.0.2"), Protocol.TCP, 80),
         ElementKey(POD_INTERFACES, None, "cni0"): "",
         ElementKey(FRONTENDS[6], other): "drop",
         ElementKey(SENDERS, None, "eth0"): parse_ip("192.0.2.1"),
@@ -55,7 +61,7 @@ def test_elements_of_several_owners_as_text():
     assert list(texts(elements.items())) == [
         ("vips4", "10.96.0.1", ""),
         ("frontends4", "10.96.0.1 . tcp . 443", "accept"),
-        ("inside4", "10.96.0.1 . tcp . 443", "10.96.0.2 . 80"),
+        ("internal_views4", "10.96.0.1 . tcp . 443", "10.96.0.2 . 80"),
         ("pod_interfaces", '"cni0"', ""),
         ("frontends6", "fd00::2 . udp . 53", "drop"),
         ("senders4", '"eth0"', "192.0.2.1"),
@@ -125,9 +131,21 @@ def test_what_maps_say():
     assert found == [(slot, "accept"), (slot, "drop"), (slot, "goto refuse"), (slot, "-5")]
     inside = RawElement(FRONTEND, value=bytes.fromhex("0a600002 00500000"))
     to = FrontendKey(parse_ip("10.96.0.2"), Protocol.TCP, 80)
-    assert unpack(INSIDE[4], [inside]) == {ElementKey(INSIDE[4], WEB): to}
+    assert unpack(INTERNAL_VIEWS[4], [inside]) == {ElementKey(INTERNAL_VIEWS[4], WEB): to}
     sender = RawElement(b"eth0".ljust(16, b"\0"), value=parse_ip("192.0.2.1"))
     assert unpack(SENDERS, [sender]) == {ElementKey(SENDERS, None, "eth0"): parse_ip("192.0.2.1")}
+
+
+@pytest.mark.parametrize("number", [1, LARGEST_GROUP])
+def test_groups_of_sources_are_numbers_of_the_host_as_a_meta_priority(number):
+    data = (number * 16).to_bytes(4, sys.byteorder)
+    pod, to = parse_ip("10.244.1.7"), FrontendKey(parse_ip("10.96.0.2"), Protocol.TCP, 80)
+    assert pack(GROUP_VIEWS[4], WEB, number) == FRONTEND + data
+    led = RawElement(FRONTEND + data, value=bytes.fromhex("0a600002 00500000"))
+    assert unpack(GROUP_VIEWS[4], [led]) == {ElementKey(GROUP_VIEWS[4], WEB, number): to}
+    member = ElementKey(AUDIENCES[4], pod)
+    assert unpack(AUDIENCES[4], [RawElement(pod, value=data)]) == {member: number}
+    assert list(texts([(member, number)])) == [("audiences4", "10.244.1.7", f"0:{number * 16:x}")]
 
 
 def test_protocols_that_are_not_ours():

@@ -9,7 +9,7 @@ from tests.support.elements import element
 
 ADDRESS = parse_ip("192.0.2.1")
 WEB = FrontendKey(ADDRESS, Protocol.TCP, 80)
-VERDICT, INSIDE = element("frontends4", "192.0.2.1 . tcp . 80"), element("inside4", "192.0.2.1 . tcp . 80")
+VERDICT, INSIDE = element("frontends4", "192.0.2.1 . tcp . 80"), element("internal_views4", "192.0.2.1 . tcp . 80")
 RANGED = element("ranged4", "192.0.2.1 . tcp . 80")
 ALLOWED = element("allowed4", "192.0.2.1 . tcp . 80 . 10.0.0.0/8")
 VIP, HAIRPIN = element("vips4", "192.0.2.1"), element("hairpin4", "192.0.2.1 . 192.0.2.1")
@@ -38,13 +38,15 @@ def test_source_ranges_restrict_their_frontend():
 
 def test_the_verdict_and_the_internal_view_lead_to_servers():
     assert VERDICT.redirects == INSIDE.redirects == (VERDICT, INSIDE)
+    of_group = element("group_views4", "192.0.2.1 . tcp . 80 . 0:10")
+    assert of_group.redirects == (VERDICT, of_group)
     assert {slot.redirects for slot in (RANGED, ALLOWED, VIP, LINK)} == {()}
 
 
 def test_some_elements_need_a_part_of_the_ruleset():
     assert needed_parts([VERDICT, VIP, LINK]) == frozenset()
     assert needed_parts([VERDICT, RANGED, ALLOWED]) == {"source_ranges"}
-    assert needed_parts([element("inside_servers6", "fd00::1 . udp . 53")]) == {"inside_views"}
+    assert needed_parts([element("view_servers6", "fd00::1 . udp . 53")]) == {"view_replies"}
 
 
 def test_equal_elements_are_one():
