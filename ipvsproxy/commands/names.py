@@ -6,8 +6,9 @@ the names.
 """
 
 import http.client
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -31,20 +32,29 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}/[-A-Za-z0-9.
 
 class _Page(msgspec.Struct):
     frontends: dict[str, Name]
+    maintenance: dict[str, list[str]] = {}
 
 
 _FRONTENDS = msgspec.json.Decoder(_Page)
 
 
 class Names(NamedTuple):
-    """Services by their frontends, as `namespace/name`; `problem` says why there are none, empty if there are."""
+    """Services by their frontends, as `namespace/name`; `problem` says why there are none, empty if there are.
+
+    `maintenance` are, by frontend, the endpoints that are wanted with weight 0.
+    """
 
     services: Mapping[str, str]
     problem: str = ""
+    maintenance: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def of(self, key: FrontendKey) -> str:
         """Return the Service that has a frontend, empty if it is not known."""
         return self.services.get(str(key), "")
+
+    def in_maintenance(self, key: FrontendKey) -> Sequence[str]:
+        """Return the endpoints of a frontend that are wanted with weight 0."""
+        return self.maintenance.get(str(key), ())
 
 
 def names(config: Config, view: KernelReader) -> Names:
@@ -52,7 +62,8 @@ def names(config: Config, view: KernelReader) -> Names:
     if not objects.are_named(config):
         return _of_running(config)
     wanted = objects.desired_here(config, objects.read(config), view)
-    return Names({str(key): wanted.owner(key) for key in wanted.frontends})
+    maintenance = {str(key): [*map(str, found)] for key, found in wanted.in_maintenance().items()}
+    return Names({str(key): wanted.owner(key) for key in wanted.frontends}, maintenance=maintenance)
 
 
 def _of_running(config: Config) -> Names:
@@ -64,7 +75,8 @@ def _of_running(config: Config) -> Names:
         address = b"\x7f\0\0\1" if len(address) == 4 else bytes(15) + b"\1"
     url = f"http://{format_endpoint(address, listen.port)}{PAGE}"
     try:
-        return Names(_FRONTENDS.decode(ask(listen, PAGE, LARGEST)).frontends)
+        page = _FRONTENDS.decode(ask(listen, PAGE, LARGEST))
+        return Names(page.frontends, maintenance=page.maintenance)
     except (msgspec.DecodeError, RecursionError) as error:
         reason: object = f"is no list of frontends: {error}"
     except (ConfigFileError, OSError, http.client.HTTPException) as error:

@@ -4,6 +4,7 @@ A row is what `-o json` prints; its fields are documented in docs/commands.md. E
 names, and a limit (0: none) on how much is read.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -28,7 +29,7 @@ VERDICTS = {
 }
 MASQUERADES = {Masquerade.ALWAYS.value: "always", Masquerade.UNLESS_LOCAL_POD.value: "unless-local-pod"}
 NEVER = "never"
-SERVING, DRAINING, FULL = "serving", "draining", "full"
+SERVING, DRAINING, FULL, MAINTENANCE = "serving", "draining", "full", "maintenance"
 
 
 def _named(key: FrontendKey, known: Names) -> Row:
@@ -59,16 +60,18 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
         | {"verdict": _verdict(verdicts.get(virtual.key, ""), "")}
         | {"scheduler": virtual.server.scheduler, "affinitySeconds": virtual.server.timeout}
         | {"onePacket": bool(virtual.server.flags & ONE_PACKET), "attributes": server_text(virtual.server)}
-        | _load(view.destinations(virtual.key))
+        | _load(view.destinations(virtual.key), known.in_maintenance(virtual.key))
         | _counted(virtual.counters)
         for virtual in view.servers()
     ]
 
 
-def _load(reals: Sequence[DestinationRecord]) -> Row:
+def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> Row:
+    states = Counter(_state(real, resting) for real in reals)
     return {
-        "endpoints": sum(real.weight > 0 for real in reals),
-        "draining": sum(real.weight == 0 for real in reals),
+        "endpoints": states[SERVING] + states[FULL],
+        "draining": states[DRAINING],
+        "maintenance": states[MAINTENANCE],
         "active": sum(real.active for real in reals),
         "inactive": sum(real.inactive for real in reals),
     }
@@ -78,18 +81,19 @@ def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     """Return a row for each destination of each virtual server."""
     return [
         _named(virtual.key, known)
-        | {"endpoint": str(real.destination), "state": _state(real), "weight": real.weight}
+        | {"endpoint": str(real.destination), "state": _state(real, resting), "weight": real.weight}
         | {"upperThreshold": real.attributes.upper_threshold, "lowerThreshold": real.attributes.lower_threshold}
         | {"active": real.active, "inactive": real.inactive, "persistent": real.persistent}
         | _counted(real.counters)
         for virtual in view.servers()
+        for resting in (known.in_maintenance(virtual.key),)
         for real in view.destinations(virtual.key)
     ]
 
 
-def _state(real: DestinationRecord) -> str:
+def _state(real: DestinationRecord, resting: Sequence[str]) -> str:
     if not real.weight:
-        return DRAINING
+        return MAINTENANCE if str(real.destination) in resting else DRAINING
     return FULL if real.is_full else SERVING
 
 

@@ -36,7 +36,7 @@ class Topic(NamedTuple):
 CUT = "only the first {} connections were read; --limit reads more"
 MOODS = {
     "accept": Style.GOOD, "serving": Style.GOOD, "refuse": Style.BAD, "drop": Style.BAD, "draining": Style.WARNING,
-    "full": Style.WARNING,
+    "full": Style.WARNING, "maintenance": Style.WARNING,
 }  # fmt: skip
 SERVICE = {"NAMESPACE": "namespace", "SERVICE": "service"}
 LOAD = {"ACTIVE": "active", "INACTIVE": "inactive", "CONNECTIONS": "connections"}
@@ -49,8 +49,8 @@ TOPICS = {
         rows.services,
         SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "ENDPOINTS": "endpoints", "DRAINING": "draining"}
         | LOAD | RATES,
-        {"SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds", "ONE-PACKET": "onePacket",
-         "ATTRIBUTES": "attributes"} | COUNTED,
+        {"MAINTENANCE": "maintenance", "SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds",
+         "ONE-PACKET": "onePacket", "ATTRIBUTES": "attributes"} | COUNTED,
         (*SPARE, "DRAINING", "ACTIVE"),
     ),
     "endpoints": Topic(

@@ -6,13 +6,14 @@ changed Service, never for all Services.
 """
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.plan.state import FrontendKey
+from ipvsproxy.plan.state import Destination, FrontendKey
 
 
 class Subject(NamedTuple):
@@ -73,6 +74,9 @@ class Report:
 
     def holders(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
         """Say how any thread can find out at any time which Service holds which frontend."""
+
+    def in_maintenance(self, read: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]]) -> None:
+        """Say how any thread can find out at any time which destinations are wanted with weight 0."""
 
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """An event brought objects of a kind; `triggered` is when a pod's change began, 0 if unknown."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
-from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, Vip, VipForm
+from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, Vip, VipForm
 from ipvsproxy.plan.waiting import Owner, Waiting
 from ipvsproxy.ruleset.elements import ElementKey, Value
 
@@ -92,6 +92,12 @@ class Ledger:
         Copying the dictionary is one operation for the interpreter, so nobody changes it meanwhile.
         """
         return {key: owner.service for key, owner in self._holders.copy().items()}
+
+    def in_maintenance(self) -> dict[FrontendKey, frozenset[Destination]]:
+        """Return, by frontend, the destinations that are wanted and get no new connections; for any thread."""
+        return {
+            key: found for key, frontend in self.frontends.copy().items() if (found := frontend.in_maintenance)
+        }
 
     def take_new_conflicts(self) -> dict[str, dict[FrontendKey, str]]:
         """Return what Services have begun to claim in vain since the last call: frontends, and who holds them."""

@@ -141,6 +141,11 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     quiet: bool = False
     serving: tuple[Destination, ...] = ()
 
+    @property
+    def in_maintenance(self) -> frozenset[Destination]:
+        """The destinations that get no new connections by an annotation."""
+        return frozenset(d for d, attributes in self.destinations.items() if attributes.weight == 0)
+
     def server_for(self, audience: int) -> FrontendKey | None:
         """Return the virtual server that a view leads some clients to, None without such a view."""
         return next((view.server for view in self.views if view.audience == audience), None)

@@ -19,7 +19,7 @@ from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import EndpointSlice, Node, Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved
 from ipvsproxy.plan.safety import has_external_ips
-from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, KernelState, Vip
+from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, Vip
 from ipvsproxy.reconciler.node_state import API_SERVER, NodeState, log_missing
 from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.service_reports import ServiceReports
@@ -50,6 +50,7 @@ class WantedState:
         self._fixed: dict[ElementKey, Value] = {}
         self._planning = Planning(config, self._store, self._ledger, self._node, self._reports)
         report.holders(self._ledger.holders)
+        report.in_maintenance(self._ledger.in_maintenance)
 
     # The objects, and what the node is.
 
@@ -105,6 +106,10 @@ class WantedState:
     def owner(self, key: FrontendKey) -> str:
         """Return `namespace/name` of the Service that holds a frontend."""
         return self._ledger.owner(key)
+
+    def in_maintenance(self) -> Mapping[FrontendKey, frozenset[Destination]]:
+        """Return, by frontend, the destinations that are wanted and get no new connections."""
+        return self._ledger.in_maintenance()
 
     def conflicts(self, service: str) -> Mapping[FrontendKey, str]:
         """Return the frontends that a Service claims and does not hold, with the Service that does."""

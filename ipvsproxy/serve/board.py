@@ -7,10 +7,11 @@ takes longer than microseconds, but for the rare ones after which listeners chan
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from ipvsproxy.exchange.report import EventNote, Report, Severity, Subject, Sync
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.plan.state import FrontendKey
+from ipvsproxy.plan.state import Destination, FrontendKey
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.health import Health, responder
 from ipvsproxy.serve.http import Address, HttpServer, Listener
@@ -40,6 +41,7 @@ class Board(Report):
         self._triggers: list[float] = []
         self._traffic: Traffic | None = None
         self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
+        self._read_maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]] = dict
 
     def show_traffic(self, traffic: Traffic) -> None:
         """Have counters of single Services and endpoints among the metrics."""
@@ -51,6 +53,13 @@ class Board(Report):
         self._read_holders = read
         if self._traffic is not None:
             self._traffic.holders = read
+
+    def in_maintenance(self, read: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]]) -> None:
+        """Keep the question for the page that asks it."""
+        self._read_maintenance = read
+
+    def _maintenance(self) -> Mapping[FrontendKey, AbstractSet[Destination]]:
+        return self._read_maintenance()
 
     def _holders(self) -> Mapping[FrontendKey, str]:
         return self._read_holders()
@@ -154,5 +163,5 @@ class Board(Report):
         """Return the metrics server with the pages of a book."""
         book.add("/metrics", pages.metrics(self.metrics.exposition))
         book.add("/metrics/slis", pages.slis)
-        book.add("/frontends", pages.frontends(self._holders))
+        book.add("/frontends", pages.frontends(self._holders, self._maintenance))
         return Listener("metrics", address, book.respond)

@@ -5,11 +5,12 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from ipvsproxy.plan.state import FrontendKey
+from ipvsproxy.plan.state import Destination, FrontendKey
 from ipvsproxy.serve.health import HEADERS, JSON
 from ipvsproxy.serve.http import NOT_FOUND, HttpAnswer, Request, Respond
 
@@ -78,12 +79,17 @@ def configz(document: Mapping[str, Any], ours: Mapping[str, Any]) -> Respond:
     return lambda _: HttpAnswer(200, body, JSON)
 
 
-def frontends(holders: Callable[[], Mapping[FrontendKey, str]]) -> Respond:
-    """Answer with the Service of each frontend: the names that the kernel does not know."""
+def frontends(
+    holders: Callable[[], Mapping[FrontendKey, str]],
+    maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]],
+) -> Respond:
+    """Answer with what the kernel does not know: the Service of each frontend, and why endpoints have weight 0."""
 
     def respond(_: Request) -> HttpAnswer:
         known = {str(key): service for key, service in holders().items()}
-        return HttpAnswer(200, json.dumps({"version": 1, "kind": "Frontends", "frontends": known}).encode(), JSON)
+        wanted = {str(key): sorted(map(str, found)) for key, found in maintenance().items()}
+        page = {"version": 1, "kind": "Frontends", "frontends": known, "maintenance": wanted}
+        return HttpAnswer(200, json.dumps(page).encode(), JSON)
 
     return respond
 

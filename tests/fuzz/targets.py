@@ -270,7 +270,7 @@ def _responders() -> tuple[Callable[[http.Request], http.HttpAnswer], ...]:
     book.add("/debug/flags/v", pages.verbosity(lambda _: None))
     book.add("/metrics", pages.metrics(Metrics((4, 6)).exposition))
     book.add("/metrics/slis", pages.slis)
-    book.add("/frontends", pages.frontends(dict))
+    book.add("/frontends", pages.frontends(dict, dict))
     return book.respond, responder(Health(30.0, (4, 6)), lambda *_: None)
 
 

@@ -16,7 +16,7 @@ from ipvsproxy.exchange.report import Report
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import Address, Request
 from ipvsproxy.serve.pages import Pages
-from tests.support.build import config, key
+from tests.support.build import config, destination, key
 
 LOOPBACK = parse_ip("127.0.0.1")
 WEB = key("10.96.0.10:80")
@@ -33,6 +33,7 @@ def page():
     """A server that answers as the metrics server of a proxy does."""
     board = Board(30.0, lambda _: None)
     board.holders(lambda: {WEB: "default/web"})
+    board.in_maintenance(lambda: {WEB: {destination("10.244.1.1:8080")}})
     respond = board.metrics_listener(Address(LOOPBACK, 0), Pages()).respond
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -57,6 +58,7 @@ def test_a_running_proxy_is_asked(page):
     known = names(config(metrics_bind_address=Listen(bytes(4), page)), None)
     assert known.of(WEB) == "default/web"
     assert known.of(key("10.96.0.10:81")) == ""
+    assert known.in_maintenance(WEB) == ["10.244.1.1:8080"]
 
 
 def test_a_proxy_that_does_not_run_costs_only_the_names():
@@ -145,8 +147,9 @@ def test_nobody_holds_anything_before_the_loop_says_so():
     book = Pages()
     board.metrics_listener(Address(LOOPBACK, 0), book)
     answer = book.respond(Request("GET", "/frontends", {}, {}, b""))
-    assert answer.body == b'{"version": 1, "kind": "Frontends", "frontends": {}}'
+    assert answer.body == b'{"version": 1, "kind": "Frontends", "frontends": {}, "maintenance": {}}'
     assert Report().holders(dict) is None
+    assert Report().in_maintenance(dict) is None
 
 
 def test_names_that_may_be_meant():

@@ -14,7 +14,7 @@ from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
 from ipvsproxy.plan.records import Counters
-from tests.support.build import config, key, service, slice_of
+from tests.support.build import config, destination, endpoint, key, service, slice_of
 from tests.support.elements import element
 from tests.support.memory_state import MemoryState
 from tests.support.memory_view import MemoryView
@@ -84,6 +84,33 @@ def test_endpoints(view, capsys):
     view.state.weights = dict.fromkeys(view.state.servers[WEB][:1], 0)
     items = [row for row in shown(capsys, "endpoints")["items"] if row["frontend"] == str(WEB)]
     assert sorted((row["state"], row["weight"]) for row in items) == [("draining", 0), ("serving", 1)]
+
+
+def test_endpoints_in_maintenance_are_not_said_to_drain(view, capsys, monkeypatch):
+    resting, *_ = view.state.servers[WEB]
+    view.state.weights = dict.fromkeys(view.state.servers[WEB], 0)
+    monkeypatch.setattr(show, "names", lambda *_: Names({}, maintenance={str(WEB): [str(resting)]}))
+    items = [row for row in shown(capsys, "endpoints")["items"] if row["frontend"] == str(WEB)]
+    assert {row["endpoint"]: row["state"] for row in items if row["state"] != "draining"} == {
+        str(resting): "maintenance"
+    }
+    (web,) = [row for row in shown(capsys, "services")["items"] if row["frontend"] == str(WEB)]
+    assert (web["endpoints"], web["draining"], web["maintenance"]) == (0, 1, 1)
+
+
+def test_objects_say_which_endpoints_are_in_maintenance():
+    svc = service(weights=(("web-0", 0),))
+    slices = slice_of("web", endpoint("10.244.1.1", name="web-0"), endpoint("10.244.2.1", name="web-1"))
+    wanted = desired(
+        config(),
+        [
+            Listed(Kind.SERVICE, {svc.key: svc}),
+            Listed(Kind.ENDPOINT_SLICE, {slices.key: slices}),
+            Listed(Kind.NODE, {}),
+        ],
+        HERE,
+    )
+    assert wanted.in_maintenance() == {WEB: {destination("10.244.1.1:8080")}}
 
 
 def test_endpoints_with_a_limit_of_connections(view, capsys):
