@@ -21,6 +21,7 @@ RULESET_DIFFERS = "Found nftables ruleset out of sync, reloading it"
 RULESET_REPLACED = "Replaced the nftables ruleset of another version"
 SETTING_CHANGED = "Changed kernel setting"
 SETTING_CHANGED_BY_OTHERS = "Another program changed a kernel setting, setting it again"
+SCHEDULER_UNKNOWN = "Could not find out whether the kernel has a scheduler"
 TIMEOUTS_REFUSED = "Could not set IPVS timeouts"
 VIP_REFUSED = "Could not change VIP"
 

@@ -77,6 +77,12 @@ class LockAcquired(msgspec.Struct, frozen=True):
     """No other proxy is at work in this network namespace any more: the kernel is ours."""
 
 
+class SchedulersFound(msgspec.Struct, frozen=True):
+    """Whether the kernel has some IPVS schedulers, by their names."""
+
+    states: Mapping[str, bool]
+
+
 class SourceFailed(msgspec.Struct, frozen=True):
     """A source can never deliver (say, an unusable kubeconfig): the process cannot go on."""
 
@@ -92,6 +98,7 @@ Event = (
     | OtherNodeAddresses
     | ApiServers
     | LockAcquired
+    | SchedulersFound
     | SourceFailed
 )
 

@@ -101,8 +101,13 @@ class Ipvs:
         return [StepRefused(steps[index], code) for index, code in failures.items()]
 
     def servers(self) -> dict[FrontendKey, ServerAttributes]:
-        """Read all virtual servers but firewall-mark ones, in one dump. Raises Lost."""
-        return dict(filter(None, map(parse_server, self._reader.services())))
+        """Read all virtual servers but firewall-mark ones, in one dump. Raises Lost.
+
+        A scheduler may be tested at the same time, by another thread or process; that is none of anybody's.
+        """
+        found = dict(filter(None, map(parse_server, self._reader.services())))
+        found.pop(PROBE, None)
+        return found
 
     def observe(self) -> dict[FrontendKey, ServerState]:
         """Read all virtual servers with their destinations. Raises Lost."""
@@ -119,15 +124,13 @@ class Ipvs:
         found = (parse_destination(part, len(key.address)) for part in self._reader.destinations(key))
         return {destination: active + inactive for destination, _, active, inactive in found}
 
-    def probe(self, scheduler: str) -> None:
-        """Make sure that a scheduler can be used, loading its module.
-
-        Raises KernelError(ENOENT) when the kernel has no such scheduler.
-        """
+    def has(self, scheduler: str) -> bool:
+        """Whether a scheduler can be used; the kernel loads its module if it can. Raises KernelError."""
         server = ServerAttributes(scheduler, 0, 0)
         refused = self.apply([IpvsStep(Verb.NEW_SERVICE, PROBE, server), IpvsStep(Verb.DEL_SERVICE, PROBE)])
-        if refused:
+        if refused and refused[0].errno != errno.ENOENT:
             raise KernelError(f"IPVS scheduler {scheduler}", refused[0].errno)
+        return not refused
 
     def timeouts(self) -> tuple[int, int, int]:
         """Return the idle timeouts of TCP, TCP after FIN, and UDP, in seconds."""

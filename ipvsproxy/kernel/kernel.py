@@ -61,6 +61,9 @@ class Host(Protocol):
     def listening(self) -> frozenset[Port]:
         """Return the ports on which programs listen. Raises KernelError."""
 
+    def has_scheduler(self, name: str) -> bool:
+        """Whether IPVS has a scheduler, once its module has been loaded; for any thread. Raises KernelError."""
+
     def nameservers(self) -> frozenset[bytes]:
         """Return the addresses of the DNS servers."""
 
@@ -238,6 +241,10 @@ class Kernel:
     def listening(self) -> frozenset[Port]:
         """Return the ports on which programs of this node listen. Raises KernelError."""
         return self._host.listening()
+
+    def has_scheduler(self, name: str) -> bool:
+        """Whether IPVS has a scheduler, for any thread; loads its module. Raises KernelError."""
+        return self._host.has_scheduler(name)
 
     def other_addresses(self) -> frozenset[bytes]:
         """Return the addresses of links other than kube-ipvs0. Raises KernelError."""

@@ -1,5 +1,7 @@
 """The host that this process runs on, as `kernel.kernel` needs it. Belongs to the loop's thread."""
 
+from contextlib import closing
+
 from ipvsproxy.config import Config
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -36,6 +38,12 @@ class ThisHost:
     def listening(self) -> frozenset[Port]:
         """Return the ports on which programs listen. Raises KernelError."""
         return self._listeners.ports()
+
+    def has_scheduler(self, name: str) -> bool:
+        """Whether IPVS has a scheduler, once its module has been loaded; for any thread. Raises KernelError."""
+        host.load_module(f"ip_vs_{name}")
+        with closing(Ipvs()) as own:
+            return own.has(name)
 
     def nameservers(self) -> frozenset[bytes]:
         """Return the addresses of the DNS servers."""

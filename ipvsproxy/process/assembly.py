@@ -16,6 +16,7 @@ from ipvsproxy.reconciler.node_look import Listeners, NodeLook
 from ipvsproxy.reconciler.planner import Planner, Withheld
 from ipvsproxy.reconciler.repair import Repairer
 from ipvsproxy.reconciler.sample import Sampler
+from ipvsproxy.reconciler.schedulers import SchedulerLook, in_a_thread
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.start import Start
 from ipvsproxy.reconciler.verify import Verifier
@@ -31,10 +32,12 @@ def make_loop(  # noqa: PLR0913 - what a process is put together of
     *,
     alone: bool = True,
     ask: Callable[[], int] | None = None,
+    aside: Callable[[Callable[[], None]], None] = in_a_thread,
 ) -> Loop:
     """Return the loop of a process.
 
-    `alone` is whether no other proxy has this node, `ask` asks for a look at the addresses of other nodes.
+    `alone` is whether no other proxy has this node, `ask` asks for a look at the addresses of other nodes, `aside`
+    runs what takes long beside the loop.
     """
     report = report or Report()
     wanted = WantedState(config, report, ask, clock)
@@ -49,10 +52,12 @@ def make_loop(  # noqa: PLR0913 - what a process is put together of
     repairer = Repairer(kernel, applier, verifier, clock, report, node, period)
     look = NodeLook(kernel, wanted, applier, clock, period)
     listeners = Listeners(kernel, wanted, clock, period)
+    schedulers = SchedulerLook(kernel, wanted, inbox, clock, period, aside)
     parts = Parts(
-        start=Start(kernel, wanted, look, listeners, applier, verifier, clock=clock, report=report),
+        start=Start(kernel, wanted, look, listeners, schedulers, applier, verifier, clock=clock, report=report),
         node=look,
         listeners=listeners,
+        schedulers=schedulers,
         planner=Planner(wanted, applier, clock),
         withheld=Withheld(wanted, clock, period),
         sampler=Sampler(kernel, repairer, clock),

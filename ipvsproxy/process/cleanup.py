@@ -17,7 +17,7 @@ from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.instance_lock import InstanceLock
-from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.ipvs import PROBE, Ipvs
 from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.local_ports import give_back
@@ -125,7 +125,7 @@ def _remove_servers(config: Config) -> list[str]:
             return []  # a kernel without IPVS has no servers
         raise
     removed = [key for key in ipvs.servers() if not any(key.address in cidr for cidr in excluded)]
-    refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in removed])
+    refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in (*removed, PROBE)])
     log.info("Removed virtual servers", count=len(removed) - len(refused))
     return [f"virtual server {item.step.key}: {os.strerror(item.errno)}" for item in refused]
 

@@ -126,15 +126,11 @@ def probe_scheduler(ipvs: Ipvs, scheduler: str) -> None:
         return
     module = f"ip_vs_{scheduler}"
     host.load_module(module)
-    try:
-        ipvs.probe(scheduler)
-    except KernelError as error:
-        if error.errno != errno.ENOENT:
-            raise
+    if not ipvs.has(scheduler):
         raise Fatal(
             f"the IPVS scheduler {scheduler!r} (--ipvs-scheduler, ipvs.scheduler) is not there: load the module"
             f" {module} on this host (modprobe {module}), or choose another one"
-        ) from error
+        )
 
 
 def with_hint(error: Exception) -> str:

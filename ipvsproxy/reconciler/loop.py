@@ -22,6 +22,7 @@ from ipvsproxy.exchange.inbox import (
     LockAcquired,
     NodeAddressesChanged,
     Removed,
+    SchedulersFound,
     SourceFailed,
 )
 from ipvsproxy.exchange.report import Report, Sync
@@ -35,6 +36,7 @@ from ipvsproxy.reconciler.part import Part, PartFailed
 from ipvsproxy.reconciler.planner import Planner, Withheld
 from ipvsproxy.reconciler.repair import Repairer
 from ipvsproxy.reconciler.sample import Sampler
+from ipvsproxy.reconciler.schedulers import SchedulerLook
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.start import Start
 from ipvsproxy.reconciler.verify import Verifier
@@ -51,6 +53,7 @@ class Parts:
     start: Start
     node: NodeLook
     listeners: Listeners
+    schedulers: SchedulerLook
     planner: Planner
     withheld: Withheld
     sampler: Sampler
@@ -62,8 +65,8 @@ class Parts:
 
     def __iter__(self) -> Iterator[Part]:
         return iter((
-            self.node, self.listeners, self.planner, self.withheld, self.sampler, self.repairer, self.verifier,
-            self.applier, self.drainer, self.sweeper,
+            self.node, self.listeners, self.schedulers, self.planner, self.withheld, self.sampler, self.repairer,
+            self.verifier, self.applier, self.drainer, self.sweeper,
         ))  # fmt: skip
 
 
@@ -175,6 +178,8 @@ class Loop:
                 self._wanted.other_nodes(event)
             case ApiServers(servers):
                 self._wanted.api_servers(servers)
+            case SchedulersFound():
+                self.parts.schedulers.found(event)
             case LockAcquired():
                 self._alone = True
             case SourceFailed(reason):

@@ -4,7 +4,7 @@ In: the objects and the facts of the node. Out: a changed ledger, and the names 
 kernel. Belongs to the loop's thread.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from itertools import islice
 
 from ipvsproxy.config import Config, annotations
@@ -16,6 +16,7 @@ from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
 from ipvsproxy.plan.quota import ALL_TIERS, Quota
 from ipvsproxy.plan.safety import LISTS_NODES, judge
+from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey
 from ipvsproxy.plan.tally import NO_LIMIT, Tally, Tier, largest_size
 from ipvsproxy.plan.waiting import Owner
@@ -27,13 +28,20 @@ class Planning:
     """The Services that have changed, and the limits on all of them."""
 
     def __init__(
-        self, config: Config, store: Store, ledger: Ledger, node: NodeState, reports: ServiceReports
+        self,
+        config: Config,
+        store: Store,
+        ledger: Ledger,
+        node: NodeState,
+        reports: ServiceReports,
+        schedulers: Schedulers,
     ) -> None:
         self._config = config
         self._store = store
         self._ledger = ledger
         self._node = node
         self._reports = reports
+        self._schedulers = schedulers
         self._defaults = annotations.defaults(config.service_defaults)
         self._quota = Quota(config.namespace_limit, config.node_limit)
         self._turns = PlanningOrder()
@@ -64,6 +72,10 @@ class Planning:
         slices = self._store.slices(key)
         service = service.with_defaults(self._defaults) if self._defaults else service
         tally = Tally(config.service_limit)
+        is_known = True
+        if service.scheduler:
+            service, complaint, is_known = self._schedulers.usable(service)
+            tally.complaints += [complaint] if complaint else []
         refusals = judge(service, node, config, self._store.addresses)
         wanted = plan_service(service, slices, node, config, tally, refusals)
         owner = Owner(service.created, key)
@@ -72,9 +84,22 @@ class Planning:
         self._ledger.replace(owner, wanted, touched)
         reports.local(key, local_view(service, slices, wanted, node.name))
         reports.addresses(key, refusals)
-        reports.complaints(key, tally.complaints)
+        if is_known:
+            reports.complaints(key, tally.complaints)
         reports.misused(key, service.misused, slices)
         return any(refusal.reason == LISTS_NODES for refusal in refusals)
+
+    def schedulers_of_services(self) -> set[str]:
+        """Return the schedulers that Services ask for, or get by a default of the node."""
+        default: str = self._defaults.get("scheduler", "")
+        return {service.scheduler or default for service in self._store.services.values()} - {""}
+
+    def services_with(self, schedulers: Container[str]) -> Iterator[str]:
+        """Yield the Services that ask for one of some schedulers, or get it by a default of the node."""
+        default = self._defaults.get("scheduler", "")
+        for key, service in self._store.services.items():
+            if (service.scheduler or default) in schedulers:
+                yield key
 
     def _within_quota(
         self, key: str, wanted: dict[FrontendKey, Frontend], tally: Tally

@@ -15,6 +15,7 @@ from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.node_look import Listeners, NodeLook
 from ipvsproxy.reconciler.part import Part
+from ipvsproxy.reconciler.schedulers import SchedulerLook
 from ipvsproxy.reconciler.verify import Verifier
 from ipvsproxy.reconciler.wanted_state import WantedState
 
@@ -30,6 +31,7 @@ class Start(Part):
         wanted: WantedState,
         node: NodeLook,
         listeners: Listeners,
+        schedulers: SchedulerLook,
         applier: Applier,
         verifier: Verifier,
         *,
@@ -41,6 +43,7 @@ class Start(Part):
         self._wanted = wanted
         self._node = node
         self._listeners = listeners
+        self._schedulers = schedulers
         self._applier = applier
         self._verifier = verifier
         self._clock = clock
@@ -57,6 +60,7 @@ class Start(Part):
         wanted = self._wanted
         self._kernel.adopt()
         self._listeners.run(now)
+        self._schedulers.start(now)
         self._node.run(now)
         changes = self._bring_up_all()
         self.is_done = True

@@ -19,6 +19,7 @@ from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import EndpointSlice, Node, Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved
 from ipvsproxy.plan.safety import has_external_ips
+from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, Vip
 from ipvsproxy.reconciler.node_state import API_SERVER, NodeState, log_missing
 from ipvsproxy.reconciler.planning import Planning
@@ -48,7 +49,8 @@ class WantedState:
         self._node = NodeState(config, report, self._store, on_missing)
         self._reports = ServiceReports(report, clock, self._store.services)
         self._fixed: dict[ElementKey, Value] = {}
-        self._planning = Planning(config, self._store, self._ledger, self._node, self._reports)
+        self.schedulers = Schedulers(config.scheduler)
+        self._planning = Planning(config, self._store, self._ledger, self._node, self._reports, self.schedulers)
         report.holders(self._ledger.holders)
         report.in_maintenance(self._ledger.in_maintenance)
 
@@ -180,6 +182,15 @@ class WantedState:
         """Record on which ports programs of this node listen; Services that ask for such a port become dirty."""
         self._store.mark(self._store.host_ports.listening(ports))
         self._node.listening(ports)
+
+    def schedulers_of_services(self) -> set[str]:
+        """Return the schedulers that Services ask for, or get by a default of the node."""
+        return self._planning.schedulers_of_services()
+
+    def schedulers_found(self, states: Mapping[str, bool]) -> None:
+        """Record which schedulers the kernel has; Services for which that makes a difference become dirty."""
+        changed = self.schedulers.found(states)
+        self._store.mark(self._planning.services_with(changed) if changed else ())
 
     # Planning.
 

@@ -10,7 +10,8 @@ import pytest
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.config.annotations import SCHEDULERS
+from ipvsproxy.kernel.ipvs import PROBE, Ipvs
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
@@ -32,7 +33,7 @@ class AnnotatedService:
     """One Service with two endpoints, and the proxy of node1."""
 
     def __init__(self, lab: Lab, folder: Folder, proxy: Proxy) -> None:
-        self.lab, self.folder, self.proxy = lab, folder, proxy
+        self.lab, self.folder, self.proxy, self.warnings = lab, folder, proxy, 0
 
     def put(self, *, affinity: bool = False, zones: Sequence[str] = ("", ""), **annotations: str) -> None:
         made = service("own", PORTS, [cluster_ip(NUMBER, f) for f in (4, 6)])
@@ -67,7 +68,13 @@ class AnnotatedService:
 
     def _run(self, arguments: Sequence[str]) -> None:
         self.proxy.kill()
+        self.warnings = 0
         self.proxy = self.lab.proxy(self.lab.nodes[0], self.folder.path, arguments)
+
+    def next_warning(self) -> dict[str, object]:
+        """Return the next line that says what a Service does not get."""
+        self.warnings += 1
+        return self.proxy.wait_for(messages.SERVED_IN_PART, self.warnings)
 
     def question(self, family: int) -> Question:
         return Question(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)
@@ -237,9 +244,26 @@ def test_a_default_of_the_node_counts_where_a_service_says_nothing(
     eventually(lambda: annotated.share(family) == {"p11": 6, "p21": 6})
 
 
+def test_a_scheduler_that_the_kernel_does_not_have_leaves_the_service_served(annotated: AnnotatedService) -> None:
+    with netns.inside(annotated.lab.nodes[0].netns), contextlib.closing(Ipvs()) as opened:
+        missing = next((name for name in SCHEDULERS if not opened.has(name)), None)
+        assert PROBE not in opened.servers()
+    if missing is None:
+        pytest.skip("this kernel has every scheduler")
+    annotated.put()
+    eventually(lambda: annotated.answered_tcp(4) == set(PODS))
+    with Conversation(annotated.question(4)) as kept:
+        name = kept.ask().name
+        annotated.put(scheduler=missing)
+        warning = annotated.next_warning()
+        assert f"the kernel has no scheduler {missing}" in warning["reason"]
+        assert annotated.answered_tcp(4) == set(PODS)
+        assert kept.ask().name == name
+
+
 def test_weights_with_a_scheduler_that_does_not_know_them_are_said(annotated: AnnotatedService) -> None:
     annotated.put(scheduler="lc", weights="p11=3")
-    warning = annotated.proxy.wait_for(messages.SERVED_IN_PART)
+    warning = annotated.next_warning()
     assert warning["service"] == "default/own"
     assert "no effect with the scheduler lc" in warning["reason"]
 

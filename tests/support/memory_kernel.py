@@ -330,6 +330,7 @@ class MemoryHost:
 
     def __init__(self):
         self.listens = frozenset()
+        self.lacks_schedulers = set()
         self.taken_over = 0
         self.rival = ""
 
@@ -340,6 +341,9 @@ class MemoryHost:
 
     def listening(self):
         return self.listens
+
+    def has_scheduler(self, name):
+        return name not in self.lacks_schedulers
 
     def nameservers(self):
         return frozenset()

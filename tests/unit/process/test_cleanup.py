@@ -100,7 +100,7 @@ class Servers:
         for step in steps:
             assert step.verb is Verb.DEL_SERVICE
             if step.key not in self.stuck:
-                del self.left[step.key]
+                self.left.pop(step.key, None)
         return [StepRefused(step, errno.EBUSY) for step in steps if step.key in self.stuck]
 
 

@@ -1,0 +1,152 @@
+"""A scheduler that the kernel does not have: the Service is served with another one, until it is there."""
+
+import pytest
+
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.exchange.report import Report
+from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.schedulers import Schedulers
+from ipvsproxy.process.assembly import make_loop
+from tests.support.build import config, key, service, slice_of
+from tests.support.memory_kernel import MemoryNode
+
+WEB, OTHER = key("10.96.0.10:80"), key("10.96.0.11:80")
+MISSING = (
+    "the kernel has no scheduler mh, and the module ip_vs_mh could not be loaded: rr is used until it is there"
+)
+
+
+class Complaints(Report):
+    def __init__(self):
+        self.heard = []
+
+    def refused(self, service, reason):
+        self.heard.append((service.name, reason))
+
+
+class Here:
+    """A node, and what runs beside its loop when a test lets it."""
+
+    def __init__(self, *services, lacks=(), node=None, **settings):
+        self.node, self.complaints, self.now, self.waiting = node or MemoryNode(), Complaints(), 0.0, []
+        self.node.host.lacks_schedulers |= {*lacks}
+        self.inbox = Inbox()
+        self.loop = make_loop(
+            config(**settings), self.inbox, self.node.kernel(), lambda: self.now, self.complaints,
+            aside=self.waiting.append,
+        )  # fmt: skip
+        self.turn(
+            Listed(Kind.NODE, {"node1": Node("node1")}),
+            Listed(Kind.SERVICE, {item.key: item for item in services}),
+            Listed(Kind.ENDPOINT_SLICE, {f"default/{s.name}-4": slice_of(s.name, "10.244.1.1") for s in services}),
+        )
+
+    def turn(self, *events):
+        self.loop.reconcile(list(events))
+
+    def put(self, item):
+        self.turn(Changed(Kind.SERVICE, item.key, item))
+        self.turn()
+
+    def answer(self):
+        """Let all run that waits beside the loop, and the loop take the answers."""
+        waiting, self.waiting[:] = [*self.waiting], []
+        for work in waiting:
+            work()
+        self.turn(*self.inbox.take(0))
+
+    def scheduler(self, name=WEB):
+        return self.node.ipvs.table[name].server.scheduler
+
+
+def test_the_start_asks_before_anything_is_programmed():
+    here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"]))
+    assert here.scheduler() == "mh"
+    assert here.waiting == []
+
+
+def test_a_missing_scheduler_is_said_once_and_the_configured_one_used():
+    here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"], scheduler="sh"), lacks=["mh"])
+    assert (here.scheduler(), here.scheduler(OTHER)) == ("rr", "sh")
+    assert here.complaints.heard == [("web", MISSING)]
+    here.put(service(scheduler="mh", affinity_seconds=60))
+    assert here.complaints.heard == [("web", MISSING)]
+
+
+def test_one_that_is_asked_for_while_the_proxy_runs_is_looked_for_beside_the_loop():
+    here = Here(service(), service("other", ["10.96.0.11"]))
+    here.put(service(scheduler="mh"))
+    assert here.scheduler() == "rr"
+    assert here.complaints.heard == []
+    here.put(service("other", ["10.96.0.11"], scheduler="mh"))
+    assert len(here.waiting) == 1
+    here.answer()
+    assert (here.scheduler(), here.scheduler(OTHER)) == ("mh", "mh")
+    assert here.loop.timeout() > 0
+
+
+def test_nothing_is_said_of_the_scheduler_that_is_used_in_between():
+    here = Here(service())
+    here.put(service(scheduler="mh", scheduler_flags=("mh-port",)))
+    assert here.complaints.heard == []
+    here.answer()
+    assert here.complaints.heard == []
+
+
+def test_one_that_comes_later_is_found():
+    here = Here(service(), lacks=["mh"])
+    here.put(service(scheduler="mh"))
+    here.answer()
+    assert (here.scheduler(), here.complaints.heard) == ("rr", [("web", MISSING)])
+    here.node.host.lacks_schedulers.clear()
+    here.turn()
+    assert here.waiting == []
+    here.now += 31
+    here.turn()
+    here.answer()
+    assert here.scheduler() == "mh"
+    here.now += 31
+    here.turn()
+    assert here.waiting == []
+
+
+def test_a_default_of_the_node_that_is_missing():
+    here = Here(service(), lacks=["mh"], service_defaults=(("scheduler", "mh"),))
+    assert (here.scheduler(), here.complaints.heard) == ("rr", [("web", MISSING)])
+    here.node.host.lacks_schedulers.clear()
+    here.now += 31
+    here.turn()
+    here.answer()
+    assert here.scheduler() == "mh"
+
+
+def test_schedulers_of_adopted_servers_need_no_look():
+    node = MemoryNode()
+    Here(service(scheduler="mh"), node=node)
+    here = Here(service(scheduler="mh"), node=node, lacks=["mh"])
+    assert here.scheduler() == "mh"
+    assert here.complaints.heard == []
+
+
+def test_what_cannot_be_found_out_is_asked_again(monkeypatch):
+    here = Here(service())
+    monkeypatch.setattr(here.node.host, "has_scheduler", fails)
+    here.put(service(scheduler="mh"))
+    here.answer()
+    assert here.scheduler() == "rr"
+    monkeypatch.undo()
+    here.now += 31
+    here.turn()
+    here.answer()
+    assert here.scheduler() == "mh"
+
+
+def fails(name):
+    raise KernelError(f"IPVS scheduler {name}", 105)
+
+
+@pytest.mark.parametrize("name", ["", "mh"])
+def test_where_nobody_asks_all_are_taken_to_be_there(name):
+    wanted = service(scheduler=name)
+    assert Schedulers("rr").usable(wanted) == (wanted, "", True)
