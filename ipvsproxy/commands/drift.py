@@ -52,7 +52,9 @@ def _look(config: Config) -> Collection[Change] | None:
             around, here, kernel = Surroundings.of(view), view.other_addresses(), state(view)
     except (Unavailable, KernelError, OSError):
         return None
-    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
+    wanted = desired(
+        of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours, kernel.servers
+    )
     return set(differences(config, wanted, kernel))
 
 

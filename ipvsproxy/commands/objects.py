@@ -17,6 +17,7 @@ from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.state import FrontendKey, ServerState
 from ipvsproxy.reconciler.wanted_state import WantedState
 
 NO_IPVS = "this kernel has no IPVS"
@@ -62,17 +63,19 @@ UNKNOWN = Surroundings()
 NOBODY = OtherNodeAddresses(None)
 
 
-def desired(
+def desired(  # noqa: PLR0913
     config: Config,
     objects: Iterable[Listed],
     link_addresses: Iterable[bytes],
     around: Surroundings = UNKNOWN,
     servers: Iterable[tuple[bytes, int]] = (),
     neighbours: OtherNodeAddresses = NOBODY,
+    present: Mapping[FrontendKey, ServerState] | None = None,
 ) -> WantedState:
     """Return what a node with these addresses and surroundings should have.
 
-    `servers` are the addresses and ports by which the API server is reached, `neighbours` what it told of nodes.
+    `servers` are the addresses and ports by which the API server is reached, `neighbours` what it told of nodes,
+    `present` what IPVS has, by which endpoints are known that have not their whole weight yet.
     """
     # The callers say themselves that the Node is missing, or judge it.
     wanted = WantedState(config, Report(), on_missing=lambda _: None)
@@ -82,6 +85,7 @@ def desired(
     wanted.api_servers(servers)
     wanted.listening(around.listening)
     wanted.look_at_node(link_addresses, around.reserved, around.senders)
+    wanted.remember_weights(present)
     wanted.plan_everything()
     return wanted
 
@@ -89,7 +93,10 @@ def desired(
 def desired_here(config: Config, objects: Objects, view: KernelReader) -> WantedState:
     """Return what this node should have, and say which objects cannot be used. Raises KernelError."""
     here, around = view.other_addresses(), Surroundings.of(view)
-    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
+    wanted = desired(
+        of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours,
+        view.server_states(),
+    )  # fmt: skip
     for complaint in (*objects.refused, *objects.left_out):
         note(f"left out: {complaint}")
     for text in objects.notes:

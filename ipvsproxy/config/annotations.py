@@ -36,6 +36,7 @@ MOST_WEIGHT = 65535
 MOST_ZONE_WEIGHT, MOST_CONNECTIONS, LONGEST_NUMBER = 1000, 1_000_000, 7
 MOST_PATTERNS = 16
 """Each is compared with the name of each endpoint."""
+LONGEST_SLOW_START = 3600.0
 LONGEST_VALUE, LONGEST_KEY = 40, 80
 """Characters of a value, and of a name, that a complaint repeats."""
 MOST_COMPARED = 5
@@ -79,6 +80,14 @@ def _duration(value: Any) -> float:
     if nanoseconds < 0:
         raise ValueError
     return nanoseconds / NANOSECONDS
+
+
+def _slow_start(value: Any) -> float:
+    """Return seconds, 0 for none."""
+    seconds = _duration(value)
+    if seconds > LONGEST_SLOW_START:
+        raise ValueError
+    return seconds
 
 
 def _scheduler(value: Any) -> str:
@@ -185,6 +194,12 @@ TABLE = (
         "Endpoints in the zone of the node get so many times the connections of others: a preference without"
         " the cliff of topology hints, as others still get some. It multiplies the weights of pods. Endpoints"
         " and nodes without a zone count as elsewhere. The schedulers are those of `weights`."),
+    Annotation(
+        "slow-start", "slow_start_seconds", _slow_start, "a duration such as 30s, at most 1h; 0s for none", "30s",
+        "How long a new endpoint takes to get as many new connections as others: it begins with a tenth of its"
+        " weight and gets a tenth more in each of nine steps. New is what becomes ready while this node knows the"
+        " others; a restart of the proxy continues it. All weights of the Service are ten times as large. The"
+        " schedulers are those of `weights`; with `sh` and `mh` each step leads some clients to other endpoints."),
     Annotation(
         "max-connections", "max_connections", _max_connections,
         f"a number of connections from 1 to {MOST_CONNECTIONS}, also with that below which an endpoint gets new"

@@ -67,7 +67,7 @@ class Store:
             self._awaits_neighbours = False
         self.mark(self.addresses.neighbours(seen))
 
-    def slices(self, service: str) -> Iterable[EndpointSlice]:
+    def slices(self, service: str) -> list[EndpointSlice]:
         """Return the slices of a Service in the order of their names."""
         found = self._slices_of.get(service, {})
         return [found[key] for key in sorted(found)]

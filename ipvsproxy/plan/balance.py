@@ -15,6 +15,8 @@ from ipvsproxy.plan.topology import PortEndpoint
 
 UNWEIGHTED = frozenset(("rr", "lc", "dh"))
 """Schedulers that ask of a weight only whether it is 0 (net/netfilter/ipvs/ip_vs_{rr,lc,dh}.c)."""
+STEPS = 10
+"""In which an endpoint with a slow start gets its weight; weights of its Service are so many times as large."""
 Destinations = Mapping[Destination, DestinationAttributes]
 
 
@@ -22,7 +24,8 @@ class Balance(msgspec.Struct, frozen=True):
     """What is wanted of the destinations of a Service: `usual` of those that `weights` does not name.
 
     `weights` has names of pods, `prefixes` beginnings of names, the longest first. Endpoints in `zone`, if there
-    is one, get `same_zone` times the weight.
+    is one, get `same_zone` times the weight. `steps` are addresses of endpoints that have a part of their weight
+    only, in `STEPS`-ths.
     """
 
     usual: DestinationAttributes = USUAL
@@ -30,6 +33,7 @@ class Balance(msgspec.Struct, frozen=True):
     prefixes: Sequence[tuple[str, DestinationAttributes]] = ()
     zone: str = ""
     same_zone: int = 1
+    steps: Mapping[bytes, int] = {}
 
     @property
     def is_weighted(self) -> bool:
@@ -41,40 +45,52 @@ class Balance(msgspec.Struct, frozen=True):
 
     def destinations(self, ordered: Iterable[Destination], backends: Iterable[PortEndpoint]) -> Destinations:
         """Return destinations with their attributes, in the given order."""
-        if not (self.weights or self.prefixes or self.zone):
+        if not (self.weights or self.prefixes or self.zone or self.steps):
             return dict.fromkeys(ordered, self.usual)
         endpoints = {backend.destination: backend.endpoint for backend in backends}
-        return {destination: self._of(endpoints[destination]) for destination in ordered}
+        return {destination: self.attributes(endpoints[destination]) for destination in ordered}
 
-    def _of(self, endpoint: Endpoint) -> DestinationAttributes:
+    def attributes(self, endpoint: Endpoint) -> DestinationAttributes:
+        """Return the attributes of an endpoint."""
         name, found = endpoint.name, self.weights.get(endpoint.name)
         if found is None:
             found = next((own for prefix, own in self.prefixes if name.startswith(prefix)), self.usual)
         if self.zone and endpoint.zone == self.zone:
-            return msgspec.structs.replace(found, weight=min(found.weight * self.same_zone, MOST_WEIGHT))
-        return found
+            found = msgspec.structs.replace(found, weight=min(found.weight * self.same_zone, MOST_WEIGHT))
+        step = self.steps.get(endpoint.address) if self.steps else None
+        return msgspec.structs.replace(found, weight=found.weight * step // STEPS) if step else found
 
 
 NOTHING_SPECIAL = Balance()
 
 
-def balance_of(service: Service, slices: Iterable[EndpointSlice], zone: str) -> Balance:
-    """Return what a Service and its slices ask for on a node in a zone; what a slice says of a pod comes first."""
+def balance_of(
+    service: Service, slices: Iterable[EndpointSlice], zone: str, steps: Mapping[bytes, int] | None = None
+) -> Balance:
+    """Return what a Service and its slices ask for on a node in a zone; what a slice says of a pod comes first.
+
+    `steps` are those of endpoints with a slow start, None where the Service has none.
+    """
     wished = [piece.weights for piece in slices if piece.weights]
     upper, lower = service.max_connections
-    if not (wished or service.weights or upper or service.same_zone_weight != 1):
+    scale = 1 if steps is None else STEPS
+    if not (wished or service.weights or upper or service.same_zone_weight != 1 or scale != 1):
         return NOTHING_SPECIAL
     weights = dict(service.weights)
     for more in wished:
         weights.update(more)
-    made = {name: DestinationAttributes(weight, upper, lower) for name, weight in weights.items()}
+    made = {
+        name: DestinationAttributes(min(weight * scale, MOST_WEIGHT), upper, lower)
+        for name, weight in weights.items()
+    }
     prefixes = sorted((name for name in made if name.endswith("*")), key=len, reverse=True)
     return Balance(
-        usual=DestinationAttributes(USUAL.weight, upper, lower),
+        usual=DestinationAttributes(USUAL.weight * scale, upper, lower),
         weights={name: made[name] for name in made if not name.endswith("*")},
         prefixes=[(name[:-1], made[name]) for name in prefixes],
         zone=zone if service.same_zone_weight != 1 else "",
         same_zone=service.same_zone_weight,
+        steps=steps or {},
     )
 
 
@@ -82,6 +98,8 @@ def complaints(
     service: Service, slices: Iterable[EndpointSlice], balance: Balance, scheduler: str
 ) -> Iterable[str]:
     """Yield what a Service or its slices ask for themselves, and has no effect."""
+    if scheduler in UNWEIGHTED and service.slow_start_seconds and "slow_start_seconds" in service.annotated:
+        yield f"a slow start has no effect with the scheduler {scheduler}, which does not know weights"
     asks = "weights" in service.annotated or "same_zone_weight" in service.annotated
     if not (asks or any(piece.weights for piece in slices)):
         return

@@ -36,7 +36,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     `max_connections` are those from which on an endpoint gets no more, and below which it gets some again: 0 and 0
     without a limit. `same_zone_weight` multiplies the weights of endpoints in the node's zone. `scheduler_flags`
     are names of `plan.server.FLAGS`, None for those that the scheduler has of itself. `affinity_prefixes` are
-    lengths for IPv4 and IPv6, 0 for the whole address. `annotated` are the fields here that annotations of
+    lengths for IPv4 and IPv6, 0 for the whole address. In `slow_start_seconds` a new endpoint comes to its whole
+    weight. `annotated` are the fields here that annotations of
     its own have given. `misused` are complaints about annotations that do not count.
     """
 
@@ -61,6 +62,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     same_zone_weight: int = 1
     scheduler_flags: tuple[str, ...] | None = None
     affinity_prefixes: tuple[int, int] = (0, 0)
+    slow_start_seconds: float = 0.0
     annotated: tuple[str, ...] = ()
     misused: tuple[str, ...] = ()
 

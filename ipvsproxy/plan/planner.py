@@ -79,28 +79,29 @@ class PortPlan(msgspec.Struct, frozen=True, gc=False):
     serving: tuple[Destination, ...]
 
 
-def plan_service(
+def plan_service(  # noqa: PLR0913
     service: Service,
     slices: Iterable[EndpointSlice],
     node: NodeFacts,
     config: Config,
     tally: Tally | None = None,
     refusals: Sequence[AddressRefusal] = (),
+    steps: Mapping[bytes, int] | None = None,
 ) -> dict[FrontendKey, Frontend]:
     """Return the frontends of a Service by key, for both families, in the order of their tiers.
 
     What `plan.safety.judge` has refused is left out, and what is above the limit of a Service. `tally` is given
-    the size, and complaints.
+    the size, and complaints. `steps` are those of endpoints with a slow start (`plan.slow_start`).
     """
     frontends: dict[FrontendKey, Frontend] = {}
     tally = tally or Tally(config.service_limit)
     asked, numbers = service, synthetic_ports(service)
     service = _permitted(service, refusals, config)
     slices = tuple(slices)
-    backends = EndpointsByPort(slices, balance_of(service, slices, node.zone))
+    backends = EndpointsByPort(slices, balance_of(service, slices, node.zone, steps))
     scheduler = service.scheduler or config.scheduler
     tally.complaints += unused_server_wishes(service, scheduler)
-    if backends.balance is not NOTHING_SPECIAL:
+    if backends.balance is not NOTHING_SPECIAL or service.slow_start_seconds:
         tally.complaints += complaints(service, slices, backends.balance, scheduler)
     refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
     for tier, frontend in _frontends(service, numbers, backends, node, config, tally):

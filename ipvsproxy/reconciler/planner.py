@@ -24,8 +24,8 @@ class Planner(Part):
 
     @property
     def next_due(self) -> float:
-        """At once while a Service has changed."""
-        return -math.inf if self._wanted.backlog else math.inf
+        """At once while a Service has changed, or when an endpoint gets more of its weight."""
+        return -math.inf if self._wanted.backlog else self._wanted.next_step
 
     def run(self, now: float) -> int:
         """Plan one slice."""

@@ -4,19 +4,21 @@ In: the objects and the facts of the node. Out: a changed ledger, and the names 
 kernel. Belongs to the loop's thread.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from ipvsproxy.config import Config, annotations
 from ipvsproxy.kube.store import Store
+from ipvsproxy.plan.balance import UNWEIGHTED
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import local_view
-from ipvsproxy.plan.model import Service
+from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
 from ipvsproxy.plan.quota import ALL_TIERS, Quota
 from ipvsproxy.plan.safety import LISTS_NODES, judge
 from ipvsproxy.plan.schedulers import Schedulers
+from ipvsproxy.plan.slow_start import SlowStarts
 from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey
 from ipvsproxy.plan.tally import NO_LIMIT, Tally, Tier, largest_size
 from ipvsproxy.plan.waiting import Owner
@@ -27,7 +29,7 @@ from ipvsproxy.reconciler.service_reports import ServiceReports
 class Planning:
     """The Services that have changed, and the limits on all of them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what planning needs to know
         self,
         config: Config,
         store: Store,
@@ -35,6 +37,7 @@ class Planning:
         node: NodeState,
         reports: ServiceReports,
         schedulers: Schedulers,
+        clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._store = store
@@ -42,6 +45,8 @@ class Planning:
         self._node = node
         self._reports = reports
         self._schedulers = schedulers
+        self._clock = clock
+        self.slow_starts = SlowStarts()
         self._defaults = annotations.defaults(config.service_defaults)
         self._quota = Quota(config.namespace_limit, config.node_limit)
         self._turns = PlanningOrder()
@@ -60,6 +65,7 @@ class Planning:
                 self._ledger.forget(key, touched)
                 self._quota.forget(key)
                 self._reports.forget(key)
+                self.slow_starts.forget(key)
             else:
                 listing_nodes += self._plan_service(key, service, touched)
         self._reports.nodes_listed(listing_nodes)
@@ -77,7 +83,7 @@ class Planning:
             service, complaint, is_known = self._schedulers.usable(service)
             tally.complaints += [complaint] if complaint else []
         refusals = judge(service, node, config, self._store.addresses)
-        wanted = plan_service(service, slices, node, config, tally, refusals)
+        wanted = plan_service(service, slices, node, config, tally, refusals, self._steps(key, service, slices))
         owner = Owner(service.created, key)
         self._quota.set(owner, tally.sizes)
         wanted = self._within_quota(key, wanted, tally)
@@ -88,6 +94,13 @@ class Planning:
             reports.complaints(key, tally.complaints)
         reports.misused(key, service.misused, slices)
         return any(refusal.reason == LISTS_NODES for refusal in refusals)
+
+    def _steps(self, key: str, service: Service, slices: Sequence[EndpointSlice]) -> Mapping[bytes, int] | None:
+        """Return the steps of endpoints with a slow start, None where the Service has none."""
+        if service.slow_start_seconds and (service.scheduler or self._config.scheduler) not in UNWEIGHTED:
+            return self.slow_starts.steps(service, slices, self._node.facts.zone, self._clock())
+        self.slow_starts.forget(key)
+        return None
 
     def schedulers_of_services(self) -> set[str]:
         """Return the schedulers that Services ask for, or get by a default of the node."""
@@ -120,6 +133,7 @@ class Planning:
 
     def plan_next(self, now: float) -> tuple[list[str], Dirty]:
         """Plan the Services that come next of those that have changed; return them, and what that may change."""
+        self._store.mark(self.slow_starts.due(now))
         for key in self._store.take_dirty():
             self._turns.add(key, self._size(key), now)
         keys = self._turns.take()

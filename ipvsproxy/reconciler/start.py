@@ -62,7 +62,9 @@ class Start(Part):
         self._listeners.run(now)
         self._schedulers.start(now)
         self._node.run(now)
+        wanted.remember_weights(self._kernel.shadow.servers)
         changes = self._bring_up_all()
+        wanted.remember_weights(None)
         self.is_done = True
         wanted.follow_addresses()
         garbage_collection.settle()

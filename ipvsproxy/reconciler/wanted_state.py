@@ -20,7 +20,7 @@ from ipvsproxy.plan.model import EndpointSlice, Node, Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved
 from ipvsproxy.plan.safety import has_external_ips
 from ipvsproxy.plan.schedulers import Schedulers
-from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, Vip
+from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, ServerState, Vip
 from ipvsproxy.reconciler.node_state import API_SERVER, NodeState, log_missing
 from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.service_reports import ServiceReports
@@ -50,7 +50,9 @@ class WantedState:
         self._reports = ServiceReports(report, clock, self._store.services)
         self._fixed: dict[ElementKey, Value] = {}
         self.schedulers = Schedulers(config.scheduler)
-        self._planning = Planning(config, self._store, self._ledger, self._node, self._reports, self.schedulers)
+        self._planning = Planning(
+            config, self._store, self._ledger, self._node, self._reports, self.schedulers, clock
+        )
         report.holders(self._ledger.holders)
         report.in_maintenance(self._ledger.in_maintenance)
 
@@ -203,6 +205,15 @@ class WantedState:
     def limited(self) -> int:
         """The number of Services that are served in part."""
         return self._reports.limited
+
+    @property
+    def next_step(self) -> float:
+        """When Services are to be planned again since an endpoint of theirs gets more, infinity for never."""
+        return self._planning.slow_starts.next
+
+    def remember_weights(self, present: Mapping[FrontendKey, ServerState] | None) -> None:
+        """Take from the kernel, as long as that is given, which endpoints have not their whole weight yet."""
+        self._planning.slow_starts.remember(present)
 
     def plan_everything(self) -> None:
         """Plan all Services, whatever it takes."""

@@ -35,21 +35,28 @@ class AnnotatedService:
     def __init__(self, lab: Lab, folder: Folder, proxy: Proxy) -> None:
         self.lab, self.folder, self.proxy, self.warnings = lab, folder, proxy, 0
 
-    def put(self, *, affinity: bool = False, zones: Sequence[str] = ("", ""), **annotations: str) -> None:
+    def put(
+        self,
+        *,
+        affinity: bool = False,
+        zones: Sequence[str] = ("", ""),
+        pods: Sequence[str] = PODS,
+        **annotations: str,
+    ) -> None:
         made = service("own", PORTS, [cluster_ip(NUMBER, f) for f in (4, 6)])
         made["metadata"]["annotations"] = {
             f"ipvsproxy.io/{name.replace('_', '-')}": value for name, value in annotations.items()
         }
         if affinity:
             made["spec"]["sessionAffinity"] = "ClientIP"
-        hosts = [self.lab.host(name) for name in PODS]
+        hosts = [self.lab.host(name) for name in pods]
         slices = [
             endpoint_slice(
                 "own",
                 PORTS,
                 [
                     endpoint(self.lab, host, family=f) | {"zone": zone}
-                    for host, zone in zip(hosts, zones, strict=True)
+                    for host, zone in zip(hosts, zones, strict=False)
                 ],
                 family=f,
             )
@@ -86,6 +93,16 @@ class AnnotatedService:
             return FrontendKey(parse_ip(cluster_ip(NUMBER, family)), 6, 80) in opened.servers()
         finally:
             opened.close()
+
+    def weights(self, family: int) -> dict[str, int]:
+        """Return the weight of each pod in IPVS."""
+        key = FrontendKey(parse_ip(cluster_ip(NUMBER, family)), 6, 80)
+        with netns.inside(self.lab.nodes[0].netns):
+            opened = Ipvs()
+        with contextlib.closing(opened):
+            found = opened.destinations(key)
+        names = {parse_ip(self.lab.host(name).address(family)): name for name in PODS}
+        return {names[to.address]: attributes.weight for to, attributes in found.items()}
 
     def share(self, family: int) -> dict[str, int]:
         """How many of so many connections each pod answers."""
@@ -223,6 +240,27 @@ def test_endpoints_of_the_same_zone_get_more(annotated: AnnotatedService, family
     eventually(lambda: annotated.share(family) == {"p11": 9, "p21": 3})
     annotated.put(scheduler="wrr", same_zone_weight="3", zones=("there", "here"))
     eventually(lambda: annotated.share(family) == {"p11": 3, "p21": 9})
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_new_endpoint_gets_its_share_step_by_step(annotated: AnnotatedService, family: int) -> None:
+    annotated.put()
+    eventually(lambda: annotated.has_server(family))
+    annotated.folder.remove("own")
+    eventually(lambda: not annotated.has_server(family))
+    wish = {"scheduler": "wrr", "slow_start": "1m"}
+    annotated.put(pods=("p11",), **wish)
+    eventually(lambda: annotated.weights(family) == {"p11": 10})
+    annotated.put(**wish)
+    eventually(lambda: annotated.weights(family) == {"p11": 10, "p21": 1})
+    assert dict(spread(annotated.question(family), 11))["p11"] >= 9
+    eventually(lambda: 1 < annotated.weights(family)["p21"] < 10)
+    reached = annotated.weights(family)["p21"]
+    with annotated.restarted():
+        assert reached <= annotated.weights(family)["p21"] < 10
+        annotated.put(scheduler="wrr", slow_start="1s")
+        eventually(lambda: annotated.weights(family) == {"p11": 10, "p21": 10})
+        assert annotated.share(family) == {"p11": 6, "p21": 6}
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -65,7 +65,9 @@ def test_commands_that_plan_for_this_host_say_that_its_node_is_missing(tmp_path,
     (tmp_path / CASE.name).write_bytes(CASE.read_bytes())
     config = Config("192.0.2.1", manifests=tmp_path)
     monkeypatch.setattr(objects_of_commands, "of_this_host", lambda given: given)
-    view = SimpleNamespace(other_addresses=list, reserved=tuple, senders=dict, listening=frozenset)
+    view = SimpleNamespace(
+        other_addresses=list, reserved=tuple, senders=dict, listening=frozenset, server_states=dict
+    )
     objects_of_commands.desired_here(config, objects_of_commands.read(config), view)
     said = capsys.readouterr().err
     assert said.startswith("Node 192.0.2.1 not found: Local policies")

@@ -133,6 +133,7 @@ def test_objects_are_planned(tmp_path):
         reserved=tuple,
         senders=dict,
         listening=frozenset,
+        server_states=dict,
     )
     assert names(config(manifests=tmp_path), view).of(WEB) == "default/web"
 
