@@ -54,7 +54,8 @@ class Sync(msgspec.Struct, frozen=True):
     `changes` counts changes to the kernel, `pending` the kernel objects that are to be tried again, `draining` the
     frontends with destinations that still have connections, `draining_destinations` these destinations. `behind`
     are families whose rules were not accepted, `limited` counts Services that are served in part,
-    `backlog` those that have changed and are planned in the next turns.
+    `backlog` those that have changed and are planned in the next turns, `unfinished` the kernel objects of whose
+    changes only a part is done.
     """
 
     seconds: float
@@ -67,6 +68,7 @@ class Sync(msgspec.Struct, frozen=True):
     behind: frozenset[int] = frozenset()
     limited: int = 0
     backlog: int = 0
+    unfinished: int = 0
 
 
 class Report:

@@ -113,11 +113,16 @@ class Ipvs:
         """Read all virtual servers with their destinations. Raises Lost."""
         return {key: ServerState(server, self.destinations(key)) for key, server in self.servers().items()}
 
-    def state(self, key: FrontendKey) -> ServerState | None:
-        """Read one virtual server, None when it does not exist. Raises KernelError."""
+    def server(self, key: FrontendKey) -> ServerAttributes | None:
+        """Read one virtual server without its destinations, None when it does not exist. Raises KernelError."""
         record = self._reader.service(key)
         found = parse_server(record) if record is not None else None
-        return ServerState(found[1], self.destinations(key)) if found else None
+        return found[1] if found else None
+
+    def state(self, key: FrontendKey) -> ServerState | None:
+        """Read one virtual server, None when it does not exist. Raises KernelError."""
+        server = self.server(key)
+        return ServerState(server, self.destinations(key)) if server else None
 
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return how many connections, active and inactive, each destination of a server has. Raises Lost."""

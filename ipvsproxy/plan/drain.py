@@ -23,9 +23,11 @@ SOONEST, LATEST = 1.0, 300.0
 """Least and longest time between two looks at a server, in seconds."""
 SHARE = 0.25
 """... and what it is in between, as a part of the time for which the youngest of its drains has lasted."""
-LOOKS_AT_ONCE = 200
+READ_A_SECOND = 2000
+"""Destinations: a server with more is looked at more rarely, since reading it takes its time."""
+LOOKS_AT_ONCE, READ_AT_ONCE = 200, 50_000
 PAUSE_SECONDS = 1.0
-"""After so many looks, the others wait so long."""
+"""After so many looks, or so many destinations that one look or several have read, the others wait so long."""
 
 
 def draining(frontend: Frontend, state: ServerState) -> list[Destination]:
@@ -57,6 +59,8 @@ class Drains:
     def __init__(self) -> None:
         self._servers: dict[FrontendKey, dict[Destination, Drain]] = {}
         self._looks: dict[FrontendKey, float] = {}
+        # All destinations of a server: what a look reads.
+        self._sizes: dict[FrontendKey, int] = {}
         # Each server has one entry that counts, the one in `_looks`; others are leftovers and are dropped.
         self._agenda: list[tuple[float, FrontendKey]] = []
         self._resting_until = -math.inf
@@ -79,10 +83,13 @@ class Drains:
         self.destinations += len(leaving) - len(old)
         if frontend is None or not leaving:
             self._looks.pop(key, None)
+            self._sizes.pop(key, None)
             return
         self._servers[key] = drains = {}
+        self._sizes[key] = len(state.destinations) if state else 0
+        soonest = now + self._least_pause(key)
         for destination in leaving:
-            drain = drains[destination] = old.get(destination) or Drain(now, math.inf, now + SOONEST)
+            drain = drains[destination] = old.get(destination) or Drain(now, math.inf, soonest)
             drain.deadline = drain.since + (frontend.drain_seconds or math.inf)
             drain.look = min(drain.look, max(now, drain.deadline))
         self._plan(key)
@@ -93,8 +100,9 @@ class Drains:
             return []
         found = list(self._take(now))
         for key in found:
+            least = self._least_pause(key)
             for drain in self._servers[key].values():
-                drain.look = _next_look(drain, now)
+                drain.look = _next_look(drain, now, least)
             self._plan(key)
         return found
 
@@ -107,7 +115,12 @@ class Drains:
                 found.append(Ended(destination, count))
         return found
 
+    def is_draining(self, key: FrontendKey, destination: Destination) -> bool:
+        """Whether a destination of a server is still not wanted."""
+        return destination in self._servers.get(key, {})
+
     def _take(self, now: float) -> Iterator[FrontendKey]:
+        destinations = 0
         for _ in range(LOOKS_AT_ONCE):
             while self._agenda and self._looks.get(self._agenda[0][1]) != self._agenda[0][0]:
                 heapq.heappop(self._agenda)
@@ -116,7 +129,13 @@ class Drains:
             key = heapq.heappop(self._agenda)[1]
             del self._looks[key]
             yield key
+            destinations += self._sizes[key]
+            if destinations >= READ_AT_ONCE:
+                break
         self._resting_until = now + PAUSE_SECONDS
+
+    def _least_pause(self, key: FrontendKey) -> float:
+        return max(SOONEST, self._sizes[key] / READ_A_SECOND)
 
     def _plan(self, key: FrontendKey) -> None:
         """Put the earliest look at one of a server's destinations on the agenda."""
@@ -126,6 +145,6 @@ class Drains:
             heapq.heappush(self._agenda, (look, key))
 
 
-def _next_look(drain: Drain, now: float) -> float:
-    later = now + min(LATEST, max(SOONEST, (now - drain.since) * SHARE))
+def _next_look(drain: Drain, now: float, least: float) -> float:
+    later = now + max(least, min(LATEST, (now - drain.since) * SHARE))
     return min(later, drain.deadline) if now < drain.deadline else later

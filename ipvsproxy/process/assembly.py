@@ -8,6 +8,7 @@ from ipvsproxy.exchange.inbox import Inbox
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.plan.backoff import Backoff
+from ipvsproxy.plan.slices import Room
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.drain import Drainer
 from ipvsproxy.reconciler.foreign_servers import ForeignServers
@@ -44,10 +45,11 @@ def make_loop(  # noqa: PLR0913 - what a process is put together of
     node, period = config.node_name, config.sync_period
     backoff = Backoff()
     sweeper = Sweeper(kernel, backoff, clock, report)
-    drainer = Drainer(kernel, wanted, sweeper, backoff, clock, report)
+    room = Room()
+    drainer = Drainer(kernel, wanted, sweeper, backoff, room, clock=clock, report=report)
     foreign = ForeignServers(report, node)
     excluded = config.exclude_cidrs
-    applier = Applier(kernel, wanted, drainer, sweeper, foreign, backoff, clock=clock, excluded=excluded)
+    applier = Applier(kernel, wanted, drainer, sweeper, foreign, backoff, room, clock=clock, excluded=excluded)
     verifier = Verifier(kernel, applier, clock, report, node, period)
     repairer = Repairer(kernel, applier, verifier, clock, report, node, period)
     look = NodeLook(kernel, wanted, applier, clock, period)

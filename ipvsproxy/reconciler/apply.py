@@ -1,7 +1,8 @@
 """The part that brings the kernel to the wanted state: what is pending is compared, carried out, and recorded.
 
-An object that the kernel refused waits in `plan.backoff`, longer each time. When a change fails as a whole, what
-was tried stays pending. Belongs to the loop's thread.
+What takes longer than a moment is done in slices (`plan.slices`). An object that the kernel refused waits in
+`plan.backoff`, longer each time. When a change fails as a whole, what was tried stays pending. Belongs to the
+loop's thread.
 """
 
 import math
@@ -15,6 +16,7 @@ from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.dependencies import redirect_ends
 from ipvsproxy.plan.diff import Steps
 from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.slices import Room, cut
 from ipvsproxy.plan.state import Dirty, FrontendKey
 from ipvsproxy.reconciler.drain import Drainer
 from ipvsproxy.reconciler.foreign_servers import ForeignServers
@@ -36,6 +38,7 @@ class Applier(Part):
         sweeper: Sweeper,
         foreign: ForeignServers,
         backoff: Backoff,
+        room: Room,
         *,
         clock: Callable[[], float],
         excluded: Iterable[str] = (),
@@ -50,11 +53,20 @@ class Applier(Part):
         self._clock = clock
         self._excluded = [parse_cidr(text) for text in excluded]
         self._pending = Dirty()
+        self._room = room
+        # What there was no room for, and the servers among it in the order of their turns.
+        self._left = Dirty()
+        self._turns: list[FrontendKey] = []
 
     @property
     def next_due(self) -> float:
         """At once while anything is pending."""
-        return -math.inf if self._pending else self.backoff.next
+        return -math.inf if self._pending or self._left else self.backoff.next
+
+    @property
+    def unfinished(self) -> int:
+        """The number of kernel objects of whose changes there was no room for all."""
+        return len(self._left)
 
     @property
     def pending(self) -> int:
@@ -82,19 +94,52 @@ class Applier(Part):
         self._pending.slots = set(differing)
 
     def run(self, now: float) -> int:
-        """Carry out what is pending; what fails waits by itself. Raises KernelError, NftError."""
+        """Carry out as much of what is pending as there is room for; what fails waits by itself.
+
+        Raises KernelError, NftError.
+        """
+        return self._run(now, is_start=False)
+
+    def run_start(self, now: float) -> int:
+        """Carry out all that is pending, but for the largest changes of single servers: nobody waits for those.
+
+        Raises KernelError, NftError.
+        """
+        return self._run(now, is_start=True)
+
+    def _run(self, now: float, *, is_start: bool) -> int:
         for different in self._kernel.settle_doubts():
             self.found_different(different)
-        self._pending.update(self.backoff.due(now))
-        pending, self._pending = self._pending, Dirty()
-        pending.slots |= self.backoff.among(self._needs(pending.servers))
+        pending = self._take_pending(now)
         steps = self._wanted.steps(pending, self._kernel.shadow, self._is_protected)
+        left = cut(steps, self._kernel.shadow, self._room, self._turns, is_start=is_start)
         began = self._clock()
         failed = self._carry_out(pending, steps) if steps else Dirty()
         ended = self._clock()
-        self.backoff.settle(pending, failed, ended, ended - began)
-        self._record(pending, failed)
+        tried = pending
+        if left:
+            if not is_start:
+                self._room.took(ended - began)
+            # What of a server was refused waits with all of it.
+            self._leave(left.without(failed))
+            tried = pending.without(left)
+        self.backoff.settle(tried, failed, ended, ended - began)
+        self._record(tried, failed)
         return steps.count()
+
+    def _take_pending(self, now: float) -> Dirty:
+        pending = self._pending
+        pending.update(self._left)
+        pending.update(self.backoff.due(now))
+        pending.slots |= self.backoff.among(self._needs(pending.servers))
+        self._pending, self._left = Dirty(), Dirty()
+        return pending
+
+    def _leave(self, left: Dirty) -> None:
+        """Have what there was no room for take its turn: each of its servers is once the first."""
+        self._left = left
+        waiting = dict.fromkeys(key for key in self._turns[1:] if key in left.servers)
+        self._turns = list(waiting | dict.fromkeys(left.servers))
 
     def _carry_out(self, pending: Dirty, steps: Steps) -> Dirty:
         """Carry out steps and return the names of what failed. Raises KernelError, NftError."""

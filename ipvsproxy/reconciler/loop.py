@@ -97,9 +97,14 @@ class Loop:
     def run(self) -> None:
         """Run for ever. Raises Fatal."""
         while True:
-            if self.reconcile(self._inbox.take(self.timeout())) and not self._wanted.backlog:
+            if self.reconcile(self._inbox.take(self.timeout())) and not self._is_in_the_middle:
                 # What arrives meanwhile is handled together.
                 time.sleep(self._min_sync_period)
+
+    @property
+    def _is_in_the_middle(self) -> bool:
+        """Whether the next slice of some work is due."""
+        return self._wanted.backlog > 0 or self.parts.applier.unfinished > 0 or self.parts.drainer.is_unfinished
 
     def timeout(self) -> float | None:
         """Return the seconds until something is due; None when nothing is before another event."""
@@ -220,6 +225,7 @@ class Loop:
                 behind=applier.behind,
                 limited=wanted.limited,
                 backlog=wanted.backlog,
+                unfinished=applier.unfinished,
             )
         )
 

@@ -76,7 +76,7 @@ class Start(Part):
             changes=changes,
             seconds=self._since(now),
         )
-        if not self._applier.pending:
+        if not (self._applier.pending or self._applier.unfinished):
             # Otherwise with the next verification: until then kube-proxy's rules may still serve what is missing.
             self._kernel.take_over()
         return changes
@@ -103,7 +103,7 @@ class Start(Part):
         leaving = self._wanted.guards_of_leaving(self._kernel.shadow.vips)
         refused = self._kernel.rules.load({**self._wanted.elements, **leaving})
         self._applier.rules_loaded(leaving.keys() | refused.slots)
-        return self._applier.run(self._clock())
+        return self._applier.run_start(self._clock())
 
     def _since(self, began: float) -> float:
         return round(self._clock() - began, 3)

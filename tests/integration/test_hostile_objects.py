@@ -8,6 +8,7 @@ one, and a message to a user-mode kernel takes 60 microseconds, so 100,000 keep 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import socket
@@ -18,12 +19,14 @@ from typing import Self
 
 import pytest
 
+from ipvsproxy.kernel.ipvs import Ipvs
 from tests.lab import netns
 from tests.lab.lab import Lab, Node
 from tests.lab.load import Load
 from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
 from tests.lab.probe import Question, probe_many
 from tests.lab.proxy import Proxy
+from tests.support.build import key
 
 pytestmark = [pytest.mark.needs("ip_vs", "nf_tables")]
 
@@ -262,3 +265,48 @@ def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[i
     assert grown < MOST_MIB
     lines = [line for line in shared.proxy.events() if "hostile" in json.dumps(line)]
     assert len(lines) < 100
+
+
+HOSTILE, CROWD = "10.96.9.1", 30_000
+
+
+def programmed(node: Node) -> int:
+    """Return how many endpoints the hostile Service has in the kernel."""
+    with netns.inside(node.netns), contextlib.closing(Ipvs()) as ipvs:
+        return len(ipvs.destinations(key(f"{HOSTILE}:80")))
+
+
+def crowd(first: int) -> list[Object]:
+    return [service("hostile", [WEB], [HOSTILE]), *pieces("hostile", [WEB], addresses(CROWD + first)[first:])]
+
+
+@pytest.mark.timeout(900)
+def test_others_are_followed_while_a_crowd_of_endpoints_is_programmed(lab: Lab, manifests: Folder) -> None:
+    """IPVS needs seconds to minutes for so many; another Service follows its changes all the time."""
+    neighbours = SharedNode(lab, manifests)
+    steady = {
+        "outside": Question(lab.client.netns, STEADY, 80),
+        "pod": Question(neighbours.node.pods[0].netns, STEADY, 80),
+    }
+    waited, meanwhile, number = [], 0, 0
+    with Pulse(neighbours.node) as pulse, Load(steady, every=0.2, talks=1) as load:
+        for first in (0, CROWD // 2):
+            neighbours.hostile(crowd(first))
+            until = time.monotonic() + 400
+            while (there := programmed(neighbours.node)) < CROWD:
+                assert time.monotonic() < until
+                number += 1
+                waited.append(neighbours.follows(number))
+                meanwhile += there > 0
+            load.mark(f"{CROWD} endpoints from number {first}")
+        (neighbours.folder.path / "hostile.json").unlink()
+        while programmed(neighbours.node):
+            number += 1
+            waited.append(neighbours.follows(number))
+        asked_again(load)
+    print(f"{number} changes of another Service had effect after {sorted(waited)[number // 2]:.2f} s, the slowest")
+    print(f"after {max(waited):.2f} s; /livez {pulse.codes}, slowest after {pulse.slowest:.2f} s")
+    print(load.report())
+    assert meanwhile > 0
+    assert load.failures == []
+    assert pulse.codes.keys() == {"200"}

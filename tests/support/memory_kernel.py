@@ -129,6 +129,10 @@ class MemoryIpvs:
         self.faults.read()
         return self._all().get(key)
 
+    def server(self, key):
+        self.faults.read()
+        return self.table[key].server if key in self.table else None
+
     def servers(self):
         self.faults.read()
         return {key: state.server for key, state in self.table.items()}

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from ipvsproxy.kernel.kernel import READ_AT_ONCE, SAMPLED
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.state import ServerAttributes, ServerState, Vip, VipForm
@@ -122,3 +123,52 @@ def test_a_vip_is_there_only_while_its_server_is(kernel, node):
     assert (True, True) in seen
     assert (False, True) not in seen
     assert seen[-1] == (False, False)
+
+
+class Counted:
+    """Counts the destinations that are read."""
+
+    def __init__(self, node):
+        self.read = 0
+        self._destinations = node.ipvs.destinations
+        node.ipvs.destinations = self.destinations
+
+    def destinations(self, name):
+        found = self._destinations(name)
+        self.read += len(found)
+        return found
+
+
+def crowd(size):
+    return ServerState(RR, weighted({destination(f"10.{16 + (n >> 8)}.{n & 255}.1:80"): 1 for n in range(size)}))
+
+
+def test_a_sample_does_not_read_the_destinations_of_a_large_server_but_finds_that_it_is_gone(kernel, node):
+    node.ipvs.table[WEB] = crowd(SAMPLED + 1)
+    kernel.adopt()
+    node.ipvs.state = None
+    assert not kernel.sample()
+    del node.ipvs.table[WEB]
+    assert kernel.sample()
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_a_verification_reads_so_many_destinations_however_many_there_are(kernel, node, count):
+    keys = [key(f"10.96.0.{n}:80") for n in range(count)]
+    node.ipvs.table.update(dict.fromkeys(keys, crowd(READ_AT_ONCE // 2)))
+    kernel.adopt()
+    counted = Counted(node)
+    for _ in range(count // 2):
+        before = counted.read
+        kernel.verify_servers()
+        assert counted.read - before == READ_AT_ONCE
+    del node.ipvs.table[keys[0]]
+    assert kernel.verify_servers().servers == {keys[0]}
+
+
+def test_a_server_that_is_larger_than_that_is_verified_all_the_same(kernel, node):
+    node.ipvs.table[WEB] = crowd(READ_AT_ONCE + 1)
+    kernel.adopt()
+    counted = Counted(node)
+    kernel.verify_servers()
+    assert counted.read == READ_AT_ONCE + 1

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from ipvsproxy.plan.drain import LATEST, LOOKS_AT_ONCE, Drains, Ended, draining
+from ipvsproxy.plan.drain import LATEST, LOOKS_AT_ONCE, READ_A_SECOND, READ_AT_ONCE, Drains, Ended, draining
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import FrontendKey, ServerAttributes, ServerState
 from tests.support.build import config, destination, key, node, service, slice_of, weighted
@@ -124,3 +124,32 @@ def test_a_rolling_update_of_thousands_asks_only_so_many_times_a_second():
         assert drains.due(second + 0.5) == []
     assert [len(part) for part in asked] == [LOOKS_AT_ONCE] * 3
     assert sorted(name for part in asked for name in part) == keys  # nobody waits for ever
+
+
+def crowd(size):
+    """Return a server with one destination that drains among so many."""
+    others = (destination(f"10.{16 + (n >> 16)}.{n >> 8 & 255}.{n & 255}:8080") for n in range(size - 1))
+    return ServerState(ServerAttributes("rr", 0, 0), weighted({TWO: 0} | dict.fromkeys(others, 1)))
+
+
+@pytest.mark.parametrize("size", [READ_A_SECOND, 10 * READ_A_SECOND])
+def test_what_is_read_of_a_large_server_in_one_second_does_not_grow_with_it(size):
+    drains, read, looks = Drains(), 0, 0
+    drains.note(WEB, WANTED, crowd(size), 0.0)
+    while drains.next_look <= 60:
+        drains.due(drains.next_look)
+        read, looks = read + size, looks + 1
+    assert looks > 0
+    assert read <= 60 * READ_A_SECOND
+
+
+def test_large_servers_are_not_all_looked_at_at_once():
+    drains, size = Drains(), READ_AT_ONCE // 2
+    keys = [FrontendKey(number.to_bytes(4, "big"), 6, 80) for number in range(6)]
+    for name in keys:
+        drains.note(name, WANTED, crowd(size), 0.0)
+    asked = []
+    while len(asked) < 3:
+        asked.append(drains.due(drains.next_look))
+    assert [len(part) for part in asked] == [2, 2, 2]
+    assert sorted(name for part in asked for name in part) == keys

@@ -1,0 +1,189 @@
+"""A Service with very many endpoints is programmed in slices, and keeps nobody waiting: counted, at two sizes."""
+
+import collections
+
+import pytest
+
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.plan.drain import READ_A_SECOND
+from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.slices import unit_cost
+from ipvsproxy.process.assembly import make_loop
+from tests.support.build import config, key, service, slice_of
+from tests.support.memory_kernel import MemoryIpvs, MemoryNode
+
+WEB, NODE_PORT, LARGE = key("10.96.0.10:80"), key("192.0.2.1:31000"), key("10.96.0.66:80")
+SIZES = (5_000, 10_000)
+
+
+class Timed(MemoryIpvs):
+    """Takes time as IPVS does: for each message, and for the destinations that it looks through."""
+
+    def __init__(self, running):
+        super().__init__()
+        self._running = running
+        self.largest = self.messages = 0
+        self.slowness = 1.0
+
+    def apply(self, steps):
+        before = self.messages
+        refused = super().apply(steps)
+        self.largest = max(self.largest, self.messages - before)
+        return refused
+
+    def _do(self, step):
+        known = self.table.get(step.key)
+        self._running.now += self.slowness * 4e-6 * unit_cost(len(known.destinations) if known else 0)
+        self.messages += 1
+        return super()._do(step)
+
+
+class Running:
+    """A proxy that serves a small Service, and then a large one."""
+
+    def __init__(self, *items):
+        self.now = 0.0
+        self.node = MemoryNode([parse_ip("192.0.2.1")])
+        self.ipvs = self.node.ipvs = Timed(self)
+        self.node.watch = self.watch
+        self.order = []
+        self.loop = make_loop(config(), Inbox(), self.node.kernel(), lambda: self.now)
+        found = {Kind.SERVICE: {}, Kind.ENDPOINT_SLICE: {}}
+        for item in (service(), slice_of("web", "10.244.2.1"), *items):
+            found[kind_of(item)][item.key] = item
+        own = Node("node1", (parse_ip("192.0.2.1"),))
+        self.loop.reconcile([Listed(Kind.NODE, {"node1": own}), *(Listed(*pair) for pair in found.items())])
+
+    def watch(self):
+        self.order.append((LARGE in self.ipvs.table, self.answers()))
+
+    def answers(self):
+        return any(vip.address == LARGE.address for vip in self.node.links.present)
+
+    def change(self, *items):
+        self.loop.reconcile([Changed(kind_of(item), item.key, item) for item in items])
+
+    def rest(self):
+        """Go on until nothing is left to do at once; return the number of passes and the time of the longest."""
+        passes, longest = 0, 0.0
+        while self.loop.timeout() == 0:
+            before = self.now
+            self.loop.reconcile([])
+            passes, longest = passes + 1, max(longest, self.now - before)
+            assert passes < 10_000
+        return passes, longest
+
+    def count(self, name=LARGE):
+        state = self.ipvs.table.get(name)
+        return len(state.destinations) if state else 0
+
+
+def kind_of(item):
+    return Kind.SERVICE if hasattr(item, "cluster_ips") else Kind.ENDPOINT_SLICE
+
+
+def large(*, ports=((80, 0),)):
+    return service("large", ["10.96.0.66"], ports)
+
+
+def pods(size, second=16, **more):
+    addresses = (f"10.{second + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(size))
+    return slice_of("large", *addresses, **more)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_slice_is_bounded_and_a_small_service_changes_in_between(size):
+    running = Running()
+    running.loop.parts.applier._room.units = 1000
+    running.change(large(), pods(size))
+    assert 0 < running.count() < size
+    running.change(slice_of("web", "10.244.2.1", "10.244.2.2"))
+    assert running.count(WEB) == 2
+    assert running.count() < size
+    passes, longest = running.rest()
+    assert running.count() == size
+    assert longest < 0.5
+    assert running.loop.parts.applier.pending == 0
+    assert passes >= 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_slice_has_as_many_messages_as_there_is_room_for_however_many_endpoints_there_are(size, monkeypatch):
+    monkeypatch.setattr("ipvsproxy.plan.slices.MOST", 2000.0)
+    monkeypatch.setattr("ipvsproxy.plan.slices.FIRST", 2000.0)
+    running = Running()
+    running.change(large(), pods(size))
+    passes, _ = running.rest()
+    assert running.count() == size
+    assert running.ipvs.largest <= 2001
+    # Each endpoint costs a message and the look through the others: no more than that.
+    assert size / 2000 <= passes <= 2 + size * unit_cost(size) / 2000
+
+
+@pytest.mark.parametrize("slowness", [1, 10, 40])
+def test_no_pass_takes_long_on_a_slow_machine_either(slowness):
+    """The others share a busy machine with it: 40 times slower than one that has nothing else to do."""
+    running = Running()
+    running.ipvs.slowness = slowness
+    began = running.now
+    running.change(large(), pods(10_000))
+    assert running.now - began < 0.5
+    assert running.rest()[1] < 0.5
+    assert running.count() == 10_000
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_endpoints_that_all_change_drain_and_are_deleted_in_slices(size):
+    running = Running(large(), pods(size))
+    running.rest()
+    running.change(pods(size, second=32))
+    longest = running.rest()[1]
+    states = collections.Counter(a.weight for a in running.ipvs.table[LARGE].destinations.values())
+    assert states == {1: size, 0: size}
+    running.now += 2 * size / READ_A_SECOND
+    longest = max(longest, running.rest()[1])
+    assert running.count() == size
+    assert longest < 1.0
+
+
+def test_a_start_does_not_wait_for_a_large_service():
+    running = Running(large(), pods(20_000))
+    assert running.count(WEB) == 1
+    assert running.count() < 20_000
+    running.rest()
+    assert running.count() == 20_000
+
+
+def test_a_vip_answers_when_its_server_has_its_first_destinations():
+    running = Running()
+    running.order.clear()
+    running.change(large(), pods(20_000))
+    running.rest()
+    assert (False, True) not in running.order
+    assert running.order[-1] == (True, True)
+
+
+def test_other_frontends_of_the_same_service_take_turns():
+    ports = tuple((n, 0, "TCP", f"p{n}") for n in range(1, 6))
+    endpoints = pods(3000, ports=tuple((n, "TCP", f"p{n}") for n in range(1, 6)))
+    running = Running()
+    running.loop.parts.applier._room.units = 4000
+    running.change(large(ports=ports), endpoints)
+    for _ in range(10):
+        running.loop.reconcile([])
+    counts = [running.count(key(f"10.96.0.66:{n}")) for n in range(1, 6)]
+    assert all(counts)
+    running.rest()
+    assert [running.count(key(f"10.96.0.66:{n}")) for n in range(1, 6)] == [3000] * 5
+
+
+def test_a_large_service_that_goes_half_way_is_gone():
+    running = Running()
+    running.change(large(), pods(20_000))
+    assert running.loop.parts.applier.unfinished
+    running.loop.reconcile([Removed(Kind.SERVICE, "default/large")])
+    running.rest()
+    assert LARGE not in running.ipvs.table
+    assert not running.answers()
+    assert not any("10.96.0.66" in element for element in running.node.nft.sets["frontends4"])
