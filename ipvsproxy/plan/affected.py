@@ -1,11 +1,10 @@
 """Which Services a failure of the kernel is about, and the text of its Event.
 
-Pure. In: the names of what failed, with what the kernel said. Out: a reason for each Service concerned, for people
+Deterministic: no I/O, no clock. In: the names of what failed, with what the kernel said. Out: a reason for each Service concerned, for people
 who look at that Service. Called only when something has failed.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.plan.ledger import Ledger
@@ -16,10 +15,12 @@ MAX_AFFECTED = 50
 
 
 def services_affected(failed: Dirty, ledger: Ledger) -> dict[str, str]:
-    """Return {`namespace/name`: reason} of Services that something failed for, MAX_BLAMED at most."""
+    """Return {`namespace/name`: reason} of Services that something failed for, MAX_AFFECTED at most."""
     found: dict[str, str] = {}
-    for key, reason in islice(_reasons(failed, ledger), MAX_AFFECTED):
+    for key, reason in _reasons(failed, ledger):
         found.setdefault(ledger.owner(key), f"{key}: {reason}")
+        if len(found) == MAX_AFFECTED:
+            break
     return found
 
 
@@ -36,11 +37,10 @@ def _reasons(failed: Dirty, ledger: Ledger) -> Iterator[tuple[FrontendKey, str]]
     for key in failed.servers:
         if key in ledger.frontends:
             yield key, failed.reasons.get(key, "the answer of IPVS was lost")
-    if failed.vips:
-        for key, frontend in ledger.frontends.items():
-            if frontend.bind and key.address in failed.vips:
-                said = failed.reasons.get(key.address, "the kernel's answer was lost")
-                yield key, f"address {format_ip(key.address)}: {said}"
+    for address in failed.vips:
+        said = failed.reasons.get(address, "the kernel's answer was lost")
+        for key in ledger.frontends_of_vip(address):
+            yield key, f"address {format_ip(address)}: {said}"
     for slot in failed.slots:
         owner = slot.frontend
         if owner in ledger.frontends:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
+from ipvsproxy.plan.bound import BoundAddresses
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, Vip, VipForm
 from ipvsproxy.plan.waiting import Owner, Waiting
@@ -50,8 +51,7 @@ class Ledger:
         self.frontends: dict[FrontendKey, Frontend] = {}
         self.elements: dict[ElementKey, Value] = {}
         self._vip_mode = vip_mode
-        self._vips: dict[bytes, int] = {}
-        self._vips_of_family = {4: 0, 6: 0}
+        self._vips = BoundAddresses()
         self._vips_counted_anew = False
         self._forms = dict.fromkeys((4, 6), VipForm.ROUTE if vip_mode is VipMode.ROUTE else VipForm.ADDRESS)
         self._shares: dict[ElementKey, int] = {}
@@ -115,6 +115,10 @@ class Ledger:
     def vip(self, address: bytes) -> Vip | None:
         """Return a VIP in the form it should have, or None when it is not wanted."""
         return Vip(address, self._forms[family(address)]) if address in self._vips else None
+
+    def frontends_of_vip(self, address: bytes) -> Iterable[FrontendKey]:
+        """Return the frontends for which an address is a VIP, in no order."""
+        return self._vips.frontends(address)
 
     def set_fixed(self, fixed: Mapping[ElementKey, Value], previous: Mapping[ElementKey, Value]) -> Dirty:
         """Replace elements that belong to the node and to no Service."""
@@ -185,27 +189,28 @@ class Ledger:
         touched.slots.update(wanted.own)
         if new:
             self.frontends[key] = new
-            self._acquire(new, wanted.shared, touched)
+            self._acquire(wanted.shared, touched)
         else:
             del self.frontends[key]
         if old:
             self._release(old, wanted.own, touched)
         self.elements.update(wanted.own)
+        self._bind(key, touched, was=bool(old and old.bind), will=bool(new and new.bind))
 
-    def _acquire(self, frontend: Frontend, shared: Iterable[ElementKey], touched: Dirty) -> None:
+    def _acquire(self, shared: Iterable[ElementKey], touched: Dirty) -> None:
         shares = self._shares
         for slot in shared:
             count = shares[slot] = shares.get(slot, 0) + 1
             if count == 1:
                 self.elements[slot] = ""
                 touched.slots.add(slot)
-        if frontend.bind:
-            address = frontend.key.address
-            count = self._vips[address] = self._vips.get(address, 0) + 1
-            if count == 1:
-                self._vips_of_family[family(address)] += 1
-                self._vips_counted_anew = True
-            touched.vips.add(address)
+
+    def _bind(self, key: FrontendKey, touched: Dirty, *, was: bool, will: bool) -> None:
+        if was or will:
+            touched.vips.add(key.address)
+        if was is not will:
+            changed = self._vips.add(key) if will else self._vips.remove(key)
+            self._vips_counted_anew = self._vips_counted_anew or changed
 
     def _release(self, old: Frontend, kept: Mapping[ElementKey, Value], touched: Dirty) -> None:
         own, shared = elements(old)
@@ -219,14 +224,6 @@ class Ledger:
                 del self._shares[slot]
                 del self.elements[slot]
                 touched.slots.add(slot)
-        if old.bind:
-            address = old.key.address
-            self._vips[address] -= 1
-            touched.vips.add(address)
-            if not self._vips[address]:
-                del self._vips[address]
-                self._vips_of_family[family(address)] -= 1
-                self._vips_counted_anew = True
 
     def _choose_forms(self, touched: Dirty) -> None:
         """In mode auto, change the form of all VIPs of a family when their number calls for it."""
@@ -234,7 +231,7 @@ class Ledger:
         if self._vip_mode is not VipMode.AUTO:
             return
         for number, form in self._forms.items():
-            count = self._vips_of_family[number]
+            count = self._vips.of_family[number]
             too_many = form is VipForm.ADDRESS and count > ROUTES_ABOVE
             few_again = form is VipForm.ROUTE and count < ADDRESSES_BELOW
             if too_many or few_again:

@@ -8,6 +8,7 @@ from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import Dirty
 from tests.support.build import config, key, node, service, slice_of
 from tests.support.elements import element
+from tests.support.work import instructions
 
 WEB = key("10.96.0.10:80")
 
@@ -56,6 +57,32 @@ def test_when_everything_fails_not_everybody_is_blamed():
     services = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 100)]
     everything = ledger(*services)
     assert len(services_affected(Dirty(servers=set(everything.frontends)), everything)) == MAX_AFFECTED
+
+
+def test_many_frontends_of_one_service_leave_room_for_another():
+    ports = tuple((n, 0, "TCP", f"p{n}") for n in range(1, 2 * MAX_AFFECTED))
+    known = ledger(service("large", ["10.96.0.66"], ports), service())
+    assert services_affected(Dirty(servers=set(known.frontends)), known).keys() == {"default/large", "default/web"}
+
+
+def test_an_address_that_several_services_share_is_about_all_of_them():
+    shared = {"external_ips": ["203.0.113.7"]}
+    one = service("one", ["10.96.0.1"], ((80, 0),), **shared)
+    two = service("two", ["10.96.0.2"], ((81, 0),), **shared)
+    known, failed = ledger(one, two), Dirty(vips={parse_ip("203.0.113.7")})
+    assert services_affected(failed, known).keys() == {"default/one", "default/two"}
+    known.forget("default/one")
+    assert services_affected(failed, known).keys() == {"default/two"}
+    known.forget("default/two")
+    assert services_affected(failed, known) == {}
+
+
+def test_a_refused_address_costs_the_same_whatever_else_is_served():
+    def work(size):
+        known = ledger(*(service(f"s{n}", [f"10.97.{n >> 8}.{n & 255}"]) for n in range(1, size)))
+        return instructions(lambda: services_affected(Dirty(vips={parse_ip("10.97.0.1")}), known))
+
+    assert work(20) == work(1000)
 
 
 def test_families_behind():
