@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.base.files import replace
 from ipvsproxy.commands.invocation import CommandFailed, Invocation
 from ipvsproxy.commands.table import BY_NAME, COMMANDS, HELP, Command
@@ -168,7 +169,7 @@ def _write(target: Path, settings: Settings) -> int:
     try:
         replace(target, text(settings.values))
     except OSError as error:
-        return _errors([f"--write-config-to: {target}: {error.strerror or error}"], 1)
+        return _errors([f"--write-config-to: {target}: {plain(error)}"], 1)
     print(f"wrote the effective configuration to {target}", file=sys.stderr)
     for difference in lost_in_file(settings):
         print(f"Warning: {target} differs from these settings: {difference}", file=sys.stderr)

@@ -19,6 +19,7 @@ from typing import IO, Any
 import yaml
 
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.errors import plain
 from ipvsproxy.base.files import create
 from ipvsproxy.commands.doctor import document, parts
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
@@ -75,7 +76,7 @@ def run(invocation: Invocation) -> int:
         else:
             write(Path(target), name, files, calendar.timegm(made))
     except OSError as error:
-        raise CommandFailed(f"{target}: {error.strerror or error}") from None
+        raise CommandFailed(f"{target}: {plain(error)}") from None
     what = "the bundle" if target == STANDARD_OUTPUT else target
     note(f"wrote {what}, without what looks like a secret: read it before you pass it on")
     if NO_LOGS in files:

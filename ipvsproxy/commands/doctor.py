@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.output import Hanging, Line, Marked, Style, emit
 from ipvsproxy.commands.running import adopted
@@ -55,7 +56,7 @@ def _check(invocation: Invocation) -> None:
     try:
         socket_in(netns, socket.AF_INET, socket.SOCK_DGRAM).close()
     except OSError as error:
-        raise CommandFailed(f"--netns: {netns}: {error.strerror or error}") from None
+        raise CommandFailed(f"--netns: {netns}: {plain(error)}") from None
 
 
 def _node(invocation: Invocation) -> list[Finding]:
@@ -83,7 +84,7 @@ def _saved(path: Path) -> Facts:
     try:
         return from_json(path.read_bytes())
     except OSError as error:
-        raise CommandFailed(f"{path}: {error.strerror or error}") from None
+        raise CommandFailed(f"{path}: {plain(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CommandFailed(f"{path} holds no facts: {error}") from None
 

@@ -9,6 +9,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ipvsproxy.base.errors import located
 from ipvsproxy.config import Config
 from ipvsproxy.config.commandline import WrongUsage
 from ipvsproxy.config.settle import Settings
@@ -23,7 +24,7 @@ class CommandFailed(Exception):
 def unreadable(error: Exception) -> CommandFailed:
     """Return what a command raises when the kernel does not tell it what it must know."""
     needs = "; it takes the capability CAP_NET_ADMIN" if getattr(error, "errno", 0) == errno.EPERM else ""
-    return CommandFailed(f"the kernel cannot be read: {error}{needs}")
+    return CommandFailed(f"the kernel cannot be read: {located(error)}{needs}")
 
 
 class Invocation(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from ipvsproxy.base.address import format_endpoint, is_unspecified
+from ipvsproxy.base.errors import plain
 from ipvsproxy.commands import objects
 from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Config
@@ -80,7 +81,7 @@ def _of_running(config: Config) -> Names:
     except (msgspec.DecodeError, RecursionError) as error:
         reason: object = f"is no list of frontends: {error}"
     except (ConfigFileError, OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = plain(error)
     return Names({}, f"{UNKNOWN}: no proxy answers at {url} ({reason}); use --manifests or --kubeconfig")
 
 

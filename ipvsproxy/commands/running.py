@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.commands.invocation import Invocation
 from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Listen
@@ -105,7 +106,7 @@ def find(settings: Settings) -> RunningSettings:
         try:
             return RunningSettings(_moved(_asked(listen), pid), f"http://{listen}{PAGE}")
         except (ConfigFileError, OSError, http.client.HTTPException) as error:
-            problem = f"http://{listen}{PAGE}: {getattr(error, 'strerror', None) or error}"
+            problem = f"http://{listen}{PAGE}: {plain(error)}"
     if values:
         return RunningSettings(_moved(values, pid), f"the command line of process {pid}")
     return RunningSettings({}, problem or "no running proxy was found")
@@ -166,7 +167,7 @@ def _of_command_line(pid: int) -> tuple[dict[str, Any], str]:
         flags = {**arguments.values, **({"--config": path_from_here(pid, path)} if path else {})}
         return checked(settle(flags, environment(pid)).values), ""
     except (OSError, WrongUsage, ConfigFileError, ValueError) as error:
-        return {}, f"the command line of process {pid}: {error}"
+        return {}, f"the command line of process {pid}: {plain(error)}"
 
 
 def _moved(values: Mapping[str, Any], pid: int) -> dict[str, Any]:

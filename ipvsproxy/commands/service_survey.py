@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ipvsproxy.base.address import family, format_ip, parse_ip
+from ipvsproxy.base.errors import plain
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.names import similar
 from ipvsproxy.commands.survey import SurveyResult
@@ -195,7 +196,7 @@ def _socket(question: Question) -> socket.socket | OSError:
 
 def _outcome(domain: str, question: Question, sock: socket.socket | OSError) -> ProbeOutcome:
     if isinstance(sock, OSError):
-        return ProbeOutcome("unreachable", 0.0, sock.strerror or str(sock))
+        return ProbeOutcome("unreachable", 0.0, plain(sock))
     key = question.key
     data = query(f"kubernetes.default.svc.{domain}") if key.port == DNS_PORT else b"\0"
     return probe(sock, format_ip(key.address), key.port, data)

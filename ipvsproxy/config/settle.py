@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ipvsproxy.base.address import format_endpoint, parse_ip
+from ipvsproxy.base.errors import plain
 from ipvsproxy.config.document import KUBE_PROXY, ConfigFileError, Document, Form, decode
 from ipvsproxy.config.document import OURS as OUR_FORM
 from ipvsproxy.config.kinds import BadValue, format_duration
@@ -82,7 +83,7 @@ def _read(settings: Settings, path: Path, form: Form) -> Document:
         settings.files.append((path, data))
         return decode(data, form)
     except OSError as error:
-        raise ConfigFileError(f"{path}: {error.strerror or error}") from None
+        raise ConfigFileError(f"{path}: {plain(error)}") from None
     except ConfigFileError as error:
         raise ConfigFileError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 

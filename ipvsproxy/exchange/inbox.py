@@ -106,6 +106,9 @@ Event = (
 class Source(Interface):
     """Where objects come from. `start` returns at once; the source then feeds the inbox for ever."""
 
+    def check(self) -> str:
+        """Return why it can never deliver, as far as files tell, or an empty text. Before anything is changed."""
+
     def start(self, inbox: "Inbox") -> None:
         """Begin to deliver: first one `Listed` of each kind, then what changes."""
 

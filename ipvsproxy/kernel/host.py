@@ -18,6 +18,7 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.errors import plain
 from ipvsproxy.config import Config, ConntrackSettings, IpvsTimeouts
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -130,7 +131,7 @@ def load_module(name: str) -> None:
             [program, "--quiet", "--", name], check=False, timeout=MODPROBE_SECONDS, capture_output=True
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("Could not load kernel module", module=name, err=str(error))
+        log.warning("Could not load kernel module", module=name, err=plain(error))
 
 
 def _prepare_conntrack(wanted: ConntrackSettings) -> None:
@@ -188,7 +189,7 @@ def _set_conntrack_limit(limit: int) -> None:
             hash_size.write_text(f"{limit // 4}\n")
     except (OSError, ValueError) as error:
         log.warning(
-            "Could not resize the conntrack hash table, lookups get slower", file=str(hash_size), err=str(error)
+            "Could not resize the conntrack hash table, lookups get slower", file=str(hash_size), err=plain(error)
         )
 
 
@@ -221,7 +222,7 @@ def set_oom_score(value: int) -> None:
         if int(OOM_SCORE_ADJ.read_text()) != value:
             OOM_SCORE_ADJ.write_text(f"{value}\n")
     except (OSError, ValueError) as error:
-        log.debug("Could not set the OOM score", value=value, err=str(error))
+        log.debug("Could not set the OOM score", value=value, err=plain(error))
 
 
 def allow_descriptors() -> None:
@@ -236,7 +237,7 @@ def allow_descriptors() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError) as error:
-        log.debug("Could not raise the limit of open files", limit=soft, wanted=wanted, err=str(error))
+        log.debug("Could not raise the limit of open files", limit=soft, wanted=wanted, err=plain(error))
 
 
 def nameservers() -> frozenset[bytes]:

@@ -16,6 +16,7 @@ import structlog
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.kernel import host
 
@@ -117,7 +118,7 @@ def give_back() -> list[str]:
             _write(_reserved() - ours)
             _record(frozenset())
     except (OSError, ValueError, NetlinkError) as error:
-        return [f"{host.dotted(RESERVED)}: {error}"]
+        return [f"{host.dotted(RESERVED)}: {plain(error)}"]
     return []
 
 

@@ -22,6 +22,7 @@ from typing import Protocol
 import structlog
 
 from ipvsproxy.base.address import is_node_address
+from ipvsproxy.base.errors import plain
 from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.kernel.links import read_route
 from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in, text
@@ -125,7 +126,7 @@ class Channel:
         except OSError as error:
             if not self._complained:
                 self._complained = True
-                log.error("Could not subscribe to netlink notifications, will retry", err=str(error))
+                log.error("Could not subscribe to netlink notifications, will retry", err=plain(error))
             return False
         self._complained = False
         self._handler.lost()

@@ -24,7 +24,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Observe, RequestFailed, Response, TooLarge
 from ipvsproxy.kube.ceilings import ANSWER_BYTES
-from ipvsproxy.kube.connection import Connection, build
+from ipvsproxy.kube.connection import Connection, build, check
 from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.kube.locate import Locator
 from ipvsproxy.kube.other_nodes import OtherNodes
@@ -169,6 +169,10 @@ class Client:
         self._lock = threading.Lock()
         self._built_at = 0.0
 
+    def check(self) -> None:
+        """Read the files of the configuration, without the libraries. Raises KubeconfigError."""
+        check(self._kubeconfig, self._master)
+
     def connect(self) -> None:
         """Read the configuration; no server is asked yet. Raises KubeconfigError."""
         self._built_at = time.monotonic()
@@ -295,6 +299,14 @@ class ApiSource:
         self._neighbourhood: OtherNodes | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def check(self) -> str:
+        """Return why no server can be asked with these files, or an empty text."""
+        try:
+            self.client.check()
+        except KubeconfigError as error:
+            return str(error)
+        return ""
 
     def start(self, inbox: Inbox) -> None:
         """Begin to deliver; a configuration that can never work is a `SourceFailed`."""

@@ -12,21 +12,24 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import structlog
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.errors import plain
 from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.exec_plugin import Credential, Plugin, PluginFailed
 from ipvsproxy.kube.kubeconfig import Content, Kubeconfig, TokenFile, read_kubeconfig
-from ipvsproxy.kube.section import KubeconfigError, reason
+from ipvsproxy.kube.section import KubeconfigError
 from ipvsproxy.kube.urls import checked_server, proxy_of
 
 # Keepalive finds a dead peer in a minute; read timeouts one that answers probes and nothing else.
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 30, 10, 3
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+AUTHORITY = "ca.crt"
 NO_CLUSTER = "no kubeconfig and no --master, and the in-cluster configuration"
 
 log = structlog.get_logger()
@@ -77,17 +80,31 @@ class _Memory:
 
 def build(kubeconfig: Path | None, master: str) -> Connection:
     """Return a connection for what was configured; no server is asked yet. Raises KubeconfigError."""
-    if kubeconfig is not None:
-        config = read_kubeconfig(kubeconfig, master)
-    elif master:
-        config = Kubeconfig(checked_server(master, "--master", secure=False), "--master", "--master")
-    else:
-        config = _service_account()
+    config = _configured(kubeconfig, master)
+    if kubeconfig is None and not master and config.authority is None:
+        log.warning("Used the host's certificate authorities, the pod has none", file=str(ACCOUNT / AUTHORITY))
     api = _client(config)
     connection = Connection(api, _authorization(config, api), config.headers)
     if config.plugin:
         _try(connection)
     return connection
+
+
+def check(kubeconfig: Path | None, master: str) -> None:
+    """Read all files that a connection needs, and keep nothing. Raises KubeconfigError.
+
+    A kubeconfig that comes through a pipe can be read once only, which is not for this.
+    """
+    if kubeconfig is None or kubeconfig.is_file() or not kubeconfig.exists():
+        _use_certificates(SimpleNamespace(), _configured(kubeconfig, master))
+
+
+def _configured(kubeconfig: Path | None, master: str) -> Kubeconfig:
+    if kubeconfig is not None:
+        return read_kubeconfig(kubeconfig, master)
+    if master:
+        return Kubeconfig(checked_server(master, "--master", secure=False), "--master", "--master")
+    return _service_account()
 
 
 def _service() -> tuple[str, str]:
@@ -107,9 +124,7 @@ def _service_account() -> Kubeconfig:
         raise KubeconfigError(f"{NO_CLUSTER}: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
     where = "in-cluster configuration"
     name = f"[{host}]" if ":" in host else host
-    authority = ACCOUNT / "ca.crt"
-    if not os.access(authority, os.R_OK):
-        log.warning("Used the host's certificate authorities, the pod has none", file=str(authority))
+    authority = ACCOUNT / AUTHORITY
     return Kubeconfig(
         checked_server(f"https://{name}:{port}", f"{where}: KUBERNETES_SERVICE_HOST", secure=True),
         where,
@@ -132,7 +147,7 @@ def _client(config: Kubeconfig) -> Any:
     try:
         api = ApiClient(configuration)
     except (HTTPError, OSError, ValueError) as error:
-        raise KubeconfigError(f"{config.cluster}: {reason(error)}") from None
+        raise KubeconfigError(f"{config.cluster}: {plain(error)}") from None
     _trust_as_go(api.rest_client, configuration)
     api.user_agent = "ipvsproxy"
     return api
@@ -234,7 +249,7 @@ def _load(where: str, load: Callable[[], None]) -> None:
         words = known or "no certificate or key in PEM can be read"
         raise KubeconfigError(f"{where}: {words}") from None
     except (OSError, ValueError) as error:
-        raise KubeconfigError(f"{where}: {reason(error)}") from None
+        raise KubeconfigError(f"{where}: {plain(error)}") from None
 
 
 def _no_password() -> str:

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.diagnosis.redact import redacted
-from ipvsproxy.kube.section import Section, reason
+from ipvsproxy.kube.section import Section
 
 GROUP = "client.authentication.k8s.io"
 VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
@@ -84,7 +85,7 @@ class Plugin:
         except TimeoutError:
             raise _Wrong(f"no answer within {LONGEST_SECONDS:g} s") from None
         except (OSError, ValueError) as error:
-            raise _Wrong(reason(error)) from None
+            raise _Wrong(plain(error)) from None
         if status:
             said = " ".join(redacted(errors.decode(errors="replace")).split())[-LONGEST_WORDS:]
             raise _Wrong(f"ended with status {status}" + (f": {said}" if said else ""))

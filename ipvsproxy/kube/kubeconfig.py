@@ -16,9 +16,10 @@ import structlog
 import yaml
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.errors import plain
 from ipvsproxy.config.yamltext import Malformed, first_document
 from ipvsproxy.kube.exec_plugin import Plugin, read_plugin
-from ipvsproxy.kube.section import KubeconfigError, Section, reason
+from ipvsproxy.kube.section import KubeconfigError, Section
 from ipvsproxy.kube.urls import checked_proxy, checked_server
 
 __all__ = ["Kubeconfig", "KubeconfigError", "TokenFile", "read_kubeconfig"]
@@ -91,7 +92,7 @@ class TokenFile:
         try:
             token = self.path.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise KubeconfigError(f"{self._where} {self.path}: {reason(error)}") from None
+            raise KubeconfigError(f"{self._where} {self.path}: {plain(error)}") from None
         if not token or not _is_token(token):
             raise KubeconfigError(f"{self._where} {self.path}: holds no token")
         return token
@@ -130,7 +131,7 @@ def _tree(path: Path) -> Any:
     except Malformed as error:
         raise KubeconfigError(f"{where}: {error}") from None
     except OSError as error:
-        raise KubeconfigError(f"{where}: {reason(error)}") from None
+        raise KubeconfigError(f"{where}: {plain(error)}") from None
     except (yaml.MarkedYAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""

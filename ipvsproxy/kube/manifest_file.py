@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.errors import plain
 from ipvsproxy.exchange.inbox import Kind, Object
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import Decoded, InvalidObject
@@ -200,7 +201,7 @@ class File:
             self._refuse(error)
             return
         except OSError as error:
-            self._refuse(Unreadable(error.strerror or str(error)))
+            self._refuse(Unreadable(plain(error)))
             return
         self._update(data)
         if abs(time.time_ns() - before.st_mtime_ns) > FRESH_NS:

@@ -12,6 +12,7 @@ A folder that goes away changes nothing until it is back.
 """
 
 import errno
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.directory_watch import DirectoryWatcher
+from ipvsproxy.base.errors import plain
 from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, Object, SourceFailed
 from ipvsproxy.kube.hints import NOTHING, unread_endpoints, what_is_there
 from ipvsproxy.kube.manifest_file import File, Ident
@@ -58,7 +60,7 @@ class Folder:
         except OSError as error:
             if not self._sent:
                 raise
-            self._note_away(error.strerror or str(error))
+            self._note_away(plain(error))
             return []
         self._note_away("")
         for gone in self._files.keys() - found.files.keys() - self._unreadable(found):
@@ -159,6 +161,18 @@ class ManifestSource:
         self._news = DirectoryWatcher([folder], LOOK_SECONDS)
         self._thread: threading.Thread | None = None
 
+    def check(self) -> str:
+        """Return why the folder cannot be read, or an empty text."""
+        try:
+            with os.scandir(self._path):
+                pass
+        except OSError as error:
+            return self._unusable(error)
+        return ""
+
+    def _unusable(self, error: OSError) -> str:
+        return f"manifests folder {self._path}: {plain(error)}"
+
     def start(self, inbox: Inbox) -> None:
         """Begin to deliver; a folder that cannot be read is a `SourceFailed`."""
         self._thread = threading.Thread(target=self._run, args=(inbox,), name="manifests", daemon=True)
@@ -174,7 +188,7 @@ class ManifestSource:
         try:
             self._deliver(inbox)
         except OSError as error:
-            inbox.put(SourceFailed(f"manifests folder {self._path}: {error.strerror or error}"))
+            inbox.put(SourceFailed(self._unusable(error)))
             return
         said = ""
         for _ in self._news.looks():

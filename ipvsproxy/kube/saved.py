@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.kube.decoded import InvalidObject, said
 from ipvsproxy.kube.documents import Item, read
 from ipvsproxy.kube.hints import NOTHING, what_is_there
@@ -55,7 +56,7 @@ def _add_folder(found: Objects, folder: Path, prefix: str) -> None:
     try:
         tree = look(folder)
     except OSError as error:
-        raise Unavailable(error.strerror or str(error)) from None
+        raise Unavailable(plain(error)) from None
     found.refused += [f"{prefix}{name}: {reason}" for name, reason in tree.problems.items()]
     for name, path in sorted(tree.files.items()):
         if path.is_file():
@@ -101,7 +102,7 @@ def _add_file(found: Objects, name: str, path: Path) -> None:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        found.refused.append(f"{name}: {error.strerror or error}")
+        found.refused.append(f"{name}: {plain(error)}")
     else:
         _add_bytes(found, name, data)
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ipvsproxy.base.errors import plain
+
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -115,7 +117,7 @@ class Section:
             with file.open("rb"):
                 pass
         except (OSError, ValueError) as error:
-            raise self.wrong(field, f"{file}: {reason(error)}") from None
+            raise self.wrong(field, f"{file}: {plain(error)}") from None
 
     def _text(self, field: str, value: object) -> str:
         if not isinstance(value, str | None):
@@ -123,8 +125,3 @@ class Section:
         if value and any("\ud800" <= character <= "\udfff" for character in value):
             raise self.wrong(field, "is not Unicode")
         return value or ""
-
-
-def reason(error: Exception) -> str:
-    """Return what an error says of a file, in one line."""
-    return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from ipvsproxy.base.errors import plain
+
 SUFFIXES = (".yaml", ".yml", ".json")
 DOUBTFUL_SUFFIXES = ("", ".txt")
 BEGINNING_BYTES = 4096
@@ -49,7 +51,7 @@ def look(folder: Path) -> FoundFiles:
         except OSError as error:
             if not prefix:
                 raise
-            found.problems[prefix] = error.strerror or str(error)
+            found.problems[prefix] = plain(error)
             continue
         found.folders.append(place)
         waiting.extend(_sort(prefix, inside, found))

@@ -1,7 +1,7 @@
 """Which Services a failure of the kernel is about, and the text of its Event.
 
-Deterministic: no I/O, no clock. In: the names of what failed, with what the kernel said. Out: a reason for each Service concerned, for people
-who look at that Service. Called only when something has failed.
+Deterministic: no I/O, no clock. In: the names of what failed, with what the kernel said. Out: a reason for each
+Service concerned, for people who look at that Service. Called only when something has failed.
 """
 
 from collections.abc import Iterable, Iterator

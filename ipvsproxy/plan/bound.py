@@ -25,8 +25,8 @@ class BoundAddresses:
 
     def frontends(self, address: bytes) -> frozenset[FrontendKey]:
         """Return the frontends for which an address is a VIP; none for an address that is not one."""
-        found = self._frontends.get(address, frozenset())
-        return frozenset((found,) if isinstance(found, FrontendKey) else found)
+        found = self._frontends.get(address, ())
+        return frozenset((found,)) if isinstance(found, FrontendKey) else frozenset(found)
 
     def add(self, key: FrontendKey) -> bool:
         """Have the address of a new frontend; return whether it was not a VIP before."""

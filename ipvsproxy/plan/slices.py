@@ -25,16 +25,16 @@ from ipvsproxy.plan.state import Dirty, FrontendKey, KernelState
 LOOKED_THROUGH = 1000
 """So many destinations are looked through in about the time that a message takes..."""
 OUT_OF_CACHE = 4000
-"""... and of a server with many more, ever fewer: their memory is in no cache of the CPU. Measured: 4 us for a message
-to a server of 1,000, 30 us at 10,000, 130 us at 30,000, 700 us at 40,000, 2.5 ms at 80,000."""
+"""... and of a server with many more, ever fewer: their memory is in no cache of the CPU. Measured: 4 us for a
+message to a server of 1,000, 30 us at 10,000, 130 us at 30,000, 700 us at 40,000, 2.5 ms at 80,000."""
 UNCUT = 1000.0
 """Units: changes that cost no more are never cut."""
 SECONDS = 0.2
 """What a slice should take."""
 FEWEST, FIRST, MOST = 50.0, 1000.0, 200_000.0
 """Units: the first slice is small, since nobody knows yet how long a unit takes. That depends on the scheduler (mh
-computes its whole table again for each destination), on the memory and on the load of the machine: from 2 us to 3 ms
-have been seen."""
+computes its whole table again for each destination), on the memory and on the load of the machine: from 2 us to
+3 ms have been seen."""
 
 
 class Room:

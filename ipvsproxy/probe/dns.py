@@ -16,6 +16,7 @@ import dns.rdatatype
 import tenacity
 from msgspec.structs import replace
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.diagnosis.facts import DnsAnswer, join
 from ipvsproxy.probe.live import source
 
@@ -44,7 +45,7 @@ def resolve(server: str, name: str, kind: str, make: MakeSocket = socket.socket)
     except dns.exception.Timeout:
         return DnsAnswer(server, name, error=f"no answer within {TRIES * SECONDS:g} s")
     except (OSError, EOFError, dns.exception.DNSException) as error:
-        return DnsAnswer(server, name, error=_reason(error))
+        return DnsAnswer(server, name, error=plain(error))
 
 
 def query(name: str) -> bytes:
@@ -95,7 +96,3 @@ def _read(response: dns.message.Message, unanswered: DnsAnswer) -> DnsAnswer:
         elif records.rdtype == dns.rdatatype.CNAME:
             canonical = canonical or records[0].target.to_text(omit_final_dot=True)
     return replace(unanswered, addresses=tuple(addresses), canonical=canonical)
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__)

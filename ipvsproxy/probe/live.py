@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ipvsproxy.base.address import is_unspecified, parse_ip
+from ipvsproxy.base.errors import plain
 
 SECONDS = 5.0
 SCTP = 132
@@ -56,7 +57,7 @@ def _asked(sock: socket.socket, address: str, port: int, data: bytes) -> tuple[s
         return "sent" if is_udp else "timeout", ""
     except OSError as error:
         outcome = "refused" if error.errno in REFUSALS else "unreachable"
-        return outcome, error.strerror or str(error)
+        return outcome, plain(error)
     return "answered", ""
 
 

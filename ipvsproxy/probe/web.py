@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 
 from ipvsproxy.base.address import format_ip, is_unspecified
+from ipvsproxy.base.errors import plain
 from ipvsproxy.config import Config, Listen
 from ipvsproxy.diagnosis.facts import Proxy
 
@@ -31,7 +32,7 @@ def read_proxy(config: Config) -> Proxy | None:
     try:
         health, body = get(config.healthz_bind_address, "/healthz")
     except (OSError, http.client.HTTPException) as error:
-        return Proxy(error=f"{config.healthz_bind_address}: {_words(error)}", read_at=read_at)
+        return Proxy(error=f"{config.healthz_bind_address}: {plain(error)}", read_at=read_at)
     metrics = read_metrics(config)
     found = dict(summed(metrics)) if metrics is not None else None
     return Proxy(
@@ -122,7 +123,3 @@ def samples(lines: Iterable[str]) -> Iterator[tuple[str, float]]:
                 yield match[1], float(match[2])
             except ValueError:
                 continue
-
-
-def _words(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__)

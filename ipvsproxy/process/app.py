@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from ipvsproxy.base import garbage_collection, messages
-from ipvsproxy.base.errors import Fatal
+from ipvsproxy.base.errors import Fatal, plain
 from ipvsproxy.config import Config
 from ipvsproxy.config.advice import family_advice, nodeport_note
 from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, Source
@@ -52,6 +52,8 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     if config.service_metrics:
         observability.show_traffic(_kernel_counters())
     objects, client, ask = source(config, observability.observe_request)
+    if reason := objects.check():
+        raise Fatal(reason)
     _listen(observability, client)
     lock = InstanceLock()
     holder = lock.take()
@@ -145,7 +147,7 @@ def _listen(observability: Observability, client: EventClient | None) -> None:
         observability.listen()
     except OSError as error:
         observability.send_last_events(client, error)
-        raise Fatal(f"cannot listen: {error}") from error
+        raise Fatal(f"cannot listen: {plain(error)}") from error
 
 
 def _guard(name: str, work: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ import errno
 
 import structlog
 
-from ipvsproxy.base.errors import Fatal
+from ipvsproxy.base.errors import Fatal, located, plain
 from ipvsproxy.config import Config
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.conntrack import Conntrack
@@ -96,8 +96,8 @@ def open_ruleset() -> Ruleset:
         if error.errno in HINTS:
             raise
         raise Fatal(
-            f"the kernel has no nf_tables ({error}): load the module nf_tables on this host (modprobe nf_tables),"
-            " or use a kernel that has CONFIG_NF_TABLES_INET"
+            f"the kernel has no nf_tables ({plain(error)}): load the module nf_tables on this host"
+            " (modprobe nf_tables), or use a kernel that has CONFIG_NF_TABLES_INET"
         ) from error
     return ruleset
 
@@ -136,4 +136,4 @@ def probe_scheduler(ipvs: Ipvs, scheduler: str) -> None:
 def with_hint(error: Exception) -> str:
     """Return what went wrong and, where it is known, what to do about it."""
     hint = HINTS.get(getattr(error, "errno", None) or 0, "")
-    return f"{error}: {hint}" if hint else str(error)
+    return f"{located(error)}: {hint}" if hint else located(error)

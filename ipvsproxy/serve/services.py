@@ -7,6 +7,7 @@ A load balancer asks them which nodes have endpoints of a Service with externalT
 import json
 from collections.abc import Callable, Iterator, Mapping
 
+from ipvsproxy.base.errors import plain
 from ipvsproxy.exchange.report import EventNote, Severity, service_subject
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.serve.health import HEADERS, JSON
@@ -69,7 +70,7 @@ class ServicePorts:
 
     def _listener(self, view: LocalView, number: int, address: Address) -> Listener:
         def failed(address: Address, error: OSError) -> None:
-            self._refuse(view, f"node failed to start healthcheck on {address}: {error.strerror or error}")
+            self._refuse(view, f"node failed to start healthcheck on {address}: {plain(error)}")
 
         return Listener(f"{GROUP}/{view.service}", address, self._respond(view.service, number), failed)
 

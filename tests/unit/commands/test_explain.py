@@ -113,7 +113,7 @@ def test_a_kernel_that_says_no_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(explain, "KernelReader", refuse)
     assert cli.main(["explain", "10.96.0.10:80"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Error: the kernel cannot be read: [Errno 1] Operation not permitted; it takes")
+    assert line.startswith("Error: the kernel cannot be read: Operation not permitted; it takes")
 
 
 def test_rules_of_kube_proxy_are_not_followed_and_that_is_said(node, monkeypatch, capsys):

@@ -65,6 +65,7 @@ def test_a_proxy_that_does_not_run_costs_only_the_names():
     known = names(config(metrics_bind_address=Listen(LOOPBACK, 1)), None)
     assert known.of(WEB) == ""
     assert "no proxy answers" in known.problem
+    assert "Errno" not in known.problem
     assert "serves no metrics" in names(config(metrics_bind_address=None), None).problem
 
 

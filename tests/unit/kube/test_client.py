@@ -689,6 +689,7 @@ def test_in_cluster(certificates, tmp_path, monkeypatch):
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server._port))
         view = View(ApiSource(None, "", "node1", None, FAST))
+        assert view.source.check() == ""
         view.wait_for_lists()
         view.source.stop()
 
@@ -698,6 +699,7 @@ def test_not_in_a_cluster(monkeypatch):
     view = View(ApiSource(None, "", "node1"))
     view.wait(lambda: view.failed)
     assert view.failed.startswith("no kubeconfig and no --master, and the in-cluster configuration: ")
+    assert view.source.check() == view.failed
 
 
 def test_the_master_replaces_the_server(server, tmp_path, follow):
@@ -769,6 +771,12 @@ def test_an_unusable_kubeconfig_fails_with_file_and_field(tmp_path, text, reason
     view.wait(lambda: view.failed)
     assert reason in view.failed
     assert view.failed.startswith(f"kubeconfig {path}: ")
+    assert view.source.check() == view.failed  # the same, before anything is changed
+
+
+def test_a_kubeconfig_that_can_be_read_once_only_is_left_for_the_connection(tmp_path):
+    os.mkfifo(tmp_path / "kubeconfig")
+    assert ApiSource(tmp_path / "kubeconfig", "", "node1").check() == ""
 
 
 def test_secrets_are_not_quoted(tmp_path):

@@ -536,8 +536,12 @@ def test_a_folder_that_was_replaced_is_watched_anew(tmp_path, watch):
 
 def test_a_folder_that_cannot_be_read_at_the_start_is_the_end(tmp_path):
     inbox = Inbox()
-    ManifestSource(tmp_path / "none").start(inbox)
-    assert inbox.take(10) == [SourceFailed(f"manifests folder {tmp_path / 'none'}: No such file or directory")]
+    source = ManifestSource(tmp_path / "none")
+    reason = f"manifests folder {tmp_path / 'none'}: No such file or directory"
+    source.start(inbox)
+    assert inbox.take(10) == [SourceFailed(reason)]
+    assert source.check() == reason
+    assert ManifestSource(tmp_path).check() == ""
 
 
 def test_a_watch_that_fails_is_replaced_by_polling(tmp_path, watch, monkeypatch, logs):

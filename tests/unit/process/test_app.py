@@ -1,5 +1,6 @@
 import queue
 import threading
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -75,3 +76,15 @@ def test_every_thread_counts_from_the_beginning(monkeypatch):
     with pytest.raises(InterruptedError):
         app.run(Config("n"), list)
     assert threading.excepthook is app._crashed
+
+
+@pytest.mark.parametrize("config", [Config("n", manifests=Path("/none")), Config("n", kubeconfig=Path("/none"))])
+def test_nothing_is_changed_nor_listened_on_where_no_objects_can_come_from(monkeypatch, config):
+    for name in ("open_kernel", "prepare", "Watcher", "_listen", "InstanceLock"):
+        monkeypatch.setattr(app, name, lambda *_: pytest.fail("too early"))
+    for name in ("set_oom_score", "allow_descriptors"):
+        monkeypatch.setattr(app.host, name, lambda *_: None)
+    monkeypatch.setattr(app.garbage_collection, "expect_many_objects", lambda: None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # to be put back
+    with pytest.raises(Fatal, match="/none: No such file or directory"):
+        app.run(config, list)
