@@ -5,14 +5,14 @@ import pytest
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Steps, Verb
 from ipvsproxy.plan.slices import FEWEST, FIRST, SECONDS, Room, cut, unit_cost
 from ipvsproxy.plan.state import USUAL, KernelState, ServerAttributes, ServerState, Vip, VipForm
-from ipvsproxy.ruleset.elements import ElementKey
-from ipvsproxy.ruleset.schema import FRONTENDS, INSIDE
+from ipvsproxy.ruleset.elements import ElementKey, view_slot
+from ipvsproxy.ruleset.schema import FRONTENDS, LOCAL
 from tests.support.build import destination, key
 
 RR = ServerAttributes("rr", 0, 0)
 WEB, LARGE = key("10.96.0.10:80"), key("10.96.0.66:80")
 INNER, FORMER = key("10.96.0.66:32848"), key("10.96.0.66:32849")
-REDIRECT, VERDICT = ElementKey(INSIDE[4], LARGE), ElementKey(FRONTENDS[4], LARGE)
+REDIRECT, VERDICT = view_slot(LOCAL, LARGE), ElementKey(FRONTENDS[4], LARGE)
 
 
 def pods(count):
