@@ -77,7 +77,11 @@ class Application:
     """The client pod's address by the name of its node."""
 
     def targets(self) -> dict[Place, list[str]]:
-        """Requests of all kinds from everywhere (steady.py)."""
+        """Requests of all kinds from everywhere (steady.py).
+
+        To the NodePort of another node, nodes and pods keep one connection: of each new one that node would have
+        an entry, for two minutes, that takes replies to the same port of connections which only pass through it.
+        """
         inner = [f"{kind}:{self.ips[name]}:80" for name in ("cluster", "sticky") for kind in ("new", "kept")]
         inner.append(f"udp:{self.ips['cluster']}:81")
         ports = [f"new:{node.ips[0]}:{NODE_PORT}" for node in self.cluster.nodes]
@@ -88,8 +92,12 @@ class Application:
         ]
         wanted = {Place(): [*ports, *outer]}
         for node in self.cluster.nodes:
-            wanted[Place(node)] = [f"new:{self.ips['cluster']}:80", *ports]
-            wanted[Place(node, self.clients[node.name])] = [*inner, *ports, f"new:{self.balanced}:80"]
+            kinds = ("new" if each == node else "kept" for each in self.cluster.nodes)
+            near = [
+                f"{kind}:{each.ips[0]}:{NODE_PORT}" for kind, each in zip(kinds, self.cluster.nodes, strict=True)
+            ]
+            wanted[Place(node)] = [f"new:{self.ips['cluster']}:80", *near]
+            wanted[Place(node, self.clients[node.name])] = [*inner, *near, f"new:{self.balanced}:80"]
         return wanted
 
 

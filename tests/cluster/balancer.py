@@ -2,9 +2,9 @@
 
     python -m tests.cluster.balancer KUBECONFIG     (in the cluster's namespace)
 
-A Service of type LoadBalancer without a class gets an address. The namespace then has a route to it over all
-nodes, by source, destination and ports; with the Local policy, over those whose health check port says so; with
-affinity, over one of them, so that a client keeps to it.
+A Service of type LoadBalancer without a class gets an address. Connections to it are then spread over all nodes
+(spreading.py); with the Local policy, over those whose health check port says so, or where none says anything over
+those that are silent, as clouds do; with affinity, over one of them, so that a client keeps to it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
-from tests.cluster import following
-from tests.cluster.place import BALANCER_CIDR, OUTSIDE_IP
+from tests.cluster import following, spreading
+from tests.cluster.place import BALANCER_CIDR
 
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 PERIOD_SECONDS = 0.5
-HEALTH_SECONDS = 1.0
+HEALTH_SECONDS = 5.0
 MOST_SILENCES = 3
 HTTP_OK = 200
 
@@ -60,22 +60,15 @@ def internal_ip(node: Object) -> str:
     return next((each["address"] for each in addresses if each["type"] == "InternalIP"), "")
 
 
-def next_hops(service: Object, nodes: list[Object], is_healthy: Callable[[str, int], bool]) -> list[str]:
-    """The addresses of the nodes that get its traffic."""
+def next_hops(service: Object, nodes: list[Object], health: Callable[[str, int], bool | None]) -> list[str]:
+    """The addresses of the nodes that get its traffic. `health` says None of a node that is silent."""
     ips = sorted(filter(None, map(internal_ip, nodes)))
     spec = service["spec"]
     port = spec.get("healthCheckNodePort")
     if spec.get("externalTrafficPolicy") == "Local" and port:
-        ips = [ip for ip in ips if is_healthy(ip, port)]
+        states = {ip: health(ip, port) for ip in ips}
+        ips = [ip for ip in ips if states[ip]] or [ip for ip in ips if states[ip] is None]
     return ips[:1] if spec.get("sessionAffinity") == "ClientIP" else ips
-
-
-def route(ip: str, hops: list[str]) -> list[str]:
-    """The words after `ip` that make a route; without a hop, packets are dropped."""
-    if not hops:
-        return ["route", "replace", "blackhole", ip]
-    words = ["route", "replace", ip, "src", OUTSIDE_IP]
-    return words + [word for hop in hops for word in ("nexthop", "via", hop)]
 
 
 class Balancer:
@@ -86,9 +79,10 @@ class Balancer:
         self._core = client.CoreV1Api(api)
         self._services = following.Follower(self._core.list_service_for_all_namespaces)
         self._nodes = following.Follower(self._core.list_node)
-        self._routes: dict[str, list[str]] = {}
+        self._hops: dict[str, list[str]] = {}
+        self._routed: set[str] = set()
         self._pool = ThreadPoolExecutor(8)
-        self._is_healthy = Health(ask_health)
+        self._health = Health(ask_health)
 
     def run(self) -> None:
         self._services.start()
@@ -109,8 +103,8 @@ class Balancer:
                 self._release(service)
         wanted = [service for service in services if wants(service) and ingress(service)]
         nodes = self._nodes.objects()
-        hops = self._pool.map(lambda service: next_hops(service, nodes, self._is_healthy), wanted)
-        self._set_routes(dict(zip(map(ingress, wanted), hops, strict=True)))
+        hops = self._pool.map(lambda service: next_hops(service, nodes, self._health), wanted)
+        self._spread(dict(zip(map(ingress, wanted), hops, strict=True)))
 
     def _serve(self, service: Object, services: list[Object]) -> None:
         finalizers = service["metadata"].get("finalizers") or []
@@ -136,16 +130,18 @@ class Balancer:
             if error.status != http.client.NOT_FOUND:
                 raise
 
-    def _set_routes(self, wanted: dict[str, list[str]]) -> None:
-        for ip in set(self._routes) - set(wanted):
-            _ip("route", "flush", ip)
-            del self._routes[ip]
-        for ip, hops in wanted.items():
-            if self._routes.get(ip) != hops:
-                _ip("route", "flush", ip)
-                _ip(*route(ip, hops))
-                self._routes[ip] = hops
-                print(ip, *hops, flush=True)
+    def _spread(self, hops: dict[str, list[str]]) -> None:
+        if hops == self._hops:
+            return
+        for node in {node for nodes in hops.values() for node in nodes} - self._routed:
+            for words in spreading.routes(node):
+                _run("ip", *words)
+            self._routed.add(node)
+        _run("nft", "-f", "-", text=spreading.ruleset(hops))
+        for ip in sorted(hops.keys() | self._hops.keys()):
+            if hops.get(ip) != self._hops.get(ip):
+                print(time.strftime("%T"), ip, *hops.get(ip, ["gone"]), flush=True)
+        self._hops = hops
 
 
 class Health:
@@ -153,16 +149,17 @@ class Health:
 
     def __init__(self, ask: Callable[[str, int], bool | None]) -> None:
         self._ask = ask
-        self._healthy: dict[tuple[str, int], bool] = {}
+        self._healthy: dict[tuple[str, int], bool | None] = {}
         self._silences: dict[tuple[str, int], int] = {}
 
-    def __call__(self, ip: str, port: int) -> bool:
+    def __call__(self, ip: str, port: int) -> bool | None:
+        """None of a port that is silent, or has said nothing so far."""
         key = (ip, port)
         answer = self._ask(ip, port)
         self._silences[key] = 0 if answer is not None else self._silences.get(key, 0) + 1
         if answer is not None or self._silences[key] >= MOST_SILENCES:
-            self._healthy[key] = bool(answer)
-        return self._healthy.get(key, False)
+            self._healthy[key] = answer
+        return self._healthy.get(key)
 
 
 def ask_health(ip: str, port: int) -> bool | None:
@@ -177,10 +174,10 @@ def ask_health(ip: str, port: int) -> bool | None:
         connection.close()
 
 
-def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+def _run(*words: str, text: str | None = None) -> None:
+    done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
-        print("ip", *words, done.stderr.strip(), flush=True)
+        print(*words, done.stderr.strip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,14 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
 
 NAME = "trials"
+TRIAL_SECONDS = 7200
+"""A cluster comes up within a trial, and all of it may wait for others on the machine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(pathlib.Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(TRIAL_SECONDS))
 
 
 @pytest.fixture(scope="session")

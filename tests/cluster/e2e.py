@@ -1,8 +1,9 @@
 """Upstream's own tests of Services, run against a cluster; what is left out of them, and why.
 
-    python -m tests.cluster.e2e [--focus PATTERN] [--report NAME]
+    python -m tests.cluster.e2e [--focus PATTERN] [--skip PATTERN] [--report NAME]
 
-In the cluster that runs, or in one that runs as long as they do.
+In the cluster that runs, or in one that runs as long as they do. Several may run in one cluster, if their reports
+have names of their own.
 
 Results are kept in .cache/e2e until `python -m tests.cluster.results` takes them into the repository.
 """
@@ -27,7 +28,7 @@ NEEDED = (*binaries.NEEDED, "agnhost", "e2e.test")
 ALL = r"\[sig-network\]"
 
 
-def words(cluster: Cluster, kube: Kube, focus: str, report: str) -> list[str]:
+def words(cluster: Cluster, kube: Kube, focus: str, report: str, skip: str = "") -> list[str]:
     """The command."""
     folder = cluster.folder / "e2e" / report
     flags = {
@@ -40,7 +41,7 @@ def words(cluster: Cluster, kube: Kube, focus: str, report: str) -> list[str]:
         "dump-logs-on-failure": "false",
         "report-dir": folder,
         "ginkgo.focus": focus,
-        "ginkgo.skip": "|".join(f"(?:{pattern})" for pattern in LEFT_OUT),
+        "ginkgo.skip": "|".join(f"(?:{pattern})" for pattern in (*LEFT_OUT, skip) if pattern),
         "ginkgo.no-color": "true",
         "ginkgo.timeout": "6h",
         "v": 1,
@@ -48,7 +49,7 @@ def words(cluster: Cluster, kube: Kube, focus: str, report: str) -> list[str]:
     return cluster.inside(kube["e2e.test"], *(f"--{name}={value}" for name, value in flags.items()))
 
 
-def run(cluster: Cluster, kube: Kube, focus: str, report: str) -> int:
+def run(cluster: Cluster, kube: Kube, focus: str, report: str, skip: str = "") -> int:
     """Run them, keep the results, and return the program's exit code; its output is in the report's folder."""
     folder = cluster.folder / "e2e" / report
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,8 @@ def run(cluster: Cluster, kube: Kube, focus: str, report: str) -> int:
         old.unlink()
     print(f"output: {folder / 'log'}", flush=True)
     with (folder / "log").open("w") as log:
-        code = subprocess.run(words(cluster, kube, focus, report), stdout=log, stderr=log, check=False).returncode
+        command = words(cluster, kube, focus, report, skip)
+        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
     files = sorted(folder.glob("junit*.xml"))
     if not files:
         message = f"upstream's tests did not run ({folder / 'log'})"
@@ -87,13 +89,14 @@ def main(argv: list[str]) -> int:
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.e2e", description=about)
     parser.add_argument("--focus", default=ALL, help="a regular expression; what matches runs")
+    parser.add_argument("--skip", default="", help="a regular expression; what matches does not run this time")
     parser.add_argument("--report", default="all", help="the name of its results")
     arguments.add_name(parser)
     arguments.add(parser)
     options = parser.parse_args(argv)
     try:
         with opened(options) as found:
-            return run(*found, options.focus, options.report) if found else 0
+            return run(*found, options.focus, options.report, options.skip) if found else 0
     except (binaries.Missing, programs.Failed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

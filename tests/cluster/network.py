@@ -9,14 +9,12 @@ import signal
 import subprocess
 import time
 
-from tests.cluster.place import BRIDGE_CIDRS, OUTSIDE_IP, Cluster
+from tests.cluster.place import BALANCER_CIDR, BRIDGE_CIDRS, OUTSIDE_IP, Cluster
 
 GRACE_SECONDS = 5
 SYSCTLS = (
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
-    # Connections to a load balancer are spread by addresses and ports.
-    "net.ipv4.fib_multipath_hash_policy=1",
 )
 
 
@@ -38,6 +36,8 @@ def commands(cluster: Cluster) -> list[str]:
     for node in cluster.nodes:
         lines += [f"tuntap add {node.tap} mode tap", f"link set {node.tap} master br0 up"]
         lines += [f"route add {cidr} via {ip}" for cidr, ip in zip(node.pod_cidrs, node.ips, strict=True)]
+    # Which node it is, a mark says (spreading.py).
+    lines.append(f"route add {BALANCER_CIDR} via {cluster.nodes[0].ips[0]} src {OUTSIDE_IP}")
     return lines
 
 

@@ -2,37 +2,56 @@
 
     steady.py FOLDER NAME TARGET...
 
-A target is KIND:IP:PORT. `new` makes a TCP connection for each request, 20 a second; `kept` sends all
+A target is KIND:IP:PORT. `new` makes a TCP connection for each request, four a second; `kept` sends all
 requests through one connection; `udp` sends all datagrams from one socket. What answers is agnhost's netexec.
 The file `started-NAME` appears when each target has been asked once. At the end comes one JSON object for
 each: `target`, `ok`, `slowest` in seconds, `failures` as [seconds since the start, error].
+
+Each target has source ports of its own, and a port comes back after minutes: IPVS takes the replies to a port that
+met the same endpoint by another way in the last two minutes for those of the older connection
+(docs/internals-packets.md).
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import pathlib
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-PERIOD_SECONDS = {"new": 0.05, "kept": 0.1, "udp": 0.1}
-TIMEOUT_SECONDS = 10
+PERIOD_SECONDS = {"new": 0.25, "kept": 0.25, "udp": 0.25}
+TIMEOUT_SECONDS = 60
+"""Longer than a busy machine stops the nodes; a packet that is lost is sent again long before."""
 HTTP_OK = 200
+FIRST_PORT = 11000
+"""Below the ports that kernels choose by themselves, above those of the kubelet and of proxies."""
+PORTS = 1500
 Ask = Callable[[], None]
 
 
-def asker(kind: str, ip: str, port: int) -> Ask:
+def source_ports(index: int) -> Iterator[int]:
+    """Those of one target of a process, again and again."""
+    first = FIRST_PORT + index * PORTS
+    return itertools.cycle(range(first, first + PORTS))
+
+
+def asker(kind: str, ip: str, port: int, sources: Iterator[int]) -> Ask:
     """What makes one request; OSError or HTTPException when it fails. The next one then connects anew."""
-    return {"new": _new, "kept": _kept, "udp": _udp}[kind](ip, port)
+    return {"new": _new, "kept": _kept, "udp": _udp}[kind](ip, port, sources)
 
 
-def _new(ip: str, port: int) -> Ask:
+def _connection(ip: str, port: int, sources: Iterator[int]) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(ip, port, timeout=TIMEOUT_SECONDS, source_address=("", next(sources)))
+
+
+def _new(ip: str, port: int, sources: Iterator[int]) -> Ask:
     def ask() -> None:
-        connection = http.client.HTTPConnection(ip, port, timeout=TIMEOUT_SECONDS)
+        connection = _connection(ip, port, sources)
         try:
             _request(connection)
         finally:
@@ -41,13 +60,14 @@ def _new(ip: str, port: int) -> Ask:
     return ask
 
 
-def _kept(ip: str, port: int) -> Ask:
-    connection = http.client.HTTPConnection(ip, port, timeout=TIMEOUT_SECONDS)
+def _kept(ip: str, port: int, sources: Iterator[int]) -> Ask:
+    connection = _connection(ip, port, sources)
     connection.auto_open = 0
 
     def ask() -> None:
         try:
             if connection.sock is None:
+                connection.source_address = ("", next(sources))
                 connection.connect()
             _request(connection)
         except (OSError, http.client.HTTPException):
@@ -66,9 +86,10 @@ def _request(connection: http.client.HTTPConnection) -> None:
         raise http.client.HTTPException(message)
 
 
-def _udp(ip: str, port: int) -> Ask:
+def _udp(ip: str, port: int, sources: Iterator[int]) -> Ask:
     sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(TIMEOUT_SECONDS)
+    sock.bind(("", next(sources)))
     sock.connect((ip, port))
 
     def ask() -> None:
@@ -81,13 +102,13 @@ def _udp(ip: str, port: int) -> Ask:
 class Target(threading.Thread):
     """Asks one target until `stop` is set."""
 
-    def __init__(self, target: str, stop: threading.Event) -> None:
+    def __init__(self, target: str, stop: threading.Event, index: int = 0) -> None:
         super().__init__()
         self._stopping = stop
         self.asked = threading.Event()
         self._kind, rest = target.split(":", 1)
         ip, _, port = rest.rpartition(":")
-        self._ask = asker(self._kind, ip.strip("[]"), int(port))
+        self._ask = asker(self._kind, ip.strip("[]"), int(port), source_ports(index))
         self.result: dict[str, object] = {"target": target, "ok": 0, "slowest": 0.0, "failures": []}
 
     def run(self) -> None:
@@ -109,7 +130,7 @@ class Target(threading.Thread):
 
 def main(folder: str, name: str, targets: list[str]) -> None:
     stop = threading.Event()
-    threads = [Target(target, stop) for target in targets]
+    threads = [Target(target, stop, index) for index, target in enumerate(targets)]
     for thread in threads:
         thread.start()
     for thread in threads:

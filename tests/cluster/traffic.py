@@ -103,11 +103,11 @@ def _results(place: Place, future: Future[str]) -> Iterator[Result]:
 
 
 def _run(cluster: Cluster, place: Place, targets: list[str]) -> str:
-    arguments = [str(place.folder(cluster)), place.word, *targets]
+    # As text: a node that read the file before may go on with what it has read.
+    program = [sys.executable, "-c", STEADY.read_text(), str(place.folder(cluster)), place.word, *targets]
     if place.node is None:
-        words = cluster.inside(sys.executable, STEADY, *arguments)
+        words = cluster.inside(*program)
         return subprocess.run(words, capture_output=True, text=True, check=True, timeout=MOST_SECONDS).stdout
-    program = [sys.executable, str(STEADY), *arguments]
     entered = ["ip", "netns", "exec", pod_namespace(cluster, place)] if place.pod_ip else []
     done = nodes.run(cluster, place.node, *entered, *program, seconds=MOST_SECONDS)
     if done.returncode:

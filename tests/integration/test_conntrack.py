@@ -7,6 +7,7 @@ such clients everywhere, changes something under them, and asks where their next
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -391,3 +392,17 @@ def test_an_invalid_packet_of_a_masqueraded_connection_reaches_no_client(
     talk = services.open.enter_context(Conversation(question))
     assert sources_of_an_invalid_packet(services.lab.host("p21"), talk, tap) == set()
     tap.close()
+
+
+def test_a_source_port_cannot_go_past_ipvs_to_the_endpoint_that_it_met_through_it(services: UdpServices) -> None:
+    """A limit of IPVS, for two minutes (docs/internals-packets.md): a kernel without it fails here."""
+    services.put(79, "p11")
+    eventually(lambda: services.served_by(79, "p11"))
+    pod, client = services.lab.host("p11"), services.lab.client.netns
+    for family in (4, 6):
+        through = Question(client, *services.ways(79, family)["LoadBalancer"], "tcp", src_port=29000 + family)
+        past = Question(client, pod.address(family), 8080, "tcp", src_port=29000 + family)
+        other = dataclasses.replace(past, src_port=29100 + family)
+        assert [result.name for result in probe_many([through])] == ["p11"]
+        assert [result.name for result in probe_many([past])] == [""]
+        assert [result.name for result in probe_many([other])] == ["p11"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster import balancer
+from tests.cluster import balancer, spreading
 
 
 def service(**spec: object) -> dict:
@@ -62,14 +62,25 @@ def test_a_client_with_affinity_keeps_to_one_node():
     assert balancer.next_hops(local, NODES, second) == ["172.31.0.12"]
 
 
-def test_a_route_goes_over_all_hops_and_without_one_nowhere():
-    assert balancer.route("172.31.100.1", []) == ["route", "replace", "blackhole", "172.31.100.1"]
-    words = "route replace 172.31.100.1 src 198.51.100.9 nexthop via 172.31.0.11 nexthop via 172.31.0.12"
-    assert balancer.route("172.31.100.1", ["172.31.0.11", "172.31.0.12"]) == words.split()
+def test_where_no_health_check_port_answers_those_that_are_silent_get_traffic():
+    local = service(externalTrafficPolicy="Local", healthCheckNodePort=30999)
+    assert balancer.next_hops(local, NODES, never) == []
+    assert balancer.next_hops(local, NODES, lambda ip, _: None if ip.endswith("2") else False) == ["172.31.0.12"]
+
+
+def test_packets_are_marked_for_a_node_and_without_one_dropped():
+    text = spreading.ruleset({"172.31.100.1": ["172.31.0.11", "172.31.0.12"], "172.31.100.2": []})
+    assert "ip daddr 172.31.100.1 meta mark set jhash" in text
+    assert "mod 2 map { 0 : 11, 1 : 12 }" in text
+    assert "ip daddr 172.31.100.2 drop" in text
+    assert spreading.routes("172.31.0.12") == [
+        ["rule", "add", "fwmark", "12", "lookup", "1012"],
+        ["route", "add", "default", "via", "172.31.0.12", "table", "1012"],
+    ]
 
 
 def test_an_answer_of_a_health_check_counts_at_once_and_silence_the_third_time():
     answers = iter([True, None, None, True, None, None, None, False, True, False])
     health = balancer.Health(lambda *_: next(answers))
     said = [health("172.31.0.11", 30999) for _ in range(10)]
-    assert said == [True, True, True, True, True, True, False, False, True, False]
+    assert said == [True, True, True, True, True, True, None, False, True, False]
