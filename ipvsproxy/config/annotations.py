@@ -39,6 +39,8 @@ MOST_PATTERNS = 16
 LONGEST_SLOW_START = 3600.0
 LONGEST_VALUE, LONGEST_KEY = 40, 80
 """Characters of a value, and of a name, that a complaint repeats."""
+IS_LOCAL = "is_local"
+"""What `read` says of a Service with an annotation of kube-router, beside fields of `plan.model`."""
 MOST_COMPARED = 5
 """Unknown names of one object that are looked up among the known ones: each takes some microseconds."""
 
@@ -210,11 +212,47 @@ TABLE = (
         " have just ended included (`active` and `inactive` in `show endpoints`)."),
 )  # fmt: skip
 
+
+class ForeignAnnotation(NamedTuple):
+    """An annotation of kube-router that other fields of the API, or nothing, stand for here.
+
+    kube-router looks whether it is there, whatever it says; "false" counts as not there. `is_local` tells that the
+    Service wants endpoints of the node only.
+    """
+
+    key: str
+    note: str
+    is_local: bool = False
+
+
+FOREIGN = {
+    row.key: row
+    for row in (
+        ForeignAnnotation(
+            "kube-router.io/service.local",
+            "counts as internalTrafficPolicy Local and externalTrafficPolicy Local; set those, since others, such"
+            " as load balancers, do not know the annotation",
+            is_local=True,
+        ),
+        ForeignAnnotation(
+            "kube-router.io/service.hairpin",
+            "has no effect: here each pod reaches itself through each Service",
+        ),
+        ForeignAnnotation(
+            "kube-router.io/service.hairpin.externalips",
+            "has no effect: here each pod reaches itself through each Service",
+        ),
+        ForeignAnnotation(
+            "kube-router.io/service.dsr",
+            "has no effect: direct server return is not supported, answers go through the node that balances",
+        ),
+    )
+}
 BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}
 ALIASES = {kind: {a: row for row in TABLE if kind in row.objects for a in row.aliases} for kind in BY_KEY}
 DEFAULTS = {row.name: row for row in TABLE if SERVICE in row.objects}
 """What a node may have for Services that do not say it themselves."""
-PREFIXES = (PREFIX, *(alias for row in TABLE for alias in row.aliases))
+PREFIXES = (PREFIX, *(alias for row in TABLE for alias in row.aliases), *FOREIGN)
 
 
 def read(kind: str, annotations: Mapping[str, Any] | None, complaints: list[str]) -> dict[str, Any]:
@@ -230,7 +268,15 @@ def read(kind: str, annotations: Mapping[str, Any] | None, complaints: list[str]
             except ValueError:
                 complaints.append(misused(key, annotations[key], f"is not {known[key].allowed}; default used"))
     complaints += _unknown(kind, ours)
+    if kind == SERVICE:
+        found |= _foreign(annotations, FOREIGN.keys() & ours, complaints)
     return found
+
+
+def _foreign(annotations: Mapping[str, Any], keys: Iterable[str], complaints: list[str]) -> dict[str, Any]:
+    given = [key for key in sorted(keys) if annotations[key] != "false"]
+    complaints += [misused(key, annotations[key], FOREIGN[key].note) for key in given]
+    return {IS_LOCAL: True} if any(FOREIGN[key].is_local for key in given) else {}
 
 
 def default_problems(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -40,10 +40,12 @@ def build_service(raw: RawService) -> Decoded:
     external_ips = addresses("spec.externalIPs", spec.external_ips or (), complaints)
     ingress = (raw.status.load_balancer.ingress or ()) if raw.status and raw.status.load_balancer else ()
     vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
-    external_local = _external_local(spec)
     affinity_seconds = _affinity(spec, complaints)
     misused: list[str] = []
     own = _annotated(raw, affinity_seconds, misused) if raw.metadata.annotations else {}
+    is_local: bool = own.pop(annotations.IS_LOCAL, False)
+    has_policy = spec.external_traffic_policy == "Local"
+    external_local = _is_reachable(spec) and (is_local or has_policy)
     service = Service(
         namespace=raw.metadata.namespace or NAMESPACE,
         name=raw.metadata.name,
@@ -54,9 +56,9 @@ def build_service(raw: RawService) -> Decoded:
         load_balancer_ips=addresses("status.loadBalancer.ingress", vips, complaints),
         source_ranges=_source_ranges(spec.load_balancer_source_ranges or (), complaints),
         external_local=external_local,
-        internal_local=spec.internal_traffic_policy == "Local",
+        internal_local=is_local or spec.internal_traffic_policy == "Local",
         affinity_seconds=affinity_seconds,
-        health_check_port=_health_check_port(spec, complaints) if external_local else 0,
+        health_check_port=_health_check_port(spec, complaints) if external_local and has_policy else 0,
         uid=raw.metadata.uid or "",
         misused=said(misused),
         annotated=tuple(own),
@@ -162,10 +164,9 @@ def _refuse_repetitions(ports: Iterable[ServicePort]) -> None:
             seen.add((field, port.protocol, value))
 
 
-def _external_local(spec: ServiceSpec) -> bool:
-    """Local counts only where the type makes the Service reachable from outside (contract 3.1)."""
-    reachable = spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
-    return reachable and spec.external_traffic_policy == "Local"
+def _is_reachable(spec: ServiceSpec) -> bool:
+    """A Local policy counts only where the type makes the Service reachable from outside (contract 3.1)."""
+    return spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
 
 
 def _affinity(spec: ServiceSpec, complaints: list[str]) -> int:

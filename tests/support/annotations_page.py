@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ipvsproxy.config.annotations import PREFIX, TABLE, Annotation
+from ipvsproxy.config.annotations import FOREIGN, PREFIX, TABLE, Annotation
 from tests.support.repository import REPO
 
 PATH = REPO / "docs" / "annotations.md"
@@ -37,12 +37,25 @@ Service (a flag of another scheduler than its own, a netmask where it has no ses
 
 def page() -> str:
     """Return the whole page."""
-    return BEGINNING + "".join(_row(row) for row in TABLE) + "\n## Examples\n\n" + "\n".join(_examples()) + "\n"
+    table, examples = "".join(map(_row, TABLE)), "\n".join(_examples())
+    return f"{BEGINNING}{table}{_foreign()}\n## Examples\n\n{examples}\n"
 
 
 def _row(row: Annotation) -> str:
     others = "".join(f" Also read as `{alias}`." for alias in row.aliases)
     return f"| `{row.key}` | {', '.join(row.objects)} | {row.allowed} | {row.help}{others} |\n"
+
+
+def _foreign() -> str:
+    rows = "".join(f"| `{row.key}` | {row.note} |\n" for row in FOREIGN.values())
+    return f"""
+## Annotations of kube-router
+
+Some are other names of those above. These stand for something else here, and an Event of the Service says so:
+
+| annotation | what becomes of it |
+|---|---|
+{rows}"""
 
 
 def _examples() -> Iterator[str]:

@@ -800,3 +800,37 @@ def test_what_is_said_about_an_object_is_bounded():
     found = decoded(endpoint_slice(endpoints=endpoints, ports=[{"name": str(n)} for n in range(1000)]))
     assert len("".join(found.complaints)) < 2500
     assert found.complaints[-1] == "and 1995 more"
+
+
+def of_kube_router(name, text, **spec):
+    return changed(service(**spec), ["metadata", "annotations"], {f"kube-router.io/service.{name}": text})
+
+
+@pytest.mark.parametrize("text", ["true", "", "yes"])
+def test_local_of_kube_router_is_both_policies(text):
+    found = decoded(of_kube_router("local", text, type="NodePort"))
+    assert (found.object.internal_local, found.object.external_local) == (True, True)
+    (complaint,) = found.object.misused
+    assert complaint in found.complaints
+    assert "counts as internalTrafficPolicy Local and externalTrafficPolicy Local" in complaint
+    inner = decoded(of_kube_router("local", text)).object
+    assert (inner.internal_local, inner.external_local) == (True, False)
+
+
+def test_local_of_kube_router_needs_no_port_for_health_checks():
+    found = decoded(of_kube_router("local", "true", type="LoadBalancer"))
+    assert len(found.complaints) == 1
+    assert found.object.health_check_port == 0
+
+
+@pytest.mark.parametrize(("name", "words"), [("hairpin", "each pod reaches itself"), ("dsr", "not supported")])
+def test_what_has_no_effect_of_kube_router_is_said(name, words):
+    found = decoded(of_kube_router(name, "tunnel"))
+    (complaint,) = found.complaints
+    assert words in complaint
+    assert found.object == msgspec.structs.replace(value(service()), misused=found.object.misused)
+
+
+def test_what_kube_router_has_not_on_is_passed_over():
+    found = decoded(of_kube_router("local", "false"))
+    assert (found.object, found.complaints) == (value(service()), ())
