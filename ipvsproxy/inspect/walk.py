@@ -110,6 +110,7 @@ ENDS = {
         PacketOutcome.DROPPED, "endpoints exist, but a Local policy forbids all of them on this node"
     ),
     PacketVerdict.ACCEPT: TO_IPVS,
+    PacketVerdict.INSIDE_ONLY: _End(PacketOutcome.REFUSED, "a port of ours that only our own DNAT leads to"),
 }
 WORDS = {
     PacketVerdict.ACCEPT: "accept: on to IPVS",
@@ -152,8 +153,10 @@ class _Walk:
     def walk(self) -> Explanation:
         """Go all the way."""
         self._classify()
-        self._view()
-        end = self._forwarded() or self._check_source() or self._decide()
+        end = self._check_source()
+        if end is None:
+            self._view()
+            end = self._forwarded() or self._decide()
         if end.outcome is not None:
             return self._ended(end)
         return self._balance()
@@ -211,9 +214,7 @@ class _Walk:
     # Routing
 
     def _forwarded(self) -> _End | None:
-        """Only what is for this node meets the chain `input`; its own packets meet `output` wherever they go."""
-        if self._sender is Sender.NODE:
-            return None
+        """Only what is for this node is decided about."""
         route = self._state.route(self._at.address)
         if route is not None and route.local:
             return None
@@ -237,23 +238,19 @@ class _Walk:
         )
 
     def _decide(self) -> _End:
+        """The DNAT of a view ends the nat chains: it leads to a server that has endpoints."""
+        if self._at != self._packet.to:
+            return TO_IPVS
         match = self._find(FRONTENDS, self._at)
         if match is None:
             return self._no_frontend()
         text = value_text(match.value)
         verdict = PacketVerdict(text) if text in list(PacketVerdict) else None
         self._note("decide", WORDS[verdict] if verdict else text, match)
-        if verdict is PacketVerdict.INSIDE_ONLY:
-            redirected = self._at != self._packet.to
-            return (
-                TO_IPVS
-                if redirected
-                else _End(PacketOutcome.REFUSED, "a port of ours that only our own DNAT leads to")
-            )
         return ENDS[verdict] if verdict else _End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
 
     def _no_frontend(self) -> _End:
-        if self._at.protocol == Protocol.TCP and self._is_here():
+        if self._at.protocol == Protocol.TCP:
             match = self._state.find(HEALTH_CHECK_PORTS, None, self._at.port)
             if match:
                 self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
@@ -269,10 +266,6 @@ class _Walk:
             )
         self._note("decide", f"no frontend {self._at}, and no VIP of ours")
         return TO_IPVS
-
-    def _is_here(self) -> bool:
-        route = self._state.route(self._at.address)
-        return route is not None and route.local
 
     # IPVS
 

@@ -27,7 +27,7 @@ from ipvsproxy.ruleset.schema import (
 class PacketVerdict(StrEnum):
     """What happens to a new connection to a frontend, as a verdict of the ruleset."""
 
-    ACCEPT = "accept"
+    ACCEPT = "goto own"
     REFUSE = "goto refuse"
     DROP = "drop"
     INSIDE_ONLY = "goto inside_only"

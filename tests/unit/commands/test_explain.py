@@ -55,7 +55,7 @@ def test_for_programs(node, capsys):
     assert (document["version"], document["kind"]) == (1, "Explanation")
     assert document["from"] == {"address": "10.96.0.10", "link": "", "sender": "node"}
     assert document["steps"][1]["element"] == {
-        "set": "frontends4", "key": "10.96.0.10 . tcp . 80", "value": "accept"
+        "set": "frontends4", "key": "10.96.0.10 . tcp . 80", "value": "goto own"
     }  # fmt: skip
     assert {(e["endpoint"], e["share"], e["source"], e["masqueraded"]) for e in document["endpoints"]} == {
         ("10.244.1.1:8080", 0.5, "192.0.2.1", True),

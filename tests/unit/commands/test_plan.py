@@ -55,7 +55,7 @@ def test_a_dump_is_planned_for_its_only_node(tmp_path, capsys):
     assert (web["service"], web["endpoints"], web["vip"]) == ("web", ["10.244.1.1:8080"], "address")
     assert frontends["192.0.2.1:30080/TCP"]["vip"] is None
     assert document["elements"]["frontends4"] == {
-        "10.96.0.10 . tcp . 80": "accept", "192.0.2.1 . tcp . 30080": "accept"
+        "10.96.0.10 . tcp . 80": "goto own", "192.0.2.1 . tcp . 30080": "goto own"
     }  # fmt: skip
 
 

@@ -250,10 +250,10 @@ def test_no_difference(view, monkeypatch, capsys):
     assert cli.main(words) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[1].split() == [
-        "~", "element", "frontends4", "{", "10.96.0.10", ".", "tcp", ".", "80", "}", "-", "-", "drop", "accept"
+        "~", "element", "frontends4", "{", "10.96.0.10", ".", "tcp", ".", "80", "}", "-", "-", "drop", "goto", "own"
     ]  # fmt: skip
     assert out[-1] == "A run would make 1 change: 0 to add, 1 to change, 0 to remove."
     assert cli.main([*words, "-o", "json"]) == 1
     (change,) = json.loads(capsys.readouterr().out)["changes"]
-    assert (change["action"], change["was"], change["wanted"]) == ("change", "drop", "accept")
+    assert (change["action"], change["was"], change["wanted"]) == ("change", "drop", "goto own")
     assert cli.main([*words, "word"]) == 2

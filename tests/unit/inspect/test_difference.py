@@ -52,7 +52,7 @@ def test_before_and_after():
     shadow.servers[web].server = ServerAttributes("sh", 0, 0)
     shadow.elements[element("frontends4", "10.96.0.10 . tcp . 80")] = "drop"
     assert differences(ledger, shadow) == [
-        Change(Action.CHANGE, "element", "frontends4 { 10.96.0.10 . tcp . 80 }", "", "drop", "accept", web),
+        Change(Action.CHANGE, "element", "frontends4 { 10.96.0.10 . tcp . 80 }", "", "drop", "goto own", web),
         Change(Action.CHANGE, "server", str(web), str(web), "sh", "rr", web),
     ]
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 import pytest
 
+from ipvsproxy.base.names import NAT_PRIORITY
 from ipvsproxy.kernel.scripts import PARTS
 from ipvsproxy.ruleset.schema import SETS
 
@@ -22,17 +23,19 @@ BASES = {
     "by_source": ("nat", "prerouting", range(CONNTRACK + 1, -110)),
     "output_nat": ("nat", "output", range(CONNTRACK + 1, NAT)),
     "postrouting": ("nat", "postrouting", range(POSTROUTING, POSTROUTING + 1)),
-    # Decided before IPVS takes the packet, and on the way out after the DNAT of the inside view.
-    "input": ("filter", "input", range(IPVS_INPUT)),
+    # What IPVS has not taken: the kernel runs nat chains of this hook at 100.
+    "input": ("nat", "input", range(IPVS_INPUT + 2, IPVS_INPUT + 3)),
     "output": ("filter", "output", range(NAT + 1, IPVS_OUTPUT + 1)),
     # Marked before the FORWARD chain of iptables looks, and unmarked after it.
     "forward": ("filter", "forward", range(-300, 0)),
     "unmark": ("filter", "forward", range(1, 100)),
-    # Before the decision about the frontend: who is shut out gets no answer.
-    "input_ranges": ("filter", "input", range(CONNTRACK + 1, 0)),
-    "output_ranges": ("filter", "output", range(CONNTRACK + 1, IPVS_OUTPUT)),
+    # Before the decision about the frontend: a client that is excluded gets no answer.
+    "prerouting_ranges": ("nat", "prerouting", range(CONNTRACK + 1, NAT_PRIORITY)),
+    "output_ranges": ("nat", "output", range(CONNTRACK + 1, NAT_PRIORITY)),
+    "input_untracked": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
+    "output_untracked": ("filter", "output", range(CONNTRACK + 1, IPVS_OUTPUT)),
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
-    "leaving": ("filter", "postrouting", range(POSTROUTING)),
+    "leaving": ("nat", "postrouting", range(POSTROUTING)),
     "leaving_untracked": ("filter", "postrouting", range(POSTROUTING)),
 }
 """By chain: kind, hook, and the priorities that do (docs/internals-packets.md, hooks and priorities)."""
@@ -60,7 +63,7 @@ def words(pattern, found):
 PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
 CHAINS = chains("ipvsproxy.nft") | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
 FIRST = re.compile(
-    r"ct state (?:new (?:goto|accept)|!= \w+ accept|established,related accept)"
+    r"ct state (?:invalid goto|!= \w+ accept)"
     r"|ct direction original ct status and dnat == 0 accept|meta mark & \$reply == 0 accept"
 )
 """What may come first in a filter chain: it has done with packets of established connections, or nearly so."""
@@ -94,7 +97,7 @@ def test_no_chain_has_two_owners():
 def test_filter_chains_ask_for_the_state_of_the_connection_first(name):
     """Every packet of the node pays for what comes before."""
     rules = [rule for rule in CHAINS[name][1:] if not rule.startswith("meta length > 1280 meta l4proto udp ")]
-    assert FIRST.match(rules[0])
+    assert all(map(FIRST.match, rules[:1]))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -155,9 +158,10 @@ def test_sets_are_declared_in_a_form_that_older_libraries_read(name):
 def test_no_chain_is_left_out_and_none_leads_nowhere():
     led_to = words(r"(?:goto|jump) (\w+)", CHAINS)
     # Named by elements of the verdict maps.
-    by_elements = {"refuse", "inside_only", "masquerade_always", "masquerade_unless_local_pod", "group_view"}
+    by_elements = {"own", "refuse", "inside_only", "group_view"}
+    by_elements |= {"masquerade_always", "masquerade_unless_local_pod"}
     assert led_to | by_elements == CHAINS.keys() - BASES.keys()
-    assert not led_to & by_elements - {"refuse", "masquerade_always"}
+    assert not led_to & by_elements - {"own", "refuse", "masquerade_always"}
     for found in PART_CHAINS.values():
         assert words(r"(?:goto|jump) (\w+)", found) == found.keys() - BASES.keys() - by_elements
 

@@ -112,7 +112,7 @@ def test_ways_are_switched_between_new_and_old_servers():
     to_none = differ.want(local(external=False, internal=False), "10.244.2.2")
     assert ways(to_none.switched) == {
         "internal_views4 203.0.113.5 . tcp . 80": None,
-        "frontends4 203.0.113.5 . tcp . 80": "accept",
+        "frontends4 203.0.113.5 . tcp . 80": "goto own",
     }
     assert {(s.verb.name, s.key.address) for s in to_none.added if s.destinations} == {
         ("SET_DEST", parse_ip("10.96.0.10")),  # it was draining

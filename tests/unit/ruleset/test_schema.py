@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ipvsproxy.base import names
-from ipvsproxy.kernel.scripts import PARTS, part, ruleset
+from ipvsproxy.kernel.scripts import PARTS, part, ruleset, script
 from ipvsproxy.ruleset.schema import SETS, Field, OwnerKind
 
 TABLE = re.compile(r"^table (\w+) (\w+) {", re.MULTILINE)
@@ -63,7 +63,6 @@ def test_parts_are_those_of_the_scripts():
 
 def test_the_scripts_state_the_names_by_which_others_know_us():
     assert {name for _, name in TABLE.findall(SCRIPT)} == {names.TABLE}
-    priorities = re.findall(r"type nat hook (?:prerouting|output) priority (\S+);", SCRIPT)
-    # by_source has to be first.
-    assert sorted(priorities) == [*[str(names.NAT_PRIORITY)] * 2, str(names.NAT_PRIORITY - 1)]
+    priorities = re.findall(r"type nat hook (?:prerouting|output) priority (\S+);", script("ipvsproxy"))
+    assert priorities == [str(names.NAT_PRIORITY)] * 2
     assert f"redefine reply = {1 << names.MASQUERADE_BIT:#010x}" in part("replies", 1 << names.MASQUERADE_BIT)
