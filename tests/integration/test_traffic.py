@@ -211,9 +211,7 @@ TO_A_VIP = """table inet elsewhere {
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_dnat_of_others_to_a_vip_leads_to_no_port_of_the_host(
-    services: PublishedServices, family: int
-) -> None:
+def test_a_dnat_of_others_to_a_vip_leads_to_no_port_of_the_host(services: PublishedServices, family: int) -> None:
     lab, node = services.lab, services.lab.nodes[0]
     vips = {f"IPV{number}": cluster_ip(services.WEB, number) for number in (4, 6)}
     rules = TO_A_VIP.replace("IPV4", vips["IPV4"]).replace("IPV6", vips["IPV6"])

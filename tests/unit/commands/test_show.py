@@ -250,7 +250,8 @@ def test_no_difference(view, monkeypatch, capsys):
     assert cli.main(words) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[1].split() == [
-        "~", "element", "frontends4", "{", "10.96.0.10", ".", "tcp", ".", "80", "}", "-", "-", "drop", "goto", "own"
+        *("~", "element", "frontends4", "{", "10.96.0.10", ".", "tcp", ".", "80", "}"),
+        *("-", "-", "drop", "goto", "own"),
     ]  # fmt: skip
     assert out[-1] == "A run would make 1 change: 0 to add, 1 to change, 0 to remove."
     assert cli.main([*words, "-o", "json"]) == 1
