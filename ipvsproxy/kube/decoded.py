@@ -17,6 +17,8 @@ LONGEST = 300
 """Characters of a complaint about one part of an object."""
 MOST_SAID = 5
 FAMILIES = {"IPv4": 4, "IPv6": 6}
+PROTOCOLS = dict(Protocol.__members__)
+"""By name; looking a name up in the class itself takes a call in Python."""
 
 
 class InvalidObject(ValueError):
@@ -71,6 +73,6 @@ def addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[
 def protocol(field: str, text: str | None) -> Protocol:
     """Return a protocol by its name, TCP for none. Raises InvalidObject."""
     try:
-        return Protocol[text or PROTOCOL]
+        return PROTOCOLS[text or PROTOCOL]
     except KeyError:
         raise InvalidObject(field, f"{text!r} is none of TCP, UDP, SCTP") from None

@@ -65,33 +65,45 @@ def _trigger_time(raw: RawEndpointSlice) -> float:
 
 def _slice_ports(raw_ports: Sequence[RawSlicePort], complaints: list[str]) -> tuple[SlicePort, ...]:
     """Ports without a number are left out (contract 3.2)."""
-    complaints += [
-        f"ports[{index}].port: missing; the port is left out"
-        for index, raw in enumerate(raw_ports)
-        if not raw.port
-    ]
-    return tuple(
-        SlicePort(sys.intern(raw.name or PORT_NAME), protocol(f"ports[{index}].protocol", raw.protocol), raw.port)
-        for index, raw in enumerate(raw_ports)
-        if raw.port
-    )
+    ports = []
+    for index, raw in enumerate(raw_ports):
+        if raw.port:
+            number = protocol(f"ports[{index}].protocol", raw.protocol)
+            ports.append(SlicePort(sys.intern(raw.name or PORT_NAME), number, raw.port))
+        else:
+            complaints.append(f"ports[{index}].port: missing; the port is left out")
+    return tuple(ports)
 
 
 def _endpoints(raws: Sequence[RawEndpoint], wanted: int, complaints: list[str]) -> Iterable[Endpoint]:
     """Return the endpoints of a slice; those that cannot be used are complained about and left out."""
     try:
-        pairs = [(socket.inet_pton(ADDRESS_FAMILIES[wanted], raw.addresses[0]), raw) for raw in raws]  # type: ignore[index]
+        found, several = _sound(raws, ADDRESS_FAMILIES[wanted])
     except (OSError, ValueError, TypeError, IndexError):
-        pairs = list(_usable(raws, wanted, complaints))
+        found, several = [_endpoint(*pair) for pair in _usable(raws, wanted, complaints)], True
     else:
-        if wanted == 6 and any(address.startswith(MAPPED_PREFIX) for address, _ in pairs):
-            pairs = list(_usable(raws, wanted, complaints))
-    complaints += [
-        f"endpoints[{index}].addresses: only the first of {len(raw.addresses)} is used"
-        for index, raw in enumerate(raws)
-        if raw.addresses and len(raw.addresses) > 1
-    ]
-    return [_endpoint(address, raw) for address, raw in pairs]
+        if wanted == 6 and any(endpoint.address.startswith(MAPPED_PREFIX) for endpoint in found):
+            found = [_endpoint(*pair) for pair in _usable(raws, wanted, complaints)]
+    if several:
+        complaints += [
+            f"endpoints[{index}].addresses: only the first of {len(raw.addresses)} is used"
+            for index, raw in enumerate(raws)
+            if raw.addresses and len(raw.addresses) > 1
+        ]
+    return found
+
+
+def _sound(raws: Iterable[RawEndpoint], address_family: int) -> tuple[list[Endpoint], bool]:
+    """Return the endpoints of a slice with nothing unusual in it, and whether one has several addresses.
+
+    Raises OSError, ValueError, TypeError, IndexError where an address cannot be used.
+    """
+    found, several, parse = [], False, socket.inet_pton
+    for raw in raws:
+        texts = raw.addresses
+        found.append(_endpoint(parse(address_family, texts[0]), raw))  # type: ignore[index]
+        several = several or len(texts) > 1  # type: ignore[arg-type]
+    return found, several
 
 
 def _usable(
@@ -114,15 +126,16 @@ def _usable(
 
 
 def _endpoint(address: bytes, raw: RawEndpoint) -> Endpoint:
-    conditions, hints = raw.conditions or UNKNOWN, raw.hints
+    conditions, hints, target = raw.conditions or UNKNOWN, raw.hints, raw.target_ref
+    intern = sys.intern
     return Endpoint(
         address,
-        sys.intern(raw.node_name or ""),
+        intern(raw.node_name or ""),
         conditions.ready is not False,
         conditions.serving is not False,
         conditions.terminating is True,
-        tuple(sys.intern(hint.name) for hint in (hints.for_zones or ())[:MOST_HINTS]) if hints else (),
-        tuple(sys.intern(hint.name) for hint in (hints.for_nodes or ())[:MOST_HINTS]) if hints else (),
-        (raw.target_ref.name or "") if raw.target_ref else "",
-        sys.intern(raw.zone or ""),
+        tuple(intern(hint.name) for hint in (hints.for_zones or ())[:MOST_HINTS]) if hints else (),
+        tuple(intern(hint.name) for hint in (hints.for_nodes or ())[:MOST_HINTS]) if hints else (),
+        (target.name or "") if target else "",
+        intern(raw.zone or ""),
     )

@@ -14,6 +14,9 @@ from ipvsproxy.plan.addresses import Addresses, OtherNodeAddresses
 from ipvsproxy.plan.host_ports import HostPorts
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
 
+SERVICE, NODE = Kind.SERVICE, Kind.NODE
+KINDS = len(Kind)
+
 log = structlog.get_logger()
 
 
@@ -40,12 +43,12 @@ class Store:
     @property
     def synced(self) -> bool:
         """Whether each kind has been listed once: nothing is programmed before (contract 4.1)."""
-        return len(self._listed) == len(Kind) and not self._awaits_neighbours
+        return len(self._listed) == KINDS and not self._awaits_neighbours
 
     @property
     def lacks_other_nodes_only(self) -> bool:
         """Whether everything has been listed once but the addresses of other nodes."""
-        return len(self._listed) == len(Kind) and self._awaits_neighbours
+        return len(self._listed) == KINDS and self._awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Take over what an event says and tell whether anything is different now."""
@@ -63,14 +66,14 @@ class Store:
 
         Nothing is programmed before the first look, unless it fails where all else could be listed.
         """
-        if seen.nodes is not None or len(self._listed) == len(Kind):
+        if seen.nodes is not None or len(self._listed) == KINDS:
             self._awaits_neighbours = False
         self.mark(self.addresses.neighbours(seen))
 
     def slices(self, service: str) -> list[EndpointSlice]:
         """Return the slices of a Service in the order of their names."""
         found = self._slices_of.get(service, {})
-        return [found[key] for key in sorted(found)]
+        return [found[key] for key in sorted(found)] if len(found) > 1 else list(found.values())
 
     def nodes_of_endpoints(self) -> set[str]:
         """Return the names of all nodes that endpoints are on."""
@@ -79,7 +82,10 @@ class Store:
 
     def count_endpoints(self, service: str) -> int:
         """Return the number of endpoints in all slices of a Service, of all conditions."""
-        return sum(len(piece.endpoints) for piece in self._slices_of.get(service, {}).values())
+        count = 0
+        for piece in self._slices_of.get(service, {}).values():
+            count += len(piece.endpoints)
+        return count
 
     @property
     def dirty(self) -> int:
@@ -105,14 +111,14 @@ class Store:
         return any(changes)
 
     def _keys(self, kind: Kind) -> set[str]:
-        if kind is Kind.NODE:
+        if kind is NODE:
             return {*self.other_nodes, *([self.node.name] if self.node else [])}
-        return set(self.services if kind is Kind.SERVICE else self._slices)
+        return set(self.services if kind is SERVICE else self._slices)
 
     def _set(self, kind: Kind, key: str, value: Object | None) -> bool:
-        if kind is Kind.NODE:
+        if kind is NODE:
             return self._set_node(key, value)
-        if kind is Kind.SERVICE:
+        if kind is SERVICE:
             return self._set_service(key, value)
         return self._set_slice(key, value)
 

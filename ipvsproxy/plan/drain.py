@@ -32,10 +32,8 @@ PAUSE_SECONDS = 1.0
 
 def draining(frontend: Frontend, state: ServerState) -> list[Destination]:
     """Return the destinations that are no longer wanted but may still carry connections."""
-    wanted, present = frontend.destinations, state.destinations
-    if present == wanted:
-        return []
-    return [d for d, attributes in present.items() if attributes.weight == 0 and d not in wanted]
+    wanted = frontend.destinations
+    return [d for d, attributes in state.destinations.items() if attributes.weight == 0 and d not in wanted]
 
 
 class Drain(msgspec.Struct):
@@ -51,6 +49,9 @@ class Ended(msgspec.Struct, frozen=True):
 
     destination: Destination
     connections: int
+
+
+NOTHING: dict[Destination, Drain] = {}
 
 
 class Drains:
@@ -78,20 +79,23 @@ class Drains:
 
     def note(self, key: FrontendKey, frontend: Frontend | None, state: ServerState | None, now: float) -> None:
         """Take over what drains on a server, after any change of it; a drain that goes on keeps its age."""
-        old = self._servers.pop(key, {})
-        leaving = draining(frontend, state) if frontend and state else []
+        old = self._servers.pop(key, NOTHING)
+        leaving = draining(frontend, state) if frontend and state else ()
         self.destinations += len(leaving) - len(old)
         if frontend is None or not leaving:
-            self._looks.pop(key, None)
-            self._sizes.pop(key, None)
+            if old:
+                self._looks.pop(key, None)
+                self._sizes.pop(key, None)
             return
         self._servers[key] = drains = {}
         self._sizes[key] = len(state.destinations) if state else 0
-        soonest = now + self._least_pause(key)
+        soonest, seconds = now + self._least_pause(key), frontend.drain_seconds or math.inf
         for destination in leaving:
             drain = drains[destination] = old.get(destination) or Drain(now, math.inf, soonest)
-            drain.deadline = drain.since + (frontend.drain_seconds or math.inf)
-            drain.look = min(drain.look, max(now, drain.deadline))
+            deadline = drain.since + seconds
+            if drain.deadline != deadline:
+                drain.deadline = deadline
+                drain.look = min(drain.look, max(now, deadline))
         self._plan(key)
 
     def due(self, now: float) -> list[FrontendKey]:
@@ -139,7 +143,7 @@ class Drains:
 
     def _plan(self, key: FrontendKey) -> None:
         """Put the earliest look at one of a server's destinations on the agenda."""
-        look = min(drain.look for drain in self._servers[key].values())
+        look = min([drain.look for drain in self._servers[key].values()])
         if self._looks.get(key) != look:
             self._looks[key] = look
             heapq.heappush(self._agenda, (look, key))

@@ -1,35 +1,31 @@
 """One Service and its endpoints into the frontends it should have on this node.
 
 In: a Service, its slices, the facts of the node, the settings. Out: `Frontend` values, one for each address
-and port on which the Service answers. Pure and independent of all other Services; what happens when two of
-them claim one frontend is decided in `plan.ledger`, and which addresses it may not have in
-`plan.safety`. Rules: contract 3.1, 4.3, 4.4, 4.9 to 4.12.
+and port on which the Service answers. Deterministic, no I/O, and independent of all other Services; what its
+frontends share is in `plan.port_plan`, what happens when two Services claim one frontend is decided in
+`plan.ledger`, and which addresses it may not have in `plan.safety`. Rules: contract 3.1, 4.3, 4.9 to 4.12.
 """
 
-import hashlib
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
-from ipvsproxy.base.address import Cidr, disjoint, family, is_covered
+from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.config import Config
-from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance, Destinations, balance_of, complaints
+from ipvsproxy.plan.admission import Admission, admissions_of, allowed
+from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
 from ipvsproxy.plan.endpoints import EndpointsByPort
-from ipvsproxy.plan.model import EndpointSlice, Protocol, Service, ServicePort
+from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.port_plan import PortPlan, PortPlanner
 from ipvsproxy.plan.safety import AddressRefusal, without
-from ipvsproxy.plan.server import server_of, unused_server_wishes
+from ipvsproxy.plan.server import unused_server_wishes
 from ipvsproxy.plan.state import (
     Claim,
-    Destination,
     Frontend,
     FrontendKey,
-    ServerAttributes,
     View,
 )
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
@@ -43,14 +39,12 @@ from ipvsproxy.plan.tally import (
     Tally,
     Tier,
 )
-from ipvsproxy.plan.topology import PortEndpoint, choose
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
 from ipvsproxy.ruleset.schema import LOCAL
 
-HASHING = ("sh", "mh", "dh")
-"""Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
-
-
+# Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
+NEVER, UNLESS_LOCAL_POD, ALWAYS = Masquerade.NEVER, Masquerade.UNLESS_LOCAL_POD, Masquerade.ALWAYS
+ACCEPT = PacketVerdict.ACCEPT
 LISTENED = "a program of this node listens on this port"
 CLAIMS = {
     NODE_PORT: Claim.ALLOCATED,
@@ -58,25 +52,6 @@ CLAIMS = {
     EXTERNAL_IP: Claim.EXTERNAL,
 }
 """By what the frontends of a tier are claimed."""
-
-
-class PortPlan(msgspec.Struct, frozen=True, gc=False):
-    """What one port of a Service looks like in one family: everything its frontends share."""
-
-    service: Service
-    port: ServicePort
-    cluster_ip: bytes
-    inside_port: int
-    server: ServerAttributes
-    cluster: Destinations
-    local: Destinations
-    exists: bool
-    hairpins: tuple[bytes, ...]
-    detects: bool
-    masquerade_all: bool
-    quiet: bool
-    drain_seconds: float
-    serving: tuple[Destination, ...]
 
 
 def plan_service(  # noqa: PLR0913
@@ -147,66 +122,6 @@ def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
     frontends[frontend.key] = frontend
 
 
-def _view(  # noqa: PLR0913 - one place where everything about a port comes together
-    service: Service,
-    port: ServicePort,
-    cluster_ip: bytes,
-    inside_port: int,
-    backends: EndpointsByPort,
-    node: NodeFacts,
-    config: Config,
-) -> PortPlan:
-    found, balance = backends.of(port, family(cluster_ip)), backends.balance
-    choice = choose(found, node.name, node.zone)
-    scheduler = service.scheduler or config.scheduler
-    turn = _turn(scheduler, node.name)
-    return PortPlan(
-        service=service,
-        port=port,
-        cluster_ip=cluster_ip,
-        inside_port=inside_port,
-        server=server_of(service, scheduler, port.protocol, family(cluster_ip)),
-        cluster=_destinations(choice.cluster, turn, balance),
-        local=_destinations(choice.local, turn, balance)
-        if service.external_local or service.internal_local
-        else {},
-        exists=choice.exists,
-        # Every endpoint of this node that is used at all is among the local ones.
-        hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
-        detects=family(cluster_ip) in node.detects,
-        masquerade_all=config.masquerade_all,
-        quiet=config.suppress_vip_arp and family(cluster_ip) == 4,
-        drain_seconds=config.drain_timeout if service.drain_seconds is None else service.drain_seconds,
-        serving=_serving(found) if port.protocol is Protocol.UDP else (),
-    )
-
-
-def _serving(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
-    """Every endpoint that a tracked UDP connection may lead to, wherever it is (contract 4.16)."""
-    return tuple(sorted(b.destination for b in backends if b.endpoint.ready or b.endpoint.serving))
-
-
-@lru_cache(maxsize=8)
-def _turn(scheduler: str, node: str) -> int:
-    """Return by how much destinations are turned, so that not all nodes start at one endpoint (pure: no chance).
-
-    With a scheduler that hashes, all nodes have one order: who comes through another node finds the same endpoint.
-    A checksum would not do: those of names that are alike are alike.
-    """
-    if scheduler in HASHING:
-        return 0
-    return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest(), "big")
-
-
-def _destinations(backends: Sequence[PortEndpoint], turn: int, balance: Balance) -> Destinations:
-    """Sorted, then rotated, with the attributes of each."""
-    ordered = sorted([b.destination for b in backends])
-    if len(ordered) > 1:
-        start = turn % len(ordered)
-        ordered = ordered[start:] + ordered[:start]
-    return balance.destinations(ordered, backends)
-
-
 def _frontends(
     service: Service,
     numbers: Sequence[int],
@@ -216,6 +131,7 @@ def _frontends(
     tally: Tally,
 ) -> Iterator[tuple[Tier, Frontend]]:
     """Yield all frontends, tier by tier, up to the limit."""
+    planner = PortPlanner(service, backends, node, config)
     views: list[PortPlan] = []
     for cluster_ip in service.cluster_ips:
         number = family(cluster_ip)
@@ -225,7 +141,7 @@ def _frontends(
             # Before the endpoints are looked at: that is what the limit is to save.
             if not tally.spend(CLUSTER_IP, SERVER_SIZE + backends.count(port, number)):
                 return
-            view = _view(service, port, cluster_ip, inside_port, backends, node, config)
+            view = planner.plan(port, cluster_ip, number, inside_port)
             views.append(view)
             yield CLUSTER_IP, _cluster_ip_frontend(view, node)
     views = [view for view in views if _externally_accessible(service, view.port)]
@@ -244,7 +160,7 @@ def _outside_frontends(
                     return
                 yield NODE_PORT, _inside_frontend(view)
     no_ranges: dict[int, Admission] = {}
-    ranges = _admissions(service, node) if service.source_ranges else no_ranges
+    ranges = admissions_of(service, node) if service.source_ranges else no_ranges
     for tier, addresses, admissions in (
         (NODE_PORT, _by_family(node.nodeport_addresses), no_ranges),
         (LOAD_BALANCER, _by_family(service.load_balancer_ips), ranges),
@@ -257,10 +173,10 @@ def _outside_frontends(
                 continue
             size = SERVER_SIZE + len(view.local if service.external_local else view.cluster)
             for address in addresses.get(family(view.cluster_ip), ()) if port else ():
-                allowed = _allowed(admissions, address)
-                if not tally.spend(tier, size + RANGE_SIZE * len(allowed)):
+                sources = allowed(admissions, address)
+                if not tally.spend(tier, size + RANGE_SIZE * len(sources)):
                     return
-                yield tier, _external_frontend(view, node, address, port, allowed, claim=CLAIMS[tier])
+                yield tier, _external_frontend(view, node, address, port, sources, claim=CLAIMS[tier])
 
 
 def _by_family(addresses: Sequence[bytes]) -> dict[int, list[bytes]]:
@@ -285,18 +201,16 @@ def _externally_accessible(service: Service, port: ServicePort) -> bool:
 
 def _cluster_ip_frontend(view: PortPlan, node: NodeFacts) -> Frontend:
     destinations = view.local if view.service.internal_local else view.cluster
-    if view.masquerade_all:
-        masquerade = Masquerade.ALWAYS
-    else:
-        masquerade = Masquerade.UNLESS_LOCAL_POD if view.detects else Masquerade.NEVER
+    masquerade = ALWAYS if view.masquerade_all else UNLESS_LOCAL_POD if view.detects else NEVER
+    bind = view.cluster_ip not in node.link_addresses
     return Frontend(
         key=FrontendKey(view.cluster_ip, view.port.protocol, view.port.port),
         server=view.server,
         destinations=destinations,
         verdict=_verdict(view, destinations),
         masquerade=masquerade,
-        bind=view.cluster_ip not in node.link_addresses,
-        quiet=view.quiet and view.cluster_ip not in node.link_addresses,
+        bind=bind,
+        quiet=view.quiet and bind,
         hairpins=view.hairpins,
         health_check_port=view.service.health_check_port,
         drain_seconds=view.drain_seconds,
@@ -326,16 +240,17 @@ def _external_frontend(
 ) -> Frontend:
     local = view.service.external_local
     destinations = view.local if local else view.cluster
+    bind = address not in node.link_addresses
     return Frontend(
         key=FrontendKey(address, view.port.protocol, port),
         server=view.server,
         destinations=destinations,
         verdict=_verdict(view, destinations),
-        masquerade=Masquerade.NEVER if local else Masquerade.ALWAYS,
+        masquerade=NEVER if local else ALWAYS,
         views=_internal_view(view) if local else (),
         ranges=ranges,
-        bind=address not in node.link_addresses,
-        quiet=view.quiet and address not in node.link_addresses,
+        bind=bind,
+        quiet=view.quiet and bind,
         hairpins=view.hairpins,
         drain_seconds=view.drain_seconds,
         claim=claim,
@@ -353,39 +268,5 @@ def _internal_view(view: PortPlan) -> tuple[View, ...]:
 def _verdict(view: PortPlan, destinations: Destinations) -> PacketVerdict:
     """No endpoint anywhere is refused; endpoints elsewhere that a policy forbids are dropped (contract 4.12)."""
     if destinations:
-        return PacketVerdict.ACCEPT
+        return ACCEPT
     return PacketVerdict.DROP if view.exists else PacketVerdict.REFUSE
-
-
-class Admission(NamedTuple):
-    """The source ranges of one family, in order and disjoint, and whether this node is in one of them."""
-
-    ranges: tuple[Cidr, ...]
-    node: bool
-
-
-def _admissions(service: Service, node: NodeFacts) -> dict[int, Admission]:
-    """Return who may connect to the load balancer's addresses of a Service, by family; once for all of them."""
-    families: dict[int, list[Cidr]] = {}
-    for cidr in service.source_ranges:
-        families.setdefault(family(cidr.network), []).append(cidr)
-    return {
-        number: Admission(ranges, any(is_covered(own, ranges) for own in node.addresses))
-        for number, ranges in ((number, disjoint(found)) for number, found in families.items())
-    }
-
-
-def _allowed(admissions: Mapping[int, Admission], address: bytes) -> tuple[Cidr, ...]:
-    """Return ranges of the address's family, plus the address itself where the node may connect.
-
-    A node process that connects to a VIP has the VIP as its source (contract 4.10.2, 4.10.3).
-    """
-    admission = admissions.get(family(address))
-    if admission is None:
-        return ()
-    ranges = admission.ranges
-    if not admission.node or is_covered(address, ranges):
-        return ranges
-    own = Cidr(address, len(address) * 8)
-    place = bisect_right(ranges, own)
-    return (*ranges[:place], own, *ranges[place:])

@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ipvsproxy.plan.tally import NO_LIMIT, Tier
+from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT
 from ipvsproxy.plan.waiting import Owner
 
-ALL_TIERS = len(Tier)
 NOTHING = (0,) * ALL_TIERS
 
 

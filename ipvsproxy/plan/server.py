@@ -20,25 +20,29 @@ BITS = (0, SCHED_1, SCHED_2, SCHED_3)
 
 def server_of(service: Service, scheduler: str, protocol: Protocol, number: int) -> ServerAttributes:
     """Return the attributes for one protocol and one family (4 or 6)."""
-    flags = _own_flags(service.scheduler_flags, scheduler)
     one_packet = service.one_packet and protocol is Protocol.UDP and not service.affinity_seconds
     prefix = service.affinity_prefixes[number == 6] if service.affinity_seconds else 0
-    return _attributes(scheduler, flags, service.affinity_seconds, one_packet, _netmask(number, prefix))
+    return _attributes(scheduler, service.scheduler_flags, service.affinity_seconds, one_packet, number, prefix)
 
 
 @lru_cache(maxsize=1024)  # one value for all Services that want the same
 def _attributes(
-    scheduler: str, flags: int | None, affinity_seconds: int, one_packet: bool, netmask: int | None
+    scheduler: str,
+    names: tuple[str, ...] | None,
+    affinity: int,
+    one_packet: bool,
+    number: int,
+    prefix: int,
 ) -> ServerAttributes:
-    flags = SCHEDULER_FLAGS.get(scheduler, 0) if flags is None else flags
-    flags |= (PERSISTENT if affinity_seconds else 0) | (ONE_PACKET if one_packet else 0)
-    return ServerAttributes(scheduler, flags, affinity_seconds, netmask)
+    flags = _flags(names, scheduler)
+    flags |= (PERSISTENT if affinity else 0) | (ONE_PACKET if one_packet else 0)
+    return ServerAttributes(scheduler, flags, affinity, _netmask(number, prefix))
 
 
-def _own_flags(names: Sequence[str] | None, scheduler: str) -> int | None:
-    """Return the flags that a Service asks for, None where it leaves them to us."""
+def _flags(names: Sequence[str] | None, scheduler: str) -> int:
+    """Return the flags that a Service asks for; None leaves them to us."""
     if names is None:
-        return None
+        return SCHEDULER_FLAGS.get(scheduler, 0)
     flags = 0
     for name in names:
         of, number = FLAGS[name]

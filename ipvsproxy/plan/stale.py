@@ -46,7 +46,7 @@ class SweepRule(msgspec.Struct, frozen=True, gc=False):
 
 
 GONE = SweepRule(endpoints=frozenset())
-EVERY_PROTOCOL = 0
+EVERY_PROTOCOL, UDP = 0, Protocol.UDP
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -94,7 +94,7 @@ def _has_no_nat(key: FrontendKey, endpoint: Destination) -> bool:
 
 def _may_begin_anew(key: FrontendKey, *, replied: bool) -> bool:
     """What was answered goes on or ends by itself; but a UDP client may have asked a host that had the VIP."""
-    return not replied or key.protocol == Protocol.UDP
+    return not replied or key.protocol == UDP
 
 
 class SeenFrontend(msgspec.Struct, frozen=True, gc=False):
@@ -176,7 +176,7 @@ def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
     if old and old.views:
         now = {view.audience for view in views}
         views += tuple(view for view in old.views if view.audience not in now)
-    if not (views or frontend.ranges or frontend.key.protocol == Protocol.UDP):
+    if not (views or frontend.ranges or frontend.key.protocol == UDP):
         return None
     return SeenFrontend(frontend.serving, frontend.ranges, views)
 
@@ -190,7 +190,7 @@ def _of_wanted(key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend, du
     """Return what entries must be checked for; what has been due since an earlier change stays so."""
     lost = due.endpoints is not None or old is None or _lost(old.serving, new.serving)
     cut = bool(due.sources) or old is None or _tightened(old.ranges, new.ranges)
-    endpoints = frozenset(new.serving) if lost and new.serving and key.protocol == Protocol.UDP else None
+    endpoints = frozenset(new.serving) if lost and new.serving and key.protocol == UDP else None
     return SweepRule(endpoints, new.ranges if cut else (), due.cut)
 
 

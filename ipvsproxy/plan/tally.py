@@ -28,6 +28,7 @@ class Tier(IntEnum):
 
 
 CLUSTER_IP, NODE_PORT, LOAD_BALANCER, EXTERNAL_IP = Tier
+ALL_TIERS = len(Tier)
 
 
 def largest_size(service: Service, addresses: int, endpoints: int) -> int:
@@ -43,8 +44,8 @@ class Tally:
     """
 
     def __init__(self, limit: int = 0) -> None:
-        self.sizes = [0] * len(Tier)
-        self.ends = [0] * len(Tier)
+        self.sizes = [0] * ALL_TIERS
+        self.ends = [0] * ALL_TIERS
         self.complaints: list[str] = []
         self._left = limit or NO_LIMIT
 

@@ -31,16 +31,16 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 def choose(backends: Sequence[PortEndpoint], node: str, zone: str) -> Choice:
     """Pick the backends for Cluster and for Local policy; `zone` is empty when unknown."""
     ready = [b for b in backends if b.endpoint.ready]
-    leaving = [b for b in backends if b.endpoint.terminating and b.endpoint.serving]
-    return Choice(
-        cluster=_near(ready, node, zone) or leaving,
-        local=_on(node, ready) or _on(node, leaving),
-        exists=bool(ready or leaving),
-    )
+    here = [b for b in backends if b.endpoint.node == node] if node else []
+    local = [b for b in here if b.endpoint.ready] or _leaving(here) if here else here
+    if ready:
+        return Choice(_near(ready, node, zone), local, True)
+    leaving = _leaving(backends)
+    return Choice(leaving, local, bool(leaving))
 
 
-def _on(node: str, backends: Sequence[PortEndpoint]) -> Sequence[PortEndpoint]:
-    return [b for b in backends if b.endpoint.node == node] if node else []
+def _leaving(backends: Sequence[PortEndpoint]) -> list[PortEndpoint]:
+    return [b for b in backends if b.endpoint.terminating and b.endpoint.serving]
 
 
 def _near(ready: Sequence[PortEndpoint], node: str, zone: str) -> Sequence[PortEndpoint]:

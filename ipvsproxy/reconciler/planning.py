@@ -15,12 +15,12 @@ from ipvsproxy.plan.local import local_view
 from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
-from ipvsproxy.plan.quota import ALL_TIERS, Quota
+from ipvsproxy.plan.quota import Quota
 from ipvsproxy.plan.safety import LISTS_NODES, judge
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.slow_start import SlowStarts
 from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey
-from ipvsproxy.plan.tally import NO_LIMIT, Tally, Tier, largest_size
+from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT, Tally, Tier, largest_size
 from ipvsproxy.plan.waiting import Owner
 from ipvsproxy.reconciler.node_state import NodeState
 from ipvsproxy.reconciler.service_reports import ServiceReports

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from ipvsproxy.kernel.wire.netlink import GENERIC, SEQUENCE, attribute, generic, message
-from ipvsproxy.plan.diff import SERVER_VERBS, IpvsStep, Verb
+from ipvsproxy.plan.diff import NEW_DEST, SERVER_VERBS, IpvsStep, Verb
 from ipvsproxy.plan.state import TUNNEL, DestinationAttributes, FrontendKey, ServerAttributes
 
 IPVS_CMD_GET_SERVICE, IPVS_CMD_GET_DEST, IPVS_CMD_SET_CONFIG, IPVS_CMD_GET_CONFIG = 4, 8, 12, 13
@@ -76,7 +76,7 @@ def encode(family: int, step: IpvsStep, sequence: int) -> bytes:
         messages = before + stamp + after + body
         if not step.destinations:
             return messages
-        verb = Verb.NEW_DEST
+        verb = NEW_DEST
     rest = _rest(len(step.destinations[0].address), step.attributes)
     start, command, target = _destination_frame(family, verb, len(rest))
     head = start + stamp + command + key + target
@@ -92,7 +92,7 @@ def pieces(step: IpvsStep) -> Iterable[IpvsStep]:
 
 
 def _cut(step: IpvsStep) -> Iterator[IpvsStep]:
-    verb = Verb.NEW_DEST if step.creates else step.verb
+    verb = NEW_DEST if step.creates else step.verb
     yield IpvsStep(step.verb, step.key, step.server, step.destinations[:MOST_AT_ONCE], step.attributes)
     for start in range(MOST_AT_ONCE, len(step.destinations), MOST_AT_ONCE):
         part = step.destinations[start : start + MOST_AT_ONCE]
@@ -103,7 +103,7 @@ def single(step: IpvsStep) -> Iterator[IpvsStep]:
     """Take a step apart into steps of one message each."""
     if step.verb in SERVER_VERBS:
         yield IpvsStep(step.verb, step.key, step.server)
-    verb = Verb.NEW_DEST if step.creates else step.verb
+    verb = NEW_DEST if step.creates else step.verb
     for destination in step.destinations:
         yield IpvsStep(verb, step.key, None, (destination,), step.attributes)
 

@@ -1,0 +1,105 @@
+"""What one port of a Service looks like on this node in one family: everything that its frontends share.
+
+In: a Service and its endpoints, the facts of the node, the settings. Out: `PortPlan` values, from which
+`plan.planner` makes a frontend for each address. Deterministic, no I/O. Rules: contract 3.3, 4.4, 4.9.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from ipvsproxy.config import Config
+from ipvsproxy.plan.balance import Destinations
+from ipvsproxy.plan.endpoints import EndpointsByPort
+from ipvsproxy.plan.model import Protocol, Service, ServicePort
+from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.server import server_of
+from ipvsproxy.plan.state import Destination, ServerAttributes
+from ipvsproxy.plan.topology import PortEndpoint, choose
+
+HASHING = ("sh", "mh", "dh")
+"""Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
+UDP = Protocol.UDP
+
+
+class PortPlan(msgspec.Struct, frozen=True, gc=False):
+    """What one port of a Service looks like in one family: everything its frontends share."""
+
+    service: Service
+    port: ServicePort
+    cluster_ip: bytes
+    inside_port: int
+    server: ServerAttributes
+    cluster: Destinations
+    local: Destinations
+    exists: bool
+    hairpins: tuple[bytes, ...]
+    detects: bool
+    masquerade_all: bool
+    quiet: bool
+    drain_seconds: float
+    serving: tuple[Destination, ...]
+
+
+class PortPlanner:
+    """Plans the ports of one Service: what they have in common is found once."""
+
+    def __init__(self, service: Service, backends: EndpointsByPort, node: NodeFacts, config: Config) -> None:
+        self._service = service
+        self._backends = backends
+        self._node = node
+        self._config = config
+        self._scheduler = service.scheduler or config.scheduler
+        self._turn = _turn(self._scheduler, node.name)
+        self._local = service.external_local or service.internal_local
+        self._drain_seconds = config.drain_timeout if service.drain_seconds is None else service.drain_seconds
+
+    def plan(self, port: ServicePort, cluster_ip: bytes, number: int, inside_port: int) -> PortPlan:
+        """Return the plan of a port in the family `number` (4 or 6), which is that of the ClusterIP."""
+        node, config = self._node, self._config
+        found = self._backends.of(port, number)
+        choice = choose(found, node.name, node.zone)
+        return PortPlan(
+            service=self._service,
+            port=port,
+            cluster_ip=cluster_ip,
+            inside_port=inside_port,
+            server=server_of(self._service, self._scheduler, port.protocol, number),
+            cluster=self._destinations(choice.cluster),
+            local=self._destinations(choice.local) if self._local else {},
+            exists=choice.exists,
+            # Every endpoint of this node that is used at all is among the local ones.
+            hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
+            detects=number in node.detects,
+            masquerade_all=config.masquerade_all,
+            quiet=config.suppress_vip_arp and number == 4,
+            drain_seconds=self._drain_seconds,
+            serving=_serving(found) if port.protocol is UDP else (),
+        )
+
+    def _destinations(self, backends: Sequence[PortEndpoint]) -> Destinations:
+        """Sorted, then rotated, with the attributes of each."""
+        ordered = sorted([b.destination for b in backends])
+        if len(ordered) > 1:
+            start = self._turn % len(ordered)
+            ordered = ordered[start:] + ordered[:start]
+        return self._backends.balance.destinations(ordered, backends)
+
+
+def _serving(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
+    """Every endpoint that a tracked UDP connection may lead to, wherever it is (contract 4.16)."""
+    return tuple(sorted(b.destination for b in backends if b.endpoint.ready or b.endpoint.serving))
+
+
+@lru_cache(maxsize=8)
+def _turn(scheduler: str, node: str) -> int:
+    """Return by how much destinations are turned, so that not all nodes start at one endpoint (a hash, no chance).
+
+    With a scheduler that hashes, all nodes have one order: who comes through another node finds the same endpoint.
+    A checksum would not do: those of names that are alike are alike.
+    """
+    if scheduler in HASHING:
+        return 0
+    return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest(), "big")
