@@ -39,9 +39,15 @@ class Connection:
     """An ApiClient, and what makes its requests those of somebody. May be used by several threads."""
 
     def __init__(
-        self, api: Any, authorization: Callable[[], str], headers: Sequence[tuple[str, str]] = ()
+        self,
+        api: Any,
+        authorization: Callable[[], str],
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        compress: bool = True,
     ) -> None:
         self.api = api
+        self.compress = compress
         self._authorization = authorization
         self._headers = headers
 
@@ -84,7 +90,7 @@ def build(kubeconfig: Path | None, master: str) -> Connection:
     if kubeconfig is None and not master and config.authority is None:
         log.warning("Used the host's certificate authorities, the pod has none", file=str(ACCOUNT / AUTHORITY))
     api = _client(config)
-    connection = Connection(api, _authorization(config, api), config.headers)
+    connection = Connection(api, _authorization(config, api), config.headers, compress=config.compress)
     if config.plugin:
         _try(connection)
     return connection

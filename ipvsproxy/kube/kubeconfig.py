@@ -36,7 +36,8 @@ class Kubeconfig(NamedTuple):
     """One context of a kubeconfig.
 
     `cluster` and `user` are what sentences about either begin with. `headers` go with every request: they ask the
-    API server to act for somebody else. `proxy` is a URL, empty where the environment decides.
+    API server to act for somebody else. `proxy` is a URL, empty where the environment decides. `compress` says
+    that the server may compress lists.
     """
 
     server: str
@@ -53,6 +54,7 @@ class Kubeconfig(NamedTuple):
     key: Content = None
     plugin: Plugin | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    compress: bool = True
 
 
 class TokenFile:
@@ -167,7 +169,7 @@ def _cluster(file: Section, context: Section, within: str, master: str) -> Secti
 
 
 def _read(cluster: Section, user: Section, master: str) -> Kubeconfig:
-    _check(cluster, user)
+    _check(user)
     insecure, authority = cluster.flag("insecure-skip-tls-verify"), cluster.content("certificate-authority")
     certificate, key = user.content("client-certificate"), user.content("client-key")
     if certificate and not key:
@@ -189,6 +191,7 @@ def _read(cluster: Section, user: Section, master: str) -> Kubeconfig:
         certificate=certificate if key else None,
         key=key if certificate else None,
         headers=tuple(_impersonation(user)),
+        compress=not cluster.flag("disable-compression"),
     )
     config = _with_secret(config, user)
     has_method = config.token or config.token_file or config.login or config.certificate
@@ -196,9 +199,8 @@ def _read(cluster: Section, user: Section, master: str) -> Kubeconfig:
     return config if has_method else config._replace(plugin=plugin)
 
 
-def _check(cluster: Section, user: Section) -> None:
+def _check(user: Section) -> None:
     """Refuse what client-go refuses, and what it once had."""
-    cluster.flag("disable-compression")  # nothing is compressed here anyway
     if "auth-provider" in user:
         name = user.section("auth-provider").text("name")
         raise user.wrong("auth-provider", f"{name or 'it'} is not part of Kubernetes' clients any more; use exec")

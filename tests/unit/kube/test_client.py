@@ -138,6 +138,13 @@ def test_all_kinds_with_their_selections(server, follow):
         assert watch.query["allowWatchBookmarks"] == "true"
         assert 300 <= int(watch.query["timeoutSeconds"]) <= 600
     assert {request.headers["User-Agent"] for request in server.requests} == {"ipvsproxy"}
+    packed = {request.watch: request.headers["Accept-Encoding"] for request in server.requests}
+    assert packed == {False: "gzip", True: "identity"}
+
+
+def test_nothing_is_compressed_where_the_kubeconfig_forbids_it(server, follow, tmp_path):
+    path = server.write_kubeconfig(tmp_path / "k", cluster={"disable-compression": True})
+    follow(server, path=path).wait_for_lists()
     assert {request.headers["Accept-Encoding"] for request in server.requests} == {"identity"}
 
 
@@ -388,7 +395,7 @@ def _answering(respond):
 
 
 def test_what_a_compressed_answer_becomes_is_bounded():
-    """One that is asked not to compress may do so nevertheless: 256 MiB of zeros are 256 KiB then."""
+    """256 MiB of zeros are 256 KiB then."""
     packed = gzip.compress(bytes(256 << 20), 1)
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
     client = Client(None, _answering(lambda connection: connection.sendall(head + packed)), "node1")
@@ -403,6 +410,25 @@ def test_what_a_compressed_answer_becomes_is_bounded():
         tracemalloc.stop()
         response.close()
         client.close()
+
+
+@pytest.mark.parametrize("framed", ["Content-Length", "Transfer-Encoding"])
+def test_a_compressed_list_is_decompressed(framed):
+    body = json.dumps({"items": [service(f"web-{number}") for number in range(2000)]}).encode()
+    packed = gzip.compress(body)
+    if framed == "Content-Length":
+        head, content = f"{framed}: {len(packed)}", packed
+    else:
+        pieces = [packed[at : at + 1000] for at in range(0, len(packed), 1000)]
+        head = f"{framed}: chunked"
+        content = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+    sent = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n{head}\r\n\r\n".encode() + content
+    client = Client(None, _answering(lambda connection: connection.sendall(sent)), "node1")
+    client.connect()
+    response = client.list(Kind.SERVICE, 500, "", "")
+    assert response.read() == body
+    response.close()
+    client.close()
 
 
 def test_an_answer_that_dribbles_has_an_end():
