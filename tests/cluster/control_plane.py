@@ -85,10 +85,14 @@ def scheduler(cluster: Cluster, kube: Kube) -> list[object]:
 
 def start(cluster: Cluster, kube: Kube) -> None:
     """Return when the API server is ready."""
-    programs.start(cluster, "etcd", etcd(cluster))
+    start_etcd(cluster)
     start_apiserver(cluster, kube)
     programs.start(cluster, "controller-manager", controller_manager(cluster, kube))
     programs.start(cluster, "scheduler", scheduler(cluster, kube))
+
+
+def start_etcd(cluster: Cluster) -> None:
+    programs.start(cluster, "etcd", etcd(cluster))
 
 
 def start_apiserver(cluster: Cluster, kube: Kube) -> None:

@@ -37,7 +37,7 @@ def start(cluster: Cluster, name: str, words: Sequence[object], cwd: pathlib.Pat
 
 def stop(cluster: Cluster, name: str, number: signal.Signals = signal.SIGTERM, seconds: float = 30) -> None:
     """End a program and those that it started; by SIGKILL when that takes too long."""
-    group = int(_pid_file(cluster, name).read_text())
+    group = pid(cluster, name)
     for each in (number, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, each)
@@ -45,8 +45,12 @@ def stop(cluster: Cluster, name: str, number: signal.Signals = signal.SIGTERM, s
             return
 
 
+def pid(cluster: Cluster, name: str) -> int:
+    return int(_pid_file(cluster, name).read_text())
+
+
 def is_running(cluster: Cluster, name: str) -> bool:
-    return not _ends(int(_pid_file(cluster, name).read_text()), 0)
+    return not _ends(pid(cluster, name), 0)
 
 
 def wait(what: str, condition: Callable[[], object], seconds: float) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import yaml
 
+from tests.cluster import nodes, programs
 from tests.cluster.binaries import Kube, Missing
 from tests.cluster.images import REGISTRY
 from tests.cluster.kubectl import Kubectl
@@ -15,6 +17,8 @@ from tests.cluster.place import API_URL, POD_CIDRS, REPO, Cluster
 
 MODES = ("ipvs", "iptables", "nftables")
 OURS, THEIRS, NONE = "ipvsproxy", "kube-proxy", "none"
+CLEANUP = "ipvsproxy-cleanup"
+CLEANUP_SECONDS = 300
 PROXIES = (OURS, THEIRS, NONE)
 ROLLOUT = "--timeout=900s"
 EXAMPLE_URL = "https://192.0.2.10:6443"
@@ -31,6 +35,20 @@ def install(cluster: Cluster, kube: Kube, kubectl: Kubectl, proxy: str, mode: st
     else:
         kubectl.apply(kube_proxy(kube.version("kube-proxy"), mode))
     kubectl("rollout", "status", "daemonset", proxy, _SYSTEM, ROLLOUT)
+
+
+def replace(cluster: Cluster, kube: Kube, kubectl: Kubectl, proxy: str, mode: str) -> None:
+    """Install a proxy in place of those that a cluster has, on nodes without anything of them."""
+    names = [f"daemonset/{name}" for name in (OURS, THEIRS, CLEANUP)]
+    kubectl("delete", *names, _SYSTEM, "--ignore-not-found", "--cascade=foreground", ROLLOUT)
+    kubectl("label", "nodes", "--all", "ipvsproxy-")
+    for node in cluster.nodes:
+        command = [sys.executable, "-m", "ipvsproxy", "cleanup", "--cleanup-kube-proxy"]
+        done = nodes.run(cluster, node, *command, seconds=CLEANUP_SECONDS)
+        if done.returncode:
+            message = f"{node.name} is not clean: {done.stdout}"
+            raise programs.Failed(message)
+    install(cluster, kube, kubectl, proxy, mode)
 
 
 def check(kube: Kube, proxy: str, mode: str) -> None:

@@ -5,6 +5,7 @@ SERVICES is how many Services there are beside those that are asked; 500 if noth
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -23,10 +24,17 @@ SERVICES = int(os.environ.get("SERVICES") or 500)
 
 @pytest.fixture(params=proxies.MODES, scope="module")
 def switching_from(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Running]:
-    """A cluster with kube-proxy in each of its modes, and all that the recipe prepares."""
-    cluster = Cluster(NAME)
-    with lifecycle.temporary(cluster, kube, proxies.THEIRS, request.param):
+    """A cluster with kube-proxy in each of its modes, and all that the recipe prepares.
+
+    NAME is of one that is up; it stays, with kube-proxy in the end.
+    """
+    name = os.environ.get("NAME")
+    cluster = lifecycle.remembered(name)[0] if name else Cluster(NAME)
+    up = contextlib.nullcontext() if name else lifecycle.temporary(cluster, kube, proxies.THEIRS, request.param)
+    with up:
         kubectl = Kubectl(cluster, kube)
+        if name:
+            proxies.replace(cluster, kube, kubectl, proxies.THEIRS, request.param)
         installed = application.install(cluster, kubectl)
         kubectl.apply(switching.kinds(SERVICES))
         switching.prepare(cluster, kubectl)
