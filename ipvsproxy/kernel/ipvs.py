@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -129,6 +129,12 @@ class Ipvs:
         found = (parse_destination(part, len(key.address)) for part in self._reader.destinations(key))
         return {destination: active + inactive for destination, _, active, inactive in found}
 
+    def each_connections(self, key: FrontendKey) -> Iterator[tuple[Destination, int]]:
+        """Yield the same as it arrives, for a server with very many destinations. Raises KernelError."""
+        for part in self._reader.stream(key):
+            destination, _, active, inactive = parse_destination(part, len(key.address))
+            yield destination, active + inactive
+
     def has(self, scheduler: str) -> bool:
         """Whether a scheduler can be used; the kernel loads its module if it can. Raises KernelError."""
         server = ServerAttributes(scheduler, 0, 0)
@@ -160,6 +166,11 @@ class Ipvs:
         """Return the destinations of a server; none for a server that is gone. Raises Lost."""
         length = len(key.address)
         return dict(parse_attributes(part, length) for part in self._reader.destinations(key))
+
+    def each_destination(self, key: FrontendKey) -> Iterator[tuple[Destination, DestinationAttributes]]:
+        """Yield the same as it arrives, for a server with very many. Raises KernelError."""
+        for part in self._reader.stream(key):
+            yield parse_attributes(part, len(key.address))
 
 
 def _is_there(refused: StepRefused) -> bool:

@@ -6,6 +6,7 @@ a socket ever made, and small replies cost half the time.
 """
 
 import errno
+from collections.abc import Iterator
 
 from ipvsproxy.kernel.wire.ipvs import IPVS_CMD_GET_DEST, IPVS_CMD_GET_SERVICE, key_attribute
 from ipvsproxy.kernel.wire.netlink import KernelError, Wire, generic, generic_family
@@ -52,3 +53,17 @@ class IpvsReader:
             if error.errno in NOT_THERE:
                 return []
             raise
+
+    def stream(self, key: FrontendKey) -> Iterator[bytes]:
+        """Yield the same for a server with very many, as they arrive, while other requests go on.
+
+        The kernel goes through the list from its beginning for each reply, so these are large. Raises KernelError.
+        """
+        wire = Wire(NETLINK_GENERIC)
+        try:
+            yield from wire.stream(generic(self._family, IPVS_CMD_GET_DEST, key_attribute(key)))
+        except KernelError as error:
+            if error.errno not in NOT_THERE:
+                raise
+        finally:
+            wire.close()

@@ -16,6 +16,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
+from ipvsproxy.kernel.large_servers import LargeServers
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.rules import Rules
@@ -42,9 +43,7 @@ from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState, S
 VERIFIED_AT_ONCE = 1000
 """Servers whose destinations one verification reads: three system calls each."""
 READ_AT_ONCE = 50_000
-"""Destinations that one verification reads, unless a single server has more: IPVS needs 3 to 30 us for each."""
-SAMPLED = 5000
-"""Of a server with more destinations, a sample reads the server alone."""
+"""Destinations that one verification reads in one go: IPVS and Python need 3 to 30 us for each."""
 LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
@@ -96,6 +95,7 @@ class Kernel:
         self._host = host
         self._servers_in_doubt = self._vips_in_doubt = False
         self._verified = 0
+        self._large = LargeServers(shadow, ipvs.each_destination)
         self._pressure = Pressure()
 
     def prepare(self) -> None:
@@ -205,14 +205,15 @@ class Kernel:
         return False
 
     def _differs(self, key: FrontendKey, known: ServerState) -> bool:
-        if len(known.destinations) > SAMPLED:
+        if self._large.is_large(key):
             return self._ipvs.server(key) != known.server
         return self._ipvs.state(key) != known
 
     def verify_servers(self) -> Dirty:
         """Compare all servers, and the next part of them with destinations, with the shadow; correct it.
 
-        Begins with the server that `sample` has found. Returns what differed. Raises KernelError.
+        Begins with the server that `sample` has found. Returns what differed. Raises KernelError. Large servers
+        of this part are left for `verify_large`.
         """
         servers = self._ipvs.servers()
         part = self._next_to_verify()
@@ -221,17 +222,29 @@ class Kernel:
         return Dirty(servers=self._reread(suspects | part, servers))
 
     def _next_to_verify(self) -> set[FrontendKey]:
-        """Return the servers whose turn it is, one at least, and go on to those after them."""
+        """Return the servers whose turn it is, and go on to those after them."""
         known, room = self.shadow.servers, READ_AT_ONCE
-        start = self._verified % max(1, len(known))
+        self._verified %= max(1, len(known))
         part = set[FrontendKey]()
-        for key in islice(known, start, start + VERIFIED_AT_ONCE):
-            room -= len(known[key].destinations)
-            if part and room < 0:
+        for key in islice(known, self._verified, self._verified + VERIFIED_AT_ONCE):
+            if self._large.is_large(key):
+                self._large.add(key)
+            elif (room := room - len(known[key].destinations)) >= 0:
+                part.add(key)
+            else:
                 break
-            part.add(key)
-        self._verified = start + len(part)
+            self._verified += 1
         return part
+
+    @property
+    def is_verifying(self) -> bool:
+        """Whether `verify_large` has something to do."""
+        return bool(self._large)
+
+    def verify_large(self) -> Dirty:
+        """Compare the next piece of a large server with the shadow; correct it. Raises KernelError."""
+        key = self._large.step()
+        return Dirty(servers=self._reread({key}, {key: self.shadow.servers[key].server}) if key else set())
 
     def _reread(self, keys: set[FrontendKey], servers: dict[FrontendKey, ServerAttributes]) -> set[FrontendKey]:
         """Read some servers with their destinations into the shadow; return those that were different."""
@@ -252,6 +265,14 @@ class Kernel:
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return the number of connections of each destination of a server. Raises KernelError."""
         return self._ipvs.connections(key)
+
+    def each_connections(self, key: FrontendKey) -> Iterator[tuple[Destination, int]]:
+        """Yield the same for a large server as it is read. Raises KernelError."""
+        return self._ipvs.each_connections(key)
+
+    def is_large(self, key: FrontendKey) -> bool:
+        """Whether a server of the shadow is to be read in pieces."""
+        return self._large.is_large(key)
 
     def sweep(self, sweep: Sweep) -> int:
         """Delete the tracked connections that a sweep finds stale and return how many. Raises KernelError."""
@@ -280,6 +301,8 @@ class Kernel:
     def _change_servers(self, steps: Sequence[IpvsStep], failed: Dirty) -> None:
         if not steps:
             return
+        if self._large:
+            self._large.changed({step.key for step in steps})
         try:
             refused = self._ipvs.apply(steps)
         except Lost as error:

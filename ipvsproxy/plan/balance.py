@@ -23,14 +23,15 @@ Destinations = Mapping[Destination, DestinationAttributes]
 class Balance(msgspec.Struct, frozen=True):
     """What is wanted of the destinations of a Service: `usual` of those that `weights` does not name.
 
-    `weights` has names of pods, `prefixes` beginnings of names, the longest first. Endpoints in `zone`, if there
-    is one, get `same_zone` times the weight. `steps` are addresses of endpoints that have a part of their weight
-    only, in `STEPS`-ths.
+    `weights` has names of pods, `prefixes` beginnings of names, of which the longest counts; `lengths` are theirs,
+    the longest first. Endpoints in `zone`, if there is one, get `same_zone` times the weight. `steps` are
+    addresses of endpoints that have a part of their weight only, in `STEPS`-ths.
     """
 
     usual: DestinationAttributes = USUAL
     weights: Mapping[str, DestinationAttributes] = {}
-    prefixes: Sequence[tuple[str, DestinationAttributes]] = ()
+    prefixes: Mapping[str, DestinationAttributes] = {}
+    lengths: Sequence[int] = ()
     zone: str = ""
     same_zone: int = 1
     steps: Mapping[bytes, int] = {}
@@ -40,7 +41,7 @@ class Balance(msgspec.Struct, frozen=True):
         """Whether some endpoint may get a weight of its own other than 0."""
         if self.same_zone != 1:
             return True
-        values = (*self.weights.values(), *(attributes for _, attributes in self.prefixes))
+        values = (*self.weights.values(), *self.prefixes.values())
         return any(attributes.weight not in (0, USUAL.weight) for attributes in values)
 
     def destinations(self, ordered: Iterable[Destination], backends: Iterable[PortEndpoint]) -> Destinations:
@@ -54,7 +55,9 @@ class Balance(msgspec.Struct, frozen=True):
         """Return the attributes of an endpoint."""
         name, found = endpoint.name, self.weights.get(endpoint.name)
         if found is None:
-            found = next((own for prefix, own in self.prefixes if name.startswith(prefix)), self.usual)
+            # Each slice may have patterns: once for each length, and no comparison with all of them.
+            known = (self.prefixes.get(name[:length]) for length in self.lengths)
+            found = next(filter(None, known), self.usual)
         if self.zone and endpoint.zone == self.zone:
             found = msgspec.structs.replace(found, weight=min(found.weight * self.same_zone, MOST_WEIGHT))
         step = self.steps.get(endpoint.address) if self.steps else None
@@ -83,11 +86,12 @@ def balance_of(
         name: DestinationAttributes(min(weight * scale, MOST_WEIGHT), upper, lower)
         for name, weight in weights.items()
     }
-    prefixes = sorted((name for name in made if name.endswith("*")), key=len, reverse=True)
+    prefixes = {name[:-1]: made[name] for name in made if name.endswith("*")}
     return Balance(
         usual=DestinationAttributes(USUAL.weight * scale, upper, lower),
         weights={name: made[name] for name in made if not name.endswith("*")},
-        prefixes=[(name[:-1], made[name]) for name in prefixes],
+        prefixes=prefixes,
+        lengths=sorted(set(map(len, prefixes)), reverse=True),
         zone=zone if service.same_zone_weight != 1 else "",
         same_zone=service.same_zone_weight,
         steps=steps or {},

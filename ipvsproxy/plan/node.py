@@ -51,7 +51,7 @@ class Missing(NamedTuple):
     @property
     def shown(self) -> list[str]:
         """The first few of the names, those that may be meant before others."""
-        return [*self.likely, *(name for name in self.others if name not in self.likely)][:NAMES_SHOWN]
+        return list(dict.fromkeys((*self.likely, *self.others)))[:NAMES_SHOWN]
 
     def summary(self) -> dict[str, object]:
         """Return what there is, for a log line."""

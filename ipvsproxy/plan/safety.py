@@ -94,6 +94,7 @@ class _Judge:
         self._service, self._node, self._config, self._known = service, node, config, known
         self._given = frozenset(service.load_balancer_ips)
         self._ports = frozenset(port.port for port in service.ports)
+        self._in_use = sorted({(port.protocol.value, port.port) for port in service.ports} & node.ports_in_use)
         # What names a node names nothing but nodes, as ServiceLB of k3s does: it has no addresses of its own.
         self._lists_nodes = any(a in node.reported or known.is_node(a) for a in self._given)
 
@@ -133,9 +134,7 @@ class _Judge:
         taken = HOST_PORTS | {known.port: known.role for known in node.reserved_at.get(address, ())}
         for number in sorted(self._ports & taken.keys()):
             yield AddressRefusal(address, number, f"the node's own address, where this port is {taken[number]}")
-        for protocol, number in sorted(
-            {(p.protocol.value, p.port) for p in self._service.ports} & node.ports_in_use
-        ):
+        for protocol, number in self._in_use:
             if number not in taken:
                 yield AddressRefusal(
                     address, number, "the node's own address, where this port is in use", protocol

@@ -5,24 +5,27 @@ deleted. Owned by the loop's thread.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.large_servers import PIECE
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.drain import Drains, Ended
 from ipvsproxy.plan.slices import Room, unit_cost
-from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey
+from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey
 from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.wanted_state import WantedState
 
 LOGGED_AT_ONCE = 10
+Connections = Iterator[dict[Destination, int] | None]
 
 log = structlog.get_logger()
 
@@ -52,6 +55,8 @@ class Drainer(Part):
         self._room = room
         # What has come to its end and is not deleted yet.
         self._ended: dict[FrontendKey, Sequence[Ended]] = {}
+        # Large servers whose connections are being read, a piece at a time.
+        self._reading: dict[FrontendKey, Connections] = {}
 
     @property
     def servers(self) -> int:
@@ -66,12 +71,12 @@ class Drainer(Part):
     @property
     def next_due(self) -> float:
         """When a server is to be asked for connections, or the next part of what has ended is to be deleted."""
-        return -math.inf if self._ended else self._drains.next_look
+        return -math.inf if self._ended or self._reading else self._drains.next_look
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether more has come to its end than there was room for."""
-        return bool(self._ended)
+        """Whether more has come to its end than there was room for, or more is to be read."""
+        return bool(self._ended or self._reading)
 
     def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
         """Record what drains on some servers, after any change of them."""
@@ -82,7 +87,11 @@ class Drainer(Part):
     def run(self, now: float) -> int:
         """Delete what has come to its end, one part of it; return the number of changes. Raises KernelError."""
         keys = self._drains.due(now)
-        self._ended.update((key, found) for key in keys if (found := self._find_ended(key, now)))
+        for key in keys:
+            self._look(key, self._read(key), now)
+        if self._reading and not keys:
+            key = next(iter(self._reading))
+            self._look(key, self._reading.pop(key), now)
         ended = self._next_part()
         if not ended:
             return 0
@@ -102,14 +111,31 @@ class Drainer(Part):
         self._log_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
         return sum(step.size for step in steps)
 
-    def _find_ended(self, key: FrontendKey, now: float) -> Sequence[Ended]:
-        """Return what has come to its end on a server; one that cannot be read is looked at another time."""
+    def _look(self, key: FrontendKey, reading: Connections, now: float) -> None:
+        """Read a server, or a piece of it, and note what has come to its end.
+
+        One that cannot be read is looked at another time.
+        """
         try:
-            connections = self._kernel.connections(key)
+            connections = next(reading)
         except KernelError as error:
             log.warning("Could not read the connections of a virtual server", frontend=str(key), err=str(error))
-            return ()
-        return self._drains.ended(key, connections, now)
+            return
+        if connections is None:
+            self._reading[key] = reading
+        elif found := self._drains.ended(key, connections, now):
+            self._ended[key] = found
+
+    def _read(self, key: FrontendKey) -> Connections:
+        """Yield the connections of a server; of a large one None after each piece, then those of what drains."""
+        if not self._kernel.is_large(key):
+            yield self._kernel.connections(key)
+            return
+        listing, found = self._kernel.each_connections(key), dict[Destination, int]()
+        while piece := list(islice(listing, PIECE)):
+            found.update(item for item in piece if self._drains.is_draining(key, item[0]))
+            yield None
+        yield found
 
     def _next_part(self) -> dict[FrontendKey, list[Ended]]:
         """Take what there is room for, without what is wanted again by now."""

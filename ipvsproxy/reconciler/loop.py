@@ -104,7 +104,8 @@ class Loop:
     @property
     def _is_in_the_middle(self) -> bool:
         """Whether the next slice of some work is due."""
-        return self._wanted.backlog > 0 or self.parts.applier.unfinished > 0 or self.parts.drainer.is_unfinished
+        applier, drainer, verifier = self.parts.applier, self.parts.drainer, self.parts.verifier
+        return bool(self._wanted.backlog or applier.unfinished or drainer.is_unfinished or verifier.is_unfinished)
 
     def timeout(self) -> float | None:
         """Return the seconds until something is due; None when nothing is before another event."""

@@ -46,8 +46,13 @@ class Verifier(Part):
 
     @property
     def next_due(self) -> float:
-        """When to verify; not before the start is done."""
-        return self._next
+        """When to verify, not before the start is done; at once while a large server is being read."""
+        return -math.inf if self._kernel.is_verifying else self._next
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the next piece of a large server is to be read."""
+        return self._kernel.is_verifying
 
     def begin(self, now: float) -> None:
         """The start is done, which has read everything."""
@@ -58,19 +63,28 @@ class Verifier(Part):
         self._next = min(self._next, now + SUSPICION_SECONDS)
 
     def run(self, now: float) -> int:
-        """Verify everything; what differs is pending. Raises PartFailed when something could not be read."""
+        """Verify everything, or go on with a large server; what differs is pending.
+
+        Raises PartFailed when something could not be read, KernelError when a large server cannot.
+        """
+        if now < self._next:
+            self._found(self._kernel.verify_large())
+            return 0
         self._kernel.keep_settings()
         changed, unread = self._check_all()
-        if changed:
-            log.warning(messages.VERIFICATION_REPAIRED, servers=len(changed.servers), vips=len(changed.vips))
-            self._report.repaired(len(changed))
-            self._applier.found_different(changed)
+        self._found(changed)
         if unread:
             raise PartFailed("; ".join(unread))
         self._kernel.check_load()
         self.take_over()
         self._next = now + self._period
         return 0
+
+    def _found(self, changed: Dirty) -> None:
+        if changed:
+            log.warning(messages.VERIFICATION_REPAIRED, servers=len(changed.servers), vips=len(changed.vips))
+            self._report.repaired(len(changed))
+            self._applier.found_different(changed)
 
     def take_over(self) -> None:
         """Remove what a kube-proxy has left; report when another one begins to work here, or ends."""

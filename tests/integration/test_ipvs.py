@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -101,3 +102,21 @@ def test_thousands_of_destinations_and_of_errors(ipvs: Ipvs) -> None:
     refused = ipvs.apply([IpvsStep(Verb.NEW_DEST, frontend(2), None, targets(2000))])
     assert {item.errno for item in refused} == {errno.ESRCH}
     assert len(refused) == 2000
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_large_server_is_read_in_pieces_while_others_are_asked_and_changed(
+    session_lab: Lab, ipvs: Ipvs, family: int
+) -> None:
+    with netns.inside(session_lab.nodes[0].netns):
+        large = creation(1, WRR, 6000, family)
+        assert ipvs.apply([large, creation(2, RR, 1, family)]) == []
+        listing = ipvs.each_destination(large.key)
+        found = dict(itertools.islice(listing, 1000))
+        assert ipvs.apply([creation(3, RR, 10, family)]) == []
+        assert len(ipvs.destinations(frontend(2, family))) == 1
+        found |= dict(listing)
+        assert found == ipvs.destinations(large.key) == dict.fromkeys(targets(6000, family), USUAL)
+        assert dict(ipvs.each_connections(large.key)) == dict.fromkeys(targets(6000, family), 0)
+        next(ipvs.each_destination(large.key))  # and is left in the middle
+        assert list(ipvs.each_destination(frontend(9, family))) == []

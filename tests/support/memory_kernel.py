@@ -141,6 +141,12 @@ class MemoryIpvs:
         self.faults.read()
         return dict(self.table[key].destinations) if key in self.table else {}
 
+    def each_destination(self, key):
+        yield from self.destinations(key).items()
+
+    def each_connections(self, key):
+        yield from self.connections(key).items()
+
     def observe(self):
         self.faults.read()
         return self._all()

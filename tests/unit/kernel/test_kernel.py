@@ -4,16 +4,18 @@ import errno
 
 import pytest
 
-from ipvsproxy.kernel.kernel import READ_AT_ONCE, SAMPLED
+from ipvsproxy.kernel.kernel import READ_AT_ONCE
+from ipvsproxy.kernel.large_servers import LARGE, PIECE
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
-from ipvsproxy.plan.state import ServerAttributes, ServerState, Vip, VipForm
+from ipvsproxy.plan.state import USUAL, DestinationAttributes, ServerAttributes, ServerState, Vip, VipForm
 from tests.support.build import destination, key, weighted
 from tests.support.memory_kernel import Fault, MemoryNode
 
-WEB = key("10.96.0.10:80")
+WEB, OTHER = key("10.96.0.10:80"), key("10.96.0.11:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.1:8080")
 RR = ServerAttributes("rr", 0, 0)
+IDLE = DestinationAttributes(0)
 EMPTY = ServerState(RR, {})
 
 
@@ -144,7 +146,7 @@ def crowd(size):
 
 
 def test_a_sample_does_not_read_the_destinations_of_a_large_server_but_finds_that_it_is_gone(kernel, node):
-    node.ipvs.table[WEB] = crowd(SAMPLED + 1)
+    node.ipvs.table[WEB] = crowd(LARGE + 1)
     kernel.adopt()
     node.ipvs.state = None
     assert not kernel.sample()
@@ -152,13 +154,13 @@ def test_a_sample_does_not_read_the_destinations_of_a_large_server_but_finds_tha
     assert kernel.sample()
 
 
-@pytest.mark.parametrize("count", [4, 8])
+@pytest.mark.parametrize("count", [20, 40])
 def test_a_verification_reads_so_many_destinations_however_many_there_are(kernel, node, count):
     keys = [key(f"10.96.0.{n}:80") for n in range(count)]
-    node.ipvs.table.update(dict.fromkeys(keys, crowd(READ_AT_ONCE // 2)))
+    node.ipvs.table.update(dict.fromkeys(keys, crowd(LARGE)))
     kernel.adopt()
     counted = Counted(node)
-    for _ in range(count // 2):
+    for _ in range(count * LARGE // READ_AT_ONCE):
         before = counted.read
         kernel.verify_servers()
         assert counted.read - before == READ_AT_ONCE
@@ -166,9 +168,69 @@ def test_a_verification_reads_so_many_destinations_however_many_there_are(kernel
     assert kernel.verify_servers().servers == {keys[0]}
 
 
-def test_a_server_that_is_larger_than_that_is_verified_all_the_same(kernel, node):
-    node.ipvs.table[WEB] = crowd(READ_AT_ONCE + 1)
+@pytest.fixture
+def large(kernel, node):
+    node.ipvs.table[WEB] = crowd(3 * PIECE)
+    node.ipvs.table[OTHER] = ServerState(RR, weighted({ONE: 1}))
     kernel.adopt()
-    counted = Counted(node)
+    return kernel
+
+
+def verified(kernel):
+    """Verify, and return what differed of large servers, and in how many pieces these were read."""
     kernel.verify_servers()
-    assert counted.read == READ_AT_ONCE + 1
+    found, pieces = set(), 0
+    while kernel.is_verifying:
+        found |= kernel.verify_large().servers
+        pieces += 1
+    return found, pieces
+
+
+def test_a_large_server_is_verified_in_pieces(large, node):
+    counted = Counted(node)
+    found, pieces = verified(large)
+    assert (found, pieces >= 3) == (set(), True)
+    assert counted.read == 3 * PIECE + 1
+
+
+@pytest.mark.parametrize("place", [0, PIECE, 3 * PIECE - 1])
+@pytest.mark.parametrize("change", ["gone", "weight", "more"])
+def test_whatever_differs_of_a_large_server_is_found(large, node, place, change):
+    table = node.ipvs.table[WEB].destinations
+    changed = list(table)[place]
+    if change == "gone":
+        del table[changed]
+    elif change == "weight":
+        table[changed] = IDLE
+    else:
+        table[ONE] = USUAL
+    assert verified(large)[0] == {WEB}
+    assert large.shadow.servers[WEB].destinations == table
+    assert verified(large)[0] == set()
+
+
+def test_a_large_server_that_we_change_while_it_is_read_is_not_taken_for_different(large, node):
+    large.verify_servers()
+    large.verify_large()
+    gone = tuple(node.ipvs.table[WEB].destinations)[:PIECE]
+    large.apply(Steps(removed=[IpvsStep(Verb.DEL_DEST, WEB, None, gone)]))
+    while large.is_verifying:
+        assert not large.verify_large()
+    assert verified(large)[0] == set()
+
+
+def test_a_change_of_another_server_does_not_disturb_the_reading(large, node):
+    large.verify_servers()
+    large.verify_large()
+    large.apply(Steps(removed=[IpvsStep(Verb.DEL_SERVICE, OTHER)]))
+    assert large.is_verifying
+
+
+def test_a_large_server_that_cannot_be_read_is_read_with_the_next_verification(large, node):
+    large.verify_servers()
+    node.faults.plan(0, Fault("lost"))
+    with pytest.raises(KernelError):
+        large.verify_large()
+    assert not large.is_verifying
+    del node.ipvs.table[WEB].destinations[next(iter(node.ipvs.table[WEB].destinations))]
+    assert verified(large)[0] == {WEB}

@@ -1,9 +1,11 @@
 """From an object to the steps for the kernel: the work grows as n log n with each part of the input."""
 
 import pytest
+from msgspec.structs import replace
 
 from ipvsproxy.base.address import Cidr, disjoint, format_ip, is_covered, parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
+from ipvsproxy.plan.balance import balance_of
 from ipvsproxy.plan.diff import diff
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.ledger import Ledger, Owner
@@ -210,6 +212,24 @@ def test_hints_of_endpoints_are_looked_at_once():
         pods = slice_of("web", *(ip(n) for n in range(size)))
         backends = EndpointsByPort([pods]).of(service().ports[0], 4)
         return lambda: choose(backends, "node1", "a")
+
+    assert growth(prepare) < BELOW_QUADRATIC
+
+
+def test_a_pod_is_looked_up_among_the_patterns_of_all_slices_and_not_compared_with_each():
+    """A slice has few, but a Service has as many slices as its author likes."""
+
+    def prepare(size):
+        pods = slice_of("web", *(ip(n) for n in range(size)))
+        patterns = [
+            replace(slice_of("web", ip(n, 11), name=f"web-{n}"), weights=((f"pod-{n:06}-*", n % 9),))
+            for n in range(size)
+        ]
+        balance = balance_of(service(), [pods, *patterns], "")
+        assert len(balance.prefixes) == size
+        backends = EndpointsByPort([pods]).of(service().ports[0], 4)
+        ordered = [backend.destination for backend in backends]
+        return lambda: balance.destinations(ordered, backends)
 
     assert growth(prepare) < BELOW_QUADRATIC
 

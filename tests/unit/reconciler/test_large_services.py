@@ -6,6 +6,7 @@ import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.kernel.large_servers import PIECE
 from ipvsproxy.plan.drain import READ_A_SECOND
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.slices import unit_cost
@@ -145,6 +146,43 @@ def test_endpoints_that_all_change_drain_and_are_deleted_in_slices(size):
     longest = max(longest, running.rest()[1])
     assert running.count() == size
     assert longest < 1.0
+
+
+def test_the_connections_of_a_large_service_are_read_in_pieces_and_those_of_others_at_once():
+    running = Running(large(), pods(20_000), service("small", ["10.96.0.77"]), slice_of("small", "10.244.1.1"))
+    running.rest()
+    running.change(pods(19_999), slice_of("small", "10.244.1.2"))
+    running.rest()
+    small = key("10.96.0.77:80")
+    running.now += 2
+    running.rest()
+    assert running.count(small) == 1
+    asked = []
+    read = running.ipvs.each_connections
+    running.ipvs.each_connections = lambda name: (asked.append(name) or item for item in read(name))
+    running.now += 20_000 / READ_A_SECOND
+    passes = 0
+    while running.loop.timeout() == 0:
+        before = len(asked)
+        running.loop.reconcile([])
+        passes += 1
+        assert len(asked) - before <= PIECE
+    assert len(asked) == 20_000
+    assert passes > 20_000 / PIECE
+    assert running.count() == 19_999
+
+
+def test_a_large_service_is_verified_while_events_are_handled():
+    running = Running(large(), pods(20_000))
+    running.rest()
+    running.now += 60
+    running.ipvs.table[LARGE].destinations.popitem()
+    running.loop.reconcile([])
+    running.change(slice_of("web", "10.244.2.1", "10.244.2.2"))
+    assert running.count(WEB) == 2
+    assert running.count() == 19_999
+    running.rest()
+    assert running.count() == 20_000
 
 
 def test_a_start_does_not_wait_for_a_large_service():
