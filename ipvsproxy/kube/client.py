@@ -143,8 +143,9 @@ def _words(error: BaseException) -> str:
         return str(origin)
     words = next((text for text in error.args if isinstance(text, str)), str(error))
     words = URLLIB3.sub(lambda found: f"{_bracketed(found[1])}:{found[2]}: ", words)
-    cause = getattr(error, "original_error", None)
-    return f"{words}: {_words(cause)}" if cause is not None else words or type(error).__name__
+    inner = (argument for argument in error.args if isinstance(argument, BaseException))
+    cause = getattr(error, "original_error", None) or next(inner, None)
+    return f"{words.rstrip('.')}: {_words(cause)}" if cause is not None else words or type(error).__name__
 
 
 def _bracketed(host: str) -> str:

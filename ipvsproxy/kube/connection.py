@@ -20,6 +20,7 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.errors import plain
+from ipvsproxy.kube.answer_head import Answer
 from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.exec_plugin import Credential, Plugin, PluginFailed
 from ipvsproxy.kube.kubeconfig import Content, Kubeconfig, TokenFile, read_kubeconfig
@@ -154,6 +155,7 @@ def _client(config: Kubeconfig) -> Any:
         api = ApiClient(configuration)
     except (HTTPError, OSError, ValueError) as error:
         raise KubeconfigError(f"{config.cluster}: {plain(error)}") from None
+    _bound_heads(api.rest_client.pool_manager)
     _trust_as_go(api.rest_client, configuration)
     api.user_agent = "ipvsproxy"
     return api
@@ -206,6 +208,15 @@ def _use_certificates(configuration: Any, config: Kubeconfig) -> None:
     if certificate:
         where = f"{config.user}.client-certificate, client-key{_named(config.certificate)}"
         _load(where, lambda: context.load_cert_chain(certificate, key, password=_no_password))
+
+
+def _bound_heads(manager: Any) -> None:
+    """Have status lines and headers of all answers bounded."""
+    pools: dict[str, Any] = dict(manager.pool_classes_by_scheme)
+    for scheme, pool in pools.items():
+        answering = type("Connection", (pool.ConnectionCls,), {"response_class": Answer})
+        pools[scheme] = type("Pool", (pool,), {"ConnectionCls": answering})
+    manager.pool_classes_by_scheme = pools
 
 
 def _trust_as_go(rest_client: Any, configuration: Any) -> None:

@@ -22,8 +22,8 @@ from structlog.testing import capture_logs
 from ipvsproxy.base import messages
 from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.inbox import ApiServers, Inbox, Kind, Listed, Removed, SourceFailed
+from ipvsproxy.kube import answer_head, connection, kubeconfig
 from ipvsproxy.kube import client as client_module
-from ipvsproxy.kube import connection, kubeconfig
 from ipvsproxy.kube.api import RequestFailed, TooLarge
 from ipvsproxy.kube.client import ApiSource, Client, ClientLimits
 from ipvsproxy.kube.kubeconfig import KubeconfigError, TokenFile
@@ -446,6 +446,58 @@ def test_an_answer_that_dribbles_has_an_end():
         response.read()
     ended.set()
     response.close()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([b"X-N: " + b"x" * 30_000 + b"\r\n"] * 3, "the headers of the answer are larger than 65536 bytes"),
+        ([b"x" * 70_000], "the headers of the answer are larger than 65536 bytes"),
+        ([b"X-%d: 1\r\n" % n for n in range(101)], "got more than 100 headers"),
+    ],
+)
+def test_headers_of_an_answer_are_bounded_in_number_and_size(lines, reason):
+    def answer(connection):
+        with suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"".join(lines))
+            connection.recv(1)
+
+    client = Client(None, _answering(answer), "node1", ClientLimits(read=30))
+    client.connect()
+    with pytest.raises(RequestFailed, match=reason):
+        client.list(Kind.SERVICE, 500, "", "")
+    client.close()
+
+
+@pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_headers_that_dribble_have_an_end(piece, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(answer_head, "HEAD_SECONDS", 0.2)
+
+    def dribble(connection):
+        with suppress(OSError):
+            connection.sendall(b"HTTP/1.1 100 Continue\r\nX-Slow: ")
+            while not ended.wait(0.02):
+                connection.sendall(piece)
+
+    client = Client(None, _answering(dribble), "node1", ClientLimits(read=30))
+    client.connect()
+    with pytest.raises(RequestFailed, match=r"headers of the answer were not complete within 0\.2 s"):
+        client.list(Kind.SERVICE, 500, "", "")
+    ended.set()
+    client.close()
+
+
+def test_an_honest_answer_with_many_headers_is_read():
+    lines = b"".join(b"X-%d: %b\r\n" % (n, b"x" * 500) for n in range(90))
+
+    def answer(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n" + lines + b"\r\n" + bytes(200_000))
+
+    client = Client(None, _answering(answer), "node1")
+    client.connect()
+    assert client.list(Kind.SERVICE, 500, "", "").read() == bytes(200_000)
     client.close()
 
 
