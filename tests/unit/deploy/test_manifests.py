@@ -100,6 +100,13 @@ def test_the_proxy_reads_the_files_without_a_complaint(data: dict[str, str], tmp
     assert read_config.token_file.path == tmp_path / "token"
 
 
+def test_the_proxy_has_a_memory_limit_above_what_its_ceilings_let_it_hold() -> None:
+    """Without one, other pods would be killed first: its OOM score is lower than theirs."""
+    (daemonset,) = (item for item in base() if item["kind"] == "DaemonSet")
+    (proxy,) = daemonset["spec"]["template"]["spec"]["containers"]
+    assert proxy["resources"]["limits"] == {"memory": "3Gi"}
+
+
 def test_only_the_init_container_is_privileged() -> None:
     pod = by_kind(base())["DaemonSet"]["spec"]["template"]["spec"]
     main, first = pod["containers"][0]["securityContext"], pod["initContainers"][0]
