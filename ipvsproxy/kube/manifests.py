@@ -15,6 +15,7 @@ import errno
 import os
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -85,7 +86,7 @@ class Folder:
         for name, reason in sorted(found.problems.items() - self._problems):
             log.warning("Could not read subdirectory of manifest directory", directory=name, err=reason)
         self._problems = set(found.problems.items())
-        return {name for name in self._files if any(name.startswith(folder) for folder in found.problems)}
+        return {name for name in self._files if not found.problems.keys().isdisjoint(_folders(name))}
 
     def _note_lacks(self, found: FoundFiles) -> None:
         """Log what is missing in the folder as a whole, each once."""
@@ -150,6 +151,14 @@ class Folder:
         for (kind, key), _, loser in sorted(self._clashes - clashes):
             log.info("Resolved duplicate manifest object", file=loser, kind=kind, object=key)
         self._clashes = clashes
+
+
+def _folders(name: str) -> Iterator[str]:
+    """Yield the folders that a file is in, each with a slash at its end."""
+    at = name.find("/")
+    while at >= 0:
+        yield name[: at + 1]
+        at = name.find("/", at + 1)
 
 
 class ManifestSource:

@@ -1,6 +1,7 @@
 """From bytes to objects, and from objects to Services that are to be planned: in proportion to their size."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,10 @@ from ipvsproxy.base.address import format_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.kube.endpoint_slice import MOST_HINTS
+from ipvsproxy.kube.manifest_file import File
+from ipvsproxy.kube.manifests import Folder
 from ipvsproxy.kube.store import Store
+from ipvsproxy.kube.tree import FoundFiles
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.serve.services import ServicePorts
 from tests.support.build import service as built
@@ -99,4 +103,15 @@ def test_health_check_ports_are_listed_in_proportion():
             known.set(f"a/s{n}", LocalView(f"a/s{n}", "", 30000 + n, {4: 1}, frozenset()))
         return known.take_listeners
 
+    assert growth(prepare) < BELOW_QUADRATIC
+
+
+def test_what_was_in_folders_that_cannot_be_read_is_found_without_a_search():
+    def prepare(size):
+        folder, problems = Folder(Path("/manifests")), {f"d{n}/": "Permission denied" for n in range(size)}
+        folder._files = {f"d{n}/sub/a.yaml": File("a.yaml", Path("/none")) for n in range(size)}
+        folder._problems = set(problems.items())  # they are known, and cost no lines
+        return lambda: folder._unreadable(FoundFiles({}, [], [], problems))
+
+    assert len(prepare(3)()) == 3
     assert growth(prepare) < BELOW_QUADRATIC

@@ -11,6 +11,7 @@ from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.safety import judge
 from ipvsproxy.plan.stale import Stale, SweepRule, _tightened
 from ipvsproxy.plan.state import KernelState
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
@@ -205,6 +206,16 @@ def test_the_end_of_a_destination_is_looked_up_among_many_frontends():
         return lambda: [stale.cut(*end) for end in ends]
 
     assert growth(prepare, small=50) < BELOW_QUADRATIC
+
+
+def test_ports_in_use_are_compared_with_those_of_a_service_once_for_all_addresses_of_the_node():
+    def prepare(size):
+        addresses = [ip(n, 192) for n in range(size)]
+        here = node(links=addresses, ports_in_use=frozenset((6, n) for n in range(40_000, 40_000 + size)))
+        svc = service(ports=ports(size), load_balancer_ips=addresses)
+        return lambda: judge(svc, here, config())
+
+    assert growth(prepare) < BELOW_QUADRATIC
 
 
 def test_hints_of_endpoints_are_looked_at_once():
