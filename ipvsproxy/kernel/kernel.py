@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
+from ipvsproxy.kernel.ipvs_reader import NOT_THERE
 from ipvsproxy.kernel.large_servers import LargeServers
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.pressure import Pressure
@@ -31,6 +33,7 @@ from ipvsproxy.plan.dependencies import (
 from ipvsproxy.plan.diff import (
     IpvsStep,
     Steps,
+    Verb,
     record_ipvs,
     record_vip,
 )
@@ -311,15 +314,31 @@ class Kernel:
             self._servers_in_doubt = True
             return
         unsure = {item.step.key for item in refused}
+        known = self._refused_of_large(refused) if refused else {}
         for step in steps:
             if step.key not in unsure:
                 record_ipvs(step, self.shadow)
-        for key in unsure:
+            elif step.key in known:
+                left = tuple(d for d in step.destinations if d not in known[step.key])
+                record_ipvs(msgspec.structs.replace(step, destinations=left), self.shadow)
+        for key in unsure - known.keys():
             self._look_again(key)
         report(refused)
         failed.servers |= unsure
         # Of several about one server the first is why: without the server its destinations fail, too.
         failed.reasons.update((item.step.key, f"IPVS: {item.reason}") for item in reversed(refused))
+
+    def _refused_of_large(self, refused: Sequence[StepRefused]) -> dict[FrontendKey, set[Destination]]:
+        """Return the large servers to which only new destinations were refused, with these: no need to read it."""
+        found: dict[FrontendKey, set[Destination]] = {}
+        others = set()
+        for item in refused:
+            key = item.step.key
+            if item.step.verb is Verb.NEW_DEST and item.errno not in NOT_THERE and self._large.is_large(key):
+                found.setdefault(key, set()).update(item.step.destinations)
+            else:
+                others.add(key)
+        return {key: which for key, which in found.items() if key not in others}
 
     def _look_again(self, key: FrontendKey) -> None:
         """Read one server into the shadow, of which some steps have been carried out and some have not."""

@@ -13,14 +13,15 @@ servers.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import chain
 
 import msgspec
 
 from ipvsproxy.plan.dependencies import ready_redirects, replaced_vips, unneeded_elements
 from ipvsproxy.plan.diff import SERVER_VERBS, IpvsStep, Steps, Verb
-from ipvsproxy.plan.state import Dirty, FrontendKey, KernelState
+from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState
 
 LOOKED_THROUGH = 1000
 """So many destinations are looked through in about the time that a message takes..."""
@@ -58,17 +59,27 @@ def unit_cost(destinations: int) -> float:
     return 1.0 + destinations / LOOKED_THROUGH + (destinations / OUT_OF_CACHE) ** 2
 
 
+Refused = Mapping[FrontendKey, AbstractSet[Destination]]
+
+
 def cut(
-    steps: Steps, shadow: KernelState, room: Room, turns: Iterable[FrontendKey] = (), *, is_start: bool = False
+    steps: Steps,
+    shadow: KernelState,
+    room: Room,
+    turns: Iterable[FrontendKey] = (),
+    refused: Refused | None = None,
+    *,
+    is_start: bool = False,
 ) -> Dirty:
     """Take out of `steps` what there is no room for, and return the names of what is left.
 
-    The first of `turns` that has something to do gets up to half of the room, whatever others want. At the start
-    each server has the room for itself: nobody is served yet who would have to wait.
+    The first of `turns` that has something to do gets up to half of the room, whatever others want. Destinations
+    that the kernel has `refused` come last on their server. At the start each server has the room for itself:
+    nobody is served yet who would have to wait.
     """
     if _estimate(steps, shadow) <= room.uncut:
         return Dirty()
-    cutter, units = _Cutter(steps, shadow), math.inf if is_start else room.units
+    cutter, units = _Cutter(steps, shadow, refused or {}), math.inf if is_start else room.units
     if cutter.total <= units and cutter.largest <= room.units:
         return Dirty()
     cutter.grant(units, room.units, turns)
@@ -91,7 +102,8 @@ def _estimate(steps: Steps, shadow: KernelState) -> float:
 class _Cutter:
     """The costs of the steps of each server, and what each may take."""
 
-    def __init__(self, steps: Steps, shadow: KernelState) -> None:
+    def __init__(self, steps: Steps, shadow: KernelState, refused: Refused) -> None:
+        self._refused = refused
         self.unbegun: set[FrontendKey] = set()
         self._units: dict[FrontendKey, float] = {}
         self._costs: dict[FrontendKey, float] = {}
@@ -129,7 +141,7 @@ class _Cutter:
 
     def fitting(self, steps: Iterable[IpvsStep], left: Dirty) -> Iterator[IpvsStep]:
         """Yield the steps, or the beginnings of steps, that a server may take; the others are left."""
-        for step in steps:
+        for step in map(self._in_order, steps):
             whole = len(step.destinations)
             count = whole if step.key in left.servers else self._count(step)
             if step.key in left.servers or count < 0:
@@ -140,6 +152,12 @@ class _Cutter:
             else:
                 left.servers.add(step.key)
                 yield msgspec.structs.replace(step, destinations=step.destinations[:count])
+
+    def _in_order(self, step: IpvsStep) -> IpvsStep:
+        last = self._refused.get(step.key)
+        if not last:
+            return step
+        return msgspec.structs.replace(step, destinations=tuple(sorted(step.destinations, key=last.__contains__)))
 
     def _count(self, step: IpvsStep) -> int:
         """Take the cost of a step, and return how many of its destinations that is for; negative for nothing."""

@@ -7,6 +7,7 @@ loop's thread.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 from ipvsproxy.base.address import parse_cidr
 from ipvsproxy.kernel.kernel import Kernel
@@ -14,10 +15,10 @@ from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.affected import families_behind
 from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.dependencies import redirect_ends
-from ipvsproxy.plan.diff import Steps
+from ipvsproxy.plan.diff import Steps, Verb
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.slices import Room, cut
-from ipvsproxy.plan.state import Dirty, FrontendKey
+from ipvsproxy.plan.state import Destination, Dirty, FrontendKey
 from ipvsproxy.reconciler.drain import Drainer
 from ipvsproxy.reconciler.foreign_servers import ForeignServers
 from ipvsproxy.reconciler.part import Part
@@ -57,6 +58,8 @@ class Applier(Part):
         # What there was no room for, and the servers among it in the order of their turns.
         self._left = Dirty()
         self._turns: list[FrontendKey] = []
+        # Destinations of such servers that the kernel has refused.
+        self._refused: dict[FrontendKey, set[Destination]] = {}
 
     @property
     def next_due(self) -> float:
@@ -112,7 +115,7 @@ class Applier(Part):
             self.found_different(different)
         pending = self._take_pending(now)
         steps = self._wanted.steps(pending, self._kernel.shadow, self._is_protected)
-        left = cut(steps, self._kernel.shadow, self._room, self._turns, is_start=is_start)
+        left = cut(steps, self._kernel.shadow, self._room, self._turns, self._refused, is_start=is_start)
         began = self._clock()
         failed = self._carry_out(pending, steps) if steps else Dirty()
         ended = self._clock()
@@ -120,9 +123,11 @@ class Applier(Part):
         if left:
             if not is_start:
                 self._room.took(ended - began)
-            # What of a server was refused waits with all of it.
+            failed.servers -= self._going_on(left.servers & failed.servers, steps)
+            # Where all was refused before, the server waits with all of it.
             self._leave(left.without(failed))
             tried = pending.without(left)
+        self._refused = {key: found for key, found in self._refused.items() if key in left.servers}
         self.backoff.settle(tried, failed, ended, ended - began)
         self._record(tried, failed)
         return steps.count()
@@ -140,6 +145,17 @@ class Applier(Part):
         self._left = left
         waiting = dict.fromkeys(key for key in self._turns[1:] if key in left.servers)
         self._turns = list(waiting | dict.fromkeys(left.servers))
+
+    def _going_on(self, keys: AbstractSet[FrontendKey], steps: Steps) -> set[FrontendKey]:
+        """Return those of some servers of which something was new; what was refused comes last from now on."""
+        found, servers = set[FrontendKey](), self._kernel.shadow.servers
+        for step in steps.added:
+            if step.key in keys and step.key in servers and step.verb in (Verb.NEW_SERVICE, Verb.NEW_DEST):
+                known = self._refused.setdefault(step.key, set())
+                if not known.issuperset(step.destinations):
+                    found.add(step.key)
+                    known.update(set(step.destinations) - servers[step.key].destinations.keys())
+        return found
 
     def _carry_out(self, pending: Dirty, steps: Steps) -> Dirty:
         """Carry out steps and return the names of what failed. Raises KernelError, NftError."""

@@ -70,6 +70,14 @@ def test_the_server_whose_turn_it_is_gets_half_of_the_room_whatever_others_want(
     assert sizes(steps.added)[LARGE] * unit_cost(9000) == pytest.approx(1000, abs=unit_cost(9000))
 
 
+def test_what_the_kernel_has_refused_comes_last(room):
+    steps = Steps(added=[new(LARGE, 9000)])
+    refused = {LARGE: set(pods(9000)[:500])}
+    cut(steps, KernelState(), room, refused=refused)
+    (step,) = steps.added
+    assert step.destinations == pods(9000)[500 : 500 + len(step.destinations)]
+
+
 @pytest.mark.parametrize("units", [0.5, 2.0])
 def test_there_is_always_room_for_one_message(units, room):
     room.units = units

@@ -1,6 +1,7 @@
 """A Service with very many endpoints is programmed in slices, and keeps nobody waiting: counted, at two sizes."""
 
 import collections
+import errno
 
 import pytest
 
@@ -9,9 +10,9 @@ from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kernel.large_servers import PIECE
 from ipvsproxy.plan.drain import READ_A_SECOND
 from ipvsproxy.plan.model import Node
-from ipvsproxy.plan.slices import unit_cost
+from ipvsproxy.plan.slices import FIRST, unit_cost
 from ipvsproxy.process.assembly import make_loop
-from tests.support.build import config, key, service, slice_of
+from tests.support.build import config, destination, key, service, slice_of
 from tests.support.memory_kernel import MemoryIpvs, MemoryNode
 
 WEB, NODE_PORT, LARGE = key("10.96.0.10:80"), key("192.0.2.1:31000"), key("10.96.0.66:80")
@@ -88,9 +89,16 @@ def large(*, ports=((80, 0),)):
     return service("large", ["10.96.0.66"], ports)
 
 
+def wanted(size):
+    return [destination(f"{address}:8080") for address in addresses(size)]
+
+
+def addresses(size, second=16):
+    return (f"10.{second + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(size))
+
+
 def pods(size, second=16, **more):
-    addresses = (f"10.{second + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(size))
-    return slice_of("large", *addresses, **more)
+    return slice_of("large", *addresses(size, second), **more)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -183,6 +191,29 @@ def test_a_large_service_is_verified_while_events_are_handled():
     assert running.count() == 19_999
     running.rest()
     assert running.count() == 20_000
+
+
+def test_endpoints_that_the_kernel_refuses_do_not_keep_the_others_of_their_service_waiting():
+    running = Running()
+    do, bad = running.ipvs._do, {d for d, _ in zip(sorted(wanted(20_000)), range(3000), strict=False)}
+    tried = collections.Counter()
+
+    def refuse(step):
+        tried.update(step.destinations)
+        return errno.EINVAL if bad.intersection(step.destinations) else do(step)
+
+    running.ipvs._do = refuse
+    reads = collections.Counter()
+    state = running.ipvs.state
+    running.ipvs.state = lambda name: (reads.update([name]), state(name))[1]
+    running.change(large(), pods(20_000))
+    running.rest()
+    assert running.count() == 17_000
+    assert max(tried.values()) <= 5
+    assert reads[LARGE] <= 6000 * 2 / FIRST
+    # They are tried again, and cost others nothing.
+    assert 0 < running.loop.timeout() < 60
+    assert running.loop.parts.applier.pending == 1
 
 
 def test_a_start_does_not_wait_for_a_large_service():
