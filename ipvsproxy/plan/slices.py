@@ -32,7 +32,7 @@ UNCUT = 1000.0
 """Units: changes that cost no more are never cut."""
 SECONDS = 0.2
 """What a slice should take."""
-FEWEST, FIRST, MOST = 50.0, 1000.0, 200_000.0
+FEWEST, FIRST, MOST = 500.0, 1000.0, 200_000.0
 """Units: the first slice is small, since nobody knows yet how long a unit takes. That depends on the scheduler (mh
 computes its whole table again for each destination), on the memory and on the load of the machine: from 2 us to
 3 ms have been seen."""
@@ -41,16 +41,17 @@ computes its whole table again for each destination), on the memory and on the l
 class Room:
     """How many units fit into a slice, judged by the time that the last full one took.
 
-    It shrinks to what fits at once, and at most doubles from one slice to the next.
+    It shrinks to what fits at once, and at most doubles from one slice to the next. A slice may take as long as it
+    took to find out what there is to do: that grows with the server, and on a busy machine, too.
     """
 
     def __init__(self) -> None:
         self.units = FIRST
         self.uncut = UNCUT
 
-    def took(self, seconds: float) -> None:
-        """Record how long a full slice took."""
-        factor = min(2.0, SECONDS / max(seconds, 0.001))
+    def took(self, seconds: float, prepared: float = 0.0) -> None:
+        """Record how long a full slice took, and how long it had to be prepared."""
+        factor = min(2.0, max(SECONDS, prepared) / max(seconds, 0.001))
         self.units = min(MOST, max(FEWEST, self.units * factor))
 
 

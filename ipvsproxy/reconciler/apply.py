@@ -113,7 +113,7 @@ class Applier(Part):
     def _run(self, now: float, *, is_start: bool) -> int:
         for different in self._kernel.settle_doubts():
             self.found_different(different)
-        pending = self._take_pending(now)
+        started, pending = self._clock(), self._take_pending(now)
         steps = self._wanted.steps(pending, self._kernel.shadow, self._is_protected)
         left = cut(steps, self._kernel.shadow, self._room, self._turns, self._refused, is_start=is_start)
         began = self._clock()
@@ -122,7 +122,7 @@ class Applier(Part):
         tried = pending
         if left:
             if not is_start:
-                self._room.took(ended - began)
+                self._room.took(ended - began, began - started)
             failed.servers -= self._going_on(left.servers & failed.servers, steps)
             # Where all was refused before, the server waits with all of it.
             self._leave(left.without(failed))

@@ -79,7 +79,7 @@ class Process:
         """Carry out hardly more than one message at once."""
         room = self.loop.parts.applier._room
         room.units, room.uncut = 2.0, 0
-        room.took = lambda _: None
+        room.took = lambda *_: None
 
     def list(self):
         lists = {kind: {} for kind in Kind}

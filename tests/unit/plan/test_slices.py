@@ -135,7 +135,15 @@ def test_the_room_begins_small_and_grows_by_steps():
     assert room.units == 2 * FIRST
 
 
-@pytest.mark.parametrize("times", [2, 10, 15])
+def test_a_slice_takes_no_less_time_than_its_preparation():
+    room = Room()
+    room.took(10 * SECONDS, 10 * SECONDS)
+    assert room.units == FIRST
+    room.took(10 * SECONDS, 20 * SECONDS)
+    assert room.units == 2 * FIRST
+
+
+@pytest.mark.parametrize("times", [1.25, 1.5, 2])
 def test_after_one_slice_that_took_too_long_the_next_one_has_the_room_that_fits(times):
     room = Room()
     room.took(times * SECONDS)
