@@ -9,9 +9,9 @@ from itertools import islice
 
 from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, KernelState
 
-LARGE = 5000
+LARGE = 1000
 """Destinations: servers with more are read in pieces."""
-PIECE = 2000
+PIECE = 500
 """Destinations of one piece: IPVS and Python need 3 to 30 us for each."""
 
 Listing = Iterator[tuple[Destination, DestinationAttributes]]
