@@ -14,7 +14,7 @@ from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.objects import desired, named_nodes
 from ipvsproxy.commands.output import Grid, Marked, Parts, Style, emit, note
-from ipvsproxy.commands.rows import MASQUERADES, NEVER, VERDICTS
+from ipvsproxy.commands.rows import MASQUERADES, NEVER, SHORT, VERDICTS
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
 from ipvsproxy.config.settle import NODE_NAME
@@ -24,7 +24,7 @@ from ipvsproxy.kube.objects import Objects, Unavailable
 from ipvsproxy.kube.saved import read_saved
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import NAMES_SHOWN
-from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes, Frontend, Vip
+from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes, Frontend, Path, Vip
 from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.codec import texts
 from ipvsproxy.ruleset.schema import LOCAL
@@ -104,7 +104,9 @@ def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]
         "inside": format_endpoint(inside.address, inside.port) if inside else "",
         "sourceRanges": [str(cidr) for cidr in frontend.ranges],
         "vip": vip.form.value if vip else None,
-        "server": server_text(frontend.server),
+        "server": server_text(frontend.server) if frontend.path is Path.IPVS else SHORT,
+        "path": frontend.path.value,
+        "pathReason": frontend.path_reason,
         "endpoints": [_endpoint(*pair) for pair in frontend.destinations.items()],
     }
 

@@ -12,13 +12,14 @@ from typing import Any
 from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.commands.names import Names
 from ipvsproxy.inspect.difference import server_text
+from ipvsproxy.inspect.short_path import ShortPath, short_paths
 from ipvsproxy.kernel.read.connections import connections as all_connections
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import ONE_PACKET, FrontendKey
 from ipvsproxy.ruleset.codec import rest_text, value_text
-from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, Value
-from ipvsproxy.ruleset.schema import ALLOWED, FRONTENDS, INTERNAL_VIEWS, MASQUERADE, VIPS, ByFamily
+from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, Value, is_short
+from ipvsproxy.ruleset.schema import ALLOWED, ENDPOINTS, FRONTENDS, INTERNAL_VIEWS, MASQUERADE, VIPS, ByFamily
 
 Row = dict[str, Any]
 VERDICTS = {
@@ -29,6 +30,8 @@ VERDICTS = {
 }
 MASQUERADES = {Masquerade.ALWAYS.value: "always", Masquerade.UNLESS_LOCAL_POD.value: "unless-local-pod"}
 NEVER = "never"
+SHORT, NO_COUNTERS = "short path", Counters()
+"""What stands in place of a scheduler for a frontend on the short path, of which nothing counts packets."""
 SERVING, DRAINING, FULL, MAINTENANCE = "serving", "draining", "full", "maintenance"
 
 
@@ -53,9 +56,16 @@ def _counted(counters: Counters) -> Row:
 
 
 def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
-    """Return a row for each virtual server."""
+    """Return a row for each virtual server, and each frontend on the short path."""
     verdicts = _by_frontend(view, FRONTENDS)
-    return [
+    short = [
+        _named(found.key, known)
+        | {"verdict": "accept", "scheduler": SHORT, "affinitySeconds": 0, "onePacket": False, "attributes": SHORT}
+        | {"endpoints": len(found.endpoints), "draining": 0, "maintenance": 0, "active": 0, "inactive": 0}
+        | _counted(NO_COUNTERS)
+        for found in _short_paths(view)
+    ]
+    return short + [
         _named(virtual.key, known)
         | {"verdict": _verdict(verdicts.get(virtual.key, ""), "")}
         | {"scheduler": virtual.server.scheduler, "affinitySeconds": virtual.server.timeout}
@@ -64,6 +74,11 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
         | _counted(virtual.counters)
         for virtual in view.servers()
     ]
+
+
+def _short_paths(view: KernelReader) -> list[ShortPath]:
+    kinds = (*FRONTENDS.values(), *ENDPOINTS.values())
+    return short_paths({slot: value for kind in kinds for slot, value in view.elements(kind).items()})
 
 
 def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> Row:
@@ -78,8 +93,16 @@ def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> Row:
 
 
 def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
-    """Return a row for each destination of each virtual server."""
-    return [
+    """Return a row for each destination of each virtual server, and each endpoint of a short path."""
+    short = [
+        _named(found.key, known)
+        | {"endpoint": str(endpoint), "state": SERVING, "weight": 1, "upperThreshold": 0, "lowerThreshold": 0}
+        | {"active": 0, "inactive": 0, "persistent": 0}
+        | _counted(NO_COUNTERS)
+        for found in _short_paths(view)
+        for endpoint in found.endpoints
+    ]
+    return short + [
         _named(virtual.key, known)
         | {"endpoint": str(real.destination), "state": _state(real, resting), "weight": real.weight}
         | {"upperThreshold": real.attributes.upper_threshold, "lowerThreshold": real.attributes.lower_threshold}
@@ -131,7 +154,7 @@ def _by_frontend(view: KernelReader, sets: ByFamily) -> dict[FrontendKey, Value]
 
 
 def _verdict(value: Value, otherwise: str) -> str:
-    return VERDICTS.get(value_text(value), otherwise)
+    return "accept" if is_short(value) else VERDICTS.get(value_text(value), otherwise)
 
 
 def _endpoint(value: Value | None) -> str:

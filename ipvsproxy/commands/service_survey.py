@@ -20,7 +20,7 @@ from ipvsproxy.kernel.read.netns import socket_in
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey
+from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey, Path
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.probe.dns import query, resolve
 from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
@@ -140,9 +140,9 @@ def _asker(question: Question, outcome: ProbeOutcome) -> Asker:
 
 
 def _by_ipvs(question: Question, outcome: ProbeOutcome, traces: Mapping[Asker, list[FrontendKey]]) -> bool | None:
-    """Whether IPVS had the question; packets that are balanced one by one leave nothing behind."""
+    """Whether IPVS had the question, None where it leaves nothing behind or is not asked."""
     frontend = question.frontend
-    if frontend is None or not outcome.port or frontend.server.flags & ONE_PACKET:
+    if frontend is None or not outcome.port or frontend.server.flags & ONE_PACKET or frontend.path is Path.SHORT:
         return None
     found = traces.get(_asker(question, outcome))
     if found is None:

@@ -9,7 +9,7 @@ from ipvsproxy.diagnosis.facts import Dns, DnsAnswer, ExternalName
 from ipvsproxy.kernel.read.connections import Asker, trace
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import Destination
+from ipvsproxy.plan.state import Destination, FrontendKey, Path
 from ipvsproxy.probe.dns import resolve
 from ipvsproxy.reconciler.node_state import API_SERVER
 from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
@@ -36,6 +36,9 @@ def ask_dns(desired: WantedState, objects: Objects, domain: str, held: Collectio
     kubernetes = services.get(API_SERVER)
     expected = tuple(map(format_ip, kubernetes.cluster_ips)) if kubernetes else ()
     kind = "AAAA" if expected and ":" in expected[0] else "A"
+    frontend = desired.frontends.get(FrontendKey(service.cluster_ips[0], Protocol.UDP, DNS_PORT))
+    if frontend is not None and frontend.path is Path.SHORT:
+        held = {*held, server}
     answer = traced(resolve(server, f"{KUBERNETES}.{domain}", kind), held)
     names = list(objects.external_names())[:EXTERNAL_NAMES_ASKED] if not answer.error else []
     external = tuple(ExternalName(key, wanted, _ask_external(server, key, domain)) for key, wanted in names)

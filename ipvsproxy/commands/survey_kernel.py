@@ -19,6 +19,7 @@ from ipvsproxy.diagnosis.facts import Facts, Host
 from ipvsproxy.diagnosis.foreign import is_ours
 from ipvsproxy.diagnosis.links import unserved
 from ipvsproxy.diagnosis.shape import rules_by_chain
+from ipvsproxy.inspect.short_path import short_paths
 from ipvsproxy.kernel.filters.legacy import read_legacy
 from ipvsproxy.kernel.filters.nf_tables import read_chains
 from ipvsproxy.kernel.filters.xtables import legacy_leftovers
@@ -29,12 +30,16 @@ from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.plan.state import KernelState
+from ipvsproxy.plan.state import USUAL, KernelState, ServerAttributes
 from ipvsproxy.ruleset.elements import needed_parts
 from ipvsproxy.ruleset.filters import FilterChain
 
 T = TypeVar("T")
 READING = (KernelError, OSError)
+
+
+NO_SERVER = ServerAttributes("", 0, 0)
+"""What a frontend on the short path has of IPVS."""
 
 
 def _tried(facts: Facts, what: str, read: Callable[[], T]) -> T | None:
@@ -60,7 +65,9 @@ def read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surro
     seen = _tried(facts, "processes", lambda: read_processes(holder=holder.pid if holder else 0))
     facts.processes = seen or ()
     if state is not None:
-        facts.servers = tuple(as_fact(key, s.server, s.destinations) for key, s in sorted(state.servers.items()))
+        servers = [as_fact(key, s.server, s.destinations) for key, s in sorted(state.servers.items())]
+        short = [as_fact(s.key, NO_SERVER, dict.fromkeys(s.endpoints, USUAL)) for s in short_paths(state.elements)]
+        facts.servers = (*servers, *short)
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))
     return state, around
@@ -89,7 +96,8 @@ def _read_servers(
     """
     for _ in range(drift.LOOKS):
         state = _read_both(facts, view)
-        served = {format_ip(key.address) for key in state.servers} if state else set()
+        keys = [*state.servers, *(s.key for s in short_paths(state.elements))] if state else []
+        served = {format_ip(key.address) for key in keys}
         if not (facts.holder and state and unserved(facts.links or (), served)):
             return state
         pause(drift.PAUSE_SECONDS)

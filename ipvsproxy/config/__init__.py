@@ -1,13 +1,14 @@
 """Settings: from flags, files and the environment to one checked, frozen `Config`."""
 
 from ipvsproxy.config.model import Config, ConntrackSettings, IpvsTimeouts
-from ipvsproxy.config.values import ALL_SERVICES, PRIMARY, DetectLocalMode, Listen, LogFormat, VipMode
+from ipvsproxy.config.values import ALL_SERVICES, PRIMARY, DataPath, DetectLocalMode, Listen, LogFormat, VipMode
 
 __all__ = [
     "ALL_SERVICES",
     "PRIMARY",
     "Config",
     "ConntrackSettings",
+    "DataPath",
     "DetectLocalMode",
     "IpvsTimeouts",
     "Listen",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from ipvsproxy.config import DataPath
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
 
 PREFIX = "ipvsproxy.io/"
@@ -98,6 +99,10 @@ def _scheduler(value: Any) -> str:
     return sys.intern(value)
 
 
+def _data_path(value: Any) -> str:
+    return DataPath(_text(value)).value
+
+
 def _boolean(value: Any) -> bool:
     text = _text(value)
     if text not in ("true", "false"):
@@ -162,6 +167,11 @@ TABLE = (
         "drain-timeout", "drain_seconds", _duration, "a duration such as 30s or 1h", "90s",
         "How long a TCP endpoint that is removed keeps its connections. `0s`: without limit. In place of"
         " `--drain-timeout`."),
+    Annotation(
+        "data-path", "data_path", _data_path, "ipvs or auto", "auto",
+        "The way of packets to its ClusterIPs, in place of `--data-path`: `ipvs`, or `auto` for the short path by"
+        " conntrack's DNAT where the Service wants nothing that only IPVS has"
+        " ([the short path](internals-packets.md#the-short-path)). A change counts for new connections."),
     Annotation(
         "scheduler", "scheduler", _scheduler, f"an IPVS scheduler ({', '.join(SCHEDULERS)})", "mh",
         "The IPVS scheduler of its virtual servers, in place of `--ipvs-scheduler`, with the flags that that one"

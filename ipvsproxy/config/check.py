@@ -14,7 +14,7 @@ from ipvsproxy.config.kinds import format_duration
 from ipvsproxy.config.meaning import SERVICE_METRICS, reads
 from ipvsproxy.config.settle import PORTS, Settings
 from ipvsproxy.config.table import GATES_WITH_EFFECT, KUBE_PROXY_FIELDS, OUR_FIELDS
-from ipvsproxy.config.values import PRIMARY, DetectLocalMode, LogFormat, VipMode
+from ipvsproxy.config.values import PRIMARY, DataPath, DetectLocalMode, LogFormat, VipMode
 
 PREVIOUS_MINORS = ("1.35", "1.36")
 """What kube-proxy 1.36 and 1.37 take for the previous minor version."""
@@ -44,6 +44,7 @@ CHOICES = {
     "detectLocalMode": tuple(DetectLocalMode),
     "logging.format": tuple(LogFormat),
     "vipMode": tuple(VipMode),
+    "dataPath": tuple(DataPath),
     "showHiddenMetricsForVersion": ("", *PREVIOUS_MINORS),
 }
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config.table import BY_ATTRIBUTE, BY_FLAG, GATES_WITH_EFFECT
-from ipvsproxy.config.values import DetectLocalMode, Listen, LogFormat, VipMode
+from ipvsproxy.config.values import DataPath, DetectLocalMode, Listen, LogFormat, VipMode
 
 T = TypeVar("T")
 KUBERNETES_VERSION = "v1.36.2"
@@ -106,6 +106,7 @@ class Config:
     min_sync_period: float = ROW
     exclude_cidrs: tuple[str, ...] = ROW
     vip_mode: VipMode = ROW
+    data_path: DataPath = ROW
     drain_timeout: float = ROW
     service_defaults: tuple[tuple[str, str], ...] = ROW
     service_metrics: int = ROW

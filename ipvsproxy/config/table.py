@@ -32,7 +32,7 @@ from ipvsproxy.config.kinds import (
     ValueKind,
 )
 from ipvsproxy.config.meaning import seconds
-from ipvsproxy.config.values import LogFormat, VipMode
+from ipvsproxy.config.values import DataPath, LogFormat, VipMode
 
 SECOND = NANOSECONDS
 MINUTE, HOUR = 60 * SECOND, 3600 * SECOND
@@ -246,6 +246,10 @@ OURS = (
     Row("vip-mode", "vipMode", STRING, "auto", NEW,
         "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True,
         attribute="vip_mode", convert=VipMode, decides=True),
+    Row("data-path", "dataPath", STRING, "ipvs", NEW,
+        "the way of packets to ClusterIPs: ipvs, or auto for conntrack's DNAT alone where a Service wants nothing"
+        " that only IPVS has. For one Service: ipvsproxy.io/data-path", always=True,
+        attribute="data_path", convert=DataPath, decides=True),
     Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,
         "how long removed endpoints keep their connections; 0: until they end. For one Service:"
         " ipvsproxy.io/drain-timeout", always=True, attribute="drain_timeout", convert=seconds),

@@ -26,6 +26,13 @@ class VipMode(StrEnum):
     ROUTE = "route"
 
 
+class DataPath(StrEnum):
+    """Which way packets to Services go: through IPVS, or by the short path where a Service wants nothing else."""
+
+    IPVS = "ipvs"
+    AUTO = "auto"
+
+
 class LogFormat(StrEnum):
     """How log lines look on stderr."""
 

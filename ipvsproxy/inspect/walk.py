@@ -11,12 +11,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ipvsproxy.base.address import family, format_ip
+from ipvsproxy.inspect import short_path
 from ipvsproxy.inspect.spread import shares
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord, State
 from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey
 from ipvsproxy.ruleset.codec import value_text
-from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
+from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, is_short
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
     AUDIENCES,
@@ -149,6 +150,7 @@ class _Walk:
         self._steps: list[Step] = []
         self._sender = Sender.NODE
         self._at = packet.to
+        self._endpoints = 0
 
     def walk(self) -> Explanation:
         """Go all the way."""
@@ -159,7 +161,7 @@ class _Walk:
             end = self._forwarded() or self._decide()
         if end.outcome is not None:
             return self._ended(end)
-        return self._balance()
+        return self._short_path() if self._endpoints else self._balance()
 
     def _ended(self, end: _End) -> Explanation:
         return Explanation(
@@ -245,6 +247,10 @@ class _Walk:
         if match is None:
             return self._no_frontend()
         text = value_text(match.value)
+        if is_short(text):
+            self._endpoints = short_path.number_of_endpoints(text)
+            self._note("decide", f"the short path: DNAT to one of {self._endpoints} endpoints, by chance", match)
+            return TO_IPVS
         verdict = PacketVerdict(text) if text in list(PacketVerdict) else None
         self._note("decide", WORDS[verdict] if verdict else text, match)
         return ENDS[verdict] if verdict else _End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
@@ -266,6 +272,20 @@ class _Walk:
             )
         self._note("decide", f"no frontend {self._at}, and no VIP of ours")
         return TO_IPVS
+
+    # The short path
+
+    def _short_path(self) -> Explanation:
+        found = short_path.endpoints(self._state, self._at, self._endpoints)
+        targets = []
+        for real in found:
+            reason, source = self._masquerade(real.destination.address)
+            targets.append(Target(real, 1 / self._endpoints, source, reason))
+        return Explanation(
+            self._packet, self._sender, tuple(self._steps), PacketOutcome.ACCEPTED,
+            f"conntrack sends it to one of {len(targets)} endpoints" if len(targets) > 1
+            else "conntrack sends it to the only endpoint", None, tuple(targets),
+        )  # fmt: skip
 
     # IPVS
 

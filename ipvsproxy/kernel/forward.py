@@ -40,6 +40,8 @@ from nft import Client, NftError, Table, Transaction
 FAMILIES = {"ip": 2, "ip6": 10}
 KNOWN = tuple({"ctstate": state.to_bytes(4, sys.byteorder)} for state in (2, 4))
 """All that is known of any reply: it is of an established connection, or an ICMP error about one (related)."""
+NEW = {"ctstate": (8).to_bytes(4, sys.byteorder)}
+"""What else crosses FORWARD where there is a short path: the first packet of a connection."""
 
 log = structlog.get_logger()
 
@@ -50,17 +52,20 @@ class Forwarding:
     def __init__(self, nft: Client, mark: int = 1 << MASQUERADE_BIT) -> None:
         self._nft = nft
         self._is_needed = False
+        self._states: tuple[Packet, ...] = KNOWN
         self._wire = Wire(NETLINK_NETFILTER)
         self._comment = f"{REPLIES_COMMENT} {mark:#x}"
         self._rule = f'meta mark & {mark:#x} == {mark:#x} counter accept comment "{self._comment}"'
 
-    def ensure(self) -> bool:
+    def ensure(self, *, new: bool = False) -> bool:
         """Put the rule where it is needed, at the head of each chain; return whether replies have to be marked.
 
-        They have to once a chain may drop them, and then as long as this process runs. A chain that cannot be
+        They have to once a chain may drop them (with `new`: or a new connection on the short path), and then as
+        long as this process runs. A chain that cannot be
         read may. What goes wrong is logged, and costs only that. A rule for another mark stays: that mark is set
         as long as the rules of a former version are there.
         """
+        self._states = (*KNOWN, NEW) if new else KNOWN
         self._for_each(self._look)
         if self._is_needed:
             self._for_each(self._ensure)
@@ -70,7 +75,9 @@ class Forwarding:
         if self._is_needed:
             return
         self._is_needed = True
-        self._is_needed = self._exists(family) and may_drop(read_table(self._wire, FAMILIES[family], "filter"))
+        self._is_needed = self._exists(family) and may_drop(
+            read_table(self._wire, FAMILIES[family], "filter"), packets=self._states
+        )
 
     def tidy(self) -> None:
         """Take away rules for other marks, and ours where it is not needed; what goes wrong is logged."""
@@ -140,12 +147,14 @@ class Forwarding:
         return True
 
 
-def may_drop(chains: Mapping[str, FilterChain], name: str = "FORWARD") -> bool:
-    """Whether a packet of a connection that is known may be lost in a chain, or in one that it leads to.
+def may_drop(
+    chains: Mapping[str, FilterChain], name: str = "FORWARD", packets: tuple[Packet, ...] = KNOWN
+) -> bool:
+    """Whether a packet may be lost in a chain, or in one that it leads to: one of a connection that is known.
 
     What cannot be judged counts as a loss.
     """
-    return name in chains and any(_may_lose(packet, chains, name) for packet in KNOWN)
+    return name in chains and any(_may_lose(packet, chains, name) for packet in packets)
 
 
 def _may_lose(packet: Packet, chains: Mapping[str, FilterChain], name: str) -> bool:

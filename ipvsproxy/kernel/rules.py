@@ -33,7 +33,7 @@ from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.state import Dirty, KernelState
 from ipvsproxy.ruleset.codec import admission, element_text, key_text, owner_text, texts
 from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
-from ipvsproxy.ruleset.schema import ALLOWED, SETS, SetSchema
+from ipvsproxy.ruleset.schema import ALLOWED, SETS, SHORT_PATH, SetSchema
 from nft import Client, NftError, Table, Transaction
 
 TABLE, ARP_TABLE = Table("inet", names.TABLE), Table("arp", names.TABLE)
@@ -102,7 +102,7 @@ class Rules:
         with suppress(KernelError):  # costs a log line, and tables of other families
             found = self._ruleset.tables()
         # Replies of either mark pass FORWARD until only one is set.
-        parts = self._parts | {REPLIES} if self._forwarding.ensure() else self._parts
+        parts = self._with_replies(self._parts | needed_parts(elements))
         admissions = _admissions(elements)
         self._transactions.run(self._whole(elements, admissions, found, parts))
         self._parts = parts | needed_parts(elements)
@@ -229,6 +229,7 @@ class Rules:
             return
         transaction = Transaction(TABLE, ELSEWHERE)
         missing = needed_parts(step.slot for step in steps if step.value is not None) - self._parts
+        missing = self._with_replies(missing) - self._parts if missing else missing
         self._load_parts(transaction, missing)
         gone = texts((s.slot, "") for s in steps if s.value is None or s.replaces)
         transaction.delete_elements((kind, key) for kind, key, _ in gone)
@@ -243,11 +244,16 @@ class Rules:
 
     def mark_replies(self) -> None:
         """Have replies marked once a FORWARD chain of iptables-nft may drop them. Raises NftError."""
-        if self._forwarding.ensure() and REPLIES not in self._parts and self._stamp:
+        if REPLIES in self._with_replies(self._parts) - self._parts and self._stamp:
             missing = frozenset((REPLIES,))
             transaction = Transaction(TABLE, ELSEWHERE)
             self._load_parts(transaction, missing)
             self._run(transaction, missing)
+
+    def _with_replies(self, parts: frozenset[str]) -> frozenset[str]:
+        """Return parts with the one that has packets of Services marked, where FORWARD may drop them."""
+        needed = self._forwarding.ensure(new=SHORT_PATH in parts | self._parts)
+        return parts | {REPLIES} if needed else parts
 
     def _load_parts(self, transaction: Transaction, parts: frozenset[str]) -> None:
         """Each names sets of the table, so that it cannot be loaded where the table is gone."""

@@ -1,17 +1,19 @@
 """The static rulesets as text: what every node needs, and parts that only some need (nft/rulesets)."""
 
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import NamedTuple
 
 from ipvsproxy.base.names import MASQUERADE_BIT
-from ipvsproxy.ruleset.schema import BY_SOURCE, SOURCE_RANGES, VIEW_REPLIES
+from ipvsproxy.ruleset.schema import BY_SOURCE, MOST_ENDPOINTS, SHORT_PATH, SOURCE_RANGES, VIEW_REPLIES
 
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
-PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, REPLIES)
+PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, REPLIES)
 """Scripts that add chains to the table of `ipvsproxy.nft`, for nodes that need them."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
+ONE_CHAIN = re.compile(r"\tchain endpoints_1 {.*?\n\t}\n", re.DOTALL)
 
 
 class Scripts(NamedTuple):
@@ -41,8 +43,18 @@ def ruleset(mark: int = DEFAULT_MARK, *, quiet_arp: bool = True, parts: Iterable
 def part(name: str, mark: int = DEFAULT_MARK) -> str:
     """Return the text of one of the parts."""
     text = script(name)
+    if name == SHORT_PATH:
+        return ONE_CHAIN.sub(_for_all_numbers, text)
     text = text.replace("redefine reply = 0x00004000", f"redefine reply = {mark:#010x}", 1)
     return text.replace("redefine others = 0xffffbfff", f"redefine others = {mark ^ 0xFFFFFFFF:#010x}", 1)
+
+
+def _for_all_numbers(chain: re.Match[str]) -> str:
+    """Return the chains for all numbers of endpoints; the file has that for one."""
+    numbers = range(1, MOST_ENDPOINTS + 1)
+    return "".join(
+        chain[0].replace("endpoints_1 ", f"endpoints_{n} ").replace("mod 1 ", f"mod {n} ") for n in numbers
+    )
 
 
 def script(name: str) -> str:

@@ -32,12 +32,13 @@ from ipvsproxy.plan.state import (
     Frontend,
     FrontendKey,
     KernelState,
+    Path,
     ServerAttributes,
     ServerState,
     Vip,
     VipForm,
 )
-from ipvsproxy.ruleset.elements import ElementKey, Value
+from ipvsproxy.ruleset.elements import ElementKey, Value, is_short
 
 Attributes = Mapping[Destination, DestinationAttributes]
 Group = tuple[DestinationAttributes, tuple[Destination, ...]]
@@ -129,7 +130,9 @@ def diff(touched: Dirty, wanted: Wanted, shadow: KernelState, protected: Callabl
         _element(slot, wanted.elements, shadow, steps)
     for key in touched.servers:
         frontend, state = wanted.frontends.get(key), shadow.servers.get(key)
-        if frontend is not None:
+        if frontend is not None and frontend.path is Path.SHORT:
+            _leave_server(frontend, state, steps)
+        elif frontend is not None:
             _server(frontend, state, steps)
         elif state is not None and not protected(key):
             steps.removed.append(IpvsStep(DEL_SERVICE, key))
@@ -154,7 +157,12 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
 
 
 def _switches(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: KernelState) -> bool:
-    """Whether an element belongs to a frontend that stays, and a view of it leads to another server."""
+    """Whether an element belongs to a frontend that stays, and leads new connections another way.
+
+    That is by a view to another server, or from the short path to the frontend's own server.
+    """
+    if is_short(shadow.elements.get(slot)):
+        return slot in wanted and not is_short(wanted[slot])
     if slot.owner not in shadow.servers or not slot.redirects:  # most are of new frontends, or of none
         return False
     verdict, *views = slot.redirects
@@ -184,6 +192,16 @@ def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None
         _leave(frontend, present, steps)
 
 
+def _leave_server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:
+    """On the short path a server only stays for the connections that TCP destinations still have."""
+    if state is None:
+        return
+    if state.destinations and frontend.key.protocol == TCP:
+        _leave(frontend, state.destinations, steps)
+    else:
+        steps.removed.append(IpvsStep(DEL_SERVICE, frontend.key))
+
+
 def _create(key: FrontendKey, server: ServerAttributes, wanted: Attributes, steps: Steps) -> None:
     (attributes, first), *others = grouped(wanted, wanted) or ((USUAL, ()),)
     steps.added.append(IpvsStep(NEW_SERVICE, key, server, first, attributes))
@@ -210,7 +228,7 @@ def grouped(which: Collection[Destination], wanted: Attributes) -> Iterable[Grou
 
 
 def _leave(frontend: Frontend, present: Attributes, steps: Steps) -> None:
-    wanted, key = frontend.destinations, frontend.key
+    wanted, key = frontend.balanced, frontend.key
     unwanted = sorted([d for d in present if d not in wanted])
     if key.protocol != TCP:
         steps.removed.append(IpvsStep(DEL_DEST, key, None, tuple(unwanted)))

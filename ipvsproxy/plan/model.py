@@ -63,6 +63,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     scheduler_flags: tuple[str, ...] | None = None
     affinity_prefixes: tuple[int, int] = (0, 0)
     slow_start_seconds: float = 0.0
+    data_path: str = ""
     annotated: tuple[str, ...] = ()
     misused: tuple[str, ...] = ()
 

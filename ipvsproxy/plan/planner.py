@@ -215,6 +215,8 @@ def _cluster_ip_frontend(view: PortPlan, node: NodeFacts) -> Frontend:
         health_check_port=view.service.health_check_port,
         drain_seconds=view.drain_seconds,
         serving=view.serving,
+        path=view.path.path,
+        path_reason=view.path.reason,
     )
 
 

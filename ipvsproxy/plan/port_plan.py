@@ -15,6 +15,7 @@ from ipvsproxy.plan.balance import Destinations
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.path import PathChoice, path_of_port, path_of_service
 from ipvsproxy.plan.server import server_of
 from ipvsproxy.plan.state import Destination, ServerAttributes
 from ipvsproxy.plan.topology import PortEndpoint, choose
@@ -41,6 +42,7 @@ class PortPlan(msgspec.Struct, frozen=True, gc=False):
     quiet: bool
     drain_seconds: float
     serving: tuple[Destination, ...]
+    path: PathChoice
 
 
 class PortPlanner:
@@ -55,6 +57,9 @@ class PortPlanner:
         self._turn = _turn(self._scheduler, node.name)
         self._local = service.external_local or service.internal_local
         self._drain_seconds = config.drain_timeout if service.drain_seconds is None else service.drain_seconds
+        self._path = path_of_service(
+            service, config.data_path, self._scheduler, backends.balance, self._drain_seconds
+        )
 
     def plan(self, port: ServicePort, cluster_ip: bytes, number: int, inside_port: int) -> PortPlan:
         """Return the plan of a port in the family `number` (4 or 6), which is that of the ClusterIP."""
@@ -77,6 +82,7 @@ class PortPlanner:
             quiet=config.suppress_vip_arp and number == 4,
             drain_seconds=self._drain_seconds,
             serving=_serving(found) if port.protocol is UDP else (),
+            path=path_of_port(self._path, port.protocol, len(choice.cluster)),
         )
 
     def _destinations(self, backends: Sequence[PortEndpoint]) -> Destinations:

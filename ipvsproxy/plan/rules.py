@@ -8,17 +8,19 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
-from ipvsproxy.plan.state import Frontend
-from ipvsproxy.ruleset.elements import BY_GROUP, Element, ElementKey, Value, view_slot
+from ipvsproxy.plan.state import Frontend, FrontendKey, Path
+from ipvsproxy.ruleset.elements import BY_GROUP, Element, ElementKey, PacketVerdict, Value, short_path, view_slot
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
     BY_AUDIENCE,
+    ENDPOINTS,
     FRONTENDS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
     LINKS,
     LOCAL,
     MASQUERADE,
+    MOST_ENDPOINTS,
     POD_CIDRS,
     POD_INTERFACES,
     QUIET,
@@ -49,7 +51,7 @@ def elements(frontend: Frontend) -> FrontendElements:
     key = frontend.key
     address = key.address
     number = family(address)
-    own: dict[ElementKey, Value] = {ElementKey(FRONTENDS[number], key): frontend.verdict}
+    own = dict(_decision(frontend))
     if frontend.masquerade:
         own[ElementKey(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.ranges:
@@ -70,6 +72,30 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.health_check_port:
         shared.append(ElementKey(HEALTH_CHECK_PORTS, None, frontend.health_check_port))
     return FrontendElements(own, shared)
+
+
+def _decision(frontend: Frontend) -> Iterator[Element]:
+    """Yield the verdict of a frontend, and its endpoints where the ruleset chooses one."""
+    if frontend.path is Path.SHORT and frontend.destinations:
+        yield from balanced_by_rules(frontend)
+    else:
+        yield ElementKey(FRONTENDS[family(frontend.key.address)], frontend.key), frontend.verdict
+
+
+def may_be_balanced_by_rules(frontend: Frontend) -> bool:
+    """Whether a frontend that has its own server could do without for a moment."""
+    by_ipvs = frontend.path is Path.IPVS and frontend.verdict is PacketVerdict.ACCEPT
+    return by_ipvs and 0 < len(frontend.destinations) <= MOST_ENDPOINTS
+
+
+def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:
+    """Yield the verdict and the endpoints of a frontend on the short path."""
+    key, endpoints = frontend.key, frontend.destinations
+    number = family(key.address)
+    yield ElementKey(FRONTENDS[number], key), short_path(len(endpoints))
+    for place, endpoint in enumerate(endpoints):
+        to = FrontendKey(endpoint.address, key.protocol, endpoint.port)
+        yield ElementKey(ENDPOINTS[number], key, place), to
 
 
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:

@@ -7,10 +7,12 @@ frontend the kernel itself forgets that together with IPVS's own memory of the c
 * UDP has no end, so a client that keeps sending keeps its entry. It is stale when its replies would come from
 anything but a serving endpoint of the Service port: an endpoint that is gone or has another port, the VIP itself
 (the client was there before the Service), and everything once the frontend is gone. A port without any serving
-endpoint keeps its entries (contract 4.16). * Source ranges are asked for new connections only, so after a change
-the connections of sources that are no longer among them have to become new ones. * A client has sent its first
-packet to a VIP before that was local: the entry of this packet has no NAT, and conntrack asks no rule again for a
-SYN, an INIT or a datagram that is repeated. The next one must make a new entry.
+endpoint keeps its entries (contract 4.16).
+* Source ranges are asked for new connections only, so after a change the connections of sources that are no longer
+among them have to become new ones.
+* A client has sent its first packet to a VIP before that was local: the entry of this packet has no NAT, and
+conntrack asks no rule again for a SYN, an INIT or a datagram that is repeated. The next one must make a new entry.
+* A frontend on the short path has no server whose removal would end its connections.
 
 Deterministic: no I/O, no clock. In: the frontends that have changed. Out: `Sweep`s, each of which is one question
 to the kernel, and the decision about each entry. A frontend that only got more endpoints, or an open one of TCP,
@@ -24,7 +26,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, family, is_covered
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, View
+from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, Path, View
 
 
 class SweepRule(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +105,7 @@ class SeenFrontend(msgspec.Struct, frozen=True, gc=False):
     serving: tuple[Destination, ...]
     ranges: tuple[Cidr, ...]
     views: tuple[View, ...]
+    short: bool = False
 
 
 class Stale:
@@ -171,19 +174,20 @@ class Stale:
 
 
 def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
-    """Most frontends are of no interest and cost no memory. Open connections outlive the policy of their view."""
+    """Most frontends are of no interest and cost no memory. Open connections outlive their view and path."""
     views = frontend.views
     if old and old.views:
         now = {view.audience for view in views}
         views += tuple(view for view in old.views if view.audience not in now)
-    if not (views or frontend.ranges or frontend.key.protocol == UDP):
+    short = frontend.path is Path.SHORT or (old is not None and old.short)
+    if not (views or short or frontend.ranges or frontend.key.protocol == UDP):
         return None
-    return SeenFrontend(frontend.serving, frontend.ranges, views)
+    return SeenFrontend(frontend.serving, frontend.ranges, views, short)
 
 
 def _of_unwanted(old: SeenFrontend | None, *, gone: bool) -> SweepRule:
-    """The kernel forgets the entries of a server it removes, but not those that a view has rewritten."""
-    return GONE if gone and old is not None and old.views else SweepRule()
+    """The kernel forgets the entries of a server it removes, but not those that rules of ours have rewritten."""
+    return GONE if gone and old is not None and (old.views or old.short) else SweepRule()
 
 
 def _of_wanted(key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend, due: SweepRule) -> SweepRule:

@@ -114,6 +114,16 @@ class View(msgspec.Struct, frozen=True, gc=False):
     server: FrontendKey
 
 
+class Path(StrEnum):
+    """Which way packets to a frontend go: through its virtual server, or by conntrack's DNAT alone."""
+
+    IPVS = "ipvs"
+    SHORT = "short"
+
+
+NO_DESTINATIONS: Mapping[Destination, DestinationAttributes] = {}
+
+
 class Frontend(msgspec.Struct, frozen=True, gc=False):
     """One wanted frontend: its virtual server and everything the ruleset says about it.
 
@@ -123,7 +133,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     this node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0
     without limit.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
-    frontend uses them. `destinations` are in the order in which a new server gets them.
+    frontend uses them. `destinations` are in the order in which a new server gets them. On the short path there is
+    no server; `path_reason` says why a frontend is not on it that was to be.
     """
 
     key: FrontendKey
@@ -140,6 +151,13 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     claim: Claim = Claim.ALLOCATED
     quiet: bool = False
     serving: tuple[Destination, ...] = ()
+    path: Path = Path.IPVS
+    path_reason: str = ""
+
+    @property
+    def balanced(self) -> Mapping[Destination, DestinationAttributes]:
+        """The destinations that a virtual server of this frontend should have."""
+        return NO_DESTINATIONS if self.path is Path.SHORT else self.destinations
 
     @property
     def in_maintenance(self) -> frozenset[Destination]:
@@ -160,6 +178,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
             and self.bind == other.bind
             and self.hairpins == other.hairpins
             and self.health_check_port == other.health_check_port
+            and self.path is other.path
+            and (self.path is Path.IPVS or self.destinations == other.destinations)
         )
 
 

@@ -160,7 +160,8 @@ class Applier(Part):
     def _carry_out(self, pending: Dirty, steps: Steps) -> Dirty:
         """Carry out steps and return the names of what failed. Raises KernelError, NftError."""
         shadow = self._kernel.shadow
-        foreign = self._foreign.among(steps.removed, shadow.servers)
+        unasked = [step for step in steps.removed if step.key not in self._wanted.frontends]
+        foreign = self._foreign.among(unasked, shadow.servers)
         try:
             failed = self._kernel.apply(steps, self._related(pending, steps))
         except (KernelError, NftError):

@@ -19,7 +19,7 @@ from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.drain import Drains, Ended
 from ipvsproxy.plan.slices import Room, unit_cost
-from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey
+from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, Path
 from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.wanted_state import WantedState
@@ -101,6 +101,7 @@ class Drainer(Part):
         ]
         began = self._clock()
         failed = self._kernel.apply(Steps(removed=steps))
+        failed.update(self._kernel.apply(Steps(removed=list(self._empty(ended.keys() - failed.servers)))))
         if self._ended:
             self._room.took(self._clock() - began)
         self.note({*keys, *ended}, self._wanted.frontends)
@@ -110,6 +111,14 @@ class Drainer(Part):
             self._backoff.settle(Dirty(), failed, self._clock())
         self._log_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
         return sum(step.size for step in steps)
+
+    def _empty(self, keys: Iterable[FrontendKey]) -> Iterator[IpvsStep]:
+        """Yield the ends of servers that were kept for what drained only: of frontends on the short path."""
+        frontends, servers = self._wanted.frontends, self._kernel.shadow.servers
+        for key in keys:
+            frontend, state = frontends.get(key), servers.get(key)
+            if frontend and state and frontend.path is Path.SHORT and not state.destinations:
+                yield IpvsStep(Verb.DEL_SERVICE, key)
 
     def _look(self, key: FrontendKey, reading: Connections, now: float) -> None:
         """Read a server, or a piece of it, and note what has come to its end.

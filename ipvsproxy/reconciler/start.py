@@ -101,8 +101,9 @@ class Start(Part):
         self._applier.add(self._wanted.plan_all(keys, self._report.progressed))
         # What has been adopted and is to go must not answer without any rules until it is gone.
         leaving = self._wanted.guards_of_leaving(self._kernel.shadow.vips)
-        refused = self._kernel.rules.load({**self._wanted.elements, **leaving})
-        self._applier.rules_loaded(leaving.keys() | refused.slots)
+        waiting = self._wanted.without_server(self._kernel.shadow)
+        refused = self._kernel.rules.load({**self._wanted.elements, **leaving, **waiting})
+        self._applier.rules_loaded(leaving.keys() | waiting.keys() | refused.slots)
         return self._applier.run_start(self._clock())
 
     def _since(self, began: float) -> float:

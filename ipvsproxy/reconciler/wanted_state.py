@@ -18,6 +18,7 @@ from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import EndpointSlice, Node, Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved
+from ipvsproxy.plan.rules import balanced_by_rules, may_be_balanced_by_rules
 from ipvsproxy.plan.safety import has_external_ips
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, ServerState, Vip
@@ -232,6 +233,19 @@ class WantedState:
         """Return guards for VIPs that are there and not wanted, but not for those that another link holds, too."""
         mine = (vip.address for vip in vips if vip.address not in self._node.facts.link_addresses)
         return {slot: "" for address in mine if self._ledger.vip(address) is None for slot in guards(address)}
+
+    def without_server(self, shadow: KernelState) -> dict[ElementKey, Value]:
+        """Return elements that serve frontends by rules whose VIP answers already, until they have their server.
+
+        They have been on the short path, or another program has deleted the server.
+        """
+        answering = {vip.address for vip in shadow.vips}
+        lacking = (
+            frontend
+            for key, frontend in self._ledger.frontends.items()
+            if key not in shadow.servers and key.address in answering and may_be_balanced_by_rules(frontend)
+        )
+        return {slot: value for frontend in lacking for slot, value in balanced_by_rules(frontend)}
 
     def take_stages(self) -> Sequence[list[str]]:
         """Return all Services to be planned at a cold start: first those that all others wait for."""

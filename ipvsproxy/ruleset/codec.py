@@ -9,7 +9,7 @@ with several fields as one element with a first and a last key.
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ipvsproxy.base.address import Cidr, format_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
@@ -132,7 +132,7 @@ def _packed(value: Rest, field: Field) -> bytes:
     if isinstance(value, int) and field is Field.AUDIENCE:
         return (value * GROUP_UNIT).to_bytes(size, sys.byteorder)
     if isinstance(value, int):
-        return value.to_bytes(size)
+        return value.to_bytes(size, _order(field))
     if isinstance(value, str):
         return value.encode().ljust(size, b"\0")
     if isinstance(value, bytes):
@@ -198,7 +198,14 @@ def _unpacked(data: bytes, field: Field) -> Rest:
         return data
     if field is Field.AUDIENCE:
         return _group(data)
-    return data.rstrip(b"\0").decode(errors="replace") if field is Field.LINK else int.from_bytes(data)
+    if field is Field.LINK:
+        return data.rstrip(b"\0").decode(errors="replace")
+    return int.from_bytes(data, _order(field))
+
+
+def _order(field: Field) -> Literal["big", "little"]:
+    """Numbers that are in no packet are in the order of the host."""
+    return sys.byteorder if field is Field.NUMBER else "big"
 
 
 def _interval(first: bytes, last: bytes) -> Cidr | Interval:

@@ -33,6 +33,20 @@ class PacketVerdict(StrEnum):
     INSIDE_ONLY = "goto inside_only"
 
 
+SHORT_PATH_CHAIN = "goto endpoints_"
+"""How the verdict of a frontend on the short path begins; the number of its endpoints follows."""
+
+
+def short_path(endpoints: int) -> str:
+    """Return the verdict for new connections to a frontend on the short path."""
+    return f"{SHORT_PATH_CHAIN}{endpoints}"
+
+
+def is_short(verdict: "Value | None") -> bool:
+    """Whether new connections with a verdict take the short path."""
+    return isinstance(verdict, str) and verdict.startswith(SHORT_PATH_CHAIN)
+
+
 class Masquerade(StrEnum):
     """Which new connections to a frontend leave with a node address, as a verdict of the ruleset."""
 

@@ -10,7 +10,10 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
+SHORT_PATH = "short_path"
 """Parts of the ruleset that the elements of some sets need."""
+MOST_ENDPOINTS = 64
+"""Of a frontend on the short path, whose part has a chain for each number of endpoints."""
 
 
 class FieldType(NamedTuple):
@@ -27,6 +30,7 @@ class Field(Enum):
     IP6 = FieldType(16, ("ip6 saddr", "ip6 daddr"))
     PROTOCOL = FieldType(1, ("meta l4proto", "ip protocol", "ip6 nexthdr"))
     PORT = FieldType(2, ("th dport", "th sport"))
+    NUMBER = FieldType(4, ("numgen random mod 64",))
     LINK = FieldType(16, ("iifname", "oifname"))
     AUDIENCE = FieldType(4, ("meta priority",))
     VERDICT = FieldType(0, ("verdict",))
@@ -83,23 +87,24 @@ def _addresses(name: str, *, twice: bool = False) -> ByFamily:
     }
 
 
-def _frontends(
+def _frontends(  # noqa: PLR0913 - what there is beside the frontend
     name: str,
     *,
     verdict: bool = False,
     redirect: bool = False,
     source: bool = False,
     group: bool = False,
+    number: bool = False,
     part: str = "",
 ) -> ByFamily:
     found = {}
-    for number, ip in IP.items():
-        rest = (ip,) if source else (Field.AUDIENCE,) if group else ()
+    for version, ip in IP.items():
+        rest = (ip,) if source else (Field.AUDIENCE,) if group else (Field.NUMBER,) if number else ()
         key = (ip, Field.PROTOCOL, Field.PORT, *rest)
         value = (Field.VERDICT,) if verdict else (ip, Field.PORT) if redirect else ()
-        name_of_set = f"{name}{number}"
-        found[number] = SetSchema(
-            name_of_set, OwnerKind.FRONTEND, key, value, family=number, interval=source, part=part
+        name_of_set = f"{name}{version}"
+        found[version] = SetSchema(
+            name_of_set, OwnerKind.FRONTEND, key, value, family=version, interval=source, part=part
         )
     return found
 
@@ -132,6 +137,8 @@ GROUP_VIEWS = _frontends("group_views", redirect=True, group=True, part=BY_SOURC
 """From a frontend and a group to the virtual server of its view for that group."""
 VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
 """The virtual servers that views lead to."""
+ENDPOINTS = _frontends("endpoints", redirect=True, number=True, part=SHORT_PATH)
+"""Endpoints of frontends on the short path, each with its number from 0 on."""
 RANGED = _frontends("ranged", part=SOURCE_RANGES)
 """Frontends with source ranges; who may connect to them is in ALLOWED."""
 ALLOWED = _frontends("allowed", source=True, part=SOURCE_RANGES)
@@ -143,7 +150,8 @@ SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), fam
 
 
 def _all() -> Iterator[SetSchema]:
-    addresses, frontends = (VIPS, SERVED, HAIRPIN), (FRONTENDS, MASQUERADE, RANGED, ALLOWED)
+    addresses = (VIPS, SERVED, HAIRPIN)
+    frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, RANGED, ALLOWED)
     views = (INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, GROUP_VIEWS, VIEW_SERVERS)
     for both in (POD_CIDRS, *addresses, *frontends, *views):
         yield from both.values()

@@ -137,6 +137,8 @@ def flags(scenario: Scenario) -> list[str]:
     made += [f"--{flag}={','.join(config[key])}" for key, flag in lists.items() if config.get(key)]
     if config.get("scheduler"):
         made.append(f"--ipvs-scheduler={config['scheduler']}")
+    if config.get("dataPath"):
+        made.append(f"--data-path={config['dataPath']}")
     if config.get("masqueradeAll"):
         made.append("--masquerade-all=true")
     return made

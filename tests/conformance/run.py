@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"conformance: {error}", file=sys.stderr)
         return 2
     report = Report()
-    Runner(report, verbose=options.verbose).run(scenarios)
+    Runner(report, verbose=options.verbose).run([scenario.on(options.data_path) for scenario in scenarios])
     print(f"state blocks: {report.facts} facts judged, {report.unjudged} not (metrics, kube-proxy's own sets)")
     print(f"explain: asked about {report.explained} flows")
     print(report.summary(), flush=True)
@@ -68,6 +68,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--flows", type=pathlib.Path, default=FLOWS, metavar="FILE")
     parser.add_argument("--scenario", action="append", default=[], metavar="ID", help="only this one; repeatable")
     parser.add_argument("--subset", choices=sorted(SUBSETS), help="only the scenarios of this list")
+    parser.add_argument(
+        "--data-path", choices=("ipvs", "auto"), default="ipvs", help="of the proxy; with auto no state is judged"
+    )
     parser.add_argument("--verbose", "-v", action="store_true", help="tell what takes how long")
     return parser.parse_args(argv)
 

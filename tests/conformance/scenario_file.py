@@ -81,6 +81,10 @@ class Scenario:
     state: Object
     host_rules: str = ""
 
+    def on(self, data_path: str) -> Scenario:
+        """Return the scenario with this setting of the data path."""
+        return dataclasses.replace(self, config={**self.config, "dataPath": data_path})
+
     @property
     def node_name(self) -> str:
         return str(self.node.get("name") or DEFAULT_NODE)

@@ -44,8 +44,9 @@ def flows(*ids: str) -> list[Scenario]:
 
 @NEEDS
 @pytest.mark.timeout(900)
-def test_each_rule_once() -> None:
-    report = play(flows(*conformance.SUBSETS["rules"]))
+@pytest.mark.parametrize("data_path", ["ipvs", "auto"])
+def test_each_rule_once(data_path: str) -> None:
+    report = play([scenario.on(data_path) for scenario in flows(*conformance.SUBSETS["rules"])])
     assert report.failed == 0, "\n".join(report.lines)
     assert report.passed > 100
     assert report.explained == report.passed
@@ -54,9 +55,10 @@ def test_each_rule_once() -> None:
 @NEEDS
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
+@pytest.mark.parametrize("data_path", ["ipvs", "auto"])
 @pytest.mark.parametrize("path", [conformance.FLOWS, MORE], ids=lambda path: path.stem)
-def test_all_scenarios(path: pathlib.Path) -> None:
-    report = play(scenario_file.load(path))
+def test_all_scenarios(path: pathlib.Path, data_path: str) -> None:
+    report = play([scenario.on(data_path) for scenario in scenario_file.load(path)])
     assert report.failed == 0, "\n".join(report.lines)
     assert report.passed > 200
 

@@ -61,6 +61,10 @@ CHANGES = {
         FAR, dataclasses.replace(FAR, external_policy="Local", internal_policy="Local"),
         closed=(*OUTSIDE, "-> ClusterIP"),
     ),
+    "data path": Change(Web(data_path="ipvs"), Web(data_path="auto")),
+    "target ports renumbered on the short path": Change(
+        Web(data_path="auto"), Web(target=9090, data_path="auto")
+    ),
     "affinity": Change(Web(), Web(affinity="ClientIP")),
     "ports renamed": Change(Web(), Web(port_name="web")),
     # A port number that goes is a frontend that goes; the NodePort is the same one.

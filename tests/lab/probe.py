@@ -195,6 +195,8 @@ class Conversation:
         self.socket.settimeout(timeout)
         try:
             if question.src is not None or question.src_port:
+                # Several conversations may have one source port, each towards another address.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 self.socket.bind((question.src or "", question.src_port))
             self.socket.connect((question.address, question.port))
         except OSError:

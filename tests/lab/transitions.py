@@ -38,6 +38,7 @@ class Web:
     external_policy: str = "Cluster"
     internal_policy: str = "Cluster"
     affinity: str = "None"
+    data_path: str = ""
 
     def ports(self) -> list[Object]:
         tcp = port(self.port, self.target, "TCP", self.port_name)
@@ -49,12 +50,15 @@ class Web:
     def service(self) -> Object:
         reachable = self.type != "ClusterIP" or self.external_ip
         policy: dict[str, Any] = {"externalTrafficPolicy": self.external_policy} if reachable else {}
-        return service(
+        made = service(
             "web", self.ports(), CLUSTER_IPS, type_=self.type,
             ingress=BALANCERS if self.type == "LoadBalancer" else (),
             externalIPs=[EXTERNAL] if self.external_ip else [],
             internalTrafficPolicy=self.internal_policy, sessionAffinity=self.affinity, **policy,
         )  # fmt: skip
+        if self.data_path:
+            made["metadata"]["annotations"] = {"ipvsproxy.io/data-path": self.data_path}
+        return made
 
     def slices(self, lab: Lab) -> list[Object]:
         hosts = [lab.host(name) for name in self.pods.split()]
@@ -121,7 +125,9 @@ class Stage:
         for _ in range(2):
             number = next(_markers)
             address = f"10.96.{200 + number // 250}.{number % 250 + 1}"
-            self.folder.write("marker", service("marker", [port(9, 9)], [address]))
+            marker = service("marker", [port(9, 9)], [address])
+            marker["metadata"]["annotations"] = {"ipvsproxy.io/data-path": "ipvs"}
+            self.folder.write("marker", marker)
             self.until(lambda address=address: self.serves(address, 9), "the proxy does not follow")
 
     def serves(self, address: str, number: int) -> bool:

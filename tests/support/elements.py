@@ -27,7 +27,7 @@ def _rest(kind, word):
         return word.strip('"')
     if field is Field.AUDIENCE:
         return int(word.removeprefix("0:"), 16) // GROUP_UNIT
-    if field is Field.PORT:
+    if field in (Field.PORT, Field.NUMBER):
         return int(word)
     if not kind.interval:
         return parse_ip(word)

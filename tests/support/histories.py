@@ -324,11 +324,16 @@ class History(RuleBasedStateMachine):
         self.process.loop.reconcile([])
 
     def _compare(self, *, exactly):
-        want, _ = self.wanted()
+        want, wanted = self.wanted()
         have, protected = self.node, parse_cidr(EXCLUDED)
         mine = {name: state for name, state in have.ipvs.table.items() if name.address not in protected}
-        assert sorted(map(str, mine)) == sorted(map(str, want.ipvs.table))
+        # On the short path, a server may still have what drains.
+        extra = {name for name in mine.keys() - want.ipvs.table.keys() if not exactly and _drains_only(mine[name])}
+        assert extra <= wanted.frontends.keys()
+        assert sorted(map(str, mine.keys() - extra)) == sorted(map(str, want.ipvs.table))
         for name, state in mine.items():
+            if name not in want.ipvs.table:
+                continue
             expected = want.ipvs.table[name]
             assert exactly or state.destinations.keys() >= expected.destinations.keys()
             live = state.destinations if exactly else {d: a for d, a in state.destinations.items() if a.weight}
@@ -338,6 +343,10 @@ class History(RuleBasedStateMachine):
         }
         assert have.nft.dump() == want.nft.dump()
         assert len({vip.address for vip in have.links.present}) == len(have.links.present)
+
+
+def _drains_only(state):
+    return bool(state.destinations) and not any(a.weight for a in state.destinations.values())
 
 
 def _form(vip, mode):

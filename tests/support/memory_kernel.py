@@ -323,7 +323,7 @@ class MemoryForwarding:
         self._faults = faults
         self.drops = False
 
-    def ensure(self):
+    def ensure(self, *, new=False):  # noqa: ARG002 - as the real one
         try:
             self._faults.read()
         except KernelError:
@@ -386,7 +386,7 @@ class MemoryNode:
         return Kernel(shadow, self.ipvs, self.links, rules, self.conntrack, self.host)
 
     def _read_set(self, kind):
-        return elements(kind.name, self.nft.sets[kind.name])
+        return elements(kind.name, self.nft.sets.get(kind.name, {}))
 
     def _changed(self):
         self.watch()

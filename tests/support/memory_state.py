@@ -2,7 +2,7 @@
 
 from ipvsproxy.base.address import family, format_ip
 from ipvsproxy.plan.records import Counters, DestinationRecord, ElementMatch, Route, ServerRecord
-from ipvsproxy.plan.state import DestinationAttributes
+from ipvsproxy.plan.state import DestinationAttributes, Path
 from ipvsproxy.ruleset.elements import ElementKey
 
 
@@ -11,8 +11,9 @@ class MemoryState:
 
     def __init__(self, ledger, here=(), pods=()):
         self.elements = dict(ledger.elements)
-        self.servers = {key: list(f.destinations) for key, f in ledger.frontends.items()}
-        self.attributes = {key: f.server for key, f in ledger.frontends.items()}
+        by_ipvs = {key: f for key, f in ledger.frontends.items() if f.path is Path.IPVS}
+        self.servers = {key: list(f.destinations) for key, f in by_ipvs.items()}
+        self.attributes = {key: f.server for key, f in by_ipvs.items()}
         self.here, self.pods = list(here), set(pods)
         self.vips = {key.address for key in ledger.frontends if ledger.vip(key.address)}
         self.weights, self.limits = {}, {}

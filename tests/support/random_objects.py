@@ -45,6 +45,7 @@ def services(draw):
         affinity_seconds=draw(st.sampled_from([0, 600])),
         external_ips=draw(shared),
         load_balancer_ips=draw(shared),
+        data_path=draw(st.sampled_from(["", "", "auto", "ipvs"])),
         source_ranges=draw(st.sampled_from([[], ["10.0.0.0/8"], ["10.0.0.0/9", "192.0.2.0/24"]])),
     )
 

@@ -9,11 +9,13 @@ import time
 from functools import partial
 
 from tests.bench.dataplane import objects
+from tests.bench.dataplane.rows import PORT
 from tests.lab import netns
 from tests.lab.lab import CLUSTER_CIDRS
 from tests.lab.proxy import Proxy
 from tests.support.apiserver import ApiServer
 
+AUTO = "ipvsproxy auto"
 LAST_WORDS = 3000
 CALM_SECONDS, CALM_SHARE = 3.0, 0.3
 MODES = ("ipvs", "nftables", "iptables")
@@ -61,14 +63,14 @@ class Started:
 class Ours(Started):
     """ipvsproxy, which reads objects from files."""
 
-    name = "ipvsproxy"
+    name, data_path = "ipvsproxy", "ipvs"
 
     def start(self, services):
         (self._folder / "manifests").mkdir()
         self._write("first", [objects.node(self._lab), *objects.first_stage(self._lab, services)])
         self._run([
             sys.executable, "-m", "ipvsproxy", "run", f"--manifests={self._folder / 'manifests'}",
-            f"--cluster-cidr={CLUSTER_CIDRS}", "--ipvs-min-sync-period=0s",
+            f"--cluster-cidr={CLUSTER_CIDRS}", "--ipvs-min-sync-period=0s", f"--data-path={self.data_path}",
         ])  # fmt: skip
 
     def grow(self):
@@ -79,6 +81,15 @@ class Ours(Started):
         hidden = self._folder / name
         hidden.write_text(text)
         hidden.replace(self._folder / "manifests" / f"{name}.json")
+
+
+class OursByShortPath(Ours):
+    """ipvsproxy with the short path, which ClusterIPs take."""
+
+    name, data_path = AUTO, "auto"
+
+    def serves(self, path):
+        return path.port == PORT
 
 
 class KubeProxy(Started):
@@ -142,6 +153,7 @@ def peers(names, kube_proxy):
         Conntrack.name: lambda lab, _: Conntrack(lab),
         BareIpvs.name: lambda lab, _: BareIpvs(lab),
         Ours.name: Ours,
+        AUTO: OursByShortPath,
     }
     for mode in MODES if kube_proxy else ():
         makers[f"kube-proxy {mode}"] = partial(KubeProxy, binary=kube_proxy, mode=mode)

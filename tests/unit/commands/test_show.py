@@ -10,6 +10,7 @@ from ipvsproxy.commands import diff, objects, rows, show
 from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.output import follow
+from ipvsproxy.config import DataPath
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
@@ -78,6 +79,22 @@ def test_services(view, capsys):
     assert (row["verdict"], row["scheduler"], row["endpoints"], row["draining"]) == ("accept", "rr", 2, 0)
     assert (row["active"], row["connections"], row["inBytes"]) == (4, 7, 7000)
     assert (dns["service"], dns["verdict"], dns["endpoints"]) == ("dns", "refuse", 0)
+
+
+def test_frontends_on_the_short_path(capsys, view, monkeypatch):
+    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",), data_path=DataPath.AUTO), listed(), HERE)
+    monkeypatch.setattr(show, "KernelReader", lambda: MemoryView(MemoryState(ledger, HERE)))
+    capsys.readouterr()
+    items = [row for row in shown(capsys, "services")["items"] if row["frontend"] == str(WEB)]
+    assert [(row["scheduler"], row["verdict"], row["endpoints"]) for row in items] == [("short path", "accept", 2)]
+    found = [row for row in shown(capsys, "endpoints")["items"] if row["frontend"] == str(WEB)]
+    assert {row["endpoint"]: row["state"] for row in found} == {
+        "10.244.1.1:8080": "serving", "10.244.2.1:8080": "serving"
+    }  # fmt: skip
+    (row,) = [row for row in shown(capsys, "rules")["items"] if row["frontend"] == str(WEB)]
+    assert row["verdict"] == "accept"
+    assert cli.main(["show", "services", "-o", "wide"]) == 0
+    assert "short path" in capsys.readouterr().out
 
 
 def test_endpoints(view, capsys):

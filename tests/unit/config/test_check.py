@@ -56,6 +56,7 @@ def found(*arguments):
         ("--version=1.2", "such as v1.36.2"),
         ("--hostname-override= ", "must not be blank"),
         ("--vip-mode=magic", "'route'"),
+        ("--data-path=magic", "'auto'"),
         ("--drain-timeout=-1s", "invalid value '-1s': must be greater than or equal to 0"),
         ("--service-metrics=some", "invalid value 'some': must be off, all or a number of Services above 0"),
         (

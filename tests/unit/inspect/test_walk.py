@@ -27,6 +27,7 @@ from tests.support.memory_state import MemoryState
 
 SCENARIOS = scenario_file.load(Path(__file__).parents[2] / "conformance" / "flows.json")
 ROWS = [(scenario, flow) for scenario in SCENARIOS for flow in scenario.flows]
+DATA_PATHS = ("ipvs", "auto")
 OUTCOMES = {
     "endpoints": {PacketOutcome.ACCEPTED},
     "reject": {PacketOutcome.REFUSED},
@@ -35,8 +36,9 @@ OUTCOMES = {
 }
 
 
-def state_of(scenario):
+def state_of(scenario, data_path):
     flags = [flag for flag in flow_objects.flags(scenario) if not flag.startswith("--manifests")]
+    flags.append(f"--data-path={data_path}")
     settings = assembled(settle(parse(flags).values, {}), scenario.node_name)
     objects = {kind: {} for kind in Kind}
     for tree in flow_objects.objects(scenario):
@@ -51,12 +53,13 @@ def state_of(scenario):
 
 @pytest.fixture(scope="module")
 def states():
-    return {scenario.id: state_of(scenario) for scenario in SCENARIOS}
+    return {(scenario.id, way): state_of(scenario, way) for scenario in SCENARIOS for way in DATA_PATHS}
 
 
+@pytest.mark.parametrize("data_path", DATA_PATHS)
 @pytest.mark.parametrize(("scenario", "flow"), ROWS, ids=[flow.id for _, flow in ROWS])
-def test_every_flow(states, scenario, flow):
-    state, here = states[scenario.id], scenario.node_addresses
+def test_every_flow(states, scenario, flow, data_path):
+    state, here = states[scenario.id, data_path], scenario.node_addresses
     link = detected_link(scenario) if flow.sender == "pod" else ""
     source = None if flow.sender == "node" else parse_ip(flow.source)
     to = key(f"{scenario_file.endpoint_name(flow.address, flow.port)}/{flow.proto.upper()}")

@@ -127,6 +127,14 @@ def test_where_nothing_can_drop_there_is_no_rule_and_an_old_one_goes(forwarding,
     assert [text.split()[0] for text in nft.transactions] == ["delete", "delete"]
 
 
+def test_new_connections_count_where_there_is_a_short_path(forwarding, monkeypatch):
+    forwarding, _ = forwarding
+    established = chain(FilterRule(matches=(STATE(mask=KNOWN),), verdict="accept"), policy="drop")
+    monkeypatch.setattr(forward, "read_table", lambda *_: {"FORWARD": established})
+    assert not forwarding.ensure()
+    assert forwarding.ensure(new=True)
+
+
 def test_what_was_needed_once_stays(forwarding, monkeypatch):
     forwarding, _ = forwarding
     assert forwarding.ensure()

@@ -23,7 +23,7 @@ class Calls(list):
     """What was called, in order; `at` makes a function that writes down its name."""
 
     def at(self, name, result=None):
-        return lambda *_: self.append(name) or result
+        return lambda *_, **__: self.append(name) or result
 
 
 class Forwarding:

@@ -10,8 +10,8 @@ from importlib.resources import files
 import pytest
 
 from ipvsproxy.base.names import NAT_PRIORITY
-from ipvsproxy.kernel.scripts import PARTS
-from ipvsproxy.ruleset.schema import SETS
+from ipvsproxy.kernel.scripts import PARTS, part
+from ipvsproxy.ruleset.schema import MOST_ENDPOINTS, SETS, SHORT_PATH
 
 IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING = 98, -99, -100, -200, 100
 NAMED = {"filter": 0, "srcnat": POSTROUTING}
@@ -108,8 +108,8 @@ def test_a_part_cannot_be_loaded_without_the_table_it_adds_to(part):
 
 def test_sets_that_only_a_part_asks_for_need_that_part():
     core = words(r"@(\w+)", chains("ipvsproxy.nft"))
-    for part, found in PART_CHAINS.items():
-        assert {name for name, kind in SETS.items() if kind.part == part} == words(r"@(\w+)", found) - core
+    for name_of_part, found in PART_CHAINS.items():
+        assert {name for name, kind in SETS.items() if kind.part == name_of_part} == words(r"@(\w+)", found) - core
 
 
 def other_family(rule):
@@ -158,12 +158,18 @@ def test_sets_are_declared_in_a_form_that_older_libraries_read(name):
 def test_no_chain_is_left_out_and_none_leads_nowhere():
     led_to = words(r"(?:goto|jump) (\w+)", CHAINS)
     # Named by elements of the verdict maps.
-    by_elements = {"own", "refuse", "inside_only", "group_view"}
+    by_elements = {"own", "endpoints_1", "refuse", "inside_only", "group_view"}
     by_elements |= {"masquerade_always", "masquerade_unless_local_pod"}
     assert led_to | by_elements == CHAINS.keys() - BASES.keys()
     assert not led_to & by_elements - {"own", "refuse", "masquerade_always"}
     for found in PART_CHAINS.values():
         assert words(r"(?:goto|jump) (\w+)", found) == found.keys() - BASES.keys() - by_elements
+
+
+def test_the_short_path_has_a_chain_for_each_number_of_endpoints():
+    text = part(SHORT_PATH)
+    found = re.findall(r"chain endpoints_(\d+) {\s+dnat ip to .* mod (\d+) .*\s+dnat ip6 to .* mod (\d+) .*", text)
+    assert found == [(str(number),) * 3 for number in range(1, MOST_ENDPOINTS + 1)]
 
 
 def test_only_packets_of_the_arp_family_are_silenced():

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.config import VipMode
+from ipvsproxy.config import DataPath, VipMode
 from ipvsproxy.plan.diff import Verb, apply, diff
 from ipvsproxy.plan.ledger import Ledger, Owner
 from ipvsproxy.plan.planner import plan_service
@@ -32,10 +32,9 @@ class Differ:
         self.shadow = KernelState()
         self.protected = protected
 
-    def want(self, svc, *pods):
-        frontends = plan_service(
-            svc, [slice_of(svc.name, *pods, ports=((8080, "TCP", ""), (53, "UDP", "")))], node(), config()
-        )
+    def want(self, svc, *pods, **settings):
+        slices = [slice_of(svc.name, *pods, ports=((8080, "TCP", ""), (53, "UDP", "")))]
+        frontends = plan_service(svc, slices, node(), config(**settings))
         return self.step(self.ledger.replace(Owner(svc.created, svc.key), frontends))
 
     def drop(self, name):
@@ -88,6 +87,53 @@ def test_a_udp_destination_goes_at_once():
     differ.want(dns, "10.244.1.1", "10.244.2.2")
     steps = differ.want(dns, "10.244.1.1")
     assert verbs(steps.removed) == [("DEL_DEST", (destination("10.244.2.2:53"),), 0)]
+
+
+SHORT = {"data_path": DataPath.AUTO}
+
+
+def test_a_service_on_the_short_path_has_no_server():
+    steps = Differ().want(service(), "10.244.1.1", "10.244.2.2", **SHORT)
+    raised = ways(steps.raised)
+    assert raised["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_2"
+    endpoints = {name: to for name, to in raised.items() if name.startswith("endpoints4")}
+    assert endpoints.keys() == {f"endpoints4 10.96.0.10 . tcp . 80 . {place}" for place in (0, 1)}
+    assert set(endpoints.values()) == {"10.244.1.1 . 8080", "10.244.2.2 . 8080"}
+    assert steps.added == []
+
+
+def test_an_endpoint_less_is_one_transaction_and_its_element_goes_afterwards():
+    differ = Differ()
+    differ.want(service(), "10.244.1.1", "10.244.2.2", **SHORT)
+    steps = differ.want(service(), "10.244.1.1", **SHORT)
+    assert ways(steps.raised)["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_1"
+    assert ways(steps.lowered) == {"endpoints4 10.96.0.10 . tcp . 80 . 1": None}
+
+
+def test_a_server_stays_for_its_connections_when_new_ones_take_the_short_path():
+    differ = Differ()
+    differ.want(service(), "10.244.1.1")
+    steps = differ.want(service(), "10.244.1.1", **SHORT)
+    assert ways(steps.raised)["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_1"
+    assert verbs(steps.removed) == [("SET_DEST", (ONE,), 0)]
+    differ.shadow.servers[WEB].destinations.clear()
+    assert verbs(differ.step(Dirty({WEB})).removed) == [("DEL_SERVICE", (), 0)]
+
+
+def test_a_udp_server_goes_at_once():
+    differ, dns = Differ(), service(ports=((53, 0, "UDP"),))
+    differ.want(dns, "10.244.1.1")
+    assert verbs(differ.want(dns, "10.244.1.1", **SHORT).removed) == [("DEL_SERVICE", (), 0)]
+
+
+def test_new_connections_come_back_to_ipvs_once_it_has_the_server():
+    differ = Differ()
+    differ.want(service(), "10.244.1.1", **SHORT)
+    steps = differ.want(service(), "10.244.1.1")
+    assert verbs(steps.added) == [("NEW_SERVICE", (ONE,), 0)]
+    assert ways(steps.switched) == {"frontends4 10.96.0.10 . tcp . 80": "goto own"}
+    assert ways(steps.lowered) == {"endpoints4 10.96.0.10 . tcp . 80 . 0": None}
+    assert not steps.raised
 
 
 INSIDE = key("10.96.0.10:32848")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ipvsproxy.base.address import parse_cidr, parse_ip
+from ipvsproxy.config import DataPath
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.stale import GONE, Stale, Sweep, SweepRule
 from tests.support.build import config, destination, endpoint, key, node, service, slice_of
@@ -92,6 +93,21 @@ def test_entries_that_an_inside_view_has_rewritten_go_with_their_frontend():
         ("203.0.113.10:53/TCP", "192.0.2.1:30053/TCP", "10.244.1.1:30053/TCP"), GONE
     )
     assert changes(plan(ONE), {}) == []
+
+
+def test_entries_of_the_short_path_go_with_their_frontend():
+    short = plan_service(
+        service(ports=((53, 0, "TCP"),)),
+        [slice_of("web", ONE, ports=((5353, "TCP", ""),))],
+        node(),
+        config(data_path=DataPath.AUTO),
+    )
+    assert rules(plan(), short, {}) == {"10.96.0.10:53/TCP": GONE}
+    # Also when new connections take the way through IPVS since.
+    by_ipvs = plan_service(
+        service(ports=((53, 0, "TCP"),)), [slice_of("web", ONE, ports=((5353, "TCP", ""),))], node(), config()
+    )
+    assert rules(plan(), short, by_ipvs, {}) == {"10.96.0.10:53/TCP": GONE}
 
 
 def test_inside_views_let_go_of_destinations_that_are_deleted_with_their_connections():

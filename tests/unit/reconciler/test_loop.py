@@ -148,6 +148,42 @@ def test_a_destination_drains_until_its_last_connection_ends(node):
     assert str(leaving) not in weights(node)
 
 
+def test_a_server_whose_service_has_gone_to_the_short_path_ends_with_its_last_connection(node):
+    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    node.ipvs.busy[WEB, destination("10.244.1.1:8080")] = 1
+    process.change(service(data_path="auto"))
+    for _ in range(5):
+        process.wait(31)
+    assert weights(node) == {"10.244.1.1:8080": 0}
+    assert node.nft.sets["frontends4"]["10.96.0.10 . tcp . 80"] == "goto endpoints_1"
+    node.ipvs.busy.clear()
+    process.wait(process.loop.timeout())
+    process.wait(40)
+    assert WEB not in node.ipvs.table
+
+
+def test_a_start_serves_by_rules_what_has_no_server_yet(node):
+    Process(node).list(service(data_path="auto"), slice_of("web", "10.244.1.1"))
+    seen = []
+    node.watch = lambda: seen.append((
+        node.nft.sets["frontends4"].get("10.96.0.10 . tcp . 80") if node.nft.sets else None, WEB in node.ipvs.table
+    ))  # fmt: skip
+    Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    assert ("goto endpoints_1", False) in seen
+    assert ("goto own", False) not in seen
+    assert seen[-1] == ("goto own", True)
+    assert not node.nft.sets["endpoints4"]
+
+
+def test_a_server_that_is_left_from_before_the_short_path_is_nobody_elses(node):
+    Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    with capture_logs() as logs:
+        process = Process(node).list(service(data_path="auto"), slice_of("web", "10.244.1.1"))
+        process.wait(40)
+    assert WEB not in node.ipvs.table
+    assert messages.FOREIGN_REMOVED not in {line["event"] for line in logs}
+
+
 def test_a_destination_is_deleted_soon_after_its_last_connection(node):
     process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     leaving = destination("10.244.1.2:8080")

@@ -11,6 +11,7 @@ from ipvsproxy.ruleset.elements import ElementKey, Interval
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
     AUDIENCES,
+    ENDPOINTS,
     FRONTENDS,
     GROUP_VIEWS,
     HAIRPIN,
@@ -117,6 +118,16 @@ def test_keys_to_look_up(kind, owner, rest, data):
 def test_a_range_is_no_key_to_look_up():
     with pytest.raises(TypeError, match="cannot be looked up"):
         pack(ALLOWED[4], WEB, parse_cidr("10.0.0.0/8"))
+
+
+def test_numbers_that_are_in_no_packet_are_in_the_order_of_the_host():
+    slot = ElementKey(ENDPOINTS[4], WEB, 5)
+    packed = pack(ENDPOINTS[4], WEB, 5)
+    assert packed == bytes.fromhex("0a600001 06000000 01bb0000") + (5).to_bytes(4, sys.byteorder)
+    to = FrontendKey(parse_ip("10.244.1.1"), WEB.protocol, 8080)
+    raw = RawElement(packed, value=bytes.fromhex("0af40101 1f900000"))
+    assert unpack_one(ENDPOINTS[4], raw) == (slot, to)
+    assert list(texts([(slot, to)])) == [("endpoints4", "10.96.0.1 . tcp . 443 . 5", "10.244.1.1 . 8080")]
 
 
 def test_what_maps_say():
