@@ -29,7 +29,7 @@ PATHS = (
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 PAGE = 500
 QUIET_SECONDS = 3.0
-REPEATS = 3
+REPEATS = 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
