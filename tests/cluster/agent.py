@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pathlib
 import resource
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -18,6 +19,10 @@ import sys
 import time
 from typing import Any
 
+ROOT, STORE = pathlib.Path("/var/lib/containerd"), pathlib.Path("/run/store")
+METADATA = "io.containerd.metadata.v1.bolt"
+SNAPSHOTS = "io.containerd.snapshotter.v1.overlayfs"
+CONTENT = "io.containerd.content.v1.content/blobs"
 CGROUP = pathlib.Path("/sys/fs/cgroup")
 SYSCTLS = (
     "net.ipv4.ip_forward=1",
@@ -60,17 +65,38 @@ def delegate_cgroups() -> None:
         (CGROUP / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
+def use_store(source: str) -> None:
+    """Have containerd find the images of a store (store.py): its files stay where they are, unchanged."""
+    mount("-t", "hostfs", "-o", source, "none", STORE)
+    mount("-o", "remount,ro", STORE)
+    for name in (METADATA, SNAPSHOTS):
+        (ROOT / name).mkdir()
+    shutil.copy(STORE / METADATA / "meta.db", ROOT / METADATA)
+    shutil.copy(STORE / SNAPSHOTS / "metadata.db", ROOT / SNAPSHOTS)
+    for layer in (STORE / SNAPSHOTS / "snapshots").iterdir():
+        mount("--bind", layer, ROOT / SNAPSHOTS / "snapshots" / layer.name)
+    # What is imported later is written beside them.
+    for name in ("upper", "work"):
+        (ROOT / "blobs" / name).mkdir(parents=True)
+    layers = f"lowerdir={STORE / CONTENT},upperdir={ROOT / 'blobs/upper'},workdir={ROOT / 'blobs/work'}"
+    mount("-t", "overlay", "-o", layers, "none", ROOT / CONTENT)
+
+
+def mount(*words: object) -> None:
+    """Mount something on the last of the words, a folder that is made if need be."""
+    pathlib.Path(str(words[-1])).mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", *map(str, words)], check=True)
+
+
 def start_runtime(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-    """containerd, its images, and the kubelet."""
+    """containerd with its images, and the kubelet."""
+    use_store(settings["store"])
     background(folder / "containerd.log", "containerd", "--log-level", "warn")
     deadline = time.monotonic() + RUNTIME_SECONDS
     while subprocess.run(["ctr", "version"], capture_output=True, check=False).returncode:
         if time.monotonic() > deadline:
             sys.exit("containerd does not answer")
         time.sleep(0.5)
-    for archive in settings["images"]:
-        # Unpacked when the first container of it is made: most are never used.
-        subprocess.run(["ctr", "--namespace=k8s.io", "images", "import", "--no-unpack", archive], check=False)
     background(folder / "kubelet.log", *settings["kubelet"])
 
 

@@ -19,10 +19,11 @@ from tests.cluster import (
     nodes,
     programs,
     proxies,
+    store,
 )
 from tests.cluster.binaries import Kube, Missing
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.place import REPO, Cluster
+from tests.cluster.place import CLUSTERS, REPO, Cluster
 
 STATE = "cluster.json"
 
@@ -41,6 +42,7 @@ def up(cluster: Cluster, kube: Kube, proxy: str, mode: str) -> None:
     proxies.check(kube, proxy, mode)
     report = _Report()
     archives = images.make(kube, cluster.images)
+    store.make(cluster.images, _in_use())
     report(f"images: {len(archives)}")
     shutil.rmtree(cluster.folder, ignore_errors=True)
     certificates.make(cluster)
@@ -57,6 +59,11 @@ def up(cluster: Cluster, kube: Kube, proxy: str, mode: str) -> None:
     report(f"nodes: {cluster.size} Ready")
     proxies.install(cluster, kube, kubectl, proxy, mode)
     report(f"proxy: {proxy} {mode if proxy == proxies.THEIRS else ''}".rstrip())
+
+
+def _in_use() -> str:
+    """What nodes of all clusters were told, with the store that they use."""
+    return "".join(file.read_text() for file in CLUSTERS.glob("*/node*/agent.json"))
 
 
 def load(cluster: Cluster, kube: Kube) -> None:

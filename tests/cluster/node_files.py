@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from tests.cluster import store
 from tests.cluster.images import PAUSE
 from tests.cluster.place import AGENT_PORT, API_IP, DNS_IP, Cluster, Node
 
@@ -141,7 +142,7 @@ def agent(cluster: Cluster, node: Node, kubelet_path: object) -> dict[str, objec
         "address": [node.ips[0], AGENT_PORT],
         "network": network(cluster, node),
         "kubelet": [str(kubelet_path), *kubelet_flags(cluster, node)],
-        "images": sorted(map(str, cluster.images.glob("*.tar"))),
+        "store": str(store.path(cluster.images)),
     }
 
 
