@@ -70,8 +70,10 @@ SELECTIONS = {
     Kind.NODE: Selection(NODES, fields="metadata.name={node}"),
 }
 PACKED = {"Accept-Encoding": "gzip"}
-"""For lists: a seventeenth of the bytes for a tenth more of the server's time (docs/performance.md). A kube-apiserver
-compresses answers from 128 KiB on, and no watch."""
+"""For lists: a seventeenth of the bytes, for a tenth more of the server's time (docs/performance.md).
+
+kube-apiserver compresses answers from 128 KiB on, and no watch.
+"""
 EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
 
 
