@@ -313,8 +313,16 @@ class Kernel:
             failed.servers.update(step.key for step in steps)
             self._servers_in_doubt = True
             return
+        if refused:
+            self._record_in_part(steps, refused, failed)
+            return
+        for step in steps:
+            record_ipvs(step, self.shadow)
+
+    def _record_in_part(self, steps: Sequence[IpvsStep], refused: Sequence[StepRefused], failed: Dirty) -> None:
+        """Note in the shadow what has been carried out of some steps, and name what has not."""
         unsure = {item.step.key for item in refused}
-        known = self._refused_of_large(refused) if refused else {}
+        known = self._refused_of_large(refused)
         for step in steps:
             if step.key not in unsure:
                 record_ipvs(step, self.shadow)

@@ -187,7 +187,7 @@ class Rules:
     def restore(self, sets: Collection[str], *, whole: bool) -> Dirty:
         """Give some sets the elements they should have, or load all rules; return what was refused of them.
 
-        Either is one transaction, so nobody sees a set that is empty. Raises NftError, KernelError.
+        Either is one transaction, so no packet meets a set that is empty. Raises NftError, KernelError.
         """
         if not whole and self._ruleset.stamp() == self._stamp:
             transaction = Transaction(TABLE, ELSEWHERE)
@@ -216,6 +216,8 @@ class Rules:
 
     def change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
         """Carry out steps in one transaction, or in parts when it is refused; what fails is added to `failed`."""
+        if not steps:
+            return
         self._attempts = MAX_HALVINGS
         refused = Dirty()
         self._change(steps, refused)
@@ -225,8 +227,6 @@ class Rules:
             failed.reasons.update(refused.reasons)
 
     def _change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
-        if not steps:
-            return
         transaction = Transaction(TABLE, ELSEWHERE)
         missing = needed_parts(step.slot for step in steps if step.value is not None) - self._parts
         missing = self._with_replies(missing) - self._parts if missing else missing

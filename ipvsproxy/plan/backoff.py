@@ -24,6 +24,8 @@ SHARE = 10
 GRID_SECONDS = 1.0
 """Waits of a second and more end together with others: many objects that fail are one batch, and few log lines."""
 
+NONE: frozenset[int] = frozenset()
+
 Name = FrontendKey | bytes | ElementKey
 
 
@@ -68,7 +70,7 @@ class Backoff:
     @property
     def families(self) -> frozenset[int]:
         """The families of sets whose elements wait, 0 for sets without one (`affected.families_behind`)."""
-        return frozenset(+self._families)
+        return frozenset(+self._families) if self._families else NONE
 
     def everything(self) -> Dirty:
         """Return all names that wait."""
@@ -89,7 +91,7 @@ class Backoff:
         return found
 
     def settle(self, tried: Dirty, failed: Dirty, now: float, took: float = 0.0) -> None:
-        """Take over what has been tried, what of it (or beside it) failed, and how many seconds that took.
+        """Record what has been tried, what of it (or beside it) failed, and how many seconds that took.
 
         The next pause is at least `SHARE` times as long as that: what fails leaves most of the time to others.
         """

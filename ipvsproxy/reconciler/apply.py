@@ -104,7 +104,7 @@ class Applier(Part):
         return self._run(now, is_start=False)
 
     def run_start(self, now: float) -> int:
-        """Carry out all that is pending, but for the largest changes of single servers: nobody waits for those.
+        """Carry out all that is pending, but for the largest changes of single servers: nothing waits for those.
 
         Raises KernelError, NftError.
         """
@@ -127,17 +127,21 @@ class Applier(Part):
             # Where all was refused before, the server waits with all of it.
             self._leave(left.without(failed))
             tried = pending.without(left)
-        self._refused = {key: found for key, found in self._refused.items() if key in left.servers}
+        if self._refused:
+            self._refused = {key: found for key, found in self._refused.items() if key in left.servers}
         self.backoff.settle(tried, failed, ended, ended - began)
         self._record(tried, failed)
         return steps.count()
 
     def _take_pending(self, now: float) -> Dirty:
-        pending = self._pending
-        pending.update(self._left)
-        pending.update(self.backoff.due(now))
-        pending.slots |= self.backoff.among(self._needs(pending.servers))
-        self._pending, self._left = Dirty(), Dirty()
+        pending, self._pending = self._pending, Dirty()
+        if self._left:
+            pending.update(self._left)
+            self._left = Dirty()
+        if self.backoff.next <= now:
+            pending.update(self.backoff.due(now))
+        if self.backoff:
+            pending.slots |= self.backoff.among(self._needs(pending.servers))
         return pending
 
     def _leave(self, left: Dirty) -> None:

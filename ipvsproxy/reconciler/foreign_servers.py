@@ -51,6 +51,8 @@ class ForeignServers:
 
     def among(self, steps: Iterable[IpvsStep], servers: Mapping[FrontendKey, ServerState]) -> list[Foreign]:
         """Return those that these steps remove; what else was found is wanted, or has been put right."""
+        if not self._found:
+            return []
         found, self._found = self._found, set()
         deleted = (step.key for step in steps if step.verb is Verb.DEL_SERVICE and step.key in found)
         return [Foreign(key, servers[key].server.scheduler) for key in deleted]

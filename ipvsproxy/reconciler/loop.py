@@ -1,9 +1,9 @@
 """The only loop: it takes events, and runs those of its parts that are due.
 
-One thread runs it and owns the wanted state and every kernel handle; nobody else writes to the kernel. It decides
-nothing itself: what the node should have is in `wanted_state`, which steps follow is decided in plan.diff, and how
-they are carried out in kernel.kernel. Nothing is programmed before every kind of object has been listed once, and
-while another proxy has this node; objects are followed meanwhile.
+One thread runs it and owns the wanted state and every kernel handle; no other thread writes to the kernel. It
+decides nothing itself: what the node should have is in `wanted_state`, which steps follow is decided in plan.diff,
+and how they are carried out in kernel.kernel. Nothing is programmed before every kind of object has been listed
+once, and while another proxy has this node; objects are followed meanwhile.
 """
 
 import time
@@ -157,7 +157,7 @@ class Loop:
             yield start
         if start.is_done:
             for part in self._in_order:
-                if _due(part) <= now:
+                if part.next_due <= now and part.retry.at <= now:
                     yield part
 
     def _run(self, part: Part, now: float) -> int:
@@ -213,7 +213,8 @@ class Loop:
 
     def _report_sync(self, seconds: float, changes: int) -> None:
         wanted, applier, drainer = self._wanted, self.parts.applier, self.parts.drainer
-        log.debug("Completed sync", seconds=round(seconds, 6), changes=changes, pending=applier.pending)
+        pending = applier.pending
+        log.debug("Completed sync", seconds=round(seconds, 6), changes=changes, pending=pending)
         self._report.synced(
             Sync(
                 seconds=seconds,
@@ -222,7 +223,7 @@ class Loop:
                 frontends=len(wanted.frontends),
                 draining=drainer.servers,
                 draining_destinations=drainer.destinations,
-                pending=applier.pending,
+                pending=pending,
                 behind=applier.behind,
                 limited=wanted.limited,
                 backlog=wanted.backlog,
