@@ -41,11 +41,11 @@ apt install python3-venv
 # The environment sees the distribution's packages, since the nftables binding is one of them. pip compiles byte code now,
 # which a read-only root would otherwise cost at every start. No source packages: nothing here can run a compiler.
 python3 -m venv --system-site-packages "$home"
-# The lock is all that is needed, and less than packages ask for: it leaves out what nobody imports (pyproject.toml).
+# The lock is all that is needed, and less than packages ask for: it leaves out what no module imports (pyproject.toml).
 "$home/bin/pip" install --quiet --no-cache-dir --only-binary :all: --no-deps --require-hashes \
     --report "$made/locked" -r "$lock"
 "$home/bin/pip" install --quiet --no-cache-dir --no-index --no-deps --report "$made/own" "$wheel"
-# The asyncio twin of the client: half of its size, imported by nobody here.
+# The asyncio twin of the client: half of its size, imported by no module here.
 rm -rf "$home"/lib/python3*/site-packages/kubernetes/aio
 
 # The name tells the program how to read its command line, so that kube-proxy's DaemonSet works as it is.

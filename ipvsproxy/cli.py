@@ -177,7 +177,7 @@ def _write(target: Path, settings: Settings) -> int:
 
 
 def _wrong(error: WrongUsage, status: int, help_: str) -> int:
-    """Say what is wrong first: nobody should have to look for it below a list of all flags."""
+    """Say what is wrong first: a list of all flags would hide it."""
     _errors(str(error).splitlines(), status)
     print(help_, file=sys.stderr)
     return status

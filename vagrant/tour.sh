@@ -159,10 +159,10 @@ load_balancer() {
 }
 
 external_ips() {
-    part "4. externalIPs: an address that somebody else leads to a node"
+    part "4. externalIPs: an address that another program leads to a node"
     route 198.51.100.80 nowhere
     echo 'externalIPs: [198.51.100.80]' | service external 'app: web' | apply
-    note "Each node takes this address for its own, but tells nobody. Unless the network leads it to a node, nothing comes:"
+    note "Each node takes this address for its own, but announces it to no one. Unless the network leads it to a node, nothing comes:"
     expect "$A" 198.51.100.80 80 "web-a web-b" "$A"
     expect client 198.51.100.80 80 unreachable
     route 198.51.100.80 "$B"
@@ -205,7 +205,7 @@ repairs() {
     part "7. Three things go wrong, and doctor finds them"
     note "First: all is well?"
     healthy "$B"
-    note "A label is mistyped, and the Service has nobody behind it:"
+    note "A label is mistyped, and the Service has no endpoints:"
     echo 'type: NodePort' | service explicit 'app: wbe' 30080 | apply
     expect client "$(address "$A" 4)" 30080 refused
     diagnosed "$A" "endpoint" tour/explicit

@@ -31,7 +31,7 @@ MOODS = {
     PacketOutcome.DROPPED: Style.BAD,
     PacketOutcome.NOT_OURS: Style.WARNING,
 }
-NOBODY = "none has this frontend"
+NO_SERVICE = "none has this frontend"
 
 
 def run(invocation: Invocation) -> int:
@@ -79,7 +79,7 @@ def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) ->
         Marked(f"{format_ip(explanation.packet.source)} -> {explanation.packet.to!s}", Style.TITLE),
         f"  ({explanation.sender})",
     ]
-    yield f"Service: {service or known.problem or NOBODY}"
+    yield f"Service: {service or known.problem or NO_SERVICE}"
     yield ""
     yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in explanation.steps])
     yield ""

@@ -1,6 +1,6 @@
 """What a proxy of this node says on its own port, taken for no more than that.
 
-Any user may listen at a port that nobody has, and so may any process of root's in a container of the host's
+Any user may listen at a free port, and so may any process of root's in a container of the host's
 network, whatever its capabilities. So an answer counts only if the listener is root's, or that of our own user; it
 is bounded in size and time (`probe.web`), and the caller checks it against what it should be.
 """

@@ -33,7 +33,7 @@ def read(config: Config) -> Objects:
 
 
 def are_named(config: Config) -> bool:
-    """Whether the settings say where objects are, so that nobody needs to ask the proxy that runs."""
+    """Whether the settings say where objects are, so that the running proxy need not be asked."""
     return config.manifests is not None or config.kubeconfig is not None or bool(config.master)
 
 
@@ -60,7 +60,7 @@ def named_nodes(wanted: WantedState) -> str:
 
 
 UNKNOWN = Surroundings()
-NOBODY = OtherNodeAddresses(None)
+NOT_ASKED = OtherNodeAddresses(None)
 
 
 def desired(  # noqa: PLR0913
@@ -69,13 +69,13 @@ def desired(  # noqa: PLR0913
     link_addresses: Iterable[bytes],
     around: Surroundings = UNKNOWN,
     servers: Iterable[tuple[bytes, int]] = (),
-    neighbours: OtherNodeAddresses = NOBODY,
+    neighbours: OtherNodeAddresses = NOT_ASKED,
     present: Mapping[FrontendKey, ServerState] | None = None,
 ) -> WantedState:
     """Return what a node with these addresses and surroundings should have.
 
-    `servers` are the addresses and ports by which the API server is reached, `neighbours` what it told of nodes,
-    `present` what IPVS has, by which endpoints are known that have not their whole weight yet.
+    `servers` are the addresses and ports by which the API server is reached, `neighbours` what it reported of
+    nodes, `present` what IPVS has, by which endpoints are known that have not their whole weight yet.
     """
     # The callers say themselves that the Node is missing, or judge it.
     wanted = WantedState(config, Report(), on_missing=lambda _: None)

@@ -2,7 +2,7 @@
 
 The metrics server of the proxy says them at `/configz`: KubeProxyConfiguration under `kubeproxy.config.k8s.io`,
 our own settings under `ipvsproxy.io`. It is asked at --metrics-bind-address, or where the command line of the
-proxy that holds the lock says, or at the default address. Where nobody answers, that command line itself counts.
+proxy that holds the lock says, or at the default address. Where no proxy answers, that command line itself counts.
 
 An answer counts only if the listener is root's, or that of our own user (`commands.local`), and is checked as a
 file would be.
@@ -83,7 +83,7 @@ def at_its_address(invocation: Invocation) -> Invocation:
 def _with(
     invocation: Invocation, values: Mapping[str, Any], origin: str, *, name_is_known: bool = False
 ) -> Invocation:
-    """Return it with these settings; a name that nobody gave is that of the environment, else of the host."""
+    """Return it with these settings; a name that was not given is that of the environment, else of the host."""
     name = values[NODE_NAME] or ("" if name_is_known else os.environ.get(ENVIRONMENT, ""))
     if name and not values[NODE_NAME]:
         origin = f"{origin}; the node's name is from the environment ({ENVIRONMENT})"

@@ -126,7 +126,7 @@ def _probes(
 
 
 def _traces(asked: Iterable[tuple[Question, ProbeOutcome]]) -> Mapping[Asker, list[FrontendKey]]:
-    """Return the frontends of IPVS that had each question, of those for which that can be told."""
+    """Return the frontends of IPVS that had each question, of those for which that is known."""
     try:
         return (
             trace([_asker(question, found) for question, found in asked if found.port and question.frontend]) or {}

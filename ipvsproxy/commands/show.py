@@ -117,7 +117,7 @@ def run(invocation: Invocation) -> int:
 
 
 def _missing(wanted_names: Sequence[str], known: Names) -> dict[str, list[str]]:
-    """Return the names that no Service here has, each with those that may be meant; none where nobody can tell."""
+    """Return the names that no Service here has, each with those that may be meant; none where that is unknown."""
     if known.problem:
         return {}
     every = set(known.services.values())

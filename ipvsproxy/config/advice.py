@@ -1,4 +1,4 @@
-"""Settings that fit badly to the IP families of this host (contract 1.11, last point). Pure."""
+"""Settings that fit badly to the IP families of this host (contract 1.11, last point)."""
 
 from collections.abc import Iterable
 

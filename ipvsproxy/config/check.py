@@ -70,7 +70,7 @@ def problems(settings: Settings) -> Iterator[str]:
 def other_mode(settings: Settings) -> str:
     """Return what to do about a mode that is not ours, empty where there is none or its replacement is wanted.
 
-    kubeadm writes `mode: iptables` from 1.37 on where nobody has chosen. So such a file may well be meant for us,
+    kubeadm writes `mode: iptables` from 1.37 on where no mode was chosen. So such a file may well be meant for us,
     and a node must not be left without a proxy; but who runs kube-proxy in that mode on the node must keep it.
     """
     mode = settings.values["mode"]

@@ -231,7 +231,7 @@ def _vmodule(value: Any) -> list[dict[str, Any]]:
 
 
 def _vmodule_item(item: Any) -> dict[str, Any]:
-    """Read a pattern with its verbosity, 0 where there is none; fields that nobody knows are passed over."""
+    """Read a pattern with its verbosity, 0 where there is none; unknown fields are passed over."""
     if not isinstance(item, dict):
         raise BadValue(f"{_shown(item)} has not the fields filePattern and verbosity")
     pattern, verbosity = item.get("filePattern"), item.get("verbosity")

@@ -1,8 +1,8 @@
 """What the operator asked for, as one frozen value: the only thing the machine knows of flags and files.
 
 Built by `ipvsproxy.config.assemble`; names follow KubeProxyConfiguration. Most attributes are those of a row of
-`config.table`, which has their defaults (contract 1.4). Everything in it has been checked, so nobody parses text
-again.
+`config.table`, which has their defaults (contract 1.4). Everything in it has been checked, so no other module
+parses text again.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ class Config:
     effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, `own_document` our own settings as an
     IPVSProxyConfiguration, both for /configz; `flags` are all flags with their values as text, for /flagz;
     `files` are the configuration files with the bytes that were read.
-    `other_mode` is what to say where the settings name a mode that is not ours and nobody has asked for its
+    `other_mode` is what to say where the settings name a mode that is not ours and no setting asks for its
     replacement; empty otherwise.
     `vmodule` are patterns of file names with the verbosity there.
     `service_defaults` are values of annotations by name, for Services that do not have these.

@@ -146,7 +146,7 @@ def _compose(text: str) -> FirstDocument:
 
 
 def _others(loader: Any) -> Iterator[Ignored]:
-    """Yield the other documents that are not empty; one that is no YAML is the last one that can be told."""
+    """Yield the other documents that are not empty; one that is no YAML is the last one."""
     number = 1
     try:
         while loader.check_node():

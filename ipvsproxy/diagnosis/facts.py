@@ -128,7 +128,7 @@ class DnsAnswer(msgspec.Struct, frozen=True):
     """A DNS answer: addresses, or the canonical name; `error` is empty when the name resolved.
 
     `asked_from` is address and port of the question; `by_ipvs` whether IPVS of this node had it, None where that
-    cannot be told.
+    is unknown.
     """
 
     server: str

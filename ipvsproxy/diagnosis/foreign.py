@@ -112,7 +112,7 @@ def _marks(book: FilterTables, mark: int) -> Iterator[Finding]:
             f"{where(chain, rule)} uses bit {mark:#x} of the packet mark, which ipvsproxy sets on replies"
             + (", and drops them" if rule.verdict in LOSING else ""),
             *others,
-            step="choose a bit that nobody uses: --iptables-masquerade-bit",
+            step="choose a bit that no other program uses: --iptables-masquerade-bit",
         )
 
 

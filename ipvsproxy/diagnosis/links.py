@@ -76,7 +76,7 @@ def check_hairpin(facts: Facts) -> Iterator[Finding]:
 
 
 def check_long_datagrams(facts: Facts) -> Iterator[Finding]:
-    """UDP Services of IPv6 have a limit that nothing can lift. It is named, so that nobody has to search."""
+    """UDP Services of IPv6 have a limit that nothing can lift. Naming it saves a search."""
     if facts.host is None or not any(s.protocol == "UDP" and ":" in s.address for s in facts.servers or ()):
         return
     senders = "processes of this node"

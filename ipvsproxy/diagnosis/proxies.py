@@ -142,7 +142,7 @@ def check_proxy(facts: Facts) -> Iterator[Finding]:
     elif has_never_synced(proxy):
         yield _unsynced(proxy)
     elif reason := refuses_traffic(proxy):
-        yield from _synced(proxy, facts.settings.sync_period, f"load balancers are told 503: {reason}")
+        yield from _synced(proxy, facts.settings.sync_period, f"load balancers get 503: {reason}")
     elif proxy.health != 200:
         yield problem("proxy", f"the proxy says that it is not healthy ({proxy.health})", proxy.health_body,
                       step="see its log: rules are refused, or nothing could be done for a while")  # fmt: skip

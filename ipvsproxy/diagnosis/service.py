@@ -52,7 +52,7 @@ class Probe(msgspec.Struct, frozen=True):
     """A test connection: from where, to what, and its outcome.
 
     `expected` is what the plan says, `reason` why that is no answer, where it depends on who asks. `by_ipvs` is
-    whether IPVS of this node had the connection, None where that cannot be told, or was not asked.
+    whether IPVS of this node had the connection, None where that is unknown, or was not asked.
     """
 
     place: str

@@ -45,7 +45,7 @@ class Listed(msgspec.Struct, frozen=True):
 class Changed(msgspec.Struct, frozen=True):
     """One object was added or changed; `triggered` is when a pod's change began, as in `decoded.Decoded`.
 
-    `versions` counts those that this one has replaced while nobody took them, and itself.
+    `versions` counts those that this one has replaced while they waited, and itself.
     """
 
     kind: Kind

@@ -1,7 +1,7 @@
-"""What the loop tells the outside world about its work, as plain facts, in one direction.
+"""What the loop reports about its work, as plain facts, in one direction.
 
-`Report` is what the loop knows of health checks, metrics and events: calls that return at once. This one listens
-to nobody; `serve.board` passes the facts on, tests write them down. A method is called once a turn or once for a
+`Report` is what the loop knows of health checks, metrics and events: calls that return at once. This one ignores
+them; `serve.board` passes the facts on, tests write them down. A method is called once a turn or once for a
 changed Service, never for all Services.
 """
 
@@ -72,7 +72,7 @@ class Sync(msgspec.Struct, frozen=True):
 
 
 class Report:
-    """Listens to nobody."""
+    """Ignores everything."""
 
     def holders(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
         """Say how any thread can find out at any time which Service holds which frontend."""

@@ -1,6 +1,7 @@
 """What a run would change, as text: steps of `plan.diff` as changes of single objects, with what is there now.
 
-Pure. In: the wanted state and the shadow, complete. Out: `Change`s in the order in which they would be made.
+Deterministic, no I/O. In: the wanted state and the shadow, complete. Out: `Change`s in the order in which they
+would be made.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -7,7 +7,7 @@ addresses are not given: the kernel, 6.18 included, takes the comparison the wro
 others. Entries are judged as they arrive and deleted in small batches meanwhile: a table of a million entries
 needs no memory here.
 
-Deleting names the reply tuple and the identity of the entry, both as the kernel has just told them: a new
+Deleting names the reply tuple and the identity of the entry, both as the kernel has just reported them: a new
 connection of the same client that leads elsewhere is left alone. (The identity alone would not do. It is made of
 the original tuple and of where the entry is in memory, and the next entry may be in the same place.)
 
@@ -145,7 +145,7 @@ class Conntrack:
     def _dump(self, sweep: Sweep) -> Iterator[bytes]:
         """Ask with a filter; a kernel that refuses it is asked without."""
         try:
-            yield from self._wire.stream(question(sweep))
+            yield from self._wire.stream(dump_request(sweep))
         except KernelError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
@@ -187,7 +187,7 @@ def _is_of(body: bytes, layout: TupleLayout, wanted: Container[bytes]) -> bool:
     return address in wanted or address + body[layout.protocol] + body[layout.port] in wanted
 
 
-def question(sweep: Sweep) -> bytes:
+def dump_request(sweep: Sweep) -> bytes:
     """Return the request for a dump of what the frontends of a sweep have in common."""
     address, port = sweep.address, sweep.port
     flags, parts, proto = 0, b"", b""

@@ -78,14 +78,14 @@ class ElementReader:
             wanted += attribute(NFTA_SET_ELEM_FLAGS, BIG_U32.pack(NFT_SET_ELEM_INTERVAL_END))
         wanted = attribute(NFTA_LIST_ELEM | NLA_F_NESTED, wanted)
         try:
-            answer = self._wire.request(
+            reply = self._wire.request(
                 self._question(kind, attribute(NFTA_SET_ELEM_LIST_ELEMENTS | NLA_F_NESTED, wanted))
             )
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return None
             raise
-        return next(_elements(answer), None)
+        return next(_elements(reply), None)
 
     def _question(self, kind: SetSchema, wanted: bytes) -> bytes:
         head = NFGENMSG.pack(TABLE_FAMILIES[kind.table], 0, 0)
@@ -101,9 +101,9 @@ def read_all(wire: Wire, family: int, table: str, name: str) -> list[RawElement]
     return _dumped(wire, message(NFT_MSG_GETSETELEM, 0, NFGENMSG.pack(family, 0, 0) + place))
 
 
-def _dumped(wire: Wire, question: bytes) -> list[RawElement]:
+def _dumped(wire: Wire, request: bytes) -> list[RawElement]:
     try:
-        parts = wire.dump(question)
+        parts = wire.dump(request)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return []

@@ -80,7 +80,7 @@ class Ipv6Forwarding:
 
 
 def keep(config: Config) -> None:
-    """Put back settings that somebody else has changed since; one that cannot be set is logged each time."""
+    """Put back settings that another program has changed since; one that cannot be set is logged each time."""
     for name, value in wanted_sysctls(config):
         if read_sysctl(name) != value:
             log.warning(messages.SETTING_CHANGED_BY_OTHERS, sysctl=dotted(name), wanted=value)

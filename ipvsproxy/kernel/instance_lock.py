@@ -8,7 +8,7 @@ wait for.
 Any process of the namespace could take the name, so a holder has to show that it may change the network
 (`kernel.proof`). One that does not is reported, and not waited for. A holder of version 0.1 cannot show it. It is
 waited for as well, but no longer than an update takes, and only where it runs as root or as our own user, and
-somebody who has CAP_NET_ADMIN follows the rules of this namespace.
+a process that has CAP_NET_ADMIN follows the rules of this namespace.
 """
 
 import errno
@@ -47,7 +47,7 @@ log = structlog.get_logger()
 class Holder(NamedTuple):
     """Who has the name: process number as we see it (0: in a container we cannot see into), user, own words.
 
-    `is_proven`: it has shown that it may change the network, or nobody here may ask it to.
+    `is_proven`: it has shown that it may change the network, or no process here may ask it to.
     """
 
     pid: int
@@ -118,13 +118,13 @@ class InstanceLock:
             raise
         mine.listen(MAX_WAITING)
         self._held = mine
-        with suppress(PermissionError):  # else nobody of this process can change anything either
+        with suppress(PermissionError):  # else this process cannot change anything either
             self._proof = Proof()
         threading.Thread(target=_introduce, args=(mine, self._proof), name="lock", daemon=True).start()
         return True
 
     def _ask(self, seconds: float = ANSWER_SECONDS) -> Holder | None:
-        """Connect to the holder and ask who it is; None when nobody answers."""
+        """Connect to the holder and ask who it is; None when it does not answer."""
         if self._holder is not None:
             self._holder.close()
         self._holder = channel = _socket()

@@ -21,7 +21,7 @@ from ipvsproxy.kernel.wire.ipvs import (
     pieces,
     single,
 )
-from ipvsproxy.kernel.wire.ipvs_records import parse_attributes, parse_destination, parse_server, u32
+from ipvsproxy.kernel.wire.ipvs_records import native_u32, parse_attributes, parse_destination, parse_server
 from ipvsproxy.kernel.wire.netlink import (
     GENERIC,
     KernelError,
@@ -37,7 +37,7 @@ from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey
 ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DEST}
 SERVER_SETTERS = (Verb.NEW_SERVICE, Verb.SET_SERVICE)
 ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (errno.ENOENT,)}
-"""A destination whose whole server is gone (ESRCH) is another matter: somebody has deleted one that is wanted."""
+"""A destination whose whole server is gone (ESRCH) is another matter: one that is wanted was deleted."""
 LONGEST = 0xFFFFFFFF
 PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
 """A frontend that no Service has (TEST-NET-2), on which a scheduler is tested."""
@@ -145,8 +145,8 @@ class Ipvs:
 
     def timeouts(self) -> tuple[int, int, int]:
         """Return the idle timeouts of TCP, TCP after FIN, and UDP, in seconds."""
-        answer = self._wire.request(generic(self._family, IPVS_CMD_GET_CONFIG, b""))
-        values = {number: u32(payload) for number, payload in attributes(answer, GENERIC.size)}
+        reply = self._wire.request(generic(self._family, IPVS_CMD_GET_CONFIG, b""))
+        values = {number: native_u32(payload) for number, payload in attributes(reply, GENERIC.size)}
         tcp, tcp_fin, udp = (values.get(IPVS_CMD_ATTR_TIMEOUT_TCP + i, 0) for i in range(3))
         return tcp, tcp_fin, udp
 

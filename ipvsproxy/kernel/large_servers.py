@@ -1,4 +1,4 @@
-"""Verification of virtual servers with very many destinations, one piece at a time, so that nobody waits for it.
+"""Verification of virtual servers with very many destinations, one piece at a time: nothing else waits for it.
 
 The kernel lists destinations by their place in a list. A server that is changed while it is read is not judged:
 its turn comes again with the next verification.

@@ -7,7 +7,7 @@ link the kernel takes all IPv4 routes of that link with it (fib_disable_ip, net/
 happen to those on kube-ipvs0 whenever VIPs change from one form to the other. Stray ones, which a former version
 has left on another link, are replaced.
 
-Layouts: include/uapi/linux/if_addr.h, rtnetlink.h. Addresses of kube-ipvs0 that nobody wants are removed, but
+Layouts: include/uapi/linux/if_addr.h, rtnetlink.h. Addresses of kube-ipvs0 that no Service wants are removed, but
 IPv6 link-local ones (contract 4.2).
 """
 
@@ -219,7 +219,7 @@ class Links:
     def remove_link(self) -> list[str]:
         """Delete our routes and kube-ipvs0 with its addresses, if they are there; return what could not be.
 
-        Raises Lost. A link of that name that is no dummy link was made by somebody else, and stays.
+        Raises Lost. A link of that name that is no dummy link was made by another program, and stays.
         """
         problems = self.remove_routes()
         with IPRoute() as route:

@@ -1,11 +1,11 @@
-"""Proof that somebody may change this network namespace: a netlink socket that only CAP_NET_ADMIN can make.
+"""Proof that a process may change this network namespace: a netlink socket that only CAP_NET_ADMIN can make.
 
 The kernel lets a socket join a group of NETLINK_NETFILTER only if its maker has CAP_NET_ADMIN in the user
 namespace that owns the network namespace (`netlink_bind` of net/netlink/af_netlink.c: nfnetlink, unlike
 rtnetlink, has no NL_CFG_F_NONROOT_RECV), and it lists all sockets of the namespace with their groups in
 /proc/net/netlink. `Proof` is a socket that has joined GROUPS. To learn whether a peer has one, a process sends a
-number that nobody can guess to all such sockets, and the peer repeats it on the connection between the two: only
-the owner of the socket can have read it. The kernel passes the number on, within the namespace.
+number that no other process can guess to all such sockets, and the peer repeats it on the connection between the
+two: only the owner of the socket can have read it. The kernel passes the number on, within the namespace.
 """
 
 import errno
@@ -20,7 +20,7 @@ from ipvsproxy.kernel.wire.netlink import HEADER, listen, messages_in
 from ipvsproxy.kernel.wire.nfnetlink import NETLINK_NETFILTER
 
 GROUPS = 1 << 3 | 1 << 5
-"""NFNLGRP_CONNTRACK_EXP_NEW and NFNLGRP_CONNTRACK_EXP_DESTROY: hardly ever used, and together by nobody else."""
+"""NFNLGRP_CONNTRACK_EXP_NEW and NFNLGRP_CONNTRACK_EXP_DESTROY: hardly ever used, and never together."""
 RULE_GROUPS = 1 << 6
 """NFNLGRP_NFTABLES, which every version of ipvsproxy follows."""
 NUMBER_BYTES = 16
@@ -57,7 +57,7 @@ class Proof:
                     yield body
 
     def close(self) -> None:
-        """Be nobody's proof any more."""
+        """End the proof."""
         self._socket.close()
 
 
@@ -81,7 +81,7 @@ def challenge(number: bytes) -> bool:
 
 
 def others_follow_rules() -> bool:
-    """Whether another process of this network namespace is told of changes of nftables, as each proxy is."""
+    """Whether another process of this network namespace is notified of changes of nftables, as each proxy is."""
     mine = set(_own_inodes())
     return any(found.groups & RULE_GROUPS and found.inode not in mine for found in _sockets())
 

@@ -47,9 +47,7 @@ class Ruleset:
         self._wire = Wire(NETLINK_NETFILTER)
         self._name = name.encode() + b"\0"
         table = attribute(NFTA_TABLE_NAME, self._name)
-        self._questions = [
-            message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(family, 0, 0) + table) for family in FAMILIES
-        ]
+        self._requests = [message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(family, 0, 0) + table) for family in FAMILIES]
 
     def close(self) -> None:
         """Close the socket."""
@@ -58,10 +56,10 @@ class Ruleset:
     def generation(self) -> int:
         """Return the number of the last transaction of this network namespace, 0 when it cannot be read."""
         try:
-            answer = self._wire.request(message(NFT_MSG_GETGEN, 0, NFGENMSG.pack(0, 0, 0)))
+            reply = self._wire.request(message(NFT_MSG_GETGEN, 0, NFGENMSG.pack(0, 0, 0)))
         except (KernelError, OSError):
             return 0
-        return int.from_bytes(dict(attributes(answer, NFGENMSG.size))[NFTA_GEN_ID], "big")
+        return int.from_bytes(dict(attributes(reply, NFGENMSG.size))[NFTA_GEN_ID], "big")
 
     def tables(self) -> dict[str, str]:
         """Return the comments of the tables of this name in all families, by family. Raises KernelError."""
@@ -74,14 +72,14 @@ class Ruleset:
 
     def stamp(self) -> bytes:
         """Return what identifies the tables as they are, empty when there is none. Raises KernelError."""
-        return b"".join(map(self._stamp, self._questions))
+        return b"".join(map(self._stamp, self._requests))
 
-    def _stamp(self, question: bytes) -> bytes:
+    def _stamp(self, request: bytes) -> bytes:
         try:
-            answer = self._wire.request(question)
+            reply = self._wire.request(request)
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return b""
             raise
-        fields = dict(attributes(answer, NFGENMSG.size))
+        fields = dict(attributes(reply, NFGENMSG.size))
         return bytes(fields[NFTA_TABLE_HANDLE]) + bytes(fields[NFTA_TABLE_USE])

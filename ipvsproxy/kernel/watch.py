@@ -150,7 +150,7 @@ class Channel:
         if self.socket is None:
             return
         log.warning("Socket for netlink notifications failed, opening a new one", err=reason)
-        # The number of a descriptor that was closed may be that of somebody else's file by now.
+        # The number of a descriptor that was closed may be that of another file by now.
         if _identity(self.socket) == self._identity:
             self.socket.close()
         else:

@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 class Connection:
-    """An ApiClient, and what makes its requests those of somebody. May be used by several threads."""
+    """An ApiClient, and what identifies the client to the server. May be used by several threads."""
 
     def __init__(
         self,

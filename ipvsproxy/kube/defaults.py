@@ -1,4 +1,4 @@
-"""What the API server fills in where an object leaves a field open; objects from files have nobody else to do it.
+"""What the API server fills in where an object leaves a field open; objects from files never pass it.
 
 The rules are SetDefaults of core/v1 Service and discovery/v1 EndpointSlice (pkg/apis/*/v1/defaults.go of
 Kubernetes 1.36) and the allocation of ClusterIPs. They hold for objects of the API as well, where these fields are

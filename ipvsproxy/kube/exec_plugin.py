@@ -190,7 +190,7 @@ def _cluster_info(cluster: Section, server: str, authority: Path | bytes | None)
 
 
 def _extension(cluster: Section) -> Any:
-    """Return what the cluster has for programs; of its other extensions nobody here knows anything."""
+    """Return what the cluster has for programs; its other extensions are not known here."""
     for item in cluster.sections("extensions"):
         if item.text("name") == f"{GROUP}/exec":
             content = item.raw("extension")

@@ -28,7 +28,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no value of JSON")
 
 
-# Numbers stay text: nobody looks at these values, and long ones cost more than their length.
+# Numbers stay text: these values are never used, and long ones cost more than their length.
 DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=str, parse_float=str)
 
 

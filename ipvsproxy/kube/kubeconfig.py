@@ -36,7 +36,7 @@ class Kubeconfig(NamedTuple):
     """One context of a kubeconfig.
 
     `cluster` and `user` are what sentences about either begin with. `headers` go with every request: they ask the
-    API server to act for somebody else. `proxy` is a URL, empty where the environment decides. `compress` says
+    API server to act for another user. `proxy` is a URL, empty where the environment decides. `compress` says
     that the server may compress lists.
     """
 
@@ -120,7 +120,7 @@ def read_kubeconfig(path: Path, master: str = "") -> Kubeconfig:
     user_name = context.text("user")
     user = _named(file, "users", user_name, within) if user_name else None
     if user_name and user is None:
-        # client-go goes on as nobody, too, and so does the API server's answer: forbidden.
+        # client-go goes on without a user, too, and so does the API server's answer: forbidden.
         log.warning("Used no credentials, the user of the context is missing", file=str(path), user=user_name)
     return _read(cluster, user or Section(f"{within}: users", None, path.parent), master)
 

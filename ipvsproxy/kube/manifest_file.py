@@ -72,7 +72,7 @@ def parse(name: str, data: bytes) -> FileContent:
     Raises Unreadable when the file as a whole makes no sense.
     """
     if not data.strip():
-        raise Unreadable("empty: somebody is writing it, or cut it off")
+        raise Unreadable("empty: it is being written, or was cut off")
     content = FileContent()
     found = read(name, data)
     for item in found.items:
@@ -251,7 +251,7 @@ def _signature(status: os.stat_result) -> Signature:
 def carry_over(old: FileContent, new: FileContent) -> None:
     """Keep the last valid versions of refused objects, and the identity of values that did not change."""
     refused = {refusal.ident for refusal in new.refused}
-    # Somebody lost its name: any of the old objects that are missing now may be the one.
+    # An object lost its name: any of the old objects that are missing now may be the one.
     doubtful = set(old.good) if None in refused else refused
     for ident, value in old.good.items():
         if ident in doubtful:

@@ -46,7 +46,7 @@ class Objects:
 
     `refused` are objects that cannot be used, `left_out` parts of others, `skipped` reasons why an object is left
     to others, `unread` and `endpoints` what there is of other kinds. `servers` are addresses and ports by which
-    the API server was reached. `neighbours` is what it told of nodes. `seen` counts what was added,
+    the API server was reached. `neighbours` is what it reported of nodes. `seen` counts what was added,
     whatever came of it. `notes` say what may be missing.
     """
 
@@ -65,7 +65,7 @@ class Objects:
         self.notes: list[str] = []
 
     def add(self, kind: Kind, body: Any, where: str = "") -> None:
-        """Take over one object; the first one of a name that can be used counts. `where` is the file, if any."""
+        """Record one object; the first one of a name that can be used counts. `where` is the file, if any."""
         self.seen += 1
         prefix = where and f"{where}: "
         try:

@@ -1,6 +1,6 @@
 """The addresses of all other nodes, from the Kubernetes API at a bounded cost for its servers.
 
-Out: `OtherNodeAddresses` in the inbox: at the start, when somebody asks about addresses that are new, and now and
+Out: `OtherNodeAddresses` in the inbox: at the start, when there are new addresses to ask about, and now and
 then. Nodes are not watched: each one's status is written anew every five minutes, and a cluster of n nodes would
 be sent n * n of these. Instead the server is asked for the table that `kubectl get nodes -o wide` prints, without
 objects and from its cache (resourceVersion 0): 0.35 KB for a node. It has the first internal and the first
@@ -37,7 +37,7 @@ COLUMNS = ("Name", "Internal-IP", "External-IP")
 WHOLE_UP_TO = 100
 """Nodes up to which their objects are read as well."""
 FAILED = ExponentialWait(1.0, 300.0)
-"""Pauses after looks that have failed; when somebody asks, the first one is enough."""
+"""Pauses after looks that have failed; when an address is asked about, the first one is enough."""
 NEVER = float("inf")
 
 log = structlog.get_logger()
@@ -93,7 +93,7 @@ _TABLE = msgspec.json.Decoder(_Table)
 
 
 def look(transport: NodeClient, node_name: str, hold: Callable[[Response], None] = lambda _: None) -> Answers:
-    """Read the addresses of all nodes but this one, and all ranges of pods that are told. Raises RequestFailed.
+    """Read the addresses of all nodes but this one, and all known ranges of pods. Raises RequestFailed.
 
     `hold` is given each answer before it is read, so that another thread can interrupt that.
     """
@@ -243,7 +243,7 @@ class OtherNodes:
         self._plan_next()
 
     def _publish(self, asked: int) -> None:
-        """Tell all that is known: an event may take the place of one that nobody has read yet."""
+        """Tell all that is known: an event may take the place of one that has not been read yet."""
         self._inbox.put(msgspec.structs.replace(self._seen, answers=asked))
 
     def _hold(self, response: Response) -> None:

@@ -8,11 +8,10 @@ Lists are always consistent reads (no resourceVersion), never "any version will 
 that lags behind could bring back Services that are gone. So a list is never older than what we knew, unless
 the API's storage itself was put back in time; then the list is the truth, and a log line says so. A watch
 resumes from the last version seen, and lists again only when the server no longer knows that version (410, as
-status or inside of the stream) or sends nonsense repeatedly. A server that is away changes nothing.
+status or inside of the stream) or sends malformed answers repeatedly. A server that is away changes nothing.
 """
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +19,6 @@ import msgspec
 import structlog
 
 from ipvsproxy.base import messages
-from ipvsproxy.base.budget import LINES, Budget, namespace_of
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Object, Removed
 from ipvsproxy.kube.api import (
     GONE,
@@ -37,12 +35,13 @@ from ipvsproxy.kube.api import (
     read_page,
 )
 from ipvsproxy.kube.ceilings import ANSWER_BYTES, ERROR_BYTES, WHOLE_BYTES, Room
-from ipvsproxy.kube.decode import decode_json, identify, key_of
+from ipvsproxy.kube.decode import identify, key_of
 from ipvsproxy.kube.decoded import Decoded, InvalidObject
 from ipvsproxy.kube.pace import Pace
+from ipvsproxy.kube.reporting_decoder import ReportingDecoder
 
 PAGE_SIZE = 500
-# Troubles that say nothing about the version we resume from: waiting is all there is to do.
+# Failures that have nothing to do with the version we resume from: waiting is all there is to do.
 RETRYABLE = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
 RELIST_AFTER = 3
 # A watch that ends sooner, without a reason, means a failing server and not the end of its time.
@@ -84,12 +83,11 @@ class Reflector:
         self._room = Room()
         self._full: set[str] = set()
         self._away: tuple[float, int] | None = None
-        self._said: dict[str, tuple[str, ...]] = {}
+        self._decoder = ReportingDecoder(kind)
         self._stopping = threading.Event()
         self._response: Response | None = None
         self._thread: threading.Thread | None = None
         self._log = log.bind(kind=str(kind))
-        self._lines = Budget(time.monotonic, LINES)
 
     def start(self) -> None:
         """Begin to follow; returns at once."""
@@ -151,7 +149,7 @@ class Reflector:
 
     def _record_list(self, found: "_Found") -> None:
         objects, kept = found.objects, found.kept
-        self._said = {key: said for key, said in self._said.items() if key in objects or key in kept}
+        self._decoder.keep(objects.keys() | kept)
         self._room, self._full = found.room, self._full & found.full
         self._inbox.put(Listed(self._kind, objects, frozenset(kept)))
         self._log.debug("Listed objects", objects=len(objects), kept=len(kept))
@@ -180,7 +178,7 @@ class Reflector:
         except InvalidObject as refused:
             self._log.warning(messages.NAMELESS_IGNORED, field=refused.field, err=refused.reason)
             return
-        decoded = self._decode(key, raw)
+        decoded = self._decoder.decode(key, raw)
         if decoded is None:
             found.kept.add(key)
         elif decoded.object is not None:
@@ -248,11 +246,11 @@ class Reflector:
 
     def _pass_on(self, type_: str, key: str, raw: msgspec.Raw) -> None:
         if type_ == "DELETED":
-            self._said.pop(key, None)
+            self._decoder.forget(key)
             self._room.drop(key)
             self._inbox.put(Removed(self._kind, key))
         elif type_ in ("ADDED", "MODIFIED"):
-            decoded = self._decode(key, raw)
+            decoded = self._decoder.decode(key, raw)
             if decoded is not None and (change := self._change(key, decoded)) is not None:
                 self._inbox.put(change)
         else:
@@ -281,40 +279,6 @@ class Reflector:
         finally:
             self._response = None
             response.close()
-
-    def _decode(self, key: str, raw: msgspec.Raw) -> Decoded | None:
-        """Decode an object, None if it is refused; a problem is logged once for as long as it is the same."""
-        try:
-            decoded = decode_json(self._kind, raw)
-        except InvalidObject as refused:
-            if self._says_anew(key, (str(refused),)):
-                words = messages.OBJECT_REFUSED
-                self._warn(key, words, field=refused.field, err=refused.reason)
-            return None
-        if decoded.skipped:
-            self._log.debug("Left object to other programs", object=key, reason=decoded.skipped)
-        if self._says_anew(key, decoded.complaints) and decoded.complaints:
-            self._warn(key, messages.OBJECT_PART_IGNORED, err="; ".join(decoded.complaints))
-        return decoded
-
-    def _warn(self, key: str, words: str, **more: object) -> None:
-        """Log a line about an object, unless its namespace has had too many."""
-        namespace = namespace_of(key)
-        if not self._lines.take(namespace):
-            return
-        self._log.warning(words, object=key, **more)
-        if count := self._lines.take_withheld(namespace):
-            self._log.warning(
-                "Suppressed more log lines about objects of a namespace", namespace=namespace, count=count
-            )
-
-    def _says_anew(self, key: str, said: tuple[str, ...]) -> bool:
-        before = self._said.pop(key, ())
-        if said:
-            self._said[key] = said
-        elif before and self._lines.take(namespace_of(key)):
-            self._log.info(messages.OBJECT_ACCEPTED, object=key)
-        return said != before
 
     # Failures
 

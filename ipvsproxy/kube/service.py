@@ -23,7 +23,7 @@ from ipvsproxy.plan.model import Protocol, Service, ServicePort
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 MAX_AFFINITY_SECONDS = 86400
-NOBODY = {4: Cidr(bytes(4), 32), 6: Cidr(bytes(16), 128)}
+NO_CLIENT = {4: Cidr(bytes(4), 32), 6: Cidr(bytes(16), 128)}
 """Ranges that no client is in: a packet to a Service cannot have an unspecified source."""
 
 
@@ -126,7 +126,7 @@ def _source_ranges(texts: Iterable[str], complaints: list[str]) -> tuple[Cidr, .
         complaints.insert(
             0, f"spec.loadBalancerSourceRanges: no readable range of IPv{number}; it is shut for all"
         )
-        ranges.append(NOBODY[number])
+        ranges.append(NO_CLIENT[number])
     return tuple(ranges)
 
 

@@ -51,7 +51,7 @@ class Store:
         return len(self._listed) == KINDS and self._awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
-        """Take over what an event says and tell whether anything is different now."""
+        """Record what an event says and tell whether anything is different now."""
         match event:
             case Listed(kind, objects, kept):
                 self._listed.add(kind)
@@ -62,7 +62,7 @@ class Store:
                 return self._set(kind, key, None)
 
     def neighbours(self, seen: OtherNodeAddresses) -> None:
-        """Take over what a look at the Nodes of the cluster has found.
+        """Record what a look at the Nodes of the cluster has found.
 
         Nothing is programmed before the first look, unless it fails where all else could be listed.
         """

@@ -61,11 +61,11 @@ class Addresses:
         return address in self._given
 
     def is_unknown(self, address: bytes) -> bool:
-        """Whether nobody has looked yet whether it belongs to a node."""
+        """Whether it is not known yet if it belongs to a node."""
         return address in self._questions or address in self._waiting
 
     def service(self, key: str, old: Service | None, new: Service | None) -> set[str]:
-        """Take over a Service and return the others that depend on it."""
+        """Record a Service and return the others that depend on it."""
         before, after = _asked(old), _asked(new)
         affected: set[str] = set()
         for address in before.keys() | after.keys():
@@ -88,24 +88,24 @@ class Addresses:
         return affected
 
     def slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> set[str]:
-        """Take over an EndpointSlice and return the Services that ask for addresses of its pods."""
+        """Record an EndpointSlice and return the Services that ask for addresses of its pods."""
         changed = {endpoint.address for endpoint in new.endpoints if endpoint.node} if new else set()
         former = {endpoint.address for endpoint in old.endpoints if endpoint.node} if old else set()
         return self._askers(_count(self._pods, former - changed, changed - former))
 
     def own_node(self, old: Node | None, new: Node | None) -> set[str]:
-        """Take over our Node, whose ranges of pods count, and return the Services for which that may matter."""
+        """Record our Node, whose ranges of pods count, and return the Services for which that may matter."""
         former, changed = set(old.pod_cidrs if old else ()), set(new.pod_cidrs if new else ())
         return self._new_ranges() if _count(self._pod_cidrs, former - changed, changed - former) else set()
 
     def other_node(self, old: Node | None, new: Node | None) -> set[str]:
-        """Take over another Node and return the Services for which that may matter."""
+        """Record another Node and return the Services for which that may matter."""
         former, changed = set(old.addresses if old else ()), set(new.addresses if new else ())
         affected = self._askers(_count(self._nodes, former - changed, changed - former))
         return affected | self.own_node(old, new)
 
     def neighbours(self, seen: OtherNodeAddresses) -> set[str]:
-        """Take over what a look at the Nodes has found and return the Services for which that may matter."""
+        """Record what a look at the Nodes has found and return the Services for which that may matter."""
         settled = {address for address, ticket in self._waiting.items() if ticket <= seen.answers}
         for address in settled:
             del self._waiting[address]
@@ -120,7 +120,7 @@ class Addresses:
 
     @property
     def has_questions(self) -> bool:
-        """Whether there are addresses about which nobody has asked yet."""
+        """Whether there are addresses that have not been asked about yet."""
         return bool(self._questions)
 
     @property
@@ -129,7 +129,7 @@ class Addresses:
         return bool(self._given or self._external)
 
     def asked(self, ticket: int) -> None:
-        """Take note that somebody was asked about all addresses that are not known."""
+        """Record that all addresses that are not known have been asked about."""
         self._waiting.update(dict.fromkeys(self._questions, ticket))
         self._questions.clear()
 

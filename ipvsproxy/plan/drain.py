@@ -78,7 +78,7 @@ class Drains:
         return max(self._agenda[0][0], self._resting_until) if self._agenda else math.inf
 
     def note(self, key: FrontendKey, frontend: Frontend | None, state: ServerState | None, now: float) -> None:
-        """Take over what drains on a server, after any change of it; a drain that goes on keeps its age."""
+        """Record what drains on a server, after any change of it; a drain that goes on keeps its age."""
         old = self._servers.pop(key, NOTHING)
         leaving = draining(frontend, state) if frontend and state else ()
         self.destinations += len(leaving) - len(old)

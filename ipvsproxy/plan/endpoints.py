@@ -1,7 +1,7 @@
 """The endpoints of a Service by its ports: what the slices say, found without a search for each port.
 
-Pure. A slice lists numbers of ports, and endpoints that have all of them; the endpoints of one Service port are
-those of all slices that name the port (contract 3.2).
+Deterministic, no I/O. A slice lists numbers of ports, and endpoints that have all of them; the endpoints of one
+Service port are those of all slices that name the port (contract 3.2).
 """
 
 from collections.abc import Iterable

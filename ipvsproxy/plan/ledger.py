@@ -89,7 +89,7 @@ class Ledger:
     def holders(self) -> dict[FrontendKey, str]:
         """Return `namespace/name` of the Service of each frontend; for any thread.
 
-        Copying the dictionary is one operation for the interpreter, so nobody changes it meanwhile.
+        Copying the dictionary is one operation for the interpreter, so no other thread changes it meanwhile.
         """
         return {key: owner.service for key, owner in self._holders.copy().items()}
 

@@ -1,7 +1,8 @@
 """What is reported about the Local policies of a Service: its endpoints on this node, and the lack of them.
 
-Pure. In: a Service, its slices, the frontends planned for it. Out: a `LocalView`, or None for a Service without a
-Local policy. The healthCheckNodePort listeners (contract 5.2) and a metric (5.4) are fed from it.
+Deterministic, no I/O. In: a Service, its slices, the frontends planned for it. Out: a `LocalView`, or None for a
+Service without a Local policy. The healthCheckNodePort listeners (contract 5.2) and a metric (5.4) are fed from
+it.
 """
 
 from collections.abc import Iterable, Mapping

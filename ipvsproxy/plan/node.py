@@ -1,7 +1,7 @@
 """The facts about this node that decisions depend on, from its Node object, its links and the settings.
 
-Pure: `facts` is called again whenever the Node object or an address of a link changes; equal facts mean that
-nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
+Deterministic, no I/O: `facts` is called again whenever the Node object or an address of a link changes; equal
+facts mean that nothing has to be planned anew. Rules: contract 1.11, 1.12, 4.2 and 4.3.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ class NodeFacts:
 
     @cached_property
     def detects(self) -> frozenset[int]:
-        """Families in which a local pod can be told from other clients."""
+        """Families in which a local pod can be distinguished from other clients."""
         if self.pod_interfaces:
             return frozenset((4, 6))
         return frozenset(family(cidr.network) for cidr in self.pod_cidrs)
@@ -185,7 +185,7 @@ def _host(name: str) -> str:
 
 
 def blindness(config: Config, found: NodeFacts) -> str:
-    """Return why local pods cannot be told from outside clients, empty if they can (contract 1.12).
+    """Return why local pods cannot be distinguished from outside clients, empty if they can (contract 1.12).
 
     Only the node's primary family counts: clusters with one family run on hosts with two.
     """

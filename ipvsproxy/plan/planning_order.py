@@ -2,8 +2,8 @@
 
 Deterministic: times are seconds of one clock that never goes back. A Service that has changed is to be planned by
 a moment that lies the later the more work it is, with the work it has been in the last minutes. The earliest
-moment comes first. Nobody waits for ever: the moment is `LATEST` seconds after the change at most, and stays the
-same however often the Service changes while it waits.
+moment comes first. No Service waits for ever: the moment is `LATEST` seconds after the change at most, and stays
+the same however often the Service changes while it waits.
 """
 
 import heapq

@@ -61,7 +61,7 @@ class Quota:
         return self._level < self._namespace_limit
 
     def set(self, owner: Owner, sizes: Sequence[int]) -> None:
-        """Take over the size of a Service."""
+        """Record the size of a Service."""
         service, name = owner.service, _namespace(owner.service)
         new, old = tuple(sizes), self._sizes.get(service, NOTHING)
         space = self._spaces.get(name)
@@ -75,7 +75,7 @@ class Quota:
         self._note(name, space)
 
     def forget(self, service: str) -> None:
-        """Take over that a Service is gone."""
+        """Record that a Service is gone."""
         old = self._sizes.pop(service, None)
         if old is None:
             return

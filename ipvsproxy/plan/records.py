@@ -91,7 +91,7 @@ class State(Protocol):
         """Return the way to an address, None where there is none."""
 
     def masquerade_source(self, route: Route, address: bytes) -> bytes | None:
-        """Return the source that masquerading gives what goes there by this route, None if it cannot be told."""
+        """Return the source that masquerading gives what goes there by this route, None if that is unknown."""
 
     def server(self, key: FrontendKey) -> ServerRecord | None:
         """Return a virtual server, None where there is none."""

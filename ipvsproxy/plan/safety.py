@@ -1,9 +1,9 @@
 """Which addresses a Service may have on this node, and which would cut the node off or take what is another's.
 
-Pure. A VIP becomes a local address of the node: whatever else was reached there is not reached any more. The API
-server gives ClusterIPs from a range of its own, so they are not checked; external IPs are written by anyone who
-may write a Service (CVE-2020-8554), load balancer IPs by a controller. What is refused costs the Service that
-address and no more.
+Deterministic, no I/O. A VIP becomes a local address of the node: whatever else was reached there is not reached
+any more. The API server gives ClusterIPs from a range of its own, so they are not checked; external IPs are
+written by anyone who may write a Service (CVE-2020-8554), load balancer IPs by a controller. What is refused costs
+the Service that address and no more.
 """
 
 from collections.abc import Iterator, Sequence

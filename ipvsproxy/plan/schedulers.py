@@ -1,8 +1,8 @@
 """Which IPVS schedulers the kernel has, and what a Service gets whose own one it has not.
 
 Such a Service is served with the configured scheduler, and one sentence says so. Whether a scheduler is there is
-known once the kernel has been asked (`reconciler.schedulers`); where nobody asks, as in commands, all are taken to
-be there. Deterministic, no I/O.
+known once the kernel has been asked (`reconciler.schedulers`); where the kernel is not asked, as in commands, all
+are taken to be there. Deterministic, no I/O.
 """
 
 from collections.abc import Mapping

@@ -33,9 +33,9 @@ UNCUT = 1000.0
 SECONDS = 0.2
 """What a slice should take."""
 FEWEST, FIRST, MOST = 500.0, 1000.0, 200_000.0
-"""Units: the first slice is small, since nobody knows yet how long a unit takes. That depends on the scheduler (mh
-computes its whole table again for each destination), on the memory and on the load of the machine: from 2 us to
-3 ms have been seen."""
+"""Units: the first slice is small, since it is not known yet how long a unit takes. That depends on the scheduler
+(mh computes its whole table again for each destination), on the memory and on the load of the machine: from 2 us
+to 3 ms have been seen."""
 
 
 class Room:
@@ -76,7 +76,7 @@ def cut(
 
     The first of `turns` that has something to do gets up to half of the room, whatever others want. Destinations
     that the kernel has `refused` come last on their server. At the start each server has the room for itself:
-    nobody is served yet who would have to wait.
+    no Service is served yet that would have to wait.
     """
     if _estimate(steps, shadow) <= room.uncut:
         return Dirty()

@@ -121,7 +121,7 @@ class Stale:
         return bool(self._due or self._new_vips)
 
     def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
-        """Take over frontends that have changed, once the kernel has them as they are now."""
+        """Record frontends that have changed, once the kernel has them as they are now."""
         for key in keys:
             frontend, old, due = frontends.get(key), self._seen.pop(key, None), self._due.pop(key, SweepRule())
             new = _seen(frontend, old) if frontend else None
@@ -150,7 +150,7 @@ class Stale:
             self._leading_to.setdefault(view.server, set()).add(key)
 
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
-        """Take over destinations that were deleted with connections: views may have led to them."""
+        """Record destinations that were deleted with connections: views may have led to them."""
         if not destinations:
             return
         for name in self._leading_to.get(key, ()):

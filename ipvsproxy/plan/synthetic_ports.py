@@ -1,7 +1,7 @@
 """Port numbers for the internal views of a Service whose both traffic policies are Local.
 
 Such a Service needs a second server on its ClusterIP, with the endpoints of the whole cluster, that only our own
-DNAT reaches. Its number must be stable across restarts and clash with no port of the Service. Pure.
+DNAT reaches. Its number must be stable across restarts and clash with no port of the Service.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Which endpoints this node uses, for each traffic policy.
 
-One pure function, `choose`, that follows contract 3.3 (upstream's topology rules, KEP-1669 for terminating
+One function, `choose`, that follows contract 3.3 (upstream's topology rules, KEP-1669 for terminating
 endpoints). In: every endpoint of one Service port, the node's name and zone. Out: the endpoints for Cluster
 policy, those for Local policy, and whether a usable endpoint exists anywhere.
 """

@@ -38,7 +38,7 @@ def read_proxy(config: Config) -> Proxy | None:
     return Proxy(
         health,
         body[:LONGEST_BODY],
-        # Without metrics nobody knows; with them, every ipvsproxy has this one.
+        # Without metrics this is unknown; with them, every ipvsproxy has this one.
         is_ours=found is None or OURS in found,
         metrics=found,
         flags=dict(flags(_page(config, "/flagz") or "")),

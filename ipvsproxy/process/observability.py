@@ -64,7 +64,8 @@ class Observability:
         server, _, note = str(error).partition(": ")
         self._events.put(cannot_listen(self._config.node_name, server, note))
         if client is not None:
-            # Nobody else does it now; here, so that slow imports and exec plugins do not take from the seconds.
+            # It is done here and in no other place, so that slow imports and exec plugins do not take from the
+            # seconds.
             with suppress(KubeconfigError):
                 client.connect()
         self._events.begin(client)

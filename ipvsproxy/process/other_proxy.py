@@ -39,7 +39,7 @@ class OtherProxy(NamedTuple):
 
     @property
     def is_gone(self) -> bool:
-        """Whether none runs, as far as that can be told: nothing is left, or its process would be seen."""
+        """Whether none runs, as far as that can be seen: nothing is left, or its process would be seen."""
         return not self.running.signs and (not self.rules or self.running.sees_processes)
 
     @property

@@ -166,7 +166,7 @@ class Planning:
             yield part
 
     def _plan_again(self, planned: Collection[str], touched: Dirty) -> None:
-        """Plan those of which another part is served now, before the kernel is told; later if it is too much."""
+        """Plan those of which another part is served now, before the kernel is; later if it is too much."""
         changed = self._quota.settle()
         if not changed:
             return

@@ -70,7 +70,7 @@ class Repairer(Part):
 
     @property
     def next_due(self) -> float:
-        """When to repair, or to find that nobody undoes repairs any more."""
+        """When to repair, or to find that no program undoes repairs any more."""
         if not (self._vips or self._servers or self._whole or self._sets or self._unsure):
             return self._repair_backoff.calm_at
         return min(self._repair_backoff.next, self._repair_backoff.calm_at)

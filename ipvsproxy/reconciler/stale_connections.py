@@ -61,7 +61,7 @@ class Sweeper(Part):
         self._stale.note(ready, frontends)
 
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:
-        """Take over destinations of a server that have been deleted though they had connections."""
+        """Record destinations of a server that have been deleted though they had connections."""
         self._stale.cut(key, destinations)
 
     def run(self, now: float) -> int:

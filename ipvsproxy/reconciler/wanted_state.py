@@ -139,7 +139,7 @@ class WantedState:
         self._node.api_servers(servers)
 
     def ask_about_addresses(self) -> None:
-        """Ask about addresses of which nobody knows yet whether they belong to a node."""
+        """Ask about addresses of which it is not known yet whether they belong to a node."""
         addresses = self._store.addresses
         if self._ask is not None and (addresses.has_questions or self._store.lacks_other_nodes_only):
             addresses.asked(self._ask())

@@ -91,7 +91,7 @@ Packet = Mapping[str, bytes]
 
 
 def judge(rule: FilterRule, packet: Packet) -> bool | None:
-    """Return whether a rule matches, None when that cannot be told."""
+    """Return whether a rule matches, None when that is unknown."""
     doubt = False
     for match in rule.matches:
         found = _judge_match(match, packet)
@@ -144,7 +144,7 @@ class FilterTables:
             if found is False:
                 continue
             if rule.marks:
-                packet.pop("mark", None)  # what it is now, nobody knows
+                packet.pop("mark", None)  # what it is now is unknown
             if rule.verdict == FALL:
                 continue
             if rule.verdict == UNKNOWN:

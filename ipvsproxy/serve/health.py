@@ -28,7 +28,7 @@ class Health:
     """The state behind the health server: `sync_period` in seconds, families as 4 and 6.
 
     `clock` is what time it is, for the answers; `steady` measures how long something waits, so that setting
-    the clock makes nobody ill.
+    the clock makes nothing unhealthy.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class Health:
             self._moved = self._steady()
 
     def node(self, *, eligible: bool, reason: str = "") -> None:
-        """Take over whether load balancers may send traffic to this node, and what is unusual about it."""
+        """Record whether load balancers may send traffic to this node, and what is unusual about it."""
         with self._lock:
             self._eligible = eligible
             self._reason = reason
 
     def standby(self, holder: str) -> None:
-        """Another proxy has this node: we wait for it, until it is nobody ('')."""
+        """Another proxy has this node: we wait for it, until there is none ('')."""
         with self._lock:
             self._holder = holder
 

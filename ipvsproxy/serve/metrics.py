@@ -25,7 +25,7 @@ REQUEST_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0,
 FAMILY = ("ip_family",)
 SYNC = "kubeproxy_sync_proxy_rules_"
 
-# Go's client has no "_created" series beside counters and histograms, and nobody expects them.
+# Go's client has no "_created" series beside counters and histograms, and scrapers do not expect them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 

@@ -32,7 +32,7 @@ class ServicePorts:
         self._stale = False
 
     def set(self, service: str, view: LocalView | None) -> None:
-        """Take over a Service; one without a port is forgotten."""
+        """Record a Service; one without a port is forgotten."""
         if view is None or not view.health_check_port:
             if self._views.pop(service, None) is not None:
                 self._stale = True
@@ -42,7 +42,7 @@ class ServicePorts:
         self._stale |= old is None or _shape(old) != _shape(view)
 
     def listen_on(self, addresses: Mapping[int, tuple[bytes, ...]]) -> None:
-        """Take over where to listen, by family."""
+        """Record where to listen, by family."""
         self._stale |= addresses != self._addresses
         self._addresses = addresses
 

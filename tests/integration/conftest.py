@@ -14,9 +14,11 @@ import pytest
 
 from tests.conformance.proxy import Zygote
 from tests.lab.capabilities import missing
-from tests.lab.lab import Lab
+from tests.lab.kube_proxy_state import Served
+from tests.lab.lab import Lab, Node
 from tests.lab.manifests import Folder
 from tests.lab.rolling import add_addresses
+from tests.lab.takeover import others_node, serve
 from tests.support import surroundings
 
 surroundings.without_proxies()
@@ -92,3 +94,16 @@ def manifests(tmp_path: pathlib.Path) -> Folder:
     folder = tmp_path / "manifests"
     folder.mkdir()
     return Folder(folder)
+
+
+@pytest.fixture
+def served(lab: Lab, manifests: Folder) -> tuple[Served, ...]:
+    """The Services of a node that a kube-proxy had, and their endpoints."""
+    return serve(lab, manifests)
+
+
+@pytest.fixture
+def node(lab: Lab) -> Iterator[Node]:
+    """A node of the lab on which other programs have rules and virtual servers of their own."""
+    with others_node(lab) as node:
+        yield node

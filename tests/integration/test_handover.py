@@ -21,9 +21,7 @@ from tests.lab.takeover import (
     asking,
     leftovers,
     listings,
-    others_node,
     questions,
-    serve,
 )
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
@@ -31,17 +29,6 @@ pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
 JSON = "--logging-format=json"
 HANDOVER = [*CLEANUP, "--cleanup-handover", JSON]
 REMOVED = messages.FOREIGN_REMOVED
-
-
-@pytest.fixture
-def served(lab: Lab, manifests: Folder) -> tuple[Served, ...]:
-    return serve(lab, manifests)
-
-
-@pytest.fixture
-def node(lab: Lab) -> Iterator[Node]:
-    with others_node(lab) as node:
-        yield node
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,10 +30,8 @@ from tests.lab.takeover import (
     asking,
     leftovers,
     listings,
-    others_node,
     questions,
     rules,
-    serve,
 )
 from tests.lab.waiting import eventually
 from tests.support.deploy_tools import render
@@ -46,17 +43,6 @@ SETTINGS = ("net/ipv4/vs", "net/ipv4/conf/all", "net/ipv4/conf/default", "net/ip
 STAY = {"conntrack", "expire_nodest_conn", "expire_quiescent_template"}
 STAY |= {f"nf_conntrack_tcp_timeout_{name}" for name in ("close_wait", "established")}
 COUNTERS = {"nf_conntrack_count", "nf_conntrack_max"}
-
-
-@pytest.fixture
-def served(lab: Lab, manifests: Folder) -> tuple[Served, ...]:
-    return serve(lab, manifests)
-
-
-@pytest.fixture
-def node(lab: Lab) -> Iterator[Node]:
-    with others_node(lab) as node:
-        yield node
 
 
 def foreign(lab: Lab, node: Node) -> list[str]:

@@ -13,7 +13,7 @@ fi
 mv "$LAB/image.tag.new" "$LAB/image.tag"
 "$SOURCE/vagrant/provision/import.sh"
 
-# The token proves who the API server is: good enough where nobody else is on the LAN, and nothing has to be copied.
+# The token proves who the API server is: good enough where no other machine is on the LAN, and nothing has to be copied.
 put /etc/kubernetes/lab/join.yaml <<END
 apiVersion: kubeadm.k8s.io/v1beta4
 kind: JoinConfiguration

@@ -141,60 +141,60 @@ class Reading:
         if NFTA_PAYLOAD_DREG not in fields:
             return  # it writes into the packet
         table = {NFT_PAYLOAD_NETWORK_HEADER: NETWORK, NFT_PAYLOAD_TRANSPORT_HEADER: TRANSPORT}.get(
-            u32(fields[NFTA_PAYLOAD_BASE]), {}
+            network_u32(fields[NFTA_PAYLOAD_BASE]), {}
         )
-        offset, length = u32(fields[NFTA_PAYLOAD_OFFSET]), u32(fields[NFTA_PAYLOAD_LEN])
+        offset, length = network_u32(fields[NFTA_PAYLOAD_OFFSET]), network_u32(fields[NFTA_PAYLOAD_LEN])
         # A prefix on a byte boundary is loaded as a shorter address.
         whole = next(((at, size) for at, size in table if at == offset and size >= length), (0, 0))
-        self._load(u32(fields[NFTA_PAYLOAD_DREG]), table.get(whole, UNKNOWN), whole[1])
+        self._load(network_u32(fields[NFTA_PAYLOAD_DREG]), table.get(whole, UNKNOWN), whole[1])
 
     def _meta(self, fields: Fields) -> None:
-        key = u32(fields[NFTA_META_KEY])
+        key = network_u32(fields[NFTA_META_KEY])
         if NFTA_META_DREG in fields:
-            self._load(u32(fields[NFTA_META_DREG]), META.get(key, UNKNOWN))
+            self._load(network_u32(fields[NFTA_META_DREG]), META.get(key, UNKNOWN))
         elif key == NFT_META_MARK:
-            source = self._registers.get(u32(fields[NFTA_META_SREG]), Register())
+            source = self._registers.get(network_u32(fields[NFTA_META_SREG]), Register())
             kept = _number(source.mask) if source.field == "mark" else 0
             self.marks |= (~kept & 0xFFFFFFFF) | (_number(source.xor) if source.field == "mark" else 0)
 
     def _ct(self, fields: Fields) -> None:
         if NFTA_CT_DREG in fields:
-            self._load(u32(fields[NFTA_CT_DREG]), CT.get(u32(fields[NFTA_CT_KEY]), UNKNOWN))
+            self._load(network_u32(fields[NFTA_CT_DREG]), CT.get(network_u32(fields[NFTA_CT_KEY]), UNKNOWN))
 
     def _fib(self, fields: Fields) -> None:
         is_type_of_destination = (
-            u32(fields[NFTA_FIB_RESULT]) == NFT_FIB_RESULT_ADDRTYPE
-            and u32(fields[NFTA_FIB_FLAGS]) & NFTA_FIB_F_DADDR
+            network_u32(fields[NFTA_FIB_RESULT]) == NFT_FIB_RESULT_ADDRTYPE
+            and network_u32(fields[NFTA_FIB_FLAGS]) & NFTA_FIB_F_DADDR
         )
-        self._load(u32(fields[NFTA_FIB_DREG]), "daddrtype" if is_type_of_destination else UNKNOWN)
+        self._load(network_u32(fields[NFTA_FIB_DREG]), "daddrtype" if is_type_of_destination else UNKNOWN)
 
     def _bitwise(self, fields: Fields) -> None:
-        source = self._registers.get(u32(fields[NFTA_BITWISE_SREG]), Register())
+        source = self._registers.get(network_u32(fields[NFTA_BITWISE_SREG]), Register())
         is_mask = NFTA_BITWISE_MASK in fields and NFTA_BITWISE_XOR in fields
         made = (
             Register(source.field, 0, _value(fields[NFTA_BITWISE_MASK]), _value(fields[NFTA_BITWISE_XOR]))
             if is_mask
             else Register()
         )
-        self._registers[u32(fields[NFTA_BITWISE_DREG])] = made
+        self._registers[network_u32(fields[NFTA_BITWISE_DREG])] = made
 
     def _cmp(self, fields: Fields) -> None:
         register, operation, value = (
-            self._registers.get(u32(fields[NFTA_CMP_SREG])),
-            u32(fields[NFTA_CMP_OP]),
+            self._registers.get(network_u32(fields[NFTA_CMP_SREG])),
+            network_u32(fields[NFTA_CMP_OP]),
             _value(fields[NFTA_CMP_DATA]),
         )
         self.matches += _compared(register or Register(), operation, value)
 
     def _range(self, fields: Fields) -> None:
-        register = self._registers.get(u32(fields[NFTA_RANGE_SREG]), Register())
+        register = self._registers.get(network_u32(fields[NFTA_RANGE_SREG]), Register())
         low, high = _value(fields[NFTA_RANGE_FROM_DATA]), _value(fields[NFTA_RANGE_TO_DATA])
-        self.matches.append(Condition(register.field, low, high, b"", bool(u32(fields[NFTA_RANGE_OP]))))
+        self.matches.append(Condition(register.field, low, high, b"", bool(network_u32(fields[NFTA_RANGE_OP]))))
 
     def _immediate(self, fields: Fields) -> None:
         data = dict(attributes(fields[NFTA_IMMEDIATE_DATA]))
         if NFTA_DATA_VERDICT not in data:
-            self._load(u32(fields[NFTA_IMMEDIATE_DREG]), "constant")
+            self._load(network_u32(fields[NFTA_IMMEDIATE_DREG]), "constant")
             return
         verdict = dict(attributes(data[NFTA_DATA_VERDICT]))
         (code,) = struct.unpack(">i", verdict[NFTA_VERDICT_CODE])
@@ -204,9 +204,9 @@ class Reading:
 
     def _lookup(self, fields: Fields) -> None:
         """A set is a condition, a map of verdicts many rules, another map a condition and a value."""
-        register = self._registers.get(u32(fields[NFTA_LOOKUP_SREG]), Register())
+        register = self._registers.get(network_u32(fields[NFTA_LOOKUP_SREG]), Register())
         found = _judged(register, self._sets(text(fields[NFTA_LOOKUP_SET])) if register.field in SIZES else None)
-        to = u32(fields[NFTA_LOOKUP_DREG]) if NFTA_LOOKUP_DREG in fields else None
+        to = network_u32(fields[NFTA_LOOKUP_DREG]) if NFTA_LOOKUP_DREG in fields else None
         if to == NFT_REG_VERDICT:
             self._choose(register.field, found)
             return
@@ -214,7 +214,8 @@ class Reading:
             _one_of(
                 register.field,
                 found,
-                negated=NFTA_LOOKUP_FLAGS in fields and bool(u32(fields[NFTA_LOOKUP_FLAGS]) & NFT_LOOKUP_F_INV),
+                negated=NFTA_LOOKUP_FLAGS in fields
+                and bool(network_u32(fields[NFTA_LOOKUP_FLAGS]) & NFT_LOOKUP_F_INV),
             )
         )
         if to is not None:
@@ -235,18 +236,18 @@ class Reading:
         ]
 
     def _nat(self, fields: Fields) -> None:
-        self.verdict = "dnat" if u32(fields[NFTA_NAT_TYPE]) else "snat"
+        self.verdict = "dnat" if network_u32(fields[NFTA_NAT_TYPE]) else "snat"
 
     def _match(self, fields: Fields) -> None:
         found = read_match(
-            text(fields[NFTA_MATCH_NAME]), u32(fields[NFTA_MATCH_REV]), bytes(fields[NFTA_MATCH_INFO])
+            text(fields[NFTA_MATCH_NAME]), network_u32(fields[NFTA_MATCH_REV]), bytes(fields[NFTA_MATCH_INFO])
         )
         self.matches += found.matches
         self.comment = self.comment or found.comment
 
     def _target(self, fields: Fields) -> None:
         found = read_target(
-            text(fields[NFTA_TARGET_NAME]), u32(fields[NFTA_TARGET_REV]), bytes(fields[NFTA_TARGET_INFO])
+            text(fields[NFTA_TARGET_NAME]), network_u32(fields[NFTA_TARGET_REV]), bytes(fields[NFTA_TARGET_INFO])
         )
         self.verdict, self.marks = found.verdict, self.marks | found.marks
 
@@ -255,7 +256,7 @@ class Reading:
 
 
 def _judged(register: Register, found: Sequence[SetEntry] | None) -> list[SetEntry] | None:
-    """Return the entries if this field can be compared with them; names of links are told by their beginning."""
+    """Return the entries if this field can be compared with them; of names of links, the beginning."""
     if found is None or register.mask:
         return None
     if any(len(entry.low) not in SIZES[register.field] for entry in found if entry.low):
@@ -302,7 +303,7 @@ def _value(payload: memoryview) -> bytes:
     return bytes(dict(attributes(payload)).get(1, b""))
 
 
-def u32(payload: memoryview) -> int:
+def network_u32(payload: memoryview) -> int:
     """Return a number of four bytes in network order."""
     return int(struct.unpack(">I", payload)[0])
 

@@ -12,7 +12,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from ipvsproxy.base.names import TABLE
-from ipvsproxy.kernel.filters.expressions import Fields, Lookup, Reading, u32
+from ipvsproxy.kernel.filters.expressions import Fields, Lookup, Reading, network_u32
 from ipvsproxy.kernel.filters.sets import Sets
 from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message, text
 from ipvsproxy.kernel.wire.nfnetlink import (
@@ -57,20 +57,20 @@ def read_chains() -> tuple[FilterChain, ...]:
 
 def read_table(wire: Wire, family: int, table: str) -> dict[str, FilterChain]:
     """Return the chains of one table by name, none when there is no such table. Raises KernelError."""
-    question = NFGENMSG.pack(family, 0, 0) + attribute(NFTA_RULE_TABLE, table.encode() + b"\0")
-    return {c.name: c for c in _read(wire, question) if c.table == table}
+    request = NFGENMSG.pack(family, 0, 0) + attribute(NFTA_RULE_TABLE, table.encode() + b"\0")
+    return {c.name: c for c in _read(wire, request) if c.table == table}
 
 
-def _read(wire: Wire, question: bytes) -> Iterator[FilterChain]:
+def _read(wire: Wire, request: bytes) -> Iterator[FilterChain]:
     sets = Sets(wire)
     rules: dict[tuple[int, str, str], list[FilterRule]] = {}
-    for part in wire.dump(message(NFT_MSG_GETRULE, 0, question)):
+    for part in wire.dump(message(NFT_MSG_GETRULE, 0, request)):
         fields = dict(attributes(part, NFGENMSG.size))
         family, table, chain = part[0], text(fields[NFTA_RULE_TABLE]), text(fields[NFTA_RULE_CHAIN])
         known = partial(sets.entries, family, table) if table != TABLE else _unknown
         rules.setdefault((family, table, chain), []).extend(_rules(fields, known))
-    # The kernel takes no table here: all chains of a family are told.
-    family_only = question[: NFGENMSG.size]
+    # The kernel takes no table here: it reports all chains of a family.
+    family_only = request[: NFGENMSG.size]
     yield from (_chain(part, rules) for part in wire.dump(message(NFT_MSG_GETCHAIN, 0, family_only)))
 
 
@@ -78,7 +78,7 @@ def _dormant(wire: Wire) -> Iterator[tuple[str, str]]:
     """Yield family and name of the tables whose chains no packet meets."""
     for part in wire.dump(message(NFT_MSG_GETTABLE, 0, NFGENMSG.pack(0, 0, 0))):
         fields = dict(attributes(part, NFGENMSG.size))
-        if NFTA_TABLE_FLAGS in fields and u32(fields[NFTA_TABLE_FLAGS]) & NFT_TABLE_F_DORMANT:
+        if NFTA_TABLE_FLAGS in fields and network_u32(fields[NFTA_TABLE_FLAGS]) & NFT_TABLE_F_DORMANT:
             yield FAMILY_NAMES.get(part[0], str(part[0])), text(fields[NFTA_TABLE_NAME])
 
 
@@ -87,7 +87,7 @@ def _chain(part: bytes, rules: dict[tuple[int, str, str], list[FilterRule]]) -> 
     table, name = text(fields[NFTA_CHAIN_TABLE]), text(fields[NFTA_CHAIN_NAME])
     hook = dict(attributes(fields[NFTA_CHAIN_HOOK])) if NFTA_CHAIN_HOOK in fields else {}
     family = FAMILY_NAMES.get(part[0], str(part[0]))
-    number = u32(hook[NFTA_HOOK_HOOKNUM]) if NFTA_HOOK_HOOKNUM in hook else len(HOOKS)
+    number = network_u32(hook[NFTA_HOOK_HOOKNUM]) if NFTA_HOOK_HOOKNUM in hook else len(HOOKS)
     return FilterChain(
         family=family,
         table=table,
@@ -95,7 +95,7 @@ def _chain(part: bytes, rules: dict[tuple[int, str, str], list[FilterRule]]) -> 
         hook=HOOKS[number] if number < len(HOOKS) and family not in ("netdev", "arp") else "",
         kind=text(fields[NFTA_CHAIN_TYPE]) if NFTA_CHAIN_TYPE in fields else "",
         priority=struct.unpack(">i", hook[NFTA_HOOK_PRIORITY])[0] if NFTA_HOOK_PRIORITY in hook else 0,
-        policy="drop" if NFTA_CHAIN_POLICY in fields and u32(fields[NFTA_CHAIN_POLICY]) == 0 else "accept",
+        policy="drop" if NFTA_CHAIN_POLICY in fields and network_u32(fields[NFTA_CHAIN_POLICY]) == 0 else "accept",
         rules=tuple(rules.get((part[0], table, name), ())),
     )
 

@@ -52,16 +52,16 @@ def blobs(program: str) -> list[Blob]:
 
 
 def _blob(channel: socket.socket, level: int, name: bytes) -> Blob:
-    info = _ask(channel, level, GET_INFO, name.ljust(INFO_BYTES, b"\0"))
+    info = _request(channel, level, GET_INFO, name.ljust(INFO_BYTES, b"\0"))
     (size,) = struct.unpack_from("=I", info, SIZE_AT)
-    question = name.ljust(NAME_BYTES, b"\0") + struct.pack("=I", size)
-    entries = _ask(channel, level, GET_ENTRIES, question.ljust(ENTRIES_AT + size, b"\0"))
+    request = name.ljust(NAME_BYTES, b"\0") + struct.pack("=I", size)
+    entries = _request(channel, level, GET_ENTRIES, request.ljust(ENTRIES_AT + size, b"\0"))
     return Blob(name.decode(), info, entries[ENTRIES_AT:])
 
 
-def _ask(channel: socket.socket, level: int, option: int, question: bytes) -> bytes:
-    buffer = ctypes.create_string_buffer(question, len(question))
-    length = ctypes.c_uint32(len(question))
+def _request(channel: socket.socket, level: int, option: int, request: bytes) -> bytes:
+    buffer = ctypes.create_string_buffer(request, len(request))
+    length = ctypes.c_uint32(len(request))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.getsockopt(channel.fileno(), level, option, buffer, ctypes.byref(length)):
         code = ctypes.get_errno()

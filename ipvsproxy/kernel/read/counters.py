@@ -14,7 +14,7 @@ from ipvsproxy.kernel.wire.ipvs import (
     IPVS_DEST_ATTR_STATS64,
     IPVS_SVC_ATTR_STATS64,
 )
-from ipvsproxy.kernel.wire.ipvs_records import nested, parse_destination, parse_server, u32
+from ipvsproxy.kernel.wire.ipvs_records import native_u32, nested, parse_destination, parse_server
 from ipvsproxy.kernel.wire.netlink import attributes as attributes_in
 from ipvsproxy.plan.records import Counters, DestinationRecord, ServerRecord
 
@@ -38,7 +38,7 @@ def parse_real(part: bytes, length: int) -> DestinationRecord:
         attributes,
         active,
         inactive,
-        u32(fields[IPVS_DEST_ATTR_PERSIST_CONNS]),
+        native_u32(fields[IPVS_DEST_ATTR_PERSIST_CONNS]),
         _counters(fields, IPVS_DEST_ATTR_STATS64),
     )
 

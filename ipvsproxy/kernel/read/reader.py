@@ -19,7 +19,7 @@ from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.read.source import Own, masquerade_source
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.kernel.wire.ipvs_records import u32
+from ipvsproxy.kernel.wire.ipvs_records import native_u32
 from ipvsproxy.kernel.wire.netlink import (
     KernelError,
     Wire,
@@ -156,9 +156,9 @@ class KernelReader:
         return reserved(self._links, host.nameservers())
 
     def masquerade_source(self, route: Route, address: bytes) -> bytes | None:
-        """Return the source that masquerading gives what goes to an address by a route, None if it cannot be told.
+        """Return the source that masquerading gives what goes to an address by a route, None if that is unknown.
 
-        IPv6: that of the route, unless somebody has chosen one for it, which masquerading passes over.
+        IPv6: that of the route, unless an administrator has chosen one for it, which masquerading passes over.
         """
         if len(address) == 4:
             self._own = self._own or [Own(*own) for own in self._links.own()]
@@ -188,6 +188,6 @@ class KernelReader:
 
 def _link_name(fields: dict[int, memoryview]) -> str:
     try:
-        return socket.if_indextoname(u32(fields[RTA_OIF]))
+        return socket.if_indextoname(native_u32(fields[RTA_OIF]))
     except (OSError, KeyError):
         return ""

@@ -120,7 +120,7 @@ def read_processes(programs: Iterable[str] = PROGRAMS, holder: int = 0) -> tuple
     """Return the processes of this network namespace that program Services, but this one.
 
     `holder` is the process that holds the lock of ipvsproxy, 0 if that is not to be seen. In a container without
-    the host's processes that is nobody, or ourselves.
+    the host's processes that is none, or ourselves.
     """
     wanted = tuple(programs)
     here = Path("/proc/thread-self/ns/net").readlink()

@@ -1,4 +1,4 @@
-"""IPVS in bytes: steps of the plan into netlink messages. `kernel.wire.ipvs_records` reads the kernel's answers.
+"""IPVS in bytes: steps of the plan into netlink messages. `kernel.wire.ipvs_records` reads the kernel's replies.
 
 Attribute numbers and layouts: include/uapi/linux/ip_vs.h and net/netfilter/ipvs/ip_vs_ctl.c. Everything in a
 message about a destination but its address and port is the same for all destinations of a step, so it is packed
@@ -150,7 +150,7 @@ def address_family(length: int) -> int:
 
 
 def key_attribute(key: FrontendKey) -> bytes:
-    """Return the attribute that names a server in a question about it."""
+    """Return the attribute that names a server in a request about it."""
     return KEY_HEAD + _key(key)
 
 

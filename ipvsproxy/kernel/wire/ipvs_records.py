@@ -1,4 +1,4 @@
-"""What IPVS answers, out of its bytes: records of dumps into servers and destinations with all their attributes.
+"""What IPVS replies, out of its bytes: records of dumps into servers and destinations with all their attributes.
 
 A verification reads all servers, and a start all destinations, and most of them differ in address and port alone:
 what follows these is looked up where it has been seen before, if the record begins as the kernel has always
@@ -106,15 +106,15 @@ def _server(fields: dict[int, memoryview], family: int) -> ServerAttributes:
     engine, netmask = fields.get(IPVS_SVC_ATTR_PE_NAME, b""), fields.get(IPVS_SVC_ATTR_NETMASK)
     return ServerAttributes(
         text(fields[IPVS_SVC_ATTR_SCHED_NAME]),
-        u32(fields[IPVS_SVC_ATTR_FLAGS]) & ~IP_VS_SVC_F_HASHED,
-        u32(fields[IPVS_SVC_ATTR_TIMEOUT]),
+        native_u32(fields[IPVS_SVC_ATTR_FLAGS]) & ~IP_VS_SVC_F_HASHED,
+        native_u32(fields[IPVS_SVC_ATTR_TIMEOUT]),
         _netmask(netmask, family) if netmask else None,
         text(engine),
     )
 
 
 def _netmask(data: memoryview, family: int) -> int | None:
-    netmask = int.from_bytes(data[:4]) if family == socket.AF_INET else u32(data)
+    netmask = int.from_bytes(data[:4]) if family == socket.AF_INET else native_u32(data)
     return None if netmask == WHOLE_ADDRESS[family] else netmask
 
 
@@ -143,12 +143,12 @@ def parse_destination(part: bytes, length: int) -> tuple[Destination, Destinatio
         bytes(fields[IPVS_DEST_ATTR_ADDR][:length]), int.from_bytes(fields[IPVS_DEST_ATTR_PORT])
     )
     active, inactive = fields[IPVS_DEST_ATTR_ACTIVE_CONNS], fields[IPVS_DEST_ATTR_INACT_CONNS]
-    return destination, _destination(fields), u32(active), u32(inactive)
+    return destination, _destination(fields), native_u32(active), native_u32(inactive)
 
 
 def _destination(fields: dict[int, memoryview]) -> DestinationAttributes:
     """What a kernel leaves out is zero; a tunnel that is not used is none."""
-    weight, method = u32(fields[IPVS_DEST_ATTR_WEIGHT]), _number(fields, IPVS_DEST_ATTR_FWD_METHOD)
+    weight, method = native_u32(fields[IPVS_DEST_ATTR_WEIGHT]), _number(fields, IPVS_DEST_ATTR_FWD_METHOD)
     upper, lower = _number(fields, IPVS_DEST_ATTR_U_THRESH), _number(fields, IPVS_DEST_ATTR_L_THRESH)
     if method != TUNNEL or IPVS_DEST_ATTR_TUN_TYPE not in fields:
         return DestinationAttributes(weight, upper, lower, method)
@@ -161,14 +161,14 @@ def _destination(fields: dict[int, memoryview]) -> DestinationAttributes:
 
 
 def _number(fields: dict[int, memoryview], kind: int) -> int:
-    return u32(fields[kind]) if kind in fields else 0
+    return native_u32(fields[kind]) if kind in fields else 0
 
 
 def parse_attributes(part: bytes, length: int) -> tuple[Destination, DestinationAttributes]:
     """Read destination and attributes only.
 
-    An IPv6 endpoint of an IPv4 server (a tunnel that somebody else has made) fills the whole address, and is read
-    in full like everything unusual.
+    An IPv6 endpoint of an IPv4 server (a tunnel that another program has made) fills the whole address, and is
+    read in full like everything unusual.
     """
     if len(part) < DESTINATION_ATTRIBUTES.stop:
         return parse_destination(part, length)[:2]
@@ -189,7 +189,7 @@ def _usual_destination(data: bytes) -> DestinationAttributes | None:
 
 
 def nested(part: bytes, wanted: int) -> dict[int, memoryview]:
-    """Return the attributes inside one attribute of a generic netlink answer; none where it is not there."""
+    """Return the attributes inside one attribute of a generic netlink reply; none where it is not there."""
     for number, payload in attributes(part, GENERIC.size):
         if number == wanted:
             return dict(attributes(payload))
@@ -201,6 +201,6 @@ def u16(data: memoryview) -> int:
     return int.from_bytes(data[:2], sys.byteorder)
 
 
-def u32(data: memoryview) -> int:
+def native_u32(data: memoryview) -> int:
     """Read an unsigned 32-bit number of this machine."""
     return int.from_bytes(data[:4], sys.byteorder)

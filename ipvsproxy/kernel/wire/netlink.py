@@ -5,8 +5,8 @@ they cost hundreds of times more per message and hang when acknowledgements over
 
 How a batch works (netlink(7), net/netlink/af_netlink.c): messages are packed into datagrams, each of which ends
 with a message that does nothing and asks for an acknowledgement (NLMSG_NOOP). Successes are silent, errors arrive
-all the same and name their message by sequence number, and the kernel goes on after an error. Each answer costs
-768 bytes of receive buffer whatever its length, so a datagram holds no more messages than answers would fit.
+all the same and name their message by sequence number, and the kernel goes on after an error. Each reply costs
+768 bytes of receive buffer whatever its length, so a datagram holds no more messages than replies would fit.
 
 A message is bytes: complete and aligned. What belongs together in a batch (a server and its destinations) is one
 piece and carries its index as the sequence number of all its messages; the encoder puts it there, which is
@@ -37,8 +37,8 @@ GENERIC = struct.Struct("=BBH")
 NUMBER_MASK = 0x3FFF
 """Of an attribute's type, the bits that are its number; the others are flags."""
 ERROR_CODE = struct.Struct("=i")
-ANSWER = struct.Struct("=IHHIIi")
-ANSWER_BYTES = 4096
+ERROR_REPLY = struct.Struct("=IHHIIi")
+REPLY_BYTES = 4096
 FLAGS_AT, SEQUENCE_AT = 6, 8
 FLAGS, SEQUENCE = struct.Struct("=H"), struct.Struct("=I")
 LAST_SEQUENCE = 0xFFFFFFFF
@@ -47,12 +47,12 @@ LAST = HEADER.pack(16, NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, LAST_SEQUENCE, 0)
 
 DATAGRAM_BYTES = 1 << 16
 RECEIVE_BUFFER = 4 << 20
-BYTES_PER_ANSWER = 768
+BYTES_PER_REPLY = 768
 SHORTEST_MESSAGE = 36
 """Bytes of the shortest message that is sent in batches: the removal of an IPv4 route."""
 TIMEVAL = struct.Struct("@ll")
 TIMEOUT = TIMEVAL.pack(30, 0)
-"""How long the kernel may take to answer: seconds and microseconds."""
+"""How long the kernel may take to reply: seconds and microseconds."""
 DUMP_TRIES = 5
 
 
@@ -66,7 +66,7 @@ class KernelError(Exception):
 
 
 class Lost(KernelError):
-    """Answers were lost: what the kernel holds now is unknown and has to be read again."""
+    """Replies were lost: what the kernel holds now is unknown and has to be read again."""
 
 
 class Interrupted(KernelError):
@@ -124,7 +124,7 @@ def generic_family(name: str) -> int:
 class Wire:
     """A netlink socket for batches and dumps. Not thread-safe; `receive` bytes are read at once.
 
-    `strict`: rtnetlink lists only what is like the header of the question, and refuses one that makes no sense.
+    `strict`: rtnetlink lists only what is like the header of the request, and refuses one that makes no sense.
     """
 
     def __init__(self, protocol: int, receive: int = 1 << 16, *, strict: bool = False) -> None:
@@ -141,7 +141,7 @@ class Wire:
     def batch(self, pieces: Sequence[bytes]) -> dict[int, int]:
         """Send all pieces in order and return {index: first errno} of those in which something failed.
 
-        The sequence number of all messages in a piece must be its index. Raises Lost when answers did not
+        The sequence number of all messages in a piece must be its index. Raises Lost when replies did not
         arrive; the socket is then a new one.
         """
         failures: dict[int, int] = {}
@@ -163,42 +163,42 @@ class Wire:
             first = max(bisect_right(ends, ends[first] + self._most) - 1, first + 1)
             yield first
 
-    def dump(self, question: bytes) -> list[bytes]:
+    def dump(self, request: bytes) -> list[bytes]:
         """Return the messages of a dump, without their netlink headers; repeated when the kernel interrupts it.
 
         Raises KernelError when the kernel refuses it, Lost when it is cut short.
         """
         for _ in range(DUMP_TRIES):
             with suppress(Interrupted):
-                return list(self.stream(question))
+                return list(self.stream(request))
         raise Lost("netlink dump", errno.EINTR)
 
-    def stream(self, question: bytes) -> Iterator[bytes]:
+    def stream(self, request: bytes) -> Iterator[bytes]:
         """Yield the messages of a dump as they arrive, without their netlink headers: never all are held at once.
 
         Raises KernelError when the kernel refuses it, Lost when it is cut short, Interrupted after the last one.
         """
         try:
-            yield from self._stream(question)
+            yield from self._stream(request)
         except OSError as error:
             raise self._lost("netlink dump", error) from error
         except GeneratorExit:
-            # The rest of the answers would stand in the way of the next question.
+            # The rest of the replies would stand in the way of the next request.
             self._renew()
             raise
 
-    def request(self, question: bytes) -> bytes:
-        """Return the one message that answers a request, without its netlink header.
+    def request(self, request: bytes) -> bytes:
+        """Return the one message that replies to a request, without its netlink header.
 
-        Raises KernelError when the kernel refuses it, Lost when no answer arrives.
+        Raises KernelError when the kernel refuses it, Lost when no reply arrives.
         """
         try:
-            return self._answer(question)
+            return self._reply(request)
         except OSError as error:
             raise self._lost("netlink request", error) from error
 
-    def _answer(self, question: bytes) -> bytes:
-        self._ask(question, NLM_F_REQUEST)
+    def _reply(self, request: bytes) -> bytes:
+        self._send_request(request, NLM_F_REQUEST)
         while True:
             for kind, _, sequence, body in self._read():
                 if sequence == self._sequence and kind == NLMSG_ERROR:
@@ -221,12 +221,12 @@ class Wire:
             # Without the right to exceed the limit the plain option has set what it may.
             with suppress(PermissionError):
                 sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
-        answers = int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.9) // BYTES_PER_ANSWER
-        self._most = min(DATAGRAM_BYTES, answers * SHORTEST_MESSAGE)
+        replies = int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.9) // BYTES_PER_REPLY
+        self._most = min(DATAGRAM_BYTES, replies * SHORTEST_MESSAGE)
         return sock
 
     def _lost(self, operation: str, error: OSError) -> Lost:
-        """Take a new socket, since late answers must not count for later questions; return what to raise."""
+        """Take a new socket, since late replies must not count for later requests; return what to raise."""
         self._renew()
         return Lost(operation, errno.ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or errno.EIO)
 
@@ -238,24 +238,24 @@ class Wire:
             self._socket = self._open()
 
     def _collect(self, failures: dict[int, int]) -> None:
-        """Read answers until the last one; each comes alone and is short."""
+        """Read replies until the last one; each comes alone and is short."""
         while True:
-            _, kind, _, sequence, _, code = ANSWER.unpack_from(self._socket.recv(ANSWER_BYTES))
+            _, kind, _, sequence, _, code = ERROR_REPLY.unpack_from(self._socket.recv(REPLY_BYTES))
             if kind != NLMSG_ERROR:
                 continue
             if sequence == LAST_SEQUENCE:
                 return
             failures.setdefault(sequence, -code)
 
-    def _ask(self, question: bytes, flags: int) -> None:
+    def _send_request(self, request: bytes, flags: int) -> None:
         self._sequence += 1
-        data = bytearray(question)
+        data = bytearray(request)
         FLAGS.pack_into(data, FLAGS_AT, flags | FLAGS.unpack_from(data, FLAGS_AT)[0])
         SEQUENCE.pack_into(data, SEQUENCE_AT, self._sequence)
         self._socket.send(data)
 
-    def _stream(self, question: bytes) -> Iterator[bytes]:
-        self._ask(question, NLM_F_DUMP)
+    def _stream(self, request: bytes) -> Iterator[bytes]:
+        self._send_request(request, NLM_F_DUMP)
         interrupted = False
         while True:
             for kind, flags, sequence, body in self._read():

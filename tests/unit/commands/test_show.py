@@ -31,7 +31,7 @@ class StoredObjects:
     refused = ("Service default/broken: spec.ports: missing",)
     left_out = notes = ()
     servers = ()
-    neighbours = objects.NOBODY
+    neighbours = objects.NOT_ASKED
 
     def listed(self):
         return listed()

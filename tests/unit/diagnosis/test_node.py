@@ -376,7 +376,7 @@ SAID = '{{"nodeEligible":false,{}"healthy":{},"status":{{}}}}'
         (replace(METERED, health=503, health_body=SAID.format("", "true")), "about to be deleted"),
         (
             replace(METERED, health=503, health_body=SAID.format('"reason":"Node n not found",', "true")),
-            "load balancers are told 503: Node n not found",
+            "load balancers get 503: Node n not found",
         ),
         (Proxy(200, '{"waitingFor":"process 7","healthy":true}', metrics=METRICS | {LAST_SYNC: 0.0}), "process 7"),
     ],

@@ -88,11 +88,11 @@ def test_entries_to_a_new_vip_are_looked_at_whatever_their_port():
 
 def test_a_sweep_for_new_vips_asks_for_every_protocol():
     address = FOUR.address
-    told = read(conntrack.question(Sweep(4, EVERY_PROTOCOL, {}, frozenset({address}))))
+    told = read(conntrack.dump_request(Sweep(4, EVERY_PROTOCOL, {}, frozenset({address}))))
     original = dict(told.get_attr("CTA_TUPLE_ORIG")["attrs"])
     assert dict(original["CTA_TUPLE_IP"]["attrs"]) == {"CTA_IP_V4_DST": format_ip(address)}
     assert "CTA_TUPLE_PROTO" not in original
-    several = read(conntrack.question(Sweep(4, EVERY_PROTOCOL, {}, frozenset({address, bytes(4)}))))
+    several = read(conntrack.dump_request(Sweep(4, EVERY_PROTOCOL, {}, frozenset({address, bytes(4)}))))
     assert several.get_attr("CTA_FILTER") is None
 
 
@@ -117,7 +117,7 @@ def test_a_deletion_names_the_tuple_the_identity_and_the_zone():
 
 
 def test_a_question_filters_by_all_that_is_common():
-    asked = read(conntrack.question(Sweep(4, 17, {FOUR: GONE})))
+    asked = read(conntrack.dump_request(Sweep(4, 17, {FOUR: GONE})))
     original = asked.get_attr("CTA_TUPLE_ORIG")
     assert original.get_attr("CTA_TUPLE_IP").get_attr("CTA_IP_V4_DST") == format_ip(FOUR.address)
     proto = original.get_attr("CTA_TUPLE_PROTO")
@@ -134,14 +134,14 @@ def test_a_question_filters_by_all_that_is_common():
 )
 def test_a_filter_compares_what_was_asked_for(sweep, flags):
     """Destination address, protocol, destination port: enum ctnetlink_filter in nf_internals.h."""
-    question = dict(conntrack.attributes(conntrack.question(sweep), 16 + conntrack.NFGENMSG.size))
+    question = dict(conntrack.attributes(conntrack.dump_request(sweep), 16 + conntrack.NFGENMSG.size))
     wanted = dict(conntrack.attributes(question[conntrack.CTA_FILTER]))
     assert bytes(wanted[1]) == struct.pack("=I", flags)
 
 
 def test_a_question_for_several_frontends_asks_for_the_protocol():
     several = Sweep(6, 17, {SIX: GONE, key("[fd00:10:96::11]:54/UDP"): GONE})
-    original = read(conntrack.question(several)).get_attr("CTA_TUPLE_ORIG")
+    original = read(conntrack.dump_request(several)).get_attr("CTA_TUPLE_ORIG")
     assert original.get_attr("CTA_TUPLE_IP") is None
     proto = original.get_attr("CTA_TUPLE_PROTO")
     assert (proto.get_attr("CTA_PROTO_NUM"), proto.get_attr("CTA_PROTO_DST_PORT")) == (17, None)
@@ -149,7 +149,7 @@ def test_a_question_for_several_frontends_asks_for_the_protocol():
 
 def test_an_ipv6_address_is_not_asked_for():
     """Linux lists all entries but those."""
-    original = read(conntrack.question(Sweep(6, 17, {SIX: GONE}))).get_attr("CTA_TUPLE_ORIG")
+    original = read(conntrack.dump_request(Sweep(6, 17, {SIX: GONE}))).get_attr("CTA_TUPLE_ORIG")
     assert original.get_attr("CTA_TUPLE_IP") is None
     assert original.get_attr("CTA_TUPLE_PROTO").get_attr("CTA_PROTO_DST_PORT") == 53
 
@@ -177,7 +177,7 @@ class Told:
         return self.waiting.pop(0), [], 0, None
 
     def recv(self, _size):
-        return netlink.ANSWER.pack(36, netlink.NLMSG_ERROR, 0, netlink.LAST_SEQUENCE, 0, 0)
+        return netlink.ERROR_REPLY.pack(36, netlink.NLMSG_ERROR, 0, netlink.LAST_SEQUENCE, 0, 0)
 
     def close(self):
         pass

@@ -174,7 +174,7 @@ def test_an_object_that_lost_its_name_may_be_any_that_is_missing(tmp_path):
     ("text", "place", "reason"),
     [
         ("kind: Service\nmetadata: [", (2, 12), "did not find"),
-        ("", None, "empty: somebody is writing it, or cut it off"),
+        ("", None, "empty: it is being written, or was cut off"),
         ("a: 1\nb: *x\n", (2, 4), "alias *x"),
     ],
 )

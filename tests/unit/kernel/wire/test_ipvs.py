@@ -248,7 +248,7 @@ def test_timeouts_longer_than_the_kernel_can_count_are_for_the_kernel_to_refuse(
     ipvs = Ipvs.__new__(Ipvs)
     ipvs._family, ipvs._wire = 30, Sent()
     ipvs.set_timeouts(7_200_000_000, 0, 300)
-    values = {number: records.u32(payload) for number, payload in attributes(sent[0][16:], GENERIC.size)}
+    values = {number: records.native_u32(payload) for number, payload in attributes(sent[0][16:], GENERIC.size)}
     assert values == {wire.IPVS_CMD_ATTR_TIMEOUT_TCP: 0xFFFFFFFF, wire.IPVS_CMD_ATTR_TIMEOUT_TCP + 2: 300}
 
 

@@ -184,7 +184,7 @@ def test_of_what_fails_in_a_piece_the_first_counts(wire):
     class Answers(Scripted):
         def recv(self, _):
             sequence, code = answers.pop(0)
-            return netlink.ANSWER.pack(36, netlink.NLMSG_ERROR, 0, sequence, 0, -code) + bytes(16)
+            return netlink.ERROR_REPLY.pack(36, netlink.NLMSG_ERROR, 0, sequence, 0, -code) + bytes(16)
 
     wire._socket.close()
     wire._socket = Answers()
