@@ -4,6 +4,7 @@ import collections
 import errno
 
 import pytest
+from structlog.testing import capture_logs
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
@@ -214,6 +215,22 @@ def test_endpoints_that_the_kernel_refuses_do_not_keep_the_others_of_their_servi
     # They are tried again, and cost others nothing.
     assert 0 < running.loop.timeout() < 60
     assert running.loop.parts.applier.pending == 1
+
+
+def test_half_of_a_change_is_no_difference_for_samples_and_verifications():
+    running = Running()
+    with capture_logs() as logs:
+        running.change(large(), pods(20_000))
+        looks = 0
+        while running.loop.parts.applier.unfinished:
+            assert running.count() < 20_000
+            running.now += 31  # a verification and a sample are due in each pass
+            running.loop.reconcile([])
+            looks += 1
+        running.rest()
+    assert looks > 10
+    assert running.count() == 20_000
+    assert [entry["event"] for entry in logs if entry["log_level"] in ("warning", "error")] == []
 
 
 def test_a_start_does_not_wait_for_a_large_service():
