@@ -7,7 +7,6 @@ answers were lost, that subsystem is in doubt and is read again from the kernel 
 
 import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -18,10 +17,10 @@ from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.ipvs_reader import NOT_THERE
-from ipvsproxy.kernel.large_servers import LargeServers
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.rules import Rules
+from ipvsproxy.kernel.server_check import ServerCheck
 from ipvsproxy.kernel.wire.netlink import KernelError, Lost
 from ipvsproxy.plan.dependencies import (
     guarded_servers,
@@ -41,12 +40,8 @@ from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.notification import Notification, VipsChanged
 from ipvsproxy.plan.stale import Sweep
-from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState, ServerAttributes, ServerState, Vip
+from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState, Vip
 
-VERIFIED_AT_ONCE = 1000
-"""Servers whose destinations one verification reads: three system calls each."""
-READ_AT_ONCE = 50_000
-"""Destinations that one verification reads in one go: IPVS and Python need 3 to 30 us for each."""
 LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
@@ -97,8 +92,7 @@ class Kernel:
         self._links = links
         self._host = host
         self._servers_in_doubt = self._vips_in_doubt = False
-        self._verified = 0
-        self._large = LargeServers(shadow, ipvs.each_destination)
+        self._check = ServerCheck(shadow, ipvs)
         self._pressure = Pressure()
 
     def prepare(self) -> None:
@@ -198,72 +192,20 @@ class Kernel:
 
     def sample(self) -> bool:
         """Look at one virtual server, the next one each time; return whether it differs. Raises KernelError."""
-        known = self.shadow.servers
-        if self._servers_in_doubt or not known:
-            return False
-        key = next(islice(known, self._verified % len(known), None))
-        if self._differs(key, known[key]):
-            return True
-        self._verified += 1
-        return False
-
-    def _differs(self, key: FrontendKey, known: ServerState) -> bool:
-        if self._large.is_large(key):
-            return self._ipvs.server(key) != known.server
-        return self._ipvs.state(key) != known
+        return not self._servers_in_doubt and self._check.sample()
 
     def verify_servers(self) -> Dirty:
-        """Compare all servers, and the next part of them with destinations, with the shadow; correct it.
-
-        Begins with the server that `sample` has found. Returns what differed. Raises KernelError. Large servers
-        of this part are left for `verify_large`.
-        """
-        servers = self._ipvs.servers()
-        part = self._next_to_verify()
-        suspects = {key for key, state in self.shadow.servers.items() if servers.get(key) != state.server}
-        suspects |= servers.keys() - self.shadow.servers.keys()
-        return Dirty(servers=self._reread(suspects | part, servers))
-
-    def _next_to_verify(self) -> set[FrontendKey]:
-        """Return the servers whose turn it is, and go on to those after them."""
-        known, room = self.shadow.servers, READ_AT_ONCE
-        self._verified %= max(1, len(known))
-        part = set[FrontendKey]()
-        for key in islice(known, self._verified, self._verified + VERIFIED_AT_ONCE):
-            if self._large.is_large(key):
-                self._large.add(key)
-            elif (room := room - len(known[key].destinations)) >= 0:
-                part.add(key)
-            else:
-                break
-            self._verified += 1
-        return part
+        """Compare servers with the shadow, correct it, return what differed. Raises KernelError."""
+        return Dirty(servers=self._check.verify())
 
     @property
     def is_verifying(self) -> bool:
         """Whether `verify_large` has something to do."""
-        return bool(self._large)
+        return bool(self._check.large)
 
     def verify_large(self) -> Dirty:
         """Compare the next piece of a large server with the shadow; correct it. Raises KernelError."""
-        key = self._large.step()
-        return Dirty(servers=self._reread({key}, {key: self.shadow.servers[key].server}) if key else set())
-
-    def _reread(self, keys: set[FrontendKey], servers: dict[FrontendKey, ServerAttributes]) -> set[FrontendKey]:
-        """Read some servers with their destinations into the shadow; return those that were different."""
-        read = {key: self._read_server(key, servers.get(key)) for key in keys}
-        different = {key for key, state in read.items() if state != self.shadow.servers.get(key)}
-        # Not before all have been read: what has been corrected is not found to be different another time.
-        for key in different:
-            state = read[key]
-            if state is None:
-                del self.shadow.servers[key]
-            else:
-                self.shadow.servers[key] = state
-        return different
-
-    def _read_server(self, key: FrontendKey, server: ServerAttributes | None) -> ServerState | None:
-        return ServerState(server, self._ipvs.destinations(key)) if server else None
+        return Dirty(servers=self._check.verify_large())
 
     def connections(self, key: FrontendKey) -> dict[Destination, int]:
         """Return the number of connections of each destination of a server. Raises KernelError."""
@@ -275,7 +217,7 @@ class Kernel:
 
     def is_large(self, key: FrontendKey) -> bool:
         """Whether a server of the shadow is to be read in pieces."""
-        return self._large.is_large(key)
+        return self._check.large.is_large(key)
 
     def sweep(self, sweep: Sweep) -> int:
         """Delete the tracked connections that a sweep finds stale and return how many. Raises KernelError."""
@@ -304,8 +246,8 @@ class Kernel:
     def _change_servers(self, steps: Sequence[IpvsStep], failed: Dirty) -> None:
         if not steps:
             return
-        if self._large:
-            self._large.changed({step.key for step in steps})
+        if self._check.large:
+            self._check.large.changed({step.key for step in steps})
         try:
             refused = self._ipvs.apply(steps)
         except Lost as error:
@@ -342,7 +284,7 @@ class Kernel:
         others = set()
         for item in refused:
             key = item.step.key
-            if item.step.verb is Verb.NEW_DEST and item.errno not in NOT_THERE and self._large.is_large(key):
+            if item.step.verb is Verb.NEW_DEST and item.errno not in NOT_THERE and self._check.large.is_large(key):
                 found.setdefault(key, set()).update(item.step.destinations)
             else:
                 others.add(key)

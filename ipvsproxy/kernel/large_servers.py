@@ -24,6 +24,7 @@ class LargeServers:
         self._shadow = shadow
         self._read = read
         self._waiting: dict[FrontendKey, None] = {}
+        self._least, self._piece = LARGE, PIECE
         self._reading: tuple[FrontendKey, Iterator[bool]] | None = None
 
     def __bool__(self) -> bool:
@@ -32,7 +33,7 @@ class LargeServers:
     def is_large(self, key: FrontendKey) -> bool:
         """Whether a server is read in pieces."""
         state = self._shadow.servers.get(key)
-        return state is not None and len(state.destinations) > LARGE
+        return state is not None and len(state.destinations) > self._least
 
     def add(self, key: FrontendKey) -> None:
         """Have a server verified."""
@@ -66,7 +67,7 @@ class LargeServers:
     def _pieces(self, key: FrontendKey) -> Iterator[bool]:
         """Yield after each piece whether it differs, and then whether anything was missing."""
         known, listing, seen = self._shadow.servers[key].destinations, self._read(key), 0
-        while piece := list(islice(listing, PIECE)):
+        while piece := list(islice(listing, self._piece)):
             seen += len(piece)
             yield any(known.get(destination) != found for destination, found in piece)
         yield seen != len(known)

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from ipvsproxy.kernel.kernel import READ_AT_ONCE
 from ipvsproxy.kernel.large_servers import LARGE, PIECE
+from ipvsproxy.kernel.server_check import READ_AT_ONCE
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.state import USUAL, DestinationAttributes, ServerAttributes, ServerState, Vip, VipForm
