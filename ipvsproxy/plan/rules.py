@@ -27,6 +27,8 @@ from ipvsproxy.ruleset.schema import (
     RANGED,
     SENDERS,
     SERVED,
+    SHORT_ENDPOINTS,
+    SHORT_FRONTENDS,
     VIEW_SERVERS,
     VIPS,
 )
@@ -69,6 +71,7 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.quiet:
         shared.append(ElementKey(QUIET, address))
     shared += [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins]
+    shared += _short_endpoints(frontend)
     if frontend.health_check_port:
         shared.append(ElementKey(HEALTH_CHECK_PORTS, None, frontend.health_check_port))
     return FrontendElements(own, shared)
@@ -78,6 +81,7 @@ def _decision(frontend: Frontend) -> Iterator[Element]:
     """Yield the verdict of a frontend, and its endpoints where the ruleset chooses one."""
     if frontend.path is Path.SHORT and frontend.destinations:
         yield from balanced_by_rules(frontend)
+        yield ElementKey(SHORT_FRONTENDS[family(frontend.key.address)], frontend.key), ""
     else:
         yield ElementKey(FRONTENDS[family(frontend.key.address)], frontend.key), frontend.verdict
 
@@ -93,9 +97,19 @@ def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:
     key, endpoints = frontend.key, frontend.destinations
     number = family(key.address)
     yield ElementKey(FRONTENDS[number], key), short_path(len(endpoints))
-    for place, endpoint in enumerate(endpoints):
-        to = FrontendKey(endpoint.address, key.protocol, endpoint.port)
+    for place, to in enumerate(_endpoints(frontend)):
         yield ElementKey(ENDPOINTS[number], key, place), to
+
+
+def _short_endpoints(frontend: Frontend) -> list[ElementKey]:
+    if frontend.path is not Path.SHORT:
+        return []
+    kind = SHORT_ENDPOINTS[family(frontend.key.address)]
+    return [ElementKey(kind, to) for to in _endpoints(frontend)]
+
+
+def _endpoints(frontend: Frontend) -> Iterator[FrontendKey]:
+    return (FrontendKey(d.address, frontend.key.protocol, d.port) for d in frontend.destinations)
 
 
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:

@@ -139,6 +139,9 @@ VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
 """The virtual servers that views lead to."""
 ENDPOINTS = _frontends("endpoints", redirect=True, number=True, part=SHORT_PATH)
 """Endpoints of frontends on the short path, each with its number from 0 on."""
+SHORT_FRONTENDS = _frontends("short_frontends", part=SHORT_PATH)
+SHORT_ENDPOINTS = _frontends("short_endpoints", part=SHORT_PATH)
+"""Frontends on the short path, and all their endpoints: from and to these, conntrack must know a packet."""
 RANGED = _frontends("ranged", part=SOURCE_RANGES)
 """Frontends with source ranges; who may connect to them is in ALLOWED."""
 ALLOWED = _frontends("allowed", source=True, part=SOURCE_RANGES)
@@ -151,7 +154,7 @@ SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), fam
 
 def _all() -> Iterator[SetSchema]:
     addresses = (VIPS, SERVED, HAIRPIN)
-    frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, RANGED, ALLOWED)
+    frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, SHORT_FRONTENDS, SHORT_ENDPOINTS, RANGED, ALLOWED)
     views = (INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, GROUP_VIEWS, VIEW_SERVERS)
     for both in (POD_CIDRS, *addresses, *frontends, *views):
         yield from both.values()

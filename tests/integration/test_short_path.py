@@ -15,6 +15,7 @@ from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, dual_slices, port, service
+from tests.lab.packets import Tap, send_segment
 from tests.lab.probe import Conversation, Question, probe, probe_many, spread
 from tests.lab.proxy import Proxy
 from tests.lab.published import cluster_ip
@@ -200,6 +201,22 @@ def test_one_source_port_towards_two_services_with_one_endpoint(short: ShortServ
     with Conversation(one, 4) as first, Conversation(other, 4) as second:
         assert [talk.ask().name for talk in (first, second, first)] == ["p21"] * 3
     short.remove(OTHER)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_packets_that_conntrack_cannot_place_reach_nobody(short: ShortServices, family: int) -> None:
+    """Not translated, they would be answered with a reset: by the node, or by the client."""
+    short.put(WEB, "p21")
+    eventually(lambda: short.names("p12", family) == {"p21"})
+    client, pod, vip = short.lab.host("p12"), short.lab.host("p21"), cluster_ip(WEB, family)
+    with Conversation(short.question("p12", family), 4) as talk:
+        assert talk.ask().name == "p21"
+        mine = talk.socket.getsockname()[:2]
+        with contextlib.closing(Tap(client.netns, family)) as tap:
+            send_segment(client.netns, mine, (vip, 80), 1, b"far ahead")
+            send_segment(pod.netns, (pod.address(family), 8080), mine, 1, b"far ahead")
+            assert [found for found in tap.arrived(2.0) if found.port == mine[1]] == []
+        assert talk.ask().name == "p21"
 
 
 def test_what_only_ipvs_has_stays_with_ipvs(short: ShortServices) -> None:

@@ -34,6 +34,9 @@ BASES = {
     "output_ranges": ("nat", "output", range(CONNTRACK + 1, NAT_PRIORITY)),
     "input_untracked": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     "output_untracked": ("filter", "output", range(CONNTRACK + 1, IPVS_OUTPUT)),
+    # What conntrack cannot translate must come to nobody.
+    "input_short": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
+    "leaving_short": ("filter", "postrouting", range(POSTROUTING)),
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
     "leaving": ("nat", "postrouting", range(POSTROUTING)),
     "leaving_untracked": ("filter", "postrouting", range(POSTROUTING)),

@@ -107,7 +107,10 @@ def test_an_endpoint_less_is_one_transaction_and_its_element_goes_afterwards():
     differ.want(service(), "10.244.1.1", "10.244.2.2", **SHORT)
     steps = differ.want(service(), "10.244.1.1", **SHORT)
     assert ways(steps.raised)["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_1"
-    assert ways(steps.lowered) == {"endpoints4 10.96.0.10 . tcp . 80 . 1": None}
+    assert ways(steps.lowered) == {
+        "endpoints4 10.96.0.10 . tcp . 80 . 1": None,
+        "short_endpoints4 10.244.2.2 . tcp . 8080": None,
+    }
 
 
 def test_a_server_stays_for_its_connections_when_new_ones_take_the_short_path():
@@ -132,7 +135,11 @@ def test_new_connections_come_back_to_ipvs_once_it_has_the_server():
     steps = differ.want(service(), "10.244.1.1")
     assert verbs(steps.added) == [("NEW_SERVICE", (ONE,), 0)]
     assert ways(steps.switched) == {"frontends4 10.96.0.10 . tcp . 80": "goto own"}
-    assert ways(steps.lowered) == {"endpoints4 10.96.0.10 . tcp . 80 . 0": None}
+    assert ways(steps.lowered) == {
+        "endpoints4 10.96.0.10 . tcp . 80 . 0": None,
+        "short_endpoints4 10.244.1.1 . tcp . 8080": None,
+        "short_frontends4 10.96.0.10 . tcp . 80": None,
+    }
     assert not steps.raised
 
 
