@@ -37,6 +37,7 @@ REPAIRED = "Reverted changes of other programs"
 SERVED_IN_PART = "Served a Service in part"
 SERVICE_LINES_SUPPRESSED = "Suppressed more log lines about Services of a namespace"
 SYNCED = "Completed initial sync"
+TENANTS_ABOVE_LIMIT = "Found more tenants than there can be, pods of the others reach shared Services only"
 VERIFICATION_REPAIRED = "Found kernel state changed by other programs, repairing it"
 
 # Kubernetes objects

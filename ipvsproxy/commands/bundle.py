@@ -38,7 +38,13 @@ from ipvsproxy.plan.state import KernelState
 from ipvsproxy.probe.web import get, read_metrics
 from ipvsproxy.ruleset.codec import texts
 
-VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NODE: "v1"}
+VERSIONS = {
+    Kind.SERVICE: "v1",
+    Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1",
+    Kind.NODE: "v1",
+    Kind.NAMESPACE: "v1",
+    Kind.POD: "v1",
+}
 LOG_FOLDER, LOG_PATTERN = Path("/var/log/containers"), "*ipvsproxy*.log"
 LOG_BYTES = 1 << 20
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -127,7 +133,7 @@ def _findings(findings: list[Finding]) -> Iterator[tuple[str, str]]:
 
 def objects_list(objects: Objects) -> dict[str, Any]:
     """Return all objects, slimmed, as one List."""
-    items = [slimmed(kind, tree, VERSIONS[kind]) for kind in Kind for tree in objects.trees(kind)]
+    items = [slimmed(kind, tree, VERSIONS[kind]) for kind in objects.kinds for tree in objects.trees(kind)]
     return {"apiVersion": "v1", "kind": "List", "items": items}
 
 

@@ -6,11 +6,13 @@ proxy programs what changes. So what differs is looked at again, and counts only
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 
 from ipvsproxy.base.address import parse_cidr
 from ipvsproxy.commands.objects import Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.inspect.difference import Action, Change, changes
+from ipvsproxy.inspect.groups import renumbered
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.kube.once import Unavailable, read_objects
@@ -26,6 +28,8 @@ PAUSE_SECONDS = 1.0
 def differences(config: Config, wanted: WantedState, kernel: KernelState) -> list[Change]:
     """Return what would have to change in the kernel to make it as wanted, but for excluded virtual servers."""
     ranges = [parse_cidr(text) for text in config.exclude_cidrs]
+    if config.tenant_label:
+        kernel = replace(kernel, elements=renumbered(kernel.elements, wanted.elements))
     return list(changes(wanted, kernel, lambda key: any(key.address in cidr for cidr in ranges)))
 
 

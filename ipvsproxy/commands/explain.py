@@ -18,7 +18,7 @@ from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, no
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.inspect.spread import describe
-from ipvsproxy.inspect.walk import Explanation, PacketOutcome, Target, explain, packet
+from ipvsproxy.inspect.walk import Explanation, PacketOutcome, Step, Target, explain, packet
 from ipvsproxy.kernel.filters.kube_proxy import written_by_kube_proxy
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -81,7 +81,10 @@ def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) ->
     ]
     yield f"Service: {service or known.problem or NO_SERVICE}"
     yield ""
-    yield Grid(("WHERE", "WHAT", "BECAUSE OF"), [(s.place, s.what, str(s.match or "")) for s in explanation.steps])
+    yield Grid(
+        ("WHERE", "WHAT", "BECAUSE OF"),
+        [(s.place, _what(s, known), str(s.match or "")) for s in explanation.steps],
+    )
     yield ""
     yield _verdict(explanation)
     if others:
@@ -93,6 +96,12 @@ def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) ->
         yield Grid(heads, [_row(target) for target in explanation.targets], spare=("INACTIVE", "ACTIVE", "WEIGHT"))
         if explanation.server and (shares := describe(explanation.server.server.scheduler)):
             yield shares
+
+
+def _what(step: Step, known: Names) -> str:
+    """Return what happens in a step; where it is about the group of a source, with the tenant's name."""
+    group = step.match.value if step.match and step.match.slot.is_member else None
+    return f"{step.what} ({known.tenant(group)})" if isinstance(group, int) else step.what
 
 
 def _verdict(explanation: Explanation) -> Line:
@@ -119,7 +128,9 @@ def document(explanation: Explanation, known: Names, others: Sequence[str] = ())
         "service": known.of(key),
         "outcome": explanation.outcome.value,
         "reason": explanation.reason,
-        "steps": [{"place": s.place, "what": s.what, "element": _element(s.match)} for s in explanation.steps],
+        "steps": [
+            {"place": s.place, "what": _what(s, known), "element": _element(s.match)} for s in explanation.steps
+        ],
         "server": _server(explanation),
         "endpoints": [_endpoint(target) for target in explanation.targets],
         "notFollowed": list(others),

@@ -19,21 +19,27 @@ from ipvsproxy.commands import objects
 from ipvsproxy.commands.local import ask
 from ipvsproxy.config import Config
 from ipvsproxy.config.document import ConfigFileError
+from ipvsproxy.inspect.groups import same_groups
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.state import FrontendKey
 from ipvsproxy.probe.web import LARGEST
+from ipvsproxy.reconciler.wanted_state import WantedState
+from ipvsproxy.ruleset.schema import SHARED_GROUP
 
 PAGE = "/frontends"
 UNKNOWN = "names of Services are unknown"
 SIMILAR = 5
+NO_TENANT = "no tenant"
 
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}/[-A-Za-z0-9._]{1,253}$")]
+Tenant = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,63}$")]
 
 
 class _Page(msgspec.Struct):
     frontends: dict[str, Name]
     maintenance: dict[str, list[str]] = {}
+    tenants: dict[str, Tenant] = {}
 
 
 _FRONTENDS = msgspec.json.Decoder(_Page)
@@ -42,12 +48,17 @@ _FRONTENDS = msgspec.json.Decoder(_Page)
 class Names(NamedTuple):
     """Services by their frontends, as `namespace/name`; `problem` says why there are none, empty if there are.
 
-    `maintenance` are, by frontend, the endpoints that are wanted with weight 0.
+    `maintenance` are, by frontend, the endpoints that are wanted with weight 0, `tenants` are names by groups.
     """
 
     services: Mapping[str, str]
     problem: str = ""
     maintenance: Mapping[str, Sequence[str]] = MappingProxyType({})
+    tenants: Mapping[str, str] = MappingProxyType({})
+
+    def tenant(self, group: int) -> str:
+        """Return the tenant of a group of sources, or the number of the group if it is not known."""
+        return NO_TENANT if group == SHARED_GROUP else self.tenants.get(str(group), f"group {group}")
 
     def of(self, key: FrontendKey) -> str:
         """Return the Service that has a frontend, empty if it is not known."""
@@ -64,7 +75,17 @@ def names(config: Config, view: KernelReader) -> Names:
         return _of_running(config)
     wanted = objects.desired_here(config, objects.read(config), view)
     maintenance = {str(key): [*map(str, found)] for key, found in wanted.in_maintenance().items()}
-    return Names({str(key): wanted.owner(key) for key in wanted.frontends}, maintenance=maintenance)
+    owners = {str(key): wanted.owner(key) for key in wanted.frontends}
+    return Names(owners, maintenance=maintenance, tenants=_tenants(wanted, view))
+
+
+def _tenants(wanted: WantedState, view: KernelReader) -> dict[str, str]:
+    """Return the tenants of the groups that the kernel has."""
+    known = wanted.tenants.names()
+    if not known or not view.has_table():
+        return {}
+    same = same_groups(view.all_elements(), wanted.elements)
+    return {str(group): known[number] for group, number in same.items() if number in known}
 
 
 def _of_running(config: Config) -> Names:
@@ -77,7 +98,7 @@ def _of_running(config: Config) -> Names:
     url = f"http://{format_endpoint(address, listen.port)}{PAGE}"
     try:
         page = _FRONTENDS.decode(ask(listen, PAGE, LARGEST))
-        return Names(page.frontends, maintenance=page.maintenance)
+        return Names(page.frontends, maintenance=page.maintenance, tenants=page.tenants)
     except (msgspec.DecodeError, RecursionError) as error:
         reason: object = f"is no list of frontends: {error}"
     except (ConfigFileError, OSError, http.client.HTTPException) as error:

@@ -86,6 +86,7 @@ def desired(  # noqa: PLR0913
     wanted.listening(around.listening)
     wanted.look_at_node(link_addresses, around.reserved, around.senders)
     wanted.remember_weights(present)
+    wanted.join_groups(settled=True)
     wanted.plan_everything()
     return wanted
 

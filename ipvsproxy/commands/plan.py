@@ -18,7 +18,7 @@ from ipvsproxy.commands.rows import MASQUERADES, NEVER, SHORT, VERDICTS
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
 from ipvsproxy.config.settle import NODE_NAME
-from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.exchange.inbox import Kind, kinds
 from ipvsproxy.inspect.difference import server_text
 from ipvsproxy.kube.objects import Objects, Unavailable
 from ipvsproxy.kube.saved import read_saved
@@ -37,7 +37,8 @@ def run(invocation: Invocation) -> int:
             "--from FILE is needed, and no arguments" if invocation.arguments else "--from FILE is needed"
         )
     try:
-        found = read_saved(invocation.flags["from"], sys.stdin.buffer)
+        wanted_kinds = kinds(tenants=bool(invocation.config.tenant_label))
+        found = read_saved(invocation.flags["from"], sys.stdin.buffer, wanted_kinds)
     except Unavailable as error:
         raise CommandFailed(str(error)) from None
     nodes = found.of(Kind.NODE)

@@ -19,7 +19,17 @@ from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import ONE_PACKET, FrontendKey
 from ipvsproxy.ruleset.codec import rest_text, value_text
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, Value, is_short
-from ipvsproxy.ruleset.schema import ALLOWED, ENDPOINTS, FRONTENDS, INTERNAL_VIEWS, MASQUERADE, VIPS, ByFamily
+from ipvsproxy.ruleset.schema import (
+    ADMITTED,
+    ALLOWED,
+    ENDPOINTS,
+    FRONTENDS,
+    INTERNAL_VIEWS,
+    MASQUERADE,
+    RESTRICTED,
+    VIPS,
+    ByFamily,
+)
 
 Row = dict[str, Any]
 VERDICTS = {
@@ -138,14 +148,25 @@ def rules(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
         if slot.frontend:
             ranges.setdefault(slot.frontend, []).append(rest_text(slot.rest))
     vips = {slot.address for kind in VIPS.values() for slot in view.elements(kind)}
+    admitted = _admitted(view, known)
     return [
         _named(key, known)
         | {"verdict": _verdict(verdict, value_text(verdict))}
         | {"masquerade": MASQUERADES.get(value_text(masquerades.get(key, "")), NEVER)}
         | {"inside": _endpoint(inside.get(key)), "sourceRanges": sorted(ranges.get(key, []))}
         | {"address": "vip" if key.address in vips else "node"}
+        | {"tenants": admitted.get(key)}
         for key, verdict in sorted(_by_frontend(view, FRONTENDS).items())
     ]
+
+
+def _admitted(view: KernelReader, known: Names) -> dict[FrontendKey, list[str]]:
+    """Return the tenants whose pods may connect to a frontend, for each that not all may connect to."""
+    found: dict[FrontendKey, list[str]] = {key: [] for key in _by_frontend(view, RESTRICTED)}
+    for slot in (slot for kind in ADMITTED.values() for slot in view.elements(kind)):
+        if slot.frontend in found and isinstance(slot.rest, int):
+            found[slot.frontend].append(known.tenant(slot.rest))
+    return {key: sorted(tenants) for key, tenants in found.items()}
 
 
 def _by_frontend(view: KernelReader, sets: ByFamily) -> dict[FrontendKey, Value]:

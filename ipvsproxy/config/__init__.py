@@ -1,7 +1,16 @@
 """Settings: from flags, files and the environment to one checked, frozen `Config`."""
 
 from ipvsproxy.config.model import Config, ConntrackSettings, IpvsTimeouts
-from ipvsproxy.config.values import ALL_SERVICES, PRIMARY, DataPath, DetectLocalMode, Listen, LogFormat, VipMode
+from ipvsproxy.config.values import (
+    ALL_SERVICES,
+    PRIMARY,
+    DataPath,
+    DetectLocalMode,
+    Listen,
+    LogFormat,
+    TenantRefusal,
+    VipMode,
+)
 
 __all__ = [
     "ALL_SERVICES",
@@ -13,5 +22,6 @@ __all__ = [
     "IpvsTimeouts",
     "Listen",
     "LogFormat",
+    "TenantRefusal",
     "VipMode",
 ]

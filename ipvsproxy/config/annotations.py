@@ -35,6 +35,9 @@ POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 MOST_WEIGHT = 65535
 """What ipvsadm takes."""
 MOST_ZONE_WEIGHT, MOST_CONNECTIONS, LONGEST_NUMBER = 1000, 1_000_000, 7
+TENANT = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+"""The value of a label."""
+EVERY_TENANT, MOST_TENANTS = "*", 64
 MOST_PATTERNS = 16
 """Each is compared with the name of each endpoint."""
 LONGEST_SLOW_START = 3600.0
@@ -162,6 +165,13 @@ def _number(text: str, most: int, least: int = 0) -> int:
     return int(text)
 
 
+def _tenants(value: Any) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in _text(value).split(",")))
+    if names != (EVERY_TENANT,) and (len(names) > MOST_TENANTS or not all(map(TENANT.fullmatch, names))):
+        raise ValueError
+    return tuple(map(sys.intern, names))
+
+
 TABLE = (
     Annotation(
         "drain-timeout", "drain_seconds", _duration, "a duration such as 30s or 1h", "90s",
@@ -220,6 +230,15 @@ TABLE = (
         " second number, or than three quarters of the first where there is none. Others get them instead; if all"
         " are full, connections are refused. Each node counts the connections that come through it, those that"
         " have just ended included (`active` and `inactive` in `show endpoints`)."),
+    Annotation(
+        "share-with", "share_with", _tenants,
+        f"names of tenants such as blue,green (at most {MOST_TENANTS}), or * for all of them", "blue,green",
+        "Pods of these tenants may connect to the Service as those of its own tenant may (docs/tenants.md). Means"
+        " nothing without `--tenant-label`, and for a Service that is in no tenant's namespace."),
+    Annotation(
+        "tenant-dns", "tenant_dns", _boolean, '"true" or "false"', '"true"',
+        "The Service is the DNS of its tenant: pods of the tenant that ask the cluster's DNS Service"
+        " (`--cluster-dns`) are answered by this one (docs/tenants.md). Of several the oldest counts."),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from ipvsproxy.config.kinds import format_duration
 from ipvsproxy.config.meaning import SERVICE_METRICS, reads
 from ipvsproxy.config.settle import PORTS, Settings
 from ipvsproxy.config.table import GATES_WITH_EFFECT, KUBE_PROXY_FIELDS, OUR_FIELDS
-from ipvsproxy.config.values import PRIMARY, DataPath, DetectLocalMode, LogFormat, VipMode
+from ipvsproxy.config.values import PRIMARY, DataPath, DetectLocalMode, LogFormat, TenantRefusal, VipMode
 
 PREVIOUS_MINORS = ("1.35", "1.36")
 """What kube-proxy 1.36 and 1.37 take for the previous minor version."""
@@ -23,6 +23,7 @@ INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """What a ruleset can name. Linux takes nearly anything for a name; quotes and the like are not worth the risk."""
 SCHEDULER = re.compile(r"[a-z0-9_]{0,15}")
 """The kernel's limit, and what names of modules are made of."""
+LABEL = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 MODES = ("iptables", "ipvs", "nftables")
 LOCKED_GATES = {"PreferSameTrafficDistribution": True, "MultiCIDRServiceAllocator": True}
 """Gates of features that cannot be switched off any more."""
@@ -45,6 +46,7 @@ CHOICES = {
     "logging.format": tuple(LogFormat),
     "vipMode": tuple(VipMode),
     "dataPath": tuple(DataPath),
+    "tenantRefusal": tuple(TenantRefusal),
     "showHiddenMetricsForVersion": ("", *PREVIOUS_MINORS),
 }
 
@@ -117,8 +119,8 @@ def _all(values: dict[str, Any]) -> Iterator[Problem]:
         if values["featureGates"].get(name, wanted) is not wanted:
             yield "featureGates", values["featureGates"], f"{name} is locked to {str(wanted).lower()}"
     yield from _logging(values)
-    for name, reason in default_problems(values["serviceDefaults"]):
-        yield "serviceDefaults", {name: values["serviceDefaults"][name]}, reason
+    yield from _tenants(values)
+    yield from _service_defaults(values)
     if not SCHEDULER.fullmatch(values["ipvs.scheduler"]):
         yield "ipvs.scheduler", values["ipvs.scheduler"], "must be the name of an IPVS scheduler, such as rr or mh"
     shown = values["serviceMetrics"]
@@ -209,6 +211,23 @@ def _detector(values: dict[str, Any]) -> Iterator[Problem]:
         yield "clusterCIDR", cidrs, f"{wrong[0]!r} is not a valid CIDR"
     elif len(cidrs) > 2 or len({family(parse_cidr(text).network) for text in cidrs}) < len(cidrs):
         yield "clusterCIDR", cidrs, "must be one CIDR, or one of each IP family"
+
+
+def _service_defaults(values: dict[str, Any]) -> Iterator[Problem]:
+    for name, reason in default_problems(values["serviceDefaults"]):
+        yield "serviceDefaults", {name: values["serviceDefaults"][name]}, reason
+
+
+def _tenants(values: dict[str, Any]) -> Iterator[Problem]:
+    label = values["tenantLabel"]
+    if label and not LABEL.fullmatch(label):
+        yield "tenantLabel", label, "is not the name of a label, such as ipvsproxy.io/tenant"
+    elif label and values["detectLocalMode"] == DetectLocalMode.CLUSTER_CIDR and not values["clusterCIDR"]:
+        yield (
+            "tenantLabel",
+            label,
+            "local pods cannot be recognised: clusterCIDR or detectLocalMode is needed",
+        )
 
 
 def _logging(values: dict[str, Any]) -> Iterator[Problem]:

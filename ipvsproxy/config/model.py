@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config.table import BY_ATTRIBUTE, BY_FLAG, GATES_WITH_EFFECT
-from ipvsproxy.config.values import DataPath, DetectLocalMode, Listen, LogFormat, VipMode
+from ipvsproxy.config.values import DataPath, DetectLocalMode, Listen, LogFormat, TenantRefusal, VipMode
 
 T = TypeVar("T")
 KUBERNETES_VERSION = "v1.36.2"
@@ -100,6 +100,10 @@ class Config:
     node_port_range: str = ROW
     trusted_ip_ranges: tuple[str, ...] = ROW
     suppress_vip_arp: bool = ROW
+    tenant_label: str = ROW
+    tenant_refusal: TenantRefusal = ROW
+    cluster_dns: str = ROW
+    tenant_dns_fallback: bool = ROW
 
     scheduler: str = ROW
     sync_period: float = ROW

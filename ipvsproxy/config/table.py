@@ -32,7 +32,7 @@ from ipvsproxy.config.kinds import (
     ValueKind,
 )
 from ipvsproxy.config.meaning import seconds
-from ipvsproxy.config.values import DataPath, LogFormat, VipMode
+from ipvsproxy.config.values import DataPath, LogFormat, TenantRefusal, VipMode
 
 SECOND = NANOSECONDS
 MINUTE, HOUR = 60 * SECOND, 3600 * SECOND
@@ -279,6 +279,19 @@ OURS = (
     Row("node-limit", "nodeLimit", UINT, 8_000_000, NEW,
         "the same for all Services; above it namespaces share it evenly", always=True, nullable=True,
         attribute="node_limit"),
+    Row("tenant-label", "tenantLabel", STRING, "", NEW,
+        "label of Namespaces that names their tenant, such as ipvsproxy.io/tenant; empty: there are no tenants",
+        always=True, attribute="tenant_label", decides=True),
+    Row("tenant-refusal", "tenantRefusal", STRING, "refuse", NEW,
+        "what happens to a connection of a pod to a Service of another tenant: refuse, drop", always=True,
+        attribute="tenant_refusal", convert=TenantRefusal, decides=True),
+    Row("cluster-dns", "clusterDNS", STRING, "kube-system/kube-dns", NEW,
+        "namespace/name of the cluster's DNS Service, in place of which Services with the annotation"
+        " ipvsproxy.io/tenant-dns answer pods of their tenants", always=True, nullable=True,
+        attribute="cluster_dns", decides=True),
+    Row("tenant-dns-fallback", "tenantDNSFallback", BOOL, False, NEW,
+        "while the DNS of a tenant has no endpoint, the cluster's DNS answers its pods", always=True,
+        attribute="tenant_dns_fallback", decides=True),
     Row("suppress-vip-arp", "suppressVIPARP", BOOL, True, NEW,
         "answer no ARP requests for VIPs that this program has bound", always=True, nullable=True,
         attribute="suppress_vip_arp", decides=True, aliases=(Alias("quiet-arp", "quietARP"),)),

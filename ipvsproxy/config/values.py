@@ -33,6 +33,13 @@ class DataPath(StrEnum):
     AUTO = "auto"
 
 
+class TenantRefusal(StrEnum):
+    """What happens to a new connection of a pod to a Service of another tenant."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+
+
 class LogFormat(StrEnum):
     """How log lines look on stderr."""
 

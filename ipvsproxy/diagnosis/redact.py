@@ -21,8 +21,10 @@ METADATA = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp"
 SPEC = {
     "Service": None,
     "Node": ("podCIDR", "podCIDRs", "taints", "unschedulable"),
+    "Namespace": (),
+    "Pod": ("nodeName", "hostNetwork"),
 }
-STATUS = {"Service": ("loadBalancer",), "Node": ("addresses",)}
+STATUS = {"Service": ("loadBalancer",), "Node": ("addresses",), "Pod": ("phase", "podIP", "podIPs")}
 SLICE = ("addressType", "endpoints", "ports")
 
 

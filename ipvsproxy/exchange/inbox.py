@@ -14,13 +14,13 @@ from typing import Protocol as Interface
 import msgspec
 
 from ipvsproxy.plan.addresses import OtherNodeAddresses
-from ipvsproxy.plan.model import EndpointSlice, Node, Service
+from ipvsproxy.plan.model import EndpointSlice, Namespace, Node, Pod, Service
 from ipvsproxy.plan.notification import Notification, RulesChanged, VipsChanged
 
 MOST_NOTICES = 4096
 """Notices of one kind that wait; each is about a transaction, and those of our own are known by their numbers."""
 
-Object = Service | EndpointSlice | Node
+Object = Service | EndpointSlice | Node | Namespace | Pod
 
 
 class Kind(StrEnum):
@@ -29,6 +29,17 @@ class Kind(StrEnum):
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
     NODE = "Node"
+    NAMESPACE = "Namespace"
+    POD = "Pod"
+
+
+ALWAYS = (Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE)
+"""The kinds that every proxy reads."""
+
+
+def kinds(*, tenants: bool) -> tuple[Kind, ...]:
+    """Return the kinds to read: Namespaces and Pods only to know the tenants."""
+    return tuple(Kind) if tenants else ALWAYS
 
 
 class Listed(msgspec.Struct, frozen=True):

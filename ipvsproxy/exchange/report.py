@@ -80,6 +80,9 @@ class Report:
     def in_maintenance(self, read: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]]) -> None:
         """Say how any thread can find out at any time which destinations are wanted with weight 0."""
 
+    def tenants(self, read: Callable[[], Mapping[int, str]]) -> None:
+        """Say how any thread can find out at any time which group of sources is which tenant."""
+
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """An event brought objects of a kind; `triggered` is when a pod's change began, 0 if unknown."""
 

@@ -17,8 +17,9 @@ from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord, State
 from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey
 from ipvsproxy.ruleset.codec import value_text
-from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, is_short
+from ipvsproxy.ruleset.elements import ADMIT_OR_DROP, Masquerade, PacketVerdict, is_short
 from ipvsproxy.ruleset.schema import (
+    ADMITTED,
     ALLOWED,
     AUDIENCES,
     BY_AUDIENCE,
@@ -31,6 +32,8 @@ from ipvsproxy.ruleset.schema import (
     POD_CIDRS,
     POD_INTERFACES,
     RANGED,
+    RESTRICTED,
+    SHARED_GROUP,
     VIPS,
     ByFamily,
 )
@@ -155,7 +158,7 @@ class _Walk:
     def walk(self) -> Explanation:
         """Go all the way."""
         self._classify()
-        end = self._check_source()
+        end = self._check_source() or self._admit()
         if end is None:
             self._view()
             end = self._forwarded() or self._decide()
@@ -188,6 +191,32 @@ class _Walk:
         if found is None and self._packet.link:
             found = self._state.find(POD_INTERFACES, None, self._packet.link)
         return found
+
+    # by_source
+
+    def _admit(self) -> _End | None:
+        """Return the end where only some groups of local pods may connect, and the sender is in none of them."""
+        if not self._packet.link or not self._find(RESTRICTED, self._packet.to):
+            return None
+        source = format_ip(self._packet.source)
+        group = self._state.find(AUDIENCES[self._number], self._packet.source)
+        if group is None or not isinstance(group.value, int):
+            return self._unknown_pod(source)
+        admitted = self._find(ADMITTED, self._packet.to, group.value)
+        if admitted or group.value == SHARED_GROUP:
+            self._note("check_group", f"{source} may connect: it is in group {group.value}", admitted or group)
+            return None
+        self._note("check_group", f"{source} is in group {group.value}, which may not connect", group)
+        verdict = self._find(BY_AUDIENCE, self._packet.to)
+        outcome = PacketOutcome.DROPPED if verdict and verdict.value == ADMIT_OR_DROP else PacketOutcome.REFUSED
+        return _End(outcome, f"the Service is another tenant's, and not shared with that of {source}")
+
+    def _unknown_pod(self, source: str) -> _End | None:
+        if self._sender is Sender.OUTSIDE:
+            return None
+        reason = f"{source} is no pod of this node whose tenant is known; the Service is a tenant's"
+        self._note("admit", reason)
+        return _End(PacketOutcome.DROPPED, reason)
 
     def _view(self) -> None:
         """Follow the view for the group of the source, or else the internal view."""

@@ -175,7 +175,7 @@ def _key(name: FrontendKey) -> bytes:
 
 def _wanted(sweep: Sweep) -> Container[bytes]:
     """Return what `_is_of` looks for: addresses, and addresses with protocol and port."""
-    return sweep.new_vips | {_key(name) for name in sweep.rules}
+    return sweep.new_vips | {_key(name) for name in (*sweep.rules, *sweep.restricted)}
 
 
 def _is_of(body: bytes, layout: TupleLayout, wanted: Container[bytes]) -> bool:

@@ -21,12 +21,24 @@ from ipvsproxy.kube.decoded import Decoded, InvalidObject, short
 from ipvsproxy.kube.defaults import NAMESPACE
 from ipvsproxy.kube.endpoint_slice import build_slice
 from ipvsproxy.kube.node import build_node
-from ipvsproxy.kube.raw import Identity, Meta, Metadata, RawEndpointSlice, RawNode, RawService
+from ipvsproxy.kube.pod import build_namespace, build_pod
+from ipvsproxy.kube.raw import (
+    Identity,
+    Meta,
+    Metadata,
+    RawEndpointSlice,
+    RawNamespace,
+    RawNode,
+    RawPod,
+    RawService,
+)
 from ipvsproxy.kube.service import build_service
 
 NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?")
 """Of objects and namespaces, a little wider than the API server has it: they go into logs and events."""
 LONGEST_NAME = 253
+CLUSTER_WIDE = (Kind.NODE, Kind.NAMESPACE)
+"""Kinds of objects that are in no namespace."""
 MISSING = re.compile(r"Object missing required field `(.+)`")
 """In the words of msgspec."""
 UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError)
@@ -80,7 +92,7 @@ def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
     for field, text in (("metadata.name", metadata.name), ("metadata.namespace", metadata.namespace)):
         if text and (len(text) > LONGEST_NAME or not NAME.fullmatch(text)):
             raise InvalidObject(field, f"{short(text)!r} is not a name")
-    return metadata.name if kind is Kind.NODE else f"{metadata.namespace or NAMESPACE}/{metadata.name}"
+    return metadata.name if kind in CLUSTER_WIDE else f"{metadata.namespace or NAMESPACE}/{metadata.name}"
 
 
 def _refused(error: Exception) -> InvalidObject:
@@ -108,11 +120,15 @@ _RAW_TYPES: dict[Kind, Any] = {
     Kind.SERVICE: RawService,
     Kind.ENDPOINT_SLICE: RawEndpointSlice,
     Kind.NODE: RawNode,
+    Kind.NAMESPACE: RawNamespace,
+    Kind.POD: RawPod,
 }
 _META_DECODER = msgspec.json.Decoder(Meta)
 _BUILDERS: dict[Kind, Callable[[Any], Decoded]] = {
     Kind.SERVICE: build_service,
     Kind.ENDPOINT_SLICE: build_slice,
     Kind.NODE: build_node,
+    Kind.NAMESPACE: build_namespace,
+    Kind.POD: build_pod,
 }
 _JSON_READERS = {kind: (msgspec.json.Decoder(type_).decode, _BUILDERS[kind]) for kind, type_ in _RAW_TYPES.items()}

@@ -8,6 +8,7 @@ at the moment.
 import os
 import stat
 import time
+from collections.abc import Collection
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +18,20 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.errors import plain
-from ipvsproxy.exchange.inbox import Kind, Object
+from ipvsproxy.exchange.inbox import ALWAYS, Kind, Object
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import Decoded, InvalidObject
 from ipvsproxy.kube.documents import Item, read
 from ipvsproxy.kube.hints import ENDPOINTS
 from ipvsproxy.kube.text import Unreadable
 
-GROUPS = {Kind.SERVICE: "", Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NODE: ""}
+GROUPS = {
+    Kind.SERVICE: "",
+    Kind.ENDPOINT_SLICE: "discovery.k8s.io",
+    Kind.NODE: "",
+    Kind.NAMESPACE: "",
+    Kind.POD: "",
+}
 KINDS = {kind.value: kind for kind in Kind}
 MAX_BYTES = 64 << 20
 MOST_NAMELESS = 20
@@ -66,7 +73,7 @@ class FileContent(msgspec.Struct):
     endpoints: set[str] = msgspec.field(default_factory=set)
 
 
-def parse(name: str, data: bytes) -> FileContent:
+def parse(name: str, data: bytes, kinds: Collection[Kind] = ALWAYS) -> FileContent:
     """Return what a file says.
 
     Raises Unreadable when the file as a whole makes no sense.
@@ -76,7 +83,7 @@ def parse(name: str, data: bytes) -> FileContent:
     content = FileContent()
     found = read(name, data)
     for item in found.items:
-        _take(item, content)
+        _take(item, content, kinds)
     content.refused = _bounded(content.refused)
     content.refused.extend(ItemRefusal(broken.document, 0, None, "", str(broken.error)) for broken in found.broken)
     return content
@@ -92,10 +99,10 @@ def _bounded(refused: list[ItemRefusal]) -> list[ItemRefusal]:
     return [r for r in refused if r.ident is not None] + nameless[:MOST_NAMELESS] + [last]
 
 
-def _take(item: Item, content: FileContent) -> None:
+def _take(item: Item, content: FileContent, kinds: Collection[Kind]) -> None:
     ident = None
     try:
-        kind = kind_of(item)
+        kind = kind_of(item, kinds)
         if kind is None:
             _note_unread(item, content)
             return
@@ -134,14 +141,16 @@ def endpoints_key(item: Item) -> str:
         return ""
 
 
-def kind_of(item: Item) -> Kind | None:
+def kind_of(item: Item, kinds: Collection[Kind] = ALWAYS) -> Kind | None:
     """Return the kind, None for one we do not read (also a Service of another API group)."""
     if not item.kind:
         table = "; kubectl needs -o yaml or -o json" if isinstance(item.body, str) else ""
         raise InvalidObject("kind", f"missing: this is no Kubernetes object{table}")
     kind = KINDS.get(item.kind)
     group, _, version = item.api_version.rpartition("/")
-    if kind is None or not item.api_version:
+    if kind is None or kind not in kinds:
+        return None
+    if not item.api_version:
         return kind
     if group != GROUPS[kind]:
         return None
@@ -178,7 +187,8 @@ def _status(path: Path) -> os.stat_result:
 class File:
     """One file, remembered from one reading to the next. `problem` is why it cannot be read, empty if it can."""
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path, kinds: Collection[Kind] = ALWAYS) -> None:
+        self._kinds = kinds
         self.name = name
         self.content = FileContent()
         self._path = path
@@ -212,7 +222,7 @@ class File:
         if digest == self._digest:
             return
         try:
-            content = parse(self.name, data)
+            content = parse(self.name, data, self._kinds)
         except Unreadable as error:
             self._refuse(error)
         else:

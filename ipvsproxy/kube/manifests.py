@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import structlog
@@ -23,7 +23,7 @@ import structlog
 from ipvsproxy.base import messages
 from ipvsproxy.base.directory_watch import DirectoryWatcher
 from ipvsproxy.base.errors import plain
-from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, Object, SourceFailed
+from ipvsproxy.exchange.inbox import ALWAYS, Inbox, Kind, Listed, Object, SourceFailed
 from ipvsproxy.kube.hints import NOTHING, unread_endpoints, what_is_there
 from ipvsproxy.kube.manifest_file import File, Ident
 from ipvsproxy.kube.tree import FoundFiles, look
@@ -40,7 +40,8 @@ log = structlog.get_logger()
 class Folder:
     """The objects in a folder, remembered from one `load` to the next."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kinds: Collection[Kind] = ALWAYS) -> None:
+        self._kinds = kinds
         self._path = path
         self._files: dict[str, File] = {}
         self._device: int | None = None
@@ -67,7 +68,7 @@ class Folder:
         for gone in self._files.keys() - found.files.keys() - self._unreadable(found):
             log.info(messages.MANIFEST_FILE_REMOVED, file=gone, objects=len(self._files.pop(gone).content.good))
         for name, path in sorted(found.files.items()):
-            self._files.setdefault(name, File(name, path)).refresh()
+            self._files.setdefault(name, File(name, path, self._kinds)).refresh()
         self._note_lacks(found)
         return self._changes()
 
@@ -112,15 +113,15 @@ class Folder:
 
     def _changes(self) -> list[Listed]:
         owners = self._owners()
-        objects: dict[Kind, dict[str, Object]] = {kind: {} for kind in Kind}
-        kept: dict[Kind, set[str]] = {kind: set() for kind in Kind}
+        objects: dict[Kind, dict[str, Object]] = {kind: {} for kind in self._kinds}
+        kept: dict[Kind, set[str]] = {kind: set() for kind in self._kinds}
         for (kind, key), file in owners.items():
             value = file.content.good[kind, key]
             if value is not None:
                 objects[kind][key] = value
         for kind, key in self._refused() - owners.keys():
             kept[kind].add(key)
-        new = {kind: Listed(kind, objects[kind], frozenset(kept[kind])) for kind in Kind}
+        new = {kind: Listed(kind, objects[kind], frozenset(kept[kind])) for kind in self._kinds}
         # Nodes come first, so that no Service gets the address of one for a moment.
         order = sorted(new, key=lambda kind: kind is not Kind.NODE)
         changed = [new[kind] for kind in order if self._sent.get(kind) != new[kind]]
@@ -164,9 +165,9 @@ def _folders(name: str) -> Iterator[str]:
 class ManifestSource:
     """Watches a folder and delivers its objects."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kinds: Collection[Kind] = ALWAYS) -> None:
         self._path = folder
-        self._folder = Folder(folder)
+        self._folder = Folder(folder, kinds)
         self._news = DirectoryWatcher([folder], LOOK_SECONDS)
         self._thread: threading.Thread | None = None
 

@@ -6,12 +6,12 @@ they were, and everything that cannot be used or is left to others, with the rea
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from ipvsproxy.exchange.inbox import Kind, Listed, Object
+from ipvsproxy.exchange.inbox import ALWAYS, Kind, Listed, Object
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import InvalidObject
 from ipvsproxy.kube.defaults import EXTERNAL_NAME, HEADLESS_SERVICE
@@ -50,10 +50,11 @@ class Objects:
     whatever came of it. `notes` say what may be missing.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, kinds: Iterable[Kind] = ALWAYS) -> None:
         self.source = source
-        self.items: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
-        self._values: dict[Kind, dict[str, Object | None]] = {kind: {} for kind in Kind}
+        self.kinds = tuple(kinds)
+        self.items: dict[Kind, dict[str, Any]] = {kind: {} for kind in self.kinds}
+        self._values: dict[Kind, dict[str, Object | None]] = {kind: {} for kind in self.kinds}
         self.refused: list[str] = []
         self.left_out: list[str] = []
         self.skipped: dict[tuple[Kind, str], str] = {}

@@ -4,13 +4,13 @@ In: the settings (a folder of manifests, or a way to the API). Out: `kube.object
 """
 
 import http
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import msgspec
 
 from ipvsproxy.config import Config
-from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.exchange.inbox import Kind, kinds
 from ipvsproxy.kube.api import RequestFailed, Transport, failure_of, read_page
 from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.kube.locate import locate
@@ -27,23 +27,24 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 
 def read_objects(config: Config) -> Objects:
     """Read all objects. Raises Unavailable."""
-    return read_folder(config.manifests) if config.manifests is not None else _from_api(config)
+    wanted = kinds(tenants=bool(config.tenant_label))
+    return read_folder(config.manifests, wanted) if config.manifests is not None else _from_api(config, wanted)
 
 
-def _from_api(config: Config) -> Objects:
+def _from_api(config: Config, wanted: Iterable[Kind]) -> Objects:
     # Imported here: a folder needs none of it, and it takes a third of a second.
     from ipvsproxy.kube.client import Client, ClientLimits
 
     client = Client(
         config.kubeconfig, config.master, config.node_name, ClientLimits(CONNECT_SECONDS, READ_SECONDS)
     )
-    found = Objects("the API server")
+    found = Objects("the API server", wanted)
     try:
         client.connect()
         # A host that cannot be found, in the words of the connection.
         with suppress(OSError, ValueError):
             found.servers = locate(client.url())
-        for kind in Kind:
+        for kind in found.kinds:
             for raw in _pages(client, kind):
                 found.add(kind, raw)
         found.neighbours = _neighbours(client, config.node_name)

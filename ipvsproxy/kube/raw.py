@@ -160,3 +160,28 @@ class RawNode(Raw, frozen=True, gc=False, rename="camel"):
     metadata: Metadata
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
+
+
+class RawNamespace(Raw, frozen=True, gc=False, rename="camel"):
+    metadata: Metadata
+
+
+class PodSpec(Raw, frozen=True, gc=False, rename="camel"):
+    node_name: str | None = None
+    host_network: bool | None = None
+
+
+class PodIP(Raw, frozen=True, gc=False, rename="camel"):
+    ip: str | None = None
+
+
+class PodStatus(Raw, frozen=True, gc=False, rename="camel"):
+    phase: str | None = None
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    pod_ips: tuple[PodIP, ...] | None = msgspec.field(default=None, name="podIPs")
+
+
+class RawPod(Raw, frozen=True, gc=False, rename="camel"):
+    metadata: Metadata
+    spec: PodSpec | None = None
+    status: PodStatus | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from ipvsproxy.base.errors import plain
+from ipvsproxy.exchange.inbox import ALWAYS, Kind
 from ipvsproxy.kube.decoded import InvalidObject, said
 from ipvsproxy.kube.documents import Item, read
 from ipvsproxy.kube.hints import NOTHING, what_is_there
@@ -22,17 +23,17 @@ from ipvsproxy.kube.tree import look
 STANDARD_INPUT = "-"
 
 
-def read_folder(folder: Path) -> Objects:
+def read_folder(folder: Path, kinds: Iterable[Kind] = ALWAYS) -> Objects:
     """Read a folder of manifests. Raises Unavailable."""
-    found = Objects(f"the folder {folder}")
+    found = Objects(f"the folder {folder}", kinds)
     _add_folder(found, folder, "")
     _finish(found)
     return found
 
 
-def read_saved(names: Iterable[str], stdin: IO[bytes]) -> Objects:
+def read_saved(names: Iterable[str], stdin: IO[bytes], kinds: Iterable[Kind] = ALWAYS) -> Objects:
     """Read files, folders and, for `-`, standard input. Raises Unavailable."""
-    found = Objects("saved objects")
+    found = Objects("saved objects", kinds)
     for name in names:
         if name == STANDARD_INPUT:
             _add_stream(found, stdin)
@@ -129,7 +130,7 @@ def _add_bytes(found: Objects, name: str, data: bytes) -> None:
 
 def _add(found: Objects, name: str, item: Item, nameless: list[str]) -> None:
     try:
-        kind = kind_of(item)
+        kind = kind_of(item, found.kinds)
     except InvalidObject as error:
         place = f", item {item.place}" if item.place else ""
         nameless.append(f"{name}: document {item.document}{place}: {error.field}: {error.reason}")

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Object, Removed
+from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Object, Removed, kinds
 from ipvsproxy.plan.addresses import Addresses, OtherNodeAddresses
 from ipvsproxy.plan.host_ports import HostPorts
-from ipvsproxy.plan.model import EndpointSlice, Node, Service
+from ipvsproxy.plan.model import EndpointSlice, Namespace, Node, Pod, Service
+from ipvsproxy.plan.tenants import Tenants
 
 SERVICE, NODE = Kind.SERVICE, Kind.NODE
-KINDS = len(Kind)
 
 log = structlog.get_logger()
 
@@ -23,16 +23,25 @@ log = structlog.get_logger()
 class Store:
     """Services, slices by Service, and the one Node that is ours.
 
+    `dns_of_tenants` are Services that are the DNS of their tenants.
     `other_nodes` are those that a folder of manifests describes as well; the API server is asked for ours alone.
     """
 
-    def __init__(self, node_name: str, *, awaits_neighbours: bool = False) -> None:
+    def __init__(self, node_name: str, *, awaits_neighbours: bool = False, tenant_label: str = "") -> None:
         self.services: dict[str, Service] = {}
         self.node: Node | None = None
         self.node_changed = False
         self.other_nodes: dict[str, Node] = {}
         self.addresses = Addresses()
         self.host_ports = HostPorts()
+        self.tenants = Tenants(tenant_label, node_name)
+        self._kinds = frozenset(kinds(tenants=bool(tenant_label)))
+        # Only where there are tenants: Services by namespace, and by a tenant that they are shared with.
+        self._in_namespace: dict[str, dict[str, None]] = {}
+        self._sharing: dict[str, dict[str, None]] = {}
+        self.dns_of_tenants: dict[str, None] = {}
+        # Slices by the addresses that they name.
+        self._naming: dict[bytes, dict[str, None]] = {}
         self._awaits_neighbours = awaits_neighbours
         self._node_name = node_name
         self._slices: dict[str, EndpointSlice] = {}
@@ -43,12 +52,12 @@ class Store:
     @property
     def synced(self) -> bool:
         """Whether each kind has been listed once: nothing is programmed before (contract 4.1)."""
-        return len(self._listed) == KINDS and not self._awaits_neighbours
+        return self._kinds <= self._listed and not self._awaits_neighbours
 
     @property
     def lacks_other_nodes_only(self) -> bool:
         """Whether everything has been listed once but the addresses of other nodes."""
-        return len(self._listed) == KINDS and self._awaits_neighbours
+        return self._kinds <= self._listed and self._awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Record what an event says and tell whether anything is different now."""
@@ -66,7 +75,7 @@ class Store:
 
         Nothing is programmed before the first look, unless it fails where all else could be listed.
         """
-        if seen.nodes is not None or len(self._listed) == KINDS:
+        if seen.nodes is not None or self._kinds <= self._listed:
             self._awaits_neighbours = False
         self.mark(self.addresses.neighbours(seen))
 
@@ -113,14 +122,44 @@ class Store:
     def _keys(self, kind: Kind) -> set[str]:
         if kind is NODE:
             return {*self.other_nodes, *([self.node.name] if self.node else [])}
-        return set(self.services if kind is SERVICE else self._slices)
+        known: dict[Kind, Iterable[str]] = {
+            Kind.SERVICE: self.services,
+            Kind.ENDPOINT_SLICE: self._slices,
+            Kind.NAMESPACE: self.tenants.namespaces,
+            Kind.POD: self.tenants.pods,
+        }
+        return set(known[kind])
 
     def _set(self, kind: Kind, key: str, value: Object | None) -> bool:
         if kind is NODE:
             return self._set_node(key, value)
         if kind is SERVICE:
             return self._set_service(key, value)
-        return self._set_slice(key, value)
+        if kind is Kind.ENDPOINT_SLICE:
+            return self._set_slice(key, value)
+        if not self.tenants:
+            return False
+        if kind is Kind.NAMESPACE:
+            return self._set_namespace(key, value)
+        addresses = self.tenants.set_pod(key, value if isinstance(value, Pod) else None)
+        self._mark_with_endpoints(addresses)
+        return bool(addresses)
+
+    def _set_namespace(self, name: str, value: Object | None) -> bool:
+        """Take a Namespace over; with its tenant, that of its Services changes."""
+        tenants = self.tenants.set_namespace(name, value if isinstance(value, Namespace) else None)
+        if tenants is None:
+            return False
+        self.mark(self._in_namespace.get(name, ()))
+        for tenant in tenants:
+            self.mark(self._sharing.get(tenant, ()))
+        self._mark_with_endpoints(self.tenants.addresses_in(name))
+        return True
+
+    def _mark_with_endpoints(self, addresses: Iterable[bytes]) -> None:
+        """Mark the Services that have one of some addresses among their endpoints."""
+        for address in addresses:
+            self.mark(self._slices[key].service for key in self._naming.get(address, ()))
 
     def _set_node(self, key: str, value: Object | None) -> bool:
         """Take a Node over; ours keeps its last version when it is deleted, until it is back (contract 1.11)."""
@@ -151,15 +190,41 @@ class Store:
         else:
             del self.services[key]
         self._dirty[key] = None
+        if self.tenants:
+            self._index(key, old, new)
         self.host_ports.service(key, old, new)
         self.mark(self.addresses.service(key, old, new))
         return True
+
+    def _index(self, key: str, old: Service | None, new: Service | None) -> None:
+        """Find the Service again by what its tenants follow from."""
+        for service in filter(None, (old, new)):
+            indexes = [self._in_namespace.setdefault(service.namespace, {})]
+            indexes += [self._sharing.setdefault(tenant, {}) for tenant in service.share_with]
+            indexes += [self.dns_of_tenants] if service.tenant_dns else []
+            for index in indexes:
+                if service is new:
+                    index[key] = None
+                else:
+                    index.pop(key, None)
+
+    def _index_slice(self, key: str, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
+        for end in old.endpoints if old else ():
+            if (keys := self._naming.get(end.address)) is not None:
+                keys.pop(key, None)
+                if not keys:
+                    del self._naming[end.address]
+        for end in new.endpoints if new else ():
+            self._naming.setdefault(end.address, {})[key] = None
 
     def _set_slice(self, key: str, value: Object | None) -> bool:
         old = self._slices.get(key)
         if value == old:
             return False
-        self.mark(self.addresses.slice(old, value if isinstance(value, EndpointSlice) else None))
+        new = value if isinstance(value, EndpointSlice) else None
+        self.mark(self.addresses.slice(old, new))
+        if self.tenants:
+            self._index_slice(key, old, new)
         if isinstance(value, EndpointSlice):
             self._slices[key] = value
             self._slices_of.setdefault(value.service, {})[key] = value

@@ -93,8 +93,9 @@ class ElementStep(msgspec.Struct, frozen=True, gc=False):
 
 
 class Steps(msgspec.Struct):
-    """What to do, phase by phase, in this order."""
+    """What to do, phase by phase, in this order; `diff` has put what is in `left` in front of `raised`."""
 
+    left: list[ElementStep] = msgspec.field(default_factory=list)
     raised: list[ElementStep] = msgspec.field(default_factory=list)
     added: list[IpvsStep] = msgspec.field(default_factory=list)
     switched: list[ElementStep] = msgspec.field(default_factory=list)
@@ -138,6 +139,9 @@ def diff(touched: Dirty, wanted: Wanted, shadow: KernelState, protected: Callabl
             steps.removed.append(IpvsStep(DEL_SERVICE, key))
     for address in touched.vips:
         _vip(address, wanted.vip(address), shadow.vips, steps)
+    if steps.left:
+        # In one transaction, and first: a source leaves its group before another group may connect to anything.
+        steps.raised, steps.left = steps.left + steps.raised, []
     return steps
 
 
@@ -147,6 +151,8 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
         return
     if _switches(slot, wanted, shadow):
         steps.switched.append(ElementStep(slot, value, replaces=value is not None and present is not None))
+    elif value is None and slot.is_member:
+        steps.left.append(ElementStep(slot, None))
     elif value is None:
         # Source ranges of a frontend that stays change in one transaction: old and new ones may overlap, and
         # no client may get through, or be refused, between two. Those of one that goes outlive it.

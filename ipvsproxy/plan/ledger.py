@@ -9,7 +9,7 @@ state is never looked at, so a change costs the same on a small node and on a bi
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from ipvsproxy.base.address import family
@@ -126,6 +126,13 @@ class Ledger:
             del self.elements[slot]
         self.elements.update(fixed)
         return Dirty(slots={*previous, *fixed})
+
+    def set_members(self, joining: Mapping[ElementKey, Value], leaving: Collection[ElementKey] = ()) -> Dirty:
+        """Add elements of the groups of sources, and take others away."""
+        for slot in leaving:
+            self.elements.pop(slot, None)
+        self.elements.update(joining)
+        return Dirty(slots={*joining, *leaving})
 
     def everything(self) -> Dirty:
         """Name all there is."""

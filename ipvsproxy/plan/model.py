@@ -37,8 +37,9 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     without a limit. `same_zone_weight` multiplies the weights of endpoints in the node's zone. `scheduler_flags`
     are names of `plan.server.FLAGS`, None for those that the scheduler has of itself. `affinity_prefixes` are
     lengths for IPv4 and IPv6, 0 for the whole address. In `slow_start_seconds` a new endpoint comes to its whole
-    weight. `annotated` are the fields here that annotations of
-    its own have given. `misused` are complaints about annotations that do not count.
+    weight. `share_with` are tenants whose pods may connect, `*` for all. With `tenant_dns` it is the DNS of its
+    tenant. `annotated` are the fields here that annotations of its own have given. `misused` are complaints about
+    annotations that do not count.
     """
 
     namespace: str
@@ -64,6 +65,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     affinity_prefixes: tuple[int, int] = (0, 0)
     slow_start_seconds: float = 0.0
     data_path: str = ""
+    share_with: tuple[str, ...] = ()
+    tenant_dns: bool = False
     annotated: tuple[str, ...] = ()
     misused: tuple[str, ...] = ()
 
@@ -140,3 +143,29 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     def key(self) -> str:
         """Return the name: nodes have no namespace."""
         return self.name
+
+
+class Namespace(msgspec.Struct, frozen=True, gc=False):
+    """A Namespace: one of its labels may name a tenant."""
+
+    name: str
+    labels: Mapping[str, str] = {}
+
+    @property
+    def key(self) -> str:
+        """Return the name: namespaces have no namespace."""
+        return self.name
+
+
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """A pod with addresses of its own, which are none of its node's and none that it has given back."""
+
+    namespace: str
+    name: str
+    node: str
+    addresses: tuple[bytes, ...]
+
+    @property
+    def key(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"

@@ -39,6 +39,7 @@ def path_of_service(
         (bool(service.affinity_seconds), "session affinity"),
         (service.one_packet, "UDP packets balanced one by one"),
         (balance is not NOTHING_SPECIAL, "weights and limits of endpoints"),
+        (service.tenant_dns, "a view that leads to its virtual server, the DNS of a tenant"),
         (bool(service.slow_start_seconds), "slow start of endpoints"),
         (bool(drain_seconds), "a drain timeout"),
         (service.internal_local, "internalTrafficPolicy Local"),

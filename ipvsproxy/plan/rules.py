@@ -8,10 +8,22 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
-from ipvsproxy.plan.state import Frontend, FrontendKey, Path
-from ipvsproxy.ruleset.elements import BY_GROUP, Element, ElementKey, PacketVerdict, Value, short_path, view_slot
+from ipvsproxy.plan.state import Frontend, FrontendKey, GroupAdmission, Path
+from ipvsproxy.ruleset.elements import (
+    ADMIT_OR_DROP,
+    ADMIT_OR_REFUSE,
+    BY_GROUP,
+    Element,
+    ElementKey,
+    PacketVerdict,
+    Value,
+    short_path,
+    view_slot,
+)
 from ipvsproxy.ruleset.schema import (
+    ADMITTED,
     ALLOWED,
+    AUDIENCES,
     BY_AUDIENCE,
     ENDPOINTS,
     FRONTENDS,
@@ -25,6 +37,7 @@ from ipvsproxy.ruleset.schema import (
     POD_INTERFACES,
     QUIET,
     RANGED,
+    RESTRICTED,
     SENDERS,
     SERVED,
     SHORT_ENDPOINTS,
@@ -68,6 +81,8 @@ def elements(frontend: Frontend) -> FrontendElements:
         shared.append(ElementKey(VIEW_SERVERS[number], view.server))
         if view.audience != LOCAL:
             own[ElementKey(BY_AUDIENCE[number], key)] = BY_GROUP
+    if frontend.admission is not None:
+        own.update(_admission_elements(number, key, frontend.admission))
     if frontend.quiet:
         shared.append(ElementKey(QUIET, address))
     shared += [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins]
@@ -110,6 +125,19 @@ def _short_endpoints(frontend: Frontend) -> list[ElementKey]:
 
 def _endpoints(frontend: Frontend) -> Iterator[FrontendKey]:
     return (FrontendKey(d.address, frontend.key.protocol, d.port) for d in frontend.destinations)
+
+
+def _admission_elements(number: int, key: FrontendKey, admission: GroupAdmission) -> Iterator[Element]:
+    """Yield what lets only some groups of local pods connect; its views for groups do not count then."""
+    yield ElementKey(BY_AUDIENCE[number], key), ADMIT_OR_DROP if admission.drops else ADMIT_OR_REFUSE
+    yield ElementKey(RESTRICTED[number], key), ""
+    for group in admission.groups:
+        yield ElementKey(ADMITTED[number], key, group), ""
+
+
+def audience_element(address: bytes) -> ElementKey:
+    """Return the element that has the group of a source address."""
+    return ElementKey(AUDIENCES[family(address)], address)
 
 
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:

@@ -20,25 +20,34 @@ costs nothing.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
 from ipvsproxy.base.address import Cidr, family, is_covered
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, Path, View
+from ipvsproxy.ruleset.schema import SHARED_GROUP
+
+GroupOf = Callable[[bytes], int | None]
+"""The group that a source is in now: 0 for a local pod that is in none, None for what is no local pod."""
+
+
+def not_judged(_: bytes) -> None:
+    """Take every source for no local pod."""
 
 
 class SweepRule(msgspec.Struct, frozen=True, gc=False):
     """What may go on at one frontend: endpoints that answer (None: any) and sources that ask (empty: all).
 
     `sources` are in order and disjoint, as those of a frontend. `cut` are endpoints whose connections end here and
-    now.
+    now. `admitted` are the groups of local pods that may go on (None: all).
     """
 
     endpoints: frozenset[Destination] | None = None
     sources: tuple[Cidr, ...] = ()
     cut: frozenset[Destination] = frozenset()
+    admitted: tuple[int, ...] | None = None
 
     def forbids(self, source: bytes, endpoint: Destination) -> bool:
         """Whether a connection from `source`, whose replies come from `endpoint`, is stale."""
@@ -54,18 +63,22 @@ EVERY_PROTOCOL, UDP = 0, Protocol.UDP
 class Sweep(msgspec.Struct, frozen=True):
     """One request to the kernel: entries of one family and protocol (0: every one), and which of them are stale.
 
-    `rules` are for entries to our frontends, `new_vips` are addresses that have just become local.
+    `rules` are for entries to our frontends, `new_vips` are addresses that have just become local. `sources` are
+    addresses that have left a group, `restricted` the frontends to which only some groups may connect.
     """
 
     family: int
     protocol: int
     rules: Mapping[FrontendKey, SweepRule]
     new_vips: frozenset[bytes] = frozenset()
+    sources: frozenset[bytes] = frozenset()
+    restricted: Mapping[FrontendKey, tuple[int, ...]] = {}
+    group_of: GroupOf = not_judged
 
     @property
     def address(self) -> bytes | None:
         """The one destination address of all entries, None if there are several."""
-        first, *others = {key.address for key in self.rules} | self.new_vips
+        first, *others = {key.address for key in (*self.rules, *self.restricted)} | self.new_vips
         return None if others else first
 
     @property
@@ -73,17 +86,22 @@ class Sweep(msgspec.Struct, frozen=True):
         """The one destination port of all entries, None if there are several."""
         if self.new_vips:
             return None
-        first, *others = {key.port for key in self.rules}
+        first, *others = {key.port for key in (*self.rules, *self.restricted)}
         return None if others else first
 
     def concerns(self, key: FrontendKey) -> bool:
         """Whether an entry with this destination may be stale."""
-        return key in self.rules or key.address in self.new_vips
+        return key in self.rules or key.address in self.new_vips or key in self.restricted
 
     def forbids(self, key: FrontendKey, source: bytes, endpoint: Destination, *, replied: bool) -> bool:
         """Whether a connection from `source` to `key`, whose replies come from `endpoint`, is stale."""
         rule = self.rules.get(key)
         if rule is not None and rule.forbids(source, endpoint):
+            return True
+        admitted = (
+            rule.admitted if rule is not None else self.restricted.get(key) if source in self.sources else None
+        )
+        if admitted is not None and self.group_of(source) not in (None, SHARED_GROUP, *admitted):
             return True
         return (
             key.address in self.new_vips and _has_no_nat(key, endpoint) and _may_begin_anew(key, replied=replied)
@@ -105,20 +123,24 @@ class SeenFrontend(msgspec.Struct, frozen=True, gc=False):
     serving: tuple[Destination, ...]
     ranges: tuple[Cidr, ...]
     views: tuple[View, ...]
+    groups: tuple[int, ...] | None
     short: bool = False
 
 
 class Stale:
     """Frontends whose entries matter, and the sweeps that are due."""
 
-    def __init__(self) -> None:
+    def __init__(self, group_of: GroupOf = not_judged) -> None:
+        self._group_of = group_of
+        self._restricted: dict[FrontendKey, tuple[int, ...]] = {}
+        self._left: set[bytes] = set()
         self._seen: dict[FrontendKey, SeenFrontend] = {}
         self._leading_to: dict[FrontendKey, set[FrontendKey]] = {}
         self._due: dict[FrontendKey, SweepRule] = {}
         self._new_vips: set[bytes] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._due or self._new_vips)
+        return bool(self._due or self._new_vips or self._left)
 
     def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
         """Record frontends that have changed, once the kernel has them as they are now."""
@@ -129,15 +151,35 @@ class Stale:
                 self._seen[key] = new
             self._index(key, old, new)
             rule = _of_wanted(key, old, new, due) if new else _of_unwanted(old, gone=frontend is None)
+            if new is not None and new.groups is not None:
+                rule = self._with_admitted(rule, old, new.groups, due)
             if rule != SweepRule():
                 self._due[key] = rule
+
+    @staticmethod
+    def _with_admitted(
+        rule: SweepRule, old: SeenFrontend | None, groups: tuple[int, ...], due: SweepRule
+    ) -> SweepRule:
+        """Return a rule with the groups that may connect, if others could until now."""
+        if due.admitted is None and old is not None and old.groups is not None and {*old.groups} <= {*groups}:
+            return rule
+        return msgspec.structs.replace(rule, admitted=groups)
+
+    def note_sources(self, addresses: Iterable[bytes]) -> None:
+        """Record addresses that have left a group of sources; it is of no interest where nothing is restricted."""
+        if self._restricted:
+            self._left.update(addresses)
 
     def note_new_vips(self, addresses: Iterable[bytes]) -> None:
         """Record VIPs that have just become local."""
         self._new_vips.update(addresses)
 
     def _index(self, key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend | None) -> None:
-        """Remember which frontends have views that lead to a server."""
+        """Remember which frontends have views that lead to a server, and which are for some groups only."""
+        if new is not None and new.groups is not None:
+            self._restricted[key] = new.groups
+        else:
+            self._restricted.pop(key, None)
         before, now = old.views if old else (), new.views if new else ()
         if before == now:
             return
@@ -162,15 +204,29 @@ class Stale:
         groups: dict[tuple[int, int], dict[FrontendKey, SweepRule]] = {}
         for key, rule in self._due.items():
             groups.setdefault((family(key.address), key.protocol), {})[key] = rule
-        found = [Sweep(number, protocol, rules) for (number, protocol), rules in sorted(groups.items())]
+        of = self._group_of
+        found = [Sweep(number, proto, rules, group_of=of) for (number, proto), rules in sorted(groups.items())]
         vips = {number: frozenset(vip for vip in self._new_vips if family(vip) == number) for number in (4, 6)}
-        return found + [Sweep(number, EVERY_PROTOCOL, {}, new) for number, new in vips.items() if new]
+        found += [Sweep(number, EVERY_PROTOCOL, {}, new) for number, new in vips.items() if new]
+        return found + list(self._of_sources())
+
+    def _of_sources(self) -> Iterator[Sweep]:
+        for number in (4, 6):
+            left = frozenset(address for address in self._left if family(address) == number)
+            restricted = {key: groups for key, groups in self._restricted.items() if family(key.address) == number}
+            if left and restricted:
+                yield Sweep(
+                    number, EVERY_PROTOCOL, {}, sources=left, restricted=restricted, group_of=self._group_of
+                )
+            else:
+                self._left -= left
 
     def done(self, sweep: Sweep) -> None:
         """Forget what has been swept."""
         for key in sweep.rules:
             self._due.pop(key, None)
         self._new_vips -= sweep.new_vips
+        self._left -= sweep.sources
 
 
 def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
@@ -179,10 +235,11 @@ def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
     if old and old.views:
         now = {view.audience for view in views}
         views += tuple(view for view in old.views if view.audience not in now)
+    groups = None if frontend.admission is None else frontend.admission.groups
     short = frontend.path is Path.SHORT or (old is not None and old.short)
-    if not (views or short or frontend.ranges or frontend.key.protocol == UDP):
+    if not (views or short or frontend.ranges or frontend.key.protocol == UDP or groups is not None):
         return None
-    return SeenFrontend(frontend.serving, frontend.ranges, views, short)
+    return SeenFrontend(frontend.serving, frontend.ranges, views, groups, short)
 
 
 def _of_unwanted(old: SeenFrontend | None, *, gone: bool) -> SweepRule:

@@ -124,6 +124,13 @@ class Path(StrEnum):
 NO_DESTINATIONS: Mapping[Destination, DestinationAttributes] = {}
 
 
+class GroupAdmission(msgspec.Struct, frozen=True, gc=False):
+    """Which groups of local pods may connect to a frontend, and whether others are dropped or refused."""
+
+    groups: tuple[int, ...]
+    drops: bool = False
+
+
 class Frontend(msgspec.Struct, frozen=True, gc=False):
     """One wanted frontend: its virtual server and everything the ruleset says about it.
 
@@ -134,7 +141,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     without limit.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
     frontend uses them. `destinations` are in the order in which a new server gets them. On the short path there is
-    no server; `path_reason` says why a frontend is not on it that was to be.
+    no server; `path_reason` says why a frontend is not on it that was to be. `admission` is None where all local
+    pods may connect.
     """
 
     key: FrontendKey
@@ -151,6 +159,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     claim: Claim = Claim.ALLOCATED
     quiet: bool = False
     serving: tuple[Destination, ...] = ()
+    admission: GroupAdmission | None = None
     path: Path = Path.IPVS
     path_reason: str = ""
 
@@ -175,6 +184,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
             and self.masquerade == other.masquerade
             and self.views == other.views
             and self.ranges == other.ranges
+            and self.admission == other.admission
             and self.bind == other.bind
             and self.hairpins == other.hairpins
             and self.health_check_port == other.health_check_port

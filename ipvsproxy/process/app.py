@@ -16,7 +16,7 @@ from ipvsproxy.base import garbage_collection, messages
 from ipvsproxy.base.errors import Fatal, plain
 from ipvsproxy.config import Config
 from ipvsproxy.config.advice import family_advice, nodeport_note
-from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, Source
+from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, Source, kinds
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.kernel import Kernel
@@ -124,13 +124,14 @@ def source(config: Config, observe: Observe) -> tuple[Source, EventClient | None
 
     Imports stay inside: one source does not need what the other one needs.
     """
+    wanted = kinds(tenants=bool(config.tenant_label))
     if config.manifests is not None:
         from ipvsproxy.kube.manifests import ManifestSource
 
-        return ManifestSource(config.manifests), None, None
+        return ManifestSource(config.manifests, wanted), None, None
     from ipvsproxy.kube.client import ApiSource
 
-    api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe)
+    api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe, kinds=wanted)
     return api, api.client, api.ask
 
 

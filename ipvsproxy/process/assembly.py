@@ -12,6 +12,7 @@ from ipvsproxy.plan.slices import Room
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.drain import Drainer
 from ipvsproxy.reconciler.foreign_servers import ForeignServers
+from ipvsproxy.reconciler.groups import Joining, Leaving
 from ipvsproxy.reconciler.loop import Loop, Parts
 from ipvsproxy.reconciler.node_look import Listeners, NodeLook
 from ipvsproxy.reconciler.planner import Planner, Withheld
@@ -44,7 +45,7 @@ def make_loop(  # noqa: PLR0913 - what a process is put together of
     wanted = WantedState(config, report, ask, clock)
     node, period = config.node_name, config.sync_period
     backoff = Backoff()
-    sweeper = Sweeper(kernel, backoff, clock, report)
+    sweeper = Sweeper(kernel, backoff, clock, report, wanted.group_of)
     room = Room()
     drainer = Drainer(kernel, wanted, sweeper, backoff, room, clock=clock, report=report)
     foreign = ForeignServers(report, node)
@@ -55,17 +56,20 @@ def make_loop(  # noqa: PLR0913 - what a process is put together of
     look = NodeLook(kernel, wanted, applier, clock, period)
     listeners = Listeners(kernel, wanted, clock, period)
     schedulers = SchedulerLook(kernel, wanted, inbox, clock, period, aside)
+    leaving = Leaving(wanted, applier, clock)
     parts = Parts(
         start=Start(kernel, wanted, look, listeners, schedulers, applier, verifier, clock=clock, report=report),
         node=look,
         listeners=listeners,
         schedulers=schedulers,
+        leaving=leaving,
         planner=Planner(wanted, applier, clock),
         withheld=Withheld(wanted, clock, period),
         sampler=Sampler(kernel, repairer, clock),
         repairer=repairer,
         verifier=verifier,
         applier=applier,
+        joining=Joining(wanted, applier, sweeper, leaving, clock),
         drainer=drainer,
         sweeper=sweeper,
     )

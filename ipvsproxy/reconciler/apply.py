@@ -8,6 +8,7 @@ loop's thread.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from itertools import chain
 
 from ipvsproxy.base.address import parse_cidr
 from ipvsproxy.kernel.kernel import Kernel
@@ -141,7 +142,8 @@ class Applier(Part):
         if self.backoff.next <= now:
             pending.update(self.backoff.due(now))
         if self.backoff:
-            pending.slots |= self.backoff.among(self._needs(pending.servers))
+            needed = chain(self._needs(pending.servers), self._wanted.left_groups)
+            pending.slots |= self.backoff.among(needed)
         return pending
 
     def _leave(self, left: Dirty) -> None:

@@ -31,6 +31,7 @@ from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.notification import Notification
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.drain import Drainer
+from ipvsproxy.reconciler.groups import Joining, Leaving
 from ipvsproxy.reconciler.node_look import Listeners, NodeLook
 from ipvsproxy.reconciler.part import Part, PartFailed
 from ipvsproxy.reconciler.planner import Planner, Withheld
@@ -54,19 +55,21 @@ class Parts:
     node: NodeLook
     listeners: Listeners
     schedulers: SchedulerLook
+    leaving: Leaving
     planner: Planner
     withheld: Withheld
     sampler: Sampler
     repairer: Repairer
     verifier: Verifier
     applier: Applier
+    joining: Joining
     drainer: Drainer
     sweeper: Sweeper
 
     def __iter__(self) -> Iterator[Part]:
         return iter((
-            self.node, self.listeners, self.schedulers, self.planner, self.withheld, self.sampler, self.repairer,
-            self.verifier, self.applier, self.drainer, self.sweeper,
+            self.node, self.listeners, self.schedulers, self.leaving, self.planner, self.withheld, self.sampler,
+            self.repairer, self.verifier, self.applier, self.joining, self.drainer, self.sweeper,
         ))  # fmt: skip
 
 

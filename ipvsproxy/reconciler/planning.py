@@ -7,7 +7,10 @@ kernel. Belongs to the loop's thread.
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from ipvsproxy.config import Config, annotations
+from msgspec.structs import replace
+
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.config import Config, DataPath, TenantRefusal, annotations
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.balance import UNWEIGHTED
 from ipvsproxy.plan.ledger import Ledger
@@ -19,11 +22,16 @@ from ipvsproxy.plan.quota import Quota
 from ipvsproxy.plan.safety import LISTS_NODES, judge
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.slow_start import SlowStarts
-from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey
+from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT, Tally, Tier, largest_size
+from ipvsproxy.plan.tenant_dns import with_views
 from ipvsproxy.plan.waiting import Owner
 from ipvsproxy.reconciler.node_state import NodeState
 from ipvsproxy.reconciler.service_reports import ServiceReports
+from ipvsproxy.ruleset.schema import SHARED_GROUP
+
+NAMED = 5
+"""Addresses that a complaint names."""
 
 
 class Planning:
@@ -50,6 +58,8 @@ class Planning:
         self._defaults = annotations.defaults(config.service_defaults)
         self._quota = Quota(config.namespace_limit, config.node_limit)
         self._turns = PlanningOrder()
+        self._dns_of_tenants: set[str] = set()
+        self._drops = config.tenant_refusal is TenantRefusal.DROP
 
     @property
     def backlog(self) -> int:
@@ -68,6 +78,8 @@ class Planning:
                 self.slow_starts.forget(key)
             else:
                 listing_nodes += self._plan_service(key, service, touched)
+        if self._store.tenants:
+            self._plan_cluster_dns_again(keys)
         self._reports.nodes_listed(listing_nodes)
         self._reports.conflicts(self._ledger.take_new_conflicts())
         return touched
@@ -75,9 +87,16 @@ class Planning:
     def _plan_service(self, key: str, service: Service, touched: Dirty) -> bool:
         """Plan one Service; return whether its load balancer lists nodes."""
         config, node, reports = self._config, self._node.facts, self._reports
-        slices = self._store.slices(key)
+        slices: Sequence[EndpointSlice] = self._store.slices(key)
         service = service.with_defaults(self._defaults) if self._defaults else service
+        if self._is_cluster_dns(key) and self._store.dns_of_tenants:
+            # What a view leads away is not judged by the endpoints of this Service only with IPVS.
+            service = replace(service, data_path=DataPath.IPVS)
         tally = Tally(config.service_limit)
+        slices, foreign = self._store.tenants.own_endpoints(service, slices)
+        if foreign:
+            names = ", ".join(map(format_ip, foreign[:NAMED]))
+            tally.complaints.append(f"{len(foreign)} endpoints are pods of other tenants and get nothing: {names}")
         is_known = True
         if service.scheduler:
             service, complaint, is_known = self._schedulers.usable(service)
@@ -86,7 +105,7 @@ class Planning:
         wanted = plan_service(service, slices, node, config, tally, refusals, self._steps(key, service, slices))
         owner = Owner(service.created, key)
         self._quota.set(owner, tally.sizes)
-        wanted = self._within_quota(key, wanted, tally)
+        wanted = self._for_tenants(service, self._within_quota(key, wanted, tally))
         self._ledger.replace(owner, wanted, touched)
         reports.local(key, local_view(service, slices, wanted, node.name))
         reports.addresses(key, refusals)
@@ -113,6 +132,35 @@ class Planning:
         for key, service in self._store.services.items():
             if (service.scheduler or default) in schedulers:
                 yield key
+
+    def _for_tenants(self, service: Service, wanted: dict[FrontendKey, Frontend]) -> dict[FrontendKey, Frontend]:
+        """Return the frontends of a Service with what depends on the group of who connects."""
+        groups = self._store.tenants.admitted(service)
+        if groups is None:
+            return self._with_dns_of_tenants(wanted) if self._is_cluster_dns(service.key) else wanted
+        admission = GroupAdmission(groups, self._drops)
+        return {key: replace(frontend, admission=admission) for key, frontend in wanted.items()}
+
+    def _is_cluster_dns(self, key: str) -> bool:
+        return bool(self._store.tenants) and key == self._config.cluster_dns
+
+    def _with_dns_of_tenants(self, wanted: dict[FrontendKey, Frontend]) -> dict[FrontendKey, Frontend]:
+        """Return the frontends of the cluster's DNS with views that lead pods of tenants to their own."""
+        services, tenants = self._store.services, self._store.tenants
+        servers: dict[int, Service] = {}
+        for service in sorted(map(services.__getitem__, self._store.dns_of_tenants), key=_age):
+            group = tenants.group(tenants.tenant(service.namespace) or "")
+            if group not in (None, SHARED_GROUP):
+                servers.setdefault(group, service)
+        falls_back = self._config.tenant_dns_fallback
+        return with_views(wanted, servers, self._ledger.frontends, falls_back=falls_back)
+
+    def _plan_cluster_dns_again(self, keys: Collection[str]) -> None:
+        """Have the cluster's DNS planned when the DNS of a tenant has been, or is gone."""
+        own = self._store.dns_of_tenants
+        if not self._dns_of_tenants.isdisjoint(keys) or any(key in own for key in keys):
+            self._dns_of_tenants = set(own)
+            self._store.mark([self._config.cluster_dns])
 
     def _within_quota(
         self, key: str, wanted: dict[FrontendKey, Frontend], tally: Tally
@@ -182,3 +230,8 @@ class Planning:
             return self._quota.size(key)
         addresses, endpoints = len(self._node.facts.nodeport_addresses), self._store.count_endpoints(key)
         return min(largest_size(service, addresses, endpoints), self._config.service_limit or NO_LIMIT)
+
+
+def _age(service: Service) -> tuple[str, str]:
+    """The oldest of several Services counts, by creation time, then by name."""
+    return service.created, service.key

@@ -14,7 +14,7 @@ from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.backoff import Backoff
-from ipvsproxy.plan.stale import Stale, Sweep
+from ipvsproxy.plan.stale import GroupOf, Stale, Sweep, not_judged
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey
 from ipvsproxy.reconciler.part import Part
 
@@ -25,15 +25,25 @@ log = structlog.get_logger()
 
 
 class Sweeper(Part):
-    """Sweeps what changes have made stale. `waiting` has what failed: its changes are not all in the kernel."""
+    """Sweeps what changes have made stale. `waiting` has what failed: its changes are not all in the kernel.
 
-    def __init__(self, kernel: Kernel, waiting: Backoff, clock: Callable[[], float], report: Report) -> None:
+    `group_of` has the group that a source is in at the moment.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        waiting: Backoff,
+        clock: Callable[[], float],
+        report: Report,
+        group_of: GroupOf = not_judged,
+    ) -> None:
         super().__init__(clock)
         self._kernel = kernel
         self._waiting = waiting
         self._clock = clock
         self._report = report
-        self._stale = Stale()
+        self._stale = Stale(group_of)
         # Changed, and not all of it in the kernel yet; by address.
         self._changing: dict[bytes, set[FrontendKey]] = {}
         self._not_before = -math.inf
@@ -46,6 +56,10 @@ class Sweeper(Part):
     def note_new_vips(self, addresses: Iterable[bytes]) -> None:
         """Record addresses that have become local."""
         self._stale.note_new_vips(addresses)
+
+    def note_sources(self, addresses: Iterable[bytes]) -> None:
+        """Record addresses that have left a group of sources."""
+        self._stale.note_sources(addresses)
 
     def note(self, changed: Dirty, frontends: Mapping[FrontendKey, Frontend]) -> None:
         """Record what has just been changed; what is not yet in the kernel, or not all of it, has to wait."""

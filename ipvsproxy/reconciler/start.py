@@ -58,6 +58,7 @@ class Start(Part):
     def run(self, now: float) -> int:
         """Start; return the number of changes to the kernel. Raises KernelError, NftError."""
         wanted = self._wanted
+        wanted.join_groups(settled=True)
         self._kernel.adopt()
         self._listeners.run(now)
         self._schedulers.start(now)

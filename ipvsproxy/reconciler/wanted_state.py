@@ -18,10 +18,11 @@ from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import EndpointSlice, Node, Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved
-from ipvsproxy.plan.rules import balanced_by_rules, may_be_balanced_by_rules
+from ipvsproxy.plan.rules import audience_element, balanced_by_rules, may_be_balanced_by_rules
 from ipvsproxy.plan.safety import has_external_ips
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, ServerState, Vip
+from ipvsproxy.plan.tenants import Tenants
 from ipvsproxy.reconciler.node_state import API_SERVER, NodeState, log_missing
 from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.service_reports import ServiceReports
@@ -33,6 +34,7 @@ DNS_PORT = 53
 class WantedState:
     """The wanted state of the node and what it follows from.
 
+    `left_groups` are elements of addresses that have left a group, as long as the kernel may have them.
     `ask` asks for a look at the addresses of other nodes and returns its ticket (`plan.addresses.Neighbours`).
     """
 
@@ -44,11 +46,12 @@ class WantedState:
         clock: Callable[[], float] = time.monotonic,
         on_missing: Callable[[Missing], None] = log_missing,
     ) -> None:
-        self._store = Store(config.node_name, awaits_neighbours=ask is not None)
+        self._store = Store(config.node_name, awaits_neighbours=ask is not None, tenant_label=config.tenant_label)
         self._ask = ask
         self._ledger = Ledger(config.vip_mode)
         self._node = NodeState(config, report, self._store, on_missing)
         self._reports = ServiceReports(report, clock, self._store.services)
+        self.left_groups: set[ElementKey] = set()
         self._fixed: dict[ElementKey, Value] = {}
         self.schedulers = Schedulers(config.scheduler)
         self._planning = Planning(
@@ -56,6 +59,7 @@ class WantedState:
         )
         report.holders(self._ledger.holders)
         report.in_maintenance(self._ledger.in_maintenance)
+        report.tenants(self._store.tenants.names)
 
     # The objects, and what the node is.
 
@@ -175,6 +179,37 @@ class WantedState:
             store.all_dirty()
         before, self._fixed = self._fixed, self._node.elements()
         return self._ledger.set_fixed(self._fixed, before)
+
+    # Groups of sources.
+
+    @property
+    def tenants(self) -> Tenants:
+        """The tenants, and the groups of sources that they are."""
+        return self._store.tenants
+
+    def group_of(self, source: bytes) -> int | None:
+        """Return the group of a source, 0 for a local pod that is in none, None for what is no local pod.
+
+        None also for one that has to wait before it joins a group: it is judged then.
+        """
+        tenants, facts = self._store.tenants, self._node.facts
+        if not tenants.is_settled(source) or source in facts.link_addresses:
+            return None
+        if group := tenants.members.get(source):
+            return group
+        return 0 if any(source in cidr for cidr in facts.pod_cidrs) else None
+
+    def leave_groups(self) -> tuple[list[bytes], Dirty]:
+        """Take addresses out of groups that are not theirs any more; return them, and what that may change."""
+        addresses = self._store.tenants.leave()
+        slots = [audience_element(address) for address in addresses]
+        self.left_groups.update(slots)
+        return addresses, self._ledger.set_members({}, slots)
+
+    def join_groups(self, *, settled: bool) -> Dirty:
+        """Put addresses into their groups; some have to wait until all Services are `settled`."""
+        joining = self._store.tenants.join(settled=settled)
+        return self._ledger.set_members({audience_element(a): group for a, group in joining.items()})
 
     @property
     def needs_listeners(self) -> bool:

@@ -12,12 +12,16 @@ import msgspec
 from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.ruleset.schema import (
+    ADMITTED,
     ALLOWED,
+    AUDIENCES,
+    BY_AUDIENCE,
     FRONTENDS,
     GROUP_VIEWS,
     INTERNAL_VIEWS,
     LOCAL,
     RANGED,
+    RESTRICTED,
     SERVED,
     VIPS,
     SetSchema,
@@ -57,6 +61,8 @@ class Masquerade(StrEnum):
 
 BY_GROUP = "goto group_view"
 """The verdict of a frontend that has views for groups of sources."""
+ADMIT_OR_REFUSE, ADMIT_OR_DROP = "goto admit_or_refuse", "goto admit_or_drop"
+"""The verdict of a frontend to which only some groups of local pods may connect, by what becomes of others."""
 
 
 class Interval(NamedTuple):
@@ -94,10 +100,15 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
         return owner if isinstance(owner, FrontendKey) else None
 
     @property
+    def is_member(self) -> bool:
+        """Whether this says which group a source address is in."""
+        return self.set in AUDIENCES.values()
+
+    @property
     def restricted_frontend(self) -> "ElementKey | None":
-        """The verdict of the frontend that an element of the source ranges restricts, None for other elements."""
+        """The verdict of the frontend to which an element lets only some clients connect, None for others."""
         number = self.set.family
-        if number and self.set in (RANGED[number], ALLOWED[number]):
+        if number and self.set in RESTRICTING[number]:
             return ElementKey(FRONTENDS[number], self.owner)
         return None
 
@@ -117,6 +128,10 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
         return (verdict, internal) if self.set in (verdict.set, internal.set) else ()
 
 
+RESTRICTING = {
+    number: {kind[number] for kind in (RANGED, ALLOWED, BY_AUDIENCE, RESTRICTED, ADMITTED)} for number in (4, 6)
+}
+"""The sets that let only some clients connect to a frontend, by family."""
 Element = tuple[ElementKey, Value]
 
 

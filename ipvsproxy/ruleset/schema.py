@@ -38,6 +38,8 @@ class Field(Enum):
 
 LOCAL = 0
 """The audience of local pods and the node. Others are groups of source addresses, whose numbers AUDIENCES has."""
+SHARED_GROUP = 1
+"""The group of sources that may connect to everything; nft/rulesets/by_source.nft names it."""
 LARGEST_GROUP = 4095
 """Times 16 it is the largest `meta priority` that no queueing discipline takes for one of its classes."""
 
@@ -133,6 +135,9 @@ AUDIENCES: ByFamily = {
 """The groups of source addresses, by number."""
 BY_AUDIENCE = _frontends("by_audience", verdict=True, part=BY_SOURCE)
 """Frontends at which the group of the source matters."""
+RESTRICTED = _frontends("restricted", part=BY_SOURCE)
+"""Frontends to which only some groups of local pods may connect; which groups is in ADMITTED."""
+ADMITTED = _frontends("admitted", group=True, part=BY_SOURCE)
 GROUP_VIEWS = _frontends("group_views", redirect=True, group=True, part=BY_SOURCE)
 """From a frontend and a group to the virtual server of its view for that group."""
 VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
@@ -155,7 +160,7 @@ SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), fam
 def _all() -> Iterator[SetSchema]:
     addresses = (VIPS, SERVED, HAIRPIN)
     frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, SHORT_FRONTENDS, SHORT_ENDPOINTS, RANGED, ALLOWED)
-    views = (INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, GROUP_VIEWS, VIEW_SERVERS)
+    views = (INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)
     for both in (POD_CIDRS, *addresses, *frontends, *views):
         yield from both.values()
     yield from (POD_INTERFACES, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)

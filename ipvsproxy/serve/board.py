@@ -41,6 +41,7 @@ class Board(Report):
         self._triggers: list[float] = []
         self._traffic: Traffic | None = None
         self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
+        self._read_tenants: Callable[[], Mapping[int, str]] = dict
         self._read_maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]] = dict
 
     def show_traffic(self, traffic: Traffic) -> None:
@@ -57,6 +58,13 @@ class Board(Report):
     def in_maintenance(self, read: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]]) -> None:
         """Keep the question for the page that asks it."""
         self._read_maintenance = read
+
+    def tenants(self, read: Callable[[], Mapping[int, str]]) -> None:
+        """Keep the question for the page that asks it."""
+        self._read_tenants = read
+
+    def _tenants(self) -> Mapping[int, str]:
+        return self._read_tenants()
 
     def _maintenance(self) -> Mapping[FrontendKey, AbstractSet[Destination]]:
         return self._read_maintenance()
@@ -163,5 +171,5 @@ class Board(Report):
         """Return the metrics server with the pages of a book."""
         book.add("/metrics", pages.metrics(self.metrics.exposition))
         book.add("/metrics/slis", pages.slis)
-        book.add("/frontends", pages.frontends(self._holders, self._maintenance))
+        book.add("/frontends", pages.frontends(self._holders, self._maintenance, self._tenants))
         return Listener("metrics", address, book.respond)

@@ -82,13 +82,16 @@ def configz(document: Mapping[str, Any], ours: Mapping[str, Any]) -> Respond:
 def frontends(
     holders: Callable[[], Mapping[FrontendKey, str]],
     maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]],
+    tenants: Callable[[], Mapping[int, str]] = dict,
 ) -> Respond:
-    """Answer with what the kernel does not know: the Service of each frontend, and why endpoints have weight 0."""
+    """Answer with what the kernel does not know: Services of frontends, why endpoints have weight 0, tenants."""
 
     def respond(_: Request) -> HttpAnswer:
         known = {str(key): service for key, service in holders().items()}
         wanted = {str(key): sorted(map(str, found)) for key, found in maintenance().items()}
         page = {"version": 1, "kind": "Frontends", "frontends": known, "maintenance": wanted}
+        if named := tenants():
+            page["tenants"] = {str(group): name for group, name in sorted(named.items())}
         return HttpAnswer(200, json.dumps(page).encode(), JSON)
 
     return respond

@@ -26,6 +26,8 @@ PATHS = {
     "/api/v1/services": ("Service", "v1"),
     "/apis/discovery.k8s.io/v1/endpointslices": ("EndpointSlice", "discovery.k8s.io/v1"),
     "/api/v1/nodes": ("Node", "v1"),
+    "/api/v1/namespaces": ("Namespace", "v1"),
+    "/api/v1/pods": ("Pod", "v1"),
     "/apis/networking.k8s.io/v1/servicecidrs": ("ServiceCIDR", "networking.k8s.io/v1"),  # read by kube-proxy
 }
 EVENTS = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([^/]+)/events(?:/([^/]+))?")
@@ -573,3 +575,9 @@ def node(name="node1", address="192.0.2.1"):
         "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]},
         "status": {"addresses": [{"type": "InternalIP", "address": address}]},
     }
+
+
+def named(kind, name, namespace=None, labels=None, **parts):
+    """Make an object of the group "" with a name, and further parts by their names."""
+    metadata = {"name": name, "labels": labels or {}} | ({"namespace": namespace} if namespace else {})
+    return {"kind": kind, "apiVersion": "v1", "metadata": metadata, **parts}

@@ -34,6 +34,7 @@ def page():
     board = Board(30.0, lambda _: None)
     board.holders(lambda: {WEB: "default/web"})
     board.in_maintenance(lambda: {WEB: {destination("10.244.1.1:8080")}})
+    board.tenants(lambda: {2: "blue"})
     respond = board.metrics_listener(Address(LOOPBACK, 0), Pages()).respond
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -59,6 +60,7 @@ def test_a_running_proxy_is_asked(page):
     assert known.of(WEB) == "default/web"
     assert known.of(key("10.96.0.10:81")) == ""
     assert known.in_maintenance(WEB) == ["10.244.1.1:8080"]
+    assert [known.tenant(group) for group in (1, 2, 3)] == ["no tenant", "blue", "group 3"]
 
 
 def test_a_proxy_that_does_not_run_costs_only_the_names():

@@ -292,3 +292,11 @@ def test_the_notes_say_what_does_not_work_as_it_is() -> None:
         assert heading not in full
     assert "METRICS are served on [::]:9249 of each node, without credentials" in full
     assert "leaves the Services in the nodes' kernels" in notes(VARIANTS["least"])
+
+
+def test_tenants_come_with_their_further_rights_as_the_manifests_have_them() -> None:
+    values = {**API_SERVER, "extraConfig": {"tenantLabel": "ipvsproxy.io/tenant"}}
+    made = [item for item in render(values) if item["metadata"]["name"] == "ipvsproxy-tenants"]
+    assert [item["kind"] for item in made] == ["ClusterRole", "ClusterRoleBinding"]
+    assert made == list(yaml.safe_load_all((CHART.parents[1] / "kustomize/tenants/rbac.yaml").read_text()))
+    assert not [item for item in render(API_SERVER) if item["metadata"]["name"] == "ipvsproxy-tenants"]

@@ -6,6 +6,7 @@ The same flows are explained from a real kernel, and compared with the wire, by 
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands.objects import desired
@@ -15,9 +16,17 @@ from ipvsproxy.config.settle import settle
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.walk import PacketOutcome, Sender, explain, packet
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.plan.state import PERSISTENT, Destination, FrontendKey, ServerAttributes
-from ipvsproxy.ruleset.elements import ElementKey
-from ipvsproxy.ruleset.schema import AUDIENCES
+from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.state import (
+    PERSISTENT,
+    Destination,
+    Frontend,
+    FrontendKey,
+    GroupAdmission,
+    ServerAttributes,
+)
+from ipvsproxy.ruleset.elements import ElementKey, PacketVerdict
+from ipvsproxy.ruleset.schema import AUDIENCES, SHARED_GROUP
 from tests.conformance import objects as flow_objects
 from tests.conformance import places as flow_places
 from tests.conformance import scenario_file
@@ -217,6 +226,28 @@ def test_a_group_of_sources_is_led_to_the_server_of_its_view():
     assert elements_of(said)[1:3] == ["audiences4", "group_views4"]
     assert ask(state, balancer, parse_ip("10.244.1.77")).server.key == key("10.96.0.10:80")
     assert ask(state, balancer).server.key == key("10.96.0.10:80")
+
+
+@pytest.mark.parametrize(("drops", "outcome"), [(False, PacketOutcome.REFUSED), (True, PacketOutcome.DROPPED)])
+def test_pods_of_another_tenant_are_told_so(drops, outcome):
+    state = node_with(service(), slice_of("web", "10.244.1.1"))
+    admitted = GroupAdmission((2,), drops=drops)
+    state.elements |= elements(replace(node_frontend(state), admission=admitted)).own
+    members = {"10.244.1.50": 2, "10.244.1.51": 3, "10.244.1.52": SHARED_GROUP}
+    state.elements |= {ElementKey(AUDIENCES[4], parse_ip(address)): group for address, group in members.items()}
+    pods = {address: ask(state, WEB, parse_ip(address), link="pods0") for address in (*members, "10.244.1.53")}
+    assert [said.outcome for said in pods.values()] == [
+        PacketOutcome.ACCEPTED, outcome, PacketOutcome.ACCEPTED, PacketOutcome.DROPPED,
+    ]  # fmt: skip
+    assert "another tenant's" in pods["10.244.1.51"].reason
+    assert "whose tenant is known" in pods["10.244.1.53"].reason
+    assert ask(state, WEB, CLIENT).outcome is PacketOutcome.ACCEPTED
+    assert ask(state, WEB).outcome is PacketOutcome.ACCEPTED
+
+
+def node_frontend(state):
+    """The frontend WEB as a value, whatever its destinations."""
+    return Frontend(WEB, state.attributes[WEB], {}, PacketVerdict.ACCEPT)
 
 
 def test_a_node_process_that_leaves_with_a_vip_is_masqueraded_without_a_detector():

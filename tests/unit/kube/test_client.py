@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.timer import ExponentialWait
-from ipvsproxy.exchange.inbox import ApiServers, Inbox, Kind, Listed, Removed, SourceFailed
+from ipvsproxy.exchange.inbox import ALWAYS, ApiServers, Inbox, Kind, Listed, Removed, SourceFailed, kinds
 from ipvsproxy.kube import answer_head, connection, kubeconfig
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube.api import RequestFailed, TooLarge
@@ -29,7 +29,7 @@ from ipvsproxy.kube.client import ApiSource, Client, ClientLimits
 from ipvsproxy.kube.kubeconfig import KubeconfigError, TokenFile
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.plan.addresses import OtherNodeAddresses
-from tests.support.apiserver import ApiServer, Fault, endpoint_slice, node, service
+from tests.support.apiserver import ApiServer, Fault, endpoint_slice, named, node, service
 
 FAST = Pace(wait=ExponentialWait(0.01, 0.05))
 SHORT = ClientLimits(connect=2, read=0.3, slack=0.3)
@@ -52,8 +52,8 @@ class View:
 
     def __init__(self, source):
         self.inbox, self.source = Inbox(), source
-        self.objects = {kind: {} for kind in Kind}
-        self.lists = dict.fromkeys(Kind, 0)
+        self.objects = {kind: {} for kind in source.kinds}
+        self.lists = dict.fromkeys(source.kinds, 0)
         self.failed = ""
         self.servers = ()
         source.start(self.inbox)
@@ -92,9 +92,9 @@ class View:
 def _follow(tmp_path):
     views = []
 
-    def start(server, *, pace=FAST, limits=None, path=None, master=""):
+    def start(server, *, pace=FAST, limits=None, path=None, master="", kinds=ALWAYS):
         path = path or server.write_kubeconfig(tmp_path / "kubeconfig")
-        views.append(View(ApiSource(path, master, "node1", limits, pace)))
+        views.append(View(ApiSource(path, master, "node1", limits, pace, kinds=kinds)))
         return views[-1]
 
     yield start
@@ -146,6 +146,18 @@ def test_nothing_is_compressed_where_the_kubeconfig_forbids_it(server, follow, t
     path = server.write_kubeconfig(tmp_path / "k", cluster={"disable-compression": True})
     follow(server, path=path).wait_for_lists()
     assert {request.headers["Accept-Encoding"] for request in server.requests} == {"identity"}
+
+
+def test_namespaces_and_the_pods_of_this_node_where_there_are_tenants(server, follow):
+    server.put(named("Namespace", "blue", labels={"a": "b"}))
+    server.put(named("Pod", "here", "blue", spec={"nodeName": "node1"}, status={"podIPs": [{"ip": "10.244.1.7"}]}))
+    server.put(
+        named("Pod", "there", "blue", spec={"nodeName": "node2"}, status={"podIPs": [{"ip": "10.244.2.7"}]})
+    )
+    view = follow(server, kinds=kinds(tenants=True))
+    view.wait_for_lists()
+    assert view.objects[Kind.NAMESPACE]["blue"].labels == {"a": "b"}
+    assert set(view.objects[Kind.POD]) == {"blue/here"}
 
 
 def test_changes_arrive(server, follow):

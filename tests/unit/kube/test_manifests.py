@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base import directory_watch, messages
 from ipvsproxy.base.address import format_ip
-from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, SourceFailed
+from ipvsproxy.exchange.inbox import Inbox, Kind, Listed, SourceFailed, kinds
 from ipvsproxy.kube import manifest_file, manifests
 from ipvsproxy.kube.manifests import Folder, ManifestSource
 from tests.support.apiserver import endpoint_slice, node, service
@@ -586,3 +586,15 @@ def test_changes_in_folders_within_are_seen(tmp_path, watch):
     (tmp_path / "test").mkdir()
     write(tmp_path / "test" / "c.yaml", service("c"))
     found.wait_for("b", "c")
+
+
+def test_namespaces_and_pods_are_read_where_there_are_tenants(tmp_path):
+    tenant = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "blue", "labels": {"a": "b"}}}
+    pod = {
+        "kind": "Pod", "apiVersion": "v1", "metadata": {"name": "one", "namespace": "blue"},
+        "spec": {"nodeName": "node1"}, "status": {"podIP": "10.244.1.7"},
+    }  # fmt: skip
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump_all([tenant, pod]))
+    found = {event.kind: event.objects for event in Folder(tmp_path, kinds(tenants=True)).load()}
+    assert (set(found[Kind.NAMESPACE]), set(found[Kind.POD])) == ({"blue"}, {"blue/one"})
+    assert {event.kind for event in Folder(tmp_path).load()} == {Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE}

@@ -9,7 +9,6 @@ import threading
 import pytest
 import yaml
 
-from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube import saved
 from ipvsproxy.kube.objects import Unavailable
 from ipvsproxy.kube.saved import read_folder, read_saved
@@ -37,7 +36,7 @@ def read(*names):
 
 
 def keys(found):
-    return {str(kind): sorted(found.of(kind)) for kind in Kind}
+    return {str(kind): sorted(found.of(kind)) for kind in found.kinds}
 
 
 EVERYTHING = {"Service": ["default/web"], "EndpointSlice": ["default/web-abc"], "Node": ["node1"]}

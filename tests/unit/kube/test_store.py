@@ -1,10 +1,12 @@
 """What the store says is dirty, and which slices a Service has."""
 
 import pytest
+from msgspec.structs import replace
 
+from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube.store import Store
-from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.model import Namespace, Node, Pod
 from tests.support.build import service, slice_of
 
 
@@ -77,3 +79,47 @@ def test_other_nodes_are_known_by_name_and_change_nothing(store):
     assert set(store.other_nodes) == {"node2", "node3"}
     assert store.apply(Listed(Kind.NODE, {"node3": Node("node3"), "node1": Node("node1")}))
     assert (set(store.other_nodes), store.node) == ({"node3"}, Node("node1"))
+
+
+def test_a_namespace_that_changes_its_tenant_is_news_for_its_services_and_those_shared_with_it():
+    store = Store("node1", tenant_label="tenant")
+    for name, shares in (("web", ()), ("other", ("blue",)), ("last", ("green",))):
+        made = replace(service(name), namespace="x" if shares else "a", share_with=shares)
+        store.apply(Changed(Kind.SERVICE, made.key, made))
+    store.take_dirty()
+    assert store.apply(Changed(Kind.NAMESPACE, "a", Namespace("a", {"tenant": "blue", "b": "c"})))
+    assert set(store.take_dirty()) == {"a/web", "x/other"}
+    assert not store.apply(Changed(Kind.NAMESPACE, "a", Namespace("a", {"tenant": "blue"})))
+    assert store.apply(Removed(Kind.NAMESPACE, "a"))
+    assert store.take_dirty() == ["a/web"]
+
+
+def test_a_pod_is_news_for_the_services_whose_slices_name_its_address():
+    store = Store("node1", tenant_label="tenant")
+    put(store, "web", "10.244.1.1", name="a")
+    put(store, "other", "10.244.1.2", name="b")
+    store.apply(Changed(Kind.NAMESPACE, "x", Namespace("x", {"tenant": "blue"})))
+    store.take_dirty()
+    pod = Pod("x", "one", "node1", (parse_ip("10.244.1.1"),))
+    store.apply(Changed(Kind.POD, pod.key, pod))
+    assert store.take_dirty() == ["default/web"]
+    store.apply(Changed(Kind.NAMESPACE, "x", Namespace("x", {"tenant": "green"})))
+    assert store.take_dirty() == ["default/web"]
+    put(store, "web", "10.244.1.3", name="a")
+    store.take_dirty()
+    store.apply(Removed(Kind.POD, pod.key))
+    assert store.take_dirty() == []
+
+
+def test_without_tenants_namespaces_and_pods_are_not_waited_for_and_change_nothing():
+    plain, tenants = Store("node1"), Store("node1", tenant_label="tenant")
+    for store in (plain, tenants):
+        for kind in (Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE):
+            store.apply(Listed(kind, {}))
+    assert (plain.synced, tenants.synced) == (True, False)
+    pod = Pod("a", "one", "node1", (parse_ip("10.244.1.1"),))
+    for store in (plain, tenants):
+        store.apply(Listed(Kind.NAMESPACE, {"a": Namespace("a", {"tenant": "blue"})}))
+        assert store.apply(Listed(Kind.POD, {pod.key: pod})) == (store is tenants)
+        assert store.synced
+    assert not plain.tenants.pods

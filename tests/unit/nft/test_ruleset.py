@@ -21,6 +21,10 @@ BASES = {
     "prerouting": ("nat", "prerouting", range(CONNTRACK + 1, NAT)),
     # Before prerouting: the view for a group of sources comes before that for all local pods.
     "by_source": ("nat", "prerouting", range(CONNTRACK + 1, -110)),
+    # As "leaving", for first packets only.
+    "to_group": ("nat", "postrouting", range(POSTROUTING)),
+    # Before IPVS.
+    "untracked_by_source": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     "output_nat": ("nat", "output", range(CONNTRACK + 1, NAT)),
     "postrouting": ("nat", "postrouting", range(POSTROUTING, POSTROUTING + 1)),
     # What IPVS has not taken: the kernel runs nat chains of this hook at 100.
@@ -161,12 +165,15 @@ def test_sets_are_declared_in_a_form_that_older_libraries_read(name):
 def test_no_chain_is_left_out_and_none_leads_nowhere():
     led_to = words(r"(?:goto|jump) (\w+)", CHAINS)
     # Named by elements of the verdict maps.
-    by_elements = {"own", "endpoints_1", "refuse", "inside_only", "group_view"}
+    by_elements = {"own", "endpoints_1", "refuse", "inside_only", "group_view", "admit_or_refuse", "admit_or_drop"}
     by_elements |= {"masquerade_always", "masquerade_unless_local_pod"}
     assert led_to | by_elements == CHAINS.keys() - BASES.keys()
-    assert not led_to & by_elements - {"own", "refuse", "masquerade_always"}
+    assert not led_to & by_elements - {"own", "refuse", "masquerade_always", "admit_or_drop"}
+    core = chains("ipvsproxy.nft").keys()
     for found in PART_CHAINS.values():
-        assert words(r"(?:goto|jump) (\w+)", found) == found.keys() - BASES.keys() - by_elements
+        assert (
+            words(r"(?:goto|jump) (\w+)", found) - core - by_elements == found.keys() - BASES.keys() - by_elements
+        )
 
 
 def test_the_short_path_has_a_chain_for_each_number_of_endpoints():

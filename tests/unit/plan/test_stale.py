@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.config import DataPath
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.stale import GONE, Stale, Sweep, SweepRule
+from ipvsproxy.plan.state import GroupAdmission
 from tests.support.build import config, destination, endpoint, key, node, service, slice_of
 
 DNS = key("10.96.0.10:53/UDP")
@@ -207,3 +209,55 @@ def test_the_labelled_entries_of_upstream(entry):
     rule = known.get(name)
     reply = destination(f"{entry['reply_src']}:{entry['reply_sport']}")
     assert (rule is not None and rule.forbids(parse_ip("10.0.0.9"), reply)) is entry["deleted"]
+
+
+WEB = "10.96.0.10:53/TCP"
+POD, OTHER, NEW, CLIENT = map(parse_ip, ("10.244.1.50", "10.244.1.51", "10.244.1.52", "192.0.2.100"))
+GROUPS = {POD: 2, OTHER: 3, NEW: 0}
+
+
+def restricted(*groups):
+    admission = GroupAdmission(groups)
+    return {name: replace(f, admission=admission) for name, f in plan(ONE, protocol="TCP").items()}
+
+
+def cut(sweeps, *sources):
+    """Which of some sources lose a connection to the Service."""
+    told = (sweep for sweep in sweeps if sweep.protocol in (0, 6))
+    judged = [(sweep, source) for sweep in told for source in sources]
+    return {s for sweep, s in judged if sweep.forbids(key(WEB), s, destination(f"{ONE}:5353"), replied=True)}
+
+
+def test_local_pods_that_may_not_connect_any_more_are_cut_and_others_are_not():
+    stale = Stale(GROUPS.get)
+    for frontends, expected in (
+        (plan(ONE, protocol="TCP"), set()),
+        (restricted(2, 3), {NEW}),
+        (restricted(2), {OTHER, NEW}),
+        (restricted(2, 4), set()),
+        (plan(ONE, protocol="TCP"), set()),
+    ):
+        stale.note(frontends.keys(), frontends)
+        sweeps = stale.sweeps()
+        assert cut(sweeps, POD, OTHER, NEW, CLIENT) == expected
+        for sweep in sweeps:
+            stale.done(sweep)
+    assert not stale
+
+
+def test_a_source_that_has_left_its_group_is_judged_by_the_one_it_is_in():
+    groups = dict(GROUPS)
+    stale = Stale(groups.get)
+    stale.note_sources([POD])
+    assert not stale  # nothing is restricted
+    frontends = restricted(2)
+    stale.note(frontends.keys(), frontends)
+    for sweep in stale.sweeps():
+        stale.done(sweep)
+    for group, expected in ((3, {POD}), (0, {POD}), (2, set()), (1, set())):
+        groups[POD] = group
+        stale.note_sources([POD])
+        (sweep,) = stale.sweeps()
+        assert (sweep.address, sweep.sources, cut([sweep], POD, OTHER)) == (None, {POD}, expected)
+        stale.done(sweep)
+    assert not stale

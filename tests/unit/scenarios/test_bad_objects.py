@@ -23,6 +23,12 @@ EXAMPLES = int(os.environ.get("OBJECTS", "60"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 SERVICE = hostile.service("web", "10.96.0.10")
 SLICE = hostile.endpoint_slice("web-1", "web", "10.244.1.5", "10.244.2.5")
+NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "blue", "labels": {"tenant": "blue"}}}
+POD = {
+    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "blue"},
+    "spec": {"nodeName": "node1", "hostNetwork": False},
+    "status": {"phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]},
+}  # fmt: skip
 LINE = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ \w+\.py:\d+\] .*")
 
 
@@ -36,7 +42,8 @@ def line(entry):
 @many
 @given(data=st.data())
 def test_the_decoder_refuses_or_understands(kind, data):
-    tree = {Kind.SERVICE: SERVICE, Kind.ENDPOINT_SLICE: SLICE, Kind.NODE: hostile.node()}[kind]
+    trees = {Kind.SERVICE: SERVICE, Kind.ENDPOINT_SLICE: SLICE, Kind.NODE: hostile.node()}
+    tree = (trees | {Kind.NAMESPACE: NAMESPACE, Kind.POD: POD})[kind]
     bad = data.draw(hostile.mutated(tree))
     for decode, form in ((decode_mapping, bad), (decode_json, json.dumps(bad).encode())):
         try:

@@ -14,7 +14,7 @@ import pytest
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.base.errors import Fatal
 from ipvsproxy.base.timer import ExponentialWait
-from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
+from ipvsproxy.exchange.inbox import ALWAYS, Inbox, SourceFailed
 from ipvsproxy.kube.client import ApiSource, ClientLimits
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.process.assembly import make_loop
@@ -224,7 +224,7 @@ def test_what_was_deleted_during_an_absence_is_gone_afterwards(server, tmp_path)
         until(lambda: DOOMED not in here.ipvs.table)
         assert WEB in here.ipvs.table
         until(lambda: here.writes == before + 2)
-    assert {request.kind for request in server.requests} == set(Kind)
+    assert {request.kind for request in server.requests} == set(ALWAYS)
 
 
 def test_no_service_gets_the_address_of_an_api_server_that_is_known_by_name(server, tmp_path, monkeypatch):

@@ -1,0 +1,231 @@
+"""Which tenant a namespace belongs to, which group of sources an address is in, and who may connect to a Service.
+
+A tenant is the value of a label of Namespaces. Each tenant is a group of sources of its own (`ruleset.schema`),
+whose members are the addresses of its pods on this node. Pods of namespaces without the label are in the group
+SHARED_GROUP, which may connect to everything; Services there are open to all. Where something is not known, the
+safe side is taken: a namespace that has not been read shares nothing, and an address that is not known for certain
+(no namespace yet, two pods that claim it) is in no group.
+
+A pod that changes its group leaves the old one at once, and joins the new one when all Services that depend on the
+change have been programmed: no moment has some of the old and some of the new. Deterministic: no I/O, no clock.
+"""
+
+from collections.abc import Collection, Container, Iterable, Sequence
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from ipvsproxy.plan.model import EndpointSlice, Namespace, Pod, Service
+from ipvsproxy.ruleset.schema import LARGEST_GROUP, SHARED_GROUP
+
+SHARED = ""
+"""The tenant of namespaces that have none."""
+EVERY_TENANT = "*"
+
+Name = TypeVar("Name")
+
+
+class Tenants:
+    """Namespaces, pods of this node, and the groups that follow. `label` is empty where there are no tenants."""
+
+    def __init__(self, label: str, node_name: str) -> None:
+        self.label = label
+        self.members: dict[bytes, int] = {}
+        self._node_name = node_name
+        self._tenants: dict[str, str] = {}
+        self._groups: dict[str, int] = {}
+        self._pods: dict[str, Pod] = {}
+        self._pods_at: dict[bytes, dict[str, None]] = {}
+        self._pods_in: dict[str, dict[str, None]] = {}
+        # Namespaces whose Services are not all programmed since they changed their tenant.
+        self._moving: set[str] = set()
+        self._unsettled: dict[bytes, None] = {}
+        self._delayed: set[bytes] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.label)
+
+    # What there is.
+
+    def tenant(self, namespace: str) -> str | None:
+        """Return the tenant of a namespace, SHARED for none, None where the namespace is not known."""
+        return self._tenants.get(namespace)
+
+    def group(self, tenant: str) -> int | None:
+        """Return the group of a tenant, None where no namespace has it."""
+        return SHARED_GROUP if tenant == SHARED else self._groups.get(tenant)
+
+    def names(self) -> dict[int, str]:
+        """Return the tenants by their groups; for any thread, since copying a dictionary is one operation."""
+        return {group: name for name, group in self._groups.copy().items()}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more tenants than groups; pods of the others are in none."""
+        return len(self._groups) >= LARGEST_GROUP - SHARED_GROUP
+
+    def admitted(self, service: Service) -> tuple[int, ...] | None:
+        """Return the groups that may connect to a Service beside SHARED_GROUP, None if everybody may."""
+        if not self.label:
+            return None
+        owner = self.tenant(service.namespace)
+        if owner == SHARED or service.share_with == (EVERY_TENANT,):
+            return None
+        names = (owner, *service.share_with) if owner is not None else ()
+        return tuple(sorted({group for name in names if name and (group := self._groups.get(name))}))
+
+    def tenant_at(self, address: bytes) -> str | None:
+        """Return the tenant of the pod of this node that has an address, None where it is not known."""
+        found = {self.tenant(self._pods[key].namespace) for key in self._pods_at.get(address, ())}
+        return found.pop() if len(found) == 1 else None
+
+    def own_endpoints(
+        self, service: Service, slices: Sequence[EndpointSlice]
+    ) -> tuple[Sequence[EndpointSlice], list[bytes]]:
+        """Return the slices of a Service without pods of this node that are another tenant's, and their addresses.
+
+        What a shared namespace's slices name is its matter. Of pods on other nodes nothing is known.
+        """
+        owner = self.tenant(service.namespace)
+        if not self.label or not owner:
+            return slices, []
+        foreign = {
+            end.address
+            for piece in slices
+            for end in piece.endpoints
+            if end.address in self._pods_at and self.tenant_at(end.address) not in (None, SHARED, owner)
+        }
+        if not foreign:
+            return slices, []
+        return [_without(piece, foreign) for piece in slices], sorted(foreign)
+
+    # What changes.
+
+    @property
+    def namespaces(self) -> Collection[str]:
+        """The names of all namespaces that are known."""
+        return self._tenants.keys()
+
+    @property
+    def pods(self) -> Collection[str]:
+        """`namespace/name` of all pods of this node."""
+        return self._pods.keys()
+
+    def set_namespace(self, name: str, namespace: Namespace | None) -> tuple[str, ...] | None:
+        """Take a Namespace over (None: it is gone); return the tenants that have got a group by that.
+
+        None where the tenant of the namespace is the same as before.
+        """
+        old = self._tenants.pop(name, None)
+        if namespace is not None:
+            self._tenants[name] = namespace.labels.get(self.label, SHARED)
+        new = self._tenants.get(name)
+        if new == old:
+            return None
+        self._moving.add(name)
+        for key in self._pods_in.get(name, ()):
+            self._unsettled.update(dict.fromkeys(self._pods[key].addresses))
+        if new and new not in self._groups and not self.is_full:
+            self._groups[new] = len(self._groups) + SHARED_GROUP + 1
+            return (new,)
+        return ()
+
+    def addresses_in(self, namespace: str) -> set[bytes]:
+        """Return the addresses of all pods of this node in a namespace."""
+        return {a for key in self._pods_in.get(namespace, ()) for a in self._pods[key].addresses}
+
+    def set_pod(self, key: str, pod: Pod | None) -> set[bytes]:
+        """Take a pod over (None: it is gone); return the addresses that this is about, none for others' pods."""
+        if pod is not None and pod.node != self._node_name:
+            pod = None
+        old = self._pods.get(key)
+        if pod == old:
+            return set()
+        if old is not None:
+            self._forget(key, old)
+        if pod is not None:
+            self._pods[key] = pod
+            self._pods_in.setdefault(pod.namespace, {})[key] = None
+            for address in pod.addresses:
+                self._pods_at.setdefault(address, {})[key] = None
+                self._unsettled[address] = None
+        return {address for found in (old, pod) if found for address in found.addresses}
+
+    def _forget(self, key: str, pod: Pod) -> None:
+        del self._pods[key]
+        _discard(self._pods_in, pod.namespace, key)
+        for address in pod.addresses:
+            _discard(self._pods_at, address, key)
+        self._unsettled.update(dict.fromkeys(pod.addresses))
+
+    # What follows for the groups.
+
+    @property
+    def has_leaving(self) -> bool:
+        """Whether an address has to leave its group."""
+        return any(self.members.get(a, 0) not in (0, self._group_of(a)) for a in self._unsettled)
+
+    def leave(self) -> list[bytes]:
+        """Take addresses out of groups that are not theirs any more, and return them."""
+        leaving = [a for a in self._unsettled if self.members.get(a, 0) not in (0, self._group_of(a))]
+        for address in leaving:
+            del self.members[address]
+        return leaving
+
+    def can_join(self, *, settled: bool) -> bool:
+        """Whether `join` has something to do."""
+        return any(settled or not self._is_moving(address) for address in self._unsettled)
+
+    def take_delayed(self) -> set[bytes]:
+        """Return the addresses that had to wait before they joined a group, since the last call."""
+        delayed, self._delayed = self._delayed, set()
+        return delayed
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether all addresses are in the groups where they belong."""
+        return not self._unsettled
+
+    def is_settled(self, address: bytes) -> bool:
+        """Whether an address is in the group where it belongs, or in none."""
+        return address not in self._unsettled
+
+    def join(self, *, settled: bool) -> dict[bytes, int]:
+        """Put addresses into their groups and return them; to be called after `leave`.
+
+        Those of namespaces that have changed their tenant have to wait until all Services are `settled`.
+        """
+        if settled:
+            self._delayed.update(filter(self._is_moving, self._unsettled))
+            self._moving.clear()
+        joining = {}
+        for address in list(self._unsettled):
+            if self._is_moving(address):
+                continue
+            del self._unsettled[address]
+            group = self._group_of(address)
+            if group and address not in self.members:
+                joining[address] = group
+        self.members |= joining
+        return joining
+
+    def _is_moving(self, address: bytes) -> bool:
+        keys: Iterable[str] = self._pods_at.get(address, ()) if self._moving else ()
+        return any(self._pods[key].namespace in self._moving for key in keys)
+
+    def _group_of(self, address: bytes) -> int:
+        """Return the group that an address should be in, 0 for none."""
+        tenant = self.tenant_at(address)
+        return 0 if tenant is None else self.group(tenant) or 0
+
+
+def _without(piece: EndpointSlice, addresses: Container[bytes]) -> EndpointSlice:
+    return replace(piece, endpoints=tuple(end for end in piece.endpoints if end.address not in addresses))
+
+
+def _discard(index: dict[Name, dict[str, None]], name: Name, key: str) -> None:
+    """Take a key out of an index, which keeps no empty entries."""
+    found = index[name]
+    del found[key]
+    if not found:
+        del index[name]

@@ -1,0 +1,91 @@
+"""The parts that have pods leave and join the groups of sources of their tenants.
+
+Leaving comes before Services are planned, joining when all that have changed are in the kernel (`plan.tenants`).
+What an address had open under its old group, and what its new one may not have, is cut.
+"""
+
+import math
+from collections.abc import Callable
+
+import structlog
+
+from ipvsproxy.base import messages
+from ipvsproxy.plan.rules import audience_element
+from ipvsproxy.reconciler.apply import Applier
+from ipvsproxy.reconciler.part import Part
+from ipvsproxy.reconciler.stale_connections import Sweeper
+from ipvsproxy.reconciler.wanted_state import WantedState
+
+log = structlog.get_logger()
+
+
+class Leaving(Part):
+    """Takes addresses out of the groups that are not theirs any more; `gone` are those that have left."""
+
+    def __init__(self, wanted: WantedState, applier: Applier, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.gone: set[bytes] = set()
+        self._wanted = wanted
+        self._applier = applier
+
+    @property
+    def next_due(self) -> float:
+        """At once while an address is in a wrong group."""
+        return -math.inf if self._wanted.tenants.has_leaving else math.inf
+
+    def run(self, now: float) -> int:  # noqa: ARG002 - at any time
+        """Take them out."""
+        addresses, touched = self._wanted.leave_groups()
+        self.gone.update(addresses)
+        self._applier.add(touched)
+        return 0
+
+
+class Joining(Part):
+    """Puts addresses into their groups, and has connections cut of those that have left one."""
+
+    def __init__(
+        self,
+        wanted: WantedState,
+        applier: Applier,
+        sweeper: Sweeper,
+        leaving: Leaving,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(clock)
+        self._wanted = wanted
+        self._applier = applier
+        self._sweeper = sweeper
+        self._leaving = leaving
+        self._was_full = False
+
+    @property
+    def next_due(self) -> float:
+        """At once while an address may join a group, or has left one for good."""
+        tenants = self._wanted.tenants
+        can_join = not tenants.are_settled and tenants.can_join(settled=self._is_settled)
+        return -math.inf if can_join or self._left() else math.inf
+
+    def run(self, now: float) -> int:  # noqa: ARG002 - at any time
+        """Have connections cut, and put addresses into groups."""
+        self._applier.add(self._wanted.join_groups(settled=self._is_settled))
+        self._wanted.left_groups &= self._applier.backoff.among(self._wanted.left_groups)
+        self._leaving.gone |= self._wanted.tenants.take_delayed()
+        left = self._left()
+        self._leaving.gone -= left
+        self._sweeper.note_sources(left)
+        if self._wanted.tenants.is_full and not self._was_full:
+            self._was_full = True
+            log.error(messages.TENANTS_ABOVE_LIMIT)
+        return 0
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether all Services are planned, and all their rules are in the kernel."""
+        return not (self._wanted.backlog or self._applier.behind)
+
+    def _left(self) -> set[bytes]:
+        """Return the addresses that have left a group, in the kernel as well, and whose new one is known."""
+        tenants, backoff = self._wanted.tenants, self._applier.backoff
+        found = (a for a in self._leaving.gone if tenants.is_settled(a))
+        return {a for a in found if not backoff.among([audience_element(a)])}

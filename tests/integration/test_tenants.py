@@ -1,0 +1,281 @@
+"""Pods reach the Services of their own tenant, and shared ones; who changes the tenant loses what was open."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.lab import netns
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
+from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.probe import Conversation, Question, probe_many
+from tests.lab.waiting import eventually
+
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+
+LABEL = "ipvsproxy.io/tenant"
+PORTS = [port(80, 8080, "TCP", "web"), port(81, 8081, "UDP", "udp")]
+NUMBERS = {"blue": 1, "green": 2, "plain": 3}
+DNS, OWN_DNS = ("10.96.77.53", "fd00:10:96::77:53"), ("10.96.77.54", "fd00:10:96::77:54")
+SERVED, REFUSED, UNKNOWN = "answered", "refused", "timeout"
+
+
+def cluster_ip(namespace: str, family: int) -> str:
+    number = NUMBERS[namespace]
+    return f"10.96.77.{number}" if family == 4 else f"fd00:10:96::77:{number}"
+
+
+def balancer(namespace: str, family: int) -> str:
+    number = NUMBERS[namespace]
+    return f"203.0.113.{170 + number}" if family == 4 else f"2001:db8:113::77:{number}"
+
+
+def node_port(namespace: str) -> int:
+    return 31770 + 2 * NUMBERS[namespace]
+
+
+class TwoTenants:
+    """The namespaces blue and green of two tenants, and `plain` of none, each with a Service; p21 answers all."""
+
+    def __init__(self, lab: Lab, folder: Folder) -> None:
+        self.lab, self.folder = lab, folder
+        self.tenants = {"blue": "blue", "green": "green", "plain": ""}
+        self.pods = {"p11": "blue", "p12": "green"}
+        self.shares: dict[str, str] = {}
+
+    def write(self) -> None:
+        """Bring the folder to what the attributes say."""
+        self.folder.write("cluster", *self._namespaces(), *self._pods(), *self._services())
+
+    def _namespaces(self) -> Iterator[Object]:
+        for name, tenant in self.tenants.items():
+            labels = {LABEL: tenant} if tenant else {}
+            yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+    def _pods(self) -> Iterator[Object]:
+        for name, namespace in self.pods.items():
+            host = self.lab.host(name)
+            ips = [{"ip": host.ipv4}, {"ip": host.ipv6}]
+            yield {
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+                "spec": {"nodeName": "node1"}, "status": {"phase": "Running", "podIP": host.ipv4, "podIPs": ips},
+            }  # fmt: skip
+
+    def _services(self) -> Iterator[Object]:
+        for namespace in NUMBERS:
+            for made in self._service(namespace):
+                made["metadata"]["namespace"] = namespace
+                yield made
+
+    def _service(self, namespace: str) -> Iterator[Object]:
+        number = node_port(namespace)
+        ports = [PORTS[0] | {"nodePort": number}, PORTS[1] | {"nodePort": number + 1}]
+        ips = [cluster_ip(namespace, family) for family in (4, 6)]
+        vips = [balancer(namespace, family) for family in (4, 6)]
+        made: dict[str, Any] = service("web", ports, ips, type_="LoadBalancer", ingress=vips)
+        if namespace in self.shares:
+            made["metadata"]["annotations"] = {"ipvsproxy.io/share-with": self.shares[namespace]}
+        yield made
+        for family in (4, 6):
+            ends = [endpoint(self.lab, self.lab.host("p21"), family=family)]
+            yield endpoint_slice("web", ports, ends, family=family)
+
+    def write_dns(self, **settings: str) -> None:
+        """Write the cluster's DNS, which p21 is, and that of blue, of a pod or of none."""
+        made = [*self._dns("kube-dns", "kube-system", "p21"), *self._dns("own", "blue", settings["blue"])]
+        made[3]["metadata"]["annotations"] = {"ipvsproxy.io/tenant-dns": "true"}
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
+        self.folder.write("dns", space, *made)
+
+    def _dns(self, name: str, namespace: str, pod: str) -> Iterator[Object]:
+        ports = [port(53, 8080, "TCP", "tcp"), port(53, 8081, "UDP", "udp")]
+        made = [service(name, ports, DNS if name == "kube-dns" else OWN_DNS)]
+        for family in (4, 6):
+            ends = [endpoint(self.lab, self.lab.host(pod), family=family)] if pod else []
+            made.append(endpoint_slice(name, ports, ends, family=family))
+        for item in made:
+            item["metadata"]["namespace"] = namespace
+            yield item
+
+    def told_by(self, asker: str) -> set[str]:
+        """Who answers at the address of the cluster's DNS."""
+        host = self.lab.nodes[0] if asker == "node1" else self.lab.host(asker)
+        asked = [Question(host.netns, address, 53, proto) for address in DNS for proto in ("tcp", "udp")]
+        return {result.name or result.outcome for result in probe_many(asked, 3)}
+
+    def ways(self, asker: Host, namespace: str) -> list[Question]:
+        """All ways from somewhere to the Service of a namespace."""
+        node, found = self.lab.nodes[0], []
+        for family in (4, 6):
+            addresses = (cluster_ip(namespace, family), balancer(namespace, family))
+            for more, proto in enumerate(("tcp", "udp")):
+                found += [Question(asker.netns, address, 80 + more, proto) for address in addresses]
+                found.append(Question(asker.netns, node.address(family), node_port(namespace) + more, proto))
+        return found
+
+    def outcomes(self, asker: str, namespace: str, timeout: float = 3) -> set[str]:
+        host = self.lab.nodes[0] if asker == "node1" else self.lab.host(asker)
+        return {result.outcome for result in probe_many(self.ways(host, namespace), timeout)}
+
+    def table(self) -> dict[str, dict[str, set[str]]]:
+        """What becomes of connections of each pod of node1 to each Service."""
+        return {pod: {name: self.outcomes(pod, name) for name in NUMBERS} for pod in ("p11", "p12")}
+
+
+SEPARATE = {
+    "p11": {"blue": {SERVED}, "green": {REFUSED}, "plain": {SERVED}},
+    "p12": {"blue": {REFUSED}, "green": {SERVED}, "plain": {SERVED}},
+}
+
+
+@pytest.fixture
+def cluster(lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[TwoTenants]:
+    folder = Folder(tmp_path)
+    folder.write("nodes", *(node_object(node) for node in lab.nodes))
+    for pod in ("p21", "p22"):
+        for proto, number in (("tcp", 8080), ("udp", 8081)):
+            lab.responder.listen(lab.host(pod), number, proto)
+    made = TwoTenants(lab, folder)
+    made.write()
+    more = getattr(request, "param", [])
+    proxy = lab.proxy(lab.nodes[0], folder.path, [*DEFAULT_PROXY_ARGS, f"--tenant-label={LABEL}", *more])
+    yield made
+    proxy.kill()
+    lab.clean_nodes()
+    lab.responder.clear()
+
+
+def test_each_tenant_reaches_its_own_services_and_shared_ones(cluster: TwoTenants) -> None:
+    eventually(lambda: cluster.table() == SEPARATE)
+    # Who is no pod of this node is not judged: outside clients, the node itself.
+    for asker in ("client", "node1"):
+        assert {name: cluster.outcomes(asker, name) for name in NUMBERS} == {key: {SERVED} for key in NUMBERS}
+
+
+def test_commands_know_the_tenants_however_they_are_numbered(cluster: TwoTenants) -> None:
+    cluster.tenants = {"aaa": "last", **cluster.tenants, "plain": "first"}
+    cluster.write()
+    eventually(lambda: cluster.outcomes("p11", "plain") == {REFUSED})
+    command = [sys.executable, "-m", "ipvsproxy"]
+    flags = [*DEFAULT_PROXY_ARGS, f"--tenant-label={LABEL}", f"--manifests={cluster.folder.path}"]
+    node = cluster.lab.nodes[0]
+    settings = [*flags, f"--hostname-override={node.name}"]
+    assert "would change nothing" in cluster.lab.run(node, [*command, "diff", *settings])
+    asked = [cluster.lab.host("p11").ipv4, f"{cluster_ip('green', 4)}:80"]
+    told = cluster.lab.run(node, ["sh", "-c", '"$0" "$@" || true', *command, "explain", *settings, *asked])
+    assert "REFUSED: the Service is another tenant's" in told
+    assert "(blue)" in told
+    shown = json.loads(cluster.lab.run(node, [*command, "show", "rules", "-o", "json"]))["items"]
+    assert {row["namespace"]: row["tenants"] for row in shown} == {
+        "blue": ["blue"],
+        "green": ["green"],
+        "plain": ["first"],
+    }
+
+
+@pytest.mark.parametrize("cluster", [["--tenant-refusal=drop"]], indirect=True)
+def test_connections_to_others_get_no_answer_if_so_set(cluster: TwoTenants) -> None:
+    eventually(lambda: cluster.outcomes("p11", "blue") == {SERVED})
+    assert cluster.outcomes("p11", "green") == {UNKNOWN}
+
+
+def test_a_service_can_be_shared(cluster: TwoTenants) -> None:
+    eventually(lambda: cluster.table() == SEPARATE)
+    cluster.shares = {"green": "red, blue"}
+    cluster.write()
+    eventually(lambda: cluster.outcomes("p11", "green") == {SERVED})
+    assert cluster.outcomes("p12", "blue") == {REFUSED}
+    cluster.shares = {"blue": "*"}
+    cluster.write()
+    eventually(lambda: cluster.outcomes("p12", "blue") == {SERVED})
+    assert cluster.outcomes("p11", "green") == {REFUSED}
+
+
+def test_a_pod_that_is_not_known_yet_gets_no_answer_and_its_retry_succeeds(cluster: TwoTenants) -> None:
+    del cluster.pods["p11"]
+    cluster.write()
+    eventually(lambda: cluster.outcomes("p11", "blue") == {UNKNOWN})
+    assert cluster.outcomes("p11", "plain") == {SERVED}
+    question = Question(cluster.lab.host("p11").netns, cluster_ip("blue", 4), 80)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(probe_many, [question], 20)
+        time.sleep(0.5)
+        cluster.pods["p11"] = "blue"
+        cluster.write()
+        assert [result.outcome for result in asked.result()] == [SERVED]
+
+
+def test_a_pod_of_no_tenant_reaches_everything(cluster: TwoTenants) -> None:
+    cluster.pods["p11"] = "plain"
+    cluster.write()
+    eventually(
+        lambda: {name: cluster.outcomes("p11", name) for name in NUMBERS} == {key: {SERVED} for key in NUMBERS}
+    )
+
+
+@pytest.mark.parametrize("loose", [1, 0])
+def test_a_namespace_that_changes_its_tenant_loses_what_was_open(cluster: TwoTenants, loose: int) -> None:
+    netns.set_sysctls(cluster.lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": loose})
+    eventually(lambda: cluster.table() == SEPARATE)
+    asker = cluster.lab.host("p11")
+    blue, plain = cluster.ways(asker, "blue"), cluster.ways(asker, "plain")
+    with contextlib.ExitStack() as stack:
+        ending = [stack.enter_context(Conversation(question, timeout=4)) for question in blue]
+        staying = [stack.enter_context(Conversation(question, timeout=20)) for question in plain]
+        assert {talk.ask().outcome for talk in (*ending, *staying)} == {SERVED}
+        # Its pods and Services go over to green; what pods of green have at others stays as it was.
+        cluster.pods["p12"] = "green"
+        cluster.tenants["blue"] = "red"
+        cluster.pods["p11"] = "green"
+        cluster.write()
+        eventually(lambda: cluster.outcomes("p11", "green") == {SERVED})
+        assert SERVED not in {talk.ask().outcome for talk in ending}
+        assert {talk.ask().outcome for talk in staying} == {SERVED}
+    assert cluster.outcomes("p11", "blue") == {REFUSED}
+    netns.set_sysctls(cluster.lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": 1})
+
+
+def test_connections_that_are_still_allowed_go_on(cluster: TwoTenants) -> None:
+    """Pods and Services of a namespace change together: connections among them go on."""
+    eventually(lambda: cluster.table() == SEPARATE)
+    with contextlib.ExitStack() as stack:
+        ways = cluster.ways(cluster.lab.host("p11"), "blue")
+        talks = [stack.enter_context(Conversation(question, timeout=20)) for question in ways]
+        before = [talk.ask() for talk in talks]
+        assert {result.outcome for result in before} == {SERVED}
+        cluster.tenants["blue"] = "red"
+        cluster.write()
+        time.sleep(1)
+        after = [talk.ask() for talk in talks]
+        assert [(r.outcome, r.name, r.seen_port) for r in after] == [
+            (r.outcome, r.name, r.seen_port) for r in before
+        ]
+
+
+def test_pods_ask_the_dns_of_their_tenant(cluster: TwoTenants) -> None:
+    cluster.write_dns(blue="p22")
+    eventually(lambda: cluster.told_by("p11") == {"p22"})
+    assert cluster.told_by("p12") == cluster.told_by("node1") == {"p21"}
+    cluster.write_dns(blue="")
+    eventually(lambda: cluster.told_by("p11") == {REFUSED})
+    cluster.pods["p12"] = "blue"
+    cluster.pods["p11"] = "green"
+    cluster.write_dns(blue="p22")
+    cluster.write()
+    eventually(lambda: (cluster.told_by("p11"), cluster.told_by("p12")) == ({"p21"}, {"p22"}))
+
+
+@pytest.mark.parametrize("cluster", [["--tenant-dns-fallback"]], indirect=True)
+def test_the_dns_of_the_cluster_answers_while_that_of_the_tenant_has_no_endpoint(cluster: TwoTenants) -> None:
+    cluster.write_dns(blue="p22")
+    eventually(lambda: cluster.told_by("p11") == {"p22"})
+    cluster.write_dns(blue="")
+    eventually(lambda: cluster.told_by("p11") == {"p21"})

@@ -1,0 +1,138 @@
+"""Which group an address is in, who may connect to a Service, and in which order both change."""
+
+import pytest
+
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.plan.model import Namespace, Pod
+from ipvsproxy.plan.tenants import SHARED, Tenants
+from ipvsproxy.ruleset.schema import LARGEST_GROUP, SHARED_GROUP
+from tests.support.build import service, slice_of
+
+LABEL = "ipvsproxy.io/tenant"
+ONE, TWO = parse_ip("10.244.1.1"), parse_ip("10.244.1.2")
+
+
+def namespace(name, tenant=SHARED):
+    return Namespace(name, {LABEL: tenant} if tenant else {"other": "label"})
+
+
+def pod(space, name, *addresses, node="node1"):
+    return Pod(space, name, node, addresses)
+
+
+def in_namespace(space, **settings):
+    made = service("web", **settings)
+    return type(made)(**{name: getattr(made, name) for name in made.__struct_fields__} | {"namespace": space})
+
+
+@pytest.fixture(name="tenants")
+def _tenants():
+    made = Tenants(LABEL, "node1")
+    for name, tenant in (("a", "blue"), ("b", "green"), ("plain", SHARED)):
+        made.set_namespace(name, namespace(name, tenant))
+    made.join(settled=True)
+    return made
+
+
+def groups_of(tenants, *addresses):
+    return [tenants.members.get(address, 0) for address in addresses]
+
+
+def test_pods_are_in_the_group_of_their_tenant(tenants):
+    assert tenants.set_pod("a/one", pod("a", "one", ONE))
+    assert tenants.set_pod("plain/two", pod("plain", "two", TWO))
+    assert tenants.join(settled=False) == {ONE: tenants.group("blue"), TWO: SHARED_GROUP}
+    assert not tenants.set_pod("a/one", pod("a", "one", ONE))
+    assert not tenants.set_pod("a/far", pod("a", "far", parse_ip("10.244.2.1"), node="node2"))
+
+
+def test_who_may_connect_to_a_service(tenants):
+    blue, green = tenants.group("blue"), tenants.group("green")
+    assert tenants.admitted(in_namespace("plain")) is None
+    assert tenants.admitted(in_namespace("a")) == (blue,)
+    assert tenants.admitted(in_namespace("a", share_with=("green", "red"))) == tuple(sorted((blue, green)))
+    assert tenants.admitted(in_namespace("a", share_with=("*",))) is None
+    # Nothing is known of its namespace: nobody is let in, whoever it is to be shared with but all.
+    assert tenants.admitted(in_namespace("new", share_with=("green",))) == ()
+    assert Tenants("", "node1").admitted(in_namespace("a")) is None
+
+
+def test_a_tenant_that_comes_into_being_is_named(tenants):
+    """Services may have been shared with it before."""
+    assert tenants.set_namespace("c", namespace("c", "red")) == ("red",)
+    assert tenants.set_namespace("c", namespace("c", "blue")) == ()
+    assert tenants.set_namespace("c", namespace("c", "blue")) is None
+
+
+def test_a_pod_of_an_unknown_namespace_is_in_no_group(tenants):
+    tenants.set_pod("new/one", pod("new", "one", ONE))
+    assert tenants.join(settled=True) == {}
+    tenants.set_namespace("new", namespace("new"))
+    assert tenants.join(settled=True) == {ONE: SHARED_GROUP}
+    tenants.set_namespace("new", None)
+    assert tenants.leave() == [ONE]
+
+
+def test_an_address_that_two_pods_claim_is_in_no_group_unless_both_are_of_one_tenant(tenants):
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.join(settled=True)
+    tenants.set_pod("b/heir", pod("b", "heir", ONE))
+    assert tenants.leave() == [ONE]
+    assert tenants.join(settled=True) == {}
+    tenants.set_pod("a/one", None)
+    assert tenants.join(settled=True) == {ONE: tenants.group("green")}
+    tenants.set_pod("b/other", pod("b", "other", ONE))
+    assert not tenants.has_leaving
+
+
+def test_a_group_is_left_at_once_and_joined_when_all_services_are_settled(tenants):
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.set_pod("b/two", pod("b", "two", TWO))
+    tenants.join(settled=True)
+    tenants.set_namespace("a", namespace("a", "green"))
+    assert tenants.has_leaving
+    assert (tenants.leave(), groups_of(tenants, ONE, TWO)) == ([ONE], [0, tenants.group("green")])
+    assert not tenants.can_join(settled=False)
+    assert tenants.join(settled=False) == {}
+    assert tenants.can_join(settled=True)
+    assert tenants.join(settled=True) == {ONE: tenants.group("green")}
+
+
+def test_a_pod_that_starts_does_not_wait_for_the_services_of_others(tenants):
+    tenants.set_namespace("b", namespace("b", "red"))
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    assert tenants.can_join(settled=False)
+    assert tenants.join(settled=False) == {ONE: tenants.group("blue")}
+
+
+def test_a_pod_that_is_gone_leaves_its_group(tenants):
+    tenants.set_pod("a/one", pod("a", "one", ONE, TWO))
+    tenants.join(settled=True)
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    assert tenants.leave() == [TWO]
+    tenants.set_pod("a/one", None)
+    assert tenants.leave() == [ONE]
+    assert (len(tenants.pods), tenants.members, tenants.has_leaving) == (0, {}, False)
+
+
+def test_endpoints_that_are_pods_of_another_tenant_are_left_out(tenants):
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.set_pod("plain/two", pod("plain", "two", TWO))
+    piece = slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.2.9")
+    left, foreign = tenants.own_endpoints(in_namespace("b"), [piece])
+    assert (foreign, [end.address for end in left[0].endpoints]) == ([ONE], [TWO, parse_ip("10.244.2.9")])
+    for space in ("a", "plain", "unknown"):
+        assert tenants.own_endpoints(in_namespace(space), [piece]) == ([piece], [])
+
+
+def test_tenants_above_the_limit_have_no_group():
+    tenants = Tenants(LABEL, "node1")
+    for number in range(LARGEST_GROUP):
+        tenants.set_namespace(f"n{number}", namespace(f"n{number}", f"t{number}"))
+    assert tenants.is_full
+    assert tenants.group(f"t{LARGEST_GROUP - 2}") == LARGEST_GROUP
+    assert tenants.group(f"t{LARGEST_GROUP - 1}") is None
+    last = f"n{LARGEST_GROUP - 1}"
+    tenants.set_pod(f"{last}/one", pod(last, "one", ONE))
+    assert tenants.join(settled=True) == {}
+    assert tenants.admitted(in_namespace(last)) == ()

@@ -1,0 +1,111 @@
+"""What a pod costs that starts, ends or moves, and what happens when the kernel refuses that."""
+
+import errno
+
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from ipvsproxy.base import messages
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.plan import tenants
+from ipvsproxy.plan.model import Namespace, Pod
+from ipvsproxy.process.assembly import make_loop
+from tests.support.build import config, destination, key, service, slice_of
+from tests.support.memory_kernel import Fault, MemoryNode
+
+LABEL = "ipvsproxy.io/tenant"
+WEB = key("10.96.0.10:80")
+POD = Pod("blue", "one", "node1", (parse_ip("10.244.1.1"), parse_ip("fd00::1")))
+
+
+class Process:
+    def __init__(self):
+        self.node, self.now = MemoryNode([parse_ip("192.0.2.1")]), 1000.0
+        made = config(cluster_cidrs=("10.244.0.0/16",), tenant_label=LABEL)
+        self.loop = make_loop(made, Inbox(), self.node.kernel(), lambda: self.now)
+        web = replace(service(), namespace="blue")
+        ends = replace(slice_of("web", "10.244.2.1"), namespace="blue", service="blue/web")
+        found = {
+            Kind.SERVICE: {web.key: web},
+            Kind.ENDPOINT_SLICE: {ends.key: ends},
+            Kind.NAMESPACE: {name: Namespace(name, {LABEL: name}) for name in ("blue", "green")},
+        }
+        self.loop.reconcile([Listed(kind, found.get(kind, {})) for kind in Kind])
+        self.rest()
+
+    def take(self, *events):
+        """Handle events and return the transactions and sweeps that came of them."""
+        before, sweeps = len(self.node.nft.transactions), len(self.node.conntrack.sweeps)
+        writes = self.node.writes
+        self.loop.reconcile(list(events))
+        self.rest()
+        assert self.node.writes == writes
+        return self.node.nft.transactions[before:], self.node.conntrack.sweeps[sweeps:]
+
+    def rest(self):
+        while self.loop.timeout() <= 0:
+            self.loop.reconcile([])
+
+    @property
+    def members(self):
+        sets = self.node.nft.sets
+        return {**sets.get("audiences4", {}), **sets.get("audiences6", {})}
+
+
+def test_a_pod_that_starts_is_one_transaction_of_its_addresses_and_no_more():
+    process = Process()
+    (transaction,), sweeps = process.take(Changed(Kind.POD, POD.key, POD))
+    assert sorted(str(transaction).splitlines()) == [
+        "add element inet ipvsproxy audiences4 { 10.244.1.1 : 0:20 }",
+        "add element inet ipvsproxy audiences6 { fd00::1 : 0:20 }",
+    ]
+    assert sweeps == []
+    # What changes in a pod later, such as its labels, is nothing here.
+    assert process.take(Changed(Kind.POD, POD.key, POD)) == ([], [])
+
+
+def test_a_pod_that_ends_is_one_transaction_and_its_connections_are_looked_for():
+    process = Process()
+    process.take(Changed(Kind.POD, POD.key, POD))
+    process.node.conntrack.entries = [
+        (POD.addresses[0], WEB, destination("10.244.2.1:8080")),
+        (POD.addresses[0], key("10.96.0.99:80"), destination("10.244.2.7:80")),
+        (parse_ip("192.0.2.100"), WEB, destination("10.244.2.1:8080")),
+    ]
+    transactions, sweeps = process.take(Removed(Kind.POD, POD.key))
+    assert (len(transactions), [sweep.family for sweep in sweeps]) == (1, [4])
+    assert process.members == {}
+    assert [(entry[0], entry[1]) for entry in process.node.conntrack.entries] == [
+        (POD.addresses[0], key("10.96.0.99:80")),
+        (parse_ip("192.0.2.100"), WEB),
+    ]
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EINVAL])
+def test_a_pod_that_the_kernel_does_not_let_leave_is_tried_again_and_joins_nothing_before(code):
+    process = Process()
+    process.take(Changed(Kind.POD, POD.key, POD))
+    process.node.faults.plan(0, Fault("refused", code, done=False))
+    process.take(Changed(Kind.NAMESPACE, "blue", Namespace("blue", {LABEL: "green"})))
+    assert set(process.members.values()) <= {"0:20", "0:30"}
+    process.node.faults.coming.clear()
+    process.now += 35
+    process.rest()
+    process.now += 35
+    process.rest()
+    assert set(process.members.values()) == {"0:30"}
+
+
+def test_tenants_above_the_limit_are_logged_once(monkeypatch):
+    monkeypatch.setattr(tenants, "LARGEST_GROUP", 3)
+    process = Process()
+    with capture_logs() as logs:
+        for number in range(2):
+            name = f"more{number}"
+            process.take(Changed(Kind.NAMESPACE, name, Namespace(name, {LABEL: name})))
+            pod = replace(POD, namespace=name, name=name, addresses=(parse_ip(f"10.244.1.{number + 7}"),))
+            process.take(Changed(Kind.POD, pod.key, pod))
+    assert [entry["event"] for entry in logs].count(messages.TENANTS_ABOVE_LIMIT) == 1
+    assert process.members == {}
