@@ -48,6 +48,13 @@ def test_the_base_is_valid(item: Object) -> None:
     check(item)
 
 
+def test_an_overloaded_node_starts_no_proxy_again_before_kubeadm_would_its_control_plane() -> None:
+    """Its static pods have 15 s for an answer and eight failures (cmd/kubeadm/app/util/staticpod/utils.go)."""
+    pod = by_kind(base())["DaemonSet"]["spec"]["template"]["spec"]
+    probe = pod["containers"][0]["livenessProbe"]
+    assert (probe["timeoutSeconds"], probe["periodSeconds"], probe["failureThreshold"]) == (15, 10, 8)
+
+
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
 def test_the_chart_is_valid_whatever_is_chosen(values: Object) -> None:
     objects = render(values)
