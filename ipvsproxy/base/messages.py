@@ -8,6 +8,7 @@ stop. What happened to which object is in the keys of the line. docs/logs.md has
 CONNTRACK_LIMIT_OF_HOST = "Could not raise the limit of tracked connections, which belongs to the host"
 FORWARD_RULE_STAYS = "Could not remove a rule of chain FORWARD"
 IPV6_FORWARDING_OFF = "Found IPv6 forwarding off, IPv6 Services do not reach pods"
+LOCALHOST_PORT_TAKEN = "Could not listen for a NodePort on localhost, will retry"
 IPVS_REFUSED = "Kernel refused an IPVS change"
 IPVS_REPLIES_LOST = "Lost replies of IPVS, reading its state again"
 KUBE_PROXY_RUNS = (

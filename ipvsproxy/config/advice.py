@@ -46,7 +46,7 @@ def _wrong_family(config: Config, families: frozenset[int]) -> Iterable[str]:
 
 def _nodeports(config: Config, families: frozenset[int]) -> Iterable[str]:
     addresses = config.nodeport_addresses
-    if addresses and addresses != (PRIMARY,):
+    if addresses and PRIMARY not in addresses:
         for missing in sorted(families - _of(addresses)):
             yield f"nodePortAddresses has no IPv{missing} range: NodePorts answer on all IPv{missing} addresses"
 

@@ -14,7 +14,15 @@ from ipvsproxy.config.kinds import format_duration
 from ipvsproxy.config.meaning import SERVICE_METRICS, reads
 from ipvsproxy.config.settle import PORTS, Settings
 from ipvsproxy.config.table import GATES_WITH_EFFECT, KUBE_PROXY_FIELDS, OUR_FIELDS
-from ipvsproxy.config.values import PRIMARY, DataPath, DetectLocalMode, LogFormat, TenantRefusal, VipMode
+from ipvsproxy.config.values import (
+    ADDRESS_WORDS,
+    PRIMARY,
+    DataPath,
+    DetectLocalMode,
+    LogFormat,
+    TenantRefusal,
+    VipMode,
+)
 
 PREVIOUS_MINORS = ("1.35", "1.36")
 """What kube-proxy 1.36 and 1.37 take for the previous minor version."""
@@ -179,12 +187,12 @@ def _ranges(values: dict[str, Any]) -> Iterator[Problem]:
             if not reads(parse_cidr, text):
                 yield key, text, f"entry {index} must be a valid CIDR"
     addresses = values["nodePortAddresses"]
-    if addresses == [PRIMARY]:
+    if PRIMARY in addresses and all(text in (PRIMARY, *ADDRESS_WORDS) for text in addresses):
         return
     for index, text in enumerate(addresses):
         if text == PRIMARY:
             yield "nodePortAddresses", addresses, "cannot use both 'primary' and CIDRs"
-        elif not reads(parse_cidr, text):
+        elif text not in ADDRESS_WORDS and not reads(parse_cidr, text):
             yield "nodePortAddresses", text, f"entry {index} must be a valid CIDR"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.config.kinds import NANOSECONDS
-from ipvsproxy.config.values import ALL_SERVICES, DetectLocalMode, Listen
+from ipvsproxy.config.values import ADDRESS_WORDS, ALL_SERVICES, DetectLocalMode, Listen
 
 SERVICE_METRICS = {"off": 0, "all": ALL_SERVICES}
 SHORTEST_SYNC = NANOSECONDS // 10
@@ -54,6 +54,11 @@ def service_metrics(text: str) -> int:
 def pairs(values: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Return names with their values."""
     return tuple(values.items())
+
+
+def nodeport_addresses(texts: list[str]) -> tuple[str, ...]:
+    """Return ranges and the word primary."""
+    return tuple(found for text in texts for found in ADDRESS_WORDS.get(text, (text,)))
 
 
 def vmodule(items: list[dict[str, Any]]) -> tuple[tuple[str, int], ...]:

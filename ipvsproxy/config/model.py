@@ -10,9 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.address import family, is_loopback, parse_cidr, parse_ip
 from ipvsproxy.config.table import BY_ATTRIBUTE, BY_FLAG, GATES_WITH_EFFECT
-from ipvsproxy.config.values import DataPath, DetectLocalMode, Listen, LogFormat, TenantRefusal, VipMode
+from ipvsproxy.config.values import (
+    PRIMARY,
+    DataPath,
+    DetectLocalMode,
+    Listen,
+    LogFormat,
+    TenantRefusal,
+    VipMode,
+)
 
 T = TypeVar("T")
 KUBERNETES_VERSION = "v1.36.2"
@@ -142,6 +150,12 @@ class Config:
     own_document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     flags: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     files: tuple[tuple[Path, bytes], ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def localhost_families(self) -> frozenset[int]:
+        """The families in which NodePorts answer on the loopback address: those with a range of such addresses."""
+        ranges = (parse_cidr(text) for text in self.nodeport_addresses if text != PRIMARY)
+        return frozenset(family(cidr.network) for cidr in ranges if is_loopback(cidr.network)) & self.families
 
     @property
     def masquerade_mark(self) -> int:

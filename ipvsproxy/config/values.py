@@ -5,7 +5,10 @@ from enum import StrEnum
 
 from ipvsproxy.base.address import format_endpoint, format_ip
 
-PRIMARY = "primary"
+PRIMARY, LOCALHOST, ALL = "primary", "localhost", "all"
+"""Words of `nodePortAddresses` (KEP-6032)."""
+ADDRESS_WORDS = {LOCALHOST: ("127.0.0.0/8", "::1/128"), ALL: ("0.0.0.0/0", "::/0")}
+"""What two of them mean; the third one depends on the node."""
 ALL_SERVICES = -1
 
 

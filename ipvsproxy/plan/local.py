@@ -56,10 +56,10 @@ def listen_addresses(config: Config, node: NodeFacts) -> dict[int, tuple[bytes, 
     Families that the host does not have are left out.
     """
     everywhere = {4: (bytes(4),), 6: (bytes(16),)}
-    if config.nodeport_addresses == (PRIMARY,):
+    ranges = [parse_cidr(text) for text in config.nodeport_addresses if text != PRIMARY]
+    if PRIMARY in config.nodeport_addresses and not any(cidr.prefix == 0 for cidr in ranges):
         limited = {4, 6}
     else:
-        ranges = [parse_cidr(text) for text in config.nodeport_addresses]
         limited = {number for number in (4, 6) if _limits([c for c in ranges if family(c.network) == number])}
     return {
         number: tuple(a for a in node.nodeport_addresses if family(a) == number)

@@ -208,10 +208,9 @@ def _bound(bind: bytes, addresses: Iterable[bytes]) -> tuple[bytes, ...]:
 
 def _nodeport_addresses(config: Config, addresses: Iterable[bytes], links: frozenset[bytes]) -> Iterator[bytes]:
     """A family that no CIDR was given for means all addresses of it (contract 4.3, E-9)."""
-    if config.nodeport_addresses == (PRIMARY,):
-        ranges = [Cidr(address, len(address) * 8) for address in _one_a_family(addresses)]
-    else:
-        ranges = [parse_cidr(text) for text in config.nodeport_addresses]
+    ranges = [parse_cidr(text) for text in config.nodeport_addresses if text != PRIMARY]
+    if PRIMARY in config.nodeport_addresses:
+        ranges += [Cidr(address, len(address) * 8) for address in _one_a_family(addresses)]
     for number in (4, 6):
         mine = [cidr for cidr in ranges if family(cidr.network) == number]
         everything = not mine or any(cidr.prefix == 0 for cidr in mine)

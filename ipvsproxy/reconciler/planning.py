@@ -15,6 +15,7 @@ from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.balance import UNWEIGHTED
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import local_view
+from ipvsproxy.plan.localhost import localhost_ports
 from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
@@ -53,6 +54,7 @@ class Planning:
         self._node = node
         self._reports = reports
         self._schedulers = schedulers
+        self._localhost_families = config.localhost_families
         self._clock = clock
         self.slow_starts = SlowStarts()
         self._defaults = annotations.defaults(config.service_defaults)
@@ -108,6 +110,8 @@ class Planning:
         wanted = self._for_tenants(service, self._within_quota(key, wanted, tally))
         self._ledger.replace(owner, wanted, touched)
         reports.local(key, local_view(service, slices, wanted, node.name))
+        if self._localhost_families:
+            reports.localhost_ports(key, localhost_ports(service, self._localhost_families))
         reports.addresses(key, refusals)
         if is_known:
             reports.complaints(key, tally.complaints)

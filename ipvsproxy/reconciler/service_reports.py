@@ -13,6 +13,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.budget import LINES, Budget, namespace_of
 from ipvsproxy.exchange.report import Report, service_subject
 from ipvsproxy.plan.local import LocalView
+from ipvsproxy.plan.localhost import Endpoint
 from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.safety import AddressRefusal
 from ipvsproxy.plan.state import FrontendKey
@@ -34,6 +35,7 @@ class ServiceReports:
         self._refused: dict[str, tuple[AddressRefusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._misused: dict[str, frozenset[str]] = {}
+        self._localhost: dict[str, Mapping[Endpoint, Endpoint]] = {}
         self._node_lists_are_known = False
 
     @property
@@ -47,6 +49,16 @@ class ServiceReports:
         self._complaints.pop(key, None)
         self._misused.pop(key, None)
         self.local(key, None)
+        self.localhost_ports(key, {})
+
+    def localhost_ports(self, key: str, ports: Mapping[Endpoint, Endpoint]) -> None:
+        """Report where a Service answers on loopback addresses, when that is something else than before."""
+        if ports == self._localhost.get(key, {}):
+            return
+        self._localhost.pop(key, None)
+        if ports:
+            self._localhost[key] = ports
+        self._report.localhost_ports(key, ports)
 
     def addresses(self, key: str, refusals: Sequence[AddressRefusal]) -> None:
         """Report once which addresses a Service does not get: one line and one Event, however many there are."""

@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
 
-from ipvsproxy.exchange.report import EventNote, Report, Severity, Subject, Sync
+from ipvsproxy.exchange.report import EventNote, Report, Severity, Subject, Sync, service_subject
 from ipvsproxy.plan.local import LocalView
+from ipvsproxy.plan.localhost import Endpoint
 from ipvsproxy.plan.state import Destination, FrontendKey
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.health import Health, responder
@@ -18,6 +20,9 @@ from ipvsproxy.serve.http import Address, HttpServer, Listener
 from ipvsproxy.serve.metrics import Metrics
 from ipvsproxy.serve.services import GROUP, ServicePorts
 from ipvsproxy.serve.traffic import Traffic
+
+if TYPE_CHECKING:
+    from ipvsproxy.serve.relay import Relay
 
 FAMILIES = (4, 6)
 MAX_TRIGGERS = 10_000
@@ -39,6 +44,7 @@ class Board(Report):
         self._lacking_counts: Counter[tuple[str, int]] = Counter()
         self._started = time.time()
         self._triggers: list[float] = []
+        self._relay: Relay | None = None
         self._traffic: Traffic | None = None
         self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
         self._read_tenants: Callable[[], Mapping[int, str]] = dict
@@ -94,6 +100,19 @@ class Board(Report):
         self._lacking.pop(service, None)
         if new:
             self._lacking[service] = new
+
+    def localhost_ports(self, service: str, ports: Mapping[Endpoint, Endpoint]) -> None:
+        """Have the relay listen there."""
+        if self._relay is None:
+            # Imported here, since it brings asyncio, and most proxies have no use for it.
+            from ipvsproxy.serve.relay import Relay
+
+            self._relay = Relay(self._localhost_refused)
+        self._relay.serve(service, {Address(*here): Address(*there) for here, there in ports.items()})
+
+    def _localhost_refused(self, service: str, reason: str) -> None:
+        subject = service_subject(service, "")
+        self._notify(EventNote(subject, Severity.WARNING, "FailedToListenOnLocalhost", "Listen", reason))
 
     def queued(self) -> None:
         """Pass on."""

@@ -144,6 +144,23 @@ def test_our_own_settings_come_from_three_places(file):
     assert [path for path, _ in made.files] == [KUBEADM, extra]
 
 
+@pytest.mark.parametrize(
+    ("given", "ranges", "families"),
+    [
+        ("", (), set()),
+        ("primary", ("primary",), set()),
+        ("0.0.0.0/0", ("0.0.0.0/0",), set()),
+        ("primary,localhost", ("primary", "127.0.0.0/8", "::1/128"), {4, 6}),
+        ("all", ("0.0.0.0/0", "::/0"), set()),
+        ("127.0.0.1/32", ("127.0.0.1/32",), {4}),
+        ("192.0.2.0/24,::1/128", ("192.0.2.0/24", "::1/128"), {6}),
+    ],
+)
+def test_where_nodeports_answer(given, ranges, families):
+    made = config(f"--nodeport-addresses={given}")
+    assert (made.nodeport_addresses, made.localhost_families) == (ranges, families)
+
+
 def test_defaults_of_services_by_name(file):
     extra = file("serviceDefaults: {scheduler: mh, same-zone-weight: 10, one-packet: true}\n", OURS, "extra.yaml")
     wanted = (("scheduler", "mh"), ("same-zone-weight", "10"), ("one-packet", "true"))

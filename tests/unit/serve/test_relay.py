@@ -1,0 +1,229 @@
+"""The relay for NodePorts on localhost: what it passes on, how it ends, and its bounds."""
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from ipvsproxy.base.address import parse_ip
+from ipvsproxy.serve.http import Address
+from ipvsproxy.serve.relay import Relay
+
+LOOPBACKS = ["127.0.0.1", "::1"]
+
+
+class Heard:
+    def __init__(self):
+        self.refused = []
+
+    def __call__(self, service, reason):
+        self.refused.append((service, reason))
+
+
+def eventually(check, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.01)
+
+
+def free_port(host):
+    with socket.create_server((host, 0), family=family(host)) as found:
+        return found.getsockname()[1]
+
+
+def family(host):
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def address(host, port):
+    return Address(parse_ip(host), port)
+
+
+class EchoServer:
+    """Says back what it is sent, and `end` when the client has no more to say."""
+
+    def __init__(self, host):
+        self.listener = socket.create_server((host, 0), family=family(host), backlog=512)
+        self.open, self.most, self.lock = 0, 0, threading.Lock()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def address(self):
+        return address(*self.listener.getsockname()[:2])
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._answer, args=[self.listener.accept()[0]], daemon=True).start()
+
+    def _answer(self, client):
+        with self.lock:
+            self.open += 1
+            self.most = max(self.most, self.open)
+        with client, contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                client.sendall(data)
+            client.sendall(b"end")
+        with self.lock:
+            self.open -= 1
+
+
+@pytest.fixture(params=LOOPBACKS)
+def host(request):
+    return request.param
+
+
+@pytest.fixture
+def server(host):
+    made = EchoServer(host)
+    yield made
+    made.listener.close()
+
+
+@pytest.fixture
+def relay():
+    made = Relay(Heard())
+    yield made
+    for service in list(made._targets):
+        made.serve(service, {})
+
+
+def listening(relay, host, server, name="default/web"):
+    """Have the relay listen; return where."""
+    port = free_port(host)
+    relay.serve(name, {address(host, port): server.address})
+    eventually(lambda: can_connect(host, port))
+    return host, port
+
+
+def can_connect(host, port):
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5):
+        return True
+    return False
+
+
+def talk(where, data=b"hello"):
+    """Say something, say that it is all, and return all that comes back."""
+    with socket.create_connection(where, timeout=10) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_what_both_sides_say_and_their_ends_are_passed_on(relay, host, server):
+    assert talk(listening(relay, host, server)) == b"helloend"
+
+
+def test_much_data(relay, host, server):
+    where, data = listening(relay, host, server), bytes(range(256)) * 8192
+    found = []
+    with socket.create_connection(where, timeout=30) as client:
+        reader = threading.Thread(target=lambda: found.append(b"".join(iter(lambda: client.recv(65536), b""))))
+        reader.start()
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        reader.join(30)
+    assert found == [data + b"end"]
+
+
+def test_many_short_connections(relay, host, server):
+    where = listening(relay, host, server)
+
+    def some():
+        answers.extend(talk(where) for _ in range(250))
+
+    answers: list[bytes] = []
+    threads = [threading.Thread(target=some) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert answers == [b"helloend"] * 2000
+    eventually(lambda: server.open == 0)
+
+
+def test_no_more_connections_at_a_time_than_there_is_room_for(host, server):
+    relay = Relay(Heard(), most_connections=4)
+    where = listening(relay, host, server)
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(where, timeout=10)) for _ in range(12)]
+        for client in held[:4]:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        held[11].sendall(b"x")
+        held[11].settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            held[11].recv(1)
+        for client in held[:11]:
+            client.close()
+        held[11].settimeout(10)
+        assert held[11].recv(1) == b"x"
+    assert server.most <= 4
+    relay.serve("default/web", {})
+
+
+def test_a_refused_connection_is_a_reset(relay, host):
+    port = free_port(host)
+    relay.serve("default/web", {address(host, port): address(host, free_port(host))})
+    eventually(lambda: can_connect(host, port))
+    with socket.create_connection((host, port), timeout=10) as client, pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_a_reset_is_passed_on(relay, host, server):
+    where = listening(relay, host, server)
+    with socket.create_connection(where, timeout=10) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    eventually(lambda: server.open == 0)
+
+
+def test_a_service_that_goes_takes_its_connections_with_it(relay, host, server):
+    host, port = listening(relay, host, server)
+    with socket.create_connection((host, port), timeout=10) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        relay.serve("default/web", {})
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    eventually(lambda: not can_connect(host, port))
+    eventually(lambda: server.open == 0)
+
+
+def test_a_change_of_one_port_leaves_the_others(relay, host, server):
+    host, port = listening(relay, host, server)
+    other = free_port(host)
+    with socket.create_connection((host, port), timeout=10) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        relay.serve("default/web", {address(host, port): server.address, address(host, other): server.address})
+        eventually(lambda: can_connect(host, other))
+        client.sendall(b"y")
+        assert client.recv(1) == b"y"
+
+
+def test_an_address_that_is_taken_is_said_once_and_had_later(monkeypatch, host, server):
+    monkeypatch.setattr("ipvsproxy.serve.relay.RETRY_SECONDS", 0.02)
+    heard = Heard()
+    relay = Relay(heard)
+    with socket.create_server((host, 0), family=family(host)) as taken:
+        port = taken.getsockname()[1]
+        relay.serve("default/web", {address(host, port): server.address})
+        eventually(lambda: heard.refused)
+        time.sleep(0.1)
+    ((service, reason),) = heard.refused
+    assert service == "default/web"
+    assert reason.startswith(f"NodePort {port} cannot be had on ")
+    eventually(lambda: can_connect(host, port) and talk((host, port)) == b"helloend")
+    relay.serve("default/web", {})
+
+
+def test_nothing_runs_where_nothing_is_asked_for():
+    before = threading.active_count()
+    Relay(Heard()).serve("default/web", {})
+    assert threading.active_count() == before
