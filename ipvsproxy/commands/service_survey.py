@@ -52,6 +52,8 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
         answer=ask("AAAA" if family(service.cluster_ips[0]) == 6 else "A"),
         ports=tuple(_ports(service, seen.desired)),
         drift=None if seen.drift is None else tuple(drift.sentences(drift.about(seen.drift, keys))),
+        unmet=seen.desired.unmet(key),
+        maintenance=tuple(sorted(_in_maintenance(seen.desired, keys))),
         conflicts=tuple(map(str, seen.desired.conflicts(key))),
         probes=tuple(
             _probes(service, seen.desired, seen.facts.held_vips, [HERE, *([netns] if netns else [])], domain)
@@ -83,6 +85,11 @@ def _asked(server: str, key: str, domain: str, held: Collection[str], kind: str)
 
 def _frontends(key: str, desired: WantedState) -> set[FrontendKey]:
     return {frontend for frontend in desired.frontends if desired.owner(frontend) == key}
+
+
+def _in_maintenance(desired: WantedState, keys: Collection[FrontendKey]) -> set[str]:
+    found = desired.in_maintenance()
+    return {str(destination) for key in keys for destination in found.get(key, ())}
 
 
 def _ports(service: Service, desired: WantedState) -> Iterator[PortView]:

@@ -40,7 +40,7 @@ def survey(config: Config, cluster_domain: str, origin: str = "") -> SurveyResul
     objects = find_objects(facts, config)
     wanted, found = None, None
     if objects is not None:
-        wanted = plan_node(facts, config, objects, around)
+        wanted = plan_node(facts, config, objects, around, kernel.servers if kernel is not None else None)
         if kernel is not None:
             found = drift.differences(config, wanted, kernel)
             found = drift.confirmed(config, found) if facts.holder else found

@@ -1,6 +1,7 @@
 """The objects of the API, or of saved files, and what a node should have by them, into `diagnosis.facts`."""
 
 import time
+from collections.abc import Mapping
 
 from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.base.names import VIP_LINK
@@ -10,6 +11,7 @@ from ipvsproxy.diagnosis.facts import Api, Facts, OwnNode
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.connection import in_cluster
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
+from ipvsproxy.plan.state import FrontendKey, ServerState
 from ipvsproxy.reconciler.wanted_state import WantedState
 
 NODES_SHOWN = 20
@@ -31,10 +33,19 @@ def find_objects(facts: Facts, config: Config) -> Objects | None:
     return objects
 
 
-def plan_node(facts: Facts, config: Config, objects: Objects, around: Surroundings) -> WantedState:
-    """Plan everything as the proxy would, and note what of it concerns the node."""
+def plan_node(
+    facts: Facts,
+    config: Config,
+    objects: Objects,
+    around: Surroundings,
+    present: Mapping[FrontendKey, ServerState] | None = None,
+) -> WantedState:
+    """Plan everything as the proxy would, with what IPVS has, and note what of it concerns the node."""
     here = [parse_ip(a) for link in facts.links or () if link.name != VIP_LINK for a in link.addresses]
-    wanted = desired(of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours)
+    wanted = desired(
+        of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours, present
+    )
+    facts.schedulers = tuple(sorted(wanted.schedulers_of_services()))
     facts.pod_cidrs = tuple(map(str, wanted.node.pod_cidrs)) if wanted.node else ()
     facts.node = own_node(wanted)
     held = set(map(format_ip, here))

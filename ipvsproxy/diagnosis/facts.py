@@ -183,7 +183,10 @@ class KubeProxy(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct):
-    """A node at one moment; `holder` is the process that holds the lock of ipvsproxy, empty when none does."""
+    """A node at one moment; `holder` is the process that holds the lock of ipvsproxy, empty when none does.
+
+    `schedulers` are those that Services ask for themselves.
+    """
 
     settings: SettingsFacts = SettingsFacts()
     host: Host | None = None
@@ -199,6 +202,7 @@ class Facts(msgspec.Struct):
     proxy: Proxy | None = None
     api: Api | None = None
     node: OwnNode | None = None
+    schedulers: tuple[str, ...] = ()
     holder: str = ""
     held_vips: dict[str, str] = {}
     drift: tuple[str, ...] | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from ipvsproxy.base.address import is_link_local_v6, is_loopback, parse_ip
 from ipvsproxy.diagnosis.facts import Facts, Host, Link
-from ipvsproxy.diagnosis.finding import Finding, fine, problem, unchecked, warning
+from ipvsproxy.diagnosis.finding import CheckResult, Finding, fine, problem, unchecked, warning
 
 OLDEST = (5, 10)
 """The oldest kernel that is tested."""
@@ -49,10 +49,21 @@ def release(host: Host) -> tuple[int, ...]:
 
 
 def check_scheduler(facts: Facts) -> Iterator[Finding]:
-    """The configured scheduler can be used: it is loaded, in use, or one that this kernel has."""
-    host, name = facts.host, facts.settings.scheduler
+    """The scheduler of the settings, and those of Services, are loaded, in use, or ones that this kernel has."""
+    host, configured = facts.host, facts.settings.scheduler
     if host is None or not host.has_ipvs:
         return
+    yield from _scheduler(facts, host, configured)
+    for name in sorted({*facts.schedulers} - {configured}):
+        if any(finding.verdict is CheckResult.PROBLEM for finding in _scheduler(facts, host, name)):
+            yield warning(
+                "scheduler",
+                f"this kernel has no scheduler {name}, for which Services ask: they have {configured}",
+                step="name another one in their annotation ipvsproxy.io/scheduler, or install its module",
+            )
+
+
+def _scheduler(facts: Facts, host: Host, name: str) -> Iterator[Finding]:
     module = f"ip_vs_{name}"
     if module in host.loaded or any(server.scheduler == name for server in facts.servers or ()):
         yield fine("scheduler", f"the scheduler {name} is there")

@@ -69,7 +69,8 @@ class Probe(msgspec.Struct, frozen=True):
 class ServiceFacts(msgspec.Struct, frozen=True):
     """A Service as this node sees it; `kind` is empty when there is no such Service.
 
-    `unusable` is why it cannot be proxied though it should be, `complaints` what is wrong with objects about it.
+    `unusable` is why it cannot be proxied though it should be, `complaints` what is wrong with objects about it,
+    `unmet` what it asks for and does not get. `maintenance` are endpoints with weight 0 by annotation.
     """
 
     key: str
@@ -85,6 +86,8 @@ class ServiceFacts(msgspec.Struct, frozen=True):
     probes: tuple[Probe, ...] = ()
     unusable: str = ""
     complaints: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
+    maintenance: tuple[str, ...] = ()
 
 
 def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Finding]:
@@ -115,6 +118,7 @@ def _steps(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
         yield fine("Service", f"{facts.key} is {facts.kind}: it needs no proxy, only DNS")
         return
     yield from _endpoints_of_ports(facts)
+    yield from _wishes(facts)
     if is_installed:
         yield from _kernel(facts)
         yield from _live(facts)
@@ -214,6 +218,16 @@ def _endpoints(facts: ServiceFacts, port: PortView) -> Iterator[Finding]:
                       " outside to this node is dropped",
                       step="a load balancer that asks the healthCheckNodePort sends nothing here; else use the"
                       " policy Cluster")  # fmt: skip
+
+
+def _wishes(facts: ServiceFacts) -> Iterator[Finding]:
+    if facts.unmet:
+        yield warning("annotations", f"{facts.key} asks for something that it does not get", *facts.unmet,
+                      step="correct the annotation; docs/annotations.md has what may stand in each")  # fmt: skip
+    if facts.maintenance:
+        yield warning("maintenance", "endpoints with weight 0 by the annotation ipvsproxy.io/weights get no new"
+                      " connections", *facts.maintenance[:SHOWN],
+                      step="give them a weight again when their maintenance is over")  # fmt: skip
 
 
 # Kernel

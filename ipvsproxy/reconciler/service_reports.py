@@ -43,6 +43,10 @@ class ServiceReports:
         """The number of Services that are served in part."""
         return len(self._complaints)
 
+    def of(self, key: str) -> tuple[str, ...]:
+        """Return what a Service does not get of what it, or its slices, ask for."""
+        return (*self._complaints.get(key, ()), *sorted(self._misused.get(key, ())))
+
     def forget(self, key: str) -> None:
         """A Service has gone."""
         self._refused.pop(key, None)

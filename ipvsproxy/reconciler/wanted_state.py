@@ -230,6 +230,10 @@ class WantedState:
         changed = self.schedulers.found(states)
         self._store.mark(self._planning.services_with(changed) if changed else ())
 
+    def unmet(self, service: str) -> tuple[str, ...]:
+        """Return what a Service does not get of what it, or its slices, ask for."""
+        return self._reports.of(service)
+
     # Planning.
 
     @property

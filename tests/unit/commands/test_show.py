@@ -128,6 +128,12 @@ def test_objects_say_which_endpoints_are_in_maintenance():
         HERE,
     )
     assert wanted.in_maintenance() == {WEB: {destination("10.244.1.1:8080")}}
+    (reason,) = desired(
+        config(),
+        [Listed(Kind.SERVICE, {svc.key: service(affinity_prefixes=(24, 64))}), Listed(Kind.NODE, {})],
+        HERE,
+    ).unmet(svc.key)
+    assert "netmask" in reason
 
 
 def test_endpoints_with_a_limit_of_connections(view, capsys):

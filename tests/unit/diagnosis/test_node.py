@@ -121,6 +121,7 @@ SICK = {
     "no ipvs": ({"host": host(has_ipvs=False)}, "kernel", "no IPVS"),
     "no nf_tables": ({"host": host(has_nftables=False)}, "kernel", "no nf_tables"),
     "old kernel": ({"host": host(release="4.19.0")}, "kernel", "older"),
+    "no scheduler of a Service": ({"schedulers": ("rr", "twos")}, "scheduler", "twos, for which Services ask"),
     "no scheduler": ({"settings": SettingsFacts(scheduler="mh")}, "scheduler", "no scheduler mh"),
     "a sysctl": ({"host": sysctl("net/ipv4/vs/conntrack", 0)}, "sysctls", "net.ipv4.vs.conntrack is 0, not 1"),
     "full": ({"host": host(pressure=("conntrack: 9 entries, 10 limit; raise it",))}, "pressure", "9 entries"),

@@ -100,6 +100,8 @@ def port(**changes):
         (port(endpoints=(UNUSED,), exists=False), "endpoints", "none is ready"),
         (port(endpoints=(UNUSED,), internal_local=True), "endpoints", "internalTrafficPolicy is Local"),
         (port(local=0, external_local=True), "endpoints", "externalTrafficPolicy is Local"),
+        ({"unmet": ("mh-port has no effect",)}, "annotations", "asks for something that it does not get"),
+        ({"maintenance": ("10.244.1.10:8080",)}, "maintenance", "get no new connections"),
         ({"conflicts": ("203.0.113.1:80/TCP",)}, "kernel", "another Service holds"),
         ({"drift": ("VIP is missing",)}, "kernel", "not as this Service wants it"),
         ({"probes": (SILENT,)}, "probe", "10.96.3.1:80/TCP from this node: timeout"),
