@@ -53,7 +53,8 @@ class Annotation(NamedTuple):
     """One annotation of ours.
 
     `read` makes the value of the field from what the object holds, which may be anything: it raises ValueError for
-    what is not `allowed`. `aliases` are whole names that other programs have for the same thing.
+    what is not `allowed`. `aliases` are whole names that other programs have for the same thing. Without
+    `has_default` it is about one Service, and a node has none for all.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Annotation(NamedTuple):
     help: str
     objects: tuple[str, ...] = (SERVICE,)
     aliases: tuple[str, ...] = ()
+    has_default: bool = True
 
     @property
     def key(self) -> str:
@@ -234,11 +236,13 @@ TABLE = (
         "share-with", "share_with", _tenants,
         f"names of tenants such as blue,green (at most {MOST_TENANTS}), or * for all of them", "blue,green",
         "Pods of these tenants may connect to the Service as those of its own tenant may (docs/tenants.md). Means"
-        " nothing without `--tenant-label`, and for a Service that is in no tenant's namespace."),
+        " nothing without `--tenant-label`, and for a Service that is in no tenant's namespace.",
+        has_default=False),
     Annotation(
         "tenant-dns", "tenant_dns", _boolean, '"true" or "false"', '"true"',
         "The Service is the DNS of its tenant: pods of the tenant that ask the cluster's DNS Service"
-        " (`--cluster-dns`) are answered by this one (docs/tenants.md). Of several the oldest counts."),
+        " (`--cluster-dns`) are answered by this one (docs/tenants.md). Of several the oldest counts.",
+        has_default=False),
 )  # fmt: skip
 
 
@@ -279,7 +283,7 @@ FOREIGN = {
 }
 BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}
 ALIASES = {kind: {a: row for row in TABLE if kind in row.objects for a in row.aliases} for kind in BY_KEY}
-DEFAULTS = {row.name: row for row in TABLE if SERVICE in row.objects}
+DEFAULTS = {row.name: row for row in TABLE if SERVICE in row.objects and row.has_default}
 """What a node may have for Services that do not say it themselves."""
 PREFIXES = (PREFIX, *(alias for row in TABLE for alias in row.aliases), *FOREIGN)
 
@@ -312,7 +316,9 @@ def default_problems(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield those defaults for Services that cannot be used: the name, without our prefix, and the reason."""
     for name, text in texts.items():
         row = DEFAULTS.get(name)
-        if row is None:
+        if f"{PREFIX}{name}" in BY_KEY[SERVICE] and row is None:
+            yield name, "has no default: what it says is about one Service"
+        elif row is None:
             near = get_close_matches(name[:LONGEST_KEY], DEFAULTS, n=1, cutoff=0.0)
             yield name, f"no annotation of a Service has this name; the nearest is {near[0]}"
         elif not _is_readable(row, text):

@@ -31,6 +31,7 @@ INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """What a ruleset can name. Linux takes nearly anything for a name; quotes and the like are not worth the risk."""
 SCHEDULER = re.compile(r"[a-z0-9_]{0,15}")
 """The kernel's limit, and what names of modules are made of."""
+NAMESPACED = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 MODES = ("iptables", "ipvs", "nftables")
 LOCKED_GATES = {"PreferSameTrafficDistribution": True, "MultiCIDRServiceAllocator": True}
@@ -227,7 +228,9 @@ def _service_defaults(values: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _tenants(values: dict[str, Any]) -> Iterator[Problem]:
-    label = values["tenantLabel"]
+    label, dns = values["tenantLabel"], values["clusterDNS"]
+    if dns and not NAMESPACED.fullmatch(dns):
+        yield "clusterDNS", dns, "must be namespace/name of a Service, or empty"
     if label and not LABEL.fullmatch(label):
         yield "tenantLabel", label, "is not the name of a label, such as ipvsproxy.io/tenant"
     elif label and values["detectLocalMode"] == DetectLocalMode.CLUSTER_CIDR and not values["clusterCIDR"]:

@@ -130,6 +130,7 @@ class TwoTenants:
         return {pod: {name: self.outcomes(pod, name) for name in NUMBERS} for pod in ("p11", "p12")}
 
 
+BOTH_PATHS = pytest.mark.parametrize("cluster", [[], ["--data-path=auto"]], ids=["ipvs", "auto"], indirect=True)
 SEPARATE = {
     "p11": {"blue": {SERVED}, "green": {REFUSED}, "plain": {SERVED}},
     "p12": {"blue": {REFUSED}, "green": {SERVED}, "plain": {SERVED}},
@@ -153,6 +154,7 @@ def cluster(lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) ->
     lab.responder.clear()
 
 
+@BOTH_PATHS
 def test_each_tenant_reaches_its_own_services_and_shared_ones(cluster: TwoTenants) -> None:
     eventually(lambda: cluster.table() == SEPARATE)
     # Who is no pod of this node is not judged: outside clients, the node itself.
@@ -221,6 +223,7 @@ def test_a_pod_of_no_tenant_reaches_everything(cluster: TwoTenants) -> None:
     )
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("loose", [1, 0])
 def test_a_namespace_that_changes_its_tenant_loses_what_was_open(cluster: TwoTenants, loose: int) -> None:
     netns.set_sysctls(cluster.lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": loose})
@@ -243,6 +246,7 @@ def test_a_namespace_that_changes_its_tenant_loses_what_was_open(cluster: TwoTen
     netns.set_sysctls(cluster.lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": 1})
 
 
+@BOTH_PATHS
 def test_connections_that_are_still_allowed_go_on(cluster: TwoTenants) -> None:
     """Pods and Services of a namespace change together: connections among them go on."""
     eventually(lambda: cluster.table() == SEPARATE)

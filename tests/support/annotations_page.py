@@ -23,6 +23,7 @@ names without `{PREFIX}`, or `--service-defaults` with semicolons between them. 
 `--ipvs-scheduler` and `--drain-timeout`. A name or a value that cannot be used is a mistake in the settings: the
 proxy does not start with it, and one that runs keeps the settings that it has. A default that means nothing for a
 Service (a flag of another scheduler than its own, a netmask where it has no session affinity) is passed over.
+`share-with` and `tenant-dns` are about one Service and have no default.
 
     apiVersion: ipvsproxy.io/v1alpha1
     kind: IPVSProxyConfiguration

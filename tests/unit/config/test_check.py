@@ -67,6 +67,14 @@ def found(*arguments):
             "--service-defaults=scheduler=mh;same-zone-weight=many",
             "'same-zone-weight=many': is not a number from 1 to 1000",
         ),
+        (
+            "--service-defaults=share-with=blue",
+            "'share-with=blue': has no default: what it says is about one Service",
+        ),
+        ("--tenant-label=two words", "is not the name of a label"),
+        ("--tenant-label=ipvsproxy.io/tenant", "local pods cannot be recognised"),
+        ("--cluster-dns=kube-dns", "must be namespace/name of a Service"),
+        ("--tenant-refusal=ask", "'drop'"),
         ("--service-metrics=0", "invalid value '0': must be off, all or a number of Services above 0"),
     ],
 )
