@@ -62,11 +62,11 @@ class Store:
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Record what an event says and tell whether anything is different now."""
         match event:
+            case Changed(kind, key, value):
+                return self._set(kind, key, value)
             case Listed(kind, objects, kept):
                 self._listed.add(kind)
                 return self._replace_all(kind, objects, kept)
-            case Changed(kind, key, value):
-                return self._set(kind, key, value)
             case Removed(kind, key):
                 return self._set(kind, key, None)
 

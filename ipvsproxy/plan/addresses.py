@@ -91,6 +91,8 @@ class Addresses:
         """Record an EndpointSlice and return the Services that ask for addresses of its pods."""
         changed = {endpoint.address for endpoint in new.endpoints if endpoint.node} if new else set()
         former = {endpoint.address for endpoint in old.endpoints if endpoint.node} if old else set()
+        if former == changed:  # most changes are of conditions
+            return set()
         return self._askers(_count(self._pods, former - changed, changed - former))
 
     def own_node(self, old: Node | None, new: Node | None) -> set[str]:

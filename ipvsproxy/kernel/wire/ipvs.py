@@ -81,6 +81,9 @@ def encode(family: int, step: IpvsStep, sequence: int) -> bytes:
     start, command, target = _destination_frame(family, verb, len(rest))
     head = start + stamp + command + key + target
     pack = TARGET.pack
+    if len(step.destinations) == 1:
+        (only,) = step.destinations
+        return messages + head + pack(only.address, PORT_HEAD, only.port) + rest
     targets = [pack(d.address, PORT_HEAD, d.port) for d in step.destinations]
     # Between two targets stands the end of one message and the beginning of the next, always the same.
     return messages + head + (rest + head).join(targets) + rest

@@ -1,0 +1,120 @@
+"""What Python costs for a start and for changes, in instructions: `python -m tests.bench.instructions`.
+
+Other work on the machine does not disturb the counts (valgrind's cachegrind). The kernel is in memory, but
+messages for IPVS are made as for the real one. Each figure is the difference of two runs that differ only in how
+often they do it, so what a process needs to begin is in none. Objects are decoded from JSON; making that JSON is
+not counted.
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+
+import structlog
+
+from ipvsproxy.base import garbage_collection
+from ipvsproxy.config import Config
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kube.decode import decode_json
+from ipvsproxy.process.assembly import make_loop
+from tests.bench import cluster
+from tests.bench.machine import objects
+from tests.support.memory_kernel import MemoryNode
+
+ENDPOINTS = 5
+ROUNDS = {"cold_sync": (0, 1), "burst": (1, 3), "endpoint_change": (1, 3)}
+"""How often the two runs of a scenario do it."""
+COUNT = re.compile(r"I\s+refs:\s+([\d,]+)")
+
+
+class Swallowed:
+    """A socket and a reader of IPVS on an empty node: takes all messages, finds nothing."""
+
+    def batch(self, _messages):
+        return {}
+
+    def services(self):
+        return []
+
+
+class EncodingIpvs(Ipvs):
+    """Makes the bytes of messages and sends them nowhere."""
+
+    def __init__(self):
+        self._family = 33
+        self._wire = self._reader = Swallowed()
+
+
+class Node:
+    """A node with the given number of Services, not synced yet."""
+
+    def __init__(self, services):
+        garbage_collection.expect_many_objects()
+        node = MemoryNode()
+        node.ipvs = EncodingIpvs()
+        config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
+        self.loop = make_loop(config, Inbox(), node.kernel(), lambda: 0.0)
+        self.lists = cluster.lists(services, ENDPOINTS)
+
+    def list(self):
+        """Decode all objects and bring the node up."""
+        services, slices = (
+            objects(kind, raw) for kind, raw in zip((Kind.SERVICE, Kind.ENDPOINT_SLICE), self.lists, strict=True)
+        )
+        events = [Listed(Kind.NODE, {}), Listed(Kind.SERVICE, services), Listed(Kind.ENDPOINT_SLICE, slices)]
+        self.loop.reconcile(events)
+
+    def change(self, lines):
+        """Decode some slices and carry out what they change, in one pass."""
+        found = [decode_json(Kind.ENDPOINT_SLICE, line).object for line in lines]
+        self.loop.reconcile([Changed(Kind.ENDPOINT_SLICE, value.key, value) for value in found])
+
+
+def run(scenario, services, rounds):
+    """Do something so many times; what is not counted is done for the largest number of rounds."""
+    node = Node(services)
+    lines = [
+        [json.dumps(cluster.endpoint_slice(n, ENDPOINTS, shift=shift)).encode() for n in range(services)]
+        for shift in range(1, max(ROUNDS[scenario]) + 1)
+    ]
+    if scenario == "cold_sync":
+        return node.list() if rounds else None
+    node.list()
+    for changed in lines[:rounds]:
+        for together in [changed] if scenario == "burst" else [[line] for line in changed]:
+            node.change(together)
+    return None
+
+
+def count(scenario, services, rounds):
+    """Return the instructions of a process that runs a scenario."""
+    command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    command += [sys.executable, "-m", __spec__.name, "--run", scenario, str(services), str(rounds)]
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return int(COUNT.search(done.stderr)[1].replace(",", ""))
+
+
+def main(arguments=None):
+    """Print the instructions for each Service of a start, and for each change."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--services", type=int, default=100)
+    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.run:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+        scenario, services, rounds = given.run
+        run(scenario, int(services), int(rounds))
+        return
+    for scenario, (fewer, more) in ROUNDS.items():
+        difference = count(scenario, given.services, more) - count(scenario, given.services, fewer)
+        print(f"{scenario}: {difference // (given.services * (more - fewer)):,}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
