@@ -62,9 +62,14 @@ def _pton(af: int, text: str, shown: str | None = None) -> bytes:
         raise ValueError(f"{shown or text!r} is not an IP address") from None
 
 
+def address_family(length: int) -> int:
+    """Return the socket family of addresses of so many bytes."""
+    return socket.AF_INET if length == 4 else socket.AF_INET6
+
+
 def format_ip(address: bytes) -> str:
     """Return the canonical text (RFC 5952 for IPv6)."""
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+    return socket.inet_ntop(address_family(len(address)), address)
 
 
 def format_endpoint(address: bytes, port: int) -> str:

@@ -18,6 +18,8 @@ class Rate(NamedTuple):
 
 LINES = Rate(30, 10.0)
 """Log lines about the objects of one namespace."""
+LOGGED_AT_ONCE = 10
+"""Objects of one event that are logged one by one; of the others the count is."""
 
 
 class Bucket:

@@ -1,4 +1,4 @@
-"""By what others know ipvsproxy in the kernel: the names and numbers of its objects, each of them once.
+"""Names and numbers that several parts of the program share: of its objects in the kernel, of protocols.
 
 The nft scripts state some of them as well; tests/unit/ruleset/test_schema.py compares.
 """
@@ -14,3 +14,4 @@ MASQUERADE_BIT = 14
 """The bit of the packet mark for replies, unless `iptables.masqueradeBit` says otherwise: kube-proxy's default."""
 REPLIES_COMMENT = "ipvsproxy replies"
 """Begins the comment of our rule in another program's FORWARD chain; the mark follows."""
+DNS_PORT = 53

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ipvsproxy.base.address import family, format_ip, parse_ip
 from ipvsproxy.base.errors import plain
+from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.names import similar
 from ipvsproxy.commands.survey import SurveyResult
@@ -24,7 +25,7 @@ from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey,
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.probe.dns import query, resolve
 from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
-from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
+from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.elements import PacketVerdict
 from ipvsproxy.ruleset.schema import LOCAL
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from msgspec.structs import replace
 
 from ipvsproxy.base.address import format_ip, parse_ip
+from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.diagnosis.facts import Dns, DnsAnswer, ExternalName
 from ipvsproxy.kernel.read.connections import Asker, trace
 from ipvsproxy.kube.once import Objects
@@ -12,7 +13,7 @@ from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import Destination, FrontendKey, Path
 from ipvsproxy.probe.dns import resolve
 from ipvsproxy.reconciler.node_state import API_SERVER
-from ipvsproxy.reconciler.wanted_state import DNS_PORT, WantedState
+from ipvsproxy.reconciler.wanted_state import WantedState
 
 KUBERNETES = "kubernetes.default.svc"
 DNS_NAMESPACE, DNS_NAMES = "kube-system", ("kube-dns", "coredns")

@@ -12,6 +12,7 @@ from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.config.annotations import default_problems
 from ipvsproxy.config.kinds import format_duration
 from ipvsproxy.config.meaning import SERVICE_METRICS, reads
+from ipvsproxy.config.model import KUBERNETES_VERSION
 from ipvsproxy.config.settle import PORTS, Settings
 from ipvsproxy.config.table import GATES_WITH_EFFECT, KUBE_PROXY_FIELDS, OUR_FIELDS
 from ipvsproxy.config.values import (
@@ -139,7 +140,7 @@ def _all(values: dict[str, Any]) -> Iterator[Problem]:
         yield "nodePortRange", values["nodePortRange"], "must be a range of ports such as 30000-32767, or empty"
     version = values["--version"]
     if version not in ("true", "false", "raw") and not VERSION.fullmatch(version):
-        yield "--version", version, "must be true, false, raw or a version such as v1.36.2"
+        yield "--version", version, f"must be true, false, raw or a version such as {KUBERNETES_VERSION}"
 
 
 def _is_port_range(text: str) -> bool:

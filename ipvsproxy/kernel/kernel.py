@@ -14,6 +14,7 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.ipvs_reader import NOT_THERE
@@ -41,8 +42,6 @@ from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.notification import Notification, VipsChanged
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, Dirty, FrontendKey, KernelState, Vip
-
-LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
 

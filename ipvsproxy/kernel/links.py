@@ -22,7 +22,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ipvsproxy.base.address import format_ip, is_node_address
-from ipvsproxy.base.names import VIP_LINK
+from ipvsproxy.base.names import DNS_PORT, VIP_LINK
 from ipvsproxy.kernel.wire.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -67,7 +67,6 @@ from ipvsproxy.plan.node import THIS_NODE, Reserved
 from ipvsproxy.plan.state import Vip, VipForm
 
 """Calico recognises the IPVS mode by this name, so it is not ours to choose."""
-DNS_PORT = 53
 NAMED = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, VIP_LINK.encode() + b"\0")
 GET_LINK = message(RTM_GETLINK, 0, NAMED)
 NEW_LINK = message(

@@ -22,6 +22,7 @@ import structlog
 
 from ipvsproxy.base import messages, names
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
@@ -48,7 +49,6 @@ MAX_HALVINGS = 100
 """Of one transaction: some ten faults among thousands of frontends. The rest is found with the next try."""
 MAX_ADMISSIONS = 1000
 """Source ranges that are loaded as rules as well; clients of others may have to ask again."""
-LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
 

@@ -14,6 +14,8 @@ import msgspec
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.ceilings import ANSWER_BYTES, OBJECT_BYTES
 
+PAGE_SIZE = 500
+"""Objects of one page of a list, as client-go asks for them."""
 GONE = 410
 UNAUTHORIZED = 401
 # The connection failed before there was a status, or broke later.

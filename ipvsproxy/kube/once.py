@@ -11,7 +11,7 @@ import msgspec
 
 from ipvsproxy.config import Config
 from ipvsproxy.exchange.inbox import Kind, kinds
-from ipvsproxy.kube.api import RequestFailed, Transport, failure_of, read_page
+from ipvsproxy.kube.api import PAGE_SIZE, RequestFailed, Transport, failure_of, read_page
 from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.kube.locate import locate
 from ipvsproxy.kube.objects import Objects, Unavailable
@@ -21,7 +21,6 @@ from ipvsproxy.kube.saved import read_folder
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 
 __all__ = ["Objects", "Unavailable", "read_objects"]
-PAGE_SIZE = 500
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 
 

@@ -24,6 +24,7 @@ from ipvsproxy.kube.api import (
     GONE,
     MALFORMED,
     NO_ANSWER,
+    PAGE_SIZE,
     UNAUTHORIZED,
     RequestFailed,
     Response,
@@ -40,7 +41,6 @@ from ipvsproxy.kube.decoded import Decoded, InvalidObject
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.reporting_decoder import ReportingDecoder
 
-PAGE_SIZE = 500
 # Failures that have nothing to do with the version we resume from: waiting is all there is to do.
 RETRYABLE = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
 RELIST_AFTER = 3

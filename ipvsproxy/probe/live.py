@@ -11,7 +11,6 @@ from ipvsproxy.base.errors import plain
 
 SECONDS = 5.0
 SCTP = 132
-DNS_PORT = 53
 REFUSALS = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EPERM))
 
 MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind, int], socket.socket]

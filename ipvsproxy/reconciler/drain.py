@@ -11,6 +11,7 @@ from itertools import islice
 import structlog
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.large_servers import PIECE
@@ -24,7 +25,6 @@ from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.wanted_state import WantedState
 
-LOGGED_AT_ONCE = 10
 Connections = Iterator[dict[Destination, int] | None]
 
 log = structlog.get_logger()

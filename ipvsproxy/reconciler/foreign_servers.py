@@ -12,12 +12,12 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey, ServerState
 
-LOGGED_AT_ONCE = 10
 MOST_REMEMBERED = 1000
 
 log = structlog.get_logger()

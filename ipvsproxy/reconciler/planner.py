@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 import structlog
 
+from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.wanted_state import WantedState
-
-LOGGED_AT_ONCE = 10
 
 log = structlog.get_logger()
 

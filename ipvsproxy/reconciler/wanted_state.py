@@ -7,6 +7,7 @@ addresses. Out: the ledger, and the names of what has changed in it. Owned by th
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.config import Config
 from ipvsproxy.exchange.inbox import Changed, Listed, Removed
 from ipvsproxy.exchange.report import Report
@@ -27,8 +28,6 @@ from ipvsproxy.reconciler.node_state import API_SERVER, NodeState, log_missing
 from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.service_reports import ServiceReports
 from ipvsproxy.ruleset.elements import ElementKey, Value, guards
-
-DNS_PORT = 53
 
 
 class WantedState:

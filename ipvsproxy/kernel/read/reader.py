@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
+from ipvsproxy.base.address import address_family
 from ipvsproxy.base.names import TABLE
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.elements import ElementReader
@@ -181,8 +182,9 @@ class KernelReader:
         return Route(kind == RTN_LOCAL, _link_name(fields), source, gateway)
 
     def _ask_route(self, address: bytes, flags: int = 0) -> bytes:
-        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-        body = RTMSG.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(RTA_DST, address)
+        body = RTMSG.pack(address_family(len(address)), len(address) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(
+            RTA_DST, address
+        )
         return self._route.request(message(RTM_GETROUTE, 0, body))
 
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from ipvsproxy.base.address import address_family
 from ipvsproxy.kernel.wire.netlink import GENERIC, SEQUENCE, attribute, generic, message
 from ipvsproxy.plan.diff import NEW_DEST, SERVER_VERBS, IpvsStep, Verb
 from ipvsproxy.plan.state import TUNNEL, DestinationAttributes, FrontendKey, ServerAttributes
@@ -145,11 +146,6 @@ def _tunnel(attributes: DestinationAttributes) -> bytes:
         *(6, IPVS_DEST_ATTR_TUN_PORT, attributes.tunnel_port.to_bytes(2)),
         *(6, IPVS_DEST_ATTR_TUN_FLAGS, attributes.tunnel_flags),
     )
-
-
-def address_family(length: int) -> int:
-    """Return the family of an address of so many bytes."""
-    return socket.AF_INET if length == 4 else socket.AF_INET6
 
 
 def key_attribute(key: FrontendKey) -> bytes:

@@ -3,11 +3,11 @@
 Sources: include/uapi/linux/{rtnetlink,if_addr,if_link,neighbour}.h, rtnetlink(7).
 """
 
-import socket
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
 
+from ipvsproxy.base.address import address_family
 from ipvsproxy.kernel.wire.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -58,8 +58,7 @@ def address_message(address: bytes, index: int, sequence: int, *, add: bool) -> 
     """Return the message that adds or removes an address of a link."""
     v4 = len(address) == 4
     scope_flags = 0 if v4 else IFA_F_NODAD
-    family = socket.AF_INET if v4 else socket.AF_INET6
-    body = IFADDRMSG.pack(family, len(address) * 8, scope_flags, 0, index)
+    body = IFADDRMSG.pack(address_family(len(address)), len(address) * 8, scope_flags, 0, index)
     body += attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address)
     return message(RTM_NEWADDR if add else RTM_DELADDR, NLM_F_CREATE | NLM_F_EXCL if add else 0, body, sequence)
 
@@ -67,8 +66,9 @@ def address_message(address: bytes, index: int, sequence: int, *, add: bool) -> 
 @lru_cache(maxsize=8)
 def route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, bytes]:
     """Return a message about a route in three pieces: cut at its sequence number and at its address."""
-    family = socket.AF_INET if length == 4 else socket.AF_INET6
-    body = RTMSG.pack(family, length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0)
+    body = RTMSG.pack(
+        address_family(length), length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0
+    )
     tail = attribute(RTA_OIF, U32.pack(index)) if index else b""
     # Appended, so that the route can stand beside the one that an address of the same VIP has made.
     flags = NLM_F_CREATE | NLM_F_APPEND if add else 0

@@ -9,10 +9,10 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube import api, decode, reflector
-from ipvsproxy.kube.api import RequestFailed, lines
+from ipvsproxy.kube.api import PAGE_SIZE, RequestFailed, lines
 from ipvsproxy.kube.ceilings import Room
 from ipvsproxy.kube.pace import Pace
-from ipvsproxy.kube.reflector import PAGE_SIZE, Reflector
+from ipvsproxy.kube.reflector import Reflector
 from tests.support.apiserver import endpoint_slice, node, service, status
 from tests.support.recording import RecordingInbox
 

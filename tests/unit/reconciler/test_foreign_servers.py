@@ -4,13 +4,14 @@ import pytest
 import structlog
 
 from ipvsproxy.base import messages
+from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import ServerAttributes, ServerState
 from ipvsproxy.process.assembly import make_loop
-from ipvsproxy.reconciler.foreign_servers import LOGGED_AT_ONCE, ForeignServers
+from ipvsproxy.reconciler.foreign_servers import ForeignServers
 from ipvsproxy.serve.board import Board
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
