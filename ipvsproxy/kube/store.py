@@ -15,7 +15,7 @@ from ipvsproxy.plan.host_ports import HostPorts
 from ipvsproxy.plan.model import EndpointSlice, Namespace, Node, Pod, Service
 from ipvsproxy.plan.tenants import Tenants
 
-SERVICE, NODE = Kind.SERVICE, Kind.NODE
+SERVICE, ENDPOINT_SLICE, NODE = Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NODE
 
 log = structlog.get_logger()
 
@@ -48,16 +48,17 @@ class Store:
         self._slices_of: dict[str, dict[str, EndpointSlice]] = {}
         self._dirty: dict[str, None] = {}
         self._listed: set[Kind] = set()
+        self._is_listed = False
 
     @property
     def synced(self) -> bool:
         """Whether each kind has been listed once: nothing is programmed before (contract 4.1)."""
-        return self._kinds <= self._listed and not self._awaits_neighbours
+        return self._is_listed and not self._awaits_neighbours
 
     @property
     def lacks_other_nodes_only(self) -> bool:
         """Whether everything has been listed once but the addresses of other nodes."""
-        return self._kinds <= self._listed and self._awaits_neighbours
+        return self._is_listed and self._awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Record what an event says and tell whether anything is different now."""
@@ -66,6 +67,7 @@ class Store:
                 return self._set(kind, key, value)
             case Listed(kind, objects, kept):
                 self._listed.add(kind)
+                self._is_listed = self._kinds <= self._listed
                 return self._replace_all(kind, objects, kept)
             case Removed(kind, key):
                 return self._set(kind, key, None)
@@ -75,7 +77,7 @@ class Store:
 
         Nothing is programmed before the first look, unless it fails where all else could be listed.
         """
-        if seen.nodes is not None or self._kinds <= self._listed:
+        if seen.nodes is not None or self._is_listed:
             self._awaits_neighbours = False
         self.mark(self.addresses.neighbours(seen))
 
@@ -135,7 +137,7 @@ class Store:
             return self._set_node(key, value)
         if kind is SERVICE:
             return self._set_service(key, value)
-        if kind is Kind.ENDPOINT_SLICE:
+        if kind is ENDPOINT_SLICE:
             return self._set_slice(key, value)
         if not self.tenants:
             return False

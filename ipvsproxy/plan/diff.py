@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from ipvsproxy.plan.ledger import Wanted
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import (
+    SHORT_PATH,
     USUAL,
     Destination,
     DestinationAttributes,
@@ -32,7 +33,6 @@ from ipvsproxy.plan.state import (
     Frontend,
     FrontendKey,
     KernelState,
-    Path,
     ServerAttributes,
     ServerState,
     Vip,
@@ -131,7 +131,7 @@ def diff(touched: Dirty, wanted: Wanted, shadow: KernelState, protected: Callabl
         _element(slot, wanted.elements, shadow, steps)
     for key in touched.servers:
         frontend, state = wanted.frontends.get(key), shadow.servers.get(key)
-        if frontend is not None and frontend.path is Path.SHORT:
+        if frontend is not None and frontend.path is SHORT_PATH:
             _leave_server(frontend, state, steps)
         elif frontend is not None:
             _server(frontend, state, steps)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ipvsproxy.config import DataPath
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import Path
+from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Path
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS
 
 SHORT_SCHEDULER = "rr"
@@ -24,14 +24,15 @@ class PathChoice(NamedTuple):
     reason: str = ""
 
 
-IPVS_IS_WANTED, SHORT = PathChoice(Path.IPVS), PathChoice(Path.SHORT)
+BY_IPVS = DataPath.IPVS
+IPVS_IS_WANTED, SHORT = PathChoice(IPVS_PATH), PathChoice(SHORT_PATH)
 
 
 def path_of_service(
     service: Service, configured: DataPath, scheduler: str, balance: Balance, drain_seconds: float
 ) -> PathChoice:
     """Choose for all ClusterIPs of a Service."""
-    if (service.data_path or configured) == DataPath.IPVS:
+    if (service.data_path or configured) == BY_IPVS:
         return IPVS_IS_WANTED
     wishes = (
         (scheduler != SHORT_SCHEDULER, f"the scheduler {scheduler}"),
@@ -50,7 +51,7 @@ def path_of_service(
 
 def path_of_port(of_service: PathChoice, protocol: Protocol, endpoints: int) -> PathChoice:
     """Choose for one port of a ClusterIP with so many endpoints."""
-    if of_service.path is Path.IPVS:
+    if of_service.path is IPVS_PATH:
         return of_service
     if protocol is Protocol.SCTP:
         return _needs("SCTP")
@@ -58,7 +59,7 @@ def path_of_port(of_service: PathChoice, protocol: Protocol, endpoints: int) -> 
 
 
 def _needs(what: str) -> PathChoice:
-    return PathChoice(Path.IPVS, f"{what}: only with IPVS")
+    return PathChoice(IPVS_PATH, f"{what}: only with IPVS")
 
 
 def _is_reached_from_outside(service: Service) -> bool:

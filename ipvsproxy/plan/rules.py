@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
-from ipvsproxy.plan.state import Frontend, FrontendKey, GroupAdmission, Path
+from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.ruleset.elements import (
     ADMIT_OR_DROP,
     ADMIT_OR_REFUSE,
@@ -45,6 +45,8 @@ from ipvsproxy.ruleset.schema import (
     VIEW_SERVERS,
     VIPS,
 )
+
+ACCEPT = PacketVerdict.ACCEPT
 
 
 class FrontendElements(NamedTuple):
@@ -94,7 +96,7 @@ def elements(frontend: Frontend) -> FrontendElements:
 
 def _decision(frontend: Frontend) -> Iterator[Element]:
     """Yield the verdict of a frontend, and its endpoints where the ruleset chooses one."""
-    if frontend.path is Path.SHORT and frontend.destinations:
+    if frontend.path is SHORT_PATH and frontend.destinations:
         yield from balanced_by_rules(frontend)
         yield ElementKey(SHORT_FRONTENDS[family(frontend.key.address)], frontend.key), ""
     else:
@@ -103,7 +105,7 @@ def _decision(frontend: Frontend) -> Iterator[Element]:
 
 def may_be_balanced_by_rules(frontend: Frontend) -> bool:
     """Whether a frontend that has its own server could do without for a moment."""
-    by_ipvs = frontend.path is Path.IPVS and frontend.verdict is PacketVerdict.ACCEPT
+    by_ipvs = frontend.path is IPVS_PATH and frontend.verdict is ACCEPT
     return by_ipvs and 0 < len(frontend.destinations) <= MOST_ENDPOINTS
 
 
@@ -117,7 +119,7 @@ def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:
 
 
 def _short_endpoints(frontend: Frontend) -> list[ElementKey]:
-    if frontend.path is not Path.SHORT:
+    if frontend.path is not SHORT_PATH:
         return []
     kind = SHORT_ENDPOINTS[family(frontend.key.address)]
     return [ElementKey(kind, to) for to in _endpoints(frontend)]

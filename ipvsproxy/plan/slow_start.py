@@ -27,6 +27,9 @@ class SlowStarts:
         self._agenda: list[tuple[float, str]] = []
         self._present: Mapping[FrontendKey, ServerState] | None = None
 
+    def __bool__(self) -> bool:
+        return bool(self._since)
+
     def remember(self, present: Mapping[FrontendKey, ServerState] | None) -> None:
         """Take the ages of endpoints from what the kernel has, as long as that is given."""
         self._present = present

@@ -26,7 +26,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, family, is_covered
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, Path, View
+from ipvsproxy.plan.state import SHORT_PATH, Destination, Frontend, FrontendKey, View
 from ipvsproxy.ruleset.schema import SHARED_GROUP
 
 GroupOf = Callable[[bytes], int | None]
@@ -236,7 +236,7 @@ def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
         now = {view.audience for view in views}
         views += tuple(view for view in old.views if view.audience not in now)
     groups = None if frontend.admission is None else frontend.admission.groups
-    short = frontend.path is Path.SHORT or (old is not None and old.short)
+    short = frontend.path is SHORT_PATH or (old is not None and old.short)
     if not (views or short or frontend.ranges or frontend.key.protocol == UDP or groups is not None):
         return None
     return SeenFrontend(frontend.serving, frontend.ranges, views, groups, short)

@@ -20,7 +20,7 @@ from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.drain import Drains, Ended
 from ipvsproxy.plan.slices import Room, unit_cost
-from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, Path
+from ipvsproxy.plan.state import SHORT_PATH, Destination, Dirty, Frontend, FrontendKey
 from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.wanted_state import WantedState
@@ -117,7 +117,7 @@ class Drainer(Part):
         frontends, servers = self._wanted.frontends, self._kernel.shadow.servers
         for key in keys:
             frontend, state = frontends.get(key), servers.get(key)
-            if frontend and state and frontend.path is Path.SHORT and not state.destinations:
+            if frontend and state and frontend.path is SHORT_PATH and not state.destinations:
                 yield IpvsStep(Verb.DEL_SERVICE, key)
 
     def _look(self, key: FrontendKey, reading: Connections, now: float) -> None:

@@ -91,23 +91,26 @@ class Planning:
         config, node, reports = self._config, self._node.facts, self._reports
         slices: Sequence[EndpointSlice] = self._store.slices(key)
         service = service.with_defaults(self._defaults) if self._defaults else service
-        if self._is_cluster_dns(key) and self._store.dns_of_tenants:
+        tenants = self._store.tenants
+        if self._store.dns_of_tenants and self._is_cluster_dns(key):
             # What a view leads away is not judged by the endpoints of this Service only with IPVS.
             service = replace(service, data_path=DataPath.IPVS)
         tally = Tally(config.service_limit)
-        slices, foreign = self._store.tenants.own_endpoints(service, slices)
-        if foreign:
-            names = ", ".join(map(format_ip, foreign[:NAMED]))
-            tally.complaints.append(f"{len(foreign)} endpoints are pods of other tenants and get nothing: {names}")
+        if tenants:
+            slices, foreign = tenants.own_endpoints(service, slices)
+            tally.complaints += _of_other_tenants(foreign)
         is_known = True
         if service.scheduler:
             service, complaint, is_known = self._schedulers.usable(service)
             tally.complaints += [complaint] if complaint else []
         refusals = judge(service, node, config, self._store.addresses)
-        wanted = plan_service(service, slices, node, config, tally, refusals, self._steps(key, service, slices))
+        steps = self._steps(key, service, slices) if service.slow_start_seconds or self.slow_starts else None
+        wanted = plan_service(service, slices, node, config, tally, refusals, steps)
         owner = Owner(service.created, key)
         self._quota.set(owner, tally.sizes)
-        wanted = self._for_tenants(service, self._within_quota(key, wanted, tally))
+        wanted = self._within_quota(key, wanted, tally)
+        if tenants:
+            wanted = self._for_tenants(service, wanted)
         self._ledger.replace(owner, wanted, touched)
         reports.local(key, local_view(service, slices, wanted, node.name))
         if self._localhost_families:
@@ -239,3 +242,11 @@ class Planning:
 def _age(service: Service) -> tuple[str, str]:
     """The oldest of several Services counts, by creation time, then by name."""
     return service.created, service.key
+
+
+def _of_other_tenants(endpoints: Sequence[bytes]) -> list[str]:
+    """Return the complaint about endpoints that are pods of other tenants."""
+    if not endpoints:
+        return []
+    names = ", ".join(map(format_ip, endpoints[:NAMED]))
+    return [f"{len(endpoints)} endpoints are pods of other tenants and get nothing: {names}"]
