@@ -1,7 +1,8 @@
 """How connections to load balancers are spread over nodes, as clouds do it: nftables, and a route for each node.
 
-A new TCP connection gets a node by source, destination and ports, and keeps it, whatever health check ports say
-later; each datagram gets a node in the same way. The mark of a packet is the last byte of its node's address.
+A new TCP connection gets a node by source, destination and ports; once the node has answered, the connection keeps
+it, whatever health check ports say later. Each datagram gets a node in the same way. The mark of a packet is the
+last byte of its node's address.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def ruleset(hops: Mapping[str, Iterable[str]]) -> str:
     """For `nft -f -`: nodes by the address of the load balancer; without a node, its packets are dropped."""
     lines = [f"table ip {TABLE}", f"delete table ip {TABLE}", f"table ip {TABLE} {{"]
     lines += [" chain output {", "  type route hook output priority mangle"]
-    lines.append("  ct mark != 0 meta mark set ct mark accept")
+    lines.append("  ct state established ct mark != 0 meta mark set ct mark accept")
     lines += [f"  ip daddr {ip} {_spread(list(nodes))}" for ip, nodes in sorted(hops.items())]
     lines += ["  meta l4proto tcp ct mark set meta mark", " }", "}"]
     return "\n".join(lines) + "\n"

@@ -73,6 +73,7 @@ def test_packets_are_marked_for_a_node_and_without_one_dropped():
     assert "ip daddr 172.31.100.1 meta mark set jhash" in text
     assert "mod 2 map { 0 : 11, 1 : 12 }" in text
     assert "ip daddr 172.31.100.2 drop" in text
+    assert "ct state established ct mark != 0 meta mark set ct mark accept" in text
     assert spreading.routes("172.31.0.12") == [
         ["rule", "add", "fwmark", "12", "lookup", "1012"],
         ["route", "add", "default", "via", "172.31.0.12", "table", "1012"],
