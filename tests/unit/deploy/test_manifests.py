@@ -49,10 +49,15 @@ def test_the_base_is_valid(item: Object) -> None:
 
 
 def test_an_overloaded_node_starts_no_proxy_again_before_kubeadm_would_its_control_plane() -> None:
-    """Its static pods have 15 s for an answer and eight failures (cmd/kubeadm/app/util/staticpod/utils.go)."""
-    pod = by_kind(base())["DaemonSet"]["spec"]["template"]["spec"]
-    probe = pod["containers"][0]["livenessProbe"]
-    assert (probe["timeoutSeconds"], probe["periodSeconds"], probe["failureThreshold"]) == (15, 10, 8)
+    """Its static pods have 15 s for an answer, eight failures, and four minutes for a start.
+
+    (cmd/kubeadm/app/util/staticpod/utils.go)
+    """
+    container = by_kind(base())["DaemonSet"]["spec"]["template"]["spec"]["containers"][0]
+    alive, started = container["livenessProbe"], container["startupProbe"]
+    assert (alive["timeoutSeconds"], alive["periodSeconds"], alive["failureThreshold"]) == (15, 10, 8)
+    assert started["httpGet"] == alive["httpGet"]
+    assert started["initialDelaySeconds"] + started["periodSeconds"] * started["failureThreshold"] >= 240
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
