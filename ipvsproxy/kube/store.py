@@ -194,7 +194,7 @@ class Store:
         self._dirty[key] = None
         if self.tenants:
             self._index(key, old, new)
-        self.host_ports.service(key, old, new)
+        self.mark(self.host_ports.service(key, old, new))
         self.mark(self.addresses.service(key, old, new))
         return True
 

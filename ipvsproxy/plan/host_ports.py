@@ -1,12 +1,15 @@
 """Ports on which programs of this node listen, and the Services that ask for the same ports.
 
-A Service gets no NodePort, and no port of an address of this node, on which something listens. Deterministic, no
-I/O. A change costs its own size: the Services for which something may be different now are looked up by port.
+A Service gets no NodePort, and no port of an address of this node, on which something listens. Health-check ports
+of Services count from the moment at which their Service is there: the proxy begins to listen a little later.
+Deterministic, no I/O. A change costs its own size: the Services for which something may be different now are
+looked up by port.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
-from ipvsproxy.plan.model import Service
+from ipvsproxy.plan.model import Protocol, Service
 
 Port = tuple[int, int]
 """Protocol number and port."""
@@ -16,12 +19,21 @@ class HostPorts:
     """The ports that Services ask for on addresses of this node, and those on which something listens."""
 
     def __init__(self) -> None:
-        self.in_use: frozenset[Port] = frozenset()
         self.has_news = False
         self._askers: dict[Port, set[str]] = {}
+        self._listening: frozenset[Port] = frozenset()
+        self._health_checks: Counter[Port] = Counter()
+        self._in_use: frozenset[Port] | None = frozenset()
 
-    def service(self, key: str, old: Service | None, new: Service | None) -> None:
-        """Record which ports a Service asks for now."""
+    @property
+    def in_use(self) -> frozenset[Port]:
+        """The ports that no Service gets on addresses of this node; the same object while nothing changes."""
+        if self._in_use is None:
+            self._in_use = self._listening | self._health_checks.keys()
+        return self._in_use
+
+    def service(self, key: str, old: Service | None, new: Service | None) -> set[str]:
+        """Record which ports a Service asks for now; return others for which that makes a difference."""
         before, after = frozenset(_asked(old)), frozenset(_asked(new))
         for port in before - after:
             self._askers[port].discard(key)
@@ -30,10 +42,24 @@ class HostPorts:
         for port in after - before:
             self._askers.setdefault(port, set()).add(key)
             self.has_news = True
+        return self._health_check(old, -1) | self._health_check(new, 1)
+
+    def _health_check(self, service: Service | None, count: int) -> set[str]:
+        """Count a health-check port that comes or goes; return the Services that ask for it."""
+        if service is None or not service.health_check_port:
+            return set()
+        port = Protocol.TCP.value, service.health_check_port
+        self._health_checks[port] += count
+        if not self._health_checks[port]:
+            del self._health_checks[port]
+        self._in_use = None
+        return self._askers.get(port, set()).copy()
 
     def listening(self, ports: frozenset[Port]) -> set[str]:
         """Record on which ports something listens and return the Services for which that makes a difference."""
-        changed, self.in_use, self.has_news = ports ^ self.in_use, ports, False
+        changed, self._listening, self.has_news = ports ^ self._listening, ports, False
+        if changed:
+            self._in_use = None
         return {key for port in changed for key in self._askers.get(port, ())}
 
 

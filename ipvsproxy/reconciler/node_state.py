@@ -13,7 +13,6 @@ from ipvsproxy.base import messages
 from ipvsproxy.config import Config
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kube.store import Store
-from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.local import listen_addresses
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved, blindness, facts, missing
@@ -58,9 +57,11 @@ class NodeState:
         """Record by which addresses and ports we reach the API server."""
         self._api_servers = tuple(Reserved(address, API_SERVER_ROLE, port) for address, port in servers)
 
-    def listening(self, ports: frozenset[Port]) -> None:
-        """Record on which ports programs of this node listen."""
-        self.facts = replace(self.facts, ports_in_use=ports)
+    def follow_ports(self) -> None:
+        """Take over which ports programs of this node have."""
+        ports = self._store.host_ports.in_use
+        if self.facts.ports_in_use is not ports:
+            self.facts = replace(self.facts, ports_in_use=ports)
 
     def look(
         self, link_addresses: Iterable[bytes], reserved: Iterable[Reserved], senders: Mapping[str, bytes] | None

@@ -71,6 +71,7 @@ class Planning:
     def plan(self, keys: Collection[str]) -> Dirty:
         """Plan some Services anew and return what that may change."""
         touched, listing_nodes = Dirty(), 0
+        self._node.follow_ports()
         for key in keys:
             service = self._store.services.get(key)
             if service is None:

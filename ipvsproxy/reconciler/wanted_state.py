@@ -218,7 +218,6 @@ class WantedState:
     def listening(self, ports: frozenset[Port]) -> None:
         """Record on which ports programs of this node listen; Services that ask for such a port become dirty."""
         self._store.mark(self._store.host_ports.listening(ports))
-        self._node.listening(ports)
 
     def schedulers_of_services(self) -> set[str]:
         """Return the schedulers that Services ask for, or get by a default of the node."""

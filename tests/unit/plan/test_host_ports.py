@@ -56,3 +56,19 @@ def test_a_node_port_on_which_a_program_listens_is_not_served():
     assert key("10.96.0.10:53/UDP") in planned
     assert {name.port for name in planned} == {80, 53, 30053}
     assert set(tally.complaints) == {"NodePort 30080/TCP: a program of this node listens on this port"}
+
+
+FRONT = service("front", ["10.96.0.14"], external_local=True, health_check_port=443)
+
+
+def test_the_port_of_a_health_check_is_in_use_as_soon_as_its_service_is_there():
+    ports = asked_for(WEB, OUTSIDE, PLAIN)
+    ports.listening(frozenset({(TCP, 22)}))
+    assert ports.service(FRONT.key, None, FRONT) == {"default/outside"}
+    assert ports.in_use == {(TCP, 22), (TCP, 443)}
+    assert ports.in_use is ports.in_use
+    # The proxy listens there by now, which is no news.
+    assert ports.listening(frozenset({(TCP, 22), (TCP, 443)})) == {"default/outside"}
+    assert ports.service(FRONT.key, FRONT, None) == {"default/outside"}
+    ports.listening(frozenset({(TCP, 22)}))
+    assert ports.in_use == {(TCP, 22)}

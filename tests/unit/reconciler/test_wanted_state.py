@@ -132,3 +132,20 @@ def test_the_switch_for_operators_allows_addresses_of_nodes_and_pods():
         *NODES, slice_of("other", "10.9.1.7"), service(external_ips=["192.0.2.1", "192.0.2.2", "10.9.1.7"])
     )
     assert planned.served("web") == {"10.96.0.10", "192.0.2.1", "192.0.2.2", "10.9.1.7"}
+
+
+def test_a_port_of_this_node_ends_when_it_becomes_the_health_check_of_another_service():
+    ports = ((80, 0), (31999, 0, "TCP", "more"))
+    greedy = service("greedy", ["10.96.0.66"], ports, load_balancer_ips=["192.0.2.1"])
+    pods = slice_of("greedy", "10.244.1.1", ports=((80, "TCP", "http"), (31999, "TCP", "more")))
+    node = PlannedNode().change(NODES[0], greedy, pods)
+
+    def here():
+        return {key.port for key in node.desired.frontends if format_ip(key.address) == "192.0.2.1"}
+
+    assert here() == {80, 31999}
+    front = service("front", ["10.96.0.7"], external_local=True, health_check_port=31999)
+    node.change(front)
+    assert here() == {80}
+    node.change(gone=[(Kind.SERVICE, "default/front")])
+    assert here() == {80, 31999}
