@@ -80,6 +80,8 @@ def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) ->
         f"  ({explanation.sender})",
     ]
     yield f"Service: {service or known.problem or NO_SERVICE}"
+    if reason := known.path_reasons.get(str(explanation.packet.to)):
+        yield f"Not on the short path: {reason}"
     yield ""
     yield Grid(
         ("WHERE", "WHAT", "BECAUSE OF"),
@@ -126,6 +128,7 @@ def document(explanation: Explanation, known: Names, others: Sequence[str] = ())
         },
         "to": str(key),
         "service": known.of(key),
+        "pathReason": known.path_reasons.get(str(key), ""),
         "outcome": explanation.outcome.value,
         "reason": explanation.reason,
         "steps": [

@@ -40,6 +40,7 @@ class _Page(msgspec.Struct):
     frontends: dict[str, Name]
     maintenance: dict[str, list[str]] = {}
     tenants: dict[str, Tenant] = {}
+    pathReasons: dict[str, str] = {}  # noqa: N815 - as in the page
 
 
 _FRONTENDS = msgspec.json.Decoder(_Page)
@@ -48,12 +49,14 @@ _FRONTENDS = msgspec.json.Decoder(_Page)
 class Names(NamedTuple):
     """Services by their frontends, as `namespace/name`; `problem` says why there are none, empty if there are.
 
-    `maintenance` are, by frontend, the endpoints that are wanted with weight 0, `tenants` are names by groups.
+    `maintenance` are, by frontend, the endpoints that are wanted with weight 0, `tenants` are names by groups;
+    `path_reasons` say why frontends are not on the short path that were to be.
     """
 
     services: Mapping[str, str]
     problem: str = ""
     maintenance: Mapping[str, Sequence[str]] = MappingProxyType({})
+    path_reasons: Mapping[str, str] = MappingProxyType({})
     tenants: Mapping[str, str] = MappingProxyType({})
 
     def tenant(self, group: int) -> str:
@@ -75,8 +78,9 @@ def names(config: Config, view: KernelReader) -> Names:
         return _of_running(config)
     wanted = objects.desired_here(config, objects.read(config), view)
     maintenance = {str(key): [*map(str, found)] for key, found in wanted.in_maintenance().items()}
+    reasons = {str(key): reason for key, reason in wanted.path_reasons().items()}
     owners = {str(key): wanted.owner(key) for key in wanted.frontends}
-    return Names(owners, maintenance=maintenance, tenants=_tenants(wanted, view))
+    return Names(owners, maintenance=maintenance, tenants=_tenants(wanted, view), path_reasons=reasons)
 
 
 def _tenants(wanted: WantedState, view: KernelReader) -> dict[str, str]:
@@ -98,7 +102,9 @@ def _of_running(config: Config) -> Names:
     url = f"http://{format_endpoint(address, listen.port)}{PAGE}"
     try:
         page = _FRONTENDS.decode(ask(listen, PAGE, LARGEST))
-        return Names(page.frontends, maintenance=page.maintenance, tenants=page.tenants)
+        return Names(
+            page.frontends, maintenance=page.maintenance, tenants=page.tenants, path_reasons=page.pathReasons
+        )
     except (msgspec.DecodeError, RecursionError) as error:
         reason: object = f"is no list of frontends: {error}"
     except (ConfigFileError, OSError, http.client.HTTPException) as error:

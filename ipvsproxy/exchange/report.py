@@ -84,6 +84,9 @@ class Report:
     def tenants(self, read: Callable[[], Mapping[int, str]]) -> None:
         """Say how any thread can find out at any time which group of sources is which tenant."""
 
+    def path_reasons(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
+        """Say how any thread can find out at any time why frontends are not on the short path."""
+
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """An event brought objects of a kind; `triggered` is when a pod's change began, 0 if unknown."""
 

@@ -99,6 +99,12 @@ class Ledger:
             key: found for key, frontend in self.frontends.copy().items() if (found := frontend.in_maintenance)
         }
 
+    def path_reasons(self) -> dict[FrontendKey, str]:
+        """Return, by frontend, why those are not on the short path that were to be; for any thread."""
+        return {
+            key: frontend.path_reason for key, frontend in self.frontends.copy().items() if frontend.path_reason
+        }
+
     def take_new_conflicts(self) -> dict[str, dict[FrontendKey, str]]:
         """Return what Services have begun to claim in vain since the last call: frontends, and who holds them."""
         new, self._new_waits = self._new_waits, {}

@@ -24,6 +24,7 @@ class PathChoice(NamedTuple):
     reason: str = ""
 
 
+OUTSIDE = "NodePorts, external and load balancer addresses: only with IPVS"
 BY_IPVS = DataPath.IPVS
 IPVS_IS_WANTED, SHORT = PathChoice(IPVS_PATH), PathChoice(SHORT_PATH)
 

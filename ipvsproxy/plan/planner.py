@@ -19,6 +19,7 @@ from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, co
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.path import OUTSIDE
 from ipvsproxy.plan.port_plan import PortPlan, PortPlanner
 from ipvsproxy.plan.safety import AddressRefusal, without
 from ipvsproxy.plan.server import unused_server_wishes
@@ -26,6 +27,7 @@ from ipvsproxy.plan.state import (
     Claim,
     Frontend,
     FrontendKey,
+    Path,
     View,
 )
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
@@ -257,6 +259,7 @@ def _external_frontend(
         drain_seconds=view.drain_seconds,
         claim=claim,
         serving=view.serving,
+        path_reason=OUTSIDE if view.path.path is Path.SHORT else view.path.reason,
     )
 
 

@@ -59,6 +59,7 @@ class WantedState:
         report.holders(self._ledger.holders)
         report.in_maintenance(self._ledger.in_maintenance)
         report.tenants(self._store.tenants.names)
+        report.path_reasons(self._ledger.path_reasons)
 
     # The objects, and what the node is.
 
@@ -118,6 +119,10 @@ class WantedState:
     def in_maintenance(self) -> Mapping[FrontendKey, frozenset[Destination]]:
         """Return, by frontend, the destinations that are wanted and get no new connections."""
         return self._ledger.in_maintenance()
+
+    def path_reasons(self) -> Mapping[FrontendKey, str]:
+        """Return, by frontend, why those are not on the short path that were to be."""
+        return self._ledger.path_reasons()
 
     def conflicts(self, service: str) -> Mapping[FrontendKey, str]:
         """Return the frontends that a Service claims and does not hold, with the Service that does."""

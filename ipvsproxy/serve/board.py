@@ -49,6 +49,7 @@ class Board(Report):
         self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
         self._read_tenants: Callable[[], Mapping[int, str]] = dict
         self._read_maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]] = dict
+        self._read_path_reasons: Callable[[], Mapping[FrontendKey, str]] = dict
 
     def show_traffic(self, traffic: Traffic) -> None:
         """Have counters of single Services and endpoints among the metrics."""
@@ -71,6 +72,13 @@ class Board(Report):
 
     def _tenants(self) -> Mapping[int, str]:
         return self._read_tenants()
+
+    def path_reasons(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
+        """Keep the question for the page that asks it."""
+        self._read_path_reasons = read
+
+    def _path_reasons(self) -> Mapping[FrontendKey, str]:
+        return self._read_path_reasons()
 
     def _maintenance(self) -> Mapping[FrontendKey, AbstractSet[Destination]]:
         return self._read_maintenance()
@@ -190,5 +198,6 @@ class Board(Report):
         """Return the metrics server with the pages of a book."""
         book.add("/metrics", pages.metrics(self.metrics.exposition))
         book.add("/metrics/slis", pages.slis)
-        book.add("/frontends", pages.frontends(self._holders, self._maintenance, self._tenants))
+        sources = (self._holders, self._maintenance, self._tenants, self._path_reasons)
+        book.add("/frontends", pages.frontends(*sources))
         return Listener("metrics", address, book.respond)

@@ -83,8 +83,9 @@ def frontends(
     holders: Callable[[], Mapping[FrontendKey, str]],
     maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]],
     tenants: Callable[[], Mapping[int, str]] = dict,
+    path_reasons: Callable[[], Mapping[FrontendKey, str]] = dict,
 ) -> Respond:
-    """Answer with what the kernel does not know: Services of frontends, why endpoints have weight 0, tenants."""
+    """Answer with what the kernel does not know: Services, tenants, why weights and paths are as they are."""
 
     def respond(_: Request) -> HttpAnswer:
         known = {str(key): service for key, service in holders().items()}
@@ -92,6 +93,8 @@ def frontends(
         page = {"version": 1, "kind": "Frontends", "frontends": known, "maintenance": wanted}
         if named := tenants():
             page["tenants"] = {str(group): name for group, name in sorted(named.items())}
+        if reasons := path_reasons():
+            page["pathReasons"] = {str(key): reason for key, reason in sorted(reasons.items())}
         return HttpAnswer(200, json.dumps(page).encode(), JSON)
 
     return respond

@@ -49,6 +49,15 @@ def test_for_people(node, capsys):
     assert "ACCEPTED: IPVS sends it to one of 2 endpoints" in out
 
 
+def test_why_a_frontend_is_not_on_the_short_path(node, capsys, monkeypatch):
+    reason = "session affinity: only with IPVS"
+    monkeypatch.setattr(explain, "names", lambda *_: Names({}, path_reasons={"10.96.0.10:80/TCP": reason}))
+    assert cli.main(["explain", "10.244.1.1", "10.96.0.10:80"]) == 0
+    assert f"Not on the short path: {reason}" in capsys.readouterr().out
+    assert cli.main(["explain", "10.244.1.1", "10.96.0.10:80", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pathReason"] == reason
+
+
 def test_for_programs(node, capsys):
     assert cli.main(["explain", "10.96.0.10:80", "-o", "json"]) == 0
     document = json.loads(capsys.readouterr().out)

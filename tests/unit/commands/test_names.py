@@ -35,6 +35,7 @@ def page():
     board.holders(lambda: {WEB: "default/web"})
     board.in_maintenance(lambda: {WEB: {destination("10.244.1.1:8080")}})
     board.tenants(lambda: {2: "blue"})
+    board.path_reasons(lambda: {WEB: "session affinity: only with IPVS"})
     respond = board.metrics_listener(Address(LOOPBACK, 0), Pages()).respond
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -61,6 +62,7 @@ def test_a_running_proxy_is_asked(page):
     assert known.of(key("10.96.0.10:81")) == ""
     assert known.in_maintenance(WEB) == ["10.244.1.1:8080"]
     assert [known.tenant(group) for group in (1, 2, 3)] == ["no tenant", "blue", "group 3"]
+    assert known.path_reasons == {str(WEB): "session affinity: only with IPVS"}
 
 
 def test_a_proxy_that_does_not_run_costs_only_the_names():
@@ -154,6 +156,7 @@ def test_nobody_holds_anything_before_the_loop_says_so():
     assert answer.body == b'{"version": 1, "kind": "Frontends", "frontends": {}, "maintenance": {}}'
     assert Report().holders(dict) is None
     assert Report().in_maintenance(dict) is None
+    assert Report().path_reasons(dict) is None
 
 
 def test_names_that_may_be_meant():

@@ -68,3 +68,6 @@ def test_other_addresses_of_the_service_stay_with_ipvs():
     found = {str(frontend.key): frontend.path for frontend in plan(svc, data_path=DataPath.AUTO).values()}
     assert {name for name, way in found.items() if way is Path.SHORT} == {"10.96.0.10:80/TCP"}
     assert len(found) > 1
+    reasons = {f.path_reason for f in plan(svc, data_path=DataPath.AUTO).values() if f.path is Path.IPVS}
+    assert reasons == {"NodePorts, external and load balancer addresses: only with IPVS"}
+    assert {f.path_reason for f in plan(svc).values()} == {""}
