@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.lab import netns
 from tests.lab.apiservers import OwnServer
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.probe import probe
 from tests.lab.proxy import Proxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -173,3 +175,31 @@ def test_hard_failure(lab: Lab, manifests: Folder) -> None:
         assert proxy.process is not None
         assert proxy.process.wait(120) == 1
     assert f"cannot listen: healthz: 0.0.0.0:{HEALTHZ}: Address already in use" in proxy.text()
+
+
+def test_no_service_takes_ports_of_the_proxy_nor_of_health_checks(lab: Lab, manifests: Folder) -> None:
+    """A load balancer's status names this node, and the Service asks for ports on which the proxy listens."""
+    node, client = lab.nodes[0], lab.client
+    ports = [port(number, 8080, name=f"p{number}") for number in (81, HEALTHZ, CHECK)]
+    greedy = service("greedy", ports, ["10.96.7.9"], type_="LoadBalancer", ingress=[node.ipv4])
+    lab.responder.listen(lab.host("p11"), 8080)
+    manifests.write("nodes", node_object(node))
+    manifests.write("greedy", greedy, endpoint_slice("greedy", ports, [endpoint(lab, lab.host("p11"))]))
+    lab.proxy(node, manifests.path)
+    follows(lambda: probe(client.netns, node.ipv4, 81).name == "p11")
+    for asking in (client, node):
+        assert ask(asking, node.ipv4, HEALTHZ, "/livez")[0] == 200
+    # The port of a health check is free until somebody needs it.
+    assert probe(client.netns, node.ipv4, CHECK).name == "p11"
+    manifests.write("front", *balanced(lab, "p11"))
+
+    def is_answered_by_the_proxy(asking: Host) -> bool:
+        try:
+            status, body, _ = ask(asking, node.ipv4, CHECK)
+        except http.client.HTTPException:  # the pod does not speak HTTP
+            return False
+        return status == 200 and bool(json.loads(body)["service"]["name"] == "front")
+
+    for asking in (client, node):
+        follows(partial(is_answered_by_the_proxy, asking))
+    assert probe(client.netns, node.ipv4, 81).name == "p11"
