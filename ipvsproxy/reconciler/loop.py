@@ -94,7 +94,9 @@ class Loop:
         self._report = report
         self._min_sync_period = min_sync_period
         self._alone = alone
-        self._in_order = tuple(parts)
+        # Without tenants nothing joins or leaves a group: each part costs every pass a look.
+        of_tenants = () if wanted.tenants else (parts.leaving, parts.joining)
+        self._in_order = tuple(part for part in parts if part not in of_tenants)
         self._failing: set[Part] = set()
 
     def run(self) -> None:
