@@ -5,8 +5,10 @@ fails costs only the object it is about; the shadow records what the kernel acce
 answers were lost, that subsystem is in doubt and is read again from the kernel before anything else is decided.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -90,7 +92,7 @@ class Kernel:
         self._ipvs = ipvs
         self._links = links
         self._host = host
-        self._servers_in_doubt = self._vips_in_doubt = False
+        self._servers_in_doubt = self._vips_in_doubt = self._link_is_missing = False
         self._check = ServerCheck(shadow, ipvs)
         self._pressure = Pressure()
 
@@ -119,6 +121,10 @@ class Kernel:
             yield Dirty({key for key in both if servers.get(key) != self.shadow.servers.get(key)})
         if self._vips_in_doubt:
             yield Dirty(vips=self._reread_vips())
+        if self._link_is_missing:
+            self._link_is_missing = False
+            with suppress(KernelError):  # the next verification reports it; what needs no VIP goes on
+                yield self.verify_vips()
         if self.rules.in_doubt:
             yield self.rules.reload()
 
@@ -317,6 +323,7 @@ class Kernel:
                 record_vip(vip, self.shadow, present=present)
                 continue
             code = failures[index]
+            self._link_is_missing |= code == errno.ENODEV
             log.error(messages.VIP_REFUSED, vip=format_ip(vip.address), err=os.strerror(code), bind=present)
             failed.vips.add(vip.address)
             failed.reasons[vip.address] = os.strerror(code)

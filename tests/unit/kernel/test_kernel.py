@@ -234,3 +234,23 @@ def test_a_large_server_that_cannot_be_read_is_read_with_the_next_verification(l
     assert not large.is_verifying
     del node.ipvs.table[WEB].destinations[next(iter(node.ipvs.table[WEB].destinations))]
     assert verified(large)[0] == {WEB}
+
+
+def test_a_link_that_is_gone_is_made_again_before_the_next_try(kernel, node):
+    node.links.exists, vip = False, Vip(WEB.address, VipForm.ADDRESS)
+    assert kernel.apply(Steps(bound=[vip])).vips == {WEB.address}
+    assert list(kernel.settle_doubts())
+    assert not kernel.apply(Steps(bound=[vip])).vips
+    assert node.links.present == {vip}
+    assert not list(kernel.settle_doubts())
+
+
+def test_a_link_that_cannot_be_made_keeps_nothing_else_from_being_done(kernel, node):
+    node.links.exists = False
+    kernel.apply(Steps(bound=[Vip(WEB.address, VipForm.ADDRESS)]))
+
+    def refused():
+        raise KernelError("link", errno.EPERM)
+
+    node.links.ensure_link = refused
+    assert not list(kernel.settle_doubts())
