@@ -35,6 +35,7 @@ class Store:
         self.addresses = Addresses()
         self.host_ports = HostPorts()
         self.tenants = Tenants(tenant_label, node_name)
+        self.has_tenants = bool(tenant_label)
         self._kinds = frozenset(kinds(tenants=bool(tenant_label)))
         # Only where there are tenants: Services by namespace, and by a tenant that they are shared with.
         self._in_namespace: dict[str, dict[str, None]] = {}
@@ -139,7 +140,7 @@ class Store:
             return self._set_service(key, value)
         if kind is ENDPOINT_SLICE:
             return self._set_slice(key, value)
-        if not self.tenants:
+        if not self.has_tenants:
             return False
         if kind is Kind.NAMESPACE:
             return self._set_namespace(key, value)
@@ -192,7 +193,7 @@ class Store:
         else:
             del self.services[key]
         self._dirty[key] = None
-        if self.tenants:
+        if self.has_tenants:
             self._index(key, old, new)
         self.mark(self.host_ports.service(key, old, new))
         self.mark(self.addresses.service(key, old, new))
@@ -225,7 +226,7 @@ class Store:
             return False
         new = value if isinstance(value, EndpointSlice) else None
         self.mark(self.addresses.slice(old, new))
-        if self.tenants:
+        if self.has_tenants:
             self._index_slice(key, old, new)
         if isinstance(value, EndpointSlice):
             self._slices[key] = value

@@ -58,7 +58,7 @@ class Verb(IntEnum):
 # Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
 NEW_SERVICE, SET_SERVICE, DEL_SERVICE, NEW_DEST, SET_DEST, DEL_DEST = Verb
 SERVER_VERBS = (NEW_SERVICE, SET_SERVICE, DEL_SERVICE)
-TCP = Protocol.TCP
+TCP, VIP_FORMS = Protocol.TCP, tuple(VipForm)
 
 
 class IpvsStep(msgspec.Struct, frozen=True, gc=False):
@@ -250,7 +250,7 @@ def _idle(attributes: DestinationAttributes) -> DestinationAttributes:
 
 
 def _vip(address: bytes, vip: Vip | None, shadow: set[Vip], steps: Steps) -> None:
-    for form in VipForm:
+    for form in VIP_FORMS:
         candidate = Vip(address, form)
         if candidate == vip and candidate not in shadow:
             steps.bound.append(candidate)

@@ -81,7 +81,7 @@ class Planning:
                 self.slow_starts.forget(key)
             else:
                 listing_nodes += self._plan_service(key, service, touched)
-        if self._store.tenants:
+        if self._store.has_tenants:
             self._plan_cluster_dns_again(keys)
         self._reports.nodes_listed(listing_nodes)
         self._reports.conflicts(self._ledger.take_new_conflicts())
@@ -92,13 +92,12 @@ class Planning:
         config, node, reports = self._config, self._node.facts, self._reports
         slices: Sequence[EndpointSlice] = self._store.slices(key)
         service = service.with_defaults(self._defaults) if self._defaults else service
-        tenants = self._store.tenants
         if self._store.dns_of_tenants and self._is_cluster_dns(key):
             # What a view leads away is not judged by the endpoints of this Service only with IPVS.
             service = replace(service, data_path=DataPath.IPVS)
         tally = Tally(config.service_limit)
-        if tenants:
-            slices, foreign = tenants.own_endpoints(service, slices)
+        if self._store.has_tenants:
+            slices, foreign = self._store.tenants.own_endpoints(service, slices)
             tally.complaints += _of_other_tenants(foreign)
         is_known = True
         if service.scheduler:
@@ -110,7 +109,7 @@ class Planning:
         owner = Owner(service.created, key)
         self._quota.set(owner, tally.sizes)
         wanted = self._within_quota(key, wanted, tally)
-        if tenants:
+        if self._store.has_tenants:
             wanted = self._for_tenants(service, wanted)
         self._ledger.replace(owner, wanted, touched)
         reports.local(key, local_view(service, slices, wanted, node.name))
