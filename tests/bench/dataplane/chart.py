@@ -11,6 +11,7 @@ from tests.bench.dataplane.table import KIND_NAMES
 KINDS = ("connection", "tcp")
 STYLES = {
     "ipvsproxy": ("o", "#1b6ca8"),
+    "ipvsproxy auto": ("*", "#1b6ca8"),
     "kube-proxy ipvs": ("s", "#c8553d"),
     "kube-proxy nftables": ("^", "#588157"),
     "kube-proxy iptables": ("D", "#8d6a9f"),
