@@ -23,7 +23,7 @@ SERVICE_UNITS, SLICE_UNITS, NODE_UNITS = 4, 2, 1
 """Of an object, beside one for each of its parts."""
 
 
-class Room:
+class ObjectRoom:
     """Counts what is kept of one kind, in units. One namespace can have half of all there is."""
 
     def __init__(self, most: int = MOST_UNITS) -> None:

@@ -24,7 +24,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import ALWAYS, Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Observe, RequestFailed, Response, TooLarge
 from ipvsproxy.kube.ceilings import ANSWER_BYTES
-from ipvsproxy.kube.connection import Connection, build, check
+from ipvsproxy.kube.connection import ApiConnection, build, check
 from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.kube.locate import Locator
 from ipvsproxy.kube.other_nodes import OtherNodes
@@ -172,7 +172,7 @@ class Client:
         self._node_name = node_name
         self._limits = limits or ClientLimits()
         self._observe = observe
-        self._connection: Connection | None = None
+        self._connection: ApiConnection | None = None
         self._ready = threading.Event()
         self._lock = threading.Lock()
         self._built_at = 0.0

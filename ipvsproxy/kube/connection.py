@@ -1,6 +1,6 @@
 """A connection to the Kubernetes API: what was configured, made into the kubernetes package's ApiClient.
 
-In: a kubeconfig, `--master`, or the pod's service account. Out: a `Connection`, or `KubeconfigError` when there
+In: a kubeconfig, `--master`, or a pod's account. Out: an `ApiConnection`, or `KubeconfigError` when there
 can never be one. The package is imported late, since it takes a third of a second. Nothing secret may reach the
 log.
 """
@@ -36,7 +36,7 @@ NO_CLUSTER = "no kubeconfig and no --master, and the in-cluster configuration"
 log = structlog.get_logger()
 
 
-class Connection:
+class ApiConnection:
     """An ApiClient, and what identifies the client to the server. May be used by several threads."""
 
     def __init__(
@@ -85,13 +85,13 @@ class _Memory:
             os.close(self._file)
 
 
-def build(kubeconfig: Path | None, master: str) -> Connection:
+def build(kubeconfig: Path | None, master: str) -> ApiConnection:
     """Return a connection for what was configured; no server is asked yet. Raises KubeconfigError."""
     config = _configured(kubeconfig, master)
     if kubeconfig is None and not master and config.authority is None:
         log.warning("Used the host's certificate authorities, the pod has none", file=str(ACCOUNT / AUTHORITY))
     api = _client(config)
-    connection = Connection(api, _authorization(config, api), config.headers, compress=config.compress)
+    connection = ApiConnection(api, _authorization(config, api), config.headers, compress=config.compress)
     if config.plugin:
         _try(connection)
     return connection
@@ -161,7 +161,7 @@ def _client(config: Kubeconfig) -> Any:
     return api
 
 
-def _try(connection: Connection) -> None:
+def _try(connection: ApiConnection) -> None:
     """Ask the program at once: what it says is wrong should be seen at the start. Each request asks again."""
     try:
         connection.signed({})

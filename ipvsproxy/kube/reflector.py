@@ -35,7 +35,7 @@ from ipvsproxy.kube.api import (
     read_event,
     read_page,
 )
-from ipvsproxy.kube.ceilings import ANSWER_BYTES, ERROR_BYTES, WHOLE_BYTES, Room
+from ipvsproxy.kube.ceilings import ANSWER_BYTES, ERROR_BYTES, WHOLE_BYTES, ObjectRoom
 from ipvsproxy.kube.decode import identify, key_of
 from ipvsproxy.kube.decoded import Decoded, InvalidObject
 from ipvsproxy.kube.pace import Pace
@@ -63,7 +63,7 @@ class _Found:
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.kept: set[str] = set()
-        self.room = Room()
+        self.room = ObjectRoom()
         self.full: set[str] = set()
 
 
@@ -80,7 +80,7 @@ class Reflector:
         self._limit = PAGE_SIZE
         self._attempts = 0
         self._lists = 0  # without a watch that lasted in between
-        self._room = Room()
+        self._room = ObjectRoom()
         self._full: set[str] = set()
         self._away: tuple[float, int] | None = None
         self._decoder = ReportingDecoder(kind)
@@ -187,7 +187,7 @@ class Reflector:
             else:
                 found.kept.add(key)
 
-    def _fits(self, room: Room, full: set[str], key: str, value: Object) -> bool:
+    def _fits(self, room: ObjectRoom, full: set[str], key: str, value: Object) -> bool:
         """Make room for an object; where there is none, say so once for as long as there is none."""
         reason = room.take(key, value)
         if reason:

@@ -14,7 +14,7 @@ from ipvsproxy.reconciler.drain import Drainer
 from ipvsproxy.reconciler.foreign_servers import ForeignServers
 from ipvsproxy.reconciler.groups import Joining, Leaving
 from ipvsproxy.reconciler.loop import Loop, Parts
-from ipvsproxy.reconciler.node_look import Listeners, NodeLook
+from ipvsproxy.reconciler.node_look import ListenerLook, NodeLook
 from ipvsproxy.reconciler.planner import Planner, Withheld
 from ipvsproxy.reconciler.repair import Repairer
 from ipvsproxy.reconciler.sample import Sampler
@@ -54,7 +54,7 @@ def make_loop(  # noqa: PLR0913 - what a process is put together of
     verifier = Verifier(kernel, applier, clock, report, node, period)
     repairer = Repairer(kernel, applier, verifier, clock, report, node, period)
     look = NodeLook(kernel, wanted, applier, clock, period)
-    listeners = Listeners(kernel, wanted, clock, period)
+    listeners = ListenerLook(kernel, wanted, clock, period)
     schedulers = SchedulerLook(kernel, wanted, inbox, clock, period, aside)
     leaving = Leaving(wanted, applier, clock)
     parts = Parts(

@@ -32,7 +32,7 @@ from ipvsproxy.plan.notification import Notification
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.drain import Drainer
 from ipvsproxy.reconciler.groups import Joining, Leaving
-from ipvsproxy.reconciler.node_look import Listeners, NodeLook
+from ipvsproxy.reconciler.node_look import ListenerLook, NodeLook
 from ipvsproxy.reconciler.part import Part, PartFailed
 from ipvsproxy.reconciler.planner import Planner, Withheld
 from ipvsproxy.reconciler.repair import Repairer
@@ -53,7 +53,7 @@ class Parts:
 
     start: Start
     node: NodeLook
-    listeners: Listeners
+    listeners: ListenerLook
     schedulers: SchedulerLook
     leaving: Leaving
     planner: Planner

@@ -51,7 +51,7 @@ class NodeLook(Part):
         return 0
 
 
-class Listeners(Part):
+class ListenerLook(Part):
     """Reads which ports programs listen on, each `period` seconds and when a Service asks for another port."""
 
     def __init__(self, kernel: Kernel, wanted: WantedState, clock: Callable[[], float], period: float) -> None:

@@ -13,7 +13,7 @@ from ipvsproxy.base import garbage_collection, messages
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.reconciler.apply import Applier
-from ipvsproxy.reconciler.node_look import Listeners, NodeLook
+from ipvsproxy.reconciler.node_look import ListenerLook, NodeLook
 from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.schedulers import SchedulerLook
 from ipvsproxy.reconciler.verify import Verifier
@@ -30,7 +30,7 @@ class Start(Part):
         kernel: Kernel,
         wanted: WantedState,
         node: NodeLook,
-        listeners: Listeners,
+        listeners: ListenerLook,
         schedulers: SchedulerLook,
         applier: Applier,
         verifier: Verifier,

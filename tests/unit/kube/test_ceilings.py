@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from ipvsproxy.exchange.inbox import Kind
-from ipvsproxy.kube.ceilings import Room, units
+from ipvsproxy.kube.ceilings import ObjectRoom, units
 from ipvsproxy.kube.decode import decode_json
 from tests.support.build import service, slice_of
 
@@ -15,7 +15,7 @@ SERVICE = '{"metadata":{"name":"a"},"spec":{"clusterIP":"10.0.0.1","type":"LoadB
 
 def test_a_new_version_takes_the_room_of_the_old_one():
     addresses = [f"10.0.0.{n}" for n in range(1, 18)]
-    room, small, large = Room(40), slice_of("web", addresses[0]), slice_of("web", *addresses)
+    room, small, large = ObjectRoom(40), slice_of("web", addresses[0]), slice_of("web", *addresses)
     assert (units(small), units(large)) == (4, 20)
     for _ in range(10):
         assert room.take("a/web", small) == ""
@@ -27,7 +27,7 @@ def test_a_new_version_takes_the_room_of_the_old_one():
 
 
 def test_one_namespace_leaves_half_of_the_room_to_others():
-    room, value = Room(40), slice_of("web", "10.0.0.1")
+    room, value = ObjectRoom(40), slice_of("web", "10.0.0.1")
     taken = [room.take(f"greedy/web-{n}", value) for n in range(10)]
     assert taken[:5] == [""] * 5
     assert all("in namespace greedy are larger than 20 units" in reason for reason in taken[5:])

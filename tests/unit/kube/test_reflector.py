@@ -10,7 +10,7 @@ from ipvsproxy.base.address import format_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.kube import api, decode, reflector
 from ipvsproxy.kube.api import PAGE_SIZE, RequestFailed, lines
-from ipvsproxy.kube.ceilings import Room
+from ipvsproxy.kube.ceilings import ObjectRoom
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.reflector import Reflector
 from tests.support.apiserver import endpoint_slice, node, service, status
@@ -385,7 +385,7 @@ def test_an_object_that_is_too_large_costs_itself_only(monkeypatch):
 
 
 def test_more_objects_than_there_is_room_for_are_said_once_and_the_others_live(monkeypatch):
-    monkeypatch.setattr(reflector, "Room", lambda: Room(24))
+    monkeypatch.setattr(reflector, "ObjectRoom", lambda: ObjectRoom(24))
     tenant = [service(f"s{n}", namespace="greedy") for n in range(5)]
     run = Run(
         page(*tenant, service("a")),
