@@ -13,7 +13,7 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.manifests import Folder, dual_slices, port, service
 from tests.lab.packets import Tap, send_segment
 from tests.lab.probe import Conversation, Question, probe, probe_many, spread
@@ -24,6 +24,8 @@ from tests.lab.waiting import eventually
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 WEB, OTHER = 90, 91
+AHEAD = 2**29
+"""Of the window; what is as far behind it counts as late, and is translated."""
 PORTS = [port(80, 8080, "TCP", "web"), port(80, 8081, "UDP", "dns")]
 ARGS = [*DEFAULT_PROXY_ARGS, "--data-path=auto", "--ipvs-sync-period=2s"]
 
@@ -209,14 +211,21 @@ def test_packets_that_conntrack_cannot_place_reach_nobody(short: ShortServices, 
     short.put(WEB, "p21")
     eventually(lambda: short.names("p12", family) == {"p21"})
     client, pod, vip = short.lab.host("p12"), short.lab.host("p21"), cluster_ip(WEB, family)
-    with Conversation(short.question("p12", family), 4) as talk:
+    with Conversation(short.question("p12", family), 4) as talk, taps(family, client, pod) as (of_client, of_pod):
         assert talk.ask().name == "p21"
         mine = talk.socket.getsockname()[:2]
-        with contextlib.closing(Tap(client.netns, family)) as tap:
-            send_segment(client.netns, mine, (vip, 80), 1, b"far ahead")
-            send_segment(pod.netns, (pod.address(family), 8080), mine, 1, b"far ahead")
-            assert [found for found in tap.arrived(2.0) if found.port == mine[1]] == []
+        to_client = [found.sequence for found in of_client.arrived() if found.port == mine[1]][-1]
+        to_pod = [found.sequence for found in of_pod.arrived() if found.source_port == mine[1]][-1]
+        send_segment(client.netns, mine, (vip, 80), (to_pod + AHEAD) % 2**32, b"far ahead")
+        send_segment(pod.netns, (pod.address(family), 8080), mine, (to_client + AHEAD) % 2**32, b"far ahead")
+        assert [found for found in of_client.arrived(2.0) if found.port == mine[1]] == []
         assert talk.ask().name == "p21"
+
+
+@contextlib.contextmanager
+def taps(family: int, *hosts: Host) -> Iterator[list[Tap]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(contextlib.closing(Tap(host.netns, family))) for host in hosts]
 
 
 def test_what_only_ipvs_has_stays_with_ipvs(short: ShortServices) -> None:
