@@ -26,6 +26,10 @@ from ipvsproxy.ruleset.schema import (
     FRONTENDS,
     INTERNAL_VIEWS,
     MASQUERADE,
+    PING_OFF,
+    PING_RANGED,
+    PING_READY,
+    PING_WHEN_READY,
     RESTRICTED,
     VIPS,
     ByFamily,
@@ -147,14 +151,14 @@ def rules(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     for slot in (slot for kind in ALLOWED.values() for slot in view.elements(kind)):
         if slot.frontend:
             ranges.setdefault(slot.frontend, []).append(rest_text(slot.rest))
-    vips = {slot.address for kind in VIPS.values() for slot in view.elements(kind)}
+    vips, pings = _addresses(view, VIPS), _pings(view)
     admitted = _admitted(view, known)
     return [
         _named(key, known)
         | {"verdict": _verdict(verdict, value_text(verdict))}
         | {"masquerade": MASQUERADES.get(value_text(masquerades.get(key, "")), NEVER)}
         | {"inside": _endpoint(inside.get(key)), "sourceRanges": sorted(ranges.get(key, []))}
-        | {"address": "vip" if key.address in vips else "node"}
+        | {"address": "vip" if key.address in vips else "node", "ping": pings.get(key.address, "")}
         | {"tenants": admitted.get(key)}
         for key, verdict in sorted(_by_frontend(view, FRONTENDS).items())
     ]
@@ -167,6 +171,17 @@ def _admitted(view: KernelReader, known: Names) -> dict[FrontendKey, list[str]]:
         if slot.frontend in found and isinstance(slot.rest, int):
             found[slot.frontend].append(known.tenant(slot.rest))
     return {key: sorted(tenants) for key, tenants in found.items()}
+
+
+def _pings(view: KernelReader) -> dict[bytes, str]:
+    """Return, by address, who gets an answer to a ping, where that is not all."""
+    late = _addresses(view, PING_WHEN_READY) - _addresses(view, PING_READY)
+    silent = _addresses(view, PING_OFF) | late
+    return dict.fromkeys(_addresses(view, PING_RANGED), "in-ranges") | dict.fromkeys(silent, "none")
+
+
+def _addresses(view: KernelReader, sets: ByFamily) -> set[bytes]:
+    return {slot.address for kind in sets.values() for slot in view.elements(kind) if slot.address}
 
 
 def _by_frontend(view: KernelReader, sets: ByFamily) -> dict[FrontendKey, Value]:

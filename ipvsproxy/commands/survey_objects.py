@@ -11,6 +11,7 @@ from ipvsproxy.diagnosis.facts import Api, Facts, OwnNode
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.connection import in_cluster
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
+from ipvsproxy.plan.schedulers import ENGINE
 from ipvsproxy.plan.state import FrontendKey, ServerState
 from ipvsproxy.reconciler.wanted_state import WantedState
 
@@ -45,7 +46,9 @@ def plan_node(
     wanted = desired(
         of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours, present
     )
-    facts.schedulers = tuple(sorted(wanted.schedulers_of_services()))
+    facts.schedulers = tuple(
+        sorted(name for name in wanted.schedulers_of_services() if not name.startswith(ENGINE))
+    )
     facts.pod_cidrs = tuple(map(str, wanted.node.pod_cidrs)) if wanted.node else ()
     facts.node = own_node(wanted)
     held = set(map(format_ip, here))

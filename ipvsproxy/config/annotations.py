@@ -30,6 +30,9 @@ FLAGS = {
     "flag-3": ("", 3),
 }
 """By the names that ipvsadm has for them: the scheduler that they are for (empty: any) and the kernel's number."""
+ENGINES = ("sip", "none")
+"""All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
+PINGS = ("always", "when-ready", "off")
 POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 """The name of a pod, or its beginning."""
 MOST_WEIGHT = 65535
@@ -98,6 +101,19 @@ def _slow_start(value: Any) -> float:
     return seconds
 
 
+def _affinity_engine(value: Any) -> str:
+    """Return the name of a persistence engine, empty for none."""
+    if _text(value) not in ENGINES:
+        raise ValueError
+    return "" if value == "none" else sys.intern(value)
+
+
+def _ping(value: Any) -> str:
+    if _text(value) not in PINGS:
+        raise ValueError
+    return sys.intern(value)
+
+
 def _scheduler(value: Any) -> str:
     if _text(value) not in SCHEDULERS:
         raise ValueError
@@ -126,6 +142,10 @@ def _weights(value: Any) -> tuple[tuple[str, int], ...]:
     if sum(name.endswith("*") for name in found) > MOST_PATTERNS:
         raise ValueError
     return tuple(found.items())
+
+
+def _weight(value: Any) -> int:
+    return _number(_text(value), MOST_WEIGHT)
 
 
 def _same_zone_weight(value: Any) -> int:
@@ -199,6 +219,12 @@ TABLE = (
         "the length of an IPv4 prefix, also with that of IPv6: 24 or 24,64", '"24,64"',
         "With sessionAffinity ClientIP: clients of one such network are taken for one, and get one endpoint."),
     Annotation(
+        "affinity-engine", "affinity_engine", _affinity_engine, f"one of {', '.join(ENGINES)}", "sip",
+        "With sessionAffinity ClientIP, for UDP ports: what a client is known by in place of its address. `sip` is"
+        " the Call-ID of a SIP message: all messages of a call get one endpoint, from whatever address; the kernel"
+        " drops datagrams without one. It needs the module ip_vs_pe_sip; without it affinity is by addresses, and"
+        " an Event says so."),
+    Annotation(
         "one-packet", "one_packet", _boolean, '"true" or "false"', '"true"',
         "No UDP packet belongs to a connection: each goes to the next endpoint, also those of one client port"
         " (`ops` in `ipvsadm -Ln`). For senders that keep one socket and expect no answer: syslog, sFlow, NetFlow,"
@@ -213,6 +239,11 @@ TABLE = (
         " `dh` know of weights only that 0 is none: an Event says so.",
         objects=(SERVICE, ENDPOINT_SLICE)),
     Annotation(
+        "weight", "weight", _weight, f"a number from 0 to {MOST_WEIGHT}", '"3"',
+        "The weight of all endpoints of the EndpointSlice whose pods `weights` does not name in full; also of"
+        " those that are no pods, in slices that people or gateways have written. 0: maintenance.",
+        objects=(ENDPOINT_SLICE,), aliases=("service.cilium.io/weight",)),
+    Annotation(
         "same-zone-weight", "same_zone_weight", _same_zone_weight,
         f"a number from 1 to {MOST_ZONE_WEIGHT}", '"10"',
         "Endpoints in the zone of the node get so many times the connections of others: a preference without"
@@ -224,6 +255,13 @@ TABLE = (
         " weight and gets a tenth more in each of nine steps. New is what becomes ready while this node knows the"
         " others; a restart of the proxy continues it. All weights of the Service are ten times as large. The"
         " schedulers are those of `weights`; with `sh` and `mh` each step leads some clients to other endpoints."),
+    Annotation(
+        "ping", "ping", _ping, f"one of {', '.join(PINGS)}", "when-ready",
+        "Whether its VIPs answer pings: its ClusterIPs, and external and load balancer addresses that no link of"
+        " the node has. With `when-ready` only while connections to the same address find an endpoint, on this"
+        " node if a policy wants that. With `always` and `when-ready` loadBalancerSourceRanges count for pings as"
+        " well. Without the annotation everybody gets an answer, as from kube-proxy. Where Services share an"
+        " address, the strictest that says anything counts."),
     Annotation(
         "max-connections", "max_connections", _max_connections,
         f"a number of connections from 1 to {MOST_CONNECTIONS}, also with that below which an endpoint gets new"

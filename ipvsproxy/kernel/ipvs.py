@@ -32,7 +32,15 @@ from ipvsproxy.kernel.wire.netlink import (
     generic_family,
 )
 from ipvsproxy.plan.diff import IpvsStep, Verb
-from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes, ServerState
+from ipvsproxy.plan.schedulers import ENGINE
+from ipvsproxy.plan.state import (
+    PERSISTENT,
+    Destination,
+    DestinationAttributes,
+    FrontendKey,
+    ServerAttributes,
+    ServerState,
+)
 
 ALREADY_THERE = {Verb.NEW_SERVICE: Verb.SET_SERVICE, Verb.NEW_DEST: Verb.SET_DEST}
 SERVER_SETTERS = (Verb.NEW_SERVICE, Verb.SET_SERVICE)
@@ -136,8 +144,17 @@ class Ipvs:
             yield destination, active + inactive
 
     def has(self, scheduler: str) -> bool:
-        """Whether a scheduler can be used; the kernel loads its module if it can. Raises KernelError."""
-        server = ServerAttributes(scheduler, 0, 0)
+        """Whether a scheduler, or `pe_` and an engine, can be used; the kernel loads its module if it can.
+
+        Raises KernelError.
+        """
+        engine = scheduler.removeprefix(ENGINE)
+        is_engine = engine != scheduler
+        server = (
+            ServerAttributes("rr", PERSISTENT, 60, None, engine)
+            if is_engine
+            else ServerAttributes(scheduler, 0, 0)
+        )
         refused = self.apply([IpvsStep(Verb.NEW_SERVICE, PROBE, server), IpvsStep(Verb.DEL_SERVICE, PROBE)])
         if refused and refused[0].errno != errno.ENOENT:
             raise KernelError(f"IPVS scheduler {scheduler}", refused[0].errno)

@@ -6,11 +6,11 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from ipvsproxy.base.names import MASQUERADE_BIT
-from ipvsproxy.ruleset.schema import BY_SOURCE, MOST_ENDPOINTS, SHORT_PATH, SOURCE_RANGES, VIEW_REPLIES
+from ipvsproxy.ruleset.schema import BY_SOURCE, MOST_ENDPOINTS, PING, SHORT_PATH, SOURCE_RANGES, VIEW_REPLIES
 
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
-PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, REPLIES)
+PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, PING, REPLIES)
 """Scripts that add chains to the table of `ipvsproxy.nft`, for nodes that need them."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
 ONE_CHAIN = re.compile(r"\tchain endpoints_1 {.*?\n\t}\n", re.DOTALL)

@@ -24,14 +24,16 @@ class Balance(msgspec.Struct, frozen=True):
     """What is wanted of the destinations of a Service: `usual` of those that `weights` does not name.
 
     `weights` has names of pods, `prefixes` beginnings of names, of which the longest counts; `lengths` are theirs,
-    the longest first. Endpoints in `zone`, if there is one, get `same_zone` times the weight. `steps` are
-    addresses of endpoints that have a part of their weight only, in `STEPS`-ths.
+    the longest first. `addresses` are of endpoints in slices with a weight, which comes before that of beginnings.
+    Endpoints in `zone`, if there is one, get `same_zone` times the weight. `steps` are addresses of endpoints that
+    have a part of their weight only, in `STEPS`-ths.
     """
 
     usual: DestinationAttributes = USUAL
     weights: Mapping[str, DestinationAttributes] = {}
     prefixes: Mapping[str, DestinationAttributes] = {}
     lengths: Sequence[int] = ()
+    addresses: Mapping[bytes, DestinationAttributes] = {}
     zone: str = ""
     same_zone: int = 1
     steps: Mapping[bytes, int] = {}
@@ -41,12 +43,12 @@ class Balance(msgspec.Struct, frozen=True):
         """Whether some endpoint may get a weight of its own other than 0."""
         if self.same_zone != 1:
             return True
-        values = (*self.weights.values(), *self.prefixes.values())
+        values = (*self.weights.values(), *self.prefixes.values(), *self.addresses.values())
         return any(attributes.weight not in (0, USUAL.weight) for attributes in values)
 
     def destinations(self, ordered: Iterable[Destination], backends: Iterable[PortEndpoint]) -> Destinations:
         """Return destinations with their attributes, in the given order."""
-        if not (self.weights or self.prefixes or self.zone or self.steps):
+        if not (self.weights or self.prefixes or self.addresses or self.zone or self.steps):
             return dict.fromkeys(ordered, self.usual)
         endpoints = {backend.destination: backend.endpoint for backend in backends}
         return {destination: self.attributes(endpoints[destination]) for destination in ordered}
@@ -54,6 +56,8 @@ class Balance(msgspec.Struct, frozen=True):
     def attributes(self, endpoint: Endpoint) -> DestinationAttributes:
         """Return the attributes of an endpoint."""
         name, found = endpoint.name, self.weights.get(endpoint.name)
+        if found is None and self.addresses:
+            found = self.addresses.get(endpoint.address)
         if found is None:
             # Each slice may have patterns: once for each length, and no comparison with all of them.
             known = (self.prefixes.get(name[:length]) for length in self.lengths)
@@ -75,23 +79,27 @@ def balance_of(
     `steps` are those of endpoints with a slow start, None where the Service has none.
     """
     wished = [piece.weights for piece in slices if piece.weights]
+    weighted = [piece for piece in slices if piece.weight >= 0]
     upper, lower = service.max_connections
     scale = 1 if steps is None else STEPS
-    if not (wished or service.weights or upper or service.same_zone_weight != 1 or scale != 1):
+    if not (wished or weighted or service.weights or upper or service.same_zone_weight != 1 or scale != 1):
         return NOTHING_SPECIAL
     weights = dict(service.weights)
     for more in wished:
         weights.update(more)
-    made = {
-        name: DestinationAttributes(min(weight * scale, MOST_WEIGHT), upper, lower)
-        for name, weight in weights.items()
-    }
+
+    def attributes(weight: int) -> DestinationAttributes:
+        return DestinationAttributes(min(weight * scale, MOST_WEIGHT), upper, lower)
+
+    made = {name: attributes(weight) for name, weight in weights.items()}
+    of_slices = [(piece, attributes(piece.weight)) for piece in weighted]
     prefixes = {name[:-1]: made[name] for name in made if name.endswith("*")}
     return Balance(
         usual=DestinationAttributes(USUAL.weight * scale, upper, lower),
         weights={name: made[name] for name in made if not name.endswith("*")},
         prefixes=prefixes,
         lengths=sorted(set(map(len, prefixes)), reverse=True),
+        addresses={e.address: value for piece, value in of_slices for e in piece.endpoints},
         zone=zone if service.same_zone_weight != 1 else "",
         same_zone=service.same_zone_weight,
         steps=steps or {},
@@ -105,7 +113,7 @@ def complaints(
     if scheduler in UNWEIGHTED and service.slow_start_seconds and "slow_start_seconds" in service.annotated:
         yield f"a slow start has no effect with the scheduler {scheduler}, which does not know weights"
     asks = "weights" in service.annotated or "same_zone_weight" in service.annotated
-    if not (asks or any(piece.weights for piece in slices)):
+    if not (asks or any(piece.weights or piece.weight >= 0 for piece in slices)):
         return
     if scheduler in UNWEIGHTED and balance.is_weighted:
         yield (

@@ -15,6 +15,7 @@ from typing import Protocol
 from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.bound import BoundAddresses
+from ipvsproxy.plan.ping import PingRanges
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, Vip, VipForm
 from ipvsproxy.plan.waiting import Owner, Waiting
@@ -56,6 +57,7 @@ class Ledger:
         self._vips = BoundAddresses()
         self._vips_counted_anew = False
         self._forms = dict.fromkeys((4, 6), ROUTE if vip_mode is VipMode.ROUTE else ADDRESS)
+        self._ping_ranges = PingRanges()
         self._shares: dict[ElementKey, int] = {}
         self._holders: dict[FrontendKey, Owner] = {}
         self._waiting: dict[FrontendKey, Waiting] = {}
@@ -197,6 +199,8 @@ class Ledger:
         if old == new:
             return
         touched.servers.add(key)
+        if (old and old.ping) or (new and new.ping):
+            self._change_ping(key, new, touched)
         if old and new and new.has_rules_of(old):
             self.frontends[key] = new
             return
@@ -211,6 +215,13 @@ class Ledger:
             self._release(old, wanted.own, touched)
         self.elements.update(wanted.own)
         self._bind(key, touched, was=bool(old and old.bind), will=bool(new and new.bind))
+
+    def _change_ping(self, key: FrontendKey, new: Frontend | None, touched: Dirty) -> None:
+        leaving, coming = self._ping_ranges.change(key, new)
+        for slot in leaving:
+            del self.elements[slot]
+        self.elements.update(dict.fromkeys(coming, ""))
+        touched.slots |= leaving | coming
 
     def _acquire(self, shared: Iterable[ElementKey], touched: Dirty) -> None:
         shares = self._shares

@@ -38,7 +38,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     are names of `plan.server.FLAGS`, None for those that the scheduler has of itself. `affinity_prefixes` are
     lengths for IPv4 and IPv6, 0 for the whole address. In `slow_start_seconds` a new endpoint comes to its whole
     weight. `share_with` are tenants whose pods may connect, `*` for all. With `tenant_dns` it is the DNS of its
-    tenant. `annotated` are the fields here that annotations of its own have given. `misused` are complaints about
+    tenant. `ping` is what `plan.ping` knows, empty for nothing, `affinity_engine` a persistence engine of IPVS.
+    `annotated` are the fields here that annotations of its own have given. `misused` are complaints about
     annotations that do not count.
     """
 
@@ -67,6 +68,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     data_path: str = ""
     share_with: tuple[str, ...] = ()
     tenant_dns: bool = False
+    ping: str = ""
+    affinity_engine: str = ""
     annotated: tuple[str, ...] = ()
     misused: tuple[str, ...] = ()
 
@@ -109,7 +112,8 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
 class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     """A slice that belongs to a Service; `service` is `namespace/name` of it, `family` is 4 or 6.
 
-    `weights` are as a Service has them. `misused` are complaints about annotations that do not count.
+    `weights` are as a Service has them, `weight` is that of endpoints that they do not name, -1 for none.
+    `misused` are complaints about annotations that do not count.
     """
 
     namespace: str
@@ -119,6 +123,7 @@ class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[SlicePort, ...]
     endpoints: tuple[Endpoint, ...]
     weights: tuple[tuple[str, int], ...] = ()
+    weight: int = -1
     misused: tuple[str, ...] = ()
 
     @property

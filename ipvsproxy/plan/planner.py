@@ -219,6 +219,7 @@ def _cluster_ip_frontend(view: PortPlan, node: NodeFacts) -> Frontend:
         serving=view.serving,
         path=view.path.path,
         path_reason=view.path.reason,
+        ping=view.service.ping,
     )
 
 
@@ -260,6 +261,7 @@ def _external_frontend(
         claim=claim,
         serving=view.serving,
         path_reason=OUTSIDE if view.path.path is Path.SHORT else view.path.reason,
+        ping=view.service.ping,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
+from ipvsproxy.plan.ping import ping_elements
 from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.ruleset.elements import (
     ADMIT_OR_DROP,
@@ -89,6 +90,7 @@ def elements(frontend: Frontend) -> FrontendElements:
         shared.append(ElementKey(QUIET, address))
     shared += [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins]
     shared += _short_endpoints(frontend)
+    shared += ping_elements(frontend) if frontend.ping else ()
     if frontend.health_check_port:
         shared.append(ElementKey(HEALTH_CHECK_PORTS, None, frontend.health_check_port))
     return FrontendElements(own, shared)

@@ -1,15 +1,19 @@
-"""Which IPVS schedulers the kernel has, and what a Service gets whose own one it has not.
+"""Which IPVS schedulers and persistence engines the kernel has, and what a Service gets whose own it has not.
 
-Such a Service is served with the configured scheduler, and one sentence says so. Whether a scheduler is there is
-known once the kernel has been asked (`reconciler.schedulers`); where the kernel is not asked, as in commands, all
-are taken to be there. Deterministic, no I/O.
+Such a Service is served with the configured scheduler, or with affinity by addresses, and one sentence says so.
+Each is known by the name of its module without `ip_vs_`: mh, pe_sip. Whether it is there is known once the kernel
+has been asked (`reconciler.schedulers`); where it is not asked, as in commands, all are taken to be there.
+Deterministic, no I/O.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
 from ipvsproxy.plan.model import Service
+
+SCHEDULER, ENGINE = "scheduler", "pe_"
+"""A field of Services; and what names of engines begin with."""
 
 
 class Schedulers:
@@ -37,19 +41,41 @@ class Schedulers:
         self.unknown.difference_update(states)
         return changed
 
-    def usable(self, service: Service) -> tuple[Service, str, bool]:
-        """Return a Service with a scheduler that is there, and what to say of its own one, empty for nothing.
+    def usable(self, service: Service) -> tuple[Service, list[str], bool]:
+        """Return a Service with a scheduler and an engine that are there, and what to say of its own ones.
 
-        Last, whether it is known if that is there; if not, the Service is planned again soon.
+        Last, whether it is known if those are there; if not, the Service is planned again soon.
         """
-        name = service.scheduler
-        if not name or self._known.get(name, not self._are_asked_for):
-            return service, "", True
-        if name not in self._known:
-            self.unknown.add(name)
-            return replace(service, scheduler=""), "", False
-        complaint = (
-            f"the kernel has no scheduler {name}, and the module ip_vs_{name} could not be loaded:"
-            f" {self._default} is used until it is there"
+        complaints, is_known = [], True
+        for field, module in _wishes(service):
+            if self._known.get(module, not self._are_asked_for):
+                continue
+            if module in self._known:
+                complaints.append(self._complaint(field, module))
+            else:
+                self.unknown.add(module)
+                is_known = False
+            service = replace(service, **{field: ""})
+        return service, complaints, is_known
+
+    def _complaint(self, field: str, module: str) -> str:
+        what, instead = f"scheduler {module}", f"{self._default} is used"
+        if field != SCHEDULER:
+            what, instead = f"persistence engine {module.removeprefix(ENGINE)}", "affinity is by addresses"
+        return (
+            f"the kernel has no {what}, and the module ip_vs_{module} could not be loaded:"
+            f" {instead} until it is there"
         )
-        return replace(service, scheduler=""), complaint, True
+
+
+def modules_of(service: Service) -> Iterator[str]:
+    """Yield the schedulers and engines that a Service asks for."""
+    return (module for _, module in _wishes(service))
+
+
+def _wishes(service: Service) -> Iterator[tuple[str, str]]:
+    """Yield the field of a Service that names a module, and the module."""
+    if service.scheduler:
+        yield SCHEDULER, service.scheduler
+    if service.affinity_engine:
+        yield "affinity_engine", f"{ENGINE}{service.affinity_engine}"

@@ -7,6 +7,8 @@ has no effect. Deterministic, no I/O.
 from collections.abc import Sequence
 from functools import lru_cache
 
+from msgspec.structs import replace
+
 from ipvsproxy.config.annotations import FLAGS
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, SCHED_1, SCHED_2, SCHED_3, ServerAttributes
@@ -22,7 +24,9 @@ def server_of(service: Service, scheduler: str, protocol: Protocol, number: int)
     """Return the attributes for one protocol and one family (4 or 6)."""
     one_packet = service.one_packet and protocol is Protocol.UDP and not service.affinity_seconds
     prefix = service.affinity_prefixes[number == 6] if service.affinity_seconds else 0
-    return _attributes(scheduler, service.scheduler_flags, service.affinity_seconds, one_packet, number, prefix)
+    engine = service.affinity_engine if protocol is Protocol.UDP and service.affinity_seconds else ""
+    made = _attributes(scheduler, service.scheduler_flags, service.affinity_seconds, one_packet, number, prefix)
+    return replace(made, engine=engine) if engine else made
 
 
 @lru_cache(maxsize=1024)  # one value for all Services that want the same
@@ -68,4 +72,8 @@ def unused_server_wishes(service: Service, scheduler: str) -> list[str]:
     asks_for_affinity = any(service.affinity_prefixes) and "affinity_prefixes" in service.annotated
     if asks_for_affinity and not service.affinity_seconds:
         found.append("a netmask of affinity has no effect without sessionAffinity ClientIP")
+    if service.affinity_engine and "affinity_engine" in service.annotated:
+        udp = any(port.protocol is Protocol.UDP for port in service.ports)
+        if not (udp and service.affinity_seconds):
+            found.append("an engine of affinity has no effect without sessionAffinity ClientIP and a UDP port")
     return found

@@ -146,7 +146,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
     frontend uses them. `destinations` are in the order in which a new server gets them. On the short path there is
     no server; `path_reason` says why a frontend is not on it that was to be. `admission` is None where all local
-    pods may connect.
+    pods may connect. `ping` is what the Service says about pings (`plan.ping`), empty for nothing.
     """
 
     key: FrontendKey
@@ -172,6 +172,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
         """The destinations that a virtual server of this frontend should have."""
         return NO_DESTINATIONS if self.path is Path.SHORT else self.destinations
 
+    ping: str = ""
+
     @property
     def in_maintenance(self) -> frozenset[Destination]:
         """The destinations that get no new connections by an annotation."""
@@ -194,6 +196,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
             and self.health_check_port == other.health_check_port
             and self.path is other.path
             and (self.path is Path.IPVS or self.destinations == other.destinations)
+            and self.ping == other.ping
         )
 
 

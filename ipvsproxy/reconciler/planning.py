@@ -4,7 +4,8 @@ In: the objects and the facts of the node. Out: a changed ledger, and the names 
 kernel. Belongs to the loop's thread.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import islice
 
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
 from ipvsproxy.plan.quota import Quota
 from ipvsproxy.plan.safety import LISTS_NODES, judge
-from ipvsproxy.plan.schedulers import Schedulers
+from ipvsproxy.plan.schedulers import Schedulers, modules_of
 from ipvsproxy.plan.slow_start import SlowStarts
 from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT, Tally, Tier, largest_size
@@ -100,9 +101,9 @@ class Planning:
             slices, foreign = self._store.tenants.own_endpoints(service, slices)
             tally.complaints += _of_other_tenants(foreign)
         is_known = True
-        if service.scheduler:
-            service, complaint, is_known = self._schedulers.usable(service)
-            tally.complaints += [complaint] if complaint else []
+        if service.scheduler or service.affinity_engine:
+            service, lacking, is_known = self._schedulers.usable(service)
+            tally.complaints += lacking
         refusals = judge(service, node, config, self._store.addresses)
         steps = self._steps(key, service, slices) if service.slow_start_seconds or self.slow_starts else None
         wanted = plan_service(service, slices, node, config, tally, refusals, steps)
@@ -129,15 +130,13 @@ class Planning:
         return None
 
     def schedulers_of_services(self) -> set[str]:
-        """Return the schedulers that Services ask for, or get by a default of the node."""
-        default: str = self._defaults.get("scheduler", "")
-        return {service.scheduler or default for service in self._store.services.values()} - {""}
+        """Return the schedulers, and engines, that Services ask for, or get by a default of the node."""
+        return {module for service in self._store.services.values() for module in self._modules_of(service)}
 
-    def services_with(self, schedulers: Container[str]) -> Iterator[str]:
+    def services_with(self, schedulers: AbstractSet[str]) -> Iterator[str]:
         """Yield the Services that ask for one of some schedulers, or get it by a default of the node."""
-        default = self._defaults.get("scheduler", "")
         for key, service in self._store.services.items():
-            if (service.scheduler or default) in schedulers:
+            if not schedulers.isdisjoint(self._modules_of(service)):
                 yield key
 
     def _for_tenants(self, service: Service, wanted: dict[FrontendKey, Frontend]) -> dict[FrontendKey, Frontend]:
@@ -168,6 +167,9 @@ class Planning:
         if not self._dns_of_tenants.isdisjoint(keys) or any(key in own for key in keys):
             self._dns_of_tenants = set(own)
             self._store.mark([self._config.cluster_dns])
+
+    def _modules_of(self, service: Service) -> Iterator[str]:
+        return modules_of(service.with_defaults(self._defaults) if self._defaults else service)
 
     def _within_quota(
         self, key: str, wanted: dict[FrontendKey, Frontend], tally: Tally

@@ -20,6 +20,8 @@ from ipvsproxy.ruleset.schema import (
     GROUP_VIEWS,
     INTERNAL_VIEWS,
     LOCAL,
+    PING_ALLOWED,
+    PING_RANGED,
     RANGED,
     RESTRICTED,
     SERVED,
@@ -106,8 +108,13 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def restricted_frontend(self) -> "ElementKey | None":
-        """The verdict of the frontend to which an element lets only some clients connect, None for others."""
+        """The verdict of the frontend to which an element lets only some clients connect, None for others.
+
+        For pings of an address it is what says that they are restricted.
+        """
         number = self.set.family
+        if number and self.set is PING_ALLOWED[number]:
+            return ElementKey(PING_RANGED[number], self.owner)
         if number and self.set in RESTRICTING[number]:
             return ElementKey(FRONTENDS[number], self.owner)
         return None

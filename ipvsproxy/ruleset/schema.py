@@ -10,7 +10,7 @@ from enum import Enum, IntEnum
 from typing import NamedTuple
 
 SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
-SHORT_PATH = "short_path"
+SHORT_PATH, PING = "short_path", "ping"
 """Parts of the ruleset that the elements of some sets need."""
 MOST_ENDPOINTS = 64
 """Of a frontend on the short path, whose part has a chain for each number of endpoints."""
@@ -82,11 +82,14 @@ ByFamily = Mapping[int, SetSchema]
 IP = {4: Field.IP4, 6: Field.IP6}
 
 
-def _addresses(name: str, *, twice: bool = False) -> ByFamily:
-    return {
-        number: SetSchema(f"{name}{number}", OwnerKind.ADDRESS, (ip, ip) if twice else (ip,), family=number)
-        for number, ip in IP.items()
-    }
+def _addresses(name: str, *, twice: bool = False, interval: bool = False, part: str = "") -> ByFamily:
+    found = {}
+    for number, ip in IP.items():
+        key = (ip, ip) if twice else (ip,)
+        found[number] = SetSchema(
+            f"{name}{number}", OwnerKind.ADDRESS, key, family=number, interval=interval, part=part
+        )
+    return found
 
 
 def _frontends(  # noqa: PLR0913 - what there is beside the frontend
@@ -150,6 +153,13 @@ SHORT_ENDPOINTS = _frontends("short_endpoints", part=SHORT_PATH)
 RANGED = _frontends("ranged", part=SOURCE_RANGES)
 """Frontends with source ranges; who may connect to them is in ALLOWED."""
 ALLOWED = _frontends("allowed", source=True, part=SOURCE_RANGES)
+PING_OFF = _addresses("ping_off", part=PING)
+PING_WHEN_READY = _addresses("ping_when_ready", part=PING)
+"""VIPs that answer pings only if they are in PING_READY."""
+PING_READY = _addresses("ping_ready", part=PING)
+PING_RANGED = _addresses("ping_ranged", part=PING)
+"""VIPs that answer pings of some sources, which are in PING_ALLOWED."""
+PING_ALLOWED = _addresses("ping_allowed", twice=True, interval=True, part=PING)
 HEALTH_CHECK_PORTS = SetSchema("health_check_ports", OwnerKind.NODE, (Field.PORT,))
 QUIET = SetSchema("quiet4", OwnerKind.ADDRESS, (Field.IP4,), family=4, table="arp")
 """VIPs that no ARP is answered for, on the links in LINKS, which ask with the addresses in SENDERS."""
@@ -161,7 +171,8 @@ def _all() -> Iterator[SetSchema]:
     addresses = (VIPS, SERVED, HAIRPIN)
     frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, SHORT_FRONTENDS, SHORT_ENDPOINTS, RANGED, ALLOWED)
     views = (INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)
-    for both in (POD_CIDRS, *addresses, *frontends, *views):
+    pings = (PING_OFF, PING_WHEN_READY, PING_READY, PING_RANGED, PING_ALLOWED)
+    for both in (POD_CIDRS, *addresses, *frontends, *views, *pings):
         yield from both.values()
     yield from (POD_INTERFACES, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -41,6 +42,7 @@ class AnnotatedService:
         affinity: bool = False,
         zones: Sequence[str] = ("", ""),
         pods: Sequence[str] = PODS,
+        of_slices: Mapping[str, str] | None = None,
         **annotations: str,
     ) -> None:
         made = service("own", PORTS, [cluster_ip(NUMBER, f) for f in (4, 6)])
@@ -62,6 +64,8 @@ class AnnotatedService:
             )
             for f in (4, 6)
         ]
+        for piece in slices:
+            piece["metadata"]["annotations"] = dict(of_slices or {})
         self.folder.write("own", made, *slices)
 
     @contextlib.contextmanager
@@ -107,6 +111,16 @@ class AnnotatedService:
     def share(self, family: int) -> dict[str, int]:
         """How many of so many connections each pod answers."""
         return dict(spread(self.question(family), PACKETS))
+
+    def calls(self, family: int, client: str, names: Iterable[str]) -> set[str]:
+        """Send a SIP message of each call from a socket of its own; return who has answered."""
+        to, found = (cluster_ip(NUMBER, family), 81), set()
+        for name in names:
+            with contextlib.closing(netns.open_socket(self.lab.host(client).netns, to[0], "udp")) as asking:
+                asking.settimeout(4)
+                asking.sendto(f"INVITE sip:a@b SIP/2.0\r\nCall-ID: {name}@lab\r\n\r\n".encode(), to)
+                found.add(json.loads(asking.recv(4096))["name"])
+        return found
 
     def answered_tcp(self, family: int) -> set[str]:
         """Who answers a client, connection by connection, each from another port."""
@@ -171,6 +185,16 @@ def test_weights_of_pods(annotated: AnnotatedService, family: int) -> None:
     eventually(lambda: annotated.share(family) == {"p11": 9, "p21": 3})
     annotated.put(scheduler="wrr", weights="p*=1,p21=2")
     eventually(lambda: annotated.share(family) == {"p11": 4, "p21": 8})
+    annotated.put()
+    eventually(lambda: annotated.share(family) == {"p11": 6, "p21": 6})
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_weight_of_an_endpoint_slice(annotated: AnnotatedService, family: int) -> None:
+    annotated.put(scheduler="wrr", weights="p11=1", of_slices={"service.cilium.io/weight": "3"})
+    eventually(lambda: annotated.share(family) == {"p11": 3, "p21": 9})
+    annotated.put(scheduler="wrr", weights="p11=1", of_slices={"ipvsproxy.io/weight": "0"})
+    eventually(lambda: annotated.share(family) == {"p11": 12})
     annotated.put()
     eventually(lambda: annotated.share(family) == {"p11": 6, "p21": 6})
 
@@ -294,9 +318,27 @@ def test_a_scheduler_that_the_kernel_does_not_have_leaves_the_service_served(ann
         name = kept.ask().name
         annotated.put(scheduler=missing)
         warning = annotated.next_warning()
-        assert f"the kernel has no scheduler {missing}" in warning["reason"]
+        assert f"the kernel has no scheduler {missing}" in str(warning["reason"])
         assert annotated.answered_tcp(4) == set(PODS)
         assert kept.ask().name == name
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_messages_of_a_call_get_one_endpoint(annotated: AnnotatedService, family: int) -> None:
+    """From pods with addresses of their own; where the kernel lacks the engine, clients are known by these."""
+    with netns.inside(annotated.lab.nodes[0].netns), contextlib.closing(Ipvs()) as opened:
+        is_there = opened.has("pe_sip")
+    annotated.put()
+    eventually(lambda: annotated.answered_tcp(family) == set(PODS))
+    annotated.put(affinity=True, affinity_engine="sip")
+    if not is_there:
+        assert "the kernel has no persistence engine sip" in str(annotated.next_warning()["reason"])
+        eventually(lambda: len(annotated.calls(family, "p12", ["a"] * 4)) == 1)
+        return
+    eventually(lambda: len(annotated.calls(family, "p12", map(str, range(8)))) == 2)
+    for call in ("one", "two", "three", "four"):
+        found = [annotated.calls(family, client, [call] * 2) for client in ("p12", "p22", "client")]
+        assert len(set.union(*found)) == 1, found
 
 
 def test_weights_with_a_scheduler_that_does_not_know_them_are_said(annotated: AnnotatedService) -> None:

@@ -51,7 +51,8 @@ class Guard:
     def _destinations(self, name, before, now, wanted):
         for target, weight in before.items():
             if target in wanted:
-                assert now.get(target, 0) >= min(weight, 1), f"{name} -> {target} is wanted and was taken away"
+                least = min(weight, wanted[target].weight, 1)  # 0 for maintenance
+                assert now.get(target, -1) >= least, f"{name} -> {target} is wanted and was taken away"
             elif target not in now and name.protocol == Protocol.TCP:
                 assert not self.node.ipvs.busy.get((name, target)), f"{name} -> {target} was cut"
 

@@ -27,6 +27,21 @@ ways = st.sampled_from(["refused", "lost", "killed"])
 faults = st.builds(Fault, ways, st.sampled_from(CODES), st.integers(0, 4))
 
 
+annotated = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "scheduler": st.sampled_from(["wrr", "mh", "sh"]),
+            "max_connections": st.sampled_from([(0, 0), (9, 0), (9, 5)]),
+            "weights": st.sampled_from([(("*", 3),), (("*", 0),)]),
+            "ping": st.sampled_from(["always", "when-ready", "off"]),
+        },
+    ),
+)
+"""What annotations say; of a slow start nothing, since a cold start has none."""
+
+
 @st.composite
 def services(draw):
     name = draw(names)
@@ -47,6 +62,7 @@ def services(draw):
         load_balancer_ips=draw(shared),
         data_path=draw(st.sampled_from(["", "", "auto", "ipvs"])),
         source_ranges=draw(st.sampled_from([[], ["10.0.0.0/8"], ["10.0.0.0/9", "192.0.2.0/24"]])),
+        **draw(annotated),
     )
 
 

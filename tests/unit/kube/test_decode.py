@@ -834,3 +834,12 @@ def test_what_has_no_effect_of_kube_router_is_said(name, words):
 def test_what_kube_router_has_not_on_is_passed_over():
     found = decoded(of_kube_router("local", "false"))
     assert (found.object, found.complaints) == (value(service()), ())
+
+
+@pytest.mark.parametrize("key", ["ipvsproxy.io/weight", "service.cilium.io/weight"])
+@pytest.mark.parametrize(("text", "weight"), [("0", 0), ("3", 3), ("65535", 65535), ("65536", -1), ("x", -1)])
+def test_the_weight_of_a_slice(key, text, weight):
+    raw = changed(endpoint_slice(), ["metadata", "annotations"], {key: text})
+    found = decode_mapping(Kind.ENDPOINT_SLICE, raw)
+    assert found.object.weight == weight
+    assert len(found.complaints) == (weight < 0)

@@ -41,6 +41,8 @@ BASES = {
     # What conntrack cannot translate must come to nobody.
     "input_short": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     "leaving_short": ("filter", "postrouting", range(POSTROUTING)),
+    # Echo requests are answered behind the hook; who answers is a matter of the local address alone.
+    "input_ping": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
     "leaving": ("nat", "postrouting", range(POSTROUTING)),
     "leaving_untracked": ("filter", "postrouting", range(POSTROUTING)),
@@ -71,6 +73,7 @@ PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
 CHAINS = chains("ipvsproxy.nft") | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
 FIRST = re.compile(
     r"ct state (?:invalid goto|!= \w+ accept)"
+    r"|icmp type echo-request goto check_ping"  # which is a matter of the protocol alone
     r"|ct direction original ct status and dnat == 0 accept|meta mark & \$reply == 0 accept"
 )
 """What may come first in a filter chain: it has done with packets of established connections, or nearly so."""

@@ -50,6 +50,18 @@ def test_what_a_slice_says_comes_first():
     assert weights(svc, pods(weights=(("web-0", 0),))) == {"web-0": 0, "web-1": 4, "web-canary-x": 1}
 
 
+def test_a_slice_may_have_one_weight_for_all():
+    svc = service(weights=(("web-1", 4), ("web-canary-*", 9)))
+    assert weights(svc, pods(weight=2)) == {"web-0": 2, "web-1": 4, "web-canary-x": 2}
+    assert weights(svc, pods(weight=0)) == {"web-0": 0, "web-1": 4, "web-canary-x": 0}
+
+
+def test_the_weight_of_a_slice_is_that_of_its_own_endpoints():
+    own = slice_of("web", endpoint("10.244.1.1"), name="web-a")
+    other = slice_of("web", endpoint("10.244.1.2"), name="web-b")
+    assert weights(service(), msgspec.structs.replace(own, weight=7), other) == {"web-0": 7, "web-1": 1}
+
+
 def test_all_frontends_have_the_weights():
     frontends = plan_service(service(ports=((80, 30080),), weights=(("web-0", 3),)), [pods()], node(), config())
     assert frontends[NODE_PORT].destinations == frontends[CLUSTER].destinations

@@ -52,6 +52,23 @@ def test_a_netmask_without_affinity_is_said():
     assert tally.complaints == ["a netmask of affinity has no effect without sessionAffinity ClientIP"]
 
 
+def test_a_persistence_engine_is_for_udp_with_affinity():
+    ports = ((80, 0), (5060, 0, "UDP", "sip"))
+    found = planned(affinity_engine="sip", affinity_seconds=60, ports=ports)
+    assert found[FOUR].server == ServerAttributes("rr", PERSISTENT, 60)
+    assert found[key("10.96.0.10:5060/UDP")].server == ServerAttributes("rr", PERSISTENT, 60, None, "sip")
+
+
+@pytest.mark.parametrize("settings", [{"affinity_seconds": 60}, {"ports": ((5060, 0, "UDP"),)}])
+def test_an_engine_that_has_no_effect_is_said(settings):
+    tally = Tally(10**6)
+    found = planned(tally, affinity_engine="sip", **settings)
+    assert {frontend.server.engine for frontend in found.values()} == {""}
+    assert tally.complaints == [
+        "an engine of affinity has no effect without sessionAffinity ClientIP and a UDP port"
+    ]
+
+
 def test_single_packets_are_for_udp():
     found = planned(one_packet=True, ports=((80, 0), (80, 0, "UDP", "udp")))
     assert found[FOUR].server.flags == 0

@@ -7,6 +7,7 @@ from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.schedulers import Schedulers
+from ipvsproxy.plan.state import PERSISTENT, ServerAttributes
 from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
@@ -121,6 +122,20 @@ def test_a_default_of_the_node_that_is_missing():
     assert here.scheduler() == "mh"
 
 
+def test_a_persistence_engine_that_is_missing_leaves_affinity_by_address():
+    call = service(ports=((5060, 0, "UDP"),), affinity_seconds=60, affinity_engine="sip")
+    sip = key("10.96.0.10:5060/UDP")
+    here = Here(call, lacks=["pe_sip"])
+    assert here.node.ipvs.table[sip].server == ServerAttributes("rr", PERSISTENT, 60)
+    (said,) = here.complaints.heard
+    assert "no persistence engine sip, and the module ip_vs_pe_sip could not be loaded" in said[1]
+    here.node.host.lacks_schedulers.clear()
+    here.now += 31
+    here.turn()
+    here.answer()
+    assert here.node.ipvs.table[sip].server == ServerAttributes("rr", PERSISTENT, 60, None, "sip")
+
+
 def test_schedulers_of_adopted_servers_need_no_look():
     node = MemoryNode()
     Here(service(scheduler="mh"), node=node)
@@ -149,4 +164,4 @@ def fails(name):
 @pytest.mark.parametrize("name", ["", "mh"])
 def test_where_nobody_asks_all_are_taken_to_be_there(name):
     wanted = service(scheduler=name)
-    assert Schedulers("rr").usable(wanted) == (wanted, "", True)
+    assert Schedulers("rr").usable(wanted) == (wanted, [], True)
