@@ -38,9 +38,12 @@ Ask = Callable[[], None]
 
 
 def source_ports(index: int) -> Iterator[int]:
-    """Those of one target of a process, again and again."""
-    first = FIRST_PORT + index * PORTS
-    return itertools.cycle(range(first, first + PORTS))
+    """Those of one target, again and again.
+
+    Where they begin, the clock says: a process that follows another one goes on with other ports.
+    """
+    first, begin = FIRST_PORT + index * PORTS, int(time.monotonic() / PERIOD_SECONDS)
+    return (first + count % PORTS for count in itertools.count(begin))
 
 
 def asker(kind: str, ip: str, port: int, sources: Iterator[int]) -> Ask:
