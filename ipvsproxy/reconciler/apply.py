@@ -191,12 +191,14 @@ class Applier(Part):
             self._wanted.report_failures(failed)
 
     def _needs(self, keys: Iterable[FrontendKey]) -> Iterator[ElementKey]:
-        """Yield what new frontends need beside what is theirs alone: it may wait since others needed it, too."""
+        """Yield what new frontends need: their own may wait longer since it has changed, the rest for others."""
         wanted, servers = self._wanted.frontends, self._kernel.shadow.servers
         for key in keys:
             frontend = wanted.get(key) if key not in servers else None
             if frontend is not None:
-                yield from elements(frontend).shared
+                own, shared = elements(frontend)
+                yield from own
+                yield from shared
 
     def _related(self, pending: Dirty, steps: Steps) -> Dirty | None:
         """Return what failed earlier, is not tried now, and matters to what is."""

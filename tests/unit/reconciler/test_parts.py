@@ -10,7 +10,10 @@ from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, NodeAddresses
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.rules import elements
+from ipvsproxy.plan.state import Dirty
 from ipvsproxy.process.assembly import make_loop
+from ipvsproxy.ruleset.codec import key_text
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 
@@ -99,3 +102,21 @@ def test_what_could_not_be_applied_stays_pending_and_nothing_else(running):
     assert len(running.node.ipvs.table[WEB].destinations) == 2
     assert running.compared == [1]
     assert running.loop.parts.applier.pending == 0
+
+
+def test_what_a_new_server_needs_is_tried_with_it_though_it_waits_longer_by_itself():
+    running = Running()
+    applier, kernel = running.loop.parts.applier, running.loop.parts.applier._kernel
+    frontend = running.loop._wanted.frontends[WEB]
+    own = next(iter(elements(frontend).own))
+    running.node.ipvs.table.pop(WEB)
+    kernel.shadow.servers.pop(WEB)
+    del kernel.shadow.elements[own]
+    del running.node.nft.sets[own.set.name][key_text(own)]
+    applier.backoff.settle(Dirty(), Dirty(servers={WEB}), running.now)
+    for _ in range(3):
+        applier.backoff.settle(Dirty(), Dirty(slots={own}), running.now)
+    running.wait(0.1)
+    assert WEB in running.node.ipvs.table
+    assert key_text(own) in running.node.nft.sets[own.set.name]
+    assert not applier.backoff
