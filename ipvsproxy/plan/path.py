@@ -7,7 +7,7 @@ does the rest. Deterministic, no I/O.
 
 from typing import NamedTuple
 
-from ipvsproxy.config import DataPath
+from ipvsproxy.config import DataPath, DetectLocalMode
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Path
@@ -26,11 +26,18 @@ class PathChoice(NamedTuple):
 
 OUTSIDE = "NodePorts, external and load balancer addresses: only with IPVS"
 BY_IPVS = DataPath.IPVS
+BY_LINK = (DetectLocalMode.BRIDGE_INTERFACE, DetectLocalMode.INTERFACE_NAME_PREFIX)
+"""A packet that stays on its bridge after the DNAT has no incoming link in postrouting (br_nf_post_routing)."""
 IPVS_IS_WANTED, SHORT = PathChoice(IPVS_PATH), PathChoice(SHORT_PATH)
 
 
 def path_of_service(
-    service: Service, configured: DataPath, scheduler: str, balance: Balance, drain_seconds: float
+    service: Service,
+    configured: DataPath,
+    scheduler: str,
+    balance: Balance,
+    drain_seconds: float,
+    detection: DetectLocalMode | None,
 ) -> PathChoice:
     """Choose for all ClusterIPs of a Service."""
     if (service.data_path or configured) == BY_IPVS:
@@ -45,6 +52,7 @@ def path_of_service(
         (bool(service.slow_start_seconds), "slow start of endpoints"),
         (bool(drain_seconds), "a drain timeout"),
         (service.internal_local, "internalTrafficPolicy Local"),
+        (detection in BY_LINK, "local pods that are recognised by their link"),
         (service.external_local and _is_reached_from_outside(service), "externalTrafficPolicy Local"),
     )
     return next((_needs(what) for is_wanted, what in wishes if is_wanted), SHORT)

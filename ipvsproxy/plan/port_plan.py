@@ -58,7 +58,12 @@ class PortPlanner:
         self._local = service.external_local or service.internal_local
         self._drain_seconds = config.drain_timeout if service.drain_seconds is None else service.drain_seconds
         self._path = path_of_service(
-            service, config.data_path, self._scheduler, backends.balance, self._drain_seconds
+            service,
+            config.data_path,
+            self._scheduler,
+            backends.balance,
+            self._drain_seconds,
+            config.detect_local_mode,
         )
 
     def plan(self, port: ServicePort, cluster_ip: bytes, number: int, inside_port: int) -> PortPlan:

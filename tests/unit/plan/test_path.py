@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy.config import DataPath
+from ipvsproxy.config import DataPath, DetectLocalMode
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import Path
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS
@@ -49,6 +49,11 @@ def test_a_service_chooses_for_itself():
         ({}, {"drain_timeout": 30.0}, "a drain timeout"),
         ({"ports": ((80, 0, "SCTP"),)}, {}, "SCTP"),
         ({"internal_local": True}, {}, "internalTrafficPolicy Local"),
+        (
+            {},
+            {"detect_local_mode": DetectLocalMode.BRIDGE_INTERFACE},
+            "local pods that are recognised by their link",
+        ),
         ({"external_local": True, "external_ips": ["198.51.100.9"]}, {}, "externalTrafficPolicy Local"),
         ({"one_packet": True, "ports": ((80, 0, "UDP"),)}, {}, "UDP packets balanced one by one"),
     ],
