@@ -86,7 +86,7 @@ def test_nobody_else_reaches_what_listens_there(local: LocalNodePorts, family: i
 def test_many_short_connections(local: LocalNodePorts, family: int) -> None:
     answered: collections.Counter[str] = collections.Counter()
     for _ in range(10):
-        answered.update(spread(local.question(family), 100))
+        answered.update(spread(local.question(family), 100, timeout=20))
     assert sum(answered.values()) == 1000
     assert answered.keys() == {"p11", "p21"}
 
