@@ -4,7 +4,7 @@ IPVS sends no notifications, so it is read: one server each second, and all of t
 destinations of a part. What one look reads is bounded, however many servers there are and however large one is.
 """
 
-from itertools import islice
+from itertools import chain, islice
 
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.large_servers import LargeServers
@@ -57,7 +57,9 @@ class ServerCheck:
         known, room = self._shadow.servers, READ_AT_ONCE
         self._verified %= max(1, len(known))
         part = set[FrontendKey]()
-        for key in islice(known, self._verified, self._verified + VERIFIED_AT_ONCE):
+        # All around: the first one may be no other's turn, as samples go on in between.
+        around = chain(islice(known, self._verified, None), islice(known, self._verified))
+        for key in islice(around, VERIFIED_AT_ONCE):
             if self.large.is_large(key):
                 self.large.add(key)
             elif (room := room - len(known[key].destinations)) >= 0:

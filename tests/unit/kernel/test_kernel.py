@@ -209,6 +209,12 @@ def test_whatever_differs_of_a_large_server_is_found(large, node, place, change)
     assert verified(large)[0] == set()
 
 
+def test_a_large_server_is_verified_whatever_samples_come_in_between(large, node):
+    node.ipvs.table[WEB].destinations[ONE] = USUAL
+    assert not large.sample()  # it does not read the destinations, and goes on to the other one
+    assert verified(large)[0] == {WEB}
+
+
 def test_a_large_server_that_we_change_while_it_is_read_is_not_taken_for_different(large, node):
     large.verify_servers()
     large.verify_large()
