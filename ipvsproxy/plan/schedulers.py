@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
+from ipvsproxy.config import DataPath
 from ipvsproxy.plan.model import Service
 
 SCHEDULER, ENGINE = "scheduler", "pe_"
@@ -55,7 +56,8 @@ class Schedulers:
             else:
                 self.unknown.add(module)
                 is_known = False
-            service = replace(service, **{field: ""})
+            # Who asks for one wants IPVS; the short path until it is there would be two changes of the path.
+            service = replace(service, **{field: "", "data_path": DataPath.IPVS.value})
         return service, complaints, is_known
 
     def _complaint(self, field: str, module: str) -> str:

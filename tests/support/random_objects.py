@@ -32,6 +32,7 @@ annotated = st.one_of(
     st.fixed_dictionaries(
         {},
         optional={
+            "scheduler": st.sampled_from(["wrr", "mh", "sh"]),
             "max_connections": st.sampled_from([(0, 0), (9, 0), (9, 5)]),
             "weights": st.sampled_from([(("*", 3),), (("*", 0),)]),
             "ping": st.sampled_from(["always", "when-ready", "off"]),

@@ -87,6 +87,14 @@ def test_one_that_is_asked_for_while_the_proxy_runs_is_looked_for_beside_the_loo
     assert here.loop.timeout() > 0
 
 
+def test_a_service_stays_on_ipvs_until_its_scheduler_is_known():
+    here = Here(service(scheduler="sh"), data_path="auto")
+    here.put(service(scheduler="mh"))
+    assert here.scheduler() == "rr"
+    here.answer()
+    assert here.scheduler() == "mh"
+
+
 def test_nothing_is_said_of_the_scheduler_that_is_used_in_between():
     here = Here(service())
     here.put(service(scheduler="mh", scheduler_flags=("mh-port",)))
