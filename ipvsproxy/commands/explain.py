@@ -17,6 +17,7 @@ from ipvsproxy.commands.objects import lacking
 from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
+from ipvsproxy.commands.tenants import sides
 from ipvsproxy.inspect.spread import describe
 from ipvsproxy.inspect.walk import Explanation, PacketOutcome, Step, Target, explain, packet
 from ipvsproxy.kernel.filters.kube_proxy import written_by_kube_proxy
@@ -80,6 +81,8 @@ def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) ->
         f"  ({explanation.sender})",
     ]
     yield f"Service: {service or known.problem or NO_SERVICE}"
+    if both := sides(explanation, known):
+        yield str(both)
     if reason := known.path_reasons.get(str(explanation.packet.to)):
         yield f"Not on the short path: {reason}"
     yield ""
@@ -128,6 +131,7 @@ def document(explanation: Explanation, known: Names, others: Sequence[str] = ())
         },
         "to": str(key),
         "service": known.of(key),
+        "tenants": _tenants(explanation, known),
         "pathReason": known.path_reasons.get(str(key), ""),
         "outcome": explanation.outcome.value,
         "reason": explanation.reason,
@@ -138,6 +142,11 @@ def document(explanation: Explanation, known: Names, others: Sequence[str] = ())
         "endpoints": [_endpoint(target) for target in explanation.targets],
         "notFollowed": list(others),
     }
+
+
+def _tenants(explanation: Explanation, known: Names) -> dict[str, str | None] | None:
+    both = sides(explanation, known)
+    return {"from": both.sender, "to": both.owner, "rule": both.rule} if both else None
 
 
 def _element(match: ElementMatch | None) -> dict[str, str] | None:

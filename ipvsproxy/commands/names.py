@@ -22,6 +22,7 @@ from ipvsproxy.config.document import ConfigFileError
 from ipvsproxy.inspect.groups import same_groups
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.state import FrontendKey
+from ipvsproxy.plan.tenants import SHARED
 from ipvsproxy.probe.web import LARGEST
 from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.schema import SHARED_GROUP
@@ -33,13 +34,16 @@ NO_TENANT = "no tenant"
 
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}/[-A-Za-z0-9._]{1,253}$")]
+Namespace = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}$")]
 Tenant = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,63}$")]
+NoneOrTenant = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{0,63}$")]
 
 
 class _Page(msgspec.Struct):
     frontends: dict[str, Name]
     maintenance: dict[str, list[str]] = {}
     tenants: dict[str, Tenant] = {}
+    tenantsOfNamespaces: dict[Namespace, NoneOrTenant] = {}  # noqa: N815 - as in the page
     pathReasons: dict[str, str] = {}  # noqa: N815 - as in the page
 
 
@@ -49,8 +53,9 @@ _FRONTENDS = msgspec.json.Decoder(_Page)
 class Names(NamedTuple):
     """Services by their frontends, as `namespace/name`; `problem` says why there are none, empty if there are.
 
-    `maintenance` are, by frontend, the endpoints that are wanted with weight 0, `tenants` are names by groups;
-    `path_reasons` say why frontends are not on the short path that were to be.
+    `maintenance` are, by frontend, the endpoints that are wanted with weight 0, `tenants` are names by groups,
+    `tenants_of_namespaces` (of Services) by namespaces, empty for none; `path_reasons` say why frontends
+    are not on the short path that were to be.
     """
 
     services: Mapping[str, str]
@@ -58,10 +63,24 @@ class Names(NamedTuple):
     maintenance: Mapping[str, Sequence[str]] = MappingProxyType({})
     path_reasons: Mapping[str, str] = MappingProxyType({})
     tenants: Mapping[str, str] = MappingProxyType({})
+    tenants_of_namespaces: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether there are tenants at all, as far as names are known."""
+        return bool(self.tenants or self.tenants_of_namespaces)
+
+    def owner(self, key: FrontendKey) -> str | None:
+        """Return the tenant of the Service that has a frontend, SHARED for none, None where it is not known."""
+        return self.tenants_of_namespaces.get(self.of(key).partition("/")[0])
+
+    def sender(self, group: int) -> str:
+        """Return the tenant of a group of sources, SHARED for none, the number of the group if it is not known."""
+        return SHARED if group == SHARED_GROUP else self.tenants.get(str(group), f"group {group}")
 
     def tenant(self, group: int) -> str:
         """Return the tenant of a group of sources, or the number of the group if it is not known."""
-        return NO_TENANT if group == SHARED_GROUP else self.tenants.get(str(group), f"group {group}")
+        return self.sender(group) or NO_TENANT
 
     def of(self, key: FrontendKey) -> str:
         """Return the Service that has a frontend, empty if it is not known."""
@@ -80,7 +99,13 @@ def names(config: Config, view: KernelReader) -> Names:
     maintenance = {str(key): [*map(str, found)] for key, found in wanted.in_maintenance().items()}
     reasons = {str(key): reason for key, reason in wanted.path_reasons().items()}
     owners = {str(key): wanted.owner(key) for key in wanted.frontends}
-    return Names(owners, maintenance=maintenance, tenants=_tenants(wanted, view), path_reasons=reasons)
+    return Names(
+        owners,
+        maintenance=maintenance,
+        tenants=_tenants(wanted, view),
+        tenants_of_namespaces=wanted.tenants.by_namespace(),
+        path_reasons=reasons,
+    )
 
 
 def _tenants(wanted: WantedState, view: KernelReader) -> dict[str, str]:
@@ -103,7 +128,11 @@ def _of_running(config: Config) -> Names:
     try:
         page = _FRONTENDS.decode(ask(listen, PAGE, LARGEST))
         return Names(
-            page.frontends, maintenance=page.maintenance, tenants=page.tenants, path_reasons=page.pathReasons
+            page.frontends,
+            maintenance=page.maintenance,
+            tenants=page.tenants,
+            tenants_of_namespaces=page.tenantsOfNamespaces,
+            path_reasons=page.pathReasons,
         )
     except (msgspec.DecodeError, RecursionError) as error:
         reason: object = f"is no list of frontends: {error}"

@@ -75,13 +75,14 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
     short = [
         _named(found.key, known)
         | {"verdict": "accept", "scheduler": SHORT, "affinitySeconds": 0, "onePacket": False, "attributes": SHORT}
+        | {"tenant": known.owner(found.key)}
         | {"endpoints": len(found.endpoints), "draining": 0, "maintenance": 0, "active": 0, "inactive": 0}
         | _counted(NO_COUNTERS)
         for found in _short_paths(view)
     ]
     return short + [
         _named(virtual.key, known)
-        | {"verdict": _verdict(verdicts.get(virtual.key, ""), "")}
+        | {"tenant": known.owner(virtual.key), "verdict": _verdict(verdicts.get(virtual.key, ""), "")}
         | {"scheduler": virtual.server.scheduler, "affinitySeconds": virtual.server.timeout}
         | {"onePacket": bool(virtual.server.flags & ONE_PACKET), "attributes": server_text(virtual.server)}
         | _load(view.destinations(virtual.key), known.in_maintenance(virtual.key))

@@ -49,7 +49,7 @@ TOPICS = {
         rows.services,
         SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "ENDPOINTS": "endpoints", "DRAINING": "draining"}
         | LOAD | RATES,
-        {"MAINTENANCE": "maintenance", "SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds",
+        {"TENANT": "tenant", "MAINTENANCE": "maintenance", "SCHEDULER": "scheduler", "AFFINITY": "affinitySeconds",
          "ONE-PACKET": "onePacket", "ATTRIBUTES": "attributes"} | COUNTED,
         (*SPARE, "DRAINING", "ACTIVE"),
     ),

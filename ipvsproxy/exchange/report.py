@@ -84,6 +84,9 @@ class Report:
     def tenants(self, read: Callable[[], Mapping[int, str]]) -> None:
         """Say how any thread can find out at any time which group of sources is which tenant."""
 
+    def tenants_of_namespaces(self, read: Callable[[], Mapping[str, str]]) -> None:
+        """Say how any thread can find out at any time which namespaces have which tenants, empty for none."""
+
     def path_reasons(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
         """Say how any thread can find out at any time why frontends are not on the short path."""
 

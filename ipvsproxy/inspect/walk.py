@@ -12,16 +12,15 @@ from typing import NamedTuple
 
 from ipvsproxy.base.address import family, format_ip
 from ipvsproxy.inspect import short_path
+from ipvsproxy.inspect.admission import NOT_JUDGED, Admission, Rule, admission
 from ipvsproxy.inspect.spread import shares
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord, State
 from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey
 from ipvsproxy.ruleset.codec import value_text
-from ipvsproxy.ruleset.elements import ADMIT_OR_DROP, Masquerade, PacketVerdict, is_short
+from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, is_short
 from ipvsproxy.ruleset.schema import (
-    ADMITTED,
     ALLOWED,
-    AUDIENCES,
     BY_AUDIENCE,
     FRONTENDS,
     GROUP_VIEWS,
@@ -32,8 +31,6 @@ from ipvsproxy.ruleset.schema import (
     POD_CIDRS,
     POD_INTERFACES,
     RANGED,
-    RESTRICTED,
-    SHARED_GROUP,
     VIPS,
     ByFamily,
 )
@@ -89,7 +86,10 @@ class Target(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """The whole way. `server` and `targets` are empty unless IPVS has the packet."""
+    """The whole way. `server` and `targets` are empty unless IPVS has the packet.
+
+    `admission` is what tenants have to do with it.
+    """
 
     packet: Packet
     sender: Sender
@@ -98,6 +98,7 @@ class Explanation(NamedTuple):
     reason: str
     server: ServerRecord | None = None
     targets: tuple[Target, ...] = ()
+    admission: Admission = NOT_JUDGED
 
 
 class _End(NamedTuple):
@@ -141,7 +142,8 @@ def packet(to: FrontendKey, state: State, source: bytes | None = None, link: str
 
 def explain(packet: Packet, state: State) -> Explanation:
     """Say what happens to a packet on this node. Raises KernelError."""
-    return _Walk(packet, state).walk()
+    walk = _Walk(packet, state)
+    return walk.walk()._replace(admission=walk.admission)
 
 
 class _Walk:
@@ -154,6 +156,7 @@ class _Walk:
         self._sender = Sender.NODE
         self._at = packet.to
         self._endpoints = 0
+        self.admission = NOT_JUDGED
 
     def walk(self) -> Explanation:
         """Go all the way."""
@@ -196,27 +199,23 @@ class _Walk:
 
     def _admit(self) -> _End | None:
         """Return the end where only some groups of local pods may connect, and the sender is in none of them."""
-        if not self._packet.link or not self._find(RESTRICTED, self._packet.to):
+        source, link, to = self._packet.source, self._packet.link, self._packet.to
+        is_pod = self._sender is Sender.POD
+        found = self.admission = admission(source, link, to, self._state, is_pod=is_pod)
+        if found.rule in (Rule.NOT_JUDGED, Rule.OPEN):
             return None
-        source = format_ip(self._packet.source)
-        group = self._state.find(AUDIENCES[self._number], self._packet.source)
-        if group is None or not isinstance(group.value, int):
-            return self._unknown_pod(source)
-        admitted = self._find(ADMITTED, self._packet.to, group.value)
-        if admitted or group.value == SHARED_GROUP:
-            self._note("check_group", f"{source} may connect: it is in group {group.value}", admitted or group)
+        name = format_ip(source)
+        if found.rule is Rule.UNKNOWN_POD:
+            reason = f"{name} is no pod of this node whose tenant is known; the Service is a tenant's"
+            self._note("admit", reason)
+            return _End(PacketOutcome.DROPPED, reason)
+        if found.rule.admits:
+            what = f"{name} may connect: it is in group {found.group}"
+            self._note("check_group", what, found.admitted or found.member)
             return None
-        self._note("check_group", f"{source} is in group {group.value}, which may not connect", group)
-        verdict = self._find(BY_AUDIENCE, self._packet.to)
-        outcome = PacketOutcome.DROPPED if verdict and verdict.value == ADMIT_OR_DROP else PacketOutcome.REFUSED
-        return _End(outcome, f"the Service is another tenant's, and not shared with that of {source}")
-
-    def _unknown_pod(self, source: str) -> _End | None:
-        if self._sender is Sender.OUTSIDE:
-            return None
-        reason = f"{source} is no pod of this node whose tenant is known; the Service is a tenant's"
-        self._note("admit", reason)
-        return _End(PacketOutcome.DROPPED, reason)
+        self._note("check_group", f"{name} is in group {found.group}, which may not connect", found.member)
+        outcome = PacketOutcome.DROPPED if found.drops else PacketOutcome.REFUSED
+        return _End(outcome, f"the Service is another tenant's, and not shared with that of {name}")
 
     def _view(self) -> None:
         """Follow the view for the group of the source, or else the internal view."""
@@ -231,13 +230,11 @@ class _Walk:
 
     def _group_view(self) -> ElementMatch | None:
         """Packets of this node itself do not pass the hook `prerouting`."""
-        if not self._packet.link or not self._find(BY_AUDIENCE, self._packet.to):
+        found = self.admission
+        if found.group is None or not self._find(BY_AUDIENCE, self._packet.to):
             return None
-        group = self._state.find(AUDIENCES[self._number], self._packet.source)
-        if group is None or not isinstance(group.value, int):
-            return None
-        self._note("by_source", f"{format_ip(self._packet.source)} is in group {group.value}", group)
-        return self._find(GROUP_VIEWS, self._packet.to, group.value)
+        self._note("by_source", f"{format_ip(self._packet.source)} is in group {found.group}", found.member)
+        return self._find(GROUP_VIEWS, self._packet.to, found.group)
 
     def _find(self, sets: ByFamily, key: FrontendKey, rest: bytes | int | None = None) -> ElementMatch | None:
         return self._state.find(sets[self._number], key, rest)

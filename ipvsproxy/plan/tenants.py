@@ -59,6 +59,10 @@ class Tenants:
         """Return the tenants by their groups; for any thread, since copying a dictionary is one operation."""
         return {group: name for name, group in self._groups.copy().items()}
 
+    def by_namespace(self) -> dict[str, str]:
+        """Return the tenants of all known namespaces, SHARED for none; for any thread, as `names`."""
+        return self._tenants.copy()
+
     @property
     def is_full(self) -> bool:
         """Whether there are more tenants than groups; pods of the others are in none."""

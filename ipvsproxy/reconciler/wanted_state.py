@@ -59,6 +59,7 @@ class WantedState:
         report.holders(self._ledger.holders)
         report.in_maintenance(self._ledger.in_maintenance)
         report.tenants(self._store.tenants.names)
+        report.tenants_of_namespaces(self._store.tenants.by_namespace)
         report.path_reasons(self._ledger.path_reasons)
 
     # The objects, and what the node is.

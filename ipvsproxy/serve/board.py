@@ -48,6 +48,7 @@ class Board(Report):
         self._traffic: Traffic | None = None
         self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
         self._read_tenants: Callable[[], Mapping[int, str]] = dict
+        self._read_namespaces: Callable[[], Mapping[str, str]] = dict
         self._read_maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]] = dict
         self._read_path_reasons: Callable[[], Mapping[FrontendKey, str]] = dict
 
@@ -72,6 +73,13 @@ class Board(Report):
 
     def _tenants(self) -> Mapping[int, str]:
         return self._read_tenants()
+
+    def tenants_of_namespaces(self, read: Callable[[], Mapping[str, str]]) -> None:
+        """Keep the question for the page that asks it."""
+        self._read_namespaces = read
+
+    def _tenants_of_namespaces(self) -> Mapping[str, str]:
+        return self._read_namespaces()
 
     def path_reasons(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
         """Keep the question for the page that asks it."""
@@ -198,6 +206,12 @@ class Board(Report):
         """Return the metrics server with the pages of a book."""
         book.add("/metrics", pages.metrics(self.metrics.exposition))
         book.add("/metrics/slis", pages.slis)
-        sources = (self._holders, self._maintenance, self._tenants, self._path_reasons)
+        sources = (
+            self._holders,
+            self._maintenance,
+            self._tenants,
+            self._path_reasons,
+            self._tenants_of_namespaces,
+        )
         book.add("/frontends", pages.frontends(*sources))
         return Listener("metrics", address, book.respond)

@@ -84,6 +84,7 @@ def frontends(
     maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]],
     tenants: Callable[[], Mapping[int, str]] = dict,
     path_reasons: Callable[[], Mapping[FrontendKey, str]] = dict,
+    namespaces: Callable[[], Mapping[str, str]] = dict,
 ) -> Respond:
     """Answer with what the kernel does not know: Services, tenants, why weights and paths are as they are."""
 
@@ -93,6 +94,9 @@ def frontends(
         page = {"version": 1, "kind": "Frontends", "frontends": known, "maintenance": wanted}
         if named := tenants():
             page["tenants"] = {str(group): name for group, name in sorted(named.items())}
+        if of_all := namespaces():
+            shown = sorted({service.partition("/")[0] for service in known.values()} & of_all.keys())
+            page["tenantsOfNamespaces"] = {name: of_all[name] for name in shown}
         if reasons := path_reasons():
             page["pathReasons"] = {str(key): reason for key, reason in sorted(reasons.items())}
         return HttpAnswer(200, json.dumps(page).encode(), JSON)

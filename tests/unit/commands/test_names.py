@@ -35,6 +35,7 @@ def page():
     board.holders(lambda: {WEB: "default/web"})
     board.in_maintenance(lambda: {WEB: {destination("10.244.1.1:8080")}})
     board.tenants(lambda: {2: "blue"})
+    board.tenants_of_namespaces(lambda: {"default": "blue", "other": "green"})
     board.path_reasons(lambda: {WEB: "session affinity: only with IPVS"})
     respond = board.metrics_listener(Address(LOOPBACK, 0), Pages()).respond
 
@@ -62,6 +63,8 @@ def test_a_running_proxy_is_asked(page):
     assert known.of(key("10.96.0.10:81")) == ""
     assert known.in_maintenance(WEB) == ["10.244.1.1:8080"]
     assert [known.tenant(group) for group in (1, 2, 3)] == ["no tenant", "blue", "group 3"]
+    assert (known.owner(WEB), known.owner(key("10.96.0.10:81"))) == ("blue", None)
+    assert known.tenants_of_namespaces == {"default": "blue"}
     assert known.path_reasons == {str(WEB): "session affinity: only with IPVS"}
 
 
@@ -107,6 +110,7 @@ def said():
         '{"frontends": {"10.96.0.10:80/TCP": 7}}',
         '{"frontends": {"10.96.0.10:80/TCP": "default/\\u001b]0;gone\\u0007"}}',
         '{"frontends": {"10.96.0.10:80/TCP": "no-namespace"}}',
+        '{"frontends": {}, "tenantsOfNamespaces": {"default": "\\u001b[2J"}}',
         "[" * 100_000,
     ],
 )
@@ -143,6 +147,21 @@ def test_objects_are_planned(tmp_path):
     assert names(config(manifests=tmp_path), view).of(WEB) == "default/web"
 
 
+def test_tenants_of_namespaces_come_from_objects_too(tmp_path):
+    (tmp_path / "web.yaml").write_text(
+        MANIFEST + "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {tenant: blue}}\n"
+    )
+    view = SimpleNamespace(
+        other_addresses=lambda: frozenset([parse_ip("192.0.2.1")]),
+        reserved=tuple,
+        senders=dict,
+        listening=frozenset,
+        server_states=dict,
+        has_table=lambda: False,
+    )
+    assert names(config(manifests=tmp_path, tenant_label="tenant"), view).owner(WEB) == "blue"
+
+
 def test_an_api_server_that_is_named_is_asked():
     with pytest.raises(CommandFailed, match="the API server"):
         names(config(master="http://127.0.0.1:1"), None)
@@ -157,6 +176,7 @@ def test_nobody_holds_anything_before_the_loop_says_so():
     assert Report().holders(dict) is None
     assert Report().in_maintenance(dict) is None
     assert Report().path_reasons(dict) is None
+    assert Report().tenants_of_namespaces(dict) is None
 
 
 def test_names_that_may_be_meant():

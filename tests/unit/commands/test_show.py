@@ -81,6 +81,18 @@ def test_services(view, capsys):
     assert (dns["service"], dns["verdict"], dns["endpoints"]) == ("dns", "refuse", 0)
 
 
+def test_services_have_the_tenants_of_their_namespaces(view, capsys, monkeypatch):
+    names = Names({str(WEB): "default/web", str(DNS): "other/dns"}, tenants_of_namespaces={"default": "blue"})
+    monkeypatch.setattr(show, "names", lambda *_: names)
+    items = {row["frontend"]: row["tenant"] for row in shown(capsys, "services")["items"]}
+    assert (items[str(WEB)], items[str(DNS)]) == ("blue", None)
+    assert cli.main(["show", "services", "-o", "wide"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert [dict(zip(head.split(), line.split(), strict=False))["TENANT"] for line in lines if "web" in line] == [
+        "blue"
+    ]
+
+
 def test_frontends_on_the_short_path(capsys, view, monkeypatch):
     ledger = desired(config(cluster_cidrs=("10.244.0.0/16",), data_path=DataPath.AUTO), listed(), HERE)
     monkeypatch.setattr(show, "KernelReader", lambda: MemoryView(MemoryState(ledger, HERE)))

@@ -14,6 +14,7 @@ from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.commandline import parse
 from ipvsproxy.config.settle import settle
 from ipvsproxy.exchange.inbox import Kind, Listed
+from ipvsproxy.inspect.admission import Rule
 from ipvsproxy.inspect.walk import PacketOutcome, Sender, explain, packet
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.plan.rules import elements
@@ -239,10 +240,21 @@ def test_pods_of_another_tenant_are_told_so(drops, outcome):
     assert [said.outcome for said in pods.values()] == [
         PacketOutcome.ACCEPTED, outcome, PacketOutcome.ACCEPTED, PacketOutcome.DROPPED,
     ]  # fmt: skip
+    assert [said.admission.rule for said in pods.values()] == [
+        Rule.ADMITTED, Rule.FOREIGN, Rule.SHARED_POD, Rule.UNKNOWN_POD,
+    ]  # fmt: skip
+    assert [said.admission.group for said in pods.values()] == [2, 3, SHARED_GROUP, None]
     assert "another tenant's" in pods["10.244.1.51"].reason
     assert "whose tenant is known" in pods["10.244.1.53"].reason
-    assert ask(state, WEB, CLIENT).outcome is PacketOutcome.ACCEPTED
-    assert ask(state, WEB).outcome is PacketOutcome.ACCEPTED
+    for others in (ask(state, WEB, CLIENT), ask(state, WEB)):
+        assert (others.outcome, others.admission.rule) == (PacketOutcome.ACCEPTED, Rule.NOT_JUDGED)
+
+
+def test_a_service_that_is_open_to_all_names_the_group_of_the_pod():
+    state = node_with(service(), slice_of("web", "10.244.1.1"))
+    state.elements[ElementKey(AUDIENCES[4], POD)] = 3
+    found = ask(state, WEB, POD, link="pods0").admission
+    assert (found.rule, found.group) == (Rule.OPEN, 3)
 
 
 def node_frontend(state):
