@@ -6,12 +6,13 @@ has been asked (`reconciler.schedulers`); where it is not asked, as in commands,
 Deterministic, no I/O.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
 from ipvsproxy.config import DataPath
 from ipvsproxy.plan.model import Service
+from ipvsproxy.plan.state import ServerState
 
 SCHEDULER, ENGINE = "scheduler", "pe_"
 """A field of Services; and what names of engines begin with."""
@@ -21,10 +22,15 @@ class Schedulers:
     """What is known of each scheduler. `default` is the configured one, without which nothing runs."""
 
     def __init__(self, default: str) -> None:
-        self._default = default
+        self.default = default
         self._known = {default: True}
         self._are_asked_for = False
         self.unknown: set[str] = set()
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Those of which it is known whether the kernel has them."""
+        return frozenset(self._known)
 
     @property
     def missing(self) -> frozenset[str]:
@@ -61,7 +67,7 @@ class Schedulers:
         return service, complaints, is_known
 
     def _complaint(self, field: str, module: str) -> str:
-        what, instead = f"scheduler {module}", f"{self._default} is used"
+        what, instead = f"scheduler {module}", f"{self.default} is used"
         if field != SCHEDULER:
             what, instead = f"persistence engine {module.removeprefix(ENGINE)}", "affinity is by addresses"
         return (
@@ -73,6 +79,16 @@ class Schedulers:
 def modules_of(service: Service) -> Iterator[str]:
     """Yield the schedulers and engines that a Service asks for."""
     return (module for _, module in _wishes(service))
+
+
+def in_use(servers: Iterable[ServerState]) -> set[str]:
+    """Return the schedulers and engines that virtual servers have: those are there."""
+    found = set()
+    for state in servers:
+        found.add(state.server.scheduler)
+        if state.server.engine:
+            found.add(f"{ENGINE}{state.server.engine}")
+    return found
 
 
 def _wishes(service: Service) -> Iterator[tuple[str, str]]:

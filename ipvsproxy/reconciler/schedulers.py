@@ -1,13 +1,13 @@
 """The part that finds out whether the kernel has the schedulers that Services ask for.
 
-Asking has the kernel load a module, which takes as long as a disk does. So at the start it comes before all else,
-and later a thread of its own does it, and puts the answer into the inbox. What is missing is asked for again each
-`period` seconds.
+Asking has the kernel load a module, which takes as long as a disk does. So a thread of its own does it, and puts
+the answer into the inbox; the start, which comes before all else, waits for it, but not for long. What is missing
+is asked for again each `period` seconds.
 """
 
 import math
 from collections.abc import Callable, Collection
-from threading import Thread
+from threading import Event, Thread
 
 import structlog
 
@@ -15,8 +15,12 @@ from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import Inbox, SchedulersFound
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.netlink import KernelError
+from ipvsproxy.plan.schedulers import in_use
 from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.wanted_state import WantedState
+
+START_SECONDS = 2.0
+"""How long the start waits for the answer: Services that need no scheduler of their own wait as well."""
 
 log = structlog.get_logger()
 
@@ -46,6 +50,8 @@ class SchedulerLook(Part):
         self._aside = aside
         self._next = math.inf
         self._is_asking = False
+        # The answer that the start has waited for.
+        self._taken: dict[str, bool] = {}
         wanted.schedulers.ask()
 
     @property
@@ -58,23 +64,45 @@ class SchedulerLook(Part):
     def run(self, now: float) -> int:
         """Ask for them in a thread."""
         schedulers = self._wanted.schedulers
-        names = schedulers.unknown | schedulers.missing
-        self._is_asking, self._next = True, now + self._period
-        self._aside(lambda: self._inbox.put(SchedulersFound(self._look(names))))
+        self._ask(schedulers.unknown | schedulers.missing, now)
         return 0
 
+    def _ask(self, names: Collection[str], now: float) -> tuple[Event, list[dict[str, bool]]]:
+        """Ask beside the loop; return what tells of the answer, and where it is then."""
+        is_answered, answers = Event(), list[dict[str, bool]]()
+
+        def look() -> None:
+            answers.append(found := self._look(names))
+            self._inbox.put(SchedulersFound(found))
+            is_answered.set()
+
+        self._is_asking, self._next = True, now + self._period
+        self._aside(look)
+        return is_answered, answers
+
     def start(self, now: float) -> None:
-        """Ask for all that Services want; those of servers that have been adopted are there."""
+        """Ask for all that Services want; those of servers that have been adopted are there.
+
+        Where the answer takes long, the Services in question are planned without it, and again when it is there.
+        """
         schedulers = self._wanted.schedulers
-        in_use = {state.server.scheduler for state in self._kernel.shadow.servers.values()}
-        schedulers.found(dict.fromkeys(in_use, True))
-        schedulers.found(self._look(self._wanted.schedulers_of_services() - in_use))
-        self._next = now + self._period if schedulers.missing else math.inf
+        schedulers.found(dict.fromkeys(in_use(self._kernel.shadow.servers.values()), True))
+        names = self._wanted.schedulers_of_services() - schedulers.known
+        if names and not self._is_asking:
+            is_answered, answers = self._ask(names, now)
+            is_answered.wait(START_SECONDS)
+            for self._taken in answers:
+                schedulers.found(self._taken)
+                self._found()
 
     def found(self, event: SchedulersFound) -> None:
         """Take note of an answer; Services for which it makes a difference are planned anew."""
+        if event.states is not self._taken:
+            self._wanted.schedulers_found(event.states)
+            self._found()
+
+    def _found(self) -> None:
         self._is_asking = False
-        self._wanted.schedulers_found(event.states)
         schedulers = self._wanted.schedulers
         if not (schedulers.missing or schedulers.unknown):
             self._next = math.inf

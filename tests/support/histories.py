@@ -73,8 +73,15 @@ class Process:
         self.inbox, self.beside = Inbox(), []
         self.loop = make_loop(
             config(exclude_cidrs=(EXCLUDED,), detect_local_mode="NodeCIDR", **settings),
-            self.inbox, node.kernel(), clock, self.report, aside=self.beside.append,
+            self.inbox, node.kernel(), clock, self.report, aside=self.aside,
         )  # fmt: skip
+
+    def aside(self, work):
+        """Run at once what the start waits for."""
+        if self.loop.parts.start.is_done:
+            self.beside.append(work)
+        else:
+            work()
 
     def take_turn(self, events):
         """Let the loop have events, and what runs beside it come to its end."""

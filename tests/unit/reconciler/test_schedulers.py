@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, SchedulersFound
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.model import Node
@@ -29,19 +29,30 @@ class Complaints(Report):
 class Here:
     """A node, and what runs beside its loop when a test lets it."""
 
-    def __init__(self, *services, lacks=(), node=None, **settings):
+    def __init__(self, *services, lacks=(), node=None, is_slow=False, **settings):
         self.node, self.complaints, self.now, self.waiting = node or MemoryNode(), Complaints(), 0.0, []
+        self.is_slow = is_slow
         self.node.host.lacks_schedulers |= {*lacks}
         self.inbox = Inbox()
         self.loop = make_loop(
             config(**settings), self.inbox, self.node.kernel(), lambda: self.now, self.complaints,
-            aside=self.waiting.append,
+            aside=self.aside,
         )  # fmt: skip
         self.turn(
             Listed(Kind.NODE, {"node1": Node("node1")}),
             Listed(Kind.SERVICE, {item.key: item for item in services}),
             Listed(Kind.ENDPOINT_SLICE, {f"default/{s.name}-4": slice_of(s.name, "10.244.1.1") for s in services}),
         )
+
+        self.is_slow = True
+        self.turn(*self.inbox.take(0))
+
+    def aside(self, work):
+        """Before the start has ended, as quickly as a module is loaded that is in memory; then as a test says."""
+        if self.is_slow:
+            self.waiting.append(work)
+        else:
+            work()
 
     def turn(self, *events):
         self.loop.reconcile(list(events))
@@ -65,6 +76,35 @@ def test_the_start_asks_before_anything_is_programmed():
     here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"]))
     assert here.scheduler() == "mh"
     assert here.waiting == []
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("ipvsproxy.reconciler.schedulers.START_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_start_does_not_wait_long_for_the_module_of_a_scheduler():
+    here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"]), is_slow=True)
+    assert (here.scheduler(), here.scheduler(OTHER)) == ("rr", "rr")
+    assert (len(here.waiting), here.complaints.heard) == (1, [])
+    here.put(service("new", ["10.96.0.12"], scheduler="sh"))
+    assert here.scheduler(key("10.96.0.12:80")) == "rr"
+    assert len(here.waiting) == 1
+    here.answer()
+    here.answer()
+    assert (here.scheduler(), here.scheduler(key("10.96.0.12:80"))) == ("mh", "sh")
+    assert here.loop.timeout() > 0
+
+
+def test_the_answer_that_the_start_waited_for_ends_no_later_question():
+    here = Here(service(), service("other", ["10.96.0.11"]), service_defaults=(("scheduler", "sh"),))
+    early = here.loop.parts.schedulers._taken
+    assert early == {"sh": True}
+    here.put(service(scheduler="mh"))
+    here.turn(SchedulersFound(early))
+    here.put(service("other", ["10.96.0.11"], scheduler="wlc"))
+    assert len(here.waiting) == 1
 
 
 def test_a_missing_scheduler_is_said_once_and_the_configured_one_used():
@@ -150,6 +190,16 @@ def test_schedulers_of_adopted_servers_need_no_look():
     here = Here(service(scheduler="mh"), node=node, lacks=["mh"])
     assert here.scheduler() == "mh"
     assert here.complaints.heard == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_engines_of_adopted_servers_need_no_look():
+    call = service(ports=((5060, 0, "UDP"),), affinity_seconds=60, affinity_engine="sip")
+    node = MemoryNode()
+    Here(call, node=node)
+    here = Here(call, node=node, is_slow=True)
+    assert here.node.ipvs.table[key("10.96.0.10:5060/UDP")].server.engine == "sip"
+    assert here.waiting == []
 
 
 def test_what_cannot_be_found_out_is_asked_again(monkeypatch):
