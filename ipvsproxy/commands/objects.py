@@ -1,6 +1,7 @@
 """What this node should have by the objects as they are now; read once, from where the proxy would read them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple, Self
@@ -12,11 +13,13 @@ from ipvsproxy.exchange.inbox import Listed
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.read.reader import KernelReader
+from ipvsproxy.kernel.read.survey import ipvs_modules
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
+from ipvsproxy.plan.schedulers import in_use
 from ipvsproxy.plan.state import FrontendKey, ServerState
 from ipvsproxy.reconciler.wanted_state import WantedState
 
@@ -40,17 +43,19 @@ def are_named(config: Config) -> bool:
 class Surroundings(NamedTuple):
     """What the host says besides its addresses.
 
-    Addresses it depends on, links with their first IPv4 address, and ports on which its programs listen.
+    Addresses it depends on, links with their first IPv4 address, ports on which its programs listen, and kernel
+    modules that are there or can be; None where no kernel is looked at.
     """
 
     reserved: Sequence[Reserved] = ()
     senders: Mapping[str, bytes] = MappingProxyType({})
     listening: frozenset[Port] = frozenset()
+    modules: frozenset[str] | None = None
 
     @classmethod
     def of(cls, view: KernelReader) -> Self:
         """Read them. Raises KernelError."""
-        return cls(tuple(view.reserved()), view.senders(), view.listening())
+        return cls(tuple(view.reserved()), view.senders(), view.listening(), ipvs_modules())
 
 
 def named_nodes(wanted: WantedState) -> str:
@@ -85,10 +90,21 @@ def desired(  # noqa: PLR0913
     wanted.api_servers(servers)
     wanted.listening(around.listening)
     wanted.look_at_node(link_addresses, around.reserved, around.senders)
+    if around.modules is not None:
+        servers_there = present.values() if present else ()
+        wanted.schedulers_found(dict.fromkeys(_lacking_schedulers(wanted, around.modules, servers_there), False))
     wanted.remember_weights(present)
     wanted.join_groups(settled=True)
     wanted.plan_everything()
     return wanted
+
+
+def _lacking_schedulers(
+    wanted: WantedState, modules: AbstractSet[str], servers: Iterable[ServerState]
+) -> set[str]:
+    """Return those that Services ask for and the kernel does not have: the proxy uses others in their place."""
+    asked = wanted.schedulers_of_services() - in_use(servers)
+    return {name for name in asked if f"ip_vs_{name}" not in modules and name != wanted.schedulers.default}
 
 
 def desired_here(config: Config, objects: Objects, view: KernelReader) -> WantedState:

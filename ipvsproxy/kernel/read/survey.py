@@ -48,12 +48,24 @@ def read_host(config: Config, servers: int, destinations: int) -> Host:
     concerns = Pressure().concerns(servers, destinations)
     return Host(
         release=platform.release(),
-        loaded=tuple(sorted(path.name for path in host.SYS_MODULE.iterdir())) if host.SYS_MODULE.exists() else (),
+        loaded=_loaded(),
         loadable=_loadable(MODULES / platform.release()),
         sysctls={name: host.read_sysctl(name) for name in names},
         pressure=tuple(f"{c.subject}: {_numbers(c.numbers)}; {c.advice}" for c in concerns),
         unreserved=format_ports(unreserved(config.node_port_range)),
     )
+
+
+def ipvs_modules() -> frozenset[str]:
+    """Return the modules of IPVS that are loaded or, as far as that is to be seen here, can be.
+
+    A proxy has loaded those that Services ask for: where the folder of modules is not there, none else can be.
+    """
+    return frozenset(_loaded()) | frozenset(_loadable(MODULES / platform.release()) or ())
+
+
+def _loaded() -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in host.SYS_MODULE.iterdir())) if host.SYS_MODULE.exists() else ()
 
 
 def _numbers(numbers: dict[str, int]) -> str:
