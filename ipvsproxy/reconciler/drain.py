@@ -88,7 +88,9 @@ class Drainer(Part):
         """Delete what has come to its end, one part of it; return the number of changes. Raises KernelError."""
         keys = self._drains.due(now)
         for key in keys:
-            self._look(key, self._read(key), now)
+            # What is being read goes on: begun anew each time, a reading that takes longer would never end.
+            if key not in self._reading:
+                self._look(key, self._read(key), now)
         if self._reading and not keys:
             key = next(iter(self._reading))
             self._look(key, self._reading.pop(key), now)

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kernel.large_servers import PIECE
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.drain import READ_A_SECOND
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.slices import FIRST, unit_cost
@@ -80,6 +81,10 @@ class Running:
     def count(self, name=LARGE):
         state = self.ipvs.table.get(name)
         return len(state.destinations) if state else 0
+
+
+def no_vips():
+    raise KernelError("reading addresses", errno.EMFILE)
 
 
 def kind_of(item):
@@ -191,6 +196,29 @@ def test_a_large_service_is_verified_while_events_are_handled():
     assert running.count(WEB) == 2
     assert running.count() == 19_999
     running.rest()
+    assert running.count() == 20_000
+
+
+def test_connections_are_read_to_the_end_however_often_the_next_look_is_due():
+    running = Running(large(), pods(20_000))
+    running.rest()
+    running.change(pods(19_999))
+    running.rest()
+    for _ in range(100):
+        # Each pass takes so long that the server is to be looked at again.
+        running.now += 20_000 / READ_A_SECOND
+        running.loop.reconcile([])
+    assert running.count() == 19_999
+
+
+def test_a_large_service_is_verified_while_something_else_cannot_be_read():
+    running = Running(large(), pods(20_000))
+    running.rest()
+    running.node.links.vips = no_vips
+    running.ipvs.table[LARGE].destinations.popitem()
+    for _ in range(100):
+        running.now += 31
+        running.loop.reconcile([])
     assert running.count() == 20_000
 
 
