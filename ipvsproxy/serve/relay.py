@@ -165,13 +165,14 @@ async def _relay(client: socket.socket, target: Address) -> None:
 
 
 async def _both(*halves: Coroutine[Any, Any, None]) -> None:
-    """Run both until they end, or one fails."""
+    """Run both until they end, or one fails; then the other has ended as well, and no socket is waited for."""
     tasks = [asyncio.ensure_future(half) for half in halves]
     try:
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _connect(server: socket.socket, target: Address) -> None:

@@ -1,5 +1,6 @@
 """The relay for NodePorts on localhost: what it passes on, how it ends, and its bounds."""
 
+import asyncio
 import contextlib
 import socket
 import struct
@@ -10,7 +11,7 @@ import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.serve.http import Address
-from ipvsproxy.serve.relay import Relay
+from ipvsproxy.serve.relay import Relay, _both
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 
@@ -181,6 +182,32 @@ def test_a_reset_is_passed_on(relay, host, server):
         assert client.recv(1) == b"x"
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     eventually(lambda: server.open == 0)
+
+
+def test_where_one_direction_fails_the_other_has_ended_before_its_sockets_are_closed():
+    """Or the loop would still wait for a descriptor that may be another connection's by then."""
+    ended = []
+
+    async def fails():
+        await asyncio.sleep(0)
+        raise ConnectionResetError
+
+    async def waits():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(_noting(fails(), waits(), ended))
+    assert ended == [True, "returned"]
+
+
+async def _noting(first, second, ended):
+    try:
+        await _both(first, second)
+    finally:
+        ended.append("returned")
 
 
 def test_a_service_that_goes_takes_its_connections_with_it(relay, host, server):
