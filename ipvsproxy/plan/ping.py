@@ -4,7 +4,7 @@ An address may belong to several Services. Those that say nothing about pings ha
 strictest counts, and with source ranges everybody who is in those of one of them. Deterministic, no I/O.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ipvsproxy.base.address import Cidr, disjoint, family
 from ipvsproxy.base.frontend import FrontendKey
@@ -13,6 +13,7 @@ from ipvsproxy.ruleset.elements import ElementKey, PacketVerdict
 from ipvsproxy.ruleset.schema import PING_ALLOWED, PING_OFF, PING_RANGED, PING_READY, PING_WHEN_READY
 
 OFF, WHEN_READY = "off", "when-ready"
+Ranges = tuple[Cidr, ...]
 
 
 def ping_elements(frontend: Frontend) -> Iterator[ElementKey]:
@@ -31,31 +32,46 @@ def ping_elements(frontend: Frontend) -> Iterator[ElementKey]:
 
 
 class PingRanges:
-    """The source ranges that count for pings of each address: those of all its frontends, without overlaps."""
+    """The source ranges that count for pings of each address: those of all its frontends, without overlaps.
+
+    All frontends of a Service have the same ones: they are put together once, not once for each port.
+    """
 
     def __init__(self) -> None:
-        self._ranges: dict[bytes, dict[FrontendKey, tuple[Cidr, ...]]] = {}
+        self._ranges: dict[FrontendKey, Ranges] = {}
+        # How many frontends of an address have the same ones.
+        self._counts: dict[bytes, dict[Ranges, int]] = {}
 
     def change(self, key: FrontendKey, new: Frontend | None) -> tuple[set[ElementKey], set[ElementKey]]:
         """Record a frontend, None for one that is gone; return the elements that go and those that come."""
         address = key.address
         ranges = new.ranges if new is not None and new.bind and new.ping else ()
-        known = self._ranges.get(address, {})
-        if known.get(key, ()) == ranges:
-            return set(), set()
-        before = _elements(address, known)
+        old = self._ranges.pop(key, ())
         if ranges:
-            known = self._ranges.setdefault(address, known)
-            known[key] = ranges
-        else:
-            del known[key]
-            if not known:
-                del self._ranges[address]
-        after = _elements(address, known)
+            self._ranges[key] = ranges
+        if old == ranges:
+            return set(), set()
+        counts = self._counts.setdefault(address, {})
+        if (not ranges or ranges in counts) and counts.get(old, 0) != 1:
+            _count(counts, old, ranges)
+            return set(), set()
+        before = _elements(address, counts)
+        _count(counts, old, ranges)
+        if not counts:
+            del self._counts[address]
+        after = _elements(address, counts)
         return before - after, after - before
 
 
-def _elements(address: bytes, ranges: dict[FrontendKey, tuple[Cidr, ...]]) -> set[ElementKey]:
-    different = set(ranges.values())
+def _count(counts: dict[Ranges, int], old: Ranges, new: Ranges) -> None:
+    if old:
+        counts[old] -= 1
+        if not counts[old]:
+            del counts[old]
+    if new:
+        counts[new] = counts.get(new, 0) + 1
+
+
+def _elements(address: bytes, different: Iterable[Ranges]) -> set[ElementKey]:
     kind = PING_ALLOWED[family(address)]
     return {ElementKey(kind, address, cidr) for cidr in disjoint({cidr for some in different for cidr in some})}

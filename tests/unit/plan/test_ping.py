@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipvsproxy.base.address import family, parse_cidr, parse_ip
+from ipvsproxy.base.address import disjoint, family, parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
@@ -88,6 +88,23 @@ def test_source_ranges_count_for_pings():
     }
     book.put(ping="always")
     assert book.found() == set()
+
+
+def test_source_ranges_are_put_together_once_for_all_ports(monkeypatch):
+    """Once for each would be ports times ports times ranges: hours, for what one object may hold."""
+    calls, book = [], Book()
+    monkeypatch.setattr("ipvsproxy.plan.ping.disjoint", lambda cidrs: (calls.append(1), disjoint(cidrs))[1])
+    ports = tuple((number, 0, "TCP", f"p{number}") for number in range(1, 51))
+    for ranges in (["198.51.100.0/24", "192.0.2.0/25"], ["198.51.100.0/25"]):
+        book.put(ping="always", ports=ports, source_ranges=ranges)
+        assert len(calls) <= 4
+        calls.clear()
+    assert book.found() == RANGED | allowed("198.51.100.0/25")
+    book.put(ping="always", ports=ports[1:], source_ranges=["198.51.100.0/25"])
+    assert (calls, book.found()) == ([], RANGED | allowed("198.51.100.0/25"))
+    book.ledger.forget("default/web")
+    assert (len(calls), book.found()) == (2, set())
+    assert not book.ledger._ping_ranges._counts
 
 
 def test_ranges_of_two_services_with_one_address_do_not_overlap():
