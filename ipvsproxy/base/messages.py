@@ -62,6 +62,7 @@ OBJECT_ACCEPTED = "Accepted object in full again"
 OBJECT_PART_IGNORED = "Ignored invalid part of object"
 OBJECT_REFUSED = "Ignored invalid object, keeping its last valid version"
 RETRYING = "Retrying API request"
+RIGHT_REFUSED = "API server refused a right that tenants need, keeping what is in the kernel"
 TOKEN_KEPT = "Ignored unusable token file, keeping the previous token"  # noqa: S105
 VERSION_WENT_BACK = "API server listed an older resourceVersion than before"
 WATCH_BACK = "Re-established watch of API server"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.survey_dns import ask_dns
 from ipvsproxy.commands.survey_kernel import read_kernel
-from ipvsproxy.commands.survey_objects import find_objects, plan_node
+from ipvsproxy.commands.survey_objects import find_objects, plan_node, tenants_seen
 from ipvsproxy.config import Config
 from ipvsproxy.config.table import BY_FLAG
 from ipvsproxy.diagnosis.facts import Facts, KubeProxy, SettingsFacts
@@ -47,7 +47,10 @@ def survey(config: Config, cluster_domain: str, origin: str = "") -> SurveyResul
             facts.drift = tuple(drift.sentences(found))
         else:
             facts.unread["drift"] = f"the kernel cannot be read: {facts.unread.get('state', 'it has no IPVS')}"
+        facts.tenants = tenants_seen(wanted, found)
         facts.dns = ask_dns(wanted, objects, cluster_domain, facts.held_vips)
+    elif config.tenant_label:
+        facts.unread["tenants"] = "objects cannot be read"
     facts.proxy = read_proxy(config)
     facts.kube_proxy = _kube_proxy(facts, config)
     return SurveyResult(facts, objects, wanted, kernel, found)

@@ -1,21 +1,27 @@
 """The objects of the API, or of saved files, and what a node should have by them, into `diagnosis.facts`."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.commands.objects import Surroundings, are_named, desired, of_this_host
 from ipvsproxy.config import Config
-from ipvsproxy.diagnosis.facts import Api, Facts, OwnNode
+from ipvsproxy.diagnosis.facts import Api, Facts, OwnNode, TenantFacts
 from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.inspect.difference import Change
 from ipvsproxy.kube.connection import in_cluster
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.schedulers import ENGINE
 from ipvsproxy.plan.state import FrontendKey, ServerState
+from ipvsproxy.plan.tenants import SHARED
 from ipvsproxy.reconciler.wanted_state import WantedState
+from ipvsproxy.ruleset.elements import Owner
+from ipvsproxy.ruleset.schema import ADMITTED, AUDIENCES, RESTRICTED
 
 NODES_SHOWN = 20
+MEMBERS = frozenset(kind.name for kind in AUDIENCES.values())
+ADMISSIONS = frozenset(kind.name for sets in (RESTRICTED, ADMITTED) for kind in sets.values())
 
 
 def find_objects(facts: Facts, config: Config) -> Objects | None:
@@ -59,6 +65,24 @@ def plan_node(
         if format_ip(address) in held
     }
     return wanted
+
+
+def tenants_seen(wanted: WantedState, differences: Sequence[Change] | None) -> TenantFacts | None:
+    """Return the tenants, and what of them is another way in the kernel; None where there are to be none."""
+    tenants = wanted.tenants
+    if not tenants:
+        return None
+    named = [tenant for tenant in tenants.by_namespace().values() if tenant != SHARED]
+    pods = services = None
+    if differences is not None:
+        pods = len(_owners(differences, MEMBERS))
+        services = len(_owners(differences, ADMISSIONS))
+    return TenantFacts(tenants.label, len(set(named)), len(named), len(tenants.members), pods, services)
+
+
+def _owners(differences: Sequence[Change], sets: frozenset[str]) -> set[Owner]:
+    """Return what the differing elements of some sets are about."""
+    return {found.owner for found in differences if found.object == "element" and found.name.split()[0] in sets}
 
 
 def own_node(wanted: WantedState) -> OwnNode | None:

@@ -171,6 +171,21 @@ class OwnNode(msgspec.Struct, frozen=True):
     likely: tuple[str, ...] = ()
 
 
+class TenantFacts(msgspec.Struct, frozen=True):
+    """Tenants by the objects: how many, of how many namespaces that have one, and addresses of pods of this node.
+
+    `stale_pods` and `stale_services` count addresses and frontends which the kernel has otherwise, None where
+    that is not known.
+    """
+
+    label: str
+    tenants: int = 0
+    namespaces: int = 0
+    pods: int = 0
+    stale_pods: int | None = None
+    stale_services: int | None = None
+
+
 class KubeProxy(msgspec.Struct, frozen=True):
     """Whether a kube-proxy runs here: what shows that it does (`signs`), and its mode, empty if it is unknown.
 
@@ -202,6 +217,7 @@ class Facts(msgspec.Struct):
     proxy: Proxy | None = None
     api: Api | None = None
     node: OwnNode | None = None
+    tenants: TenantFacts | None = None
     schedulers: tuple[str, ...] = ()
     holder: str = ""
     held_vips: dict[str, str] = {}

@@ -5,7 +5,7 @@ In: facts. Out: findings, problems first; within the same verdict the cause stan
 
 from collections.abc import Callable, Iterator
 
-from ipvsproxy.diagnosis import dns, foreign, host, links, own_node, proxies, state
+from ipvsproxy.diagnosis import dns, foreign, host, links, own_node, proxies, state, tenants
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import ORDER, Finding
 
@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     links.check_vip_link,
     links.check_held_vips,
     foreign.check_foreign,
+    tenants.check_tenants,
     state.check_drift,
     links.check_hairpin,
     links.check_long_datagrams,
@@ -41,6 +42,7 @@ OF_AN_INSTALLED_PROXY: frozenset[Check] = frozenset(
         state.check_settings,
         state.check_ruleset,
         links.check_vip_link,
+        tenants.check_tenants,
         state.check_drift,
         dns.check_dns,
     )

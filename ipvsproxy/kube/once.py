@@ -17,6 +17,7 @@ from ipvsproxy.kube.locate import locate
 from ipvsproxy.kube.objects import Objects, Unavailable
 from ipvsproxy.kube.other_nodes import NodeClient as NodeLists
 from ipvsproxy.kube.other_nodes import look
+from ipvsproxy.kube.rights import explained
 from ipvsproxy.kube.saved import read_folder
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 
@@ -44,14 +45,22 @@ def _from_api(config: Config, wanted: Iterable[Kind]) -> Objects:
         with suppress(OSError, ValueError):
             found.servers = locate(client.url())
         for kind in found.kinds:
-            for raw in _pages(client, kind):
-                found.add(kind, raw)
+            _add(client, kind, found)
         found.neighbours = _neighbours(client, config.node_name)
     except (RequestFailed, KubeconfigError) as error:
         raise Unavailable(str(error)) from None
     finally:
         client.close()
     return found
+
+
+def _add(client: Transport, kind: Kind, found: Objects) -> None:
+    """Add all objects of a kind. Raises Unavailable, which names a right that is lacking."""
+    try:
+        for raw in _pages(client, kind):
+            found.add(kind, raw)
+    except RequestFailed as error:
+        raise Unavailable(explained(kind, error)) from None
 
 
 def _neighbours(transport: NodeLists, node_name: str) -> OtherNodeAddresses:

@@ -40,6 +40,7 @@ from ipvsproxy.kube.decode import identify, key_of
 from ipvsproxy.kube.decoded import Decoded, InvalidObject
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.reporting_decoder import ReportingDecoder
+from ipvsproxy.kube.rights import SETTING, refused_right
 
 # Failures that have nothing to do with the version we resume from: waiting is all there is to do.
 RETRYABLE = frozenset({NO_ANSWER, UNAUTHORIZED, 403, 429, 502, 503})
@@ -315,9 +316,13 @@ class Reflector:
     def _note_away(self, failure: RequestFailed) -> None:
         """Log once that the API fails, and again if it fails in another way."""
         since, status = self._away or (self._pace.clock(), -1)
-        if status != failure.status:
-            self._log.warning(messages.WATCH_FAILED, err=failure.reason)
         self._away = since, failure.status
+        if status == failure.status:
+            return
+        if right := refused_right(self._kind, failure):
+            self._log.error(messages.RIGHT_REFUSED, right=right, setting=SETTING, err=failure.reason)
+        else:
+            self._log.warning(messages.WATCH_FAILED, err=failure.reason)
 
     def _back(self) -> None:
         if self._away is not None:

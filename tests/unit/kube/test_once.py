@@ -109,6 +109,16 @@ def test_an_api_server_page_by_page(server, monkeypatch):
     assert names == [f"s{number}" for number in range(5)]
 
 
+def test_a_right_that_tenants_need_is_named_with_the_setting(server):
+    server.fail(403, reason="Forbidden", kind="Namespace")
+    with pytest.raises(Unavailable, match=r"403 .*tenantLabel .* needs the right to list and watch namespaces"):
+        read_objects(Config("node1", master=server.url, tenant_label="tenant"))
+    server.fail(403, reason="Forbidden", kind="Service")
+    with pytest.raises(Unavailable) as raised:
+        read_objects(Config("node1", master=server.url, tenant_label="tenant"))
+    assert "tenantLabel" not in str(raised.value)
+
+
 def test_an_api_server_that_refuses_or_is_away(server):
     server.fail(403, reason="Forbidden")
     with pytest.raises(Unavailable, match="403"):

@@ -545,6 +545,24 @@ def test_forbidden_is_retried_for_ever_and_said_once():
     assert run.said() == [messages.WATCH_FAILED]
 
 
+@pytest.mark.parametrize(
+    ("kind", "right"), [(Kind.POD, "list and watch pods"), (Kind.NAMESPACE, "list and watch namespaces")]
+)
+def test_a_right_that_tenants_need_is_one_error_that_names_right_and_setting(kind, right):
+    refused = [Reply(status(403, "Forbidden", "no"), code=403) for _ in range(4)]
+    run = Run(*refused, kind=kind)
+    assert run() == []  # nothing is listed: the kernel stays as it is
+    (line,) = [entry for entry in run.logs if entry["log_level"] in ("warning", "error")]
+    assert (line["event"], line["log_level"]) == (messages.RIGHT_REFUSED, "error")
+    assert (line["right"], line["setting"]) == (right, "tenantLabel (--tenant-label)")
+
+
+def test_another_failure_of_the_same_watch_is_no_matter_of_rights():
+    run = Run(RequestFailed("refused"), Reply(status(500, "InternalError", "no"), code=500), kind=Kind.POD)
+    run()
+    assert run.said() == [messages.WATCH_FAILED] * 2
+
+
 def test_another_kind_of_trouble_is_said_too():
     run = Run(
         RequestFailed("refused"), RequestFailed("refused"), Reply(b"", code=403), RequestFailed("refused"), page()
