@@ -122,6 +122,16 @@ def test_sets_that_only_a_part_asks_for_need_that_part():
         assert {name for name, kind in SETS.items() if kind.part == name_of_part} == words(r"@(\w+)", found) - core
 
 
+def test_no_extension_header_leads_an_ipv6_packet_past_a_rule():
+    """`ip6 nexthdr` is the protocol only where no such header is: then what it does not find must be dropped."""
+    found = [rule for rules in CHAINS.values() for rule in rules if "ip6 nexthdr" in rule]
+    assert found
+    assert [
+        rule for rule in found if not re.search(r"@\w+ ip6 daddr \. ip6 nexthdr [^@]+ != @\w+ drop$", rule)
+    ] == []
+    assert [rule for rule in found if rule.count("ip6 nexthdr") > 1] == []
+
+
 def other_family(rule):
     """Return the rule for IPv6 of one for IPv4."""
     for four, six in (
