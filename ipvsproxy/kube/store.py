@@ -202,14 +202,14 @@ class Store:
     def _index(self, key: str, old: Service | None, new: Service | None) -> None:
         """Find the Service again by what its tenants follow from."""
         for service in filter(None, (old, new)):
-            indexes = [self._in_namespace.setdefault(service.namespace, {})]
-            indexes += [self._sharing.setdefault(tenant, {}) for tenant in service.share_with]
-            indexes += [self.dns_of_tenants] if service.tenant_dns else []
-            for index in indexes:
-                if service is new:
-                    index[key] = None
-                else:
-                    index.pop(key, None)
+            entries = [(self._in_namespace, service.namespace)]
+            entries += [(self._sharing, tenant) for tenant in service.share_with]
+            for index, name in entries:
+                _enter(index, name, key, is_there=service is new)
+            if service is new and service.tenant_dns:
+                self.dns_of_tenants[key] = None
+            else:
+                self.dns_of_tenants.pop(key, None)
 
     def _index_slice(self, key: str, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         for end in old.endpoints if old else ():
@@ -245,3 +245,14 @@ class Store:
         if not siblings:
             del self._slices_of[service]
         self._dirty[service] = None
+
+
+def _enter(index: dict[str, dict[str, None]], name: str, key: str, *, is_there: bool) -> None:
+    """Put a Service into an index, or take it out; names without any are forgotten, since users choose them."""
+    found = index.setdefault(name, {})
+    if is_there:
+        found[key] = None
+    else:
+        found.pop(key, None)
+    if not found:
+        del index[name]

@@ -94,6 +94,21 @@ def test_a_namespace_that_changes_its_tenant_is_news_for_its_services_and_those_
     assert store.take_dirty() == ["a/web"]
 
 
+def test_names_that_services_no_longer_share_with_are_forgotten():
+    """Whoever may write a Service chooses them, as many and as often as they like."""
+    store = Store("node1", tenant_label="tenant")
+
+    def memory():
+        return sum(len(index) for index in vars(store).values() if isinstance(index, dict))
+
+    seen = []
+    for names in (("blue", "green"), ("red",), ()):
+        made = replace(service(), share_with=names)
+        store.apply(Changed(Kind.SERVICE, made.key, made))
+        seen.append(memory())
+    assert seen == [seen[0], seen[0] - 1, seen[0] - 2]
+
+
 def test_a_pod_is_news_for_the_services_whose_slices_name_its_address():
     store = Store("node1", tenant_label="tenant")
     put(store, "web", "10.244.1.1", name="a")
