@@ -12,6 +12,8 @@ endpoint keeps its entries (contract 4.16).
 among them have to become new ones.
 * A client has sent its first packet to a VIP before that was local: the entry of this packet has no NAT, and
 conntrack asks no rule again for a SYN, an INIT or a datagram that is repeated. The next one must make a new entry.
+* The view for a group of sources is looked up by the first packet of a connection. An address that has left the
+group may be another pod's by now.
 * A frontend on the short path has no server whose removal would end its connections.
 
 Deterministic: no I/O, no clock. In: the frontends that have changed. Out: `Sweep`s, each of which is one question
@@ -27,7 +29,7 @@ import msgspec
 from ipvsproxy.base.address import Cidr, family, is_covered
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import SHORT_PATH, Destination, Frontend, FrontendKey, View
-from ipvsproxy.ruleset.schema import SHARED_GROUP
+from ipvsproxy.ruleset.schema import LOCAL, SHARED_GROUP
 
 GroupOf = Callable[[bytes], int | None]
 """The group that a source is in now: 0 for a local pod that is in none, None for what is no local pod."""
@@ -64,7 +66,8 @@ class Sweep(msgspec.Struct, frozen=True):
     """One request to the kernel: entries of one family and protocol (0: every one), and which of them are stale.
 
     `rules` are for entries to our frontends, `new_vips` are addresses that have just become local. `sources` are
-    addresses that have left a group, `restricted` the frontends to which only some groups may connect.
+    addresses that have left a group, `restricted` the frontends at which that matters, each with the groups whose
+    connections go on. They were local pods, so that one in no group now has no right to any.
     """
 
     family: int
@@ -96,16 +99,16 @@ class Sweep(msgspec.Struct, frozen=True):
     def forbids(self, key: FrontendKey, source: bytes, endpoint: Destination, *, replied: bool) -> bool:
         """Whether a connection from `source` to `key`, whose replies come from `endpoint`, is stale."""
         rule = self.rules.get(key)
-        if rule is not None and rule.forbids(source, endpoint):
+        if rule is not None and (rule.forbids(source, endpoint) or self._is_kept_out(source, rule.admitted)):
             return True
-        admitted = (
-            rule.admitted if rule is not None else self.restricted.get(key) if source in self.sources else None
-        )
-        if admitted is not None and self.group_of(source) not in (None, SHARED_GROUP, *admitted):
-            return True
+        if source in self.sources and key in self.restricted:
+            return (self.group_of(source) or 0) not in self.restricted[key]
         return (
             key.address in self.new_vips and _has_no_nat(key, endpoint) and _may_begin_anew(key, replied=replied)
         )
+
+    def _is_kept_out(self, source: bytes, admitted: tuple[int, ...] | None) -> bool:
+        return admitted is not None and self.group_of(source) not in (None, SHARED_GROUP, *admitted)
 
 
 def _has_no_nat(key: FrontendKey, endpoint: Destination) -> bool:
@@ -166,7 +169,7 @@ class Stale:
         return msgspec.structs.replace(rule, admitted=groups)
 
     def note_sources(self, addresses: Iterable[bytes]) -> None:
-        """Record addresses that have left a group of sources; it is of no interest where nothing is restricted."""
+        """Record addresses that have left a group of sources; of no interest where no frontend asks for groups."""
         if self._restricted:
             self._left.update(addresses)
 
@@ -175,11 +178,12 @@ class Stale:
         self._new_vips.update(addresses)
 
     def _index(self, key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend | None) -> None:
-        """Remember which frontends have views that lead to a server, and which are for some groups only."""
-        if new is not None and new.groups is not None:
-            self._restricted[key] = new.groups
-        else:
+        """Remember which frontends have views that lead to a server, and at which groups of sources matter."""
+        going_on = _groups_that_go_on(new) if new is not None else None
+        if going_on is None:
             self._restricted.pop(key, None)
+        else:
+            self._restricted[key] = going_on
         before, now = old.views if old else (), new.views if new else ()
         if before == now:
             return
@@ -240,6 +244,16 @@ def _seen(frontend: Frontend, old: SeenFrontend | None) -> SeenFrontend | None:
     if not (views or short or frontend.ranges or frontend.key.protocol == UDP or groups is not None):
         return None
     return SeenFrontend(frontend.serving, frontend.ranges, views, groups, short)
+
+
+def _groups_that_go_on(seen: SeenFrontend) -> tuple[int, ...] | None:
+    """Return the groups whose open connections a source keeps when it comes from another one; None for all.
+
+    What the view of its old group has led away never goes on.
+    """
+    if seen.groups is not None:
+        return (SHARED_GROUP, *seen.groups)
+    return () if any(view.audience != LOCAL for view in seen.views) else None
 
 
 def _of_unwanted(old: SeenFrontend | None, *, gone: bool) -> SweepRule:

@@ -83,6 +83,10 @@ class Tenants:
         found = {self.tenant(self._pods[key].namespace) for key in self._pods_at.get(address, ())}
         return found.pop() if len(found) == 1 else None
 
+    def is_pod(self, address: bytes) -> bool:
+        """Whether a pod of this node has an address, of whichever tenant."""
+        return address in self._pods_at
+
     def own_endpoints(
         self, service: Service, slices: Sequence[EndpointSlice]
     ) -> tuple[Sequence[EndpointSlice], list[bytes]]:

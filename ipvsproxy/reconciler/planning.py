@@ -83,7 +83,7 @@ class Planning:
             else:
                 listing_nodes += self._plan_service(key, service, touched)
         if self._store.has_tenants:
-            self._plan_cluster_dns_again(keys)
+            listing_nodes += self._plan_cluster_dns_again(keys, touched)
         self._reports.nodes_listed(listing_nodes)
         self._reports.conflicts(self._ledger.take_new_conflicts())
         return touched
@@ -161,12 +161,17 @@ class Planning:
         falls_back = self._config.tenant_dns_fallback
         return with_views(wanted, servers, self._ledger.frontends, falls_back=falls_back)
 
-    def _plan_cluster_dns_again(self, keys: Collection[str]) -> None:
-        """Have the cluster's DNS planned when the DNS of a tenant has been, or is gone."""
-        own = self._store.dns_of_tenants
-        if not self._dns_of_tenants.isdisjoint(keys) or any(key in own for key in keys):
-            self._dns_of_tenants = set(own)
-            self._store.mark([self._config.cluster_dns])
+    def _plan_cluster_dns_again(self, keys: Collection[str], touched: Dirty) -> bool:
+        """Plan the cluster's DNS when the DNS of a tenant has been planned, or is gone.
+
+        At once, so that no view leads to what this very change takes away. Returns what `_plan_service` does.
+        """
+        own, key = self._store.dns_of_tenants, self._config.cluster_dns
+        if self._dns_of_tenants.isdisjoint(keys) and not any(name in own for name in keys):
+            return False
+        self._dns_of_tenants = set(own)
+        service = self._store.services.get(key)
+        return service is not None and self._plan_service(key, service, touched)
 
     def _modules_of(self, service: Service) -> Iterator[str]:
         return modules_of(service.with_defaults(self._defaults) if self._defaults else service)

@@ -59,6 +59,7 @@ class Start(Part):
         """Start; return the number of changes to the kernel. Raises KernelError, NftError."""
         wanted = self._wanted
         wanted.join_groups(settled=True)
+        wanted.tenants.take_delayed()  # each frontend is swept in any case
         self._kernel.adopt()
         self._listeners.run(now)
         self._schedulers.start(now)

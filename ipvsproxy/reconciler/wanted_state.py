@@ -202,7 +202,7 @@ class WantedState:
             return None
         if group := tenants.members.get(source):
             return group
-        return 0 if any(source in cidr for cidr in facts.pod_cidrs) else None
+        return 0 if tenants.is_pod(source) or any(source in cidr for cidr in facts.pod_cidrs) else None
 
     def leave_groups(self) -> tuple[list[bytes], Dirty]:
         """Take addresses out of groups that are not theirs any more; return them, and what that may change."""

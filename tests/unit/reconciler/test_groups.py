@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
+from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.plan import tenants
 from ipvsproxy.plan.model import Namespace, Pod
@@ -21,15 +22,16 @@ POD = Pod("blue", "one", "node1", (parse_ip("10.244.1.1"), parse_ip("fd00::1")))
 
 
 class Process:
-    def __init__(self):
+    def __init__(self, *, pods=(), **detection):
         self.node, self.now = MemoryNode([parse_ip("192.0.2.1")]), 1000.0
-        made = config(cluster_cidrs=("10.244.0.0/16",), tenant_label=LABEL)
+        made = config(tenant_label=LABEL, **(detection or {"cluster_cidrs": ("10.244.0.0/16",)}))
         self.loop = make_loop(made, Inbox(), self.node.kernel(), lambda: self.now)
         web = replace(service(), namespace="blue")
         ends = replace(slice_of("web", "10.244.2.1"), namespace="blue", service="blue/web")
         found = {
             Kind.SERVICE: {web.key: web},
             Kind.ENDPOINT_SLICE: {ends.key: ends},
+            Kind.POD: {pod.key: pod for pod in pods},
             Kind.NAMESPACE: {name: Namespace(name, {LABEL: name}) for name in ("blue", "green")},
         }
         self.loop.reconcile([Listed(kind, found.get(kind, {})) for kind in Kind])
@@ -81,6 +83,34 @@ def test_a_pod_that_ends_is_one_transaction_and_its_connections_are_looked_for()
         (POD.addresses[0], key("10.96.0.99:80")),
         (parse_ip("192.0.2.100"), WEB),
     ]
+
+
+BY_LINK = {"detect_local_mode": DetectLocalMode.INTERFACE_NAME_PREFIX, "pod_interface_name_prefix": "veth"}
+OPEN = (POD.addresses[0], WEB, destination("10.244.2.1:8080"))
+
+
+@pytest.mark.parametrize("after", [[], [replace(POD, namespace="green", name="two")]])
+def test_connections_of_a_pod_that_ends_are_cut_where_no_range_tells_that_it_was_a_pod(after):
+    process = Process(**BY_LINK)
+    process.take(Changed(Kind.POD, POD.key, POD))
+    process.node.conntrack.entries = [OPEN]
+    process.take(Removed(Kind.POD, POD.key), *(Changed(Kind.POD, pod.key, pod) for pod in after))
+    assert process.node.conntrack.entries == []
+
+
+def test_connections_of_a_pod_of_an_unknown_namespace_are_cut_where_no_range_tells_that_it_is_a_pod():
+    process = Process(**BY_LINK)
+    process.take(Changed(Kind.POD, POD.key, POD))
+    process.node.conntrack.entries = [OPEN]
+    process.take(Removed(Kind.NAMESPACE, "blue"))
+    assert process.node.conntrack.entries == []
+
+
+def test_a_pod_that_starts_first_after_a_start_has_no_others_looked_for():
+    """The start has looked at what all pods of the node had open."""
+    process = Process(pods=[POD])
+    other = replace(POD, name="two", addresses=(parse_ip("10.244.1.2"),))
+    assert process.take(Changed(Kind.POD, other.key, other))[1] == []
 
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EINVAL])

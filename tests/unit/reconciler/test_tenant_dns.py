@@ -77,6 +77,18 @@ def test_the_view_is_there_in_whatever_order_objects_come(order):
     assert process.views == {}
 
 
+def test_no_view_outlives_the_server_that_it_leads_to():
+    """Not by one pass either: what is sent to an address that has just gone leaves the node."""
+    process = Process()
+    process.take(*OBJECTS)
+    process.node.nft.transactions.clear()
+    process.loop.reconcile([Removed(Kind.SERVICE, "blue/dns")])
+    assert process.views == {}
+    changes = [line for sent in process.node.nft.transactions for line in str(sent).splitlines()]
+    order = [line.split()[4] for line in changes if line.startswith("delete element")]
+    assert order.index("group_views4") < order.index("vips4")
+
+
 def test_who_is_the_dns_of_a_tenant():
     process = Process()
     process.take(*OBJECTS)
@@ -105,6 +117,20 @@ def test_open_questions_are_kept_wherever_their_endpoint_serves():
     process.take(Changed(Kind.ENDPOINT_SLICE, "blue/dns", ends("blue", "10.244.2.9", "10.244.2.8")))
     assert len(process.node.conntrack.entries) == 2
     process.take(Changed(Kind.ENDPOINT_SLICE, "blue/dns", ends("blue", "10.244.2.8")))
+    assert [entry[2] for entry in process.node.conntrack.entries] == [HELD]
+
+
+@pytest.mark.parametrize("after", [None, "green", "kube-system"])
+def test_no_pod_goes_on_with_the_dns_of_the_pod_that_had_its_address(after):
+    process = Process()
+    process.take(*OBJECTS, Changed(Kind.NAMESPACE, "green", Namespace("green", {LABEL: "green"})))
+    process.node.conntrack.entries = [
+        (POD, CLUSTER, destination("10.244.2.9:53")),
+        (parse_ip("10.244.1.9"), CLUSTER, HELD),
+    ]
+    process.take(
+        Removed(Kind.POD, "blue/one"), *[Changed(Kind.POD, "x/y", Pod(after, "y", "node1", (POD,)))] * bool(after)
+    )
     assert [entry[2] for entry in process.node.conntrack.entries] == [HELD]
 
 
