@@ -68,10 +68,11 @@ class SlowStarts:
         return steps
 
     def _plan(self, service: str, moment: float, now: float) -> None:
+        moment = max(moment, math.nextafter(now, math.inf))
         if moment == math.inf:
             self._next.pop(service, None)
-        else:
-            self._next[service] = max(moment, math.nextafter(now, math.inf))
+        elif self._next.get(service) != moment:
+            self._next[service] = moment
             heapq.heappush(self._agenda, (self._next[service], service))
 
     def _at_first(

@@ -58,6 +58,14 @@ def test_planning_in_between_makes_no_more_steps():
     assert starts.next == 140.0
 
 
+def test_planning_again_and_again_takes_no_more_memory():
+    starts = SlowStarts()
+    weights(starts, pods(OLD), 0)
+    for now in range(100, 110):
+        weights(starts, pods(OLD, NEW), now)
+    assert (starts.next, len(starts._agenda)) == (110.0, 1)
+
+
 def test_one_that_is_not_ready_for_a_while_begins_anew():
     starts = SlowStarts()
     weights(starts, pods(OLD, NEW), 0)
