@@ -7,6 +7,7 @@ Deterministic, no I/O.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from msgspec.structs import replace
 
@@ -40,6 +41,12 @@ class Schedulers:
     def ask(self) -> None:
         """From now on the kernel is asked about each scheduler before it is used."""
         self._are_asked_for = True
+
+    def only(self, names: AbstractSet[str]) -> None:
+        """Forget what is missing, or not known, and not among those that Services ask for."""
+        for name in self.missing - names:
+            del self._known[name]
+        self.unknown &= names
 
     def found(self, states: Mapping[str, bool]) -> frozenset[str]:
         """Record which schedulers are there; return those of which something else was known, or nothing."""

@@ -14,9 +14,8 @@ import structlog
 from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import Inbox, SchedulersFound
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.schedulers import in_use
-from ipvsproxy.reconciler.part import Part
+from ipvsproxy.reconciler.part import Part, PartFailed
 from ipvsproxy.reconciler.wanted_state import WantedState
 
 START_SECONDS = 2.0
@@ -62,9 +61,13 @@ class SchedulerLook(Part):
         return -math.inf if self._wanted.schedulers.unknown else self._next
 
     def run(self, now: float) -> int:
-        """Ask for them in a thread."""
+        """Ask for them in a thread, as far as Services still want them. Raises PartFailed where there is none."""
         schedulers = self._wanted.schedulers
-        self._ask(schedulers.unknown | schedulers.missing, now)
+        schedulers.only(self._wanted.schedulers_of_services())
+        if names := schedulers.unknown | schedulers.missing:
+            self._ask(names, now)
+        else:
+            self._next = math.inf
         return 0
 
     def _ask(self, names: Collection[str], now: float) -> tuple[Event, list[dict[str, bool]]]:
@@ -76,8 +79,11 @@ class SchedulerLook(Part):
             self._inbox.put(SchedulersFound(found))
             is_answered.set()
 
+        try:
+            self._aside(look)
+        except RuntimeError as error:
+            raise PartFailed(f"no thread to look for schedulers: {error}") from error
         self._is_asking, self._next = True, now + self._period
-        self._aside(look)
         return is_answered, answers
 
     def start(self, now: float) -> None:
@@ -89,7 +95,11 @@ class SchedulerLook(Part):
         schedulers.found(dict.fromkeys(in_use(self._kernel.shadow.servers.values()), True))
         names = self._wanted.schedulers_of_services() - schedulers.known
         if names and not self._is_asking:
-            is_answered, answers = self._ask(names, now)
+            try:
+                is_answered, answers = self._ask(names, now)
+            except PartFailed as error:
+                log.warning(messages.SCHEDULER_UNKNOWN, scheduler=sorted(names), err=str(error))
+                return
             is_answered.wait(START_SECONDS)
             for self._taken in answers:
                 schedulers.found(self._taken)
@@ -112,7 +122,7 @@ class SchedulerLook(Part):
         for name in sorted(names):
             try:
                 found[name] = self._kernel.has_scheduler(name)
-            except (KernelError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - the top of a thread: without an answer none is asked again
                 log.warning(messages.SCHEDULER_UNKNOWN, scheduler=name, err=str(error))
                 found[name] = False
         return found

@@ -1,5 +1,7 @@
 """A scheduler that the kernel does not have: the Service is served with another one, until it is there."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, SchedulersFound
@@ -29,9 +31,9 @@ class Complaints(Report):
 class Here:
     """A node, and what runs beside its loop when a test lets it."""
 
-    def __init__(self, *services, lacks=(), node=None, is_slow=False, **settings):
+    def __init__(self, *services, lacks=(), node=None, is_slow=False, no_thread=False, **settings):
         self.node, self.complaints, self.now, self.waiting = node or MemoryNode(), Complaints(), 0.0, []
-        self.is_slow = is_slow
+        self.is_slow, self.no_thread = is_slow, no_thread
         self.node.host.lacks_schedulers |= {*lacks}
         self.inbox = Inbox()
         self.loop = make_loop(
@@ -49,6 +51,8 @@ class Here:
 
     def aside(self, work):
         """Before the start has ended, as quickly as a module is loaded that is in memory; then as a test says."""
+        if self.no_thread:
+            raise RuntimeError("can't start new thread")
         if self.is_slow:
             self.waiting.append(work)
         else:
@@ -192,6 +196,31 @@ def test_schedulers_of_adopted_servers_need_no_look():
     assert here.complaints.heard == []
 
 
+def test_one_that_no_service_asks_for_any_more_is_not_looked_for():
+    here = Here(service(scheduler="mh"), lacks=["mh"])
+    here.put(service())
+    here.now += 31
+    here.turn()
+    assert here.waiting == []
+    assert here.loop.timeout() > 0
+    here.put(service(scheduler="mh"))
+    assert len(here.waiting) == 1
+
+
+def test_without_a_thread_services_are_served_and_it_is_tried_again():
+    here = Here(service())
+    here.no_thread = True
+    here.put(service(scheduler="mh"))
+    here.put(service("new", ["10.96.0.12"]))
+    assert (here.scheduler(), here.scheduler(key("10.96.0.12:80"))) == ("rr", "rr")
+    assert here.loop.timeout() > 0
+    here.no_thread = False
+    here.now += 1
+    here.turn()
+    here.answer()
+    assert here.scheduler() == "mh"
+
+
 @pytest.mark.usefixtures("impatient")
 def test_engines_of_adopted_servers_need_no_look():
     call = service(ports=((5060, 0, "UDP"),), affinity_seconds=60, affinity_engine="sip")
@@ -202,9 +231,20 @@ def test_engines_of_adopted_servers_need_no_look():
     assert here.waiting == []
 
 
-def test_what_cannot_be_found_out_is_asked_again(monkeypatch):
+def test_a_start_without_a_thread_serves_all_the_same():
+    here = Here(service(scheduler="mh"), no_thread=True)
+    assert here.scheduler() == "rr"
+    here.no_thread = False
+    here.now += 1
+    here.turn()
+    here.answer()
+    assert here.scheduler() == "mh"
+
+
+@pytest.mark.parametrize("error", [KernelError("IPVS scheduler mh", 105), ValueError("a reply that is none")])
+def test_what_cannot_be_found_out_is_asked_again(monkeypatch, error):
     here = Here(service())
-    monkeypatch.setattr(here.node.host, "has_scheduler", fails)
+    monkeypatch.setattr(here.node.host, "has_scheduler", Mock(side_effect=error))
     here.put(service(scheduler="mh"))
     here.answer()
     assert here.scheduler() == "rr"
@@ -213,10 +253,6 @@ def test_what_cannot_be_found_out_is_asked_again(monkeypatch):
     here.turn()
     here.answer()
     assert here.scheduler() == "mh"
-
-
-def fails(name):
-    raise KernelError(f"IPVS scheduler {name}", 105)
 
 
 @pytest.mark.parametrize("name", ["", "mh"])
