@@ -119,9 +119,10 @@ class Drains:
                 found.append(Ended(destination, count))
         return found
 
-    def is_draining(self, key: FrontendKey, destination: Destination) -> bool:
-        """Whether a destination of a server is still not wanted."""
-        return destination in self._servers.get(key, {})
+    def is_draining(self, key: FrontendKey, destination: Destination, since: float = math.inf) -> bool:
+        """Whether a destination of a server is not wanted, and has not been wanted since some moment."""
+        drain = self._servers.get(key, NOTHING).get(destination)
+        return drain is not None and drain.since <= since
 
     def _take(self, now: float) -> Iterator[FrontendKey]:
         destinations = 0

@@ -53,8 +53,8 @@ class Drainer(Part):
         self._report = report
         self._drains = Drains()
         self._room = room
-        # What has come to its end and is not deleted yet.
-        self._ended: dict[FrontendKey, Sequence[Ended]] = {}
+        # What has come to its end and is not deleted yet, and when that was found.
+        self._ended: dict[FrontendKey, tuple[float, Sequence[Ended]]] = {}
         # Large servers whose connections are being read, a piece at a time.
         self._reading: dict[FrontendKey, Connections] = {}
 
@@ -135,30 +135,33 @@ class Drainer(Part):
         if connections is None:
             self._reading[key] = reading
         elif found := self._drains.ended(key, connections, now):
-            self._ended[key] = found
+            self._ended[key] = self._clock(), found
 
     def _read(self, key: FrontendKey) -> Connections:
         """Yield the connections of a server; of a large one None after each piece, then those of what drains."""
         if not self._kernel.is_large(key):
             yield self._kernel.connections(key)
             return
-        listing, found = self._kernel.each_connections(key), dict[Destination, int]()
+        began, found = self._clock(), dict[Destination, int]()
+        listing = self._kernel.each_connections(key)
         while piece := list(islice(listing, PIECE)):
             found.update(item for item in piece if self._drains.is_draining(key, item[0]))
             yield None
-        yield found
+        # One that was wanted again in between may have got connections.
+        yield {d: count for d, count in found.items() if self._drains.is_draining(key, d, began)}
 
     def _next_part(self) -> dict[FrontendKey, list[Ended]]:
-        """Take what there is room for, without what is wanted again by now."""
+        """Take what fits, but nothing that is wanted again, or was in between: it may have connections."""
         room, part = self._room.units, dict[FrontendKey, list[Ended]]()
         for key in list(self._ended):
-            found, state = self._ended.pop(key), self._kernel.shadow.servers.get(key)
+            (seen, found), state = self._ended.pop(key), self._kernel.shadow.servers.get(key)
             units = unit_cost(len(state.destinations) if state else 0)
             count = max(1, int(room / units))
-            if still := [item for item in found[:count] if self._drains.is_draining(key, item.destination)]:
+            now = found[:count]
+            if still := [item for item in now if self._drains.is_draining(key, item.destination, seen)]:
                 part[key] = still
             if len(found) > count:
-                self._ended[key] = found[count:]
+                self._ended[key] = seen, found[count:]
             room -= min(count, len(found)) * units
             if room <= 0:
                 break

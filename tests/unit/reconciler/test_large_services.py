@@ -95,8 +95,8 @@ def large(*, ports=((80, 0),)):
     return service("large", ["10.96.0.66"], ports)
 
 
-def wanted(size):
-    return [destination(f"{address}:8080") for address in addresses(size)]
+def wanted(size, second=16):
+    return [destination(f"{address}:8080") for address in addresses(size, second)]
 
 
 def addresses(size, second=16):
@@ -209,6 +209,28 @@ def test_connections_are_read_to_the_end_however_often_the_next_look_is_due():
         running.now += 20_000 / READ_A_SECOND
         running.loop.reconcile([])
     assert running.count() == 19_999
+
+
+@pytest.mark.parametrize(("passes", "place"), [(1, 0), (22, -1)])
+def test_what_was_wanted_again_before_it_was_deleted_keeps_its_new_connections(passes, place):
+    """Also where its server was being read, a piece at a time, or where others were deleted before it."""
+    running = Running(large(), pods(5000))
+    running.rest()
+    running.change(pods(5000, second=32))
+    running.rest()
+    running.now += 10_000 / READ_A_SECOND
+    room = running.loop.parts.drainer._room
+    room.units, room.took = 3000.0, lambda *_: None
+    for _ in range(passes):
+        running.loop.reconcile([])
+    there = running.ipvs.table[LARGE].destinations
+    assert (len(there) < 10_000) is (passes > 10_000 / PIECE)
+    back = [found for found, attributes in there.items() if attributes.weight == 0][place]
+    running.change(pods(5000, second=32), slice_of("large", str(back).split(":")[0], name="large-back"))
+    running.ipvs.busy[LARGE, back] = 1
+    running.change(slice_of("large", name="large-back"))
+    running.rest()
+    assert set(running.ipvs.table[LARGE].destinations) == {back, *wanted(5000, 32)}
 
 
 def test_a_large_service_is_verified_while_something_else_cannot_be_read():
