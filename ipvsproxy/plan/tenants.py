@@ -181,8 +181,10 @@ class Tenants:
         return leaving
 
     def can_join(self, *, settled: bool) -> bool:
-        """Whether `join` has something to do."""
-        return any(settled or not self._is_moving(address) for address in self._unsettled)
+        """Whether `join` has something to do: also for pods that start later in a namespace that has changed."""
+        return (settled and bool(self._moving)) or any(
+            settled or not self._is_moving(address) for address in self._unsettled
+        )
 
     def take_delayed(self) -> set[bytes]:
         """Return the addresses that had to wait before they joined a group, since the last call."""
@@ -191,8 +193,8 @@ class Tenants:
 
     @property
     def are_settled(self) -> bool:
-        """Whether all addresses are in the groups where they belong."""
-        return not self._unsettled
+        """Whether all addresses are in the groups where they belong, and those of new pods need not wait."""
+        return not (self._unsettled or self._moving)
 
     def is_settled(self, address: bytes) -> bool:
         """Whether an address is in the group where it belongs, or in none."""

@@ -128,6 +128,21 @@ def test_a_pod_that_the_kernel_does_not_let_leave_is_tried_again_and_joins_nothi
     assert set(process.members.values()) == {"0:30"}
 
 
+def test_a_pod_does_not_wait_for_what_its_namespace_has_nothing_to_do_with():
+    """The Services of a namespace that was there before have long been programmed."""
+    process = Process()
+    process.take(Changed(Kind.NAMESPACE, "new", Namespace("new", {LABEL: "blue"})))
+    for call in range(9):
+        process.node.faults.plan(call, Fault("refused", errno.EINVAL, done=False))
+    other = replace(service("other", ["10.96.0.77"]), namespace="green")
+    process.loop.reconcile([Changed(Kind.SERVICE, other.key, other)])
+    process.node.faults.coming.clear()
+    assert process.loop.parts.applier.behind
+    process.take(Changed(Kind.POD, "new/one", replace(POD, namespace="new")))
+    assert process.loop.parts.applier.behind
+    assert set(process.members.values()) == {"0:20"}
+
+
 def test_tenants_above_the_limit_are_logged_once(monkeypatch):
     monkeypatch.setattr(tenants, "LARGEST_GROUP", 3)
     process = Process()
