@@ -147,7 +147,7 @@ def test_a_kernel_that_cannot_filter_is_asked_without(table: Table, monkeypatch:
     table.add((frontend(1), pod(1), client(1)), (frontend(2), pod(1), client(2)))
     unknown = attribute(conntrack.CTA_FILTER | NLA_F_NESTED, attribute(1, b"\xff\xff\xff\xff"))
     refused = message(conntrack.IPCTNL_MSG_CT_GET, 0, NFGENMSG.pack(AF[4], 0, 0) + unknown)
-    monkeypatch.setattr(conntrack, "question", lambda _: refused)
+    monkeypatch.setattr(conntrack, "dump_request", lambda _: refused)
     assert table.listed(Sweep(4, UDP, {frontend(1): GONE})) == 2
     assert table.conntrack.sweep(Sweep(4, UDP, {frontend(1): GONE})) == 1
     assert table.left(frontend(1), frontend(2)) == {(frontend(2), pod(1), client(2))}

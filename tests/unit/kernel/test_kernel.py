@@ -1,4 +1,4 @@
-"""The one hand: what it looks after in a verification, and the shadow after refusals."""
+"""What the kernel package looks after in a verification, and the shadow after refusals."""
 
 import errno
 
