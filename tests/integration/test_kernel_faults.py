@@ -183,7 +183,7 @@ def test_ebusy() -> None:
     addresses = "".join(f"address add 10.1.{n // 250}.{n % 250 + 1}/32 dev lo\n" for n in range(1500))
     subprocess.run(["ip", "-batch", "-"], input=addresses, check=True, text=True)
     wire, question = Wire(socket.NETLINK_ROUTE), message(22, 0, bytes(8))
-    wire._ask(question, 0x300)  # and nobody reads the answer
+    wire._send_request(question, 0x300)  # and nobody reads the answer
     outcomes = []
     for _ in range(10):
         try:
