@@ -166,7 +166,7 @@ class Guest:
         """Put what the command has left below IPVSPROXY_KEPT where it would be, had it run here."""
         shutil.copytree(self.kept, ".", dirs_exist_ok=True)
 
-    def send_last_events(self) -> str:
+    def last_output(self) -> str:
         """The end of what the guest said before the command began, and of its console."""
         texts = [
             path.read_text(errors="replace") for path in (self.console, self.folder / "boot") if path.exists()
@@ -193,5 +193,5 @@ def run(command: list[str], boot: Boot, timeout: float) -> int:
         if time.monotonic() - started >= timeout:
             print(f"killed after {timeout:.0f} s", file=sys.stderr)
             return 124
-        print(f"the guest died. Its last words:\n{guest.last_words()}", file=sys.stderr)
+        print(f"the guest died. Its last output:\n{guest.last_output()}", file=sys.stderr)
     return 125

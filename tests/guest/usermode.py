@@ -47,7 +47,7 @@ def why_not() -> str | None:
         if guest.wait(PROBE_SECONDS) == 0:
             booted.touch()
             return None
-        return _cause(guest.send_last_events()) or f"no answer within {PROBE_SECONDS} s"
+        return _cause(guest.last_output()) or f"no answer within {PROBE_SECONDS} s"
 
 
 def _key() -> str:

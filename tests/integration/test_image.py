@@ -237,7 +237,7 @@ def test_the_command_of_kubeadms_daemon_set_works_unchanged(tmp_path: pathlib.Pa
     effective = run(*command, "--write-config-to=/dev/stdout", folder=tmp_path)
     assert effective.returncode == 0, effective.stderr
     assert yaml.safe_load(effective.stdout)["hostnameOverride"] == "node1"
-    # It goes on to the kubeconfig that the ConfigMap names: sources of objects are tried before anything is changed.
+    # It goes on to the kubeconfig that the ConfigMap names: sources are tried before anything is changed.
     done = run(*command, folder=tmp_path)
     assert done.returncode == 1
     assert f"kubeconfig {VOLUME}/kubeconfig.conf: No such file or directory" in done.stderr

@@ -52,7 +52,7 @@ def test_the_user_mode_kernel_boots_where_the_processor_has_amx(
         return ["env", f"LD_PRELOAD={long_xstate}", *usermode.argv(folder)]
 
     with guest.Guest(["/usr/bin/python3", "-c", WORK], argv) as booted:
-        assert booted.wait(240) == 0, booted.send_last_events()
+        assert booted.wait(240) == 0, booted.last_output()
     total = sum(number**0.5 for number in range(300))
     assert f"{total:.6f}" in capfd.readouterr().out
 
