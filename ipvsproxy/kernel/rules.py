@@ -237,7 +237,7 @@ class Rules:
         try:
             self._run(transaction, missing)
         except NftError as error:
-            self._find_refused(steps, error, failed)
+            self._find_refused(steps, error, missing, failed)
             return
         for step in steps:
             record_element(step, self._shadow)
@@ -270,7 +270,9 @@ class Rules:
             with suppress(KernelError):  # the next verification loads the rules again
                 self._stamp = self._ruleset.stamp()
 
-    def _find_refused(self, steps: Sequence[ElementStep], error: NftError, failed: Dirty) -> None:
+    def _find_refused(
+        self, steps: Sequence[ElementStep], error: NftError, missing: frozenset[str], failed: Dirty
+    ) -> None:
         """Try the halves of a refused transaction, so that what is wrong with one frontend costs no other."""
         both = halves(steps) if error.errno in REFUSALS and self._attempts and self._table_is_ours() else ()
         if both:
@@ -280,7 +282,9 @@ class Rules:
             return
         failed.slots.update(step.slot for step in steps)
         failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)
-        self.in_doubt = self.in_doubt or error.errno in CONTRADICTIONS
+        # A kernel without an expression that a part needs answers ENOENT as well: no reason to load all again.
+        is_the_part = bool(missing) and self._table_is_ours()
+        self.in_doubt = self.in_doubt or (error.errno in CONTRADICTIONS and not is_the_part)
 
     def _table_is_ours(self) -> bool:
         with suppress(KernelError):

@@ -240,7 +240,7 @@ class MemoryNft(FakeNft):
     def __init__(self, faults=None, watch=lambda: None):
         super().__init__()
         self.faults = faults or Faults()
-        self.poison = None
+        self.poison, self.poison_code = None, errno.EINVAL
         self._watch = watch
 
     def run(self, transaction):
@@ -272,7 +272,7 @@ class MemoryNft(FakeNft):
 
     def _swallow(self, transaction):
         if self.poison and self.poison in str(transaction):
-            raise NftError(errno.EINVAL, "Error: Could not process rule: Invalid argument")
+            raise NftError(self.poison_code, "Error: Could not process rule: " + os.strerror(self.poison_code))
 
 
 class MemoryStamp:

@@ -147,6 +147,16 @@ def test_a_part_comes_with_the_first_element_that_needs_it_and_stays(node, kerne
     assert node.nft.transactions == []
 
 
+def test_a_part_that_the_kernel_cannot_have_is_no_reason_to_load_all_rules_again(node, kernel):
+    """Whoever may annotate a Service would cause it, as long as the Service is there."""
+    kernel.rules.load({})
+    node.nft.poison, node.nft.poison_code = "chain input_untracked", errno.ENOENT
+    failed = Dirty()
+    kernel.rules.change([ElementStep(slot, "") for slot in ELEMENTS], failed)
+    assert failed.slots == {slot for slot in ELEMENTS if slot.set.part}
+    assert not kernel.rules.in_doubt
+
+
 def test_a_refused_part_is_tried_again_with_the_next_element(node, kernel):
     kernel.rules.load({})
     node.nft.fail_next = errno.ENOMEM
