@@ -218,15 +218,14 @@ def _flat(item):
     return json.dumps({kind: body}, sort_keys=True)
 
 
-CHAIN = re.compile(r"^\tchain (\w+) {", re.MULTILINE)
-CHAINS_OF_PARTS = {name for one in PARTS for name in CHAIN.findall(part(one))}
+OF_PARTS = {name for one in PARTS for name in re.findall(r"^\t(?:chain|set|map) (\w+) {", part(one), re.MULTILINE)}
 
 
 def is_of_a_part(item):
-    """Whether one thing of a listed ruleset is a chain, or a rule, that only some nodes need."""
+    """Whether one thing of a listed ruleset is something that only some nodes need."""
     kinds = json.loads(item) if item.startswith("{") else {}
-    names = {kinds.get("chain", {}).get("name"), kinds.get("rule", {}).get("chain")}
-    return not names.isdisjoint(CHAINS_OF_PARTS)
+    names = {kinds.get(kind, {}).get("name") for kind in ("chain", "set", "map")}
+    return not (names | {kinds.get("rule", {}).get("chain")}).isdisjoint(OF_PARTS)
 
 
 def assert_same_rules(rules, cold):
