@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 from ipvsproxy.commands.names import NO_TENANT, Names
+from ipvsproxy.config.annotation_values import EVERY_TENANT
 from ipvsproxy.config.annotations import PREFIX
 from ipvsproxy.inspect.admission import Admission, Rule
 from ipvsproxy.inspect.walk import Explanation
-from ipvsproxy.plan.tenants import EVERY_TENANT, SHARED
+from ipvsproxy.plan.tenants import SHARED
 
 SHARE_WITH = f"{PREFIX}share-with"
 UNKNOWN = "unknown"

@@ -5,45 +5,14 @@ is misspelt, the values that the setting `serviceDefaults` may have, and docs/an
 of `plan.model` that gets the value; what the value means is decided in `plan.planner`.
 """
 
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from ipvsproxy.config import DataPath
-from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
+from ipvsproxy.config import annotation_values as values
 
 PREFIX = "ipvsproxy.io/"
 SERVICE, ENDPOINT_SLICE = "Service", "EndpointSlice"
-SCHEDULERS = (
-    *("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos"),
-)  # fmt: skip
-"""All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
-FLAGS = {
-    "sh-fallback": ("sh", 1),
-    "sh-port": ("sh", 2),
-    "mh-fallback": ("mh", 1),
-    "mh-port": ("mh", 2),
-    "flag-1": ("", 1),
-    "flag-2": ("", 2),
-    "flag-3": ("", 3),
-}
-"""By the names that ipvsadm has for them: the scheduler that they are for (empty: any) and the kernel's number."""
-ENGINES = ("sip", "none")
-"""All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
-PINGS = ("always", "when-ready", "off")
-POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
-"""The name of a pod, or its beginning."""
-MOST_WEIGHT = 65535
-"""What ipvsadm takes."""
-MOST_ZONE_WEIGHT, MOST_CONNECTIONS, LONGEST_NUMBER = 1000, 1_000_000, 7
-TENANT = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-"""The value of a label."""
-EVERY_TENANT, MOST_TENANTS = "*", 64
-MOST_PATTERNS = 16
-"""Each is compared with the name of each endpoint."""
-LONGEST_SLOW_START = 3600.0
 LONGEST_VALUE, LONGEST_KEY = 40, 80
 """Characters of a value, and of a name, that a complaint repeats."""
 IS_LOCAL = "is_local"
@@ -76,208 +45,92 @@ class Annotation(NamedTuple):
         return PREFIX + self.name
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError
-
-
-def _duration(value: Any) -> float:
-    """Return seconds."""
-    try:
-        nanoseconds = duration(_text(value))
-    except BadValue as error:
-        raise ValueError from error
-    if nanoseconds < 0:
-        raise ValueError
-    return nanoseconds / NANOSECONDS
-
-
-def _slow_start(value: Any) -> float:
-    """Return seconds, 0 for none."""
-    seconds = _duration(value)
-    if seconds > LONGEST_SLOW_START:
-        raise ValueError
-    return seconds
-
-
-def _affinity_engine(value: Any) -> str:
-    """Return the name of a persistence engine, empty for none."""
-    if _text(value) not in ENGINES:
-        raise ValueError
-    return "" if value == "none" else sys.intern(value)
-
-
-def _ping(value: Any) -> str:
-    if _text(value) not in PINGS:
-        raise ValueError
-    return sys.intern(value)
-
-
-def _scheduler(value: Any) -> str:
-    if _text(value) not in SCHEDULERS:
-        raise ValueError
-    return sys.intern(value)
-
-
-def _data_path(value: Any) -> str:
-    return DataPath(_text(value)).value
-
-
-def _boolean(value: Any) -> bool:
-    text = _text(value)
-    if text not in ("true", "false"):
-        raise ValueError
-    return text == "true"
-
-
-def _weights(value: Any) -> tuple[tuple[str, int], ...]:
-    """Return the weights of pods; each is named once, and few by the beginning of their names."""
-    found: dict[str, int] = {}
-    for part in _text(value).split(","):
-        name, equals, weight = part.strip().rpartition("=")
-        if not (equals and POD.fullmatch(name)) or name in found:
-            raise ValueError
-        found[sys.intern(name)] = _number(weight, MOST_WEIGHT)
-    if sum(name.endswith("*") for name in found) > MOST_PATTERNS:
-        raise ValueError
-    return tuple(found.items())
-
-
-def _weight(value: Any) -> int:
-    return _number(_text(value), MOST_WEIGHT)
-
-
-def _same_zone_weight(value: Any) -> int:
-    return _number(_text(value), MOST_ZONE_WEIGHT, least=1)
-
-
-def _max_connections(value: Any) -> tuple[int, int]:
-    """Return the upper and the lower threshold, 0 and 0 for no limit."""
-    upper, slash, lower = _text(value).partition("/")
-    if value == "0":
-        return 0, 0
-    thresholds = _number(upper, MOST_CONNECTIONS), _number(lower, MOST_CONNECTIONS) if slash else 0
-    if thresholds[0] == 0 or thresholds[1] > thresholds[0] or (slash and not thresholds[1]):
-        raise ValueError
-    return thresholds
-
-
-def _scheduler_flags(value: Any) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in _text(value).split(","))
-    if names == ("none",):
-        return ()
-    if any(name not in FLAGS for name in names):
-        raise ValueError
-    return tuple(map(sys.intern, dict.fromkeys(names)))
-
-
-def _prefixes(value: Any) -> tuple[int, int]:
-    """Return the lengths of prefixes for IPv4 and IPv6, 0 for the whole address."""
-    first, comma, second = _text(value).partition(",")
-    four, six = _number(first.strip(), 32), _number(second.strip(), 128) if comma else 0
-    if not four or (comma and not six):
-        raise ValueError
-    return four, six
-
-
-def _number(text: str, most: int, least: int = 0) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER and least <= int(text) <= most):
-        raise ValueError
-    return int(text)
-
-
-def _tenants(value: Any) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in _text(value).split(",")))
-    if names != (EVERY_TENANT,) and (len(names) > MOST_TENANTS or not all(map(TENANT.fullmatch, names))):
-        raise ValueError
-    return tuple(map(sys.intern, names))
-
-
 TABLE = (
     Annotation(
-        "drain-timeout", "drain_seconds", _duration, "a duration such as 30s or 1h", "90s",
+        "drain-timeout", "drain_seconds", values.seconds, "a duration such as 30s or 1h", "90s",
         "How long a TCP endpoint that is removed keeps its connections. `0s`: without limit. In place of"
         " `--drain-timeout`."),
     Annotation(
-        "data-path", "data_path", _data_path, "ipvs or auto", "auto",
+        "data-path", "data_path", values.data_path, "ipvs or auto", "auto",
         "The way of packets to its ClusterIPs, in place of `--data-path`: `ipvs`, or `auto` for the short path by"
         " conntrack's DNAT where the Service wants nothing that only IPVS has"
         " ([the short path](internals-packets.md#the-short-path)). A change counts for new connections."),
     Annotation(
-        "scheduler", "scheduler", _scheduler, f"an IPVS scheduler ({', '.join(SCHEDULERS)})", "mh",
+        "scheduler", "scheduler", values.scheduler, f"an IPVS scheduler ({', '.join(values.SCHEDULERS)})", "mh",
         "The IPVS scheduler of its virtual servers, in place of `--ipvs-scheduler`, with the flags that that one"
         " would have. A change counts for new connections.", aliases=("kube-router.io/service.scheduler",)),
     Annotation(
-        "scheduler-flags", "scheduler_flags", _scheduler_flags, f"none, or some of {', '.join(FLAGS)}", "sh-port",
+        "scheduler-flags", "scheduler_flags", values.scheduler_flags,
+        f"none, or some of {', '.join(values.FLAGS)}", "sh-port",
         "The flags of the scheduler in place of those that it has of itself (`mh-fallback` and `mh-port` with"
         " `mh`, `sh-fallback` with `sh`): with `port` the client's port counts too, with `fallback` an endpoint"
         " that takes no connections is passed over and does not refuse them.",
         aliases=("kube-router.io/service.schedflags",)),
     Annotation(
-        "affinity-netmask", "affinity_prefixes", _prefixes,
+        "affinity-netmask", "affinity_prefixes", values.prefixes,
         "the length of an IPv4 prefix, also with that of IPv6: 24 or 24,64", '"24,64"',
         "With sessionAffinity ClientIP: clients of one such network are taken for one, and get one endpoint."),
     Annotation(
-        "affinity-engine", "affinity_engine", _affinity_engine, f"one of {', '.join(ENGINES)}", "sip",
+        "affinity-engine", "affinity_engine", values.affinity_engine, f"one of {', '.join(values.ENGINES)}", "sip",
         "With sessionAffinity ClientIP, for UDP ports: what a client is known by in place of its address. `sip` is"
         " the Call-ID of a SIP message: all messages of a call get one endpoint, from whatever address; the kernel"
         " drops datagrams without one. It needs the module ip_vs_pe_sip; without it affinity is by addresses, and"
         " an Event says so."),
     Annotation(
-        "one-packet", "one_packet", _boolean, '"true" or "false"', '"true"',
+        "one-packet", "one_packet", values.boolean, '"true" or "false"', '"true"',
         "No UDP packet belongs to a connection: each goes to the next endpoint, also those of one client port"
         " (`ops` in `ipvsadm -Ln`). For senders that keep one socket and expect no answer: syslog, sFlow, NetFlow,"
         " metrics. Session affinity excludes it."),
     Annotation(
-        "weights", "weights", _weights,
-        f"pods and their weights, 0 to {MOST_WEIGHT}, such as web-0=3,web-1=0 or web-canary-*=1"
-        f" (at most {MOST_PATTERNS} names with *)", "web-0=3,web-1=0,web-canary-*=1",
+        "weights", "weights", values.weights,
+        f"pods and their weights, 0 to {values.MOST_WEIGHT}, such as web-0=3,web-1=0 or web-canary-*=1"
+        f" (at most {values.MOST_PATTERNS} names with *)", "web-0=3,web-1=0,web-canary-*=1",
         "How many of the new connections a pod gets in proportion to others; 1 for pods that are not named. The"
         " longest beginning of a name counts, and what an EndpointSlice says comes before what its Service says."
         " With 0 a pod gets no new connections and keeps those it has: maintenance. The schedulers `rr`, `lc` and"
         " `dh` know of weights only that 0 is none: an Event says so.",
         objects=(SERVICE, ENDPOINT_SLICE)),
     Annotation(
-        "weight", "weight", _weight, f"a number from 0 to {MOST_WEIGHT}", '"3"',
+        "weight", "weight", values.weight, f"a number from 0 to {values.MOST_WEIGHT}", '"3"',
         "The weight of all endpoints of the EndpointSlice whose pods `weights` does not name in full; also of"
         " those that are no pods, in slices that people or gateways have written. 0: maintenance.",
         objects=(ENDPOINT_SLICE,), aliases=("service.cilium.io/weight",)),
     Annotation(
-        "same-zone-weight", "same_zone_weight", _same_zone_weight,
-        f"a number from 1 to {MOST_ZONE_WEIGHT}", '"10"',
+        "same-zone-weight", "same_zone_weight", values.same_zone_weight,
+        f"a number from 1 to {values.MOST_ZONE_WEIGHT}", '"10"',
         "Endpoints in the zone of the node get so many times the connections of others: a preference without"
         " the cliff of topology hints, as others still get some. It multiplies the weights of pods. Endpoints"
         " and nodes without a zone count as elsewhere. The schedulers are those of `weights`."),
     Annotation(
-        "slow-start", "slow_start_seconds", _slow_start, "a duration such as 30s, at most 1h; 0s for none", "30s",
+        "slow-start", "slow_start_seconds", values.slow_start,
+        "a duration such as 30s, at most 1h; 0s for none", "30s",
         "How long a new endpoint takes to get as many new connections as others: it begins with a tenth of its"
         " weight and gets a tenth more in each of nine steps. New is what becomes ready while this node knows the"
         " others; a restart of the proxy continues it. All weights of the Service are ten times as large. The"
         " schedulers are those of `weights`; with `sh` and `mh` each step leads some clients to other endpoints."),
     Annotation(
-        "ping", "ping", _ping, f"one of {', '.join(PINGS)}", "when-ready",
+        "ping", "ping", values.ping, f"one of {', '.join(values.PINGS)}", "when-ready",
         "Whether its VIPs answer pings: its ClusterIPs, and external and load balancer addresses that no link of"
         " the node has. With `when-ready` only while connections to the same address find an endpoint, on this"
         " node if a policy wants that. With `always` and `when-ready` loadBalancerSourceRanges count for pings as"
         " well. Without the annotation everybody gets an answer, as from kube-proxy. Where Services share an"
         " address, the strictest that says anything counts."),
     Annotation(
-        "max-connections", "max_connections", _max_connections,
-        f"a number of connections from 1 to {MOST_CONNECTIONS}, also with that below which an endpoint gets new"
-        " ones again: 100 or 100/80; 0 for no limit", '"100/80"',
+        "max-connections", "max_connections", values.max_connections,
+        f"a number of connections from 1 to {values.MOST_CONNECTIONS}, also with that below which an endpoint gets"
+        " new ones again: 100 or 100/80; 0 for no limit", '"100/80"',
         "An endpoint with so many connections through this node gets no new ones until it has fewer than the"
         " second number, or than three quarters of the first where there is none. Others get them instead; if all"
         " are full, connections are refused. Each node counts the connections that come through it, those that"
         " have just ended included (`active` and `inactive` in `show endpoints`)."),
     Annotation(
-        "share-with", "share_with", _tenants,
-        f"names of tenants such as blue,green (at most {MOST_TENANTS}), or * for all of them", "blue,green",
+        "share-with", "share_with", values.tenants,
+        f"names of tenants such as blue,green (at most {values.MOST_TENANTS}), or * for all of them", "blue,green",
         "Pods of these tenants may connect to the Service as those of its own tenant may (docs/tenants.md). Means"
         " nothing without `--tenant-label`, and for a Service that is in no tenant's namespace.",
         has_default=False),
     Annotation(
-        "tenant-dns", "tenant_dns", _boolean, '"true" or "false"', '"true"',
+        "tenant-dns", "tenant_dns", values.boolean, '"true" or "false"', '"true"',
         "The Service is the DNS of its tenant: pods of the tenant that ask the cluster's DNS Service"
         " (`--cluster-dns`) are answered by this one (docs/tenants.md). Of several the oldest counts.",
         has_default=False),

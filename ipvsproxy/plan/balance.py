@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ipvsproxy.config.annotations import MOST_WEIGHT
+from ipvsproxy.config.annotation_values import MOST_WEIGHT
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Service
 from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes
 from ipvsproxy.plan.topology import PortEndpoint

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from msgspec.structs import replace
 
-from ipvsproxy.config.annotations import FLAGS
+from ipvsproxy.config.annotation_values import FLAGS
 from ipvsproxy.plan.model import Protocol, Service
 from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, SCHED_1, SCHED_2, SCHED_3, ServerAttributes
 

@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from ipvsproxy.config.annotation_values import EVERY_TENANT
 from ipvsproxy.plan.model import EndpointSlice, Namespace, Pod, Service
 from ipvsproxy.ruleset.schema import LARGEST_GROUP, SHARED_GROUP
 
 SHARED = ""
 """The tenant of namespaces that have none."""
-EVERY_TENANT = "*"
 
 Name = TypeVar("Name")
 

@@ -11,7 +11,7 @@ import pytest
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.config.annotations import SCHEDULERS
+from ipvsproxy.config.annotation_values import SCHEDULERS
 from ipvsproxy.kernel.ipvs import PROBE, Ipvs
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
