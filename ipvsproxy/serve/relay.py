@@ -5,8 +5,8 @@ route_localnet others would reach what listens there). So where `nodePortAddress
 127.0.0.1 and ::1, and connects to the ClusterIP of the Service as any process of the node would: what its policies
 are, and which endpoint it is, is decided there. One thread, which runs once there is something to listen for.
 
-Bounded: connections beyond MOST_CONNECTIONS wait, and each holds two buffers of BUFFER bytes at most. An address
-that is taken is tried again each RETRY_SECONDS.
+Bounded: connections beyond MOST_CONNECTIONS wait, those of one Service beyond a quarter of that, and each holds
+two buffers of BUFFER bytes at most. An address that is taken is tried again each RETRY_SECONDS.
 """
 
 import asyncio
@@ -22,10 +22,13 @@ from typing import Any
 import structlog
 
 from ipvsproxy.base import messages
-from ipvsproxy.base.address import family
+from ipvsproxy.base.address import address_family, format_ip
+from ipvsproxy.base.errors import plain
 from ipvsproxy.serve.http import Address
 
 MOST_CONNECTIONS = 512
+SHARES = 4
+"""As many Services have to be busy before one has to wait for others."""
 BUFFER = 1 << 15
 BACKLOG = 1024
 CONNECT_SECONDS = 10.0
@@ -49,6 +52,7 @@ class Relay:
         # What follows belongs to the relay's thread.
         self._listening: dict[str, dict[Address, asyncio.Task[None]]] = {}
         self._targets: dict[str, Mapping[Address, Address]] = {}
+        self._rooms: dict[str, asyncio.Semaphore] = {}
 
     def serve(self, service: str, targets: Mapping[Address, Address]) -> None:
         """Have a Service answer on some addresses, each with where it leads; none: it has gone."""
@@ -72,6 +76,7 @@ class Relay:
             self._targets[service] = targets
         else:
             del self._listening[service]
+            self._rooms.pop(service, None)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._loop is not None  # noqa: S101 - it runs
@@ -80,26 +85,42 @@ class Relay:
     async def _serve(self, service: str, address: Address, target: Address) -> None:
         """Listen until cancelled; then the connections are cut as well."""
         listener = await self._listen(service, address)
+        own = self._rooms.setdefault(service, asyncio.Semaphore(max(1, self._most // SHARES)))
         connections: set[asyncio.Task[None]] = set()
         try:
             while True:
                 client = await _accepted(listener)
                 try:
-                    await self._room.acquire()
+                    await self._wait_for_room(own)
                 except asyncio.CancelledError:
                     client.close()
                     raise
                 connections.add(task := self._begin(_relay(client, target)))
-                task.add_done_callback(partial(self._end, client, connections))
+                task.add_done_callback(partial(self._end, client, own, connections))
         finally:
             listener.close()
             for task in connections:
                 task.cancel()
 
-    def _end(self, client: socket.socket, connections: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    async def _wait_for_room(self, own: asyncio.Semaphore) -> None:
+        await own.acquire()
+        try:
+            await self._room.acquire()
+        except asyncio.CancelledError:
+            own.release()
+            raise
+
+    def _end(
+        self,
+        client: socket.socket,
+        own: asyncio.Semaphore,
+        connections: set[asyncio.Task[None]],
+        task: asyncio.Task[None],
+    ) -> None:
         """Give back what a connection had; also of one that was cancelled before it began."""
         client.close()
         connections.discard(task)
+        own.release()
         self._room.release()
 
     async def _listen(self, service: str, address: Address) -> socket.socket:
@@ -110,9 +131,9 @@ class Relay:
                 return _listening(address)
             except OSError as error:
                 if not is_said:
-                    reason = f"NodePort {address.port} cannot be had on {address}: {error.strerror or error}"
+                    reason = f"NodePort {address.port} cannot be had on {address}: {plain(error)}"
                     log.warning(
-                        messages.LOCALHOST_PORT_TAKEN, service=service, address=str(address), err=str(error)
+                        messages.LOCALHOST_PORT_TAKEN, service=service, address=str(address), err=plain(error)
                     )
                     self._refused(service, reason)
                 is_said = True
@@ -120,7 +141,7 @@ class Relay:
 
 
 def _listening(address: Address) -> socket.socket:
-    made = socket.socket(_socket_family(address))
+    made = _socket(address)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if made.family == socket.AF_INET6:
@@ -148,7 +169,7 @@ async def _accepted(listener: socket.socket) -> socket.socket:
 async def _relay(client: socket.socket, target: Address) -> None:
     """Pass on what both sides send, and how each of them ends."""
     try:
-        server = socket.socket(_socket_family(target))
+        server = _socket(target)
     except OSError:
         _reset(client)
         return
@@ -204,9 +225,9 @@ def _reset(*sockets: socket.socket) -> None:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def _socket_family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET6 if family(address.ip) == 6 else socket.AF_INET
+def _socket(address: Address) -> socket.socket:
+    return socket.socket(address_family(len(address.ip)))
 
 
 def _name(address: Address) -> tuple[str, int]:
-    return socket.inet_ntop(_socket_family(address), address.ip), address.port
+    return format_ip(address.ip), address.port

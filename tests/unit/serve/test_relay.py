@@ -147,8 +147,8 @@ def test_many_short_connections(relay, host, server):
     eventually(lambda: server.open == 0)
 
 
-def test_no_more_connections_at_a_time_than_there_is_room_for(host, server):
-    relay = Relay(Heard(), most_connections=4)
+def test_a_service_has_no_more_connections_at_a_time_than_a_quarter_of_all(host, server):
+    relay = Relay(Heard(), most_connections=16)
     where = listening(relay, host, server)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(where, timeout=10)) for _ in range(12)]
@@ -165,6 +165,30 @@ def test_no_more_connections_at_a_time_than_there_is_room_for(host, server):
         assert held[11].recv(1) == b"x"
     assert server.most <= 4
     relay.serve("default/web", {})
+
+
+def test_one_service_does_not_keep_others_waiting(host, server):
+    relay = Relay(Heard(), most_connections=4)
+    busy, other = listening(relay, host, server), listening(relay, host, server, "other/web")
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(socket.create_connection(busy, timeout=10)).sendall(b"x")
+        eventually(lambda: server.open == 1)
+        assert talk(other) == b"helloend"
+    for name in ("default/web", "other/web"):
+        relay.serve(name, {})
+
+
+def test_no_more_connections_at_a_time_than_there_is_room_for(host, server):
+    relay = Relay(Heard(), most_connections=2)
+    names = [f"default/web{n}" for n in range(4)]
+    with contextlib.ExitStack() as stack:
+        for where in [listening(relay, host, server, name) for name in names]:
+            stack.enter_context(socket.create_connection(where, timeout=10)).sendall(b"x")
+        eventually(lambda: server.open == 2)
+    assert server.most <= 2
+    for name in names:
+        relay.serve(name, {})
 
 
 def test_a_refused_connection_is_a_reset(relay, host):
