@@ -72,23 +72,26 @@ class Sync(msgspec.Struct, frozen=True):
     unfinished: int = 0
 
 
+class LookUps(NamedTuple):
+    """What any thread can find out at any time, and the kernel does not know.
+
+    Which Service holds which frontend, which destinations are wanted with weight 0, which group of sources is
+    which tenant, which namespaces have which tenants (empty for none), and why frontends are not on the short
+    path.
+    """
+
+    holders: Callable[[], Mapping[FrontendKey, str]] = dict
+    maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]] = dict
+    tenants: Callable[[], Mapping[int, str]] = dict
+    tenants_of_namespaces: Callable[[], Mapping[str, str]] = dict
+    path_reasons: Callable[[], Mapping[FrontendKey, str]] = dict
+
+
 class Report:
     """Ignores everything."""
 
-    def holders(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
-        """Say how any thread can find out at any time which Service holds which frontend."""
-
-    def in_maintenance(self, read: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]]) -> None:
-        """Say how any thread can find out at any time which destinations are wanted with weight 0."""
-
-    def tenants(self, read: Callable[[], Mapping[int, str]]) -> None:
-        """Say how any thread can find out at any time which group of sources is which tenant."""
-
-    def tenants_of_namespaces(self, read: Callable[[], Mapping[str, str]]) -> None:
-        """Say how any thread can find out at any time which namespaces have which tenants, empty for none."""
-
-    def path_reasons(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
-        """Say how any thread can find out at any time why frontends are not on the short path."""
+    def look_ups(self, found: LookUps) -> None:
+        """Say how any thread can look things up; once, at the start."""
 
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """An event brought objects of a kind; `triggered` is when a pod's change began, 0 if unknown."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.config import Config
 from ipvsproxy.exchange.inbox import Changed, Listed, Removed
-from ipvsproxy.exchange.report import Report
+from ipvsproxy.exchange.report import LookUps, Report
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.affected import services_affected
@@ -56,11 +56,12 @@ class WantedState:
         self._planning = Planning(
             config, self._store, self._ledger, self._node, self._reports, self.schedulers, clock
         )
-        report.holders(self._ledger.holders)
-        report.in_maintenance(self._ledger.in_maintenance)
-        report.tenants(self._store.tenants.names)
-        report.tenants_of_namespaces(self._store.tenants.by_namespace)
-        report.path_reasons(self._ledger.path_reasons)
+        ledger, tenants = self._ledger, self._store.tenants
+        report.look_ups(
+            LookUps(
+                ledger.holders, ledger.in_maintenance, tenants.names, tenants.by_namespace, ledger.path_reasons
+            )
+        )
 
     # The objects, and what the node is.
 

@@ -7,13 +7,11 @@ takes longer than microseconds, but for the rare ones after which listeners chan
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from ipvsproxy.exchange.report import EventNote, Report, Severity, Subject, Sync, service_subject
+from ipvsproxy.exchange.report import EventNote, LookUps, Report, Severity, Subject, Sync, service_subject
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.plan.localhost import Endpoint
-from ipvsproxy.plan.state import Destination, FrontendKey
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.health import Health, responder
 from ipvsproxy.serve.http import Address, HttpServer, Listener
@@ -46,53 +44,18 @@ class Board(Report):
         self._triggers: list[float] = []
         self._relay: Relay | None = None
         self._traffic: Traffic | None = None
-        self._read_holders: Callable[[], Mapping[FrontendKey, str]] = dict
-        self._read_tenants: Callable[[], Mapping[int, str]] = dict
-        self._read_namespaces: Callable[[], Mapping[str, str]] = dict
-        self._read_maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]] = dict
-        self._read_path_reasons: Callable[[], Mapping[FrontendKey, str]] = dict
+        self._look_ups = LookUps()
 
     def show_traffic(self, traffic: Traffic) -> None:
         """Have counters of single Services and endpoints among the metrics."""
         self._traffic = traffic
         self.metrics.show_traffic(traffic)
 
-    def holders(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
-        """Keep the question for the page, and for the counters, that ask it."""
-        self._read_holders = read
+    def look_ups(self, found: LookUps) -> None:
+        """Keep them for the page and the counters that have names."""
+        self._look_ups = found
         if self._traffic is not None:
-            self._traffic.holders = read
-
-    def in_maintenance(self, read: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]]) -> None:
-        """Keep the question for the page that asks it."""
-        self._read_maintenance = read
-
-    def tenants(self, read: Callable[[], Mapping[int, str]]) -> None:
-        """Keep the question for the page that asks it."""
-        self._read_tenants = read
-
-    def _tenants(self) -> Mapping[int, str]:
-        return self._read_tenants()
-
-    def tenants_of_namespaces(self, read: Callable[[], Mapping[str, str]]) -> None:
-        """Keep the question for the page that asks it."""
-        self._read_namespaces = read
-
-    def _tenants_of_namespaces(self) -> Mapping[str, str]:
-        return self._read_namespaces()
-
-    def path_reasons(self, read: Callable[[], Mapping[FrontendKey, str]]) -> None:
-        """Keep the question for the page that asks it."""
-        self._read_path_reasons = read
-
-    def _path_reasons(self) -> Mapping[FrontendKey, str]:
-        return self._read_path_reasons()
-
-    def _maintenance(self) -> Mapping[FrontendKey, AbstractSet[Destination]]:
-        return self._read_maintenance()
-
-    def _holders(self) -> Mapping[FrontendKey, str]:
-        return self._read_holders()
+            self._traffic.holders = found.holders
 
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """Count, and keep the trigger until the change is programmed; older ones than the process do not count."""
@@ -206,12 +169,5 @@ class Board(Report):
         """Return the metrics server with the pages of a book."""
         book.add("/metrics", pages.metrics(self.metrics.exposition))
         book.add("/metrics/slis", pages.slis)
-        sources = (
-            self._holders,
-            self._maintenance,
-            self._tenants,
-            self._path_reasons,
-            self._tenants_of_namespaces,
-        )
-        book.add("/frontends", pages.frontends(*sources))
+        book.add("/frontends", pages.frontends(lambda: self._look_ups))
         return Listener("metrics", address, book.respond)

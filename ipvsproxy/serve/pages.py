@@ -5,12 +5,11 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from ipvsproxy.plan.state import Destination, FrontendKey
+from ipvsproxy.exchange.report import LookUps
 from ipvsproxy.serve.health import HEADERS, JSON
 from ipvsproxy.serve.http import NOT_FOUND, HttpAnswer, Request, Respond
 
@@ -79,25 +78,20 @@ def configz(document: Mapping[str, Any], ours: Mapping[str, Any]) -> Respond:
     return lambda _: HttpAnswer(200, body, JSON)
 
 
-def frontends(
-    holders: Callable[[], Mapping[FrontendKey, str]],
-    maintenance: Callable[[], Mapping[FrontendKey, AbstractSet[Destination]]],
-    tenants: Callable[[], Mapping[int, str]] = dict,
-    path_reasons: Callable[[], Mapping[FrontendKey, str]] = dict,
-    namespaces: Callable[[], Mapping[str, str]] = dict,
-) -> Respond:
+def frontends(look_ups: Callable[[], LookUps]) -> Respond:
     """Answer with what the kernel does not know: Services, tenants, why weights and paths are as they are."""
 
     def respond(_: Request) -> HttpAnswer:
-        known = {str(key): service for key, service in holders().items()}
-        wanted = {str(key): sorted(map(str, found)) for key, found in maintenance().items()}
+        found = look_ups()
+        known = {str(key): service for key, service in found.holders().items()}
+        wanted = {str(key): sorted(map(str, which)) for key, which in found.maintenance().items()}
         page = {"version": 1, "kind": "Frontends", "frontends": known, "maintenance": wanted}
-        if named := tenants():
+        if named := found.tenants():
             page["tenants"] = {str(group): name for group, name in sorted(named.items())}
-        if of_all := namespaces():
+        if of_all := found.tenants_of_namespaces():
             shown = sorted({service.partition("/")[0] for service in known.values()} & of_all.keys())
             page["tenantsOfNamespaces"] = {name: of_all[name] for name in shown}
-        if reasons := path_reasons():
+        if reasons := found.path_reasons():
             page["pathReasons"] = {str(key): reason for key, reason in sorted(reasons.items())}
         return HttpAnswer(200, json.dumps(page).encode(), JSON)
 

@@ -27,6 +27,7 @@ from ipvsproxy.config.check import problems
 from ipvsproxy.config.document import KUBE_PROXY, OURS, ConfigFileError, decode, text
 from ipvsproxy.config.settle import settle
 from ipvsproxy.exchange.inbox import Kind
+from ipvsproxy.exchange.report import LookUps
 from ipvsproxy.kernel.wire import ipvs
 from ipvsproxy.kube import kubeconfig as kubeconfigs
 from ipvsproxy.kube import manifest_file
@@ -270,7 +271,7 @@ def _responders() -> tuple[Callable[[http.Request], http.HttpAnswer], ...]:
     book.add("/debug/flags/v", pages.verbosity(lambda _: None))
     book.add("/metrics", pages.metrics(Metrics((4, 6)).exposition))
     book.add("/metrics/slis", pages.slis)
-    book.add("/frontends", pages.frontends(dict, dict))
+    book.add("/frontends", pages.frontends(LookUps))
     return book.respond, responder(Health(30.0, (4, 6)), lambda *_: None)
 
 

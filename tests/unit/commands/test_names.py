@@ -12,7 +12,7 @@ from ipvsproxy.commands import local
 from ipvsproxy.commands.invocation import CommandFailed
 from ipvsproxy.commands.names import names, similar
 from ipvsproxy.config import Listen
-from ipvsproxy.exchange.report import Report
+from ipvsproxy.exchange.report import LookUps, Report
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import Address, Request
 from ipvsproxy.serve.pages import Pages
@@ -32,11 +32,15 @@ spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}
 def page():
     """A server that answers as the metrics server of a proxy does."""
     board = Board(30.0, lambda _: None)
-    board.holders(lambda: {WEB: "default/web"})
-    board.in_maintenance(lambda: {WEB: {destination("10.244.1.1:8080")}})
-    board.tenants(lambda: {2: "blue"})
-    board.tenants_of_namespaces(lambda: {"default": "blue", "other": "green"})
-    board.path_reasons(lambda: {WEB: "session affinity: only with IPVS"})
+    board.look_ups(
+        LookUps(
+            holders=lambda: {WEB: "default/web"},
+            maintenance=lambda: {WEB: {destination("10.244.1.1:8080")}},
+            tenants=lambda: {2: "blue"},
+            tenants_of_namespaces=lambda: {"default": "blue", "other": "green"},
+            path_reasons=lambda: {WEB: "session affinity: only with IPVS"},
+        )
+    )
     respond = board.metrics_listener(Address(LOOPBACK, 0), Pages()).respond
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -173,10 +177,7 @@ def test_nobody_holds_anything_before_the_loop_says_so():
     board.metrics_listener(Address(LOOPBACK, 0), book)
     answer = book.respond(Request("GET", "/frontends", {}, {}, b""))
     assert answer.body == b'{"version": 1, "kind": "Frontends", "frontends": {}, "maintenance": {}}'
-    assert Report().holders(dict) is None
-    assert Report().in_maintenance(dict) is None
-    assert Report().path_reasons(dict) is None
-    assert Report().tenants_of_namespaces(dict) is None
+    assert Report().look_ups(LookUps()) is None
 
 
 def test_names_that_may_be_meant():

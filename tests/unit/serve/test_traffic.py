@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ipvsproxy.config import ALL_SERVICES
+from ipvsproxy.exchange.report import LookUps
 from ipvsproxy.plan.records import Counters, DestinationRecord, ServerRecord
 from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 from ipvsproxy.serve.board import Board
@@ -123,7 +124,7 @@ def test_a_scrape(limit):
     board = Board(30, lambda _: None)
     board.show_traffic(Traffic(limit, kernel, lambda: kernel.now))
     assert kernel.looks == 0
-    board.holders(lambda: kernel.names)
+    board.look_ups(LookUps(lambda: kernel.names))
     text = board.metrics.exposition("")[0].decode()
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
