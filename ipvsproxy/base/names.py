@@ -7,7 +7,7 @@ TABLE = "ipvsproxy"
 """Our nftables tables, in the families inet and arp. Never `kube-proxy`: Calico's Felix takes that name for
 kube-proxy's nftables mode."""
 VIP_LINK = "kube-ipvs0"
-"""The dummy link that holds the VIPs, by the name that kube-proxy has given it."""
+"""The dummy link that holds the VIPs: kube-proxy's name, by which Calico recognises the IPVS mode."""
 NAT_PRIORITY = -110
 """The hook priority of our nat chains, before the usual -100 (NF_IP_PRI_NAT_DST)."""
 MASQUERADE_BIT = 14

@@ -61,9 +61,8 @@ class Forwarding:
         """Put the rule where it is needed, at the head of each chain; return whether replies have to be marked.
 
         They have to once a chain may drop them (with `new`: or a new connection on the short path), and then as
-        long as this process runs. A chain that cannot be
-        read may. What goes wrong is logged, and costs only that. A rule for another mark stays: that mark is set
-        as long as the rules of a former version are there.
+        long as this process runs. A chain that cannot be read may. What goes wrong is logged, and affects nothing
+        else. A rule for another mark stays: that mark is set as long as the rules of a former version are there.
         """
         self._states = (*KNOWN, NEW) if new else KNOWN
         self._for_each(self._look)

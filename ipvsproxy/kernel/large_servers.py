@@ -18,7 +18,7 @@ Listing = Iterator[tuple[Destination, DestinationAttributes]]
 
 
 class LargeServers:
-    """Those whose turn it is. `read` lists the destinations of one as the kernel tells of them."""
+    """Those whose turn it is. `read` lists the destinations of one as they arrive."""
 
     def __init__(self, shadow: KernelState, read: Callable[[FrontendKey], Listing]) -> None:
         self._shadow = shadow

@@ -66,7 +66,6 @@ from ipvsproxy.kernel.wire.rtnetlink import (
 from ipvsproxy.plan.node import THIS_NODE, Reserved
 from ipvsproxy.plan.state import Vip, VipForm
 
-"""Calico recognises the IPVS mode by this name, so it is not ours to choose."""
 NAMED = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, VIP_LINK.encode() + b"\0")
 GET_LINK = message(RTM_GETLINK, 0, NAMED)
 NEW_LINK = message(

@@ -105,7 +105,7 @@ class Rules:
         parts = self._with_replies(self._parts | needed_parts(elements))
         admissions = _admissions(elements)
         self._transactions.run(self._whole(elements, admissions, found, parts))
-        self._parts = parts | needed_parts(elements)
+        self._parts = parts
         self._log_replaced(found)
         self._shadow.elements = dict(elements)
         # Until all is done: the rules for source ranges would go on admitting clients that later ones exclude.

@@ -166,13 +166,12 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     admission: GroupAdmission | None = None
     path: Path = Path.IPVS
     path_reason: str = ""
+    ping: str = ""
 
     @property
     def balanced(self) -> Mapping[Destination, DestinationAttributes]:
         """The destinations that a virtual server of this frontend should have."""
-        return NO_DESTINATIONS if self.path is Path.SHORT else self.destinations
-
-    ping: str = ""
+        return NO_DESTINATIONS if self.path is SHORT_PATH else self.destinations
 
     @property
     def in_maintenance(self) -> frozenset[Destination]:

@@ -1,9 +1,10 @@
 """The only loop: it takes events, and runs those of its parts that are due.
 
-One thread runs it and owns the wanted state and every kernel handle; no other thread writes to the kernel. It
-decides nothing itself: what the node should have is in `wanted_state`, which steps follow is decided in plan.diff,
-and how they are carried out in kernel.kernel. Nothing is programmed before every kind of object has been listed
-once, and while another proxy has this node; objects are followed meanwhile.
+One thread runs it and owns the wanted state and every kernel handle; no other thread writes to the kernel, but
+for tests of schedulers (`reconciler.schedulers`). It decides nothing itself: what the node should have is in
+`wanted_state`, which steps follow is decided in plan.diff, and how they are carried out in kernel.kernel. Nothing
+is programmed before every kind of object has been listed once, and while another proxy has this node; objects are
+followed meanwhile.
 """
 
 import time

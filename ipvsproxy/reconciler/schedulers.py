@@ -1,7 +1,8 @@
 """The part that finds out whether the kernel has the schedulers that Services ask for.
 
-Asking has the kernel load a module, which takes as long as a disk does. So a thread of its own does it, and puts
-the answer into the inbox; the start, which comes before all else, waits for it, but not for long. What is missing
+Asking has the kernel load a module, which takes as long as a disk does. So a thread of its own does it (with a
+virtual server that no Service has, and deletes again: the only write to the kernel beside the loop), and puts the
+answer into the inbox; the start, which comes before all else, waits for it, but not for long. What is missing
 is asked for again each `period` seconds.
 """
 
@@ -101,7 +102,8 @@ class SchedulerLook(Part):
                 log.warning(messages.SCHEDULER_UNKNOWN, scheduler=sorted(names), err=str(error))
                 return
             is_answered.wait(START_SECONDS)
-            for self._taken in answers:
+            if answers:
+                self._taken = answers[0]
                 schedulers.found(self._taken)
                 self._found()
 
