@@ -139,15 +139,16 @@ def test_an_answer_of_another_user_is_not_taken(said, monkeypatch):
     assert "user 4711 listens there" in names(settings, None).problem
 
 
+def surveyed(**more):
+    """A host with one address, and nothing that a Service could take from others."""
+    addresses = frozenset([parse_ip("192.0.2.1")])
+    nothing = {"reserved": tuple, "senders": dict, "listening": frozenset, "server_states": dict}
+    return SimpleNamespace(other_addresses=lambda: addresses, **nothing, **more)
+
+
 def test_objects_are_planned(tmp_path):
     (tmp_path / "web.yaml").write_text(MANIFEST)
-    view = SimpleNamespace(
-        other_addresses=lambda: frozenset([parse_ip("192.0.2.1")]),
-        reserved=tuple,
-        senders=dict,
-        listening=frozenset,
-        server_states=dict,
-    )
+    view = surveyed()
     assert names(config(manifests=tmp_path), view).of(WEB) == "default/web"
 
 
@@ -155,14 +156,7 @@ def test_tenants_of_namespaces_come_from_objects_too(tmp_path):
     (tmp_path / "web.yaml").write_text(
         MANIFEST + "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {tenant: blue}}\n"
     )
-    view = SimpleNamespace(
-        other_addresses=lambda: frozenset([parse_ip("192.0.2.1")]),
-        reserved=tuple,
-        senders=dict,
-        listening=frozenset,
-        server_states=dict,
-        has_table=lambda: False,
-    )
+    view = surveyed(has_table=lambda: False)
     assert names(config(manifests=tmp_path, tenant_label="tenant"), view).owner(WEB) == "blue"
 
 

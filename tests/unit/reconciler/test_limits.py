@@ -3,12 +3,10 @@
 import msgspec
 import pytest
 
-from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.exchange.inbox import Changed, Kind, Removed
 from ipvsproxy.exchange.report import Report
-from ipvsproxy.plan.model import Node
-from ipvsproxy.process.assembly import make_loop
-from tests.support.build import config, service, slice_of
-from tests.support.memory_kernel import MemoryNode
+from tests.support.build import service, slice_of
+from tests.support.memory_proxy import MemoryProxy
 
 
 class Heard(Report):
@@ -22,21 +20,9 @@ class Heard(Report):
         self.limited.append(sync.limited)
 
 
-class Here:
+class Here(MemoryProxy):
     def __init__(self, *services, **settings):
-        self.node, self.heard, self.now = MemoryNode(), Heard(), 0.0
-        self.loop = make_loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
-        self.turn(
-            Listed(Kind.NODE, {"node1": Node("node1")}),
-            Listed(Kind.SERVICE, {item.key: item for item in services}),
-            Listed(Kind.ENDPOINT_SLICE, {f"default/{s.name}-4": slice_of(s.name, "10.244.1.1") for s in services}),
-        )
-
-    def turn(self, *events):
-        self.loop.reconcile(list(events))
-
-    def change(self, item):
-        self.turn(Changed(Kind.SERVICE, item.key, item))
+        super().__init__(services, ["10.244.1.1"], heard=Heard(), **settings)
 
     def servers(self):
         return sorted(map(str, self.node.ipvs.table))

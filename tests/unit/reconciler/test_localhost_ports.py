@@ -3,12 +3,10 @@
 import pytest
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.exchange.inbox import Changed, Kind, Removed
 from ipvsproxy.exchange.report import Report
-from ipvsproxy.plan.model import Node
-from ipvsproxy.process.assembly import make_loop
-from tests.support.build import config, service
-from tests.support.memory_kernel import MemoryNode
+from tests.support.build import service
+from tests.support.memory_proxy import MemoryProxy
 
 BOTH = ("10.96.0.10", "fd00:10:96::10")
 FOUR, SIX = (parse_ip("127.0.0.1"), 30080), (parse_ip("::1"), 30080)
@@ -24,18 +22,9 @@ class Heard(Report):
         self.ports.append((service, dict(ports)))
 
 
-class Here:
+class Here(MemoryProxy):
     def __init__(self, *services, **settings):
-        self.heard = Heard()
-        self.loop = make_loop(config(**settings), Inbox(), MemoryNode().kernel(), lambda: 0.0, self.heard)
-        self.turn(
-            Listed(Kind.NODE, {"node1": Node("node1")}),
-            Listed(Kind.SERVICE, {item.key: item for item in services}),
-            Listed(Kind.ENDPOINT_SLICE, {}),
-        )
-
-    def turn(self, *events):
-        self.loop.reconcile(list(events))
+        super().__init__(services, heard=Heard(), **settings)
 
 
 def web(**settings):

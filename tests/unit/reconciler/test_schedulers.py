@@ -4,15 +4,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, SchedulersFound
-from ipvsproxy.exchange.report import Report
+from ipvsproxy.exchange.inbox import Changed, Kind, SchedulersFound
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import PERSISTENT, ServerAttributes
-from ipvsproxy.process.assembly import make_loop
-from tests.support.build import config, key, service, slice_of
+from tests.support.build import key, service
 from tests.support.memory_kernel import MemoryNode
+from tests.support.memory_proxy import MemoryProxy, Refusals
 
 WEB, OTHER = key("10.96.0.10:80"), key("10.96.0.11:80")
 MISSING = (
@@ -20,32 +18,15 @@ MISSING = (
 )
 
 
-class Complaints(Report):
-    def __init__(self):
-        self.heard = []
-
-    def refused(self, service, reason):
-        self.heard.append((service.name, reason))
-
-
-class Here:
+class Here(MemoryProxy):
     """A node, and what runs beside its loop when a test lets it."""
 
     def __init__(self, *services, lacks=(), node=None, is_slow=False, no_thread=False, **settings):
-        self.node, self.complaints, self.now, self.waiting = node or MemoryNode(), Complaints(), 0.0, []
-        self.is_slow, self.no_thread = is_slow, no_thread
-        self.node.host.lacks_schedulers |= {*lacks}
-        self.inbox = Inbox()
-        self.loop = make_loop(
-            config(**settings), self.inbox, self.node.kernel(), lambda: self.now, self.complaints,
-            aside=self.aside,
-        )  # fmt: skip
-        self.turn(
-            Listed(Kind.NODE, {"node1": Node("node1")}),
-            Listed(Kind.SERVICE, {item.key: item for item in services}),
-            Listed(Kind.ENDPOINT_SLICE, {f"default/{s.name}-4": slice_of(s.name, "10.244.1.1") for s in services}),
-        )
-
+        self.waiting, self.is_slow, self.no_thread = [], is_slow, no_thread
+        node = node or MemoryNode()
+        node.host.lacks_schedulers |= {*lacks}
+        heard, parts = Refusals(), {"aside": self.aside}
+        super().__init__(services, ["10.244.1.1"], heard=heard, node=node, parts=parts, **settings)
         self.is_slow = True
         self.turn(*self.inbox.take(0))
 
@@ -57,9 +38,6 @@ class Here:
             self.waiting.append(work)
         else:
             work()
-
-    def turn(self, *events):
-        self.loop.reconcile(list(events))
 
     def put(self, item):
         self.turn(Changed(Kind.SERVICE, item.key, item))
@@ -91,7 +69,7 @@ def impatient(monkeypatch):
 def test_a_start_does_not_wait_long_for_the_module_of_a_scheduler():
     here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"]), is_slow=True)
     assert (here.scheduler(), here.scheduler(OTHER)) == ("rr", "rr")
-    assert (len(here.waiting), here.complaints.heard) == (1, [])
+    assert (len(here.waiting), here.heard.heard) == (1, [])
     here.put(service("new", ["10.96.0.12"], scheduler="sh"))
     assert here.scheduler(key("10.96.0.12:80")) == "rr"
     assert len(here.waiting) == 1
@@ -114,16 +92,16 @@ def test_the_answer_that_the_start_waited_for_ends_no_later_question():
 def test_a_missing_scheduler_is_said_once_and_the_configured_one_used():
     here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"], scheduler="sh"), lacks=["mh"])
     assert (here.scheduler(), here.scheduler(OTHER)) == ("rr", "sh")
-    assert here.complaints.heard == [("web", MISSING)]
+    assert here.heard.heard == [("web", MISSING)]
     here.put(service(scheduler="mh", affinity_seconds=60))
-    assert here.complaints.heard == [("web", MISSING)]
+    assert here.heard.heard == [("web", MISSING)]
 
 
 def test_one_that_is_asked_for_while_the_proxy_runs_is_looked_for_beside_the_loop():
     here = Here(service(), service("other", ["10.96.0.11"]))
     here.put(service(scheduler="mh"))
     assert here.scheduler() == "rr"
-    assert here.complaints.heard == []
+    assert here.heard.heard == []
     here.put(service("other", ["10.96.0.11"], scheduler="mh"))
     assert len(here.waiting) == 1
     here.answer()
@@ -142,16 +120,16 @@ def test_a_service_stays_on_ipvs_until_its_scheduler_is_known():
 def test_nothing_is_said_of_the_scheduler_that_is_used_in_between():
     here = Here(service())
     here.put(service(scheduler="mh", scheduler_flags=("mh-port",)))
-    assert here.complaints.heard == []
+    assert here.heard.heard == []
     here.answer()
-    assert here.complaints.heard == []
+    assert here.heard.heard == []
 
 
 def test_one_that_comes_later_is_found():
     here = Here(service(), lacks=["mh"])
     here.put(service(scheduler="mh"))
     here.answer()
-    assert (here.scheduler(), here.complaints.heard) == ("rr", [("web", MISSING)])
+    assert (here.scheduler(), here.heard.heard) == ("rr", [("web", MISSING)])
     here.node.host.lacks_schedulers.clear()
     here.turn()
     assert here.waiting == []
@@ -166,7 +144,7 @@ def test_one_that_comes_later_is_found():
 
 def test_a_default_of_the_node_that_is_missing():
     here = Here(service(), lacks=["mh"], service_defaults=(("scheduler", "mh"),))
-    assert (here.scheduler(), here.complaints.heard) == ("rr", [("web", MISSING)])
+    assert (here.scheduler(), here.heard.heard) == ("rr", [("web", MISSING)])
     here.node.host.lacks_schedulers.clear()
     here.now += 31
     here.turn()
@@ -179,7 +157,7 @@ def test_a_persistence_engine_that_is_missing_leaves_affinity_by_address():
     sip = key("10.96.0.10:5060/UDP")
     here = Here(call, lacks=["pe_sip"])
     assert here.node.ipvs.table[sip].server == ServerAttributes("rr", PERSISTENT, 60)
-    (said,) = here.complaints.heard
+    (said,) = here.heard.heard
     assert "no persistence engine sip, and the module ip_vs_pe_sip could not be loaded" in said[1]
     here.node.host.lacks_schedulers.clear()
     here.now += 31
@@ -193,7 +171,7 @@ def test_schedulers_of_adopted_servers_need_no_look():
     Here(service(scheduler="mh"), node=node)
     here = Here(service(scheduler="mh"), node=node, lacks=["mh"])
     assert here.scheduler() == "mh"
-    assert here.complaints.heard == []
+    assert here.heard.heard == []
 
 
 def test_one_that_no_service_asks_for_any_more_is_not_looked_for():

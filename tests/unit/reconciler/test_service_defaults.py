@@ -3,37 +3,20 @@
 import pytest
 
 from ipvsproxy.config.annotations import DEFAULTS
-from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
-from ipvsproxy.exchange.report import Report
+from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.decode import decode_mapping
-from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, ServerAttributes
-from ipvsproxy.process.assembly import make_loop
-from tests.support.build import config, key, service, slice_of
-from tests.support.memory_kernel import MemoryNode
+from tests.support.build import key, service
+from tests.support.memory_proxy import MemoryProxy, Refusals
 
 WEB = key("10.96.0.10:80")
 
 
-class Complaints(Report):
-    def __init__(self):
-        self.said = []
-
-    def refused(self, service, reason):
-        self.said.append((service.name, reason))
-
-
 def served(*services, **defaults):
     """Return the servers of some Services on a node with defaults, and what is reported of the Services."""
-    node, heard = MemoryNode(), Complaints()
     texts = tuple((name.replace("_", "-"), value) for name, value in defaults.items())
-    loop = make_loop(config(service_defaults=texts), Inbox(), node.kernel(), lambda: 0.0, heard)
-    loop.reconcile([
-        Listed(Kind.NODE, {"node1": Node("node1")}),
-        Listed(Kind.SERVICE, {item.key: item for item in services}),
-        Listed(Kind.ENDPOINT_SLICE, {"default/web-4": slice_of("web", "10.244.1.1")}),
-    ])  # fmt: skip
-    return node.ipvs.table, heard.said
+    proxy = MemoryProxy(services, ["10.244.1.1"], heard=Refusals(), service_defaults=texts)
+    return proxy.node.ipvs.table, proxy.heard.heard
 
 
 def decoded(**annotations):

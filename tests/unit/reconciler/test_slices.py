@@ -5,14 +5,12 @@ import collections
 import pytest
 
 import ipvsproxy.reconciler.planning
-from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.exchange.inbox import Changed, Kind, Removed
 from ipvsproxy.exchange.report import Report
-from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.tally import SERVER_SIZE
-from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.reconciler.wanted_state import WantedState
 from tests.support.build import config, service, slice_of
-from tests.support.memory_kernel import MemoryNode
+from tests.support.memory_proxy import MemoryProxy
 
 
 class Heard(Report):
@@ -27,21 +25,9 @@ class Heard(Report):
         self.progress += 1
 
 
-class Here:
+class Here(MemoryProxy):
     def __init__(self, services, **settings):
-        self.node, self.heard, self.now = MemoryNode(), Heard(), 0.0
-        self.loop = make_loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
-        self.turn(
-            Listed(Kind.NODE, {"node1": Node("node1")}),
-            Listed(Kind.SERVICE, {item.key: item for item in services}),
-            Listed(Kind.ENDPOINT_SLICE, {}),
-        )
-
-    def turn(self, *events):
-        self.loop.reconcile(list(events))
-
-    def change(self, *items):
-        self.turn(*(Changed(Kind.SERVICE, item.key, item) for item in items))
+        super().__init__(services, heard=Heard(), **settings)
 
     def rest(self):
         turns = 0

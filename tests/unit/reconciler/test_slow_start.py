@@ -2,38 +2,18 @@
 
 import math
 
-from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
-from ipvsproxy.exchange.report import Report
-from ipvsproxy.plan.model import Node
-from ipvsproxy.process.assembly import make_loop
-from tests.support.build import config, key, service, slice_of
-from tests.support.memory_kernel import MemoryNode
+from ipvsproxy.exchange.inbox import Changed, Kind
+from tests.support.build import key, service, slice_of
+from tests.support.memory_proxy import MemoryProxy, Refusals
 
 WEB = key("10.96.0.10:80")
 OLD, NEW = "10.244.1.1", "10.244.2.1"
 SLOW = service(scheduler="wrr", slow_start_seconds=90.0)
 
 
-class Complaints(Report):
-    def __init__(self):
-        self.heard = []
-
-    def refused(self, service, reason):
-        self.heard.append((service.name, reason))
-
-
-class Here:
+class Here(MemoryProxy):
     def __init__(self, svc=SLOW, pods=(OLD,), node=None, now=0.0, **settings):
-        self.node, self.now, self.complaints = node or MemoryNode(), now, Complaints()
-        self.loop = make_loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.complaints)
-        self.turn(
-            Listed(Kind.NODE, {"node1": Node("node1")}),
-            Listed(Kind.SERVICE, {svc.key: svc}),
-            Listed(Kind.ENDPOINT_SLICE, {"default/web-4": slice_of("web", *pods)}),
-        )
-
-    def turn(self, *events):
-        self.loop.reconcile(list(events))
+        super().__init__([svc], pods, heard=Refusals(), node=node, now=now, **settings)
 
     def pods(self, *addresses):
         self.turn(Changed(Kind.ENDPOINT_SLICE, "default/web-4", slice_of("web", *addresses)))
@@ -91,7 +71,7 @@ def test_a_scheduler_that_does_not_know_weights_has_none_and_that_is_said():
     here = Here(service(slow_start_seconds=90.0))
     here.pods(OLD, NEW)
     assert here.weights() == {OLD: 1, NEW: 1}
-    assert here.complaints.heard == [
+    assert here.heard.heard == [
         ("web", "a slow start has no effect with the scheduler rr, which does not know weights")
     ]
 
