@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -150,6 +151,8 @@ def test_many_short_connections(relay, host, server):
 def test_a_service_has_no_more_connections_at_a_time_than_a_quarter_of_all(host, server):
     relay = Relay(Heard(), most_connections=16)
     where = listening(relay, host, server)
+    eventually(lambda: server.open == 0)
+    server.most = 0
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(where, timeout=10)) for _ in range(12)]
         for client in held[:4]:
@@ -159,11 +162,11 @@ def test_a_service_has_no_more_connections_at_a_time_than_a_quarter_of_all(host,
         held[11].settimeout(0.3)
         with pytest.raises(TimeoutError):
             held[11].recv(1)
+        assert server.most == 4
         for client in held[:11]:
             client.close()
         held[11].settimeout(10)
         assert held[11].recv(1) == b"x"
-    assert server.most <= 4
     relay.serve("default/web", {})
 
 
@@ -182,11 +185,17 @@ def test_one_service_does_not_keep_others_waiting(host, server):
 def test_no_more_connections_at_a_time_than_there_is_room_for(host, server):
     relay = Relay(Heard(), most_connections=2)
     names = [f"default/web{n}" for n in range(4)]
+    places = [listening(relay, host, server, name) for name in names]
+    eventually(lambda: server.open == 0)
+    server.most = 0
     with contextlib.ExitStack() as stack:
-        for where in [listening(relay, host, server, name) for name in names]:
-            stack.enter_context(socket.create_connection(where, timeout=10)).sendall(b"x")
-        eventually(lambda: server.open == 2)
-    assert server.most <= 2
+        held = [stack.enter_context(socket.create_connection(where, timeout=10)) for where in places]
+        for client in held:
+            client.sendall(b"x")
+        eventually(lambda: len(select.select(held, [], [], 0)[0]) == 2)
+        time.sleep(0.2)
+        assert len(select.select(held, [], [], 0)[0]) == 2
+        assert server.most == 2
     for name in names:
         relay.serve(name, {})
 
