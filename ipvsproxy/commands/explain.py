@@ -18,8 +18,9 @@ from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, no
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.commands.tenants import sides
+from ipvsproxy.inspect.explanation import Explanation, PacketOutcome, Step, Target
 from ipvsproxy.inspect.spread import describe
-from ipvsproxy.inspect.walk import Explanation, PacketOutcome, Step, Target, explain, packet
+from ipvsproxy.inspect.walk import explain, packet
 from ipvsproxy.kernel.filters.kube_proxy import written_by_kube_proxy
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.wire.netlink import KernelError

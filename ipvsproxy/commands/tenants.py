@@ -6,7 +6,7 @@ from ipvsproxy.commands.names import NO_TENANT, Names
 from ipvsproxy.config.annotation_values import EVERY_TENANT
 from ipvsproxy.config.annotations import PREFIX
 from ipvsproxy.inspect.admission import Admission, Rule
-from ipvsproxy.inspect.walk import Explanation
+from ipvsproxy.inspect.explanation import Explanation
 from ipvsproxy.plan.tenants import SHARED
 
 SHARE_WITH = f"{PREFIX}share-with"

@@ -7,12 +7,12 @@ remembers of one client, is not looked at here.
 """
 
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
 from ipvsproxy.base.address import family, format_ip
 from ipvsproxy.inspect import short_path
-from ipvsproxy.inspect.admission import NOT_JUDGED, Admission, Rule, admission
+from ipvsproxy.inspect.admission import NOT_JUDGED, Rule, admission
+from ipvsproxy.inspect.explanation import Explanation, Packet, PacketOutcome, Sender, Step, Target
 from ipvsproxy.inspect.spread import shares
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord, State
@@ -37,68 +37,6 @@ from ipvsproxy.ruleset.schema import (
 
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
-
-
-class Sender(StrEnum):
-    """Where a packet comes from."""
-
-    NODE = "node"
-    POD = "local pod"
-    OUTSIDE = "outside"
-
-
-class PacketOutcome(StrEnum):
-    """What becomes of a packet."""
-
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    DROPPED = "dropped"
-    NOT_OURS = "not ours"
-
-
-class Packet(NamedTuple):
-    """The first packet of a new connection; `link` is the one it comes in by, empty for a process of this node."""
-
-    source: bytes
-    to: FrontendKey
-    link: str = ""
-
-
-class Step(NamedTuple):
-    """Something that happens on the way: in which chain (or part of the kernel), what, and by which element."""
-
-    place: str
-    what: str
-    match: ElementMatch | None = None
-
-
-class Target(NamedTuple):
-    """An endpoint that the packet may go to.
-
-    `share` of new connections is 0 to 1. `source` is what the endpoint sees, None where it is not known;
-    `masquerade` is why that is an address of this node, empty if it is the packet's own.
-    """
-
-    real: DestinationRecord
-    share: float
-    source: bytes | None
-    masquerade: str
-
-
-class Explanation(NamedTuple):
-    """The whole way. `server` and `targets` are empty unless IPVS has the packet.
-
-    `admission` is what tenants have to do with it.
-    """
-
-    packet: Packet
-    sender: Sender
-    steps: tuple[Step, ...]
-    outcome: PacketOutcome
-    reason: str
-    server: ServerRecord | None = None
-    targets: tuple[Target, ...] = ()
-    admission: Admission = NOT_JUDGED
 
 
 class _End(NamedTuple):

@@ -129,7 +129,7 @@ def source(config: Config, observe: Observe) -> tuple[Source, EventClient | None
         from ipvsproxy.kube.manifests import ManifestSource
 
         return ManifestSource(config.manifests, wanted), None, None
-    from ipvsproxy.kube.client import ApiSource
+    from ipvsproxy.kube.source import ApiSource
 
     api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe, kinds=wanted)
     return api, api.client, api.ask

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.inspect.walk import Explanation, PacketOutcome, explain, packet
+from ipvsproxy.inspect.explanation import Explanation, PacketOutcome
+from ipvsproxy.inspect.walk import explain, packet
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.inspect.walk import Explanation, Packet, PacketOutcome, Sender, Target
+from ipvsproxy.inspect.explanation import Explanation, Packet, PacketOutcome, Sender, Target
 from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import Destination, FrontendKey
 from tests.conformance import explain, judge, places, scenario_file

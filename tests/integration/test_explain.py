@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from ipvsproxy.base.address import format_ip, parse_ip
-from ipvsproxy.inspect.walk import Explanation, PacketOutcome, explain, packet
+from ipvsproxy.inspect.explanation import Explanation, PacketOutcome
+from ipvsproxy.inspect.walk import explain, packet
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.diff import IpvsStep, Verb

@@ -21,9 +21,9 @@ import pytest
 from ipvsproxy.base.errors import Fatal
 from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Response
-from ipvsproxy.kube.client import ApiSource
 from ipvsproxy.kube.events import EventLimits
 from ipvsproxy.kube.pace import Pace
+from ipvsproxy.kube.source import ApiSource
 from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.process.observability import Observability
 from tests.lab.apiservers import COLLECTIONS, Call, RealServer

@@ -18,7 +18,7 @@ LOOKING = [command for command in COMMANDS if command.run]
 
 def test_the_proxy_loads_no_library_that_only_commands_use():
     """Seen in a process of its own, since tests load everything."""
-    modules = "ipvsproxy.__main__, ipvsproxy.process.app, ipvsproxy.kube.manifests, ipvsproxy.kube.client"
+    modules = "ipvsproxy.__main__, ipvsproxy.process.app, ipvsproxy.kube.manifests, ipvsproxy.kube.source"
     loaded = "[name for name in sys.modules if name.partition('.')[0] in ('dns', 'termcolor')]"
     code = f"import sys, {modules}; print({loaded})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

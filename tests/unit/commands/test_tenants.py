@@ -7,7 +7,7 @@ from ipvsproxy.commands.explain import document, parts
 from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.tenants import sides
 from ipvsproxy.inspect.admission import Admission, Rule
-from ipvsproxy.inspect.walk import Explanation, Packet, PacketOutcome, Sender
+from ipvsproxy.inspect.explanation import Explanation, Packet, PacketOutcome, Sender
 from ipvsproxy.ruleset.schema import SHARED_GROUP
 from tests.support.build import key
 

@@ -15,7 +15,8 @@ from ipvsproxy.config.commandline import parse
 from ipvsproxy.config.settle import settle
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.inspect.admission import Rule
-from ipvsproxy.inspect.walk import PacketOutcome, Sender, explain, packet
+from ipvsproxy.inspect.explanation import PacketOutcome, Sender
+from ipvsproxy.inspect.walk import explain, packet
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import (

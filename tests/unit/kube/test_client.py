@@ -25,9 +25,10 @@ from ipvsproxy.exchange.inbox import ALWAYS, ApiServers, Inbox, Kind, Listed, Re
 from ipvsproxy.kube import answer_head, connection, kubeconfig
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube.api import RequestFailed, TooLarge
-from ipvsproxy.kube.client import ApiSource, Client, ClientLimits
+from ipvsproxy.kube.client import Client, ClientLimits
 from ipvsproxy.kube.kubeconfig import KubeconfigError, TokenFile
 from ipvsproxy.kube.pace import Pace
+from ipvsproxy.kube.source import ApiSource
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from tests.support.apiserver import ApiServer, Fault, endpoint_slice, named, node, service
 
@@ -937,7 +938,7 @@ def test_whoever_does_not_answer_is_named_without_a_name_of_python(tmp_path, mon
 
 def test_only_what_is_needed_is_imported():
     program = (
-        "import sys, ipvsproxy.kube.client as c; assert 'kubernetes' not in sys.modules;"
+        "import sys, ipvsproxy.kube.source as c; assert 'kubernetes' not in sys.modules;"
         "c.Client(None, 'http://127.0.0.1:1', 'n').connect();"
         "print({'kubernetes.client.api.core_v1_api', 'kubernetes.client.models.v1_pod'} & sys.modules.keys())"
     )

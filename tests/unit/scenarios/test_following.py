@@ -15,8 +15,9 @@ from ipvsproxy.base.address import format_ip
 from ipvsproxy.base.errors import Fatal
 from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.inbox import ALWAYS, Inbox, SourceFailed
-from ipvsproxy.kube.client import ApiSource, ClientLimits
+from ipvsproxy.kube.client import ClientLimits
 from ipvsproxy.kube.pace import Pace
+from ipvsproxy.kube.source import ApiSource
 from ipvsproxy.process.assembly import make_loop
 from tests.support.apiserver import ApiServer, endpoint_slice, node, service
 from tests.support.build import config, key
