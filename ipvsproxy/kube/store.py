@@ -153,11 +153,22 @@ class Store:
         tenants = self.tenants.set_namespace(name, value if isinstance(value, Namespace) else None)
         if tenants is None:
             return False
-        self.mark(self._in_namespace.get(name, ()))
+        self._mark_of_namespace(name)
         for tenant in tenants:
             self.mark(self._sharing.get(tenant, ()))
-        self._mark_with_endpoints(self.tenants.addresses_in(name))
         return True
+
+    def release_groups(self) -> None:
+        """Give groups of tenants that are gone to others."""
+        for tenant in self.tenants.release_groups():
+            self.mark(self._sharing.get(tenant, ()))
+            for name in self.tenants.namespaces_of(tenant):
+                self._mark_of_namespace(name)
+
+    def _mark_of_namespace(self, name: str) -> None:
+        """Mark the Services of a namespace, and those that name its pods."""
+        self.mark(self._in_namespace.get(name, ()))
+        self._mark_with_endpoints(self.tenants.addresses_in(name))
 
     def _mark_with_endpoints(self, addresses: Iterable[bytes]) -> None:
         """Mark the Services that have one of some addresses among their endpoints."""

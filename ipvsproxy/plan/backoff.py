@@ -18,6 +18,7 @@ from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.plan.state import Dirty
 from ipvsproxy.ruleset.elements import ElementKey
+from ipvsproxy.ruleset.schema import SetSchema
 
 WAITS = ExponentialWait(0.1, 30.0)
 SHARE = 10
@@ -57,7 +58,7 @@ class Backoff:
         # Batches of names that failed together. A name with another end by now is dropped from its old batch.
         self._agenda: list[tuple[float, int, list[Name]]] = []
         self._numbers = itertools.count()
-        self._families: Counter[int] = Counter()
+        self._sets: Counter[SetSchema] = Counter()
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -70,7 +71,13 @@ class Backoff:
     @property
     def families(self) -> frozenset[int]:
         """The families of sets whose elements wait, 0 for sets without one (`affected.families_behind`)."""
-        return frozenset(+self._families) if self._families else NONE
+        return frozenset(found.family for found in +self._sets) if self._sets else NONE
+
+    def of_part(self, part: str) -> set[ElementKey]:
+        """Return the elements that wait of the sets of one part of the ruleset."""
+        if not any(found.part == part for found in +self._sets):
+            return set()
+        return {name for name in self._waits if isinstance(name, ElementKey) and name.set.part == part}
 
     def everything(self) -> Dirty:
         """Return all names that wait."""
@@ -167,7 +174,7 @@ class Backoff:
         elif isinstance(name, bytes):
             place.vips[name] = None
         else:
-            self._families[name.set.family] += 1
+            self._sets[name.set] += 1
             key = name.frontend
             slots = place.slots if key is None else place.of_frontends.setdefault(key, {})
             slots[name] = None
@@ -181,7 +188,7 @@ class Backoff:
         elif isinstance(name, bytes):
             del place.vips[name]
         else:
-            self._families[name.set.family] -= 1
+            self._sets[name.set] -= 1
             self._forget_slot(name, place)
         if not place:
             del self._places[address]

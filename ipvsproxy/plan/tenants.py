@@ -10,14 +10,15 @@ A pod that changes its group leaves the old one at once, and joins the new one w
 change have been programmed: no moment has some of the old and some of the new. Deterministic: no I/O, no clock.
 """
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from ipvsproxy.config.annotation_values import EVERY_TENANT
+from ipvsproxy.plan.group_numbers import GroupNumbers
 from ipvsproxy.plan.model import EndpointSlice, Namespace, Pod, Service
-from ipvsproxy.ruleset.schema import LARGEST_GROUP, SHARED_GROUP
+from ipvsproxy.ruleset.schema import SHARED_GROUP
 
 SHARED = ""
 """The tenant of namespaces that have none."""
@@ -33,7 +34,8 @@ class Tenants:
         self.members: dict[bytes, int] = {}
         self._node_name = node_name
         self._tenants: dict[str, str] = {}
-        self._groups: dict[str, int] = {}
+        self._spaces: dict[str, dict[str, None]] = {}
+        self._groups = GroupNumbers()
         self._pods: dict[str, Pod] = {}
         self._pods_at: dict[bytes, dict[str, None]] = {}
         self._pods_in: dict[str, dict[str, None]] = {}
@@ -56,17 +58,17 @@ class Tenants:
         return SHARED_GROUP if tenant == SHARED else self._groups.get(tenant)
 
     def names(self) -> dict[int, str]:
-        """Return the tenants by their groups; for any thread, since copying a dictionary is one operation."""
-        return {group: name for name, group in self._groups.copy().items()}
+        """Return the tenants by their groups; for any thread."""
+        return self._groups.names()
 
     def by_namespace(self) -> dict[str, str]:
         """Return the tenants of all known namespaces, SHARED for none; for any thread, as `names`."""
         return self._tenants.copy()
 
     @property
-    def is_full(self) -> bool:
+    def lacks_groups(self) -> bool:
         """Whether there are more tenants than groups; pods of the others are in none."""
-        return len(self._groups) >= LARGEST_GROUP - SHARED_GROUP
+        return self._groups.are_lacking
 
     def admitted(self, service: Service) -> tuple[int, ...] | None:
         """Return the groups that may connect to a Service beside SHARED_GROUP, None if everybody may."""
@@ -120,7 +122,7 @@ class Tenants:
         return self._pods.keys()
 
     def set_namespace(self, name: str, namespace: Namespace | None) -> tuple[str, ...] | None:
-        """Take a Namespace over (None: it is gone); return the tenants that have got a group by that.
+        """Take a Namespace over (None: it is gone); return the tenants that have got or lost a group by that.
 
         None where the tenant of the namespace is the same as before.
         """
@@ -130,13 +132,43 @@ class Tenants:
         new = self._tenants.get(name)
         if new == old:
             return None
-        self._moving.add(name)
-        for key in self._pods_in.get(name, ()):
+        self._unsettle(name)
+        changed = []
+        if new:
+            self._spaces.setdefault(new, {})[name] = None
+            changed += [new] if self._groups.begin(new) else []
+        if old:
+            _discard(self._spaces, old, name)
+            changed += [old] if old not in self._spaces and self._groups.end(old) else []
+        return tuple(changed)
+
+    def namespaces_of(self, tenant: str) -> Collection[str]:
+        """Return the names of the namespaces of a tenant."""
+        return self._spaces.get(tenant, {}).keys()
+
+    def release_groups(self) -> list[str]:
+        """Give groups of tenants that are gone to others; return the tenants that have got one by that.
+
+        To be called when the kernel has no element of a tenant that is gone.
+        """
+        if not self._groups.has_ended:
+            return []
+        names = self._groups.release(set(self.members.values()))
+        for name in names:
+            for namespace in self._spaces[name]:
+                self._unsettle(namespace)
+        return names
+
+    @property
+    def has_ended_groups(self) -> bool:
+        """Whether groups of tenants that are gone can be given to others once the kernel has nothing of them."""
+        return self._groups.has_ended
+
+    def _unsettle(self, namespace: str) -> None:
+        """Have the pods of a namespace wait until its Services are programmed."""
+        self._moving.add(namespace)
+        for key in self._pods_in.get(namespace, ()):
             self._unsettled.update(dict.fromkeys(self._pods[key].addresses))
-        if new and new not in self._groups and not self.is_full:
-            self._groups[new] = len(self._groups) + SHARED_GROUP + 1
-            return (new,)
-        return ()
 
     def addresses_in(self, namespace: str) -> set[bytes]:
         """Return the addresses of all pods of this node in a namespace."""
@@ -180,10 +212,10 @@ class Tenants:
             del self.members[address]
         return leaving
 
-    def can_join(self, *, settled: bool) -> bool:
+    def can_join(self, *, settled: bool, behind: Container[int] = ()) -> bool:
         """Whether `join` has something to do: also for pods that start later in a namespace that has changed."""
-        return (settled and bool(self._moving)) or any(
-            settled or not self._is_moving(address) for address in self._unsettled
+        return (settled and any(self._ready(behind))) or any(
+            not self._is_moving(address) for address in self._unsettled
         )
 
     def take_delayed(self) -> set[bytes]:
@@ -200,14 +232,16 @@ class Tenants:
         """Whether an address is in the group where it belongs, or in none."""
         return address not in self._unsettled
 
-    def join(self, *, settled: bool) -> dict[bytes, int]:
+    def join(self, *, settled: bool, behind: Container[int] = ()) -> dict[bytes, int]:
         """Put addresses into their groups and return them; to be called after `leave`.
 
-        Those of namespaces that have changed their tenant have to wait until all Services are `settled`.
+        Those of namespaces that have changed their tenant have to wait until all Services are `settled`, and until
+        the kernel is not `behind` any more with their new group.
         """
         if settled:
-            self._delayed.update(filter(self._is_moving, self._unsettled))
-            self._moving.clear()
+            delayed = list(filter(self._is_moving, self._unsettled))
+            self._moving.difference_update(list(self._ready(behind)))
+            self._delayed.update(address for address in delayed if not self._is_moving(address))
         joining = {}
         for address in list(self._unsettled):
             if self._is_moving(address):
@@ -218,6 +252,13 @@ class Tenants:
                 joining[address] = group
         self.members |= joining
         return joining
+
+    def _ready(self, behind: Container[int]) -> Iterator[str]:
+        """Yield the namespaces that have changed and whose new group the kernel is not behind with."""
+        for name in self._moving:
+            tenant = self._tenants.get(name)
+            if tenant is None or self.group(tenant) not in behind:
+                yield name
 
     def _is_moving(self, address: bytes) -> bool:
         keys: Iterable[str] = self._pods_at.get(address, ()) if self._moving else ()

@@ -17,6 +17,7 @@ from ipvsproxy.plan.affected import families_behind
 from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.dependencies import redirect_ends
 from ipvsproxy.plan.diff import Steps, Verb
+from ipvsproxy.plan.groups_behind import UP_TO_DATE, Behind, groups_behind
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.slices import Room, cut
 from ipvsproxy.plan.state import Destination, Dirty, FrontendKey
@@ -26,6 +27,7 @@ from ipvsproxy.reconciler.part import Part
 from ipvsproxy.reconciler.stale_connections import Sweeper
 from ipvsproxy.reconciler.wanted_state import WantedState
 from ipvsproxy.ruleset.elements import ElementKey
+from ipvsproxy.ruleset.schema import BY_SOURCE
 from nft import NftError
 
 
@@ -81,6 +83,19 @@ class Applier(Part):
     def behind(self) -> frozenset[int]:
         """The families with rules that were not accepted."""
         return families_behind(self._pending, self.backoff.families)
+
+    @property
+    def groups_waiting(self) -> set[ElementKey]:
+        """The elements of groups of sources that the kernel may not have as they are wanted."""
+        tried = chain(self._pending.slots, self._left.slots)
+        return {slot for slot in tried if slot.set.part == BY_SOURCE} | self.backoff.of_part(BY_SOURCE)
+
+    def groups_behind(self) -> Behind:
+        """Return which groups of sources no address may join yet."""
+        waiting = self.groups_waiting
+        if not waiting:
+            return UP_TO_DATE
+        return groups_behind(waiting, self._wanted.elements, self._kernel.shadow.elements)
 
     def add(self, touched: Dirty) -> None:
         """Have some names compared with the kernel, at once."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from ipvsproxy.base import messages
+from ipvsproxy.plan.groups_behind import Behind
 from ipvsproxy.plan.rules import audience_element
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.part import Part
@@ -57,32 +58,50 @@ class Joining(Part):
         self._applier = applier
         self._sweeper = sweeper
         self._leaving = leaving
-        self._was_full = False
+        self._were_lacking = False
 
     @property
     def next_due(self) -> float:
-        """At once while an address may join a group, or has left one for good."""
+        """At once while an address may join a group, or has left one for good, or a group has come free."""
         tenants = self._wanted.tenants
-        can_join = not tenants.are_settled and tenants.can_join(settled=self._is_settled)
-        return -math.inf if can_join or self._left() else math.inf
+        can_join = not tenants.are_settled and self._can_join()
+        return -math.inf if can_join or self._left() or self._can_release else math.inf
 
     def run(self, now: float) -> int:  # noqa: ARG002 - at any time
         """Have connections cut, and put addresses into groups."""
-        self._applier.add(self._wanted.join_groups(settled=self._is_settled))
+        behind = self._behind()
+        self._applier.add(self._wanted.join_groups(settled=not behind.all, behind=behind.groups))
+        if self._can_release:
+            self._wanted.release_groups()
         self._wanted.left_groups &= self._applier.backoff.among(self._wanted.left_groups)
         self._leaving.gone |= self._wanted.tenants.take_delayed()
         left = self._left()
         self._leaving.gone -= left
         self._sweeper.note_sources(left)
-        if self._wanted.tenants.is_full and not self._was_full:
-            self._was_full = True
-            log.error(messages.TENANTS_ABOVE_LIMIT)
+        self._log_lacking(are_lacking=self._wanted.tenants.lacks_groups)
         return 0
 
+    def _log_lacking(self, *, are_lacking: bool) -> None:
+        if are_lacking and not self._were_lacking:
+            log.error(messages.TENANTS_ABOVE_LIMIT)
+        self._were_lacking = are_lacking
+
+    def _can_join(self) -> bool:
+        behind = self._behind()
+        return self._wanted.tenants.can_join(settled=not behind.all, behind=behind.groups)
+
+    def _behind(self) -> Behind:
+        """Return which groups no address may join yet: all until every Service that has changed is planned."""
+        if self._wanted.backlog:
+            return Behind(all=True)
+        return self._applier.groups_behind()
+
     @property
-    def _is_settled(self) -> bool:
-        """Whether all Services are planned, and all their rules are in the kernel."""
-        return not (self._wanted.backlog or self._applier.behind)
+    def _can_release(self) -> bool:
+        """Whether the kernel has nothing of tenants that are gone."""
+        if not self._wanted.tenants.has_ended_groups or self._wanted.tenants.has_leaving:
+            return False
+        return not (self._wanted.backlog or self._applier.groups_waiting)
 
     def _left(self) -> set[bytes]:
         """Return the addresses that have left a group, in the kernel as well, and whose new one is known."""

@@ -5,7 +5,7 @@ addresses. Out: the ledger, and the names of what has changed in it. Owned by th
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
 from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.config import Config
@@ -212,10 +212,14 @@ class WantedState:
         self.left_groups.update(slots)
         return addresses, self._ledger.set_members({}, slots)
 
-    def join_groups(self, *, settled: bool) -> Dirty:
-        """Put addresses into their groups; some have to wait until all Services are `settled`."""
-        joining = self._store.tenants.join(settled=settled)
+    def join_groups(self, *, settled: bool, behind: Container[int] = ()) -> Dirty:
+        """Put addresses into their groups; some have to wait, as `Tenants.join` says."""
+        joining = self._store.tenants.join(settled=settled, behind=behind)
         return self._ledger.set_members({audience_element(a): group for a, group in joining.items()})
+
+    def release_groups(self) -> None:
+        """Give groups of tenants that are gone to others, whose Services become dirty."""
+        self._store.release_groups()
 
     @property
     def needs_listeners(self) -> bool:

@@ -60,8 +60,24 @@ def test_who_may_connect_to_a_service(tenants):
 def test_a_tenant_that_comes_into_being_is_named(tenants):
     """Services may have been shared with it before."""
     assert tenants.set_namespace("c", namespace("c", "red")) == ("red",)
-    assert tenants.set_namespace("c", namespace("c", "blue")) == ()
+    assert tenants.set_namespace("c", namespace("c", "blue")) == ("red",)
     assert tenants.set_namespace("c", namespace("c", "blue")) is None
+    assert tenants.set_namespace("c", None) == ()
+
+
+def test_the_group_of_a_tenant_that_is_gone_is_given_to_another_one_when_nobody_is_in_it(tenants):
+    green = tenants.group("green")
+    tenants.set_pod("b/one", pod("b", "one", ONE))
+    tenants.join(settled=True)
+    assert tenants.set_namespace("b", None) == ("green",)
+    assert (tenants.group("green"), tenants.has_ended_groups, tenants.release_groups()) == (None, True, [])
+    assert tenants.set_namespace("c", namespace("c", "red")) == ("red",)
+    assert tenants.group("red") != green
+    tenants.leave()
+    tenants.release_groups()
+    assert not tenants.has_ended_groups
+    tenants.set_namespace("d", namespace("d", "grey"))
+    assert tenants.group("grey") == green
 
 
 def test_a_pod_of_an_unknown_namespace_is_in_no_group(tenants):
@@ -98,6 +114,22 @@ def test_a_group_is_left_at_once_and_joined_when_all_services_are_settled(tenant
     assert tenants.join(settled=True) == {ONE: tenants.group("green")}
 
 
+def test_only_those_wait_whose_new_group_the_kernel_is_behind_with(tenants):
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.set_pod("b/two", pod("b", "two", TWO))
+    tenants.join(settled=True)
+    tenants.set_namespace("red", namespace("red", "red"))
+    for name, new in (("a", "green"), ("b", "red")):
+        tenants.set_namespace(name, namespace(name, new))
+    tenants.leave()
+    # b was the last namespace of green, which goes on with the group of a.
+    green, red = tenants.group("green"), tenants.group("red")
+    assert tenants.can_join(settled=True, behind={green})
+    assert tenants.join(settled=True, behind={green}) == {TWO: red}
+    assert (tenants.take_delayed(), tenants.can_join(settled=True, behind={green})) == ({TWO}, False)
+    assert tenants.join(settled=True) == {ONE: green}
+
+
 def test_a_pod_that_starts_does_not_wait_for_the_services_of_others(tenants):
     tenants.set_namespace("b", namespace("b", "red"))
     tenants.set_pod("a/one", pod("a", "one", ONE))
@@ -129,10 +161,14 @@ def test_tenants_above_the_limit_have_no_group():
     tenants = Tenants(LABEL, "node1")
     for number in range(LARGEST_GROUP):
         tenants.set_namespace(f"n{number}", namespace(f"n{number}", f"t{number}"))
-    assert tenants.is_full
+    assert tenants.lacks_groups
     assert tenants.group(f"t{LARGEST_GROUP - 2}") == LARGEST_GROUP
     assert tenants.group(f"t{LARGEST_GROUP - 1}") is None
     last = f"n{LARGEST_GROUP - 1}"
     tenants.set_pod(f"{last}/one", pod(last, "one", ONE))
     assert tenants.join(settled=True) == {}
     assert tenants.admitted(in_namespace(last)) == ()
+    # One that goes makes room.
+    tenants.set_namespace("n0", None)
+    assert tenants.release_groups() == [f"t{LARGEST_GROUP - 1}"]
+    assert (tenants.lacks_groups, tenants.join(settled=True)) == (False, {ONE: SHARED_GROUP + 1})

@@ -10,7 +10,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import DetectLocalMode
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.plan import tenants
+from ipvsproxy.plan import group_numbers
 from ipvsproxy.plan.model import Namespace, Pod
 from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, destination, key, service, slice_of
@@ -144,7 +144,7 @@ def test_a_pod_does_not_wait_for_what_its_namespace_has_nothing_to_do_with():
 
 
 def test_tenants_above_the_limit_are_logged_once(monkeypatch):
-    monkeypatch.setattr(tenants, "LARGEST_GROUP", 3)
+    monkeypatch.setattr(group_numbers, "LARGEST_GROUP", 3)
     process = Process()
     with capture_logs() as logs:
         for number in range(2):
@@ -154,3 +154,39 @@ def test_tenants_above_the_limit_are_logged_once(monkeypatch):
             process.take(Changed(Kind.POD, pod.key, pod))
     assert [entry["event"] for entry in logs].count(messages.TENANTS_ABOVE_LIMIT) == 1
     assert process.members == {}
+    # A tenant that goes makes room for the first of them.
+    process.take(Removed(Kind.NAMESPACE, "green"))
+    assert process.members == {"10.244.1.7": "0:30"}
+
+
+def test_a_namespace_that_changes_does_not_wait_for_elements_that_are_refused_elsewhere():
+    process = Process()
+    process.take(Changed(Kind.POD, POD.key, POD))
+    for call in range(9):
+        process.node.faults.plan(call, Fault("refused", errno.EINVAL, done=False))
+    other = replace(service("other", ["10.96.0.77"]), namespace="green")
+    process.loop.reconcile([Changed(Kind.SERVICE, other.key, other)])
+    process.node.faults.coming.clear()
+    assert process.loop.parts.applier.groups_waiting
+    process.take(Changed(Kind.NAMESPACE, "blue", Namespace("blue", {LABEL: "green"})))
+    assert process.loop.parts.applier.groups_waiting
+    assert set(process.members.values()) == {"0:30"}
+
+
+def test_a_namespace_waits_while_the_kernel_lets_its_new_tenant_in_where_it_may_not():
+    """Services of blue go over to red, and pods of green to blue, in the same moment."""
+    process = Process()
+    process.take(Changed(Kind.NAMESPACE, "more", Namespace("more", {LABEL: "blue"})))
+    before = process.node.nft.sets["admitted4"]
+    for call in range(2):
+        process.node.faults.plan(call, Fault("refused", errno.EINVAL, done=False))
+    process.loop.reconcile([
+        Changed(Kind.NAMESPACE, "blue", Namespace("blue", {LABEL: "red"})),
+        Changed(Kind.NAMESPACE, "green", Namespace("green", {LABEL: "blue"})),
+        Changed(Kind.POD, "green/one", replace(POD, namespace="green")),
+    ])  # fmt: skip
+    process.rest()
+    assert (process.node.nft.sets["admitted4"], process.members) == (before, {})
+    process.now += 35
+    process.rest()
+    assert set(process.members.values()) == {"0:20"}

@@ -208,9 +208,5 @@ def test_no_history_lets_a_connection_through_that_is_never_allowed(seed):
         for _ in range(STEPS):
             history.step()
         history.settle()
-        # As many tenants are known to a cold start as have namespaces: only these can be compared.
         cold = History(random.Random(seed), dict(history.objects))
-    known = {value.labels.get(LABEL, "") for (kind, _), value in history.objects.items() if kind is Kind.NAMESPACE}
-    (members, admitted, *rest), (cold_members, cold_admitted, *cold_rest) = history.elements(), cold.elements()
-    assert (members, rest) == (cold_members, cold_rest)
-    assert {pair for pair in admitted if pair[1] in known} == cold_admitted
+    assert history.elements() == cold.elements()
