@@ -27,6 +27,9 @@ FLAGS = {
 """By the names that ipvsadm has for them: the scheduler that they are for (empty: any) and the kernel's number."""
 ENGINES = ("sip", "none")
 """All there are (net/netfilter/ipvs/Kconfig of Linux 6.12)."""
+WITH_POD = "pod"
+UNTIL_POD_IS_GONE = -1.0
+"""In place of the seconds for which a removed endpoint may keep its connections: as long as its pod is there."""
 PINGS = ("always", "when-ready", "off")
 POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 """The name of a pod, or its beginning."""
@@ -56,6 +59,11 @@ def seconds(value: Any) -> float:
     if nanoseconds < 0:
         raise ValueError
     return nanoseconds / NANOSECONDS
+
+
+def drain(value: Any) -> float:
+    """Return seconds, 0 without limit, UNTIL_POD_IS_GONE for the life of the pod."""
+    return UNTIL_POD_IS_GONE if value == WITH_POD else seconds(value)
 
 
 def slow_start(value: Any) -> float:

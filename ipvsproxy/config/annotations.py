@@ -47,8 +47,9 @@ class Annotation(NamedTuple):
 
 TABLE = (
     Annotation(
-        "drain-timeout", "drain_seconds", values.seconds, "a duration such as 30s or 1h", "90s",
-        "How long a TCP endpoint that is removed keeps its connections. `0s`: without limit. In place of"
+        "drain-timeout", "drain_seconds", values.drain, "a duration such as 30s or 1h or the word pod", "90s",
+        "How long a TCP endpoint that is removed keeps its connections. `0s`: without limit. `pod`: until its pod"
+        " is gone, which is when it has ended, at the latest after its terminationGracePeriodSeconds. In place of"
         " `--drain-timeout`."),
     Annotation(
         "data-path", "data_path", values.data_path, "ipvs or auto", "auto",

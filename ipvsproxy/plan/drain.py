@@ -1,9 +1,9 @@
 """Destinations that are no longer wanted and wait for their last connection: when to look, and when they end.
 
 A TCP destination that is no longer wanted has weight 0 (`plan.diff`): its connections go on, new ones go
-elsewhere. It ends when it has no connection any more, or when the drain timeout of its Service has passed
-(contract 4.5). Weight 0 in the kernel is the only memory of it, so a restart forgets nothing but how long it has
-lasted.
+elsewhere. It ends when it has no connection any more, when the drain timeout of its Service has passed (contract
+4.5), or, where the Service wants that, when its pod is gone. Weight 0 in the kernel is the only memory of it, so a
+restart forgets nothing but how long it has lasted.
 
 The kernel does not tell when a connection ends, so it is asked: soon after a drain began, and then less often,
 always after another quarter of the time it has lasted. That finds an end early in proportion, with a number of
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from ipvsproxy.config.annotation_values import UNTIL_POD_IS_GONE
 from ipvsproxy.plan.state import Destination, Frontend, FrontendKey, ServerState
 
 SOONEST, LATEST = 1.0, 300.0
@@ -26,6 +27,8 @@ SHARE = 0.25
 READ_A_SECOND = 2000
 """Destinations: a server with more is looked at more rarely, since reading it takes its time."""
 LOOKS_AT_ONCE, READ_AT_ONCE = 200, 50_000
+GONE_SECONDS = 10.0
+"""A slice that loses an endpoint need not mean that its pod is gone: another slice may get it next."""
 PAUSE_SECONDS = 1.0
 """After so many looks, or so many destinations that one look or several have read, the others wait so long."""
 
@@ -89,10 +92,10 @@ class Drains:
             return
         self._servers[key] = drains = {}
         self._sizes[key] = len(state.destinations) if state else 0
-        soonest, seconds = now + self._least_pause(key), frontend.drain_seconds or math.inf
+        soonest = now + self._least_pause(key)
         for destination in leaving:
             drain = drains[destination] = old.get(destination) or Drain(now, math.inf, soonest)
-            deadline = drain.since + seconds
+            deadline = _deadline(drain, destination, frontend, now)
             if drain.deadline != deadline:
                 drain.deadline = deadline
                 drain.look = min(drain.look, max(now, deadline))
@@ -148,6 +151,14 @@ class Drains:
         if self._looks.get(key) != look:
             self._looks[key] = look
             heapq.heappush(self._agenda, (look, key))
+
+
+def _deadline(drain: Drain, destination: Destination, frontend: Frontend, now: float) -> float:
+    if frontend.drain_seconds != UNTIL_POD_IS_GONE:
+        return drain.since + (frontend.drain_seconds or math.inf)
+    if destination in frontend.remaining:
+        return math.inf
+    return drain.deadline if drain.deadline < math.inf else now + GONE_SECONDS
 
 
 def _next_look(drain: Drain, now: float, least: float) -> float:

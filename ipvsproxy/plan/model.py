@@ -29,18 +29,18 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     """A Service that wants to be proxied: neither headless nor ExternalName (contract 2, 3.1).
 
     `cluster_ips` holds at most one address a family. `source_ranges` is empty for "open", per family.
-    `affinity_seconds` 0 means no session affinity. `external_local` is already false where the Service is
-    not externally reachable by its type. `drain_seconds` is how long removed endpoints may keep their connections:
-    None as configured, 0 without limit. `scheduler` is empty for the configured one. With `one_packet` every UDP
-    packet is balanced by itself. `weights` are those of pods by name, or by the beginning of a name and `*`.
-    `max_connections` are those from which on an endpoint gets no more, and below which it gets some again: 0 and 0
-    without a limit. `same_zone_weight` multiplies the weights of endpoints in the node's zone. `scheduler_flags`
-    are names of `plan.server.FLAGS`, None for those that the scheduler has of itself. `affinity_prefixes` are
-    lengths for IPv4 and IPv6, 0 for the whole address. In `slow_start_seconds` a new endpoint comes to its whole
-    weight. `share_with` are tenants whose pods may connect, `*` for all. With `tenant_dns` it is the DNS of its
-    tenant. `ping` is what `plan.ping` knows, empty for nothing, `affinity_engine` a persistence engine of IPVS.
-    `annotated` are the fields here that annotations of its own have given. `misused` are complaints about
-    annotations that do not count.
+    `affinity_seconds` 0 means no session affinity. `external_local` is already false where the Service is not
+    externally reachable by its type. `drain_seconds` is how long removed endpoints may keep their connections:
+    None as configured, 0 without limit, UNTIL_POD_IS_GONE for as long as their pods are there. `scheduler` is
+    empty for the configured one. With `one_packet` every UDP packet is balanced by itself. `weights` are those of
+    pods by name, or by the beginning of a name and `*`. `max_connections` are those from which on an endpoint gets
+    no more, and below which it gets some again: 0 and 0 without a limit. `same_zone_weight` multiplies the weights
+    of endpoints in the node's zone. `scheduler_flags` are names of `plan.server.FLAGS`, None for those that the
+    scheduler has of itself. `affinity_prefixes` are lengths for IPv4 and IPv6, 0 for the whole address. In
+    `slow_start_seconds` a new endpoint comes to its whole weight. `share_with` are tenants whose pods may connect,
+    `*` for all. With `tenant_dns` it is the DNS of its tenant. `ping` is what `plan.ping` knows, empty for
+    nothing, `affinity_engine` a persistence engine of IPVS. `annotated` are the fields here that annotations of
+    its own have given. `misused` are complaints about annotations that do not count.
     """
 
     namespace: str

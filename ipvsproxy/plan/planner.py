@@ -216,6 +216,7 @@ def _cluster_ip_frontend(view: PortPlan, node: NodeFacts) -> Frontend:
         hairpins=view.hairpins,
         health_check_port=view.service.health_check_port,
         drain_seconds=view.drain_seconds,
+        remaining=view.remaining,
         serving=view.serving,
         path=view.path.path,
         path_reason=view.path.reason,
@@ -231,6 +232,7 @@ def _inside_frontend(view: PortPlan) -> Frontend:
         destinations=view.cluster,
         verdict=PacketVerdict.INSIDE_ONLY if view.cluster else PacketVerdict.REFUSE,
         drain_seconds=view.drain_seconds,
+        remaining=view.remaining,
     )
 
 
@@ -258,6 +260,7 @@ def _external_frontend(
         quiet=view.quiet and bind,
         hairpins=view.hairpins,
         drain_seconds=view.drain_seconds,
+        remaining=view.remaining,
         claim=claim,
         serving=view.serving,
         path_reason=OUTSIDE if view.path.path is Path.SHORT else view.path.reason,

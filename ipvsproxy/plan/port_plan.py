@@ -11,6 +11,7 @@ from functools import lru_cache
 import msgspec
 
 from ipvsproxy.config import Config
+from ipvsproxy.config.annotation_values import UNTIL_POD_IS_GONE
 from ipvsproxy.plan.balance import Destinations
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
@@ -42,6 +43,7 @@ class PortPlan(msgspec.Struct, frozen=True, gc=False):
     quiet: bool
     drain_seconds: float
     serving: tuple[Destination, ...]
+    remaining: tuple[Destination, ...]
     path: PathChoice
 
 
@@ -87,6 +89,7 @@ class PortPlanner:
             quiet=config.suppress_vip_arp and number == 4,
             drain_seconds=self._drain_seconds,
             serving=_serving(found) if port.protocol is UDP else (),
+            remaining=_remaining(found) if self._drain_seconds == UNTIL_POD_IS_GONE else (),
             path=path_of_port(self._path, port.protocol, len(choice.cluster)),
         )
 
@@ -102,6 +105,11 @@ class PortPlanner:
 def _serving(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
     """Every endpoint that a tracked UDP connection may lead to, wherever it is (contract 4.16)."""
     return tuple(sorted(b.destination for b in backends if b.endpoint.ready or b.endpoint.serving))
+
+
+def _remaining(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
+    """Return every endpoint whose pod is there, whatever its conditions are."""
+    return tuple(sorted(b.destination for b in backends))
 
 
 @lru_cache(maxsize=8)

@@ -142,7 +142,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     and the node. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
     put on the node, `quiet` that no ARP is answered for it. `hairpins` are addresses of destinations that run on
     this node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0
-    without limit.
+    without limit, UNTIL_POD_IS_GONE: as long as it is in `remaining`, all endpoints that the slices list.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
     frontend uses them. `destinations` are in the order in which a new server gets them. On the short path there is
     no server; `path_reason` says why a frontend is not on it that was to be. `admission` is None where all local
@@ -160,6 +160,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     hairpins: tuple[bytes, ...] = ()
     health_check_port: int = 0
     drain_seconds: float = 0.0
+    remaining: tuple[Destination, ...] = ()
     claim: Claim = Claim.ALLOCATED
     quiet: bool = False
     serving: tuple[Destination, ...] = ()

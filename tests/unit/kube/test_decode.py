@@ -254,7 +254,7 @@ def annotated(value, name="drain-timeout", **spec):
     return changed(service(**spec), ["metadata", "annotations"], {f"ipvsproxy.io/{name}": value, "other": "x"})
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1h30m", 5400), ("0s", 0), ("0", 0)])
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1h30m", 5400), ("0s", 0), ("0", 0), ("pod", -1)])
 def test_a_drain_timeout(text, seconds):
     assert value(annotated(text)).drain_seconds == seconds
 
@@ -270,7 +270,7 @@ def test_a_malformed_drain_timeout_is_said_and_the_default_counts(text):
     assert found.object.drain_seconds is None
     (complaint,) = found.complaints
     assert complaint.startswith("metadata.annotations[ipvsproxy.io/drain-timeout]: ")
-    assert complaint.endswith("is not a duration such as 30s or 1h; default used")
+    assert complaint.endswith("is not a duration such as 30s or 1h or the word pod; default used")
     assert len(complaint) < 200
 
 

@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from ipvsproxy.config.annotation_values import UNTIL_POD_IS_GONE
 from ipvsproxy.plan.drain import LATEST, LOOKS_AT_ONCE, READ_A_SECOND, READ_AT_ONCE, Drains, Ended, draining
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import FrontendKey, ServerAttributes, ServerState
-from tests.support.build import config, destination, key, node, service, slice_of, weighted
+from tests.support.build import config, destination, endpoint, key, node, service, slice_of, weighted
 
 WEB = key("10.96.0.10:80")
 ONE, TWO, THREE = (destination(f"10.244.{n}.{n}:8080") for n in (1, 2, 3))
@@ -153,3 +154,30 @@ def test_large_servers_are_not_all_looked_at_at_once():
         asked.append(drains.due(drains.next_look))
     assert [len(part) for part in asked] == [2, 2, 2]
     assert sorted(name for part in asked for name in part) == keys
+
+
+def of_pods(*pods):
+    """A Service whose endpoints keep connections as long as their pods are there."""
+    made = service(drain_seconds=UNTIL_POD_IS_GONE)
+    return plan_service(made, [slice_of("web", *pods)], node(), config())[WEB]
+
+
+def test_connections_go_on_as_long_as_the_pod_is_there():
+    drains = Drains()
+    ending = endpoint("10.244.2.2", ready=False, serving=False, terminating=True)
+    drains.note(WEB, of_pods("10.244.1.1", ending), state(one=1, two=0), 0.0)
+    assert drains.ended(WEB, {TWO: 7}, 86400.0) == []
+    gone = of_pods("10.244.1.1")
+    drains.note(WEB, gone, state(one=1, two=0), 90000.0)
+    assert drains.ended(WEB, {TWO: 7}, 90009.0) == []
+    drains.note(WEB, gone, state(one=1, two=0), 90005.0)
+    assert drains.next_look <= 90010
+    assert drains.ended(WEB, {TWO: 7}, 90010.0) == [Ended(TWO, 7)]
+
+
+def test_a_pod_that_moves_from_one_slice_to_another_is_not_gone():
+    drains = Drains()
+    drains.note(WEB, of_pods("10.244.1.1"), state(one=1, two=0), 0.0)
+    ending = endpoint("10.244.2.2", ready=False, serving=False, terminating=True)
+    drains.note(WEB, of_pods("10.244.1.1", ending), state(one=1, two=0), 5.0)
+    assert drains.ended(WEB, {TWO: 7}, 3600.0) == []

@@ -10,6 +10,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import DetectLocalMode, VipMode
+from ipvsproxy.config.annotation_values import UNTIL_POD_IS_GONE
 from ipvsproxy.exchange.inbox import (
     ApiServers,
     Changed,
@@ -145,6 +146,21 @@ def test_a_destination_drains_until_its_last_connection_ends(node):
     node.ipvs.busy.clear()
     process.wait(process.loop.timeout())
     process.wait(40)
+    assert str(leaving) not in weights(node)
+
+
+def test_a_destination_may_drain_as_long_as_its_pod_is_there(node):
+    one, leaving = "10.244.1.1", destination("10.244.1.2:8080")
+    process = Process(node).list(service(drain_seconds=UNTIL_POD_IS_GONE), slice_of("web", one, "10.244.1.2"))
+    node.ipvs.busy[WEB, leaving] = 3
+    process.change(slice_of("web", one, endpoint("10.244.1.2", ready=False, serving=False, terminating=True)))
+    for _ in range(9):
+        process.wait(31)
+    assert weights(node)[str(leaving)] == 0
+    process.change(slice_of("web", one))
+    process.wait(5)
+    assert str(leaving) in weights(node)
+    process.wait(6)
     assert str(leaving) not in weights(node)
 
 
