@@ -55,8 +55,8 @@ class FakeNft:
         """
         self._after(str(transaction))
 
-    def _after(self, text: str) -> "_State":
-        state = _State({name: dict(elements) for name, elements in self.sets.items()}, self.chains, self.loaded)
+    def _after(self, text: str) -> "_Contents":
+        state = _Contents({name: dict(elements) for name, elements in self.sets.items()}, self.chains, self.loaded)
         for command in _commands(text):
             state.do(command)
         return state
@@ -69,7 +69,7 @@ class FakeNft:
         return "\n".join(sorted(lines))
 
 
-class _State:
+class _Contents:
     def __init__(self, sets: Sets, chains: set[str], loaded: bool) -> None:
         self.sets = sets
         self.chains = set(chains)

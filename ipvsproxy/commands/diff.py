@@ -10,7 +10,7 @@ from typing import Any
 from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.commands import drift, objects
 from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
-from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
+from ipvsproxy.commands.output import Grid, Line, Marked, OutputParts, Style, emit, note
 from ipvsproxy.commands.running import adopted
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
@@ -94,7 +94,7 @@ def _document(change: Change, service: str) -> dict[str, Any]:
     return {**change._asdict(), "action": change.action.value, "service": service}
 
 
-def _parts(found: list[Change], services: dict[str, str]) -> Parts:
+def _parts(found: list[Change], services: dict[str, str]) -> OutputParts:
     if not found:
         yield Marked("A run would change nothing.", Style.GOOD)
         return

@@ -14,7 +14,7 @@ from ipvsproxy.commands.endpoint import address, frontend
 from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
 from ipvsproxy.commands.names import Names, names
 from ipvsproxy.commands.objects import lacking
-from ipvsproxy.commands.output import Grid, Line, Marked, Parts, Style, emit, note
+from ipvsproxy.commands.output import Grid, Line, Marked, OutputParts, Style, emit, note
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.commands.tenants import sides
@@ -74,7 +74,7 @@ def _link(name: str, source: bytes | None) -> str:
         raise WrongUsage(f"--link: this node has no link {name}") from None
 
 
-def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) -> Parts:
+def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) -> OutputParts:
     """Return the answer for people."""
     service = known.of(explanation.packet.to)
     yield [

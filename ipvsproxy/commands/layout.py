@@ -64,10 +64,10 @@ class Grid(NamedTuple):
     spare: Sequence[str] = ()
 
 
-Parts = Iterable[Line | Grid]
+OutputParts = Iterable[Line | Grid]
 
 
-def lines(parts: Parts, *, colours: bool, width: int | None = None) -> Iterator[str]:
+def lines(parts: OutputParts, *, colours: bool, width: int | None = None) -> Iterator[str]:
     """Yield all parts as lines, at most so wide where they have spaces to break at."""
     for part in parts:
         if isinstance(part, Grid):

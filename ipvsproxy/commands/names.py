@@ -33,17 +33,17 @@ SIMILAR = 5
 NO_TENANT = "no tenant"
 
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}/[-A-Za-z0-9._]{1,253}$")]
-Namespace = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}$")]
+QualifiedName = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}/[-A-Za-z0-9._]{1,253}$")]
+NamespaceName = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,253}$")]
 Tenant = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{1,63}$")]
 NoneOrTenant = Annotated[str, msgspec.Meta(pattern=r"^[-A-Za-z0-9._]{0,63}$")]
 
 
 class _Page(msgspec.Struct):
-    frontends: dict[str, Name]
+    frontends: dict[str, QualifiedName]
     maintenance: dict[str, list[str]] = {}
     tenants: dict[str, Tenant] = {}
-    tenantsOfNamespaces: dict[Namespace, NoneOrTenant] = {}  # noqa: N815 - as in the page
+    tenantsOfNamespaces: dict[NamespaceName, NoneOrTenant] = {}  # noqa: N815 - as in the page
     pathReasons: dict[str, str] = {}  # noqa: N815 - as in the page
 
 

@@ -21,7 +21,7 @@ import msgspec
 import yaml
 from termcolor import can_colorize
 
-from ipvsproxy.commands.layout import Cell, Grid, Hanging, Line, Marked, Parts, Style, lines
+from ipvsproxy.commands.layout import Cell, Grid, Hanging, Line, Marked, OutputParts, Style, lines
 
 __all__ = [
     "Cell",
@@ -29,7 +29,7 @@ __all__ = [
     "Hanging",
     "Line",
     "Marked",
-    "Parts",
+    "OutputParts",
     "Style",
     "emit",
     "follow",
@@ -43,11 +43,11 @@ WIDE = "wide"
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 """Of a terminal: its other screen, without a cursor and without wrapping; and back."""
 ANEW = "\x1b[H\x1b[2J"
-ReadOnce = Callable[[], tuple[Mapping[str, Any], Parts]]
+ReadOnce = Callable[[], tuple[Mapping[str, Any], OutputParts]]
 """Looks once and returns a document (without version and kind) and the same for people."""
 
 
-def emit(form: str, kind: str, document: Mapping[str, Any], parts: Parts) -> None:
+def emit(form: str, kind: str, document: Mapping[str, Any], parts: OutputParts) -> None:
     """Print in one of the forms table, wide, json, yaml."""
     if form in DOCUMENTS:
         sys.stdout.write(_document(form, kind, document, indent=2))

@@ -13,7 +13,7 @@ from typing import Any
 from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.objects import desired, named_nodes
-from ipvsproxy.commands.output import Grid, Marked, Parts, Style, emit, note
+from ipvsproxy.commands.output import Grid, Marked, OutputParts, Style, emit, note
 from ipvsproxy.commands.rows import MASQUERADES, NEVER, SHORT, VERDICTS
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
@@ -116,7 +116,7 @@ def _endpoint(destination: Destination, attributes: DestinationAttributes) -> st
     return str(destination) if attributes == USUAL else f"{destination} ({attributes})"
 
 
-def _parts(document: dict[str, Any]) -> Parts:
+def _parts(document: dict[str, Any]) -> OutputParts:
     yield Marked(f"Node {document['node']}", Style.TITLE)
     yield ""
     heads = ("NAMESPACE", "SERVICE", "FRONTEND", "VERDICT", "MASQUERADE", "INSIDE", "SERVER", "ENDPOINTS")

@@ -35,7 +35,7 @@ from ipvsproxy.ruleset.schema import (
     ByFamily,
 )
 
-Row = dict[str, Any]
+OutputRow = dict[str, Any]
 VERDICTS = {
     PacketVerdict.ACCEPT.value: "accept",
     PacketVerdict.REFUSE.value: "refuse",
@@ -49,12 +49,12 @@ SHORT, NO_COUNTERS = "short path", Counters()
 SERVING, DRAINING, FULL, MAINTENANCE = "serving", "draining", "full", "maintenance"
 
 
-def _named(key: FrontendKey, known: Names) -> Row:
+def _named(key: FrontendKey, known: Names) -> OutputRow:
     namespace, _, name = known.of(key).partition("/")
     return {"namespace": namespace, "service": name, "frontend": str(key)}
 
 
-def _counted(counters: Counters) -> Row:
+def _counted(counters: Counters) -> OutputRow:
     return {
         "connections": counters.connections,
         "inPackets": counters.in_packets,
@@ -69,7 +69,7 @@ def _counted(counters: Counters) -> Row:
     }
 
 
-def services(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
+def services(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each virtual server, and each frontend on the short path."""
     verdicts = _by_frontend(view, FRONTENDS)
     short = [
@@ -96,7 +96,7 @@ def _short_paths(view: KernelReader) -> list[ShortPath]:
     return short_paths({slot: value for kind in kinds for slot, value in view.elements(kind).items()})
 
 
-def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> Row:
+def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> OutputRow:
     states = Counter(_state(real, resting) for real in reals)
     return {
         "endpoints": states[SERVING] + states[FULL],
@@ -107,7 +107,7 @@ def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> Row:
     }
 
 
-def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
+def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each destination of each virtual server, and each endpoint of a short path."""
     short = [
         _named(found.key, known)
@@ -135,7 +135,7 @@ def _state(real: DestinationRecord, resting: Sequence[str]) -> str:
     return FULL if real.is_full else SERVING
 
 
-def connections(_: KernelReader, known: Names, limit: int = 0) -> list[Row]:
+def connections(_: KernelReader, known: Names, limit: int = 0) -> list[OutputRow]:
     """Return a row for each connection, of the first so many."""
     return [
         _named(found.frontend, known)
@@ -145,7 +145,7 @@ def connections(_: KernelReader, known: Names, limit: int = 0) -> list[Row]:
     ]
 
 
-def rules(view: KernelReader, known: Names, _: int = 0) -> list[Row]:
+def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each frontend of the ruleset: what its elements say."""
     masquerades, inside = _by_frontend(view, MASQUERADE), _by_frontend(view, INTERNAL_VIEWS)
     ranges: dict[FrontendKey, list[str]] = {}

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from ipvsproxy.commands import objects, rows
 from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
 from ipvsproxy.commands.names import Names, names, similar
-from ipvsproxy.commands.output import Cell, Grid, Marked, Parts, Style, emit, follow, note
-from ipvsproxy.commands.rows import Row
+from ipvsproxy.commands.output import Cell, Grid, Marked, OutputParts, Style, emit, follow, note
+from ipvsproxy.commands.rows import OutputRow
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.selector import selector
 from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
@@ -27,7 +27,7 @@ class Topic(NamedTuple):
     """
 
     kind: str
-    read: Callable[[KernelReader, Names, int], list[Row]]
+    read: Callable[[KernelReader, Names, int], list[OutputRow]]
     columns: dict[str, str]
     wide: dict[str, str]
     spare: tuple[str, ...]
@@ -95,7 +95,7 @@ def run(invocation: Invocation) -> int:
 
     reported: set[str] = set()
 
-    def look() -> tuple[Mapping[str, Any], Parts]:
+    def look() -> tuple[Mapping[str, Any], OutputParts]:
         found, known, lacks = _read(invocation, topic, limit)
         cut = bool(limit) and len(found) >= limit
         shown = sort([row for row in found if fits(row)])
@@ -126,7 +126,7 @@ def _missing(wanted_names: Sequence[str], known: Names) -> dict[str, list[str]]:
 
 
 def _problems(
-    problems: Sequence[str], cut: int, missing: Mapping[str, Sequence[str]], shown: Sequence[Row]
+    problems: Sequence[str], cut: int, missing: Mapping[str, Sequence[str]], shown: Sequence[OutputRow]
 ) -> Iterator[str]:
     yield from filter(None, problems)
     if cut:
@@ -137,7 +137,7 @@ def _problems(
         yield "nothing to show"
 
 
-def _read(invocation: Invocation, topic: Topic, limit: int) -> tuple[list[Row], Names, list[str]]:
+def _read(invocation: Invocation, topic: Topic, limit: int) -> tuple[list[OutputRow], Names, list[str]]:
     try:
         with KernelReader() as view:
             known = names(invocation.config, view)
@@ -146,7 +146,7 @@ def _read(invocation: Invocation, topic: Topic, limit: int) -> tuple[list[Row], 
         raise unreadable(error) from error
 
 
-def _grid(topic: Topic, found: Sequence[Row], sorted_by: str, *, wide: bool) -> Grid:
+def _grid(topic: Topic, found: Sequence[OutputRow], sorted_by: str, *, wide: bool) -> Grid:
     columns = topic.columns | (topic.wide if wide else {})
     by = sorted_by.removeprefix("-").lower()
     spare = [head for head in topic.spare if by not in (head.lower(), columns[head].lower())]
@@ -162,7 +162,7 @@ def _cell(value: Any) -> Cell:
     return value if isinstance(value, int) else Marked(value, MOODS.get(value, Style.PLAIN)) if value else "-"
 
 
-def _sort(topic: Topic, wanted: str) -> Callable[[list[Row]], list[Row]]:
+def _sort(topic: Topic, wanted: str) -> Callable[[list[OutputRow]], list[OutputRow]]:
     """Return what sorts rows by a column or field. Raises WrongUsage."""
     if not wanted:
         return lambda found: sorted(found, key=lambda row: [_order(row[name]) for name in topic.columns.values()])
@@ -178,13 +178,13 @@ def _order(value: Any) -> tuple[int, str]:
     return (value, "") if isinstance(value, int) else (0, str(value))
 
 
-def _filter(invocation: Invocation) -> Callable[[Row], bool]:
+def _filter(invocation: Invocation) -> Callable[[OutputRow], bool]:
     """Return what tells whether a row was asked for. Raises WrongUsage, Failed."""
     namespace = "" if invocation.flags["all-namespaces"] else invocation.flags["namespace"]
     wanted = frozenset(invocation.arguments[1:])
     labelled = _labelled(invocation)
 
-    def fits(row: Row) -> bool:
+    def fits(row: OutputRow) -> bool:
         name = f"{row['namespace']}/{row['service']}"
         return (
             namespace in ("", row["namespace"])

@@ -15,7 +15,7 @@ from ipvsproxy.base.address import format_ip
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.objects import UNKNOWN, Surroundings
 from ipvsproxy.config import Config
-from ipvsproxy.diagnosis.facts import Facts, Host
+from ipvsproxy.diagnosis.facts import Facts, KernelFacts
 from ipvsproxy.diagnosis.foreign import is_ours
 from ipvsproxy.diagnosis.links import unserved
 from ipvsproxy.diagnosis.shape import rules_by_chain
@@ -110,7 +110,7 @@ def _read_both(facts: Facts, view: KernelReader) -> KernelState | None:
     return state
 
 
-def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> Host:
+def _host(facts: Facts, config: Config, *, has_ipvs: bool) -> KernelFacts:
     servers = facts.servers or ()
     found = read_host(config, len(servers), sum(len(server.backends) for server in servers))
     return replace(found, has_ipvs=has_ipvs, has_nftables=_has_nftables())

@@ -16,7 +16,7 @@ from ipvsproxy.plan.schedulers import ENGINE
 from ipvsproxy.plan.state import FrontendKey, ServerState
 from ipvsproxy.plan.tenants import SHARED
 from ipvsproxy.reconciler.wanted_state import WantedState
-from ipvsproxy.ruleset.elements import Owner
+from ipvsproxy.ruleset.elements import ElementOwner
 from ipvsproxy.ruleset.schema import ADMITTED, AUDIENCES, RESTRICTED
 
 NODES_SHOWN = 20
@@ -80,7 +80,7 @@ def tenants_seen(wanted: WantedState, differences: Sequence[Change] | None) -> T
     return TenantFacts(tenants.label, len(set(named)), len(named), len(tenants.members), pods, services)
 
 
-def _owners(differences: Sequence[Change], sets: frozenset[str]) -> set[Owner]:
+def _owners(differences: Sequence[Change], sets: frozenset[str]) -> set[ElementOwner]:
     """Return what the differing elements of some sets are about."""
     return {found.owner for found in differences if found.object == "element" and found.name.split()[0] in sets}
 

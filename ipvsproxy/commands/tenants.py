@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ipvsproxy.commands.names import NO_TENANT, Names
 from ipvsproxy.config.annotation_values import EVERY_TENANT
 from ipvsproxy.config.annotations import PREFIX
-from ipvsproxy.inspect.admission import Admission, Rule
+from ipvsproxy.inspect.admission import AdmissionRule, Rule
 from ipvsproxy.inspect.explanation import Explanation
 from ipvsproxy.plan.tenants import SHARED
 
@@ -37,7 +37,7 @@ def sides(explanation: Explanation, known: Names) -> Sides | None:
     return Sides(sender, owner, _rule(found, sender, owner), found.rule is not Rule.NOT_JUDGED)
 
 
-def _rule(found: Admission, sender: str | None, owner: str | None) -> str:
+def _rule(found: AdmissionRule, sender: str | None, owner: str | None) -> str:
     """Say the rule as exactly as the names allow."""
     if found.rule is Rule.OPEN and owner == SHARED:
         return "the Service is in a shared namespace, which all pods may connect to"

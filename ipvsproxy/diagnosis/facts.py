@@ -29,7 +29,7 @@ class SettingsFacts(msgspec.Struct, frozen=True):
     flags: dict[str, str] = {}
 
 
-class Host(msgspec.Struct, frozen=True):
+class KernelFacts(msgspec.Struct, frozen=True):
     """The kernel: modules it has loaded (and can load), sysctls by their path below /proc/sys.
 
     `unreserved` are the NodePorts that it may give to connections of this node as source ports, as ranges.
@@ -204,7 +204,7 @@ class Facts(msgspec.Struct):
     """
 
     settings: SettingsFacts = SettingsFacts()
-    host: Host | None = None
+    host: KernelFacts | None = None
     links: tuple[Link, ...] | None = None
     pod_cidrs: tuple[str, ...] = ()
     chains: tuple[FilterChain, ...] | None = None

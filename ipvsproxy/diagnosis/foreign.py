@@ -23,7 +23,7 @@ from ipvsproxy.ruleset.filters import (
     FilterOutcome,
     FilterRule,
     FilterTables,
-    Packet,
+    PacketFields,
     where,
 )
 
@@ -52,7 +52,7 @@ class TrafficPath(NamedTuple):
 
     description: str
     hook: str
-    packet: Packet
+    packet: PacketFields
     until: int = LAST
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from ipvsproxy.base.address import is_link_local_v6, is_loopback, parse_ip
-from ipvsproxy.diagnosis.facts import Facts, Host, Link
+from ipvsproxy.diagnosis.facts import Facts, KernelFacts, Link
 from ipvsproxy.diagnosis.finding import CheckResult, Finding, fine, problem, unchecked, warning
 
 OLDEST = (5, 10)
@@ -42,7 +42,7 @@ def check_kernel(facts: Facts) -> Iterator[Finding]:
         yield fine("kernel", f"Linux {host.release} with IPVS and nf_tables")
 
 
-def release(host: Host) -> tuple[int, ...]:
+def release(host: KernelFacts) -> tuple[int, ...]:
     """Return the two numbers that a release begins with."""
     numbers = host.release.split("-", 1)[0].split(".")[:2]
     return tuple(int(number) if number.isdecimal() else 0 for number in numbers)
@@ -63,7 +63,7 @@ def check_scheduler(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _scheduler(facts: Facts, host: Host, name: str) -> Iterator[Finding]:
+def _scheduler(facts: Facts, host: KernelFacts, name: str) -> Iterator[Finding]:
     module = f"ip_vs_{name}"
     if module in host.loaded or any(server.scheduler == name for server in facts.servers or ()):
         yield fine("scheduler", f"the scheduler {name} is there")
@@ -147,7 +147,7 @@ def _is_routed(address: str) -> bool:
     return not (is_loopback(packed) or is_link_local_v6(packed))
 
 
-def _filter(host: Host, link: str) -> int:
+def _filter(host: KernelFacts, link: str) -> int:
     """Return what counts: the larger one of the link's value and that for all links."""
     names = (f"net/ipv4/conf/{name}/rp_filter" for name in ("all", link))
     return max(host.sysctls.get(name) or 0 for name in names)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.plan.localhost import Endpoint
+from ipvsproxy.plan.localhost import SocketAddress
 from ipvsproxy.plan.state import Destination, FrontendKey
 
 
@@ -105,7 +105,7 @@ class Report:
     def local(self, service: str, view: LocalView | None) -> None:
         """A Service was planned, or is gone (None); also None when it has no Local policy."""
 
-    def localhost_ports(self, service: str, ports: Mapping[Endpoint, Endpoint]) -> None:
+    def localhost_ports(self, service: str, ports: Mapping[SocketAddress, SocketAddress]) -> None:
         """Say on which loopback addresses a Service answers, each with where it leads; none: it does not."""
 
     def queued(self) -> None:

@@ -30,7 +30,7 @@ class Rule(StrEnum):
         return self not in (Rule.FOREIGN, Rule.UNKNOWN_POD)
 
 
-class Admission(NamedTuple):
+class AdmissionRule(NamedTuple):
     """The rule that decides, and the elements it comes from.
 
     `group` is the sender's, None where it is in none. `drops`: a packet that may not connect gets no answer.
@@ -43,10 +43,10 @@ class Admission(NamedTuple):
     drops: bool = False
 
 
-NOT_JUDGED = Admission(Rule.NOT_JUDGED)
+NOT_JUDGED = AdmissionRule(Rule.NOT_JUDGED)
 
 
-def admission(source: bytes, link: str, to: FrontendKey, state: State, *, is_pod: bool) -> Admission:
+def admission(source: bytes, link: str, to: FrontendKey, state: State, *, is_pod: bool) -> AdmissionRule:
     """Say whether what comes in by a link (empty: a process of this node sends it) may connect.
 
     Raises KernelError.
@@ -57,12 +57,12 @@ def admission(source: bytes, link: str, to: FrontendKey, state: State, *, is_pod
     if not link or (group is None and not is_pod):
         return NOT_JUDGED
     if not state.find(RESTRICTED[number], to):
-        return Admission(Rule.OPEN, group, member)
+        return AdmissionRule(Rule.OPEN, group, member)
     if group is None:
-        return Admission(Rule.UNKNOWN_POD, drops=True)
+        return AdmissionRule(Rule.UNKNOWN_POD, drops=True)
     if admitted := state.find(ADMITTED[number], to, group):
-        return Admission(Rule.ADMITTED, group, member, admitted)
+        return AdmissionRule(Rule.ADMITTED, group, member, admitted)
     if group == SHARED_GROUP:
-        return Admission(Rule.SHARED_POD, group, member)
+        return AdmissionRule(Rule.SHARED_POD, group, member)
     verdict = state.find(BY_AUDIENCE[number], to)
-    return Admission(Rule.FOREIGN, group, member, drops=bool(verdict and verdict.value == ADMIT_OR_DROP))
+    return AdmissionRule(Rule.FOREIGN, group, member, drops=bool(verdict and verdict.value == ADMIT_OR_DROP))

@@ -23,7 +23,7 @@ from ipvsproxy.plan.state import (
     Vip,
 )
 from ipvsproxy.ruleset.codec import element_text, value_text
-from ipvsproxy.ruleset.elements import ElementKey, Owner, Value
+from ipvsproxy.ruleset.elements import ElementKey, ElementOwner, Value
 
 LONGEST_PREFIX = 128
 
@@ -48,7 +48,7 @@ class Change(NamedTuple):
     frontend: str = ""
     was: str = ""
     wanted: str = ""
-    owner: Owner = None
+    owner: ElementOwner = None
 
 
 def changes(wanted: Wanted, shadow: KernelState, protected: Callable[[FrontendKey], bool]) -> Iterator[Change]:

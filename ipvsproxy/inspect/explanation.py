@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from ipvsproxy.inspect.admission import NOT_JUDGED, Admission
+from ipvsproxy.inspect.admission import NOT_JUDGED, AdmissionRule
 from ipvsproxy.plan.records import DestinationRecord, ElementMatch, ServerRecord
 from ipvsproxy.plan.state import FrontendKey
 
@@ -67,4 +67,4 @@ class Explanation(NamedTuple):
     reason: str
     server: ServerRecord | None = None
     targets: tuple[Target, ...] = ()
-    admission: Admission = NOT_JUDGED
+    admission: AdmissionRule = NOT_JUDGED

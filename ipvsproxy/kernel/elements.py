@@ -34,7 +34,7 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NLA_F_NESTED,
 )
 from ipvsproxy.ruleset.codec import RawElement, pack, unpack, unpack_one
-from ipvsproxy.ruleset.elements import Element, ElementKey, Owner, Rest, Value
+from ipvsproxy.ruleset.elements import Element, ElementKey, ElementOwner, Rest, Value
 from ipvsproxy.ruleset.schema import SetSchema
 
 TABLE_FAMILIES = {"inet": NFPROTO_INET, "arp": NFPROTO_ARP}
@@ -52,7 +52,7 @@ class ElementReader:
         """Close the socket."""
         self._wire.close()
 
-    def find(self, kind: SetSchema, owner: Owner, rest: Rest = None) -> Element | None:
+    def find(self, kind: SetSchema, owner: ElementOwner, rest: Rest = None) -> Element | None:
         """Look an element up, or the one of an interval that `rest` lies in. Raises KernelError.
 
         None also when there is no such set, or no table.

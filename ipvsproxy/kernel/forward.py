@@ -34,7 +34,7 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_RULE_TABLE,
     NFTA_RULE_USERDATA,
 )
-from ipvsproxy.ruleset.filters import FALL, RETURN, FilterChain, Packet, judge
+from ipvsproxy.ruleset.filters import FALL, RETURN, FilterChain, PacketFields, judge
 from nft import Client, NftError, Table, Transaction
 
 FAMILIES = {"ip": 2, "ip6": 10}
@@ -52,7 +52,7 @@ class Forwarding:
     def __init__(self, nft: Client, mark: int = 1 << MASQUERADE_BIT) -> None:
         self._nft = nft
         self._is_needed = False
-        self._states: tuple[Packet, ...] = KNOWN
+        self._states: tuple[PacketFields, ...] = KNOWN
         self._wire = Wire(NETLINK_NETFILTER)
         self._comment = f"{REPLIES_COMMENT} {mark:#x}"
         self._rule = f'meta mark & {mark:#x} == {mark:#x} counter accept comment "{self._comment}"'
@@ -147,7 +147,7 @@ class Forwarding:
 
 
 def may_drop(
-    chains: Mapping[str, FilterChain], name: str = "FORWARD", packets: tuple[Packet, ...] = KNOWN
+    chains: Mapping[str, FilterChain], name: str = "FORWARD", packets: tuple[PacketFields, ...] = KNOWN
 ) -> bool:
     """Whether a packet may be lost in a chain, or in one that it leads to: one of a connection that is known.
 
@@ -156,7 +156,7 @@ def may_drop(
     return name in chains and any(_may_lose(packet, chains, name) for packet in packets)
 
 
-def _may_lose(packet: Packet, chains: Mapping[str, FilterChain], name: str) -> bool:
+def _may_lose(packet: PacketFields, chains: Mapping[str, FilterChain], name: str) -> bool:
     todo = [name]
     for found in todo:
         for verdict, target in _verdicts(chains[found], packet):
@@ -167,7 +167,7 @@ def _may_lose(packet: Packet, chains: Mapping[str, FilterChain], name: str) -> b
     return False
 
 
-def _verdicts(chain: FilterChain, packet: Packet) -> Iterator[tuple[str, str]]:
+def _verdicts(chain: FilterChain, packet: PacketFields) -> Iterator[tuple[str, str]]:
     """Yield what a chain may do to a packet but let it pass, up to the rule that accepts it for certain."""
     for rule in chain.rules:
         found = judge(rule, packet)

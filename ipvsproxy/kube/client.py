@@ -151,7 +151,7 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-class Client:
+class KubeClient:
     """A `Transport` and an `EventClient` on top of the kubernetes package; may be used by several threads."""
 
     def __init__(

@@ -2,7 +2,7 @@
 
 In: the name and bytes of one file, YAML (many documents) or JSON (one value after the other), as `kubectl get
 -o yaml|json` prints it, in UTF-8 or UTF-16.
-Out: `Item`s in the order of the file, with `List`, `ServiceList`, bare lists and lists in lists unfolded; each
+Out: `FileItem`s in the order of the file, with `List`, `ServiceList`, bare lists and lists in lists unfolded; each
 knows its document number and place in its list. What makes no sense is `Broken`, document by document;
 `Unreadable` with line and column when nothing in the file does. This module never looks into objects.
 """
@@ -22,7 +22,7 @@ MAX_LISTS = 5
 """Lists within lists. Each level costs another look at the text."""
 
 
-class Item(NamedTuple):
+class FileItem(NamedTuple):
     """One object of a file. `place` counts within the lists of a document from 1, 0 is outside of one."""
 
     document: int
@@ -42,7 +42,7 @@ class Broken(NamedTuple):
 class Contents(NamedTuple):
     """What a file holds."""
 
-    items: list[Item]
+    items: list[FileItem]
     broken: list[Broken]
 
 
@@ -97,16 +97,16 @@ def _taken(documents: Callable[[bytes], Iterable[Any]], text: bytes) -> Contents
     return found
 
 
-def _unfolded(number: int, body: Any) -> Iterator[Item]:
+def _unfolded(number: int, body: Any) -> Iterator[FileItem]:
     """Yield the objects of a document. Raises Unreadable when a list in it is none."""
     if body is None:
         return  # nothing between two `---`
     head = _head(body)
     if head.items is None:
-        yield Item(number, 0, head.api_version, head.kind, body)
+        yield FileItem(number, 0, head.api_version, head.kind, body)
         return
     for place, found in enumerate(_flat(number, head, 0), 1):
-        yield Item(number, place, *found)
+        yield FileItem(number, place, *found)
 
 
 def _flat(number: int, outer: _Head, depth: int) -> Iterator[tuple[str, str, Any]]:

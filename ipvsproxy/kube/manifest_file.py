@@ -21,7 +21,7 @@ from ipvsproxy.base.errors import plain
 from ipvsproxy.exchange.inbox import ALWAYS, Kind, Object
 from ipvsproxy.kube.decode import decode_json, decode_mapping, identify, key_of
 from ipvsproxy.kube.decoded import Decoded, InvalidObject
-from ipvsproxy.kube.documents import Item, read
+from ipvsproxy.kube.documents import FileItem, read
 from ipvsproxy.kube.hints import ENDPOINTS
 from ipvsproxy.kube.text import Unreadable
 
@@ -99,7 +99,7 @@ def _bounded(refused: list[ItemRefusal]) -> list[ItemRefusal]:
     return [r for r in refused if r.ident is not None] + nameless[:MOST_NAMELESS] + [last]
 
 
-def _take(item: Item, content: FileContent, kinds: Collection[Kind]) -> None:
+def _take(item: FileItem, content: FileContent, kinds: Collection[Kind]) -> None:
     ident = None
     try:
         kind = kind_of(item, kinds)
@@ -118,20 +118,20 @@ def _take(item: Item, content: FileContent, kinds: Collection[Kind]) -> None:
         content.skipped[ident] = decoded.skipped
 
 
-def _note_unread(item: Item, content: FileContent) -> None:
+def _note_unread(item: FileItem, content: FileContent) -> None:
     name = kind_and_group(item)
     content.unread[name] = content.unread.get(name, 0) + 1
     if key := endpoints_key(item):
         content.endpoints.add(key)
 
 
-def kind_and_group(item: Item) -> str:
+def kind_and_group(item: FileItem) -> str:
     """Return the kind as kubectl names it among several: Service.serving.knative.dev, ConfigMap."""
     group = item.api_version.rpartition("/")[0]
     return f"{item.kind}.{group}" if group else item.kind
 
 
-def endpoints_key(item: Item) -> str:
+def endpoints_key(item: FileItem) -> str:
     """Return `namespace/name` of an object of kind Endpoints, empty for another kind or one without a name."""
     if item.kind != ENDPOINTS or item.api_version not in ("", "v1"):
         return ""
@@ -141,7 +141,7 @@ def endpoints_key(item: Item) -> str:
         return ""
 
 
-def kind_of(item: Item, kinds: Collection[Kind] = ALWAYS) -> Kind | None:
+def kind_of(item: FileItem, kinds: Collection[Kind] = ALWAYS) -> Kind | None:
     """Return the kind, None for one we do not read (also a Service of another API group)."""
     if not item.kind:
         table = "; kubectl needs -o yaml or -o json" if isinstance(item.body, str) else ""
@@ -159,7 +159,7 @@ def kind_of(item: Item, kinds: Collection[Kind] = ALWAYS) -> Kind | None:
     return kind
 
 
-def _decode(kind: Kind, item: Item, *, repeated: bool) -> Decoded:
+def _decode(kind: Kind, item: FileItem, *, repeated: bool) -> Decoded:
     if repeated:
         raise InvalidObject("metadata.name", "the file has this object already")
     return (decode_json if isinstance(item.body, msgspec.Raw) else decode_mapping)(kind, item.body)

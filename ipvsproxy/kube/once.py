@@ -33,9 +33,9 @@ def read_objects(config: Config) -> Objects:
 
 def _from_api(config: Config, wanted: Iterable[Kind]) -> Objects:
     # Imported here: a folder needs none of it, and it takes a third of a second.
-    from ipvsproxy.kube.client import Client, ClientLimits
+    from ipvsproxy.kube.client import ClientLimits, KubeClient
 
-    client = Client(
+    client = KubeClient(
         config.kubeconfig, config.master, config.node_name, ClientLimits(CONNECT_SECONDS, READ_SECONDS)
     )
     found = Objects("the API server", wanted)

@@ -11,7 +11,7 @@ import msgspec
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 PortOrNone = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Raw(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -19,7 +19,7 @@ class Raw(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
 
 class Metadata(Raw, frozen=True, gc=False, rename="camel"):
-    name: Name
+    name: NonEmpty
     namespace: str | None = None
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None

@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 from ipvsproxy.base.errors import plain
 from ipvsproxy.exchange.inbox import ALWAYS, Kind
 from ipvsproxy.kube.decoded import InvalidObject, said
-from ipvsproxy.kube.documents import Item, read
+from ipvsproxy.kube.documents import FileItem, read
 from ipvsproxy.kube.hints import NOTHING, what_is_there
 from ipvsproxy.kube.manifest_file import MAX_BYTES, MOST_NAMELESS, endpoints_key, kind_and_group, kind_of
 from ipvsproxy.kube.objects import Objects, Unavailable
@@ -79,7 +79,7 @@ def _add_stream(found: Objects, stdin: IO[bytes]) -> None:
     _note_nothing(found, "<stdin>", before, ())
 
 
-class _State(NamedTuple):
+class _ReadState(NamedTuple):
     """How far reading has come."""
 
     seen: int
@@ -87,11 +87,11 @@ class _State(NamedTuple):
     unread: Counter[str]
 
 
-def _state(found: Objects) -> _State:
-    return _State(found.seen, len(found.refused), found.unread.copy())
+def _state(found: Objects) -> _ReadState:
+    return _ReadState(found.seen, len(found.refused), found.unread.copy())
 
 
-def _note_nothing(found: Objects, name: str, before: _State, others: Sequence[str]) -> None:
+def _note_nothing(found: Objects, name: str, before: _ReadState, others: Sequence[str]) -> None:
     """Describe what is there if no object came of a file or folder and no complaint either."""
     if (found.seen, len(found.refused)) == before[:2]:
         there = what_is_there(found.unread - before.unread, others)
@@ -128,7 +128,7 @@ def _add_bytes(found: Objects, name: str, data: bytes) -> None:
         found.refused.append(f"{name}:{broken.line}:{broken.column}: document {document}: {broken.reason}")
 
 
-def _add(found: Objects, name: str, item: Item, nameless: list[str]) -> None:
+def _add(found: Objects, name: str, item: FileItem, nameless: list[str]) -> None:
     try:
         kind = kind_of(item, found.kinds)
     except InvalidObject as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ipvsproxy.exchange.inbox import ALWAYS, Inbox, Kind, SourceFailed
 from ipvsproxy.kube.api import Observe
-from ipvsproxy.kube.client import Client, ClientLimits
+from ipvsproxy.kube.client import ClientLimits, KubeClient
 from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.kube.locate import Locator
 from ipvsproxy.kube.other_nodes import OtherNodes
@@ -32,7 +32,7 @@ class ApiSource:
         kinds: Iterable[Kind] = ALWAYS,
     ) -> None:
         self.kinds = tuple(kinds)
-        self.client = Client(kubeconfig, master, node_name, limits, observe)
+        self.client = KubeClient(kubeconfig, master, node_name, limits, observe)
         self._pace = pace
         self._node_name = node_name
         self._reflectors: list[Reflector] = []

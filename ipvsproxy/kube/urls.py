@@ -68,10 +68,10 @@ def _is_direct(server: SplitResult, no_proxy: str) -> bool:
     return any(_matches(entry, host, address, port) for entry in entries)
 
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def _matches(entry: str, host: str, address: Address | None, port: int) -> bool:
+def _matches(entry: str, host: str, address: IpAddress | None, port: int) -> bool:
     """Tell whether an entry of NO_PROXY is about a host: *, a range, or an IP or domain, perhaps with a port."""
     if entry == "*":
         return True
@@ -98,7 +98,7 @@ def _without_port(entry: str) -> tuple[str, str]:
     return (name, port) if port.isdigit() and ":" not in name and name else (entry, "")
 
 
-def _address(text: str) -> Address | None:
+def _address(text: str) -> IpAddress | None:
     try:
         return ipaddress.ip_address(text)
     except ValueError:

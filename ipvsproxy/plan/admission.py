@@ -13,25 +13,25 @@ from ipvsproxy.plan.model import Service
 from ipvsproxy.plan.node import NodeFacts
 
 
-class Admission(NamedTuple):
+class AdmittedSources(NamedTuple):
     """The source ranges of one family, in order and disjoint, and whether this node is in one of them."""
 
     ranges: tuple[Cidr, ...]
     node: bool
 
 
-def admissions_of(service: Service, node: NodeFacts) -> dict[int, Admission]:
+def admissions_of(service: Service, node: NodeFacts) -> dict[int, AdmittedSources]:
     """Return who may connect to the load balancer's addresses of a Service, by family; once for all of them."""
     families: dict[int, list[Cidr]] = {}
     for cidr in service.source_ranges:
         families.setdefault(family(cidr.network), []).append(cidr)
     return {
-        number: Admission(ranges, any(is_covered(own, ranges) for own in node.addresses))
+        number: AdmittedSources(ranges, any(is_covered(own, ranges) for own in node.addresses))
         for number, ranges in ((number, disjoint(found)) for number, found in families.items())
     }
 
 
-def allowed(admissions: Mapping[int, Admission], address: bytes) -> tuple[Cidr, ...]:
+def allowed(admissions: Mapping[int, AdmittedSources], address: bytes) -> tuple[Cidr, ...]:
     """Return ranges of the address's family, plus the address itself where the node may connect.
 
     A node process that connects to a VIP has the VIP as its source (contract 4.10.2, 4.10.3).

@@ -27,7 +27,7 @@ GRID_SECONDS = 1.0
 
 NONE: frozenset[int] = frozenset()
 
-Name = FrontendKey | bytes | ElementKey
+RefusedName = FrontendKey | bytes | ElementKey
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -53,10 +53,10 @@ class Backoff:
     """The names that wait."""
 
     def __init__(self) -> None:
-        self._waits: dict[Name, Wait] = {}
+        self._waits: dict[RefusedName, Wait] = {}
         self._places: dict[bytes | None, Place] = {}
         # Batches of names that failed together. A name with another end by now is dropped from its old batch.
-        self._agenda: list[tuple[float, int, list[Name]]] = []
+        self._agenda: list[tuple[float, int, list[RefusedName]]] = []
         self._numbers = itertools.count()
         self._sets: Counter[SetSchema] = Counter()
 
@@ -108,7 +108,7 @@ class Backoff:
         for name in _names(tried):
             if name in self._waits and name not in bad:
                 self._forget(name)
-        batches: dict[float, list[Name]] = {}
+        batches: dict[float, list[RefusedName]] = {}
         for name in bad:
             batches.setdefault(self._later(name, now, took * SHARE), []).append(name)
         for end, names in batches.items():
@@ -155,7 +155,7 @@ class Backoff:
         found.slots = {slot for slot in found.slots if _restrains(slot, wanted)}
         return found.without(tried)
 
-    def _later(self, name: Name, now: float, least: float) -> float:
+    def _later(self, name: RefusedName, now: float, least: float) -> float:
         """Choose the next pause of a name and return its end."""
         old = self._waits.get(name)
         if old is None:
@@ -167,7 +167,7 @@ class Backoff:
         self._waits[name] = Wait(seconds, end)
         return end
 
-    def _enter(self, name: Name) -> None:
+    def _enter(self, name: RefusedName) -> None:
         place = self._places.setdefault(_address(name), Place({}, {}, {}, {}))
         if isinstance(name, FrontendKey):
             place.servers[name] = None
@@ -179,7 +179,7 @@ class Backoff:
             slots = place.slots if key is None else place.of_frontends.setdefault(key, {})
             slots[name] = None
 
-    def _forget(self, name: Name) -> None:
+    def _forget(self, name: RefusedName) -> None:
         del self._waits[name]
         address = _address(name)
         place = self._places[address]
@@ -209,11 +209,11 @@ def _restrains(slot: ElementKey, wanted: Container[ElementKey]) -> bool:
     return slot in wanted or slot.restricted_frontend in wanted
 
 
-def _names(touched: Dirty) -> Iterator[Name]:
+def _names(touched: Dirty) -> Iterator[RefusedName]:
     return itertools.chain(touched.servers, touched.vips, touched.slots)
 
 
-def _add(name: Name, found: Dirty) -> None:
+def _add(name: RefusedName, found: Dirty) -> None:
     if isinstance(name, FrontendKey):
         found.servers.add(name)
     elif isinstance(name, bytes):
@@ -222,5 +222,5 @@ def _add(name: Name, found: Dirty) -> None:
         found.slots.add(name)
 
 
-def _address(name: Name) -> bytes | None:
+def _address(name: RefusedName) -> bytes | None:
     return name if isinstance(name, bytes) else name.address

@@ -12,7 +12,7 @@ from itertools import chain
 from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
 from ipvsproxy.plan.state import Dirty, Vip
-from ipvsproxy.ruleset.elements import ElementKey, Owner
+from ipvsproxy.ruleset.elements import ElementKey, ElementOwner
 
 
 def guarded_servers(steps: Sequence[IpvsStep], failed: Dirty) -> list[IpvsStep]:
@@ -71,7 +71,7 @@ def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
     """
     steps = list(steps)
     for group_of in (_by_address, _by_owner):
-        groups: dict[Owner | ElementKey, list[ElementStep]] = {}
+        groups: dict[ElementOwner | ElementKey, list[ElementStep]] = {}
         for step in steps:
             groups.setdefault(group_of(step.slot), []).append(step)
         parts, middle = list(groups.values()), len(groups) // 2
@@ -88,9 +88,9 @@ def redirect_ends(step: ElementStep) -> Iterator[FrontendKey]:
             yield step.value
 
 
-def _by_address(slot: ElementKey) -> Owner | ElementKey:
+def _by_address(slot: ElementKey) -> ElementOwner | ElementKey:
     return slot if slot.owner is None else slot.address
 
 
-def _by_owner(slot: ElementKey) -> Owner | ElementKey:
+def _by_owner(slot: ElementKey) -> ElementOwner | ElementKey:
     return slot if slot.owner is None else slot.owner

@@ -11,7 +11,7 @@ from ipvsproxy.plan.model import EndpointSlice, ServicePort
 from ipvsproxy.plan.state import Destination
 from ipvsproxy.plan.topology import PortEndpoint
 
-Name = tuple[int, int, str]
+PortKey = tuple[int, int, str]
 
 
 class EndpointsByPort:
@@ -19,7 +19,7 @@ class EndpointsByPort:
 
     def __init__(self, slices: Iterable[EndpointSlice], balance: Balance = NOTHING_SPECIAL) -> None:
         self.balance = balance
-        self._pieces: dict[Name, list[tuple[EndpointSlice, int]]] = {}
+        self._pieces: dict[PortKey, list[tuple[EndpointSlice, int]]] = {}
         for piece in slices:
             for port in piece.ports:
                 name = (piece.family, port.protocol, port.name)

@@ -18,7 +18,7 @@ from ipvsproxy.plan.bound import BoundAddresses
 from ipvsproxy.plan.ping import PingRanges
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, Vip, VipForm
-from ipvsproxy.plan.waiting import Owner, Waiting
+from ipvsproxy.plan.waiting import RankedService, Waiting
 from ipvsproxy.ruleset.elements import ElementKey, Value
 
 # Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
@@ -59,13 +59,13 @@ class Ledger:
         self._forms = dict.fromkeys((4, 6), ROUTE if vip_mode is VipMode.ROUTE else ADDRESS)
         self._ping_ranges = PingRanges()
         self._shares: dict[ElementKey, int] = {}
-        self._holders: dict[FrontendKey, Owner] = {}
+        self._holders: dict[FrontendKey, RankedService] = {}
         self._waiting: dict[FrontendKey, Waiting] = {}
         self._new_waits: dict[tuple[str, FrontendKey], None] = {}
-        self._owned: dict[str, tuple[Owner, tuple[FrontendKey, ...]]] = {}
+        self._owned: dict[str, tuple[RankedService, tuple[FrontendKey, ...]]] = {}
 
     def replace(
-        self, owner: Owner, frontends: Mapping[FrontendKey, Frontend], touched: Dirty | None = None
+        self, owner: RankedService, frontends: Mapping[FrontendKey, Frontend], touched: Dirty | None = None
     ) -> Dirty:
         """Set the frontends of one Service (none: it is gone) and add to `touched` what that may change."""
         touched = Dirty() if touched is None else touched
@@ -83,7 +83,7 @@ class Ledger:
 
     def forget(self, service: str, touched: Dirty | None = None) -> Dirty:
         """Remove all frontends of a Service that may or may not be known."""
-        owner, _ = self._owned.get(service, (Owner("", service), ()))
+        owner, _ = self._owned.get(service, (RankedService("", service), ()))
         return self.replace(owner, {}, touched)
 
     def owner(self, key: FrontendKey) -> str:
@@ -148,7 +148,7 @@ class Ledger:
         """Name all there is."""
         return Dirty(set(self.frontends), set(self._vips), set(self.elements))
 
-    def _claim(self, key: FrontendKey, owner: Owner, frontend: Frontend, touched: Dirty) -> None:
+    def _claim(self, key: FrontendKey, owner: RankedService, frontend: Frontend, touched: Dirty) -> None:
         """Let the oldest claimant hold the frontend and the others wait."""
         holder = self._holders.get(key, owner)
         mine = (frontend.claim, owner)
@@ -161,14 +161,14 @@ class Ledger:
         self._holders[key] = owner
         self._set(key, frontend, touched)
 
-    def _wait(self, key: FrontendKey, owner: Owner, frontend: Frontend) -> None:
+    def _wait(self, key: FrontendKey, owner: RankedService, frontend: Frontend) -> None:
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = self._waiting[key] = Waiting()
         if waiting.add(owner, frontend):
             self._new_waits[owner.service, key] = None
 
-    def _claims_otherwise(self, key: FrontendKey, owner: Owner, new: Frontend) -> bool:
+    def _claims_otherwise(self, key: FrontendKey, owner: RankedService, new: Frontend) -> bool:
         """Whether an owner's claim to a contested frontend is of another kind now."""
         waiting = self._waiting.get(key)
         if waiting is None:
@@ -176,7 +176,7 @@ class Ledger:
         old = self.frontends[key] if self._holders[key] == owner else waiting.frontends[owner]
         return old.claim is not new.claim
 
-    def _withdraw(self, key: FrontendKey, owner: Owner, touched: Dirty) -> None:
+    def _withdraw(self, key: FrontendKey, owner: RankedService, touched: Dirty) -> None:
         waiting = self._waiting.get(key)
         if waiting is None:
             del self._holders[key]

@@ -40,7 +40,7 @@ class Jump:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundTable:
     """A table of iptables-nft: the names of kube-proxy's chains in it, and the jumps in all other chains.
 
     `base` names the chains that hang on a hook.
@@ -58,7 +58,7 @@ def is_leftover(chain: str) -> bool:
     return _CHAIN.fullmatch(chain) is not None
 
 
-def kept(found: Found) -> frozenset[str]:
+def kept(found: FoundTable) -> frozenset[str]:
     """Return the chains that have to stay, since other programs use them.
 
     Some (portmap's `externalSetMarkChain`) have packets marked by KUBE-MARK-MASQ to be masqueraded later.
@@ -67,7 +67,7 @@ def kept(found: Found) -> frozenset[str]:
     return found.chains & {MARK, MASQUERADE} if used else frozenset()
 
 
-def removal(found: Found) -> list[str]:
+def removal(found: FoundTable) -> list[str]:
     """Return the nft commands, for one transaction, that remove kube-proxy's chains and all that leads to them.
 
     Unlinked, flushed, deleted, in this order (contract 9.1): a chain that a rule leads to cannot be deleted.
@@ -83,7 +83,7 @@ def removal(found: Found) -> list[str]:
     ]
 
 
-class Item(NamedTuple):
+class RemovedItem(NamedTuple):
     """Something that is removed: what it is (chains, rules, table, ipset), its name, and how many of it."""
 
     kind: str
@@ -91,7 +91,7 @@ class Item(NamedTuple):
     number: int = 1
 
 
-def going(found: Iterable[Found], tables: Iterable[str], sets: Iterable[str]) -> list[Item]:
+def going(found: Iterable[FoundTable], tables: Iterable[str], sets: Iterable[str]) -> list[RemovedItem]:
     """Return what is removed of a kube-proxy: its chains and the rules that lead to them, tables and ipsets."""
     items, is_used = [], False
     for table in found:
@@ -100,7 +100,7 @@ def going(found: Iterable[Found], tables: Iterable[str], sets: Iterable[str]) ->
         removable = table.chains - staying
         leading = sum(jump.target in removable for jump in table.jumps)
         place = f"{table.family} {table.table}"
-        items += [Item("chains", place, len(removable)), Item("rules", place, leading)]
-    items += [Item("table", name) for name in tables]
-    items += [Item("ipset", name) for name in sets if not (is_used and name in HAIRPIN_SETS)]
+        items += [RemovedItem("chains", place, len(removable)), RemovedItem("rules", place, leading)]
+    items += [RemovedItem("table", name) for name in tables]
+    items += [RemovedItem("ipset", name) for name in sets if not (is_used and name in HAIRPIN_SETS)]
     return [item for item in items if item.number]

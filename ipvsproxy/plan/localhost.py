@@ -9,11 +9,11 @@ from ipvsproxy.base.address import family
 from ipvsproxy.plan.model import Protocol, Service
 
 LOOPBACK = {4: b"\x7f\0\0\1", 6: bytes(15) + b"\1"}
-Endpoint = tuple[bytes, int]
+SocketAddress = tuple[bytes, int]
 """A packed address and a port."""
 
 
-def localhost_ports(service: Service, families: Container[int]) -> Mapping[Endpoint, Endpoint]:
+def localhost_ports(service: Service, families: Container[int]) -> Mapping[SocketAddress, SocketAddress]:
     """Return where a Service answers on loopback addresses of some families, each with its ClusterIP and port."""
     return {
         (LOOPBACK[family(address)], port.node_port): (address, port.port)

@@ -13,7 +13,7 @@ from ipvsproxy.ruleset.elements import ElementKey, PacketVerdict
 from ipvsproxy.ruleset.schema import PING_ALLOWED, PING_OFF, PING_RANGED, PING_READY, PING_WHEN_READY
 
 OFF, WHEN_READY = "off", "when-ready"
-Ranges = tuple[Cidr, ...]
+PingedRanges = tuple[Cidr, ...]
 
 
 def ping_elements(frontend: Frontend) -> Iterator[ElementKey]:
@@ -38,9 +38,9 @@ class PingRanges:
     """
 
     def __init__(self) -> None:
-        self._ranges: dict[FrontendKey, Ranges] = {}
+        self._ranges: dict[FrontendKey, PingedRanges] = {}
         # How many frontends of an address have the same ones.
-        self._counts: dict[bytes, dict[Ranges, int]] = {}
+        self._counts: dict[bytes, dict[PingedRanges, int]] = {}
 
     def change(self, key: FrontendKey, new: Frontend | None) -> tuple[set[ElementKey], set[ElementKey]]:
         """Record a frontend, None for one that is gone; return the elements that go and those that come."""
@@ -63,7 +63,7 @@ class PingRanges:
         return before - after, after - before
 
 
-def _count(counts: dict[Ranges, int], old: Ranges, new: Ranges) -> None:
+def _count(counts: dict[PingedRanges, int], old: PingedRanges, new: PingedRanges) -> None:
     if old:
         counts[old] -= 1
         if not counts[old]:
@@ -72,6 +72,6 @@ def _count(counts: dict[Ranges, int], old: Ranges, new: Ranges) -> None:
         counts[new] = counts.get(new, 0) + 1
 
 
-def _elements(address: bytes, different: Iterable[Ranges]) -> set[ElementKey]:
+def _elements(address: bytes, different: Iterable[PingedRanges]) -> set[ElementKey]:
     kind = PING_ALLOWED[family(address)]
     return {ElementKey(kind, address, cidr) for cidr in disjoint({cidr for some in different for cidr in some})}

@@ -14,7 +14,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.config import Config
-from ipvsproxy.plan.admission import Admission, admissions_of, allowed
+from ipvsproxy.plan.admission import AdmittedSources, admissions_of, allowed
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
@@ -161,7 +161,7 @@ def _outside_frontends(
                 if not tally.spend(NODE_PORT, SERVER_SIZE + len(view.cluster)):
                     return
                 yield NODE_PORT, _inside_frontend(view)
-    no_ranges: dict[int, Admission] = {}
+    no_ranges: dict[int, AdmittedSources] = {}
     ranges = admissions_of(service, node) if service.source_ranges else no_ranges
     for tier, addresses, admissions in (
         (NODE_PORT, _by_family(node.nodeport_addresses), no_ranges),

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT
-from ipvsproxy.plan.waiting import Owner
+from ipvsproxy.plan.waiting import RankedService
 
 NOTHING = (0,) * ALL_TIERS
 
@@ -24,7 +24,7 @@ NOTHING = (0,) * ALL_TIERS
 class Space(msgspec.Struct):
     """A namespace: the size of its Services by tiers, and those that are not served in full."""
 
-    services: dict[str, Owner]
+    services: dict[str, RankedService]
     sizes: list[int]
     limited: dict[str, int]
 
@@ -60,7 +60,7 @@ class Quota:
         """Whether it is the node's limit that namespaces are cut by."""
         return self._level < self._namespace_limit
 
-    def set(self, owner: Owner, sizes: Sequence[int]) -> None:
+    def set(self, owner: RankedService, sizes: Sequence[int]) -> None:
         """Record the size of a Service."""
         service, name = owner.service, _namespace(owner.service)
         new, old = tuple(sizes), self._sizes.get(service, NOTHING)

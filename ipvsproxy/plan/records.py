@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey, ServerAttributes
 from ipvsproxy.ruleset.codec import element_text, value_text
-from ipvsproxy.ruleset.elements import ElementKey, Owner, Rest, Value
+from ipvsproxy.ruleset.elements import ElementKey, ElementOwner, Rest, Value
 from ipvsproxy.ruleset.schema import SetSchema
 
 
@@ -84,7 +84,7 @@ class Route(NamedTuple):
 class State(Protocol):
     """What can be read from a node's kernel. All raise KernelError."""
 
-    def find(self, kind: SetSchema, owner: Owner, rest: Rest = None) -> ElementMatch | None:
+    def find(self, kind: SetSchema, owner: ElementOwner, rest: Rest = None) -> ElementMatch | None:
         """Look one element up in a set or map; in one of intervals, the one that holds `rest`."""
 
     def route(self, address: bytes) -> Route | None:

@@ -23,7 +23,7 @@ from ipvsproxy.ruleset.schema import SHARED_GROUP
 SHARED = ""
 """The tenant of namespaces that have none."""
 
-Name = TypeVar("Name")
+IndexName = TypeVar("IndexName")
 
 
 class Tenants:
@@ -274,7 +274,7 @@ def _without(piece: EndpointSlice, addresses: Container[bytes]) -> EndpointSlice
     return replace(piece, endpoints=tuple(end for end in piece.endpoints if end.address not in addresses))
 
 
-def _discard(index: dict[Name, dict[str, None]], name: Name, key: str) -> None:
+def _discard(index: dict[IndexName, dict[str, None]], name: IndexName, key: str) -> None:
     """Take a key out of an index, which keeps no empty entries."""
     found = index[name]
     del found[key]

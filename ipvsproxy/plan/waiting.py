@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ipvsproxy.plan.state import Claim, Frontend
 
 
-class Owner(NamedTuple):
+class RankedService(NamedTuple):
     """A Service in the order in which Services win frontends: age, then `namespace/name`."""
 
     created: str
@@ -23,14 +23,14 @@ class Waiting:
     __slots__ = ("_order", "frontends")
 
     def __init__(self) -> None:
-        self.frontends: dict[Owner, Frontend] = {}
+        self.frontends: dict[RankedService, Frontend] = {}
         # Claims that have been withdrawn or changed are dropped when they come up, or when they are most of it.
-        self._order: list[tuple[Claim, Owner]] = []
+        self._order: list[tuple[Claim, RankedService]] = []
 
     def __bool__(self) -> bool:
         return bool(self.frontends)
 
-    def add(self, owner: Owner, frontend: Frontend) -> bool:
+    def add(self, owner: RankedService, frontend: Frontend) -> bool:
         """Have an owner wait, with what it wants the frontend to be; tell whether it did not wait before."""
         old = self.frontends.get(owner)
         self.frontends[owner] = frontend
@@ -38,14 +38,14 @@ class Waiting:
             heapq.heappush(self._order, (frontend.claim, owner))
         return old is None
 
-    def remove(self, owner: Owner) -> None:
+    def remove(self, owner: RankedService) -> None:
         """Withdraw a claim."""
         del self.frontends[owner]
         if len(self._order) > 2 * len(self.frontends) + 8:
             self._order = [(frontend.claim, other) for other, frontend in self.frontends.items()]
             heapq.heapify(self._order)
 
-    def take_first(self) -> tuple[Owner, Frontend]:
+    def take_first(self) -> tuple[RankedService, Frontend]:
         """Return who comes next, who no longer waits then. There must be one."""
         while True:
             claim, owner = heapq.heappop(self._order)

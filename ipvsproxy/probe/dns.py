@@ -24,10 +24,10 @@ PORT = 53
 TRIES, SECONDS = 2, 2.0
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
-MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind], socket.socket]
+MakeDnsSocket = Callable[[socket.AddressFamily, socket.SocketKind], socket.socket]
 
 
-def resolve(server: str, name: str, kind: str, make: MakeSocket = socket.socket) -> DnsAnswer:
+def resolve(server: str, name: str, kind: str, make: MakeDnsSocket = socket.socket) -> DnsAnswer:
     """Ask a server for records of a type, A, AAAA or CNAME. Never raises: what failed is in the answer.
 
     `make` makes the sockets. `asked_from` of the answer is the source of the UDP query, also if TCP had to follow.
@@ -53,7 +53,7 @@ def query(name: str) -> bytes:
     return dns.message.make_query(name, dns.rdatatype.A).to_wire()
 
 
-def _connected(server: str, kind: socket.SocketKind, make: MakeSocket) -> socket.socket:
+def _connected(server: str, kind: socket.SocketKind, make: MakeDnsSocket) -> socket.socket:
     sock = make(socket.AF_INET6 if ":" in server else socket.AF_INET, kind)
     try:
         sock.settimeout(SECONDS)
@@ -80,7 +80,7 @@ def _over_udp(sock: socket.socket, server: str, request: dns.message.Message) ->
     )
 
 
-def _over_tcp(server: str, request: dns.message.Message, make: MakeSocket) -> dns.message.Message:
+def _over_tcp(server: str, request: dns.message.Message, make: MakeDnsSocket) -> dns.message.Message:
     with _connected(server, socket.SOCK_STREAM, make) as sock:
         return dns.query.tcp(request, server, SECONDS, PORT, sock=sock)
 

@@ -14,7 +14,7 @@ from ipvsproxy.kube.events import EventClient, Events, cannot_listen, replacing,
 from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.board import Board
-from ipvsproxy.serve.http import Address, Listener
+from ipvsproxy.serve.http import ListenAddress, Listener
 from ipvsproxy.serve.traffic import CounterReader, Traffic
 
 LAST_EVENTS_SECONDS = 15.0
@@ -95,5 +95,5 @@ class Observability:
         return book
 
 
-def _address(listen: Listen) -> Address:
-    return Address(listen.address, listen.port, both=True)
+def _address(listen: Listen) -> ListenAddress:
+    return ListenAddress(listen.address, listen.port, both=True)

@@ -27,7 +27,7 @@ from ipvsproxy.plan.slow_start import SlowStarts
 from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT, Tally, Tier, largest_size
 from ipvsproxy.plan.tenant_dns import with_views
-from ipvsproxy.plan.waiting import Owner
+from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.reconciler.node_state import NodeState
 from ipvsproxy.reconciler.service_reports import ServiceReports
 from ipvsproxy.ruleset.schema import SHARED_GROUP
@@ -107,7 +107,7 @@ class Planning:
         refusals = judge(service, node, config, self._store.addresses)
         steps = self._steps(key, service, slices) if service.slow_start_seconds or self.slow_starts else None
         wanted = plan_service(service, slices, node, config, tally, refusals, steps)
-        owner = Owner(service.created, key)
+        owner = RankedService(service.created, key)
         self._quota.set(owner, tally.sizes)
         wanted = self._within_quota(key, wanted, tally)
         if self._store.has_tenants:

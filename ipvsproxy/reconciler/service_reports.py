@@ -13,7 +13,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.budget import LINES, Budget, namespace_of
 from ipvsproxy.exchange.report import Report, service_subject
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.plan.localhost import Endpoint
+from ipvsproxy.plan.localhost import SocketAddress
 from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.safety import AddressRefusal
 from ipvsproxy.plan.state import FrontendKey
@@ -35,7 +35,7 @@ class ServiceReports:
         self._refused: dict[str, tuple[AddressRefusal, ...]] = {}
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._misused: dict[str, frozenset[str]] = {}
-        self._localhost: dict[str, Mapping[Endpoint, Endpoint]] = {}
+        self._localhost: dict[str, Mapping[SocketAddress, SocketAddress]] = {}
         self._node_lists_are_known = False
 
     @property
@@ -55,7 +55,7 @@ class ServiceReports:
         self.local(key, None)
         self.localhost_ports(key, {})
 
-    def localhost_ports(self, key: str, ports: Mapping[Endpoint, Endpoint]) -> None:
+    def localhost_ports(self, key: str, ports: Mapping[SocketAddress, SocketAddress]) -> None:
         """Report where a Service answers on loopback addresses, when that is something else than before."""
         if ports == self._localhost.get(key, {}):
             return

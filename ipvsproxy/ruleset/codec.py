@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from ipvsproxy.base.address import Cidr, format_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
-from ipvsproxy.ruleset.elements import Element, ElementKey, Interval, Owner, Rest, Value
+from ipvsproxy.ruleset.elements import Element, ElementKey, ElementOwner, Interval, Rest, Value
 from ipvsproxy.ruleset.schema import Field, OwnerKind, SetSchema
 
 NF_ACCEPT, NF_DROP, NFT_GOTO = 1, 0, -4
@@ -44,7 +44,7 @@ class RawElement(NamedTuple):
 
 def texts(elements: Iterable[Element]) -> Iterator[tuple[str, str, str]]:
     """Yield elements as texts: set, key and value ('' in plain sets). Elements of one owner stand together."""
-    last: Owner = None
+    last: ElementOwner = None
     head = ""
     for slot, value in elements:
         owner, rest = slot.owner, slot.rest
@@ -117,7 +117,7 @@ def admission(slot: ElementKey) -> str:
 # Bytes
 
 
-def pack(kind: SetSchema, owner: Owner, rest: Rest = None) -> bytes:
+def pack(kind: SetSchema, owner: ElementOwner, rest: Rest = None) -> bytes:
     """Return the key to look up; in a set of intervals `rest` is one address or link that an interval may hold."""
     head: tuple[Rest, ...] = ()
     if owner is not None:
@@ -160,13 +160,13 @@ def unpack_one(kind: SetSchema, raw: RawElement) -> Element:
     return ElementKey(kind, owner, rest), _value(kind, owner, raw)
 
 
-def _owner(kind: SetSchema, fields: list[bytes]) -> Owner:
+def _owner(kind: SetSchema, fields: list[bytes]) -> ElementOwner:
     if kind.owner is OwnerKind.FRONTEND:
         return FrontendKey(fields[0], int.from_bytes(fields[1]), int.from_bytes(fields[2]))
     return fields[0] if kind.owner is OwnerKind.ADDRESS else None
 
 
-def _value(kind: SetSchema, owner: Owner, raw: RawElement) -> Value:
+def _value(kind: SetSchema, owner: ElementOwner, raw: RawElement) -> Value:
     if raw.code is not None:
         named = {NF_ACCEPT: "accept", NF_DROP: "drop", NFT_GOTO: f"goto {raw.chain}"}
         return named.get(raw.code, str(raw.code))

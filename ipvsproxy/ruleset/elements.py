@@ -74,7 +74,7 @@ class Interval(NamedTuple):
     last: bytes
 
 
-Owner = FrontendKey | bytes | None
+ElementOwner = FrontendKey | bytes | None
 """A frontend, an address (packed), or None for the node itself."""
 Rest = bytes | Cidr | Interval | str | int | None
 """The key fields behind the owner's: an address, a range, the name of a link, a port, a group, or nothing."""
@@ -86,7 +86,7 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
     """One element: the set or map that it is in, its owner, and the rest of its key."""
 
     set: SetSchema
-    owner: Owner
+    owner: ElementOwner
     rest: Rest = None
 
     @property

@@ -86,11 +86,11 @@ class FilterOutcome(msgspec.Struct, frozen=True):
         return not self.doubts
 
 
-Packet = Mapping[str, bytes]
+PacketFields = Mapping[str, bytes]
 """Fields of a packet; one that is missing is unknown."""
 
 
-def judge(rule: FilterRule, packet: Packet) -> bool | None:
+def judge(rule: FilterRule, packet: PacketFields) -> bool | None:
     """Return whether a rule matches, None when that is unknown."""
     doubt = False
     for match in rule.matches:
@@ -101,7 +101,7 @@ def judge(rule: FilterRule, packet: Packet) -> bool | None:
     return None if doubt else True
 
 
-def _judge_match(match: Condition, packet: Packet) -> bool | None:
+def _judge_match(match: Condition, packet: PacketFields) -> bool | None:
     value = packet.get(match.field)
     if match.field == UNKNOWN or value is None:
         return None
@@ -128,7 +128,7 @@ class FilterTables:
         found = [c for c in self._chains.values() if c.hook == hook and c.family in families]
         return sorted((c for c in found if not kind or c.kind == kind), key=lambda chain: chain.priority)
 
-    def walk(self, chain: FilterChain, packet: Packet) -> FilterOutcome:
+    def walk(self, chain: FilterChain, packet: PacketFields) -> FilterOutcome:
         """Return what a base chain does to a packet."""
         doubts: list[str] = []
         verdict, where = self._through(chain, dict(packet), doubts, 0)

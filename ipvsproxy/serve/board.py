@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from ipvsproxy.exchange.report import EventNote, LookUps, Report, Severity, Subject, Sync, service_subject
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.plan.localhost import Endpoint
+from ipvsproxy.plan.localhost import SocketAddress
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.health import Health, responder
-from ipvsproxy.serve.http import Address, HttpServer, Listener
+from ipvsproxy.serve.http import HttpServer, ListenAddress, Listener
 from ipvsproxy.serve.metrics import Metrics
 from ipvsproxy.serve.services import GROUP, ServicePorts
 from ipvsproxy.serve.traffic import Traffic
@@ -80,14 +80,14 @@ class Board(Report):
         if new:
             self._lacking[service] = new
 
-    def localhost_ports(self, service: str, ports: Mapping[Endpoint, Endpoint]) -> None:
+    def localhost_ports(self, service: str, ports: Mapping[SocketAddress, SocketAddress]) -> None:
         """Have the relay listen there."""
         if self._relay is None:
             # Imported here, since it brings asyncio, and most proxies have no use for it.
             from ipvsproxy.serve.relay import Relay
 
             self._relay = Relay(self._localhost_refused)
-        self._relay.serve(service, {Address(*here): Address(*there) for here, there in ports.items()})
+        self._relay.serve(service, {ListenAddress(*here): ListenAddress(*there) for here, there in ports.items()})
 
     def _localhost_refused(self, service: str, reason: str) -> None:
         subject = service_subject(service, "")
@@ -161,11 +161,11 @@ class Board(Report):
 
     # The two servers
 
-    def health_listener(self, address: Address) -> Listener:
+    def health_listener(self, address: ListenAddress) -> Listener:
         """Return the health server."""
         return Listener("healthz", address, responder(self.health, self.metrics.probed))
 
-    def metrics_listener(self, address: Address, book: pages.Pages) -> Listener:
+    def metrics_listener(self, address: ListenAddress, book: pages.Pages) -> Listener:
         """Return the metrics server with the pages of a book."""
         book.add("/metrics", pages.metrics(self.metrics.exposition))
         book.add("/metrics/slis", pages.slis)

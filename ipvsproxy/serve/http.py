@@ -41,7 +41,7 @@ SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = structlog.get_logger()
 
 
-class Address(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where to listen: a packed IP and a port. An unspecified `ip` with `both` takes both families."""
 
     ip: bytes
@@ -81,23 +81,23 @@ class Listener(NamedTuple):
     """One address and what answers there. `failed` is called with each new reason why listening fails."""
 
     name: str
-    address: Address
+    address: ListenAddress
     respond: Respond
-    failed: Callable[[Address, OSError], None] = lambda _, __: None
+    failed: Callable[[ListenAddress, OSError], None] = lambda _, __: None
 
 
-def open_socket(address: Address) -> socket.socket:
+def open_socket(address: ListenAddress) -> socket.socket:
     """Listen. Raises OSError."""
     if address.both and is_unspecified(address.ip) and socket.has_dualstack_ipv6():
         try:
-            return _server(Address(bytes(16), address.port), dual=True)
+            return _server(ListenAddress(bytes(16), address.port), dual=True)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL or family(address.ip) == 6:
                 raise  # else the kernel knows IPv6, but none of it is to be used
     return _server(address, dual=False)
 
 
-def _server(address: Address, *, dual: bool) -> socket.socket:
+def _server(address: ListenAddress, *, dual: bool) -> socket.socket:
     v6 = family(address.ip) == 6
     host = socket.inet_ntop(socket.AF_INET6 if v6 else socket.AF_INET, address.ip)
     made = socket.create_server(
@@ -119,9 +119,9 @@ class HttpServer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wanted: dict[Address, Listener] = {}
-        self._open: dict[Address, tuple[Listener, socket.socket]] = {}
-        self._reported: dict[Address, str] = {}
+        self._wanted: dict[ListenAddress, Listener] = {}
+        self._open: dict[ListenAddress, tuple[Listener, socket.socket]] = {}
+        self._reported: dict[ListenAddress, str] = {}
         self._retry_at: float | None = None
         self._groups: queue.SimpleQueue[tuple[str, list[Listener]] | None] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -227,7 +227,7 @@ class HttpServer:
             if listener.address not in self._open:
                 self._try(listener)
 
-    def _close(self, address: Address) -> None:
+    def _close(self, address: ListenAddress) -> None:
         del self._wanted[address]
         self._reported.pop(address, None)
         if address in self._open:

@@ -24,7 +24,7 @@ import structlog
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import address_family, format_ip
 from ipvsproxy.base.errors import plain
-from ipvsproxy.serve.http import Address
+from ipvsproxy.serve.http import ListenAddress
 
 MOST_CONNECTIONS = 512
 SHARES = 4
@@ -50,11 +50,11 @@ class Relay:
         self._most = most_connections
         self._loop: asyncio.AbstractEventLoop | None = None
         # What follows belongs to the relay's thread.
-        self._listening: dict[str, dict[Address, asyncio.Task[None]]] = {}
-        self._targets: dict[str, Mapping[Address, Address]] = {}
+        self._listening: dict[str, dict[ListenAddress, asyncio.Task[None]]] = {}
+        self._targets: dict[str, Mapping[ListenAddress, ListenAddress]] = {}
         self._rooms: dict[str, asyncio.Semaphore] = {}
 
-    def serve(self, service: str, targets: Mapping[Address, Address]) -> None:
+    def serve(self, service: str, targets: Mapping[ListenAddress, ListenAddress]) -> None:
         """Have a Service answer on some addresses, each with where it leads; none: it has gone."""
         if self._loop is None:
             if not targets:
@@ -64,7 +64,7 @@ class Relay:
             threading.Thread(target=self._loop.run_forever, name="localhost-nodeports", daemon=True).start()
         self._loop.call_soon_threadsafe(self._change, service, dict(targets))
 
-    def _change(self, service: str, targets: Mapping[Address, Address]) -> None:
+    def _change(self, service: str, targets: Mapping[ListenAddress, ListenAddress]) -> None:
         known, tasks = self._targets.pop(service, {}), self._listening.setdefault(service, {})
         for address in list(tasks):
             if targets.get(address) != known.get(address):
@@ -82,7 +82,7 @@ class Relay:
         assert self._loop is not None  # noqa: S101 - it runs
         return self._loop.create_task(work)
 
-    async def _serve(self, service: str, address: Address, target: Address) -> None:
+    async def _serve(self, service: str, address: ListenAddress, target: ListenAddress) -> None:
         """Listen until cancelled; then the connections are cut as well."""
         listener = await self._listen(service, address)
         own = self._rooms.setdefault(service, asyncio.Semaphore(max(1, self._most // SHARES)))
@@ -123,7 +123,7 @@ class Relay:
         own.release()
         self._room.release()
 
-    async def _listen(self, service: str, address: Address) -> socket.socket:
+    async def _listen(self, service: str, address: ListenAddress) -> socket.socket:
         """Return a socket that listens, as soon as there can be one."""
         is_said = False
         while True:
@@ -140,7 +140,7 @@ class Relay:
             await asyncio.sleep(RETRY_SECONDS)
 
 
-def _listening(address: Address) -> socket.socket:
+def _listening(address: ListenAddress) -> socket.socket:
     made = _socket(address)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -166,7 +166,7 @@ async def _accepted(listener: socket.socket) -> socket.socket:
             return client
 
 
-async def _relay(client: socket.socket, target: Address) -> None:
+async def _relay(client: socket.socket, target: ListenAddress) -> None:
     """Pass on what both sides send, and how each of them ends."""
     try:
         server = _socket(target)
@@ -196,7 +196,7 @@ async def _both(*halves: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _connect(server: socket.socket, target: Address) -> None:
+async def _connect(server: socket.socket, target: ListenAddress) -> None:
     server.setblocking(False)
     async with asyncio.timeout(CONNECT_SECONDS):
         await asyncio.get_running_loop().sock_connect(server, _name(target))
@@ -225,9 +225,9 @@ def _reset(*sockets: socket.socket) -> None:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def _socket(address: Address) -> socket.socket:
+def _socket(address: ListenAddress) -> socket.socket:
     return socket.socket(address_family(len(address.ip)))
 
 
-def _name(address: Address) -> tuple[str, int]:
+def _name(address: ListenAddress) -> tuple[str, int]:
     return format_ip(address.ip), address.port

@@ -11,7 +11,7 @@ from ipvsproxy.base.errors import plain
 from ipvsproxy.exchange.report import EventNote, Severity, service_subject
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.serve.health import HEADERS, JSON
-from ipvsproxy.serve.http import Address, HttpAnswer, Listener, Request, Respond
+from ipvsproxy.serve.http import HttpAnswer, ListenAddress, Listener, Request, Respond
 
 GROUP = "healthCheckNodePort"
 
@@ -66,10 +66,10 @@ class ServicePorts:
                 continue
             for number in view.endpoints:
                 for address in self._addresses.get(number, ()):
-                    yield self._listener(view, number, Address(address, port))
+                    yield self._listener(view, number, ListenAddress(address, port))
 
-    def _listener(self, view: LocalView, number: int, address: Address) -> Listener:
-        def failed(address: Address, error: OSError) -> None:
+    def _listener(self, view: LocalView, number: int, address: ListenAddress) -> Listener:
+        def failed(address: ListenAddress, error: OSError) -> None:
             self._refuse(view, f"node failed to start healthcheck on {address}: {plain(error)}")
 
         return Listener(f"{GROUP}/{view.service}", address, self._respond(view.service, number), failed)

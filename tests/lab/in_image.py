@@ -17,7 +17,7 @@ import ipvsproxy
 import nft
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.api import RequestFailed
-from ipvsproxy.kube.client import Client, ClientLimits
+from ipvsproxy.kube.client import ClientLimits, KubeClient
 
 HOME = "/opt/ipvsproxy/"
 
@@ -30,7 +30,7 @@ def import_all() -> None:
 
 
 def asked(kubeconfig: pathlib.Path) -> str:
-    client = Client(kubeconfig, "", "node1", ClientLimits(connect=5, read=5))
+    client = KubeClient(kubeconfig, "", "node1", ClientLimits(connect=5, read=5))
     client.connect()
     try:
         with_answer = client.list(Kind.SERVICE, 500, "", "")

@@ -38,7 +38,7 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_TABLE_NAME,
     NFTA_VERDICT_CHAIN,
 )
-from ipvsproxy.plan.leftovers import OWN_TABLE, SETS, TABLES, Found, Item, Jump, going, is_leftover
+from ipvsproxy.plan.leftovers import OWN_TABLE, SETS, TABLES, FoundTable, Jump, RemovedItem, going, is_leftover
 
 IPSET_MODULE = Path("/sys/module/ip_set")
 TABLE_FAMILIES = {4: "ip", 6: "ip6"}
@@ -53,7 +53,7 @@ class KubeProxyState:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    def chains(self) -> Iterator[Found]:
+    def chains(self) -> Iterator[FoundTable]:
         """Yield each table of iptables-nft in which kube-proxy has chains."""
         for table in TABLES:
             for family, number in FAMILIES.items():
@@ -62,7 +62,7 @@ class KubeProxyState:
                 if ours:
                     jumps = [jump for name in chains.keys() - ours for jump in self._jumps(number, table, name)]
                     base = frozenset(name for name, is_base in chains.items() if is_base)
-                    yield Found(family, table, ours, base, tuple(jumps))
+                    yield FoundTable(family, table, ours, base, tuple(jumps))
 
     def tables(self) -> list[str]:
         """Return the tables of the nftables mode."""
@@ -103,7 +103,7 @@ class KubeProxyState:
             return set()
         return {jump.target for jump in self._jumps(FAMILIES[family], "nat", SERVICES)}
 
-    def going(self) -> list[Item]:
+    def going(self) -> list[RemovedItem]:
         """Return what a run, or cleanup, removes."""
         return going(self.chains(), self.tables(), self.sets())
 
@@ -179,7 +179,7 @@ def mode_of_rules() -> str:
         return "ipvs" if state.sets() else "iptables" if state.sure_signs() else ""
 
 
-def removed_by_a_run() -> Sequence[Item]:
+def removed_by_a_run() -> Sequence[RemovedItem]:
     """Return what a run removes of a kube-proxy. Raises KernelError."""
     with closing(Wire(NETLINK_NETFILTER)) as wire:
         return KubeProxyState(wire).going()

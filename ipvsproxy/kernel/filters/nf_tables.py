@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ipvsproxy.base.names import TABLE
 from ipvsproxy.kernel.filters.expressions import Fields, Lookup, Reading, network_u32
-from ipvsproxy.kernel.filters.sets import Sets
+from ipvsproxy.kernel.filters.sets import SetReader
 from ipvsproxy.kernel.wire.netlink import Wire, attribute, attributes, message, text
 from ipvsproxy.kernel.wire.nfnetlink import (
     FAMILY_NAMES,
@@ -62,7 +62,7 @@ def read_table(wire: Wire, family: int, table: str) -> dict[str, FilterChain]:
 
 
 def _read(wire: Wire, request: bytes) -> Iterator[FilterChain]:
-    sets = Sets(wire)
+    sets = SetReader(wire)
     rules: dict[tuple[int, str, str], list[FilterRule]] = {}
     for part in wire.dump(message(NFT_MSG_GETRULE, 0, request)):
         fields = dict(attributes(part, NFGENMSG.size))

@@ -37,7 +37,7 @@ class SetEntry(NamedTuple):
     chain: str = ""
 
 
-class Sets:
+class SetReader:
     """All sets of this network namespace; elements are read when they are asked for."""
 
     def __init__(self, wire: Wire) -> None:

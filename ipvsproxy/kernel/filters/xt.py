@@ -20,7 +20,7 @@ VERDICTS = {
 }  # fmt: skip
 
 
-class Found(NamedTuple):
+class RulePiece(NamedTuple):
     """Conditions or a verdict of one piece of a rule; `marks` are the bits of the packet's mark it changes."""
 
     matches: tuple[Condition, ...] = ()
@@ -29,21 +29,21 @@ class Found(NamedTuple):
     comment: str = ""
 
 
-def read_match(name: str, revision: int, info: bytes) -> Found:
+def read_match(name: str, revision: int, info: bytes) -> RulePiece:
     """Return what a match asks."""
     reader = _READERS.get(name)
-    return reader(revision, info) if reader else Found((Condition(UNKNOWN),))
+    return reader(revision, info) if reader else RulePiece((Condition(UNKNOWN),))
 
 
-def read_target(name: str, revision: int, info: bytes) -> Found:
+def read_target(name: str, revision: int, info: bytes) -> RulePiece:
     """Return what a target does."""
     if name == "MARK" and revision == 2:
         mark, mask = struct.unpack_from("=II", info)
-        return Found(marks=mark | mask)
-    return Found(verdict=VERDICTS.get(name, ""))
+        return RulePiece(marks=mark | mask)
+    return RulePiece(verdict=VERDICTS.get(name, ""))
 
 
-def _ports(_: int, info: bytes) -> Found:
+def _ports(_: int, info: bytes) -> RulePiece:
     """Source and destination ports of `tcp` and `udp`; flags of TCP are a condition we do not know."""
     sport, sport_to, dport, dport_to = struct.unpack_from("=4H", info)
     is_tcp = len(info) > 10
@@ -54,10 +54,10 @@ def _ports(_: int, info: bytes) -> Found:
             matches.append(Condition(field, low.to_bytes(2), high.to_bytes(2), b"", bool(inverted & bit)))
     if is_tcp and (info[8] or info[9]):
         matches.append(Condition(UNKNOWN))
-    return Found(tuple(matches))
+    return RulePiece(tuple(matches))
 
 
-def _multiport(revision: int, info: bytes) -> Found:
+def _multiport(revision: int, info: bytes) -> RulePiece:
     """One port or range is a condition; of several we know no more than that there are some."""
     flags, count = info[0], info[1]
     ports = struct.unpack_from("=15H", info, 2)
@@ -65,48 +65,48 @@ def _multiport(revision: int, info: bytes) -> Found:
     is_range = revision >= 1 and bool(info[32])
     if revision >= 1 and count in (1, 2) and is_range is (count == 2):
         low, high = ports[0], ports[count - 1]
-        return Found((Condition(field, low.to_bytes(2), high.to_bytes(2), b"", bool(info[47])),))
+        return RulePiece((Condition(field, low.to_bytes(2), high.to_bytes(2), b"", bool(info[47])),))
     if revision == 0 and count == 1:
-        return Found((Condition(field, ports[0].to_bytes(2), ports[0].to_bytes(2)),))
-    return Found((Condition(UNKNOWN),))
+        return RulePiece((Condition(field, ports[0].to_bytes(2), ports[0].to_bytes(2)),))
+    return RulePiece((Condition(UNKNOWN),))
 
 
-def _addrtype(revision: int, info: bytes) -> Found:
+def _addrtype(revision: int, info: bytes) -> RulePiece:
     """Whether the destination is local is a condition; all other types are not known."""
     source, destination = struct.unpack_from("=HH", info)
     if source or destination != LOCAL_TYPE:
-        return Found((Condition(UNKNOWN),))
+        return RulePiece((Condition(UNKNOWN),))
     flags = struct.unpack_from("=I", info, 4)[0] if revision >= 1 else 0
-    return Found((Condition("daddrtype", _local(), _local(), b"", bool(flags & 2)),))
+    return RulePiece((Condition("daddrtype", _local(), _local(), b"", bool(flags & 2)),))
 
 
 def _local() -> bytes:
     return (2).to_bytes(4, sys.byteorder)
 
 
-def _conntrack(revision: int, info: bytes) -> Found:
+def _conntrack(revision: int, info: bytes) -> RulePiece:
     """The state alone is a condition we know."""
     if revision < 2 or len(info) < STATE_AT + 6:
-        return Found((Condition(UNKNOWN),))
+        return RulePiece((Condition(UNKNOWN),))
     asked, inverted, states = struct.unpack_from("=HHH", info, STATE_AT)
     if asked != 1:
-        return Found((Condition(UNKNOWN),))
+        return RulePiece((Condition(UNKNOWN),))
     zero = bytes(4)
-    return Found((Condition("ctstate", zero, zero, states.to_bytes(4, sys.byteorder), negated=not inverted),))
+    return RulePiece((Condition("ctstate", zero, zero, states.to_bytes(4, sys.byteorder), negated=not inverted),))
 
 
-def _mark(revision: int, info: bytes) -> Found:
+def _mark(revision: int, info: bytes) -> RulePiece:
     if revision != 1:
-        return Found((Condition(UNKNOWN),))
+        return RulePiece((Condition(UNKNOWN),))
     mark, mask = info[:4], info[4:8]
-    return Found((Condition("mark", mark, mark, mask, bool(info[8])),))
+    return RulePiece((Condition("mark", mark, mark, mask, bool(info[8])),))
 
 
-def _comment(_: int, info: bytes) -> Found:
-    return Found(comment=info.split(b"\0", 1)[0].decode(errors="replace"))
+def _comment(_: int, info: bytes) -> RulePiece:
+    return RulePiece(comment=info.split(b"\0", 1)[0].decode(errors="replace"))
 
 
-_READERS: dict[str, Callable[[int, bytes], Found]] = {
+_READERS: dict[str, Callable[[int, bytes], RulePiece]] = {
     "tcp": _ports,
     "udp": _ports,
     "multiport": _multiport,

@@ -43,7 +43,7 @@ from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord
 from ipvsproxy.plan.state import FrontendKey, ServerState, Vip
-from ipvsproxy.ruleset.elements import ElementKey, Owner, Rest, Value
+from ipvsproxy.ruleset.elements import ElementKey, ElementOwner, Rest, Value
 from ipvsproxy.ruleset.schema import SETS, SetSchema
 
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL)
@@ -114,7 +114,7 @@ class KernelReader:
         """Whether our nft table is there."""
         return bool(self._ruleset.stamp())
 
-    def find(self, kind: SetSchema, owner: Owner, rest: Rest = None) -> ElementMatch | None:
+    def find(self, kind: SetSchema, owner: ElementOwner, rest: Rest = None) -> ElementMatch | None:
         """Look one element up in a set or map, by an interval that holds `rest` where the set has intervals."""
         found = self._elements.find(kind, owner, rest)
         return ElementMatch(*found) if found else None

@@ -14,7 +14,7 @@ from pyroute2 import IPRoute
 
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.config import Config
-from ipvsproxy.diagnosis.facts import DestinationFacts, Host, Link, Process, ServerFacts
+from ipvsproxy.diagnosis.facts import DestinationFacts, KernelFacts, Link, Process, ServerFacts
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.local_ports import format_ports, unreserved
@@ -42,11 +42,11 @@ PROGRAMS = ("kube-proxy", "kube-router", "ipvsproxy")
 FIRST_PID_NAMESPACE, INITS = "pid:[4026531836]", ("systemd", "init", "openrc-init", "runit")
 
 
-def read_host(config: Config, servers: int, destinations: int) -> Host:
+def read_host(config: Config, servers: int, destinations: int) -> KernelFacts:
     """Return what is known of the kernel; `servers` and `destinations` are how many IPVS holds."""
     names = [*READ_SYSCTLS, *dict(host.wanted_sysctls(config)), *_reverse_paths()]
     concerns = Pressure().concerns(servers, destinations)
-    return Host(
+    return KernelFacts(
         release=platform.release(),
         loaded=_loaded(),
         loadable=_loadable(MODULES / platform.release()),

@@ -21,7 +21,7 @@ from ipvsproxy.diagnosis.facts import DnsAnswer, Facts, KubeProxy, SettingsFacts
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts
 from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
-from ipvsproxy.plan.leftovers import Item
+from ipvsproxy.plan.leftovers import RemovedItem
 from ipvsproxy.plan.state import Vip, VipForm
 from tests.support.elements import element
 from tests.support.memory_state import MemoryState
@@ -118,7 +118,9 @@ def node(folder, monkeypatch):
         monkeypatch.setattr(module, "KernelReader", lambda: view)
     monkeypatch.setattr(explain, "written_by_kube_proxy", lambda: ["ip chain nat KUBE-SERVICES"])
     monkeypatch.setattr(
-        diff, "removed_by_a_run", lambda: [Item("chains", "ip nat", 3), Item("ipset", "KUBE-CLUSTER-IP")]
+        diff,
+        "removed_by_a_run",
+        lambda: [RemovedItem("chains", "ip nat", 3), RemovedItem("ipset", "KUBE-CLUSTER-IP")],
     )
     monkeypatch.setattr(diff, "legacy_leftovers", lambda: ["iptables-legacy"])
     monkeypatch.setattr(diff, "signs", lambda *_, **__: KubeProxy(("process 7: kube-proxy",)))

@@ -14,7 +14,7 @@ from ipvsproxy.commands.names import names, similar
 from ipvsproxy.config import Listen
 from ipvsproxy.exchange.report import LookUps, Report
 from ipvsproxy.serve.board import Board
-from ipvsproxy.serve.http import Address, Request
+from ipvsproxy.serve.http import ListenAddress, Request
 from ipvsproxy.serve.pages import Pages
 from tests.support.build import config, destination, key
 
@@ -41,7 +41,7 @@ def page():
             path_reasons=lambda: {WEB: "session affinity: only with IPVS"},
         )
     )
-    respond = board.metrics_listener(Address(LOOPBACK, 0), Pages()).respond
+    respond = board.metrics_listener(ListenAddress(LOOPBACK, 0), Pages()).respond
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -168,7 +168,7 @@ def test_an_api_server_that_is_named_is_asked():
 def test_nobody_holds_anything_before_the_loop_says_so():
     board = Board(30.0, lambda _: None)
     book = Pages()
-    board.metrics_listener(Address(LOOPBACK, 0), book)
+    board.metrics_listener(ListenAddress(LOOPBACK, 0), book)
     answer = book.respond(Request("GET", "/frontends", {}, {}, b""))
     assert answer.body == b'{"version": 1, "kind": "Frontends", "frontends": {}, "maintenance": {}}'
     assert Report().look_ups(LookUps()) is None

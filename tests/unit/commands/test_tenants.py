@@ -6,7 +6,7 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands.explain import document, parts
 from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.tenants import sides
-from ipvsproxy.inspect.admission import Admission, Rule
+from ipvsproxy.inspect.admission import AdmissionRule, Rule
 from ipvsproxy.inspect.explanation import Explanation, Packet, PacketOutcome, Sender
 from ipvsproxy.ruleset.schema import SHARED_GROUP
 from tests.support.build import key
@@ -18,7 +18,7 @@ GROUPS = {"2": "blue", "3": "green"}
 
 def asked(rule, group=None):
     packet = Packet(parse_ip("10.244.1.9"), WEB, "pods0")
-    found = Admission(rule, group)
+    found = AdmissionRule(rule, group)
     return Explanation(packet, Sender.POD, (), PacketOutcome.ACCEPTED, "", admission=found)
 
 

@@ -12,7 +12,7 @@ from ipvsproxy.diagnosis.facts import (
     DnsAnswer,
     ExternalName,
     Facts,
-    Host,
+    KernelFacts,
     KubeProxy,
     Link,
     OwnNode,
@@ -64,7 +64,7 @@ def healthy(**changes):
     settings = SettingsFacts("node1", cluster_cidrs=("10.244.0.0/16",), sysctls=SYSCTLS)
     facts = Facts(
         settings=settings,
-        host=Host("6.1.0-50-amd64", ("ip_vs", "ip_vs_rr"), ("ip_vs", "ip_vs_rr"), sysctls=SYSCTLS | CALLS),
+        host=KernelFacts("6.1.0-50-amd64", ("ip_vs", "ip_vs_rr"), ("ip_vs", "ip_vs_rr"), sysctls=SYSCTLS | CALLS),
         links=LINKS,
         pod_cidrs=("10.244.1.0/24",),
         chains=(OURS,),

@@ -25,7 +25,7 @@ from ipvsproxy.exchange.inbox import ALWAYS, ApiServers, Inbox, Kind, Listed, Re
 from ipvsproxy.kube import answer_head, connection, kubeconfig
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube.api import RequestFailed, TooLarge
-from ipvsproxy.kube.client import Client, ClientLimits
+from ipvsproxy.kube.client import ClientLimits, KubeClient
 from ipvsproxy.kube.kubeconfig import KubeconfigError, TokenFile
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.source import ApiSource
@@ -109,7 +109,7 @@ def _follow(tmp_path):
 
 @pytest.fixture(name="client")
 def _client(server, tmp_path):
-    client = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
+    client = KubeClient(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
     client.connect()
     yield client
     client.close()
@@ -411,7 +411,7 @@ def test_what_a_compressed_answer_becomes_is_bounded():
     """256 MiB of zeros are 256 KiB then."""
     packed = gzip.compress(bytes(256 << 20), 1)
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
-    client = Client(None, _answering(lambda connection: connection.sendall(head + packed)), "node1")
+    client = KubeClient(None, _answering(lambda connection: connection.sendall(head + packed)), "node1")
     client.connect()
     response = client.list(Kind.SERVICE, 500, "", "")
     tracemalloc.start()
@@ -436,7 +436,7 @@ def test_a_compressed_list_is_decompressed(framed):
         head = f"{framed}: chunked"
         content = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
     sent = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n{head}\r\n\r\n".encode() + content
-    client = Client(None, _answering(lambda connection: connection.sendall(sent)), "node1")
+    client = KubeClient(None, _answering(lambda connection: connection.sendall(sent)), "node1")
     client.connect()
     response = client.list(Kind.SERVICE, 500, "", "")
     assert response.read() == body
@@ -452,7 +452,7 @@ def test_an_answer_that_dribbles_has_an_end():
         while not ended.wait(0.02):
             connection.sendall(b" ")
 
-    client = Client(None, _answering(dribble), "node1", ClientLimits(read=30, whole=0.2))
+    client = KubeClient(None, _answering(dribble), "node1", ClientLimits(read=30, whole=0.2))
     client.connect()
     response = client.list(Kind.SERVICE, 500, "", "")
     with pytest.raises(RequestFailed, match=r"not complete within 0\.2 s"):
@@ -476,7 +476,7 @@ def test_headers_of_an_answer_are_bounded_in_number_and_size(lines, reason):
             connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"".join(lines))
             connection.recv(1)
 
-    client = Client(None, _answering(answer), "node1", ClientLimits(read=30))
+    client = KubeClient(None, _answering(answer), "node1", ClientLimits(read=30))
     client.connect()
     with pytest.raises(RequestFailed, match=reason):
         client.list(Kind.SERVICE, 500, "", "")
@@ -494,7 +494,7 @@ def test_headers_that_dribble_have_an_end(piece, monkeypatch):
             while not ended.wait(0.02):
                 connection.sendall(piece)
 
-    client = Client(None, _answering(dribble), "node1", ClientLimits(read=30))
+    client = KubeClient(None, _answering(dribble), "node1", ClientLimits(read=30))
     client.connect()
     with pytest.raises(RequestFailed, match=r"headers of the answer were not complete within 0\.2 s"):
         client.list(Kind.SERVICE, 500, "", "")
@@ -508,7 +508,7 @@ def test_an_honest_answer_with_many_headers_is_read():
     def answer(connection):
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n" + lines + b"\r\n" + bytes(200_000))
 
-    client = Client(None, _answering(answer), "node1")
+    client = KubeClient(None, _answering(answer), "node1")
     client.connect()
     assert client.list(Kind.SERVICE, 500, "", "").read() == bytes(200_000)
     client.close()
@@ -876,7 +876,7 @@ def test_secrets_are_not_quoted(tmp_path):
         user(**{"client-key-data": "c2VjcmV0", "client-certificate-data": "c2VjcmV0", "token": "hush"})
     )
     with pytest.raises(KubeconfigError) as info:
-        Client(path, "", "n").connect()
+        KubeClient(path, "", "n").connect()
     assert "c2VjcmV0" not in str(info.value)
     assert "hush" not in str(info.value)
 
@@ -893,7 +893,7 @@ def test_a_context_without_a_user(server, tmp_path, follow):
 def test_proxies_from_the_environment_and_the_kubeconfig(tmp_path, monkeypatch):
     path = tmp_path / "k"
     path.write_text(cluster(server="http://192.0.2.1", **{"proxy-url": "http://127.0.0.1:1"}))
-    client = Client(path, "", "n", ClientLimits(connect=2))
+    client = KubeClient(path, "", "n", ClientLimits(connect=2))
     client.connect()
     with pytest.raises(RequestFailed, match="proxy"):
         client.list(Kind.NODE, 1, "", "")
@@ -927,7 +927,7 @@ def test_whoever_does_not_answer_is_named_without_a_name_of_python(tmp_path, mon
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "k"
     path.write_text(cluster(**extra))
-    client = Client(path, "", "n", ClientLimits(connect=2))
+    client = KubeClient(path, "", "n", ClientLimits(connect=2))
     client.connect()
     with pytest.raises(RequestFailed) as info:
         client.list(Kind.NODE, 1, "", "")
@@ -939,7 +939,7 @@ def test_whoever_does_not_answer_is_named_without_a_name_of_python(tmp_path, mon
 def test_only_what_is_needed_is_imported():
     program = (
         "import sys, ipvsproxy.kube.source as c; assert 'kubernetes' not in sys.modules;"
-        "c.Client(None, 'http://127.0.0.1:1', 'n').connect();"
+        "c.KubeClient(None, 'http://127.0.0.1:1', 'n').connect();"
         "print({'kubernetes.client.api.core_v1_api', 'kubernetes.client.models.v1_pod'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -955,7 +955,7 @@ def test_what_stands_before_the_host_is_not_told(server, tmp_path):
     told = []
     address = server.url.removeprefix("http://")
     path = server.write_kubeconfig(tmp_path / "k", cluster={"server": f"http://me:hush@{address}"})
-    client = Client(path, "", "node1", observe=lambda _, host, *__: told.append(host))
+    client = KubeClient(path, "", "node1", observe=lambda _, host, *__: told.append(host))
     client.connect()
     client.list(Kind.NODE, 1, "", "").close()
     client.close()

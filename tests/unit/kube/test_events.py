@@ -11,7 +11,7 @@ from ipvsproxy.base.budget import Rate
 from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.report import EventNote, Severity, Subject, service_subject
 from ipvsproxy.kube import events as room
-from ipvsproxy.kube.client import Client
+from ipvsproxy.kube.client import KubeClient
 from ipvsproxy.kube.events import EventLimits, Events, cannot_listen, starting
 from ipvsproxy.kube.pace import Pace
 from tests.support.apiserver import ApiServer
@@ -61,7 +61,7 @@ def server():
 
 @pytest.fixture
 def client(server, tmp_path):
-    made = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
+    made = KubeClient(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
     made.connect()
     yield made
     made.close()
@@ -201,7 +201,7 @@ def test_what_was_dropped_of_a_namespace_is_one_line(server, client):
 
 
 def test_before_there_is_a_connection_events_wait(server, tmp_path):
-    client = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
+    client = KubeClient(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
     events = Events("host1", lambda _: None, EventLimits(pace=QUICK))
     events.put(starting("node1"))
     tried = threading.Event()
@@ -232,7 +232,7 @@ def test_without_an_api_nothing_is_sent():
 
 def test_requests_are_observed(server, tmp_path):
     seen = []
-    client = Client(
+    client = KubeClient(
         server.write_kubeconfig(tmp_path / "kubeconfig"),
         "",
         "node1",

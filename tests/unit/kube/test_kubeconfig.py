@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube import connection
 from ipvsproxy.kube.api import RequestFailed
-from ipvsproxy.kube.client import Client, ClientLimits
+from ipvsproxy.kube.client import ClientLimits, KubeClient
 from ipvsproxy.kube.kubeconfig import read_kubeconfig
 from ipvsproxy.kube.section import KubeconfigError
 from ipvsproxy.kube.urls import proxy_of
@@ -300,7 +300,7 @@ def recorder(requests):
 
 
 def list_nodes(path):
-    client = Client(path, "", "node1", ClientLimits(connect=10))
+    client = KubeClient(path, "", "node1", ClientLimits(connect=10))
     client.connect()
     reply = client.list(Kind.NODE, 1, "", "")
     body = reply.read()
@@ -333,7 +333,7 @@ def test_a_socks_proxy_that_is_away_is_one_sentence(capsys, tmp_path):
         taken.bind(("127.0.0.1", 0))
         path = tmp_path / "k"
         path.write_text(SOCKS.read_text().replace(":1080", f":{taken.getsockname()[1]}"))
-        client = Client(path, "", "node1", ClientLimits(connect=5))
+        client = KubeClient(path, "", "node1", ClientLimits(connect=5))
         client.connect()
         with pytest.raises(RequestFailed, match="Connection refused"):
             client.list(Kind.NODE, 1, "", "")
@@ -421,7 +421,7 @@ def _alone():
 
 def opens_or_says_why(path, master=""):
     """Make a connection of a file and use it, or get one sentence without the name of an exception or a secret."""
-    client = Client(path, master, "node1")
+    client = KubeClient(path, master, "node1")
     with capture_logs() as logs:
         try:
             client.connect()

@@ -10,7 +10,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip, parse_cidr, parse_ip
 from ipvsproxy.exchange.inbox import Inbox
 from ipvsproxy.kube.api import RequestFailed
-from ipvsproxy.kube.client import Client
+from ipvsproxy.kube.client import KubeClient
 from ipvsproxy.kube.other_nodes import FAILED, WHOLE_UP_TO, OtherNodes, QueryLimits, look
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.plan.addresses import OtherNodeAddresses
@@ -26,7 +26,7 @@ def _server():
 
 @pytest.fixture(name="client")
 def _client(server, tmp_path):
-    client = Client(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
+    client = KubeClient(server.write_kubeconfig(tmp_path / "kubeconfig"), "", "node1")
     client.connect()
     yield client
     client.close()

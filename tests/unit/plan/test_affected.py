@@ -3,9 +3,10 @@
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.affected import MAX_AFFECTED, families_behind, services_affected
-from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import Dirty
+from ipvsproxy.plan.waiting import RankedService
 from tests.support.build import config, key, node, service, slice_of
 from tests.support.elements import element
 from tests.support.work import instructions
@@ -17,7 +18,7 @@ def ledger(*services):
     made = Ledger(VipMode.AUTO)
     for item in services or (service(), service("other", ["10.96.0.11"])):
         frontends = plan_service(item, [slice_of(item.name, "10.244.1.1")], node(), config())
-        made.replace(Owner(item.created, item.key), frontends, Dirty())
+        made.replace(RankedService(item.created, item.key), frontends, Dirty())
     return made
 
 

@@ -4,7 +4,7 @@ import pytest
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import DataPath, VipMode
 from ipvsproxy.plan.diff import Verb, apply, diff
-from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import (
     USUAL,
@@ -17,6 +17,7 @@ from ipvsproxy.plan.state import (
     Vip,
     VipForm,
 )
+from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.ruleset.codec import key_text, value_text
 from tests.support.build import config, destination, key, node, service, slice_of, weighted
 
@@ -35,7 +36,7 @@ class Differ:
     def want(self, svc, *pods, **settings):
         slices = [slice_of(svc.name, *pods, ports=((8080, "TCP", ""), (53, "UDP", "")))]
         frontends = plan_service(svc, slices, node(), config(**settings))
-        return self.step(self.ledger.replace(Owner(svc.created, svc.key), frontends))
+        return self.step(self.ledger.replace(RankedService(svc.created, svc.key), frontends))
 
     def drop(self, name):
         return self.step(self.ledger.forget(name))
@@ -196,7 +197,7 @@ def test_a_view_for_a_group_is_switched_by_itself():
     differ.want(other, "10.244.1.9")
     led = plan_service(service(), [slice_of("web", "10.244.1.1", ports=((8080, "TCP", ""),))], node(), config())
     led[WEB] = msgspec.structs.replace(led[WEB], views=(View(7, key("10.96.0.53:80")),))
-    steps = differ.step(differ.ledger.replace(Owner(service().created, "default/web"), led))
+    steps = differ.step(differ.ledger.replace(RankedService(service().created, "default/web"), led))
     assert ways(steps.switched) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": "10.96.0.53 . 80"}
     assert ways(steps.raised) == {
         "by_audience4 10.96.0.10 . tcp . 80": "goto group_view", "view_servers4 10.96.0.53 . tcp . 80": "",

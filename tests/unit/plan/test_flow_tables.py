@@ -17,10 +17,11 @@ from ipvsproxy.config.settle import settle
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.kube.store import Store
-from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.node import facts
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import ServerAttributes, ServerState
+from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.ruleset.elements import PacketVerdict
 from ipvsproxy.ruleset.schema import LOCAL
@@ -53,7 +54,7 @@ class Planned:
         self.ledger = Ledger(VipMode.ADDRESS)
         for name, svc in store.services.items():
             self.ledger.replace(
-                Owner(svc.created, name), plan_service(svc, store.slices(name), self.node, settings)
+                RankedService(svc.created, name), plan_service(svc, store.slices(name), self.node, settings)
             )
 
     def fate(self, flow):

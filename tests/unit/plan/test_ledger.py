@@ -5,16 +5,17 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan import ledger as ledger_module
 from ipvsproxy.plan.diff import Steps, apply, diff
-from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import KernelState, VipForm
+from ipvsproxy.plan.waiting import RankedService
 from tests.support.build import config, endpoint, key, node, service, slice_of
 from tests.support.elements import element
 
 
 def put(ledger, svc, *pods):
     frontends = plan_service(svc, [slice_of(svc.name, *pods)], node(), config())
-    return ledger.replace(Owner(svc.created, svc.key), frontends)
+    return ledger.replace(RankedService(svc.created, svc.key), frontends)
 
 
 def new_ledger(mode=VipMode.ADDRESS):

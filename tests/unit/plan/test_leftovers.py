@@ -1,10 +1,10 @@
 import pytest
 
-from ipvsproxy.plan.leftovers import SETS, Found, Jump, is_leftover, kept, removal
+from ipvsproxy.plan.leftovers import SETS, FoundTable, Jump, is_leftover, kept, removal
 
 
 def found(*jumps, chains=("KUBE-SERVICES", "KUBE-MARK-MASQ", "KUBE-POSTROUTING")):
-    return Found("ip", "nat", frozenset(chains), frozenset({"PREROUTING", "POSTROUTING"}), tuple(jumps))
+    return FoundTable("ip", "nat", frozenset(chains), frozenset({"PREROUTING", "POSTROUTING"}), tuple(jumps))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from ipvsproxy.base.address import disjoint, family, parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
-from ipvsproxy.plan.waiting import Owner
+from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.ruleset.schema import PING_ALLOWED, PING_OFF, PING_RANGED, PING_READY, PING_WHEN_READY
 from tests.support.build import config, node, service, slice_of
 
@@ -23,7 +23,7 @@ class Book:
     def put(self, name="web", pods=("10.244.1.1",), **settings):
         svc = service(name, settings.pop("ips", (CLUSTER,)), load_balancer_ips=[OUTSIDE], **settings)
         frontends = plan_service(svc, [slice_of(name, *pods)] if pods else [], node(), config())
-        return self.ledger.replace(Owner(svc.created, svc.key), frontends)
+        return self.ledger.replace(RankedService(svc.created, svc.key), frontends)
 
     def found(self):
         """The elements about pings: name of the set, address, and source if there is one."""
@@ -122,5 +122,7 @@ def test_ranges_of_two_services_with_one_address_do_not_overlap():
 def test_addresses_of_the_node_answer_in_any_case():
     book = Book()
     svc = service(external_ips=["192.0.2.1"], ports=((80, 30080),), ping="off")
-    book.ledger.replace(Owner("", svc.key), plan_service(svc, [slice_of("web", "10.244.1.1")], node(), config()))
+    book.ledger.replace(
+        RankedService("", svc.key), plan_service(svc, [slice_of("web", "10.244.1.1")], node(), config())
+    )
     assert book.found() == {("ping_off", parse_ip(CLUSTER))}

@@ -2,11 +2,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsproxy.plan.quota import Quota
-from ipvsproxy.plan.waiting import Owner
+from ipvsproxy.plan.waiting import RankedService
 
 
 def owner(name, created="2026"):
-    return Owner(created, name)
+    return RankedService(created, name)
 
 
 def quota(limit, node=0, **services):

@@ -8,7 +8,7 @@ from ipvsproxy.config import VipMode
 from ipvsproxy.plan.balance import balance_of
 from ipvsproxy.plan.diff import diff
 from ipvsproxy.plan.endpoints import EndpointsByPort
-from ipvsproxy.plan.ledger import Ledger, Owner
+from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.safety import judge
@@ -17,6 +17,7 @@ from ipvsproxy.plan.state import KernelState
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
 from ipvsproxy.plan.tally import Tally
 from ipvsproxy.plan.topology import choose
+from ipvsproxy.plan.waiting import RankedService
 from tests.support.build import config, node, service, slice_of
 from tests.support.work import Seen, growth
 
@@ -42,7 +43,9 @@ def planned(svc, *slices):
 
     def work():
         ledger = Ledger(VipMode.ADDRESS)
-        touched = ledger.replace(Owner("", svc.key), plan_service(svc, slices, HERE, config(service_limit=0)))
+        touched = ledger.replace(
+            RankedService("", svc.key), plan_service(svc, slices, HERE, config(service_limit=0))
+        )
         diff(touched, ledger, KernelState(), lambda _: False)
 
     return work
@@ -253,7 +256,7 @@ def test_claims_that_come_and_go_cost_no_search_among_the_others():
         def work():
             ledger = Ledger(VipMode.ADDRESS)
             for item, plan in zip(items, plans, strict=True):
-                ledger.replace(Owner(item.created, item.key), plan)
+                ledger.replace(RankedService(item.created, item.key), plan)
             ledger.take_new_conflicts()
             # Whoever holds it goes, and whoever is last goes.
             for item in (*items[size // 2 :], *items[: size // 2]):
@@ -274,7 +277,7 @@ def test_services_that_all_claim_the_same_frontends_are_told_in_proportion():
         def work():
             ledger, told = Ledger(VipMode.ADDRESS), 0
             for item, plan in zip(items, plans, strict=True):
-                ledger.replace(Owner(item.created, item.key), plan)
+                ledger.replace(RankedService(item.created, item.key), plan)
                 told += sum(map(len, ledger.take_new_conflicts().values()))
             assert told == 10 * (size - 1)
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.serve import http as serve
-from ipvsproxy.serve.http import Address, HttpAnswer, HttpServer, Listener
+from ipvsproxy.serve.http import HttpAnswer, HttpServer, ListenAddress, Listener
 
 LOOPBACK = parse_ip("127.0.0.1")
 
@@ -39,7 +39,7 @@ def server():
 
 @pytest.fixture
 def address():
-    return Address(LOOPBACK, free_port())
+    return ListenAddress(LOOPBACK, free_port())
 
 
 def ask(address, method="GET", path="/", body=None, host="127.0.0.1"):
@@ -66,7 +66,7 @@ def refused(address):
 def settled(server):
     """Wait until the server's thread has carried out everything that was ordered before."""
     done = []
-    listener = Listener("marker/x", Address(LOOPBACK, free_port()), echo)
+    listener = Listener("marker/x", ListenAddress(LOOPBACK, free_port()), echo)
     server.set_listeners("marker", [listener])
     while not done:
         if not refused(listener.address):
@@ -147,7 +147,7 @@ def test_whoever_sends_odd_requests_fills_no_log(server, address, request_, stat
 def test_an_unspecified_address_takes_both_families(server):
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
-    address = Address(bytes(4), free_port(), both=True)
+    address = ListenAddress(bytes(4), free_port(), both=True)
     server.start([Listener("a", address, echo)])
     assert ask(address, host="::1")[0] == ask(address, host="127.0.0.1")[0] == 200
 
@@ -156,7 +156,7 @@ def test_families_can_answer_differently_on_one_port(server):
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     port = free_port()
-    four, six = Address(bytes(4), port), Address(bytes(16), port)
+    four, six = ListenAddress(bytes(4), port), ListenAddress(bytes(16), port)
     listeners = [
         Listener("g/4", four, lambda _: HttpAnswer(200, b"4")),
         Listener("g/6", six, lambda _: HttpAnswer(503, b"6")),
@@ -168,7 +168,7 @@ def test_families_can_answer_differently_on_one_port(server):
 
 def test_listeners_come_and_go_and_those_of_others_stay(server, address):
     server.start([Listener("main", address, echo)])
-    one, two = (Address(LOOPBACK, free_port()) for _ in range(2))
+    one, two = (ListenAddress(LOOPBACK, free_port()) for _ in range(2))
     server.set_listeners("g", [Listener("g/1", one, echo), Listener("g/2", two, echo)])
     settled(server)
     assert ask(one)[0] == ask(two)[0] == 200

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.serve.http import Address
+from ipvsproxy.serve.http import ListenAddress
 from ipvsproxy.serve.relay import Relay, _both
 
 LOOPBACKS = ["127.0.0.1", "::1"]
@@ -42,7 +42,7 @@ def family(host):
 
 
 def address(host, port):
-    return Address(parse_ip(host), port)
+    return ListenAddress(parse_ip(host), port)
 
 
 class EchoServer:

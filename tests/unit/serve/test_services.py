@@ -6,7 +6,7 @@ import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.plan.local import LocalView
-from ipvsproxy.serve.http import Address, Request
+from ipvsproxy.serve.http import ListenAddress, Request
 from ipvsproxy.serve.services import ServicePorts, answer
 
 EVERYWHERE = {4: (bytes(4),), 6: (bytes(16),)}
@@ -53,7 +53,7 @@ def test_the_exact_body():
 def test_one_listener_a_family_and_answers_follow_without_a_new_one(health):
     health.ports.set("default/web", view(endpoints={4: 2, 6: 0}))
     listeners = health.listeners()
-    four, six = Address(bytes(4), 31000), Address(bytes(16), 31000)
+    four, six = ListenAddress(bytes(4), 31000), ListenAddress(bytes(16), 31000)
     assert listeners.keys() == {four, six}
     assert (listeners[four].respond(ASK).status, listeners[six].respond(ASK).status) == (200, 503)
     health.ports.set("default/web", view(endpoints={4: 0, 6: 1}))
@@ -65,9 +65,9 @@ def test_one_listener_a_family_and_answers_follow_without_a_new_one(health):
 
 def test_ports_come_change_and_go(health):
     health.ports.set("default/web", view())
-    assert health.listeners().keys() == {Address(bytes(4), 31000)}
+    assert health.listeners().keys() == {ListenAddress(bytes(4), 31000)}
     health.ports.set("default/web", view(port=31001))
-    assert health.listeners().keys() == {Address(bytes(4), 31001)}
+    assert health.listeners().keys() == {ListenAddress(bytes(4), 31001)}
     health.ports.set("default/web", view(port=0))
     assert health.listeners() == {}
     health.ports.set("default/web", None)
@@ -79,7 +79,7 @@ def test_limited_addresses_are_followed(health):
     health.listeners()
     first, second = parse_ip("192.0.2.1"), parse_ip("192.0.2.2")
     health.ports.listen_on({4: (first, second), 6: ()})
-    assert health.listeners().keys() == {Address(first, 31000), Address(second, 31000)}
+    assert health.listeners().keys() == {ListenAddress(first, 31000), ListenAddress(second, 31000)}
 
 
 def test_a_port_of_two_services_is_an_event_of_the_second(health):
