@@ -86,9 +86,14 @@ class Server:
 def server(request, monkeypatch):
     made = Server(request.param)
     monkeypatch.setattr(probe, "PORT", made.port)
-    monkeypatch.setattr(probe, "SECONDS", 0.5)
+    monkeypatch.setattr(probe, "SECONDS", 30)  # a busy machine is no reason for a failure
     yield made
     made.stop()
+
+
+@pytest.fixture
+def impatient(server, monkeypatch):
+    monkeypatch.setattr(probe, "SECONDS", 0.5)
 
 
 def test_addresses_and_the_canonical_name_are_read(server):
@@ -116,6 +121,7 @@ def test_responses_to_other_queries_and_malformed_ones_are_ignored(server):
     assert probe.resolve(server.address, NAME, "A").addresses == ("192.0.2.1",)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_name_that_points_to_itself_is_no_answer(server):
     def looping(query):
         wire = bytearray(response(query))
@@ -127,13 +133,15 @@ def test_a_name_that_points_to_itself_is_no_answer(server):
     assert probe.resolve(server.address, NAME, "A").error == "no answer within 1 s"
 
 
-def test_a_lost_query_is_sent_again_from_the_same_socket(server):
+def test_a_lost_query_is_sent_again_from_the_same_socket(server, monkeypatch):
+    monkeypatch.setattr(probe, "SECONDS", 3)
     server.replies = [lambda _: [], lambda query: [response(query, f"{NAME}. 5 IN A 192.0.2.1")]]
     assert probe.resolve(server.address, NAME, "A").addresses == ("192.0.2.1",)
     assert len(server.asked) == 2
     assert len(set(server.asked)) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 def test_silence_and_a_closed_port_are_errors(server, monkeypatch):
     assert probe.resolve(server.address, NAME, "A").error == "no answer within 1 s"
     with socket.socket(server.udp.family, socket.SOCK_DGRAM) as unused:
