@@ -151,7 +151,7 @@ def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     ranges: dict[FrontendKey, list[str]] = {}
     for slot in (slot for kind in ALLOWED.values() for slot in view.elements(kind)):
         if slot.frontend:
-            ranges.setdefault(slot.frontend, []).append(rest_text(slot.rest))
+            ranges.setdefault(slot.frontend, []).append(rest_text(slot.rest, slot.set.key[-1]))
     vips, pings = _addresses(view, VIPS), _pings(view)
     admitted = _admitted(view, known)
     return [

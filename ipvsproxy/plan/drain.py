@@ -36,6 +36,8 @@ PAUSE_SECONDS = 1.0
 def draining(frontend: Frontend, state: ServerState) -> list[Destination]:
     """Return the destinations that are no longer wanted but may still carry connections."""
     wanted = frontend.balanced
+    if state.destinations.keys() <= wanted.keys():  # as after most changes
+        return []
     return [d for d, attributes in state.destinations.items() if attributes.weight == 0 and d not in wanted]
 
 

@@ -69,7 +69,7 @@ def elements(frontend: Frontend) -> FrontendElements:
     key = frontend.key
     address = key.address
     number = family(address)
-    own = dict(_decision(frontend))
+    own = _decision(number, frontend)
     if frontend.masquerade:
         own[ElementKey(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.ranges:
@@ -96,13 +96,11 @@ def elements(frontend: Frontend) -> FrontendElements:
     return FrontendElements(own, shared)
 
 
-def _decision(frontend: Frontend) -> Iterator[Element]:
-    """Yield the verdict of a frontend, and its endpoints where the ruleset chooses one."""
-    if frontend.path is SHORT_PATH and frontend.destinations:
-        yield from balanced_by_rules(frontend)
-        yield ElementKey(SHORT_FRONTENDS[family(frontend.key.address)], frontend.key), ""
-    else:
-        yield ElementKey(FRONTENDS[family(frontend.key.address)], frontend.key), frontend.verdict
+def _decision(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
+    """Return the verdict of a frontend, and its endpoints where the ruleset chooses one."""
+    if frontend.path is not SHORT_PATH or not frontend.destinations:
+        return {ElementKey(FRONTENDS[number], frontend.key): frontend.verdict}
+    return {**dict(balanced_by_rules(frontend)), ElementKey(SHORT_FRONTENDS[number], frontend.key): ""}
 
 
 def may_be_balanced_by_rules(frontend: Frontend) -> bool:

@@ -6,22 +6,19 @@ sets with one field as an element where an interval starts and one where it stop
 with several fields as one element with a first and a last key.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, format_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
 from ipvsproxy.ruleset.elements import Element, ElementKey, ElementOwner, Interval, Rest, Value
-from ipvsproxy.ruleset.schema import Field, OwnerKind, SetSchema
+from ipvsproxy.ruleset.schema import OF_GROUPS, Field, NumberForm, OwnerKind, SetSchema
 
 NF_ACCEPT, NF_DROP, NFT_GOTO = 1, 0, -4
 """Codes of verdicts (include/uapi/linux/netfilter.h, netfilter/nf_tables.h)."""
 PACKET_FAMILIES = {4: "ip", 6: "ip6"}
 """What nft calls the headers of a family."""
-GROUP_UNIT = 16
-"""Numbers of groups times this are values of `meta priority` (see nft/rulesets/by_source.nft)."""
 
 
 class RawElement(NamedTuple):
@@ -50,12 +47,11 @@ def texts(elements: Iterable[Element]) -> Iterator[tuple[str, str, str]]:
         owner, rest = slot.owner, slot.rest
         if owner is not last:
             last, head = owner, "" if owner is None else owner_text(owner)
+        key = head
         if rest is not None:
-            rest_of_key = rest_text(rest) if slot.set.key[-1] is not Field.AUDIENCE else _group_text(rest)
-            key = rest_of_key if owner is None else f"{head} . {rest_of_key}"
-            yield slot.set.name, key, value if isinstance(value, str) else value_text(value)
-        else:
-            yield slot.set.name, head, value if isinstance(value, str) else value_text(value)
+            last_field = rest_text(rest, slot.set.key[-1])
+            key = last_field if owner is None else f"{head} . {last_field}"
+        yield slot.set.name, key, value if isinstance(value, str) else value_text(value)
 
 
 def key_text(slot: ElementKey) -> str:
@@ -82,26 +78,32 @@ def value_text(value: Value) -> str:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
-        return _group_text(value)
+        return _number_text(value, OF_GROUPS)
     return format_ip(value) if isinstance(value, bytes) else f"{format_ip(value.address)} . {value.port}"
 
 
-def rest_text(rest: Rest) -> str:
-    """Return the fields behind the owner's: single addresses of ranges go without a prefix, as nft prints them."""
+def rest_text(rest: Rest, field: Field) -> str:
+    """Return the field behind the owner's: single addresses of ranges go without a prefix, as nft prints them."""
     if isinstance(rest, Cidr):
         return format_ip(rest.network) if rest.prefix == len(rest.network) * 8 else str(rest)
     if isinstance(rest, bytes):
         return format_ip(rest)
     if isinstance(rest, Interval):
         return f"{format_ip(rest.first)}-{format_ip(rest.last)}"
-    return f'"{rest}"' if isinstance(rest, str) else str(rest)
+    if isinstance(rest, int):
+        return _number_text(rest, _form(field))
+    return f'"{rest}"'
 
 
-def _group_text(number: Rest) -> str:
-    """Return the number of a group as nft lists a `meta priority`."""
-    if not isinstance(number, int):
-        raise TypeError(f"{number!r} is no group")
-    return f"0:{number * GROUP_UNIT:x}"
+def _number_text(number: int, form: NumberForm) -> str:
+    return form.text.format(number * form.unit)
+
+
+def _form(field: Field) -> NumberForm:
+    form = field.value.number
+    if form is None:
+        raise TypeError(f"{field.name} is no number")
+    return form
 
 
 def admission(slot: ElementKey) -> str:
@@ -109,7 +111,7 @@ def admission(slot: ElementKey) -> str:
     header, key = PACKET_FAMILIES[slot.set.family], slot.frontend
     if key is None:
         raise ValueError(f"{element_text(slot)} is not about a frontend")
-    protocol, source = PROTOCOL_NAMES[key.protocol], rest_text(slot.rest)
+    protocol, source = PROTOCOL_NAMES[key.protocol], rest_text(slot.rest, slot.set.key[-1])
     to = f"daddr {format_ip(key.address)} meta l4proto {protocol} ct original proto-dst {key.port}"
     return f"ct original {header} {to} {header} saddr {source} return"
 
@@ -129,10 +131,9 @@ def pack(kind: SetSchema, owner: ElementOwner, rest: Rest = None) -> bytes:
 
 def _packed(value: Rest, field: Field) -> bytes:
     size = field.value.size
-    if isinstance(value, int) and field is Field.AUDIENCE:
-        return (value * GROUP_UNIT).to_bytes(size, sys.byteorder)
     if isinstance(value, int):
-        return value.to_bytes(size, _order(field))
+        form = _form(field)
+        return (value * form.unit).to_bytes(size, form.order)
     if isinstance(value, str):
         return value.encode().ljust(size, b"\0")
     if isinstance(value, bytes):
@@ -172,16 +173,16 @@ def _value(kind: SetSchema, owner: ElementOwner, raw: RawElement) -> Value:
         return named.get(raw.code, str(raw.code))
     if not raw.value:
         return ""
-    if kind.value == (Field.AUDIENCE,):
-        return _group(raw.value)
+    if form := kind.value[0].value.number:
+        return _number(raw.value, form)
     address, *port = _cut(raw.value, kind.value)
     if isinstance(owner, FrontendKey) and port:
         return FrontendKey(address, owner.protocol, int.from_bytes(port[0]))
     return address
 
 
-def _group(data: bytes) -> int:
-    return int.from_bytes(data, sys.byteorder) // GROUP_UNIT
+def _number(data: bytes, form: NumberForm) -> int:
+    return int.from_bytes(data, form.order) // form.unit
 
 
 def _cut(data: bytes, fields: tuple[Field, ...]) -> list[bytes]:
@@ -194,18 +195,9 @@ def _cut(data: bytes, fields: tuple[Field, ...]) -> list[bytes]:
 
 
 def _unpacked(data: bytes, field: Field) -> Rest:
-    if field in (Field.IP4, Field.IP6):
-        return data
-    if field is Field.AUDIENCE:
-        return _group(data)
-    if field is Field.LINK:
-        return data.rstrip(b"\0").decode(errors="replace")
-    return int.from_bytes(data, _order(field))
-
-
-def _order(field: Field) -> Literal["big", "little"]:
-    """Numbers that are in no packet are in the order of the host."""
-    return sys.byteorder if field is Field.NUMBER else "big"
+    if form := field.value.number:
+        return _number(data, form)
+    return data.rstrip(b"\0").decode(errors="replace") if field is Field.LINK else data
 
 
 def _interval(first: bytes, last: bytes) -> Cidr | Interval:

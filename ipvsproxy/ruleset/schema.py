@@ -4,10 +4,11 @@ The scripts in nft/rulesets declare the same sets for the kernel; a test compare
 A key begins with the fields that name its owner.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
 SHORT_PATH, PING = "short_path", "ping"
@@ -16,11 +17,30 @@ MOST_ENDPOINTS = 64
 """Of a frontend on the short path, whose part has a chain for each number of endpoints."""
 
 
+class NumberForm(NamedTuple):
+    """How the kernel and nft have a number: its byte order, how many times as large, and as which text."""
+
+    order: Literal["big", "little"] = "big"
+    unit: int = 1
+    text: str = "{}"
+
+
+OF_PACKETS = NumberForm()
+OF_HOST = NumberForm(sys.byteorder)
+"""Numbers that are in no packet are in the order of the host."""
+OF_GROUPS = NumberForm(sys.byteorder, unit=16, text="0:{:x}")
+"""Groups of sources: as values of `meta priority` (see nft/rulesets/by_source.nft)."""
+
+
 class FieldType(NamedTuple):
-    """The bytes of a field, before it is filled up in a key of several, and what `typeof` in nft means it."""
+    """The bytes of a field, before it is filled up in a key of several, and what `typeof` in nft means it.
+
+    `number` is None for fields that are no numbers.
+    """
 
     size: int
     typeof: tuple[str, ...]
+    number: NumberForm | None = None
 
 
 class Field(Enum):
@@ -28,11 +48,11 @@ class Field(Enum):
 
     IP4 = FieldType(4, ("ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip"))
     IP6 = FieldType(16, ("ip6 saddr", "ip6 daddr"))
-    PROTOCOL = FieldType(1, ("meta l4proto", "ip protocol", "ip6 nexthdr"))
-    PORT = FieldType(2, ("th dport", "th sport"))
-    NUMBER = FieldType(4, ("numgen random mod 64",))
+    PROTOCOL = FieldType(1, ("meta l4proto", "ip protocol", "ip6 nexthdr"), OF_PACKETS)
+    PORT = FieldType(2, ("th dport", "th sport"), OF_PACKETS)
+    NUMBER = FieldType(4, ("numgen random mod 64",), OF_HOST)
     LINK = FieldType(16, ("iifname", "oifname"))
-    AUDIENCE = FieldType(4, ("meta priority",))
+    AUDIENCE = FieldType(4, ("meta priority",), OF_GROUPS)
     VERDICT = FieldType(0, ("verdict",))
 
 

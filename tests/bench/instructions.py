@@ -1,9 +1,9 @@
 """What Python costs for a start and for changes, in instructions: `python -m tests.bench.instructions`.
 
 Other work on the machine does not disturb the counts (valgrind's cachegrind). The kernel is in memory, but
-messages for IPVS are made as for the real one. Each figure is the difference of two runs that differ only in how
-often they do it, so what a process needs to begin is in none. Objects are decoded from JSON; making that JSON is
-not counted.
+messages for IPVS and texts for nft are made as for the real one. Each figure is the difference of two runs that
+differ only in how often they do it, so what a process needs to begin is in none. Objects are decoded from JSON;
+making that JSON is not counted.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.process.assembly import make_loop
 from tests.bench import cluster
 from tests.bench.machine import objects
-from tests.support.memory_kernel import MemoryNode
+from tests.support.memory_kernel import MemoryNft, MemoryNode
 
 ENDPOINTS = 5
 ROUNDS = {"cold_sync": (0, 1), "burst": (1, 3), "endpoint_change": (1, 3)}
@@ -50,13 +50,23 @@ class EncodingIpvs(Ipvs):
         self._wire = self._reader = Swallowed()
 
 
+class TextNft(MemoryNft):
+    """Makes the text of transactions and reads none of it."""
+
+    def run(self, transaction):
+        str(transaction)
+        self.loaded = True
+
+    check = run
+
+
 class Node:
     """A node with the given number of Services, not synced yet."""
 
     def __init__(self, services):
         garbage_collection.expect_many_objects()
         node = MemoryNode()
-        node.ipvs = EncodingIpvs()
+        node.ipvs, node.nft = EncodingIpvs(), TextNft()
         config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
         self.loop = make_loop(config, Inbox(), node.kernel(), lambda: 0.0)
         self.lists = cluster.lists(services, ENDPOINTS)

@@ -2,10 +2,11 @@
 
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
-from ipvsproxy.ruleset.codec import GROUP_UNIT
 from ipvsproxy.ruleset.elements import ElementKey
 from ipvsproxy.ruleset.schema import SETS, Field, OwnerKind
 
+GROUP_UNIT = 16
+"""Values of `meta priority` are the numbers of groups times this."""
 NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 
 
