@@ -66,7 +66,7 @@ def up(options: argparse.Namespace) -> int:
         print(binaries.NO_KUBE)
         return 0
     kube = binaries.open_folder(options.kube)
-    cluster = Cluster(options.name, options.nodes)
+    cluster = Cluster(options.name, options.nodes, options.plugins)
     lifecycle.prepare()
     lifecycle.up(cluster, kube, options.proxy, options.mode)
     print(f"kubectl: {sys.executable} -m tests.cluster --name {cluster.name} kubectl get nodes")

@@ -45,6 +45,9 @@ def main(path: str) -> None:
     socket.sethostname(settings["name"])
     subprocess.run(["ip", "-batch", "-"], input="\n".join(settings["network"]) + "\n", text=True, check=True)
     subprocess.run(["sysctl", "-q", "-w", *SYSCTLS], check=False)
+    if settings["strict"]:
+        for program in ("iptables", "ip6tables"):
+            subprocess.run([program, "--policy", "FORWARD", "DROP"], check=True)
     delegate_cgroups()
     server = Server(tuple(settings["address"]), Request)
     start_runtime(folder, settings)

@@ -43,6 +43,7 @@ def words(cluster: Cluster, kube: Kube, focus: str, report: str, skip: str = "")
         "ginkgo.focus": focus,
         "ginkgo.skip": "|".join(f"(?:{pattern})" for pattern in (*LEFT_OUT, skip) if pattern),
         "ginkgo.no-color": "true",
+        "ginkgo.silence-skips": "true",
         "ginkgo.timeout": "6h",
         "v": 1,
     }
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> int:
 @contextlib.contextmanager
 def opened(options: argparse.Namespace) -> Iterator[tuple[Cluster, Kube] | None]:
     """The cluster that runs, or one that runs as long as the context lasts; None where KUBE is not given."""
-    cluster = Cluster(options.name, options.nodes)
+    cluster = Cluster(options.name, options.nodes, options.plugins)
     if network.exists(cluster):
         yield lifecycle.remembered(options.name)
     elif not options.kube:

@@ -33,7 +33,7 @@ AGNHOST_TAGS = (
     *(f"{REGISTRY}/e2e-test-images/{name}" for name in ("agnhost:2.55", "glibc-dns-testing:2.0.0")),
 )
 OURS = ("docker.io/library/ipvsproxy:0.1.0", "registry.example.com/ipvsproxy:0.1.0")
-IMAGE_ROOT = REPO / ".cache/image/root"
+OLDER_TAG = "registry.example.com/ipvsproxy:older"
 
 FOLDERS = (
     "etc",
@@ -117,20 +117,38 @@ Recipe = tuple[str, Callable[[Layer], Image], list[pathlib.Path]]
 
 def _recipes(kube: Kube) -> dict[str, Recipe]:
     """By name: the tag, what fills the layer, and what a change of makes it anew."""
-    if not IMAGE_ROOT.with_suffix(".made").exists():
-        message = "there are no files of the image: make image-root"
-        raise Missing(message)
     own = pathlib.Path(__file__)
     recipes: dict[str, Recipe] = {
         "pause": (PAUSE, _pause, [own, REPO / HERE / "pause.c"]),
         "busybox": (BUSYBOX, _busybox, [own]),
         "agnhost": (AGNHOST, lambda layer: _agnhost(kube, layer), [own, kube.folder / "agnhost"]),
-        "ipvsproxy": (OURS[0], _ours, [own, IMAGE_ROOT.with_suffix(".made")]),
+        "ipvsproxy": (OURS[0], lambda layer: _ours(REPO, OURS, layer), [own, image_made(REPO)]),
     }
+    if source := older():
+        recipes["older"] = (OLDER_TAG, lambda layer: _ours(source, (OLDER_TAG,), layer), [own, image_made(source)])
     if kube.has("kube-proxy"):
         tag = f"{REGISTRY}/kube-proxy:{kube.version('kube-proxy')}"
         recipes["kube-proxy"] = (tag, lambda layer: _kube_proxy(kube, tag, layer), [own, kube["kube-proxy"]])
     return recipes
+
+
+def older() -> pathlib.Path | None:
+    """The source of another version, with the files of its image; the first word of IPVSPROXY_OLDER names it."""
+    named = os.environ.get("IPVSPROXY_OLDER", "").split()
+    return pathlib.Path(named[0]).resolve() if named else None
+
+
+def _image_root(source: pathlib.Path) -> pathlib.Path:
+    return source / ".cache/image/root"
+
+
+def image_made(source: pathlib.Path) -> pathlib.Path:
+    """Where `make image-root` says that it has been there; Missing where it has not."""
+    file = _image_root(source).with_suffix(".made")
+    if not file.exists():
+        message = f"there are no files of the image in {source}: make image-root"
+        raise Missing(message)
+    return file
 
 
 def _key(sources: list[pathlib.Path]) -> str:
@@ -190,13 +208,13 @@ def _kube_proxy(kube: Kube, tag: str, layer: Layer) -> Image:
     return Image((tag,), entrypoint=("/usr/local/bin/kube-proxy",))
 
 
-def _ours(layer: Layer) -> Image:
+def _ours(source: pathlib.Path, tags: tuple[str, ...], layer: Layer) -> Image:
     """As deploy/Dockerfile says."""
-    text = (REPO / "deploy/Dockerfile").read_text()
+    text = (source / "deploy/Dockerfile").read_text()
     env = tuple(re.findall(r"^ENV (\S+)$", text, re.MULTILINE))
     entrypoint = tuple(json.loads(re.findall(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)[-1]))
-    layer.tree(IMAGE_ROOT)
-    return Image(OURS, entrypoint=entrypoint, env=(archive.PATH, *env))
+    layer.tree(_image_root(source))
+    return Image(tags, entrypoint=entrypoint, env=(archive.PATH, *env))
 
 
 def _base(layer: Layer) -> None:

@@ -24,6 +24,7 @@ from tests.cluster import (
 from tests.cluster.binaries import Kube, Missing
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import CLUSTERS, REPO, Cluster
+from tests.guest import usermode
 
 STATE = "cluster.json"
 
@@ -31,7 +32,7 @@ STATE = "cluster.json"
 def prepare() -> None:
     """Packages, the kernel of the nodes, the files of the image."""
     subprocess.run([REPO / "tools/cluster-setup"], check=True)
-    subprocess.run([REPO / "tools/usermode-setup"], check=True)
+    usermode.prepare()
 
 
 def up(cluster: Cluster, kube: Kube, proxy: str, mode: str) -> None:
@@ -108,11 +109,13 @@ def remembered(name: str) -> tuple[Cluster, Kube]:
     except FileNotFoundError:
         message = f"no cluster {name} runs: make cluster KUBE=DIR"
         raise Missing(message) from None
-    return Cluster(name, state["size"]), Kube(cluster.folder.__class__(state["kube"]))
+    return Cluster(name, state["size"], state["plugins"]), Kube(cluster.folder.__class__(state["kube"]))
 
 
 def _remember(cluster: Cluster, kube: Kube) -> None:
-    (cluster.folder / STATE).write_text(json.dumps({"size": cluster.size, "kube": str(kube.folder)}))
+    (cluster.folder / STATE).write_text(
+        json.dumps({"size": cluster.size, "plugins": cluster.plugins, "kube": str(kube.folder)})
+    )
 
 
 def _wait_for_nodes(cluster: Cluster, kubectl: Kubectl) -> None:

@@ -22,11 +22,16 @@ version = 2
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      BinaryName = "crun"
       SystemdCgroup = false
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "/etc/cni/net.d"
 """
+
+PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
+FIREWALL = {"type": "firewall", "backend": "iptables"}
+TUNING = {"type": "tuning", "sysctl": {"net.ipv4.tcp_keepalive_time": "600"}}
 
 # cadvisor wants fields of an x86 machine that a user-mode kernel does not show.
 CPUINFO = """processor\t: 0
@@ -52,26 +57,25 @@ def files(cluster: Cluster, node: Node) -> dict[str, str]:
         "/etc/hosts": _hosts(cluster, node),
         "/etc/resolv.conf": "",
         "/etc/containerd/config.toml": CONTAINERD,
-        "/etc/cni/net.d/10-pods.conflist": json.dumps(cni(node), indent=1),
+        "/etc/cni/net.d/10-pods.conflist": json.dumps(cni(node, cluster.plugins), indent=1),
         KUBELET_CONFIG: json.dumps(kubelet(cluster), indent=1),
         "/etc/cpuinfo": CPUINFO,
     }
 
 
-def cni(node: Node) -> dict[str, object]:
-    """Pods on a bridge; routes between nodes are made by `network`."""
+def cni(node: Node, plugins: str) -> dict[str, object]:
+    """Pods on a bridge, or each on a link of its own; routes between nodes are made by `network`.
+
+    `firewall` is a node of the strict kind: its FORWARD chain drops what the plugin of that name does not accept
+    (agent.py), and what leaves for other addresses than pods' is masqueraded by the bridge plugin.
+    """
     ranges = [[{"subnet": cidr}] for cidr in node.pod_cidrs]
-    bridge = {
-        "type": "bridge",
-        "bridge": "cni0",
-        "isGateway": True,
-        "isDefaultGateway": True,
-        "hairpinMode": True,
-        "ipMasq": False,
-        "ipam": {"type": "host-local", "ranges": ranges},
-    }
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-    return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge, portmap]}
+    ipam = {"type": "host-local", "ranges": ranges}
+    bridge: dict[str, object] = {"type": "bridge", "bridge": "cni0", "isGateway": True, "isDefaultGateway": True}
+    bridge |= {"hairpinMode": True, "ipMasq": plugins == "firewall", "ipam": ipam}
+    ptp: dict[str, object] = {"type": "ptp", "ipam": {**ipam, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}
+    chain = [ptp if plugins == "ptp" else bridge, PORTMAP, *([FIREWALL, TUNING] if plugins == "firewall" else [])]
+    return {"cniVersion": "0.4.0", "name": "pods", "plugins": chain}
 
 
 def kubelet(cluster: Cluster) -> dict[str, object]:
@@ -143,6 +147,7 @@ def agent(cluster: Cluster, node: Node, kubelet_path: object) -> dict[str, objec
         "network": network(cluster, node),
         "kubelet": [str(kubelet_path), *kubelet_flags(cluster, node)],
         "store": str(store.path(cluster.images)),
+        "strict": cluster.plugins == "firewall",
     }
 
 

@@ -28,6 +28,8 @@ DNS_PORT = 5353
 BALANCER_CIDR = "172.31.100.0/24"
 AGENT_PORT = 2222
 MOST_NODES = 9
+PLUGINS = ("bridge", "ptp", "firewall")
+"""How pods are connected (node_files.py)."""
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,20}")
 
 
@@ -61,10 +63,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster by its name and its number of nodes."""
+    """A cluster by its name, its number of nodes, and the network plugins there."""
 
     name: str = "lab"
     size: int = 2
+    plugins: str = PLUGINS[0]
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -72,6 +75,9 @@ class Cluster:
             raise ValueError(message)
         if not 1 <= self.size <= MOST_NODES:
             message = f"NODES must be a number from 1 to {MOST_NODES}: {self.size}"
+            raise ValueError(message)
+        if self.plugins not in PLUGINS:
+            message = f"PLUGINS must be one of {', '.join(PLUGINS)}: {self.plugins!r}"
             raise ValueError(message)
 
     @property

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from tests.cluster.place import Cluster
 
 POLL_SECONDS = 0.3
+_STARTED: dict[int, subprocess.Popen[bytes]] = {}
+"""By process id, those of this process: kept as long as they run, so that they can be waited for."""
 
 
 class Failed(Exception):
@@ -32,6 +34,7 @@ def start(cluster: Cluster, name: str, words: Sequence[object], cwd: pathlib.Pat
             stderr=output,
             start_new_session=True,
         )
+    _STARTED[process.pid] = process
     _pid_file(cluster, name).write_text(str(process.pid))
 
 
@@ -67,8 +70,8 @@ def wait(what: str, condition: Callable[[], object], seconds: float) -> float:
 def _ends(group: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(group, os.WNOHANG)
+        if group in _STARTED and _STARTED[group].poll() is not None:
+            del _STARTED[group]
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

@@ -60,11 +60,11 @@ def check(kube: Kube, proxy: str, mode: str) -> None:
             raise Missing(message)
 
 
-def kustomization(folder: pathlib.Path) -> pathlib.Path:
-    """deploy/kustomize as its README says: a copy, in whose example the server's address stands."""
+def kustomization(folder: pathlib.Path, source: pathlib.Path = REPO) -> pathlib.Path:
+    """deploy/kustomize of a version as its README says: a copy, in whose example the server's address stands."""
     copy = folder / "kustomize"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(REPO / "deploy/kustomize", copy)
+    shutil.copytree(source / "deploy/kustomize", copy)
     example = copy / "example/cluster.yaml"
     text = example.read_text()
     if EXAMPLE_URL not in text or ",".join(POD_CIDRS) not in text:

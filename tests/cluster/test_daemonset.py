@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from ipvsproxy.base.messages import SYNCED
 from tests.cluster import control_plane, lifecycle, nodes, programs
-from tests.cluster.application import Running
+from tests.cluster.application import HTTP, NODE_PORT, UDP, Running, daemonset, service
+from tests.cluster.daemonset import DAEMONSET, READY_SECONDS, SYSTEM, judge, pods, ready
 from tests.cluster.place import Node
-from tests.cluster.traffic import Place, Traffic, flowing
-
-SYSTEM = "--namespace=kube-system"
-OURS = "--selector=app.kubernetes.io/name=ipvsproxy"
-DAEMONSET = "daemonset/ipvsproxy"
-READY_SECONDS = 900
-
-
-def ready(running: Running) -> None:
-    running.kubectl("rollout", "status", DAEMONSET, SYSTEM, f"--timeout={READY_SECONDS}s")
-
-
-def pods(running: Running) -> dict[str, dict]:
-    """Ours by node."""
-    return {pod["spec"]["nodeName"]: pod for pod in running.kubectl.get("pods", SYSTEM, OURS)["items"]}
+from tests.cluster.traffic import Place, flowing
 
 
 def restarts(running: Running, node: str) -> int:
     return pods(running)[node]["status"]["containerStatuses"][0]["restartCount"]
-
-
-def judge(traffic: Traffic) -> None:
-    print(traffic)
-    assert not traffic.failed(), "\n".join(map(str, traffic.failed()))
-    assert not traffic.silent()
 
 
 def patch(running: Running, **spec: object) -> None:
@@ -135,34 +120,92 @@ def test_an_api_server_that_restarts_fails_no_request(running: Running):
 
 
 def test_a_drained_node_goes_on_serving(running: Running):
-    """What may leave the node leaves it; the proxy, of a DaemonSet, stays."""
-    with flowing(running.cluster, running.application.targets()) as traffic:
-        running.kubectl("drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
-        running.kubectl("uncordon", "node2")
+    """What may leave the node leaves it, and its Service goes on; the proxy, of a DaemonSet, stays."""
+    cluster, application = running.cluster, running.application
+    with movable(running) as ip:
+        targets = {
+            place: [*wanted, f"new:{ip}:80"] if place.pod_ip else wanted
+            for place, wanted in application.targets().items()
+        }
+        with flowing(cluster, targets) as traffic:
+            running.kubectl("drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s")
+            running.kubectl("uncordon", "node2")
+            running.kubectl("rollout", "status", "deployment/movable", f"--timeout={READY_SECONDS}s")
     judge(traffic)
+
+
+@contextlib.contextmanager
+def movable(running: Running) -> Iterator[str]:
+    """The ClusterIP of pods on both nodes that a drain evicts, and that still answer for a while then."""
+    deployment = movable_pods()
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    running.kubectl.apply([deployment, service("movable", "ClusterIP", selector=selector)])
+    try:
+        running.kubectl("rollout", "status", "deployment/movable", f"--timeout={READY_SECONDS}s")
+        yield running.kubectl.get("service", "movable")["spec"]["clusterIP"]
+    finally:
+        running.kubectl("delete", "deployment/movable", "service/movable", "--timeout=300s")
+
+
+def movable_pods() -> dict[str, Any]:
+    args = ["netexec", f"--http-port={HTTP}", f"--udp-port={UDP}", "--delay-shutdown=20"]
+    deployment = daemonset("movable", args, probe=True)
+    pod = deployment["spec"]["template"]["spec"]
+    labels = deployment["spec"]["selector"]
+    apart = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+    pod.update(topologySpreadConstraints=[{**apart, "labelSelector": labels}], terminationGracePeriodSeconds=30)
+    del pod["tolerations"]
+    return {**deployment, "kind": "Deployment", "spec": {**deployment["spec"], "replicas": 2}}
 
 
 def test_a_node_that_reboots_serves_again_and_others_do_not_notice(running: Running):
-    """Of the requests in the other node, those for endpoints there are the ones that cannot fail."""
-    cluster, node = running.cluster, running.cluster.node("node2")
-    local = [f"new:{cluster.nodes[0].ips[0]}:30080"]
-    running.kubectl(
-        "patch", "service", "node", "--type=merge", '--patch={"spec":{"externalTrafficPolicy":"Local"}}'
-    )
-    try:
-        with flowing(cluster, {Place(): local, Place(cluster.nodes[0]): local}) as traffic:
-            programs.stop(cluster, node.name)
-            nodes.boot(cluster, running.kube, node)
-            programs.wait(
-                "not Ready", lambda: lifecycle.ready_nodes(running.kubectl) == cluster.size, READY_SECONDS
-            )
-            ready(running)
-    finally:
-        running.kubectl(
-            "patch", "service", "node", "--type=merge", '--patch={"spec":{"externalTrafficPolicy":"Cluster"}}'
-        )
+    """Requests in the other node to endpoints there are the ones that cannot fail: with Local policies."""
+    cluster, application, node = running.cluster, running.application, running.cluster.node("node2")
+    other = cluster.nodes[0]
+    with near(running) as (port, ip):
+        inner = [f"{kind}:{ip}:80" for kind in ("new", "kept")]
+        outer = [f"{kind}:{other.ips[0]}:{port}" for kind in ("new", "kept")]
+        places = {Place(): outer, Place(other): inner, Place(other, application.clients[other.name]): inner}
+        with flowing(cluster, places) as traffic:
+            reboot(running, node)
     judge(traffic)
-    running.kubectl("rollout", "status", "daemonset/web", f"--timeout={READY_SECONDS}s")
-    with flowing(cluster, {Place(): [f"new:{node.ips[0]}:30080"]}) as after:
+    with flowing(cluster, {Place(): [f"new:{node.ips[0]}:{NODE_PORT}"]}) as after:
         nodes.run(cluster, node, "sleep", "5")
     judge(after)
+
+
+@contextlib.contextmanager
+def near(running: Running) -> Iterator[tuple[int, str]]:
+    """NodePort and ClusterIP of a Service that leads to a node's own endpoints only, from inside and outside."""
+    policies = {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}
+    wanted = service("near", "NodePort", **policies)
+    for each in wanted["spec"]["ports"]:
+        del each["nodePort"]
+    running.kubectl.apply([wanted])
+    spec = running.kubectl.get("service", "near")["spec"]
+    try:
+        yield spec["ports"][0]["nodePort"], spec["clusterIP"]
+    finally:
+        running.kubectl("delete", "service/near")
+
+
+def reboot(running: Running, node: Node) -> None:
+    """As after a power failure; return when all pods of the node run anew and are ready.
+
+    Until the kubelet has written it, the API has the state from before: containers of other names say that it has.
+    """
+    before = containers(running, node)
+    programs.stop(running.cluster, node.name, signal.SIGKILL)
+    nodes.boot(running.cluster, running.kube, node)
+    programs.wait("not up", lambda: not before & containers(running, node), READY_SECONDS)
+    programs.wait(
+        "not Ready", lambda: lifecycle.ready_nodes(running.kubectl) == running.cluster.size, READY_SECONDS
+    )
+    there = ("--all-namespaces", f"--field-selector=spec.nodeName={node.name}")
+    running.kubectl("wait", "pods", *there, "--for=condition=Ready", f"--timeout={READY_SECONDS}s")
+
+
+def containers(running: Running, node: Node) -> set[str]:
+    """The names that containerd gave them; a pod whose container does not run has none."""
+    found = running.kubectl.get("pods", "--all-namespaces", f"--field-selector=spec.nodeName={node.name}")["items"]
+    return {each.get("containerID", "") for pod in found for each in pod["status"].get("containerStatuses", [])}

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import pathlib
+import shutil
 
 import pytest
 import yaml
 
-from tests.cluster import control_plane, network, node_files, nodes, proxies
+from tests.cluster import control_plane, images, network, node_files, nodes, proxies
 from tests.cluster.binaries import Kube, Missing
-from tests.cluster.place import API_IP, BALANCER_CIDR, BRIDGE_CIDRS, OUTSIDE_IP, POD_CIDRS, SERVICE_CIDRS, Cluster
+from tests.cluster.place import (
+    API_IP,
+    BALANCER_CIDR,
+    BRIDGE_CIDRS,
+    OUTSIDE_IP,
+    PLUGINS,
+    POD_CIDRS,
+    SERVICE_CIDRS,
+    Cluster,
+)
 
 
 @pytest.mark.parametrize("name", ["", "Lab", "a/b", "../x", "x" * 22, "1st"])
@@ -67,6 +77,24 @@ def test_a_node_boots_with_its_folder_and_its_tap(monkeypatch: pytest.MonkeyPatc
     assert words[words.index("--") + 1] == str(cluster.folder / "node2")
 
 
+def test_plugins_that_the_machine_has_not_are_refused():
+    with pytest.raises(ValueError, match="PLUGINS must be one of bridge, ptp, firewall: 'flannel'"):
+        Cluster("lab", plugins="flannel")
+
+
+def test_every_chain_of_plugins_gives_pods_addresses_and_host_ports():
+    node = Cluster("lab").nodes[0]
+    chains = {each: [plugin["type"] for plugin in node_files.cni(node, each)["plugins"]] for each in PLUGINS}
+    assert chains == {
+        "bridge": ["bridge", "portmap"],
+        "ptp": ["ptp", "portmap"],
+        "firewall": ["bridge", "portmap", "firewall", "tuning"],
+    }
+    for each in PLUGINS:
+        ranges = node_files.cni(node, each)["plugins"][0]["ipam"]["ranges"]
+        assert ranges == [[{"subnet": cidr}] for cidr in node.pod_cidrs]
+
+
 def test_the_api_server_serves_both_families():
     cluster, kube = Cluster("lab"), Kube(pathlib.Path("/bin"))
     argv = [str(word) for word in control_plane.etcd(cluster)]
@@ -82,6 +110,19 @@ def test_our_manifests_are_used_as_the_readme_says_with_the_clusters_addresses(t
     assert "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48" in text
     base = folder.parent / "base/daemonset.yaml"
     assert base.read_text() == (proxies.REPO / "deploy/kustomize/base/daemonset.yaml").read_text()
+
+
+def test_an_older_version_has_its_own_manifests_and_the_files_of_its_own_image(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = tmp_path / "older"
+    shutil.copytree(proxies.REPO / "deploy/kustomize", source / "deploy/kustomize")
+    (source / "deploy/kustomize/base/of-the-older.yaml").touch()
+    assert (proxies.kustomization(tmp_path, source).parent / "base/of-the-older.yaml").exists()
+    monkeypatch.setenv("IPVSPROXY_OLDER", f"{source} --some-flag")
+    assert images.older() == source
+    with pytest.raises(Missing, match=f"there are no files of the image in {source}: make image-root"):
+        images.image_made(source)
 
 
 def test_kube_proxy_is_installed_as_by_kubeadm_in_the_mode_that_is_asked_for():

@@ -1,0 +1,29 @@
+"""Our DaemonSet in a cluster, as trials see it, and how they judge the requests meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.cluster.application import Running
+from tests.cluster.traffic import Traffic
+
+SYSTEM = "--namespace=kube-system"
+OURS = "--selector=app.kubernetes.io/name=ipvsproxy"
+DAEMONSET = "daemonset/ipvsproxy"
+READY_SECONDS = 900
+
+
+def ready(running: Running) -> None:
+    running.kubectl("rollout", "status", DAEMONSET, SYSTEM, f"--timeout={READY_SECONDS}s")
+
+
+def pods(running: Running) -> dict[str, Any]:
+    """Ours by node, without those that are ending: with a surge, these are still there beside the new ones."""
+    found = running.kubectl.get("pods", SYSTEM, OURS)["items"]
+    return {pod["spec"]["nodeName"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
+
+
+def judge(traffic: Traffic) -> None:
+    print(traffic)
+    assert not traffic.failed(), "\n".join(map(str, traffic.failed()))
+    assert not traffic.silent()

@@ -1,0 +1,72 @@
+"""Network plugins beside us, each with host ports: what they do to packets, and what we do, do not meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import application, lifecycle, nodes, place, proxies
+from tests.cluster.application import HTTP, Running, daemonset
+from tests.cluster.binaries import Kube
+from tests.cluster.daemonset import DAEMONSET, SYSTEM, judge, ready
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.place import Cluster
+from tests.cluster.traffic import Place, flowing, pod_namespace
+
+NAME = "plugins"
+SERVICE_PORT = 80
+"""A host port of this number would take the connections to VIPs, which are addresses of the node."""
+HOST_PORT = 8088
+REQUESTS = 20
+
+
+@pytest.fixture(params=place.PLUGINS, scope="module")
+def beside(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Running]:
+    cluster = Cluster(NAME, plugins=request.param)
+    with lifecycle.temporary(cluster, kube, proxies.OURS, ""):
+        kubectl = Kubectl(cluster, kube)
+        kubectl.apply([ported()])
+        running = Running(cluster, kube, kubectl, application.install(cluster, kubectl))
+        kubectl("rollout", "status", "daemonset/ported", f"--timeout={application.READY_SECONDS}s")
+        yield running
+
+
+def ported() -> dict[str, Any]:
+    """A pod with host ports on each node."""
+    wanted = daemonset("ported", ["netexec", f"--http-port={HTTP}"], probe=True)
+    container = wanted["spec"]["template"]["spec"]["containers"][0]
+    container["ports"] = [{"containerPort": HTTP, "hostPort": port} for port in (SERVICE_PORT, HOST_PORT)]
+    return wanted
+
+
+def test_host_ports_and_services_are_answered_while_the_proxy_restarts(beside: Running):
+    cluster, targets = beside.cluster, beside.application.targets()
+    for where, wanted in targets.items():
+        wanted += [f"new:{each.ips[0]}:{HOST_PORT}" for each in cluster.nodes if each != where.node]
+    with flowing(cluster, targets) as traffic:
+        beside.kubectl("rollout", "restart", DAEMONSET, SYSTEM)
+        ready(beside)
+    judge(traffic)
+
+
+def test_a_host_port_with_the_number_of_a_services_port_takes_none_of_its_connections(beside: Running):
+    cluster, application = beside.cluster, beside.application
+    vips = (application.ips["cluster"], application.balanced)
+    for node in cluster.nodes:
+        for where in (Place(node), Place(node, application.clients[node.name])):
+            for vip in vips:
+                assert {name.split("-")[0] for name in answers(cluster, where, vip)} == {"web"}, (str(where), vip)
+            names = answers(cluster, where, next(each.ips[0] for each in cluster.nodes if each != node))
+            assert {name.split("-")[0] for name in names} == {"ported"}, str(where)
+
+
+def answers(cluster: Cluster, where: Place, ip: str) -> list[str]:
+    """The names of the pods that answer."""
+    script = (
+        f"for i in $(seq {REQUESTS}); do curl -sS --max-time 20 http://{ip}:{SERVICE_PORT}/hostname; echo; done"
+    )
+    entered = ["ip", "netns", "exec", pod_namespace(cluster, where)] if where.pod_ip else []
+    assert where.node is not None
+    return nodes.run(cluster, where.node, *entered, "sh", "-c", script, seconds=600).stdout.split()
