@@ -61,7 +61,11 @@ class Server:
     def __init__(self, pki: pathlib.Path, pid: int) -> None:
         self.tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         self.tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-        self._proc = pathlib.Path("/proc", str(pid))
+        self.pid = pid
+
+    @property
+    def _proc(self) -> pathlib.Path:
+        return pathlib.Path("/proc", str(self.pid))
 
     def cpu(self) -> float:
         fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
@@ -86,9 +90,9 @@ class Exchange:
     async def ask(self, path: str, headers: str, method: str = "GET", body: bytes = b"") -> bytes:
         """The body of an answer, decompressed by nobody."""
         await self.send(path, headers, method, body)
-        head = await self._head()
+        head = await self.head()
         if b"transfer-encoding: chunked" in head.lower():
-            return b"".join([piece async for piece in self._chunks()])
+            return b"".join([piece async for piece in self.chunks()])
         length = next(
             int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line
         )
@@ -100,14 +104,14 @@ class Exchange:
         self._writer.write(lines.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await self._writer.drain()
 
-    async def _head(self) -> bytes:
+    async def head(self) -> bytes:
         head = await self._reader.readuntil(b"\r\n\r\n")
         self.received += len(head)
-        if b" 200 " not in head.split(b"\r\n")[0]:
+        if b" 20" not in head.split(b"\r\n")[0]:
             raise RuntimeError(head.decode())
         return head
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[bytes]:
         while True:
             line = await self._reader.readline()
             size = int(line, 16)
@@ -118,7 +122,7 @@ class Exchange:
             yield piece[:-2]
 
     async def follow(self) -> None:
-        async for _ in self._chunks():
+        async for _ in self.chunks():
             pass
 
     def close(self) -> None:
@@ -143,15 +147,18 @@ async def pages(exchange: Exchange, path: str, way: Way) -> None:
     token = ""
     while True:
         body = await exchange.ask(f"{path}&limit={PAGE}&continue={token}", way.headers())
-        token = continuation(body, way)
+        token = continuation(body)
         if not token:
             return
 
 
-def continuation(body: bytes, way: Way) -> str:
-    if way.gzip:
-        body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
-    return json.loads(body)["metadata"].get("continue", "")
+def continuation(body: bytes) -> str:
+    return metadata(body).get("continue", "")
+
+
+def metadata(body: bytes) -> dict[str, str]:
+    """Of a list, which the server has compressed or not."""
+    return json.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)["metadata"]
 
 
 async def measure_start(server: Server, way: Way) -> dict[str, float]:
@@ -175,7 +182,7 @@ async def measure_changes(server: Server, way: Way, watchers: int, changes: int)
     following = [await Exchange(server).open() for _ in range(watchers)]
     for each in following:
         await each.send(path, way.headers(watch=True))
-        await each._head()
+        await each.head()
     tasks = [asyncio.create_task(each.follow()) for each in following]
     await settle(lambda: sum(each.received for each in following))
     opened, before = server.cpu() - cpu, sum(each.received for each in following)

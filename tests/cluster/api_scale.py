@@ -1,6 +1,6 @@
 """What many nodes cost an API server: measured for as many as fit, to be multiplied (docs/performance.md).
 
-    python -m tests.cluster.api_scale --kube DIR [--services 1000] [--watchers 200] [--changes 200]
+    python -m tests.cluster.api_scale --kube DIR [--services 1000] [--watchers 200] [--changes 200] [--nodes 200]
 
 An etcd and a kube-apiserver alone, with Services and one EndpointSlice of five endpoints for each.
 """
@@ -53,7 +53,8 @@ def objects(number: int) -> list[dict[str, Any]]:
     return [service, slice_]
 
 
-def run(kube: Kube, services: int, watchers: int, changes: int) -> int:
+def run(kube: Kube, services: int, watchers: int, changes: int, nodes: int) -> int:
+    """Measure all of it; the first exit code that is no success."""
     cluster = Cluster(NAME)
     try:
         certificates.make(cluster)
@@ -64,11 +65,15 @@ def run(kube: Kube, services: int, watchers: int, changes: int) -> int:
         for first in range(0, services, BATCH):
             last = min(first + BATCH, services)
             kubectl.create(each for number in range(first, last) for each in objects(number))
-        words = [cluster.pki, programs.pid(cluster, "apiserver"), watchers, changes]
-        command = cluster.inside(sys.executable, "-m", "tests.cluster.api_clients", *words)
-        return subprocess.run(command, cwd=REPO, check=False).returncode
+        clients = ["api_clients", cluster.pki, programs.pid(cluster, "apiserver"), watchers, changes]
+        return _measure(cluster, clients) or _measure(cluster, ["api_restart", cluster.name, kube.folder, nodes])
     finally:
         lifecycle.down(cluster)
+
+
+def _measure(cluster: Cluster, words: list[object]) -> int:
+    command = cluster.inside(sys.executable, "-m", f"tests.cluster.{words[0]}", *words[1:])
+    return subprocess.run(command, cwd=REPO, check=False).returncode
 
 
 def main(argv: list[str]) -> int:
@@ -79,13 +84,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--services", type=int, default=1000)
     parser.add_argument("--watchers", type=int, default=200)
     parser.add_argument("--changes", type=int, default=200)
+    parser.add_argument("--nodes", type=int, default=200, help="whose proxies see the API server restart")
     options = parser.parse_args(argv)
     if not options.kube:
         print(binaries.NO_KUBE)
         return 0
     lifecycle.prepare()
     kube = binaries.open_folder(options.kube, binaries.CONTROL)
-    return run(kube, options.services, options.watchers, options.changes)
+    return run(kube, options.services, options.watchers, options.changes, options.nodes)
 
 
 if __name__ == "__main__":
