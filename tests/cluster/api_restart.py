@@ -2,7 +2,7 @@
 
     python -m tests.cluster.api_restart NAME KUBE NODES     (in the network of the cluster of that name)
 
-Each node follows Services, slices and itself as ours does: it lists in pages, watches from the version that it has,
+Each node follows Services, slices and itself as ours does: it lists in pages, watches from the version it has,
 and waits between tries as the product does. Prints one JSON object.
 """
 

@@ -1,14 +1,18 @@
-"""Copies of API objects that stay up to date, for the stand-ins that run beside a cluster."""
+"""Copies of API objects that stay up to date, for the stand-ins that run beside a cluster.
+
+As plain JSON: the client's own types refuse whole lists for one field that the API server has accepted.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import urllib3
-from kubernetes import client, config, watch
+from kubernetes import client, config
 
 WATCH_SECONDS = 300
 PAUSE_SECONDS = 1.0
@@ -26,7 +30,6 @@ class Follower:
 
     def __init__(self, list_all: Callable[..., Any]) -> None:
         self._list_all = list_all
-        self._api = list_all.__self__.api_client
         self._objects: dict[tuple[str, str], dict[str, Any]] = {}
         self._lock = threading.Lock()
 
@@ -46,13 +49,16 @@ class Follower:
                 time.sleep(PAUSE_SECONDS)
 
     def _follow(self) -> None:
-        listed = self._list_all()
-        objects = [self._api.sanitize_for_serialization(item) for item in listed.items]
+        listed = json.loads(self._list_all(_preload_content=False).data)
         with self._lock:
-            self._objects = {_key(each): each for each in objects}
-        words = {"resource_version": listed.metadata.resource_version, "timeout_seconds": WATCH_SECONDS}
-        for event in watch.Watch().stream(self._list_all, **words):
-            self._take(event["type"], event["raw_object"])
+            self._objects = {_key(each): each for each in listed["items"]}
+        version = listed["metadata"]["resourceVersion"]
+        words = {"watch": True, "resource_version": version, "timeout_seconds": WATCH_SECONDS}
+        for line in _lines(self._list_all(**words, _preload_content=False)):
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                return
+            self._take(event["type"], event["object"])
 
     def _take(self, kind: str, each: dict[str, Any]) -> None:
         with self._lock:
@@ -60,6 +66,14 @@ class Follower:
                 self._objects.pop(_key(each), None)
             else:
                 self._objects[_key(each)] = each
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Complete lines, each as soon as it is there."""
+    rest = b""
+    for piece in response.stream():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
 
 
 def _key(each: dict[str, Any]) -> tuple[str, str]:

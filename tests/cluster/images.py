@@ -27,10 +27,12 @@ REGISTRY = "registry.k8s.io"
 PAUSE = f"{REGISTRY}/pause:3.10.2"
 BUSYBOX = f"{REGISTRY}/e2e-test-images/busybox:1.37.0-1"
 AGNHOST = f"{REGISTRY}/e2e-test-images/agnhost:2.63.0"
-# Tests of name resolution want a second image, which has to have glibc's resolver: so has this one.
+# Tests of name resolution want a second image, which has to have glibc's resolver: so has this one. One test wants
+# kube-proxy's base image for its conntrack.
 AGNHOST_TAGS = (
     AGNHOST,
     *(f"{REGISTRY}/e2e-test-images/{name}" for name in ("agnhost:2.55", "glibc-dns-testing:2.0.0")),
+    f"{REGISTRY}/build-image/distroless-iptables:v0.9.3",
 )
 OURS = ("docker.io/library/ipvsproxy:0.1.0", "registry.example.com/ipvsproxy:0.1.0")
 OLDER_TAG = "registry.example.com/ipvsproxy:older"
@@ -58,7 +60,9 @@ user-defined-in-image:x:1000:
 group-defined-in-image:x:50000:user-defined-in-image
 nogroup:x:65534:
 """
-NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
+NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\n"
+# ipset of kube-proxy's ipvs mode reads the names of protocols.
+PROTOCOLS = "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n"
 # What upstream's tests call in agnhost, beside what is in busybox.
 AGNHOST_PROGRAMS = ("bash", "conntrack", "curl", "dig", "getent", "ip", "nslookup", "nsenter", "ss")
 KUBE_PROXY_PROGRAMS = ("conntrack", "iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save")
@@ -229,6 +233,7 @@ def _base(layer: Layer) -> None:
     layer.text("etc/passwd", USERS)
     layer.text("etc/group", GROUPS)
     layer.text("etc/nsswitch.conf", NSSWITCH)
+    layer.text("etc/protocols", PROTOCOLS)
     # busybox' own shell would run its applets in place of the programs beside it.
     layer.program(pathlib.Path("/usr/bin/dash"), "usr/bin/sh")
     layer.program(pathlib.Path("/usr/bin/nc.openbsd"), "usr/bin/nc")

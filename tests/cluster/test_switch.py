@@ -11,14 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import application, lifecycle, proxies, switching
-from tests.cluster.application import Running
+from tests.cluster import application, lifecycle, nodes, programs, proxies, switching
+from tests.cluster.application import Application, Running
 from tests.cluster.binaries import Kube
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
 from tests.cluster.traffic import flowing
 
 NAME = "switch"
+SYNC_SECONDS = 900
 SERVICES = int(os.environ.get("SERVICES") or 500)
 
 
@@ -38,7 +39,16 @@ def switching_from(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Runni
         installed = application.install(cluster, kubectl)
         kubectl.apply(switching.kinds(SERVICES))
         switching.prepare(cluster, kubectl)
+        programs.wait("kube-proxy does not serve", lambda: serves(cluster, installed), SYNC_SECONDS)
         yield Running(cluster, kube, kubectl, installed)
+
+
+def serves(cluster: Cluster, installed: Application) -> bool:
+    """Whether all is answered before anything happens: it takes kube-proxy a while to have so many Services."""
+    with flowing(cluster, installed.targets()) as traffic:
+        nodes.run(cluster, cluster.nodes[0], "sleep", "5")
+    print(f"before\n{traffic}")
+    return not traffic.failed() and not traffic.silent()
 
 
 @pytest.mark.parametrize("direction", ["to", "back"])
