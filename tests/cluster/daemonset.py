@@ -23,6 +23,15 @@ def pods(running: Running) -> dict[str, Any]:
     return {pod["spec"]["nodeName"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
 
 
+def is_served(running: Running, node: str, other_than: str = "") -> bool:
+    """Whether a pod of ours is ready on the node, by its own status: the DaemonSet's may be late."""
+    pod = pods(running).get(node)
+    if pod is None or pod["metadata"]["name"] == other_than:
+        return False
+    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True"
+
+
 def judge(traffic: Traffic) -> None:
     print(traffic)
     assert not traffic.failed(), "\n".join(map(str, traffic.failed()))

@@ -13,7 +13,7 @@ import pytest
 from ipvsproxy.base.messages import SYNCED
 from tests.cluster import control_plane, lifecycle, nodes, programs
 from tests.cluster.application import HTTP, NODE_PORT, UDP, Running, daemonset, service
-from tests.cluster.daemonset import DAEMONSET, READY_SECONDS, SYSTEM, judge, pods, ready
+from tests.cluster.daemonset import DAEMONSET, READY_SECONDS, SYSTEM, is_served, judge, pods, ready
 from tests.cluster.place import Node
 from tests.cluster.traffic import Place, flowing
 
@@ -76,10 +76,7 @@ def test_an_eviction_of_the_pod_fails_no_request(running: Running):
     path = f"/api/v1/namespaces/kube-system/pods/{name}/eviction"
     with flowing(running.cluster, running.application.targets()) as traffic:
         running.kubectl("create", f"--raw={path}", "--filename=-", text=json.dumps(eviction))
-        programs.wait(
-            "no new pod", lambda: pods(running).get("node1", {}).get("metadata", {}).get("name") != name, 60
-        )
-        ready(running)
+        programs.wait("no new pod", lambda: is_served(running, "node1", other_than=name), READY_SECONDS)
     judge(traffic)
 
 
@@ -90,7 +87,7 @@ def test_a_kill_for_want_of_memory_fails_no_request(running: Running):
     with flowing(running.cluster, running.application.targets()) as traffic:
         shrink(running, node)
         programs.wait("not restarted", lambda: restarts(running, "node2") > before, READY_SECONDS)
-        ready(running)
+        programs.wait("not ready", lambda: is_served(running, "node2"), READY_SECONDS)
     judge(traffic)
     last = pods(running)["node2"]["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert last["reason"] == "OOMKilled"
