@@ -13,7 +13,7 @@ import pytest
 from ipvsproxy.base.messages import SYNCED
 from tests.cluster import control_plane, lifecycle, nodes, programs
 from tests.cluster.application import HTTP, NODE_PORT, UDP, Running, daemonset, service
-from tests.cluster.daemonset import DAEMONSET, READY_SECONDS, SYSTEM, is_served, judge, pods, ready
+from tests.cluster.daemonset import DAEMONSET, OURS, READY_SECONDS, SYSTEM, is_served, judge, pods, ready
 from tests.cluster.place import Node
 from tests.cluster.traffic import Place, flowing
 
@@ -77,6 +77,17 @@ def test_an_eviction_of_the_pod_fails_no_request(running: Running):
     with flowing(running.cluster, running.application.targets()) as traffic:
         running.kubectl("create", f"--raw={path}", "--filename=-", text=json.dumps(eviction))
         programs.wait("no new pod", lambda: is_served(running, "node1", other_than=name), READY_SECONDS)
+    judge(traffic)
+
+
+@pytest.mark.parametrize("grace", [{}, {"--grace-period": "0", "--force": "true"}], ids=["ended", "killed"])
+def test_pods_of_all_nodes_deleted_at_once_fail_no_request(running: Running, grace: dict[str, str]):
+    before = {node: pod["metadata"]["name"] for node, pod in pods(running).items()}
+    with flowing(running.cluster, running.application.targets()) as traffic:
+        running.kubectl("delete", "pods", SYSTEM, OURS, *(f"{flag}={value}" for flag, value in grace.items()))
+        programs.wait(
+            "no new pods", lambda: all(is_served(running, *each) for each in before.items()), READY_SECONDS
+        )
     judge(traffic)
 
 
