@@ -179,10 +179,12 @@ async def measure_changes(server: Server, way: Way, watchers: int, changes: int)
         f"{PATHS[1]}&watch=true&allowWatchBookmarks=true&resourceVersion={version['metadata']['resourceVersion']}"
     )
     resident, cpu = server.resident(), server.cpu()
-    following = [await Exchange(server).open() for _ in range(watchers)]
-    for each in following:
+    following = []
+    for _ in range(watchers):
+        each = await Exchange(server).open()
         await each.send(path, way.headers(watch=True))
         await each.head()
+        following.append(each)
     tasks = [asyncio.create_task(each.follow()) for each in following]
     await settle(lambda: sum(each.received for each in following))
     opened, before = server.cpu() - cpu, sum(each.received for each in following)
