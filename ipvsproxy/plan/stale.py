@@ -153,7 +153,12 @@ class Stale:
             if new is not None:
                 self._seen[key] = new
             self._index(key, old, new)
-            rule = _of_wanted(key, old, new, due) if new else _of_unwanted(old, gone=frontend is None)
+            rule = _of_wanted(key, old, new, due) if new else SweepRule()
+            if frontend is None:
+                rule = _of_gone(old, due)
+            elif due.endpoints is not None and (key.protocol != UDP or due == GONE):
+                # It was gone: what was open then does not go on because its name is back.
+                rule = msgspec.structs.replace(rule, endpoints=_endpoints(frontend, frontends))
             if new is not None and new.groups is not None:
                 rule = self._with_admitted(rule, old, new.groups, due)
             if rule != SweepRule():
@@ -256,9 +261,17 @@ def _groups_that_go_on(seen: SeenFrontend) -> tuple[int, ...] | None:
     return () if any(view.audience != LOCAL for view in seen.views) else None
 
 
-def _of_unwanted(old: SeenFrontend | None, *, gone: bool) -> SweepRule:
+def _of_gone(old: SeenFrontend | None, due: SweepRule) -> SweepRule:
     """The kernel forgets the entries of a server it removes, but not those that rules of ours have rewritten."""
-    return GONE if gone and old is not None and (old.views or old.short) else SweepRule()
+    if old is None:
+        return SweepRule() if due.endpoints is None else GONE
+    return GONE if old.views or old.short else SweepRule()
+
+
+def _endpoints(frontend: Frontend, frontends: Mapping[FrontendKey, Frontend]) -> frozenset[Destination]:
+    """Return all endpoints that a new connection may lead to, those of views among them."""
+    servers = (frontends.get(view.server) for view in frontend.views)
+    return frozenset(frontend.destinations).union(*(server.destinations for server in servers if server))
 
 
 def _of_wanted(key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend, due: SweepRule) -> SweepRule:

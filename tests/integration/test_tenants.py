@@ -223,6 +223,22 @@ def test_a_pod_of_no_tenant_reaches_everything(cluster: TwoTenants) -> None:
     )
 
 
+NOTRACK = """table inet elsewhere {
+    chain prerouting { type filter hook prerouting priority raw; meta l4proto { tcp, udp } notrack; }
+}"""
+
+
+@BOTH_PATHS
+def test_no_other_tenant_is_reached_past_conntrack(cluster: TwoTenants) -> None:
+    eventually(lambda: cluster.table() == SEPARATE)
+    node = cluster.lab.nodes[0]
+    cluster.lab.run(node, ["nft", "-f", "-"], NOTRACK)
+    try:
+        assert (cluster.outcomes("p11", "green"), cluster.outcomes("p12", "blue")) == ({UNKNOWN}, {UNKNOWN})
+    finally:
+        cluster.lab.run(node, ["nft", "delete table inet elsewhere"])
+
+
 @BOTH_PATHS
 @pytest.mark.parametrize("loose", [1, 0])
 def test_a_namespace_that_changes_its_tenant_loses_what_was_open(cluster: TwoTenants, loose: int) -> None:

@@ -72,7 +72,7 @@ def words(pattern, found):
 PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
 CHAINS = chains("ipvsproxy.nft") | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
 FIRST = re.compile(
-    r"ct state (?:invalid goto|!= \w+ accept)"
+    r"ct state (?:invalid(?:,untracked)? goto|!= \w+ accept)"
     r"|icmp type echo-request goto check_ping"  # which is a matter of the protocol alone
     r"|ct direction original ct status and dnat == 0 accept|meta mark & \$reply == 0 accept"
 )

@@ -112,6 +112,44 @@ def test_entries_of_the_short_path_go_with_their_frontend():
     assert rules(plan(), short, by_ipvs, {}) == {"10.96.0.10:53/TCP": GONE}
 
 
+def _unswept(*plans):
+    """Go from each plan to the next before anything is swept; return the rules by name."""
+    stale, before = Stale(), plan()
+    stale.note(before, before)
+    for sweep in stale.sweeps():
+        stale.done(sweep)
+    for frontends in plans:
+        stale.note(before.keys() | frontends.keys(), frontends)
+        before = frontends
+    return {str(name): rule for sweep in stale.sweeps() for name, rule in sweep.rules.items()}
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+@pytest.mark.parametrize("path", [DataPath.AUTO, DataPath.IPVS])
+def test_what_was_open_when_a_frontend_went_ends_though_it_is_back_before_the_sweep(protocol, path):
+    def short(*pods, data_path=DataPath.AUTO):
+        svc = service(ports=((53, 0, protocol),))
+        slices = [slice_of("web", *pods, ports=((5353, protocol, ""),))]
+        return plan_service(svc, slices, node(), config(data_path=data_path))
+
+    (rule,) = _unswept(short(ONE), {}, short(TWO, data_path=path)).values()
+    assert rule.forbids(b"", destination(f"{ONE}:5353"))
+    assert not rule.forbids(b"", destination(f"{TWO}:5353"))
+    # Whatever happens until the sweep; a frontend without endpoints lets nothing go on.
+    for between in ([short(TWO)], [{}], [short(), {}], [short()]):
+        (rule,) = _unswept(short(ONE), {}, *between, short(TWO, data_path=path)).values()
+        assert rule.forbids(b"", destination(f"{ONE}:5353"))
+    (rule,) = _unswept(short(ONE), {}, short()).values()
+    assert rule == GONE
+
+
+def test_what_was_open_in_an_inside_view_ends_though_its_frontend_is_back():
+    local = {"external_local": True, "load_balancer_ips": ["203.0.113.10"], "protocol": "TCP"}
+    due = _unswept(plan(ONE, **local), {}, plan(TWO, **local))["203.0.113.10:53/TCP"]
+    assert due.forbids(b"", destination(f"{ONE}:5353"))
+    assert not due.forbids(b"", destination(f"{TWO}:5353"))
+
+
 def test_inside_views_let_go_of_destinations_that_are_deleted_with_their_connections():
     stale = Stale()
     frontends = plan(ONE, external_local=True, load_balancer_ips=["203.0.113.10"], protocol="TCP")
