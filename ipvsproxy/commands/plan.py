@@ -20,6 +20,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.config.settle import NODE_NAME
 from ipvsproxy.exchange.inbox import Kind, kinds
 from ipvsproxy.inspect.difference import server_text
+from ipvsproxy.inspect.short_path import by_rules
 from ipvsproxy.kube.objects import Objects, Unavailable
 from ipvsproxy.kube.saved import read_saved
 from ipvsproxy.plan.model import Node
@@ -102,7 +103,7 @@ def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]
         "frontend": str(frontend.key),
         "verdict": VERDICTS[frontend.verdict.value],
         "masquerade": MASQUERADES.get(frontend.masquerade.value, NEVER),
-        "inside": format_endpoint(inside.address, inside.port) if inside else "",
+        "inside": format_endpoint(inside.address, inside.port) if inside else by_rules(len(frontend.internal)),
         "sourceRanges": [str(cidr) for cidr in frontend.ranges],
         "vip": vip.form.value if vip else None,
         "server": server_text(frontend.server) if frontend.path is Path.IPVS else SHORT,

@@ -12,7 +12,7 @@ from typing import Any
 from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.commands.names import Names
 from ipvsproxy.inspect.difference import server_text
-from ipvsproxy.inspect.short_path import ShortPath, short_paths
+from ipvsproxy.inspect.short_path import ShortPath, by_rules, number_of_endpoints, short_paths
 from ipvsproxy.kernel.read.connections import connections as all_connections
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.records import Counters, DestinationRecord
@@ -31,6 +31,7 @@ from ipvsproxy.ruleset.schema import (
     PING_READY,
     PING_WHEN_READY,
     RESTRICTED,
+    SHORT_VIEWS,
     VIPS,
     ByFamily,
 )
@@ -147,7 +148,8 @@ def connections(_: KernelReader, known: Names, limit: int = 0) -> list[OutputRow
 
 def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each frontend of the ruleset: what its elements say."""
-    masquerades, inside = _by_frontend(view, MASQUERADE), _by_frontend(view, INTERNAL_VIEWS)
+    masquerades = _by_frontend(view, MASQUERADE)
+    inside = _by_frontend(view, INTERNAL_VIEWS) | _by_frontend(view, SHORT_VIEWS)
     ranges: dict[FrontendKey, list[str]] = {}
     for slot in (slot for kind in ALLOWED.values() for slot in view.elements(kind)):
         if slot.frontend:
@@ -158,7 +160,7 @@ def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
         _named(key, known)
         | {"verdict": _verdict(verdict, value_text(verdict))}
         | {"masquerade": MASQUERADES.get(value_text(masquerades.get(key, "")), NEVER)}
-        | {"inside": _endpoint(inside.get(key)), "sourceRanges": sorted(ranges.get(key, []))}
+        | {"inside": _inside(inside.get(key)), "sourceRanges": sorted(ranges.get(key, []))}
         | {"address": "vip" if key.address in vips else "node", "ping": pings.get(key.address, "")}
         | {"tenants": admitted.get(key)}
         for key, verdict in sorted(_by_frontend(view, FRONTENDS).items())
@@ -194,5 +196,7 @@ def _verdict(value: Value, otherwise: str) -> str:
     return "accept" if is_short(value) else VERDICTS.get(value_text(value), otherwise)
 
 
-def _endpoint(value: Value | None) -> str:
-    return format_endpoint(value.address, value.port) if isinstance(value, FrontendKey) else ""
+def _inside(value: Value | None) -> str:
+    if isinstance(value, FrontendKey):
+        return format_endpoint(value.address, value.port)
+    return by_rules(number_of_endpoints(value_text(value))) if value else ""

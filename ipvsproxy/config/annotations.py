@@ -53,7 +53,7 @@ TABLE = (
         " `--drain-timeout`."),
     Annotation(
         "data-path", "data_path", values.data_path, "ipvs or auto", "auto",
-        "The way of packets to its ClusterIPs, in place of `--data-path`: `ipvs`, or `auto` for the short path by"
+        "The way of packets to it, in place of `--data-path`: `ipvs`, or `auto` for the short path by"
         " conntrack's DNAT where the Service wants nothing that only IPVS has"
         " ([the short path](internals-packets.md#the-short-path)). A change counts for new connections."),
     Annotation(

@@ -247,7 +247,7 @@ OURS = (
         "VIPs as addresses on kube-ipvs0 or as local routes: auto, address, route", always=True,
         attribute="vip_mode", convert=VipMode, decides=True),
     Row("data-path", "dataPath", STRING, "ipvs", NEW,
-        "the way of packets to ClusterIPs: ipvs, or auto for conntrack's DNAT alone where a Service wants nothing"
+        "the way of packets to Services: ipvs, or auto for conntrack's DNAT alone where a Service wants nothing"
         " that only IPVS has. For one Service: ipvsproxy.io/data-path", always=True,
         attribute="data_path", convert=DataPath, decides=True),
     Row("drain-timeout", "drainTimeout", DURATION, 0, NEW,

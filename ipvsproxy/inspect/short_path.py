@@ -6,8 +6,8 @@ from typing import NamedTuple
 from ipvsproxy.base.address import family
 from ipvsproxy.plan.records import Counters, DestinationRecord, State
 from ipvsproxy.plan.state import USUAL, Destination, FrontendKey
-from ipvsproxy.ruleset.elements import SHORT_PATH_CHAIN, ElementKey, Value, is_short
-from ipvsproxy.ruleset.schema import ENDPOINTS, FRONTENDS
+from ipvsproxy.ruleset.elements import ElementKey, Value, is_short
+from ipvsproxy.ruleset.schema import ENDPOINTS, FRONTENDS, INTERNAL_ENDPOINTS
 
 
 class ShortPath(NamedTuple):
@@ -30,11 +30,17 @@ def short_paths(elements: Mapping[ElementKey, Value]) -> list[ShortPath]:
 
 def number_of_endpoints(verdict: str) -> int:
     """Return over how many endpoints a verdict spreads new connections."""
-    return int(verdict.removeprefix(SHORT_PATH_CHAIN))
+    return int(verdict.rpartition("_")[2])
 
 
-def endpoints(state: State, key: FrontendKey, number: int) -> list[DestinationRecord]:
-    """Look up the endpoints of a frontend, each by its number as a packet would. Raises KernelError."""
-    found = (state.find(ENDPOINTS[family(key.address)], key, place) for place in range(number))
+def by_rules(endpoints: int) -> str:
+    """Return the words for an internal view on the short path, empty without endpoints."""
+    return f"short path, {endpoints} endpoint{'s' * (endpoints > 1)}" if endpoints else ""
+
+
+def endpoints(state: State, key: FrontendKey, verdict: str) -> list[DestinationRecord]:
+    """Look up the endpoints of a frontend to which a verdict leads, each by its number. Raises KernelError."""
+    kind = (ENDPOINTS if is_short(verdict) else INTERNAL_ENDPOINTS)[family(key.address)]
+    found = (state.find(kind, key, place) for place in range(number_of_endpoints(verdict)))
     targets = [match.value for match in found if match and isinstance(match.value, FrontendKey)]
     return [DestinationRecord(Destination(to.address, to.port), USUAL, 0, 0, 0, Counters()) for to in targets]

@@ -31,6 +31,7 @@ from ipvsproxy.ruleset.schema import (
     POD_CIDRS,
     POD_INTERFACES,
     RANGED,
+    SHORT_VIEWS,
     VIPS,
     ByFamily,
 )
@@ -93,7 +94,7 @@ class _Walk:
         self._steps: list[Step] = []
         self._sender = Sender.NODE
         self._at = packet.to
-        self._endpoints = 0
+        self._endpoints: list[DestinationRecord] = []
         self.admission = NOT_JUDGED
 
     def walk(self) -> Explanation:
@@ -105,7 +106,7 @@ class _Walk:
             end = self._forwarded() or self._decide()
         if end.outcome is not None:
             return self._ended(end)
-        return self._short_path() if self._endpoints else self._balance()
+        return self._short_path(self._endpoints) if self._endpoints else self._balance()
 
     def _ended(self, end: _End) -> Explanation:
         return Explanation(
@@ -159,12 +160,23 @@ class _Walk:
         """Follow the view for the group of the source, or else the internal view."""
         match = self._group_view()
         if match is None and self._sender is not Sender.OUTSIDE:
+            if self._short_view():
+                return
             match = self._find(INTERNAL_VIEWS, self._packet.to)
         if match and isinstance(match.value, FrontendKey):
             self._at = match.value
             internal = match.slot.set in INTERNAL_VIEWS.values()
             what = "externalTrafficPolicy Local, seen from inside" if internal else "the view for this group"
             self._note("inside" if internal else "lead_group", f"{what}: DNAT to {self._at}", match)
+
+    def _short_view(self) -> bool:
+        """Follow the internal view of a frontend on the short path."""
+        match = self._find(SHORT_VIEWS, self._packet.to)
+        if match is not None:
+            self._endpoints = short_path.endpoints(self._state, self._at, value_text(match.value))
+            seen = "externalTrafficPolicy Local, seen from inside"
+            self._note("inside", f"{seen}: {_by_chance(self._endpoints)}", match)
+        return match is not None
 
     def _group_view(self) -> ElementMatch | None:
         """Packets of this node itself do not pass the hook `prerouting`."""
@@ -204,16 +216,16 @@ class _Walk:
         )
 
     def _decide(self) -> _End:
-        """The DNAT of a view ends the nat chains: it leads to a server that has endpoints."""
-        if self._at != self._packet.to:
+        """The DNAT of a view ends the nat chains: it leads to a server that has endpoints, or to one of them."""
+        if self._at != self._packet.to or self._endpoints:
             return TO_IPVS
         match = self._find(FRONTENDS, self._at)
         if match is None:
             return self._no_frontend()
         text = value_text(match.value)
         if is_short(text):
-            self._endpoints = short_path.number_of_endpoints(text)
-            self._note("decide", f"the short path: DNAT to one of {self._endpoints} endpoints, by chance", match)
+            self._endpoints = short_path.endpoints(self._state, self._at, text)
+            self._note("decide", _by_chance(self._endpoints), match)
             return TO_IPVS
         verdict = PacketVerdict(text) if text in list(PacketVerdict) else None
         self._note("decide", WORDS[verdict] if verdict else text, match)
@@ -239,12 +251,11 @@ class _Walk:
 
     # The short path
 
-    def _short_path(self) -> Explanation:
-        found = short_path.endpoints(self._state, self._at, self._endpoints)
+    def _short_path(self, found: Sequence[DestinationRecord]) -> Explanation:
         targets = []
         for real in found:
             reason, source = self._masquerade(real.destination.address)
-            targets.append(Target(real, 1 / self._endpoints, source, reason))
+            targets.append(Target(real, 1 / len(found), source, reason))
         return Explanation(
             self._packet, self._sender, tuple(self._steps), PacketOutcome.ACCEPTED,
             f"conntrack sends it to one of {len(targets)} endpoints" if len(targets) > 1
@@ -313,6 +324,10 @@ class _Walk:
         if not local and self._state.find(VIPS[self._number], source):
             return "the source is a VIP, which no other host can answer"
         return ""
+
+
+def _by_chance(endpoints: Sequence[DestinationRecord]) -> str:
+    return f"the short path: DNAT to one of {len(endpoints)} endpoints, by chance"
 
 
 def _way(route: Route | None) -> str:

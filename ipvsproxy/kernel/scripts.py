@@ -6,14 +6,22 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from ipvsproxy.base.names import MASQUERADE_BIT
-from ipvsproxy.ruleset.schema import BY_SOURCE, MOST_ENDPOINTS, PING, SHORT_PATH, SOURCE_RANGES, VIEW_REPLIES
+from ipvsproxy.ruleset.schema import (
+    BY_SOURCE,
+    MOST_ENDPOINTS,
+    PING,
+    SHORT_LOCAL,
+    SHORT_PATH,
+    SOURCE_RANGES,
+    VIEW_REPLIES,
+)
 
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
-PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, PING, REPLIES)
+PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, SHORT_LOCAL, PING, REPLIES)
 """Scripts that add chains to the table of `ipvsproxy.nft`, for nodes that need them."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
-ONE_CHAIN = re.compile(r"\tchain endpoints_1 {.*?\n\t}\n", re.DOTALL)
+ONE_CHAIN = re.compile(r"\tchain \w*endpoints_1 {.*?\n\t}\n", re.DOTALL)
 
 
 class Scripts(NamedTuple):
@@ -43,7 +51,7 @@ def ruleset(mark: int = DEFAULT_MARK, *, quiet_arp: bool = True, parts: Iterable
 def part(name: str, mark: int = DEFAULT_MARK) -> str:
     """Return the text of one of the parts."""
     text = script(name)
-    if name == SHORT_PATH:
+    if name in (SHORT_PATH, SHORT_LOCAL):
         return ONE_CHAIN.sub(_for_all_numbers, text)
     text = text.replace("redefine reply = 0x00004000", f"redefine reply = {mark:#010x}", 1)
     return text.replace("redefine others = 0xffffbfff", f"redefine others = {mark ^ 0xFFFFFFFF:#010x}", 1)

@@ -38,7 +38,8 @@ from ipvsproxy.plan.state import (
     Vip,
     VipForm,
 )
-from ipvsproxy.ruleset.elements import ElementKey, Value, is_short
+from ipvsproxy.ruleset.elements import ElementKey, Value, is_by_rules, is_short
+from ipvsproxy.ruleset.schema import SHORT_ENDPOINTS
 
 Attributes = Mapping[Destination, DestinationAttributes]
 Group = tuple[DestinationAttributes, tuple[Destination, ...]]
@@ -58,6 +59,7 @@ class Verb(IntEnum):
 # Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
 NEW_SERVICE, SET_SERVICE, DEL_SERVICE, NEW_DEST, SET_DEST, DEL_DEST = Verb
 SERVER_VERBS = (NEW_SERVICE, SET_SERVICE, DEL_SERVICE)
+MARKS = frozenset(SHORT_ENDPOINTS.values())
 TCP, VIP_FORMS = Protocol.TCP, tuple(VipForm)
 
 
@@ -139,6 +141,8 @@ def diff(touched: Dirty, wanted: Wanted, shadow: KernelState, protected: Callabl
             steps.removed.append(IpvsStep(DEL_SERVICE, key))
     for address in touched.vips:
         _vip(address, wanted.vip(address), shadow.vips, steps)
+    if steps.raised and steps.lowered:
+        _with_their_verdicts(steps)
     if steps.left:
         # In one transaction, and first: a source leaves its group before another group may connect to anything.
         steps.raised, steps.left = steps.left + steps.raised, []
@@ -155,20 +159,33 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
         steps.left.append(ElementStep(slot, None))
     elif value is None:
         # Source ranges of a frontend that stays change in one transaction: old and new ones may overlap, and
-        # no client may get through, or be refused, between two. Those of one that goes outlive it.
-        at_once = slot.restricted_frontend in wanted
+        # no client may get through, or be refused, between two. Those of one that goes outlive it. Endpoints of
+        # the short path go together with the verdict that led to them.
+        verdict = slot.chosen_by
+        with_verdict = verdict is not None and is_by_rules(wanted.get(verdict))
+        at_once = with_verdict or slot.restricted_frontend in wanted
         (steps.raised if at_once else steps.lowered).append(ElementStep(slot, None))
     else:
         steps.raised.append(ElementStep(slot, value, replaces=present is not None))
 
 
+def _with_their_verdicts(steps: Steps) -> None:
+    """Have the marks of endpoints go in the transaction in which verdicts change: one is cheaper than two."""
+    marks = [step for step in steps.lowered if step.slot.set in MARKS]
+    if marks:
+        steps.raised += marks
+        steps.lowered = [step for step in steps.lowered if step.slot.set not in MARKS]
+
+
 def _switches(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: KernelState) -> bool:
     """Whether an element belongs to a frontend that stays, and leads new connections another way.
 
-    That is by a view to another server, or from the short path to the frontend's own server.
+    That is by a view to another server, or from the short path to the frontend's own server, or to that of a view.
     """
     if is_short(shadow.elements.get(slot)):
         return slot in wanted and not is_short(wanted[slot])
+    if slot.short_view in shadow.elements:
+        return slot.short_view not in wanted and slot.redirects[1] in wanted
     if slot.owner not in shadow.servers or not slot.redirects:  # most are of new frontends, or of none
         return False
     verdict, *views = slot.redirects

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ipvsproxy.config import DataPath, DetectLocalMode
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance
-from ipvsproxy.plan.model import Protocol, Service
+from ipvsproxy.plan.model import Service
 from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Path
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS
 
@@ -24,7 +24,6 @@ class PathChoice(NamedTuple):
     reason: str = ""
 
 
-OUTSIDE = "NodePorts, external and load balancer addresses: only with IPVS"
 BY_IPVS = DataPath.IPVS
 BY_LINK = (DetectLocalMode.BRIDGE_INTERFACE, DetectLocalMode.INTERFACE_NAME_PREFIX)
 """A packet that stays on its bridge after the DNAT has no incoming link in postrouting (br_nf_post_routing)."""
@@ -36,10 +35,9 @@ def path_of_service(
     configured: DataPath,
     scheduler: str,
     balance: Balance,
-    drain_seconds: float,
     detection: DetectLocalMode | None,
 ) -> PathChoice:
-    """Choose for all ClusterIPs of a Service."""
+    """Choose for all frontends of a Service."""
     if (service.data_path or configured) == BY_IPVS:
         return IPVS_IS_WANTED
     wishes = (
@@ -50,27 +48,17 @@ def path_of_service(
         (balance is not NOTHING_SPECIAL, "weights and limits of endpoints"),
         (service.tenant_dns, "a view that leads to its virtual server, the DNS of a tenant"),
         (bool(service.slow_start_seconds), "slow start of endpoints"),
-        (bool(drain_seconds), "a drain timeout"),
-        (service.internal_local, "internalTrafficPolicy Local"),
         (detection in BY_LINK, "local pods that are recognised by their link"),
-        (service.external_local and _is_reached_from_outside(service), "externalTrafficPolicy Local"),
     )
     return next((_needs(what) for is_wanted, what in wishes if is_wanted), SHORT)
 
 
-def path_of_port(of_service: PathChoice, protocol: Protocol, endpoints: int) -> PathChoice:
-    """Choose for one port of a ClusterIP with so many endpoints."""
+def path_of_port(of_service: PathChoice, endpoints: int) -> PathChoice:
+    """Choose for the frontends of one port with so many endpoints."""
     if of_service.path is IPVS_PATH:
         return of_service
-    if protocol is Protocol.SCTP:
-        return _needs("SCTP")
     return of_service if endpoints <= MOST_ENDPOINTS else _needs(f"more than {MOST_ENDPOINTS} endpoints")
 
 
 def _needs(what: str) -> PathChoice:
     return PathChoice(IPVS_PATH, f"{what}: only with IPVS")
-
-
-def _is_reached_from_outside(service: Service) -> bool:
-    ports = any(port.node_port for port in service.ports)
-    return bool(ports or service.external_ips or service.load_balancer_ips)

@@ -19,15 +19,14 @@ from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, co
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.path import OUTSIDE
 from ipvsproxy.plan.port_plan import PortPlan, PortPlanner
 from ipvsproxy.plan.safety import AddressRefusal, without
 from ipvsproxy.plan.server import unused_server_wishes
 from ipvsproxy.plan.state import (
+    SHORT_PATH,
     Claim,
     Frontend,
     FrontendKey,
-    Path,
     View,
 )
 from ipvsproxy.plan.synthetic_ports import synthetic_ports
@@ -155,12 +154,11 @@ def _outside_frontends(
     service: Service, views: Sequence[PortPlan], node: NodeFacts, tally: Tally
 ) -> Iterator[tuple[Tier, Frontend]]:
     """Yield what is reached from outside, after the internal views that it leads to."""
-    if service.external_local and service.internal_local:
-        for view in views:
-            if view.inside_port:
-                if not tally.spend(NODE_PORT, SERVER_SIZE + len(view.cluster)):
-                    return
-                yield NODE_PORT, _inside_frontend(view)
+    for view in views:
+        if _needs_inside_frontend(view):
+            if not tally.spend(NODE_PORT, SERVER_SIZE + len(view.cluster)):
+                return
+            yield NODE_PORT, _inside_frontend(view)
     no_ranges: dict[int, AdmittedSources] = {}
     ranges = admissions_of(service, node) if service.source_ranges else no_ranges
     for tier, addresses, admissions in (
@@ -173,12 +171,25 @@ def _outside_frontends(
             if tier is NODE_PORT and (view.port.protocol, port) in node.ports_in_use:
                 tally.complaints.append(f"NodePort {port}/{view.port.protocol.name}: {LISTENED}")
                 continue
-            size = SERVER_SIZE + len(view.local if service.external_local else view.cluster)
+            size = _size_outside(view)
             for address in addresses.get(family(view.cluster_ip), ()) if port else ():
                 sources = allowed(admissions, address)
                 if not tally.spend(tier, size + RANGE_SIZE * len(sources)):
                     return
                 yield tier, _external_frontend(view, node, address, port, sources, claim=CLAIMS[tier])
+
+
+def _needs_inside_frontend(view: PortPlan) -> bool:
+    """Whether local pods and the node need a virtual server of their own: that of the ClusterIP is Local, too."""
+    service, by_ipvs = view.service, view.path.path is not SHORT_PATH
+    return service.external_local and service.internal_local and by_ipvs and bool(view.inside_port)
+
+
+def _size_outside(view: PortPlan) -> int:
+    """Return how much one frontend costs that is reached from outside."""
+    if not view.service.external_local:
+        return SERVER_SIZE + len(view.cluster)
+    return SERVER_SIZE + len(view.local) + (len(view.cluster) if view.path.path is SHORT_PATH else 0)
 
 
 def _by_family(addresses: Sequence[bytes]) -> dict[int, list[bytes]]:
@@ -248,13 +259,14 @@ def _external_frontend(
     local = view.service.external_local
     destinations = view.local if local else view.cluster
     bind = address not in node.link_addresses
+    is_short = view.path.path is SHORT_PATH
     return Frontend(
         key=FrontendKey(address, view.port.protocol, port),
         server=view.server,
         destinations=destinations,
         verdict=_verdict(view, destinations),
         masquerade=NEVER if local else ALWAYS,
-        views=_internal_view(view) if local else (),
+        views=_internal_view(view) if local and not is_short else (),
         ranges=ranges,
         bind=bind,
         quiet=view.quiet and bind,
@@ -263,7 +275,9 @@ def _external_frontend(
         remaining=view.remaining,
         claim=claim,
         serving=view.serving,
-        path_reason=OUTSIDE if view.path.path is Path.SHORT else view.path.reason,
+        path=view.path.path,
+        path_reason=view.path.reason,
+        internal=tuple(view.cluster) if local and is_short else (),
         ping=view.service.ping,
     )
 

@@ -64,7 +64,6 @@ class PortPlanner:
             config.data_path,
             self._scheduler,
             backends.balance,
-            self._drain_seconds,
             config.detect_local_mode,
         )
 
@@ -90,7 +89,7 @@ class PortPlanner:
             drain_seconds=self._drain_seconds,
             serving=_serving(found) if port.protocol is UDP else (),
             remaining=_remaining(found) if self._drain_seconds == UNTIL_POD_IS_GONE else (),
-            path=path_of_port(self._path, port.protocol, len(choice.cluster)),
+            path=path_of_port(self._path, max(len(choice.cluster), len(choice.local))),
         )
 
     def _destinations(self, backends: Sequence[PortEndpoint]) -> Destinations:

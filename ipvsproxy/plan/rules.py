@@ -4,12 +4,12 @@ The rules themselves are static (nft/rulesets/ipvsproxy.nft) and are explained t
 `ruleset.schema`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.plan.ping import ping_elements
-from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Frontend, FrontendKey, GroupAdmission
+from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Destination, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.ruleset.elements import (
     ADMIT_OR_DROP,
     ADMIT_OR_REFUSE,
@@ -19,6 +19,7 @@ from ipvsproxy.ruleset.elements import (
     PacketVerdict,
     Value,
     short_path,
+    short_view,
     view_slot,
 )
 from ipvsproxy.ruleset.schema import (
@@ -30,6 +31,7 @@ from ipvsproxy.ruleset.schema import (
     FRONTENDS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
+    INTERNAL_ENDPOINTS,
     LINKS,
     LOCAL,
     MASQUERADE,
@@ -43,6 +45,7 @@ from ipvsproxy.ruleset.schema import (
     SERVED,
     SHORT_ENDPOINTS,
     SHORT_FRONTENDS,
+    SHORT_VIEWS,
     VIEW_SERVERS,
     VIPS,
 )
@@ -97,16 +100,27 @@ def elements(frontend: Frontend) -> FrontendElements:
 
 
 def _decision(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
-    """Return the verdict of a frontend, and its endpoints where the ruleset chooses one."""
-    if frontend.path is not SHORT_PATH or not frontend.destinations:
-        return {ElementKey(FRONTENDS[number], frontend.key): frontend.verdict}
-    return {**dict(balanced_by_rules(frontend)), ElementKey(SHORT_FRONTENDS[number], frontend.key): ""}
+    """Return the verdict of a frontend, and its endpoints where the ruleset chooses one, by audience."""
+    key = frontend.key
+    if frontend.path is not SHORT_PATH or not (frontend.destinations or frontend.internal):
+        return {ElementKey(FRONTENDS[number], key): frontend.verdict}
+    own: dict[ElementKey, Value] = {ElementKey(SHORT_FRONTENDS[number], key): ""}
+    if frontend.destinations:
+        own.update(balanced_by_rules(frontend))
+    else:
+        own[ElementKey(FRONTENDS[number], key)] = frontend.verdict
+    own.update(internal_view_by_rules(key, frontend.internal) if frontend.internal else ())
+    return own
 
 
 def may_be_balanced_by_rules(frontend: Frontend) -> bool:
     """Whether a frontend that has its own server could do without for a moment."""
-    by_ipvs = frontend.path is IPVS_PATH and frontend.verdict is ACCEPT
-    return by_ipvs and 0 < len(frontend.destinations) <= MOST_ENDPOINTS
+    return frontend.verdict is ACCEPT and may_be_view_by_rules(frontend)
+
+
+def may_be_view_by_rules(frontend: Frontend) -> bool:
+    """Whether views that lead to the server of a frontend could do without for a moment."""
+    return frontend.path is IPVS_PATH and 0 < len(frontend.destinations) <= MOST_ENDPOINTS
 
 
 def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:
@@ -114,19 +128,27 @@ def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:
     key, endpoints = frontend.key, frontend.destinations
     number = family(key.address)
     yield ElementKey(FRONTENDS[number], key), short_path(len(endpoints))
-    for place, to in enumerate(_endpoints(frontend)):
+    for place, to in enumerate(_ends(key, endpoints)):
         yield ElementKey(ENDPOINTS[number], key, place), to
+
+
+def internal_view_by_rules(key: FrontendKey, endpoints: Collection[Destination]) -> Iterator[Element]:
+    """Yield what leads local pods and the node from a frontend to endpoints."""
+    number = family(key.address)
+    yield ElementKey(SHORT_VIEWS[number], key), short_view(len(endpoints))
+    for place, to in enumerate(_ends(key, endpoints)):
+        yield ElementKey(INTERNAL_ENDPOINTS[number], key, place), to
 
 
 def _short_endpoints(frontend: Frontend) -> list[ElementKey]:
     if frontend.path is not SHORT_PATH:
         return []
-    kind = SHORT_ENDPOINTS[family(frontend.key.address)]
-    return [ElementKey(kind, to) for to in _endpoints(frontend)]
+    kind, all_of_them = SHORT_ENDPOINTS[family(frontend.key.address)], {*frontend.destinations, *frontend.internal}
+    return [ElementKey(kind, to) for to in _ends(frontend.key, all_of_them)]
 
 
-def _endpoints(frontend: Frontend) -> Iterator[FrontendKey]:
-    return (FrontendKey(d.address, frontend.key.protocol, d.port) for d in frontend.destinations)
+def _ends(key: FrontendKey, endpoints: Iterable[Destination]) -> Iterator[FrontendKey]:
+    return (FrontendKey(d.address, key.protocol, d.port) for d in endpoints)
 
 
 def _admission_elements(number: int, key: FrontendKey, admission: GroupAdmission) -> Iterator[Element]:

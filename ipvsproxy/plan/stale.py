@@ -271,7 +271,9 @@ def _of_gone(old: SeenFrontend | None, due: SweepRule) -> SweepRule:
 def _endpoints(frontend: Frontend, frontends: Mapping[FrontendKey, Frontend]) -> frozenset[Destination]:
     """Return all endpoints that a new connection may lead to, those of views among them."""
     servers = (frontends.get(view.server) for view in frontend.views)
-    return frozenset(frontend.destinations).union(*(server.destinations for server in servers if server))
+    return frozenset((*frontend.destinations, *frontend.internal)).union(
+        *(server.destinations for server in servers if server)
+    )
 
 
 def _of_wanted(key: FrontendKey, old: SeenFrontend | None, new: SeenFrontend, due: SweepRule) -> SweepRule:

@@ -145,7 +145,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     without limit, UNTIL_POD_IS_GONE: as long as it is in `remaining`, all endpoints that the slices list.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
     frontend uses them. `destinations` are in the order in which a new server gets them. On the short path there is
-    no server; `path_reason` says why a frontend is not on it that was to be. `admission` is None where all local
+    no server; `path_reason` says why a frontend is not on it that was to be. `internal` are the endpoints of its
+    internal view there, which needs no other server and is none of `views`. `admission` is None where all local
     pods may connect. `ping` is what the Service says about pings (`plan.ping`), empty for nothing.
     """
 
@@ -167,6 +168,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     admission: GroupAdmission | None = None
     path: Path = Path.IPVS
     path_reason: str = ""
+    internal: tuple[Destination, ...] = ()
     ping: str = ""
 
     @property
@@ -195,7 +197,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
             and self.hairpins == other.hairpins
             and self.health_check_port == other.health_check_port
             and self.path is other.path
-            and (self.path is Path.IPVS or self.destinations == other.destinations)
+            and (self.path is IPVS_PATH or self.destinations == other.destinations)
+            and self.internal == other.internal
             and self.ping == other.ping
         )
 

@@ -19,10 +19,11 @@ from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.backoff import Backoff
 from ipvsproxy.plan.diff import IpvsStep, Steps, Verb
 from ipvsproxy.plan.drain import Drains, Ended
+from ipvsproxy.plan.short_drains import ShortDrains
 from ipvsproxy.plan.slices import Room, unit_cost
 from ipvsproxy.plan.state import SHORT_PATH, Destination, Dirty, Frontend, FrontendKey
 from ipvsproxy.reconciler.part import Part
-from ipvsproxy.reconciler.stale_connections import Sweeper
+from ipvsproxy.reconciler.stale_connections import PAUSE_SECONDS, Sweeper
 from ipvsproxy.reconciler.wanted_state import WantedState
 
 Connections = Iterator[dict[Destination, int] | None]
@@ -52,6 +53,7 @@ class Drainer(Part):
         self._clock = clock
         self._report = report
         self._drains = Drains()
+        self._short = ShortDrains()
         self._room = room
         # What has come to its end and is not deleted yet, and when that was found.
         self._ended: dict[FrontendKey, tuple[float, Sequence[Ended]]] = {}
@@ -71,7 +73,9 @@ class Drainer(Part):
     @property
     def next_due(self) -> float:
         """When a server is to be asked for connections, or the next part of what has ended is to be deleted."""
-        return -math.inf if self._ended or self._reading else self._drains.next_look
+        if self._ended or self._reading:
+            return -math.inf
+        return min(self._drains.next_look, self._short.next_due)
 
     @property
     def is_unfinished(self) -> bool:
@@ -82,10 +86,13 @@ class Drainer(Part):
         """Record what drains on some servers, after any change of them."""
         servers, now = self._kernel.shadow.servers, self._clock()
         for key in keys:
-            self._drains.note(key, frontends.get(key), servers.get(key), now)
+            frontend = frontends.get(key)
+            self._drains.note(key, frontend, servers.get(key), now)
+            self._short.note(key, frontend, now)
 
     def run(self, now: float) -> int:
         """Delete what has come to its end, one part of it; return the number of changes. Raises KernelError."""
+        self._end_on_short_path(now)
         keys = self._drains.due(now)
         for key in keys:
             # What is being read goes on: begun anew each time, a reading that takes longer would never end.
@@ -113,6 +120,12 @@ class Drainer(Part):
             self._backoff.settle(Dirty(), failed, self._clock())
         self._log_ended([(key, item) for key in ended.keys() - failed.servers for item in ended[key]])
         return sum(step.size for step in steps)
+
+    def _end_on_short_path(self, now: float) -> None:
+        """Cut connections on the short path that have come to their deadline; what fails is tried again later."""
+        for sweep in self._short.sweeps(now):
+            if not self._sweeper.carry_out(sweep):
+                self._short.later(sweep.rules, now + PAUSE_SECONDS)
 
     def _empty(self, keys: Iterable[FrontendKey]) -> Iterator[IpvsStep]:
         """Yield the ends of servers that were kept for what drained only: of frontends on the short path."""

@@ -81,22 +81,25 @@ class Sweeper(Part):
     def run(self, now: float) -> int:
         """Delete what has become stale; what fails is tried again later."""
         for sweep in self._stale.sweeps():
-            try:
-                self._carry_out(sweep)
-            except KernelError as error:
-                log.error("Could not search conntrack for stale entries, will retry", err=str(error))
+            if not self.carry_out(sweep):
                 self._not_before = now + PAUSE_SECONDS
                 break
             self._stale.done(sweep)
         return 0
 
-    def _carry_out(self, sweep: Sweep) -> None:
+    def carry_out(self, sweep: Sweep) -> bool:
+        """Delete what a sweep names; return whether that could be done."""
         began = self._clock()
-        deleted = self._kernel.sweep(sweep)
+        try:
+            deleted = self._kernel.sweep(sweep)
+        except KernelError as error:
+            log.error("Could not search conntrack for stale entries, will retry", err=str(error))
+            return False
         seconds = self._clock() - began
         self._report.swept(sweep.family, seconds, deleted)
         if deleted:
             log.info("Deleted stale conntrack entries", count=deleted, seconds=round(seconds, 3))
+        return True
 
 
 def _addresses(changed: Dirty) -> set[bytes]:

@@ -90,20 +90,20 @@ class Start(Part):
         first, rest = self._wanted.take_stages()
         changes = 0
         if first and rest and is_new:
-            changes += self._bring_up(first)
+            changes += self._bring_up(first, is_new=True)
             log.info("Synced the Services of API server and DNS", services=len(first), seconds=self._since(began))
         else:
             rest = first + rest
         applier.add(self._wanted.everything())
         applier.found_different(shadow.everything())
-        return changes + self._bring_up(rest)
+        return changes + self._bring_up(rest, is_new=is_new)
 
-    def _bring_up(self, keys: list[str]) -> int:
+    def _bring_up(self, keys: list[str], *, is_new: bool) -> int:
         """Plan Services, load the rules of all that are planned, then the rest; return the number of changes."""
         self._applier.add(self._wanted.plan_all(keys, self._report.progressed))
         # What has been adopted and is to go must not answer without any rules until it is gone.
         leaving = self._wanted.guards_of_leaving(self._kernel.shadow.vips)
-        waiting = self._wanted.without_server(self._kernel.shadow)
+        waiting = self._wanted.without_server(self._kernel.shadow, is_new=is_new)
         refused = self._kernel.rules.load({**self._wanted.elements, **leaving, **waiting})
         self._applier.rules_loaded(leaving.keys() | waiting.keys() | refused.slots)
         return self._applier.run_start(self._clock())

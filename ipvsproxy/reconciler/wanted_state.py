@@ -19,7 +19,13 @@ from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import EndpointSlice, Node, Protocol, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved
-from ipvsproxy.plan.rules import audience_element, balanced_by_rules, may_be_balanced_by_rules
+from ipvsproxy.plan.rules import (
+    audience_element,
+    balanced_by_rules,
+    internal_view_by_rules,
+    may_be_balanced_by_rules,
+    may_be_view_by_rules,
+)
 from ipvsproxy.plan.safety import has_external_ips
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, ServerState, Vip
@@ -28,6 +34,7 @@ from ipvsproxy.reconciler.node_state import API_SERVER, NodeState, log_missing
 from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.service_reports import ServiceReports
 from ipvsproxy.ruleset.elements import ElementKey, Value, guards
+from ipvsproxy.ruleset.schema import LOCAL
 
 
 class WantedState:
@@ -282,18 +289,23 @@ class WantedState:
         mine = (vip.address for vip in vips if vip.address not in self._node.facts.link_addresses)
         return {slot: "" for address in mine if self._ledger.vip(address) is None for slot in guards(address)}
 
-    def without_server(self, shadow: KernelState) -> dict[ElementKey, Value]:
+    def without_server(self, shadow: KernelState, *, is_new: bool) -> dict[ElementKey, Value]:
         """Return elements that serve frontends by rules whose VIP answers already, until they have their server.
 
-        They have been on the short path, or another program has deleted the server.
+        They have been on the short path, or another program has deleted the server. On a node that `is_new` no
+        NodePort answers yet.
         """
-        answering = {vip.address for vip in shadow.vips}
-        lacking = (
-            frontend
-            for key, frontend in self._ledger.frontends.items()
-            if key not in shadow.servers and key.address in answering and may_be_balanced_by_rules(frontend)
-        )
-        return {slot: value for frontend in lacking for slot, value in balanced_by_rules(frontend)}
+        found, frontends = dict[ElementKey, Value](), self._ledger.frontends
+        answering = {vip.address for vip in shadow.vips}.union(() if is_new else self._node.facts.link_addresses)
+        for key, frontend in frontends.items():
+            if key.address not in answering:
+                continue
+            if key not in shadow.servers and may_be_balanced_by_rules(frontend):
+                found.update(balanced_by_rules(frontend))
+            view = frontends.get(frontend.server_for(LOCAL) or key)
+            if frontend.views and view and view.key not in shadow.servers and may_be_view_by_rules(view):
+                found.update(internal_view_by_rules(key, view.destinations))
+        return found
 
     def take_stages(self) -> Sequence[list[str]]:
         """Return all Services to be planned at a cold start: first those that all others wait for."""

@@ -16,8 +16,10 @@ from ipvsproxy.ruleset.schema import (
     ALLOWED,
     AUDIENCES,
     BY_AUDIENCE,
+    ENDPOINTS,
     FRONTENDS,
     GROUP_VIEWS,
+    INTERNAL_ENDPOINTS,
     INTERNAL_VIEWS,
     LOCAL,
     PING_ALLOWED,
@@ -25,6 +27,7 @@ from ipvsproxy.ruleset.schema import (
     RANGED,
     RESTRICTED,
     SERVED,
+    SHORT_VIEWS,
     VIPS,
     SetSchema,
 )
@@ -39,8 +42,8 @@ class PacketVerdict(StrEnum):
     INSIDE_ONLY = "goto inside_only"
 
 
-SHORT_PATH_CHAIN = "goto endpoints_"
-"""How the verdict of a frontend on the short path begins; the number of its endpoints follows."""
+SHORT_PATH_CHAIN, SHORT_VIEW_CHAIN = "goto endpoints_", "goto internal_endpoints_"
+"""How the verdicts of frontends on the short path, and of internal views, begin; a number of endpoints follows."""
 
 
 def short_path(endpoints: int) -> str:
@@ -48,9 +51,19 @@ def short_path(endpoints: int) -> str:
     return f"{SHORT_PATH_CHAIN}{endpoints}"
 
 
+def short_view(endpoints: int) -> str:
+    """Return the verdict for new connections of local pods and the node that have endpoints of their own."""
+    return f"{SHORT_VIEW_CHAIN}{endpoints}"
+
+
 def is_short(verdict: "Value | None") -> bool:
     """Whether new connections with a verdict take the short path."""
     return isinstance(verdict, str) and verdict.startswith(SHORT_PATH_CHAIN)
+
+
+def is_by_rules(verdict: "Value | None") -> bool:
+    """Whether a verdict leads to endpoints that the ruleset has, by the short path or its internal view."""
+    return isinstance(verdict, str) and verdict.startswith((SHORT_PATH_CHAIN, SHORT_VIEW_CHAIN))
 
 
 class Masquerade(StrEnum):
@@ -120,6 +133,24 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
         return None
 
     @property
+    def short_view(self) -> "ElementKey | None":
+        """The view on the short path which this is, or in whose place it comes; None for other elements."""
+        number = self.set.family
+        if number and self.set in (SHORT_VIEWS[number], INTERNAL_VIEWS[number]):
+            return ElementKey(SHORT_VIEWS[number], self.owner)
+        return None
+
+    @property
+    def chosen_by(self) -> "ElementKey | None":
+        """The verdict that leads to this endpoint of a frontend on the short path, None for other elements."""
+        number = self.set.family
+        if number and self.set is ENDPOINTS[number]:
+            return ElementKey(FRONTENDS[number], self.owner)
+        if number and self.set is INTERNAL_ENDPOINTS[number]:
+            return ElementKey(SHORT_VIEWS[number], self.owner)
+        return None
+
+    @property
     def redirects(self) -> tuple["ElementKey", ...]:
         """The verdict of a frontend and the view of it that changes together with it, if this is one of them.
 
@@ -132,7 +163,8 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
         if self.set is GROUP_VIEWS[number]:
             return verdict, self
         internal = ElementKey(INTERNAL_VIEWS[number], self.owner)
-        return (verdict, internal) if self.set in (verdict.set, internal.set) else ()
+        kinds = (verdict.set, internal.set, SHORT_VIEWS[number])
+        return (verdict, internal) if self.set in kinds else ()
 
 
 RESTRICTING = {

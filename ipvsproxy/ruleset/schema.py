@@ -11,10 +11,10 @@ from enum import Enum, IntEnum
 from typing import Literal, NamedTuple
 
 SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
-SHORT_PATH, PING = "short_path", "ping"
+SHORT_PATH, SHORT_LOCAL, PING = "short_path", "short_path_local", "ping"
 """Parts of the ruleset that the elements of some sets need."""
 MOST_ENDPOINTS = 64
-"""Of a frontend on the short path, whose part has a chain for each number of endpoints."""
+"""Of a frontend on the short path, whose parts have a chain for each number of endpoints."""
 
 
 class NumberForm(NamedTuple):
@@ -167,6 +167,10 @@ VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
 """The virtual servers that views lead to."""
 ENDPOINTS = _frontends("endpoints", redirect=True, number=True, part=SHORT_PATH)
 """Endpoints of frontends on the short path, each with its number from 0 on."""
+SHORT_VIEWS = _frontends("short_views", verdict=True, part=SHORT_LOCAL)
+"""The view for the audience LOCAL of frontends on the short path: to one of the INTERNAL_ENDPOINTS."""
+INTERNAL_ENDPOINTS = _frontends("internal_endpoints", redirect=True, number=True, part=SHORT_LOCAL)
+"""Endpoints of such views, each with its number from 0 on."""
 SHORT_FRONTENDS = _frontends("short_frontends", part=SHORT_PATH)
 SHORT_ENDPOINTS = _frontends("short_endpoints", part=SHORT_PATH)
 """Frontends on the short path, and all their endpoints: from and to these, conntrack must know a packet."""
@@ -190,7 +194,8 @@ SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), fam
 def _all() -> Iterator[SetSchema]:
     addresses = (VIPS, SERVED, HAIRPIN)
     frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, SHORT_FRONTENDS, SHORT_ENDPOINTS, RANGED, ALLOWED)
-    views = (INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)
+    short_views = (SHORT_VIEWS, INTERNAL_ENDPOINTS)
+    views = (*short_views, INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)
     pings = (PING_OFF, PING_WHEN_READY, PING_READY, PING_RANGED, PING_ALLOWED)
     for both in (POD_CIDRS, *addresses, *frontends, *views, *pings):
         yield from both.values()

@@ -30,18 +30,18 @@ PROTOS = ["tcp", "udp", pytest.param("sctp", marks=pytest.mark.needs("sctp"))]
 HOST_PORT = 2222
 
 
-@pytest.fixture(scope="module")
-def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedServices]:
+@pytest.fixture(scope="module", params=["ipvs", "auto"])
+def services(
+    session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[PublishedServices]:
     folder = tmp_path_factory.mktemp("traffic")
     services = PublishedServices(session_lab, Folder(pathlib.Path(folder)))
     services.write()
     for pod, (proto, target) in itertools.product(session_lab.pods, TARGETS.items()):
         if proto != "sctp" or not missing("sctp"):
             session_lab.responder.listen(pod, target, proto)
-    proxies = [
-        session_lab.proxy(node, folder, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=3s"], wait=False)
-        for node in session_lab.nodes
-    ]
+    flags = [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=3s", f"--data-path={request.param}"]
+    proxies = [session_lab.proxy(node, folder, flags, wait=False) for node in session_lab.nodes]
     for proxy in proxies:
         proxy.wait_for(messages.SYNCED)
     yield services

@@ -109,6 +109,16 @@ def test_frontends_on_the_short_path(capsys, view, monkeypatch):
     assert "short path" in capsys.readouterr().out
 
 
+def test_the_internal_view_of_a_frontend_on_the_short_path(capsys, view, monkeypatch):
+    svc = service(external_local=True, load_balancer_ips=["203.0.113.77"], data_path="auto")
+    local = [Listed(Kind.SERVICE, {svc.key: svc}), *listed()[1:]]
+    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), local, HERE)
+    monkeypatch.setattr(show, "KernelReader", lambda: MemoryView(MemoryState(ledger, HERE)))
+    capsys.readouterr()
+    (row,) = [row for row in shown(capsys, "rules")["items"] if row["frontend"] == "203.0.113.77:80/TCP"]
+    assert (row["verdict"], row["inside"]) == ("accept", "short path, 2 endpoints")
+
+
 def test_endpoints(view, capsys):
     view.state.weights = dict.fromkeys(view.state.servers[WEB][:1], 0)
     items = [row for row in shown(capsys, "endpoints")["items"] if row["frontend"] == str(WEB)]

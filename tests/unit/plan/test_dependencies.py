@@ -63,3 +63,14 @@ def test_elements_wait_for_their_own_server_and_those_of_an_address_for_all_serv
     assert unneeded_elements(steps, Dirty(servers={key("203.0.113.5:80")})) == [OTHER]
     assert unneeded_elements(steps, Dirty(servers={key("203.0.113.5:81")})) == [VERDICT, OTHER]
     assert unneeded_elements(steps, Dirty(vips={parse_ip("203.0.113.5")})) == [OTHER]
+
+
+def test_endpoints_of_the_short_path_stay_until_new_connections_are_led_another_way():
+    """The server of the view could not be made: what leads there now needs all that it leads to."""
+    view = ElementStep(element("short_views4", "203.0.113.5 . tcp . 80"), None)
+    endpoints = ElementStep(element("internal_endpoints4", "203.0.113.5 . tcp . 80 . 1"), None)
+    other = ElementStep(element("internal_endpoints4", "203.0.113.6 . tcp . 80 . 1"), None)
+    failed = Dirty(servers={SERVER})
+    assert ready_redirects([WAY, view], failed) == []
+    assert unneeded_elements([endpoints, other], failed) == [other]
+    assert endpoints.slot in failed.slots

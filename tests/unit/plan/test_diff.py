@@ -103,15 +103,25 @@ def test_a_service_on_the_short_path_has_no_server():
     assert steps.added == []
 
 
-def test_an_endpoint_less_is_one_transaction_and_its_element_goes_afterwards():
+def test_an_endpoint_less_is_one_transaction():
     differ = Differ()
     differ.want(service(), "10.244.1.1", "10.244.2.2", **SHORT)
     steps = differ.want(service(), "10.244.1.1", **SHORT)
-    assert ways(steps.raised)["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_1"
-    assert ways(steps.lowered) == {
+    assert ways(steps.raised) == {
+        "frontends4 10.96.0.10 . tcp . 80": "goto endpoints_1",
         "endpoints4 10.96.0.10 . tcp . 80 . 1": None,
         "short_endpoints4 10.244.2.2 . tcp . 8080": None,
     }
+    assert not steps.lowered
+
+
+def test_a_service_on_the_short_path_goes_in_one_transaction_behind_its_vip():
+    differ = Differ()
+    differ.want(service(), "10.244.2.2", **SHORT)
+    steps = differ.drop("default/web")
+    assert steps.unbound
+    assert not steps.raised
+    assert "short_endpoints4 10.244.2.2 . tcp . 8080" in ways(steps.lowered)
 
 
 def test_a_server_stays_for_its_connections_when_new_ones_take_the_short_path():
@@ -142,6 +152,41 @@ def test_new_connections_come_back_to_ipvs_once_it_has_the_server():
         "short_frontends4 10.96.0.10 . tcp . 80": None,
     }
     assert not steps.raised
+
+
+VIP_TEXT = "203.0.113.5 . tcp . 80"
+
+
+def test_an_internal_view_on_the_short_path_comes_and_goes_with_its_policy():
+    differ, more = Differ(), {"load_balancer_ips": ["203.0.113.5"]}
+    differ.want(service(**more), "10.244.1.1", "10.244.2.2", **SHORT)
+    steps = differ.want(service(external_local=True, **more), "10.244.1.1", "10.244.2.2", **SHORT)
+    raised = ways(steps.raised)
+    assert raised[f"frontends4 {VIP_TEXT}"] == "goto endpoints_1"
+    assert raised[f"short_views4 {VIP_TEXT}"] == "goto internal_endpoints_2"
+    assert {name for name in raised if name.startswith("internal_e")} == {
+        f"internal_endpoints4 {VIP_TEXT} . {place}" for place in (0, 1)
+    }
+    steps = differ.want(service(**more), "10.244.1.1", "10.244.2.2", **SHORT)
+    assert ways(steps.raised)[f"frontends4 {VIP_TEXT}"] == "goto endpoints_2"
+    assert ways(steps.lowered)[f"short_views4 {VIP_TEXT}"] is None
+    assert not steps.switched
+
+
+def test_an_internal_view_changes_its_path_once_the_server_has_endpoints():
+    differ, svc = Differ(), service(load_balancer_ips=["203.0.113.5"], external_local=True)
+    differ.want(svc, "10.244.1.1", "10.244.2.2", **SHORT)
+    steps = differ.want(svc, "10.244.1.1", "10.244.2.2")
+    assert {step.key for step in steps.added} == {WEB, key("203.0.113.5:80")}
+    switched = ways(steps.switched)
+    assert switched[f"frontends4 {VIP_TEXT}"] == "goto own"
+    assert switched[f"internal_views4 {VIP_TEXT}"] == "10.96.0.10 . 80"
+    assert switched[f"short_views4 {VIP_TEXT}"] is None
+    back = differ.want(svc, "10.244.1.1", "10.244.2.2", **SHORT)
+    switched = ways(back.switched)
+    assert switched[f"internal_views4 {VIP_TEXT}"] is None
+    assert switched[f"short_views4 {VIP_TEXT}"] == "goto internal_endpoints_2"
+    assert f"internal_endpoints4 {VIP_TEXT} . 1" in ways(back.raised)
 
 
 INSIDE = key("10.96.0.10:32848")

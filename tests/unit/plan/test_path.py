@@ -6,7 +6,7 @@ from ipvsproxy.config import DataPath, DetectLocalMode
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import Path
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS
-from tests.support.build import config, key, node, service, slice_of
+from tests.support.build import config, endpoint, key, node, service, slice_of
 
 WEB = key("10.96.0.10:80")
 
@@ -45,16 +45,11 @@ def test_a_service_chooses_for_itself():
         ({"affinity_seconds": 60}, {}, "session affinity"),
         ({"max_connections": (100, 80)}, {}, "weights and limits of endpoints"),
         ({"slow_start_seconds": 30.0}, {}, "slow start of endpoints"),
-        ({"drain_seconds": 30.0}, {}, "a drain timeout"),
-        ({}, {"drain_timeout": 30.0}, "a drain timeout"),
-        ({"ports": ((80, 0, "SCTP"),)}, {}, "SCTP"),
-        ({"internal_local": True}, {}, "internalTrafficPolicy Local"),
         (
             {},
             {"detect_local_mode": DetectLocalMode.BRIDGE_INTERFACE},
             "local pods that are recognised by their link",
         ),
-        ({"external_local": True, "external_ips": ["198.51.100.9"]}, {}, "externalTrafficPolicy Local"),
         ({"one_packet": True, "ports": ((80, 0, "UDP"),)}, {}, "UDP packets balanced one by one"),
     ],
 )
@@ -68,11 +63,30 @@ def test_so_many_endpoints_have_a_chain():
     assert path(service(), *pods) == (Path.IPVS, f"more than {MOST_ENDPOINTS} endpoints: only with IPVS")
 
 
-def test_other_addresses_of_the_service_stay_with_ipvs():
-    svc = service(ports=((80, 30080),), load_balancer_ips=["203.0.113.5"])
-    found = {str(frontend.key): frontend.path for frontend in plan(svc, data_path=DataPath.AUTO).values()}
-    assert {name for name, way in found.items() if way is Path.SHORT} == {"10.96.0.10:80/TCP"}
-    assert len(found) > 1
-    reasons = {f.path_reason for f in plan(svc, data_path=DataPath.AUTO).values() if f.path is Path.IPVS}
-    assert reasons == {"NodePorts, external and load balancer addresses: only with IPVS"}
-    assert {f.path_reason for f in plan(svc).values()} == {""}
+def test_as_many_endpoints_of_this_node_have_one_as_well():
+    pods = [f"10.244.1.{number}" for number in range(1, MOST_ENDPOINTS + 2)]
+    ended = [endpoint(pod, "node1", ready=False, serving=True, terminating=True) for pod in pods]
+    assert path(service(internal_local=True), "10.244.2.2", *ended)[0] is Path.IPVS
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])
+@pytest.mark.parametrize("policy", [{}, {"source_ranges": ["10.0.0.0/8"]}, {"external_local": True}])
+def test_all_addresses_of_a_service_take_the_same_path(protocol, policy):
+    more = {"load_balancer_ips": ["203.0.113.5"], "external_ips": ["198.51.100.9"], **policy}
+    svc = service(ports=((80, 30080, protocol),), **more)
+    found = plan(svc, data_path=DataPath.AUTO)
+    assert len(found) == 4 + len(node().nodeport_addresses) - 1
+    assert {(f.path, f.path_reason) for f in found.values()} == {(Path.SHORT, "")}
+    assert {f.path for f in plan(svc).values()} == {Path.IPVS}
+
+
+def test_the_internal_view_has_endpoints_and_no_server():
+    more = {"load_balancer_ips": ["203.0.113.5"], "external_local": True, "internal_local": True}
+    found = plan(service(**more), data_path=DataPath.AUTO)
+    assert len(found) == 2  # no server on a synthetic port
+    balancer = found[key("203.0.113.5:80")]
+    assert [str(d) for d in balancer.destinations] == ["10.244.1.1:8080"]
+    assert sorted(map(str, balancer.internal)) == ["10.244.1.1:8080", "10.244.2.2:8080"]
+    assert balancer.views == ()
+    assert found[WEB].internal == ()
+    assert [str(d) for d in found[WEB].destinations] == ["10.244.1.1:8080"]

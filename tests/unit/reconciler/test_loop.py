@@ -191,6 +191,27 @@ def test_a_start_serves_by_rules_what_has_no_server_yet(node):
     assert not node.nft.sets["endpoints4"]
 
 
+def test_a_start_serves_all_ways_in_by_rules_until_they_have_servers(node):
+    """NodePorts and internal views as well: they answered before."""
+    local = {"ports": ((80, 30080),), "external_local": True}
+    pods = slice_of("web", "10.244.1.1", "10.244.2.2")
+    Process(node).list(service(data_path="auto", **local), pods)
+    seen = []
+
+    def watch():
+        sets, port = node.nft.sets, "192.0.2.1 . tcp . 30080"
+        if sets:
+            has_server = key("192.0.2.1:30080") in node.ipvs.table and WEB in node.ipvs.table
+            seen.append((sets["frontends4"].get(port), sets["short_views4"].get(port), has_server))
+
+    node.watch = watch
+    Process(node).list(service(**local), pods)
+    assert {found for found in seen if not found[2]} == {("goto endpoints_1", "goto internal_endpoints_2", False)}
+    assert seen[-1] == ("goto own", None, True)
+    assert node.nft.sets["internal_views4"]["192.0.2.1 . tcp . 30080"] == "10.96.0.10 . 80"
+    assert not node.nft.sets["internal_endpoints4"]
+
+
 def test_a_server_that_is_left_from_before_the_short_path_is_nobody_elses(node):
     Process(node).list(service(), slice_of("web", "10.244.1.1"))
     with capture_logs() as logs:
