@@ -97,10 +97,11 @@ def roll_with_deaths(lab: Lab, deployment: Deployment, proxy: ForkedProxy, death
     assert load.finished
 
 
+@pytest.mark.parametrize("data_path", ["ipvs", pytest.param("auto", marks=pytest.mark.slow)])
 def test_no_request_is_lost_when_it_dies_at_random_moments(
-    spacious_lab: Lab, deployment: Deployment, start: Callable[..., ForkedProxy]
+    spacious_lab: Lab, deployment: Deployment, start: Callable[..., ForkedProxy], data_path: str
 ) -> None:
-    roll_with_deaths(spacious_lab, deployment, start(), 8)
+    roll_with_deaths(spacious_lab, deployment, start(f"--data-path={data_path}"), 8)
 
 
 @pytest.mark.slow
@@ -111,12 +112,30 @@ def test_no_request_is_lost_when_it_dies_often(
     roll_with_deaths(spacious_lab, deployment, start(), 60)
 
 
-@pytest.mark.parametrize("overlap", [True, False])
+LONG = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("overlap", "old_path", "new_path"),
+    [
+        (True, "ipvs", "ipvs"),
+        (False, "ipvs", "ipvs"),
+        (False, "auto", "ipvs"),
+        pytest.param(False, "ipvs", "auto", marks=LONG),
+        pytest.param(True, "auto", "auto", marks=LONG),
+        pytest.param(True, "auto", "ipvs", marks=LONG),
+    ],
+)
 def test_no_request_is_lost_in_an_upgrade(
-    spacious_lab: Lab, deployment: Deployment, start: Callable[..., ForkedProxy], overlap: bool
+    spacious_lab: Lab,
+    deployment: Deployment,
+    start: Callable[..., ForkedProxy],
+    overlap: bool,
+    old_path: str,
+    new_path: str,
 ) -> None:
     """The new one starts before the old one is gone, or after; endpoints are replaced all the time."""
-    old, new = start().started(), start()
+    old, new = start(f"--data-path={old_path}").started(), start(f"--data-path={new_path}")
     with Load(ways(spacious_lab)) as load:
         if overlap:
             new.start()

@@ -38,11 +38,17 @@ def judge(load: Load, lab: Lab) -> None:
     assert load.finished
 
 
-@pytest.mark.parametrize("surge", [True, False])
-def test_no_request_is_lost(spacious_lab: Lab, folder: Folder, zygote: Zygote, surge: bool) -> None:
+@pytest.mark.parametrize(
+    ("surge", "data_path"),
+    [(True, "ipvs"), (False, "ipvs"), (True, "auto"), pytest.param(False, "auto", marks=pytest.mark.slow)],
+)
+def test_no_request_is_lost(
+    spacious_lab: Lab, folder: Folder, zygote: Zygote, surge: bool, data_path: str
+) -> None:
     with Deployment(spacious_lab, lambda *objects: folder.write("rolling", *objects)) as deployment:
         deployment.publish()
-        ForkedProxy(zygote, spacious_lab, spacious_lab.nodes[0], folder.path).started()
+        path = f"--data-path={data_path}"
+        ForkedProxy(zygote, spacious_lab, spacious_lab.nodes[0], folder.path, path).started()
         load = roll_under_load(spacious_lab, deployment, 5, surge=surge)
     judge(load, spacious_lab)
 
@@ -61,13 +67,17 @@ def test_no_request_is_lost_for_long(spacious_lab: Lab, folder: Folder, zygote: 
 LOCAL_WAYS = ("client -> LoadBalancer", "client -> NodePort", "pod -> ClusterIP", "node -> LoadBalancer")
 
 
-def test_no_request_is_lost_with_local_policies(spacious_lab: Lab, folder: Folder, zygote: Zygote) -> None:
+@pytest.mark.parametrize("data_path", ["ipvs", "auto"])
+def test_no_request_is_lost_with_local_policies(
+    spacious_lab: Lab, folder: Folder, zygote: Zygote, data_path: str
+) -> None:
     """With one endpoint on the node, only one that starts before the old one goes can save outside clients."""
     policies = {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
     publish = lambda *objects: folder.write("rolling", *objects)  # noqa: E731
     with Deployment(spacious_lab, publish, size=2, **policies) as deployment:
         deployment.publish()
-        ForkedProxy(zygote, spacious_lab, spacious_lab.nodes[0], folder.path).started()
+        path = f"--data-path={data_path}"
+        ForkedProxy(zygote, spacious_lab, spacious_lab.nodes[0], folder.path, path).started()
         with Load(only(ways(spacious_lab), LOCAL_WAYS)) as load:
             for _ in range(4):
                 deployment.replace_all()

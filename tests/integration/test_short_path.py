@@ -37,11 +37,11 @@ class ShortServices:
         self.lab, self.folder = lab, folder
         self.proxy: Proxy = lab.proxy(lab.nodes[0], folder.path, ARGS)
 
-    def put(self, number: int, pods: str, data_path: str = "", **spec: object) -> None:
+    def put(self, number: int, pods: str, data_path: str = "", drain_timeout: str = "", **spec: object) -> None:
         name = f"short{number}"
         made = service(name, PORTS, [cluster_ip(number, family) for family in (4, 6)], **spec)
-        if data_path:
-            made["metadata"]["annotations"] = {"ipvsproxy.io/data-path": data_path}
+        said = {"data-path": data_path, "drain-timeout": drain_timeout}
+        made["metadata"]["annotations"] = {f"ipvsproxy.io/{name}": value for name, value in said.items() if value}
         hosts = [self.lab.host(pod) for pod in pods.split()]
         self.folder.write(name, made, *dual_slices(self.lab, name, PORTS, hosts))
 
@@ -166,6 +166,23 @@ def test_a_service_that_goes_takes_its_connections_with_it(short: ShortServices,
         assert talk.ask().name == "p11"
         short.remove(WEB)
         eventually(lambda: talk.ask().name == "")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_connections_end_with_the_drain_timeout_of_their_endpoint(short: ShortServices, family: int) -> None:
+    short.put(WEB, "p11 p21", drain_timeout="4s")
+    eventually(lambda: short.names("p12", family) == {"p11", "p21"})
+    assert not short.has_server(family)
+    with contextlib.ExitStack() as stack:
+        talks = [stack.enter_context(Conversation(short.question("p12", family), 2.0)) for _ in range(8)]
+        first = [talk.ask().name for talk in talks]
+        assert set(first) == {"p11", "p21"}
+        short.put(WEB, "p21", drain_timeout="4s")
+        eventually(lambda: short.names("p12", family) == {"p21"})
+        assert [talk.ask().name for talk in talks] == first
+        ending = [talk for talk, name in zip(talks, first, strict=True) if name == "p11"]
+        eventually(lambda: all(talk.ask().name == "" for talk in ending))
+        assert all(talk.ask().name == "p21" for talk in talks if talk not in ending)
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -75,11 +75,30 @@ CHANGES = {
 }  # fmt: skip
 
 
+def on_short_path(change: Change) -> Change:
+    webs = (dataclasses.replace(web, data_path="auto") for web in (change.before, change.after))
+    return dataclasses.replace(change, **dict(zip(("before", "after"), webs, strict=True)))
+
+
+OF_IPVS = ("data path", "affinity", "target ports renumbered on the short path")
+SHORT = {f"{name}, short path": on_short_path(change) for name, change in CHANGES.items() if name not in OF_IPVS}
+CHANGES |= SHORT
+"""On the short path the same is demanded."""
+LOCAL_PATHS = {
+    "data path with a Local policy": Change(
+        dataclasses.replace(LOCAL, data_path="ipvs"), dataclasses.replace(LOCAL, data_path="auto")
+    ),
+    "data path with both Local": Change(
+        dataclasses.replace(BOTH_LOCAL, data_path="auto"), dataclasses.replace(BOTH_LOCAL, data_path="ipvs")
+    ),
+}
+CHANGES |= LOCAL_PATHS
 # Much like others of the table: left to the long run.
 RARELY = {
     "NodePort, LoadBalancer", "internal policy", "external policy", "external policy beside an internal Local",
-    "external policy without local endpoint", "NodePort renumbered",
-}  # fmt: skip
+    "external policy without local endpoint", "NodePort renumbered", "target ports renumbered on the short path",
+    "data path with a Local policy", *SHORT,
+} - {"both policies, short path", "ClusterIP, NodePort, short path"}  # fmt: skip
 
 
 def some_slow(names: dict[str, object]) -> list[object]:
