@@ -94,6 +94,12 @@ class SchedulersFound(msgspec.Struct, frozen=True):
     states: Mapping[str, bool]
 
 
+class RightRefused(msgspec.Struct, frozen=True):
+    """The API server does not let us list and watch a kind that only tenants need; it is tried again."""
+
+    kind: Kind
+
+
 class SourceFailed(msgspec.Struct, frozen=True):
     """A source can never deliver (say, an unusable kubeconfig): the process cannot go on."""
 
@@ -110,6 +116,7 @@ Event = (
     | ApiServers
     | LockAcquired
     | SchedulersFound
+    | RightRefused
     | SourceFailed
 )
 
@@ -146,6 +153,8 @@ class Inbox:
                     self._put_object(event)
                 case Listed():
                     self._put_list(event)
+                case RightRefused(kind):
+                    self._waiting[RightRefused, kind] = event
                 case VipsChanged() | RulesChanged():
                     self._put_notice(event)
                 case _:

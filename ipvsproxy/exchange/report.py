@@ -5,7 +5,7 @@ them; `serve.board` passes the facts on, tests write them down. A method is call
 changed Service, never for all Services.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import NamedTuple
@@ -101,6 +101,9 @@ class Report:
 
         `reason` is what is unusual about it: its Node was not found, or is about to be deleted.
         """
+
+    def lacking_rights(self, kinds: Sequence[str]) -> None:
+        """Say which kinds of objects could not be read yet since the API server refuses it; none: all could."""
 
     def local(self, service: str, view: LocalView | None) -> None:
         """A Service was planned, or is gone (None); also None when it has no Local policy."""

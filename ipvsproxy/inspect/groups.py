@@ -4,15 +4,20 @@ from collections.abc import Mapping
 
 from ipvsproxy.plan.state import FrontendKey
 from ipvsproxy.ruleset.elements import ElementKey, Value
-from ipvsproxy.ruleset.schema import ADMITTED, GROUP_VIEWS, SHARED_GROUP
+from ipvsproxy.ruleset.schema import ADMITTED, GROUP_VIEWS, REFUSALS, SHARED_GROUP, UNKNOWN_GROUP
 
-NUMBERED = (*ADMITTED.values(), *GROUP_VIEWS.values())
+NUMBERED = (*ADMITTED.values(), *GROUP_VIEWS.values(), REFUSALS)
 """Sets that have the number of a group in their keys."""
 
 
 def renumbered(found: Mapping[ElementKey, Value], wanted: Mapping[ElementKey, Value]) -> dict[ElementKey, Value]:
     """Return elements with the numbers that `wanted` has for their groups; others keep their number."""
     numbers = same_groups(found, wanted)
+    counted = [
+        _counted(elements) - known for elements, known in ((found, numbers.keys()), (wanted, {*numbers.values()}))
+    ]
+    # Which of those is which makes no difference: nothing else is known of them.
+    numbers |= zip(*map(sorted, counted), strict=False)
     return {_slot(slot, numbers): _value(value, numbers) for slot, value in found.items()}
 
 
@@ -22,7 +27,7 @@ def same_groups(found: Mapping[ElementKey, Value], wanted: Mapping[ElementKey, V
     A group is known by an address that is in it, or as the only one not known yet of those that may connect to a
     frontend.
     """
-    numbers = {SHARED_GROUP: SHARED_GROUP}
+    numbers = {UNKNOWN_GROUP: UNKNOWN_GROUP, SHARED_GROUP: SHARED_GROUP}
     for slot, value in wanted.items():
         old = found.get(slot) if slot.is_member else None
         if isinstance(old, int) and isinstance(value, int):
@@ -37,6 +42,10 @@ def _groups(elements: Mapping[ElementKey, Value]) -> dict[FrontendKey, set[int]]
         if slot.frontend and slot.set in NUMBERED and isinstance(slot.rest, int):
             groups.setdefault(slot.frontend, set()).add(slot.rest)
     return groups
+
+
+def _counted(elements: Mapping[ElementKey, Value]) -> set[int]:
+    return {slot.rest for slot in elements if slot.set is REFUSALS and isinstance(slot.rest, int)}
 
 
 def _by_frontends(

@@ -19,10 +19,13 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFPROTO_INET,
     NFT_MSG_GETSETELEM,
     NFT_SET_ELEM_INTERVAL_END,
+    NFTA_COUNTER_PACKETS,
     NFTA_DATA_VALUE,
     NFTA_DATA_VERDICT,
+    NFTA_EXPR_DATA,
     NFTA_LIST_ELEM,
     NFTA_SET_ELEM_DATA,
+    NFTA_SET_ELEM_EXPR,
     NFTA_SET_ELEM_FLAGS,
     NFTA_SET_ELEM_KEY,
     NFTA_SET_ELEM_KEY_END,
@@ -95,27 +98,51 @@ class ElementReader:
 
 def read_all(wire: Wire, family: int, table: str, name: str) -> list[RawElement]:
     """Return all elements of a set of any table, none when there is no such set. Raises KernelError."""
+    return _dumped(wire, _all_of(family, table, name))
+
+
+def read_counted(wire: Wire, family: int, table: str, name: str) -> list[tuple[RawElement, int]]:
+    """Return all elements of a set with counters, each with the packets it has matched. Raises KernelError."""
+    parts = _dump(wire, _all_of(family, table, name))
+    return [(_element(fields), _packets(fields)) for part in parts for fields in _fields(part)]
+
+
+def _all_of(family: int, table: str, name: str) -> bytes:
     place = attribute(NFTA_SET_ELEM_LIST_TABLE, table.encode() + b"\0") + attribute(
         NFTA_SET_ELEM_LIST_SET, name.encode() + b"\0"
     )
-    return _dumped(wire, message(NFT_MSG_GETSETELEM, 0, NFGENMSG.pack(family, 0, 0) + place))
+    return message(NFT_MSG_GETSETELEM, 0, NFGENMSG.pack(family, 0, 0) + place)
 
 
-def _dumped(wire: Wire, request: bytes) -> list[RawElement]:
+def _dump(wire: Wire, request: bytes) -> list[bytes]:
     try:
-        parts = wire.dump(request)
+        return list(wire.dump(request))
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return []
         raise
-    return [element for part in parts for element in _elements(part)]
+
+
+def _dumped(wire: Wire, request: bytes) -> list[RawElement]:
+    return [element for part in _dump(wire, request) for element in _elements(part)]
 
 
 def _elements(part: bytes) -> Iterator[RawElement]:
+    return map(_element, _fields(part))
+
+
+def _fields(part: bytes) -> Iterator[dict[int, memoryview]]:
     for number, payload in attributes(part, NFGENMSG.size):
         if number == NFTA_SET_ELEM_LIST_ELEMENTS:
             for _, element in attributes(payload):
-                yield _element(dict(attributes(element)))
+                yield dict(attributes(element))
+
+
+def _packets(fields: dict[int, memoryview]) -> int:
+    """Return what the counter of an element says, 0 without one."""
+    expression = dict(attributes(fields.get(NFTA_SET_ELEM_EXPR, b"")))
+    counter = dict(attributes(expression.get(NFTA_EXPR_DATA, b"")))
+    return int.from_bytes(counter.get(NFTA_COUNTER_PACKETS, b""))
 
 
 def _element(fields: dict[int, memoryview]) -> RawElement:

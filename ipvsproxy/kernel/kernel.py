@@ -102,6 +102,10 @@ class Kernel:
         self._links.ensure_link()
         self._host.reserve_ports()
 
+    def may_begin_with_shared(self) -> bool:
+        """Whether serving shared Services only takes nothing away that is served now. Raises KernelError."""
+        return not (self._ipvs.observe() or self._links.vips()) or self.rules.are_for_shared_only()
+
     def adopt(self) -> None:
         """Fill the shadow of IPVS and VIPs from the kernel. Raises KernelError."""
         self._links.ensure_link()

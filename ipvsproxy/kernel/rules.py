@@ -34,7 +34,7 @@ from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.state import Dirty, KernelState
 from ipvsproxy.ruleset.codec import admission, element_text, key_text, owner_text, texts
 from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
-from ipvsproxy.ruleset.schema import ALLOWED, SETS, SHORT_PATH, SetSchema
+from ipvsproxy.ruleset.schema import ALLOWED, AUDIENCES, RESTRICTED, SETS, SHORT_PATH, SetSchema
 from nft import Client, NftError, Table, Transaction
 
 TABLE, ARP_TABLE = Table("inet", names.TABLE), Table("arp", names.TABLE)
@@ -96,6 +96,12 @@ class Rules:
             self._load(taken)
             return Dirty(slots=elements.keys() - taken.keys())
         return Dirty()
+
+    def are_for_shared_only(self) -> bool:
+        """Whether the kernel has rules for tenants, and no pod in any group. Raises KernelError."""
+        if self._read_set is None:
+            return False
+        return any(map(self._read_set, RESTRICTED.values())) and not any(map(self._read_set, AUDIENCES.values()))
 
     def _load(self, elements: Mapping[ElementKey, Value]) -> None:
         found: Mapping[str, str] = {}

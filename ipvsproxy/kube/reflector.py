@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from ipvsproxy.base import messages
-from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Object, Removed
+from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Object, Removed, RightRefused
 from ipvsproxy.kube.api import (
     GONE,
     MALFORMED,
@@ -321,6 +321,7 @@ class Reflector:
             return
         if right := refused_right(self._kind, failure):
             self._log.error(messages.RIGHT_REFUSED, right=right, setting=SETTING, err=failure.reason)
+            self._inbox.put(RightRefused(self._kind))
         else:
             self._log.warning(messages.WATCH_FAILED, err=failure.reason)
 

@@ -27,14 +27,21 @@ class Store:
     `other_nodes` are those that a folder of manifests describes as well; the API server is asked for ours alone.
     """
 
-    def __init__(self, node_name: str, *, awaits_neighbours: bool = False, tenant_label: str = "") -> None:
+    def __init__(
+        self,
+        node_name: str,
+        *,
+        awaits_neighbours: bool = False,
+        tenant_label: str = "",
+        always_shared: Iterable[str] = (),
+    ) -> None:
         self.services: dict[str, Service] = {}
         self.node: Node | None = None
         self.node_changed = False
         self.other_nodes: dict[str, Node] = {}
         self.addresses = Addresses()
         self.host_ports = HostPorts()
-        self.tenants = Tenants(tenant_label, node_name)
+        self.tenants = Tenants(tenant_label, node_name, always_shared)
         self.has_tenants = bool(tenant_label)
         self._kinds = frozenset(kinds(tenants=bool(tenant_label)))
         # Only where there are tenants: Services by namespace, and by a tenant that they are shared with.
@@ -49,6 +56,7 @@ class Store:
         self._slices_of: dict[str, dict[str, EndpointSlice]] = {}
         self._dirty: dict[str, None] = {}
         self._listed: set[Kind] = set()
+        self._refused: set[Kind] = set()
         self._is_listed = False
 
     @property
@@ -57,9 +65,23 @@ class Store:
         return self._is_listed and not self._awaits_neighbours
 
     @property
+    def refused(self) -> frozenset[Kind]:
+        """The kinds that could not be listed yet since the API server refuses the right to."""
+        return frozenset(self._refused - self._listed)
+
+    @property
+    def lacks_rights_only(self) -> bool:
+        """Whether everything has been listed once but what the API server refuses."""
+        return not self._awaits_neighbours and bool(self.refused) and self._kinds <= self._listed | self._refused
+
+    def right_refused(self, kind: Kind) -> None:
+        """Record that the API server refuses the right to list a kind."""
+        self._refused.add(kind)
+
+    @property
     def lacks_other_nodes_only(self) -> bool:
-        """Whether everything has been listed once but the addresses of other nodes."""
-        return self._is_listed and self._awaits_neighbours
+        """Whether everything has been listed once, or is refused, but the addresses of other nodes."""
+        return self._kinds <= self._listed | self._refused and self._awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Record what an event says and tell whether anything is different now."""
@@ -78,7 +100,7 @@ class Store:
 
         Nothing is programmed before the first look, unless it fails where all else could be listed.
         """
-        if seen.nodes is not None or self._is_listed:
+        if seen.nodes is not None or self._kinds <= self._listed | self._refused:
             self._awaits_neighbours = False
         self.mark(self.addresses.neighbours(seen))
 

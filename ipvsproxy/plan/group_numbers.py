@@ -6,7 +6,7 @@ the kernel has nothing of the old one any more (`release`). Deterministic: no I/
 
 from collections.abc import Container, Iterator
 
-from ipvsproxy.ruleset.schema import LARGEST_GROUP, SHARED_GROUP
+from ipvsproxy.ruleset.schema import LARGEST_GROUP, SHARED_GROUP, UNKNOWN_GROUP
 
 
 class GroupNumbers:
@@ -18,6 +18,7 @@ class GroupNumbers:
         self._free: list[int] = []
         self._next = SHARED_GROUP + 1
         self._lacking: dict[str, None] = {}
+        self._changed = {UNKNOWN_GROUP: True}
 
     @property
     def are_lacking(self) -> bool:
@@ -44,7 +45,8 @@ class GroupNumbers:
         if not self._free and self._next > LARGEST_GROUP:
             self._lacking[tenant] = None
             return False
-        self._groups[tenant] = self._free.pop() if self._free else self._new()
+        group = self._groups[tenant] = self._free.pop() if self._free else self._new()
+        self._changed[group] = True
         return True
 
     def end(self, tenant: str) -> bool:
@@ -53,6 +55,7 @@ class GroupNumbers:
         group = self._groups.pop(tenant, None)
         if group is not None:
             self._ended.add(group)
+            self._changed[group] = False
         return group is not None
 
     def release(self, used: Container[int]) -> list[str]:
@@ -64,6 +67,11 @@ class GroupNumbers:
         self._ended -= found
         self._free += sorted(found, reverse=True)
         return list(self._begin_lacking())
+
+    def take_changed(self) -> dict[int, bool]:
+        """Return the numbers that have been given out (True) or taken back since the last call."""
+        changed, self._changed = self._changed, {}
+        return changed
 
     def _begin_lacking(self) -> Iterator[str]:
         while self._lacking and self._free:

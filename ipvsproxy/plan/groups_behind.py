@@ -28,6 +28,8 @@ def groups_behind(
     groups, is_open = set[int](), False
     for slot in slots:
         family = slot.set.family
+        if not family:
+            continue
         if slot.set is GROUP_VIEWS[family] or (slot.set is ADMITTED[family] and slot not in wanted):
             groups |= {slot.rest} if isinstance(slot.rest, int) else set()
         elif slot.set in (RESTRICTED[family], BY_AUDIENCE[family]) and slot in wanted:

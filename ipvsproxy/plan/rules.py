@@ -40,6 +40,7 @@ from ipvsproxy.ruleset.schema import (
     POD_INTERFACES,
     QUIET,
     RANGED,
+    REFUSALS,
     RESTRICTED,
     SENDERS,
     SERVED,
@@ -162,6 +163,11 @@ def _admission_elements(number: int, key: FrontendKey, admission: GroupAdmission
 def audience_element(address: bytes) -> ElementKey:
     """Return the element that has the group of a source address."""
     return ElementKey(AUDIENCES[family(address)], address)
+
+
+def refusals_element(group: int) -> ElementKey:
+    """Return the element that counts the connections of a group that were refused."""
+    return ElementKey(REFUSALS, None, group)
 
 
 def detector_elements(cidrs: tuple[Cidr, ...], interfaces: tuple[str, ...]) -> Iterator[Element]:

@@ -27,10 +27,14 @@ IndexName = TypeVar("IndexName")
 
 
 class Tenants:
-    """Namespaces, pods of this node, and the groups that follow. `label` is empty where there are no tenants."""
+    """Namespaces, pods of this node, and the groups that follow. `label` is empty where there are no tenants.
 
-    def __init__(self, label: str, node_name: str) -> None:
+    `always_shared` are Services (`namespace/name`) that are open to all as long as their namespace is not known.
+    """
+
+    def __init__(self, label: str, node_name: str, always_shared: Iterable[str] = ()) -> None:
         self.label = label
+        self._always_shared = frozenset(always_shared)
         self.members: dict[bytes, int] = {}
         self._node_name = node_name
         self._tenants: dict[str, str] = {}
@@ -76,6 +80,8 @@ class Tenants:
             return None
         owner = self.tenant(service.namespace)
         if owner == SHARED or service.share_with == (EVERY_TENANT,):
+            return None
+        if owner is None and service.key in self._always_shared:
             return None
         names = (owner, *service.share_with) if owner is not None else ()
         return tuple(sorted({group for name in names if name and (group := self._groups.get(name))}))
@@ -163,6 +169,10 @@ class Tenants:
     def has_ended_groups(self) -> bool:
         """Whether groups of tenants that are gone can be given to others once the kernel has nothing of them."""
         return self._groups.has_ended
+
+    def take_changed_groups(self) -> dict[int, bool]:
+        """Return the groups that have begun (True) or ended since the last call."""
+        return self._groups.take_changed()
 
     def _unsettle(self, namespace: str) -> None:
         """Have the pods of a namespace wait until its Services are programmed."""

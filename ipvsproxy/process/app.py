@@ -5,7 +5,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,8 @@ def run(config: Config, recheck: Callable[[], list[str]]) -> None:
     observability = Observability(config, log_settings.set_verbosity)
     if config.service_metrics:
         observability.show_traffic(_kernel_counters())
+    if config.tenant_label:
+        observability.show_refusals(_kernel_refusals())
     objects, client, ask = source(config, observability.observe_request)
     if reason := objects.check():
         raise Fatal(reason)
@@ -140,6 +142,13 @@ def _kernel_counters() -> Callable[[], CounterReader]:
     from ipvsproxy.kernel.read.reader import KernelReader
 
     return KernelReader
+
+
+def _kernel_refusals() -> Callable[[], Mapping[int, int]]:
+    """Return what reads the kernel's counts; imported here, since most proxies have no tenants."""
+    from ipvsproxy.kernel.read.refusals import read_refusals
+
+    return read_refusals
 
 
 def _listen(observability: Observability, client: EventClient | None) -> None:

@@ -5,7 +5,7 @@ answer before the API server does, so that waiting is not taken for a failure (c
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from ipvsproxy.config import Config, Listen
@@ -15,6 +15,7 @@ from ipvsproxy.kube.kubeconfig import KubeconfigError
 from ipvsproxy.serve import pages
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.http import ListenAddress, Listener
+from ipvsproxy.serve.refusals import Refusals
 from ipvsproxy.serve.traffic import CounterReader, Traffic
 
 LAST_EVENTS_SECONDS = 15.0
@@ -37,6 +38,10 @@ class Observability:
     def show_traffic(self, look: Callable[[], CounterReader]) -> None:
         """Have counters of single Services among the metrics; `look` opens the kernel's, for any thread."""
         self._board.show_traffic(Traffic(self._config.service_metrics, look))
+
+    def show_refusals(self, read: Callable[[], Mapping[int, int]]) -> None:
+        """Have refused connections of tenants among the metrics; `read` asks the kernel, for any thread."""
+        self._board.show_refusals(Refusals(read))
 
     def observe_request(self, verb: str, host: str, code: str, seconds: float) -> None:
         """Take note of a request to the API server; for any thread."""

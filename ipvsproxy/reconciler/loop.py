@@ -23,6 +23,7 @@ from ipvsproxy.exchange.inbox import (
     LockAcquired,
     NodeAddressesChanged,
     Removed,
+    RightRefused,
     SchedulersFound,
     SourceFailed,
 )
@@ -194,6 +195,8 @@ class Loop:
                 self.parts.schedulers.found(event)
             case LockAcquired():
                 self._alone = True
+            case RightRefused(kind):
+                self._wanted.right_refused(kind)
             case SourceFailed(reason):
                 raise Fatal(reason)
             case _:
@@ -208,7 +211,10 @@ class Loop:
 
     @property
     def _may_work(self) -> bool:
-        return self._alone and self._wanted.is_listed
+        if not self._alone:
+            return False
+        start, wanted = self.parts.start, self._wanted
+        return start.is_done or wanted.is_listed or (wanted.lacks_rights_only and start.may_begin_without_rights())
 
     def _take(self, event: Listed | Changed | Removed) -> None:
         different = self._wanted.apply(event)

@@ -12,6 +12,7 @@ import structlog
 from ipvsproxy.base import garbage_collection, messages
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.reconciler.apply import Applier
 from ipvsproxy.reconciler.node_look import ListenerLook, NodeLook
 from ipvsproxy.reconciler.part import Part
@@ -49,11 +50,27 @@ class Start(Part):
         self._clock = clock
         self._report = report
         self.is_done = False
+        self._may_begin: bool | None = None
 
     @property
     def next_due(self) -> float:
         """At once, or after the pause since it has failed."""
         return self.retry.at
+
+    def may_begin_without_rights(self) -> bool:
+        """Whether to begin though the API server refuses what tenants follow from: with shared Services only.
+
+        Not where something is served that pods would lose by that: it stays as it is.
+        """
+        if self._may_begin is None:
+            try:
+                self._may_begin = self._kernel.may_begin_with_shared()
+            except KernelError as error:
+                log.warning("Could not read what the kernel has, keeping it", err=str(error))
+                self._may_begin = False
+            if self._may_begin:
+                log.warning(messages.SHARED_ONLY)
+        return self._may_begin
 
     def run(self, now: float) -> int:
         """Start; return the number of changes to the kernel. Raises KernelError, NftError."""

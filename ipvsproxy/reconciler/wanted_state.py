@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping, 
 
 from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.config import Config
-from ipvsproxy.exchange.inbox import Changed, Listed, Removed
+from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.exchange.report import LookUps, Report
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.addresses import OtherNodeAddresses
@@ -25,6 +25,7 @@ from ipvsproxy.plan.rules import (
     internal_view_by_rules,
     may_be_balanced_by_rules,
     may_be_view_by_rules,
+    refusals_element,
 )
 from ipvsproxy.plan.safety import has_external_ips
 from ipvsproxy.plan.schedulers import Schedulers
@@ -52,8 +53,14 @@ class WantedState:
         clock: Callable[[], float] = time.monotonic,
         on_missing: Callable[[Missing], None] = log_missing,
     ) -> None:
-        self._store = Store(config.node_name, awaits_neighbours=ask is not None, tenant_label=config.tenant_label)
+        self._store = Store(
+            config.node_name,
+            awaits_neighbours=ask is not None,
+            tenant_label=config.tenant_label,
+            always_shared=(API_SERVER, config.cluster_dns),
+        )
         self._ask = ask
+        self._report = report
         self._ledger = Ledger(config.vip_mode)
         self._node = NodeState(config, report, self._store, on_missing)
         self._reports = ServiceReports(report, clock, self._store.services)
@@ -76,6 +83,19 @@ class WantedState:
     def is_listed(self) -> bool:
         """Whether each kind of object has been listed once: nothing is programmed before (contract 4.1)."""
         return self._store.synced
+
+    @property
+    def lacks_rights_only(self) -> bool:
+        """Whether each kind has been listed once, but those which the API server refuses."""
+        return self._store.lacks_rights_only
+
+    def right_refused(self, kind: Kind) -> None:
+        """Record that the API server refuses the right to list a kind, which matters until it can be listed."""
+        self._store.right_refused(kind)
+        self._report_rights()
+
+    def _report_rights(self) -> None:
+        self._report.lacking_rights(sorted(self._store.refused))
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -145,7 +165,11 @@ class WantedState:
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Record what an event says of an object, and return whether anything is different now."""
-        return self._store.apply(event)
+        was_refused = isinstance(event, Listed) and event.kind in self._store.refused
+        different = self._store.apply(event)
+        if was_refused:
+            self._report_rights()
+        return different
 
     def other_nodes(self, seen: OtherNodeAddresses) -> None:
         """Record what a look at the Nodes of the cluster has found."""
@@ -220,9 +244,12 @@ class WantedState:
         return addresses, self._ledger.set_members({}, slots)
 
     def join_groups(self, *, settled: bool, behind: Container[int] = ()) -> Dirty:
-        """Put addresses into their groups; some have to wait, as `Tenants.join` says."""
+        """Put addresses into their groups; some have to wait, as `Tenants.join` says. New groups are counted."""
         joining = self._store.tenants.join(settled=settled, behind=behind)
-        return self._ledger.set_members({audience_element(a): group for a, group in joining.items()})
+        members: dict[ElementKey, Value] = {audience_element(a): group for a, group in joining.items()}
+        counted = {refusals_element(g): begun for g, begun in self._store.tenants.take_changed_groups().items()}
+        members |= {slot: "" for slot, begun in counted.items() if begun}
+        return self._ledger.set_members(members, [slot for slot, begun in counted.items() if not begun])
 
     def release_groups(self) -> None:
         """Give groups of tenants that are gone to others, whose Services become dirty."""

@@ -58,6 +58,8 @@ class Field(Enum):
 
 LOCAL = 0
 """The audience of local pods and the node. Others are groups of source addresses, whose numbers AUDIENCES has."""
+UNKNOWN_GROUP = 0
+"""Local pods that are in no group."""
 SHARED_GROUP = 1
 """The group of sources that may connect to everything; nft/rulesets/by_source.nft names it."""
 LARGEST_GROUP = 4095
@@ -77,7 +79,8 @@ class SetSchema:
     """A set, or a map if it has a `value`. There is one object for each, which is equal only to itself.
 
     `family` is 4, 6, or 0 where the elements are of no single one. `table` is the family of the table it is in.
-    `part` is the part of the ruleset that its elements need, empty for the script that is always there.
+    `part` is the part of the ruleset that its elements need, empty for the script that is always there. `counts`
+    is whether the kernel counts the packets that have matched an element.
     """
 
     name: str
@@ -88,6 +91,7 @@ class SetSchema:
     interval: bool = False
     table: str = "inet"
     part: str = ""
+    counts: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -161,6 +165,8 @@ BY_AUDIENCE = _frontends("by_audience", verdict=True, part=BY_SOURCE)
 RESTRICTED = _frontends("restricted", part=BY_SOURCE)
 """Frontends to which only some groups of local pods may connect; which groups is in ADMITTED."""
 ADMITTED = _frontends("admitted", group=True, part=BY_SOURCE)
+REFUSALS = SetSchema("refusals", OwnerKind.NODE, (Field.AUDIENCE,), part=BY_SOURCE, counts=True)
+"""Groups of sources, with a count of their refused connections; UNKNOWN_GROUP is that of unknown pods."""
 GROUP_VIEWS = _frontends("group_views", redirect=True, group=True, part=BY_SOURCE)
 """From a frontend and a group to the virtual server of its view for that group."""
 VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
@@ -199,7 +205,7 @@ def _all() -> Iterator[SetSchema]:
     pings = (PING_OFF, PING_WHEN_READY, PING_READY, PING_RANGED, PING_ALLOWED)
     for both in (POD_CIDRS, *addresses, *frontends, *views, *pings):
         yield from both.values()
-    yield from (POD_INTERFACES, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
+    yield from (POD_INTERFACES, REFUSALS, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
 
 
 SETS: Mapping[str, SetSchema] = {found.name: found for found in _all()}

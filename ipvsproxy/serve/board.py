@@ -6,7 +6,7 @@ takes longer than microseconds, but for the rare ones after which listeners chan
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ipvsproxy.exchange.report import EventNote, LookUps, Report, Severity, Subject, Sync, service_subject
@@ -16,6 +16,7 @@ from ipvsproxy.serve import pages
 from ipvsproxy.serve.health import Health, responder
 from ipvsproxy.serve.http import HttpServer, ListenAddress, Listener
 from ipvsproxy.serve.metrics import Metrics
+from ipvsproxy.serve.refusals import Refusals
 from ipvsproxy.serve.services import GROUP, ServicePorts
 from ipvsproxy.serve.traffic import Traffic
 
@@ -44,6 +45,7 @@ class Board(Report):
         self._triggers: list[float] = []
         self._relay: Relay | None = None
         self._traffic: Traffic | None = None
+        self._refusals: Refusals | None = None
         self._look_ups = LookUps()
 
     def show_traffic(self, traffic: Traffic) -> None:
@@ -51,11 +53,18 @@ class Board(Report):
         self._traffic = traffic
         self.metrics.show_traffic(traffic)
 
+    def show_refusals(self, refusals: Refusals) -> None:
+        """Have connections that were refused since a Service is another tenant's among the metrics."""
+        self._refusals = refusals
+        self.metrics.show_refusals(refusals)
+
     def look_ups(self, found: LookUps) -> None:
         """Keep them for the page and the counters that have names."""
         self._look_ups = found
         if self._traffic is not None:
             self._traffic.holders = found.holders
+        if self._refusals is not None:
+            self._refusals.names = found.tenants
 
     def received(self, kind: str, objects: int, triggered: float) -> None:
         """Count, and keep the trigger until the change is programmed; older ones than the process do not count."""
@@ -67,6 +76,10 @@ class Board(Report):
         """Pass on."""
         self.health.node(eligible=eligible, reason=reason)
         self._ports.listen_on(listen)
+
+    def lacking_rights(self, kinds: Sequence[str]) -> None:
+        """Pass on."""
+        self.health.lacking_rights(kinds)
 
     def local(self, service: str, view: LocalView | None) -> None:
         """Keep the Services with a Local policy, and count those without a usable endpoint here."""

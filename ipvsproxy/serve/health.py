@@ -50,6 +50,7 @@ class Health:
         self._eligible = False
         self._reason = ""
         self._holder = ""
+        self._lacking: tuple[str, ...] = ()
 
     def queued(self, families: Iterable[int] | None = None) -> None:
         """Something waits to be programmed, in all families or in some; only the oldest moment counts."""
@@ -78,6 +79,11 @@ class Health:
             self._eligible = eligible
             self._reason = reason
 
+    def lacking_rights(self, kinds: Iterable[str]) -> None:
+        """The API server refuses to list some kinds of objects: a rolling update must not go on with that."""
+        with self._lock:
+            self._lacking = tuple(kinds)
+
     def standby(self, holder: str) -> None:
         """Another proxy has this node: we wait for it, until there is none ('')."""
         with self._lock:
@@ -96,10 +102,12 @@ class Health:
             if self._holder:
                 return self._answer(now, True, {"waitingFor": self._holder}, ok=True)
             synced = len(self._updated) == len(self._families)
-            healthy = self._healthy() and synced
+            healthy = self._healthy() and synced and not self._lacking
             node: dict[str, Any] = {"nodeEligible": self._eligible}
             if self._reason:
                 node["reason"] = self._reason
+            if self._lacking:
+                node["lackingRights"] = list(self._lacking)
             return self._answer(now, healthy, node, ok=healthy and self._eligible)
 
     def livez(self) -> tuple[int, bytes]:

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from ipvsproxy.exchange.report import Sync
 from ipvsproxy.plan.local import EXTERNAL, INTERNAL
 from ipvsproxy.serve.health import FAMILY_NAMES
+from ipvsproxy.serve.refusals import Refusals
 from ipvsproxy.serve.traffic import Traffic, TrafficSeries
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
@@ -113,6 +114,10 @@ class Metrics:
     def show_traffic(self, traffic: Traffic) -> None:
         """Show counters of single Services and endpoints from now on."""
         self.registry.register(_TrafficCollector(traffic))
+
+    def show_refusals(self, refusals: Refusals) -> None:
+        """Show how many connections of pods of each tenant were refused."""
+        self.registry.register(_RefusalsCollector(refusals))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its content type."""
@@ -250,6 +255,29 @@ class _TrafficCollector(Collector):
         name, seconds = "ipvsproxy_traffic_scrape_duration_seconds", self._traffic.seconds
         yield GaugeMetricFamily(name, "Time that the last reading of these counters took", value=seconds)
         yield GaugeMetricFamily("ipvsproxy_traffic_reading_seconds", f"Deprecated: {name}", value=seconds)
+
+
+class _RefusalsCollector(Collector):
+    """Refused connections of pods by their tenants, asked for at each scrape."""
+
+    def __init__(self, refusals: Refusals) -> None:
+        self._refusals = refusals
+
+    def describe(self) -> list[Metric]:
+        """Name nothing beforehand, so that registering asks no kernel."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield both counters as they are now."""
+        name, what = "ipvsproxy_tenant_refused_connections", "refused connections to Services of others"
+        refused = CounterMetricFamily(name, f"Pods of each tenant: {what}", labels=("tenant",))
+        for tenant, count in sorted(self._refusals.by_tenant().items()):
+            refused.add_metric((tenant,), count)
+        yield refused
+        name, count = "ipvsproxy_unknown_pod_refused_connections", self._refusals.of_unknown
+        yield CounterMetricFamily(
+            name, "Pods that are not known yet: dropped connections to Services of tenants", count
+        )
 
 
 def _counted(what: str, labels: tuple[str, ...], series: Iterable[TrafficSeries]) -> Iterator[Metric]:

@@ -25,6 +25,7 @@ LABEL = "ipvsproxy.io/tenant"
 PORTS = [port(80, 8080, "TCP", "web"), port(81, 8081, "UDP", "udp")]
 NUMBERS = {"blue": 1, "green": 2, "plain": 3}
 DNS, OWN_DNS = ("10.96.77.53", "fd00:10:96::77:53"), ("10.96.77.54", "fd00:10:96::77:54")
+FETCH = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:10249/metrics').read().decode())"
 SERVED, REFUSED, UNKNOWN = "answered", "refused", "timeout"
 
 
@@ -187,6 +188,37 @@ def test_commands_know_the_tenants_however_they_are_numbered(cluster: TwoTenants
 def test_connections_to_others_get_no_answer_if_so_set(cluster: TwoTenants) -> None:
     eventually(lambda: cluster.outcomes("p11", "blue") == {SERVED})
     assert cluster.outcomes("p11", "green") == {UNKNOWN}
+
+
+def test_refused_connections_are_counted_by_tenant(cluster: TwoTenants) -> None:
+    eventually(lambda: cluster.table() == SEPARATE)
+    node = cluster.lab.nodes[0]
+
+    def counts() -> dict[str, int]:
+        page = cluster.lab.run(node, [sys.executable, "-c", FETCH])
+        return {
+            line.split(" ")[0]: int(float(line.split(" ")[1]))
+            for line in page.splitlines()
+            if "refused_conn" in line and line[0] != "#"
+        }
+
+    blue, green = (f'ipvsproxy_tenant_refused_connections_total{{tenant="{name}"}}' for name in ("blue", "green"))
+    unknown = "ipvsproxy_unknown_pod_refused_connections_total"
+    before = counts()
+    asked = [
+        Question(cluster.lab.host("p11").netns, address, 80)
+        for address in (cluster_ip("green", 4), cluster_ip("green", 6))
+    ]
+    assert {result.outcome for result in probe_many(asked, 3)} == {REFUSED}
+    after = counts()
+    assert {name: after[name] - before[name] for name in (blue, green, unknown)} == {blue: 2, green: 0, unknown: 0}
+    # What is served is not counted, a pod that is not known is.
+    assert cluster.outcomes("p11", "blue") == cluster.outcomes("p11", "plain") == {SERVED}
+    assert counts() == after
+    del cluster.pods["p11"]
+    cluster.write()
+    eventually(lambda: cluster.outcomes("p11", "blue") == {UNKNOWN})
+    assert counts()[unknown] > after[unknown]
 
 
 def test_a_service_can_be_shared(cluster: TwoTenants) -> None:

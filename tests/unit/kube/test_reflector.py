@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
-from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
+from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed, RightRefused
 from ipvsproxy.kube import api, decode, reflector
 from ipvsproxy.kube.api import PAGE_SIZE, RequestFailed, lines
 from ipvsproxy.kube.ceilings import ObjectRoom
@@ -551,7 +551,7 @@ def test_forbidden_is_retried_for_ever_and_said_once():
 def test_a_right_that_tenants_need_is_one_error_that_names_right_and_setting(kind, right):
     refused = [Reply(status(403, "Forbidden", "no"), code=403) for _ in range(4)]
     run = Run(*refused, kind=kind)
-    assert run() == []  # nothing is listed: the kernel stays as it is
+    assert run() == [RightRefused(kind)]
     (line,) = [entry for entry in run.logs if entry["log_level"] in ("warning", "error")]
     assert (line["event"], line["log_level"]) == (messages.RIGHT_REFUSED, "error")
     assert (line["right"], line["setting"]) == (right, "tenantLabel (--tenant-label)")

@@ -9,7 +9,7 @@ from ipvsproxy.kernel.scripts import PARTS, part, ruleset, script
 from ipvsproxy.ruleset.schema import SETS, Field, OwnerKind
 
 TABLE = re.compile(r"^table (\w+) (\w+) {", re.MULTILINE)
-DECLARATION = re.compile(r"(set|map) (\w+) { typeof ([^;:]+?)(?: : ([^;]+))?;( flags interval;)? }")
+DECLARATION = re.compile(r"(set|map) (\w+) { typeof ([^;:]+?)(?: : ([^;]+))?;( flags interval;)?( counter;)? }")
 TYPEOF = {words: field for field in Field for words in field.value.typeof}
 SCRIPT = ruleset()
 
@@ -19,18 +19,18 @@ def fields(text):
 
 
 def declared():
-    """Return (table, kind, key, value, interval) of each set, by name."""
+    """Return (table, kind, key, value, interval, counter) of each set, by name."""
     tables = TABLE.split(SCRIPT)[1:]
     return {
-        name: (family, kind, fields(key), fields(value), bool(interval))
+        name: (family, kind, fields(key), fields(value), bool(interval), bool(counter))
         for family, body in zip(tables[::3], tables[2::3], strict=True)
-        for kind, name, key, value, interval in DECLARATION.findall(body)
+        for kind, name, key, value, interval, counter in DECLARATION.findall(body)
     }
 
 
 def test_every_set_of_the_scripts_is_in_the_schema_as_it_is_there():
     assert declared() == {
-        name: (kind.table, "map" if kind.value else "set", kind.key, kind.value, kind.interval)
+        name: (kind.table, "map" if kind.value else "set", kind.key, kind.value, kind.interval, kind.counts)
         for name, kind in SETS.items()
     }
     assert len(declared()) == len(re.findall(r"^\t(?:set|map) ", SCRIPT, re.MULTILINE))

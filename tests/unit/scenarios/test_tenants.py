@@ -197,6 +197,7 @@ class History:
         return (
             {address: names[group] for address, group in sets.get("audiences4", {}).items()},
             {(frontend, names[group]) for frontend, _, group in admitted},
+            {"unknown" if number == "0:0" else names[number] for number in sets["refusals"]},
             sets.get("by_audience4", {}), set(sets.get("restricted4", ())), set(sets.get("frontends4", ())),
         )  # fmt: skip
 

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ipvsproxy.exchange.report import Subject, Sync
+from ipvsproxy.exchange.report import LookUps, Subject, Sync
 from ipvsproxy.plan.local import LocalView
 from ipvsproxy.serve.board import Board
+from ipvsproxy.serve.refusals import Refusals
 
 UPSTREAM = {
     "kubeproxy_sync_proxy_rules_duration_seconds": ("histogram", {"ip_family"}),
@@ -212,11 +213,32 @@ def test_a_verification_that_fails_waits_although_nothing_was_queued(metered, mo
     assert not metered.board.health.healthy
 
 
+def test_refused_connections_are_counted_by_tenant_and_the_last_counts_stay_while_the_kernel_says_nothing(metered):
+    answers = [{0: 5, 2: 3, 9: 7}, OSError("gone")]
+
+    def read():
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    metered.board.show_refusals(Refusals(read))
+    metered.board.look_ups(LookUps(tenants=lambda: {2: "blue", 3: 'gr"een'}))
+    for _ in range(2):
+        lines = metered.board.metrics.exposition("")[0].decode().splitlines()
+        assert [line for line in lines if "refused_connections" in line and line[0] != "#"] == [
+            'ipvsproxy_tenant_refused_connections_total{tenant="blue"} 3.0',
+            'ipvsproxy_tenant_refused_connections_total{tenant="gr\\"een"} 0.0',
+            "ipvsproxy_unknown_pod_refused_connections_total 5.0",
+        ]
+
+
 def test_the_compatibility_page_names_all_and_no_other(metered):
     page = (Path(__file__).parents[3] / "docs/compatibility.md").read_text()
     rows = page.partition("\n## Metrics\n")[2].partition("\n## ")[0].splitlines()
     promised = [row.split("|") for row in rows if row.startswith("| `")]
     named = {name for _, names, here, *_ in promised if here.strip() != "absent" for name in NAME.findall(names)}
     metered.board.metrics.show_traffic(SimpleNamespace(seconds=0.0, series=list))
+    metered.board.show_refusals(Refusals(dict))
     text = metered.board.metrics.exposition("")[0].decode()
     assert named == set(re.findall(rf"^# TYPE ({NAME.pattern}) ", text, re.MULTILINE))
