@@ -8,6 +8,7 @@ from ipvsproxy.config.values import (
     DetectLocalMode,
     Listen,
     LogFormat,
+    TenantPods,
     TenantRefusal,
     VipMode,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "IpvsTimeouts",
     "Listen",
     "LogFormat",
+    "TenantPods",
     "TenantRefusal",
     "VipMode",
 ]

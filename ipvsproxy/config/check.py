@@ -21,6 +21,7 @@ from ipvsproxy.config.values import (
     DataPath,
     DetectLocalMode,
     LogFormat,
+    TenantPods,
     TenantRefusal,
     VipMode,
 )
@@ -57,6 +58,7 @@ CHOICES = {
     "vipMode": tuple(VipMode),
     "dataPath": tuple(DataPath),
     "tenantRefusal": tuple(TenantRefusal),
+    "tenantPods": tuple(TenantPods),
     "showHiddenMetricsForVersion": ("", *PREVIOUS_MINORS),
 }
 

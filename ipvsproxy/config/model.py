@@ -18,6 +18,7 @@ from ipvsproxy.config.values import (
     DetectLocalMode,
     Listen,
     LogFormat,
+    TenantPods,
     TenantRefusal,
     VipMode,
 )
@@ -110,6 +111,7 @@ class Config:
     suppress_vip_arp: bool = ROW
     tenant_label: str = ROW
     tenant_refusal: TenantRefusal = ROW
+    tenant_pods: TenantPods = ROW
     cluster_dns: str = ROW
     tenant_dns_fallback: bool = ROW
 

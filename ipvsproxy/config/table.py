@@ -32,7 +32,7 @@ from ipvsproxy.config.kinds import (
     ValueKind,
 )
 from ipvsproxy.config.meaning import seconds
-from ipvsproxy.config.values import DataPath, LogFormat, TenantRefusal, VipMode
+from ipvsproxy.config.values import DataPath, LogFormat, TenantPods, TenantRefusal, VipMode
 
 SECOND = NANOSECONDS
 MINUTE, HOUR = 60 * SECOND, 3600 * SECOND
@@ -285,6 +285,9 @@ OURS = (
     Row("tenant-refusal", "tenantRefusal", STRING, "refuse", NEW,
         "what happens to a connection of a pod to a Service of another tenant: refuse, drop", always=True,
         attribute="tenant_refusal", convert=TenantRefusal, decides=True),
+    Row("tenant-pods", "tenantPods", STRING, "node", NEW,
+        "of which pods the tenant is known, so that no other tenant's EndpointSlice has them: node, all",
+        always=True, attribute="tenant_pods", convert=TenantPods, decides=True),
     Row("cluster-dns", "clusterDNS", STRING, "kube-system/kube-dns", NEW,
         "namespace/name of the cluster's DNS Service, in place of which Services with the annotation"
         " ipvsproxy.io/tenant-dns answer pods of their tenants", always=True, nullable=True,

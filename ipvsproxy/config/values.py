@@ -43,6 +43,13 @@ class TenantRefusal(StrEnum):
     DROP = "drop"
 
 
+class TenantPods(StrEnum):
+    """Of which pods it is known which tenant they belong to."""
+
+    NODE = "node"
+    ALL = "all"
+
+
 class LogFormat(StrEnum):
     """How log lines look on stderr."""
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgspec
 
-from ipvsproxy.config import Config
+from ipvsproxy.config import Config, TenantPods
 from ipvsproxy.exchange.inbox import Kind, kinds
 from ipvsproxy.kube.api import PAGE_SIZE, RequestFailed, Transport, failure_of, read_page
 from ipvsproxy.kube.kubeconfig import KubeconfigError
@@ -36,7 +36,11 @@ def _from_api(config: Config, wanted: Iterable[Kind]) -> Objects:
     from ipvsproxy.kube.client import ClientLimits, KubeClient
 
     client = KubeClient(
-        config.kubeconfig, config.master, config.node_name, ClientLimits(CONNECT_SECONDS, READ_SECONDS)
+        config.kubeconfig,
+        config.master,
+        config.node_name,
+        ClientLimits(CONNECT_SECONDS, READ_SECONDS),
+        all_pods=config.tenant_pods is TenantPods.ALL,
     )
     found = Objects("the API server", wanted)
     try:

@@ -30,9 +30,10 @@ class ApiSource:
         *,
         observe: Observe = lambda *_: None,
         kinds: Iterable[Kind] = ALWAYS,
+        all_pods: bool = False,
     ) -> None:
         self.kinds = tuple(kinds)
-        self.client = KubeClient(kubeconfig, master, node_name, limits, observe)
+        self.client = KubeClient(kubeconfig, master, node_name, limits, observe, all_pods=all_pods)
         self._pace = pace
         self._node_name = node_name
         self._reflectors: list[Reflector] = []

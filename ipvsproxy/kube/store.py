@@ -5,7 +5,7 @@ object changes nothing. There is no order between Services and slices (contract 
 Service, a Service without slices has no endpoints.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
@@ -34,6 +34,7 @@ class Store:
         awaits_neighbours: bool = False,
         tenant_label: str = "",
         always_shared: Iterable[str] = (),
+        all_pods: bool = False,
     ) -> None:
         self.services: dict[str, Service] = {}
         self.node: Node | None = None
@@ -41,7 +42,7 @@ class Store:
         self.other_nodes: dict[str, Node] = {}
         self.addresses = Addresses()
         self.host_ports = HostPorts()
-        self.tenants = Tenants(tenant_label, node_name, always_shared)
+        self.tenants = Tenants(tenant_label, node_name, always_shared, all_pods=all_pods)
         self.has_tenants = bool(tenant_label)
         self._kinds = frozenset(kinds(tenants=bool(tenant_label)))
         # Only where there are tenants: Services by namespace, and by a tenant that they are shared with.
@@ -166,9 +167,24 @@ class Store:
             return False
         if kind is Kind.NAMESPACE:
             return self._set_namespace(key, value)
-        addresses = self.tenants.set_pod(key, value if isinstance(value, Pod) else None)
-        self._mark_with_endpoints(addresses)
-        return bool(addresses)
+        return self._set_pod(key, value if isinstance(value, Pod) else None)
+
+    def _set_pod(self, key: str, pod: Pod | None) -> bool:
+        """Take a pod over; Services that name it become dirty if it is another tenant's now, or was before."""
+        affected = self.tenants.addresses_of(key) | set(pod.addresses if pod else ())
+        before = set(self._naming_foreign(affected))
+        if not self.tenants.set_pod(key, pod):
+            return False
+        self.mark(service for service, _ in before ^ set(self._naming_foreign(affected)))
+        return True
+
+    def _naming_foreign(self, addresses: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+        """Yield the Services of tenants that name one of some addresses which is another tenant's pod."""
+        for address in addresses:
+            for key in self._naming.get(address, ()):
+                service = self._slices[key].service
+                if self.tenants.is_foreign(service.partition("/")[0], address):
+                    yield service, address
 
     def _set_namespace(self, name: str, value: Object | None) -> bool:
         """Take a Namespace over; with its tenant, that of its Services changes."""

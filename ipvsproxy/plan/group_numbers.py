@@ -12,13 +12,13 @@ from ipvsproxy.ruleset.schema import LARGEST_GROUP, SHARED_GROUP, UNKNOWN_GROUP
 class GroupNumbers:
     """Which tenant has which number, and which tenants there was none left for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_tenants: bool) -> None:
         self._groups: dict[str, int] = {}
         self._ended: set[int] = set()
         self._free: list[int] = []
         self._next = SHARED_GROUP + 1
         self._lacking: dict[str, None] = {}
-        self._changed = {UNKNOWN_GROUP: True}
+        self._changed = {UNKNOWN_GROUP: True} if has_tenants else {}
 
     @property
     def are_lacking(self) -> bool:

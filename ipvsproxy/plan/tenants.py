@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ipvsproxy.config.annotation_values import EVERY_TENANT
 from ipvsproxy.plan.group_numbers import GroupNumbers
 from ipvsproxy.plan.model import EndpointSlice, Namespace, Pod, Service
+from ipvsproxy.plan.other_pods import OtherPods
 from ipvsproxy.ruleset.schema import SHARED_GROUP
 
 SHARED = ""
@@ -30,17 +31,22 @@ class Tenants:
     """Namespaces, pods of this node, and the groups that follow. `label` is empty where there are no tenants.
 
     `always_shared` are Services (`namespace/name`) that are open to all as long as their namespace is not known.
+    With `all_pods` those of other nodes are known as well; they are in no group.
     """
 
-    def __init__(self, label: str, node_name: str, always_shared: Iterable[str] = ()) -> None:
+    def __init__(
+        self, label: str, node_name: str, always_shared: Iterable[str] = (), *, all_pods: bool = False
+    ) -> None:
         self.label = label
         self._always_shared = frozenset(always_shared)
         self.members: dict[bytes, int] = {}
         self._node_name = node_name
+        self._all_pods = all_pods
         self._tenants: dict[str, str] = {}
         self._spaces: dict[str, dict[str, None]] = {}
-        self._groups = GroupNumbers()
+        self._groups = GroupNumbers(has_tenants=bool(label))
         self._pods: dict[str, Pod] = {}
+        self._other_pods = OtherPods()
         self._pods_at: dict[bytes, dict[str, None]] = {}
         self._pods_in: dict[str, dict[str, None]] = {}
         # Namespaces whose Services are not all programmed since they changed their tenant.
@@ -98,22 +104,26 @@ class Tenants:
     def own_endpoints(
         self, service: Service, slices: Sequence[EndpointSlice]
     ) -> tuple[Sequence[EndpointSlice], list[bytes]]:
-        """Return the slices of a Service without pods of this node that are another tenant's, and their addresses.
+        """Return the slices of a Service without pods that are another tenant's, and the addresses of these.
 
-        What a shared namespace's slices name is its matter. Of pods on other nodes nothing is known.
+        What a shared namespace's slices name is its matter.
         """
-        owner = self.tenant(service.namespace)
-        if not self.label or not owner:
+        if not self.label or not self.tenant(service.namespace):
             return slices, []
-        foreign = {
-            end.address
-            for piece in slices
-            for end in piece.endpoints
-            if end.address in self._pods_at and self.tenant_at(end.address) not in (None, SHARED, owner)
-        }
+        addresses = (end.address for piece in slices for end in piece.endpoints)
+        foreign = {address for address in addresses if self.is_foreign(service.namespace, address)}
         if not foreign:
             return slices, []
         return [_without(piece, foreign) for piece in slices], sorted(foreign)
+
+    def is_foreign(self, namespace: str, address: bytes) -> bool:
+        """Whether a namespace has a tenant, and an address is that of another tenant's pod, on any node."""
+        owner = self.tenant(namespace)
+        if not owner:
+            return False
+        near = {self._pods[key].namespace for key in self._pods_at.get(address, ())}
+        found = {self.tenant(space) for space in near | self._other_pods.namespaces_at(address)}
+        return len(found) == 1 and found.isdisjoint((None, SHARED, owner))
 
     # What changes.
 
@@ -124,8 +134,8 @@ class Tenants:
 
     @property
     def pods(self) -> Collection[str]:
-        """`namespace/name` of all pods of this node."""
-        return self._pods.keys()
+        """`namespace/name` of all pods of this node, and of others that are known."""
+        return {*self._pods, *self._other_pods.keys}
 
     def set_namespace(self, name: str, namespace: Namespace | None) -> tuple[str, ...] | None:
         """Take a Namespace over (None: it is gone); return the tenants that have got or lost a group by that.
@@ -181,13 +191,22 @@ class Tenants:
             self._unsettled.update(dict.fromkeys(self._pods[key].addresses))
 
     def addresses_in(self, namespace: str) -> set[bytes]:
-        """Return the addresses of all pods of this node in a namespace."""
-        return {a for key in self._pods_in.get(namespace, ()) for a in self._pods[key].addresses}
+        """Return the addresses of all pods that are known in a namespace."""
+        near = {a for key in self._pods_in.get(namespace, ()) for a in self._pods[key].addresses}
+        return near | set(self._other_pods.addresses_in(namespace))
 
     def set_pod(self, key: str, pod: Pod | None) -> set[bytes]:
-        """Take a pod over (None: it is gone); return the addresses that this is about, none for others' pods."""
+        """Take a pod over (None: it is gone); return the addresses that this is about."""
         if pod is not None and pod.node != self._node_name:
-            pod = None
+            return self._set_near(key, None) | self._other_pods.put(key, pod.addresses if self._all_pods else ())
+        return self._set_near(key, pod) | self._other_pods.put(key, ())
+
+    def addresses_of(self, key: str) -> set[bytes]:
+        """Return the addresses of a pod, none of one that is not known."""
+        pod = self._pods.get(key)
+        return {*(pod.addresses if pod else ()), *self._other_pods.addresses_of(key)}
+
+    def _set_near(self, key: str, pod: Pod | None) -> set[bytes]:
         old = self._pods.get(key)
         if pod == old:
             return set()

@@ -14,7 +14,7 @@ import structlog
 
 from ipvsproxy.base import garbage_collection, messages
 from ipvsproxy.base.errors import Fatal, plain
-from ipvsproxy.config import Config
+from ipvsproxy.config import Config, TenantPods
 from ipvsproxy.config.advice import family_advice, nodeport_note
 from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, Source, kinds
 from ipvsproxy.kernel import host
@@ -133,7 +133,10 @@ def source(config: Config, observe: Observe) -> tuple[Source, EventClient | None
         return ManifestSource(config.manifests, wanted), None, None
     from ipvsproxy.kube.source import ApiSource
 
-    api = ApiSource(config.kubeconfig, config.master, config.node_name, observe=observe, kinds=wanted)
+    all_pods = config.tenant_pods is TenantPods.ALL
+    api = ApiSource(
+        config.kubeconfig, config.master, config.node_name, observe=observe, kinds=wanted, all_pods=all_pods
+    )
     return api, api.client, api.ask
 
 

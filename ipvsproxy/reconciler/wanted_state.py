@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
 from ipvsproxy.base.names import DNS_PORT
-from ipvsproxy.config import Config
+from ipvsproxy.config import Config, TenantPods
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.exchange.report import LookUps, Report
 from ipvsproxy.kube.store import Store
@@ -58,6 +58,7 @@ class WantedState:
             awaits_neighbours=ask is not None,
             tenant_label=config.tenant_label,
             always_shared=(API_SERVER, config.cluster_dns),
+            all_pods=config.tenant_pods is TenantPods.ALL,
         )
         self._ask = ask
         self._report = report

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.timer import ExponentialWait
-from ipvsproxy.exchange.inbox import ALWAYS, ApiServers, Inbox, Kind, Listed, Removed, SourceFailed, kinds
+from ipvsproxy.exchange.inbox import ApiServers, Inbox, Kind, Listed, Removed, SourceFailed, kinds
 from ipvsproxy.kube import answer_head, connection, kubeconfig
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube.api import RequestFailed, TooLarge
@@ -93,9 +93,9 @@ class View:
 def _follow(tmp_path):
     views = []
 
-    def start(server, *, pace=FAST, limits=None, path=None, master="", kinds=ALWAYS):
+    def start(server, *, pace=FAST, limits=None, path=None, master="", **settings):
         path = path or server.write_kubeconfig(tmp_path / "kubeconfig")
-        views.append(View(ApiSource(path, master, "node1", limits, pace, kinds=kinds)))
+        views.append(View(ApiSource(path, master, "node1", limits, pace, **settings)))
         return views[-1]
 
     yield start
@@ -159,6 +159,15 @@ def test_namespaces_and_the_pods_of_this_node_where_there_are_tenants(server, fo
     view.wait_for_lists()
     assert view.objects[Kind.NAMESPACE]["blue"].labels == {"a": "b"}
     assert set(view.objects[Kind.POD]) == {"blue/here"}
+
+
+def test_all_pods_that_have_not_ended_where_that_is_so_set(server, follow):
+    for name, phase in (("here", "Running"), ("there", "Pending"), ("done", "Succeeded"), ("dead", "Failed")):
+        status = {"phase": phase, "podIPs": [{"ip": "10.244.2.7"}]}
+        server.put(named("Pod", name, "blue", spec={"nodeName": f"node-{name}"}, status=status))
+    view = follow(server, kinds=kinds(tenants=True), all_pods=True)
+    view.wait_for_lists()
+    assert set(view.objects[Kind.POD]) == {"blue/here", "blue/there"}
 
 
 def test_changes_arrive(server, follow):

@@ -113,6 +113,7 @@ def test_a_pod_is_news_for_the_services_whose_slices_name_its_address():
     store = Store("node1", tenant_label="tenant")
     put(store, "web", "10.244.1.1", name="a")
     put(store, "other", "10.244.1.2", name="b")
+    store.apply(Changed(Kind.NAMESPACE, "default", Namespace("default", {"tenant": "red"})))
     store.apply(Changed(Kind.NAMESPACE, "x", Namespace("x", {"tenant": "blue"})))
     store.take_dirty()
     pod = Pod("x", "one", "node1", (parse_ip("10.244.1.1"),))
@@ -124,6 +125,17 @@ def test_a_pod_is_news_for_the_services_whose_slices_name_its_address():
     store.take_dirty()
     store.apply(Removed(Kind.POD, pod.key))
     assert store.take_dirty() == []
+
+
+def test_a_pod_that_changes_its_address_is_news_for_a_service_that_names_both():
+    store = Store("node1", tenant_label="tenant")
+    put(store, "web", "10.244.1.1", "10.244.1.2")
+    for name, tenant in (("default", "red"), ("x", "blue")):
+        store.apply(Changed(Kind.NAMESPACE, name, Namespace(name, {"tenant": tenant})))
+    for number in (1, 2):
+        store.take_dirty()
+        store.apply(Changed(Kind.POD, "x/one", Pod("x", "one", "node1", (parse_ip(f"10.244.1.{number}"),))))
+        assert store.take_dirty() == ["default/web"]
 
 
 def test_without_tenants_namespaces_and_pods_are_not_waited_for_and_change_nothing():
@@ -138,3 +150,22 @@ def test_without_tenants_namespaces_and_pods_are_not_waited_for_and_change_nothi
         assert store.apply(Listed(Kind.POD, {pod.key: pod})) == (store is tenants)
         assert store.synced
     assert not plain.tenants.pods
+
+
+def test_pods_of_other_nodes_are_news_only_for_services_that_lose_or_win_an_endpoint_by_them():
+    store = Store("node1", tenant_label="tenant", all_pods=True)
+    for name, tenant in (("a", "blue"), ("b", "green")):
+        store.apply(Changed(Kind.NAMESPACE, name, Namespace(name, {"tenant": tenant})))
+        made = replace(service("web"), namespace=name)
+        store.apply(Changed(Kind.SERVICE, made.key, made))
+        ends = replace(slice_of("web", "10.244.2.1"), namespace=name, service=made.key)
+        store.apply(Changed(Kind.ENDPOINT_SLICE, ends.key, ends))
+    store.take_dirty()
+    pod = Pod("a", "one", "node2", (parse_ip("10.244.2.1"),))
+    assert store.apply(Changed(Kind.POD, pod.key, pod))
+    assert store.take_dirty() == ["b/web"]
+    assert not store.apply(Changed(Kind.POD, pod.key, pod))
+    store.apply(Changed(Kind.NAMESPACE, "a", Namespace("a", {"tenant": "green"})))
+    assert set(store.take_dirty()) == {"a/web", "b/web"}
+    assert store.apply(Listed(Kind.POD, {}))
+    assert store.take_dirty() == []

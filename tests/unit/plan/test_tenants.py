@@ -172,3 +172,22 @@ def test_tenants_above_the_limit_have_no_group():
     tenants.set_namespace("n0", None)
     assert tenants.release_groups() == [f"t{LARGEST_GROUP - 1}"]
     assert (tenants.lacks_groups, tenants.join(settled=True)) == (False, {ONE: SHARED_GROUP + 1})
+
+
+def test_endpoints_that_are_pods_of_another_tenant_on_other_nodes_are_left_out_if_these_are_known():
+    piece = slice_of("web", "10.244.2.1", "10.244.2.2", "10.244.2.9")
+    far = [parse_ip("10.244.2.1"), parse_ip("10.244.2.2")]
+    for knows in (True, False):
+        tenants = Tenants(LABEL, "node1", all_pods=knows)
+        for name, tenant in (("a", "blue"), ("b", "green"), ("plain", SHARED)):
+            tenants.set_namespace(name, namespace(name, tenant))
+        for name, space, address in (("one", "a", far[0]), ("two", "plain", far[1])):
+            tenants.set_pod(f"{space}/{name}", pod(space, name, address, node="node2"))
+        left, foreign = tenants.own_endpoints(in_namespace("b"), [piece])
+        assert foreign == ([far[0]] if knows else [])
+        assert len(left[0].endpoints) == (2 if knows else 3)
+        # A pod of another node is in no group: what comes from it is judged on its own node.
+        assert tenants.join(settled=True) == {}
+        # An address that pods of two tenants claim is not judged.
+        tenants.set_pod("b/heir", pod("b", "heir", far[0], node="node3"))
+        assert tenants.own_endpoints(in_namespace("b"), [piece]) == ([piece], [])
