@@ -11,6 +11,7 @@ from ipvsproxy.commands import drift
 from ipvsproxy.commands.survey_dns import ask_dns
 from ipvsproxy.commands.survey_kernel import read_kernel
 from ipvsproxy.commands.survey_objects import find_objects, plan_node, tenants_seen
+from ipvsproxy.commands.survey_tenant_dns import ask_tenant_dns
 from ipvsproxy.config import Config
 from ipvsproxy.config.table import BY_FLAG
 from ipvsproxy.diagnosis.facts import Facts, KubeProxy, SettingsFacts
@@ -48,6 +49,7 @@ def survey(config: Config, cluster_domain: str, origin: str = "") -> SurveyResul
         else:
             facts.unread["drift"] = f"the kernel cannot be read: {facts.unread.get('state', 'it has no IPVS')}"
         facts.tenants = tenants_seen(wanted, found)
+        facts.tenant_dns = ask_tenant_dns(wanted.tenants, wanted.services.values(), cluster_domain)
         facts.dns = ask_dns(wanted, objects, cluster_domain, facts.held_vips)
     elif config.tenant_label:
         facts.unread["tenants"] = "objects cannot be read"

@@ -186,6 +186,21 @@ class TenantFacts(msgspec.Struct, frozen=True):
     stale_services: int | None = None
 
 
+class TenantDns(msgspec.Struct, frozen=True):
+    """The DNS Service of a tenant: what it answers for a name of its tenant, and for one of another tenant.
+
+    `expected` and `hidden` are the addresses that the two Services have; `foreign` is None if it was not asked.
+    """
+
+    tenant: str
+    service: str
+    own: DnsAnswer
+    expected: tuple[str, ...] = ()
+    other: str = ""
+    foreign: DnsAnswer | None = None
+    hidden: tuple[str, ...] = ()
+
+
 class KubeProxy(msgspec.Struct, frozen=True):
     """Whether a kube-proxy runs here: what shows that it does (`signs`), and its mode, empty if it is unknown.
 
@@ -218,6 +233,7 @@ class Facts(msgspec.Struct):
     api: Api | None = None
     node: OwnNode | None = None
     tenants: TenantFacts | None = None
+    tenant_dns: tuple[TenantDns, ...] = ()
     schedulers: tuple[str, ...] = ()
     holder: str = ""
     held_vips: dict[str, str] = {}

@@ -33,6 +33,7 @@ CHECKS: tuple[Check, ...] = (
     links.check_hairpin,
     links.check_long_datagrams,
     dns.check_dns,
+    tenants.check_tenant_dns,
 )
 
 OF_AN_INSTALLED_PROXY: frozenset[Check] = frozenset(
@@ -45,6 +46,7 @@ OF_AN_INSTALLED_PROXY: frozenset[Check] = frozenset(
         tenants.check_tenants,
         state.check_drift,
         dns.check_dns,
+        tenants.check_tenant_dns,
     )
 )
 """What they miss where ipvsproxy is not installed only means that: one finding says so."""

@@ -1,8 +1,8 @@
-"""Checks of tenants: whether the proxy follows the Namespaces and the pods that they come from."""
+"""Checks of tenants: whether the proxy follows what they come from, and whether each has its own DNS."""
 
 from collections.abc import Iterator
 
-from ipvsproxy.diagnosis.facts import Facts
+from ipvsproxy.diagnosis.facts import Facts, TenantDns
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.state import other_settings
 
@@ -36,3 +36,27 @@ def check_tenants(facts: Facts) -> Iterator[Finding]:
         yield problem("tenants", summary, *evidence, step=STEP)
     else:
         yield fine("tenants", known, here)
+
+
+def check_tenant_dns(facts: Facts) -> Iterator[Finding]:
+    """The DNS Service of each tenant answers, and resolves the names of its own tenant only."""
+    findings = [finding for one in facts.tenant_dns for finding in _dns(one)]
+    yield from findings
+    if facts.tenant_dns and not findings:
+        number = counted(len(facts.tenant_dns), "DNS Service")
+        yield fine("tenants", f"{number} of tenants: each answers, and resolves names of its own tenant only")
+
+
+def _dns(one: TenantDns) -> Iterator[Finding]:
+    title, asked = f"the DNS of tenant {one.tenant} ({one.service})", f"asked {one.own.server}"
+    if not one.own.asked_from:
+        yield problem("tenants", f"{title} does not answer: {one.own.error}", f"{asked} for {one.own.name}",
+                      step=f"ipvsproxy doctor {one.service}; are its pods ready?")  # fmt: skip
+    elif one.own.error or not set(one.own.addresses) & set(one.expected):
+        found = one.own.error or ", ".join(one.own.addresses) or "no address"
+        yield warning("tenants", f"{title} does not resolve {one.own.name}: {found}", asked,
+                      step="name the namespaces of the tenant in its configuration (docs/tenants.md)")  # fmt: skip
+    if one.foreign is not None and set(one.foreign.addresses) & set(one.hidden):
+        yield problem("tenants", f"{title} resolves {one.foreign.name}, a Service of tenant {one.other}", asked,
+                      step="limit it to the namespaces of its tenant, and see where it forwards to"
+                      " (docs/tenants.md)")  # fmt: skip
