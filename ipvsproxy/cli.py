@@ -30,7 +30,7 @@ NODE_NAME_BLANK = "--hostname-override: the host has no name, and none was given
 
 
 def main(arguments: Sequence[str], program: str = "ipvsproxy") -> int:
-    """Do what the arguments say and return the exit status; `run` only returns when it cannot start."""
+    """Do what the arguments ask for and return the exit status; `run` only returns when it cannot start."""
     name = Path(program).name
     if name == "kube-proxy" or (arguments and arguments[0].startswith("-")):
         return _command("run", arguments, wrong=1, name=name)

@@ -116,7 +116,7 @@ apt_of_refresh() {
     apt_do "reading the package lists of $SUITE" apt_of_get update
 }
 
-# What IPVSPROXY_KERNEL says, as a suite: `backports` are those for this release of Debian.
+# The value of IPVSPROXY_KERNEL as a suite: `backports` are those for this release of Debian.
 suite_of() {
     # shellcheck source=/dev/null
     case $1 in

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Sourced by the other tools: what may take more than ten seconds says what it does, and every ten seconds that it goes
+# Sourced by the other tools: what may take more than ten seconds reports what it does, and every ten seconds that it goes
 # on. These are whole lines, on a terminal and in the log of a build server alike.
 
 # What a running command has come to, in a few words: the last line of its log.

@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2154  # IMAGE is the target's
 # Sourced by tour.sh and compare.sh: the pods that answer.
 
-pod_manifest() {  # NAME NODE: it says its name, and whom it saw asking
+pod_manifest() {  # NAME NODE: it answers with its name, and whom it saw asking
     cat <<END
 ---
 apiVersion: v1

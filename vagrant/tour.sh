@@ -1,6 +1,6 @@
 #!/bin/sh
 # The ways into a cluster, one after the other, each with real requests and the source address that the pod saw; then
-# three things are broken, and `ipvsproxy doctor` is asked what is wrong. Every line is checked: the last one says how
+# three things are broken, and `ipvsproxy doctor` is asked what is wrong. Every line is checked: the last one reports how
 # many were as expected, and the exit status is 1 if any was not.
 #
 #     vagrant/tour.sh            in the Vagrant cluster, from the host
@@ -68,13 +68,13 @@ holds() {  # WHAT WANTED SEEN: a value
     verdict "$fine" "$1: $3" "$2"
 }
 
-# Ask doctor on a node, and look for words in what it says first.
+# Ask doctor on a node, and look for words in what it prints first.
 diagnosed() {  # NODE WORDS [SERVICE]
     fine=no
     # shellcheck disable=SC2086  # the Service is a word or none
-    said=$(proxy "$1" doctor ${3:-} || true)
-    printf '%s\n' "$said" | head -n 4 | sed 's/^/      /'
-    case $(printf '%s\n' "$said" | head -n 4) in *"$2"*) fine=yes ;; esac
+    output=$(proxy "$1" doctor ${3:-} || true)
+    printf '%s\n' "$output" | head -n 4 | sed 's/^/      /'
+    case $(printf '%s\n' "$output" | head -n 4) in *"$2"*) fine=yes ;; esac
     verdict "$fine" "$1: ipvsproxy doctor ${3:-}" "$2"
 }
 
@@ -228,16 +228,16 @@ repairs() {
 
 healthy() {  # NODE: doctor finds no problem
     fine=no
-    if said=$(proxy "$1" doctor); then fine=yes; fi
-    [ $fine = yes ] || printf '%s\n' "$said" | head -n 8 | sed 's/^/      /'
-    verdict "$fine" "$1: ipvsproxy doctor: $(printf '%s\n' "$said" | tail -n 1)" "no problem"
+    if output=$(proxy "$1" doctor); then fine=yes; fi
+    [ $fine = yes ] || printf '%s\n' "$output" | head -n 8 | sed 's/^/      /'
+    verdict "$fine" "$1: ipvsproxy doctor: $(printf '%s\n' "$output" | tail -n 1)" "no problem"
 }
 
 explained() {  # NODE FROM TO WORDS: what the node's kernel would do with such a packet
     fine=no
-    said=$(proxy "$1" explain "$2" "$3" || true)
-    printf '%s\n' "$said" | sed '/^ *$/d; s/^/      /'
-    case $said in *"$4"*) fine=yes ;; esac
+    output=$(proxy "$1" explain "$2" "$3" || true)
+    printf '%s\n' "$output" | sed '/^ *$/d; s/^/      /'
+    case $output in *"$4"*) fine=yes ;; esac
     verdict "$fine" "$1: ipvsproxy explain $2 $3" "$4"
 }
 

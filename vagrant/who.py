@@ -56,7 +56,7 @@ def serve(name: str, port: str = "8080") -> None:
 
 
 def ask_once(address: str, port: str) -> str:
-    """Ask on a new connection and say in one line what came back."""
+    """Ask on a new connection and report in one line what came back."""
     try:
         connection = http.client.HTTPConnection(address, int(port), timeout=TIMEOUT)
         connection.request("GET", "/")

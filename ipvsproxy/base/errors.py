@@ -6,9 +6,9 @@ class Fatal(Exception):
 
 
 def plain(error: BaseException) -> str:
-    """Return what an error says in one line of plain words, without `[Errno 111]` and the name of a file."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(said).split())
+    """Return an error as one line of plain words, without `[Errno 111]` and the name of a file."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
 
 
 def located(error: BaseException) -> str:

@@ -11,7 +11,7 @@ VIP_LINK = "kube-ipvs0"
 NAT_PRIORITY = -110
 """The hook priority of our nat chains, before the usual -100 (NF_IP_PRI_NAT_DST)."""
 MASQUERADE_BIT = 14
-"""The bit of the packet mark for replies, unless `iptables.masqueradeBit` says otherwise: kube-proxy's default."""
+"""The bit of the packet mark for replies, unless `iptables.masqueradeBit` names another: kube-proxy's default."""
 REPLIES_COMMENT = "ipvsproxy replies"
 """Begins the comment of our rule in another program's FORWARD chain; the mark follows."""
 DNS_PORT = 53

@@ -1,8 +1,8 @@
 """`ipvsproxy support-bundle [FILE]`: one archive with everything that helps to understand a node from afar.
 
-What `doctor` sees and says, the objects, the state of the kernel, drift, metrics, the settings, and recent logs.
-Secrets are taken out (`diagnosis.redact`); only its maker may read the file. `doctor --facts facts.json` judges it
-again, `plan --from objects.json` plans from its objects.
+What `doctor` reads and reports, the objects, the state of the kernel, drift, metrics, the settings, and recent
+logs. Secrets are taken out (`diagnosis.redact`); only its maker may read the file. `doctor --facts facts.json`
+judges it again, `plan --from objects.json` plans from its objects.
 """
 
 import calendar

@@ -78,7 +78,7 @@ def surroundings(config: Config, view: KernelReader) -> Iterator[Change]:
 
 
 def _of_kube_proxy(config: Config) -> Iterator[Change]:
-    """Yield what a start would remove of a kube-proxy, and say what it could not, or not for long."""
+    """Yield what a start would remove of a kube-proxy, and report what it could not, or not for long."""
     found = removed_by_a_run()
     for item in found:
         yield Change(

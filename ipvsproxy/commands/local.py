@@ -1,4 +1,4 @@
-"""What a proxy of this node says on its own port, taken for no more than that.
+"""What a proxy of this node reports on its own port, taken for no more than that.
 
 Any user may listen at a free port, and so may any process of root's in a container of the host's
 network, whatever its capabilities. So an answer counts only if the listener is root's, or that of our own user; it

@@ -51,10 +51,10 @@ _FRONTENDS = msgspec.json.Decoder(_Page)
 
 
 class Names(NamedTuple):
-    """Services by their frontends, as `namespace/name`; `problem` says why there are none, empty if there are.
+    """Services by their frontends, as `namespace/name`; `problem` states why there are none, empty if there are.
 
     `maintenance` are, by frontend, the endpoints that are wanted with weight 0, `tenants` are names by groups,
-    `tenants_of_namespaces` (of Services) by namespaces, empty for none; `path_reasons` say why frontends
+    `tenants_of_namespaces` (of Services) by namespaces, empty for none; `path_reasons` state why frontends
     are not on the short path that were to be.
     """
 

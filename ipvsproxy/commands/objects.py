@@ -36,12 +36,12 @@ def read(config: Config) -> Objects:
 
 
 def are_named(config: Config) -> bool:
-    """Whether the settings say where objects are, so that the running proxy need not be asked."""
+    """Whether the settings state where objects are, so that the running proxy need not be asked."""
     return config.manifests is not None or config.kubeconfig is not None or bool(config.master)
 
 
 class Surroundings(NamedTuple):
-    """What the host says besides its addresses.
+    """What is known of the host besides its addresses.
 
     Addresses it depends on, links with their first IPv4 address, ports on which its programs listen, and kernel
     modules that are there or can be; None where no kernel is looked at.
@@ -82,7 +82,7 @@ def desired(  # noqa: PLR0913
     `servers` are the addresses and ports by which the API server is reached, `neighbours` what it reported of
     nodes, `present` what IPVS has, by which endpoints are known that have not their whole weight yet.
     """
-    # The callers say themselves that the Node is missing, or judge it.
+    # The callers report themselves that the Node is missing, or judge it.
     wanted = WantedState(config, Report(), on_missing=lambda _: None)
     for listed in objects:
         wanted.apply(listed)
@@ -108,7 +108,7 @@ def _lacking_schedulers(
 
 
 def desired_here(config: Config, objects: Objects, view: KernelReader) -> WantedState:
-    """Return what this node should have, and say which objects cannot be used. Raises KernelError."""
+    """Return what this node should have, and report which objects cannot be used. Raises KernelError."""
     here, around = view.other_addresses(), Surroundings.of(view)
     wanted = desired(
         of_this_host(config), objects.listed(), here, around, objects.servers, objects.neighbours,

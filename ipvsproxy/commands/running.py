@@ -1,8 +1,9 @@
 """The settings of the proxy that runs on this node, for read-only commands without settings of their own.
 
-The metrics server of the proxy says them at `/configz`: KubeProxyConfiguration under `kubeproxy.config.k8s.io`,
+The metrics server of the proxy reports them at `/configz`: KubeProxyConfiguration under `kubeproxy.config.k8s.io`,
 our own settings under `ipvsproxy.io`. It is asked at --metrics-bind-address, or where the command line of the
-proxy that holds the lock says, or at the default address. Where no proxy answers, that command line itself counts.
+proxy that holds the lock reports, or at the default address. Where no proxy answers, that command line itself
+counts.
 
 An answer counts only if the listener is root's, or that of our own user (`commands.local`), and is checked as a
 file would be.
@@ -45,7 +46,7 @@ MASTER, PATHS = "--master", ("clientConnection.kubeconfig", "manifests")
 ENVIRONMENT = "NODE_NAME"
 """What our manifests, and those of kubeadm, set by the downward API."""
 BESIDE = frozenset((METRICS, HEALTHZ, NODE_NAME, "--metrics-port", "--healthz-port"))
-"""Settings that say where the running proxy is, or who it is, and not what it should do."""
+"""Settings that state where the running proxy is, or who it is, and not what it should do."""
 GIVEN = "those that this command was given"
 
 
@@ -116,7 +117,7 @@ def find(settings: Settings) -> RunningSettings:
 
 
 def _asked(listen: Listen) -> dict[str, Any]:
-    """Return the settings that a proxy says. Raises ConfigFileError, OSError, HTTPException."""
+    """Return the settings that a proxy reports. Raises ConfigFileError, OSError, HTTPException."""
     values = values_of(ask(listen, PAGE, LONGEST))
     status, text = get(listen, FLAGS)
     named = dict(flags(text)) if status == http.HTTPStatus.OK and len(text) <= LONGEST else {}

@@ -1,6 +1,6 @@
 """Everything that can be seen of a node, read once into `diagnosis.facts`.
 
-Nothing is changed. What cannot be read (no rights, no kernel, no API) is left out: `Facts.unread` says why.
+Nothing is changed. What cannot be read (no rights, no kernel, no API) is left out: `Facts.unread` states why.
 """
 
 from collections.abc import Sequence

@@ -50,7 +50,7 @@ def traced(answer: DnsAnswer, held: Collection[str]) -> DnsAnswer:
     """Return an answer with whether IPVS had the question.
 
     `held` are VIPs that are addresses of other links as well, such as those of a DNS cache on the node: who
-    answers there is not ours to say.
+    answers there is not known to us.
     """
     address, _, port = answer.asked_from.rpartition(":")
     if answer.error or not address or answer.server in held:

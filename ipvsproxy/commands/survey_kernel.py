@@ -1,6 +1,6 @@
 """What the kernel of this node has, and which programs run on it, into `diagnosis.facts`.
 
-Nothing is changed. What cannot be read (no rights, no such module) is left out: `Facts.unread` says why.
+Nothing is changed. What cannot be read (no rights, no such module) is left out: `Facts.unread` states why.
 """
 
 import errno

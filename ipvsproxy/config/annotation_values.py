@@ -1,7 +1,7 @@
 """What may stand in annotations, read into values.
 
 Each function takes what an object holds, which may be anything, and raises ValueError for what is not allowed.
-`config.annotations` says which annotation has which.
+`config.annotations` describes which annotation has which.
 """
 
 import re

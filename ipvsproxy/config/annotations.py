@@ -16,7 +16,7 @@ SERVICE, ENDPOINT_SLICE = "Service", "EndpointSlice"
 LONGEST_VALUE, LONGEST_KEY = 40, 80
 """Characters of a value, and of a name, that a complaint repeats."""
 IS_LOCAL = "is_local"
-"""What `read` says of a Service with an annotation of kube-router, beside fields of `plan.model`."""
+"""What `read` returns for a Service with an annotation of kube-router, beside fields of `plan.model`."""
 MOST_COMPARED = 5
 """Unknown names of one object that are looked up among the known ones: each takes some microseconds."""
 
@@ -76,7 +76,7 @@ TABLE = (
         "With sessionAffinity ClientIP, for UDP ports: what a client is known by in place of its address. `sip` is"
         " the Call-ID of a SIP message: all messages of a call get one endpoint, from whatever address; the kernel"
         " drops datagrams without one. It needs the module ip_vs_pe_sip; without it affinity is by addresses, and"
-        " an Event says so."),
+        " an Event reports it."),
     Annotation(
         "one-packet", "one_packet", values.boolean, '"true" or "false"', '"true"',
         "No UDP packet belongs to a connection: each goes to the next endpoint, also those of one client port"
@@ -87,9 +87,9 @@ TABLE = (
         f"pods and their weights, 0 to {values.MOST_WEIGHT}, such as web-0=3,web-1=0 or web-canary-*=1"
         f" (at most {values.MOST_PATTERNS} names with *)", "web-0=3,web-1=0,web-canary-*=1",
         "How many of the new connections a pod gets in proportion to others; 1 for pods that are not named. The"
-        " longest beginning of a name counts, and what an EndpointSlice says comes before what its Service says."
+        " longest beginning of a name counts, and that of an EndpointSlice comes before that of its Service."
         " With 0 a pod gets no new connections and keeps those it has: maintenance. The schedulers `rr`, `lc` and"
-        " `dh` know of weights only that 0 is none: an Event says so.",
+        " `dh` know of weights only that 0 is none: an Event reports it.",
         objects=(SERVICE, ENDPOINT_SLICE)),
     Annotation(
         "weight", "weight", values.weight, f"a number from 0 to {values.MOST_WEIGHT}", '"3"',
@@ -115,7 +115,7 @@ TABLE = (
         " the node has. With `when-ready` only while connections to the same address find an endpoint, on this"
         " node if a policy wants that. With `always` and `when-ready` loadBalancerSourceRanges count for pings as"
         " well. Without the annotation everybody gets an answer, as from kube-proxy. Where Services share an"
-        " address, the strictest that says anything counts."),
+        " address, the strictest that has one counts."),
     Annotation(
         "max-connections", "max_connections", values.max_connections,
         f"a number of connections from 1 to {values.MOST_CONNECTIONS}, also with that below which an endpoint gets"
@@ -141,8 +141,8 @@ TABLE = (
 class ForeignAnnotation(NamedTuple):
     """An annotation of kube-router that other fields of the API, or nothing, stand for here.
 
-    kube-router looks whether it is there, whatever it says; "false" counts as not there. `is_local` tells that the
-    Service wants endpoints of the node only.
+    kube-router looks whether it is there, whatever its value; "false" counts as not there. `is_local` tells that
+    the Service wants endpoints of the node only.
     """
 
     key: str
@@ -176,7 +176,7 @@ FOREIGN = {
 BY_KEY = {kind: {row.key: row for row in TABLE if kind in row.objects} for kind in (SERVICE, ENDPOINT_SLICE)}
 ALIASES = {kind: {a: row for row in TABLE if kind in row.objects for a in row.aliases} for kind in BY_KEY}
 DEFAULTS = {row.name: row for row in TABLE if SERVICE in row.objects and row.has_default}
-"""What a node may have for Services that do not say it themselves."""
+"""What a node may have for Services that do not have it themselves."""
 PREFIXES = (PREFIX, *(alias for row in TABLE for alias in row.aliases), *FOREIGN)
 
 
@@ -209,7 +209,7 @@ def default_problems(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, text in texts.items():
         row = DEFAULTS.get(name)
         if f"{PREFIX}{name}" in BY_KEY[SERVICE] and row is None:
-            yield name, "has no default: what it says is about one Service"
+            yield name, "has no default: its value is about one Service"
         elif row is None:
             near = get_close_matches(name[:LONGEST_KEY], DEFAULTS, n=1, cutoff=0.0)
             yield name, f"no annotation of a Service has this name; the nearest is {near[0]}"

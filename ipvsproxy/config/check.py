@@ -1,6 +1,6 @@
 """What is wrong with settings: every problem at once, each with the flag or field it is about.
 
-Rules: contract 1.6. A mode that is not ours is no problem here; `other_mode` says what it means for those who
+Rules: contract 1.6. A mode that is not ours is no problem here; `other_mode` states what it means for those who
 would run (contract 1.7).
 """
 
@@ -92,7 +92,7 @@ def other_mode(settings: Settings) -> str:
         return ""
     return (
         f"{settings.name('mode')} is {mode}, and this program serves in mode ipvs only. If it is meant to replace"
-        f" the mode {mode}, say so: set the environment variable IPVSPROXY_REPLACE_PROXY_MODE=true, the flag"
+        f" the mode {mode}, confirm it: set the environment variable IPVSPROXY_REPLACE_PROXY_MODE=true, the flag"
         " --replace-proxy-mode, or the mode to ipvs"
     )
 

@@ -126,7 +126,7 @@ def usage() -> str:
 
 
 def usage_line(row: Row, letter: str = "") -> str:
-    """Return what help says about a flag."""
+    """Return the help text of a flag."""
     kind = row.kind
     name = f"-{letter}, --{row.flag}" if letter else f"--{row.flag}"
     name = name if kind.bare else f"{name} {kind.name}"

@@ -25,7 +25,7 @@ class ConfigFileError(ValueError):
 
 
 class Form(NamedTuple):
-    """What a document must say that it is, and which fields it may have."""
+    """The kind and version a document must have, and which fields it may have."""
 
     api_version: str
     kind: str

@@ -80,7 +80,7 @@ class Config:
     effective KubeProxyConfiguration as a tree with `kind` and `apiVersion`, `own_document` our own settings as an
     IPVSProxyConfiguration, both for /configz; `flags` are all flags with their values as text, for /flagz;
     `files` are the configuration files with the bytes that were read.
-    `other_mode` is what to say where the settings name a mode that is not ours and no setting asks for its
+    `other_mode` is what to report where the settings name a mode that is not ours and no setting asks for its
     replacement; empty otherwise.
     `vmodule` are patterns of file names with the verbosity there.
     `service_defaults` are values of annotations by name, for Services that do not have these.

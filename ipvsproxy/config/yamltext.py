@@ -33,7 +33,7 @@ BOOLEANS = {
 
 
 class Malformed(ValueError):
-    """A file that is no YAML; the text is one line and says where."""
+    """A file that is no YAML; the text is one line and states where."""
 
 
 class FirstDocument(NamedTuple):
@@ -45,7 +45,7 @@ class FirstDocument(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """A document after the first one: its number, its line, and what it says that it is."""
+    """A document after the first one: its number, its line, and the kind that it has."""
 
     number: int
     line: int

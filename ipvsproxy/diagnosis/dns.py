@@ -1,4 +1,4 @@
-"""Checks of the cluster's DNS: it answers through its Service, and answers what the objects say."""
+"""Checks of the cluster's DNS: it answers through its Service, and answers what the objects contain."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ def check_dns(facts: Facts) -> Iterator[Finding]:
 
 
 def passed_by(answer: DnsAnswer) -> Finding:
-    """Say that a name server was reached without IPVS: what it answers says nothing about this node."""
+    """Report that a name server was reached without IPVS: its answer shows nothing about this node."""
     return problem(
         "DNS",
         f"{answer.server} answered, but not by this node's IPVS",
@@ -63,7 +63,7 @@ def _external(one: ExternalName) -> Iterator[Finding]:
     elif answer.canonical.rstrip(".").lower() != declared:
         yield problem(
             "DNS",
-            f"ExternalName Service {one.service} declares {declared}, DNS says {answer.canonical or 'no CNAME'}",
+            f"ExternalName Service {one.service} declares {declared}, DNS has {answer.canonical or 'no CNAME'}",
             f"asked {answer.server} for {answer.name}",
             step="the DNS pods serve an old state: see their logs and their API access",
         )

@@ -1,7 +1,7 @@
 """What a node looks like, as plain values that can be written to a file and judged again elsewhere.
 
 Readers in `kernel`, `kube` and the commands fill it; the checks beside this module read it and nothing else.
-What could not be read is None, and `unread` says why. Addresses are text.
+What could not be read is None, and `unread` states why. Addresses are text.
 """
 
 import msgspec
@@ -92,7 +92,7 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """What the running proxy says on its ports: status 0 and `error` when it does not answer.
+    """What the running proxy reports on its ports: status 0 and `error` when it does not answer.
 
     `metrics` has the sums of each metric over its labels, `flags` all flags with their values (none: unknown).
     `read_at` is when, in seconds since 1970.
@@ -110,7 +110,7 @@ class Proxy(msgspec.Struct, frozen=True):
 class Api(msgspec.Struct, frozen=True):
     """The way to the objects: where from, how long it took, how many came; `error` when they did not.
 
-    `named` is whether anything says where the objects are: a flag, or the environment of a pod. `refused` are
+    `named` is whether anything defines where the objects are: a flag, or the environment of a pod. `refused` are
     single objects that cannot be used, `left_out` parts of others, and what is missing.
     """
 
@@ -141,7 +141,7 @@ class DnsAnswer(msgspec.Struct, frozen=True):
 
 
 class ExternalName(msgspec.Struct, frozen=True):
-    """A Service of type ExternalName: what it declares and what DNS says."""
+    """A Service of type ExternalName: what it declares and what DNS reports."""
 
     service: str
     declared: str

@@ -1,4 +1,4 @@
-"""What a check says: a verdict, what it rests on, and what to do next."""
+"""What a check reports: a verdict, what it rests on, and what to do next."""
 
 from enum import StrEnum
 

@@ -106,8 +106,8 @@ def _marks(book: FilterTables, mark: int) -> Iterator[Finding]:
     colliding = [(chain, rule) for chain, rule in book.filtering_rules() if _uses(chain, rule, mark)]
     for chain, rule in colliding[:1]:
         others = [where(*pair) for pair in colliding[1:5]]
-        say = problem if rule.verdict in LOSING else warning
-        yield say(
+        finding = problem if rule.verdict in LOSING else warning
+        yield finding(
             "packet mark",
             f"{where(chain, rule)} uses bit {mark:#x} of the packet mark, which ipvsproxy sets on replies"
             + (", and drops them" if rule.verdict in LOSING else ""),
@@ -259,8 +259,8 @@ def _rewrites(facts: Facts, book: FilterTables) -> Iterator[Finding]:
     for rule, servers in taken.items():
         kind = "VIP" if servers[0].address in facts.vips else "NodePort"
         # On other ports it may be meant, as by load balancers that are pods with a hostPort.
-        say = problem if kind == "VIP" or servers[0].port >= LOWEST_NODE_PORT else warning
-        yield say(
+        finding = problem if kind == "VIP" or servers[0].port >= LOWEST_NODE_PORT else warning
+        yield finding(
             "hostPort",
             f"{rule} takes connections to the {kind} {servers[0]} elsewhere, before IPVS sees them",
             *(str(server) for server in servers[1:4]),

@@ -168,5 +168,5 @@ def check_pressure(facts: Facts) -> Iterator[Finding]:
 def _pressed(concerns: Iterable[str]) -> Iterator[Finding]:
     for concern in concerns:
         numbers, _, advice = concern.partition("; ")
-        say = problem if concern.startswith("conntrack") else warning
-        yield say("pressure", numbers, step=advice)
+        finding = problem if concern.startswith("conntrack") else warning
+        yield finding("pressure", numbers, step=advice)

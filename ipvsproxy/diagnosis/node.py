@@ -49,7 +49,7 @@ OF_AN_INSTALLED_PROXY: frozenset[Check] = frozenset(
         tenants.check_tenant_dns,
     )
 )
-"""What they miss where ipvsproxy is not installed only means that: one finding says so."""
+"""What they miss where ipvsproxy is not installed only means that: one finding reports it."""
 
 
 def diagnose(facts: Facts) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Checks of the Node of this host, and of a proxy that is well though its health server says 503, or waits."""
+"""Checks of the Node of this host, and of a proxy that is well though its health server answers 503, or waits."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def check_node(facts: Facts) -> Iterator[Finding]:
 
 
 def reported(proxy: Proxy) -> dict[str, Any]:
-    """Return what the health server said, empty when that is no object."""
+    """Return what the health server answered, empty when that is no object."""
     try:
         body = json.loads(proxy.health_body)
     except (ValueError, RecursionError):
@@ -50,6 +50,6 @@ def refuses_traffic(proxy: Proxy) -> str:
 
 
 def has_never_synced(proxy: Proxy) -> bool:
-    """Whether an ill proxy says nothing of any IP family, which it does before its first sync."""
+    """Whether an ill proxy reports nothing of any IP family, which it does before its first sync."""
     body = reported(proxy)
     return "healthy" in body and "status" not in body and not holder_waited_for(proxy)

@@ -37,7 +37,7 @@ def check_installation(facts: Facts) -> Iterator[Finding]:
         "installation",
         "ipvsproxy is not installed on this node: it does not run, and nothing of it is in the kernel",
         *(f"of kube-proxy: {sign}" for sign in others),
-        step="install it (deploy/README.md); deploy/switch.md says how a node goes from kube-proxy to ipvsproxy",
+        step="install it (deploy/README.md); deploy/switch.md has how a node goes from kube-proxy to ipvsproxy",
     )
 
 
@@ -144,7 +144,7 @@ def check_proxy(facts: Facts) -> Iterator[Finding]:
     elif reason := refuses_traffic(proxy):
         yield from _synced(proxy, facts.settings.sync_period, f"load balancers get 503: {reason}")
     elif proxy.health != 200:
-        yield problem("proxy", f"the proxy says that it is not healthy ({proxy.health})", proxy.health_body,
+        yield problem("proxy", f"the proxy reports that it is not healthy ({proxy.health})", proxy.health_body,
                       step="see its log: rules are refused, or nothing could be done for a while")  # fmt: skip
     else:
         yield from _synced(proxy, facts.settings.sync_period)

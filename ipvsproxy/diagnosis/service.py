@@ -51,7 +51,7 @@ class PortView(msgspec.Struct, frozen=True):
 class Probe(msgspec.Struct, frozen=True):
     """A test connection: from where, to what, and its outcome.
 
-    `expected` is what the plan says, `reason` why that is no answer, where it depends on who asks. `by_ipvs` is
+    `expected` is what the plan has, `reason` why that is no answer, where it depends on who asks. `by_ipvs` is
     whether IPVS of this node had the connection, None where that is unknown, or was not asked.
     """
 
@@ -263,7 +263,7 @@ def _live(facts: ServiceFacts) -> Iterator[Finding]:
         else:
             yield problem("probe", f"{probe.target} from {probe.place}: {_words(probe)}",
                           f"expected: {probe.expected}",
-                          step=f"ipvsproxy explain {probe.target} says what happens to the packet")  # fmt: skip
+                          step=f"ipvsproxy explain {probe.target} shows what happens to the packet")  # fmt: skip
     well = [probe for probe in facts.probes if not _is_wrong(probe)]
     if well:
         yield fine("probe", f"{len(well)} test connections had the expected outcome",

@@ -8,7 +8,7 @@ ENDS = (re.compile(r"\b((?:goto|jump) \w+|accept|drop|return)$"), re.compile(r"\
 
 
 def rules_by_chain(text: str) -> dict[str, tuple[str, ...]]:
-    """Return how each rule of each chain in the text of a ruleset ends; empty where one word does not say it."""
+    """Return how each rule of each chain in the text of a ruleset ends; empty where one word is not enough."""
     found: dict[str, list[str]] = {}
     chain = ""
     for line in map(str.strip, text.splitlines()):

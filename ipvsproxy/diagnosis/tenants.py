@@ -13,7 +13,7 @@ STEP = (
 
 
 def check_tenants(facts: Facts) -> Iterator[Finding]:
-    """The kernel has the tenants that Namespaces and the pods of this node say."""
+    """The kernel has the tenants that Namespaces and the pods of this node ask for."""
     found = facts.tenants
     if found is None:
         if why := facts.unread.get("tenants"):

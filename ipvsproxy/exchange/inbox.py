@@ -101,7 +101,7 @@ class RightRefused(msgspec.Struct, frozen=True):
 
 
 class SourceFailed(msgspec.Struct, frozen=True):
-    """A source can never deliver (say, an unusable kubeconfig): the process cannot go on."""
+    """A source can never deliver (an unusable kubeconfig, for example): the process cannot go on."""
 
     reason: str
 

@@ -115,7 +115,7 @@ class Report:
         """Work has come in."""
 
     def synced(self, sync: Sync) -> None:
-        """The work at hand is done, but for what `sync` says."""
+        """The work at hand is done, but for what `sync` names."""
 
     def progressed(self) -> None:
         """A part of the work at hand is done."""

@@ -67,8 +67,8 @@ WORDS = {
 def packet(to: FrontendKey, state: State, source: bytes | None = None, link: str = "") -> Packet:
     """Return the packet that a client sends: this node itself (None, or one of its addresses), or another.
 
-    What comes from elsewhere comes in by the link that leads to its source, unless `link` says otherwise. Raises
-    KernelError.
+    What comes from elsewhere comes in by the link that leads to its source, unless `link` specifies otherwise.
+    Raises KernelError.
     """
     if source is None:
         route = state.route(to.address)

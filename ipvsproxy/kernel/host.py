@@ -1,7 +1,7 @@
 """Settings of the host that the data plane depends on, and the modules it needs.
 
-Every write is "read first, write only if different", so that a process without the right to write starts all
-the same where the values are right, say after `--init-only` (contract 1.13, 1.14). `net/ipv4/vs/*` exist once
+Every write is "read first, write only if different", so that a process without the right to write starts all the
+same where the values are right, for example after `--init-only` (contract 1.13, 1.14). `net/ipv4/vs/*` exist once
 ip_vs is loaded and are per network namespace; the limit of tracked connections belongs to the machine.
 """
 

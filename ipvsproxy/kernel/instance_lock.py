@@ -2,8 +2,8 @@
 
 The name is an abstract unix socket (unix(7)). Such names belong to a network namespace, as IPVS, links and
 nftables do; they need no file that containers would have to share; and the kernel takes them back when a process
-ends, however it ends. The holder says who it is to those that connect, and the end of that connection is what they
-wait for.
+ends, however it ends. The holder reports who it is to those that connect, and the end of that connection is what
+they wait for.
 
 Any process of the namespace could take the name, so a holder has to show that it may change the network
 (`kernel.proof`). One that does not is reported, and not waited for. A holder of version 0.1 cannot show it. It is
@@ -180,7 +180,7 @@ def _credentials(channel: socket.socket) -> Holder:
 
 
 def _words(channel: socket.socket) -> str:
-    """Return what the holder says of itself; a stopped one says nothing."""
+    """Return what the holder reports of itself; a stopped one sends nothing."""
     try:
         text = channel.recv(MAX_WORDS)
     except OSError:
@@ -210,7 +210,7 @@ def _proves(channel: socket.socket, seconds: float) -> bool:
 
 
 def _introduce(mine: socket.socket, proven: Proof | None) -> None:
-    """Tell everybody who connects who we are, and keep the connection: its end says that we have ended.
+    """Tell everybody who connects who we are, and keep the connection: its end shows that we have ended.
 
     Every number that is sent to the proof is repeated on all of them; each asker knows its own.
     """

@@ -64,7 +64,7 @@ class StepRefused(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str:
-        """What the kernel said; ENOENT for a server is about its scheduler (ip_vs_add_service)."""
+        """What the kernel answered; ENOENT for a server is about its scheduler (ip_vs_add_service)."""
         server = self.step.server
         if self.errno == errno.ENOENT and self.step.verb in SERVER_SETTERS and server:
             return f"the kernel has no scheduler {server.scheduler} (module ip_vs_{server.scheduler})"
@@ -170,7 +170,7 @@ class Ipvs:
     def set_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
         """Set idle timeouts in seconds; 0 leaves one as it is. Raises KernelError."""
         body = b"".join(
-            # What is too long for a number of the kernel is too long for it in any case, and it shall say so.
+            # What is too long for a number of the kernel is too long for it in any case, and it shall refuse it.
             attribute(IPVS_CMD_ATTR_TIMEOUT_TCP + i, struct.pack("=I", min(v, LONGEST)))
             for i, v in enumerate((tcp, tcp_fin, udp))
             if v

@@ -46,7 +46,7 @@ class Leftovers:
         self._reported: list[str] = []
 
     def remove_once_then_watch(self) -> str:
-        """Remove what is there, the first time; later on say when it has come back, and return what that means.
+        """Remove what is there, the first time; later on report when it has come back, and return what that means.
 
         Logs what goes wrong.
         """

@@ -30,7 +30,7 @@ SOCKET = struct.Struct("!BBBBHH16s")
 TCP_CLOSE, TCP_LISTEN = 1 << 7, 1 << 10
 STATES = {Protocol.TCP: TCP_LISTEN, Protocol.UDP: TCP_CLOSE, Protocol.SCTP: TCP_LISTEN}
 UNKNOWN = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)
-"""What a kernel says to a protocol that it cannot list."""
+"""The error of a kernel for a protocol that it cannot list."""
 
 
 log = structlog.get_logger()

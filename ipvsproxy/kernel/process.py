@@ -1,4 +1,4 @@
-"""What /proc says of another process: its command line, its environment, its files; and who listens at a port."""
+"""What /proc has of another process: its command line, its environment, its files, and who listens at a port."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

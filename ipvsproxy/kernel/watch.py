@@ -1,7 +1,7 @@
 """Notifications of the kernel, sorted: addresses of the node, VIPs of ours, our nft table.
 
 One thread, two netlink sockets. Out: plain values for the inbox; nothing is decided here and nothing is changed.
-On overflow, and after a socket had to be replaced, the notice says that anything may have happened. Routes of
+On overflow, and after a socket had to be replaced, the notice reports that anything may have happened. Routes of
 others are thrown away by the kernel itself, so that a routing daemon with a million routes costs nothing.
 
 Layouts: include/uapi/linux/rtnetlink.h, if_link.h, netfilter/nf_tables.h, filter.h.
@@ -185,7 +185,7 @@ class Watcher:
 
     def listen(self, seconds: float) -> None:
         """Listen for so long at most, until a socket fails; look after the sockets first."""
-        # Not epoll, which says nothing of a descriptor that has been closed.
+        # Not epoll, which reports nothing about a descriptor that has been closed.
         poll, hearing, end = select.poll(), {}, time.monotonic() + seconds
         for channel in self.channels:
             if channel.hears() and channel.socket is not None:

@@ -20,7 +20,7 @@ GONE = 410
 UNAUTHORIZED = 401
 # The connection failed before there was a status, or broke later.
 NO_ANSWER = 0
-# The server said it was fine, but sent something that is no list and no event.
+# The server answered with success, but sent something that is no list and no event.
 MALFORMED = 200
 MAX_LINE = OBJECT_BYTES + (1 << 16)
 MAX_REASON = 300
@@ -115,7 +115,7 @@ class _Details(msgspec.Struct, rename="camel"):
 
 
 class _Status(msgspec.Struct):
-    """What the API says instead of an object when something is wrong."""
+    """What the API returns instead of an object when something is wrong."""
 
     code: int | None = None
     reason: str | None = None
@@ -154,12 +154,12 @@ def _sense(decoder: "msgspec.json.Decoder[T]", data: bytes, what: str) -> T:
 def failure_of(status: int, body: bytes | msgspec.Raw, headers: Mapping[str, str]) -> RequestFailed:
     """Return what an error answer, or an ERROR event of a watch, means."""
     try:
-        said = _STATUS.decode(body)
+        found = _STATUS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        said = _Status()
-    code = GONE if said.reason in ("Expired", "Gone") else said.code or status
-    text = said.message or said.reason or "no reason given"
-    return RequestFailed(f"{code} {text}", code, max(_seconds(headers.get("Retry-After")), _wish(said)))
+        found = _Status()
+    code = GONE if found.reason in ("Expired", "Gone") else found.code or status
+    text = found.message or found.reason or "no reason given"
+    return RequestFailed(f"{code} {text}", code, max(_seconds(headers.get("Retry-After")), _wish(found)))
 
 
 def _seconds(header: str | None) -> float:
@@ -167,8 +167,8 @@ def _seconds(header: str | None) -> float:
     return float(header) if header and header.isascii() and header.isdigit() else 0
 
 
-def _wish(said: _Status) -> float:
-    return float(said.details.retry_after_seconds or 0) if said.details else 0
+def _wish(status: _Status) -> float:
+    return float(status.details.retry_after_seconds or 0) if status.details else 0
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

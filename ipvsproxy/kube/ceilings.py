@@ -13,7 +13,7 @@ ANSWER_BYTES = 64 << 20
 WHOLE_BYTES = 256 << 20
 """Of a list that is asked for in one piece, since its pages have expired before the last one was read."""
 ERROR_BYTES = 1 << 20
-"""Of an answer that says what is wrong."""
+"""Of an answer that states what is wrong."""
 OBJECT_BYTES = 8 << 20
 """Of the JSON of one object: an object stored as protobuf can be several times as long in JSON."""
 MOST_UNITS = 1_000_000

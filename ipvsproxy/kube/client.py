@@ -134,7 +134,7 @@ def _as_request_failed() -> Iterator[None]:
 
 
 def _words(error: BaseException) -> str:
-    """Return what an exception says; urllib3 puts what it caught behind its own words.
+    """Return the text of an exception; urllib3 puts what it caught behind its own words.
 
     The name of its class becomes the address. The library for SOCKS names the proxy, urllib3 then leaves it out.
     """

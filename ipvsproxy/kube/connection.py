@@ -58,7 +58,7 @@ class ApiConnection:
         return str(self.api.configuration.host)
 
     def signed(self, headers: Mapping[str, str]) -> Any:
-        """Return the headers of a request with those that say who asks. Raises RequestFailed if none can tell."""
+        """Return the headers of a request with those that name who asks. Raises RequestFailed if none can tell."""
         from urllib3 import HTTPHeaderDict
 
         found = HTTPHeaderDict(headers)
@@ -120,7 +120,7 @@ def _service() -> tuple[str, str]:
 
 
 def in_cluster() -> bool:
-    """Whether the environment is that of a pod, which says where the API server is."""
+    """Whether the environment is that of a pod, which contains where the API server is."""
     return all(_service())
 
 
@@ -162,7 +162,7 @@ def _client(config: Kubeconfig) -> Any:
 
 
 def _try(connection: ApiConnection) -> None:
-    """Ask the program at once: what it says is wrong should be seen at the start. Each request asks again."""
+    """Ask the program at once: what it reports as wrong should be seen at the start. Each request asks again."""
     try:
         connection.signed({})
     except RequestFailed as error:
@@ -183,7 +183,7 @@ def _use_transport_settings(configuration: Any) -> None:
     import urllib3
     from kubernetes.utils.keepalive import tcp_keepalive_socket_options
 
-    # urllib3's own retries come at once, and sleep as long as a Retry-After says: pacing is the reflector's.
+    # urllib3's own retries come at once, and sleep as long as a Retry-After asks: pacing is the reflector's.
     configuration.retries = False
     configuration.socket_options = tcp_keepalive_socket_options(
         KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES
@@ -302,7 +302,7 @@ class _Renewal:
         self._certificate = b""
 
     def authorization(self) -> str:
-        """Return the header of the moment, empty where a certificate says it all. Raises RequestFailed."""
+        """Return the header of the moment, empty where a certificate is enough. Raises RequestFailed."""
         with self._lock:
             try:
                 found = self._plugin.credential()

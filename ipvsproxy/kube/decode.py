@@ -96,7 +96,7 @@ def key_of(kind: Kind, metadata: Identity | Metadata) -> str:
 
 
 def _refused(error: Exception) -> InvalidObject:
-    """Say what msgspec says in terms of a field."""
+    """Express an error of msgspec in terms of a field."""
     if isinstance(error, msgspec.ValidationError):
         return InvalidObject(*_field_and_reason(str(error)))
     return InvalidObject("", "nested too deeply" if isinstance(error, RecursionError) else str(error))

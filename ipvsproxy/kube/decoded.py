@@ -15,7 +15,7 @@ from ipvsproxy.plan.model import Protocol
 
 LONGEST = 300
 """Characters of a complaint about one part of an object."""
-MOST_SAID = 5
+MOST_COMPLAINTS = 5
 FAMILIES = {"IPv4": 4, "IPv6": 6}
 PROTOCOLS = dict(Protocol.__members__)
 """By name; looking a name up in the class itself takes a call in Python."""
@@ -31,7 +31,7 @@ class InvalidObject(ValueError):
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """A value and complaints about what was left out of it. None: right, but not proxied, and `skipped` says why.
+    """A value and complaints about what was left out of it. None: right, but not proxied, `skipped` states why.
 
     `triggered` is when the change of a pod behind this version began, in seconds since the epoch, 0 if unknown.
     """
@@ -47,12 +47,12 @@ def short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
-def said(complaints: Sequence[str]) -> tuple[str, ...]:
+def first_few(complaints: Sequence[str]) -> tuple[str, ...]:
     """Return the first complaints, and how many more there are: a slice can have a thousand bad endpoints."""
     if not complaints:
         return ()
-    more = len(complaints) - MOST_SAID
-    return (*map(short, complaints[:MOST_SAID]), *([f"and {more} more"] if more > 0 else []))
+    more = len(complaints) - MOST_COMPLAINTS
+    return (*map(short, complaints[:MOST_COMPLAINTS]), *([f"and {more} more"] if more > 0 else []))
 
 
 def addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[bytes, ...]:

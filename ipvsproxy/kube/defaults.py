@@ -2,10 +2,10 @@
 
 The rules are SetDefaults of core/v1 Service and discovery/v1 EndpointSlice (pkg/apis/*/v1/defaults.go of
 Kubernetes 1.36) and the allocation of ClusterIPs. They hold for objects of the API as well, where these fields are
-never open. Of those that have no default, `unset` says in words what is missing.
+never open. Of those that have no default, `unset` names in words what is missing.
 
 Not here, since nothing is derived from it: targetPort (endpoints have their own ports), ipFamilyPolicy. Policies
-are Cluster and conditions are ready unless they say otherwise, which is how `kube.service` and
+are Cluster and conditions are ready unless they specify otherwise, which is how `kube.service` and
 `kube.endpoint_slice` compare them.
 """
 
@@ -42,7 +42,7 @@ def _family_of(text: str) -> str:
 
 
 def unset(raw: RawService) -> list[str]:
-    """Return what the API server would allocate and a file must say itself.
+    """Return what the API server would allocate and a file must contain itself.
 
     A load balancer's Service does without NodePorts: its own addresses work.
     """

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from ipvsproxy.base.address import MAPPED_PREFIX, family, parse_ip
 from ipvsproxy.config import annotations
-from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, protocol, said
+from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, first_few, protocol
 from ipvsproxy.kube.defaults import NAMESPACE, PORT_NAME
 from ipvsproxy.kube.raw import Conditions, RawEndpoint, RawEndpointSlice, RawSlicePort
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, SlicePort
@@ -47,10 +47,10 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
         family=wanted,
         ports=_slice_ports(raw.ports or (), complaints),
         endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
-        misused=said(misused),
+        misused=first_few(misused),
         **own,
     )
-    return Decoded(built, said(misused + complaints), _trigger_time(raw))
+    return Decoded(built, first_few(misused + complaints), _trigger_time(raw))
 
 
 def _trigger_time(raw: RawEndpointSlice) -> float:

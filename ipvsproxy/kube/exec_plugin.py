@@ -87,8 +87,8 @@ class Plugin:
         except (OSError, ValueError) as error:
             raise _Wrong(plain(error)) from None
         if status:
-            said = " ".join(redacted(errors.decode(errors="replace")).split())[-LONGEST_WORDS:]
-            raise _Wrong(f"ended with status {status}" + (f": {said}" if said else ""))
+            words = " ".join(redacted(errors.decode(errors="replace")).split())[-LONGEST_WORDS:]
+            raise _Wrong(f"ended with status {status}" + (f": {words}" if words else ""))
         return output
 
 

@@ -1,4 +1,4 @@
-"""What a set of saved objects lacks, in sentences that say how to get it."""
+"""What a set of saved objects lacks, in sentences that describe how to get it."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice

@@ -1,6 +1,6 @@
 """A kubeconfig file, checked before anything relies on it.
 
-In: the path of a kubeconfig and perhaps another server's URL. Out: what its current context says, as a
+In: the path of a kubeconfig and perhaps another server's URL. Out: what its current context contains, as a
 `Kubeconfig` from which `kube.connection` makes a connection. Everything that client-go takes is taken (its
 tools/clientcmd: validation.go, client_config.go); what can never work is `KubeconfigError`, one sentence with
 file, context and field. Contents of credentials never get into such a sentence.
@@ -106,9 +106,9 @@ def read_kubeconfig(path: Path, master: str = "") -> Kubeconfig:
     Raises KubeconfigError.
     """
     file = Section(f"kubeconfig {path}", _tree(path), path.parent, ": ")
-    said = (file.text("apiVersion") or "v1", file.text("kind") or "Config")
-    if said != ("v1", "Config"):
-        raise KubeconfigError(f"{file.where}: apiVersion {said[0]!r}, kind {said[1]!r}: not v1, Config")
+    declared = (file.text("apiVersion") or "v1", file.text("kind") or "Config")
+    if declared != ("v1", "Config"):
+        raise KubeconfigError(f"{file.where}: apiVersion {declared[0]!r}, kind {declared[1]!r}: not v1, Config")
     name = file.text("current-context")
     if not name and not master:
         raise KubeconfigError(f"{file.where}: current-context: missing")

@@ -1,4 +1,4 @@
-"""One manifest file: what it says now, and what it said when it was last understood.
+"""One manifest file: what it contains now, and what it contained when it was last understood.
 
 In: a path. Out: `File.content`, the objects of the file after the last good reading of each. Refusals go to
 the log, each once. Reading again must never lose an object because the file, or that object, makes no sense
@@ -45,7 +45,7 @@ Signature = tuple[int, ...]
 
 
 class ItemRefusal(NamedTuple):
-    """An object that was not taken; `ident` is None when it does not even say its name."""
+    """An object that was not taken; `ident` is None when it does not even have a name."""
 
     document: int
     place: int
@@ -54,13 +54,13 @@ class ItemRefusal(NamedTuple):
     reason: str
 
     @property
-    def said(self) -> tuple[Ident | None, str, str]:
+    def complaint(self) -> tuple[Ident | None, str, str]:
         """What makes two refusals the same complaint, wherever in the file the object has moved."""
         return self.ident, self.field, self.reason
 
 
 class FileContent(msgspec.Struct):
-    """What one file says. A value of None is an object that is right but not proxied; `skipped` says why.
+    """What one file contains. A value of None is an object that is right but not proxied; `skipped` states why.
 
     `unread` counts objects of kinds that are not read, `endpoints` are keys of those of kind Endpoints.
     """
@@ -74,7 +74,7 @@ class FileContent(msgspec.Struct):
 
 
 def parse(name: str, data: bytes, kinds: Collection[Kind] = ALWAYS) -> FileContent:
-    """Return what a file says.
+    """Return what a file contains.
 
     Raises Unreadable when the file as a whole makes no sense.
     """
@@ -272,9 +272,9 @@ def carry_over(old: FileContent, new: FileContent) -> None:
 
 def _log_content(name: str, old: FileContent, new: FileContent) -> None:
     """Log what is wrong in a file, without what was logged about it before."""
-    said = {refusal.said for refusal in old.refused}
+    known = {refusal.complaint for refusal in old.refused}
     for refusal in new.refused:
-        if refusal.said not in said:
+        if refusal.complaint not in known:
             _log_refusal(name, refusal)
     for ident, complaints in new.complaints.items():
         if old.complaints.get(ident) != complaints:

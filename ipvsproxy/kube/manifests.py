@@ -1,10 +1,10 @@
 """A folder of manifests as a source of objects.
 
-In: the files of one folder and of those in it (`kube.tree` says which). Out: one `Listed` a kind at the start,
-then again for each kind in which something changed. An empty folder is valid, but one in which nothing can be used
-is logged with what is there.
+In: the files of one folder and of those in it (`kube.tree` describes which). Out: one `Listed` a kind at the
+start, then again for each kind in which something changed. An empty folder is valid, but one in which nothing can
+be used is logged with what is there.
 
-What cannot be used is refused object by object, in one log line that says where (`kube.manifest_file`). Where
+What cannot be used is refused object by object, in one log line that states where (`kube.manifest_file`). Where
 two files hold the same object, the first by file name wins; a file wins only with a version that can be used.
 A folder that goes away changes nothing until it is back.
 
@@ -200,12 +200,12 @@ class ManifestSource:
         except OSError as error:
             inbox.put(SourceFailed(self._unusable(error)))
             return
-        said = ""
+        logged = ""
         for _ in self._news.looks():
             try:
                 self._deliver(inbox)
             except Exception as error:  # the top of a thread: nothing may end it
-                if said != (said := str(error)):
+                if logged != (logged := str(error)):
                     log.exception(messages.MANIFESTS_CRASHED, directory=str(self._path))
 
     def _deliver(self, inbox: Inbox) -> None:

@@ -1,7 +1,7 @@
 """A Node of the API into a `plan.model.Node`: contract sections 1.11 and 5.1."""
 
 from ipvsproxy.base.address import Cidr, parse_cidr
-from ipvsproxy.kube.decoded import Decoded, InvalidObject, addresses, said
+from ipvsproxy.kube.decoded import Decoded, InvalidObject, addresses, first_few
 from ipvsproxy.kube.raw import NodeSpec, RawNode
 from ipvsproxy.plan.model import Node
 
@@ -24,7 +24,7 @@ def build_node(raw: RawNode) -> Decoded:
         eligible=not raw.metadata.deletion_timestamp
         and all(taint.key != DELETION_TAINT for taint in spec.taints or ()),
     )
-    return Decoded(node, said(complaints))
+    return Decoded(node, first_few(complaints))
 
 
 def _strict_cidr(field: str, text: str) -> Cidr:

@@ -47,7 +47,7 @@ class Objects:
     `refused` are objects that cannot be used, `left_out` parts of others, `skipped` reasons why an object is left
     to others, `unread` and `endpoints` what there is of other kinds. `servers` are addresses and ports by which
     the API server was reached. `neighbours` is what it reported of nodes. `seen` counts what was added,
-    whatever came of it. `notes` say what may be missing.
+    whatever came of it. `notes` state what may be missing.
     """
 
     def __init__(self, source: str, kinds: Iterable[Kind] = ALWAYS) -> None:

@@ -1,6 +1,6 @@
 """A Pod and a Namespace of the API into values of `plan.model`: which address belongs to which namespace."""
 
-from ipvsproxy.kube.decoded import Decoded, addresses, said
+from ipvsproxy.kube.decoded import Decoded, addresses, first_few
 from ipvsproxy.kube.defaults import NAMESPACE
 from ipvsproxy.kube.raw import PodSpec, PodStatus, RawNamespace, RawPod
 from ipvsproxy.plan.model import Namespace, Pod
@@ -25,6 +25,6 @@ def build_pod(raw: RawPod) -> Decoded:
     complaints: list[str] = []
     found = addresses("status.podIPs", texts, complaints)
     if not found:
-        return Decoded(None, said(complaints), skipped="it has no address yet")
+        return Decoded(None, first_few(complaints), skipped="it has no address yet")
     pod = Pod(raw.metadata.namespace or NAMESPACE, raw.metadata.name, spec.node_name or "", found)
-    return Decoded(pod, said(complaints))
+    return Decoded(pod, first_few(complaints))

@@ -6,7 +6,7 @@ itself; its last valid version is kept.
 
 Lists are always consistent reads (no resourceVersion), never "any version will do" ("0"): a list from a server
 that lags behind could bring back Services that are gone. So a list is never older than what we knew, unless
-the API's storage itself was put back in time; then the list is the truth, and a log line says so. A watch
+the API's storage itself was put back in time; then the list is the truth, and a log line reports it. A watch
 resumes from the last version seen, and lists again only when the server no longer knows that version (410, as
 status or inside of the stream) or sends malformed answers repeatedly. A server that is away changes nothing.
 """
@@ -189,7 +189,7 @@ class Reflector:
                 found.kept.add(key)
 
     def _fits(self, room: ObjectRoom, full: set[str], key: str, value: Object) -> bool:
-        """Make room for an object; where there is none, say so once for as long as there is none."""
+        """Make room for an object; where there is none, report it once for as long as there is none."""
         reason = room.take(key, value)
         if reason:
             full.add(reason)

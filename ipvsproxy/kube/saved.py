@@ -2,7 +2,7 @@
 
 What people have is read: `kubectl get -o yaml|json`, folders of `kubectl cluster-info dump --output-directory`,
 must-gather trees, support bundles. What cannot be read affects nothing else and is named in `refused`. Where
-nothing can be used, that is an error that says what was found.
+nothing can be used, that is an error that states what was found.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 from ipvsproxy.base.errors import plain
 from ipvsproxy.exchange.inbox import ALWAYS, Kind
-from ipvsproxy.kube.decoded import InvalidObject, said
+from ipvsproxy.kube.decoded import InvalidObject, first_few
 from ipvsproxy.kube.documents import FileItem, read
 from ipvsproxy.kube.hints import NOTHING, what_is_there
 from ipvsproxy.kube.manifest_file import MAX_BYTES, MOST_NAMELESS, endpoints_key, kind_and_group, kind_of
@@ -49,7 +49,7 @@ def _finish(found: Objects) -> None:
     """Say what is missing as a whole. Raises Unavailable where nothing can be used."""
     found.note_lacks()
     if not any(found.items.values()):
-        raise Unavailable("; ".join(said(found.refused)))
+        raise Unavailable("; ".join(first_few(found.refused)))
 
 
 def _add_folder(found: Objects, folder: Path, prefix: str) -> None:

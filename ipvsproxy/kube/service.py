@@ -6,7 +6,7 @@ from typing import Any
 
 from ipvsproxy.base.address import Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.config import annotations
-from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, addresses, protocol, said, short
+from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, addresses, first_few, protocol, short
 from ipvsproxy.kube.defaults import (
     AFFINITY_SECONDS,
     EXTERNAL_NAME,
@@ -36,7 +36,7 @@ def build_service(raw: RawService) -> Decoded:
     complaints = unset(raw)
     ips = _cluster_ips(spec, complaints)
     if not ips:
-        return Decoded(None, said(complaints), skipped="it has no ClusterIP")
+        return Decoded(None, first_few(complaints), skipped="it has no ClusterIP")
     external_ips = addresses("spec.externalIPs", spec.external_ips or (), complaints)
     ingress = (raw.status.load_balancer.ingress or ()) if raw.status and raw.status.load_balancer else ()
     vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
@@ -60,11 +60,11 @@ def build_service(raw: RawService) -> Decoded:
         affinity_seconds=affinity_seconds,
         health_check_port=_health_check_port(spec, complaints) if external_local and has_policy else 0,
         uid=raw.metadata.uid or "",
-        misused=said(misused),
+        misused=first_few(misused),
         annotated=tuple(own),
         **own,
     )
-    return Decoded(service, said(misused + complaints))
+    return Decoded(service, first_few(misused + complaints))
 
 
 def _not_proxied(raw: RawService) -> str:

@@ -85,7 +85,7 @@ class Store:
         return self._kinds <= self._listed | self._refused and self._awaits_neighbours
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
-        """Record what an event says and tell whether anything is different now."""
+        """Record what an event reports and tell whether anything is different now."""
         match event:
             case Changed(kind, key, value):
                 return self._set(kind, key, value)

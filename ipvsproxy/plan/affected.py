@@ -1,7 +1,7 @@
 """Which Services a failure of the kernel is about, and the text of its Event.
 
-Deterministic: no I/O, no clock. In: the names of what failed, with what the kernel said. Out: a reason for each
-Service concerned, for people who look at that Service. Called only when something has failed.
+Deterministic: no I/O, no clock. In: the names of what failed, with what the kernel answered. Out: a reason for
+each Service concerned, for people who look at that Service. Called only when something has failed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,9 +38,9 @@ def _reasons(failed: Dirty, ledger: Ledger) -> Iterator[tuple[FrontendKey, str]]
         if key in ledger.frontends:
             yield key, failed.reasons.get(key, "the answer of IPVS was lost")
     for address in failed.vips:
-        said = failed.reasons.get(address, "the kernel's answer was lost")
+        reason = failed.reasons.get(address, "the kernel's answer was lost")
         for key in ledger.frontends_of_vip(address):
-            yield key, f"address {format_ip(address)}: {said}"
+            yield key, f"address {format_ip(address)}: {reason}"
     for slot in failed.slots:
         owner = slot.frontend
         if owner in ledger.frontends:

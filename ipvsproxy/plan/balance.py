@@ -74,7 +74,7 @@ NOTHING_SPECIAL = Balance()
 def balance_of(
     service: Service, slices: Iterable[EndpointSlice], zone: str, steps: Mapping[bytes, int] | None = None
 ) -> Balance:
-    """Return what a Service and its slices ask for on a node in a zone; what a slice says of a pod comes first.
+    """Return what a Service and its slices ask for on a node in a zone; what a slice asks for a pod comes first.
 
     `steps` are those of endpoints with a slow start, None where the Service has none.
     """

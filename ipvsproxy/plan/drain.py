@@ -79,7 +79,7 @@ class Drains:
 
     @property
     def next_look(self) -> float:
-        """When `due` has something to say, infinity for never."""
+        """When `due` has something to return, infinity for never."""
         return max(self._agenda[0][0], self._resting_until) if self._agenda else math.inf
 
     def note(self, key: FrontendKey, frontend: Frontend | None, state: ServerState | None, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The endpoints of a Service by its ports: what the slices say, found without a search for each port.
+"""The endpoints of a Service by its ports: what the slices contain, found without a search for each port.
 
 Deterministic, no I/O. A slice lists numbers of ports, and endpoints that have all of them; the endpoints of one
 Service port are those of all slices that name the port (contract 3.2).

@@ -1,4 +1,4 @@
-"""What the API says, as plain frozen values with only the fields a service proxy uses.
+"""What the API returns, as plain frozen values with only the fields a service proxy uses.
 
 In: nothing; `kube.decode` builds these values, whatever the source of the objects. Out: `plan.planner` reads them.
 Addresses are packed bytes (see `ipvsproxy.base.address`), so a Service or slice that differs only in fields we do

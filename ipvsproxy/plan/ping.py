@@ -1,6 +1,6 @@
 """Whether a VIP answers pings: never, always, to those in source ranges, only while it has endpoints.
 
-An address may belong to several Services. Those that say nothing about pings have no part in it; of the others the
+An address may belong to several Services. Those without a wish have no part in it; of the others the
 strictest counts, and with source ranges everybody who is in those of one of them. Deterministic, no I/O.
 """
 

@@ -283,7 +283,7 @@ def _external_frontend(
 
 
 def _internal_view(view: PortPlan) -> tuple[View, ...]:
-    """Local pods and the node reach endpoints cluster-wide, whatever externalTrafficPolicy says."""
+    """Local pods and the node reach endpoints cluster-wide, whatever externalTrafficPolicy is."""
     if not (view.cluster and view.inside_port):
         return ()
     return (View(LOCAL, FrontendKey(view.cluster_ip, view.port.protocol, view.inside_port)),)

@@ -14,7 +14,7 @@ from ipvsproxy.ruleset.schema import SetSchema
 
 
 class ElementMatch(NamedTuple):
-    """An element that was found, and what a map says of it."""
+    """An element that was found, and what a map has for it."""
 
     slot: ElementKey
     value: Value = ""

@@ -46,7 +46,7 @@ NOT_LOOKED_UP = "not yet known whether it belongs to a node"
 class AddressRefusal(NamedTuple):
     """An address of a Service that is not served, or one port of it (0: all of them), and why.
 
-    `protocol` is the one of the port (0: all of them). `quiet`: no mistake of the Service, so no Event says it.
+    `protocol` is the one of the port (0: all of them). `quiet`: no mistake of the Service, so no Event reports it.
     """
 
     address: bytes
@@ -114,7 +114,7 @@ class _Judge:
             yield from self._taken_ports(address)
 
     def _of_others(self, address: bytes, *, given: bool) -> AddressRefusal | None:
-        """What belongs to others stays theirs, unless the operator says otherwise."""
+        """What belongs to others stays theirs, unless the operator specifies otherwise."""
         node, refusal = self._node, None
         is_here = address in node.own_addresses or address in node.link_addresses
         if address not in _ranges(self._config.trusted_ip_ranges):
@@ -165,7 +165,7 @@ class _Judge:
         return ""
 
     def _reserved(self, address: bytes, *, given: bool) -> AddressRefusal | None:
-        """What the node depends on stays where it is, unless a load balancer says this Service is just that."""
+        """What the node depends on stays where it is, unless a load balancer has this Service be just that."""
         for known in self._node.reserved_at.get(address, ()):
             if not (given and known.port in self._ports):
                 return AddressRefusal(

@@ -1,6 +1,6 @@
 """Which IPVS schedulers and persistence engines the kernel has, and what a Service gets whose own it has not.
 
-Such a Service is served with the configured scheduler, or with affinity by addresses, and one sentence says so.
+Such a Service is served with the configured scheduler, or with affinity by addresses, and one sentence reports it.
 Each is known by the name of its module without `ip_vs_`: mh, pe_sip. Whether it is there is known once the kernel
 has been asked (`reconciler.schedulers`); where it is not asked, as in commands, all are taken to be there.
 Deterministic, no I/O.
@@ -56,7 +56,7 @@ class Schedulers:
         return changed
 
     def usable(self, service: Service) -> tuple[Service, list[str], bool]:
-        """Return a Service with a scheduler and an engine that are there, and what to say of its own ones.
+        """Return a Service with a scheduler and an engine that are there, and what to report about its own ones.
 
         Last, whether it is known if those are there; if not, the Service is planned again soon.
         """

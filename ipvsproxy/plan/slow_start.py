@@ -41,7 +41,7 @@ class SlowStarts:
 
     @property
     def next(self) -> float:
-        """When `due` has something to say, infinity for never."""
+        """When `due` has something to return, infinity for never."""
         while self._agenda and self._next.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
         return self._agenda[0][0] if self._agenda else math.inf

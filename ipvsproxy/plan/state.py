@@ -80,8 +80,8 @@ USUAL = DestinationAttributes()
 class ServerAttributes(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """All that IPVS holds of a virtual server beside its key; `timeout` in seconds, 0 without persistence.
 
-    `netmask` says which clients persistence takes for one: an IPv4 mask as a number, the length of an IPv6 prefix,
-    None for the whole address. `engine` is the name of a persistence engine, empty for none.
+    `netmask` states which clients persistence takes for one: an IPv4 mask as a number, the length of an IPv6
+    prefix, None for the whole address. `engine` is the name of a persistence engine, empty for none.
     """
 
     scheduler: str
@@ -136,7 +136,7 @@ class GroupAdmission(msgspec.Struct, frozen=True, gc=False):
 
 
 class Frontend(msgspec.Struct, frozen=True, gc=False):
-    """One wanted frontend: its virtual server and everything the ruleset says about it.
+    """One wanted frontend: its virtual server and everything the ruleset has about it.
 
     `views` lead new connections of some clients to other virtual servers: a Local policy has one for local pods
     and the node. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
@@ -244,7 +244,7 @@ class KernelState:
 class Dirty(msgspec.Struct):
     """Names of kernel objects whose wanted state may differ from the shadow.
 
-    `reasons` is what the kernel said about those that have just failed; it is not kept with what is pending.
+    `reasons` is what the kernel answered about those that have just failed; it is not kept with what is pending.
     """
 
     servers: set[FrontendKey] = msgspec.field(default_factory=set)

@@ -1,6 +1,6 @@
 """Whether a kube-proxy answers on the ports that it has, where its process is not to be seen.
 
-kube-proxy says its mode at `/proxyMode` of its metrics server, and the age of its rules at `/healthz` of its
+kube-proxy reports its mode at `/proxyMode` of its metrics server, and the age of its rules at `/healthz` of its
 health server. So does ipvsproxy, which has the page `/frontends` besides.
 """
 
@@ -21,7 +21,7 @@ MODES = (IPVS, "iptables", "nftables", "userspace")
 
 
 class _Health(msgspec.Struct, rename="camel"):
-    """What every kube-proxy says of its health."""
+    """What every kube-proxy reports of its health."""
 
     last_updated: Any
 

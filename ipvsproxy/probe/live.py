@@ -30,7 +30,7 @@ class ProbeOutcome(NamedTuple):
 
 
 def open_socket(make: MakeSocket, address: str, protocol: str) -> socket.socket:
-    """Make the socket for a test connection. Raises OSError, where the kernel does not know the protocol, say."""
+    """Make the socket for a test connection. Raises OSError, as where the kernel does not know the protocol."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM
     return make(family, kind, SCTP if protocol == "SCTP" else 0)

@@ -1,4 +1,4 @@
-"""What the proxy of this node says on its own ports: health and metrics, over plain HTTP.
+"""What the proxy of this node reports on its own ports: health and metrics, over plain HTTP.
 
 A port that listens on all addresses is asked on loopback.
 """
@@ -25,7 +25,7 @@ SAMPLE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{.*\})? ([^ ]+)")
 
 
 def read_proxy(config: Config) -> Proxy | None:
-    """Return what the proxy says of itself, None when its settings give it no health server."""
+    """Return what the proxy reports of itself, None when its settings give it no health server."""
     if config.healthz_bind_address is None:
         return None
     read_at = time.time()

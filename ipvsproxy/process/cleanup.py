@@ -83,7 +83,7 @@ def _is_taken_over() -> bool:
 
 
 def _spared(config: Config) -> OtherProxy | None:
-    """Return the kube-proxy whose objects stay, and say why they do; None when there is none to be seen."""
+    """Return the kube-proxy whose objects stay, and state why they do; None when there is none to be seen."""
     found = other_proxy.look(config)
     if found.is_gone:
         return None

@@ -219,7 +219,7 @@ class Loop:
     def _take(self, event: Listed | Changed | Removed) -> None:
         different = self._wanted.apply(event)
         count = len(event.objects) if isinstance(event, Listed) else event.versions
-        # Old annotations come with every version of a slice: only what has just changed says when it began.
+        # Old annotations come with every version of a slice: only what has just changed shows when it began.
         triggered = event.triggered if isinstance(event, Changed) and different else 0.0
         self._report.received(event.kind, count, triggered)
 

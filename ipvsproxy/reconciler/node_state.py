@@ -1,6 +1,6 @@
 """The node as the planner needs it: its Node object, its addresses, and what reaches the API server.
 
-In: the objects (`kube.store`), and what the kernel says of addresses and links. Out: `NodeFacts`, and what the
+In: the objects (`kube.store`), and what the kernel reports of addresses and links. Out: `NodeFacts`, and what the
 report and the log are to know of them. Belongs to the loop's thread.
 """
 

@@ -1,4 +1,4 @@
-"""What the loop is made of: parts that say when they have something to do, and do it."""
+"""What the loop is made of: parts that know when they have something to do, and do it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,7 +10,7 @@ RETRY_SECONDS = (0.1, 30.0)
 
 
 class PartFailed(Exception):
-    """A part could not do all of its work; the message says what."""
+    """A part could not do all of its work; the message reports what."""
 
 
 class Part(ABC):

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class ServiceReports:
-    """What has been said about each Service. `services` are all there are."""
+    """What has been reported about each Service. `services` are all there are."""
 
     def __init__(self, report: Report, clock: Callable[[], float], services: Mapping[str, Service]) -> None:
         self._report = report

@@ -74,7 +74,7 @@ def owner_text(owner: FrontendKey | bytes) -> str:
 
 
 def value_text(value: Value) -> str:
-    """Return what a map says of an element."""
+    """Return what a map has for an element."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):

@@ -92,7 +92,7 @@ ElementOwner = FrontendKey | bytes | None
 Rest = bytes | Cidr | Interval | str | int | None
 """The key fields behind the owner's: an address, a range, the name of a link, a port, a group, or nothing."""
 Value = str | FrontendKey | bytes | int
-"""What a map says: a verdict, the frontend to go to, an address or the number of a group; '' in a plain set."""
+"""The value of an element: a verdict, a frontend, an address, the number of a group; '' in a plain set."""
 
 
 class ElementKey(msgspec.Struct, frozen=True, gc=False):
@@ -116,14 +116,14 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_member(self) -> bool:
-        """Whether this says which group a source address is in."""
+        """Whether this names the group that a source address is in."""
         return self.set in AUDIENCES.values()
 
     @property
     def restricted_frontend(self) -> "ElementKey | None":
         """The verdict of the frontend to which an element lets only some clients connect, None for others.
 
-        For pings of an address it is what says that they are restricted.
+        For pings of an address it is what shows that they are restricted.
         """
         number = self.set.family
         if number and self.set is PING_ALLOWED[number]:

@@ -1,12 +1,12 @@
 """Whether the proxy is alive and keeps up, and whether its node should get traffic: `/healthz` and `/livez`.
 
-A family is healthy as long as nothing has been waiting to be programmed for twice the sync period, and
-while the loop still turns: it says so with every verification, so three silent periods mean that it hangs. The
-process is healthy if every family is. One that waits for another proxy of this node to end is healthy and says
-so: the node is served, and a rolling update must find the new pod ready before it ends the old one. `/healthz`
-asks for an eligible node and a first complete sync as well: cloud load balancers send traffic by it. Contract 5.1;
-`reason`, why a node is not eligible, is our own addition.
-Thread-safe: the loop writes, threads of the server read.
+A family is healthy as long as nothing has been waiting to be programmed for twice the sync period, and while the
+loop still turns: it reports this with every verification, so three silent periods mean that it hangs. The process
+is healthy if every family is. One that waits for another proxy of this node to end is healthy and reports this:
+the node is served, and a rolling update must find the new pod ready before it ends the old one. `/healthz` asks
+for an eligible node and a first complete sync as well: cloud load balancers send traffic by it. Contract 5.1;
+`reason`, why a node is not eligible, is our own addition. Thread-safe: the loop writes, threads of the server
+read.
 """
 
 import json

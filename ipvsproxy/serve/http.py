@@ -191,7 +191,7 @@ class HttpServer:
         return True
 
     def _try(self, listener: Listener) -> None:
-        """Listen, or say once why not and try again later."""
+        """Listen, or report once why not and try again later."""
         try:
             self._listen(listener)
         except OSError as error:

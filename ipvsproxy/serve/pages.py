@@ -1,4 +1,4 @@
-"""What the metrics port says: metrics, proxy mode, configuration, flags, status, verbosity (contract 5.3)."""
+"""What the metrics port serves: metrics, proxy mode, configuration, flags, status, verbosity (contract 5.3)."""
 
 import json
 import platform

@@ -35,7 +35,7 @@ def main(root: str, name: str, archive: str) -> None:
 
 
 def _config(digest: str) -> dict[str, object]:
-    """What deploy/Dockerfile says, and the digest of the uncompressed layer."""
+    """The configuration in deploy/Dockerfile, and the digest of the uncompressed layer."""
     return {
         "architecture": ARCHITECTURES[platform.machine()],
         "os": "linux",

@@ -22,7 +22,7 @@ PROGRAMS = {
 
 
 class Blob(NamedTuple):
-    """One legacy table: its name, what the kernel says about it (ipt_getinfo), and its entries."""
+    """One legacy table: its name, what the kernel reports about it (ipt_getinfo), and its entries."""
 
     table: str
     info: bytes

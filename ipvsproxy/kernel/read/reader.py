@@ -47,7 +47,7 @@ from ipvsproxy.ruleset.elements import ElementKey, ElementOwner, Rest, Value
 from ipvsproxy.ruleset.schema import SETS, SetSchema
 
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESRCH, errno.EACCES, errno.EINVAL)
-"""What the kernel says where no route leads, or one that forbids: EACCES prohibit, EINVAL blackhole."""
+"""The error of the kernel where no route leads, or one that forbids: EACCES prohibit, EINVAL blackhole."""
 
 
 class KernelReader:

@@ -57,7 +57,7 @@ DUMP_TRIES = 5
 
 
 class KernelError(Exception):
-    """The kernel refused an operation; `errno` says why."""
+    """The kernel refused an operation; `errno` states why."""
 
     def __init__(self, operation: str, code: int) -> None:
         super().__init__(f"{operation}: {os.strerror(code)}")
@@ -70,7 +70,7 @@ class Lost(KernelError):
 
 
 class Interrupted(KernelError):
-    """The kernel says that what it listed has changed meanwhile: some of it may be missing."""
+    """The kernel reports that what it listed has changed meanwhile: some of it may be missing."""
 
     def __init__(self) -> None:
         super().__init__("netlink dump", errno.EINTR)

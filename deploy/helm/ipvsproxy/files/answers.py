@@ -29,7 +29,7 @@ def place(host: str, port: str) -> str:
 
 
 def main(authority: str, node: str, health_port: str) -> int:
-    """Ask both, print what they said, and return the exit status."""
+    """Ask both, print what they answered, and return the exit status."""
     service = place(os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"])
     wrong = 0
     # Who may ask for the version does not matter here: 401 and 403 came through the Service as well.
@@ -40,10 +40,10 @@ def main(authority: str, node: str, health_port: str) -> int:
         try:
             status = ask(url, context)
         except OSError as error:
-            wrong, said = 1, f"did not answer: {error}"
+            wrong, result = 1, f"did not answer: {error}"
         else:
-            wrong, said = wrong or int(status not in accepted), f"answered {status}"
-        print(f"{url} {said}")
+            wrong, result = wrong or int(status not in accepted), f"answered {status}"
+        print(f"{url} {result}")
     return wrong
 
 

@@ -3,7 +3,7 @@
     cleaned.py KUBECONFIG NAMESPACE SECONDS
 
 Ends with status 0 when every pod of the DaemonSet ipvsproxy-cleanup is ready, and with status 1, naming the nodes
-that are not clean, when they are not after SECONDS. Asks the API server as the kubeconfig says, because no
+that are not clean, when they are not after SECONDS. Asks the API server with the kubeconfig, because no
 Service works any more.
 """
 
