@@ -21,6 +21,7 @@ _CHAIN = re.compile(r"^\s*chain (\w+) {", re.MULTILINE)
 _LOOKUP = re.compile(r"@(\w+)")
 _FLUSH = re.compile(r"^flush set \w+ \w+ (\w+)$")
 _TABLE = re.compile(r"^(add|delete) table ")
+_COMMANDS = ("add table ", "delete table ", "add element ", "delete element ", "flush set ")
 
 
 class FakeNft:
@@ -116,7 +117,7 @@ def _delete(elements: dict[str, str], key: str, _value: str) -> None:
 
 
 def _is_command(line: str) -> bool:
-    return any(form.match(line) for form in (_TABLE, _ELEMENTS, _FLUSH))
+    return line.startswith(_COMMANDS)
 
 
 def _commands(text: str) -> list[str]:

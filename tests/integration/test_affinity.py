@@ -167,7 +167,7 @@ def test_an_idle_tcp_connection_outlives_the_first_keepalive(services: StickySer
         assert int(established) > remembered
 
 
-def test_what_ipvs_forgets_conntrack_forgets_too_and_the_client_is_told(services: StickyServices) -> None:
+def test_what_ipvs_forgets_conntrack_forgets_too_and_the_client_gets_an_error(services: StickyServices) -> None:
     services.put(97, "p21")
     question, pod = services.question(97, asker="p12"), services.lab.host("p12")
     eventually(lambda: set(spread(services.question(97), 2)) == {"p21"})

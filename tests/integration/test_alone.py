@@ -67,7 +67,7 @@ def holder(where: str, *argv: str, prefix: tuple[str, ...] = ()) -> Iterator[sub
             process.kill()
 
 
-def test_a_process_without_capabilities_that_has_the_name_keeps_nobody_from_work(
+def test_a_process_without_capabilities_that_has_the_name_keeps_no_process_from_work(
     lab: Lab, manifests: Folder
 ) -> None:
     node = lab.nodes[0]

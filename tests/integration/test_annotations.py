@@ -288,7 +288,7 @@ def test_a_new_endpoint_gets_its_share_step_by_step(annotated: AnnotatedService,
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_default_of_the_node_counts_where_a_service_says_nothing(
+def test_a_default_of_the_node_counts_where_a_service_has_no_annotation(
     annotated: AnnotatedService, tmp_path: pathlib.Path, family: int
 ) -> None:
     extra = tmp_path / "extra.yaml"
@@ -341,7 +341,7 @@ def test_messages_of_a_call_get_one_endpoint(annotated: AnnotatedService, family
         assert len(set.union(*found)) == 1, found
 
 
-def test_weights_with_a_scheduler_that_does_not_know_them_are_said(annotated: AnnotatedService) -> None:
+def test_weights_with_a_scheduler_that_does_not_know_them_are_reported(annotated: AnnotatedService) -> None:
     annotated.put(scheduler="lc", weights="p11=3")
     warning = annotated.next_warning()
     assert warning["service"] == "default/own"

@@ -128,7 +128,7 @@ def test_without_flags_commands_take_the_settings_of_the_proxy_that_runs(service
     assert found["node"]["summary"] == "Node node1 was found"
 
 
-def test_doctor_with_other_settings_than_the_proxy_says_so_and_not_that_all_is_wrong(
+def test_doctor_with_other_settings_than_the_proxy_reports_it_and_not_that_all_is_wrong(
     services: PublishedServices,
 ) -> None:
     settings = [f"--manifests={services.folder.path}", "--hostname-override=node1"]

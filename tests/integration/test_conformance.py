@@ -253,7 +253,7 @@ def sent(sender: str, source: str, address: str = "10.96.0.1") -> dict[str, obje
     return {"from": sender, "src_ip": source, "dst_ip": address, "dst_port": 80, "expect": "reject"}
 
 
-def test_a_file_may_say_little(tmp_path: pathlib.Path) -> None:
+def test_a_file_may_contain_little(tmp_path: pathlib.Path) -> None:
     flow = {"dst_ip": "2001:DB8:0::1", "dst_port": 80, "expect": "drop"}
     (scenario,) = read(tmp_path, {"id": "x", "flows": [flow], "endpoints": [{"service": "s", "address": "a.b"}]})
     (only,) = scenario.flows

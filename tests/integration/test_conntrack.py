@@ -319,7 +319,7 @@ def test_connections_of_sources_that_are_no_longer_allowed_are_cut(
     assert answers == {name: "timeout" if name.startswith("client") else "p11" for name in flows}
 
 
-def test_changing_ranges_lets_nobody_else_in_and_shuts_nobody_out(services: UdpServices) -> None:
+def test_changing_ranges_admits_no_other_client_and_excludes_none(services: UdpServices) -> None:
     lab, number = services.lab, 68
     services.put(number, "p11", **only("pods"))
     wanted, stranger = (

@@ -120,7 +120,7 @@ def test_one_client_of_a_hashed_service_finds_one_of_the_endpoints(lab: Lab, sch
     assert found < names(lab, said).keys()
 
 
-def test_nobody_takes_new_connections(lab: Lab) -> None:
+def test_no_endpoint_takes_new_connections(lab: Lab) -> None:
     asker = lab.host("p12")
     with scheduled(lab, "rr", 0, 0):
         said = explained(lab, asker, WEB)

@@ -236,7 +236,7 @@ def test_timeouts_the_kernel_cannot_count_cost_nothing_else(lab: Lab, manifests:
     assert "Invalid argument" in str(said["err"])
 
 
-def test_a_link_of_our_name_that_is_no_dummy_stays_and_is_told(lab: Lab) -> None:
+def test_a_link_of_our_name_that_is_no_dummy_stays_and_is_reported(lab: Lab) -> None:
     node = lab.nodes[0]
     lab.run(node, ["ip", "link", "add", "kube-ipvs0", "type", "bridge"])
     try:

@@ -219,14 +219,14 @@ def test_no_program_of_others_is_there_to_be_called() -> None:
 
 
 @pytest.mark.parametrize("name", ["ipvsproxy", KUBE_PROXY])
-def test_says_what_it_is_and_how_to_use_it(name: str) -> None:
+def test_reports_what_it_is_and_how_to_use_it(name: str) -> None:
     version, usage = run(name, "--version"), run(name, "--help")
     assert (version.returncode, usage.returncode) == (0, 0)
     assert re.search(r"\bv\d+\.\d+", version.stdout)
     assert "usage" in usage.stdout.lower()
 
 
-def test_nothing_can_be_written_whoever_tries(tmp_path: pathlib.Path) -> None:
+def test_nothing_can_be_written_by_any_user(tmp_path: pathlib.Path) -> None:
     tries = "for at in /opt/ipvsproxy /tmp /run /var/lib; do touch $at/x && echo $at; done"
     assert run("sh", "-c", tries, capabilities=PRIVILEGED, folder=tmp_path).stdout == ""
 
@@ -243,7 +243,7 @@ def test_the_command_of_kubeadms_daemon_set_works_unchanged(tmp_path: pathlib.Pa
     assert f"kubeconfig {VOLUME}/kubeconfig.conf: No such file or directory" in done.stderr
 
 
-def test_without_what_it_needs_it_says_so_in_its_last_line(tmp_path: pathlib.Path) -> None:
+def test_without_what_it_needs_it_reports_it_in_its_last_line(tmp_path: pathlib.Path) -> None:
     done = run("ipvsproxy", "run", f"--manifests={VOLUME}", folder=tmp_path)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]

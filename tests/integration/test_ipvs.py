@@ -70,7 +70,7 @@ def test_what_is_there_already_is_set_and_nothing_is_lost(ipvs: Ipvs) -> None:
     assert ipvs.state(frontend(2)) == ServerState(RR, dict.fromkeys(targets(3), USUAL))
 
 
-def test_a_refused_server_costs_only_itself_and_says_why(ipvs: Ipvs) -> None:
+def test_a_refused_server_affects_nothing_else_and_reports_why(ipvs: Ipvs) -> None:
     refused = ipvs.apply([creation(1, RR, 2), creation(2, UNKNOWN, 2), creation(3, RR, 2)])
     assert {item.step.key for item in refused} == {frontend(2)}
     assert [(item.destination, item.errno) for item in refused] == [

@@ -74,7 +74,7 @@ def test_datagrams_of_this_node_above_the_mtu_arrive(lab: Lab, connected: bool) 
     assert lost(lab, "node1", 4, connected=connected) == []
 
 
-def test_a_process_of_this_node_is_told_of_ipv6_datagrams_above_the_mtu(lab: Lab) -> None:
+def test_a_process_of_this_node_learns_of_ipv6_datagrams_above_the_mtu(lab: Lab) -> None:
     """They are lost (docs/internals-packets.md, limits of IPVS), but not without a word."""
     too_long = {f"{name} {size}" for name in ways(lab, 6) for size in SIZES if size > FITS_IN_IPV6}
     told = lost(lab, "node1", 6, connected=True)

@@ -73,7 +73,7 @@ def test_a_service_without_endpoints_ends_connections(local: LocalNodePorts, fam
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_nobody_else_reaches_what_listens_there(local: LocalNodePorts, family: int) -> None:
+def test_no_one_else_reaches_what_listens_there(local: LocalNodePorts, family: int) -> None:
     listening = netns.run(local.lab.nodes[0].netns, ["ss", "-Htln"])
     _, port = local.services.ways(PublishedServices.WEB, family)["NodePort"]
     assert [line.split()[3] for line in listening.splitlines() if line.split()[3].endswith(f":{port}")] == [

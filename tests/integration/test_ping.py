@@ -51,13 +51,13 @@ def pinged(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_everybody_gets_an_answer_where_a_service_says_nothing(pinged: PingedService, family: int) -> None:
+def test_every_client_gets_an_answer_where_a_service_has_no_annotation(pinged: PingedService, family: int) -> None:
     pinged.put(loadBalancerSourceRanges=CLIENT)
     eventually(lambda: pinged.answered(family) == ALL)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_nobody_gets_an_answer(pinged: PingedService, family: int) -> None:
+def test_no_client_gets_an_answer(pinged: PingedService, family: int) -> None:
     pinged.put()
     eventually(lambda: pinged.answered(family) == ALL)
     pinged.put("off")

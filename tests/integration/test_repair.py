@@ -121,7 +121,7 @@ def test_servers_are_looked_at_soon_when_other_things_were_touched(repaired: Rep
     eventually(lambda: set(spread(question, 6)) == {"p11", "p12"})
 
 
-def test_flushed_servers_are_found_by_a_glance(repaired: RepairedNode) -> None:
+def test_flushed_servers_are_found_by_a_sample(repaired: RepairedNode) -> None:
     proxy = restarted(repaired)
     with netns.inside(repaired.node.netns):
         ipvs = Ipvs()
@@ -151,7 +151,7 @@ def restarted(repaired: RepairedNode) -> Proxy:
     return repaired.proxy
 
 
-def test_a_fight_is_reported_once_and_not_fought_for_ever(repaired: RepairedNode) -> None:
+def test_contention_is_reported_once_and_repairs_become_rarer(repaired: RepairedNode) -> None:
     proxy, over = restarted(repaired), threading.Event()
 
     def fight() -> None:

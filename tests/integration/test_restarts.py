@@ -206,7 +206,7 @@ def test_draining_outlives_restarts_and_ends_when_the_endpoint_returns(
     eventually(lambda: metric(lab, "ipvsproxy_draining_destinations") == 0)
 
 
-def test_an_endpoint_that_leaves_while_nobody_watches_drains_after_the_start(
+def test_an_endpoint_that_leaves_while_no_one_watches_drains_after_the_start(
     spacious_lab: Lab, deployment: Deployment, start: Callable[..., ForkedProxy]
 ) -> None:
     lab, proxy = spacious_lab, start().started()

@@ -223,7 +223,7 @@ def test_one_source_port_towards_two_services_with_one_endpoint(short: ShortServ
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_packets_that_conntrack_cannot_place_reach_nobody(short: ShortServices, family: int) -> None:
+def test_packets_that_conntrack_cannot_place_reach_no_one(short: ShortServices, family: int) -> None:
     """Not translated, they would be answered with a reset: by the node, or by the client."""
     short.put(WEB, "p21")
     eventually(lambda: short.names("p12", family) == {"p21"})

@@ -139,7 +139,7 @@ def test_another_mode_in_the_settings_is_replaced_only_where_no_kube_proxy_runs(
 
 
 @pytest.mark.parametrize("mode", LEAVE)
-def test_beside_a_kube_proxy_commands_say_what_a_run_removes_and_what_they_do_not_follow(
+def test_beside_a_kube_proxy_commands_report_what_a_run_removes_and_what_they_do_not_follow(
     lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str
 ) -> None:
     LEAVE[mode](lab, node, served)
@@ -182,7 +182,7 @@ def test_until_a_vip_is_bound_the_old_rules_serve_it(
     assert ask([Question(lab.client.netns, one.cluster_ip, 80) for one in served]) == ["answered"]
 
 
-def test_a_kube_proxy_that_goes_on_is_reported_and_not_fought_with(
+def test_a_kube_proxy_that_goes_on_is_reported_and_its_changes_are_not_reverted_for_ever(
     lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...]
 ) -> None:
     proxy = taken_over(lab, node, manifests)

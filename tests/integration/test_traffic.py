@@ -100,7 +100,7 @@ def test_both_policies_local(services: PublishedServices, family: int) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_made_up_port_of_the_inside_view_answers_nobody(services: PublishedServices, family: int) -> None:
+def test_the_synthetic_port_of_the_internal_view_answers_no_one(services: PublishedServices, family: int) -> None:
     address = cluster_ip(services.BOTH_LOCAL, family)
     asked = [
         Question(asker.netns, address, 80 ^ 0x8000)
@@ -321,7 +321,7 @@ def flush_rules() -> None:
     Libnftables().run(transaction)
 
 
-def test_a_broken_file_costs_only_itself(services: PublishedServices) -> None:
+def test_a_broken_file_affects_nothing_else(services: PublishedServices) -> None:
     lab = services.lab
     proxy = lab.proxies[0]
     good = (services.folder.path / "web.yaml").read_text()

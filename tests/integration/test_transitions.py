@@ -190,7 +190,7 @@ def test_a_change_loses_only_what_it_demands(stage: Stage, name: str) -> None:
         assert answers(open_ones) == served_by
 
 
-def test_udp_clients_of_an_inside_view_go_on_when_it_goes(stage: Stage) -> None:
+def test_udp_clients_of_an_internal_view_go_on_when_it_goes(stage: Stage) -> None:
     """A UDP client sends from one port all the time, and conntrack leads it where it went at first."""
     stage.put(BOTH_LOCAL)
     question = BOTH_LOCAL.ways(stage.lab)["pod -> LoadBalancer UDP"]

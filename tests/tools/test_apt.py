@@ -70,7 +70,7 @@ def apt(tmp_path: pathlib.Path) -> Apt:
 
 
 @pytest.mark.parametrize("lock", ["state/lock-frontend", "state/lock", "archives/lock"])
-def test_an_installation_waits_for_a_package_manager_and_says_so(script: Script, apt: Apt, lock: str) -> None:
+def test_an_installation_waits_for_a_package_manager_and_reports_it(script: Script, apt: Apt, lock: str) -> None:
     with apt.held(lock):
         process = script(f"apt_install {apt.package}", **apt.env)
         waits = (line for line in process.stdout if "waiting for another package manager" in line)

@@ -100,7 +100,7 @@ def test_a_user_mode_kernel_that_boots_is_used(machine: pathlib.Path) -> None:
     assert chosen() == "a user-mode kernel (6.1)"
 
 
-def test_the_micro_vm_is_used_where_the_user_mode_kernel_does_not_boot_and_one_line_says_why(
+def test_the_micro_vm_is_used_where_the_user_mode_kernel_does_not_boot_and_one_line_reports_why(
     machine: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (machine / "linux").write_text(f"#!/bin/sh\n{DIES}\n")
@@ -147,7 +147,7 @@ def test_a_kernel_of_former_sources_is_made_anew_and_stays_until_then(tmp_path: 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_booting_guest_says_that_it_goes_on(
+def test_a_booting_guest_reports_that_it_goes_on(
     machine: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(guest, "PROGRESS_SECONDS", 0.5)

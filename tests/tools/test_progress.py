@@ -8,7 +8,7 @@ import pathlib
 from tests.support.programs import Script
 
 
-def test_a_long_step_says_what_it_does_and_what_it_has_come_to(script: Script, tmp_path: pathlib.Path) -> None:
+def test_a_long_step_reports_what_it_does_and_what_it_has_come_to(script: Script, tmp_path: pathlib.Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     step = f'with_progress "fetching" {tmp_path}/log sh -c "echo first part; read line <{gate}"; echo after'

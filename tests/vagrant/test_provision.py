@@ -138,7 +138,7 @@ def test_the_network_unit_gives_addresses_routes_and_a_way_out(node: Machine) ->
     assert 'oifname "wan" ip6 saddr fd00:10:244::/48 masquerade' in said
 
 
-def test_the_client_gets_routes_and_hides_nobody(node: Machine) -> None:
+def test_the_client_gets_routes_and_hides_no_one(node: Machine) -> None:
     client = Machine(node.folder.parent / "client")
     env = environment("client")
     client.run(f"{PROVISION}/network.sh && {PROVISION}/client.sh", env)
@@ -237,7 +237,7 @@ def test_a_worker_fetches_the_image_and_joins_once(image: Machine) -> None:
     assert join["nodeRegistration"]["kubeletExtraArgs"][0]["value"] == "192.168.56.12,fd00:56::12"
 
 
-def test_a_worker_without_a_control_plane_says_so(node: Machine) -> None:
+def test_a_worker_without_a_control_plane_reports_it(node: Machine) -> None:
     script = f"sed -i 's/--retry 30/--retry 0/' {PROVISION}/worker.sh; {PROVISION}/worker.sh || echo failed"
     said = node.run(script, environment("node2"), alone=True)
     assert "node1 does not answer: is it up?" in said

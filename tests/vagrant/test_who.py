@@ -40,11 +40,11 @@ def answers(number: int) -> bool:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_each_request_says_who_answered_and_whom_it_saw(port: str, address: str) -> None:
+def test_each_request_reports_who_answered_and_whom_it_saw(port: str, address: str) -> None:
     assert who("ask", address, port, "3").stdout.splitlines() == [f"me {address}"] * 3
 
 
-def test_what_does_not_answer_is_told_apart() -> None:
+def test_what_does_not_answer_is_distinguished() -> None:
     assert who("ask", "127.0.0.1", str(free_port()), "1").stdout == "refused\n"
 
 

@@ -109,7 +109,7 @@ def test_not_a_cidr(text):
 
 @settings(deadline=None)  # a busy machine is no bug
 @given(st.ip_addresses(), st.data())
-def test_cidr_contains_what_the_standard_library_says(address, data):
+def test_cidr_contains_what_the_standard_library_finds(address, data):
     if getattr(address, "ipv4_mapped", None):
         return
     prefix = data.draw(st.integers(0, address.max_prefixlen))

@@ -32,7 +32,7 @@ def test_all_namespaces_together_leave_the_node_its_reserve(clock):
     assert [taken(budget, name) for name in ("a", "b", "c", "")] == [5, 3, 0, 3]
 
 
-def test_what_one_namespace_may_not_say_costs_the_others_nothing(clock):
+def test_lines_that_one_namespace_may_not_log_cost_the_others_nothing(clock):
     budget = Budget(clock, Rate(5, 30.0), together=Rate(8, 10.0))
     taken(budget, "a", 1000)
     assert taken(budget, "b", 3) == 3
@@ -41,7 +41,7 @@ def test_what_one_namespace_may_not_say_costs_the_others_nothing(clock):
     assert taken(budget, "b", 3) == 3
 
 
-def test_what_was_not_said_is_summed_up(clock):
+def test_what_was_not_logged_is_summed_up(clock):
     budget = Budget(clock, Rate(5, 10.0))
     taken(budget, "a")
     taken(budget, "b", 7)

@@ -135,7 +135,7 @@ def test_a_table_has_ratios_to_the_floor_and_to_each_proxy() -> None:
     ]
 
 
-def test_a_table_says_where_a_peer_was_not_measured() -> None:
+def test_a_table_reports_where_a_peer_was_not_measured() -> None:
     results = counted(53_000)
     del results.counts[FLOOR]
     assert tables(results).splitlines()[-1] == "| pod to ClusterIP: TCP on an open connection | - | 53.0 | - |"

@@ -33,7 +33,7 @@ def test_services_of_its_type_and_without_a_class_are_served_until_they_go():
     assert not balancer.wants(gone)
 
 
-def test_a_service_has_the_first_address_that_nobody_has():
+def test_a_service_has_the_first_address_that_no_one_has():
     assert balancer.free_address([]) == "172.31.100.1"
     assert balancer.free_address(["172.31.100.1", "172.31.100.3"]) == "172.31.100.2"
     with pytest.raises(StopIteration):

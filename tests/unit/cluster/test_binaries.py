@@ -21,7 +21,7 @@ def fill(folder: pathlib.Path, *names: str) -> pathlib.Path:
     return folder
 
 
-def test_without_the_folder_one_sentence_says_that_the_cluster_is_left_out(
+def test_without_the_folder_one_sentence_reports_that_the_cluster_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.delenv("KUBE", raising=False)

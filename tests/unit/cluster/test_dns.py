@@ -124,7 +124,7 @@ def test_a_name_that_does_not_exist_and_one_without_records_differ():
     assert missing.authority[0].rdtype == empty.authority[0].rdtype == dns.rdatatype.SOA
 
 
-def test_an_answer_that_is_longer_than_the_client_takes_by_udp_says_so():
+def test_an_answer_that_is_longer_than_the_client_takes_by_udp_is_marked_truncated():
     endpoints = [{"addresses": [f"10.244.1.{number}"]} for number in range(1, 41)]
     zone = Zone([service("db", clusterIP="None")], [endpoint_slice("db", *endpoints)])
     short = ask("db.shop.svc.cluster.local.", "A", zone=zone)

@@ -103,7 +103,7 @@ def test_the_api_server_serves_both_families():
         control_plane.apiserver(cluster, kube)
 
 
-def test_our_manifests_are_used_as_the_readme_says_with_the_clusters_addresses(tmp_path: pathlib.Path):
+def test_our_manifests_are_used_as_in_the_readme_with_the_clusters_addresses(tmp_path: pathlib.Path):
     folder = proxies.kustomization(tmp_path)
     text = (folder / "cluster.yaml").read_text()
     assert "server: https://172.31.0.1:6443" in text

@@ -99,13 +99,13 @@ def test_the_kernel_in_lines():
     ]
 
 
-def test_a_log_that_cannot_be_read_costs_only_itself(tmp_path):
+def test_a_log_that_cannot_be_read_affects_nothing_else(tmp_path):
     config = Config("node1", healthz_bind_address=None, metrics_bind_address=None)
     files = dict(contents(SurveyResult(Facts(), None, None, None), config, tmp_path / "gone.log"))
     assert files["logs/gone.log"] == "cannot be read: No such file or directory\n"
 
 
-def test_where_no_log_is_the_bundle_says_how_to_get_them(tmp_path, monkeypatch):
+def test_where_no_log_is_the_bundle_reports_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "LOG_FOLDER", tmp_path)
     monkeypatch.setattr(bundle, "NAMESPACE", tmp_path / "namespace")
     (tmp_path / "namespace").write_text("proxies")

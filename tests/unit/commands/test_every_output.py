@@ -175,7 +175,7 @@ def test_every_command_fits_a_terminal_of_80_columns(node, command, monkeypatch)
         assert [line for line in too_long if len(line.split()) > 1] == [], "only a word that is too long may be"
 
 
-def test_json_and_yaml_say_the_same(node, capsys):
+def test_json_and_yaml_contain_the_same(node, capsys):
     answers = []
     for form, read in READERS.items():
         cli.main(["diff", *FLAGS, f"--manifests={node['folder']}", "-o", form])

@@ -93,7 +93,7 @@ def test_exit_status(node, words, status, capsys):
     assert cli.main(["explain", *words]) == status
 
 
-def test_what_a_node_lacks_is_said(node, capsys):
+def test_what_a_node_lacks_is_reported(node, capsys):
     node.has_table, node.has_ipvs = lambda: False, False
     assert cli.main(["explain", "10.96.0.10:80"]) == 0
     lines = capsys.readouterr().err.splitlines()
@@ -115,7 +115,7 @@ def test_what_is_no_frontend(text):
         frontend(text)
 
 
-def test_a_kernel_that_says_no_is_one_line(monkeypatch, capsys):
+def test_a_kernel_that_refuses_is_one_line(monkeypatch, capsys):
     def refuse():
         raise PermissionError(1, "Operation not permitted")
 
@@ -125,7 +125,7 @@ def test_a_kernel_that_says_no_is_one_line(monkeypatch, capsys):
     assert line.startswith("Error: the kernel cannot be read: Operation not permitted; it takes")
 
 
-def test_rules_of_kube_proxy_are_not_followed_and_that_is_said(node, monkeypatch, capsys):
+def test_rules_of_kube_proxy_are_not_followed_and_that_is_reported(node, monkeypatch, capsys):
     monkeypatch.setattr(explain, "written_by_kube_proxy", lambda: ["ip chain nat KUBE-SERVICES"])
     assert cli.main(["explain", "10.244.1.1", "10.96.0.10:80"]) == 1
     out = capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_an_address_that_is_ready_once_and_terminating_once_is_used(order, slice
     assert document["elements"]["health_check_ports"] == {"31999": ""}
 
 
-def test_a_dump_with_endpoints_only_says_what_to_add(capsys, folder):
+def test_a_dump_with_endpoints_only_reports_what_to_add(capsys, folder):
     status, document, found = plan(capsys, CASES / "03-endpoints-without-slices.yaml")
     assert (status, document["complaints"]) == (1, [HINT])
     assert found == {"10.96.1.1:80/TCP": ("refuse", [])}
@@ -87,7 +87,7 @@ def test_a_dump_with_endpoints_only_says_what_to_add(capsys, folder):
     assert found["10.96.1.1:80/TCP"][0] == "accept"
 
 
-def test_doctor_of_a_service_says_so_too(capsys, folder, monkeypatch):
+def test_doctor_of_a_service_reports_it_too(capsys, folder, monkeypatch):
     shutil.copy(CASES / "03-endpoints-without-slices.yaml", folder)
     settings = Config("n1", manifests=folder)
     found = read_objects(settings)
@@ -99,7 +99,7 @@ def test_doctor_of_a_service_says_so_too(capsys, folder, monkeypatch):
     assert [finding["evidence"] for finding in findings if finding["check"] == "objects"] == [[HINT]]
 
 
-def test_cluster_info_with_logs_says_in_words_what_to_do(capsys):
+def test_cluster_info_with_logs_reports_in_words_what_to_do(capsys):
     status, document, found = plan(capsys, CASES / "04-cluster-info-dump.txt")
     assert status == 1
     (complaint,) = document["complaints"]

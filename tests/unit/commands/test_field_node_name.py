@@ -54,14 +54,14 @@ def test_its_right_name_is_neither():
     assert finding.verdict is CheckResult.OK
 
 
-def test_plan_says_that_it_plans_for_another_node_than_was_named(capsys):
+def test_plan_reports_that_it_plans_for_another_node_than_was_named(capsys):
     assert cli.main(["plan", f"--from={CASE}", "--hostname-override=192.0.2.1"]) == 0
     assert "no Node 192.0.2.1 in it: planned for node1" in capsys.readouterr().err
     assert cli.main(["plan", f"--from={CASE}"]) == 0
     assert "planned for" not in capsys.readouterr().err
 
 
-def test_commands_that_plan_for_this_host_say_that_its_node_is_missing(tmp_path, monkeypatch, capsys):
+def test_commands_that_plan_for_this_host_report_that_its_node_is_missing(tmp_path, monkeypatch, capsys):
     (tmp_path / CASE.name).write_bytes(CASE.read_bytes())
     config = Config("192.0.2.1", manifests=tmp_path)
     monkeypatch.setattr(objects_of_commands, "of_this_host", lambda given: given)

@@ -165,7 +165,7 @@ def test_an_api_server_that_is_named_is_asked():
         names(config(master="http://127.0.0.1:1"), None)
 
 
-def test_nobody_holds_anything_before_the_loop_says_so():
+def test_nothing_is_held_before_the_loop_reports_it():
     board = Board(30.0, lambda _: None)
     book = Pages()
     board.metrics_listener(ListenAddress(LOOPBACK, 0), book)

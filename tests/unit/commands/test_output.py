@@ -38,7 +38,7 @@ def test_no_colours_in_a_pipe(capsys):
 
 
 @pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_documents_say_version_and_kind(form, read, capsys):
+def test_documents_have_version_and_kind(form, read, capsys):
     emit(form, "Thing", DOCUMENT, ["not for programs"])
     assert read(capsys.readouterr().out) == {"version": 1, "kind": "Thing", **DOCUMENT}
 

@@ -81,7 +81,7 @@ def test_the_planner_is_the_one_of_the_proxy(capsys):
     assert document["elements"]["pod_cidrs4"] == {"10.244.0.0/16": ""}
 
 
-def test_what_cannot_be_used_is_said_and_costs_only_itself(tmp_path, capsys):
+def test_what_cannot_be_used_is_reported_and_affects_nothing_else(tmp_path, capsys):
     (tmp_path / "good.yaml").write_text(GOOD)
     (tmp_path / "bad.yaml").write_text(BAD)
     status, document = plan(capsys, "--from", f"{tmp_path}/good.yaml,{tmp_path}/bad.yaml")
@@ -99,7 +99,7 @@ def test_what_cannot_be_used_is_said_and_costs_only_itself(tmp_path, capsys):
     ]
 
 
-def test_a_dump_without_the_node_says_what_is_missing(tmp_path, capsys):
+def test_a_dump_without_the_node_reports_what_is_missing(tmp_path, capsys):
     (tmp_path / "web.yaml").write_text(yaml.safe_dump(yaml.safe_load(GOOD)["items"][0]))
     assert cli.main(["plan", f"--from={tmp_path}", "--hostname-override=node7"]) == 0
     said = capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_what_is_not_proxied_is_named_with_the_reason(tmp_path, capsys):
     assert "no label kubernetes.io/service-name" in out
 
 
-def test_a_name_that_no_node_of_the_dump_has_is_not_said_to_be_missing(capsys):
+def test_a_name_that_no_node_of_the_dump_has_is_not_reported_as_missing(capsys):
     assert cli.main(["plan", f"--from={EXAMPLES}", "--hostname-override=node9"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(
@@ -177,7 +177,7 @@ def test_without_a_name_the_nodes_of_the_dump_are_named(tmp_path, capsys):
     assert said.endswith(" and 290 more")
 
 
-def test_a_missing_node_is_said_once_with_those_that_objects_name(tmp_path, capsys):
+def test_a_missing_node_is_reported_once_with_those_that_objects_name(tmp_path, capsys):
     (tmp_path / "dump.yaml").write_text(GOOD.partition("- apiVersion: v1\n  kind: Node")[0])
     assert cli.main(["plan", f"--from={tmp_path}", "--hostname-override=n7"]) == 0
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "n7" in line]

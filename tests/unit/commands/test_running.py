@@ -102,7 +102,7 @@ def test_one_setting_that_was_given_means_that_all_are_meant(served, flag):
     assert taken.config.node_name == "thishost"
 
 
-def test_what_says_who_or_where_the_proxy_is_does_not_count_as_one(served):
+def test_who_or_where_the_proxy_is_does_not_count_as_a_setting(served):
     found, address = served
     found.update(said(*FLAGS))
     taken = adopted(given("--hostname-override=other", "--v=2", f"--metrics-bind-address={address}"))
@@ -110,7 +110,7 @@ def test_what_says_who_or_where_the_proxy_is_does_not_count_as_one(served):
 
 
 @pytest.mark.parametrize("words", [[], ["--cluster-cidr=10.0.0.0/8"]])
-def test_a_name_that_nobody_gave_is_that_of_the_environment(monkeypatch, nobody, words):
+def test_a_name_that_no_one_gave_is_that_of_the_environment(monkeypatch, nobody, words):
     monkeypatch.setenv("NODE_NAME", "Node3")
     taken = adopted(given(nobody, *words))
     assert taken.config.node_name == "node3"
@@ -132,7 +132,7 @@ def nobody():
         yield f"--metrics-bind-address=127.0.0.1:{bound.getsockname()[1]}"
 
 
-def test_where_nobody_answers_the_defaults_count_and_that_is_said(nobody):
+def test_where_no_one_answers_the_defaults_count_and_that_is_reported(nobody):
     taken = adopted(given(nobody))
     assert taken.origin.startswith("the defaults of this command: http://127.0.0.1:")
     assert taken.origin.endswith("/configz: Connection refused")
@@ -198,7 +198,7 @@ def process(tmp_path, monkeypatch):
     return make
 
 
-def test_the_command_line_of_the_process_says_where_it_answers(served, process):
+def test_the_command_line_of_the_process_reports_where_it_answers(served, process):
     found, address = served
     flags = [*FLAGS, f"--metrics-bind-address={address}"]
     found.update(said(*flags))
@@ -223,7 +223,7 @@ def test_where_it_does_not_answer_its_command_line_counts_with_its_files_as_seen
 @pytest.mark.parametrize(
     "words", [["cleanup"], ["--nonsense"], ["--cluster-cidr=nonsense"], ["--config=/nowhere"]]
 )
-def test_a_command_line_that_says_nothing_is_no_source(process, nobody, words):
+def test_a_command_line_without_settings_is_no_source(process, nobody, words):
     process(*words)
     assert adopted(given(nobody)).origin.startswith("the defaults of this command")
 

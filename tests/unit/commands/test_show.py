@@ -125,7 +125,7 @@ def test_endpoints(view, capsys):
     assert sorted((row["state"], row["weight"]) for row in items) == [("draining", 0), ("serving", 1)]
 
 
-def test_endpoints_in_maintenance_are_not_said_to_drain(view, capsys, monkeypatch):
+def test_endpoints_in_maintenance_are_not_shown_as_draining(view, capsys, monkeypatch):
     resting, *_ = view.state.servers[WEB]
     view.state.weights = dict.fromkeys(view.state.servers[WEB], 0)
     monkeypatch.setattr(show, "names", lambda *_: Names({}, maintenance={str(WEB): [str(resting)]}))
@@ -137,7 +137,7 @@ def test_endpoints_in_maintenance_are_not_said_to_drain(view, capsys, monkeypatc
     assert (web["endpoints"], web["draining"], web["maintenance"]) == (0, 1, 1)
 
 
-def test_objects_say_which_endpoints_are_in_maintenance():
+def test_objects_report_which_endpoints_are_in_maintenance():
     svc = service(weights=(("web-0", 0),))
     slices = slice_of("web", endpoint("10.244.1.1", name="web-0"), endpoint("10.244.2.1", name="web-1"))
     wanted = desired(
@@ -167,7 +167,7 @@ def test_endpoints_with_a_limit_of_connections(view, capsys):
     assert {"UPPER", "LOWER"} <= set(capsys.readouterr().out.splitlines()[0].split())
 
 
-def test_connections_are_limited_and_that_is_said(view, capsys):
+def test_connections_are_limited_and_that_is_reported(view, capsys):
     assert cli.main(["show", "connections", "--limit=3", "-o", "json"]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
@@ -241,7 +241,7 @@ def test_names_that_no_service_has(view, capsys):
     assert "no Service wbe has a frontend here; there are: default/web" in capsys.readouterr().err
 
 
-def test_without_names_nobody_can_tell_whether_there_is_such_a_service(view, capsys, monkeypatch):
+def test_without_names_no_one_can_tell_whether_there_is_such_a_service(view, capsys, monkeypatch):
     monkeypatch.setattr(show, "names", lambda *_: Names({}, "names of Services are unknown: nobody answers"))
     assert cli.main(["show", "services", "web"]) == 1
     assert "no Service" not in capsys.readouterr().err
@@ -249,7 +249,7 @@ def test_without_names_nobody_can_tell_whether_there_is_such_a_service(view, cap
     assert (document["named"], document["missing"]) == (False, [])
 
 
-def test_an_empty_answer_says_so(view, capsys):
+def test_an_empty_answer_reports_it(view, capsys):
     assert cli.main(["show", "endpoints", "dns"]) == 0
     assert capsys.readouterr().err == "nothing to show\n"
     view.has_ipvs = False

@@ -62,13 +62,13 @@ def test_programs_get_them_too():
 
 
 @pytest.mark.parametrize("rule", [Rule.OPEN, Rule.NOT_JUDGED])
-def test_nothing_is_said_of_tenants_where_there_are_none(rule):
+def test_nothing_is_reported_about_tenants_where_there_are_none(rule):
     explanation = asked(rule)
     assert sides(explanation, Names({str(WEB): "shop/web"})) is None
     assert document(explanation, Names({}))["tenants"] is None
 
 
-def test_without_names_the_rule_is_still_said():
+def test_without_names_the_rule_is_still_reported():
     assert str(sides(asked(Rule.FOREIGN, GREEN), Names({}, "no proxy answers"))).startswith(
         "Tenants: group 3 -> unknown"
     )

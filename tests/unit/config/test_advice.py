@@ -12,7 +12,7 @@ def advice(families, **settings):
     return family_advice(Config(**QUIET | settings), families)
 
 
-def test_nothing_to_say():
+def test_nothing_to_report():
     assert advice(BOTH, cluster_cidrs=("10.0.0.0/8", "fd00::/8")) == ("", [])
     assert advice(FOUR, cluster_cidrs=("10.0.0.0/8",)) == ("", [])
     assert advice(FOUR) == ("", [])

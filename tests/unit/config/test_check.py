@@ -69,7 +69,7 @@ def found(*arguments):
         ),
         (
             "--service-defaults=share-with=blue",
-            "'share-with=blue': has no default: what it says is about one Service",
+            "'share-with=blue': has no default: its value is about one Service",
         ),
         ("--tenant-label=two words", "is not the name of a label"),
         ("--tenant-label=ipvsproxy.io/tenant", "local pods cannot be recognised"),

@@ -44,7 +44,7 @@ def test_empty_arguments_are_nothing():
     assert values("", "--", "") == {}
 
 
-def test_every_mistake_is_said():
+def test_every_mistake_is_reported():
     with pytest.raises(WrongUsage) as caught:
         parse(["word", "--nope=1", "-x", "--conntrack-min=a", "--cluster-cidr=ok", "--", "rest", "more", "--v"])
     lines = str(caught.value).splitlines()

@@ -30,6 +30,6 @@ def test_the_tests_it_names_are_there():
     assert [path for path in named if not (REPO / path).exists()] == []
 
 
-def test_every_table_says_where_it_is_tested():
+def test_every_table_reports_where_it_is_tested():
     for section in PAGE.read_text().split("\n## ")[1:]:
         assert "|---|" not in section or "`tests/" in section, section.partition("\n")[0]

@@ -62,7 +62,7 @@ def test_of_a_section_given_twice_the_last_one_counts(last):
     assert got.complaints == ["line 4: KubeProxyConfiguration.ipvs: given twice, the last one counts"]
 
 
-def test_everything_else_is_fatal_and_said_at_once():
+def test_everything_else_is_fatal_and_reported_at_once():
     with pytest.raises(ConfigFileError) as caught:
         read("conntrack: {min: five}\nipvs: 3\nmode: 7\nconfigSyncPeriod: 30\nx: 1\n")
     assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [

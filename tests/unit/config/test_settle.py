@@ -197,7 +197,7 @@ def test_of_two_names_of_a_setting_the_new_one_wins(file, body):
     assert settings(**both).values["suppressVIPARP"] is True
 
 
-def test_what_has_no_effect_is_said(file):
+def test_what_has_no_effect_is_reported(file):
     assert any("--iptables-sync-period" in note for note in settings("--iptables-sync-period=1s").notes)
     notes = settings(f"--config={file('winkernel: {enableDSR: true}')}").notes
     assert any("KubeProxyConfiguration.winkernel.enableDSR: accepted" in note for note in notes)

@@ -185,7 +185,7 @@ def firing(at: int, alert: str, labels: dict[str, str], summary: str) -> dict[st
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)
-def test_one_of_two_proxies_that_has_the_trouble_causes_its_alert_and_no_other(case, tmp_path):
+def test_one_of_two_proxies_that_has_the_fault_causes_its_alert_and_no_other(case, tmp_path):
     series = proxy(OURS) | proxy(ALSO_OURS) | case.series
     now = firing(case.fires, case.alert, case.labels, case.summary)
     run(tmp_path, series, [*silence(case.quiet), *silence(case.fires, case.alert), now])

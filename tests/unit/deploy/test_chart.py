@@ -34,7 +34,7 @@ def fields(tree: Object, path: str = "") -> set[str]:
     return found
 
 
-def test_helm_has_nothing_to_say_against_the_chart() -> None:
+def test_helm_accepts_the_chart_without_warnings() -> None:
     report = helm().lint(CHART, EVERYTHING, strict=True)
     assert report["errors"] == []
     assert [found["error"] for found in report["messages"] if found["severity"] > 1] == []
@@ -279,7 +279,7 @@ def test_cleaning_up_can_be_declined() -> None:
     assert hooks(VARIANTS["least"]) == {}
 
 
-def test_the_notes_say_what_does_not_work_as_it_is() -> None:
+def test_the_notes_report_what_does_not_work_as_it_is() -> None:
     plain = notes(API_SERVER)
     assert "names no registry" in plain
     assert "config.clusterCIDR is empty" in plain

@@ -67,7 +67,7 @@ def test_what_the_image_and_its_build_get_is_what_the_tests_run_with() -> None:
         assert {name: pins(lock)[name] for name in shared} == {name: pins(DEV)[name] for name in shared}
 
 
-def test_no_lock_has_what_nobody_imports() -> None:
+def test_no_lock_has_what_no_one_imports() -> None:
     assert LEFT_OUT
     for lock in LOCKS:
         assert not pins(lock).keys() & LEFT_OUT

@@ -150,7 +150,7 @@ def test_the_example_works_where_it_is_copied_with_the_base(tmp_path: pathlib.Pa
 
 
 @pytest.mark.skipif(not shutil.which("kubectl") and not shutil.which("kustomize"), reason="no kustomize")
-def test_kustomize_builds_what_the_files_say(tmp_path: pathlib.Path) -> None:
+def test_kustomize_builds_what_the_files_contain(tmp_path: pathlib.Path) -> None:
     program = ["kustomize", "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
     copy = shutil.copytree(DEPLOY / "kustomize", tmp_path / "mine")
     built = by_kind(_documents([*program, str(copy / "base")]))

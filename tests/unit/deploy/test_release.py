@@ -48,7 +48,7 @@ def test_an_uninstall_waits_for_the_job_after_everything_of_the_release_is_gone_
     assert {what for what, *_ in happened[-len(HOOKS) :]} == {"deleted"}
 
 
-def test_when_a_node_is_not_clean_helm_says_so_and_the_job_stays_for_its_log() -> None:
+def test_when_a_node_is_not_clean_helm_reports_it_and_the_job_stays_for_its_log() -> None:
     cluster = Cluster(well=False)
     with released(cluster, API_SERVER) as config:
         with pytest.raises(helm().HelmError, match="Job/kube-system/ipvsproxy-cleanup not ready"):

@@ -85,7 +85,7 @@ def test_every_node_has_exactly_one_of_the_two(labels: dict[str, str]) -> None:
     assert runs_on(handover(), labels) == runs_on(merged(KUBE_PROXY, PATCH), labels)
 
 
-def test_each_patch_of_the_page_does_what_is_said_of_it() -> None:
+def test_each_patch_of_the_page_does_what_the_page_promises() -> None:
     patches = [json.loads(line[line.index("-p") + 1]) for line in kubectl_lines() if "-p" in line]
     back, swap = patches
     assert merged(merged(KUBE_PROXY, PATCH), back)["spec"]["template"] == KUBE_PROXY["spec"]["template"]
@@ -214,7 +214,7 @@ def test_a_node_is_moved_step_by_step(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("fails", "name=ipvsproxy"), ("problem", "")])
-def test_a_move_that_fails_says_how_to_go_back(cluster: Cluster, name: str, text: str) -> None:
+def test_a_move_that_fails_reports_how_to_go_back(cluster: Cluster, name: str, text: str) -> None:
     cluster.write(name, text)
     done = cluster.node_sh("to", "worker-1")
     assert done.returncode == 1

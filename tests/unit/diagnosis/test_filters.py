@@ -33,7 +33,7 @@ def outcome(*chains, packet=PACKET):
         (Condition("iifname", b"eth", b"eth", b"", negated=True), True),
     ],
 )
-def test_a_condition_holds_or_not_or_nobody_knows(match, expected):
+def test_a_condition_holds_or_not_or_no_one_knows(match, expected):
     assert judge(FilterRule(matches=(match,)), PACKET) is expected
 
 

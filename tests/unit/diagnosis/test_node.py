@@ -282,7 +282,7 @@ SICK = {
     "CNAME wrong": (
         {"dns": Dns("a/dns", (), None, (ExternalName("d/e", "a.b", DnsAnswer(DNS_IP, "e", canonical="c.d")),))},
         "DNS",
-        "declares a.b, DNS says c.d",
+        "declares a.b, DNS has c.d",
     ),
 }
 
@@ -398,7 +398,7 @@ def test_a_healthy_proxy_in_an_unusual_state_is_no_problem(proxy, remark):
         ("[]", "not healthy (503)"),
     ],
 )
-def test_an_ill_proxy_is_a_problem_whatever_it_says(body, words):
+def test_an_ill_proxy_is_a_problem_whatever_it_reports(body, words):
     (finding,) = about({"proxy": replace(METERED, health=503, health_body=body)}, "proxy")
     assert (finding.verdict, words in finding.summary) == (CheckResult.PROBLEM, True)
 
@@ -425,7 +425,7 @@ BARE = {
 }
 
 
-def test_before_installation_one_finding_says_so():
+def test_before_installation_one_finding_reports_it():
     host = replace(healthy().host, sysctls=SYSCTLS | CALLS | {"net/ipv4/vs/conntrack": 0})
     no_dns = Dns("kube-system/kube-dns", ("10.96.0.1",), DnsAnswer(DNS_IP, NAME, error="no answer"))
     found = diagnose(healthy(**BARE | {"host": host, "dns": no_dns}))
@@ -519,7 +519,7 @@ def test_a_name_server_that_was_reached_without_ipvs_is_a_problem():
     assert (finding.verdict, "not by this node's IPVS" in finding.summary) == (CheckResult.PROBLEM, True)
 
 
-def test_where_the_settings_come_from_is_said():
+def test_where_the_settings_come_from_is_reported():
     origin = "those of the running proxy, from http://127.0.0.1:10249/configz"
     (finding,) = about({"settings": replace(healthy().settings, origin=origin)}, "settings")
     assert (finding.verdict, finding.summary) == (CheckResult.OK, origin)

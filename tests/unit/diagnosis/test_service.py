@@ -78,7 +78,7 @@ def test_a_service_that_is_well():
     assert "10.244.2.10:8080 on node2: not ready" in evidence
 
 
-def test_why_no_answer_is_right_is_said():
+def test_why_no_answer_is_right_is_reported():
     shut_out = replace(SILENT, expected="timeout", reason="loadBalancerSourceRanges do not have 10.96.3.1")
     evidence = [
         line for finding in diagnose_service(replace(WELL, probes=(shut_out,)), ()) for line in finding.evidence
@@ -119,7 +119,7 @@ def test_the_step_that_broke_comes_first(changes, check, words):
     assert words in first.summary
 
 
-def test_what_is_the_same_for_several_ports_is_said_once():
+def test_what_is_the_same_for_several_ports_is_reported_once():
     ports = [replace(WELL.ports[0], port=f"10.96.3.1:{number}/TCP", endpoints=()) for number in (80, 81)]
     other = replace(WELL.ports[0], port="10.96.3.1:82/TCP")
     found = [f for f in diagnose_service(replace(WELL, ports=(*ports, other)), ()) if f.check == "endpoints"]
@@ -135,7 +135,7 @@ def test_the_node_may_be_the_cause():
     assert (first.check, first.evidence) == ("node", ("sysctls: ip_forward is 0",))
 
 
-def test_other_settings_than_the_proxy_has_are_told_with_a_service_too():
+def test_other_settings_than_the_proxy_has_are_reported_with_a_service_too():
     node = [
         warning("settings", "the proxy has others", step="give them"),
         warning("VIPs", "held", step="take it off"),
@@ -191,14 +191,14 @@ def test_a_refusal_or_silence_needs_no_trace_in_ipvs():
     assert told(diagnose_service(replace(WELL, probes=(shut,)), [])) == []
 
 
-def test_a_name_server_that_was_reached_without_ipvs_says_nothing():
+def test_a_name_server_that_was_reached_without_ipvs_reports_nothing():
     answer = replace(WELL.answer, asked_from="192.0.2.1:4711", by_ipvs=False)
     first = diagnose_service(replace(WELL, answer=answer), [])[0]
     assert (first.check, first.verdict) == ("DNS", CheckResult.PROBLEM)
     assert first.summary == "10.96.0.10 answered, but not by this node's IPVS"
 
 
-def test_before_installation_nothing_is_said_of_the_kernel_and_of_answers():
+def test_before_installation_nothing_is_reported_about_the_kernel_and_of_answers():
     absent = warning("installation", "ipvsproxy is not installed on this node", step="install it")
     broken = replace(WELL, drift=("server 10.96.3.1:80/TCP is missing",), probes=(ELSEWHERE, SILENT))
     broken = replace(broken, answer=replace(WELL.answer, by_ipvs=False))

@@ -108,7 +108,7 @@ def test_modules_that_log_whole_sentences_are_documented():
     assert set(SENTENCES.findall(documented())) == in_the_code()[1]
 
 
-def test_each_row_says_the_cause_and_what_to_do():
+def test_each_row_reports_the_cause_and_what_to_do():
     for message, _, cause, advice in ROW.findall(documented()):
         assert cause.endswith("."), message
         assert advice.endswith("."), message

@@ -136,7 +136,7 @@ def test_notices_wait_one_by_one_until_they_are_too_many(notice):
     assert found[1] == notice
 
 
-def test_a_taker_waits_for_the_first_event_and_for_no_longer_than_it_said():
+def test_a_taker_waits_for_the_first_event_and_for_no_longer_than_asked():
     inbox = Inbox()
     assert inbox.take(0.01) == []
     thread = threading.Timer(0.05, inbox.put, [LockAcquired()])

@@ -57,7 +57,7 @@ def test_before_and_after():
     ]
 
 
-def test_what_nobody_wants_goes_unless_it_is_of_others():
+def test_what_is_not_wanted_goes_unless_it_is_of_others():
     shadow = kernel_as(ledger_of(slice_of("web", "10.244.1.1")))
     ledger = ledger_of(ips=())
     found = differences(ledger, shadow)
@@ -96,7 +96,7 @@ LEDGERS = {
 
 @pytest.mark.parametrize("before", LEDGERS)
 @pytest.mark.parametrize("after", LEDGERS)
-def test_every_step_is_told(before, after):
+def test_every_step_is_reported(before, after):
     """Whatever phases `plan.diff` has or gets, no change is left out."""
     shadow, ledger = kernel_as(LEDGERS[before]()), LEDGERS[after]()
     touched = ledger.everything()

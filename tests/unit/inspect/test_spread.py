@@ -41,7 +41,7 @@ def test_an_endpoint_at_its_upper_threshold_gets_nothing(scheduler):
     assert shares(scheduler, [full, almost]) == {TWO: 1.0}
 
 
-def test_nobody_who_takes_connections():
+def test_no_endpoint_that_takes_connections():
     assert shares("rr", reals(0, 0)) == shares("fo", reals(0)) == shares("ovf", reals(1, active=(2,))) == {}
 
 

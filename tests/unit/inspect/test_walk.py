@@ -186,7 +186,7 @@ def test_a_health_check_port_is_answered_by_this_node_alone():
     assert "it is forwarded to eth0" in ask(state, key("192.0.2.2:30999")).reason
 
 
-def test_an_endpoint_that_no_route_leads_to_is_said():
+def test_an_endpoint_that_no_route_leads_to_is_reported():
     state = node_with(service(), slice_of("web", "10.244.1.1", "10.244.2.1"))
     route = state.route
     state.route = lambda address: None if address == parse_ip("10.244.2.1") else route(address)
@@ -197,7 +197,7 @@ def test_an_endpoint_that_no_route_leads_to_is_said():
     ]
 
 
-def test_the_made_up_port_of_the_inside_view_answers_nobody_who_dials_it():
+def test_the_synthetic_port_of_the_internal_view_answers_no_one_who_dials_it():
     both = service(load_balancer_ips=["203.0.113.1"], external_local=True, internal_local=True)
     state = node_with(both, slice_of("web", endpoint("10.244.2.1", on="node2")))
     said = ask(state, key("203.0.113.1:80"), POD)
@@ -231,7 +231,7 @@ def test_a_group_of_sources_is_led_to_the_server_of_its_view():
 
 
 @pytest.mark.parametrize(("drops", "outcome"), [(False, PacketOutcome.REFUSED), (True, PacketOutcome.DROPPED)])
-def test_pods_of_another_tenant_are_told_so(drops, outcome):
+def test_pods_of_another_tenant_see_the_rule_that_decides(drops, outcome):
     state = node_with(service(), slice_of("web", "10.244.1.1"))
     admitted = GroupAdmission((2,), drops=drops)
     state.elements |= elements(replace(node_frontend(state), admission=admitted)).own

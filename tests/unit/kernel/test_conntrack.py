@@ -53,7 +53,7 @@ def test_an_entry_is_understood(number):
 
 
 @pytest.mark.parametrize("number", [4, 6])
-def test_entries_to_be_looked_at_are_told_at_once(number):
+def test_entries_to_be_looked_at_are_reported_at_once(number):
     name, pod, client = CASES[number]
     layout, wanted = conntrack.LAYOUTS[number], {conntrack._key(name)}
     assert conntrack._is_of(entry(name, pod, client), layout, wanted)

@@ -159,7 +159,7 @@ def test_a_rule_of_another_mark_stays_until_ours_counts(forwarding):
     ]  # fmt: skip
 
 
-def test_an_old_rule_that_cannot_be_removed_is_told(forwarding):
+def test_an_old_rule_that_cannot_be_removed_is_reported(forwarding):
     forwarding, nft = forwarding
     nft.fail_next = errno.EBUSY
     with capture_logs() as logs:
@@ -167,7 +167,7 @@ def test_an_old_rule_that_cannot_be_removed_is_told(forwarding):
     assert [entry["event"] for entry in logs] == [messages.FORWARD_RULE_STAYS]
 
 
-def test_a_rule_that_cannot_be_added_is_not_said_to_be(forwarding):
+def test_a_rule_that_cannot_be_added_is_not_reported_as_added(forwarding):
     forwarding, nft = forwarding
     nft.fail_next = errno.EBUSY
     with capture_logs() as logs:
@@ -175,7 +175,7 @@ def test_a_rule_that_cannot_be_added_is_not_said_to_be(forwarding):
     assert [entry["log_level"] for entry in logs] == ["warning", "info"]
 
 
-def test_a_rule_that_cannot_be_removed_is_told(forwarding):
+def test_a_rule_that_cannot_be_removed_is_reported(forwarding):
     forwarding, nft = forwarding
     nft.fail_next = errno.EBUSY
     (problem,) = forwarding.remove()

@@ -222,7 +222,7 @@ def test_settings_are_put_back(proc):
 
 
 @pytest.mark.parametrize(("value", "is_needed", "warned"), [(0, True, True), (1, True, False), (0, False, False)])
-def test_ipv6_that_is_not_forwarded_is_said_where_there_is_an_ipv6_service(proc, value, is_needed, warned):
+def test_ipv6_that_is_not_forwarded_is_reported_where_there_is_an_ipv6_service(proc, value, is_needed, warned):
     (proc / "sys" / host.IPV6_FORWARDING).write_text(f"{value}\n")
     forwarding = host.Ipv6Forwarding()
     with capture_logs() as logs:
@@ -232,7 +232,7 @@ def test_ipv6_that_is_not_forwarded_is_said_where_there_is_an_ipv6_service(proc,
     assert sum(entry["event"] == messages.IPV6_FORWARDING_OFF for entry in logs) == warned
 
 
-def test_ipv6_forwarding_that_is_turned_off_again_is_said_again(proc):
+def test_ipv6_forwarding_that_is_turned_off_again_is_reported_again(proc):
     forwarding = host.Ipv6Forwarding()
     with capture_logs() as logs:
         for value in (0, 1, 0):

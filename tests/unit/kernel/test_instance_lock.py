@@ -27,7 +27,7 @@ def locks(name):
         lock.close()
 
 
-def test_the_second_is_told_who_has_it(locks):
+def test_the_second_learns_who_has_it(locks):
     first, second, _ = locks
     assert first.take() is None
     holder = second.take()
@@ -69,7 +69,7 @@ def test_many_who_ask_cost_the_holder_a_few_descriptors(locks, name):
         asker.close()
 
 
-def test_a_stranger_who_takes_the_name_stops_nobody(locks, name, monkeypatch):
+def test_a_stranger_who_takes_the_name_stops_no_one(locks, name, monkeypatch):
     monkeypatch.setattr(instance_lock, "ANSWER_SECONDS", 0.2)
     with socket.socket(socket.AF_UNIX) as stranger, capture_logs() as logs:
         stranger.bind(f"\0{name}")

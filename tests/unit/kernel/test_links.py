@@ -211,7 +211,7 @@ def test_a_router_with_very_many_routes_is_not_read_all_the_time(made, monkeypat
     assert made.gateways() == {parse_ip("192.0.2.1")}
 
 
-def test_a_route_to_another_link_is_told_and_removed_by_its_link(made):
+def test_a_route_to_another_link_is_reported_and_removed_by_its_link(made):
     stray = Vip(FOUR, VipForm.STRAY)
     routes = [route("10.96.0.1", OWN), route("10.96.0.1")]
     made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, socket.AF_INET): routes}
@@ -255,13 +255,13 @@ class Route:
         (Route({7: "bridge"}), ["the link kube-ipvs0: it is no dummy link"], []),
     ],
 )
-def test_our_link_goes_and_nobody_elses(made, monkeypatch, their, problems, deleted):
+def test_our_link_goes_and_no_one_elses(made, monkeypatch, their, problems, deleted):
     monkeypatch.setattr(links, "IPRoute", lambda: their)
     assert made.remove_link() == problems
     assert their.deleted == deleted
 
 
-def test_a_route_that_stays_is_told(made, monkeypatch):
+def test_a_route_that_stays_is_reported(made, monkeypatch):
     monkeypatch.setattr(links, "IPRoute", lambda: Route({}))
     made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, socket.AF_INET): [route("10.96.0.9")]}
     made._wire.failures = {0: errno.EPERM}

@@ -59,7 +59,7 @@ def test_estimation(kernel, values, statistics, expected):
     assert subjects(kernel(**values), statistics // 6, statistics * 5 // 6) == expected
 
 
-def test_each_concern_is_said_when_it_comes_and_when_it_goes(kernel):
+def test_each_concern_is_reported_when_it_comes_and_when_it_goes(kernel):
     looking = kernel(count=900, limit=1000)
     with structlog.testing.capture_logs() as said:
         looking.look(1, 1)

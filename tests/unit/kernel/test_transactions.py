@@ -40,7 +40,7 @@ def told(number, program=OWN_NAME):
     return RulesChanged(number, frozenset(("vips4",)), False, program)
 
 
-def test_ours_is_known_by_its_number_and_told_once(transactions):
+def test_ours_is_known_by_its_number_and_reported_once(transactions):
     transactions.run(None)
     transactions.run(None)
     assert transactions.consume_own(told(2, "whoever"))

@@ -98,7 +98,7 @@ def test_what_overflows_may_be_anything(links, rules, heard):
     assert heard == ["addresses", VipsChanged((), unsure=True), RulesChanged(0, unsure=True)]
 
 
-def test_a_transaction_on_our_table_is_told_with_its_number(rules, heard):
+def test_a_transaction_on_our_table_is_reported_with_its_number(rules, heard):
     rules.take([element(12, "vips4"), element(14, "frontends4"), element(12, "vips4")])
     assert heard == []
     rules.take([generation(41), generation(42)])
@@ -111,13 +111,13 @@ def test_anything_but_elements_concerns_the_whole_table(rules, heard, number):
     assert heard == [RulesChanged(5, frozenset(), whole=True)]
 
 
-def test_tables_of_others_are_no_news(rules, heard):
+def test_tables_of_others_are_no_notification(rules, heard):
     rules.take([rule(6, "filter"), element(12, "vips4", "ipvsproxy2"), rule(6, "ipvsprox"), generation(5)])
     assert heard == []
 
 
 @pytest.mark.parametrize(("number", "family", "told"), [(3, 2, True), (6, 10, True), (8, 2, False), (6, 1, False)])
-def test_what_may_drop_replies_is_news(rules, heard, number, family, told):
+def test_what_may_drop_replies_is_a_notification(rules, heard, number, family, told):
     kind, flags, sequence, body = rule(number, "filter")
     rules.take([(kind, flags, sequence, bytes((family,)) + body[1:]), generation(5), generation(6)])
     assert heard == ([RulesChanged(5, forward=True)] if told else [])

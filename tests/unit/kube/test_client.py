@@ -763,7 +763,7 @@ def test_a_certificate_from_an_exec_plugin(certificates, tmp_path, follow):
         view.source.stop()
 
 
-def test_tls_unchecked_is_allowed_and_said(certificates, tmp_path, follow, logs):
+def test_tls_unchecked_is_allowed_and_reported(certificates, tmp_path, follow, logs):
     with ApiServer(tls=certificates) as server:
         path = server.write_kubeconfig(tmp_path / "k", cluster={"insecure-skip-tls-verify": True})
         view = follow(server, path=path)
@@ -931,7 +931,7 @@ def test_proxies_from_the_environment_and_the_kubeconfig(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_whoever_does_not_answer_is_named_without_a_name_of_python(tmp_path, monkeypatch, extra, begins):
+def test_a_server_that_does_not_answer_is_named_without_a_name_of_python(tmp_path, monkeypatch, extra, begins):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "k"
@@ -955,11 +955,11 @@ def test_only_what_is_needed_is_imported():
     assert done.stdout.strip() == "set()"
 
 
-def test_the_token_period_is_what_the_contract_says():
+def test_the_token_period_is_what_the_contract_specifies():
     assert kubeconfig.TOKEN_SECONDS <= 60
 
 
-def test_what_stands_before_the_host_is_not_told(server, tmp_path):
+def test_what_stands_before_the_host_is_not_shown(server, tmp_path):
     """Requests are counted by host, for whoever reads the metrics."""
     told = []
     address = server.url.removeprefix("http://")

@@ -136,7 +136,7 @@ def test_right_but_not_proxied(obj):
 
 
 @pytest.mark.parametrize("name", ["", None])
-def test_a_slice_without_a_service_is_of_no_use_and_says_why(name):
+def test_a_slice_without_a_service_is_unusable_and_the_reason_is_reported(name):
     obj = endpoint_slice()
     obj["metadata"]["labels"] = {} if name is None else {"kubernetes.io/service-name": name}
     assert value(obj) is None
@@ -219,7 +219,7 @@ def test_external_local_needs_a_way_in(type_, external_ips, local):
     assert value(obj).health_check_port == (5 if type_ == "LoadBalancer" else 0)
 
 
-def test_a_missing_health_check_port_is_said():
+def test_a_missing_health_check_port_is_reported():
     found = decoded(service(type="LoadBalancer", externalTrafficPolicy="Local"))
     assert found.object.health_check_port == 0
     assert [complaint.partition(":")[0] for complaint in found.complaints] == ["spec.healthCheckNodePort"]
@@ -265,7 +265,7 @@ def test_no_drain_timeout():
 
 
 @pytest.mark.parametrize("text", ["soon", "", "30", "-1s", "9999999999h", f"{'9' * 9999}h", 30, True, ["30s"]])
-def test_a_malformed_drain_timeout_is_said_and_the_default_counts(text):
+def test_a_malformed_drain_timeout_is_reported_and_the_default_counts(text):
     found = decoded(annotated(text))
     assert found.object.drain_seconds is None
     (complaint,) = found.complaints
@@ -280,7 +280,7 @@ def test_a_scheduler_of_its_own():
 
 
 @pytest.mark.parametrize("text", ["", "RR", "round-robin", "rr ", "x" * 9999, 1, ["rr"], {"rr": 1}])
-def test_what_is_no_scheduler_is_said_and_the_default_counts(text):
+def test_what_is_no_scheduler_is_reported_and_the_default_counts(text):
     found = decoded(annotated(text, "scheduler"))
     assert found.object.scheduler == ""
     (complaint,) = found.complaints
@@ -295,7 +295,7 @@ def test_one_packet(text, wanted):
 
 
 @pytest.mark.parametrize("text", ["", "yes", "True", True, 1, ["true"]])
-def test_one_packet_that_is_no_boolean_is_said_and_left_out(text):
+def test_one_packet_that_is_no_boolean_is_reported_and_left_out(text):
     found = decoded(annotated(text, "one-packet"))
     assert found.object.one_packet is False
     assert found.complaints[0].startswith("metadata.annotations[ipvsproxy.io/one-packet]: ")
@@ -791,11 +791,11 @@ def test_what_has_no_default_is_missed_in_words(spec, said):
         (endpoint_slice(labels={"service.kubernetes.io/headless": ""}), "headless"),
     ],
 )
-def test_what_is_left_to_others_says_why(obj, reason):
+def test_what_is_left_to_others_reports_why(obj, reason):
     assert reason in decoded(obj).skipped
 
 
-def test_what_is_said_about_an_object_is_bounded():
+def test_what_is_reported_about_an_object_is_bounded():
     endpoints = [{"addresses": [text]} for text in ("x" * 100_000, *["no address"] * 999)]
     found = decoded(endpoint_slice(endpoints=endpoints, ports=[{"name": str(n)} for n in range(1000)]))
     assert len("".join(found.complaints)) < 2500
@@ -824,7 +824,7 @@ def test_local_of_kube_router_needs_no_port_for_health_checks():
 
 
 @pytest.mark.parametrize(("name", "words"), [("hairpin", "each pod reaches itself"), ("dsr", "not supported")])
-def test_what_has_no_effect_of_kube_router_is_said(name, words):
+def test_what_has_no_effect_of_kube_router_is_reported(name, words):
     found = decoded(of_kube_router(name, "tunnel"))
     (complaint,) = found.complaints
     assert words in complaint

@@ -158,7 +158,7 @@ BOMB = f"a: &a [{','.join('x' * 9)}]\n{BOMB}"
         ("kind: List\nitems: {a: 1}", 0, 0, "items of document 1 are not a list"),
     ],
 )
-def test_unreadable_yaml_says_where(text, line, column, reason):
+def test_unreadable_yaml_reports_where(text, line, column, reason):
     if not reason:
         assert items(text) == []
         return
@@ -178,7 +178,7 @@ def test_unreadable_yaml_says_where(text, line, column, reason):
         ('{"kind": "List", "items": {"a": 1}}', 0, 0, "items of document 1 are not a list"),
     ],
 )
-def test_unreadable_json_says_where(text, line, column, reason):
+def test_unreadable_json_reports_where(text, line, column, reason):
     with pytest.raises(Unreadable) as info:
         read_items("a.json", text.encode())
     assert reason in info.value.reason
@@ -280,7 +280,7 @@ def test_files_with_byte_order_marks_that_were_joined():
         (b"\xff\xfek\x00\x00", "not text: begins like UTF-16, but byte 4 does not fit it"),
     ],
 )
-def test_what_is_packed_says_how_to_unpack_it(data, said):
+def test_what_is_packed_reports_how_to_unpack_it(data, said):
     with pytest.raises(Unreadable) as info:
         read("dump.yaml.gz", data)
     assert said in info.value.reason
@@ -301,7 +301,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_yaml_document_costs_only_itself(broken):
+def test_a_broken_yaml_document_affects_nothing_else(broken):
     data = f"kind: A\n--- # two\n{broken}\n---\nkind: C\n---\r\nkind: D\n".encode("latin-1")
     found = read("a.yaml", data)
     assert [(item.document, item.kind) for item in found.items] == [(1, "A"), (3, "C"), (4, "D")]
@@ -311,7 +311,7 @@ def test_a_broken_yaml_document_costs_only_itself(broken):
     assert str(error).startswith(f"line {error.line}: ")
 
 
-def test_broken_json_costs_only_itself():
+def test_broken_json_affects_nothing_else():
     text = json.dumps(SERVICE) + '\n{"kind": "Bad",\n  "x": }\n' + json.dumps(SLICE, indent=1)
     found = read("a.json", text.encode())
     assert [(item.document, item.kind) for item in found.items] == [(1, "Service"), (3, "EndpointSlice")]
@@ -328,7 +328,7 @@ def test_only_so_many_broken_documents_are_looked_at(name):
     assert "the rest is not read" in found.broken[-1].error.reason
 
 
-def test_logs_in_a_cluster_info_dump_are_passed_over_and_that_is_said():
+def test_logs_in_a_cluster_info_dump_are_passed_over_and_that_is_reported():
     logs = "==== START logs for container c of pod a/b ====\n{not json\n{}\n==== END logs for container c ====\n"
     text = f"{json.dumps(SERVICE, indent=4)}\n{logs}{logs}{json.dumps(SLICE, indent=4)}\n{logs}"
     found = read("dump.txt", text.encode())

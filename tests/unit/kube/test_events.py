@@ -138,7 +138,7 @@ def test_an_event_that_expired_is_made_anew(server, sender):
     assert len(server.written) == 1
 
 
-def test_a_server_in_trouble_is_asked_again(server, sender):
+def test_a_server_that_answers_with_an_error_is_asked_again(server, sender):
     server.fail(500, kind="Event", times=2)
     server.fail(429, kind="Event", times=1)
     sender.send(refused())

@@ -71,7 +71,7 @@ def test_a_token(config, tmp_path, version, mode):
     }  # fmt: skip
 
 
-def test_a_program_that_asks_for_it_is_told_of_the_cluster(config, tmp_path):
+def test_a_program_that_asks_for_it_gets_the_cluster(config, tmp_path):
     (tmp_path / "ca.crt").write_bytes(b"ca")
     extensions = [{"name": "other"}, {"name": f"{GROUP}/exec", "extension": {"audience": "me"}}]
     cluster = {"certificate-authority": "ca.crt", "tls-server-name": "n", "extensions": extensions}
@@ -112,7 +112,7 @@ def test_a_credential_is_kept_until_it_expires(config, tmp_path):
         (answer(token="t", expirationTimestamp="soon"), "answered with an expirationTimestamp that is no date"),
     ],
 )
-def test_an_answer_of_no_use_is_one_sentence(config, text, words):
+def test_an_unusable_answer_is_one_sentence(config, text, words):
     with pytest.raises(PluginFailed) as caught:
         read_kubeconfig(config(text)).plugin.credential()
     assert "context 'c': users[u].user.exec: " in str(caught.value)
@@ -136,7 +136,7 @@ def test_a_program_that_fails_is_asked_again_with_the_next_request(config, tmp_p
         header(connection)
 
 
-def test_what_a_program_says_is_bounded_and_without_secrets(config):
+def test_what_a_program_reports_is_bounded_and_without_secrets(config):
     secret = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
     words = f"Bearer abc.def; token: s3cr3t; {secret}; it cannot be"
     plugin = read_kubeconfig(config("", command="sh", args=["-c", f"echo '{words}' >&2; exit 1"])).plugin
@@ -187,7 +187,7 @@ def test_another_credential_wins_over_a_program(config):
     assert header(build(path, "")) == "Bearer mine"
 
 
-def test_a_certificate_of_no_use_is_trouble(config):
+def test_an_unusable_certificate_is_a_request_error(config):
     connection = build(config(answer(clientCertificateData="x", clientKeyData="y")), "")
     with pytest.raises(RequestFailed, match="client-certificate, client-key: no certificate or key in PEM"):
         header(connection)

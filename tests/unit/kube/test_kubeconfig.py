@@ -124,7 +124,7 @@ def test_a_server_of_the_command_line_needs_no_context(read):
     assert read(tree(clusters=None), master="https://h").server == "https://h"
 
 
-def test_a_user_that_is_missing_is_nobody_with_a_warning(read):
+def test_a_user_that_is_missing_is_no_one_with_a_warning(read):
     with capture_logs() as logs:
         assert read(tree(users=[])).token == ""
     assert [(entry["log_level"], entry["user"]) for entry in logs] == [("warning", "u")]
@@ -471,7 +471,7 @@ def test_a_folder_is_one_sentence(tmp_path):
         connection.build(tmp_path, "")
 
 
-def test_a_command_says_it_in_one_line(tmp_path):
+def test_a_command_reports_it_in_one_line(tmp_path):
     path = write(tmp_path / "k", {"proxy-url": "socks4://127.0.0.1:1"}, {})
     argv = [sys.executable, "-m", "ipvsproxy", "diff", f"--kubeconfig={path}"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)

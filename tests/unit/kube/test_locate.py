@@ -52,7 +52,7 @@ def told(inbox):
     return [event.servers for event in inbox.take(0)]
 
 
-def test_a_name_is_resolved_again_and_told_when_it_has_moved(names):
+def test_a_name_is_resolved_again_and_reported_when_it_has_moved(names):
     inbox = RecordingInbox()
     locator = Locator(lambda: "https://api.example:6443", inbox)
     names["api.example"] = ["192.0.2.10"]

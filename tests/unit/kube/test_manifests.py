@@ -77,7 +77,7 @@ def test_all_kinds_of_files(tmp_path):
     assert warnings(logs) == []
 
 
-def test_only_kinds_that_changed_are_told_again(tmp_path):
+def test_only_kinds_that_changed_are_reported_again(tmp_path):
     write(tmp_path / "a.yaml", service("a"))
     write(tmp_path / "b.yaml", endpoint_slice())
     folder = Folder(tmp_path)
@@ -114,7 +114,7 @@ def test_an_old_version_is_refused(tmp_path, logs):
     assert (line["field"], line["err"]) == ("apiVersion", "'discovery.k8s.io/v1beta1' is not read, only v1")
 
 
-def test_a_refusal_says_where_and_costs_one_object(tmp_path, logs):
+def test_a_refusal_reports_where_and_costs_one_object(tmp_path, logs):
     write(tmp_path / "a.yaml", service("a"), BAD_PORT, {"kind": "List", "items": [service("b"), {"x": 1}]})
     folder = Folder(tmp_path)
     events = folder.load()
@@ -134,7 +134,7 @@ def test_a_refusal_says_where_and_costs_one_object(tmp_path, logs):
     assert (second["document"], second["item"], second["field"]) == (3, 2, "kind")
 
 
-def test_the_last_good_version_stays_until_mended(tmp_path, logs):
+def test_the_last_valid_version_stays_until_repaired(tmp_path, logs):
     path = tmp_path / "a.yaml"
     write(path, service("web"), service("b"))
     folder = Folder(tmp_path)
@@ -150,7 +150,7 @@ def test_the_last_good_version_stays_until_mended(tmp_path, logs):
     assert [entry["event"] for entry in logs if entry["log_level"] == "info"] == [messages.MANIFEST_ACCEPTED]
 
 
-def test_the_last_good_version_goes_with_its_file(tmp_path):
+def test_the_last_valid_version_goes_with_its_file(tmp_path):
     write(tmp_path / "a.yaml", service("web"))
     folder = Folder(tmp_path)
     folder.load()
@@ -197,7 +197,7 @@ def test_a_file_that_does_not_parse_keeps_its_objects(tmp_path, logs, text, plac
     assert messages.MANIFEST_FILE_ACCEPTED in [entry["event"] for entry in logs]
 
 
-def test_a_document_that_does_not_parse_costs_only_itself(tmp_path, logs):
+def test_a_document_that_does_not_parse_affects_nothing_else(tmp_path, logs):
     path = tmp_path / "a.yaml"
     write(path, service("a"), service("b"), service("c"))
     folder = Folder(tmp_path)
@@ -244,7 +244,7 @@ def test_a_folder_within_that_cannot_be_read_keeps_its_objects(tmp_path, logs, m
     assert (line["directory"], line["err"]) == ("shut/", "Permission denied")
 
 
-def test_a_folder_with_endpoints_only_says_what_to_add(tmp_path, logs):
+def test_a_folder_with_endpoints_only_reports_what_to_add(tmp_path, logs):
     endpoints = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "web", "namespace": "default"}}
     write(tmp_path / "a.yaml", service(), endpoints)
     folder = Folder(tmp_path)
@@ -343,7 +343,7 @@ def test_twice_in_one_file(tmp_path, logs):
     assert (line["document"], line["err"]) == (2, "the file has this object already")
 
 
-def test_complaints_are_said_once_for_each_version(tmp_path, logs):
+def test_complaints_are_reported_once_for_each_version(tmp_path, logs):
     path = tmp_path / "a.yaml"
     write(path, service("web", externalIPs=["x"]))
     folder = Folder(tmp_path)
@@ -556,7 +556,7 @@ def test_a_watch_that_fails_is_replaced_by_polling(tmp_path, watch, monkeypatch,
     assert [entry["err"] for entry in logs if entry["event"] == messages.NO_INOTIFY] == ["Too many open files"]
 
 
-def test_a_look_that_fails_ends_nothing_and_is_said_once(tmp_path, watch, monkeypatch, logs):
+def test_a_look_that_fails_ends_nothing_and_is_reported_once(tmp_path, watch, monkeypatch, logs):
     def broken(_):
         raise ValueError("a bug")
 

@@ -108,12 +108,12 @@ class Answers:
         Answer(b'{"message": "no"}', 403), Answer(b"", 406), RequestFailed("no way"),
     ],
 )  # fmt: skip
-def test_what_is_no_table_of_nodes_is_trouble(body):
+def test_what_is_no_table_of_nodes_is_a_request_error(body):
     with pytest.raises(RequestFailed):
         look(Answers(body), "node1")
 
 
-def test_odd_rows_cost_only_themselves():
+def test_odd_rows_affect_nothing_else():
     odd = [
         ["x"],
         ["a", 5, None],
@@ -204,7 +204,7 @@ def test_a_question_waits_no_longer_than_ten_seconds_for_its_answer():
     assert wait > 100
 
 
-def test_a_look_that_fails_is_said_once_answers_and_is_repeated():
+def test_a_look_that_fails_is_reported_once_answers_and_is_repeated():
     stepped = SteppedNeighbourhood(
         RequestFailed("no route to host"), RequestFailed("no route to host"), Answer(b"", 403), ONE
     )
@@ -242,7 +242,7 @@ def test_a_question_after_a_failure_is_asked_within_a_second():
     assert stepped.step(1.0)[0] == [replace(SEEN, answers=1)]
 
 
-def test_what_nobody_foresaw_ends_nothing():
+def test_what_no_one_foresaw_ends_nothing():
     stepped = SteppedNeighbourhood(ValueError("odd"))
     with capture_logs() as lines:
         assert stepped.step() == ([OtherNodeAddresses(None)], 1.0)

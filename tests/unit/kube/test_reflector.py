@@ -245,7 +245,7 @@ def test_what_is_no_list_is_not_an_empty_list(body):
     assert run.waits == [0.5, 0]
 
 
-def test_a_malformed_object_costs_itself_only():
+def test_a_malformed_object_affects_nothing_else():
     run = Run(
         page(service("a"), BAD, service("")),
         Reply(event("MODIFIED", service("a", ports="x"), "11"), event("ADDED", service("b"), "12")),
@@ -273,7 +273,7 @@ def test_a_malformed_object_costs_itself_only():
     assert messages.NAMELESS_IGNORED in run.said()
 
 
-def test_complaints_are_said_once_while_they_are_the_same():
+def test_complaints_are_reported_once_while_they_are_the_same():
     odd = service("a", externalIPs=["x"])
     run = Run(page(odd), Reply(event("MODIFIED", odd, "11"), event("MODIFIED", service("a"), "12")))
     assert len(brief(run())) == 3
@@ -366,7 +366,7 @@ def test_a_page_that_is_too_large_is_asked_for_with_fewer_objects(monkeypatch):
     assert run.script.limits == [500, 250, 125, 125]
 
 
-def test_an_answer_that_is_too_large_for_one_object_is_trouble(monkeypatch):
+def test_an_answer_that_is_too_large_for_one_object_is_a_request_error(monkeypatch):
     monkeypatch.setattr(reflector, "ANSWER_BYTES", 100)
     run = Run(*(page(service("a")) for _ in range(9)), page(service("a")))
     assert run() == []
@@ -375,7 +375,7 @@ def test_an_answer_that_is_too_large_for_one_object_is_trouble(monkeypatch):
     assert said["err"] == "the answer has more than 100 bytes, decompressed"
 
 
-def test_an_object_that_is_too_large_costs_itself_only(monkeypatch):
+def test_an_object_that_is_too_large_affects_nothing_else(monkeypatch):
     monkeypatch.setattr(decode, "OBJECT_BYTES", 1000)
     large = service("large", labels={"x": "y" * 1000})
     run = Run(page(service("a"), large), Reply(event("MODIFIED", large, "11"), event("ADDED", service("b"), "12")))
@@ -384,7 +384,7 @@ def test_an_object_that_is_too_large_costs_itself_only(monkeypatch):
     assert (said["object"], said["err"]) == ("default/large", "more than 1000 bytes of JSON")
 
 
-def test_more_objects_than_there_is_room_for_are_said_once_and_the_others_live(monkeypatch):
+def test_more_objects_than_there_is_room_for_are_reported_once_and_the_others_live(monkeypatch):
     monkeypatch.setattr(reflector, "ObjectRoom", lambda: ObjectRoom(24))
     tenant = [service(f"s{n}", namespace="greedy") for n in range(5)]
     run = Run(
@@ -495,7 +495,7 @@ def test_waits_start_anew_after_a_long_quiet_watch():
     assert run.waits[1:4] == [0.5, 1, 0.5]
 
 
-def test_a_watch_that_ends_at_once_is_trouble():
+def test_a_watch_that_ends_at_once_is_a_request_error():
     run = Run(page(), Reply(), Reply(), Reply(bookmark("11")), Reply(b"\n"))
     run.clock.step = 0.1
     run()
@@ -536,7 +536,7 @@ def test_refused_credentials_are_fetched_anew_at_once():
     assert run.waits == [0, 1, 2, 0]
 
 
-def test_forbidden_is_retried_for_ever_and_said_once():
+def test_forbidden_is_retried_for_ever_and_reported_once():
     run = Run(page(), *[Reply(status(403, "Forbidden", "no"), code=403) for _ in range(6)])
     run.clock.step = 0.1
     run()
@@ -563,7 +563,7 @@ def test_another_failure_of_the_same_watch_is_no_matter_of_rights():
     assert run.said() == [messages.WATCH_FAILED] * 2
 
 
-def test_another_kind_of_trouble_is_said_too():
+def test_another_kind_of_request_error_is_reported_too():
     run = Run(
         RequestFailed("refused"), RequestFailed("refused"), Reply(b"", code=403), RequestFailed("refused"), page()
     )

@@ -62,7 +62,7 @@ def test_a_must_gather(tmp_path):
     assert (keys(found), found.refused, found.left_out, found.notes) == (EVERYTHING, [], [], [])
 
 
-def test_a_cluster_info_dump_has_no_endpoints_and_that_is_said(tmp_path):
+def test_a_cluster_info_dump_has_no_endpoints_and_that_is_reported(tmp_path):
     write(tmp_path / "nodes.json", listed("Node", node()))
     write(tmp_path / "default" / "services.json", listed("Service", service()))
     write(tmp_path / "default" / "pods.json", listed("Pod"))
@@ -112,7 +112,7 @@ def test_a_file_or_folder_in_which_nothing_can_be_used_is_an_error(tmp_path, con
     assert any(said in line for line in found.refused), "beside others it is a complaint"
 
 
-def test_an_empty_folder_says_what_else_is_there(tmp_path):
+def test_an_empty_folder_reports_what_else_is_there(tmp_path):
     with pytest.raises(Unavailable, match="what it holds: nothing"):
         read(tmp_path)
     (tmp_path / "notes.md").write_text("x")
@@ -121,7 +121,7 @@ def test_an_empty_folder_says_what_else_is_there(tmp_path):
         read(tmp_path)
 
 
-def test_an_archive_says_how_to_unpack_it(tmp_path):
+def test_an_archive_reports_how_to_unpack_it(tmp_path):
     write(tmp_path / "a.yaml", service())
     with tarfile.open(tmp_path / "bundle.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "a.yaml", "a.yaml")
@@ -153,7 +153,7 @@ def test_files_have_a_largest_size(tmp_path, monkeypatch):
         read(tmp_path)
 
 
-def test_what_is_said_about_things_without_a_name_is_bounded(tmp_path):
+def test_what_is_reported_about_things_without_a_name_is_bounded(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([service(), *[{"metadata": {}}] * 500]))
     found = read(tmp_path)
     assert keys(found)["Service"] == ["default/web"]
@@ -183,7 +183,7 @@ def test_one_bad_object_or_document_affects_only_itself(tmp_path):
     ]
 
 
-def test_objects_without_a_kind_are_told_apart(tmp_path):
+def test_objects_without_a_kind_are_distinguished(tmp_path):
     (tmp_path / "list.json").write_text(json.dumps([1, {}, service()]))
     refused = read(tmp_path / "list.json").refused
     assert [line.partition("list.json: ")[2].partition(": kind")[0] for line in refused] == [

@@ -34,7 +34,7 @@ def test_slices_come_in_the_order_of_their_names(store):
     assert names(store, "default/other") == []
 
 
-def test_a_slice_that_changes_its_service_is_news_for_both(store):
+def test_a_slice_that_changes_its_service_makes_both_dirty(store):
     assert put(store, "other", "10.244.1.1", name="a")
     assert set(store.take_dirty()) == {"default/web", "default/other"}
     assert (names(store, "default/web"), names(store, "default/other")) == (["b"], ["a"])
@@ -81,7 +81,7 @@ def test_other_nodes_are_known_by_name_and_change_nothing(store):
     assert (set(store.other_nodes), store.node) == ({"node3"}, Node("node1"))
 
 
-def test_a_namespace_that_changes_its_tenant_is_news_for_its_services_and_those_shared_with_it():
+def test_a_namespace_that_changes_its_tenant_makes_its_services_and_those_shared_with_it_dirty():
     store = Store("node1", tenant_label="tenant")
     for name, shares in (("web", ()), ("other", ("blue",)), ("last", ("green",))):
         made = replace(service(name), namespace="x" if shares else "a", share_with=shares)
@@ -109,7 +109,7 @@ def test_names_that_services_no_longer_share_with_are_forgotten():
     assert seen == [seen[0], seen[0] - 1, seen[0] - 2]
 
 
-def test_a_pod_is_news_for_the_services_whose_slices_name_its_address():
+def test_a_pod_makes_the_services_dirty_whose_slices_name_its_address():
     store = Store("node1", tenant_label="tenant")
     put(store, "web", "10.244.1.1", name="a")
     put(store, "other", "10.244.1.2", name="b")

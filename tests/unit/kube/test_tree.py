@@ -92,7 +92,7 @@ def test_pipes_are_not_opened(tmp_path):
     assert look(tmp_path).others == ["pipe"]
 
 
-def test_a_folder_that_cannot_be_read_costs_only_itself(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_affects_nothing_else(tmp_path, monkeypatch):
     (tmp_path / "shut").mkdir()
     (tmp_path / "web.yaml").write_bytes(SERVICE)
     scandir = os.scandir

@@ -105,7 +105,7 @@ def test_a_look_that_fails_settles_questions_as_well(known):
     assert not known.is_unknown(C)
 
 
-def test_an_address_that_nobody_asks_for_any_more_is_forgotten_and_asked_about_again(known):
+def test_an_address_that_no_one_asks_for_any_more_is_forgotten_and_asked_about_again(known):
     known.looks_up = True
     new = service("new", external_ips=["203.0.113.3"])
     known.service("default/new", None, new)

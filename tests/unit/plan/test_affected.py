@@ -49,7 +49,7 @@ def test_refused_rules():
     }
 
 
-def test_lost_answers_and_servers_of_nobody():
+def test_lost_answers_and_servers_of_no_one():
     failed = Dirty(servers={WEB, key("10.96.0.99:80")})
     assert services_affected(failed, ledger()) == {"default/web": "10.96.0.10:80/TCP: the answer of IPVS was lost"}
 

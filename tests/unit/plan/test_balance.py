@@ -45,7 +45,7 @@ def test_a_name_comes_before_the_longest_beginning():
     assert weights(service(weights=wish)) == {"web-0": 5, "web-1": 0, "web-canary-x": 2}
 
 
-def test_what_a_slice_says_comes_first():
+def test_the_annotation_of_a_slice_comes_first():
     svc = service(weights=(("web-0", 3), ("web-1", 4)))
     assert weights(svc, pods(weights=(("web-0", 0),))) == {"web-0": 0, "web-1": 4, "web-canary-x": 1}
 
@@ -112,7 +112,7 @@ def test_a_limit_of_connections_goes_to_every_destination():
         ("mh", (("web-0", 3),), False),
     ],
 )
-def test_weights_that_have_no_effect_are_said(scheduler, wish, said):
+def test_weights_that_have_no_effect_are_reported(scheduler, wish, said):
     tally = Tally(10**6)
     planned(service(scheduler=scheduler, weights=wish), tally=tally)
     assert [("scheduler" in complaint) for complaint in tally.complaints] == [True] * said

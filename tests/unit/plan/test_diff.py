@@ -226,7 +226,7 @@ def test_a_way_that_is_new_with_its_frontend_is_there_first():
 
 
 @pytest.mark.parametrize("now", [local(internal=False), local(external=False), service()])
-def test_the_server_of_an_inside_view_goes_when_the_way_is_another(now):
+def test_the_server_of_an_internal_view_goes_when_the_way_is_another(now):
     """conntrack leads what is established to its endpoint."""
     differ = Differ()
     differ.want(local(), "10.244.1.1", "10.244.2.2")

@@ -33,7 +33,7 @@ def test_only_unwanted_destinations_of_weight_0_drain():
     assert draining(WANTED, state(one=0)) == []
 
 
-def test_looks_come_soon_and_then_ever_more_rarely():
+def test_looks_come_soon_and_then_less_and_less_often():
     drains = Drains()
     drains.note(WEB, WANTED, state(one=1, two=0), 1000.0)
     looks = []

@@ -38,7 +38,7 @@ def test_a_service_that_goes_or_changes_leaves_nothing():
     assert not ports._askers
 
 
-def test_a_port_asked_for_anew_is_news_and_one_known_is_none():
+def test_a_port_asked_for_anew_is_looked_up_and_one_known_is_not():
     ports = asked_for(WEB)
     assert ports.has_news
     ports.listening(frozenset())

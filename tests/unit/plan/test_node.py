@@ -87,7 +87,7 @@ NODE_CIDR = {"detect_local_mode": DetectLocalMode.NODE_CIDR}
         ({"cluster_cidrs": ("fd00::/8",)}, [], "clusterCIDR has no IPv4 range"),
     ],
 )
-def test_a_detector_that_sees_nothing_is_said(settings, pod_cidrs, expected):
+def test_a_detector_that_sees_nothing_is_reported(settings, pod_cidrs, expected):
     node = msgspec.structs.replace(NODE, pod_cidrs=tuple(map(parse_cidr, pod_cidrs)))
     said = blindness(config(**settings), facts(config(**settings), node, LINKS))
     assert expected in said

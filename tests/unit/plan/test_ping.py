@@ -45,7 +45,7 @@ def allowed(*texts):
 RANGED = {("ping_ranged", parse_ip(OUTSIDE))}
 
 
-def test_nothing_is_said_without_a_wish():
+def test_nothing_is_reported_without_a_wish():
     book = Book()
     book.put(source_ranges=["198.51.100.0/24"])
     assert book.found() == set()

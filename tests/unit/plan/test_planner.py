@@ -112,7 +112,7 @@ def test_internal_local_never_falls_back():
     assert targets(at(frontends, BALANCER)) == {THERE}
 
 
-def test_both_policies_local_need_a_server_for_the_inside_view():
+def test_both_policies_local_need_a_server_for_the_internal_view():
     frontends = plan(everything(internal_local=True, external_local=True), both())
     inside = at(frontends, f"10.96.0.10:{80 ^ 0x8000}")
     assert targets(inside) == {HERE, THERE}

@@ -39,7 +39,7 @@ def test_what_changes_all_the_time_waits_for_what_rarely_does():
     assert order(made) == [["restless"], ["calm"]]
 
 
-def test_nobody_waits_for_ever():
+def test_no_one_waits_for_ever():
     """However much it is, and whatever comes later."""
     made = turns(1, huge=1000 * UNITS_A_SECOND)
     rounds = 0

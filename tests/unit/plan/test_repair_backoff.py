@@ -24,7 +24,7 @@ def test_single_damages_are_repaired_at_once(pause):
         assert not patience.is_contended
 
 
-def test_a_fight_costs_ever_less_and_never_stops():
+def test_contention_costs_ever_less_and_never_stops():
     patience = RepairBackoff(30)
     assert fight(patience, 1) <= BURST + 3
     assert patience.is_contended
@@ -38,7 +38,7 @@ def test_a_shorter_longest_wait_is_kept():
     assert fight(patience, 100, 101) == pytest.approx(100, abs=2)
 
 
-def test_calm_ends_a_fight():
+def test_calm_ends_contention():
     patience = RepairBackoff(30)
     fight(patience, 100)
     patience.look(patience.next + CALM_SECONDS - 1)

@@ -107,7 +107,7 @@ def test_an_allowed_range_of_one_family_allows_nothing_of_the_other():
     assert told(svc, external_ip_ranges=("198.51.100.0/24",)) == {"2001:db8:198::9: not in --external-ip-ranges"}
 
 
-def test_external_ips_that_are_switched_off_are_not_told_one_by_one():
+def test_external_ips_that_are_switched_off_are_not_reported_one_by_one():
     assert told(service(external_ips=["127.0.0.1"]), allow_external_ips=False) == set()
 
 

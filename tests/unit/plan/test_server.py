@@ -30,7 +30,7 @@ def test_flags_of_the_scheduler(scheduler, flags, bits):
     assert planned(scheduler=scheduler, scheduler_flags=flags)[FOUR].server == ServerAttributes(scheduler, bits, 0)
 
 
-def test_a_flag_of_another_scheduler_is_said():
+def test_a_flag_of_another_scheduler_is_reported():
     tally = Tally(10**6)
     planned(tally, scheduler="sh", scheduler_flags=("mh-port", "sh-port"))
     (complaint,) = tally.complaints
@@ -45,7 +45,7 @@ def test_the_netmask_of_affinity_is_a_mask_for_ipv4_and_a_length_for_ipv6():
     assert {whole[FOUR].server, whole[SIX].server} == {ServerAttributes("rr", PERSISTENT, 60)}
 
 
-def test_a_netmask_without_affinity_is_said():
+def test_a_netmask_without_affinity_is_reported():
     tally = Tally(10**6)
     found = planned(tally, affinity_prefixes=(24, 0))
     assert found[FOUR].server == ServerAttributes("rr", 0, 0)
@@ -60,7 +60,7 @@ def test_a_persistence_engine_is_for_udp_with_affinity():
 
 
 @pytest.mark.parametrize("settings", [{"affinity_seconds": 60}, {"ports": ((5060, 0, "UDP"),)}])
-def test_an_engine_that_has_no_effect_is_said(settings):
+def test_an_engine_that_has_no_effect_is_reported(settings):
     tally = Tally(10**6)
     found = planned(tally, affinity_engine="sip", **settings)
     assert {frontend.server.engine for frontend in found.values()} == {""}

@@ -73,13 +73,13 @@ def test_one_that_is_not_ready_for_a_while_begins_anew():
     assert weights(starts, pods(OLD, NEW), 20) == {OLD: 10, NEW: 1}
 
 
-def test_nobody_is_new_at_a_cold_start():
+def test_no_endpoint_is_new_at_a_cold_start():
     starts = SlowStarts()
     starts.remember({})
     assert weights(starts, pods(OLD, NEW), 0) == {OLD: 10, NEW: 10}
 
 
-def test_nobody_is_new_when_a_service_begins_to_ask():
+def test_no_endpoint_is_new_when_a_service_begins_to_ask():
     starts = SlowStarts()
     starts.remember(None)
     assert weights(starts, pods(OLD, NEW), 5) == {OLD: 10, NEW: 10}

@@ -89,7 +89,7 @@ def test_endpoints_that_another_node_must_use_are_serving_too():
     assert set(balancer.serving) > set(balancer.destinations)
 
 
-def test_entries_that_an_inside_view_has_rewritten_go_with_their_frontend():
+def test_entries_that_an_internal_view_has_rewritten_go_with_their_frontend():
     local = plan(ONE, external_local=True, load_balancer_ips=["203.0.113.10"], protocol="TCP")
     assert rules(local, {}) == dict.fromkeys(
         ("203.0.113.10:53/TCP", "192.0.2.1:30053/TCP", "10.244.1.1:30053/TCP"), GONE

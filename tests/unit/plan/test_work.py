@@ -141,7 +141,7 @@ def test_numbers_of_inside_views_are_found_without_a_search_among_as_many_as_the
     assert len({*found, *(port.port for port in svc.ports)}) == 2 * len(svc.ports)
 
 
-def test_more_ports_than_numbers_leaves_some_without_an_inside_view():
+def test_more_ports_than_numbers_leaves_some_without_an_internal_view():
     svc = both_local(range(1, 32769))
     found = synthetic_ports(svc)
     assert found.count(0) == 1
@@ -268,7 +268,7 @@ def test_claims_that_come_and_go_cost_no_search_among_the_others():
     assert growth(prepare) < BELOW_QUADRATIC
 
 
-def test_services_that_all_claim_the_same_frontends_are_told_in_proportion():
+def test_services_that_all_claim_the_same_frontends_are_reported_in_proportion():
     def prepare(size):
         addresses = [ip(n, 5) for n in range(10)]
         items = [service(f"s{n:04}", [ip(n, 11)], external_ips=addresses, created="2026") for n in range(size)]

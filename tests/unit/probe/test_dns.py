@@ -181,7 +181,7 @@ def test_what_is_no_name_is_an_error_and_no_query(name):
     assert probe.resolve("127.0.0.1", name, "A").error
 
 
-def test_a_query_is_what_rfc_1035_says():
+def test_a_query_is_what_rfc_1035_specifies():
     head, rest = probe.query("a.example")[:2], probe.query("a.example")[2:]
     assert len(head) == 2
     assert rest == bytes.fromhex("010000010000000000000161076578616d706c650000010001")

@@ -76,7 +76,7 @@ def test_what_is_no_health_is_nobodys(config, nobody, monkeypatch, text):
     assert list(kube_proxy.answers(config, ours_runs=False)) == []
 
 
-def test_what_a_proxy_says(config, monkeypatch):
+def test_what_a_proxy_reports(config, monkeypatch):
     monkeypatch.setitem(ANSWERS, "/metrics", (200, METRICS))
     assert read_proxy(config).flags == {}
     monkeypatch.setitem(
@@ -135,13 +135,13 @@ def test_a_kube_proxy_is_known_by_what_it_answers(config, nobody, monkeypatch, p
 @pytest.mark.parametrize(
     ("body", "other"), [("iptables", "iptables"), ("nftables\n", "nftables"), ("ipvs", ""), ("<html>", "")]
 )
-def test_a_kube_proxy_of_another_mode_is_told_from_one_of_ours(config, nobody, monkeypatch, body, other):
+def test_a_kube_proxy_of_another_mode_is_distinguished_from_one_of_ours(config, nobody, monkeypatch, body, other):
     monkeypatch.setattr(f"{__name__}.ANSWERS", {"/proxyMode": (200, body)})
     assert other_mode(config) == (f"{config.metrics_bind_address} answers in mode {other}" if other else "")
     assert other_mode(Config("n", metrics_bind_address=None)) == ""
 
 
-def test_where_nobody_listens_no_kube_proxy_answers(nobody):
+def test_where_no_one_listens_no_kube_proxy_answers(nobody):
     assert list(kube_proxy.answers(Config("n", healthz_bind_address=None), ours_runs=False)) == []
 
 
@@ -167,7 +167,7 @@ class Silent(socket.socket):
         raise TimeoutError
 
 
-def test_live_questions():
+def test_test_connections():
     with socket.socket() as listening, socket.socket() as bound:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

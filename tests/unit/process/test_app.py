@@ -54,7 +54,7 @@ def test_a_thread_that_crashes_ends_the_process(monkeypatch, guarded):
     assert (entry["thread"], entry["exc_info"][0]) == ("loop", ZeroDivisionError)
 
 
-def test_a_thread_that_cannot_go_on_says_why_in_one_line(monkeypatch):
+def test_a_thread_that_cannot_go_on_reports_why_in_one_line(monkeypatch):
     ended = queue.SimpleQueue()
 
     def fail():

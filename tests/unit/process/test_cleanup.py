@@ -45,7 +45,7 @@ def lock(monkeypatch):
     monkeypatch.setattr(cleanup, "_let_end", list)
 
 
-def test_cleanup_goes_on_after_a_refusal_and_says_everything_that_failed(monkeypatch):
+def test_cleanup_goes_on_after_a_refusal_and_reports_everything_that_failed(monkeypatch):
     done = []
 
     def refused(*_):
@@ -79,7 +79,7 @@ def test_a_kernel_without_ipvs_has_no_servers_to_remove(monkeypatch):
     assert cleanup._remove_servers(Config("n")) == []
 
 
-def test_cleanup_leaves_a_proxy_at_work_alone_and_says_who_it_is(monkeypatch):
+def test_cleanup_leaves_a_proxy_at_work_alone_and_reports_who_it_is(monkeypatch):
     monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
     monkeypatch.setattr(cleanup, "_remove_servers", lambda _: pytest.fail("removed"))
     with pytest.raises(Fatal, match=r"at work on this node \(process 4711, ipvsproxy v0\.1\.0\): end it first"):

@@ -66,7 +66,7 @@ def test_a_kube_proxy_that_has_lost_its_rules_again_is_waited_for_anew(find, clo
     assert len(handover.await_kube_proxy()) == 2
 
 
-def test_it_is_said_now_and_then_that_it_still_waits(find, clock):
+def test_it_is_reported_now_and_then_that_it_still_waits(find, clock):
     find(*[{}] * 1000, BOTH)
     with capture_logs() as said:
         handover.await_kube_proxy()

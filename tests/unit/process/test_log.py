@@ -144,7 +144,7 @@ def test_logs_that_cannot_be_written_cost_lines_and_no_memory(where):
     assert done.returncode == 7
 
 
-def test_lost_lines_are_counted_and_said_when_there_is_room_again():
+def test_lost_lines_are_counted_and_reported_when_there_is_room_again():
     class Stream:
         def __init__(self):
             self.room, self.text = True, ""
@@ -183,7 +183,7 @@ def test_hostile_texts_stay_in_their_line(start, text):
     assert all(line.replace("\t", "").isprintable() for line in lines)
 
 
-def test_commands_say_a_thing_once(start, capsys):
+def test_commands_report_a_thing_once(start, capsys):
     start()
     log_settings.quiet()
     for _ in range(3):

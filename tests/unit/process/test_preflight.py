@@ -34,7 +34,7 @@ def loaded(monkeypatch):
     return names
 
 
-def test_a_kernel_without_ipvs_is_said_with_the_module(monkeypatch):
+def test_a_kernel_without_ipvs_is_reported_with_the_module(monkeypatch):
     def missing():
         raise KernelError("looking up netlink family IPVS", errno.ENOENT)
 
@@ -43,7 +43,7 @@ def test_a_kernel_without_ipvs_is_said_with_the_module(monkeypatch):
         preflight.open_kernel(Config("n"))
 
 
-def test_a_kernel_without_nftables_is_said_with_the_module(monkeypatch):
+def test_a_kernel_without_nftables_is_reported_with_the_module(monkeypatch):
     class NoTables:
         def __init__(self, name):
             pass

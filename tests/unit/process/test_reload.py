@@ -39,7 +39,7 @@ def test_only_content_counts(case):
     assert case.changed == [case.path]
 
 
-def test_what_cannot_be_used_changes_nothing_and_is_said_once(case):
+def test_what_cannot_be_used_changes_nothing_and_is_reported_once(case):
     case.problems = ["line 1: nonsense"]
     case.path.write_bytes(b"bad")
     assert not case.watcher.look()

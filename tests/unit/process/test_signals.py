@@ -42,14 +42,14 @@ def test_a_signal_ends_the_process_at_once(work, number):
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
-def test_what_whoever_started_us_has_ignored_stays_ignored(ignored):
+def test_what_the_parent_process_has_ignored_stays_ignored(ignored):
     with running(QUIET, preexec_fn=lambda: signal.signal(ignored, signal.SIG_IGN)) as process:
         process.send_signal(ignored)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
 
 
-def test_a_reader_of_the_log_that_has_stopped_reading_keeps_nobody_alive():
+def test_a_reader_of_the_log_that_has_stopped_reading_keeps_no_one_alive():
     read, write = os.pipe()
     os.set_blocking(write, False)
     with contextlib.suppress(BlockingIOError):

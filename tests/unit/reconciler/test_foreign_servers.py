@@ -94,7 +94,7 @@ def test_one_that_is_there_at_the_start_is_named_too():
     assert KUBE_VIP not in shared.node.ipvs.servers()
 
 
-def test_an_excluded_one_stays_and_nothing_is_said():
+def test_an_excluded_one_stays_and_nothing_is_reported():
     shared = SharedNode(KUBE_VIP, exclude_cidrs=("192.0.2.0/24",))
     shared.start()
     assert shared.verify() == []

@@ -32,7 +32,7 @@ def greedy(count, **settings):
     return service("greedy", ["10.96.0.66"], external_ips=[f"198.51.100.{n}" for n in range(1, count)], **settings)
 
 
-def test_a_service_above_its_limit_is_said_once_and_counted():
+def test_a_service_above_its_limit_is_reported_once_and_counted():
     here = Here(service(), greedy(100), service_limit=510)
     addresses = ["10.96.0.10", "10.96.0.66", *(f"198.51.100.{n}" for n in range(1, 10))]
     assert here.servers() == [f"{address}:80/TCP" for address in addresses]

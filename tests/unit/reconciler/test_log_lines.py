@@ -57,7 +57,7 @@ def test_a_service_that_gets_none_of_many_frontends_is_one_line_and_one_event():
     assert reason.endswith("; and 194 more")
 
 
-def test_what_is_known_is_not_said_again_when_others_change():
+def test_what_is_known_is_not_reported_again_when_others_change():
     here = Here()
     here.turn(changed(made("a", ips=["10.96.0.1"], created="2020")), changed(made("b", ips=["10.96.0.2"])))
     here.heard.said.clear()

@@ -354,7 +354,7 @@ def test_what_kube_proxy_left_stays_while_something_of_ours_failed_but_not_for_e
     assert node.host.taken_over == 1
 
 
-def test_one_refused_frontend_costs_only_itself_and_is_tried_again(node):
+def test_one_refused_frontend_affects_nothing_else_and_is_tried_again(node):
     node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
     process = Process(node).list(service(), service("b", ["10.96.0.11"]))
     assert node.ipvs.table.keys() == {key("10.96.0.11:80")}
@@ -487,7 +487,7 @@ def test_a_vip_that_went_while_the_proxy_was_away_is_guarded_until_it_is_unbound
     assert "10.96.0.11" not in node.nft.dump()
 
 
-def test_a_table_that_is_not_as_left_is_loaded_again_at_once(node):
+def test_a_table_that_others_have_changed_is_loaded_again_at_once(node):
     process = Process(node).list(service())
     node.nft.sets, node.nft.loaded = {}, False
     process.change(service("b", ["10.96.0.11"]))
@@ -611,7 +611,7 @@ def test_pod_cidrs_that_come_late_are_followed(node):
 
 
 @pytest.mark.parametrize("gone", [Removed(Kind.NODE, "node1"), Listed(Kind.NODE, {}, frozenset())])
-def test_a_node_that_is_deleted_keeps_its_last_word(node, gone):
+def test_a_node_that_is_deleted_keeps_its_last_known_version(node, gone):
     process = Process(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
     process.list(service("web"), slice_of("web", "10.244.2.5"))
     process.loop.reconcile([Changed(Kind.NODE, "node1", Node("node1", (), (parse_cidr("10.244.1.0/24"),)))])

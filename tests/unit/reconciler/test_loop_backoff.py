@@ -79,7 +79,7 @@ def pods(*addresses):
     return Changed(Kind.ENDPOINT_SLICE, "default/web-4", slice_of("web", *addresses))
 
 
-def test_a_change_of_another_service_costs_itself(here):
+def test_a_change_of_another_service_affects_nothing_else(here):
     assert here.turn(pods("10.244.1.1", "10.244.1.2")) == {key("10.96.0.10:80"): 1, key("192.0.2.1:31000"): 1}
 
 
@@ -90,7 +90,7 @@ def test_a_node_port_comes_and_goes_beside_what_is_refused_at_its_address(here):
     assert any("31001" in element for element in here.node.nft.sets["frontends4"])
 
 
-def test_what_was_refused_is_tried_ever_more_rarely(here):
+def test_what_was_refused_is_tried_less_and_less_often(here):
     moments = []
     while here.now < 200:
         here.now += max(here.loop.timeout(), 0.01)

@@ -142,7 +142,7 @@ def test_nothing_is_late_before_every_kind_is_listed(reported):
     assert [name for name, *_ in reported.report.calls] == ["received"]
 
 
-def test_a_change_is_told_by_its_own_service_only(reported):
+def test_a_change_is_reported_by_its_own_service_only(reported):
     reported.list(*(service(f"s{n}", [f"10.96.1.{n}"], external_local=True) for n in range(1, 20)))
     reported.report.take()
     reported.change(slice_of("s7", "10.244.1.1"))
@@ -219,7 +219,7 @@ def test_every_verification_is_a_sync_and_repairs_are_counted(reported):
     assert len(reported.report.of("synced")) == 1
 
 
-def test_draining_is_told_and_its_forced_end(reported):
+def test_draining_is_reported_and_its_forced_end(reported):
     reported.list(service(drain_seconds=30.0), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
     for number in (2, 3):
         reported.node.ipvs.busy[WEB, destination(f"10.244.1.{number}:8080")] = number
@@ -232,14 +232,14 @@ def test_draining_is_told_and_its_forced_end(reported):
     assert (sync.draining, sync.draining_destinations, sync.changes) == (0, 0, 2)
 
 
-def test_the_younger_of_two_claimants_is_told(reported):
+def test_the_younger_of_two_claimants_is_reported(reported):
     first = service("first", ["10.96.0.1"], external_ips=["198.51.100.1"], created="2025-01-01T00:00:00Z")
     second = service("second", ["10.96.0.2"], external_ips=["198.51.100.1"])
     reported.list(first, second)
     assert reported.report.of("refused") == [["second", HELD]]
 
 
-def test_one_that_has_to_give_way_is_told_and_nobody_is_told_twice(reported):
+def test_one_that_has_to_give_way_is_reported_and_none_twice(reported):
     """What is told is a change: of the holder, not of endpoints."""
     first = service("first", ["10.96.0.1"], external_ips=["198.51.100.1"], created="2025-01-01T00:00:00Z")
     second = service("second", ["10.96.0.2"], external_ips=["198.51.100.1"])
@@ -276,7 +276,7 @@ def test_manifests_need_no_node(tmp_path):
     assert reported.report.of("node")[-1][0] is True
 
 
-def test_an_address_that_is_refused_is_told_once_for_each_change(reported):
+def test_an_address_that_is_refused_is_reported_once_for_each_change(reported):
     reported.node.links.hops = frozenset((parse_ip("192.0.2.254"),))
     reported.list(service(external_ips=["192.0.2.254", "198.51.100.9"]), slice_of("web", "10.244.1.1"))
     reported.change(slice_of("web", "10.244.1.1", "10.244.1.2"))
@@ -293,7 +293,7 @@ def node_not_found(logs):
     return [entry for entry in logs if entry["event"] == messages.NODE_MISSING]
 
 
-def test_a_node_that_is_not_there_is_told_once_with_the_nodes_that_are(reported):
+def test_a_node_that_is_not_there_is_reported_once_with_the_nodes_that_are(reported):
     with capture_logs() as logs:
         reported.list(service(), slice_of("web", endpoint("10.244.1.1", "node2")), node=None)
         reported.change(slice_of("web", endpoint("10.244.1.1", "node3")))
@@ -309,7 +309,7 @@ def test_a_node_that_is_not_there_is_told_once_with_the_nodes_that_are(reported)
     assert len(reported.report.of("node")[-1]) == 2
 
 
-def test_a_node_that_is_about_to_be_deleted_is_told_as_the_reason(reported):
+def test_a_node_that_is_about_to_be_deleted_is_reported_as_the_reason(reported):
     reported.list(service(), node=Node("node1", eligible=False))
     assert reported.report.of("node")[-1][2] == "Node is about to be deleted"
 

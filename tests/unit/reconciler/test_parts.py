@@ -61,7 +61,7 @@ def running():
     return Running()
 
 
-def test_a_look_at_the_node_that_fails_makes_nothing_pending_and_is_tried_ever_more_rarely(running):
+def test_a_look_at_the_node_that_fails_makes_nothing_pending_and_is_tried_less_and_less_often(running):
     looks = []
 
     def unreadable():

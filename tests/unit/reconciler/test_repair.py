@@ -128,7 +128,7 @@ def test_what_was_our_own_work_costs_nothing(repairing):
     assert repairing.report.repairs == 0
 
 
-def test_a_transaction_of_ours_among_those_of_others_is_told_by_the_name(repairing):
+def test_a_transaction_of_ours_among_those_of_others_is_known_by_the_name(repairing):
     run = repairing.node.nft.run
 
     def crowded(transaction):
@@ -158,7 +158,7 @@ def second_service(repairing):
     repairing.loop.reconcile([Changed(Kind.SERVICE, "default/new", service("new", ["10.96.0.11"]))])
 
 
-def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(repairing):
+def test_servers_that_were_flushed_are_found_by_a_sample_within_a_second(repairing):
     second_service(repairing)
     right = dict(repairing.node.ipvs.table)
     repairing.node.ipvs.table.clear()
@@ -171,7 +171,7 @@ def test_servers_that_were_flushed_are_found_by_a_glance_within_a_second(repairi
     assert repairing.report.repairs == 2
 
 
-def test_a_glance_is_taken_as_well_where_there_is_always_news(repairing):
+def test_a_sample_is_taken_as_well_where_there_are_always_notifications(repairing):
     right = dict(repairing.node.ipvs.table)
     repairing.node.ipvs.table.clear()
     for second in range(2):
@@ -197,7 +197,7 @@ def test_a_server_that_was_changed_is_found_when_its_turn_comes(repairing):
         assert repairing.node.ipvs.table[key(other)] == untouched
 
 
-def test_a_glance_reads_one_server_and_is_no_sync(repairing):
+def test_a_sample_reads_one_server_and_is_no_sync(repairing):
     second_service(repairing)
     synced, calls = repairing.report.syncs, repairing.node.faults.calls
     for _ in range(20):
@@ -207,7 +207,7 @@ def test_a_glance_reads_one_server_and_is_no_sync(repairing):
     assert repairing.node.faults.calls == calls + 20
 
 
-def test_a_glance_that_fails_costs_nothing(repairing):
+def test_a_sample_that_fails_costs_nothing(repairing):
     repairing.node.faults.plan(0, Fault("lost"))
     repairing.now += 1
     assert not repairing.loop.reconcile([])
@@ -217,7 +217,7 @@ def test_a_glance_that_fails_costs_nothing(repairing):
     assert key("10.96.0.10:80") in repairing.node.ipvs.table
 
 
-def test_who_flushes_servers_again_and_again_is_not_fought_for_ever(repairing):
+def test_servers_that_are_flushed_again_and_again_are_repaired_more_rarely(repairing):
     end, before = repairing.now + 600, repairing.node.writes
     while repairing.now < end:
         repairing.node.ipvs.table.clear()
@@ -229,7 +229,7 @@ def test_who_flushes_servers_again_and_again_is_not_fought_for_ever(repairing):
     ]
 
 
-def test_a_fight_is_told_once_costs_ever_less_and_is_over_when_the_other_stops(repairing):
+def test_contention_is_reported_once_costs_ever_less_and_ends_when_the_other_stops(repairing):
     right, end = repairing.node.nft.dump(), repairing.now + 600
     before = repairing.transactions
     damages = 0
@@ -271,7 +271,7 @@ def test_a_repair_does_not_wait_for_something_else_that_fails(repairing):
     assert repairing.node.nft.dump() == right
 
 
-def test_a_kube_proxy_at_work_is_told_once(repairing):
+def test_a_kube_proxy_at_work_is_reported_once(repairing):
     repairing.node.host.rival = "a kube-proxy is running"
     for _ in range(3):
         repairing.now += 31

@@ -89,7 +89,7 @@ def test_the_answer_that_the_start_waited_for_ends_no_later_question():
     assert len(here.waiting) == 1
 
 
-def test_a_missing_scheduler_is_said_once_and_the_configured_one_used():
+def test_a_missing_scheduler_is_reported_once_and_the_configured_one_used():
     here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"], scheduler="sh"), lacks=["mh"])
     assert (here.scheduler(), here.scheduler(OTHER)) == ("rr", "sh")
     assert here.heard.heard == [("web", MISSING)]
@@ -117,7 +117,7 @@ def test_a_service_stays_on_ipvs_until_its_scheduler_is_known():
     assert here.scheduler() == "mh"
 
 
-def test_nothing_is_said_of_the_scheduler_that_is_used_in_between():
+def test_nothing_is_reported_about_the_scheduler_that_is_used_in_between():
     here = Here(service())
     here.put(service(scheduler="mh", scheduler_flags=("mh-port",)))
     assert here.heard.heard == []
@@ -234,6 +234,6 @@ def test_what_cannot_be_found_out_is_asked_again(monkeypatch, error):
 
 
 @pytest.mark.parametrize("name", ["", "mh"])
-def test_where_nobody_asks_all_are_taken_to_be_there(name):
+def test_where_no_one_asks_all_are_taken_to_be_there(name):
     wanted = service(scheduler=name)
     assert Schedulers("rr").usable(wanted) == (wanted, [], True)

@@ -37,7 +37,7 @@ def test_a_service_gets_the_default_of_the_node():
     assert (attributes.upper_threshold, attributes.lower_threshold) == (100, 80)
 
 
-def test_what_a_service_says_comes_first():
+def test_the_annotation_of_a_service_comes_first():
     own = decoded(**{"scheduler": "rr", "max-connections": "0"})
     table, _ = served(own, scheduler="mh", max_connections="100/80", scheduler_flags="mh-port")
     assert table[WEB].server.scheduler == "rr"

@@ -89,7 +89,7 @@ def test_a_service_that_goes_while_it_waits():
     assert not here.node.ipvs.table
 
 
-def test_a_cold_start_says_that_it_goes_on(monkeypatch):
+def test_a_cold_start_reports_that_it_goes_on(monkeypatch):
     monkeypatch.setattr("ipvsproxy.plan.planning_order.SLICE", 10 * SERVER_SIZE)
     here = Here(many(100, 80))
     assert here.ports() == {"80": 100}
@@ -113,7 +113,7 @@ def test_a_namespace_above_its_limit_is_served_in_part_and_in_full_when_there_is
     assert here.heard.limited[-1] == 1
 
 
-def test_what_is_said_names_the_limit():
+def test_what_is_reported_names_the_limit():
     said = []
     old, young = older("old", "2020", "10.96.0.1", 1), older("young", "2026", "10.96.0.2", 2)
     here = Here([young, old])

@@ -67,7 +67,7 @@ def test_a_service_that_begins_or_ends_to_ask_for_it():
     assert here.weights() == {OLD: 1, NEW: 1}
 
 
-def test_a_scheduler_that_does_not_know_weights_has_none_and_that_is_said():
+def test_a_scheduler_that_does_not_know_weights_has_none_and_that_is_reported():
     here = Here(service(slow_start_seconds=90.0))
     here.pods(OLD, NEW)
     assert here.weights() == {OLD: 1, NEW: 1}

@@ -114,7 +114,7 @@ def ranged(*ranges):
     return service("web", load_balancer_ips=["203.0.113.10"], source_ranges=ranges)
 
 
-def test_nobody_is_cut_off_before_the_rules_have_changed(node):
+def test_no_one_is_cut_off_before_the_rules_have_changed(node):
     process, balancer = Process(node), key("203.0.113.10:80")
     process.list([ranged("192.0.2.0/24"), WEB_UDP], [slice_of("web", "10.244.2.1")])
     node.conntrack.entries = [(CLIENT, balancer, OLD)]

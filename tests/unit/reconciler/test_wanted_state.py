@@ -66,7 +66,7 @@ def test_of_the_nodes_that_servicelb_lists_this_one_serves_itself(known):
     assert planned.events.refusals == []
 
 
-def test_that_load_balancers_list_nodes_is_said_once_for_all_services():
+def test_that_load_balancers_list_nodes_is_reported_once_for_all_services():
     addresses = [f"192.0.2.{n}" for n in (1, 2, 3)]
     services = [service(f"s{n}", [f"10.96.0.{n}"], ((n, 0),), load_balancer_ips=addresses) for n in range(1, 21)]
     planned = PlannedNode().change(*NODES, *services)

@@ -130,7 +130,7 @@ def test_numbers_that_are_in_no_packet_are_in_the_order_of_the_host():
     assert list(texts([(slot, to)])) == [("endpoints4", "10.96.0.1 . tcp . 443 . 5", "10.244.1.1 . 8080")]
 
 
-def test_what_maps_say():
+def test_values_of_maps():
     verdicts = [
         RawElement(FRONTEND, code=1),
         RawElement(FRONTEND, code=0),

@@ -145,7 +145,7 @@ def test_other_paths_are_unknown_and_answers_are_counted(health):
     assert counted == [("/healthz", 503), ("/livez", 200)]
 
 
-def test_one_that_waits_for_another_proxy_is_ready_and_says_so(clock):
+def test_one_that_waits_for_another_proxy_is_ready_and_reports_it(clock):
     health = Health(30, (4, 6), clock, clock)
     health.standby("process 7")
     clock.now += 1000
@@ -156,7 +156,7 @@ def test_one_that_waits_for_another_proxy_is_ready_and_says_so(clock):
     assert health.healthz()[0] == 503
 
 
-def test_rules_that_nobody_asked_for_and_that_are_refused_make_ill(health, clock):
+def test_rules_that_no_one_asked_for_and_that_are_refused_make_ill(health, clock):
     """As after a repair: nothing was queued, and yet a family has not got what it should have."""
     board = Board(30, lambda _: None)
     board.health = health
@@ -171,7 +171,7 @@ def test_rules_that_nobody_asked_for_and_that_are_refused_make_ill(health, clock
     board.server.close()
 
 
-def test_why_a_node_is_not_eligible_is_said_while_it_is_so(health):
+def test_why_a_node_is_not_eligible_is_reported_while_it_is_so(health):
     health.node(eligible=False, reason="Node n was not found")
     assert json.loads(health.healthz()[1])["reason"] == "Node n was not found"
     health.node(eligible=True)

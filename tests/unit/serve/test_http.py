@@ -86,7 +86,7 @@ def test_head_has_no_body(server, address):
     assert headers["Content-Length"] == str(len("HEAD /x {} "))
 
 
-def test_the_status_line_has_its_phrase_and_nobody_is_named(server, address):
+def test_the_status_line_has_its_phrase_and_no_one_is_named(server, address):
     server.start([Listener("a", address, echo)])
     answer = raw(address, b"GET / HTTP/1.0\r\n\r\n")
     assert answer.startswith("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Test: 1\r\nDate: ")
@@ -136,7 +136,7 @@ def test_what_is_no_http_gets_a_status_line_and_nothing_of_its_own_words(server,
         (b"GET / HTTP/1.1\r\nContent-Length: \xb2\r\n\r\n", 200),
     ],
 )
-def test_whoever_sends_odd_requests_fills_no_log(server, address, request_, status):
+def test_odd_requests_fill_no_log(server, address, request_, status):
     with capture_logs() as logs:
         server.start([Listener("a", address, echo)])
         assert raw(address, request_).startswith(f"HTTP/1.1 {status} ")
@@ -188,7 +188,7 @@ def test_an_address_passes_from_one_to_another(server, address):
     assert ask(address)[0] == 503
 
 
-def test_a_busy_port_is_said_once_and_tried_again(server, address, monkeypatch, caplog):
+def test_a_busy_port_is_reported_once_and_tried_again(server, address, monkeypatch, caplog):
     monkeypatch.setattr(serve, "RETRY_SECONDS", 0.01)
     failures = []
     with socket.create_server(("127.0.0.1", address.port)):

@@ -115,7 +115,7 @@ def talk(where, data=b"hello"):
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def test_what_both_sides_say_and_their_ends_are_passed_on(relay, host, server):
+def test_what_both_sides_send_and_their_ends_are_passed_on(relay, host, server):
     assert talk(listening(relay, host, server)) == b"helloend"
 
 
@@ -263,7 +263,7 @@ def test_a_change_of_one_port_leaves_the_others(relay, host, server):
         assert client.recv(1) == b"y"
 
 
-def test_an_address_that_is_taken_is_said_once_and_had_later(monkeypatch, host, server):
+def test_an_address_that_is_taken_is_reported_once_and_opened_later(monkeypatch, host, server):
     monkeypatch.setattr("ipvsproxy.serve.relay.RETRY_SECONDS", 0.02)
     heard = Heard()
     relay = Relay(heard)

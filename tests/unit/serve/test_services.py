@@ -36,7 +36,7 @@ def health():
 @pytest.mark.parametrize(
     ("count", "healthy", "status"), [(0, True, 503), (18, True, 200), (7, False, 503), (0, False, 503)]
 )
-def test_what_a_load_balancer_is_told(count, healthy, status):
+def test_what_a_load_balancer_gets(count, healthy, status):
     told = answer("ns/svc", count, healthy=healthy)
     assert told.status == status
     assert told.headers == {"X-Content-Type-Options": "nosniff", "X-Load-Balancing-Endpoint-Weight": str(count)}

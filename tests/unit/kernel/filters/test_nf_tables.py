@@ -168,7 +168,7 @@ def test_matches_of_iptables(name, revision, info, packet, expected):
     assert rule.comment == ("any words" if name == "comment" else "")
 
 
-def test_what_nobody_knows_is_a_condition_of_its_own():
+def test_what_is_not_known_is_a_condition_of_its_own():
     assert read(expression("quota"), verdict(0)).matches == (Condition(UNKNOWN),)
 
 

@@ -97,7 +97,7 @@ def test_a_socket_that_was_closed_under_us(wire, name):
     assert wire.request(LOOPBACK)
 
 
-def test_a_descriptor_that_somebody_else_closed(wire):
+def test_a_descriptor_that_other_code_closed(wire):
     os.close(wire._socket.fileno())
     with pytest.raises(Lost):
         wire.request(LOOPBACK)
