@@ -36,7 +36,7 @@ class Kubeconfig(NamedTuple):
     """One context of a kubeconfig.
 
     `cluster` and `user` are what sentences about either begin with. `headers` go with every request: they ask the
-    API server to act for another user. `proxy` is a URL, empty where the environment decides. `compress` says
+    API server to act for another user. `proxy` is a URL, empty where the environment decides. `compress` means
     that the server may compress lists.
     """
 

@@ -52,7 +52,7 @@ def _foreign() -> str:
     return f"""
 ## Annotations of kube-router
 
-Some are other names of those above. These stand for something else here, and an Event of the Service says so:
+Some are other names of those above. These stand for something else here, and an Event of the Service reports it:
 
 | annotation | what becomes of it |
 |---|---|

@@ -26,7 +26,7 @@ def test_the_chart_gets_the_values_that_the_page_names():
     pod = daemonset["spec"]["template"]["spec"]
     assert pod["nodeSelector"]["ipvsproxy"] == "yes"
     assert {each["name"] for each in pod["volumes"] if "configMap" in each} == {"config"}
-    assert pod["containers"][0]["image"] == "registry.example.com/ipvsproxy:0.1.0"
+    assert pod["containers"][0]["image"] == "registry.example.com/ipvsproxy:0.2.0"
 
 
 def test_services_of_all_kinds_are_among_those_that_are_there_beside():

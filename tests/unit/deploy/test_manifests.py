@@ -158,7 +158,7 @@ def test_kustomize_builds_what_the_files_contain(tmp_path: pathlib.Path) -> None
     example = by_kind(_documents([*program, str(copy / "example")]))
     pod = example["DaemonSet"]["spec"]["template"]["spec"]
     images = {container["image"] for container in pod["containers"] + pod["initContainers"]}
-    assert images == {"registry.example.com/ipvsproxy:0.1.0"}
+    assert images == {"registry.example.com/ipvsproxy:0.2.0"}
     assert example["ConfigMap"]["data"] == yaml.safe_load((EXAMPLE / "cluster.yaml").read_text())["data"]
 
 

@@ -154,7 +154,7 @@ def test_an_ipv6_address_is_not_asked_for():
     assert original.get_attr("CTA_TUPLE_PROTO").get_attr("CTA_PROTO_DST_PORT") == 53
 
 
-class Told:
+class Reported:
     """A socket that answers each question with the next of some dumps, and each deletion with success."""
 
     def __init__(self, *dumps):
@@ -188,7 +188,7 @@ def told(monkeypatch):
     """Make a Conntrack that hears some dumps."""
 
     def make(*dumps):
-        made = Told(*dumps)
+        made = Reported(*dumps)
         monkeypatch.setattr(netlink.Wire, "_open", lambda wire: setattr(wire, "_most", 1 << 16) or made)
         return conntrack.Conntrack(), made
 

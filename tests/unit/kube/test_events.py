@@ -206,14 +206,14 @@ def test_before_there_is_a_connection_events_wait(server, tmp_path):
     events.put(starting("node1"))
     tried = threading.Event()
 
-    class Door:
+    class OneClient:
         def create_event(self, namespace, body):
             try:
                 return client.create_event(namespace, body)
             finally:
                 tried.set()
 
-    events.begin(Door())
+    events.begin(OneClient())
     tried.wait(10)
     client.connect()
     server.wait_for(lambda: server.written)

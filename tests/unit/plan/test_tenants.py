@@ -65,7 +65,7 @@ def test_a_tenant_that_comes_into_being_is_named(tenants):
     assert tenants.set_namespace("c", None) == ()
 
 
-def test_the_group_of_a_tenant_that_is_gone_is_given_to_another_one_when_nobody_is_in_it(tenants):
+def test_the_group_of_a_tenant_that_is_gone_is_given_to_another_one_when_no_one_is_in_it(tenants):
     green = tenants.group("green")
     tenants.set_pod("b/one", pod("b", "one", ONE))
     tenants.join(settled=True)

@@ -28,7 +28,7 @@ def test_an_input_of_the_corpus_breaks_nothing_and_costs_what_its_size_allows(pa
 
 @pytest.mark.parametrize("name", ["manifests", "configuration", "kubeconfig"])
 @pytest.mark.parametrize("path", FIELD, ids=lambda path: path.name)
-def test_a_file_from_the_field_breaks_nothing_whoever_is_given_it(path, name):
+def test_a_file_from_the_field_breaks_no_reader(path, name):
     targets.TARGETS[name](path.read_bytes())
 
 
@@ -73,7 +73,7 @@ def test_work_and_memory_above_the_bound_are_found():
     assert bounds.over("decoding", len, bytes(300)) == ""
 
 
-def test_bytes_for_netlink_that_say_something_else_are_found(monkeypatch):
+def test_bytes_for_netlink_that_mean_something_else_are_found(monkeypatch):
     real = targets.ipvs.encode
 
     def wrong(family, step, number):
