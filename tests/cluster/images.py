@@ -22,6 +22,7 @@ from tests.cluster import archive
 from tests.cluster.archive import Image, Layer
 from tests.cluster.binaries import Kube, Missing
 from tests.cluster.place import HERE, REPO
+from tests.support.repository import VERSION
 
 REGISTRY = "registry.k8s.io"
 PAUSE = f"{REGISTRY}/pause:3.10.2"
@@ -34,7 +35,7 @@ AGNHOST_TAGS = (
     *(f"{REGISTRY}/e2e-test-images/{name}" for name in ("agnhost:2.55", "glibc-dns-testing:2.0.0")),
     f"{REGISTRY}/build-image/distroless-iptables:v0.9.3",
 )
-OURS = ("docker.io/library/ipvsproxy:0.1.0", "registry.example.com/ipvsproxy:0.1.0")
+OURS = tuple(f"{registry}/ipvsproxy:{VERSION}" for registry in ("docker.io/library", "registry.example.com"))
 OLDER_TAG = "registry.example.com/ipvsproxy:older"
 
 FOLDERS = (

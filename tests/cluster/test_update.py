@@ -11,6 +11,7 @@ from tests.cluster.application import Running
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, judge, pods, ready
 from tests.cluster.place import REPO
 from tests.cluster.traffic import flowing
+from tests.support.repository import VERSION
 
 NOW = images.OURS[1]
 
@@ -29,7 +30,7 @@ def install(running: Running, source: pathlib.Path, image: str) -> None:
     """A version's own manifests, with its image."""
     example = proxies.kustomization(running.cluster.folder, source)
     file = example / "kustomization.yaml"
-    file.write_text(file.read_text().replace("newTag: 0.1.0", f"newTag: {image.rpartition(':')[2]}"))
+    file.write_text(file.read_text().replace(f"newTag: {VERSION}", f"newTag: {image.rpartition(':')[2]}"))
     running.kubectl("apply", running.kubectl.validation, "--kustomize", example)
     ready(running)
 

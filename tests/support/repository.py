@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import tomllib
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
+VERSION = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["version"]
 SHOWN = {".github"}
 MADE = {"node_modules", "__pycache__", "build", "dist"}
 

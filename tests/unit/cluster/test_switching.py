@@ -6,6 +6,7 @@ import re
 
 from tests.cluster import proxies, switching
 from tests.cluster.place import REPO
+from tests.support.repository import VERSION
 
 PAGE = (REPO / "deploy/switch.md").read_text()
 
@@ -26,7 +27,7 @@ def test_the_chart_gets_the_values_that_the_page_names():
     pod = daemonset["spec"]["template"]["spec"]
     assert pod["nodeSelector"]["ipvsproxy"] == "yes"
     assert {each["name"] for each in pod["volumes"] if "configMap" in each} == {"config"}
-    assert pod["containers"][0]["image"] == "registry.example.com/ipvsproxy:0.2.0"
+    assert pod["containers"][0]["image"] == f"registry.example.com/ipvsproxy:{VERSION}"
 
 
 def test_services_of_all_kinds_are_among_those_that_are_there_beside():

@@ -14,6 +14,7 @@ from ipvsproxy.config import document
 from ipvsproxy.kube.kubeconfig import read_kubeconfig
 from tests.support.chart_values import API_SERVER, VARIANTS, by_kind, installed
 from tests.support.deploy_tools import Object, documents, render
+from tests.support.repository import VERSION
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[3] / "deploy"
 BASE, EXAMPLE = DEPLOY / "kustomize/base", DEPLOY / "kustomize/example"
@@ -158,7 +159,7 @@ def test_kustomize_builds_what_the_files_contain(tmp_path: pathlib.Path) -> None
     example = by_kind(_documents([*program, str(copy / "example")]))
     pod = example["DaemonSet"]["spec"]["template"]["spec"]
     images = {container["image"] for container in pod["containers"] + pod["initContainers"]}
-    assert images == {"registry.example.com/ipvsproxy:0.2.0"}
+    assert images == {f"registry.example.com/ipvsproxy:{VERSION}"}
     assert example["ConfigMap"]["data"] == yaml.safe_load((EXAMPLE / "cluster.yaml").read_text())["data"]
 
 
