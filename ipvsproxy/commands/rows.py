@@ -147,7 +147,7 @@ def connections(_: KernelReader, known: Names, limit: int = 0) -> list[OutputRow
 
 
 def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
-    """Return a row for each frontend of the ruleset: what its elements say."""
+    """Return a row for each frontend of the ruleset: what its elements contain."""
     masquerades = _by_frontend(view, MASQUERADE)
     inside = _by_frontend(view, INTERNAL_VIEWS) | _by_frontend(view, SHORT_VIEWS)
     ranges: dict[FrontendKey, list[str]] = {}

@@ -66,7 +66,7 @@ class ShortDrains:
                 self._plan(max(now, began + seconds), key)
 
     def sweeps(self, now: float) -> Iterator[Sweep]:
-        """Yield what has come to its end, which is taken for swept unless `later` says otherwise."""
+        """Yield what has come to its end, which is taken for swept unless `later` specifies otherwise."""
         groups: dict[tuple[int, int], dict[FrontendKey, SweepRule]] = {}
         while self._agenda and self._agenda[0][0] <= now:
             _, key = heapq.heappop(self._agenda)

@@ -145,9 +145,9 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     without limit, UNTIL_POD_IS_GONE: as long as it is in `remaining`, all endpoints that the slices list.
     `serving` (UDP only) are all endpoints of the Service port that serve, on whatever node, whether or not this
     frontend uses them. `destinations` are in the order in which a new server gets them. On the short path there is
-    no server; `path_reason` says why a frontend is not on it that was to be. `internal` are the endpoints of its
+    no server; `path_reason` states why a frontend is not on it that was to be. `internal` are the endpoints of its
     internal view there, which needs no other server and is none of `views`. `admission` is None where all local
-    pods may connect. `ping` is what the Service says about pings (`plan.ping`), empty for nothing.
+    pods may connect. `ping` is what the Service asks for pings (`plan.ping`), empty for nothing.
     """
 
     key: FrontendKey

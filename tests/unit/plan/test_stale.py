@@ -143,7 +143,7 @@ def test_what_was_open_when_a_frontend_went_ends_though_it_is_back_before_the_sw
     assert rule == GONE
 
 
-def test_what_was_open_in_an_inside_view_ends_though_its_frontend_is_back():
+def test_what_was_open_in_an_internal_view_ends_though_its_frontend_is_back():
     local = {"external_local": True, "load_balancer_ips": ["203.0.113.10"], "protocol": "TCP"}
     due = _unswept(plan(ONE, **local), {}, plan(TWO, **local))["203.0.113.10:53/TCP"]
     assert due.forbids(b"", destination(f"{ONE}:5353"))

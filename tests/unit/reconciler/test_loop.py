@@ -212,7 +212,7 @@ def test_a_start_serves_all_ways_in_by_rules_until_they_have_servers(node):
     assert not node.nft.sets["internal_endpoints4"]
 
 
-def test_a_server_that_is_left_from_before_the_short_path_is_nobody_elses(node):
+def test_a_server_that_is_left_from_before_the_short_path_is_no_one_elses(node):
     Process(node).list(service(), slice_of("web", "10.244.1.1"))
     with capture_logs() as logs:
         process = Process(node).list(service(data_path="auto"), slice_of("web", "10.244.1.1"))
