@@ -165,7 +165,7 @@ class WantedState:
     # What has changed.
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
-        """Record what an event says of an object, and return whether anything is different now."""
+        """Record what an event reports of an object, and return whether anything is different now."""
         was_refused = isinstance(event, Listed) and event.kind in self._store.refused
         different = self._store.apply(event)
         if was_refused:

@@ -60,7 +60,7 @@ def test_the_dns_of_a_tenant_answers_and_resolves_names_of_its_tenant_only(found
     assert list(check_tenant_dns(Facts())) == []
 
 
-def test_nothing_is_said_where_there_are_to_be_none():
+def test_nothing_is_reported_where_there_are_to_be_none():
     assert judged(None) == []
 
 
