@@ -213,7 +213,7 @@ def test_a_verification_that_fails_waits_although_nothing_was_queued(metered, mo
     assert not metered.board.health.healthy
 
 
-def test_refused_connections_are_counted_by_tenant_and_the_last_counts_stay_while_the_kernel_reports_nothing(
+def test_refused_connections_are_counted_by_tenant_and_the_last_counts_stay_while_none_are_read(
     metered,
 ):
     answers = [{0: 5, 2: 3, 9: 7}, OSError("gone")]
