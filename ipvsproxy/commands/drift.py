@@ -23,6 +23,8 @@ LOOKS = 2
 """How often what differs is looked at again: what changes back and forth may differ the same way once more."""
 PAUSE_SECONDS = 1.0
 """Beside the least pause between two syncs of the proxy."""
+MOST_LOOKS = 20
+"""While each of them finds less: the proxy is at work on a large change, which it makes in slices."""
 
 
 def differences(config: Config, wanted: WantedState, kernel: KernelState) -> list[Change]:
@@ -40,12 +42,15 @@ def confirmed(
 
     Where a second look fails, what the first one saw counts.
     """
-    for _ in range(LOOKS):
-        if not suspected:
+    same = 0
+    for _ in range(MOST_LOOKS):
+        if not suspected or same == LOOKS:
             break
         pause(config.min_sync_period + PAUSE_SECONDS)
         again = _look(config)
-        suspected = [change for change in suspected if again is None or change in again]
+        still = [change for change in suspected if again is None or change in again]
+        same = same + 1 if len(still) == len(suspected) else 0
+        suspected = still
     return suspected
 
 

@@ -56,12 +56,16 @@ def read_host(config: Config, servers: int, destinations: int) -> KernelFacts:
     )
 
 
-def ipvs_modules() -> frozenset[str]:
-    """Return the modules of IPVS that are loaded or, as far as that is to be seen here, can be.
+def ipvs_modules() -> frozenset[str] | None:
+    """Return the modules of IPVS that are loaded or can be; None where that is not to be seen here.
 
-    A proxy has loaded those that Services ask for: where the folder of modules is not there, none else can be.
+    Without the folder of modules, as in a container, none but the loaded ones count: a proxy that runs has had the
+    kernel load those that Services ask for. Not so where IPVS is built in or not loaded at all.
     """
-    return frozenset(_loaded()) | frozenset(_loadable(MODULES / platform.release()) or ())
+    loadable = _loadable(MODULES / platform.release())
+    if loadable is None and not (host.SYS_MODULE / "ip_vs" / "initstate").exists():  # only loaded ones have it
+        return None
+    return frozenset(_loaded()) | frozenset(loadable or ())
 
 
 def _loaded() -> tuple[str, ...]:

@@ -22,12 +22,24 @@ def test_what_was_only_on_its_way_is_no_drift(monkeypatch):
 
 
 def test_what_stays_is_drift_and_what_changes_beside_it_is_not(monkeypatch):
-    found, paused = confirmed(monkeypatch, [CHURN[0], LOST], {LOST, CHURN[1]}, {LOST, CHURN[2]})
-    assert (found, len(paused)) == ([LOST], 2)
+    found, paused = confirmed(monkeypatch, [CHURN[0], LOST], {LOST, CHURN[1]}, {LOST, CHURN[2]}, {LOST})
+    assert (found, len(paused)) == ([LOST], 3)
 
 
 def test_what_changes_back_and_forth_is_looked_at_a_third_time(monkeypatch):
     assert confirmed(monkeypatch, [BACK_AND_FORTH], {BACK_AND_FORTH}, set())[0] == []
+
+
+def test_a_large_change_is_looked_at_for_as_long_as_less_differs_each_time(monkeypatch):
+    looks = [CHURN[:2], CHURN[:2], CHURN[:1], set()]
+    assert confirmed(monkeypatch, CHURN, *looks) == ([], [2.0] * 4)
+
+
+def test_looks_at_a_change_that_takes_very_long_end(monkeypatch):
+    many = [Change(Action.ADD, "VIP", f"10.96.0.{number}") for number in range(100)]
+    looks = [many[: 99 - number] for number in range(drift.MOST_LOOKS)]
+    found, paused = confirmed(monkeypatch, many, *looks)
+    assert (found, len(paused)) == (many[: 100 - drift.MOST_LOOKS], drift.MOST_LOOKS)
 
 
 def test_a_node_in_order_is_looked_at_once(monkeypatch):
@@ -35,4 +47,4 @@ def test_a_node_in_order_is_looked_at_once(monkeypatch):
 
 
 def test_a_look_that_fails_takes_nothing_back(monkeypatch):
-    assert confirmed(monkeypatch, [LOST], None, {LOST})[0] == [LOST]
+    assert confirmed(monkeypatch, [LOST], None, {LOST}) == ([LOST], [2.0, 2.0])

@@ -1,5 +1,6 @@
 """Which processes are service proxies, by their command line and program."""
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -114,3 +115,24 @@ def test_real_processes_are_known_by_what_they_are(started, tmp_path):
     assert {pid: found[pid] for pid in (link, renamed, other)} == {
         link: "ipvsproxy", renamed: "ipvsproxy", other: "kube-proxy"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("modules/modules.dep", "loaded/ip_vs/initstate"), {"ip_vs", "ip_vs_mh"}),
+        (("loaded/ip_vs/initstate", "loaded/ip_vs_sh/initstate"), {"ip_vs", "ip_vs_sh"}),
+        (("loaded/ip_vs/parameters",), None),
+        ((), None),
+    ],
+    ids=["folder of modules", "loaded, no folder", "built in", "not loaded, no folder"],
+)
+def test_schedulers_are_taken_to_be_there_where_that_is_not_to_be_seen(monkeypatch, tmp_path, files, expected):
+    release = tmp_path / "modules" / platform.release()
+    for name in files:
+        path = release / "modules.dep" if name == "modules/modules.dep" else tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("kernel/net/netfilter/ipvs/ip_vs_mh.ko.xz: \n")
+    monkeypatch.setattr(survey, "MODULES", tmp_path / "modules")
+    monkeypatch.setattr(survey.host, "SYS_MODULE", tmp_path / "loaded")
+    assert survey.ipvs_modules() == expected
