@@ -187,7 +187,7 @@ def _seen_from_inside(frontend: Frontend) -> PacketVerdict:
     return PacketVerdict.ACCEPT if frontend.server_for(LOCAL) else frontend.verdict
 
 
-def _shut_out(frontend: Frontend, source: str) -> str:
+def _excluded(frontend: Frontend, source: str) -> str:
     """Return why who asks from this address gets no answer by the source ranges, empty if that is not so."""
     if not (frontend.ranges and source) or any(parse_ip(source) in cidr for cidr in frontend.ranges):
         return ""
@@ -212,7 +212,7 @@ def _outcome(domain: str, question: Question, sock: socket.socket | OSError) -> 
 
 def _probe(question: Question, found: ProbeOutcome, traces: Mapping[Asker, list[FrontendKey]]) -> Probe:
     place, key, frontend = question
-    shut_out = _shut_out(frontend, found.source) if frontend else ""
+    excluded = _excluded(frontend, found.source) if frontend else ""
     expected = "answered" if frontend is None else EXPECTED.get(_seen_from_inside(frontend), "answered")
     return Probe(
         place=place if place == HERE else f"namespace {place}",
@@ -221,7 +221,7 @@ def _probe(question: Question, found: ProbeOutcome, traces: Mapping[Asker, list[
         seconds=found.seconds,
         error=found.error,
         is_endpoint=frontend is None,
-        expected="timeout" if shut_out else expected,
-        reason=shut_out,
+        expected="timeout" if excluded else expected,
+        reason=excluded,
         by_ipvs=_by_ipvs(question, found, traces),
     )

@@ -39,7 +39,7 @@ from nft import Client, NftError, Table, Transaction
 
 TABLE, ARP_TABLE = Table("inet", names.TABLE), Table("arp", names.TABLE)
 ELSEWHERE = {kind.name: ARP_TABLE for kind in SETS.values() if kind.table == ARP_TABLE.family}
-SHUT_OUT, SHUT_OUT_RULES = "shut_out", ("drop",)
+EXCLUDED, EXCLUDED_RULES = "excluded", ("drop",)
 """The chain for those that no source range lets in, and what stands in it."""
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
@@ -133,12 +133,12 @@ class Rules:
         transaction.add_table(self._layout)
         transaction.load(self._scripts.whole(parts | needed_parts(elements)))
         transaction.add_elements(texts(elements.items()))
-        transaction.insert_rules(SHUT_OUT, admissions)
+        transaction.insert_rules(EXCLUDED, admissions)
         return transaction
 
     def _withdraw_admissions(self) -> None:
         transaction = Transaction(TABLE, ELSEWHERE)
-        transaction.replace_rules(SHUT_OUT, SHUT_OUT_RULES)
+        transaction.replace_rules(EXCLUDED, EXCLUDED_RULES)
         self._transactions.run(transaction)
 
     def _log_replaced(self, found: Mapping[str, str]) -> None:

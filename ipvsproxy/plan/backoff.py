@@ -130,7 +130,7 @@ class Backoff:
     ) -> Dirty:
         """Return names that wait while others are tried, and that `plan.dependencies` has to know of.
 
-        These are the names of the same frontends and of those that ways lead to, and of each address what it
+        These are the names of the same frontends and of those that redirects lead to, and of each address what it
         needs, with one server and one element of others: that there is any is enough. An element that is only to
         go is none of them: it may wait for a VIP itself, which must not wait for it.
         """

@@ -36,7 +36,7 @@ def guarded_vips(vips: Iterable[Vip], failed: Dirty) -> list[Vip]:
 
 
 def ready_redirects(steps: Iterable[ElementStep], failed: Dirty) -> list[ElementStep]:
-    """Return the ways to switch but those from or to a server that failed; those are noted in `failed`."""
+    """Return the redirects to switch but those from or to a server that failed; those are noted in `failed`."""
     steps = list(steps)
     waiting = {step.slot.owner for step in steps if not failed.servers.isdisjoint(redirect_ends(step))}
     failed.slots |= {step.slot for step in steps if step.slot.owner in waiting}

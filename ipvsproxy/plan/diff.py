@@ -5,7 +5,7 @@ Deterministic: no I/O, no clock. `diff` changes nothing, `record_…` change the
 its guard, its source ranges and its masquerade exist, and keeps those in place until it no longer answers
 (contract 4.1, P3):
 
-    raise elements -> add servers and destinations -> switch ways -> add VIPs -> remove VIPs -> remove servers
+    raise elements -> add servers and destinations -> switch redirects -> add VIPs -> remove VIPs -> remove servers
     -> lower elements
 
 Where local pods and the node change to another server (the internal view of a Local policy, on a frontend that

@@ -308,8 +308,8 @@ def test_connections_of_sources_that_are_no_longer_allowed_are_cut(
         assert heard(four) == "pushed"
     netns.set_sysctls(lab.nodes[0].netns, {"net/netfilter/nf_conntrack_tcp_loose": loose})
     services.put(number, "p11", externalTrafficPolicy=policy, **only("pods"))
-    shut_out = [question for question in asked if question.netns == lab.client.netns]
-    eventually(lambda: {result.outcome for result in probe_many(shut_out, 1)} == {"timeout"})
+    excluded = [question for question in asked if question.netns == lab.client.netns]
+    eventually(lambda: {result.outcome for result in probe_many(excluded, 1)} == {"timeout"})
     if policy == "Local":  # otherwise the endpoint knows the node only
         push(lab.host("p11"), 4, source)
         push(lab.host("p11"), 6, six.socket.getsockname()[:2])

@@ -32,14 +32,14 @@ for number, found in enumerate(GOOD[1]["spec"]["ports"]):
     found["nodePort"] = 31000 + number
 COMMAND = re.compile(r"(add|delete) element (?:inet|arp) ipvsproxy ([a-z_]+[46]?) { (.+) }")
 ADMISSION = re.compile(
-    r"insert rule inet ipvsproxy shut_out ct original ip6? daddr (\S+) meta l4proto (\S+)"
+    r"insert rule inet ipvsproxy excluded ct original ip6? daddr (\S+) meta l4proto (\S+)"
     r" ct original proto-dst (\S+) ip6? saddr (\S+) return"
 )
 FIXED = {
     f'add table inet ipvsproxy {{ comment "{layout(ruleset())}"; }}',
     *(f"{verb} table {family} ipvsproxy" for verb in ("add", "delete") for family in ("inet", "arp")),
-    "flush chain inet ipvsproxy shut_out",
-    "add rule inet ipvsproxy shut_out drop",
+    "flush chain inet ipvsproxy excluded",
+    "add rule inet ipvsproxy excluded drop",
 }
 VERDICTS = re.compile(r"accept|drop|goto [a-z_]+|[0-9a-f.:]+ \. \d+|")
 

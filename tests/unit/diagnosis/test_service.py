@@ -79,9 +79,9 @@ def test_a_service_that_is_well():
 
 
 def test_why_no_answer_is_right_is_reported():
-    shut_out = replace(SILENT, expected="timeout", reason="loadBalancerSourceRanges do not have 10.96.3.1")
+    excluded = replace(SILENT, expected="timeout", reason="loadBalancerSourceRanges do not have 10.96.3.1")
     evidence = [
-        line for finding in diagnose_service(replace(WELL, probes=(shut_out,)), ()) for line in finding.evidence
+        line for finding in diagnose_service(replace(WELL, probes=(excluded,)), ()) for line in finding.evidence
     ]
     assert evidence[-1].endswith("timeout after 5.000 s: loadBalancerSourceRanges do not have 10.96.3.1")
 

@@ -86,8 +86,8 @@ def test_tables_that_cannot_be_read_do_not_keep_the_rules_from_being_loaded(node
 def test_source_ranges_are_rules_until_their_sets_are_seen(node, kernel):
     kernel.rules.load(ELEMENTS)
     first, second = node.nft.transactions
-    assert first.splitlines()[-1] == f"insert rule inet ipvsproxy shut_out {admission(RANGE)}"
-    assert second == "flush chain inet ipvsproxy shut_out\nadd rule inet ipvsproxy shut_out drop\n"
+    assert first.splitlines()[-1] == f"insert rule inet ipvsproxy excluded {admission(RANGE)}"
+    assert second == "flush chain inet ipvsproxy excluded\nadd rule inet ipvsproxy excluded drop\n"
 
 
 def test_rules_for_source_ranges_that_could_not_be_withdrawn_go_with_the_next_loading(node, kernel):
@@ -100,7 +100,7 @@ def test_rules_for_source_ranges_that_could_not_be_withdrawn_go_with_the_next_lo
     with capture_logs() as logs:
         list(kernel.settle_doubts())
     assert messages.RULESET_DIFFERS in [entry["event"] for entry in logs]
-    assert node.nft.transactions[-1].endswith("add rule inet ipvsproxy shut_out drop\n")
+    assert node.nft.transactions[-1].endswith("add rule inet ipvsproxy excluded drop\n")
 
 
 def fails(node, kernel, after):

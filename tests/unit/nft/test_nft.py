@@ -149,14 +149,14 @@ def test_a_table_with_a_comment_in_place_of_others_and_rules_in_its_chains():
     transaction = Transaction(TABLE)
     transaction.delete_tables([Table("ip6", TABLE.name)])
     transaction.add_table("ipvsproxy v0.1.0, layout 0123")
-    transaction.insert_rules("shut_out", ["tcp dport 80 return"])
-    transaction.replace_rules("shut_out", ["drop"])
+    transaction.insert_rules("excluded", ["tcp dport 80 return"])
+    transaction.replace_rules("excluded", ["drop"])
     assert str(transaction).splitlines() == [
         "delete table ip6 ipvsproxy",
         'add table inet ipvsproxy { comment "ipvsproxy v0.1.0, layout 0123"; }',
-        "insert rule inet ipvsproxy shut_out tcp dport 80 return",
-        "flush chain inet ipvsproxy shut_out",
-        "add rule inet ipvsproxy shut_out drop",
+        "insert rule inet ipvsproxy excluded tcp dport 80 return",
+        "flush chain inet ipvsproxy excluded",
+        "add rule inet ipvsproxy excluded drop",
     ]
     for use in (
         lambda: transaction.add_table('"; }'),
