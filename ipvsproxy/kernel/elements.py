@@ -139,7 +139,7 @@ def _fields(part: bytes) -> Iterator[dict[int, memoryview]]:
 
 
 def _packets(fields: dict[int, memoryview]) -> int:
-    """Return what the counter of an element says, 0 without one."""
+    """Return what the counter of an element has, 0 without one."""
     expression = dict(attributes(fields.get(NFTA_SET_ELEM_EXPR, b"")))
     counter = dict(attributes(expression.get(NFTA_EXPR_DATA, b"")))
     return int.from_bytes(counter.get(NFTA_COUNTER_PACKETS, b""))

@@ -1,4 +1,4 @@
-"""Words that docs/glossary.md replaces are in no code, help, message or document."""
+"""Words that docs/glossary.md replaces are in no code, help, message, document, or name of a test."""
 
 import re
 
@@ -11,6 +11,7 @@ ROW = re.compile(r"^\| (.+) \| (.+) \| ?(.*) ?\|$", re.MULTILINE)
 REPLACED = re.compile(r'"([^"]+)"')
 # Comments that go on in the next line: a phrase may be broken there.
 BREAK = re.compile(r"\s+(?:#\s*)?")
+NAME = re.compile(r"^\s*(?:def|class) (test_\w+|[A-Z]\w+)", re.MULTILINE)
 PROSE = (".py", ".nft", ".md", ".sh", ".yaml", ".toml")
 ELSEWHERE = ("tests", "docs/glossary.md", "docs/kube-proxy-behaviour.md", "docs/decisions", ".github")
 
@@ -45,6 +46,18 @@ def texts() -> dict[str, str]:
 def test_a_replaced_word_is_left_nowhere(word, texts):
     used = sorted(name for name, text in texts.items() if pattern(word).search(text))
     assert not used, f"docs/glossary.md has another word for {word!r}"
+
+
+@pytest.fixture(scope="module")
+def names_of_tests() -> list[str]:
+    """Names of tests and of classes beside them, as sentences."""
+    texts = (file.read_text() for file in sorted((REPO / "tests").rglob("*.py")))
+    return [name.replace("_", " ") for text in texts for name in NAME.findall(text)]
+
+
+@pytest.mark.parametrize("word", replaced())
+def test_a_replaced_word_is_in_no_name_of_a_test(word, names_of_tests):
+    assert not [name for name in names_of_tests if pattern(word).search(name)]
 
 
 def test_a_replaced_word_is_found_across_lines_and_not_within_others():

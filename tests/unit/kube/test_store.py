@@ -127,7 +127,7 @@ def test_a_pod_makes_the_services_dirty_whose_slices_name_its_address():
     assert store.take_dirty() == []
 
 
-def test_a_pod_that_changes_its_address_is_news_for_a_service_that_names_both():
+def test_a_pod_that_changes_its_address_makes_a_service_dirty_that_names_both():
     store = Store("node1", tenant_label="tenant")
     put(store, "web", "10.244.1.1", "10.244.1.2")
     for name, tenant in (("default", "red"), ("x", "blue")):
@@ -152,7 +152,7 @@ def test_without_tenants_namespaces_and_pods_are_not_waited_for_and_change_nothi
     assert not plain.tenants.pods
 
 
-def test_pods_of_other_nodes_are_news_only_for_services_that_lose_or_win_an_endpoint_by_them():
+def test_pods_of_other_nodes_make_only_services_dirty_that_lose_or_win_an_endpoint_by_them():
     store = Store("node1", tenant_label="tenant", all_pods=True)
     for name, tenant in (("a", "blue"), ("b", "green")):
         store.apply(Changed(Kind.NAMESPACE, name, Namespace(name, {"tenant": tenant})))

@@ -21,7 +21,7 @@ def test_what_has_changed_is_named():
 
 
 @given(CHANGES)
-def test_any_history_ends_in_what_the_last_word_of_each_pod_reports(changes):
+def test_any_history_ends_as_the_last_version_of_each_pod_asks(changes):
     pods = OtherPods()
     for key, addresses in changes:
         pods.put(key, tuple(addresses))
