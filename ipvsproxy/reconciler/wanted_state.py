@@ -245,7 +245,7 @@ class WantedState:
         return addresses, self._ledger.set_members({}, slots)
 
     def join_groups(self, *, settled: bool, behind: Container[int] = ()) -> Dirty:
-        """Put addresses into their groups; some have to wait, as `Tenants.join` describes. New groups are counted."""
+        """Put addresses into their groups; some have to wait, see `Tenants.join`. New groups are counted."""
         joining = self._store.tenants.join(settled=settled, behind=behind)
         members: dict[ElementKey, Value] = {audience_element(a): group for a, group in joining.items()}
         counted = {refusals_element(g): begun for g, begun in self._store.tenants.take_changed_groups().items()}
