@@ -17,8 +17,22 @@ DEFAULT_PREFIX = "veth"
 
 
 def objects(scenario: Scenario) -> list[Object]:
-    """Return the Node, the Services and the slices."""
-    return [node_object(scenario), *map(_service, scenario.services), *_slices(scenario)]
+    """Return the Node, the Services and the slices, and the namespaces and pods of tenants."""
+    services = [*map(_service, scenario.services), *_slices(scenario)]
+    return [node_object(scenario), *services, *_namespaces(scenario), *_pods(scenario)]
+
+
+def _namespaces(scenario: Scenario) -> Iterator[Object]:
+    for name, labels in scenario.namespaces.items():
+        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def _pods(scenario: Scenario) -> Iterator[Object]:
+    for pod in scenario.pods:
+        metadata = {"name": pod["name"], "namespace": pod["namespace"]}
+        status = {"phase": "Running", "podIP": pod["address"], "podIPs": [{"ip": pod["address"]}]}
+        spec = {"nodeName": scenario.node_name}
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
 
 
 def node_object(scenario: Scenario) -> Object:
@@ -139,6 +153,8 @@ def flags(scenario: Scenario) -> list[str]:
         made.append(f"--ipvs-scheduler={config['scheduler']}")
     if config.get("dataPath"):
         made.append(f"--data-path={config['dataPath']}")
+    tenants = {"tenantLabel": "tenant-label", "tenantRefusal": "tenant-refusal", "clusterDNS": "cluster-dns"}
+    made += [f"--{flag}={config[key]}" for key, flag in tenants.items() if config.get(key)]
     if config.get("masqueradeAll"):
         made.append("--masquerade-all=true")
     return made

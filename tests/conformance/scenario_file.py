@@ -68,7 +68,8 @@ class Endpoint:
 class Scenario:
     """A node, its configuration, Services, endpoints and flows.
 
-    `host_rules` are an addition to the format: nftables rules of another program on the node.
+    `host_rules` are an addition to the format: nftables rules of another program on the node. So are `namespaces`,
+    by name with their labels, and `pods` of the node: {"namespace", "name", "address"}.
     """
 
     id: str
@@ -80,6 +81,8 @@ class Scenario:
     flows: tuple[Flow, ...]
     state: Object
     host_rules: str = ""
+    namespaces: Object = dataclasses.field(default_factory=dict)
+    pods: tuple[Object, ...] = ()
 
     def on(self, data_path: str) -> Scenario:
         """Return the scenario with this setting of the data path."""
@@ -152,6 +155,8 @@ def _scenario(raw: Object) -> Scenario:
         flows=tuple(flows),
         state=raw.get("state") or {},
         host_rules=raw.get("host_rules") or "",
+        namespaces=raw.get("namespaces") or {},
+        pods=tuple(raw.get("pods") or ()),
     )
 
 
