@@ -36,7 +36,11 @@ from tests.support.build import config, endpoint, key, service, slice_of
 from tests.support.elements import element
 from tests.support.memory_state import MemoryState
 
-SCENARIOS = scenario_file.load(Path(__file__).parents[2] / "conformance" / "flows.json")
+FLOWS, MORE = (Path(__file__).parents[2] / "conformance" / name for name in ("flows.json", "flows-more.json"))
+SCENARIOS = [
+    *scenario_file.load(FLOWS),
+    *(found for found in scenario_file.load(MORE) if found.config.get("tenantLabel")),
+]
 ROWS = [(scenario, flow) for scenario in SCENARIOS for flow in scenario.flows]
 DATA_PATHS = ("ipvs", "auto")
 OUTCOMES = {
