@@ -71,6 +71,11 @@ class Server:
         fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
+    def most(self) -> int:
+        """The most memory that it has had since it started, in MiB."""
+        lines = (self._proc / "status").read_text().splitlines()
+        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
+
     def resident(self) -> int:
         """In bytes."""
         return int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

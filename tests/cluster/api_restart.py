@@ -150,10 +150,14 @@ async def measure(cluster: Cluster, kube: Kube, nodes: int) -> dict[str, object]
     before = Counts(**asdict(counts))
     await asyncio.to_thread(restart, cluster, kube, server)
     seconds = await quiet(reflectors, counts)
-    again = {"seconds": round(seconds, 1), "cpu": round(server.cpu() - alone, 1), **asdict(counts.since(before))}
+    again = {**cost(server, seconds, alone), **asdict(counts.since(before))}
     for task in tasks:
         task.cancel()
     return {"nodes": nodes, "all start": starts, "the server restarts": again}
+
+
+def cost(server: Server, seconds: float, alone: float) -> dict[str, float]:
+    return {"seconds": round(seconds, 1), "cpu": round(server.cpu() - alone, 1), "MiB": server.most()}
 
 
 if __name__ == "__main__":

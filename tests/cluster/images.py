@@ -207,7 +207,7 @@ def _kube_proxy(kube: Kube, tag: str, layer: Layer) -> Image:
     for name in KUBE_PROXY_PROGRAMS:
         _program(layer, name)
     for extension in sorted(XTABLES.glob("*.so")):
-        layer.file(extension, str(extension).lstrip("/"))
+        layer.program(extension, str(extension).lstrip("/"))
     _base(layer)
     layer.file(kube["kube-proxy"], "usr/local/bin/kube-proxy")
     return Image((tag,), entrypoint=("/usr/local/bin/kube-proxy",))

@@ -11,6 +11,7 @@ LEFT_OUT = {
     r"\[Provider:GCE\]": "needs the name server of Google's cloud",
     r"DNS configMap nameserver": "changes the configuration of CoreDNS' pods, of which this cluster has none",
     r"DNS should support configurable pod resolv.conf": "asks CoreDNS in agnhost's official image",
+    r"invalid conntrack state bug": "needs an image of its own, regression-issue-74839; test_conntrack.py has it",
     r"\[Feature:Networking-?Performance\]": "measures the bandwidth of the machine with iperf",
     r"\[Feature:KubeProxyNFAcct\]": "reads a counter of kube-proxy's iptables mode",
     r"restarting (kube-proxy|apiserver)": "logs in to nodes by ssh; test_daemonset.py has it",

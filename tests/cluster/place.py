@@ -57,8 +57,8 @@ class Node:
 
     @property
     def zone(self) -> str:
-        """Two zones, whatever the number of nodes."""
-        return f"zone-{'ab'[(self.number - 1) % 2]}"
+        """Three zones, in turn."""
+        return f"zone-{'abc'[(self.number - 1) % 3]}"
 
 
 @dataclass(frozen=True, slots=True)

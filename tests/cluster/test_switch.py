@@ -16,7 +16,7 @@ from tests.cluster.application import Application, Running
 from tests.cluster.binaries import Kube
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
-from tests.cluster.traffic import flowing
+from tests.cluster.traffic import Result, flowing
 
 NAME = "switch"
 SYNC_SECONDS = 900
@@ -24,18 +24,23 @@ SERVICES = int(os.environ.get("SERVICES") or 500)
 
 
 @pytest.fixture(params=proxies.MODES, scope="module")
-def switching_from(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Running]:
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def switching_from(mode: str, kube: Kube) -> Iterator[Running]:
     """A cluster with kube-proxy in each of its modes, and all that the recipe prepares.
 
     NAME is of one that is up; it stays, with kube-proxy in the end.
     """
     name = os.environ.get("NAME")
     cluster = lifecycle.remembered(name)[0] if name else Cluster(NAME)
-    up = contextlib.nullcontext() if name else lifecycle.temporary(cluster, kube, proxies.THEIRS, request.param)
+    up = contextlib.nullcontext() if name else lifecycle.temporary(cluster, kube, proxies.THEIRS, mode)
     with up:
         kubectl = Kubectl(cluster, kube)
         if name:
-            proxies.replace(cluster, kube, kubectl, proxies.THEIRS, request.param)
+            proxies.replace(cluster, kube, kubectl, proxies.THEIRS, mode)
         installed = application.install(cluster, kubectl)
         kubectl.apply(switching.kinds(SERVICES))
         switching.prepare(cluster, kubectl)
@@ -51,13 +56,23 @@ def serves(cluster: Cluster, installed: Application) -> bool:
     return not traffic.failed() and not traffic.silent()
 
 
+def is_cut(result: Result) -> bool:
+    """An open connection that is reset once, after which the next one goes on."""
+    return result.target.startswith("kept:") and [
+        "ConnectionResetError" in error for _, error in result.failures
+    ] == [True]
+
+
 @pytest.mark.parametrize("direction", ["to", "back"])
-def test_no_request_fails_on_the_way(switching_from: Running, direction: str):
-    """Connections that are open stay open, in all modes and both ways."""
+def test_no_request_fails_on_the_way(switching_from: Running, mode: str, direction: str):
+    """Open connections stay open, but on the way back to the modes that do not know IPVS (switch.md)."""
     cluster, kube, _, installed = switching_from
     for node in cluster.nodes:
         with flowing(cluster, installed.targets()) as traffic:
             print(switching.move(cluster, kube, node, direction))
         print(f"{direction} {node.name}\n{traffic}")
-        assert not traffic.failed(), "\n".join(map(str, traffic.failed()))
+        cut = [result for result in traffic.failed() if is_cut(result)]
+        assert not cut or (direction == "back" and mode != "ipvs"), "\n".join(map(str, cut))
+        failed = [result for result in traffic.failed() if result not in cut]
+        assert not failed, "\n".join(map(str, failed))
         assert not traffic.silent()

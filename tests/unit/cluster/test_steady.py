@@ -20,7 +20,7 @@ def test_a_port_comes_back_after_all_others_and_is_of_one_target(monkeypatch: py
 
 
 def test_a_process_that_follows_another_one_has_other_ports(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(steady.time, "monotonic", lambda: 1000.0)
-    before = ports(3, 120)
-    monkeypatch.setattr(steady.time, "monotonic", lambda: 1121.0)
+    monkeypatch.setattr(steady.time, "monotonic", lambda: 1000.9)
+    before = ports(3, 4)  # in 3.1 seconds, the last one a moment ago
+    monkeypatch.setattr(steady.time, "monotonic", lambda: 1004.0)
     assert not set(before) & set(ports(3, 120))
