@@ -119,6 +119,9 @@ class Exchange:
     async def chunks(self) -> AsyncIterator[bytes]:
         while True:
             line = await self._reader.readline()
+            if not line:
+                message = "the server has closed the connection within an answer"
+                raise EOFError(message)
             size = int(line, 16)
             piece = await self._reader.readexactly(size + 2)
             self.received += len(line) + len(piece)

@@ -27,6 +27,7 @@ OURS = Way(gzip=True)
 OWN_NODE = "/api/v1/nodes?fieldSelector=metadata.name=node-{}"
 OTHER = "/api/v1/namespaces/default/configmaps"
 SETTLED_SECONDS = 5.0
+POLL_SECONDS = 0.2
 WAIT_SECONDS = 900
 VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 ERROR = b'"type":"ERROR"'
@@ -34,7 +35,7 @@ ERROR = b'"type":"ERROR"'
 
 @dataclass
 class Counts:
-    """What all reflectors have asked; `refused` are tries that no server answered."""
+    """What all reflectors have asked; `refused` are tries that no server answered, `bytes` those of lists."""
 
     lists: int = 0
     watches: int = 0
@@ -81,7 +82,6 @@ class Reflector:
             self.watching = True
             await self._events(exchange)
         finally:
-            self._counts.bytes += exchange.received
             exchange.close()
 
     async def _list(self, exchange: Exchange) -> None:
@@ -91,6 +91,7 @@ class Reflector:
             body = await exchange.ask(f"{self._path}&limit={PAGE}&continue={token}", OURS.headers())
             token = metadata(body).get("continue", "")
             if not token:
+                self._counts.bytes += exchange.received
                 self._version = metadata(body)["resourceVersion"]
                 return
 
@@ -113,7 +114,7 @@ async def quiet(reflectors: list[Reflector], counts: Counts) -> float:
             last, since = now, time.monotonic()
         elif now[1] == len(reflectors) and time.monotonic() - since > SETTLED_SECONDS:
             return since - began
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(POLL_SECONDS)
     message = f"not quiet within {WAIT_SECONDS} s: {last}"
     raise programs.Failed(message)
 
@@ -141,11 +142,8 @@ async def measure(cluster: Cluster, kube: Kube, nodes: int) -> dict[str, object]
     paths = [path for node in range(nodes) for path in (*PATHS, OWN_NODE.format(node))]
     reflectors = [Reflector(server, path, counts) for path in paths]
     tasks = [asyncio.create_task(each.run()) for each in reflectors]
-    starts = {
-        "seconds": round(await quiet(reflectors, counts), 1),
-        "cpu": round(server.cpu() - alone, 1),
-        **asdict(counts),
-    }
+    seconds = await quiet(reflectors, counts)
+    starts = {**cost(server, seconds, alone), **asdict(counts)}
     await write_something(server)
     before = Counts(**asdict(counts))
     await asyncio.to_thread(restart, cluster, kube, server)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from tests.cluster.left_out import LEFT_OUT
+from tests.cluster.left_out import LEFT_OUT, left_out
 from tests.cluster.place import HERE, REPO
 
 NEW = REPO / ".cache/e2e"
@@ -100,10 +100,14 @@ def group(name: str) -> str:
 
 
 def take_in(source: pathlib.Path, path: pathlib.Path) -> None:
-    """Take the results of one file into another, in place of older ones of the same specs with the same proxy."""
+    """Take the results of one file into another, in place of older ones of the same specs with the same proxy.
+
+    What is left out by now is not among them.
+    """
     kept = load(path)
     for proxy, entries in load(source).items():
-        kept.setdefault(proxy, {}).update(entries)
+        counts = {name: entry for name, entry in entries.items() if not left_out(f"[sig-network] {name}")}
+        kept.setdefault(proxy, {}).update(counts)
     _write(kept, path)
 
 
@@ -137,7 +141,7 @@ def summary(specs: list[Spec]) -> str:
     return "\n".join(lines + [f"FAILED {spec.name}: {spec.reason}" for spec in specs if spec.status == FAILED])
 
 
-def table(kept: dict[str, dict[str, Any]], left_out: dict[str, str]) -> str:
+def table(kept: dict[str, dict[str, Any]], reasons: dict[str, str]) -> str:
     """The part of the page: results by group, failures, specs that skipped themselves, what is left out."""
     proxies = sorted(kept, key=lambda proxy: (proxy != "ipvsproxy", proxy))
     names = sorted({name for results in kept.values() for name in results})
@@ -149,7 +153,7 @@ def table(kept: dict[str, dict[str, Any]], left_out: dict[str, str]) -> str:
     for status, title in ((FAILED, "Failed"), (SKIPPED, "Skipped by themselves")):
         lines += _listed(kept, proxies, status, title)
     lines += ["", "Left out:", "", "| specs | reason |", "|---|---|"]
-    lines += [f"| `{pattern.replace('|', chr(92) + '|')}` | {reason} |" for pattern, reason in left_out.items()]
+    lines += [f"| `{pattern.replace('|', chr(92) + '|')}` | {reason} |" for pattern, reason in reasons.items()]
     return "\n".join(lines)
 
 

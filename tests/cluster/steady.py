@@ -40,8 +40,8 @@ Ask = Callable[[], None]
 def source_ports(index: int) -> Iterator[int]:
     """Those of one target, again and again.
 
-    Where they begin, the clock says, which goes on twice as fast as requests do: a process that follows another one
-    at once has other ports.
+    Where they begin, the clock says, which goes on twice as fast as requests do: a process that follows another
+    one at once has other ports.
     """
     first, begin = FIRST_PORT + index * PORTS, int(2 * time.monotonic() / PERIOD_SECONDS)
     return (first + count % PORTS for count in itertools.count(begin))
