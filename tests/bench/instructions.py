@@ -17,7 +17,7 @@ import sys
 import structlog
 
 from ipvsproxy.base import garbage_collection
-from ipvsproxy.config import Config
+from ipvsproxy.config import Config, DataPath
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kube.decode import decode_json
@@ -63,11 +63,11 @@ class TextNft(MemoryNft):
 class Node:
     """A node with the given number of Services, not synced yet."""
 
-    def __init__(self, services):
+    def __init__(self, services, data_path=DataPath.IPVS):
         garbage_collection.expect_many_objects()
         node = MemoryNode()
         node.ipvs, node.nft = EncodingIpvs(), TextNft()
-        config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
+        config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",), data_path=DataPath(data_path))
         self.loop = make_loop(config, Inbox(), node.kernel(), lambda: 0.0)
         self.lists = cluster.lists(services, ENDPOINTS)
 
@@ -85,9 +85,9 @@ class Node:
         self.loop.reconcile([Changed(Kind.ENDPOINT_SLICE, value.key, value) for value in found])
 
 
-def run(scenario, services, rounds):
+def run(scenario, services, rounds, data_path=DataPath.IPVS):
     """Do something so many times; what is not counted is done for the largest number of rounds."""
-    node = Node(services)
+    node = Node(services, data_path)
     lines = [
         [json.dumps(cluster.endpoint_slice(n, ENDPOINTS, shift=shift)).encode() for n in range(services)]
         for shift in range(1, max(ROUNDS[scenario]) + 1)
@@ -101,10 +101,10 @@ def run(scenario, services, rounds):
     return None
 
 
-def count(scenario, services, rounds):
+def count(scenario, services, rounds, data_path):
     """Return the instructions of a process that runs a scenario."""
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
-    command += [sys.executable, "-m", __spec__.name, "--run", scenario, str(services), str(rounds)]
+    command += [sys.executable, "-m", __spec__.name, "--run", scenario, str(services), str(rounds), data_path]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return int(COUNT.search(done.stderr)[1].replace(",", ""))
@@ -114,15 +114,17 @@ def main(arguments=None):
     """Print the instructions for each Service of a start, and for each change."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--services", type=int, default=100)
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--data-path", choices=list(DataPath), default=DataPath.IPVS)
+    parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.run:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-        scenario, services, rounds = given.run
-        run(scenario, int(services), int(rounds))
+        scenario, services, rounds, data_path = given.run
+        run(scenario, int(services), int(rounds), data_path)
         return
     for scenario, (fewer, more) in ROUNDS.items():
-        difference = count(scenario, given.services, more) - count(scenario, given.services, fewer)
+        fewest, most = (count(scenario, given.services, rounds, given.data_path) for rounds in (fewer, more))
+        difference = most - fewest
         print(f"{scenario}: {difference // (given.services * (more - fewer)):,}", flush=True)
 
 

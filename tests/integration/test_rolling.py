@@ -67,7 +67,7 @@ def test_no_request_is_lost_for_long(spacious_lab: Lab, folder: Folder, zygote: 
 LOCAL_WAYS = ("client -> LoadBalancer", "client -> NodePort", "pod -> ClusterIP", "node -> LoadBalancer")
 
 
-@pytest.mark.parametrize("data_path", ["ipvs", "auto"])
+@pytest.mark.parametrize("data_path", ["ipvs", pytest.param("auto", marks=pytest.mark.slow)])
 def test_no_request_is_lost_with_local_policies(
     spacious_lab: Lab, folder: Folder, zygote: Zygote, data_path: str
 ) -> None:

@@ -30,7 +30,10 @@ PROTOS = ["tcp", "udp", pytest.param("sctp", marks=pytest.mark.needs("sctp"))]
 HOST_PORT = 2222
 
 
-@pytest.fixture(scope="module", params=["ipvs", "auto"])
+BOTH_PATHS = pytest.mark.parametrize("services", ["ipvs", "auto"], indirect=True)
+
+
+@pytest.fixture(scope="module")
 def services(
     session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[PublishedServices]:
@@ -40,7 +43,7 @@ def services(
     for pod, (proto, target) in itertools.product(session_lab.pods, TARGETS.items()):
         if proto != "sctp" or not missing("sctp"):
             session_lab.responder.listen(pod, target, proto)
-    flags = [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=3s", f"--data-path={request.param}"]
+    flags = [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=3s", f"--data-path={getattr(request, 'param', 'ipvs')}"]
     proxies = [session_lab.proxy(node, folder, flags, wait=False) for node in session_lab.nodes]
     for proxy in proxies:
         proxy.wait_for(messages.SYNCED)
@@ -48,6 +51,7 @@ def services(
     session_lab.take_back()
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("proto", PROTOS)
 @pytest.mark.parametrize("family", [4, 6])
 def test_cluster_policy_from_everywhere(services: PublishedServices, family: int, proto: str) -> None:
@@ -68,6 +72,7 @@ def test_cluster_policy_from_everywhere(services: PublishedServices, family: int
     assert wrong(ask_everything(services.lab, services.cases(services.WEB, family, table, proto))) == []
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_external_local_drops_outsiders_and_serves_insiders(services: PublishedServices, family: int) -> None:
     """No endpoint on node1, two on node2."""
@@ -86,6 +91,7 @@ def test_external_local_drops_outsiders_and_serves_insiders(services: PublishedS
     assert wrong(ask_everything(services.lab, cases)) == []
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_both_policies_local(services: PublishedServices, family: int) -> None:
     table = f"""
@@ -109,6 +115,7 @@ def test_the_synthetic_port_of_the_internal_view_answers_no_one(services: Publis
     assert [result.outcome for result in probe_many(asked)] == ["refused"] * 3
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_internal_local_never_leaves_the_node(services: PublishedServices, family: int) -> None:
     table = f"""
@@ -132,6 +139,7 @@ def test_without_endpoints_everybody_is_refused_at_once(
     assert probe(services.lab.client.netns, address, number, proto).seconds < 0.9
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_pod_reaches_itself(services: PublishedServices, family: int) -> None:
     lab = services.lab
@@ -164,6 +172,7 @@ def test_session_affinity_holds_each_client(services: PublishedServices, family:
             assert len(spread(Question(asker.netns, address, number), 8)) == 1
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_source_ranges_restrict_load_balancer_vips_only(services: PublishedServices, family: int) -> None:
     table = """

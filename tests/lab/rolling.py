@@ -15,8 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from ipvsproxy.base import names
 from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.frontend import FrontendKey
+from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.ruleset.schema import ENDPOINTS, INTERNAL_ENDPOINTS
 from tests.lab import netns
 from tests.lab.lab import Host, Lab
 from tests.lab.manifests import Object, endpoint_slice, port, service
@@ -82,13 +86,14 @@ class Deployment:
         self._node = lab.nodes[0]
         self.pods = [self._start() for _ in range(size)]
         with netns.inside(self._node.netns):
-            self._ipvs = Ipvs()
+            self._ipvs, self._rules = Ipvs(), ElementReader(names.TABLE)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._ipvs.close()
+        self._rules.close()
 
     def publish(self) -> None:
         """Tell everybody how things are."""
@@ -128,11 +133,17 @@ class Deployment:
     def is_used(self, pod: Pod) -> bool:
         """Whether the node gives it new connections or datagrams."""
         addresses = {parse_ip(pod.host.ipv4), parse_ip(pod.host.ipv6)}
-        return any(
+        by_ipvs = any(
             attributes.weight and destination.address in addresses
             for state in self._ipvs.observe().values()
             for destination, attributes in state.destinations.items()
         )
+        return by_ipvs or not addresses.isdisjoint(self._on_short_path())
+
+    def _on_short_path(self) -> Iterator[bytes]:
+        """Yield the endpoints that the ruleset chooses from."""
+        for kind in (*ENDPOINTS.values(), *INTERNAL_ENDPOINTS.values()):
+            yield from (to.address for to in self._rules.all(kind).values() if isinstance(to, FrontendKey))
 
     def is_known(self, pod: Pod) -> bool:
         """Whether the node still has it at all, draining or not."""

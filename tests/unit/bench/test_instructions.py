@@ -15,8 +15,8 @@ def nodes(monkeypatch):
     made = []
 
     class Recorded(instructions.Node):
-        def __init__(self, services):
-            super().__init__(services)
+        def __init__(self, *given):
+            super().__init__(*given)
             self.calls = []
             ipvs = self.loop.parts.applier._kernel._ipvs
             carry_out = ipvs.apply
@@ -29,6 +29,11 @@ def nodes(monkeypatch):
 
 def verbs(calls):
     return [{step.verb for step in steps} for steps in calls]
+
+
+def test_on_the_short_path_no_step_is_for_ipvs(nodes):
+    instructions.run("endpoint_change", 3, 2, "auto")
+    assert not any(nodes[0].calls)
 
 
 @pytest.mark.parametrize(("scenario", "rounds", "passes"), [("burst", 2, 2), ("endpoint_change", 2, 6)])
@@ -47,11 +52,12 @@ def test_a_start_makes_all_servers_or_is_left_out(nodes, rounds, servers):
 
 def test_a_figure_is_the_difference_of_two_runs_for_each_service(monkeypatch, capsys):
     def fake(command, **_):
-        *_, scenario, services, rounds = command
+        *_, scenario, services, rounds, data_path = command
+        assert data_path == "auto"
         cost = {"cold_sync": 7_000, "burst": 300, "endpoint_change": 400}[scenario]
         refs = 10_000_000 + int(services) * int(rounds) * cost
         return types.SimpleNamespace(stderr=f"==1== \n==1== I   refs:      {refs:,}\n")
 
     monkeypatch.setattr(subprocess, "run", fake)
-    instructions.main(["--services", "10"])
+    instructions.main(["--services", "10", "--data-path", "auto"])
     assert capsys.readouterr().out == "cold_sync: 7,000\nburst: 300\nendpoint_change: 400\n"

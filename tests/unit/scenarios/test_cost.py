@@ -10,6 +10,7 @@ import pytest
 
 import ipvsproxy.reconciler.planning
 from ipvsproxy.base.address import parse_ip
+from ipvsproxy.config import DataPath
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
 from ipvsproxy.plan.model import Node
 from ipvsproxy.process.assembly import make_loop
@@ -46,12 +47,13 @@ class CountingLinks(Counting, MemoryLinks):
 class BigNode:
     """A running proxy with so many Services, and a count of what happens."""
 
-    def __init__(self, size, monkeypatch):
+    def __init__(self, size, monkeypatch, data_path=DataPath.IPVS):
         self.counts = collections.Counter()
         self.node = MemoryNode()
         self.node.ipvs = CountingIpvs(self.counts)
         self.node.links = CountingLinks(self.counts, [parse_ip("192.0.2.1")])
-        self.loop = make_loop(config(cluster_cidrs=("10.244.0.0/16",)), Inbox(), self.node.kernel(), lambda: 0.0)
+        settings = config(cluster_cidrs=("10.244.0.0/16",), data_path=data_path)
+        self.loop = make_loop(settings, Inbox(), self.node.kernel(), lambda: 0.0)
         services = [service(f"s{n}", [f"10.96.{n // 250}.{n % 250 + 1}"]) for n in range(size)]
         slices = [slice_of(f"s{n}", "10.244.1.1", "10.244.2.2") for n in range(size)]
         self.loop.reconcile([
@@ -59,7 +61,7 @@ class BigNode:
             Listed(Kind.SERVICE, {item.key: item for item in services}),
             Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices}),
         ])  # fmt: skip
-        assert len(self.node.ipvs.table) == size
+        assert len(self.node.ipvs.table) == (size if data_path is DataPath.IPVS else 0)
         real = ipvsproxy.reconciler.planning.plan_service
         monkeypatch.setattr(ipvsproxy.reconciler.planning, "plan_service", lambda *args: self._plan(real, *args))
 
@@ -112,6 +114,25 @@ def test_a_change_costs_the_same_on_a_small_and_a_big_node(nodes, change):
     assert big["bytes of nft"] < 1000
     assert big["sweeps"] == (change in BRING_A_VIP)
     assert not big.keys() & {"servers", "observe", "vips", "weights", "state", "connections"}
+
+
+@pytest.fixture(scope="module")
+def short():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield [BigNode(size, monkeypatch, DataPath.AUTO) for size in SIZES]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_on_the_short_path_costs_the_same_on_a_small_and_a_big_node(short, change):
+    small, big = (node.cost(*CHANGES[change]) for node in short)
+    assert small == big
+    assert big.get("planned", 0) <= 1
+    # An endpoint more or less is one transaction; one of this node leaves its hairpin until later.
+    assert big["transactions"] <= (1 if "endpoint more" in change else 2)
+    assert big["bytes of nft"] < 1000
+    # A frontend that has gone takes its connections with it, wherever it comes back.
+    assert big["sweeps"] <= 2
+    assert big.get("messages", 0) <= 2
 
 
 def test_a_burst_is_one_turn_with_one_batch(nodes):
