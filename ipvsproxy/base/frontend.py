@@ -32,3 +32,16 @@ class FrontendKey(msgspec.Struct, frozen=True, order=True, gc=False):
 
     def __str__(self) -> str:
         return f"{format_endpoint(self.address, self.port)}/{Protocol(self.protocol).name}"
+
+
+EVERY_PORT = 0
+"""The port of a virtual server for all ports of an address that have no server of their own."""
+
+
+FTP_PORT, FTP_DATA_PORT, FIRST_DATA_PORT = 21, 20, 1024
+"""IPVS takes ports like these for data connections of an FTP server at the same address (__ip_vs_service_find)."""
+
+
+def every_port(key: FrontendKey) -> FrontendKey:
+    """Return the frontend for all ports of an address that have none of their own."""
+    return FrontendKey(key.address, key.protocol, EVERY_PORT)

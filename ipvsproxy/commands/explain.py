@@ -76,7 +76,7 @@ def _link(name: str, source: bytes | None) -> str:
 
 def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) -> OutputParts:
     """Return the answer for people."""
-    service = known.of(explanation.packet.to)
+    service = known.of(explanation.frontend)
     yield [
         Marked(f"{format_ip(explanation.packet.source)} -> {explanation.packet.to!s}", Style.TITLE),
         f"  ({explanation.sender})",
@@ -84,7 +84,7 @@ def parts(explanation: Explanation, known: Names, others: Sequence[str] = ()) ->
     yield f"Service: {service or known.problem or NO_SERVICE}"
     if both := sides(explanation, known):
         yield str(both)
-    if reason := known.path_reasons.get(str(explanation.packet.to)):
+    if reason := known.path_reasons.get(str(explanation.frontend)):
         yield f"Not on the short path: {reason}"
     yield ""
     yield Grid(
@@ -131,9 +131,9 @@ def document(explanation: Explanation, known: Names, others: Sequence[str] = ())
             "sender": explanation.sender.value,
         },
         "to": str(key),
-        "service": known.of(key),
+        "service": known.of(explanation.frontend),
         "tenants": _tenants(explanation, known),
-        "pathReason": known.path_reasons.get(str(key), ""),
+        "pathReason": known.path_reasons.get(str(explanation.frontend), ""),
         "outcome": explanation.outcome.value,
         "reason": explanation.reason,
         "steps": [

@@ -27,8 +27,8 @@ from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.node import NAMES_SHOWN
 from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes, Frontend, Path, Vip
 from ipvsproxy.reconciler.wanted_state import WantedState
-from ipvsproxy.ruleset.codec import texts
-from ipvsproxy.ruleset.schema import LOCAL
+from ipvsproxy.ruleset.codec import rest_text, texts
+from ipvsproxy.ruleset.schema import LOCAL, Field
 
 
 def run(invocation: Invocation) -> int:
@@ -105,6 +105,7 @@ def _frontend(owner: str, frontend: Frontend, vip: Vip | None) -> dict[str, Any]
         "masquerade": MASQUERADES.get(frontend.masquerade.value, NEVER),
         "inside": format_endpoint(inside.address, inside.port) if inside else by_rules(len(frontend.internal)),
         "sourceRanges": [str(cidr) for cidr in frontend.ranges],
+        "portRanges": [rest_text(ports, Field.PORT) for ports in frontend.port_ranges],
         "vip": vip.form.value if vip else None,
         "server": server_text(frontend.server) if frontend.path is Path.IPVS else SHORT,
         "path": frontend.path.value,

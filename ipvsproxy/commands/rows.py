@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from ipvsproxy.base.address import format_endpoint
+from ipvsproxy.base.frontend import every_port
 from ipvsproxy.commands.names import Names
 from ipvsproxy.inspect.difference import server_text
 from ipvsproxy.inspect.short_path import ShortPath, by_rules, number_of_endpoints, short_paths
@@ -30,6 +31,8 @@ from ipvsproxy.ruleset.schema import (
     PING_RANGED,
     PING_READY,
     PING_WHEN_READY,
+    PORT_RANGES,
+    RANGE_MASQUERADE,
     RESTRICTED,
     SHORT_VIEWS,
     VIPS,
@@ -51,7 +54,7 @@ SERVING, DRAINING, FULL, MAINTENANCE = "serving", "draining", "full", "maintenan
 
 
 def _named(key: FrontendKey, known: Names) -> OutputRow:
-    namespace, _, name = known.of(key).partition("/")
+    namespace, _, name = (known.of(key) or known.of(every_port(key))).partition("/")
     return {"namespace": namespace, "service": name, "frontend": str(key)}
 
 
@@ -72,7 +75,7 @@ def _counted(counters: Counters) -> OutputRow:
 
 def services(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each virtual server, and each frontend on the short path."""
-    verdicts = _by_frontend(view, FRONTENDS)
+    verdicts = _by_frontend(view, FRONTENDS) | _by_frontend(view, PORT_RANGES)
     short = [
         _named(found.key, known)
         | {"verdict": "accept", "scheduler": SHORT, "affinitySeconds": 0, "onePacket": False, "attributes": SHORT}
@@ -148,22 +151,20 @@ def connections(_: KernelReader, known: Names, limit: int = 0) -> list[OutputRow
 
 def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each frontend of the ruleset: what its elements contain."""
-    masquerades = _by_frontend(view, MASQUERADE)
+    masquerades = _by_frontend(view, MASQUERADE) | _by_frontend(view, RANGE_MASQUERADE)
+    verdicts = _by_frontend(view, FRONTENDS) | _by_frontend(view, PORT_RANGES)
     inside = _by_frontend(view, INTERNAL_VIEWS) | _by_frontend(view, SHORT_VIEWS)
-    ranges: dict[FrontendKey, list[str]] = {}
-    for slot in (slot for kind in ALLOWED.values() for slot in view.elements(kind)):
-        if slot.frontend:
-            ranges.setdefault(slot.frontend, []).append(rest_text(slot.rest, slot.set.key[-1]))
+    ports, ranges = _rests(view, PORT_RANGES), _rests(view, ALLOWED)
     vips, pings = _addresses(view, VIPS), _pings(view)
     admitted = _admitted(view, known)
     return [
         _named(key, known)
         | {"verdict": _verdict(verdict, value_text(verdict))}
         | {"masquerade": MASQUERADES.get(value_text(masquerades.get(key, "")), NEVER)}
-        | {"inside": _inside(inside.get(key)), "sourceRanges": sorted(ranges.get(key, []))}
+        | {"inside": _inside(inside.get(key)), "sourceRanges": ranges.get(key, [])}
         | {"address": "vip" if key.address in vips else "node", "ping": pings.get(key.address, "")}
-        | {"tenants": admitted.get(key)}
-        for key, verdict in sorted(_by_frontend(view, FRONTENDS).items())
+        | {"tenants": admitted.get(key), "ports": ports.get(key, [])}
+        for key, verdict in sorted(verdicts.items())
     ]
 
 
@@ -185,6 +186,15 @@ def _pings(view: KernelReader) -> dict[bytes, str]:
 
 def _addresses(view: KernelReader, sets: ByFamily) -> set[bytes]:
     return {slot.address for kind in sets.values() for slot in view.elements(kind) if slot.address}
+
+
+def _rests(view: KernelReader, kinds: ByFamily) -> dict[FrontendKey, list[str]]:
+    """Return what a set has by frontend: source ranges, or ranges of ports."""
+    found: dict[FrontendKey, list[str]] = {}
+    for slot in (slot for kind in kinds.values() for slot in view.elements(kind)):
+        if slot.frontend:
+            found.setdefault(slot.frontend, []).append(rest_text(slot.rest, slot.set.key[-1]))
+    return {key: sorted(texts) for key, texts in found.items()}
 
 
 def _by_frontend(view: KernelReader, sets: ByFamily) -> dict[FrontendKey, Value]:

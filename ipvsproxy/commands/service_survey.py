@@ -155,19 +155,21 @@ def _by_ipvs(question: Question, outcome: ProbeOutcome, traces: Mapping[Asker, l
     found = traces.get(_asker(question, outcome))
     if found is None:
         return None
-    servers = {frontend.key, *(view.server for view in frontend.views)}
+    servers = {question.key, *(view.server for view in frontend.views)}
     return not servers.isdisjoint(found)
 
 
 def _questions(service: Service, desired: WantedState, places: list[str]) -> Iterator[Question]:
     held = _frontends(service.key, desired)
     keys = [key for key in sorted(held) if key.address in service.cluster_ips or _is_external(service, key)]
-    asked = [desired.frontends[key] for key in keys if _is_dialled(service, key)][:ADDRESSES_ASKED]
+    dialled = {key: desired.frontends[of] for of in keys for key in _dialled(service, desired.frontends[of])}
+    # A port with a server of its own is not that of a range, which comes first in the order of keys.
+    asked = list(dialled.items())[:ADDRESSES_ASKED]
     for place in places:
-        yield from (Question(place, frontend.key, frontend) for frontend in asked)
+        yield from (Question(place, key, frontend) for key, frontend in asked)
     endpoints = {
-        FrontendKey(d.address, frontend.key.protocol, d.port): None
-        for frontend in asked
+        FrontendKey(d.address, key.protocol, d.port or key.port): None
+        for key, frontend in asked
         for d in frontend.destinations
     }
     yield from (Question(HERE, key) for key in list(endpoints)[:ENDPOINTS_ASKED])
@@ -177,9 +179,16 @@ def _is_external(service: Service, key: FrontendKey) -> bool:
     return key.address in (*service.load_balancer_ips, *service.external_ips)
 
 
-def _is_dialled(service: Service, key: FrontendKey) -> bool:
-    """Not the synthetic ports of internal views (docs/internals-packets.md, both policies Local)."""
-    return any(key.port == port.port and key.protocol == port.protocol for port in service.ports)
+def _dialled(service: Service, frontend: Frontend) -> Iterator[FrontendKey]:
+    """Yield ports of a Service that a frontend serves.
+
+    There are none for the synthetic ports of internal views (docs/internals-packets.md, both policies Local).
+    """
+    address, protocol, number = frontend.key.address, frontend.key.protocol, frontend.key.port
+    for port in service.ports:
+        is_in_range = any(ports.first <= port.port <= ports.last for ports in frontend.port_ranges)
+        if port.protocol == protocol and (number == port.port or is_in_range):
+            yield FrontendKey(address, protocol, port.port)
 
 
 def _seen_from_inside(frontend: Frontend) -> PacketVerdict:

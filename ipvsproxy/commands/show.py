@@ -74,7 +74,7 @@ TOPICS = {
         rows.rules,
         SERVICE | {"FRONTEND": "frontend", "VERDICT": "verdict", "MASQUERADE": "masquerade",
                    "INSIDE-VIEW": "inside", "SOURCE-RANGES": "sourceRanges"},
-        {"ADDRESS": "address", "PING": "ping", "TENANTS": "tenants"},
+        {"ADDRESS": "address", "PING": "ping", "TENANTS": "tenants", "PORTS": "ports"},
         ("INSIDE-VIEW", "MASQUERADE", "SOURCE-RANGES"),
     ),
 }  # fmt: skip

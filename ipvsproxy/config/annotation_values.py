@@ -6,8 +6,10 @@ Each function takes what an object holds, which may be anything, and raises Valu
 
 import re
 import sys
+from itertools import pairwise
 from typing import Any
 
+from ipvsproxy.base.frontend import Protocol
 from ipvsproxy.config import DataPath
 from ipvsproxy.config.kinds import NANOSECONDS, BadValue, duration
 
@@ -30,6 +32,9 @@ ENGINES = ("sip", "none")
 WITH_POD = "pod"
 UNTIL_POD_IS_GONE = -1.0
 """In place of the seconds for which a removed endpoint may keep its connections: as long as its pod is there."""
+ONE_FOR_ALL_PORTS = "service"
+SCOPES = ("port", ONE_FOR_ALL_PORTS)
+"""Of affinity."""
 PINGS = ("always", "when-ready", "off")
 POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 """The name of a pod, or its beginning."""
@@ -42,6 +47,8 @@ EVERY_TENANT, MOST_TENANTS = "*", 64
 MOST_PATTERNS = 16
 """Each length of theirs is one more look-up for each endpoint."""
 LONGEST_SLOW_START = 3600.0
+LAST_PORT, MOST_RANGES, EVERY_PORT = 65535, 16, "*"
+RANGE_PROTOCOLS = {"": Protocol.TCP, "/tcp": Protocol.TCP, "/udp": Protocol.UDP, "/sctp": Protocol.SCTP}
 
 
 def _text(value: Any) -> str:
@@ -79,6 +86,13 @@ def affinity_engine(value: Any) -> str:
     if _text(value) not in ENGINES:
         raise ValueError
     return "" if value == "none" else sys.intern(value)
+
+
+def affinity_scope(value: Any) -> str:
+    """Return one of SCOPES."""
+    if _text(value) not in SCOPES:
+        raise ValueError
+    return sys.intern(value)
 
 
 def ping(value: Any) -> str:
@@ -159,6 +173,25 @@ def prefixes(value: Any) -> tuple[int, int]:
     if not four or (comma and not six):
         raise ValueError
     return four, six
+
+
+def port_ranges(value: Any) -> tuple[tuple[Protocol, int, int], ...]:
+    """Return protocol, first and last port of each range; those of a protocol are in order and do not overlap."""
+    found = sorted(_port_range(part.strip()) for part in _text(value).split(","))
+    overlaps = any(a[0] == b[0] and a[2] >= b[1] for a, b in pairwise(found))
+    if overlaps or len(found) > MOST_RANGES:
+        raise ValueError
+    return tuple(found)
+
+
+def _port_range(text: str) -> tuple[Protocol, int, int]:
+    ports, slash, name = text.partition("/")
+    protocol = RANGE_PROTOCOLS.get(slash + name)
+    first, dash, last = ports.partition("-") if ports != EVERY_PORT else ("1", "-", str(LAST_PORT))
+    numbers = _number(first, LAST_PORT, 1), _number(last if dash else first, LAST_PORT, 1)
+    if protocol is None or numbers[0] > numbers[1]:
+        raise ValueError
+    return protocol, *numbers
 
 
 def _number(text: str, most: int, least: int = 0) -> int:

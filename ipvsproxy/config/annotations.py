@@ -78,6 +78,23 @@ TABLE = (
         " drops datagrams without one. It needs the module ip_vs_pe_sip; without it affinity is by addresses, and"
         " an Event reports it."),
     Annotation(
+        "affinity-scope", "affinity_scope", values.affinity_scope, f"one of {', '.join(values.SCOPES)}",
+        values.ONE_FOR_ALL_PORTS,
+        "With sessionAffinity ClientIP: `service` gives a client one endpoint for all TCP ports of the Service,"
+        " and one for all UDP ports; by default each port has an affinity of its own. At VIPs (ClusterIPs,"
+        " external and load balancer addresses that no link of the node has), where endpoints have all ports by"
+        " the numbers of the Service (targetPort is port) and no policy is Local; not on NodePorts, and not at"
+        " load balancer addresses with source ranges. A change ends open connections to these ports."),
+    Annotation(
+        "port-range", "port_ranges", values.port_ranges,
+        f"at most {values.MOST_RANGES} ports, ranges or * for all, with /udp or /sctp if not TCP; no overlaps",
+        "30000-31000/udp,5060",
+        "Ports beside those of `spec.ports` at which its VIPs (ClusterIPs, external and load balancer addresses"
+        " that no link of the node has) lead to its endpoints; each connection keeps the port that it asked for."
+        " All ports of a client go to one endpoint, for as long as sessionAffinityConfig sets, three hours by"
+        " default: RTP, SIP, passive FTP. Not on NodePorts, not at load balancer addresses with source ranges, and"
+        " not where both traffic policies are Local; local pods get the endpoints that clients from outside get."),
+    Annotation(
         "one-packet", "one_packet", values.boolean, '"true" or "false"', '"true"',
         "No UDP packet belongs to a connection: each goes to the next endpoint, also those of one client port"
         " (`ops` in `ipvsadm -Ln`). For senders that keep one socket and expect no answer: syslog, sFlow, NetFlow,"

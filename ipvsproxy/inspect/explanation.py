@@ -68,3 +68,9 @@ class Explanation(NamedTuple):
     server: ServerRecord | None = None
     targets: tuple[Target, ...] = ()
     admission: AdmissionRule = NOT_JUDGED
+
+    @property
+    def frontend(self) -> FrontendKey:
+        """Return what the packet is for: the frontend that is dialled, or the one for ranges with its port."""
+        ranges = (step.match.slot for step in self.steps if step.match and step.match.slot.set.port_interval)
+        return next((slot.frontend for slot in ranges if slot.frontend), self.packet.to)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ipvsproxy.base.address import family, format_ip
+from ipvsproxy.base.frontend import FIRST_DATA_PORT, FTP_DATA_PORT, FTP_PORT, every_port
 from ipvsproxy.inspect import short_path
 from ipvsproxy.inspect.admission import NOT_JUDGED, Rule, admission
 from ipvsproxy.inspect.explanation import Explanation, Packet, PacketOutcome, Sender, Step, Target
@@ -30,6 +31,8 @@ from ipvsproxy.ruleset.schema import (
     MASQUERADE,
     POD_CIDRS,
     POD_INTERFACES,
+    PORT_RANGES,
+    RANGE_MASQUERADE,
     RANGED,
     SHORT_VIEWS,
     VIPS,
@@ -220,6 +223,9 @@ class _Walk:
         if self._at != self._packet.to or self._endpoints:
             return TO_IPVS
         match = self._find(FRONTENDS, self._at)
+        if match is None and (end := self._health_check()):
+            return end
+        match = match or self._find(PORT_RANGES, self._at)
         if match is None:
             return self._no_frontend()
         text = value_text(match.value)
@@ -231,14 +237,19 @@ class _Walk:
         self._note("decide", WORDS[verdict] if verdict else text, match)
         return ENDS[verdict] if verdict else _End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
 
+    def _health_check(self) -> _End | None:
+        """A server for ranges of ports takes also this one: IPVS comes before the program that listens."""
+        is_tcp = self._at.protocol == Protocol.TCP
+        match = self._state.find(HEALTH_CHECK_PORTS, None, self._at.port) if is_tcp else None
+        if match is None:
+            return None
+        if self._state.server(every_port(self._at)):
+            self._note("decide", "a healthCheckNodePort, at an address whose ports IPVS takes", match)
+            return TO_IPVS
+        self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
+        return _End(PacketOutcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service")
+
     def _no_frontend(self) -> _End:
-        if self._at.protocol == Protocol.TCP:
-            match = self._state.find(HEALTH_CHECK_PORTS, None, self._at.port)
-            if match:
-                self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
-                return _End(
-                    PacketOutcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service"
-                )
         match = self._state.find(VIPS[self._number], self._at.address)
         if match:
             self._note("guard", "the guard refuses ports of a VIP that no Service has", match)
@@ -265,9 +276,7 @@ class _Walk:
     # IPVS
 
     def _balance(self) -> Explanation:
-        # Others may have a server for all ports of an address that have none of their own: that with port 0.
-        every = FrontendKey(self._at.address, self._at.protocol, 0)
-        server = self._state.server(self._at) or self._state.server(every)
+        server = self._server()
         if server is None:
             return self._ended(_End(PacketOutcome.NOT_OURS, self._without_server()))
         self._note("IPVS", f"virtual server {server.key}, scheduler {server.server.scheduler}{_affinity(server)}")
@@ -281,6 +290,18 @@ class _Walk:
             self._packet, self._sender, tuple(self._steps), PacketOutcome.ACCEPTED, reason, server, targets
         )  # fmt: skip
 
+    def _server(self) -> ServerRecord | None:
+        """Return the server that IPVS finds: of the port, of FTP for its data connections, of all other ports."""
+        at = self._at
+        found = self._state.server(at)
+        if (
+            found is None
+            and at.protocol == Protocol.TCP
+            and (at.port == FTP_DATA_PORT or at.port >= FIRST_DATA_PORT)
+        ):
+            found = self._state.server(FrontendKey(at.address, at.protocol, FTP_PORT))
+        return found or self._state.server(every_port(at))
+
     def _without_server(self) -> str:
         if self._find(FRONTENDS, self._at):
             return f"drift: the rules accept {self._at}, but IPVS has no such server"
@@ -292,8 +313,8 @@ class _Walk:
         for real in reals:
             if share := parts.get(real.destination):
                 reason, source = self._masquerade(real.destination.address)
-                # A server for all ports leaves the port as it is.
-                port = real.destination.port if server.key.port else self._at.port
+                # A server for all ports, or for data connections, leaves the port as it is.
+                port = real.destination.port if server.key == self._at else self._at.port
                 to = real._replace(destination=Destination(real.destination.address, port))
                 yield Target(to, share, source, reason)
 
@@ -316,7 +337,7 @@ class _Walk:
         source = self._packet.source
         if self._state.find(HAIRPIN[self._number], source, endpoint):
             return "hairpin: the endpoint reaches itself"
-        match = self._find(MASQUERADE, self._packet.to)
+        match = self._find(MASQUERADE, self._packet.to) or self._find(RANGE_MASQUERADE, self._packet.to)
         if match is not None and match.value == Masquerade.UNLESS_LOCAL_POD:
             return "" if self._pod() else "the client is no local pod"
         if match is not None:

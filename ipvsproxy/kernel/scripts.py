@@ -10,6 +10,7 @@ from ipvsproxy.ruleset.schema import (
     BY_SOURCE,
     MOST_ENDPOINTS,
     PING,
+    RANGES_OF_PORTS,
     SHORT_LOCAL,
     SHORT_PATH,
     SOURCE_RANGES,
@@ -18,7 +19,7 @@ from ipvsproxy.ruleset.schema import (
 
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
-PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, SHORT_LOCAL, PING, REPLIES)
+PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, SHORT_LOCAL, PING, RANGES_OF_PORTS, REPLIES)
 """Scripts that add chains to the table of `ipvsproxy.nft`, for nodes that need them."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
 ONE_CHAIN = re.compile(r"\tchain \w*endpoints_1 {.*?\n\t}\n", re.DOTALL)

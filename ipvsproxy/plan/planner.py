@@ -7,19 +7,31 @@ frontends share is in `plan.port_plan`, what happens when two Services claim one
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from ipvsproxy.base.address import Cidr, family
+from ipvsproxy.base.frontend import EVERY_PORT
 from ipvsproxy.config import Config
+from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
 from ipvsproxy.plan.admission import AdmittedSources, admissions_of, allowed
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.port_plan import PortPlan, PortPlanner
+from ipvsproxy.plan.port_ranges import (
+    PortRanges,
+    merged,
+    ports_of_one_affinity,
+    served_ranges,
+    slices_of,
+    together,
+    with_ftp,
+    with_ranges,
+)
 from ipvsproxy.plan.safety import AddressRefusal, without
 from ipvsproxy.plan.server import unused_server_wishes
 from ipvsproxy.plan.state import (
@@ -80,7 +92,15 @@ def plan_service(  # noqa: PLR0913
     if backends.balance is not NOTHING_SPECIAL or service.slow_start_seconds:
         tally.complaints += complaints(service, slices, backends.balance, scheduler)
     refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
-    for tier, frontend in _frontends(service, numbers, backends, node, config, tally):
+    planned: Iterable[tuple[Tier, Frontend]] = _frontends(service, numbers, backends, node, config, tally)
+    if service.port_ranges or service.affinity_scope == ONE_FOR_ALL_PORTS:
+
+        def plan(ranged: Service, pieces: Sequence[EndpointSlice]) -> Iterator[tuple[Tier, Frontend]]:
+            balanced = EndpointsByPort(pieces, balance_of(ranged, pieces, node.zone, steps))
+            return _frontends(ranged, [0] * len(ranged.ports), balanced, node, config, tally)
+
+        planned = _with_ranged(service, slices, tuple(planned), plan, tally)
+    for tier, frontend in planned:
         if not (refused and _is_refused(frontend.key, refused)):
             _add(frontend, frontends)
             tally.ends[tier] = len(frontends)
@@ -107,6 +127,8 @@ def _permitted(service: Service, refusals: Sequence[AddressRefusal], config: Con
 
 
 def _is_refused(key: FrontendKey, refused: AbstractSet[tuple[bytes, int, int]]) -> bool:
+    if key.port == EVERY_PORT:
+        return any(key.address == address for address, _, _ in refused)
     return any((key.address, key.port, protocol) in refused for protocol in (0, key.protocol))
 
 
@@ -150,6 +172,31 @@ def _frontends(
         yield from _outside_frontends(service, views, node, tally)
 
 
+def _with_ranged(
+    service: Service,
+    slices: Sequence[EndpointSlice],
+    single: Sequence[tuple[Tier, Frontend]],
+    plan: Callable[[Service, Sequence[EndpointSlice]], Iterable[tuple[Tier, Frontend]]],
+    tally: Tally,
+) -> Sequence[tuple[Tier, Frontend]]:
+    """Return frontends of single ports with one for several ports of a protocol at each VIP."""
+    shared: PortRanges = ()
+    if service.affinity_scope == ONE_FOR_ALL_PORTS:
+        shared, complaints = ports_of_one_affinity(service, slices)
+        tally.complaints += complaints if "affinity_scope" in service.annotated else ()
+    given, ftp, complaints = with_ftp(service, slices, service.port_ranges)
+    tally.complaints += complaints
+    shared = together(shared, ftp)
+    ranges = together(given, shared)
+    if not ranges or tally.is_cut:
+        return single
+    ranged, complaints = served_ranges(service, ranges)
+    tally.complaints += complaints
+    if ranged is None:
+        return single
+    return merged(single, list(with_ranges(plan(ranged, slices_of(slices, ranged)), ranges)), shared)
+
+
 def _outside_frontends(
     service: Service, views: Sequence[PortPlan], node: NodeFacts, tally: Tally
 ) -> Iterator[tuple[Tier, Frontend]]:
@@ -172,7 +219,7 @@ def _outside_frontends(
                 tally.complaints.append(f"NodePort {port}/{view.port.protocol.name}: {LISTENED}")
                 continue
             size = _size_outside(view)
-            for address in addresses.get(family(view.cluster_ip), ()) if port else ():
+            for address in addresses.get(family(view.cluster_ip), ()) if port or tier is not NODE_PORT else ():
                 sources = allowed(admissions, address)
                 if not tally.spend(tier, size + RANGE_SIZE * len(sources)):
                     return

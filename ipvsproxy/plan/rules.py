@@ -38,7 +38,9 @@ from ipvsproxy.ruleset.schema import (
     MOST_ENDPOINTS,
     POD_CIDRS,
     POD_INTERFACES,
+    PORT_RANGES,
     QUIET,
+    RANGE_MASQUERADE,
     RANGED,
     REFUSALS,
     RESTRICTED,
@@ -73,8 +75,8 @@ def elements(frontend: Frontend) -> FrontendElements:
     key = frontend.key
     address = key.address
     number = family(address)
-    own = _decision(number, frontend)
-    if frontend.masquerade:
+    own = _ranges(number, frontend) if frontend.port_ranges else _decision(number, frontend)
+    if frontend.masquerade and not frontend.port_ranges:
         own[ElementKey(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.ranges:
         own[ElementKey(RANGED[number], key)] = ""
@@ -100,6 +102,16 @@ def elements(frontend: Frontend) -> FrontendElements:
     return FrontendElements(own, shared)
 
 
+def _ranges(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
+    """Return the verdict, and who is masqueraded, for each range of ports of a frontend."""
+    key, ranges = frontend.key, frontend.port_ranges
+    kind = PORT_RANGES[number]
+    own: dict[ElementKey, Value] = {ElementKey(kind, key, ports): frontend.verdict for ports in ranges}
+    if frontend.masquerade:
+        own |= {ElementKey(RANGE_MASQUERADE[number], key, ports): frontend.masquerade for ports in ranges}
+    return own
+
+
 def _decision(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
     """Return the verdict of a frontend, and its endpoints where the ruleset chooses one, by audience."""
     key = frontend.key
@@ -116,7 +128,7 @@ def _decision(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
 
 def may_be_balanced_by_rules(frontend: Frontend) -> bool:
     """Whether a frontend that has its own server could do without for a moment."""
-    return frontend.verdict is ACCEPT and may_be_view_by_rules(frontend)
+    return frontend.verdict is ACCEPT and not frontend.port_ranges and may_be_view_by_rules(frontend)
 
 
 def may_be_view_by_rules(frontend: Frontend) -> bool:

@@ -22,11 +22,12 @@ costs nothing.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 import msgspec
 
 from ipvsproxy.base.address import Cidr, family, is_covered
+from ipvsproxy.base.frontend import EVERY_PORT, every_port
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import SHORT_PATH, Destination, Frontend, FrontendKey, View
 from ipvsproxy.ruleset.schema import LOCAL, SHARED_GROUP
@@ -67,7 +68,8 @@ class Sweep(msgspec.Struct, frozen=True):
 
     `rules` are for entries to our frontends, `new_vips` are addresses that have just become local. `sources` are
     addresses that have left a group, `restricted` the frontends at which that matters, each with the groups whose
-    connections go on. They were local pods, so that one in no group now has no right to any.
+    connections go on. They were local pods, so that one in no group now has no right to any. `served` are all
+    frontends: a port that has one of its own is not judged by that for ranges of ports.
     """
 
     family: int
@@ -77,6 +79,7 @@ class Sweep(msgspec.Struct, frozen=True):
     sources: frozenset[bytes] = frozenset()
     restricted: Mapping[FrontendKey, tuple[int, ...]] = {}
     group_of: GroupOf = not_judged
+    served: Container[FrontendKey] = ()
 
     @property
     def address(self) -> bytes | None:
@@ -90,16 +93,20 @@ class Sweep(msgspec.Struct, frozen=True):
         if self.new_vips:
             return None
         first, *others = {key.port for key in (*self.rules, *self.restricted)}
-        return None if others else first
+        return None if others else first or None
 
     def concerns(self, key: FrontendKey) -> bool:
         """Whether an entry with this destination may be stale."""
-        return key in self.rules or key.address in self.new_vips or key in self.restricted
+        of_address = key.address in self.new_vips or every_port(key) in self.rules
+        return key in self.rules or of_address or key in self.restricted
 
     def forbids(self, key: FrontendKey, source: bytes, endpoint: Destination, *, replied: bool) -> bool:
         """Whether a connection from `source` to `key`, whose replies come from `endpoint`, is stale."""
-        rule = self.rules.get(key)
-        if rule is not None and (rule.forbids(source, endpoint) or self._is_kept_out(source, rule.admitted)):
+        rule, name = self.rules.get(key), endpoint
+        if rule is None and key not in self.served:
+            # A server for ranges of ports; its endpoints have every port, too.
+            rule, name = self.rules.get(every_port(key)), Destination(endpoint.address, EVERY_PORT)
+        if rule is not None and (rule.forbids(source, name) or self._is_kept_out(source, rule.admitted)):
             return True
         if source in self.sources and key in self.restricted:
             return (self.group_of(source) or 0) not in self.restricted[key]
@@ -141,12 +148,14 @@ class Stale:
         self._leading_to: dict[FrontendKey, set[FrontendKey]] = {}
         self._due: dict[FrontendKey, SweepRule] = {}
         self._new_vips: set[bytes] = set()
+        self._frontends: Container[FrontendKey] = ()
 
     def __bool__(self) -> bool:
         return bool(self._due or self._new_vips or self._left)
 
     def note(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
         """Record frontends that have changed, once the kernel has them as they are now."""
+        self._frontends = frontends
         for key in keys:
             frontend, old, due = frontends.get(key), self._seen.pop(key, None), self._due.pop(key, SweepRule())
             new = _seen(frontend, old) if frontend else None
@@ -214,7 +223,11 @@ class Stale:
         for key, rule in self._due.items():
             groups.setdefault((family(key.address), key.protocol), {})[key] = rule
         of = self._group_of
-        found = [Sweep(number, proto, rules, group_of=of) for (number, proto), rules in sorted(groups.items())]
+        served = self._frontends
+        found = [
+            Sweep(number, proto, rules, group_of=of, served=served)
+            for (number, proto), rules in sorted(groups.items())
+        ]
         vips = {number: frozenset(vip for vip in self._new_vips if family(vip) == number) for number in (4, 6)}
         found += [Sweep(number, EVERY_PROTOCOL, {}, new) for number, new in vips.items() if new]
         return found + list(self._of_sources())

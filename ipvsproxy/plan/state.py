@@ -16,7 +16,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, format_endpoint
 from ipvsproxy.base.frontend import FrontendKey as FrontendKey  # noqa: PLC0414 - the name of a server
-from ipvsproxy.ruleset.elements import ElementKey, Masquerade, PacketVerdict, Value
+from ipvsproxy.ruleset.elements import ElementKey, Masquerade, PacketVerdict, PortRange, Value
 
 PERSISTENT = 0x1
 """IP_VS_SVC_F_PERSISTENT (include/uapi/linux/ip_vs.h): session affinity."""
@@ -147,7 +147,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     frontend uses them. `destinations` are in the order in which a new server gets them. On the short path there is
     no server; `path_reason` states why a frontend is not on it that was to be. `internal` are the endpoints of its
     internal view there, which needs no other server and is none of `views`. `admission` is None where all local
-    pods may connect. `ping` is what the Service asks for pings (`plan.ping`), empty for nothing.
+    pods may connect. `ping` is what the Service asks for pings (`plan.ping`), empty for nothing. With
+    `port_ranges` the port of `key` is 0, which stands for all ports in them.
     """
 
     key: FrontendKey
@@ -170,6 +171,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     path_reason: str = ""
     internal: tuple[Destination, ...] = ()
     ping: str = ""
+    port_ranges: tuple[PortRange, ...] = ()
 
     @property
     def balanced(self) -> Mapping[Destination, DestinationAttributes]:
@@ -200,6 +202,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
             and (self.path is IPVS_PATH or self.destinations == other.destinations)
             and self.internal == other.internal
             and self.ping == other.ping
+            and self.port_ranges == other.port_ranges
         )
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.config import Config, DataPath, TenantRefusal, annotations
+from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
 from ipvsproxy.kube.store import Store
 from ipvsproxy.plan.balance import UNWEIGHTED
 from ipvsproxy.plan.ledger import Ledger
@@ -100,6 +101,7 @@ class Planning:
         if self._store.has_tenants:
             slices, foreign = self._store.tenants.own_endpoints(service, slices)
             tally.complaints += _of_other_tenants(foreign)
+            service = self._open_ranges(service, tally)
         is_known = True
         if service.scheduler or service.affinity_engine:
             service, lacking, is_known = self._schedulers.usable(service)
@@ -146,6 +148,15 @@ class Planning:
             return self._with_dns_of_tenants(wanted) if self._is_cluster_dns(service.key) else wanted
         admission = GroupAdmission(groups, self._drops)
         return {key: replace(frontend, admission=admission) for key, frontend in wanted.items()}
+
+    def _open_ranges(self, service: Service, tally: Tally) -> Service:
+        """Return a Service without ranges of ports if not every pod may connect: groups are by single ports."""
+        asks = service.port_ranges or service.affinity_scope == ONE_FOR_ALL_PORTS
+        if not asks or self._store.tenants.admitted(service) is None:
+            return service
+        what = "port ranges are not served" if service.port_ranges else "each port has an affinity of its own"
+        tally.complaints.append(f"{what}: only pods of some tenants may connect to the Service")
+        return replace(service, port_ranges=(), affinity_scope="")
 
     def _is_cluster_dns(self, key: str) -> bool:
         return bool(self._store.tenants) and key == self._config.cluster_dns

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, format_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
-from ipvsproxy.ruleset.elements import Element, ElementKey, ElementOwner, Interval, Rest, Value
+from ipvsproxy.ruleset.elements import Element, ElementKey, ElementOwner, Interval, PortRange, Rest, Value
 from ipvsproxy.ruleset.schema import OF_GROUPS, Field, NumberForm, OwnerKind, SetSchema
 
 NF_ACCEPT, NF_DROP, NFT_GOTO = 1, 0, -4
@@ -50,7 +50,8 @@ def texts(elements: Iterable[Element]) -> Iterator[tuple[str, str, str]]:
         key = head
         if rest is not None:
             last_field = rest_text(rest, slot.set.key[-1])
-            key = last_field if owner is None else f"{head} . {last_field}"
+            before = head.rpartition(" . ")[0] if isinstance(rest, PortRange) else head
+            key = last_field if owner is None else f"{before} . {last_field}"
         yield slot.set.name, key, value if isinstance(value, str) else value_text(value)
 
 
@@ -88,6 +89,8 @@ def rest_text(rest: Rest, field: Field) -> str:
         return format_ip(rest.network) if rest.prefix == len(rest.network) * 8 else str(rest)
     if isinstance(rest, bytes):
         return format_ip(rest)
+    if isinstance(rest, PortRange):
+        return f"{rest.first}-{rest.last}" if rest.first < rest.last else str(rest.first)
     if isinstance(rest, Interval):
         return f"{format_ip(rest.first)}-{format_ip(rest.last)}"
     if isinstance(rest, int):
@@ -155,8 +158,12 @@ def unpack(kind: SetSchema, found: Iterable[RawElement]) -> dict[ElementKey, Val
 def unpack_one(kind: SetSchema, raw: RawElement) -> Element:
     """Return one element with its value; not for sets of intervals with one field."""
     first, last = _cut(raw.key, kind.key), _cut(raw.end or raw.key, kind.key)
-    owner, rest = _owner(kind, first), None
-    if len(kind.key) > kind.owner:
+    owner = _owner(kind, first)
+    rest: Rest = None
+    if kind.port_interval and isinstance(owner, FrontendKey):
+        rest = PortRange(owner.port, int.from_bytes(last[-1]))
+        owner = FrontendKey(owner.address, owner.protocol, 0)
+    elif len(kind.key) > kind.owner:
         rest = _interval(first[-1], last[-1]) if kind.interval else _unpacked(first[-1], kind.key[-1])
     return ElementKey(kind, owner, rest), _value(kind, owner, raw)
 

@@ -24,6 +24,8 @@ from ipvsproxy.ruleset.schema import (
     LOCAL,
     PING_ALLOWED,
     PING_RANGED,
+    PORT_RANGES,
+    RANGE_MASQUERADE,
     RANGED,
     RESTRICTED,
     SERVED,
@@ -87,10 +89,17 @@ class Interval(NamedTuple):
     last: bytes
 
 
+class PortRange(NamedTuple):
+    """Ports from `first` to `last`, in place of the port of a frontend, which is 0."""
+
+    first: int
+    last: int
+
+
 ElementOwner = FrontendKey | bytes | None
 """A frontend, an address (packed), or None for the node itself."""
-Rest = bytes | Cidr | Interval | str | int | None
-"""The key fields behind the owner's: an address, a range, the name of a link, a port, a group, or nothing."""
+Rest = bytes | Cidr | Interval | PortRange | str | int | None
+"""What is in a key beside the owner: an address, a range, the name of a link, ports, a group, or nothing."""
 Value = str | FrontendKey | bytes | int
 """The value of an element: a verdict, a frontend, an address, the number of a group; '' in a plain set."""
 
@@ -126,6 +135,8 @@ class ElementKey(msgspec.Struct, frozen=True, gc=False):
         For pings of an address it is what shows that they are restricted.
         """
         number = self.set.family
+        if number and self.set in (PORT_RANGES[number], RANGE_MASQUERADE[number]):
+            return ElementKey(SERVED[number], self.address)  # old and new ranges may overlap
         if number and self.set is PING_ALLOWED[number]:
             return ElementKey(PING_RANGED[number], self.owner)
         if number and self.set in RESTRICTING[number]:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
 SHORT_PATH, SHORT_LOCAL, PING = "short_path", "short_path_local", "ping"
+RANGES_OF_PORTS = "port_ranges"
 """Parts of the ruleset that the elements of some sets need."""
 MOST_ENDPOINTS = 64
 """Of a frontend on the short path, whose parts have a chain for each number of endpoints."""
@@ -80,7 +81,8 @@ class SetSchema:
 
     `family` is 4, 6, or 0 where the elements are of no single one. `table` is the family of the table it is in.
     `part` is the part of the ruleset that its elements need, empty for the script that is always there. `counts`
-    is whether the kernel counts the packets that have matched an element.
+    is whether the kernel counts the packets that have matched an element. With `port_interval` the port of a key
+    is an interval, else the last field is one if there is any.
     """
 
     name: str
@@ -92,6 +94,7 @@ class SetSchema:
     table: str = "inet"
     part: str = ""
     counts: bool = False
+    port_interval: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -124,6 +127,7 @@ def _frontends(  # noqa: PLR0913 - what there is beside the frontend
     source: bool = False,
     group: bool = False,
     number: bool = False,
+    ports: bool = False,
     part: str = "",
 ) -> ByFamily:
     found = {}
@@ -133,8 +137,9 @@ def _frontends(  # noqa: PLR0913 - what there is beside the frontend
         value = (Field.VERDICT,) if verdict else (ip, Field.PORT) if redirect else ()
         name_of_set = f"{name}{version}"
         found[version] = SetSchema(
-            name_of_set, OwnerKind.FRONTEND, key, value, family=version, interval=source, part=part
-        )
+            name_of_set, OwnerKind.FRONTEND, key, value, family=version, interval=source or ports, part=part,
+            port_interval=ports,
+        )  # fmt: skip
     return found
 
 
@@ -169,6 +174,9 @@ REFUSALS = SetSchema("refusals", OwnerKind.NODE, (Field.AUDIENCE,), part=BY_SOUR
 """Groups of sources, with a count of their refused connections; UNKNOWN_GROUP is that of unknown pods."""
 GROUP_VIEWS = _frontends("group_views", redirect=True, group=True, part=BY_SOURCE)
 """From a frontend and a group to the virtual server of its view for that group."""
+PORT_RANGES = _frontends("port_ranges", verdict=True, ports=True)
+RANGE_MASQUERADE = _frontends("range_masquerade", verdict=True, ports=True, part=RANGES_OF_PORTS)
+"""Ranges of ports of VIPs, as FRONTENDS and MASQUERADE have single ones."""
 VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
 """The virtual servers that views lead to."""
 ENDPOINTS = _frontends("endpoints", redirect=True, number=True, part=SHORT_PATH)
@@ -203,7 +211,8 @@ def _all() -> Iterator[SetSchema]:
     short_views = (SHORT_VIEWS, INTERNAL_ENDPOINTS)
     views = (*short_views, INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)
     pings = (PING_OFF, PING_WHEN_READY, PING_READY, PING_RANGED, PING_ALLOWED)
-    for both in (POD_CIDRS, *addresses, *frontends, *views, *pings):
+    ranges = (PORT_RANGES, RANGE_MASQUERADE)
+    for both in (POD_CIDRS, *addresses, *frontends, *views, *pings, *ranges):
         yield from both.values()
     yield from (POD_INTERFACES, REFUSALS, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
 

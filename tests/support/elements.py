@@ -2,7 +2,7 @@
 
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
-from ipvsproxy.ruleset.elements import ElementKey
+from ipvsproxy.ruleset.elements import ElementKey, PortRange
 from ipvsproxy.ruleset.schema import SETS, Field, OwnerKind
 
 GROUP_UNIT = 16
@@ -15,6 +15,10 @@ def element(name, text):
     kind, words = SETS[name], text.split(" . ")
     rest = words[kind.owner :]
     owner = None
+    if kind.port_interval:
+        first, _, last = words[2].partition("-")
+        owner = FrontendKey(parse_ip(words[0]), NUMBERS[words[1]], 0)
+        return ElementKey(kind, owner, PortRange(int(first), int(last or first)))
     if kind.owner is OwnerKind.FRONTEND:
         owner = FrontendKey(parse_ip(words[0]), NUMBERS[words[1]], int(words[2]))
     elif kind.owner is OwnerKind.ADDRESS:

@@ -1,9 +1,10 @@
 """What a kernel would answer to `inspect.walk`, made from a ledger: everything wanted is there."""
 
 from ipvsproxy.base.address import family, format_ip
+from ipvsproxy.base.frontend import every_port
 from ipvsproxy.plan.records import Counters, DestinationRecord, ElementMatch, Route, ServerRecord
 from ipvsproxy.plan.state import DestinationAttributes, Path
-from ipvsproxy.ruleset.elements import ElementKey
+from ipvsproxy.ruleset.elements import ElementKey, PortRange
 
 
 class MemoryState:
@@ -24,9 +25,11 @@ class MemoryState:
         if not kind.interval:
             slot = ElementKey(kind, owner, rest)
             return ElementMatch(slot, self.elements[slot]) if slot in self.elements else None
+        if kind.port_interval:
+            owner, rest = every_port(owner), owner.port
         for slot in self.elements:
             if slot.set is kind and slot.owner == owner and _holds(slot.rest, rest):
-                return ElementMatch(slot)
+                return ElementMatch(slot, self.elements[slot])
         return None
 
     def route(self, address):
@@ -52,4 +55,6 @@ class MemoryState:
 def _holds(interval, point):
     if isinstance(point, str):
         return point.startswith(interval[:-1]) if interval.endswith("*") else point == interval
+    if isinstance(interval, PortRange):
+        return interval.first <= point <= interval.last
     return point in interval

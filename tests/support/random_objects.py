@@ -5,7 +5,7 @@ import errno
 from hypothesis import strategies as st
 
 from ipvsproxy.base.address import parse_cidr, parse_ip
-from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.model import Node, Protocol
 from tests.support.build import endpoint, service, slice_of
 from tests.support.memory_kernel import Fault
 
@@ -36,6 +36,10 @@ annotated = st.one_of(
             "max_connections": st.sampled_from([(0, 0), (9, 0), (9, 5)]),
             "weights": st.sampled_from([(("*", 3),), (("*", 0),)]),
             "ping": st.sampled_from(["always", "when-ready", "off"]),
+            "affinity_scope": st.just("service"),
+            "port_ranges": st.sampled_from(
+                [((Protocol.TCP, 1, 99),), ((Protocol.TCP, 9, 200), (Protocol.UDP, 1, 9))]
+            ),
         },
     ),
 )

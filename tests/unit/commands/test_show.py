@@ -14,6 +14,7 @@ from ipvsproxy.config import DataPath
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.kernel.read.connections import parse
 from ipvsproxy.kube.once import read_objects
+from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.records import Counters
 from tests.support.build import config, destination, endpoint, key, service, slice_of
 from tests.support.elements import element
@@ -185,6 +186,29 @@ def test_rules(view, capsys):
     assert (vip["sourceRanges"], vip["masquerade"], vip["address"]) == (["198.51.100.0/24"], "always", "vip")
     assert items[str(WEB)]["masquerade"] == "unless-local-pod"
     assert items[str(DNS)]["verdict"] == "refuse"
+
+
+def test_rules_of_ranges_of_ports(view, monkeypatch, capsys):
+    ranges = ((Protocol.UDP, 30000, 31000), (Protocol.UDP, 5060, 5060))
+    ranged = service("rtp", ["10.96.0.60"], ((53, 0, "UDP"),), port_ranges=ranges)
+    pieces = {"default/rtp": slice_of("rtp", "10.244.1.1", ports=((53, "UDP", ""),))}
+    found = [
+        Listed(Kind.SERVICE, {ranged.key: ranged}),
+        Listed(Kind.ENDPOINT_SLICE, pieces),
+        Listed(Kind.NODE, {}),
+    ]
+    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), found, HERE)
+    monkeypatch.setattr(show, "KernelReader", lambda: MemoryView(MemoryState(ledger, HERE)))
+    capsys.readouterr()
+    items = {row["frontend"]: row for row in shown(capsys, "rules")["items"]}
+    row = items["10.96.0.60:0/UDP"]
+    assert (row["ports"], row["verdict"], row["masquerade"]) == (
+        ["30000-31000", "5060"], "accept", "unless-local-pod"
+    )  # fmt: skip
+    assert items["10.96.0.60:53/UDP"]["ports"] == []
+    services = {row["frontend"]: row for row in shown(capsys, "services")["items"]}
+    assert services["10.96.0.60:0/UDP"]["verdict"] == "accept"
+    assert services["10.96.0.60:0/UDP"]["affinitySeconds"] == 10800
 
 
 @pytest.mark.parametrize(

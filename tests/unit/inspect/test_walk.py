@@ -18,6 +18,7 @@ from ipvsproxy.inspect.admission import Rule
 from ipvsproxy.inspect.explanation import PacketOutcome, Sender
 from ipvsproxy.inspect.walk import explain, packet
 from ipvsproxy.kube.decode import decode_mapping
+from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.rules import elements
 from ipvsproxy.plan.state import (
     PERSISTENT,
@@ -188,6 +189,35 @@ def test_a_health_check_port_is_answered_by_this_node_alone():
     state = node_with(local, slice_of("web", "10.244.1.1"))
     assert "healthCheckNodePort" in ask(state, key("192.0.2.1:30999"), CLIENT).reason
     assert "it is forwarded to eth0" in ask(state, key("192.0.2.2:30999")).reason
+
+
+def test_a_port_of_a_range_keeps_its_number():
+    ranges = ((Protocol.TCP, 30000, 30010), (Protocol.TCP, 30999, 30999))
+    settings = {"external_local": True, "health_check_port": 30999}
+    ranged = service(load_balancer_ips=["203.0.113.1"], port_ranges=ranges, **settings)
+    state = node_with(ranged, slice_of("web", endpoint("10.244.1.1", on="node1")))
+    said = ask(state, key("203.0.113.1:30005"), CLIENT)
+    assert (said.outcome, elements_of(said)) == (PacketOutcome.ACCEPTED, ["port_ranges4"])
+    assert [str(target.real.destination) for target in said.targets] == ["10.244.1.1:30005"]
+    assert said.frontend == key("203.0.113.1:0")
+    assert ask(state, key("203.0.113.1:80"), CLIENT).frontend == key("203.0.113.1:80")
+    assert ask(state, key("203.0.113.1:30011"), CLIENT).outcome is PacketOutcome.REFUSED
+    assert ask(state, key("203.0.113.1:80"), CLIENT).server.key == key("203.0.113.1:80")
+    # IPVS takes it before the proxy's own server would.
+    assert ask(state, key("203.0.113.1:30999"), CLIENT).outcome is PacketOutcome.ACCEPTED
+
+
+def test_ports_for_data_connections_of_ftp_go_to_its_server():
+    """Those from 1024 on; IPVS looks for that server, which may be another Service's, before one with port 0."""
+    ranged = service(port_ranges=((Protocol.TCP, 900, 30010),))
+    state = node_with(ranged, slice_of("web", "10.244.1.1"))
+    ftp = key("10.96.0.10:21")
+    state.servers[ftp], state.attributes[ftp] = [Destination(POD, 2121)], ServerAttributes("rr", PERSISTENT, 300)
+    said = {port: ask(state, key(f"10.96.0.10:{port}"), CLIENT) for port in (900, 30000)}
+    assert {port: found.server.key.port for port, found in said.items()} == {900: 0, 30000: 21}
+    assert [str(found.targets[0].real.destination) for found in said.values()] == [
+        "10.244.1.1:900", "10.244.1.9:30000",
+    ]  # fmt: skip
 
 
 def test_an_endpoint_that_no_route_leads_to_is_reported():

@@ -843,3 +843,52 @@ def test_the_weight_of_a_slice(key, text, weight):
     found = decode_mapping(Kind.ENDPOINT_SLICE, raw)
     assert found.object.weight == weight
     assert len(found.complaints) == (weight < 0)
+
+
+@pytest.mark.parametrize("text", ["port", "service"])
+def test_the_scope_of_affinity(text):
+    assert value(annotated(text, "affinity-scope")).affinity_scope == text
+
+
+def test_a_scope_of_affinity_that_is_none_is_left_out():
+    found = decoded(annotated("pod", "affinity-scope"))
+    assert (found.object.affinity_scope, len(found.complaints)) == ("", 1)
+
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
+
+
+@pytest.mark.parametrize(
+    ("text", "ranges"),
+    [
+        ("30000-31000/udp", ((UDP, 30000, 31000),)),
+        ("*", ((TCP, 1, 65535),)),
+        ("*/udp, 21,1024-2048/tcp", ((TCP, 21, 21), (TCP, 1024, 2048), (UDP, 1, 65535))),
+    ],
+)
+def test_ranges_of_ports(text, ranges):
+    assert value(annotated(text, "port-range")).port_ranges == ranges
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "65536",
+        "2-1",
+        "1-",
+        "-1",
+        "1-2-3",
+        "80/icmp",
+        "1-10,5-20",
+        "*,80",
+        "a",
+        ",".join(map(str, range(1, 18))),
+    ],
+)
+def test_ranges_of_ports_that_are_none_are_left_out(text):
+    found = decoded(annotated(text, "port-range"))
+    (complaint,) = found.complaints
+    assert found.object.port_ranges == ()
+    assert complaint.startswith("metadata.annotations[ipvsproxy.io/port-range]: ")

@@ -41,6 +41,8 @@ BASES = {
     # What conntrack cannot translate must come to nobody.
     "input_short": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     "leaving_short": ("filter", "postrouting", range(POSTROUTING)),
+    # Before the chain for single ports, which ends with what is true of all others.
+    "postrouting_ranges": ("nat", "postrouting", range(CONNTRACK + 1, POSTROUTING)),
     # Echo requests are answered behind the hook; who answers is a matter of the local address alone.
     "input_ping": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
