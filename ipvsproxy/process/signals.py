@@ -29,11 +29,11 @@ def end_at_once() -> None:
     # started here (a plugin for credentials) would inherit that.
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     for number in {*ALWAYS, *UNLESS_IGNORED} - kept:
-        signal.signal(number, _heeded)
+        signal.signal(number, _honored)
     threading.Thread(target=_wait, args=(read,), name="signals", daemon=True).start()
 
 
-def _heeded(_number: int, _frame: object) -> None:
+def _honored(_number: int, _frame: object) -> None:
     """Do nothing: that there is a handler is what counts."""
 
 
