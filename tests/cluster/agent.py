@@ -45,14 +45,20 @@ def main(path: str) -> None:
     socket.sethostname(settings["name"])
     subprocess.run(["ip", "-batch", "-"], input="\n".join(settings["network"]) + "\n", text=True, check=True)
     subprocess.run(["sysctl", "-q", "-w", *SYSCTLS], check=False)
-    if settings["strict"]:
-        for program in ("iptables", "ip6tables"):
-            subprocess.run([program, "--policy", "FORWARD", "DROP"], check=True)
+    for program, cidr in zip(("iptables", "ip6tables"), settings["forwarded"], strict=False):
+        be_strict(program, cidr)
     delegate_cgroups()
     server = Server(tuple(settings["address"]), Request)
     start_runtime(folder, settings)
     print("serving", flush=True)
     server.serve_forever()
+
+
+def be_strict(program: str, pods: str) -> None:
+    """Forward nothing but what is of pods, as flannel has it on hosts whose policy is DROP."""
+    subprocess.run([program, "--policy", "FORWARD", "DROP"], check=True)
+    for side in ("--source", "--destination"):
+        subprocess.run([program, "--append", "FORWARD", side, pods, "--jump", "ACCEPT"], check=True)
 
 
 def delegate_cgroups() -> None:

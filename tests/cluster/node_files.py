@@ -6,7 +6,7 @@ import json
 
 from tests.cluster import store
 from tests.cluster.images import PAUSE
-from tests.cluster.place import AGENT_PORT, API_IP, DNS_IP, Cluster, Node
+from tests.cluster.place import AGENT_PORT, API_IP, DNS_IP, POD_CIDRS, Cluster, Node
 
 RUNTIME = "unix:///run/containerd/containerd.sock"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -66,8 +66,8 @@ def files(cluster: Cluster, node: Node) -> dict[str, str]:
 def cni(node: Node, plugins: str) -> dict[str, object]:
     """Pods on a bridge, or each on a link of its own; routes between nodes are made by `network`.
 
-    `firewall` is a node of the strict kind: its FORWARD chain drops what the plugin of that name does not accept
-    (agent.py), and what leaves for other addresses than pods' is masqueraded by the bridge plugin.
+    `firewall` is a node of the strict kind: its FORWARD chain drops what is not of pods (agent.py), and what leaves
+    for other addresses than those of its own pods is masqueraded by the bridge plugin.
     """
     ranges = [[{"subnet": cidr}] for cidr in node.pod_cidrs]
     ipam = {"type": "host-local", "ranges": ranges}
@@ -147,7 +147,7 @@ def agent(cluster: Cluster, node: Node, kubelet_path: object) -> dict[str, objec
         "network": network(cluster, node),
         "kubelet": [str(kubelet_path), *kubelet_flags(cluster, node)],
         "store": str(store.path(cluster.images)),
-        "strict": cluster.plugins == "firewall",
+        "forwarded": POD_CIDRS if cluster.plugins == "firewall" else (),
     }
 
 
