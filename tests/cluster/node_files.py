@@ -66,7 +66,7 @@ def files(cluster: Cluster, node: Node) -> dict[str, str]:
 def cni(node: Node, plugins: str) -> dict[str, object]:
     """Pods on a bridge, or each on a link of its own; routes between nodes are made by `network`.
 
-    `firewall` is a node of the strict kind: its FORWARD chain drops what is not of pods (agent.py), and what leaves
+    `firewall` is a node of the strict kind: its FORWARD chain drops what is not of pods (agent.py); what leaves
     for other addresses than those of its own pods is masqueraded by the bridge plugin.
     """
     ranges = [[{"subnet": cidr}] for cidr in node.pod_cidrs]
