@@ -1,8 +1,9 @@
 """Show what ipvsproxy does: two nodes, pods and an outside client, and real requests to examples/.
 
-Every row of the table below is one way into one Service, asked several times at once. It says which
-endpoints must answer and which source they must see; the printed table says which did. The exit code is
-1 when anything differs. Run it with `make demo`, which finds a kernel with IPVS for it.
+Every row of the tables below is one way into one Service, asked several times at once. It says which endpoints
+must answer and which source they must see; the printed tables say which did. The second one is of two tenants: who
+is refused, and whose DNS answers. The exit code is 1 when anything differs. Run it with `make demo`, which finds a
+kernel with IPVS for it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ipvsproxy.base import messages
 from tests.lab.cases import OWN, TIMES, Case, Row, addresses_of, ask_everything
-from tests.lab.lab import Host, Lab
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.proxy import Proxy
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
@@ -54,21 +55,39 @@ CASES = (
 )
 
 
+TENANTS = (
+    Case("p11", "own Service shop", "10.96.0.70", 80, "p21", OWN),
+    Case("p12", "own Service shop", "10.96.0.71", 80, "p22", OWN),
+    Case("p11", "that of green", "10.96.0.71", 80, outcome="refused"),
+    Case("p12", "that of blue", "10.96.0.70", 80, outcome="refused"),
+    Case("p12", "NodePort of blue", "192.0.2.1", 30090, outcome="refused"),
+    Case("client", "NodePort of blue", "192.0.2.1", 30090, "p21", "node1"),
+    Case("p11", "cluster's DNS", "10.96.0.53", 53, "p21", OWN, "udp"),
+    Case("p11", "cluster's DNS", "10.96.0.53", 53, "p21", OWN),
+)
+TENANTS_TEXT = """
+Two tenants: p11 and p21 are pods of blue, p12 and p22 of green. Each has a Service "shop", and the other one is
+refused there. Who is no pod is not judged. Blue has a DNS of its own, p21: it answers pods of blue that ask the
+DNS of the cluster.
+"""
+PROXY_ARGS = (*DEFAULT_PROXY_ARGS, "--tenant-label=ipvsproxy.io/tenant", "--cluster-dns=default/dns")
+
+
 def through_node(lab: Lab, case: Case) -> str:
     """Name the node whose proxy decides: the one that is addressed, or the first on the path."""
     addressed = [node.name for node in lab.nodes if case.address in addresses_of(lab, node.name)]
     return (addressed or [case.via])[0] if case.asker == "client" else "own node"
 
 
-def show(lab: Lab, rows: list[Row]) -> None:
-    """Print the aligned table, in the order of the cases."""
+def show(lab: Lab, rows: list[Row], cases: Sequence[Case]) -> None:
+    """Print the aligned table of some cases, in their order."""
     head = ("who", "way in", "address", "through", "answered by", "source seen", "")
     table = [head]
-    for row in sorted(rows, key=lambda row: CASES.index(row.case)):
+    for row in sorted((row for row in rows if row.case in cases), key=lambda row: cases.index(row.case)):
         case = row.case
         through = through_node(lab, case)
         verdict = (
-            "ok" if row.fine else f"UNEXPECTED, wanted {case.endpoints or 'timeout'} from {case.source or '-'}"
+            "ok" if row.fine else f"UNEXPECTED, wanted {case.endpoints or case.outcome} from {case.source or '-'}"
         )
         table.append((case.asker, case.kind, case.target, through, row.answered, row.sources or "-", verdict))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -78,7 +97,7 @@ def show(lab: Lab, rows: list[Row]) -> None:
 
 def start_proxies(lab: Lab) -> list[Proxy]:
     """Start one on each node, both at once, and wait until both have done their first sync."""
-    proxies = [lab.proxy(node, EXAMPLES, wait=False) for node in lab.nodes]
+    proxies = [lab.proxy(node, EXAMPLES, PROXY_ARGS, wait=False) for node in lab.nodes]
     for proxy in proxies:
         proxy.wait_for(messages.SYNCED)
     return proxies
@@ -103,10 +122,12 @@ def main() -> int:
         proxies = start_proxies(lab)
         cleanup.callback(lambda: [proxy.stop() for proxy in proxies if proxy.is_running()])
         began = timed("two ipvsproxy started and synced", began)
-        rows = ask_everything(lab, CASES)
+        rows = ask_everything(lab, (*CASES, *TENANTS))
         timed(f"{len(rows) * TIMES} requests", began)
         print()
-        show(lab, rows)
+        show(lab, rows, CASES)
+        print(TENANTS_TEXT)
+        show(lab, rows, TENANTS)
         bad = [row for row in rows if not row.fine]
         print(f"\n{len(rows) - len(bad)} of {len(rows)} as expected")
         for proxy in proxies if bad else []:
