@@ -7,17 +7,17 @@ remembers of one client, is not looked at here.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from ipvsproxy.base.address import family, format_ip
 from ipvsproxy.base.frontend import FIRST_DATA_PORT, FTP_DATA_PORT, FTP_PORT, every_port
 from ipvsproxy.inspect import short_path
 from ipvsproxy.inspect.admission import NOT_JUDGED, Rule, admission
+from ipvsproxy.inspect.ends import ENDS, TO_IPVS, WORDS, End, affinity, by_chance, next_hop
 from ipvsproxy.inspect.explanation import Explanation, Packet, PacketOutcome, Sender, Step, Target
 from ipvsproxy.inspect.spread import shares
 from ipvsproxy.plan.model import Protocol
-from ipvsproxy.plan.records import DestinationRecord, ElementMatch, Route, ServerRecord, State
-from ipvsproxy.plan.state import ONE_PACKET, PERSISTENT, Destination, FrontendKey
+from ipvsproxy.plan.records import DestinationRecord, ElementMatch, ServerRecord, State
+from ipvsproxy.plan.state import Destination, FrontendKey
 from ipvsproxy.ruleset.codec import value_text
 from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, is_short
 from ipvsproxy.ruleset.schema import (
@@ -41,30 +41,6 @@ from ipvsproxy.ruleset.schema import (
 
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
-
-
-class _End(NamedTuple):
-    """Where the rules have led: to an outcome with its reason, or (None) on to IPVS."""
-
-    outcome: PacketOutcome | None
-    reason: str = ""
-
-
-TO_IPVS = _End(None)
-ENDS = {
-    PacketVerdict.REFUSE: _End(PacketOutcome.REFUSED, "the Service has no usable endpoint anywhere"),
-    PacketVerdict.DROP: _End(
-        PacketOutcome.DROPPED, "endpoints exist, but a Local policy forbids all of them on this node"
-    ),
-    PacketVerdict.ACCEPT: TO_IPVS,
-    PacketVerdict.INSIDE_ONLY: _End(PacketOutcome.REFUSED, "a port of ours that only our own DNAT leads to"),
-}
-WORDS = {
-    PacketVerdict.ACCEPT: "accept: on to IPVS",
-    PacketVerdict.REFUSE: "refuse: TCP reset or port unreachable",
-    PacketVerdict.DROP: "drop, without an answer",
-    PacketVerdict.INSIDE_ONLY: "only for packets that a view has sent here",
-}
 
 
 def packet(to: FrontendKey, state: State, source: bytes | None = None, link: str = "") -> Packet:
@@ -111,7 +87,7 @@ class _Walk:
             return self._ended(end)
         return self._short_path(self._endpoints) if self._endpoints else self._balance()
 
-    def _ended(self, end: _End) -> Explanation:
+    def _ended(self, end: End) -> Explanation:
         return Explanation(
             self._packet, self._sender, tuple(self._steps), end.outcome or PacketOutcome.NOT_OURS, end.reason
         )
@@ -139,7 +115,7 @@ class _Walk:
 
     # by_source
 
-    def _admit(self) -> _End | None:
+    def _admit(self) -> End | None:
         """Return the end where only some groups of local pods may connect, and the sender is in none of them."""
         source, link, to = self._packet.source, self._packet.link, self._packet.to
         is_pod = self._sender is Sender.POD
@@ -150,14 +126,14 @@ class _Walk:
         if found.rule is Rule.UNKNOWN_POD:
             reason = f"{name} is no pod of this node whose tenant is known; the Service is a tenant's"
             self._note("admit", reason)
-            return _End(PacketOutcome.DROPPED, reason)
+            return End(PacketOutcome.DROPPED, reason)
         if found.rule.admits:
             what = f"{name} may connect: it is in group {found.group}"
             self._note("check_group", what, found.admitted or found.member)
             return None
         self._note("check_group", f"{name} is in group {found.group}, which may not connect", found.member)
         outcome = PacketOutcome.DROPPED if found.drops else PacketOutcome.REFUSED
-        return _End(outcome, f"the Service is another tenant's, and not shared with that of {name}")
+        return End(outcome, f"the Service is another tenant's, and not shared with that of {name}")
 
     def _view(self) -> None:
         """Follow the view for the group of the source, or else the internal view."""
@@ -178,7 +154,7 @@ class _Walk:
         if match is not None:
             self._endpoints = short_path.endpoints(self._state, self._at, value_text(match.value))
             seen = "externalTrafficPolicy Local, seen from inside"
-            self._note("inside", f"{seen}: {_by_chance(self._endpoints)}", match)
+            self._note("inside", f"{seen}: {by_chance(self._endpoints)}", match)
         return match is not None
 
     def _group_view(self) -> ElementMatch | None:
@@ -194,18 +170,18 @@ class _Walk:
 
     # Routing
 
-    def _forwarded(self) -> _End | None:
+    def _forwarded(self) -> End | None:
         """Only what is for this node is decided about."""
         route = self._state.route(self._at.address)
         if route is not None and route.local:
             return None
-        where = _way(route)
+        where = next_hop(route)
         self._note("routing", f"{format_ip(self._at.address)} is no address of this node: {where}")
-        return _End(PacketOutcome.NOT_OURS, f"{format_ip(self._at.address)} is no address of this node: {where}")
+        return End(PacketOutcome.NOT_OURS, f"{format_ip(self._at.address)} is no address of this node: {where}")
 
     # decide, check_source
 
-    def _check_source(self) -> _End | None:
+    def _check_source(self) -> End | None:
         ranged = self._find(RANGED, self._packet.to)
         if ranged is None:
             return None
@@ -214,11 +190,9 @@ class _Walk:
             self._note("check_source", f"{format_ip(self._packet.source)} is in the source ranges", allowed)
             return None
         self._note("check_source", f"{format_ip(self._packet.source)} is in none of the source ranges", ranged)
-        return _End(
-            PacketOutcome.DROPPED, f"loadBalancerSourceRanges do not have {format_ip(self._packet.source)}"
-        )
+        return End(PacketOutcome.DROPPED, f"loadBalancerSourceRanges do not have {format_ip(self._packet.source)}")
 
-    def _decide(self) -> _End:
+    def _decide(self) -> End:
         """The DNAT of a view ends the nat chains: it leads to a server that has endpoints, or to one of them."""
         if self._at != self._packet.to or self._endpoints:
             return TO_IPVS
@@ -231,13 +205,13 @@ class _Walk:
         text = value_text(match.value)
         if is_short(text):
             self._endpoints = short_path.endpoints(self._state, self._at, text)
-            self._note("decide", _by_chance(self._endpoints), match)
+            self._note("decide", by_chance(self._endpoints), match)
             return TO_IPVS
         verdict = PacketVerdict(text) if text in list(PacketVerdict) else None
         self._note("decide", WORDS[verdict] if verdict else text, match)
-        return ENDS[verdict] if verdict else _End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
+        return ENDS[verdict] if verdict else End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
 
-    def _health_check(self) -> _End | None:
+    def _health_check(self) -> End | None:
         """A server for ranges of ports takes also this one: IPVS comes before the program that listens."""
         is_tcp = self._at.protocol == Protocol.TCP
         match = self._state.find(HEALTH_CHECK_PORTS, None, self._at.port) if is_tcp else None
@@ -247,13 +221,13 @@ class _Walk:
             self._note("decide", "a healthCheckNodePort, at an address whose ports IPVS takes", match)
             return TO_IPVS
         self._note("decide", "a healthCheckNodePort, which the proxy itself answers", match)
-        return _End(PacketOutcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service")
+        return End(PacketOutcome.NOT_OURS, "a healthCheckNodePort: the proxy itself answers, not the Service")
 
-    def _no_frontend(self) -> _End:
+    def _no_frontend(self) -> End:
         match = self._state.find(VIPS[self._number], self._at.address)
         if match:
             self._note("guard", "the guard refuses ports of a VIP that no Service has", match)
-            return _End(
+            return End(
                 PacketOutcome.REFUSED,
                 f"{format_ip(self._at.address)} is a VIP, but no Service has this port on it",
             )
@@ -278,12 +252,12 @@ class _Walk:
     def _balance(self) -> Explanation:
         server = self._server()
         if server is None:
-            return self._ended(_End(PacketOutcome.NOT_OURS, self._without_server()))
-        self._note("IPVS", f"virtual server {server.key}, scheduler {server.server.scheduler}{_affinity(server)}")
+            return self._ended(End(PacketOutcome.NOT_OURS, self._without_server()))
+        self._note("IPVS", f"virtual server {server.key}, scheduler {server.server.scheduler}{affinity(server)}")
         targets = tuple(self._targets(server, self._state.destinations(server.key)))
         if not targets:
             reason = "IPVS has no endpoint that takes new connections: port unreachable"
-            return self._ended(_End(PacketOutcome.REFUSED, reason))._replace(server=server)
+            return self._ended(End(PacketOutcome.REFUSED, reason))._replace(server=server)
         one_of = f"one of {len(targets)} endpoints" if len(targets) > 1 else "the only endpoint"
         reason = f"IPVS sends it to {one_of}"
         return Explanation(
@@ -306,7 +280,7 @@ class _Walk:
         if self._find(FRONTENDS, self._at):
             return f"drift: the rules accept {self._at}, but IPVS has no such server"
         route = self._state.route(self._at.address)
-        return f"no frontend {self._at} on this node: {_way(route)}"
+        return f"no frontend {self._at} on this node: {next_hop(route)}"
 
     def _targets(self, server: ServerRecord, reals: Sequence[DestinationRecord]) -> Iterable[Target]:
         parts = shares(server.server.scheduler, reals)
@@ -345,24 +319,3 @@ class _Walk:
         if not local and self._state.find(VIPS[self._number], source):
             return "the source is a VIP, which no other host can answer"
         return ""
-
-
-def _by_chance(endpoints: Sequence[DestinationRecord]) -> str:
-    return f"the short path: DNAT to one of {len(endpoints)} endpoints, by chance"
-
-
-def _way(route: Route | None) -> str:
-    if route is None:
-        return "no route leads there"
-    if route.local:
-        return "a program of this node may listen there"
-    via = f" via {format_ip(route.gateway)}" if route.gateway else ""
-    return f"it is forwarded to {route.link}{via}"
-
-
-def _affinity(server: ServerRecord) -> str:
-    if server.server.flags & ONE_PACKET:
-        return ", each packet by itself (one-packet)"
-    if server.server.flags & PERSISTENT:
-        return f", affinity of clients for {server.server.timeout} s"
-    return ""

@@ -32,13 +32,7 @@ from ipvsproxy.plan.dependencies import (
     replaced_vips,
     unneeded_elements,
 )
-from ipvsproxy.plan.diff import (
-    IpvsStep,
-    Steps,
-    Verb,
-    record_ipvs,
-    record_vip,
-)
+from ipvsproxy.plan.diff import IpvsStep, Steps, Verb, record_ipvs, record_vip
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.node import Reserved
 from ipvsproxy.plan.notification import Notification, VipsChanged

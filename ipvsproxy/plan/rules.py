@@ -4,7 +4,7 @@ The rules themselves are static (nft/rulesets/ipvsproxy.nft) and are explained t
 `ruleset.schema`.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
@@ -134,6 +134,22 @@ def may_be_balanced_by_rules(frontend: Frontend) -> bool:
 def may_be_view_by_rules(frontend: Frontend) -> bool:
     """Whether views that lead to the server of a frontend could do without for a moment."""
     return frontend.path is IPVS_PATH and 0 < len(frontend.destinations) <= MOST_ENDPOINTS
+
+
+def served_by_rules(
+    frontends: Mapping[FrontendKey, Frontend], servers: Container[FrontendKey], answering: Container[bytes]
+) -> dict[ElementKey, Value]:
+    """Return elements that serve the frontends of some addresses by rules, until they have their servers."""
+    found = dict[ElementKey, Value]()
+    for key, frontend in frontends.items():
+        if key.address not in answering:
+            continue
+        if key not in servers and may_be_balanced_by_rules(frontend):
+            found.update(balanced_by_rules(frontend))
+        view = frontends.get(frontend.server_for(LOCAL) or key)
+        if frontend.views and view and view.key not in servers and may_be_view_by_rules(view):
+            found.update(internal_view_by_rules(key, view.destinations))
+    return found
 
 
 def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:

@@ -11,6 +11,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.config import Config, DataPath, TenantRefusal, annotations
 from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
 from ipvsproxy.kube.store import Store
@@ -18,7 +19,7 @@ from ipvsproxy.plan.balance import UNWEIGHTED
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import local_view
 from ipvsproxy.plan.localhost import localhost_ports
-from ipvsproxy.plan.model import EndpointSlice, Service
+from ipvsproxy.plan.model import EndpointSlice, Protocol, Service
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
 from ipvsproxy.plan.quota import Quota
@@ -29,7 +30,7 @@ from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT, Tally, Tier, largest_size
 from ipvsproxy.plan.tenant_dns import with_views
 from ipvsproxy.plan.waiting import RankedService
-from ipvsproxy.reconciler.node_state import NodeState
+from ipvsproxy.reconciler.node_state import API_SERVER, NodeState
 from ipvsproxy.reconciler.service_reports import ServiceReports
 from ipvsproxy.ruleset.schema import SHARED_GROUP
 
@@ -268,3 +269,15 @@ def _of_other_tenants(endpoints: Sequence[bytes]) -> list[str]:
         return []
     names = ", ".join(map(format_ip, endpoints[:NAMED]))
     return [f"{len(endpoints)} endpoints are pods of other tenants and get nothing: {names}"]
+
+
+def is_urgent(service: Service) -> bool:
+    """Whether other programs cannot start without this Service: the API server's own, and DNS.
+
+    But none with addresses from outside: an older Service, not planned yet, may hold the same.
+    """
+    if service.external_ips or service.load_balancer_ips:
+        return False
+    return service.key == API_SERVER or any(
+        p.port == DNS_PORT and p.protocol is Protocol.UDP for p in service.ports
+    )

@@ -7,7 +7,6 @@ addresses. Out: the ledger, and the names of what has changed in it. Owned by th
 import time
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
-from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.config import Config, TenantPods
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.exchange.report import LookUps, Report
@@ -17,25 +16,17 @@ from ipvsproxy.plan.affected import services_affected
 from ipvsproxy.plan.diff import Steps, diff
 from ipvsproxy.plan.host_ports import Port
 from ipvsproxy.plan.ledger import Ledger
-from ipvsproxy.plan.model import EndpointSlice, Node, Protocol, Service
+from ipvsproxy.plan.model import EndpointSlice, Node, Service
 from ipvsproxy.plan.node import Missing, NodeFacts, Reserved
-from ipvsproxy.plan.rules import (
-    audience_element,
-    balanced_by_rules,
-    internal_view_by_rules,
-    may_be_balanced_by_rules,
-    may_be_view_by_rules,
-    refusals_element,
-)
+from ipvsproxy.plan.rules import audience_element, refusals_element, served_by_rules
 from ipvsproxy.plan.safety import has_external_ips
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, KernelState, ServerState, Vip
 from ipvsproxy.plan.tenants import Tenants
 from ipvsproxy.reconciler.node_state import API_SERVER, NodeState, log_missing
-from ipvsproxy.reconciler.planning import Planning
+from ipvsproxy.reconciler.planning import Planning, is_urgent
 from ipvsproxy.reconciler.service_reports import ServiceReports
 from ipvsproxy.ruleset.elements import ElementKey, Value, guards
-from ipvsproxy.ruleset.schema import LOCAL
 
 
 class WantedState:
@@ -323,17 +314,8 @@ class WantedState:
         They have been on the short path, or another program has deleted the server. On a node that `is_new` no
         NodePort answers yet.
         """
-        found, frontends = dict[ElementKey, Value](), self._ledger.frontends
         answering = {vip.address for vip in shadow.vips}.union(() if is_new else self._node.facts.link_addresses)
-        for key, frontend in frontends.items():
-            if key.address not in answering:
-                continue
-            if key not in shadow.servers and may_be_balanced_by_rules(frontend):
-                found.update(balanced_by_rules(frontend))
-            view = frontends.get(frontend.server_for(LOCAL) or key)
-            if frontend.views and view and view.key not in shadow.servers and may_be_view_by_rules(view):
-                found.update(internal_view_by_rules(key, view.destinations))
-        return found
+        return served_by_rules(self._ledger.frontends, shadow.servers, answering)
 
     def take_stages(self) -> Sequence[list[str]]:
         """Return all Services to be planned at a cold start: first those that all others wait for."""
@@ -350,15 +332,3 @@ class WantedState:
     def report_withheld(self) -> None:
         """Log how many lines about Services were left out."""
         self._reports.withheld()
-
-
-def is_urgent(service: Service) -> bool:
-    """Whether other programs cannot start without this Service: the API server's own, and DNS.
-
-    But none with addresses from outside: an older Service, not planned yet, may hold the same.
-    """
-    if service.external_ips or service.load_balancer_ips:
-        return False
-    return service.key == API_SERVER or any(
-        p.port == DNS_PORT and p.protocol is Protocol.UDP for p in service.ports
-    )
