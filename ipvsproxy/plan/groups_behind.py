@@ -12,7 +12,10 @@ from ipvsproxy.ruleset.schema import ADMITTED, BY_AUDIENCE, FRONTENDS, GROUP_VIE
 
 
 class Behind(NamedTuple):
-    """Groups that no address may join yet; `all` of them where a frontend lets in every pod and is not to."""
+    """Groups that no address may join yet; `all` of them where a frontend lets in every pod and is not to.
+
+    `all` is for addresses that change their group: to others such a frontend is open whether they join or not.
+    """
 
     groups: frozenset[int] = frozenset()
     all: bool = False
@@ -30,7 +33,10 @@ def groups_behind(
         family = slot.set.family
         if not family:
             continue
-        if slot.set is GROUP_VIEWS[family] or (slot.set is ADMITTED[family] and slot not in wanted):
+        if slot.set in (GROUP_VIEWS[family], ADMITTED[family]):
+            if slot in wanted and present.get(slot, wanted[slot]) == wanted[slot]:
+                # It is only lacking: a group without its view is led nowhere.
+                continue
             groups |= {slot.rest} if isinstance(slot.rest, int) else set()
         elif slot.set in (RESTRICTED[family], BY_AUDIENCE[family]) and slot in wanted:
             # A frontend that the kernel does not have lets no pod in.

@@ -7,7 +7,8 @@ safe side is taken: a namespace that has not been read shares nothing, and an ad
 (no namespace yet, two pods that claim it) is in no group.
 
 A pod that changes its group leaves the old one at once, and joins the new one when all Services that depend on the
-change have been programmed: no moment has some of the old and some of the new. Deterministic: no I/O, no clock.
+change have been programmed: no moment has some of the old and some of the new. A pod that starts joins at once,
+unless the kernel lets its group in where it may not connect any more. Deterministic: no I/O, no clock.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
@@ -52,6 +53,8 @@ class Tenants:
         # Namespaces whose Services are not all programmed since they changed their tenant.
         self._moving: set[str] = set()
         self._unsettled: dict[bytes, None] = {}
+        # Of these, addresses that the kernel alone keeps waiting: it is behind with their group.
+        self._waiting: set[bytes] = set()
         self._delayed: set[bytes] = set()
 
     def __bool__(self) -> bool:
@@ -189,6 +192,7 @@ class Tenants:
         self._moving.add(namespace)
         for key in self._pods_in.get(namespace, ()):
             self._unsettled.update(dict.fromkeys(self._pods[key].addresses))
+            self._waiting.difference_update(self._pods[key].addresses)
 
     def addresses_in(self, namespace: str) -> set[bytes]:
         """Return the addresses of all pods that are known in a namespace."""
@@ -244,7 +248,8 @@ class Tenants:
     def can_join(self, *, settled: bool, behind: Container[int] = ()) -> bool:
         """Whether `join` has something to do: also for pods that start later in a namespace that has changed."""
         return (settled and any(self._ready(behind))) or any(
-            not self._is_moving(address) for address in self._unsettled
+            not self._is_moving(address) and not (address in self._waiting and self._has_to_wait(address, behind))
+            for address in self._unsettled
         )
 
     def take_delayed(self) -> set[bytes]:
@@ -257,15 +262,19 @@ class Tenants:
         """Whether all addresses are in the groups where they belong, and those of new pods need not wait."""
         return not (self._unsettled or self._moving)
 
-    def is_settled(self, address: bytes) -> bool:
-        """Whether an address is in the group where it belongs, or in none."""
-        return address not in self._unsettled
+    def is_decided(self, address: bytes) -> bool:
+        """Whether it is known which connections of an address may go on: `group_at`."""
+        return address not in self._unsettled or address in self._waiting
+
+    def group_at(self, address: bytes) -> int:
+        """Return the group that an address is in, or joins once the kernel is not behind with it; 0 for none."""
+        return self._group_of(address) if address in self._waiting else self.members.get(address, 0)
 
     def join(self, *, settled: bool, behind: Container[int] = ()) -> dict[bytes, int]:
         """Put addresses into their groups and return them; to be called after `leave`.
 
-        Those of namespaces that have changed their tenant have to wait until all Services are `settled`, and until
-        the kernel is not `behind` any more with their new group.
+        All have to wait until the kernel is not `behind` any more with their group, those of namespaces that have
+        changed their tenant also until all Services are `settled`.
         """
         if settled:
             delayed = list(filter(self._is_moving, self._unsettled))
@@ -275,12 +284,25 @@ class Tenants:
         for address in list(self._unsettled):
             if self._is_moving(address):
                 continue
-            del self._unsettled[address]
+            if self._has_to_wait(address, behind):
+                self._waiting.add(address)
+                continue
+            self._settle(address)
             group = self._group_of(address)
             if group and address not in self.members:
                 joining[address] = group
         self.members |= joining
         return joining
+
+    def _has_to_wait(self, address: bytes, behind: Container[int]) -> bool:
+        """Whether an address would join a group that the kernel lets in where it may not connect."""
+        return address not in self.members and self._group_of(address) in behind
+
+    def _settle(self, address: bytes) -> None:
+        del self._unsettled[address]
+        if address in self._waiting:
+            self._waiting.remove(address)
+            self._delayed.add(address)
 
     def _ready(self, behind: Container[int]) -> Iterator[str]:
         """Yield the namespaces that have changed and whose new group the kernel is not behind with."""

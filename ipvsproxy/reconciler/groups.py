@@ -1,6 +1,9 @@
 """The parts that have pods leave and join the groups of sources of their tenants.
 
 Leaving comes before Services are planned, joining when all that have changed are in the kernel (`plan.tenants`).
+No address joins a group while the kernel lets that group in where it may not connect, for as long as that is
+refused: its pod reaches shared Services meanwhile. Pods of other groups do not wait.
+
 What an address had open under its old group, and what its new one may not have, is cut.
 """
 
@@ -91,10 +94,12 @@ class Joining(Part):
         return self._wanted.tenants.can_join(settled=not behind.all, behind=behind.groups)
 
     def _behind(self) -> Behind:
-        """Return which groups no address may join yet: all until every Service that has changed is planned."""
-        if self._wanted.backlog:
-            return Behind(all=True)
-        return self._applier.groups_behind()
+        """Return which groups no address may join yet.
+
+        Until every Service that has changed is planned these are all, for addresses that change their group.
+        """
+        behind = self._applier.groups_behind()
+        return behind._replace(all=True) if self._wanted.backlog else behind
 
     @property
     def _can_release(self) -> bool:
@@ -106,5 +111,5 @@ class Joining(Part):
     def _left(self) -> set[bytes]:
         """Return the addresses that have left a group, in the kernel as well, and whose new one is known."""
         tenants, backoff = self._wanted.tenants, self._applier.backoff
-        found = (a for a in self._leaving.gone if tenants.is_settled(a))
+        found = (a for a in self._leaving.gone if tenants.is_decided(a))
         return {a for a in found if not backoff.among([audience_element(a)])}

@@ -219,12 +219,13 @@ class WantedState:
     def group_of(self, source: bytes) -> int | None:
         """Return the group of a source, 0 for a local pod that is in none, None for what is no local pod.
 
-        None also for one that has to wait before it joins a group: it is judged then.
+        None also for one that has to wait until Services are planned before it joins a group: it is judged then.
+        One that waits for the kernel alone is judged by the group that it will join.
         """
         tenants, facts = self._store.tenants, self._node.facts
-        if not tenants.is_settled(source) or source in facts.link_addresses:
+        if not tenants.is_decided(source) or source in facts.link_addresses:
             return None
-        if group := tenants.members.get(source):
+        if group := tenants.group_at(source):
             return group
         return 0 if tenants.is_pod(source) or any(source in cidr for cidr in facts.pod_cidrs) else None
 

@@ -137,6 +137,50 @@ def test_a_pod_that_starts_does_not_wait_for_the_services_of_others(tenants):
     assert tenants.join(settled=False) == {ONE: tenants.group("blue")}
 
 
+def test_a_pod_that_starts_waits_while_the_kernel_is_behind_with_its_group_and_with_no_other(tenants):
+    blue, green = tenants.group("blue"), tenants.group("green")
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.set_pod("b/two", pod("b", "two", TWO))
+    assert not tenants.is_decided(ONE)
+    assert tenants.can_join(settled=False, behind={blue})
+    assert tenants.join(settled=False, behind={blue}) == {TWO: green}
+    # Nothing is done until that changes. What it has open is judged by the group that it will join.
+    assert not tenants.can_join(settled=True, behind={blue})
+    assert (tenants.members.get(ONE), tenants.is_decided(ONE), tenants.group_at(ONE)) == (None, True, blue)
+    assert tenants.can_join(settled=False)
+    assert tenants.join(settled=False) == {ONE: blue}
+    assert (tenants.take_delayed(), tenants.are_settled, tenants.group_at(ONE)) == ({ONE}, True, blue)
+
+
+def test_a_pod_that_waits_for_the_kernel_and_ends_waits_no_more(tenants):
+    blue = tenants.group("blue")
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.join(settled=True, behind={blue})
+    tenants.set_pod("a/one", None)
+    assert tenants.can_join(settled=False, behind={blue})
+    assert tenants.join(settled=False, behind={blue}) == {}
+    assert (tenants.are_settled, tenants.take_delayed()) == (True, {ONE})
+
+
+def test_a_pod_that_waits_for_the_kernel_waits_for_services_when_its_namespace_changes(tenants):
+    blue, green = tenants.group("blue"), tenants.group("green")
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.join(settled=True, behind={blue})
+    tenants.set_namespace("a", namespace("a", "green"))
+    assert (tenants.is_decided(ONE), tenants.can_join(settled=False)) == (False, False)
+    assert tenants.join(settled=True, behind={blue}) == {ONE: green}
+
+
+def test_an_address_that_is_in_its_group_stays_there_while_the_kernel_is_behind_with_it(tenants):
+    tenants.set_pod("a/one", pod("a", "one", ONE))
+    tenants.join(settled=True)
+    tenants.set_pod("a/heir", pod("a", "heir", ONE))
+    tenants.set_pod("a/one", None)
+    assert tenants.leave() == []
+    assert tenants.join(settled=True, behind={tenants.group("blue")}) == {}
+    assert (tenants.are_settled, groups_of(tenants, ONE)) == (True, [tenants.group("blue")])
+
+
 def test_a_pod_that_is_gone_leaves_its_group(tenants):
     tenants.set_pod("a/one", pod("a", "one", ONE, TWO))
     tenants.join(settled=True)

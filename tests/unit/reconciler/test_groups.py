@@ -190,3 +190,71 @@ def test_a_namespace_waits_while_the_kernel_lets_its_new_tenant_in_where_it_may_
     process.now += 35
     process.rest()
     assert set(process.members.values()) == {"0:20"}
+
+
+def admitted(process):
+    return set(process.node.nft.sets["admitted4"])
+
+
+@pytest.fixture(name="shared")
+def _shared():
+    """A process whose kernel refuses that a Service of blue is no longer shared with green."""
+    process = Process()
+    web = replace(service(), namespace="blue", share_with=("green",))
+    process.take(Changed(Kind.SERVICE, web.key, web))
+    assert admitted(process) == {"10.96.0.10 . tcp . 80 . 0:20", "10.96.0.10 . tcp . 80 . 0:30"}
+    for call in range(4):
+        process.node.faults.plan(call, Fault("refused", errno.EBUSY, done=False))
+    with capture_logs() as process.logs:
+        process.loop.reconcile([Changed(Kind.SERVICE, web.key, replace(web, share_with=()))])
+    process.node.faults.coming.clear()
+    assert "10.96.0.10 . tcp . 80 . 0:30" in admitted(process)
+    return process
+
+
+GREEN = replace(POD, namespace="green", addresses=POD.addresses[:1])
+BLUE = replace(POD, name="two", addresses=(parse_ip("10.244.1.2"),))
+
+
+def test_a_pod_that_starts_waits_while_the_kernel_lets_its_group_in_where_it_may_not(shared):
+    """It would reach what its tenant may not. Pods of other tenants do not wait."""
+    shared.take(Changed(Kind.POD, GREEN.key, GREEN), Changed(Kind.POD, BLUE.key, BLUE))
+    assert shared.members == {"10.244.1.2": "0:20"}
+    shared.now += 35
+    shared.rest()
+    assert admitted(shared) == {"10.96.0.10 . tcp . 80 . 0:20"}
+    assert shared.members == {"10.244.1.2": "0:20", "10.244.1.1": "0:30"}
+
+
+def test_a_refused_end_of_a_share_is_logged_and_a_pod_that_waits_for_it_is_no_work(shared):
+    assert [entry for entry in shared.logs if entry["log_level"] in ("warning", "error")]
+    shared.take(Changed(Kind.POD, GREEN.key, GREEN))
+    assert shared.loop.timeout() > 0
+    assert not shared.loop.parts.joining.next_due <= shared.now
+
+
+def test_a_pod_waits_for_the_kernel_also_while_many_services_are_to_be_planned(shared):
+    many = [
+        replace(service(f"many{n}", [f"10.96.{1 + n // 250}.{1 + n % 250}"]), namespace="more")
+        for n in range(3000)
+    ]
+    shared.loop.reconcile([Changed(Kind.POD, GREEN.key, GREEN), *(Changed(Kind.SERVICE, s.key, s) for s in many)])
+    shared.loop.reconcile([])
+    assert shared.loop.parts.planner.next_due <= shared.now
+    assert "10.96.0.10 . tcp . 80 . 0:30" in admitted(shared)
+    assert shared.members == {}
+
+
+def test_connections_of_a_pod_before_are_cut_while_the_next_one_at_its_address_waits(shared):
+    """The wait may be long: what the old pod had open is judged by the tenant of the new one."""
+    other = replace(service("other", ["10.96.0.20"]), namespace="blue")
+    before = replace(BLUE, addresses=GREEN.addresses)
+    shared.loop.reconcile([Changed(Kind.SERVICE, other.key, other), Changed(Kind.POD, before.key, before)])
+    shared.rest()
+    shared.node.conntrack.entries = [OPEN, (GREEN.addresses[0], key("10.96.0.20:80"), OPEN[2])]
+    shared.take(Removed(Kind.POD, before.key), Changed(Kind.POD, GREEN.key, GREEN))
+    assert (shared.members, shared.node.conntrack.entries) == ({}, [OPEN])
+    # What the kernel still lets the tenant do ends when it does so no more, as for other pods of the tenant.
+    shared.now += 35
+    shared.rest()
+    assert shared.node.conntrack.entries == []

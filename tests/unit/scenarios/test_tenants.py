@@ -45,17 +45,14 @@ class Pending(Report):
         self.any = bool(sync.pending or sync.backlog)
 
 
-def may(objects, address, name, asking=None):
-    """Whether a source may reach a Service by some objects, as docs/tenants.md has it.
-
-    `asking` are the tenants of the pods with that address, where not those of the objects.
-    """
+def may(objects, address, name):
+    """Whether a source may reach a Service by some objects, as docs/tenants.md has it."""
     made = objects.get((Kind.SERVICE, name))
     space = objects.get((Kind.NAMESPACE, name.partition("/")[0]))
     owner = space.labels.get(LABEL, "") if space else None
     if made is None or owner == "" or made.share_with == ("*",):
         return True
-    asking = tenants_at(objects, address) if asking is None else asking
+    asking = tenants_at(objects, address)
     if len(asking) != 1:
         return False
     (tenant,) = asking
@@ -110,17 +107,7 @@ class History:
         for address, name in itertools.product(ADDRESSES, names):
             if self.reaches(address, name):
                 allowed = any(may(state, address, name) for state in self.states)
-                assert allowed or self._service_lags(address, name), (format_ip(address), name)
-
-    def _service_lags(self, address, name):
-        """Whether a pod whose namespace is what it was joins while the kernel refuses a change of the Service.
-
-        It reaches then what all pods of its tenant reach.
-        """
-        spaces = {(Kind.NAMESPACE, value.namespace) for _, value in self.objects.items() if _holds(value, address)}
-        stable = all(len({str(state.get(space)) for state in self.states}) == 1 for space in spaces)
-        asking = tenants_at(self.objects, address)
-        return self.late and stable and any(may(state, address, name, asking) for state in self.states)
+                assert allowed, (format_ip(address), name)
 
     def step(self):
         events = []
