@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -125,6 +126,28 @@ class TwoTenants:
     def outcomes(self, asker: str, namespace: str, timeout: float = 3) -> set[str]:
         host = self.lab.nodes[0] if asker == "node1" else self.lab.host(asker)
         return {result.outcome for result in probe_many(self.ways(host, namespace), timeout)}
+
+    def may(self, pod: str, name: str) -> bool:
+        """Whether a pod may connect to the Service of a namespace, as docs/tenants.md has it."""
+        asker, owner = self.tenants[self.pods[pod]], self.tenants[name]
+        shares = self.shares.get(name, "").split(",")
+        return not asker or not owner or asker == owner or asker in shares or "*" in shares
+
+    def allowed(self) -> set[tuple[str, str]]:
+        """Which pods may connect to the Services of which namespaces."""
+        return {(pod, name) for pod in self.pods for name in NUMBERS if self.may(pod, name)}
+
+    def change(self, chance: random.Random) -> None:
+        """Change one to three things at once, at random."""
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            what, name = chance.randrange(3), chance.choice(list(NUMBERS))
+            if what == 0:
+                self.tenants[name] = chance.choice(("", "blue", "green", "red"))
+            elif what == 1:
+                self.pods[chance.choice(list(self.pods))] = name
+            else:
+                self.shares[name] = chance.choice(("", "*", "blue", "green,red"))
+        self.write()
 
     def table(self) -> dict[str, dict[str, set[str]]]:
         """What becomes of connections of each pod of node1 to each Service."""
@@ -310,6 +333,28 @@ def test_connections_that_are_still_allowed_go_on(cluster: TwoTenants) -> None:
         assert [(r.outcome, r.name, r.seen_port) for r in after] == [
             (r.outcome, r.name, r.seen_port) for r in before
         ]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_random_history_lets_a_connection_through_that_is_never_allowed(cluster: TwoTenants, seed: int) -> None:
+    """In samples, with packets, what the unit test of this name looks at in each transaction."""
+    chance = random.Random(seed)
+    eventually(lambda: cluster.table() == SEPARATE)
+    for _ in range(6):
+        before = cluster.allowed()
+        cluster.change(chance)
+        after = cluster.allowed()
+        seen = {(pod, name) for pod, row in cluster.table().items() for name in row if SERVED in row[name]}
+        assert seen <= before | after
+
+        def is_settled(after: set[tuple[str, str]] = after) -> bool:
+            return all(
+                found == ({SERVED} if (pod, name) in after else {REFUSED})
+                for pod, row in cluster.table().items()
+                for name, found in row.items()
+            )
+
+        eventually(is_settled)
 
 
 def test_pods_ask_the_dns_of_their_tenant(cluster: TwoTenants) -> None:
