@@ -19,7 +19,7 @@ import sys
 
 from tests.bench.dataplane import budget
 from tests.bench.dataplane.objects import FEWEST
-from tests.bench.dataplane.proxies import AUTO, MODES, NEEDED
+from tests.bench.dataplane.proxies import AUTO, MODES, NEEDED, OF_TENANT, TENANTS
 from tests.bench.dataplane.results import parse
 from tests.bench.dataplane.rows import FLOORS, WATCHED
 from tests.bench.dataplane.table import OURS, tables
@@ -102,7 +102,7 @@ def plan(chosen):
         return {"services": watched, "peers": [*FLOORS, OURS], "rows": sorted(WATCHED), "kube_proxy": None}
     theirs = [f"kube-proxy {mode}" for mode in chosen.modes] if chosen.kube_proxy else []
     binary = str(chosen.kube_proxy.resolve()) if chosen.kube_proxy else None
-    peers = [*FLOORS, OURS, AUTO, *theirs]
+    peers = [*FLOORS, OURS, AUTO, TENANTS, OF_TENANT, *theirs]
     return {"services": chosen.services, "peers": peers, "rows": None, "kube_proxy": binary}
 
 

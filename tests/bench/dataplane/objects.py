@@ -11,6 +11,7 @@ from tests.bench.dataplane.rows import (
     LOCAL,
     LOCAL_PORT,
     NODE_PORT,
+    POD,
     PORT,
     RANGED,
 )
@@ -19,6 +20,7 @@ from tests.lab import manifests
 FEWEST = 2
 """Services that every measurement has in its first stage."""
 OTHER_ENDPOINTS = 5
+LABEL = "ipvsproxy.io/tenant"
 RANGES = ["192.0.2.0/24", "198.51.100.0/24"]
 
 
@@ -38,6 +40,27 @@ def first_stage(lab, services):
     for number in range(services - FEWEST):
         made += [cluster.service(number), cluster.endpoint_slice(number, OTHER_ENDPOINTS)]
     return made
+
+
+def tenants(lab, tenant):
+    """Return the namespaces of the Services and of another tenant, with a Service there, and the pod that asks."""
+    owners = {"default": tenant, "green": "green"}
+    found = [
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {LABEL: owner} if owner else {}},
+        }
+        for name, owner in owners.items()
+    ]
+    ips = [{"ip": lab.host(POD).address(family)} for family in (4, 6)]
+    found.append({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "namespace": "default"},
+        "spec": {"nodeName": lab.nodes[0].name}, "status": {"podIPs": ips},
+    })  # fmt: skip
+    other = manifests.service("other", [manifests.port(PORT, ENDPOINT_PORT)], ["10.97.1.1"])
+    other["metadata"]["namespace"] = "green"
+    return [*found, other]
 
 
 def second_stage(lab):

@@ -15,7 +15,7 @@ from tests.lab.lab import CLUSTER_CIDRS
 from tests.lab.proxy import Proxy
 from tests.support.apiserver import ApiServer
 
-AUTO = "ipvsproxy auto"
+AUTO, TENANTS, OF_TENANT = "ipvsproxy auto", "ipvsproxy tenants", "ipvsproxy own tenant"
 LAST_WORDS = 3000
 CALM_SECONDS, CALM_SHARE = 3.0, 0.3
 MODES = ("ipvs", "nftables", "iptables")
@@ -66,12 +66,17 @@ class Ours(Started):
     name, data_path = "ipvsproxy", "ipvs"
 
     def start(self, services):
-        (self._folder / "manifests").mkdir()
+        (self._folder / "manifests").mkdir(exist_ok=True)
         self._write("first", [objects.node(self._lab), *objects.first_stage(self._lab, services)])
         self._run([
             sys.executable, "-m", "ipvsproxy", "run", f"--manifests={self._folder / 'manifests'}",
             f"--cluster-cidr={CLUSTER_CIDRS}", "--ipvs-min-sync-period=0s", f"--data-path={self.data_path}",
+            *self.flags(),
         ])  # fmt: skip
+
+    def flags(self):
+        """Return further flags."""
+        return []
 
     def grow(self):
         self._write("second", objects.second_stage(self._lab))
@@ -90,6 +95,29 @@ class OursByShortPath(Ours):
 
     def serves(self, path):
         return path.port == PORT
+
+
+class OursWithTenants(Ours):
+    """ipvsproxy with two tenants, and Services in a shared namespace, as nearly all of them are."""
+
+    name, tenant = TENANTS, ""
+
+    def serves(self, path):
+        return path.port == PORT
+
+    def flags(self):
+        return [f"--tenant-label={objects.LABEL}"]
+
+    def start(self, services):
+        (self._folder / "manifests").mkdir()
+        self._write("tenants", objects.tenants(self._lab, self.tenant))
+        super().start(services)
+
+
+class OursOfOneTenant(OursWithTenants):
+    """The same where the pod that asks and the Services are of one tenant."""
+
+    name, tenant = OF_TENANT, "blue"
 
 
 class KubeProxy(Started):
@@ -154,6 +182,8 @@ def peers(names, kube_proxy):
         BareIpvs.name: lambda lab, _: BareIpvs(lab),
         Ours.name: Ours,
         AUTO: OursByShortPath,
+        TENANTS: OursWithTenants,
+        OF_TENANT: OursOfOneTenant,
     }
     for mode in MODES if kube_proxy else ():
         makers[f"kube-proxy {mode}"] = partial(KubeProxy, binary=kube_proxy, mode=mode)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench.dataplane import __main__ as program
 from tests.bench.dataplane import budget, floors, measure, objects
-from tests.bench.dataplane.proxies import AUTO
+from tests.bench.dataplane.proxies import AUTO, OF_TENANT, TENANTS
 from tests.bench.dataplane.results import Results, parse
 from tests.bench.dataplane.rows import FLOORS, IPVS, NO_SERVICE, PATHS, WATCHED, Row, floor_of
 from tests.bench.dataplane.table import OURS, tables
@@ -153,7 +153,7 @@ def test_each_size_of_a_plan_has_all_rows_and_the_modes_that_are_asked_for() -> 
         program.options(["--services", "10,1_000", "--kube-proxy", "/bin/true", "--modes", "nftables"])
     )
     assert (wanted["services"], wanted["rows"]) == ([10, 1000], None)
-    assert wanted["peers"] == [*FLOORS, OURS, AUTO, "kube-proxy nftables"]
+    assert wanted["peers"] == [*FLOORS, OURS, AUTO, TENANTS, OF_TENANT, "kube-proxy nftables"]
 
 
 @pytest.mark.parametrize(
