@@ -234,4 +234,4 @@ def assert_same_rules(rules, cold):
     Chains that were needed once stay until the next start (nft.PARTS); those that are needed now are there.
     """
     assert [one for one in rules if not is_of_a_part(one)] == [one for one in cold if not is_of_a_part(one)]
-    assert set(cold) <= set(rules)
+    assert not set(cold) - set(rules)
