@@ -6,14 +6,15 @@ names, and a limit (0: none) on how much is read.
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.base.frontend import every_port
 from ipvsproxy.commands.names import Names
+from ipvsproxy.commands.short_rows import short_connections, short_frontends
 from ipvsproxy.inspect.difference import server_text
-from ipvsproxy.inspect.short_path import ShortPath, by_rules, number_of_endpoints, short_paths
+from ipvsproxy.inspect.short_path import by_rules, number_of_endpoints
 from ipvsproxy.kernel.read.connections import connections as all_connections
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.records import Counters, DestinationRecord
@@ -23,7 +24,6 @@ from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, Value, is_shor
 from ipvsproxy.ruleset.schema import (
     ADMITTED,
     ALLOWED,
-    ENDPOINTS,
     FRONTENDS,
     INTERNAL_VIEWS,
     MASQUERADE,
@@ -49,7 +49,7 @@ VERDICTS = {
 MASQUERADES = {Masquerade.ALWAYS.value: "always", Masquerade.UNLESS_LOCAL_POD.value: "unless-local-pod"}
 NEVER = "never"
 SHORT, NO_COUNTERS = "short path", Counters()
-"""What stands in place of a scheduler for a frontend on the short path, of which nothing counts packets."""
+"""What stands in place of a scheduler for a frontend on the short path, whose packets nothing counts."""
 SERVING, DRAINING, FULL, MAINTENANCE = "serving", "draining", "full", "maintenance"
 
 
@@ -77,12 +77,14 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each virtual server, and each frontend on the short path."""
     verdicts = _by_frontend(view, FRONTENDS) | _by_frontend(view, PORT_RANGES)
     short = [
-        _named(found.key, known)
+        _named(path.key, known)
         | {"verdict": "accept", "scheduler": SHORT, "affinitySeconds": 0, "onePacket": False, "attributes": SHORT}
-        | {"tenant": known.owner(found.key)}
-        | {"endpoints": len(found.endpoints), "draining": 0, "maintenance": 0, "active": 0, "inactive": 0}
+        | {"tenant": known.owner(path.key), "endpoints": len(path.endpoints), "maintenance": 0}
+        | {"draining": sum(load.drains for load in loads.values())}
+        | {"active": sum(load.active for load in loads.values())}
+        | {"inactive": sum(load.inactive for load in loads.values())}
         | _counted(NO_COUNTERS)
-        for found in _short_paths(view)
+        for path, loads in short_frontends(view)
     ]
     return short + [
         _named(virtual.key, known)
@@ -93,11 +95,6 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
         | _counted(virtual.counters)
         for virtual in view.servers()
     ]
-
-
-def _short_paths(view: KernelReader) -> list[ShortPath]:
-    kinds = (*FRONTENDS.values(), *ENDPOINTS.values())
-    return short_paths({slot: value for kind in kinds for slot, value in view.elements(kind).items()})
 
 
 def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> OutputRow:
@@ -114,12 +111,13 @@ def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> OutputR
 def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each destination of each virtual server, and each endpoint of a short path."""
     short = [
-        _named(found.key, known)
-        | {"endpoint": str(endpoint), "state": SERVING, "weight": 1, "upperThreshold": 0, "lowerThreshold": 0}
-        | {"active": 0, "inactive": 0, "persistent": 0}
+        _named(path.key, known)
+        | {"endpoint": str(endpoint), "state": DRAINING if load.drains else SERVING}
+        | {"weight": int(not load.drains), "upperThreshold": 0, "lowerThreshold": 0}
+        | {"active": load.active, "inactive": load.inactive, "persistent": 0}
         | _counted(NO_COUNTERS)
-        for found in _short_paths(view)
-        for endpoint in found.endpoints
+        for path, loads in short_frontends(view)
+        for endpoint, load in loads.items()
     ]
     return short + [
         _named(virtual.key, known)
@@ -139,13 +137,13 @@ def _state(real: DestinationRecord, resting: Sequence[str]) -> str:
     return FULL if real.is_full else SERVING
 
 
-def connections(_: KernelReader, known: Names, limit: int = 0) -> list[OutputRow]:
+def connections(view: KernelReader, known: Names, limit: int = 0) -> list[OutputRow]:
     """Return a row for each connection, of the first so many."""
     return [
         _named(found.frontend, known)
         | {"client": str(found.client), "endpoint": str(found.endpoint)}
         | {"state": found.state, "expiresSeconds": found.expires}
-        for found in islice(all_connections(), limit or None)
+        for found in islice(chain(all_connections(), short_connections(view)), limit or None)
     ]
 
 

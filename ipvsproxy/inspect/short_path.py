@@ -7,25 +7,37 @@ from ipvsproxy.base.address import family
 from ipvsproxy.plan.records import Counters, DestinationRecord, State
 from ipvsproxy.plan.state import USUAL, Destination, FrontendKey
 from ipvsproxy.ruleset.elements import ElementKey, Value, is_short
-from ipvsproxy.ruleset.schema import ENDPOINTS, FRONTENDS, INTERNAL_ENDPOINTS
+from ipvsproxy.ruleset.schema import ENDPOINTS, FRONTENDS, INTERNAL_ENDPOINTS, ByFamily
 
 
 class ShortPath(NamedTuple):
-    """A frontend and its endpoints, which new connections are spread over by chance."""
+    """A frontend and its endpoints, which new connections are spread over by chance.
+
+    `internal` are those of its internal view, where that is on the short path and has endpoints of its own.
+    """
 
     key: FrontendKey
     endpoints: tuple[Destination, ...]
+    internal: tuple[Destination, ...] = ()
 
 
 def short_paths(elements: Mapping[ElementKey, Value]) -> list[ShortPath]:
     """Return all frontends on the short path, in order."""
     sets = tuple(FRONTENDS.values())
     keys = sorted(s.frontend for s, value in elements.items() if s.set in sets and s.frontend and is_short(value))
-    found: dict[FrontendKey, list[Destination]] = {key: [] for key in keys}
+    endpoints, internal = (_by_frontend(elements, kinds) for kinds in (ENDPOINTS, INTERNAL_ENDPOINTS))
+    return [ShortPath(key, endpoints.get(key, ()), internal.get(key, ())) for key in keys]
+
+
+def _by_frontend(
+    elements: Mapping[ElementKey, Value], maps: ByFamily
+) -> dict[FrontendKey, tuple[Destination, ...]]:
+    found: dict[FrontendKey, list[Destination]] = {}
+    kinds = tuple(maps.values())
     for slot, to in elements.items():
-        if slot.set in ENDPOINTS.values() and isinstance(to, FrontendKey) and slot.frontend in found:
-            found[slot.frontend].append(Destination(to.address, to.port))
-    return [ShortPath(key, tuple(sorted(endpoints))) for key, endpoints in found.items()]
+        if slot.set in kinds and isinstance(to, FrontendKey) and slot.frontend:
+            found.setdefault(slot.frontend, []).append(Destination(to.address, to.port))
+    return {key: tuple(sorted(targets)) for key, targets in found.items()}
 
 
 def number_of_endpoints(verdict: str) -> int:

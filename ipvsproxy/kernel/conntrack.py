@@ -21,6 +21,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
+from ipvsproxy.kernel.wire.ctnetlink import AF, DESTINATION, EMPTY, LAYOUTS, PORT, is_of, packed, read_tuple
 from ipvsproxy.kernel.wire.netlink import (
     DUMP_TRIES,
     Interrupted,
@@ -37,13 +38,8 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     CTA_FILTER_F_CTA_PROTO_NUM,
     CTA_FILTER_ORIG_FLAGS,
     CTA_ID,
-    CTA_IP_V4_DST,
-    CTA_IP_V4_SRC,
-    CTA_IP_V6_DST,
-    CTA_IP_V6_SRC,
     CTA_PROTO_DST_PORT,
     CTA_PROTO_NUM,
-    CTA_PROTO_SRC_PORT,
     CTA_STATUS,
     CTA_TUPLE_IP,
     CTA_TUPLE_ORIG,
@@ -55,19 +51,11 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     IPS_SEEN_REPLY,
     NETLINK_NETFILTER,
     NFGENMSG,
-    NFPROTO_IPV4,
-    NFPROTO_IPV6,
     NLA_F_NESTED,
 )
 from ipvsproxy.plan.stale import Sweep
 from ipvsproxy.plan.state import Destination, FrontendKey
 
-SOURCE = {4: CTA_IP_V4_SRC, 6: CTA_IP_V6_SRC}
-DESTINATION = {4: CTA_IP_V4_DST, 6: CTA_IP_V6_DST}
-AF = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
-PORT = struct.Struct("!H")
-HEAD = struct.Struct("=HH")
-EMPTY = memoryview(b"")
 DELETED_AT_ONCE = 1000
 
 
@@ -82,30 +70,6 @@ class ConntrackEntry(NamedTuple):
     endpoint: Destination
     replied: bool
     name: bytes
-
-
-class TupleLayout(NamedTuple):
-    """Where the kernel puts parts of the original tuple in a message; `heads` are attribute headers on the way."""
-
-    address: slice
-    protocol: slice
-    port: slice
-    heads: tuple[tuple[slice, bytes], ...]
-
-
-def _layout(number: int, length: int) -> TupleLayout:
-    """Each attribute has a header of four bytes; before the source address there are three, and the message's."""
-    address, protocol, port = 20 + length, 28 + 2 * length, 44 + 2 * length
-    heads = (
-        (slice(address - 4, address), HEAD.pack(4 + length, DESTINATION[number])),
-        (slice(port - 4, port), HEAD.pack(4 + PORT.size, CTA_PROTO_DST_PORT)),
-    )
-    return TupleLayout(
-        slice(address, address + length), slice(protocol, protocol + 1), slice(port, port + 2), heads
-    )
-
-
-LAYOUTS = {4: _layout(4, 4), 6: _layout(6, 16)}
 
 
 class Conntrack:
@@ -128,7 +92,7 @@ class Conntrack:
         """Yield the entries that the sweep concerns. Raises KernelError, Interrupted."""
         layout, wanted = LAYOUTS[sweep.family], _wanted(sweep)
         for body in self._dump(sweep):
-            if _is_of(body, layout, wanted):
+            if is_of(body, layout, wanted):
                 entry = parse(body, sweep.family)
                 if entry is not None and sweep.concerns(entry.frontend):
                     yield entry
@@ -169,22 +133,9 @@ def _chunks(entries: Iterator[ConntrackEntry]) -> Iterator[list[ConntrackEntry]]
         yield chunk
 
 
-def _key(name: FrontendKey) -> bytes:
-    return name.address + bytes((name.protocol,)) + PORT.pack(name.port)
-
-
 def _wanted(sweep: Sweep) -> Container[bytes]:
-    """Return what `_is_of` looks for: addresses, and addresses with protocol and port."""
-    return sweep.new_vips | {_key(name) for name in (*sweep.rules, *sweep.restricted)}
-
-
-def _is_of(body: bytes, layout: TupleLayout, wanted: Container[bytes]) -> bool:
-    """Tell, within a microsecond, an entry that must be looked at from one of the thousands that need not be."""
-    for place, head in layout.heads:
-        if body[place] != head:
-            return True  # not where it has always been: parsing will tell
-    address = body[layout.address]
-    return address in wanted or address + body[layout.protocol] + body[layout.port] in wanted
+    """Return what `is_of` looks for: addresses, and addresses with protocol and port."""
+    return sweep.new_vips | {packed(name) for name in (*sweep.rules, *sweep.restricted)}
 
 
 def dump_request(sweep: Sweep) -> bytes:
@@ -212,8 +163,8 @@ def dump_request(sweep: Sweep) -> bytes:
 def parse(body: bytes, number: int) -> ConntrackEntry | None:
     """Read one entry of a dump; None for protocols without ports."""
     found = dict(attributes(body, NFGENMSG.size))
-    original = _tuple(found.get(CTA_TUPLE_ORIG, EMPTY), number)
-    reply = _tuple(found.get(CTA_TUPLE_REPLY, EMPTY), number)
+    original = read_tuple(found.get(CTA_TUPLE_ORIG, EMPTY), number)
+    reply = read_tuple(found.get(CTA_TUPLE_REPLY, EMPTY), number)
     if original is None or reply is None:
         return None
     name = attribute(CTA_TUPLE_REPLY | NLA_F_NESTED, bytes(found[CTA_TUPLE_REPLY]))
@@ -227,31 +178,3 @@ def parse(body: bytes, number: int) -> ConntrackEntry | None:
         bool(status & IPS_SEEN_REPLY),
         name,
     )
-
-
-class Tuple(NamedTuple):
-    """One direction of a connection."""
-
-    source: bytes
-    destination: bytes
-    protocol: int
-    source_port: int
-    destination_port: int
-
-
-def _tuple(payload: memoryview, number: int) -> Tuple | None:
-    parts = dict(attributes(payload))
-    ip, proto = (
-        dict(attributes(parts.get(CTA_TUPLE_IP, EMPTY))),
-        dict(attributes(parts.get(CTA_TUPLE_PROTO, EMPTY))),
-    )
-    try:
-        return Tuple(
-            bytes(ip[SOURCE[number]]),
-            bytes(ip[DESTINATION[number]]),
-            proto[CTA_PROTO_NUM][0],
-            int(PORT.unpack(proto[CTA_PROTO_SRC_PORT])[0]),
-            int(PORT.unpack(proto[CTA_PROTO_DST_PORT])[0]),
-        )
-    except KeyError:
-        return None

@@ -14,7 +14,8 @@ import pytest
 
 from ipvsproxy.base.address import Cidr, parse_cidr, parse_ip
 from ipvsproxy.kernel import conntrack
-from ipvsproxy.kernel.conntrack import AF, DESTINATION, NFGENMSG, NLA_F_NESTED, SOURCE, Conntrack
+from ipvsproxy.kernel.conntrack import NFGENMSG, NLA_F_NESTED, Conntrack
+from ipvsproxy.kernel.wire.ctnetlink import AF, DESTINATION, SOURCE
 from ipvsproxy.kernel.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, Wire, attribute, message
 from ipvsproxy.plan.stale import GONE, Sweep, SweepRule
 from ipvsproxy.plan.state import Destination, FrontendKey

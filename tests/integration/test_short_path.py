@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.address import format_endpoint, parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.plan.state import FrontendKey
@@ -48,11 +52,36 @@ class ShortServices:
     def remove(self, number: int) -> None:
         self.folder.remove(f"short{number}")
 
+    def wait_for_all(self, family: int) -> None:
+        """Return once all that was put before is in effect: a Service that is put afterwards answers."""
+        self.put(OTHER, "p12")
+        eventually(lambda: self.names("p11", family, number=OTHER) == {"p12"})
+        self.remove(OTHER)
+        eventually(lambda: self.names("p11", family, number=OTHER) != {"p12"})
+
     def question(self, asker: str, family: int, proto: str = "tcp", number: int = WEB) -> Question:
         return Question(self.lab.host(asker).netns, cluster_ip(number, family), 80, proto)
 
     def names(self, asker: str, family: int = 4, proto: str = "tcp", number: int = WEB) -> set[str]:
         return set(spread(self.question(asker, family, proto, number), 16))
+
+    def endpoints(self, family: int) -> list[tuple[str, str, int]]:
+        """Return name, state and open connections of each endpoint, as `show` has them."""
+        return [(self._name(row, family), row["state"], row["active"]) for row in self._shown("endpoints", family)]
+
+    def connections(self, family: int) -> list[tuple[str, str]]:
+        """Return the endpoint's name and the state of each connection, as `show` has them."""
+        return [(self._name(row, family), row["state"]) for row in self._shown("connections", family)]
+
+    def _shown(self, topic: str, family: int) -> list[dict[str, Any]]:
+        argv = [sys.executable, "-m", "ipvsproxy", "show", topic, "-o", "json", "--limit=0"]
+        items = json.loads(netns.run(self.lab.nodes[0].netns, argv))["items"]
+        frontend = str(FrontendKey(parse_ip(cluster_ip(WEB, family)), 6, 80))
+        return [row for row in items if row["frontend"] == frontend]
+
+    def _name(self, row: dict[str, Any], family: int) -> str:
+        names = {format_endpoint(parse_ip(pod.address(family)), 8080): pod.name for pod in self.lab.pods}
+        return names.get(row["endpoint"], row["endpoint"])
 
     def has_server(self, family: int, proto: int = 6, number: int = WEB) -> bool:
         with netns.inside(self.lab.nodes[0].netns):
@@ -149,6 +178,24 @@ def test_connections_survive_endpoints_that_come_and_go(short: ShortServices, fa
 
 
 @pytest.mark.parametrize("family", [4, 6])
+def test_show_counts_open_connections(short: ShortServices, family: int) -> None:
+    short.put(WEB, "p11 p21")
+    eventually(lambda: short.names("p12", family) == {"p11", "p21"})
+    with contextlib.ExitStack() as stack:
+        talks = [stack.enter_context(Conversation(short.question("p12", family), 4)) for _ in range(8)]
+        first = [talk.ask().name for talk in talks]
+        expected = {(name, "serving", first.count(name)) for name in ("p11", "p21")}
+        eventually(lambda: {row for row in short.endpoints(family) if row[1] == "serving"} == expected)
+        assert Counter(name for name, state in short.connections(family) if state == "ESTABLISHED") == Counter(
+            first
+        )
+        short.put(WEB, "p21")
+        eventually(lambda: short.names("p12", family) == {"p21"})
+        assert ("p11", "draining", first.count("p11")) in short.endpoints(family)
+    eventually(lambda: all(active == 0 for _, _, active in short.endpoints(family)))
+
+
+@pytest.mark.parametrize("family", [4, 6])
 def test_a_udp_client_follows_its_service(short: ShortServices, family: int) -> None:
     short.put(WEB, "p11")
     eventually(lambda: short.names("p12", family, "udp") == {"p11"})
@@ -188,7 +235,9 @@ def test_connections_end_with_the_drain_timeout_of_their_endpoint(short: ShortSe
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_live_service_changes_its_path_there_and_back(short: ShortServices, family: int) -> None:
     short.put(WEB, "p11 p21", data_path="ipvs")
-    eventually(lambda: short.has_server(family) and short.names("p12", family) == {"p11", "p21"})
+    # A server is there before the frontend leaves the short path for it, hence what comes later.
+    eventually(lambda: short.has_server(family))
+    short.wait_for_all(family)
     with contextlib.ExitStack() as stack:
         talks, names = [], []
 
@@ -200,9 +249,7 @@ def test_a_live_service_changes_its_path_there_and_back(short: ShortServices, fa
         converse()
         for data_path, has_server in (("auto", True), ("ipvs", True), ("auto", True)):
             short.put(WEB, "p11 p21", data_path=data_path)
-            short.put(OTHER, "p12")
-            eventually(lambda: short.names("p11", family, number=OTHER) == {"p12"})
-            short.remove(OTHER)
+            short.wait_for_all(family)
             assert short.has_server(family) is has_server, "open connections through IPVS need their server"
             converse()
             assert [talk.ask().name for talk in talks] == names

@@ -20,6 +20,7 @@ class MemoryState:
         self.weights, self.limits = {}, {}
         self.active = {}
         self.counters = Counters()
+        self.connections = []
 
     def find(self, kind, owner, rest=None):
         if not kind.interval:

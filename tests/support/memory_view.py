@@ -31,6 +31,9 @@ class MemoryView:
     def elements(self, kind):
         return {slot: value for slot, value in self.state.elements.items() if slot.set is kind}
 
+    def tracked(self, frontends):
+        return (found for found in self.state.connections if found.frontend in frontends)
+
     def all_elements(self):
         return dict(self.state.elements)
 

@@ -27,6 +27,11 @@ class Connection(NamedTuple):
     state: str
     expires: int
 
+    @property
+    def is_translated(self) -> bool:
+        """Whether an endpoint has it: conntrack also has those that were refused, or went to the node itself."""
+        return self.endpoint.address != self.frontend.address
+
 
 def connections(path: Path = PATH) -> Iterator[Connection]:
     """Yield all connections in the kernel's order. Raises OSError; no file means that there is no IPVS."""

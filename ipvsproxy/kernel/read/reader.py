@@ -6,7 +6,7 @@ a node with fifty thousand of them. Only `servers` and `elements` read a whole t
 
 import errno
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -17,8 +17,10 @@ from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.ipvs_reader import IpvsReader
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.listeners import Listeners
+from ipvsproxy.kernel.read.connections import Connection
 from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
 from ipvsproxy.kernel.read.source import Own, masquerade_source
+from ipvsproxy.kernel.read.tracked import tracked
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.wire.ipvs_records import native_u32
 from ipvsproxy.kernel.wire.netlink import (
@@ -28,6 +30,7 @@ from ipvsproxy.kernel.wire.netlink import (
     attributes,
     message,
 )
+from ipvsproxy.kernel.wire.nfnetlink import NETLINK_NETFILTER
 from ipvsproxy.kernel.wire.rtnetlink import (
     NETLINK_ROUTE,
     RTA_DST,
@@ -56,6 +59,7 @@ class KernelReader:
     def __init__(self) -> None:
         self._elements = ElementReader(TABLE)
         self._route = Wire(NETLINK_ROUTE)
+        self._conntrack = Wire(NETLINK_NETFILTER)
         self._links = Links()
         self._ruleset = Ruleset(TABLE)
         self._listeners = Listeners()
@@ -66,7 +70,8 @@ class KernelReader:
 
     def close(self) -> None:
         """Close all sockets."""
-        for opened in (self._elements, self._route, self._links, self._ruleset, self._listeners):
+        wires = self._elements, self._route, self._conntrack, self._links, self._ruleset, self._listeners
+        for opened in wires:
             opened.close()
         if self._ipvs is not None:
             self._ipvs.close()
@@ -126,6 +131,12 @@ class KernelReader:
     def all_elements(self) -> dict[ElementKey, Value]:
         """Return all elements of our tables, as the shadow has them."""
         return {slot: value for kind in SETS.values() for slot, value in self.elements(kind).items()}
+
+    # Connection tracking
+
+    def tracked(self, frontends: Collection[FrontendKey]) -> Iterator[Connection]:
+        """Yield the connections of frontends on the short path; without any, nothing is read."""
+        return tracked(self._conntrack, frontends)
 
     # Addresses and routes
 

@@ -12,10 +12,11 @@ from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.output import follow
 from ipvsproxy.config import DataPath
 from ipvsproxy.exchange.inbox import Kind, Listed
-from ipvsproxy.kernel.read.connections import parse
+from ipvsproxy.kernel.read.connections import Connection, parse
 from ipvsproxy.kube.once import read_objects
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.records import Counters
+from ipvsproxy.plan.state import Destination
 from tests.support.build import config, destination, endpoint, key, service, slice_of
 from tests.support.elements import element
 from tests.support.memory_state import MemoryState
@@ -108,6 +109,27 @@ def test_frontends_on_the_short_path(capsys, view, monkeypatch):
     assert row["verdict"] == "accept"
     assert cli.main(["show", "services", "-o", "wide"]) == 0
     assert "short path" in capsys.readouterr().out
+
+
+def test_connections_of_the_short_path_are_those_of_conntrack(capsys, view, monkeypatch):
+    ledger = desired(config(cluster_cidrs=("10.244.0.0/16",), data_path=DataPath.AUTO), listed(), HERE)
+    state = MemoryState(ledger, HERE)
+    monkeypatch.setattr(show, "KernelReader", lambda: MemoryView(state))
+    monkeypatch.setattr(rows, "all_connections", lambda: iter(()))
+    client, near, gone = map(destination, ("192.0.2.9:4711", "10.244.1.1:8080", "10.244.9.9:8080"))
+    found = [(near, "ESTABLISHED"), (near, "ESTABLISHED"), (near, "TIME_WAIT"), (gone, "ESTABLISHED")]
+    found.append((Destination(WEB.address, 80), "CLOSE"))
+    state.connections = [Connection(client, WEB, endpoint, word, 9) for endpoint, word in found]
+    capsys.readouterr()
+    (web,) = [row for row in shown(capsys, "services")["items"] if row["frontend"] == str(WEB)]
+    assert (web["endpoints"], web["draining"], web["active"], web["inactive"]) == (2, 1, 3, 1)
+    items = [row for row in shown(capsys, "endpoints")["items"] if row["frontend"] == str(WEB)]
+    assert {row["endpoint"]: (row["state"], row["weight"], row["active"], row["inactive"]) for row in items} == {
+        "10.244.1.1:8080": ("serving", 1, 2, 1),
+        "10.244.2.1:8080": ("serving", 1, 0, 0),
+        "10.244.9.9:8080": ("draining", 0, 1, 0),
+    }
+    assert [row["endpoint"] for row in shown(capsys, "connections")["items"]] == [*[str(near)] * 3, str(gone)]
 
 
 def test_the_internal_view_of_a_frontend_on_the_short_path(capsys, view, monkeypatch):

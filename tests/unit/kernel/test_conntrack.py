@@ -7,7 +7,7 @@ from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.kernel import conntrack
-from ipvsproxy.kernel.wire import netlink
+from ipvsproxy.kernel.wire import ctnetlink, netlink
 from ipvsproxy.kernel.wire.netlink import attribute
 from ipvsproxy.plan.stale import EVERY_PROTOCOL, GONE, Sweep
 from tests.support.build import destination, key
@@ -22,7 +22,7 @@ def read(message):
 
 
 def tuple_of(source, target, protocol, ports, number):
-    ip = attribute(conntrack.SOURCE[number], source) + attribute(conntrack.DESTINATION[number], target)
+    ip = attribute(ctnetlink.SOURCE[number], source) + attribute(ctnetlink.DESTINATION[number], target)
     proto = attribute(1, bytes((protocol,)))
     for kind, port in zip((2, 3), ports, strict=True):
         proto += attribute(kind, struct.pack("!H", port))
@@ -34,7 +34,7 @@ def entry(name, answered_by, client, *, extra=b"", identity=7):
     number = 4 if len(name.address) == 4 else 6
     original = tuple_of(client, name.address, name.protocol, (4711, name.port), number)
     reply = tuple_of(answered_by.address, client, name.protocol, (answered_by.port, 4711), number)
-    body = struct.pack("=BBH", conntrack.AF[number], 0, 0)
+    body = struct.pack("=BBH", ctnetlink.AF[number], 0, 0)
     body += attribute(1 | conntrack.NLA_F_NESTED, original) + extra + attribute(2 | conntrack.NLA_F_NESTED, reply)
     return body + attribute(conntrack.CTA_ID, struct.pack("!I", identity))
 
@@ -55,11 +55,11 @@ def test_an_entry_is_understood(number):
 @pytest.mark.parametrize("number", [4, 6])
 def test_entries_to_be_looked_at_are_reported_at_once(number):
     name, pod, client = CASES[number]
-    layout, wanted = conntrack.LAYOUTS[number], {conntrack._key(name)}
-    assert conntrack._is_of(entry(name, pod, client), layout, wanted)
+    layout, wanted = ctnetlink.LAYOUTS[number], {ctnetlink.packed(name)}
+    assert ctnetlink.is_of(entry(name, pod, client), layout, wanted)
     other = key("10.96.0.10:54/UDP") if number == 4 else key("[fd00:10:96::11]:53/UDP")
-    assert not conntrack._is_of(entry(other, pod, client), layout, wanted)
-    assert not conntrack._is_of(entry(name, pod, client), layout, {conntrack._key(other)})
+    assert not ctnetlink.is_of(entry(other, pod, client), layout, wanted)
+    assert not ctnetlink.is_of(entry(name, pod, client), layout, {ctnetlink.packed(other)})
 
 
 def test_an_entry_in_another_layout_is_looked_at_all_the_same():
@@ -67,7 +67,7 @@ def test_an_entry_in_another_layout_is_looked_at_all_the_same():
     name, pod, client = CASES[4]
     body = bytearray(entry(name, pod, client))
     body[4:4] = attribute(99, b"news")
-    assert conntrack._is_of(bytes(body), conntrack.LAYOUTS[4], {conntrack._key(name)})
+    assert ctnetlink.is_of(bytes(body), ctnetlink.LAYOUTS[4], {ctnetlink.packed(name)})
     assert conntrack.parse(bytes(body), 4).frontend == name
 
 
@@ -81,9 +81,9 @@ def test_an_entry_tells_whether_a_reply_was_seen(status, replied):
 def test_entries_to_a_new_vip_are_looked_at_whatever_their_port():
     name, pod, client = CASES[4]
     sweep = Sweep(4, EVERY_PROTOCOL, {}, frozenset({name.address}))
-    assert conntrack._is_of(entry(name, pod, client), conntrack.LAYOUTS[4], conntrack._wanted(sweep))
+    assert ctnetlink.is_of(entry(name, pod, client), ctnetlink.LAYOUTS[4], conntrack._wanted(sweep))
     other = key("10.96.0.11:53/UDP")
-    assert not conntrack._is_of(entry(other, pod, client), conntrack.LAYOUTS[4], conntrack._wanted(sweep))
+    assert not ctnetlink.is_of(entry(other, pod, client), ctnetlink.LAYOUTS[4], conntrack._wanted(sweep))
 
 
 def test_a_sweep_for_new_vips_asks_for_every_protocol():
