@@ -105,8 +105,8 @@ class RealHistory(History):
     def _cold(self):
         with contextlib.closing(RealNode(self.node.links.others)) as cold:
             clock = Clock()
-            # What comes first on an empty node may have held a frontend of an older Service for a moment, and a part
-            # of the ruleset that only this moment needed stays until the next start.
+            # What comes first on an empty node may have held a frontend of an older Service for a moment, and a
+            # part of the ruleset that only this moment needed stays until the next start.
             for _ in range(2):
                 process = Process(cold, self.objects, clock, vip_mode=self.mode, **self.limits)
                 process.list()

@@ -10,6 +10,7 @@ same within 1 % on every run and every host. Each row is the 10th percentile of 
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,10 +20,10 @@ import sys
 
 from tests.bench.dataplane import budget
 from tests.bench.dataplane.objects import FEWEST
-from tests.bench.dataplane.proxies import AUTO, MODES, NEEDED, OF_TENANT, TENANTS
+from tests.bench.dataplane.proxies import MODES, NEEDED, OF_TENANT, TENANTS
 from tests.bench.dataplane.results import parse
-from tests.bench.dataplane.rows import FLOORS, WATCHED
-from tests.bench.dataplane.table import OURS, tables
+from tests.bench.dataplane.rows import AUTO, FLOORS, OURS, WATCHED
+from tests.bench.dataplane.table import tables
 
 SIZES = [10, 1_000, 10_000]
 HERE = pathlib.Path(__file__).parent
@@ -98,8 +99,9 @@ def complain(parser, chosen):
 def plan(chosen):
     """Return what the machine is to measure; see `measure`."""
     if chosen.check or chosen.agree:
-        watched = sorted({services for services, _, _ in WATCHED})
-        return {"services": watched, "peers": [*FLOORS, OURS], "rows": sorted(WATCHED), "kube_proxy": None}
+        watched = sorted({row.services for row in WATCHED})
+        rows = [dataclasses.astuple(row) for row in sorted(WATCHED)]
+        return {"services": watched, "peers": [*FLOORS, OURS, AUTO], "rows": rows, "kube_proxy": None}
     theirs = [f"kube-proxy {mode}" for mode in chosen.modes] if chosen.kube_proxy else []
     binary = str(chosen.kube_proxy.resolve()) if chosen.kube_proxy else None
     peers = [*FLOORS, OURS, AUTO, TENANTS, OF_TENANT, *theirs]

@@ -3,7 +3,7 @@
     python -m tests.bench.dataplane.measure PROGRAM PLAN
 
 PROGRAM is round_trips, compiled. PLAN is a JSON object: `services` (sizes), `peers` (names), `rows` (those that
-are wanted, as lists of size, path and kind; null are all) and `kube_proxy` (a path or null).
+are wanted, as lists of size, path, kind and peer; null are all) and `kube_proxy` (a path or null).
 """
 
 import contextlib
@@ -33,11 +33,11 @@ def main(argv):
     program, plan = pathlib.Path(argv[0]), json.loads(argv[1])
     print(json.dumps(surroundings()), flush=True)
     for services in plan["services"]:
-        for make in peers(plan["peers"], plan["kube_proxy"]):
-            with Lab(nodes=1) as lab, tempfile.TemporaryDirectory() as folder, serving(lab, program):
-                Measurement(lab, make(lab, pathlib.Path(folder)), program, services).run(
-                    wanted(plan["rows"], services)
-                )
+        for name, make in peers(plan["peers"], plan["kube_proxy"]).items():
+            paths = wanted(plan["rows"], services, name)
+            if paths:
+                with Lab(nodes=1) as lab, tempfile.TemporaryDirectory() as folder, serving(lab, program):
+                    Measurement(lab, make(lab, pathlib.Path(folder)), program, services).run(paths)
     return 0
 
 
@@ -47,11 +47,11 @@ def surroundings():
     return {"kernel": platform.release(), "nft": nft.removeprefix("v")}
 
 
-def wanted(rows, services):
-    """Return the paths with those kinds of which rows of this size are asked for."""
+def wanted(rows, services, peer):
+    """Return the paths with those kinds of which rows of this size and peer are asked for."""
     if rows is None:
         return {path: path.kinds for path in PATHS}
-    chosen = {path: [kind for kind in path.kinds if [services, path.name, kind] in rows] for path in PATHS}
+    chosen = {path: [kind for kind in path.kinds if [services, path.name, kind, peer] in rows] for path in PATHS}
     return {path: kinds for path, kinds in chosen.items() if kinds}
 
 

@@ -9,13 +9,13 @@ import time
 from functools import partial
 
 from tests.bench.dataplane import objects
-from tests.bench.dataplane.rows import PORT
+from tests.bench.dataplane.rows import AUTO, OURS, PORT
 from tests.lab import netns
 from tests.lab.lab import CLUSTER_CIDRS
 from tests.lab.proxy import Proxy
 from tests.support.apiserver import ApiServer
 
-AUTO, TENANTS, OF_TENANT = "ipvsproxy auto", "ipvsproxy tenants", "ipvsproxy own tenant"
+TENANTS, OF_TENANT = "ipvsproxy tenants", "ipvsproxy own tenant"
 LAST_WORDS = 3000
 CALM_SECONDS, CALM_SHARE = 3.0, 0.3
 MODES = ("ipvs", "nftables", "iptables")
@@ -63,7 +63,7 @@ class Started:
 class Ours(Started):
     """ipvsproxy, which reads objects from files."""
 
-    name, data_path = "ipvsproxy", "ipvs"
+    name, data_path = OURS, "ipvs"
 
     def start(self, services):
         (self._folder / "manifests").mkdir(exist_ok=True)
@@ -89,12 +89,9 @@ class Ours(Started):
 
 
 class OursByShortPath(Ours):
-    """ipvsproxy with the short path, which ClusterIPs take."""
+    """ipvsproxy with the short path, which all measured Services take."""
 
     name, data_path = AUTO, "auto"
-
-    def serves(self, path):
-        return path.port == PORT
 
 
 class OursWithTenants(Ours):
@@ -174,17 +171,17 @@ def idle():
 
 
 def peers(names, kube_proxy):
-    """Return what makes each of the named peers, given a lab and a folder."""
+    """Return what makes each of the named peers, by name, given a lab and a folder."""
     from tests.bench.dataplane.floors import BareIpvs, Conntrack
 
     makers = {
         Conntrack.name: lambda lab, _: Conntrack(lab),
         BareIpvs.name: lambda lab, _: BareIpvs(lab),
-        Ours.name: Ours,
+        OURS: Ours,
         AUTO: OursByShortPath,
         TENANTS: OursWithTenants,
         OF_TENANT: OursOfOneTenant,
     }
     for mode in MODES if kube_proxy else ():
         makers[f"kube-proxy {mode}"] = partial(KubeProxy, binary=kube_proxy, mode=mode)
-    return [makers[name] for name in names]
+    return {name: makers[name] for name in names}

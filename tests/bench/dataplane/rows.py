@@ -14,6 +14,8 @@ POD, ENDPOINT, NODE, CLIENT = "p11", "p12", "node1", "client"
 NO_SERVICE, IPVS = "conntrack", "bare IPVS"
 FLOORS = (NO_SERVICE, IPVS)
 """Peers that are floors: what the kernel needs for such a path without any proxy's rules."""
+OURS, AUTO = "ipvsproxy", "ipvsproxy auto"
+"""Peers that the budget has: ipvsproxy, by IPVS alone and with the short path for whatever may take it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +62,6 @@ PATHS = (
 )  # fmt: skip
 
 
-WATCHED = frozenset(
-    [(10, path.name, kind) for path in PATHS for kind in path.kinds]
-    + [(1_000, path.name, kind) for path in PATHS[:3] for kind in path.kinds]
-)
-"""Size, path and kind of what the budget has."""
-
-
 @dataclasses.dataclass(frozen=True, order=True)
 class Row:
     """One figure: the instructions of one kind of round trip on a path, of one peer."""
@@ -84,3 +79,11 @@ def floor_of(row):
     """Return the row that a row is held against, that of the kernel without a proxy."""
     floor = next(path.floor for path in PATHS if path.name == row.path)
     return dataclasses.replace(row, peer=floor)
+
+
+_PROXIES = frozenset(
+    [Row(10, path.name, kind, peer) for path in PATHS for kind in path.kinds for peer in (OURS, AUTO)]
+    + [Row(1_000, path.name, kind, OURS) for path in PATHS[:3] for kind in path.kinds]
+)
+WATCHED = _PROXIES | set(map(floor_of, _PROXIES))
+"""What the budget has."""

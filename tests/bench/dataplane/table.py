@@ -1,8 +1,7 @@
 """Counts as tables in Markdown: what each peer costs, and ratios."""
 
-from tests.bench.dataplane.rows import IPVS, NO_SERVICE, PATHS, Row, floor_of
+from tests.bench.dataplane.rows import IPVS, NO_SERVICE, OURS, PATHS, Row, floor_of
 
-OURS = "ipvsproxy"
 KIND_NAMES = {"connection": "connect, ask, close", "tcp": "TCP on an open connection", "udp": "UDP"}
 
 

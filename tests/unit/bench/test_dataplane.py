@@ -10,10 +10,10 @@ import pytest
 
 from tests.bench.dataplane import __main__ as program
 from tests.bench.dataplane import budget, floors, measure, objects
-from tests.bench.dataplane.proxies import AUTO, OF_TENANT, TENANTS
+from tests.bench.dataplane.proxies import OF_TENANT, TENANTS
 from tests.bench.dataplane.results import Results, parse
-from tests.bench.dataplane.rows import FLOORS, IPVS, NO_SERVICE, PATHS, WATCHED, Row, floor_of
-from tests.bench.dataplane.table import OURS, tables
+from tests.bench.dataplane.rows import AUTO, FLOORS, IPVS, NO_SERVICE, OURS, PATHS, WATCHED, Row, floor_of
+from tests.bench.dataplane.table import tables
 from tests.lab.lab import Lab
 
 HERE, ELSEWHERE = {"kernel": "6.1.0-50-amd64", "nft": "1.0.6"}, {"kernel": "6.12.1-amd64", "nft": "1.1.3"}
@@ -68,8 +68,9 @@ def test_a_budget_reads_as_it_was_written(tmp_path: pathlib.Path) -> None:
 
 def test_the_committed_budget_has_each_watched_row_and_its_floor() -> None:
     agreed = budget.read().counts
-    assert {(row.services, row.path, row.kind) for row in agreed if row.peer == OURS} == set(WATCHED)
+    assert agreed.keys() == WATCHED
     assert {floor_of(row) for row in agreed} <= agreed.keys()
+    assert {row.peer for row in agreed} == {OURS, AUTO, *FLOORS}
 
 
 def test_each_path_has_a_floor_and_a_name_of_its_own() -> None:
@@ -96,11 +97,12 @@ def test_every_address_that_a_path_goes_to_has_a_service_or_is_a_host() -> None:
     assert {path.target(lab) for path in PATHS} <= served | hosts
 
 
-def test_only_paths_and_kinds_of_the_wanted_size_are_measured() -> None:
-    rows = [[10, "pod to pod", "tcp"], [10, "pod to ClusterIP", "udp"], [1000, "pod to pod", "udp"]]
-    found = {path.name: kinds for path, kinds in measure.wanted(rows, 10).items()}
+def test_only_paths_and_kinds_of_the_wanted_size_and_peer_are_measured() -> None:
+    rows = [[10, "pod to pod", "tcp", OURS], [10, "pod to ClusterIP", "udp", OURS]]
+    others = [[1000, "pod to pod", "udp", OURS], [10, "client to pod", "tcp", AUTO]]
+    found = {path.name: kinds for path, kinds in measure.wanted(rows + others, 10, OURS).items()}
     assert found == {"pod to pod": ["tcp"], "pod to ClusterIP": ["udp"]}
-    assert list(measure.wanted(None, 10)) == list(PATHS)
+    assert list(measure.wanted(None, 10, OURS)) == list(PATHS)
 
 
 def test_a_bare_server_is_what_ipvsadm_restores() -> None:
@@ -141,11 +143,11 @@ def test_a_table_reports_where_a_peer_was_not_measured() -> None:
     assert tables(results).splitlines()[-1] == "| pod to ClusterIP: TCP on an open connection | - | 53.0 | - |"
 
 
-def test_a_check_measures_the_watched_rows_of_ours_and_of_the_floors() -> None:
+def test_a_check_measures_the_watched_rows_of_both_paths_and_of_the_floors() -> None:
     wanted = program.plan(program.options(["--check"]))
-    assert wanted["peers"] == [*FLOORS, OURS]
-    assert wanted["rows"] == sorted(WATCHED)
-    assert wanted["services"] == sorted({services for services, _, _ in WATCHED})
+    assert wanted["peers"] == [*FLOORS, OURS, AUTO]
+    assert wanted["rows"] == [dataclasses.astuple(row) for row in sorted(WATCHED)]
+    assert wanted["services"] == sorted({row.services for row in WATCHED})
 
 
 def test_each_size_of_a_plan_has_all_rows_and_the_modes_that_are_asked_for() -> None:
