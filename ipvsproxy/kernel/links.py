@@ -214,6 +214,22 @@ class Links:
         failures = self._wire.batch([self._message(vip, index, add=False) for index, vip in enumerate(vips)])
         return {i: code for i, code in failures.items() if code not in GONE}
 
+    def route_with_source(self, source: bytes) -> list[str]:
+        """Make the VIPs of a family routes which give new connections of the node that source.
+
+        Return what could not be. A VIP is local all the time. Raises Lost.
+        """
+        found = sorted(vip for vip in self.vips() if len(vip.address) == len(source))
+        addresses = sorted({vip.address for vip in found})
+        refused = self._wire.batch([self._route(each, i, source) for i, each in enumerate(addresses)])
+        kept = {addresses[i] for i in refused}
+        self.unbind([vip for vip in found if vip.form is not VipForm.ROUTE and vip.address not in kept])
+        return [f"source of {format_ip(addresses[i])}: {os.strerror(code)}" for i, code in refused.items()]
+
+    def _route(self, address: bytes, sequence: int, source: bytes) -> bytes:
+        start, middle, tail = route_frame(len(address), self._loopback, True, source)
+        return start + SEQUENCE.pack(sequence) + middle + address + tail
+
     def remove_link(self) -> list[str]:
         """Delete our routes and kube-ipvs0 with its addresses, if they are there; return what could not be.
 

@@ -21,6 +21,7 @@ from ipvsproxy.kernel.ipvs import PROBE, Ipvs
 from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.local_ports import give_back
+from ipvsproxy.kernel.own_source import prefer_own_sources
 from ipvsproxy.kernel.rules import TABLE, delete_tables
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -103,16 +104,16 @@ def _steps(config: Config, spared: OtherProxy | None) -> Sequence[Callable[[], l
     """Return what is to be done, in this order.
 
     The guard stays until nothing answers any more; beside a kube-proxy it goes first, so that the rules of that
-    serve each new connection at once, and what is under way has some seconds to end. One in the ipvs mode has
-    taken servers and addresses over, and removes those that it does not want. Reserved ports are given back while
-    there is the link that records them.
+    serve each new connection at once, and what is under way has some seconds to end; what the node itself begins
+    then must not have a VIP as its source. One in the ipvs mode has taken servers and addresses over, and removes
+    those that it does not want. Reserved ports are given back while there is the link that records them.
     """
     ours = (partial(_remove_servers, config), give_back, _remove_links)
     if spared is None:
         return (*ours, _remove_rule, _remove_tables, _remove_leftovers)
     if spared.is_in_ipvs_mode:
         return (_remove_tables, give_back, _remove_routes, _remove_rule)
-    return (_remove_tables, _let_end, *ours, _remove_rule)
+    return (prefer_own_sources, _remove_tables, _let_end, *ours, _remove_rule)
 
 
 def _remove_servers(config: Config) -> list[str]:

@@ -12,6 +12,7 @@ from ipvsproxy.kernel.wire.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     attribute,
     attributes,
     message,
@@ -21,7 +22,7 @@ NETLINK_ROUTE = 0
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_GETNEIGH, AF_BRIDGE, NDA_DST = 30, 7, 1
-RT_TABLE_LOCAL, RTN_LOCAL, RT_SCOPE_HOST = 255, 2, 254
+RT_TABLE_LOCAL, RTN_UNICAST, RTN_LOCAL, RT_SCOPE_HOST = 255, 1, 2, 254
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_MULTIPATH, RTA_VIA = 1, 4, 5, 7, 9, 18
 RTM_F_FIB_MATCH = 0x2000
@@ -64,13 +65,18 @@ def address_message(address: bytes, index: int, sequence: int, *, add: bool) -> 
 
 
 @lru_cache(maxsize=8)
-def route_frame(length: int, index: int, add: bool) -> tuple[bytes, bytes, bytes]:
-    """Return a message about a route in three pieces: cut at its sequence number and at its address."""
+def route_frame(length: int, index: int, add: bool, source: bytes = b"") -> tuple[bytes, bytes, bytes]:
+    """Return a message about a route in three pieces: cut at its sequence number and at its address.
+
+    New connections of the node to the address have `source` as theirs, or what the kernel gives them.
+    """
     body = RTMSG.pack(
         address_family(length), length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0
     )
     tail = attribute(RTA_OIF, U32.pack(index)) if index else b""
-    # Appended, so that the route can stand beside the one that an address of the same VIP has made.
-    flags = NLM_F_CREATE | NLM_F_APPEND if add else 0
+    tail += attribute(RTA_PREFSRC, source) if source else b""
+    # Appended, so that the route can stand beside the one that an address of the same VIP has made; a source
+    # counts in the first one only.
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if source else NLM_F_APPEND) if add else 0
     framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)
     return framed[:8], framed[12 : len(framed) - len(tail) - length], tail

@@ -18,7 +18,7 @@ from tests.support.build import parse_ip
 
 LOOPBACK, OWN, ETHERNET = 1, 7, 3
 FOUR, SIX = parse_ip("10.96.0.1"), parse_ip("fd00:10:96::1")
-NODAD, CREATE, EXCLUSIVELY, APPEND = 0x2, 0x400, 0x200, 0x800
+NODAD, CREATE, EXCLUSIVELY, APPEND, REPLACE = 0x2, 0x400, 0x200, 0x800, 0x100
 
 
 class Rtnetlink:
@@ -266,3 +266,26 @@ def test_a_route_that_stays_is_reported(made, monkeypatch):
     made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, socket.AF_INET): [route("10.96.0.9")]}
     made._wire.failures = {0: errno.EPERM}
     assert made.remove_link() == ["route 10.96.0.9: Operation not permitted"]
+
+
+@pytest.mark.parametrize(("vip", "source"), [(FOUR, parse_ip("192.0.2.1")), (SIX, parse_ip("2001:db8:2::1"))])
+def test_a_route_with_a_source_comes_first_and_before_the_address_goes(made, vip, source):
+    family = socket.AF_INET if len(vip) == 4 else socket.AF_INET6
+    made._wire.records[rtnetlink.RTM_GETADDR] = [address("10.96.0.1", OWN), address("fd00:10:96::1", OWN)]
+    assert made.route_with_source(source) == []
+    added, removed = rtmsg(made._wire.sent[0]), ifaddrmsg(made._wire.sent[1])
+    added.decode()
+    removed.decode()
+    assert (added["family"], added["table"], added["proto"], added["type"]) == (family, 255, 118, 2)
+    assert added["header"]["flags"] & (CREATE | REPLACE | APPEND | EXCLUSIVELY) == CREATE | REPLACE
+    assert parse_ip(added.get_attr("RTA_DST")) == parse_ip(removed.get_attr("IFA_LOCAL")) == vip
+    assert (parse_ip(added.get_attr("RTA_PREFSRC")), added.get_attr("RTA_OIF")) == (source, LOOPBACK)
+    assert removed["header"]["type"] == rtnetlink.RTM_DELADDR
+    assert len(made._wire.sent) == 2
+
+
+def test_a_vip_whose_route_is_refused_stays_an_address(made):
+    made._wire.records[rtnetlink.RTM_GETADDR] = [address("10.96.0.1", OWN)]
+    made._wire.failures = {0: errno.EINVAL}
+    assert made.route_with_source(parse_ip("192.0.2.1")) == ["source of 10.96.0.1: Invalid argument"]
+    assert len(made._wire.sent) == 1

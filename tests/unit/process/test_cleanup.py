@@ -43,6 +43,7 @@ def lock(monkeypatch):
     monkeypatch.setattr(Free, "holder", None)
     monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy()))
     monkeypatch.setattr(cleanup, "_let_end", list)
+    monkeypatch.setattr(cleanup, "prefer_own_sources", list)
 
 
 def test_cleanup_goes_on_after_a_refusal_and_reports_everything_that_failed(monkeypatch):
@@ -163,8 +164,8 @@ def test_what_belongs_to_a_kube_proxy_that_runs_or_may_run_stays(monkeypatch, fo
 @pytest.mark.parametrize(
     ("mode", "order"),
     [
-        ("iptables", ["tables", "pause", "servers", "ports", "links", "rule"]),
-        ("nftables", ["tables", "pause", "servers", "ports", "links", "rule"]),
+        ("iptables", ["sources", "tables", "pause", "servers", "ports", "links", "rule"]),
+        ("nftables", ["sources", "tables", "pause", "servers", "ports", "links", "rule"]),
         ("ipvs", ["tables", "ports", "routes", "rule"]),
     ],
 )
@@ -174,6 +175,7 @@ def test_beside_a_kube_proxy_our_rules_go_first_and_what_is_under_way_has_time_t
         monkeypatch.setattr(cleanup, f"_remove_{name}", lambda *_, name=name: done.append(name) or [])
     monkeypatch.setattr(cleanup, "_let_end", lambda: done.append("pause") or [])
     monkeypatch.setattr(cleanup, "give_back", lambda: done.append("ports") or [])
+    monkeypatch.setattr(cleanup, "prefer_own_sources", lambda: done.append("sources") or [])
     monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy(RUNS, mode), RULES))
     cleanup.cleanup(Config("n"))
     assert done == order
