@@ -105,9 +105,6 @@ def extras() -> Iterator[Object]:
     yield _host_port()
     yield _forward_drop()
     yield _second_interface()
-    yield _tenants()
-    yield _tenants_dropped()
-    yield _tenant_dns()
 
 
 def _detector(mode: str) -> Object:
@@ -214,78 +211,3 @@ def _second_interface() -> Object:
     ]
     config = DETECTORS["cluster-cidr"] | {"nodePortAddresses": ["172.16.6.0/24"]}
     return scenario("second-interface", config, [balanced()], flows)
-
-
-LABEL = "ipvsproxy.io/tenant"
-BLUE, GREEN, UNKNOWN, PLAIN = (f"10.64.3.{number}" for number in (31, 32, 33, 34))
-BLUE6, GREEN6 = "fd00:64:3::31", "fd00:64:3::32"
-DNS, OWN_DNS = "10.99.0.53", "10.99.0.54"
-REJECTED: Object = {"expect": "reject"}
-DROPPED: Object = {"expect": "drop"}
-TENANTS: Object = {
-    "namespaces": {"app": {LABEL: "blue"}, "green": {LABEL: "green"}, "plain": {}, "kube-system": {}},
-    "pods": [
-        {"namespace": "app", "name": "blue-4", "address": BLUE},
-        {"namespace": "app", "name": "blue-6", "address": BLUE6},
-        {"namespace": "green", "name": "green-4", "address": GREEN},
-        {"namespace": "green", "name": "green-6", "address": GREEN6},
-        {"namespace": "plain", "name": "plain-4", "address": PLAIN},
-    ],
-}
-
-
-def _of_tenants(**more: Any) -> Object:
-    return DETECTORS["cluster-cidr"] | {"tenantLabel": LABEL} | more
-
-
-def _tenants() -> Object:
-    """A Service of tenant blue: its own pods, those of green, of no tenant, of no known pod, and who is no pod."""
-    flows = [
-        flow("pod", BLUE, f"{VIP} 80", BOTH, False),
-        flow("pod", BLUE6, f"{VIP6} 80", BOTH6, False),
-        flow("pod", BLUE, f"{LB} 80", BOTH, True),
-        flow("pod", BLUE, f"{NODE_IP} 31080", BOTH, True),
-        flow("pod", GREEN, f"{VIP} 80", (), None, **REJECTED),
-        flow("pod", GREEN6, f"{VIP6} 80", (), None, **REJECTED),
-        flow("pod", GREEN, f"{LB} 80", (), None, **REJECTED),
-        flow("pod", GREEN, f"{NODE_IP} 31080", (), None, **REJECTED),
-        flow("pod", UNKNOWN, f"{VIP} 80", (), None, **DROPPED),
-        flow("pod", PLAIN, f"{VIP} 80", BOTH, False),
-        flow("external", CLIENT, f"{LB} 80", BOTH, True),
-        flow("node", NODE_IP, f"{VIP} 80", BOTH, True),
-    ]
-    return scenario("tenants", _of_tenants(), [balanced()], flows, **TENANTS)
-
-
-def _tenants_dropped() -> Object:
-    """The same where others get no answer, and the Service is shared with green."""
-    shared = balanced(annotations={"ipvsproxy.io/share-with": "green"})
-    other = service(81, name="other", clusterIP="10.99.0.31", clusterIPs=["10.99.0.31"])
-    flows = [
-        flow("pod", GREEN, f"{VIP} 80", BOTH, False),
-        flow("pod", GREEN, f"{NODE_IP} 31080", BOTH, True),
-        flow("pod", GREEN, "10.99.0.31 81", (), None, **DROPPED),
-        flow("pod", BLUE, "10.99.0.31 81", [f"{LOCAL}:8080"], False),
-    ]
-    members = [endpoint(LOCAL), endpoint(REMOTE), endpoint(LOCAL, service="app/other")]
-    services = [shared, other]
-    return scenario(
-        "tenants-dropped", _of_tenants(tenantRefusal="drop"), services, flows, endpoints=members, **TENANTS
-    )
-
-
-def _tenant_dns() -> Object:
-    """The cluster's DNS Service, in place of which that of tenant blue answers blue's pods."""
-    where: Object = {"namespace": "kube-system", "name": "kube-dns", "clusterIP": DNS, "clusterIPs": [DNS]}
-    annotations = {"ipvsproxy.io/tenant-dns": "true"}
-    own = service(53, name="dns", clusterIP=OWN_DNS, clusterIPs=[OWN_DNS], annotations=annotations)
-    members = [endpoint(LOCAL, service="kube-system/kube-dns"), endpoint(REMOTE, service="app/dns")]
-    flows = [
-        flow("pod", BLUE, f"{DNS} 53", [f"{REMOTE}:8080"], False),
-        flow("pod", GREEN, f"{DNS} 53", [f"{LOCAL}:8080"], False),
-        flow("pod", PLAIN, f"{DNS} 53", [f"{LOCAL}:8080"], False),
-        flow("node", NODE_IP, f"{DNS} 53", [f"{LOCAL}:8080"], True),
-        flow("pod", GREEN, f"{OWN_DNS} 53", (), None, **REJECTED),
-    ]
-    services = [service(53) | where, own]
-    return scenario("tenant-dns", _of_tenants(), services, flows, endpoints=members, **TENANTS)

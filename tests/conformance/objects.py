@@ -153,7 +153,11 @@ def flags(scenario: Scenario) -> list[str]:
         made.append(f"--ipvs-scheduler={config['scheduler']}")
     if config.get("dataPath"):
         made.append(f"--data-path={config['dataPath']}")
-    tenants = {"tenantLabel": "tenant-label", "tenantRefusal": "tenant-refusal", "clusterDNS": "cluster-dns"}
+    tenants = {
+        "tenantLabel": "tenant-label",
+        "tenantRefusal": "tenant-refusal",
+        "tenantDNSFallback": "tenant-dns-fallback",
+    }
     made += [f"--{flag}={config[key]}" for key, flag in tenants.items() if config.get(key)]
     if config.get("masqueradeAll"):
         made.append("--masquerade-all=true")

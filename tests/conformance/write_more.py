@@ -6,7 +6,8 @@ Twins: each IPv4 scenario with its addresses moved to IPv6 (where flows.json has
 scenario over UDP and over SCTP. A twin keeps what must come of each flow, since none of it depends on family
 or protocol. Extras: every detector, masqueradeAll, remote pods as clients, endpoints in the node's own
 network namespace, other schedulers, several interfaces, and other programs' rules on the node (`host_rules`, an
-addition to the format): a hostPort on the port of a Service, and a FORWARD policy of drop.
+addition to the format): a hostPort on the port of a Service, and a FORWARD policy of drop. Tenants have
+a module of their own, extras_tenants.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.conformance.extras import extras
+from tests.conformance.extras_tenants import tenants
 
 Object = dict[str, Any]
 HERE = pathlib.Path(__file__).parent
@@ -120,7 +122,7 @@ def twins(scenarios: list[Object]) -> Iterator[Object]:
 
 def main() -> None:
     original = json.loads((HERE / "flows.json").read_text())
-    made = [*twins(original["scenarios"]), *extras()]
+    made = [*twins(original["scenarios"]), *extras(), *tenants()]
     head = {"format_version": 1, "about": " ".join((__doc__ or "").split()[:12]), "scenarios": []}
     lines = ",\n".join(json.dumps(scenario, separators=(",", ":")) for scenario in made)
     text = json.dumps(head)[:-3] + f"[\n{lines}\n]}}\n"

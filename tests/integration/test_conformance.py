@@ -38,8 +38,8 @@ def play(scenarios: list[Scenario], plants: dict[str, Plant] | None = None) -> R
     return report
 
 
-def flows(*ids: str) -> list[Scenario]:
-    return [scenario for scenario in scenario_file.load(conformance.FLOWS) if not ids or scenario.id in ids]
+def flows(*ids: str, path: pathlib.Path = conformance.FLOWS) -> list[Scenario]:
+    return [scenario for scenario in scenario_file.load(path) if not ids or scenario.id in ids]
 
 
 @NEEDS
@@ -49,6 +49,16 @@ def test_each_rule_once(data_path: str) -> None:
     report = play([scenario.on(data_path) for scenario in flows(*conformance.SUBSETS["rules"])])
     assert report.failed == 0, "\n".join(report.lines)
     assert report.passed > 100
+    assert report.explained == report.passed
+
+
+@NEEDS
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("data_path", ["ipvs", "auto"])
+def test_flows_of_tenants(data_path: str) -> None:
+    report = play([scenario.on(data_path) for scenario in flows(path=MORE) if scenario.config.get("tenantLabel")])
+    assert report.failed == 0, "\n".join(report.lines)
+    assert report.passed > 150
     assert report.explained == report.passed
 
 
@@ -88,6 +98,15 @@ def with_a_wrong_endpoint(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, endpoints=(dataclasses.replace(first, ports=ports), *others))
 
 
+def with_no_tenants(scenario: Scenario) -> Scenario:
+    """Take the labels from all namespaces that the proxy gets."""
+    return dataclasses.replace(scenario, namespaces={name: {} for name in scenario.namespaces})
+
+
+def numbers(first: int, last: int) -> set[str]:
+    return {f"{number:02}" for number in range(first, last + 1)}
+
+
 PLANTED = {
     "no masquerade": (
         "nodeports-v4-primary",
@@ -120,6 +139,14 @@ PLANTED = {
         Plant(given=without("sessionAffinity")),
         {"01", "02", "03"},
     ),
+    "tenants ignored": ("tenants-dropped", Plant(given=with_no_tenants), {"09", "10"}),
+    "shares ignored": ("tenants-dropped", Plant(given=without("annotations")), numbers(1, 8) | numbers(13, 14)),
+    "DNS of a tenant ignored": ("tenant-dns", Plant(given=without("annotations")), numbers(17, 20)),
+    "pods of tenants unknown": (
+        "tenant-dns",
+        Plant(given=lambda scenario: dataclasses.replace(scenario, pods=())),
+        numbers(17, 22),
+    ),
 }
 
 
@@ -128,7 +155,7 @@ PLANTED = {
 def test_planted_errors_are_found() -> None:
     scenarios, plants = [], {}
     for name, (origin, plant, _) in PLANTED.items():
-        original = copy.copy(flows(origin)[0])
+        original = copy.copy(next(iter(flows(origin) or flows(origin, path=MORE))))
         scenarios.append(dataclasses.replace(original, id=name, state={}))
         plants[name] = plant
     report = play(scenarios, plants)
