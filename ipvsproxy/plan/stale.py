@@ -173,6 +173,19 @@ class Stale:
             if rule != SweepRule():
                 self._due[key] = rule
 
+    def hold(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
+        """Record frontends that the kernel does not have as they are now: sources of old and new groups go on.
+
+        What is not allowed in the end is cut when the kernel has them (`note`).
+        """
+        for key in keys:
+            old, frontend = self._seen.get(key), frontends.get(key)
+            if old is None or old.groups is None or frontend is None:
+                continue
+            groups = None if frontend.admission is None else (*{*old.groups, *frontend.admission.groups},)
+            self._seen[key] = msgspec.structs.replace(old, groups=groups)
+            self._index(key, old, self._seen[key])
+
     @staticmethod
     def _with_admitted(
         rule: SweepRule, old: SeenFrontend | None, groups: tuple[int, ...], due: SweepRule

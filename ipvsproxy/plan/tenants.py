@@ -262,13 +262,20 @@ class Tenants:
         """Whether all addresses are in the groups where they belong, and those of new pods need not wait."""
         return not (self._unsettled or self._moving)
 
-    def is_decided(self, address: bytes) -> bool:
-        """Whether it is known which connections of an address may go on: `group_at`."""
-        return address not in self._unsettled or address in self._waiting
+    def is_decided(self, address: bytes, *, planned: bool) -> bool:
+        """Whether it is known which connections of an address may go on: `group_at`.
+
+        For one whose namespace has changed its tenant that takes until all Services are `planned`, and no longer:
+        the kernel may refuse for ever what keeps it from joining its new group.
+        """
+        waits = address in self._waiting or (planned and self._is_moving(address))
+        return waits or address not in self._unsettled
 
     def group_at(self, address: bytes) -> int:
         """Return the group that an address is in, or joins once the kernel is not behind with it; 0 for none."""
-        return self._group_of(address) if address in self._waiting else self.members.get(address, 0)
+        if address in self._waiting or self._is_moving(address):
+            return self._group_of(address)
+        return self.members.get(address, 0)
 
     def join(self, *, settled: bool, behind: Container[int] = ()) -> dict[bytes, int]:
         """Put addresses into their groups and return them; to be called after `leave`.

@@ -75,6 +75,11 @@ class Applier(Part):
         return len(self._left)
 
     @property
+    def has_untried(self) -> bool:
+        """Whether there are changes that have not been tried, or not all of them."""
+        return bool(self._pending or self._left)
+
+    @property
     def pending(self) -> int:
         """The number of kernel objects that are to be tried, at once or later."""
         return len(self._pending) + len(self.backoff)

@@ -110,6 +110,9 @@ class Joining(Part):
 
     def _left(self) -> set[bytes]:
         """Return the addresses that have left a group, in the kernel as well, and whose new one is known."""
+        if not self._leaving.gone:
+            return set()
         tenants, backoff = self._wanted.tenants, self._applier.backoff
-        found = (a for a in self._leaving.gone if tenants.is_decided(a))
+        planned = not (self._wanted.backlog or self._applier.has_untried)
+        found = (a for a in self._leaving.gone if tenants.is_decided(a, planned=planned))
         return {a for a in found if not backoff.among([audience_element(a)])}

@@ -72,6 +72,7 @@ class Sweeper(Part):
         ready = {key for key in candidates if not self._waiting.holds(key)}
         for key in candidates - ready:
             self._changing.setdefault(key.address, set()).add(key)
+        self._stale.hold(candidates - ready, frontends)
         self._stale.note(ready, frontends)
 
     def cut(self, key: FrontendKey, destinations: frozenset[Destination]) -> None:

@@ -223,7 +223,7 @@ class WantedState:
         One that waits for the kernel alone is judged by the group that it will join.
         """
         tenants, facts = self._store.tenants, self._node.facts
-        if not tenants.is_decided(source) or source in facts.link_addresses:
+        if source in facts.link_addresses or not tenants.is_decided(source, planned=not self.backlog):
             return None
         if group := tenants.group_at(source):
             return group

@@ -141,12 +141,16 @@ def test_a_pod_that_starts_waits_while_the_kernel_is_behind_with_its_group_and_w
     blue, green = tenants.group("blue"), tenants.group("green")
     tenants.set_pod("a/one", pod("a", "one", ONE))
     tenants.set_pod("b/two", pod("b", "two", TWO))
-    assert not tenants.is_decided(ONE)
+    assert not tenants.is_decided(ONE, planned=True)
     assert tenants.can_join(settled=False, behind={blue})
     assert tenants.join(settled=False, behind={blue}) == {TWO: green}
     # Nothing is done until that changes. What it has open is judged by the group that it will join.
     assert not tenants.can_join(settled=True, behind={blue})
-    assert (tenants.members.get(ONE), tenants.is_decided(ONE), tenants.group_at(ONE)) == (None, True, blue)
+    assert (tenants.members.get(ONE), tenants.is_decided(ONE, planned=False), tenants.group_at(ONE)) == (
+        None,
+        True,
+        blue,
+    )
     assert tenants.can_join(settled=False)
     assert tenants.join(settled=False) == {ONE: blue}
     assert (tenants.take_delayed(), tenants.are_settled, tenants.group_at(ONE)) == ({ONE}, True, blue)
@@ -167,7 +171,8 @@ def test_a_pod_that_waits_for_the_kernel_waits_for_services_when_its_namespace_c
     tenants.set_pod("a/one", pod("a", "one", ONE))
     tenants.join(settled=True, behind={blue})
     tenants.set_namespace("a", namespace("a", "green"))
-    assert (tenants.is_decided(ONE), tenants.can_join(settled=False)) == (False, False)
+    assert (tenants.is_decided(ONE, planned=False), tenants.can_join(settled=False)) == (False, False)
+    assert (tenants.is_decided(ONE, planned=True), tenants.group_at(ONE)) == (True, green)
     assert tenants.join(settled=True, behind={blue}) == {ONE: green}
 
 

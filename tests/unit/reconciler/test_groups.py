@@ -258,3 +258,62 @@ def test_connections_of_a_pod_before_are_cut_while_the_next_one_at_its_address_w
     shared.now += 35
     shared.rest()
     assert shared.node.conntrack.entries == []
+
+
+OTHER = key("10.96.0.20:80")
+
+
+def test_a_namespace_that_changes_its_tenant_has_its_connections_cut_while_its_pods_wait(shared):
+    """The kernel may refuse for ever what they wait for."""
+    other = replace(service("other", ["10.96.0.20"]), namespace="blue")
+    pod = replace(BLUE, namespace="more")
+    blue = Namespace("more", {LABEL: "blue"})
+    shared.loop.reconcile([Changed(Kind.NAMESPACE, "more", blue), Changed(Kind.SERVICE, other.key, other)])
+    shared.take(Changed(Kind.POD, pod.key, pod))
+    to_web, to_other = (pod.addresses[0], WEB, OPEN[2]), (pod.addresses[0], OTHER, OPEN[2])
+    shared.node.conntrack.entries = [to_web, to_other]
+    shared.take(Changed(Kind.NAMESPACE, "more", Namespace("more", {LABEL: "green"})))
+    # What the kernel still lets the new tenant do ends when it does so no more, as for other pods of the tenant.
+    assert (shared.members, shared.node.conntrack.entries) == ({}, [to_web])
+    shared.now += 35
+    shared.rest()
+    assert (shared.members, shared.node.conntrack.entries) == ({"10.244.1.2": "0:30"}, [])
+
+
+def later(process):
+    for _ in range(2):
+        process.now += 35
+        process.rest()
+
+
+def test_connections_that_are_still_allowed_go_on_while_the_kernel_refuses_the_change():
+    """Pods and Services of a namespace change together."""
+    process = Process()
+    process.take(Changed(Kind.POD, POD.key, POD))
+    process.node.conntrack.entries = [OPEN]
+    before, process.node.nft.poison = admitted(process), "admitted4"
+    process.take(Changed(Kind.NAMESPACE, "blue", Namespace("blue", {LABEL: "red"})))
+    assert (admitted(process), set(process.members.values())) == (before, {"0:40"})
+    assert process.node.conntrack.entries == [OPEN]
+    process.node.nft.poison = ""
+    later(process)
+    assert admitted(process) != before
+    assert (set(process.members.values()), process.node.conntrack.entries) == ({"0:40"}, [OPEN])
+
+
+def test_what_was_to_be_allowed_and_never_was_is_cut_in_the_end():
+    """A share with the new tenant of a pod: refused by the kernel, and taken back before it was there."""
+    process = Process()
+    space = Namespace("more", {LABEL: "blue"})
+    pod = replace(POD, namespace="more")
+    process.take(Changed(Kind.NAMESPACE, "more", space), Changed(Kind.POD, pod.key, pod))
+    process.node.conntrack.entries = [OPEN]
+    web = replace(service(), namespace="blue")
+    process.node.nft.poison = "admitted4"
+    process.take(Changed(Kind.SERVICE, web.key, replace(web, share_with=("green",))))
+    process.take(Changed(Kind.NAMESPACE, "more", Namespace("more", {LABEL: "green"})))
+    assert process.node.conntrack.entries == [OPEN]
+    process.take(Changed(Kind.SERVICE, web.key, web))
+    process.node.nft.poison = ""
+    later(process)
+    assert process.node.conntrack.entries == []
