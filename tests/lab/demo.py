@@ -28,8 +28,8 @@ CASES = (
     Case("p12", "ClusterIP", "10.96.0.10", 80, "p11 p21", OWN),
     Case("node1", "ClusterIP", "10.96.0.10", 80, "p11 p21", "node1"),
     Case("client", "ClusterIP", "10.96.0.10", 80, "p11 p21", "node1"),
-    Case("p22", "ClusterIP", "10.96.0.53", 53, "p12 p21", OWN, "udp"),
-    Case("p22", "ClusterIP", "10.96.0.53", 53, "p12 p21", OWN),
+    Case("node1", "ClusterIP", "10.96.0.53", 53, "p12 p21", "node1", "udp"),
+    Case("node1", "ClusterIP", "10.96.0.53", 53, "p12 p21", "node1"),
     Case("node2", "ClusterIP", "10.96.0.53", 53, "p12 p21", "node2", "udp"),
     Case("p12", "ClusterIP IPv6", "fd00:10:96::60", 8000, "p11 p22", OWN),
     Case("node1", "ClusterIP IPv6", "fd00:10:96::60", 8000, "p11 p22", "node1"),
@@ -64,11 +64,14 @@ TENANTS = (
     Case("client", "NodePort of blue", "192.0.2.1", 30090, "p21", "node1"),
     Case("p11", "cluster's DNS", "10.96.0.53", 53, "p21", OWN, "udp"),
     Case("p11", "cluster's DNS", "10.96.0.53", 53, "p21", OWN),
+    Case("p12", "cluster's DNS", "10.96.0.53", 53, "p22", OWN, "udp"),
+    Case("p12", "cluster's DNS", "10.96.0.53", 53, "p22", OWN),
+    Case("p11", "DNS of green", "10.96.0.73", 53, outcome="refused"),
 )
 TENANTS_TEXT = """
 Two tenants: p11 and p21 are pods of blue, p12 and p22 of green. Each has a Service "shop", and the other one is
-refused there. Who is no pod is not judged. Blue has a DNS of its own, p21: it answers pods of blue that ask the
-DNS of the cluster.
+refused there. Who is no pod is not judged. Each has a DNS of its own, p21 and p22: it answers pods of its tenant
+that ask the DNS of the cluster.
 """
 PROXY_ARGS = (*DEFAULT_PROXY_ARGS, "--tenant-label=ipvsproxy.io/tenant", "--cluster-dns=default/dns")
 
