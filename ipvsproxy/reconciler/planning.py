@@ -267,8 +267,8 @@ def _of_other_tenants(endpoints: Sequence[bytes]) -> list[str]:
     """Return the complaint about endpoints that are pods of other tenants."""
     if not endpoints:
         return []
-    names = ", ".join(map(format_ip, endpoints[:NAMED]))
-    return [f"{len(endpoints)} endpoints are pods of other tenants and get nothing: {names}"]
+    names, more = ", ".join(map(format_ip, endpoints[:NAMED])), len(endpoints) - NAMED
+    return [f"endpoints that are pods of other tenants get nothing: {names}{f' and {more} more' * (more > 0)}"]
 
 
 def is_urgent(service: Service) -> bool:

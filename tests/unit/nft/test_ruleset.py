@@ -219,3 +219,18 @@ def test_only_packets_of_the_arp_family_are_silenced():
     rules = [rule for lines in quiet.values() for rule in lines[1:]]
     assert all(rule.startswith("arp operation request ") and "@quiet4" in rule for rule in rules)
     assert len(rules) == 2
+
+
+def test_of_a_packet_mark_only_our_bit_changes_and_of_conntrack_nothing():
+    rules = [rule for lines in CHAINS.values() for rule in lines if re.search(r"\b(?:mark|label) set ", rule)]
+    assert rules
+    assert all(re.search(r" meta mark set meta mark (?:or \$reply|and \$others) accept$", rule) for rule in rules)
+
+
+def test_the_number_of_a_group_stays_in_no_packet_that_goes_on():
+    """But in what a view leads away, as far as the link of the endpoint (docs/decisions/0054)."""
+    admitted = [rule for name in ("check_group", "check_group_of_receiver") for rule in CHAINS[name]]
+    accepting = [rule for rule in admitted if "accept" in rule]
+    assert len(accepting) == 6
+    assert all(rule.endswith("meta priority set 0 accept") for rule in accepting)
+    assert CHAINS["lead_group"][-1] == "meta priority set 0"

@@ -7,13 +7,15 @@ on our side how many Services are planned. Counts, not times, so that it can be 
 import collections
 
 import pytest
+from msgspec.structs import replace
 
 import ipvsproxy.reconciler.planning
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import DataPath
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
-from ipvsproxy.plan.model import Node
+from ipvsproxy.plan.model import Namespace, Node, Pod
 from ipvsproxy.process.assembly import make_loop
+from ipvsproxy.ruleset.schema import BY_SOURCE, SETS
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
 
@@ -47,23 +49,24 @@ class CountingLinks(Counting, MemoryLinks):
 class BigNode:
     """A running proxy with so many Services, and a count of what happens."""
 
-    def __init__(self, size, monkeypatch, data_path=DataPath.IPVS):
+    def __init__(self, size, monkeypatch, data_path=DataPath.IPVS, **more):
         self.counts = collections.Counter()
         self.node = MemoryNode()
         self.node.ipvs = CountingIpvs(self.counts)
         self.node.links = CountingLinks(self.counts, [parse_ip("192.0.2.1")])
-        settings = config(cluster_cidrs=("10.244.0.0/16",), data_path=data_path)
+        settings = config(cluster_cidrs=("10.244.0.0/16",), data_path=data_path, **more)
         self.loop = make_loop(settings, Inbox(), self.node.kernel(), lambda: 0.0)
-        services = [service(f"s{n}", [f"10.96.{n // 250}.{n % 250 + 1}"]) for n in range(size)]
-        slices = [slice_of(f"s{n}", "10.244.1.1", "10.244.2.2") for n in range(size)]
-        self.loop.reconcile([
-            Listed(Kind.NODE, {"node1": Node("node1")}),
-            Listed(Kind.SERVICE, {item.key: item for item in services}),
-            Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices}),
-        ])  # fmt: skip
+        self.loop.reconcile(list(self.listed(size)))
         assert len(self.node.ipvs.table) == (size if data_path is DataPath.IPVS else 0)
         real = ipvsproxy.reconciler.planning.plan_service
         monkeypatch.setattr(ipvsproxy.reconciler.planning, "plan_service", lambda *args: self._plan(real, *args))
+
+    def listed(self, size):
+        services = [service(f"s{n}", [f"10.96.{n // 250}.{n % 250 + 1}"]) for n in range(size)]
+        slices = [slice_of(f"s{n}", "10.244.1.1", "10.244.2.2") for n in range(size)]
+        yield Listed(Kind.NODE, {"node1": Node("node1")})
+        yield Listed(Kind.SERVICE, {item.key: item for item in services})
+        yield Listed(Kind.ENDPOINT_SLICE, {item.key: item for item in slices})
 
     def _plan(self, real, *args):
         self.counts["planned"] += 1
@@ -144,3 +147,89 @@ def test_a_burst_is_one_turn_with_one_batch(nodes):
     assert cost["planned"] == 60
     assert cost["apply"] == 1
     assert cost["transactions"] <= 2
+
+
+# Tenants.
+
+LABEL = "ipvsproxy.io/tenant"
+OURS, THEIRS = "10.244.9.7", "10.244.9.8"
+
+
+def tenant_pod(name, namespace, address):
+    return Pod(namespace, name, "node1", (parse_ip(address), parse_ip(f"fd00::{address.replace('.', ':')}")))
+
+
+def in_blue(made):
+    changes = {"service": f"blue/{made.service.partition('/')[2]}"} if hasattr(made, "service") else {}
+    return replace(made, namespace="blue", **changes)
+
+
+def space(name, tenant):
+    return Changed(Kind.NAMESPACE, name, Namespace(name, {LABEL: tenant}))
+
+
+class TenantsNode(BigNode):
+    """All Services are of tenant blue, and so are a tenth as many pods; green has two pods and no Service."""
+
+    def listed(self, size):
+        for found in super().listed(size):
+            if found.kind is Kind.NODE:
+                yield found
+            else:
+                made = map(in_blue, found.objects.values())
+                yield Listed(found.kind, {item.key: item for item in made})
+        yield Listed(Kind.NAMESPACE, {name: Namespace(name, {LABEL: name}) for name in ("blue", "green")})
+        pods = [tenant_pod(f"p{n}", "blue", f"10.244.{n // 250 + 1}.{n % 250}") for n in range(size // 10)]
+        pods += [tenant_pod("ours", "green", OURS), tenant_pod("theirs", "green", THEIRS)]
+        yield Listed(Kind.POD, {pod.key: pod for pod in pods})
+
+    def cost(self, *events):
+        """Count all turns that come of events."""
+        counts = collections.Counter(super().cost(*events))
+        while self.loop.timeout() <= 0:
+            counts.update(super().cost())
+        return dict(counts)
+
+
+OF_TENANTS = {
+    # What it is, and how many Services are planned, transactions, and sweeps at most.
+    "a pod starts": ([Changed(Kind.POD, "blue/new", tenant_pod("new", "blue", "10.244.9.9"))], (0, 1, 0)),
+    "a label of it changes": ([Changed(Kind.POD, "blue/new", tenant_pod("new", "blue", "10.244.9.9"))], (0, 0, 0)),
+    "a pod ends": ([Removed(Kind.POD, "blue/new")], (0, 1, 1)),
+    # Pods leave, and join, and the counter of the tenant that is gone goes.
+    "a namespace changes its tenant": ([space("green", "red")], (0, 3, 1)),
+    "a tenant of one namespace more": ([space("new", "red")], (0, 0, 0)),
+    "a Service is shared": (
+        [Changed(Kind.SERVICE, "blue/s7", in_blue(service("s7", ["10.96.0.8"], share_with=("red",))))],
+        (1, 1, 1),
+    ),
+    "a share ends": ([Changed(Kind.SERVICE, "blue/s7", in_blue(service("s7", ["10.96.0.8"])))], (1, 1, 1)),
+    "an endpoint more": (
+        [Changed(Kind.ENDPOINT_SLICE, "blue/s7-4", in_blue(slice_of("s7", "10.244.2.2", "10.244.3.3")))],
+        (1, 2, 0),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def with_tenants():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield [TenantsNode(size, monkeypatch, tenant_label=LABEL) for size in SIZES]
+
+
+@pytest.mark.parametrize("change", OF_TENANTS)
+def test_a_change_of_tenants_costs_the_same_on_a_small_and_a_big_node(with_tenants, change):
+    events, (planned, transactions, sweeps) = OF_TENANTS[change]
+    small, big = (node.cost(*events) for node in with_tenants)
+    assert small == big
+    assert big.get("planned", 0) == planned
+    assert (big["transactions"] <= transactions, big["sweeps"] <= sweeps) == (True, True), big
+    assert big["bytes of nft"] < 1000
+    assert not big.keys() & {"servers", "observe", "vips", "weights", "state", "connections"}
+
+
+def test_a_cluster_without_tenants_has_nothing_of_them(nodes, with_tenants):
+    plain, tenants = nodes[0].node.nft, with_tenants[0].node.nft
+    assert "by_source" not in plain.chains
+    assert "by_source" in tenants.chains
+    assert not [name for name, slot in SETS.items() if slot.part == BY_SOURCE and plain.sets.get(name)]
