@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, node_object, port, service
 from tests.lab.probe import Conversation, Question, probe_many
+from tests.lab.proxy import Proxy
 from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -47,11 +49,15 @@ def node_port(namespace: str) -> int:
 class TwoTenants:
     """The namespaces blue and green of two tenants, and `plain` of none, each with a Service; p21 answers all."""
 
+    proxy: Proxy
+
     def __init__(self, lab: Lab, folder: Folder) -> None:
         self.lab, self.folder = lab, folder
         self.tenants = {"blue": "blue", "green": "green", "plain": ""}
         self.pods = {"p11": "blue", "p12": "green"}
         self.shares: dict[str, str] = {}
+        # What slices of blue name beside p21, as someone may write them by hand.
+        self.named_by_blue: tuple[str, ...] = ()
 
     def write(self) -> None:
         """Bring the folder to what the attributes say."""
@@ -87,7 +93,8 @@ class TwoTenants:
             made["metadata"]["annotations"] = {"ipvsproxy.io/share-with": self.shares[namespace]}
         yield made
         for family in (4, 6):
-            ends = [endpoint(self.lab, self.lab.host("p21"), family=family)]
+            pods = ("p21", *(self.named_by_blue if namespace == "blue" else ()))
+            ends = [endpoint(self.lab, self.lab.host(pod), family=family) for pod in pods]
             yield endpoint_slice("web", ports, ends, family=family)
 
     def write_dns(self, **settings: str) -> None:
@@ -149,6 +156,10 @@ class TwoTenants:
                 self.shares[name] = chance.choice(("", "*", "blue", "green,red"))
         self.write()
 
+    def answering(self, asker: str, namespace: str) -> set[str]:
+        """Who answers for the Service of a namespace, each way asked several times."""
+        return {result.name for result in probe_many(self.ways(self.lab.host(asker), namespace) * 4, 3)}
+
     def table(self) -> dict[str, dict[str, set[str]]]:
         """What becomes of connections of each pod of node1 to each Service."""
         return {pod: {name: self.outcomes(pod, name) for name in NUMBERS} for pod in ("p11", "p12")}
@@ -171,9 +182,9 @@ def cluster(lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) ->
     made = TwoTenants(lab, folder)
     made.write()
     more = getattr(request, "param", [])
-    proxy = lab.proxy(lab.nodes[0], folder.path, [*DEFAULT_PROXY_ARGS, f"--tenant-label={LABEL}", *more])
+    made.proxy = lab.proxy(lab.nodes[0], folder.path, [*DEFAULT_PROXY_ARGS, f"--tenant-label={LABEL}", *more])
     yield made
-    proxy.kill()
+    made.proxy.kill()
     lab.clean_nodes()
     lab.responder.clear()
 
@@ -276,6 +287,23 @@ def test_a_pod_of_no_tenant_reaches_everything(cluster: TwoTenants) -> None:
     eventually(
         lambda: {name: cluster.outcomes("p11", name) for name in NUMBERS} == {key: {SERVED} for key in NUMBERS}
     )
+
+
+def test_an_endpoint_that_is_another_tenants_pod_gets_nothing(cluster: TwoTenants) -> None:
+    """Blue has written the address of p12 into its slices."""
+    for proto, number in (("tcp", 8080), ("udp", 8081)):
+        cluster.lab.responder.listen(cluster.lab.host("p12"), number, proto)
+    cluster.named_by_blue = ("p12",)
+    cluster.pods["p12"] = "blue"
+    cluster.write()
+    # As a pod of its own tenant it is one of two.
+    eventually(lambda: cluster.answering("p11", "blue") == {"p21", "p12"})
+    cluster.pods["p12"] = "green"
+    cluster.write()
+    eventually(lambda: cluster.answering("p11", "blue") == {"p21"})
+    line = cluster.proxy.wait_for(messages.SERVED_IN_PART)
+    assert (line["service"], line["level"]) == ("blue/web", "warning")
+    assert cluster.lab.host("p12").ipv4 in str(line["reason"])
 
 
 NOTRACK = """table inet elsewhere {

@@ -15,13 +15,13 @@ from tests.lab import netns
 from tests.lab.lab import Host
 
 HEADER = struct.Struct(">6H")
-A, CNAME, IN = 1, 5, 1
+A, CNAME, AAAA, IN = 1, 5, 28, 1
 ANSWERED, NO_SUCH_NAME = 0x8400, 0x8403
 TRUNCATED = 0x0200
 
 
 class NameServer:
-    """Answers on port 53 of a host; `addresses` and `aliases` may change while it does."""
+    """Answers on port 53 of a host, in both families; `addresses` and `aliases` may change while it does."""
 
     def __init__(self, addresses: dict[str, str], aliases: dict[str, str]) -> None:
         self.addresses, self.aliases = addresses, aliases
@@ -29,17 +29,14 @@ class NameServer:
 
     @contextlib.contextmanager
     def serving(self, host: Host, *, only_tcp: bool = False) -> Iterator[None]:
-        sockets = [netns.open_socket(host.netns, host.ipv4, proto) for proto in ("udp", "tcp")]
-        for sock in sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setblocking(True)
-            sock.bind((host.ipv4, 53))
-        udp, tcp = sockets
-        tcp.listen()
-        threads = [
-            threading.Thread(target=self._serve_udp, args=(udp, TRUNCATED * only_tcp), daemon=True),
-            threading.Thread(target=self._serve_tcp, args=(tcp,), daemon=True),
-        ]
+        sockets, threads = [], []
+        for address in (host.ipv4, host.ipv6):
+            udp, tcp = (_bound(host.netns, address, proto) for proto in ("udp", "tcp"))
+            tcp.listen()
+            sockets += [udp, tcp]
+            flags = TRUNCATED * only_tcp
+            threads.append(threading.Thread(target=self._serve_udp, args=(udp, flags), daemon=True))
+            threads.append(threading.Thread(target=self._serve_tcp, args=(tcp,), daemon=True))
         for thread in threads:
             thread.start()
         try:
@@ -82,13 +79,22 @@ class NameServer:
         number, *_ = HEADER.unpack_from(data)
         question = data[HEADER.size :]
         name, kind = _name(question), struct.unpack_from(">H", question, len(question) - 4)[0]
-        if kind == A and name in self.addresses:
-            record = _record(A, socket.inet_aton(self.addresses[name]))
+        address = self.addresses.get(name, "")
+        if address and kind == (AAAA if ":" in address else A):
+            record = _record(kind, socket.inet_pton(socket.AF_INET6 if kind == AAAA else socket.AF_INET, address))
         elif kind == CNAME and name in self.aliases:
             record = _record(CNAME, _encoded(self.aliases[name]))
         else:
             return HEADER.pack(number, NO_SUCH_NAME, 1, 0, 0, 0) + question
         return HEADER.pack(number, ANSWERED, 1, 1, 0, 0) + question + record
+
+
+def _bound(where: str, address: str, proto: str) -> socket.socket:
+    sock = netns.open_socket(where, address, proto)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setblocking(True)
+    sock.bind((address, 53))
+    return sock
 
 
 def _record(kind: int, data: bytes) -> bytes:
