@@ -2,6 +2,7 @@
 # Sourced by tour.sh and compare.sh: the target is the Vagrant cluster, reached from the host by ssh.
 A=node2
 B=node3
+SETTINGS="--config=/var/lib/kube-proxy/config.conf --extra-config=/var/lib/kube-proxy/extra.conf"
 cache=$here/.cache
 ssh_config=$cache/ssh-config
 mkdir -p "$cache"
@@ -27,18 +28,61 @@ apply() { at_with_input node1 kubectl apply -f - >/dev/null; }
 
 prepare() {
     finish
-    kube "create namespace tour" >/dev/null
-    kube "-n tour create configmap who --from-file=/ipvsproxy/vagrant/who.py" >/dev/null
+    namespace tour
+}
+
+namespace() {  # NAME [TENANT]
+    kube "create namespace $1" >/dev/null
+    [ -z "${2:-}" ] || kube "label namespace $1 ipvsproxy.io/tenant=$2" >/dev/null
+    kube "-n $1 create configmap who --from-file=/ipvsproxy/vagrant/who.py" >/dev/null
+}
+
+# The manifests of deploy/kustomize/tenant-dns-blue for another tenant. The image is that of the cluster's DNS, and node1
+# has it.
+tenant_dns() {  # TENANT NAMESPACE: CoreDNS for the names of a namespace, and of "default"
+    dns_image=$(kube "-n kube-system get deployment coredns -o jsonpath='{.spec.template.spec.containers[0].image}'")
+    at_with_input node1 "TENANT=$1 NAMESPACE=$2 IMAGE=$dns_image sh -eu" <<'END'
+folder=$(mktemp -d)
+cp -r /ipvsproxy/deploy/kustomize/tenant-dns /ipvsproxy/deploy/kustomize/tenant-dns-blue "$folder"
+cd "$folder/tenant-dns-blue"
+sed -i "s/blue/$TENANT/" kustomization.yaml namespace.yaml
+sed -i "s/namespaces .*/namespaces $NAMESPACE default/" tenant.conf
+cat >>kustomization.yaml <<MORE
+images:
+  - name: coredns/coredns
+    newName: ${IMAGE%:*}
+    newTag: ${IMAGE##*:}
+patches:
+  - patch: |
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: tenant-dns}
+      spec:
+        replicas: 1
+        template:
+          spec:
+            nodeSelector: {kubernetes.io/hostname: node1}
+            tolerations: [{operator: Exists}]
+MORE
+kubectl apply -k . >/dev/null
+kubectl -n "$TENANT-dns" rollout status --timeout=120s "deployment/tenant-dns-$TENANT" >/dev/null
+rm -r "$folder"
+END
 }
 
 finish() {
-    kube "delete namespace tour --ignore-not-found --wait" >/dev/null
+    kube "delete namespace tour tour-blue tour-green blue-dns --ignore-not-found --wait" >/dev/null
+    kube "delete clusterrole,clusterrolebinding tenant-dns-blue --ignore-not-found" >/dev/null
     at client "for at in 203.0.113.80 198.51.100.80; do sudo ip route del \$at 2>/dev/null; done; true"
     at client "sudo ip route del unreachable 203.0.113.80 2>/dev/null; sudo ip route del unreachable 198.51.100.80 2>/dev/null; true"
 }
 
-wait_for_pods() { kube "-n tour wait --for=condition=Ready --timeout=120s $(printf 'pod/%s ' "$@")" >/dev/null; }
-field() { kube "-n tour get service $1 -o jsonpath='$2'"; }
+wait_for_pods() {
+    for pod; do
+        kube "-n $(namespace_of "$pod") wait --for=condition=Ready --timeout=120s pod/${pod#*/}" >/dev/null
+    done
+}
+field() { kube "-n $(namespace_of "$1") get service ${1#*/} -o jsonpath='$2'"; }
 
 load_balance() {  # SERVICE ADDRESS
     status="{\"status\":{\"loadBalancer\":{\"ingress\":[{\"ip\":\"$2\"}]}}}"
@@ -52,7 +96,7 @@ address() {  # MACHINE 4|6: on the LAN
 addresses() {  # a machine's or a pod's, one a line
     case $1 in
         node* | client) at "$1" "ip -o address show scope global | awk '\$2 != \"kube-ipvs0\" { split(\$4, a, \"/\"); print a[1] }'" ;;
-        *) kube "-n tour get pod $1 -o jsonpath='{.status.podIPs[*].ip}'" ;;
+        *) kube "-n $(namespace_of "$1") get pod ${1#*/} -o jsonpath='{.status.podIPs[*].ip}'" ;;
     esac
 }
 
@@ -61,7 +105,7 @@ who_in() {  # MACHINE OR POD, then words for who.py
     shift
     case $from in
         node* | client) at "$from" "who $*" ;;
-        *) kube "-n tour exec $from -- /opt/ipvsproxy/bin/python /who/who.py $*" ;;
+        *) kube "-n $(namespace_of "$from") exec ${from#*/} -- /opt/ipvsproxy/bin/python /who/who.py $*" ;;
     esac
 }
 ask() { who_in "$1" ask "$2" "$3"; }
@@ -83,7 +127,7 @@ proxy() {  # NODE, then words for ipvsproxy
     node=$1
     shift
     found=$(kube "-n kube-system get pod -l app.kubernetes.io/name=ipvsproxy --field-selector spec.nodeName=$node -o name")
-    kube "-n kube-system exec $found -c ipvsproxy -- ipvsproxy $* --config=/var/lib/kube-proxy/config.conf --hostname-override=$node"
+    kube "-n kube-system exec $found -c ipvsproxy -- ipvsproxy $* $SETTINGS --hostname-override=$node"
 }
 
 hairpin_mode() {  # NODE on|off: of all its pods

@@ -25,6 +25,8 @@ apply() {
 }
 
 prepare() { :; }
+namespace() { call namespace "$@"; }
+tenant_dns() { call tenant_dns "$@"; }
 finish() { :; }
 wait_for_pods() { :; }
 field() { call field "$@"; }

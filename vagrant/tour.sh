@@ -1,6 +1,7 @@
 #!/bin/sh
-# The ways into a cluster, one after the other, each with real requests and the source address that the pod saw; then
-# three things are broken, and `ipvsproxy doctor` is asked what is wrong. Every line is checked: the last one reports how
+# The ways into a cluster, one after the other, each with real requests and the source address that the pod saw; then two
+# tenants with Services and a DNS of their own; then three things are broken, and `ipvsproxy doctor` is asked what is
+# wrong. Every line is checked: the last one reports how
 # many were as expected, and the exit status is 1 if any was not.
 #
 #     vagrant/tour.sh            in the Vagrant cluster, from the host
@@ -57,7 +58,7 @@ expect() {  # FROM ADDRESS PORT ANSWERS [WHO...]
         [ $fine = no ] && [ "$try" != 10 ] || break
         sleep 1
     done
-    line=$(printf '%-7s -> %-24s %s' "$1" "$2 $3" "$answers")
+    line=$(printf '%-7s -> %-24s %s' "${1#*/}" "$2 $3" "$answers")
     [ -z "$sources" ] || line="$line saw $sources"
     verdict "$fine" "$line" "$4 ${5:+from $5}"
 }
@@ -78,14 +79,15 @@ diagnosed() {  # NODE WORDS [SERVICE]
     verdict "$fine" "$1: ipvsproxy doctor ${3:-}" "$2"
 }
 
-service() {  # NAME SELECTOR, then lines of the spec on standard input
+service() {  # NAME SELECTOR [NODEPORT [ANNOTATION]], then lines of the spec on standard input
     cat <<END
 ---
 apiVersion: v1
 kind: Service
 metadata:
-  name: $1
-  namespace: tour
+  name: ${1#*/}
+  namespace: $(namespace_of "$1")
+  annotations: {${4:-}}
 spec:
   selector: {$2}
   ports: [{port: 80, targetPort: 8080${3:+, nodePort: $3}}]
@@ -201,8 +203,67 @@ hairpin() {
     expect web-b "$(cluster_ip single)" 80 web-b "$B"
 }
 
+# FROM looks a name up in the cluster's DNS: it must get this address, or none. A new pod takes a moment to answer.
+resolved() {  # FROM NAME ADDRESS
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        found=$(look_up "$1" "$2" 2>/dev/null || true)
+        found=${found#* }
+        [ "$found" != "$3" ] && [ "$try" != 10 ] || break
+        sleep 1
+    done
+    holds "${1#*/}: address of $2" "$3" "$found"
+}
+
+tenants() {
+    part "7. Two tenants: the same names, each with Services of its own"
+    namespace tour-blue blue
+    namespace tour-green green
+    for tenant in blue green; do
+        pod_manifest "tour-$tenant/$tenant" "$A"
+        pod_manifest "tour-$tenant/shop-$tenant" "$B"
+    done | apply
+    echo 'type: NodePort' | service tour-blue/shop 'pod: shop-blue' 30090 | apply
+    echo 'type: NodePort' | service tour-green/shop 'pod: shop-green' 30091 | apply
+    wait_for_pods tour-blue/blue tour-blue/shop-blue tour-green/green tour-green/shop-green
+    blue=$(cluster_ip tour-blue/shop) green=$(cluster_ip tour-green/shop)
+    note "The namespaces tour-blue and tour-green have the label ipvsproxy.io/tenant. Each has a Service shop, and a pod on" \
+        "$A that asks. It reaches its own, and is refused by the other one as if that had no endpoints:"
+    expect tour-blue/blue "$blue" 80 shop-blue tour-blue/blue
+    expect tour-green/green "$green" 80 shop-green tour-green/green
+    expect tour-blue/blue "$green" 80 refused
+    expect tour-green/green "$blue" 80 refused
+    explained "$A" "$(addresses tour-green/green | tr ' ' '\n' | grep -F . | head -n 1)" "$blue:80" "another tenant's Service"
+    note "NodePorts are no way around that. Clients that are no pods are not judged:"
+    expect tour-green/green "$(address "$A" 4)" 30090 refused
+    expect client "$(address "$A" 4)" 30090 shop-blue "$A"
+    note "The namespace tour has no tenant: its Services are for all, and its pods reach all."
+    expect tour-green/green "$(cluster_ip web)" 80 "web-a web-b" tour-green/green
+    expect web-a "$blue" 80 shop-blue web-a
+    note "Blue shares its shop with green, by an annotation, and takes that back:"
+    echo 'type: NodePort' | service tour-blue/shop 'pod: shop-blue' 30090 'ipvsproxy.io/share-with: green' | apply
+    expect tour-green/green "$blue" 80 shop-blue tour-green/green
+    echo 'type: NodePort' | service tour-blue/shop 'pod: shop-blue' 30090 | apply
+    expect tour-green/green "$blue" 80 refused
+    tenant_names
+}
+
+tenant_names() {
+    domain=svc.cluster.local
+    note "Names: the cluster's DNS knows them all, and tells everybody."
+    resolved tour-blue/blue shop.tour-green.$domain "$green"
+    note "Blue gets a DNS of its own that knows only the names in tour-blue and default. Its pods go on asking the address of the" \
+        "cluster's DNS, and this one answers them; nothing in the pods has changed, and green asks as before:"
+    tenant_dns blue tour-blue
+    resolved tour-blue/blue shop.tour-green.$domain ""
+    resolved tour-blue/blue shop.tour-blue.$domain "$blue"
+    resolved tour-blue/blue kubernetes.default.$domain "$(cluster_ip default/kubernetes)"
+    resolved tour-green/green shop.tour-green.$domain "$green"
+    note "doctor asks each tenant's DNS for a name of its own and one of another tenant:"
+    found_fine "$A" "1 DNS Service of tenants: each answers"
+}
+
 repairs() {
-    part "7. Three things go wrong, and doctor finds them"
+    part "8. Three things go wrong, and doctor finds them"
     note "First: all is well?"
     healthy "$B"
     note "A label is mistyped, and the Service has no endpoints:"
@@ -233,6 +294,14 @@ healthy() {  # NODE: doctor finds no problem
     verdict "$fine" "$1: ipvsproxy doctor: $(printf '%s\n' "$output" | tail -n 1)" "no problem"
 }
 
+found_fine() {  # NODE WORDS: among what doctor has checked
+    fine=no
+    output=$(proxy "$1" doctor || true)
+    printf '%s\n' "$output" | sed -n '/^ok  *tenants/ s/^/      /p'
+    case $(printf '%s\n' "$output" | sed -n 's/^ok  *tenants: //p') in *"$2"*) fine=yes ;; esac
+    verdict "$fine" "$1: ipvsproxy doctor" "$2"
+}
+
 explained() {  # NODE FROM TO WORDS: what the node's kernel would do with such a packet
     fine=no
     output=$(proxy "$1" explain "$2" "$3" || true)
@@ -248,6 +317,7 @@ load_balancer
 external_ips
 external_name
 hairpin
+tenants
 repairs
 finish
 printf '\n%s of %s as expected\n' "$done_well" "$((done_well + done_badly))"

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 
 # Most of a minute where nothing else runs; several on a busy machine under emulation.
 @pytest.mark.timeout(900)
-def test_every_line_of_the_tour_holds(lab: Lab, manifests: Folder, tmp_path: pathlib.Path) -> None:
-    with tour.answering(lab, manifests.path) as answers:
+def test_every_line_of_the_tour_holds(manifests: Folder, tmp_path: pathlib.Path) -> None:
+    with Lab(pods=tour.PODS_OF_A_NODE) as lab, tour.answering(lab, manifests.path) as answers:
         done = tour.run_script(answers, tmp_path)
     assert done.returncode == 0, done.stdout
     assert "UNEXPECTED" not in done.stdout

@@ -8,11 +8,11 @@ pods' answers and all packets are real. The exit code is the script's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pathlib
 import random
-import struct
 import subprocess
 import sys
 import tempfile
@@ -24,44 +24,75 @@ import yaml
 
 from ipvsproxy import cli
 from ipvsproxy.base import messages
+from ipvsproxy.kernel.read.netns import socket_in
+from ipvsproxy.probe.dns import resolve
 from tests.lab import netns
 from tests.lab.cases import TIMEOUT, TIMES, addresses_of
 from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Host, Lab
 from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from tests.lab.name_server import CNAME, HEADER, IN, NameServer
+from tests.lab.name_server import NameServer
 from tests.lab.probe import Question, probe_many
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TOUR = REPO / "vagrant/tour.sh"
 POD_PORT = 8080
+PODS_OF_A_NODE = 4
 DNS_ADDRESS, API_ADDRESS = "10.96.0.10", "10.96.0.1"
+TENANT_LABEL = "ipvsproxy.io/tenant"
 # A node verifies so rarely that what the tour breaks stays broken until it is mended.
-PROXY_ARGS = (*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=1h")
+MORE_ARGS = ("--ipvs-sync-period=1h", f"--tenant-label={TENANT_LABEL}")
+PROXY_ARGS = (*DEFAULT_PROXY_ARGS, *MORE_ARGS)
 DOMAIN = "svc.cluster.local"
+API_NAME = f"kubernetes.default.{DOMAIN}"
 
 
 class Cluster:
-    """Manifests in, manifests out: what the proxies' folder holds is what an API server would serve."""
+    """Manifests in, manifests out: what the proxies' folder holds is what an API server would serve.
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    Services and pods are called NAMESPACE/NAME.
+    """
+
+    def __init__(self, lab: Lab, folder: Folder, cleanup: contextlib.ExitStack) -> None:
         self.lab, self.folder = lab, folder
         self.pods: dict[str, tuple[Host, dict[str, str]]] = {}
         self.services: dict[str, Object] = {}
-        self.names = NameServer({f"kubernetes.default.{DOMAIN}": API_ADDRESS}, {})
+        self.names = NameServer({API_NAME: API_ADDRESS}, {})
+        self._cleanup = cleanup
         self._numbers = iter(range(1, 255))
 
-    def describe(self, resolver: Host) -> None:
-        """Nodes, and the Services that are there before anybody makes one."""
+    def describe(self) -> None:
+        """Nodes, and what is there before anybody makes anything: the Service of the API server, and a DNS."""
         self.folder.write_nodes(self.lab)
-        dns = [port(53, 53, "UDP", "dns")]
-        kube_dns = [
-            service("kube-dns", dns, [DNS_ADDRESS]),
-            endpoint_slice("kube-dns", dns, [endpoint(self.lab, resolver)]),
-        ]
-        for made in kube_dns:
-            made["metadata"]["namespace"] = "kube-system"
-        self.folder.write("dns", *kube_dns)
-        self.folder.write("kubernetes", service("kubernetes", [port(443, 6443, name="https")], [API_ADDRESS]))
+        for name in ("default", "kube-system", "tour"):
+            self.put_namespace(name)
+        self._serve_dns("kube-system/kube-dns", self.names, self.lab.nodes[0].pods[-1])
+        self._put_service(service("kubernetes", [port(443, 6443, name="https")], [API_ADDRESS]))
+        self.write("default/kubernetes")
+
+    def put_namespace(self, name: str, tenant: str = "") -> None:
+        labels = {TENANT_LABEL: tenant} if tenant else {}
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        self.folder.write(f"namespace-{name}", space)
+
+    def serve_tenant_dns(self, tenant: str, namespace: str) -> None:
+        """Do what CoreDNS for one tenant does: it knows the names of a namespace, and of `default`."""
+        suffixes = (f".{namespace}.{DOMAIN}", f".default.{DOMAIN}")
+        mine = {name: address for name, address in self.names.addresses.items() if name.endswith(suffixes)}
+        self.put_namespace(f"{tenant}-dns", tenant)
+        key = f"{tenant}-dns/tenant-dns-{tenant}"
+        self._serve_dns(key, NameServer(mine, {}), self.lab.nodes[-1].pods[-1])
+
+    def _serve_dns(self, key: str, names: NameServer, host: Host) -> None:
+        self._cleanup.enter_context(names.serving(host))
+        self._put_pod(f"{key}-1", host, {"dns": key.replace("/", ".")})
+        ports = [port(53, 53, proto, proto.lower()) for proto in ("UDP", "TCP")]
+        namespace, _, name = key.partition("/")
+        made = service(name, ports, [DNS_ADDRESS if names is self.names else f"10.96.7.{next(self._numbers)}"])
+        made["metadata"]["namespace"] = namespace
+        made["metadata"]["annotations"] = {} if names is self.names else {"ipvsproxy.io/tenant-dns": "true"}
+        made["spec"]["selector"] = {"dns": key.replace("/", ".")}
+        self._put_service(made)
+        self.write(key)
 
     def apply(self, objects: Iterable[Object]) -> None:
         for made in objects:
@@ -69,34 +100,49 @@ class Cluster:
                 self._start_pod(made)
             elif made["kind"] == "Service":
                 self._put_service(made)
-        for name in self.services:
-            self.write(name)
+        for key in self.services:
+            self.write(key)
 
     def _start_pod(self, pod: Object) -> None:
-        """Give it a host of its node that no other pod has."""
-        name, metadata = pod["metadata"]["name"], pod["metadata"]
+        """Give it a host of its node that no other pod has; the last one is for a name server."""
+        metadata = pod["metadata"]
         taken = {host.name for host, _ in self.pods.values()}
-        free = next(host for host in self.lab.node(pod["spec"]["nodeName"]).pods if host.name not in taken)
-        self.lab.responder.listen(free, POD_PORT, name=name)
-        self.pods[name] = (free, metadata["labels"])
+        hosts = self.lab.node(pod["spec"]["nodeName"]).pods[:-1]
+        free = next(host for host in hosts if host.name not in taken)
+        self.lab.responder.listen(free, POD_PORT, name=metadata["name"])
+        self._put_pod(f"{metadata['namespace']}/{metadata['name']}", free, metadata["labels"])
+
+    def _put_pod(self, key: str, host: Host, labels: dict[str, str]) -> None:
+        self.pods[key] = (host, labels)
+        namespace, _, name = key.partition("/")
+        ips = [{"ip": host.ipv4}, {"ip": host.ipv6}]
+        made = {
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"nodeName": self.lab.node_of(host).name},
+            "status": {"phase": "Running", "podIP": host.ipv4, "podIPs": ips},
+        }  # fmt: skip
+        self.folder.write(f"pod-{namespace}-{name}", made)
 
     def _put_service(self, made: Object) -> None:
         """Take the new spec, with what was allotted before or is allotted now."""
-        name, spec = made["metadata"]["name"], made["spec"]
-        made["metadata"]["uid"] = f"uid-{name}"
-        before = self.services.get(name, {}).get("spec", {})
+        metadata, spec = made["metadata"], made["spec"]
+        key = f"{metadata['namespace']}/{metadata['name']}"
+        metadata["uid"] = f"uid-{key.replace('/', '-')}"
+        before = self.services.get(key, {}).get("spec", {})
+        full = f"{metadata['name']}.{metadata['namespace']}.{DOMAIN}"
         if spec.get("type") == "ExternalName":
-            self.names.aliases[f"{name}.tour.{DOMAIN}"] = spec["externalName"]
+            self.names.aliases[full] = spec["externalName"]
         else:
             self._allot(spec, before)
-            self.names.addresses[f"{name}.tour.{DOMAIN}"] = spec["clusterIP"]
-        self.services[name] = made
+            self.names.addresses[full] = spec["clusterIP"]
+        self.services[key] = made
 
     def _allot(self, spec: Object, before: Object) -> None:
         number = next(self._numbers)
         families = [4, 6] if "DualStack" in spec.get("ipFamilyPolicy", "") else [4]
         fresh = [f"10.96.7.{number}" if family == 4 else f"fd00:10:96::7:{number}" for family in families]
-        spec["clusterIPs"] = before.get("clusterIPs", fresh)
+        spec["clusterIPs"] = before.get("clusterIPs", spec.get("clusterIPs", fresh))
         spec["clusterIP"] = spec["clusterIPs"][0]
         spec["ipFamilies"] = [f"IPv{family}" for family in families]
         for each, old in zip(spec["ports"], before.get("ports", spec["ports"]), strict=True):
@@ -104,27 +150,39 @@ class Cluster:
             if spec.get("type") in ("NodePort", "LoadBalancer"):
                 each.setdefault("nodePort", old.get("nodePort") or random.randrange(30100, 32768))
 
-    def write(self, name: str) -> None:
+    def write(self, key: str) -> None:
         """Put a Service and its EndpointSlices into the folder."""
-        made = self.services[name]
-        wanted = made["spec"].get("selector") or {}
-        chosen = [host for host, labels in self.pods.values() if wanted and wanted.items() <= labels.items()]
+        made = self.services[key]
+        namespace, _, name = key.partition("/")
         slices = [
             endpoint_slice(
                 name,
                 made["spec"]["ports"],
-                [endpoint(self.lab, host, family=family) for host in chosen],
+                [endpoint(self.lab, host, family=family) for host in self._chosen(made)],
                 family=family,
             )
             for family in (4, 6)
             if f"IPv{family}" in made["spec"].get("ipFamilies", ())
         ]
         for piece in slices:
-            piece["metadata"]["namespace"] = "tour"
-        self.folder.write(name, made, *slices)
+            piece["metadata"]["namespace"] = namespace
+        self.folder.write(f"service-{namespace}-{name}", made, *slices)
+
+    def _chosen(self, made: Object) -> Iterator[Host]:
+        """Yield the pods that a Service selects."""
+        wanted, space = made["spec"].get("selector") or {}, made["metadata"]["namespace"]
+        for key, (host, labels) in self.pods.items():
+            if wanted and key.startswith(f"{space}/") and wanted.items() <= labels.items():
+                yield host
 
     def host(self, name: str) -> Host:
-        return self.pods[name][0] if name in self.pods else self.lab.host(name)
+        found = self.pods.get(full_name(name))
+        return found[0] if found else self.lab.host(name)
+
+
+def full_name(name: str) -> str:
+    """Return NAMESPACE/NAME of what the script calls NAME where it is in `tour`."""
+    return name if "/" in name else f"tour/{name}"
 
 
 class Answers:
@@ -150,15 +208,21 @@ class Answers:
 
     def do_field(self, name: str, path: str) -> list[str]:
         """A JSONPath of dots and indexes, as the script needs it."""
-        found: Any = self.cluster.services[name]
+        found: Any = self.cluster.services[full_name(name)]
         for key in path.strip("{}").replace("[", ".").replace("]", "").split(".")[1:]:
             found = found[int(key)] if key.isdigit() else (found or {}).get(key)
         return [] if found is None else [str(found)]
 
     def do_load_balance(self, name: str, address: str) -> None:
         ingress = [{"ip": address, "ipMode": "VIP"}]
-        self.cluster.services[name]["status"] = {"loadBalancer": {"ingress": ingress}}
-        self.cluster.write(name)
+        self.cluster.services[full_name(name)]["status"] = {"loadBalancer": {"ingress": ingress}}
+        self.cluster.write(full_name(name))
+
+    def do_namespace(self, name: str, tenant: str = "") -> None:
+        self.cluster.put_namespace(name, tenant)
+
+    def do_tenant_dns(self, tenant: str, namespace: str) -> None:
+        self.cluster.serve_tenant_dns(tenant, namespace)
 
     def do_address(self, name: str, family: str) -> list[str]:
         return [self.lab.host(name).address(int(family))]
@@ -177,18 +241,12 @@ class Answers:
         self.lab.run(self.lab.client, ["ip", "route", "replace", *way])
 
     def do_look_up(self, name: str, wanted: str) -> list[str]:
-        """Ask the cluster's DNS through its Service: the canonical name."""
-        labels = b"".join(bytes([len(label)]) + label.encode() for label in wanted.split("."))
-        question = labels + b"\0" + struct.pack(">HH", CNAME, IN)
-        with netns.open_socket(self.cluster.host(name).netns, DNS_ADDRESS, "udp") as asking:
-            asking.settimeout(TIMEOUT)
-            asking.sendto(HEADER.pack(1, 0x100, 1, 0, 0, 0) + question, (DNS_ADDRESS, 53))
-            answer = asking.recv(4096)[HEADER.size + len(question) + 12 :]
-        found = []
-        while answer and answer[0]:
-            found.append(answer[1 : 1 + answer[0]].decode())
-            answer = answer[1 + answer[0] :]
-        return [".".join(found)]
+        """Ask the cluster's DNS through its Service: the canonical name, and the address if it has one."""
+        make = functools.partial(socket_in, self.cluster.host(name).netns)
+        canonical = resolve(DNS_ADDRESS, wanted, "CNAME", make).canonical or wanted
+        found = resolve(DNS_ADDRESS, canonical, "A", make)
+        self.status = 1 if found.error else 0
+        return [] if found.error else [" ".join((canonical, *found.addresses))]
 
     def do_on(self, node: str, program: str, *argument: str) -> list[str]:
         return self.lab.run(self.lab.host(node), [program, " ".join(argument)]).splitlines()
@@ -206,18 +264,17 @@ class Answers:
             f"--cluster-cidr={CLUSTER_CIDRS}",
         ]
         with netns.inside(self.lab.host(node).netns), contextlib.redirect_stdout(io.StringIO()) as said:
-            self.status = cli.main([*words, *flags, "--ipvs-sync-period=1h"])
+            self.status = cli.main([*words, *flags, *MORE_ARGS])
         return said.getvalue().splitlines()
 
 
 @contextlib.contextmanager
 def answering(lab: Lab, folder: pathlib.Path) -> Iterator[Answers]:
-    """Proxies on both nodes and a name server on one; the lab itself is the caller's."""
-    cluster = Cluster(lab, Folder(folder))
-    resolver = lab.nodes[0].pods[-1]
-    cluster.describe(resolver)
-    proxies = [lab.proxy(node, folder, PROXY_ARGS, wait=False) for node in lab.nodes]
-    with cluster.names.serving(resolver):
+    """Proxies on both nodes and a name server on one; the lab itself, of PODS_OF_A_NODE, is the caller's."""
+    with contextlib.ExitStack() as cleanup:
+        cluster = Cluster(lab, Folder(folder), cleanup)
+        cluster.describe()
+        proxies = [lab.proxy(node, folder, PROXY_ARGS, wait=False) for node in lab.nodes]
         for proxy in proxies:
             proxy.wait_for(messages.SYNCED)
         yield Answers(lab, cluster)
@@ -248,7 +305,7 @@ def run_script(answers: Answers, folder: pathlib.Path) -> subprocess.CompletedPr
 
 
 def main() -> int:
-    with Lab() as lab, tempfile.TemporaryDirectory() as name:
+    with Lab(pods=PODS_OF_A_NODE) as lab, tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "manifests").mkdir()
         with answering(lab, folder / "manifests") as answers:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
+import yaml
 
 from tests.vagrant import scratch
 
 VAGRANT = scratch.REPO / "vagrant"
-IMAGE = "docker.io/library/ipvsproxy:0a1b2c"
+IMAGE, DNS_IMAGE = "docker.io/library/ipvsproxy:0a1b2c", "docker.io/coredns/coredns:1.12.1"
 # Each call is one line: the program and its arguments, each in brackets.
 _RECORD = '#!/bin/sh\n{ printf "[%s] " "${0##*/}" "$@"; echo; } >>"$STATE/calls"\n'
 STAND_INS = {
@@ -25,9 +27,11 @@ STAND_INS = {
     "ssh": 'for last; do :; done\nexec sh -c "$(echo "$last" | sed "s|/etc/lab-network|$STATE/lab-network|")"\n',
     "sudo": 'exec "$@"\n',
     "kubectl": 'case "$*" in\n'
+    '*"get deployment coredns"*) echo $DNS_IMAGE ;;\n'
     "*jsonpath=*containers*image*) echo $IMAGE ;;\n"
     '*"get nodes"*) echo node1 node2 node3 ;;\n'
     '*"get pod -l"*) echo pod/ipvsproxy-x ;;\n'
+    '"apply -k .") cp -r .. "$STATE/overlay" ;;\n'
     '"apply -f -") cat >"$STATE/new"; cat "$STATE/new" >>"$STATE/applied" ;;\n'
     "esac\n",
     "who": 'case $1 in time) echo 1.25 9.75 ;; *) sed -n "s/.*selector: {pod: \\(.*\\)}, ports.*/\\1 192.0.2.9/p" '
@@ -59,7 +63,14 @@ class Cluster:
 
     def run(self, script: str, **env: str) -> str:
         path = f"{self.folder}/bin:{os.environ['PATH']}"
-        known = {"PATH": path, "STATE": str(self.folder), "IMAGE": IMAGE, "HOME": str(self.folder), **env}
+        known = {
+            "PATH": path,
+            "STATE": str(self.folder),
+            "IMAGE": IMAGE,
+            "DNS_IMAGE": DNS_IMAGE,
+            "HOME": str(self.folder),
+            **env,
+        }
         done = subprocess.run(
             ["sh", "-euc", script],
             cwd=self.folder,
@@ -86,7 +97,7 @@ def cluster(tmp_path: pathlib.Path) -> Cluster:
 
 
 def told(cluster: Cluster, call: str) -> list[list[str]]:
-    cluster.run(f"here=vagrant; . vagrant/target-cluster.sh; {call}")
+    cluster.run(f"here=vagrant; . vagrant/target-cluster.sh; . vagrant/pods.sh; {call}")
     return cluster.calls()[1:]
 
 
@@ -95,7 +106,8 @@ FIREWALL = (
 )
 EXEC = ["kubectl", "-n", "tour", "exec", "web-a", "--", "/opt/ipvsproxy/bin/python", "/who/who.py"]
 PROXY = ["kubectl", "-n", "kube-system", "exec", "pod/ipvsproxy-x", "-c", "ipvsproxy", "--", "ipvsproxy"]
-CONFIG = ["--config=/var/lib/kube-proxy/config.conf", "--hostname-override=node2"]
+CONFIG = ["--config=/var/lib/kube-proxy/config.conf", "--extra-config=/var/lib/kube-proxy/extra.conf"]
+CONFIG += ["--hostname-override=node2"]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,16 @@ CONFIG = ["--config=/var/lib/kube-proxy/config.conf", "--hostname-override=node2
         ("load_balance web 203.0.113.80",
             ["kubectl", "-n", "tour", "patch", "service", "web", "--subresource=status", "--type=merge", "-p",
              '{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.80"}]}}}']),
+        ("ask tour-blue/blue fd00::1 80",
+            [*EXEC[:2], "tour-blue", "exec", "blue", *EXEC[5:], "ask", "fd00::1", "80"]),
+        ("field default/kubernetes '{.spec.clusterIP}'",
+            ["kubectl", "-n", "default", "get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"]),
+        ("addresses tour-blue/blue",
+            ["kubectl", "-n", "tour-blue", "get", "pod", "blue", "-o", "jsonpath={.status.podIPs[*].ip}"]),
+        ("wait_for_pods web-a tour-blue/blue",
+            ["kubectl", "-n", "tour-blue", "wait", "--for=condition=Ready", "--timeout=120s", "pod/blue"]),
+        ("namespace tour-blue blue",
+            ["kubectl", "-n", "tour-blue", "create", "configmap", "who", "--from-file=/ipvsproxy/vagrant/who.py"]),
         (f"on node2 nft '{FIREWALL}'", ["nft", FIREWALL]),
         ("route 203.0.113.80 nowhere", ["ip", "route", "replace", "unreachable", "203.0.113.80"]),
         ("route 203.0.113.80 node2", ["ip", "route", "replace", "203.0.113.80", "via", "192.168.56.12"]),
@@ -117,6 +139,50 @@ CONFIG = ["--config=/var/lib/kube-proxy/config.conf", "--hostname-override=node2
 )  # fmt: skip
 def test_words_arrive_as_they_were_meant(cluster: Cluster, call: str, wanted: list[str]) -> None:
     assert told(cluster, call)[-1] == wanted
+
+
+def test_a_namespace_gets_the_label_of_its_tenant_if_it_has_one(cluster: Cluster) -> None:
+    label = ["kubectl", "label", "namespace", "tour-blue", "ipvsproxy.io/tenant=blue"]
+    assert label in told(cluster, "namespace tour-blue blue")
+    assert not [call for call in told(cluster, "namespace tour") if "label" in call]
+
+
+def overlay_of_tenant(cluster: Cluster) -> pathlib.Path:
+    """Have the DNS of tenant blue made, and return the folder of its overlay."""
+    source = cluster.folder / "ipvsproxy"
+    source.mkdir()
+    (source / "deploy").symlink_to(scratch.REPO / "deploy")
+    target = cluster.folder / "vagrant/target-cluster.sh"
+    target.write_text(target.read_text().replace("/ipvsproxy/", f"{source}/"))
+    waited = ["kubectl", "-n", "blue-dns", "rollout", "status", "--timeout=120s", "deployment/tenant-dns-blue"]
+    assert told(cluster, "tenant_dns blue tour-blue")[-1] == waited
+    return cluster.folder / "overlay/tenant-dns-blue"
+
+
+def test_the_dns_of_a_tenant_is_that_of_deploy_for_one_namespace(cluster: Cluster) -> None:
+    folder = overlay_of_tenant(cluster)
+    assert (folder.parent / "tenant-dns/Corefile").is_file()
+    space = yaml.safe_load((folder / "namespace.yaml").read_text())
+    assert space["metadata"] == {"name": "blue-dns", "labels": {"ipvsproxy.io/tenant": "blue"}}
+    assert "    namespaces tour-blue default\n" in (folder / "tenant.conf").read_text()
+    made = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert (made["namespace"], made["nameSuffix"]) == ("blue-dns", "-blue")
+    assert "{newName}:{newTag}".format_map(made["images"][0]) == DNS_IMAGE
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl here")
+def test_kustomize_takes_the_overlay_of_a_tenant(cluster: Cluster) -> None:
+    argv = ["kubectl", "kustomize", overlay_of_tenant(cluster)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    made = {item["kind"]: item for item in yaml.safe_load_all(done.stdout)}
+    where = made["Service"]["metadata"]
+    assert (where["namespace"], where["name"]) == ("blue-dns", "tenant-dns-blue")
+    pod = made["Deployment"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == DNS_IMAGE
+    assert (pod["nodeSelector"]["kubernetes.io/hostname"], pod["tolerations"]) == (
+        "node1",
+        [{"operator": "Exists"}],
+    )
 
 
 def test_manifests_arrive_on_standard_input(cluster: Cluster) -> None:

@@ -207,8 +207,11 @@ def test_the_daemon_set_is_that_of_deploy_with_what_this_cluster_needs(image: Ma
     folder = image.folder / "upper/etc/kubernetes/lab"
     overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert overlay["images"][0]["newTag"] == image.read("srv/lab/image.tag").strip()
-    for name in yaml.safe_load((folder / "base/kustomization.yaml").read_text())["resources"]:
-        assert (folder / "base" / name).read_text() == (scratch.REPO / "deploy/kustomize/base" / name).read_text()
+    for part in ("base", "tenants"):
+        made, ours = folder / part, scratch.REPO / "deploy/kustomize" / part
+        assert {path.name: path.read_text() for path in made.iterdir()} == {
+            path.name: path.read_text() for path in ours.iterdir()
+        }
     data = yaml.safe_load((folder / overlay["patches"][0]["path"]).read_text())["data"]
     assert yaml.safe_load(data["config.conf"])["clusterCIDR"] == "10.244.0.0/16,fd00:10:244::/48"
     server = yaml.safe_load(data["kubeconfig.conf"])["clusters"][0]["cluster"]["server"]
@@ -257,6 +260,13 @@ def test_kustomize_takes_the_overlay(image: Machine) -> None:
         pytest.skip("no kubectl here")
     assert done.returncode == 0, done.stderr
     assert f"ipvsproxy:{image.read('srv/lab/image.tag').strip()}" in done.stdout
+    made = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout)}
+    assert ("ClusterRole", "ipvsproxy-tenants") in made
+    extra = yaml.safe_load(made["ConfigMap", "ipvsproxy"]["data"]["extra.conf"])
+    assert extra["tenantLabel"] == "ipvsproxy.io/tenant"
+    pod = made["DaemonSet", "ipvsproxy"]["spec"]["template"]["spec"]
+    mounted = "--extra-config=/var/lib/kube-proxy/extra.conf"
+    assert [each["args"][-1] for each in (*pod["initContainers"], *pod["containers"])] == [mounted] * 2
 
 
 def test_what_was_kept_makes_another_node_without_network(image: Machine) -> None:

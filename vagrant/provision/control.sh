@@ -5,6 +5,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 export KUBECONFIG=/etc/kubernetes/admin.conf
 folder=/etc/kubernetes/lab
+extra=--extra-config=/var/lib/kube-proxy/extra.conf
 
 # Nodes have their pod networks by number (Vagrantfile), so the controller that would allot them stays off. The token
 # does not expire: nodes may be added at any time, from this LAN only.
@@ -45,19 +46,37 @@ fi
 install -d -o vagrant -g vagrant /home/vagrant/.kube
 install -m 600 -o vagrant -g vagrant $KUBECONFIG /home/vagrant/.kube/config
 
-rm -rf $folder/base
-cp -r "$SOURCE/deploy/kustomize/base" $folder/base
+# With tenants: namespaces may have the label ipvsproxy.io/tenant (docs/tenants.md).
+rm -rf $folder/base $folder/tenants
+cp -r "$SOURCE/deploy/kustomize/base" "$SOURCE/deploy/kustomize/tenants" $folder
 put $folder/kustomization.yaml <<END
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources:
-  - base
+  - tenants
 images:
   - name: ipvsproxy
     newName: docker.io/library/ipvsproxy
     newTag: $(cat "$LAB/image.tag")
 patches:
   - path: cluster.yaml
+  - path: extra.yaml
+  - target: {kind: DaemonSet, name: ipvsproxy}
+    patch: |
+      - {op: add, path: /spec/template/spec/initContainers/0/args/-, value: $extra}
+      - {op: add, path: /spec/template/spec/containers/0/args/-, value: $extra}
+END
+put $folder/extra.yaml <<END
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: ipvsproxy
+  namespace: kube-system
+data:
+  extra.conf: |
+    apiVersion: ipvsproxy.io/v1alpha1
+    kind: IPVSProxyConfiguration
+    tenantLabel: ipvsproxy.io/tenant
 END
 sed -e "s|clusterCIDR:.*|clusterCIDR: $PODS4,$PODS6|" -e "s|server:.*|server: https://$ADDRESS4:6443|" \
     "$SOURCE/deploy/kustomize/example/cluster.yaml" | put $folder/cluster.yaml
