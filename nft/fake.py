@@ -2,7 +2,8 @@
 
 It reads the text of a transaction, the same text the kernel would get, so tests that use it also check the
 wording. Rules of the kernel it keeps: a transaction is all or nothing, an element that is there may be added
-again with the same value only (EEXIST), a missing element or set cannot be used (ENOENT), not by a chain either.
+again with the same value only (EEXIST), a missing element or set cannot be used (ENOENT), not by a chain either,
+and `flush set` finds no map, `flush map` no set.
 """
 
 import errno
@@ -15,13 +16,13 @@ from nft.transaction import Transaction
 
 Sets = dict[str, dict[str, str]]
 
-_DECLARATION = re.compile(r"^\s*(?:set|map)\s+(\w+)\s*{", re.MULTILINE)
+_DECLARATION = re.compile(r"^\s*(set|map)\s+(\w+)\s*{", re.MULTILINE)
 _ELEMENTS = re.compile(r"^(add|delete) element \w+ \w+ (\w+) { (.*) }$")
 _CHAIN = re.compile(r"^\s*chain (\w+) {", re.MULTILINE)
 _LOOKUP = re.compile(r"@(\w+)")
-_FLUSH = re.compile(r"^flush set \w+ \w+ (\w+)$")
+_FLUSH = re.compile(r"^flush (set|map) \w+ \w+ (\w+)$")
 _TABLE = re.compile(r"^(add|delete) table ")
-_COMMANDS = ("add table ", "delete table ", "add element ", "delete element ", "flush set ")
+_COMMANDS = ("add table ", "delete table ", "add element ", "delete element ", "flush set ", "flush map ")
 
 
 class FakeNft:
@@ -29,6 +30,7 @@ class FakeNft:
 
     def __init__(self) -> None:
         self.sets: Sets = {}
+        self.maps: set[str] = set()
         self.chains: set[str] = set()
         self.loaded = False
         self.generation = 0
@@ -45,7 +47,7 @@ class FakeNft:
             code, self.fail_next = self.fail_next, 0
             raise NftError(code, os.strerror(code))
         state = self._after(text)
-        self.sets, self.chains, self.loaded = state.sets, state.chains, state.loaded
+        self.sets, self.maps, self.chains, self.loaded = state.sets, state.maps, state.chains, state.loaded
         self.generation += state.made
         self.transactions.append(text)
 
@@ -57,7 +59,8 @@ class FakeNft:
         self._after(str(transaction))
 
     def _after(self, text: str) -> "_Contents":
-        state = _Contents({name: dict(elements) for name, elements in self.sets.items()}, self.chains, self.loaded)
+        sets = {name: dict(elements) for name, elements in self.sets.items()}
+        state = _Contents(sets, self.maps, self.chains, self.loaded)
         for command in _commands(text):
             state.do(command)
         return state
@@ -71,8 +74,9 @@ class FakeNft:
 
 
 class _Contents:
-    def __init__(self, sets: Sets, chains: set[str], loaded: bool) -> None:
+    def __init__(self, sets: Sets, maps: set[str], chains: set[str], loaded: bool) -> None:
         self.sets = sets
+        self.maps = set(maps)
         self.chains = set(chains)
         self.loaded = loaded
         self.made = 0
@@ -80,18 +84,20 @@ class _Contents:
     def do(self, command: str) -> None:
         if match := _TABLE.match(command):
             if match[1] == "delete":
-                self.sets, self.chains, self.loaded = {}, set(), False
+                self.sets, self.maps, self.chains, self.loaded = {}, set(), set(), False
         elif match := _FLUSH.match(command):
-            if match[1] not in self.sets:
-                raise NftError(errno.ENOENT, f"no set {match[1]}")
-            self.sets[match[1]].clear()
+            kind, name = match.groups()
+            if name not in self.sets or (kind == "map") is not (name in self.maps):
+                raise NftError(errno.ENOENT, f"no {kind} {name}")
+            self.sets[name].clear()
         elif match := _ELEMENTS.match(command):
             self._elements(match[1], match[2], match[3])
         else:
             self.made += not self.loaded
             self.loaded = True
-            for name in _DECLARATION.findall(command):
+            for kind, name in _DECLARATION.findall(command):
                 self.sets.setdefault(name, {})
+                self.maps.update({name} if kind == "map" else ())
             self.chains.update(_CHAIN.findall(command))
             if missing := set(_LOOKUP.findall(command)) - self.sets.keys():
                 raise NftError(errno.ENOENT, f"no set {min(missing)}")

@@ -75,11 +75,18 @@ class Transaction:
         self._commands += [f"add rule {self.table} {chain} {rule}" for rule in rules]
 
     def flush_sets(self, names: Iterable[str]) -> None:
-        """Take all elements out of some sets or maps."""
+        """Take all elements out of some sets; maps are no sets to this command."""
+        self._flush("set", names)
+
+    def flush_maps(self, names: Iterable[str]) -> None:
+        """Take all elements out of some maps."""
+        self._flush("map", names)
+
+    def _flush(self, kind: str, names: Iterable[str]) -> None:
         for name in names:
             if not _NAME.match(name):
-                raise ValueError(f"not a set: {name!r}")
-            self._commands.append(f"flush set {self._place(name)}")
+                raise ValueError(f"not a {kind}: {name!r}")
+            self._commands.append(f"flush {kind} {self._place(name)}")
 
     def _place(self, name: str) -> str:
         return f"{self.set_tables.get(name, self.table)} {name}"

@@ -18,6 +18,7 @@ LOCK_HELD_BY_STRANGER = "Found the instance lock held by a program that is not i
 NFTABLES_REFUSED = "Kernel refused an nftables change"
 PRESSURE = "Kernel table came under pressure"
 PRESSURE_OVER = "Kernel table recovered from pressure"
+SETS_NOT_RESTORED = "Could not restore nftables sets, reloading the ruleset"
 RULESET_DIFFERS = "Found nftables ruleset out of sync, reloading it"
 RULESET_REPLACED = "Replaced the nftables ruleset of another version"
 SETTING_CHANGED = "Changed kernel setting"

@@ -197,13 +197,14 @@ class Rules:
         """
         if not whole and self._ruleset.stamp() == self._stamp:
             transaction = Transaction(TABLE, ELSEWHERE)
-            transaction.flush_sets(sorted(sets))
+            transaction.flush_sets(name for name in sorted(sets) if not SETS[name].value)
+            transaction.flush_maps(name for name in sorted(sets) if SETS[name].value)
             elements = self._shadow.elements.items()
             transaction.add_elements(texts(item for item in elements if item[0].set.name in sets))
             try:
                 self._transactions.run(transaction)
             except NftError as error:
-                log.warning("Could not restore nftables sets, reloading the ruleset", err=error.text[:200])
+                log.warning(messages.SETS_NOT_RESTORED, err=error.text[:200])
             else:
                 return Dirty()
         return self.load(self._shadow.elements)

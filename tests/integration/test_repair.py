@@ -91,6 +91,7 @@ DAMAGES = {
     "a verdict that is another one": (
         "nft", f"delete element {ELEMENT}; add element {ELEMENT.removesuffix(' }')} : drop }}",
     ),
+    "all verdicts": ("nft", "flush map inet ipvsproxy frontends6"),
     "all source ranges": ("nft", "flush set inet ipvsproxy allowed4"),
     "a guard too many": ("nft", "add element inet ipvsproxy vips4 { 192.0.2.1 }"),
     "an IPv4 address": ("ip", "address", "delete", f"{CLUSTER_IPS[0]}/32", "dev", "kube-ipvs0"),
@@ -108,6 +109,7 @@ def test_every_damage_is_put_right_without_a_verification(repaired: RepairedNode
         repaired.run(*argv)
         repaired.proxy.wait_for(said, before + 1)
         eventually(repaired.is_right)
+    assert repaired.proxy.events(messages.SETS_NOT_RESTORED) == []
     question = Question(repaired.lab.client.netns, VIP, 80)
     assert set(spread(question, 6)) == {"p11", "p12"}
     assert probe(repaired.lab.host("p12").netns, VIP, 80, timeout=1.5).outcome == "timeout"

@@ -97,6 +97,7 @@ def test_rules_are_put_right_in_the_same_turn(repairing, damage):
     assert repairing.node.nft.dump() == right
     assert [line["by"] for line in logs if line["event"] == messages.REPAIRED] == [["firewalld"]]
     assert repairing.report.repairs == 1
+    assert messages.SETS_NOT_RESTORED not in [line["event"] for line in logs]
 
 
 def test_one_set_is_restored_without_touching_the_others(repairing):
