@@ -1,9 +1,7 @@
 """Our nft tables, and the part of the shadow that they are: loaded whole, changed in transactions, put right.
 
-Whole means: the tables that are there go, of whichever version they are, in the transaction that makes ours. Only
-one thing would be missing a moment. The kernel lets packets find the elements of sets of intervals with several
-fields (source ranges) later than all others (nft_pipapo_commit, at the end of a transaction; with 100,000 in it,
-17 ms were seen). So these are loaded as rules as well, which a second transaction takes away.
+Whole means: the tables that are there go, of whichever version they are, in the transaction that makes ours. What
+packets would find late (`kernel.late_sets`) are rules as well until a second transaction takes these away.
 
 Parts of the ruleset are scripts that only some nodes need. One is added in the transaction that adds the first
 element which needs it, and stays as long as this process runs: no change of a Service makes rules go.
@@ -24,6 +22,7 @@ from ipvsproxy.base import messages, names
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.kernel.forward import Forwarding
+from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
 from ipvsproxy.kernel.transactions import Transactions
@@ -32,23 +31,19 @@ from ipvsproxy.plan.dependencies import halves
 from ipvsproxy.plan.diff import ElementStep, record_element
 from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.state import Dirty, KernelState
-from ipvsproxy.ruleset.codec import admission, element_text, key_text, owner_text, texts
+from ipvsproxy.ruleset.codec import element_text, key_text, owner_text, texts
 from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
-from ipvsproxy.ruleset.schema import ALLOWED, AUDIENCES, RESTRICTED, SETS, SHORT_PATH, SetSchema
+from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SHORT_PATH, SetSchema
 from nft import Client, NftError, Table, Transaction
 
 TABLE, ARP_TABLE = Table("inet", names.TABLE), Table("arp", names.TABLE)
 ELSEWHERE = {kind.name: ARP_TABLE for kind in SETS.values() if kind.table == ARP_TABLE.family}
-EXCLUDED, EXCLUDED_RULES = "excluded", ("drop",)
-"""The chain for those that no source range lets in, and what stands in it."""
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
 REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
 """Answers that are about something in a transaction, and not about the state the machine is in."""
 MAX_HALVINGS = 100
 """Of one transaction: some ten faults among thousands of frontends. The rest is found with the next try."""
-MAX_ADMISSIONS = 1000
-"""Source ranges that are loaded as rules as well; clients of others may have to ask again."""
 
 log = structlog.get_logger()
 
@@ -109,15 +104,13 @@ class Rules:
             found = self._ruleset.tables()
         # Replies of either mark pass FORWARD until only one is set.
         parts = self._with_replies(self._parts | needed_parts(elements))
-        admissions = _admissions(elements)
-        self._transactions.run(self._whole(elements, admissions, found, parts))
+        rules = rules_in_place(elements.items())
+        self._transactions.run(self._whole(elements, rules, found, parts))
         self._parts = parts
         self._log_replaced(found)
         self._shadow.elements = dict(elements)
-        # Until all is done: the rules for source ranges would go on admitting clients that later ones exclude.
-        self.in_doubt, self._stamp = True, b""
-        if admissions:
-            self._withdraw_admissions()
+        self._stamp = b""
+        self._withdraw(rules)
         self.in_doubt = False
         self._forwarding.tidy()
         self._stamp = self._ruleset.stamp()
@@ -125,7 +118,7 @@ class Rules:
     def _whole(
         self,
         elements: Mapping[ElementKey, Value],
-        admissions: Sequence[str],
+        rules: RulesInPlace,
         found: Mapping[str, str],
         parts: frozenset[str],
     ) -> Transaction:
@@ -133,13 +126,17 @@ class Rules:
         transaction.add_table(self._layout)
         transaction.load(self._scripts.whole(parts | needed_parts(elements)))
         transaction.add_elements(texts(elements.items()))
-        transaction.insert_rules(EXCLUDED, admissions)
+        add_rules(transaction, rules)
         return transaction
 
-    def _withdraw_admissions(self) -> None:
-        transaction = Transaction(TABLE, ELSEWHERE)
-        transaction.replace_rules(EXCLUDED, EXCLUDED_RULES)
-        self._transactions.run(transaction)
+    def _withdraw(self, rules: RulesInPlace) -> None:
+        """Take away rules in place of elements: they would admit what a later change excludes. Raises NftError."""
+        if rules:
+            doubted, self.in_doubt = self.in_doubt, True
+            transaction = Transaction(TABLE, ELSEWHERE)
+            withdraw_rules(transaction, rules)
+            self._transactions.run(transaction)
+            self.in_doubt = doubted
 
     def _log_replaced(self, found: Mapping[str, str]) -> None:
         """Mention once whose rules have gone."""
@@ -164,7 +161,7 @@ class Rules:
     def _would_load(self, steps: Sequence[ElementStep]) -> bool:
         elements = dict(_values(steps))
         try:
-            self._transactions.check(self._whole(elements, _admissions(elements), {}, self._parts))
+            self._transactions.check(self._whole(elements, rules_in_place(elements.items()), {}, self._parts))
         except NftError as error:
             if error.errno in REFUSALS:
                 return False
@@ -199,10 +196,13 @@ class Rules:
             transaction = Transaction(TABLE, ELSEWHERE)
             transaction.flush_sets(name for name in sorted(sets) if not SETS[name].value)
             transaction.flush_maps(name for name in sorted(sets) if SETS[name].value)
-            elements = self._shadow.elements.items()
-            transaction.add_elements(texts(item for item in elements if item[0].set.name in sets))
+            elements = [item for item in self._shadow.elements.items() if item[0].set.name in sets]
+            transaction.add_elements(texts(elements))
+            rules = rules_in_place(elements)
+            add_rules(transaction, rules)
             try:
                 self._transactions.run(transaction)
+                self._withdraw(rules)
             except NftError as error:
                 log.warning(messages.SETS_NOT_RESTORED, err=error.text[:200])
             else:
@@ -241,6 +241,8 @@ class Rules:
         gone = texts((s.slot, "") for s in steps if s.value is None or s.replaces)
         transaction.delete_elements((kind, key) for kind, key, _ in gone)
         transaction.add_elements(texts(_values(steps)))
+        rules = rules_in_place(self._late_at_once(steps))
+        add_rules(transaction, rules)
         try:
             self._run(transaction, missing)
         except NftError as error:
@@ -248,6 +250,14 @@ class Rules:
             return
         for step in steps:
             record_element(step, self._shadow)
+        with suppress(NftError):  # it is in doubt then, and loaded again before anything else changes
+            self._withdraw(rules)
+
+    def _late_at_once(self, steps: Sequence[ElementStep]) -> Iterator[Element]:
+        """Yield new elements that packets would find late, of what may be in use already."""
+        for slot, value in _values([step for step in steps if step.slot.set in LATE_SETS]):
+            if slot.restricted_frontend in self._shadow.elements:
+                yield slot, value
 
     def mark_replies(self) -> None:
         """Have replies marked once a FORWARD chain of iptables-nft may drop them. Raises NftError."""
@@ -306,12 +316,6 @@ def delete_tables(found: Mapping[str, str]) -> Transaction:
     others = sorted(found.keys() - {TABLE.family, ARP_TABLE.family})
     transaction.delete_tables(Table(family, TABLE.name) for family in others)
     return transaction
-
-
-def _admissions(elements: Mapping[ElementKey, Value]) -> list[str]:
-    """Return rules for the source ranges among some elements, MAX_ADMISSIONS at most."""
-    ranges = (slot for slot in elements if slot.set in ALLOWED.values())
-    return list(map(admission, islice(ranges, MAX_ADMISSIONS)))
 
 
 def _values(steps: Sequence[ElementStep]) -> Iterator[Element]:

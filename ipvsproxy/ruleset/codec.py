@@ -109,14 +109,21 @@ def _form(field: Field) -> NumberForm:
     return form
 
 
-def admission(slot: ElementKey) -> str:
-    """Return a rule that lets in what an element of the source ranges (`allowed`) lets in."""
-    header, key = PACKET_FAMILIES[slot.set.family], slot.frontend
-    if key is None:
-        raise ValueError(f"{element_text(slot)} is not about a frontend")
-    protocol, source = PROTOCOL_NAMES[key.protocol], rest_text(slot.rest, slot.set.key[-1])
-    to = f"daddr {format_ip(key.address)} meta l4proto {protocol} ct original proto-dst {key.port}"
-    return f"ct original {header} {to} {header} saddr {source} return"
+def rule_text(slot: ElementKey, value: Value) -> str:
+    """Return a rule that does what an element of a set of intervals does, of a frontend or for pings.
+
+    Raises ValueError for elements of the node.
+    """
+    if slot.address is None:
+        raise ValueError(f"{element_text(slot)} is about no address")
+    header, frontend, rest = PACKET_FAMILIES[slot.set.family], slot.frontend, slot.rest
+    match = f"{header} daddr {format_ip(slot.address)}"
+    if frontend is not None:
+        ports = rest_text(rest, Field.PORT) if slot.set.port_interval else frontend.port
+        protocol = PROTOCOL_NAMES[frontend.protocol]
+        match = f"ct original {match} meta l4proto {protocol} ct original proto-dst {ports}"
+    source = "" if slot.set.port_interval else f" {header} saddr {rest_text(rest, slot.set.key[-1])}"
+    return f"{match}{source} {value_text(value) or 'return'}"
 
 
 # Bytes

@@ -11,6 +11,7 @@ from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, NodeAddressesChanged, Removed
 from ipvsproxy.exchange.report import Report
+from ipvsproxy.kernel.late_sets import LATE_SETS
 from ipvsproxy.plan.model import Node, Service
 from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.planning_order import SLICE
@@ -299,7 +300,7 @@ class History(RuleBasedStateMachine):
             assert (self.node.writes, len(self.node.nft.transactions)) == (before, count)
             if self.mode is not VipMode.AUTO:
                 self.restart()
-                loading = 2 if self.node.nft.sets["allowed4"] or self.node.nft.sets["allowed6"] else 1
+                loading = 2 if any(self.node.nft.sets[kind.name] for kind in LATE_SETS) else 1
                 assert (self.node.writes, len(self.node.nft.transactions)) == (before, count + loading)
 
     def _tampered(self):

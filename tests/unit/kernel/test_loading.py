@@ -1,4 +1,4 @@
-"""The rules of any version are replaced in one transaction; what the kernel shows late is covered by rules."""
+"""The rules of any version are replaced in one transaction, with the parts that are needed."""
 
 import errno
 import re
@@ -13,7 +13,6 @@ from ipvsproxy.kernel.scripts import PARTS, REPLIES, SOURCE_RANGES, VIEW_REPLIES
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.state import Dirty
-from ipvsproxy.ruleset.codec import admission
 from nft import NftError
 from tests.support.elements import element
 from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
@@ -81,13 +80,6 @@ def test_tables_that_cannot_be_read_do_not_keep_the_rules_from_being_loaded(node
     node.faults.plan(0, Fault("refused"))
     kernel.rules.load(ELEMENTS)
     assert kernel.shadow.elements == ELEMENTS
-
-
-def test_source_ranges_are_rules_until_their_sets_are_seen(node, kernel):
-    kernel.rules.load(ELEMENTS)
-    first, second = node.nft.transactions
-    assert first.splitlines()[-1] == f"insert rule inet ipvsproxy excluded {admission(RANGE)}"
-    assert second == "flush chain inet ipvsproxy excluded\nadd rule inet ipvsproxy excluded drop\n"
 
 
 def test_rules_for_source_ranges_that_could_not_be_withdrawn_go_with_the_next_loading(node, kernel):

@@ -6,7 +6,7 @@ import pytest
 
 from ipvsproxy.base.address import Cidr, parse_cidr, parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
-from ipvsproxy.ruleset.codec import RawElement, admission, element_text, key_text, pack, texts, unpack, unpack_one
+from ipvsproxy.ruleset.codec import RawElement, element_text, key_text, pack, rule_text, texts, unpack, unpack_one
 from ipvsproxy.ruleset.elements import ElementKey, Interval
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
@@ -70,26 +70,9 @@ def test_elements_of_several_owners_as_text():
     ]
 
 
-@pytest.mark.parametrize(
-    ("slot", "rule"),
-    [
-        (
-            element("allowed4", "192.0.2.1 . tcp . 80 . 10.0.0.0/8"),
-            "ct original ip daddr 192.0.2.1 meta l4proto tcp ct original proto-dst 80 ip saddr 10.0.0.0/8 return",
-        ),
-        (
-            element("allowed6", "2001::5 . udp . 53 . fd00::/16"),
-            "ct original ip6 daddr 2001::5 meta l4proto udp ct original proto-dst 53 ip6 saddr fd00::/16 return",
-        ),
-    ],
-)
-def test_a_source_range_as_a_rule(slot, rule):
-    assert admission(slot) == rule
-
-
-def test_what_is_about_no_frontend_is_no_source_range():
-    with pytest.raises(ValueError, match="vips4"):
-        admission(element("vips4", "192.0.2.1"))
+def test_what_is_about_the_node_has_no_rule():
+    with pytest.raises(ValueError, match="pod_cidrs4"):
+        rule_text(element("pod_cidrs4", "10.0.0.0/8"), "")
 
 
 @pytest.mark.parametrize(
