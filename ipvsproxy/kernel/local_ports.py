@@ -103,7 +103,7 @@ class LocalPorts:
             raise ValueError("less than half of net.ipv4.ip_local_port_range would be left: choose another range")
         if (wanted or self._ours) and recorded() != wanted:
             # First, so that whatever happens next can be given back; a kube-ipvs0 that was made anew has no alias.
-            _record(wanted)
+            record(wanted)
         self._ours = wanted
         if others | wanted != reserved:
             _write(others | wanted)
@@ -116,7 +116,7 @@ def give_back() -> list[str]:
         ours = recorded()
         if ours:
             _write(_reserved() - ours)
-            _record(frozenset())
+            record(frozenset())
     except (OSError, ValueError, NetlinkError) as error:
         return [f"{host.dotted(RESERVED)}: {plain(error)}"]
     return []
@@ -144,8 +144,8 @@ def recorded() -> frozenset[int]:
     return frozenset()
 
 
-def _record(ports: frozenset[int]) -> None:
-    """Raises ValueError when they cannot be recorded, NetlinkError."""
+def record(ports: frozenset[int]) -> None:
+    """Record ports as added by us. Raises ValueError when they cannot be, NetlinkError."""
     alias = f"{RECORD}{format_ports(ports)}" if ports else ""
     if len(alias) > LONGEST_ALIAS:
         raise ValueError("other programs have reserved too many single ports among the NodePorts")

@@ -197,7 +197,7 @@ def _switches(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kern
 def _server(frontend: Frontend, state: ServerState | None, steps: Steps) -> None:
     key, server, wanted = frontend.key, frontend.server, frontend.destinations
     if state is None:
-        _create(key, server, wanted, steps)
+        steps.added += creation(key, server, wanted)
         return
     if state.server != server:
         steps.added.append(IpvsStep(SET_SERVICE, key, server))
@@ -225,11 +225,13 @@ def _leave_server(frontend: Frontend, state: ServerState | None, steps: Steps) -
         steps.removed.append(IpvsStep(DEL_SERVICE, frontend.key))
 
 
-def _create(key: FrontendKey, server: ServerAttributes, wanted: Attributes, steps: Steps) -> None:
+def creation(key: FrontendKey, server: ServerAttributes, wanted: Attributes) -> list[IpvsStep]:
+    """Return the steps that make a virtual server with its destinations."""
     (attributes, first), *others = grouped(wanted, wanted) or ((USUAL, ()),)
-    steps.added.append(IpvsStep(NEW_SERVICE, key, server, first, attributes))
-    for attributes, group in others:
-        steps.added.append(IpvsStep(NEW_DEST, key, None, group, attributes))
+    return [
+        IpvsStep(NEW_SERVICE, key, server, first, attributes),
+        *(IpvsStep(NEW_DEST, key, None, group, values) for values, group in others),
+    ]
 
 
 def _add(verb: Verb, key: FrontendKey, which: Collection[Destination], wanted: Attributes, steps: Steps) -> None:

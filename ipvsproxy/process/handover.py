@@ -1,7 +1,7 @@
 """Waiting for a kube-proxy that takes this node over, before what is ours goes: no new connection is refused then.
 
 Each mode has programmed a family when what it writes last is there (`kernel.filters.kube_proxy`). Until then the
-state that ipvsproxy has left goes on serving.
+state that ipvsproxy has left goes on serving, and is put back where a kube-proxy that starts takes it away.
 """
 
 import errno
@@ -15,9 +15,12 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import family
 from ipvsproxy.kernel.filters.kube_proxy import programmed
 from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.kept_state import KeptState
+from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
 
-LOOK_SECONDS, REMINDER_SECONDS = 0.2, 30.0
+LOOK_SECONDS, REMINDER_SECONDS = 0.1, 30.0
 OTHER_FAMILY_SECONDS = 30.0
 """kube-proxy programs its two families one after the other."""
 
@@ -31,6 +34,8 @@ def await_kube_proxy() -> Mapping[int, str]:
     OSError.
     """
     served = _served_families()
+    # Without a table of ours, servers are those of other programs.
+    kept = KeptState.secured() if served and Ruleset(TABLE.name).tables() else None
     log.info(messages.WAITING_FOR_RULES, families=sorted(served))
     deadline, reminded = math.inf, time.monotonic()
     while True:
@@ -38,10 +43,14 @@ def await_kube_proxy() -> Mapping[int, str]:
         deadline = min(deadline, now + OTHER_FAMILY_SECONDS) if modes else math.inf
         if modes and (served <= modes.keys() or now >= deadline):
             log.info("Found the rules of kube-proxy", modes=modes)
+            if kept is not None:
+                kept.release()
             return modes
         if now >= reminded + REMINDER_SECONDS:
             reminded = now
             log.warning(messages.NO_RULES_YET, families=sorted(served - modes.keys()))
+        if kept is not None:
+            kept.put_back()
         time.sleep(LOOK_SECONDS)
 
 

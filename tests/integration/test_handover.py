@@ -50,6 +50,12 @@ def lost(results: list[Result]) -> list[str]:
     return [result.outcome for result in results if result.outcome != "answered"]
 
 
+def begin_nftables_mode(lab: Lab, node: Node) -> None:
+    """What a kube-proxy in this mode does first (contract 1.15)."""
+    lab.run(node, ["ipvsadm", "-C"])
+    lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])
+
+
 def rules_are_gone(lab: Lab, node: Node) -> bool:
     return "ipvsproxy" not in lab.run(node, ["nft", "list", "tables"])
 
@@ -78,6 +84,9 @@ def test_a_handover_to_kube_proxy_loses_no_new_connection(
         proxy.stop()
         handover.wait_for(messages.WAITING_FOR_RULES)
         assert ask(asked) == ["answered"]
+        if mode == "nftables":
+            begin_nftables_mode(lab, node)
+            assert ask(asked) == ["answered"]
         (write_ipvs_rules if mode == "ipvs" else LEAVE[mode])(lab, node, served)
         eventually(lambda: rules_are_gone(lab, node))
         with talking(own) as late:  # while the VIPs are still there, and longer than these

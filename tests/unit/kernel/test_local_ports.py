@@ -22,7 +22,7 @@ class Machine:
         self.reserve("")
         monkeypatch.setattr(host, "PROC_SYS", folder)
         monkeypatch.setattr(local_ports, "recorded", lambda: self.alias)
-        monkeypatch.setattr(local_ports, "_record", self._record)
+        monkeypatch.setattr(local_ports, "record", self._record)
 
     def _record(self, ports):
         self.alias = ports
@@ -105,7 +105,7 @@ def test_nothing_is_reserved_that_could_not_be_recorded(machine, monkeypatch):
         raise NetlinkError(1, "not permitted")
 
     machine.local_range("1024 65535")
-    monkeypatch.setattr(local_ports, "_record", refused)
+    monkeypatch.setattr(local_ports, "record", refused)
     ports = LocalPorts(NODE_PORTS)
     with capture_logs() as lines:
         ports.reserve()

@@ -29,6 +29,9 @@ BASES = {
     "postrouting": ("nat", "postrouting", range(POSTROUTING, POSTROUTING + 1)),
     # What IPVS has not taken: the kernel runs nat chains of this hook at 100.
     "input": ("nat", "input", range(IPVS_INPUT + 2, IPVS_INPUT + 3)),
+    # The same, and before "input" refuses.
+    "handover": ("nat", "input", range(IPVS_INPUT, POSTROUTING)),
+    "handover_node": ("nat", "postrouting", range(IPVS_INPUT, POSTROUTING)),
     "output": ("filter", "output", range(NAT + 1, IPVS_OUTPUT + 1)),
     # Marked before the FORWARD chain of iptables looks, and unmarked after it.
     "forward": ("filter", "forward", range(-300, 0)),
@@ -72,7 +75,11 @@ def words(pattern, found):
 
 
 PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
-CHAINS = chains("ipvsproxy.nft") | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
+CHAINS = (
+    chains("ipvsproxy.nft")
+    | chains("handover.nft")
+    | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
+)
 FIRST = re.compile(
     r"ct state (?:invalid(?:,untracked)? goto|!= \w+ accept)"
     r"|icmp type echo-request goto check_ping"  # which is a matter of the protocol alone
@@ -102,7 +109,8 @@ def test_policies_accept(chain):
 
 
 def test_no_chain_has_two_owners():
-    assert len(CHAINS) == len(chains("ipvsproxy.nft")) + sum(map(len, PART_CHAINS.values()))
+    found = [chains("ipvsproxy.nft"), chains("handover.nft"), *PART_CHAINS.values()]
+    assert len(CHAINS) == sum(map(len, found))
 
 
 @pytest.mark.parametrize("name", [name for name in CHAINS if BASES.get(name, ("",))[0] == "filter"])

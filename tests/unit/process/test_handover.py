@@ -18,10 +18,44 @@ class Servers:
         return dict.fromkeys((key("10.96.0.1:443"), key("[fd00::1]:80")))
 
 
+class Tables:
+    """The tables of our name."""
+
+    found = {"inet": "ipvsproxy 0.2.0"}  # noqa: RUF012
+
+    def __init__(self, _name):
+        pass
+
+    def tables(self):
+        return self.found
+
+
+class Kept:
+    """Counts how often what is kept was looked after."""
+
+    looks = 0
+    released = 0
+
+    @classmethod
+    def secured(cls):
+        return cls()
+
+    def put_back(self):
+        type(self).looks += 1
+
+    def release(self):
+        type(self).released += 1
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """Time passes while somebody sleeps; returns all the sleeps."""
     slept = []
+    monkeypatch.setattr(Kept, "looks", 0)
+    monkeypatch.setattr(Kept, "released", 0)
+    monkeypatch.setattr(Tables, "found", Tables.found)
+    monkeypatch.setattr(handover, "KeptState", Kept)
+    monkeypatch.setattr(handover, "Ruleset", Tables)
     monkeypatch.setattr(handover.time, "monotonic", lambda: sum(slept))
     monkeypatch.setattr(handover.time, "sleep", slept.append)
     monkeypatch.setattr(handover, "Ipvs", Servers)
@@ -43,7 +77,15 @@ def find(monkeypatch, clock):
 def test_every_family_that_is_served_is_waited_for(find, clock, looks):
     find(*looks)
     assert handover.await_kube_proxy() == BOTH
-    assert len(clock) == len(looks) - 1
+    assert len(clock) == Kept.looks == len(looks) - 1
+    assert Kept.released == 1
+
+
+def test_where_no_table_of_ours_is_servers_are_those_of_others_and_not_kept(find, clock):
+    Tables.found = {}
+    find({}, {}, BOTH)
+    assert handover.await_kube_proxy() == BOTH
+    assert (len(clock), Kept.looks) == (2, 0)
 
 
 def test_a_family_that_kube_proxy_does_not_serve_is_not_waited_for_without_end(find, clock):

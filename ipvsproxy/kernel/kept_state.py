@@ -1,0 +1,96 @@
+"""What ipvsproxy has left on a node goes on serving until a kube-proxy has programmed it.
+
+A kube-proxy in mode nftables begins by taking all virtual servers and kube-ipvs0 away (contract 1.15), long before
+it has rules of its own. The servers go just before the link, so the link tells. Until they are put back, new
+connections wait (nft/rulesets/handover.nft), and open ones too: IPVS finds a destination again that was deleted
+shortly before (ip_vs_trash_get_dest), as long as it need not forget connections of such (expire_nodest_conn).
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator
+from typing import Self
+
+import structlog
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ipvsproxy.base import messages
+from ipvsproxy.base.address import format_ip
+from ipvsproxy.kernel import host
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.local_ports import record, recorded
+from ipvsproxy.kernel.own_source import prefer_own_sources
+from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.scripts import script
+from ipvsproxy.plan.diff import IpvsStep, creation
+from ipvsproxy.plan.state import FrontendKey
+from nft import Libnftables, NftError, Transaction
+
+HANDOVER = "handover"
+FORGET = "net/ipv4/vs/expire_nodest_conn"
+
+log = structlog.get_logger()
+
+
+class KeptState:
+    """Servers, VIPs and kube-ipvs0 as they were, to be put back."""
+
+    def __init__(self) -> None:
+        """Read them. Raises KernelError."""
+        self._ipvs, self._links = Ipvs(), Links()
+        self._links.look()
+        self._servers = self._ipvs.observe()
+        self._vips = self._links.vips()
+        self._ports = recorded()
+        self._forgets = host.read_sysctl(FORGET)
+
+    @classmethod
+    def secured(cls) -> Self:
+        """Read them, once VIPs do not depend on kube-ipvs0, and have new connections wait while servers are gone.
+
+        What cannot be done of the latter is logged. Raises KernelError.
+        """
+        problems = prefer_own_sources()
+        kept = cls()
+        try:
+            host.set_sysctl(FORGET, 0)
+            Libnftables().run(dropping(kept._servers))
+        except (NftError, host.SysctlError) as error:
+            problems.append(str(error))
+        if problems:
+            log.warning(messages.HANDOVER_NOT_SECURED, err="; ".join(problems))
+        return kept
+
+    def put_back(self) -> bool:
+        """Put all back if it has been taken away, and tell whether it had been. Raises KernelError."""
+        if self._links.look():
+            return False
+        self._links.ensure_link()
+        refused = self._ipvs.apply(list(self._steps()))
+        self._links.bind(sorted(self._vips - self._links.vips()))
+        with contextlib.suppress(ValueError, NetlinkError):  # the ports stay reserved
+            record(self._ports)
+        log.info(messages.PUT_BACK, servers=len(self._servers), refused=len(refused))
+        return True
+
+    def release(self) -> None:
+        """Have IPVS forget connections again as before."""
+        if self._forgets is not None:
+            with contextlib.suppress(host.SysctlError):  # then it could not be changed before either
+                host.set_sysctl(FORGET, self._forgets)
+
+    def _steps(self) -> Iterator[IpvsStep]:
+        for key, state in self._servers.items():
+            yield from creation(key, state.server, state.destinations)
+
+
+def dropping(keys: Collection[FrontendKey]) -> Transaction:
+    """Return the transaction that has new connections to these wait while IPVS does not serve them."""
+    transaction = Transaction(TABLE)
+    transaction.load(script(HANDOVER))
+    transaction.add_elements((f"kept{4 if len(key.address) == 4 else 6}", _text(key), "") for key in keys)
+    return transaction
+
+
+def _text(key: FrontendKey) -> str:
+    return f"{format_ip(key.address)} . {int(key.protocol)} . {key.port}"
