@@ -2,7 +2,8 @@
 # Move one node between kube-proxy and ipvsproxy by its label ipvsproxy=yes, and check each step (switch.md):
 #
 #     node.sh to NODE      to ipvsproxy
-#     node.sh back NODE    to kube-proxy; needs the DaemonSet of deploy/kustomize/handover
+#     node.sh back NODE    to kube-proxy; needs the DaemonSet of deploy/kustomize/handover. For some seconds the label is
+#                          ipvsproxy=back: neither of the two runs, and what ipvsproxy has left serves
 #
 # TIMEOUT=5m waits longer than three minutes for a pod.
 set -eu
@@ -44,11 +45,23 @@ to() {
     kube exec "$(pods $ours)" -- ipvsproxy doctor || fail "doctor has found a problem; if it is one of Services: $undo"
 }
 
+waiting() {  # until the cleanup knows what ipvsproxy has left: kube-proxy deletes some of it when it starts
+    tries=0
+    until kube logs "$(pods $cleanup)" --container cleanup 2>/dev/null | grep -q "Waiting for the rules of kube-proxy"; do
+        tries=$((tries + 1))
+        [ $tries -le 180 ] || return 1
+        sleep 1
+    done
+}
+
 back() {
     kube get daemonset ipvsproxy-cleanup >/dev/null || fail "first: kubectl apply -k deploy/kustomize/handover"
-    kubectl label node "$node" $label-
-    ready $theirs || fail "kube-proxy is not ready; what ipvsproxy has left goes on serving. $0 to $node goes forth again"
+    undo="what ipvsproxy has left goes on serving. $0 to $node goes forth again"
+    kubectl label --overwrite node "$node" $label=back
     gone $ours || fail "ipvsproxy has not ended"
+    waiting || fail "the cleanup does not wait for kube-proxy: kubectl -n kube-system logs $(pods $cleanup) -c cleanup; $undo"
+    kubectl label node "$node" $label-
+    ready $theirs || fail "kube-proxy is not ready; $undo"
     ready $cleanup || fail "not clean yet: kubectl -n kube-system logs $(pods $cleanup) -c cleanup"
 }
 

@@ -85,6 +85,13 @@ def test_every_node_has_exactly_one_of_the_two(labels: dict[str, str]) -> None:
     assert runs_on(handover(), labels) == runs_on(merged(KUBE_PROXY, PATCH), labels)
 
 
+def test_a_node_on_its_way_back_has_neither_and_what_cleans_up() -> None:
+    labels = LINUX | {"ipvsproxy": "back"}
+    assert not runs_on(merged(KUBE_PROXY, PATCH), labels)
+    assert not runs_on(ours(), labels)
+    assert runs_on(handover(), labels)
+
+
 def test_each_patch_of_the_page_does_what_the_page_promises() -> None:
     patches = [json.loads(line[line.index("-p") + 1]) for line in kubectl_lines() if "-p" in line]
     back, swap = patches
@@ -170,11 +177,12 @@ class Cluster:
     PROGRAM = """#!/bin/sh
 echo "$*" >>"$STATE/calls"
 case " $* " in
-*" label "*) case "$*" in *-) rm -f "$STATE/marked" ;; *) touch "$STATE/marked" ;; esac ;;
+*" label "*) case "$*" in *-) rm -f "$STATE/marked" ;; *) echo "${*##*=}" >"$STATE/marked" ;; esac ;;
 *" get daemonset "*) [ -e "$STATE/handover" ] ;;
 *" get pods "*"k8s-app=kube-proxy"*) [ -e "$STATE/marked" ] || echo pod/kube-proxy-1 ;;
-*" get pods "*"ipvsproxy-cleanup"*) [ -e "$STATE/marked" ] || echo pod/ipvsproxy-cleanup-1 ;;
-*" get pods "*) [ ! -e "$STATE/marked" ] || echo pod/ipvsproxy-1 ;;
+*" get pods "*"ipvsproxy-cleanup"*) grep -qs yes "$STATE/marked" || echo pod/ipvsproxy-cleanup-1 ;;
+*" get pods "*) ! grep -qs yes "$STATE/marked" || echo pod/ipvsproxy-1 ;;
+*" logs pod/ipvsproxy-cleanup-1 "*) echo "Waiting for the rules of kube-proxy" ;;
 *" wait "*"$(cat "$STATE/fails" 2>/dev/null || echo nothing)"*) exit 1 ;;
 *" exec "*) [ ! -e "$STATE/problem" ] ;;
 esac
@@ -221,12 +229,14 @@ def test_a_move_that_fails_reports_how_to_go_back(cluster: Cluster, name: str, t
     assert "node.sh back worker-1" in done.stderr
 
 
-def test_a_node_goes_back_by_kube_proxy_first_and_the_cleanup_last(cluster: Cluster) -> None:
+def test_a_node_goes_back_to_a_kube_proxy_that_starts_when_the_cleanup_waits_for_it(cluster: Cluster) -> None:
     cluster.write("handover")
-    cluster.write("marked")
+    cluster.write("marked", "yes")
     done = cluster.node_sh("back", "worker-1")
     assert done.returncode == 0, done.stderr
-    label, kube_proxy, cleanup = cluster.changes()
+    between, logs, label, kube_proxy, cleanup = cluster.changes()
+    assert between == "label --overwrite node worker-1 ipvsproxy=back"
+    assert logs == "--namespace kube-system logs pod/ipvsproxy-cleanup-1 --container cleanup"
     assert label == "label node worker-1 ipvsproxy-"
     assert "--selector k8s-app=kube-proxy" in kube_proxy
     assert "--selector app.kubernetes.io/name=ipvsproxy-cleanup" in cleanup
@@ -242,7 +252,7 @@ def test_no_node_goes_back_without_what_cleans_up(cluster: Cluster) -> None:
 
 def test_a_kube_proxy_that_does_not_start_stops_the_way_back(cluster: Cluster) -> None:
     cluster.write("handover")
-    cluster.write("marked")
+    cluster.write("marked", "yes")
     cluster.write("fails", "k8s-app=kube-proxy")
     done = cluster.node_sh("back", "worker-1")
     assert done.returncode == 1
