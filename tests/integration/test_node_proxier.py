@@ -17,19 +17,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
+from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.errors import Fatal
-from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed
+from ipvsproxy.exchange.inbox import Inbox, Kind, SourceFailed, kinds
 from ipvsproxy.kube.api import Response
 from ipvsproxy.kube.events import EventLimits
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.source import ApiSource
 from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.process.observability import Observability
-from tests.lab.apiservers import COLLECTIONS, Call, RealServer
+from tests.lab.apiservers import COLLECTIONS, PROXY_USER, Call, RealServer
 from tests.lab.manifests import endpoint_slice, port, service
 from tests.support.build import config, key
 from tests.support.memory_kernel import MemoryNode
+from tests.support.repository import REPO
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get("KUBE_APISERVER"), reason="KUBE_APISERVER and ETCD name no programs"),
@@ -58,13 +62,14 @@ def server(tmp_path: pathlib.Path) -> Iterator[RealServer]:
 class Process:
     """A proxy of node1 with everything but the kernel; watches last a second, repeats are told at once."""
 
-    def __init__(self, kubeconfig: pathlib.Path) -> None:
-        settings = config(kubeconfig=kubeconfig, healthz_bind_address=None, metrics_bind_address=None)
+    def __init__(self, kubeconfig: pathlib.Path, **more: Any) -> None:
+        settings = config(kubeconfig=kubeconfig, healthz_bind_address=None, metrics_bind_address=None, **more)
         self.node, self.inbox = MemoryNode(), Inbox()
         self._observability = Observability(settings, lambda _: None)
         self._observability._events._limits = EventLimits(counted_every=0)
         self._observability.listen()
-        self.source = ApiSource(kubeconfig, "", "node1", pace=Pace(watch=(1, 1)))
+        wanted = kinds(tenants=bool(settings.tenant_label))
+        self.source = ApiSource(kubeconfig, "", "node1", pace=Pace(watch=(1, 1)), kinds=wanted)
         self.source.start(self.inbox)
         self._observability.send_events(self.source.client)
         self._loop = make_loop(settings, self.inbox, self.node.kernel(), report=self._observability.report)
@@ -88,6 +93,10 @@ class Process:
             state for name, state in list(self.node.ipvs.table.items()) if str(name).startswith(f"{address}:")
         ]
         return sorted(str(destination) for state in found for destination in state.destinations)
+
+    def elements(self, name: str) -> set[str]:
+        """The keys in a set or map of the ruleset."""
+        return set(self.node.nft.sets.get(name, ()))
 
 
 @pytest.fixture
@@ -177,3 +186,83 @@ def test_nothing_else_would_be_allowed(server: RealServer, process: Process) -> 
     assert status(lambda: client._send("DELETE", "/api/v1/nodes/node1", {}, {}, 60)) == 403
     assert status(lambda: client.list(Kind.NODE, 1, "", "")) == 200
     assert Call("list", "pods", 403) in server.calls()
+
+
+# Tenants: two more rights.
+
+LABEL = "ipvsproxy.io/tenant"
+RIGHTS = REPO / "deploy/kustomize/tenants/rbac.yaml"
+WATCHED = {Call(verb, resource, 200) for verb in ("list", "watch") for resource in ("namespaces", "pods")}
+REFUSED_AT_START = {Call("list", resource, 403) for resource in ("namespaces", "pods")}
+
+
+def in_blue(made: dict[str, Any]) -> dict[str, Any]:
+    return made | {"metadata": made["metadata"] | {"namespace": "blue"}}
+
+
+def put_tenants(server: RealServer) -> None:
+    """A tenant with a Service, and a pod on each of two nodes."""
+    server.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "blue", "labels": {LABEL: "blue"}}})
+    server.put(in_blue(service("web", PORTS, ["10.96.0.20"])))
+    server.put(in_blue(slice_for("web", "10.244.1.7")))
+    for number in (1, 2):
+        metadata = {"name": f"on-{number}", "namespace": "blue"}
+        spec = {"nodeName": f"node{number}", "containers": [{"name": "x", "image": "x"}]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+        server.put(pod)
+        ip = f"10.244.{number}.7"
+        server.put_status(pod | {"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}})
+
+
+def grant(server: RealServer) -> None:
+    """Apply the manifests to the user that the proxy is here."""
+    for item in yaml.safe_load_all(RIGHTS.read_text()):
+        if item["kind"] == "ClusterRoleBinding":
+            item["subjects"] = [{"kind": "User", "name": PROXY_USER, "apiGroup": "rbac.authorization.k8s.io"}]
+        server.put(item)
+
+
+@pytest.fixture
+def of_tenants(server: RealServer) -> Iterator[Process]:
+    server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}})
+    server.put(service("web", PORTS, ["10.96.0.10"]))
+    server.put(slice_for("web", "10.244.1.10"))
+    put_tenants(server)
+    started = Process(server.kubeconfig, tenant_label=LABEL, cluster_cidrs=("10.244.0.0/16",))
+    yield started
+    started.stop()
+
+
+def refused_rights(logs: list[Any]) -> list[str]:
+    return sorted(line["right"] for line in list(logs) if line["event"] == messages.RIGHT_REFUSED)
+
+
+OURS, BLUES = "10.96.0.10 . tcp . 80", "10.96.0.20 . tcp . 80"
+
+
+def test_tenants_need_the_rights_of_their_manifests_and_no_others(server: RealServer, of_tenants: Process) -> None:
+    until(lambda: of_tenants.elements("by_audience4") >= {OURS, BLUES})
+    # Without the rights no pod reaches any Service of which it is not known for certain that it is shared.
+    assert (of_tenants.elements("audiences4"), of_tenants.elements("admitted4")) == (set(), set())
+    assert {call for call in server.calls() if call.status == 403} == REFUSED_AT_START
+    grant(server)
+    until(lambda: of_tenants.elements("audiences4") == {"10.244.1.7"})
+    until(lambda: of_tenants.elements("by_audience4") == {BLUES})
+    assert len(of_tenants.elements("admitted4")) == 1
+    until(lambda: server.calls() >= WATCHED)
+    assert {call for call in server.calls() if call.status == 403} == REFUSED_AT_START
+
+
+def test_a_running_proxy_that_loses_the_rights_goes_on_with_one_line_for_each(
+    server: RealServer, of_tenants: Process
+) -> None:
+    grant(server)
+    until(lambda: of_tenants.elements("audiences4") == {"10.244.1.7"})
+    with capture_logs() as logs:
+        server.delete("ClusterRoleBinding", "ipvsproxy-tenants")
+        until(lambda: server.calls() >= {Call("watch", name, 403) for name in ("namespaces", "pods")})
+        until(lambda: refused_rights(logs) == ["list and watch namespaces", "list and watch pods"])
+        server.put(in_blue(slice_for("web", "10.244.1.8")))
+        until(lambda: of_tenants.destinations("10.96.0.20") == ["10.244.1.8:8080"])
+    assert of_tenants.elements("audiences4") == {"10.244.1.7"}
+    assert len(refused_rights(logs)) == 2

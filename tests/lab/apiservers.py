@@ -27,6 +27,10 @@ COLLECTIONS = {
     "Service": "/api/v1/namespaces/{namespace}/services",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
     "Node": "/api/v1/nodes",
+    "Namespace": "/api/v1/namespaces",
+    "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 }
 ADMIN_TOKEN, PROXY_TOKEN = "lab-admin", "lab-proxy"
 PROXY_USER = "system:kube-proxy"  # bound to the role system:node-proxier in every cluster
@@ -178,6 +182,11 @@ class RealServer:
             there = self._call("GET", f"{path}/{metadata['name']}")["metadata"]
             metadata |= {"resourceVersion": there["resourceVersion"], "uid": there["uid"]}
             self._call("PUT", f"{path}/{metadata['name']}", item | {"metadata": metadata})
+
+    def put_status(self, item: dict[str, Any]) -> None:
+        """Set the status of an object that is there; `put` leaves it out, as the server does."""
+        path = f"{COLLECTIONS[item['kind']].format(**item['metadata'])}/{item['metadata']['name']}/status"
+        self._call("PUT", path, item)
 
     def delete(self, kind: str, name: str) -> None:
         self._call("DELETE", f"{COLLECTIONS[kind].format(namespace='default')}/{name}")
