@@ -22,6 +22,8 @@ from ipvsproxy.probe.live import source
 
 PORT = 53
 TRIES, SECONDS = 2, 2.0
+REFUSED_HERE = "refused by this node, as without endpoints"
+"""A process gets EPERM for what a rule of its own node refuses."""
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
 MakeDnsSocket = Callable[[socket.AddressFamily, socket.SocketKind], socket.socket]
@@ -44,6 +46,8 @@ def resolve(server: str, name: str, kind: str, make: MakeDnsSocket = socket.sock
         return _read(response, unanswered)
     except dns.exception.Timeout:
         return DnsAnswer(server, name, error=f"no answer within {TRIES * SECONDS:g} s")
+    except PermissionError:
+        return DnsAnswer(server, name, error=REFUSED_HERE)
     except (OSError, EOFError, dns.exception.DNSException) as error:
         return DnsAnswer(server, name, error=plain(error))
 

@@ -16,7 +16,7 @@ import pytest
 
 from ipvsproxy import cli
 from ipvsproxy.kernel.read.netns import socket_in
-from ipvsproxy.probe.dns import resolve
+from ipvsproxy.probe.dns import REFUSED_HERE, resolve
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, node_object, port, service
@@ -167,7 +167,7 @@ def knows_nothing(cluster: Cluster) -> None:
         (lambda _: None, 0, ("ok", RIGHT)),
         (tells_names_of_others, 1, ("problem", f"{TITLE} resolves dns.green.{DOMAIN}, a Service of tenant green")),
         (is_silent, 1, ("problem", f"{TITLE} does not answer: no answer within 4 s")),
-        (has_no_endpoint, 1, ("problem", f"{TITLE} does not answer: Operation not permitted")),
+        (has_no_endpoint, 1, ("problem", f"{TITLE} does not answer: {REFUSED_HERE}")),
         (knows_nothing, 0, ("warning", f"{TITLE} does not resolve dns.blue.{DOMAIN}: NXDOMAIN")),
     ],
     ids=["right", "names of others", "silent", "no endpoint", "knows nothing"],

@@ -150,6 +150,15 @@ def test_silence_and_a_closed_port_are_errors(server, monkeypatch):
     assert probe.resolve(server.address, NAME, "A").error == "Connection refused"
 
 
+def test_what_a_rule_of_this_node_refuses_is_named_so():
+    class Refused(socket.socket):
+        def connect(self, _):
+            raise PermissionError(1, "Operation not permitted")
+
+    found = probe.resolve("127.0.0.1", NAME, "A", Refused)
+    assert (found.error, found.asked_from) == ("refused by this node, as without endpoints", "")
+
+
 def test_a_truncated_response_is_asked_for_again_over_tcp(server):
     many = [f"{NAME}. 5 IN A 192.0.2.{n}" for n in range(1, 90)]
     server.replies = [lambda query: [response(query, truncated=True)]]
