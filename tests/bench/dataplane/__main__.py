@@ -20,9 +20,9 @@ import sys
 
 from tests.bench.dataplane import budget
 from tests.bench.dataplane.objects import FEWEST
-from tests.bench.dataplane.proxies import MODES, NEEDED, OF_TENANT, TENANTS
+from tests.bench.dataplane.proxies import MODES, NEEDED
 from tests.bench.dataplane.results import parse
-from tests.bench.dataplane.rows import AUTO, FLOORS, OURS, WATCHED
+from tests.bench.dataplane.rows import AUTO, FLOORS, OF_TENANT, OURS, TENANTS, WATCHED
 from tests.bench.dataplane.table import tables
 
 SIZES = [10, 1_000, 10_000]
@@ -101,7 +101,8 @@ def plan(chosen):
     if chosen.check or chosen.agree:
         watched = sorted({row.services for row in WATCHED})
         rows = [dataclasses.astuple(row) for row in sorted(WATCHED)]
-        return {"services": watched, "peers": [*FLOORS, OURS, AUTO], "rows": rows, "kube_proxy": None}
+        peers = [*FLOORS, OURS, AUTO, TENANTS, OF_TENANT]
+        return {"services": watched, "peers": peers, "rows": rows, "kube_proxy": None}
     theirs = [f"kube-proxy {mode}" for mode in chosen.modes] if chosen.kube_proxy else []
     binary = str(chosen.kube_proxy.resolve()) if chosen.kube_proxy else None
     peers = [*FLOORS, OURS, AUTO, TENANTS, OF_TENANT, *theirs]

@@ -9,13 +9,12 @@ import time
 from functools import partial
 
 from tests.bench.dataplane import objects
-from tests.bench.dataplane.rows import AUTO, OURS, PORT
+from tests.bench.dataplane.rows import AUTO, OF_TENANT, OURS, PORT, TENANTS
 from tests.lab import netns
 from tests.lab.lab import CLUSTER_CIDRS
 from tests.lab.proxy import Proxy
 from tests.support.apiserver import ApiServer
 
-TENANTS, OF_TENANT = "ipvsproxy tenants", "ipvsproxy own tenant"
 LAST_WORDS = 3000
 CALM_SECONDS, CALM_SHARE = 3.0, 0.3
 MODES = ("ipvs", "nftables", "iptables")

@@ -16,6 +16,8 @@ FLOORS = (NO_SERVICE, IPVS)
 """Peers that are floors: what the kernel needs for such a path without any proxy's rules."""
 OURS, AUTO = "ipvsproxy", "ipvsproxy auto"
 """Peers that the budget has: ipvsproxy, by IPVS alone and with the short path for whatever may take it."""
+TENANTS, OF_TENANT = "ipvsproxy tenants", "ipvsproxy own tenant"
+"""The same with tenants: a Service for all, and one of the tenant of the pod that asks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,13 @@ def floor_of(row):
 _PROXIES = frozenset(
     [Row(10, path.name, kind, peer) for path in PATHS for kind in path.kinds for peer in (OURS, AUTO)]
     + [Row(1_000, path.name, kind, OURS) for path in PATHS[:3] for kind in path.kinds]
+    + [
+        Row(10, path.name, kind, peer)
+        for path in PATHS
+        if (path.source, path.port, path.grown) == (POD, PORT, False)
+        for kind in path.kinds
+        for peer in (TENANTS, OF_TENANT)
+    ]
 )
 WATCHED = _PROXIES | set(map(floor_of, _PROXIES))
 """What the budget has."""

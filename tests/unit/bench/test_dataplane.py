@@ -10,9 +10,20 @@ import pytest
 
 from tests.bench.dataplane import __main__ as program
 from tests.bench.dataplane import budget, floors, measure, objects
-from tests.bench.dataplane.proxies import OF_TENANT, TENANTS
 from tests.bench.dataplane.results import Results, parse
-from tests.bench.dataplane.rows import AUTO, FLOORS, IPVS, NO_SERVICE, OURS, PATHS, WATCHED, Row, floor_of
+from tests.bench.dataplane.rows import (
+    AUTO,
+    FLOORS,
+    IPVS,
+    NO_SERVICE,
+    OF_TENANT,
+    OURS,
+    PATHS,
+    TENANTS,
+    WATCHED,
+    Row,
+    floor_of,
+)
 from tests.bench.dataplane.table import tables
 from tests.lab.lab import Lab
 
@@ -70,7 +81,7 @@ def test_the_committed_budget_has_each_watched_row_and_its_floor() -> None:
     agreed = budget.read().counts
     assert agreed.keys() == WATCHED
     assert {floor_of(row) for row in agreed} <= agreed.keys()
-    assert {row.peer for row in agreed} == {OURS, AUTO, *FLOORS}
+    assert {row.peer for row in agreed} == {OURS, AUTO, TENANTS, OF_TENANT, *FLOORS}
 
 
 def test_each_path_has_a_floor_and_a_name_of_its_own() -> None:
@@ -143,9 +154,9 @@ def test_a_table_reports_where_a_peer_was_not_measured() -> None:
     assert tables(results).splitlines()[-1] == "| pod to ClusterIP: TCP on an open connection | - | 53.0 | - |"
 
 
-def test_a_check_measures_the_watched_rows_of_both_paths_and_of_the_floors() -> None:
+def test_a_check_measures_the_watched_rows_of_both_paths_of_tenants_and_of_the_floors() -> None:
     wanted = program.plan(program.options(["--check"]))
-    assert wanted["peers"] == [*FLOORS, OURS, AUTO]
+    assert wanted["peers"] == [*FLOORS, OURS, AUTO, TENANTS, OF_TENANT]
     assert wanted["rows"] == [dataclasses.astuple(row) for row in sorted(WATCHED)]
     assert wanted["services"] == sorted({row.services for row in WATCHED})
 
