@@ -133,15 +133,15 @@ class Store:
         return list(dirty)
 
     def mark(self, services: Iterable[str]) -> None:
-        """Mark some Services, after a change of something they depend on."""
-        self._dirty.update(dict.fromkeys(services))
+        """Mark some Services, after a change of something they depend on. A set has no order of its own."""
+        self._dirty.update(dict.fromkeys(sorted(services)))
 
     def all_dirty(self) -> None:
         """Mark every Service, after a change of something they all depend on."""
         self._dirty.update(dict.fromkeys(self.services))
 
     def _replace_all(self, kind: Kind, objects: Mapping[str, Object], kept: frozenset[str]) -> bool:
-        changes = [self._set(kind, key, None) for key in self._keys(kind) - objects.keys() - kept]
+        changes = [self._set(kind, key, None) for key in sorted(self._keys(kind) - objects.keys() - kept)]
         changes += [self._set(kind, key, value) for key, value in objects.items()]
         return any(changes)
 

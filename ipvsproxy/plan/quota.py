@@ -127,7 +127,7 @@ class Quota:
         if space is None:
             return
         before, space.limited = space.limited, dict(self._limited(space))
-        for service in before.keys() | space.limited.keys():
+        for service in before | space.limited:
             if before.get(service) != space.limited.get(service) and service in space.services:
                 yield service
 

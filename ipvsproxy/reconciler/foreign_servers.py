@@ -61,7 +61,7 @@ class ForeignServers:
         """Say what has gone, and wait for the next attempt with what has not."""
         gone = [server for server in foreign if server.key not in failed]
         self._found.update(server.key for server in foreign if server.key in failed)
-        for server in gone[:LOGGED_AT_ONCE]:
+        for server in sorted(gone)[:LOGGED_AT_ONCE]:
             self._log_removed(server)
         if len(gone) > LOGGED_AT_ONCE:
             log.warning("Removed more virtual servers that no Service asks for", count=len(gone) - LOGGED_AT_ONCE)

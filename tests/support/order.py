@@ -81,6 +81,7 @@ class Guard:
                 there = text is not None and value(slot, text) == wanted
                 # New connections are led past the server until the verdict is switched, which comes next.
                 is_left = is_short(text) and old_rules.get(place) == text
+                is_left = is_left or _is_led_by_rules(slot, rules, old_rules)
                 assert there or is_left or text is wanted is None, f"{name} was made before {slot}"
         for address in vips - old_vips:
             assert self._guarded(address, rules), f"{format_ip(address)} was bound before its guard"
@@ -97,6 +98,14 @@ class Guard:
 
     def _guarded(self, address, rules):
         return (f"vips{4 if len(address) == 4 else 6}", format_ip(address)) in rules
+
+
+def _is_led_by_rules(slot, rules, old_rules):
+    """Whether an audience still has its view on the short path, in whose place the other one comes."""
+    if slot.short_view in (None, slot):
+        return False
+    place = slot.short_view.set.name, key_text(slot.short_view)
+    return rules.get(place) is not None and rules[place] == old_rules.get(place)
 
 
 def _text(name):
