@@ -4,8 +4,8 @@ The nft scripts state some of them as well; tests/unit/ruleset/test_schema.py co
 """
 
 TABLE = "ipvsproxy"
-"""Our nftables tables, in the families inet and arp. Never `kube-proxy`: Calico's Felix takes that name for
-kube-proxy's nftables mode."""
+"""Our nftables tables, in the families inet, arp, ip and ip6. Never `kube-proxy`: Calico's Felix takes that name
+for kube-proxy's nftables mode."""
 VIP_LINK = "kube-ipvs0"
 """The dummy link that holds the VIPs: kube-proxy's name, by which Calico recognises the IPVS mode."""
 NAT_PRIORITY = -110
@@ -15,3 +15,7 @@ MASQUERADE_BIT = 14
 REPLIES_COMMENT = "ipvsproxy replies"
 """Begins the comment of our rule in another program's FORWARD chain; the mark follows."""
 DNS_PORT = 53
+GUE_PORT = 6080
+"""Where pods take packets in GUE (IANA's number)."""
+DIRECT_LINKS = {4: "ipvsproxy4", 6: "ipvsproxy6"}
+"""The links in a pod at which tunnels of direct server return end, by family."""

@@ -113,7 +113,7 @@ def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     short = [
         _named(path.key, known)
         | {"endpoint": str(endpoint), "state": DRAINING if load.drains else SERVING}
-        | {"weight": int(not load.drains), "upperThreshold": 0, "lowerThreshold": 0}
+        | {"weight": int(not load.drains), "upperThreshold": 0, "lowerThreshold": 0, "forwarding": SHORT}
         | {"active": load.active, "inactive": load.inactive, "persistent": 0}
         | _counted(NO_COUNTERS)
         for path, loads in short_frontends(view)
@@ -123,6 +123,7 @@ def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
         _named(virtual.key, known)
         | {"endpoint": str(real.destination), "state": _state(real, resting), "weight": real.weight}
         | {"upperThreshold": real.attributes.upper_threshold, "lowerThreshold": real.attributes.lower_threshold}
+        | {"forwarding": real.attributes.forwarding}
         | {"active": real.active, "inactive": real.inactive, "persistent": real.persistent}
         | _counted(real.counters)
         for virtual in view.servers()

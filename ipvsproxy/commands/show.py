@@ -58,7 +58,8 @@ TOPICS = {
         rows.endpoints,
         SERVICE | {"FRONTEND": "frontend", "ENDPOINT": "endpoint", "STATE": "state", "WEIGHT": "weight"}
         | LOAD | RATES,
-        {"UPPER": "upperThreshold", "LOWER": "lowerThreshold", "PERSISTENT": "persistent"} | COUNTED,
+        {"UPPER": "upperThreshold", "LOWER": "lowerThreshold", "PERSISTENT": "persistent",
+         "FORWARDING": "forwarding"} | COUNTED,
         (*SPARE, "WEIGHT", "ACTIVE"),
     ),
     "connections": Topic(

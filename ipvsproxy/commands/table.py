@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ipvsproxy.commands.invocation import Invocation
+from ipvsproxy.config.annotation_values import GUE, IPIP
 from ipvsproxy.config.commandline import RUN, Grammar, usage_line
 from ipvsproxy.config.kinds import BOOL, DURATION, LIST, NANOSECONDS, STRING, UINT, ValueKind, choice
 from ipvsproxy.config.table import BY_FLAG, FLAG_ALIASES, NEW, Row
@@ -42,6 +43,10 @@ CLUSTER_DOMAIN = flag("cluster-domain", STRING, "the domain of the cluster's DNS
 NETNS = flag("netns", STRING, "with SERVICE: test from this network namespace too: a path, a name or a process")
 LOGS = flag("logs", STRING, "log file of the proxy; default: the logs of its container")
 FACTS = flag("facts", STRING, "diagnose this file of a support bundle (facts.json) instead of the node")
+
+VIPS = flag("vips", LIST, "external and load balancer addresses of the Service")
+TUNNEL = flag("tunnel", choice(IPIP, GUE), "what ipvsproxy.io/forwarding of the Service has", IPIP)
+ADDRESSES = flag("addresses", LIST, "the pod's addresses; default: the first of each family that its links have")
 
 LETTERS = {"output": "o", "namespace": "n", "all-namespaces": "A", "selector": "l", "watch": "w", "v": "v"}
 
@@ -130,6 +135,12 @@ def _support_bundle(given: Invocation) -> int:
     return bundle.run(given)
 
 
+def _dsr_endpoint(given: Invocation) -> int:
+    from ipvsproxy.commands import dsr_endpoint
+
+    return dsr_endpoint.run(given)
+
+
 def _completion(given: Invocation) -> int:
     from ipvsproxy.commands import completion
 
@@ -153,6 +164,8 @@ _WORKING = (
         own=(OUTPUT, CLUSTER_DOMAIN, NETNS, FACTS)),
     Command("support-bundle", "collect what is needed for remote diagnosis, without secrets",
         _support_bundle, "[FILE|-]", own=(CLUSTER_DOMAIN, LOGS)),
+    Command("dsr-endpoint", "prepare the pod that this runs in for direct server return", _dsr_endpoint,
+        own=(VIPS, TUNNEL, ADDRESSES), settings=False),
     Command("completion", "print a script that completes commands and flags", _completion, "bash|zsh|fish",
         ("bash", "zsh", "fish"), settings=False),
 )  # fmt: skip

@@ -36,6 +36,9 @@ ONE_FOR_ALL_PORTS = "service"
 SCOPES = ("port", ONE_FOR_ALL_PORTS)
 """Of affinity."""
 PINGS = ("always", "when-ready", "off")
+IPIP, GUE = "ipip", "gue"
+FORWARDING = {"masquerade": "", IPIP: IPIP, GUE: GUE, "tunnel": IPIP}
+"""Ways from the node to an endpoint, by their names, of which the last is kube-router's: empty, or a tunnel."""
 POD = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*")
 """The name of a pod, or its beginning."""
 MOST_WEIGHT = 65535
@@ -100,6 +103,13 @@ def ping(value: Any) -> str:
     if _text(value) not in PINGS:
         raise ValueError
     return sys.intern(value)
+
+
+def forwarding(value: Any) -> str:
+    """Return the kind of a tunnel, empty for none."""
+    if _text(value) not in FORWARDING:
+        raise ValueError
+    return FORWARDING[value]
 
 
 def scheduler(value: Any) -> str:

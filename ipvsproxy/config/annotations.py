@@ -134,6 +134,14 @@ TABLE = (
         " well. Without the annotation everybody gets an answer, as from kube-proxy. Where Services share an"
         " address, the strictest that has one counts."),
     Annotation(
+        "forwarding", "forwarding", values.forwarding, "one of masquerade, ipip, gue", "ipip",
+        "With `ipip` and `gue`, direct server return ([dsr.md](dsr.md)): what clients from outside send to its"
+        " external and load balancer addresses goes to the pod unchanged, in a tunnel of this kind, and the pod"
+        " answers the client itself, past the node that has balanced. All its pods need an init container, and"
+        " targetPort must be the number of the port. A change between the two, or back to `masquerade`, ends open"
+        " connections.",
+        aliases=("kube-router.io/service.dsr",), has_default=False),
+    Annotation(
         "max-connections", "max_connections", values.max_connections,
         f"a number of connections from 1 to {values.MOST_CONNECTIONS}, also with that below which an endpoint gets"
         " new ones again: 100 or 100/80; 0 for no limit", '"100/80"',
@@ -186,7 +194,8 @@ FOREIGN = {
         ),
         ForeignAnnotation(
             "kube-router.io/service.dsr",
-            "has no effect: direct server return is not supported, answers go through the node that balances",
+            "stands for ipvsproxy.io/forwarding: ipip, and pods need an init container for it (docs/dsr.md):"
+            " this proxy puts nothing into pods",
         ),
     )
 }

@@ -39,6 +39,7 @@ from ipvsproxy.ruleset.schema import (
     ByFamily,
 )
 
+INTERNAL_VIEW = "internal view (externalTrafficPolicy Local, or direct server return)"
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
 
@@ -145,7 +146,7 @@ class _Walk:
         if match and isinstance(match.value, FrontendKey):
             self._at = match.value
             internal = match.slot.set in INTERNAL_VIEWS.values()
-            what = "externalTrafficPolicy Local, seen from inside" if internal else "the view for this group"
+            what = INTERNAL_VIEW if internal else "the view for this group"
             self._note("inside" if internal else "lead_group", f"{what}: DNAT to {self._at}", match)
 
     def _short_view(self) -> bool:
@@ -258,6 +259,9 @@ class _Walk:
         if not targets:
             reason = "IPVS has no endpoint that takes new connections: port unreachable"
             return self._ended(End(PacketOutcome.REFUSED, reason))._replace(server=server)
+        ways = {found.real.attributes.forwarding for found in targets if found.real.attributes.is_tunnel}
+        for way in sorted(ways):
+            self._note("IPVS", f"in a tunnel ({way}), itself unchanged; the pod answers the client directly")
         one_of = f"one of {len(targets)} endpoints" if len(targets) > 1 else "the only endpoint"
         reason = f"IPVS sends it to {one_of}"
         return Explanation(

@@ -17,6 +17,8 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFGENMSG,
     NFPROTO_ARP,
     NFPROTO_INET,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
     NFT_MSG_GETSETELEM,
     NFT_SET_ELEM_INTERVAL_END,
     NFTA_COUNTER_PACKETS,
@@ -40,12 +42,12 @@ from ipvsproxy.ruleset.codec import RawElement, pack, unpack, unpack_one
 from ipvsproxy.ruleset.elements import Element, ElementKey, ElementOwner, Rest, Value
 from ipvsproxy.ruleset.schema import SetSchema
 
-TABLE_FAMILIES = {"inet": NFPROTO_INET, "arp": NFPROTO_ARP}
+TABLE_FAMILIES = {"inet": NFPROTO_INET, "arp": NFPROTO_ARP, "ip": NFPROTO_IPV4, "ip6": NFPROTO_IPV6}
 BIG_U32, BIG_S32 = struct.Struct(">I"), struct.Struct(">i")
 
 
 class ElementReader:
-    """The sets and maps of the tables of one name in the families inet and arp."""
+    """The sets and maps of the tables of one name."""
 
     def __init__(self, table: str) -> None:
         self._wire = Wire(NETLINK_NETFILTER)

@@ -36,8 +36,8 @@ from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
 from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SHORT_PATH, SetSchema
 from nft import Client, NftError, Table, Transaction
 
-TABLE, ARP_TABLE = Table("inet", names.TABLE), Table("arp", names.TABLE)
-ELSEWHERE = {kind.name: ARP_TABLE for kind in SETS.values() if kind.table == ARP_TABLE.family}
+TABLE = Table("inet", names.TABLE)
+ELSEWHERE = {kind.name: Table(kind.table, names.TABLE) for kind in SETS.values() if kind.table != TABLE.family}
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
 REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
@@ -313,7 +313,7 @@ def delete_tables(found: Mapping[str, str]) -> Transaction:
     """Begin a transaction with the end of all tables of our name; `found` are those there are, by family."""
     transaction = Transaction(TABLE, ELSEWHERE)
     transaction.delete_table()
-    others = sorted(found.keys() - {TABLE.family, ARP_TABLE.family})
+    others = sorted(found.keys() - {TABLE.family, *(table.family for table in ELSEWHERE.values())})
     transaction.delete_tables(Table(family, TABLE.name) for family in others)
     return transaction
 

@@ -17,6 +17,8 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFGENMSG,
     NFPROTO_ARP,
     NFPROTO_INET,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
     NFT_MSG_GETGEN,
     NFT_MSG_GETTABLE,
     NFTA_GEN_ID,
@@ -26,7 +28,7 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_TABLE_USERDATA,
 )
 
-FAMILIES = (NFPROTO_INET, NFPROTO_ARP)
+FAMILIES = (NFPROTO_INET, NFPROTO_ARP, NFPROTO_IPV4, NFPROTO_IPV6)
 
 
 def layout(script: str) -> str:
@@ -41,7 +43,7 @@ def read_comment(user_data: bytes) -> str:
 
 
 class Ruleset:
-    """The tables of one name in the families inet and arp, seen from outside."""
+    """The tables of one name in the families that ours have, seen from outside."""
 
     def __init__(self, name: str) -> None:
         self._wire = Wire(NETLINK_NETFILTER)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ipvsproxy.base.names import MASQUERADE_BIT
 from ipvsproxy.ruleset.schema import (
     BY_SOURCE,
+    DIRECT_RETURN,
     MOST_ENDPOINTS,
     PING,
     RANGES_OF_PORTS,
@@ -19,8 +20,18 @@ from ipvsproxy.ruleset.schema import (
 
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
-PARTS = (SOURCE_RANGES, BY_SOURCE, VIEW_REPLIES, SHORT_PATH, SHORT_LOCAL, PING, RANGES_OF_PORTS, REPLIES)
-"""Scripts that add chains to the table of `ipvsproxy.nft`, for nodes that need them."""
+PARTS = (
+    SOURCE_RANGES,
+    BY_SOURCE,
+    VIEW_REPLIES,
+    SHORT_PATH,
+    SHORT_LOCAL,
+    PING,
+    RANGES_OF_PORTS,
+    DIRECT_RETURN,
+    REPLIES,
+)
+"""Scripts that add chains to the table of `ipvsproxy.nft`, or tables, for nodes that need them."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
 ONE_CHAIN = re.compile(r"\tchain \w*endpoints_1 {.*?\n\t}\n", re.DOTALL)
 

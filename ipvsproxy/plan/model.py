@@ -39,9 +39,11 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     scheduler has of itself. `affinity_prefixes` are lengths for IPv4 and IPv6, 0 for the whole address. In
     `slow_start_seconds` a new endpoint comes to its whole weight. `share_with` are tenants whose pods may connect,
     `*` for all. With `tenant_dns` it is the DNS of its tenant. `ping` is what `plan.ping` knows, empty for
-    nothing, `affinity_engine` a persistence engine of IPVS. `affinity_scope` is "service" for one affinity for all
-    ports. `port_ranges` are protocol, first and last port of each range, in order. `annotated` are the fields here
-    that annotations of its own have given. `misused` are complaints about annotations that do not count.
+    nothing, `affinity_engine` a persistence engine of IPVS. `forwarding` is the kind of tunnel in which packets go
+    to endpoints, which then answer clients directly, empty for none. `affinity_scope` is "service" for one
+    affinity for all ports. `port_ranges` are protocol, first and last port of each range, in order. `annotated`
+    are the fields here that annotations of its own have given. `misused` are complaints about annotations that do
+    not count.
     """
 
     namespace: str
@@ -72,6 +74,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     ping: str = ""
     affinity_engine: str = ""
     affinity_scope: str = ""
+    forwarding: str = ""
     port_ranges: tuple[tuple[Protocol, int, int], ...] = ()
     annotated: tuple[str, ...] = ()
     misused: tuple[str, ...] = ()

@@ -48,6 +48,7 @@ def path_of_service(
         (balance is not NOTHING_SPECIAL, "weights and limits of endpoints"),
         (service.tenant_dns, "a view that leads to its virtual server, the DNS of a tenant"),
         (bool(service.slow_start_seconds), "slow start of endpoints"),
+        (bool(service.forwarding), "direct server return"),
         (detection in BY_LINK, "local pods that are recognised by their link"),
     )
     return next((_needs(what) for is_wanted, what in wishes if is_wanted), SHORT)

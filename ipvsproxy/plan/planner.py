@@ -18,6 +18,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
 from ipvsproxy.plan.admission import AdmittedSources, admissions_of, allowed
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
+from ipvsproxy.plan.direct_return import tunnelled
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
@@ -201,6 +202,7 @@ def _outside_frontends(
     service: Service, views: Sequence[PortPlan], node: NodeFacts, tally: Tally
 ) -> Iterator[tuple[Tier, Frontend]]:
     """Yield what is reached from outside, after the internal views that it leads to."""
+    tally.complaints += dict.fromkeys(view.direct.reason for view in views if view.direct.reason)
     for view in views:
         if _needs_inside_frontend(view):
             if not tally.spend(NODE_PORT, SERVER_SIZE + len(view.cluster)):
@@ -229,7 +231,8 @@ def _outside_frontends(
 def _needs_inside_frontend(view: PortPlan) -> bool:
     """Whether local pods and the node need a virtual server of their own: that of the ClusterIP is Local, too."""
     service, by_ipvs = view.service, view.path.path is not SHORT_PATH
-    return service.external_local and service.internal_local and by_ipvs and bool(view.inside_port)
+    has_view = service.external_local or bool(view.direct.tunnel)
+    return has_view and service.internal_local and by_ipvs and bool(view.inside_port)
 
 
 def _size_outside(view: PortPlan) -> int:
@@ -307,13 +310,16 @@ def _external_frontend(
     destinations = view.local if local else view.cluster
     bind = address not in node.link_addresses
     is_short = view.path.path is SHORT_PATH
+    direct = bool(view.direct.tunnel and destinations) and bind and claim is not Claim.ALLOCATED
+    if direct:
+        destinations = tunnelled(destinations, view.direct.tunnel)
     return Frontend(
         key=FrontendKey(address, view.port.protocol, port),
         server=view.server,
         destinations=destinations,
         verdict=_verdict(view, destinations),
-        masquerade=NEVER if local else ALWAYS,
-        views=_internal_view(view) if local and not is_short else (),
+        masquerade=NEVER if local or direct else ALWAYS,
+        views=_internal_view(view) if (local or direct) and not is_short else (),
         ranges=ranges,
         bind=bind,
         quiet=view.quiet and bind,
@@ -326,11 +332,12 @@ def _external_frontend(
         path_reason=view.path.reason,
         internal=tuple(view.cluster) if local and is_short else (),
         ping=view.service.ping,
+        direct_return=direct,
     )
 
 
 def _internal_view(view: PortPlan) -> tuple[View, ...]:
-    """Local pods and the node reach endpoints cluster-wide, whatever externalTrafficPolicy is."""
+    """Local pods and the node reach endpoints cluster-wide and by NAT, whatever clients from outside get."""
     if not (view.cluster and view.inside_port):
         return ()
     return (View(LOCAL, FrontendKey(view.cluster_ip, view.port.protocol, view.inside_port)),)

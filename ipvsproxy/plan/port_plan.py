@@ -13,6 +13,7 @@ import msgspec
 from ipvsproxy.config import Config
 from ipvsproxy.config.annotation_values import UNTIL_POD_IS_GONE
 from ipvsproxy.plan.balance import Destinations
+from ipvsproxy.plan.direct_return import DirectReturn, direct_return_of_port
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
@@ -45,6 +46,7 @@ class PortPlan(msgspec.Struct, frozen=True, gc=False):
     serving: tuple[Destination, ...]
     remaining: tuple[Destination, ...]
     path: PathChoice
+    direct: DirectReturn
 
 
 class PortPlanner:
@@ -90,6 +92,7 @@ class PortPlanner:
             serving=_serving(found) if port.protocol is UDP else (),
             remaining=_remaining(found) if self._drain_seconds == UNTIL_POD_IS_GONE else (),
             path=path_of_port(self._path, max(len(choice.cluster), len(choice.local))),
+            direct=direct_return_of_port(self._service, port, found, node),
         )
 
     def _destinations(self, backends: Sequence[PortEndpoint]) -> Destinations:

@@ -27,6 +27,7 @@ from ipvsproxy.ruleset.schema import (
     ALLOWED,
     AUDIENCES,
     BY_AUDIENCE,
+    DIRECT,
     ENDPOINTS,
     FRONTENDS,
     HAIRPIN,
@@ -78,10 +79,9 @@ def elements(frontend: Frontend) -> FrontendElements:
     own = _ranges(number, frontend) if frontend.port_ranges else _decision(number, frontend)
     if frontend.masquerade and not frontend.port_ranges:
         own[ElementKey(MASQUERADE[number], key)] = frontend.masquerade
-    if frontend.ranges:
-        own[ElementKey(RANGED[number], key)] = ""
-        for cidr in frontend.ranges:
-            own[ElementKey(ALLOWED[number], key, cidr)] = ""
+    if frontend.direct_return:
+        own[ElementKey(DIRECT[number], key)] = ""
+    own.update(_source_ranges(number, frontend) if frontend.ranges else ())
     shared = [ElementKey(SERVED[number], address)]
     if frontend.bind:
         shared.append(ElementKey(VIPS[number], address))
@@ -100,6 +100,13 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.health_check_port:
         shared.append(ElementKey(HEALTH_CHECK_PORTS, None, frontend.health_check_port))
     return FrontendElements(own, shared)
+
+
+def _source_ranges(number: int, frontend: Frontend) -> Iterator[Element]:
+    """Yield what lets only clients in source ranges connect."""
+    yield ElementKey(RANGED[number], frontend.key), ""
+    for cidr in frontend.ranges:
+        yield ElementKey(ALLOWED[number], frontend.key, cidr), ""
 
 
 def _ranges(number: int, frontend: Frontend) -> dict[ElementKey, Value]:

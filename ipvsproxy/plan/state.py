@@ -29,9 +29,12 @@ SCHED_2 = 0x10
 SCHED_3 = 0x20
 """IP_VS_SVC_F_SCHED3: no scheduler of Linux 6.12 has a meaning for it."""
 MASQUERADING, TUNNEL = 0, 2
-"""Forwarding methods of destinations (IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL); the planner asks for the first."""
-FORWARDING_METHODS = {1: "local", TUNNEL: "tunnel", 3: "direct routing", 4: "bypass"}
+"""Forwarding methods of destinations (IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL); the planner asks for these."""
+FORWARDING_METHODS = {MASQUERADING: "masquerade", 1: "local", TUNNEL: "tunnel", 3: "direct routing", 4: "bypass"}
 """By the words of ipvsadm (IP_VS_CONN_F_FWD_MASK in include/uapi/linux/ip_vs.h)."""
+IPIP, GUE = 0, 1
+TUNNEL_TYPES = {IPIP: "ipip", GUE: "gue", 2: "gre"}
+"""IP_VS_CONN_F_TUNNEL_TYPE_IPIP and those after it."""
 
 
 class Destination(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
@@ -71,6 +74,18 @@ class DestinationAttributes(msgspec.Struct, frozen=True, order=True, gc=False, c
         if self.forwarding_method == TUNNEL:
             texts.append(f"type {self.tunnel_type} port {self.tunnel_port} flags {self.tunnel_flags}")
         return ", ".join(texts)
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether packets go to the destination in a tunnel."""
+        return self.forwarding_method == TUNNEL
+
+    @property
+    def forwarding(self) -> str:
+        """The way to the destination: a kind of tunnel, or the word of ipvsadm for the forwarding method."""
+        if self.forwarding_method == TUNNEL:
+            return TUNNEL_TYPES.get(self.tunnel_type, f"tunnel of type {self.tunnel_type}")
+        return FORWARDING_METHODS.get(self.forwarding_method, f"method {self.forwarding_method}")
 
 
 USUAL = DestinationAttributes()
@@ -148,7 +163,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     no server; `path_reason` states why a frontend is not on it that was to be. `internal` are the endpoints of its
     internal view there, which needs no other server and is none of `views`. `admission` is None where all local
     pods may connect. `ping` is what the Service asks for pings (`plan.ping`), empty for nothing. With
-    `port_ranges` the port of `key` is 0, which stands for all ports in them.
+    `port_ranges` the port of `key` is 0, which stands for all ports in them. With `direct_return` destinations are
+    reached through a tunnel and answer clients themselves.
     """
 
     key: FrontendKey
@@ -172,6 +188,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     internal: tuple[Destination, ...] = ()
     ping: str = ""
     port_ranges: tuple[PortRange, ...] = ()
+    direct_return: bool = False
 
     @property
     def balanced(self) -> Mapping[Destination, DestinationAttributes]:
@@ -203,6 +220,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
             and self.internal == other.internal
             and self.ping == other.ping
             and self.port_ranges == other.port_ranges
+            and self.direct_return == other.direct_return
         )
 
 

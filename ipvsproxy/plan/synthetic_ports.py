@@ -1,4 +1,6 @@
-"""Port numbers for the internal views of a Service whose both traffic policies are Local.
+"""Port numbers for the internal views of a Service whose ClusterIP has local endpoints only.
+
+That is where both traffic policies are Local, or the internal one and answers go directly to clients from outside.
 
 Such a Service needs a second server on its ClusterIP, with the endpoints of the whole cluster, that only our own
 DNAT reaches. Its number must be stable across restarts and clash with no port of the Service.
@@ -16,11 +18,11 @@ HIGHEST = 65535
 def synthetic_ports(service: Service) -> list[int]:
     """Return for each Service port the number of its cluster-wide view on the ClusterIP, 0 where none is free.
 
-    Where not both policies are Local, that is the port itself. Otherwise: the real number with its top bit
-    turned over, or the next free one after it, in the order of the Service's ports.
+    Where the ClusterIP has all endpoints, or nothing has a view, that is the port itself. Otherwise: the real
+    number with its top bit turned over, or the next free one after it, in the order of the Service's ports.
     """
     ports = service.ports
-    if not (service.external_local and service.internal_local):
+    if not (service.internal_local and (service.external_local or service.forwarding)):
         return [port.port for port in ports]
     numbers = {protocol: Numbers(ports, protocol) for protocol in {port.protocol for port in ports}}
     return [numbers[port.protocol].take(port.port ^ TOP_BIT) for port in ports]

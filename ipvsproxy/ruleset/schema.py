@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
 SHORT_PATH, SHORT_LOCAL, PING = "short_path", "short_path_local", "ping"
-RANGES_OF_PORTS = "port_ranges"
+RANGES_OF_PORTS, DIRECT_RETURN = "port_ranges", "direct_return"
 """Parts of the ruleset that the elements of some sets need."""
 MOST_ENDPOINTS = 64
 """Of a frontend on the short path, whose parts have a chain for each number of endpoints."""
@@ -198,6 +198,16 @@ PING_READY = _addresses("ping_ready", part=PING)
 PING_RANGED = _addresses("ping_ranged", part=PING)
 """VIPs that answer pings of some sources, which are in PING_ALLOWED."""
 PING_ALLOWED = _addresses("ping_allowed", twice=True, interval=True, part=PING)
+PACKET_TABLES = {4: "ip", 6: "ip6"}
+"""Tables of one family: nftables duplicates no packets in `inet`."""
+DIRECT: ByFamily = {
+    number: SetSchema(
+        f"direct{number}", OwnerKind.FRONTEND, (ip, Field.PROTOCOL, Field.PORT), family=number,
+        table=PACKET_TABLES[number], part=DIRECT_RETURN,
+    )
+    for number, ip in IP.items()
+}  # fmt: skip
+"""Frontends whose endpoints answer clients themselves, with the frontend as source."""
 HEALTH_CHECK_PORTS = SetSchema("health_check_ports", OwnerKind.NODE, (Field.PORT,))
 QUIET = SetSchema("quiet4", OwnerKind.ADDRESS, (Field.IP4,), family=4, table="arp")
 """VIPs that no ARP is answered for, on the links in LINKS, which ask with the addresses in SENDERS."""
@@ -212,7 +222,7 @@ def _all() -> Iterator[SetSchema]:
     views = (*short_views, INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)
     pings = (PING_OFF, PING_WHEN_READY, PING_READY, PING_RANGED, PING_ALLOWED)
     ranges = (PORT_RANGES, RANGE_MASQUERADE)
-    for both in (POD_CIDRS, *addresses, *frontends, *views, *pings, *ranges):
+    for both in (POD_CIDRS, *addresses, *frontends, *views, *pings, *ranges, DIRECT):
         yield from both.values()
     yield from (POD_INTERFACES, REFUSALS, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
 

@@ -153,7 +153,7 @@ def on_kernel(texts: list[str]) -> None:
 def forget_on_kernel() -> None:
     """Remove what the transactions have made."""
     library = _library()
-    for family in ("inet", "arp") if library else ():
+    for family in ("inet", "arp", "ip", "ip6") if library else ():
         _run(library, f"add table {family} {TABLE.name}\ndelete table {family} {TABLE.name}\n")
 
 

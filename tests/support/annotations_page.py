@@ -14,16 +14,17 @@ numbers and `true` stand in quotes in YAML. This page is made from the table in 
 
     kubectl annotate service web {PREFIX}scheduler=mh
 
-A change takes effect at once, concerns no other Service, and loses no open connection. A value that cannot be used
-is left out: one log line and one Event of the Service name the object, the annotation and what is allowed. So do
-they where a name begins with `{PREFIX}` and is not on this page, with the nearest one that is.
+A change takes effect at once, concerns no other Service, and loses no open connection unless its row states that.
+A value that cannot be used is left out: one log line and one Event of the Service name the object, the annotation
+and what is allowed. So do they where a name begins with `{PREFIX}` and is not on this page, with the nearest one
+that is.
 
 What a Service does not say itself, a node may say for all: `serviceDefaults` in the file `--extra-config`, by the
 names without `{PREFIX}`, or `--service-defaults` with semicolons between them. They come before
 `--ipvs-scheduler` and `--drain-timeout`. A name or a value that cannot be used is a mistake in the settings: the
 proxy does not start with it, and one that runs keeps the settings that it has. A default that means nothing for a
 Service (a flag of another scheduler than its own, a netmask where it has no session affinity) is passed over.
-`share-with` and `tenant-dns` are about one Service and have no default.
+`forwarding`, `share-with` and `tenant-dns` are about one Service and have no default.
 
     apiVersion: ipvsproxy.io/v1alpha1
     kind: IPVSProxyConfiguration

@@ -30,14 +30,14 @@ GOOD[1]["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
 GOOD[1]["status"] = {}
 for number, found in enumerate(GOOD[1]["spec"]["ports"]):
     found["nodePort"] = 31000 + number
-COMMAND = re.compile(r"(add|delete) element (?:inet|arp) ipvsproxy ([a-z_]+[46]?) { (.+) }")
+COMMAND = re.compile(r"(add|delete) element (?:inet|arp|ip|ip6) ipvsproxy ([a-z_]+[46]?) { (.+) }")
 ADMISSION = re.compile(
     r"insert rule inet ipvsproxy excluded ct original ip6? daddr (\S+) meta l4proto (\S+)"
     r" ct original proto-dst (\S+) ip6? saddr (\S+) return"
 )
 FIXED = {
     f'add table inet ipvsproxy {{ comment "{layout(ruleset())}"; }}',
-    *(f"{verb} table {family} ipvsproxy" for verb in ("add", "delete") for family in ("inet", "arp")),
+    *(f"{verb} table {family} ipvsproxy" for verb in ("add", "delete") for family in ("inet", "arp", "ip", "ip6")),
     "flush chain inet ipvsproxy excluded",
     "add rule inet ipvsproxy excluded drop",
 }

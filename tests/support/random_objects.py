@@ -37,6 +37,7 @@ annotated = st.one_of(
             "weights": st.sampled_from([(("*", 3),), (("*", 0),)]),
             "ping": st.sampled_from(["always", "when-ready", "off"]),
             "affinity_scope": st.just("service"),
+            "forwarding": st.sampled_from(["ipip", "gue"]),
             "port_ranges": st.sampled_from(
                 [((Protocol.TCP, 1, 99),), ((Protocol.TCP, 9, 200), (Protocol.UDP, 1, 9))]
             ),
@@ -75,7 +76,7 @@ def slices(draw):
     name, six = draw(names), draw(st.booleans())
     found = draw(st.lists(pods_v6 if six else pods, unique=True))
     made = [endpoint(a, "node1" if a.startswith(OWN_PODS) else "node2", ready=draw(st.booleans())) for a in found]
-    ports = ((8080, "TCP", "web"), (5353, "UDP", "dns"))
+    ports = ((draw(st.sampled_from([8080, 80])), "TCP", "web"), (5353, "UDP", "dns"))
     return slice_of(name, *made, ports=ports, name=f"{name}-{'v6' if six else draw(st.sampled_from('ab'))}")
 
 

@@ -23,6 +23,7 @@ ELEMENTS = {
     element("ranged4", "203.0.113.5 . tcp . 443"): "",
     RANGE: "",
 }
+OUR_FAMILIES = ("inet", "ip", "ip6", "arp")
 REPLACED = messages.RULESET_REPLACED
 
 
@@ -42,19 +43,14 @@ def kernel(node, stamp):
 
 
 def test_tables_of_all_families_go_in_the_transaction_that_makes_the_new_ones(node, stamp, kernel):
-    stamp.others = {"inet": "", "ip6": "", "netdev": "", "arp": ""}
+    stamp.others = {"inet": "", "ip6": "", "bridge": "", "netdev": "", "arp": ""}
     kernel.rules.load({})
     (text,) = node.nft.transactions
     lines = text.splitlines()
-    assert lines[:6] == [
-        "add table inet ipvsproxy",
-        "delete table inet ipvsproxy",
-        "add table arp ipvsproxy",
-        "delete table arp ipvsproxy",
-        "delete table ip6 ipvsproxy",
-        "delete table netdev ipvsproxy",
-    ]
-    assert lines[6] == f'add table inet ipvsproxy {{ comment "{layout(ruleset())}"; }}'
+    ours = [f"{verb} table {family} ipvsproxy" for family in OUR_FAMILIES for verb in ("add", "delete")]
+    others = ["delete table bridge ipvsproxy", "delete table netdev ipvsproxy"]
+    assert lines[:10] == ours + others
+    assert lines[10] == f'add table inet ipvsproxy {{ comment "{layout(ruleset())}"; }}'
 
 
 @pytest.mark.parametrize(

@@ -823,12 +823,32 @@ def test_local_of_kube_router_needs_no_port_for_health_checks():
     assert found.object.health_check_port == 0
 
 
-@pytest.mark.parametrize(("name", "words"), [("hairpin", "each pod reaches itself"), ("dsr", "not supported")])
-def test_what_has_no_effect_of_kube_router_is_reported(name, words):
-    found = decoded(of_kube_router(name, "tunnel"))
+def test_what_has_no_effect_of_kube_router_is_reported():
+    found = decoded(of_kube_router("hairpin", "true"))
     (complaint,) = found.complaints
-    assert words in complaint
+    assert "each pod reaches itself" in complaint
     assert found.object == msgspec.structs.replace(value(service()), misused=found.object.misused)
+
+
+@pytest.mark.parametrize(("text", "tunnel"), [("ipip", "ipip"), ("gue", "gue"), ("masquerade", "")])
+def test_the_way_to_endpoints(text, tunnel):
+    found = decoded(annotated(text, "forwarding"))
+    assert (found.object.forwarding, found.complaints) == (tunnel, ())
+
+
+def test_a_way_that_is_none():
+    found = decoded(annotated("direct", "forwarding"))
+    assert found.object.forwarding == ""
+    (complaint,) = found.complaints
+    assert "'direct' is not one of masquerade, ipip, gue; default used" in complaint
+
+
+def test_direct_server_return_of_kube_router():
+    """Nothing is put into its pods any more, so that somebody has to be told."""
+    found = decoded(of_kube_router("dsr", "tunnel"))
+    assert found.object.forwarding == "ipip"
+    (complaint,) = found.complaints
+    assert "pods need an init container" in complaint
 
 
 def test_what_kube_router_has_not_on_is_passed_over():

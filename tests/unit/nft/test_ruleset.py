@@ -13,8 +13,8 @@ from ipvsproxy.base.names import NAT_PRIORITY
 from ipvsproxy.kernel.scripts import PARTS, part
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS, SETS, SHORT_PATH, SHORT_VIEWS
 
-IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING = 98, -99, -100, -200, 100
-NAMED = {"filter": 0, "srcnat": POSTROUTING}
+IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING, RAW, DEFRAG = 98, -99, -100, -200, 100, -300, -400
+NAMED = {"filter": 0, "srcnat": POSTROUTING, "mangle": -150}
 HOOK = re.compile(r"type (\w+) hook (\w+) priority (\w+|-?\d+)(?: ([+-]) (\d+))?;")
 BASES = {
     # The kernel runs all nat chains at -100 (output, prerouting) or 100; what counts is to be before others' ones.
@@ -51,6 +51,10 @@ BASES = {
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
     "leaving": ("nat", "postrouting", range(POSTROUTING)),
     "leaving_untracked": ("filter", "postrouting", range(POSTROUTING)),
+    # Whole packets, before conntrack and before others look at where they come from.
+    "answers": ("filter", "prerouting", range(DEFRAG + 1, RAW)),
+    # As soon as conntrack has called them invalid.
+    "requests": ("filter", "prerouting", range(CONNTRACK + 1, NAT)),
 }
 """By chain: kind, hook, and the priorities that do (docs/internals-packets.md, hooks and priorities)."""
 
@@ -64,7 +68,7 @@ def chains(name):
             lines = found.setdefault(match[1], [])
         elif line == "}":
             lines = []
-        elif found and line:
+        elif found and line and not (lines and line.startswith("type ")):  # once for both tables of a family each
             lines.append(line)
     return found
 
@@ -82,6 +86,7 @@ CHAINS = (
 )
 FIRST = re.compile(
     r"ct state (?:invalid(?:,untracked)? goto|!= \w+ accept)"
+    r"|ip saddr \. meta l4proto \. th sport @direct4 goto answer"  # before conntrack
     r"|icmp type echo-request goto check_ping"  # which is a matter of the protocol alone
     r"|ct direction original ct status and dnat == 0 accept|meta mark & \$reply == 0 accept"
 )
