@@ -13,10 +13,11 @@ from ipvsproxy.commands import drift
 from ipvsproxy.commands.names import similar
 from ipvsproxy.commands.survey import SurveyResult
 from ipvsproxy.commands.survey_dns import find_dns, traced
+from ipvsproxy.commands.survey_tunnels import find_tunnels
 from ipvsproxy.diagnosis.facts import DnsAnswer, join
 from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
 from ipvsproxy.exchange.inbox import Kind
-from ipvsproxy.kernel.read.connections import Asker, trace
+from ipvsproxy.kernel.read.connections import Asker, connections, trace
 from ipvsproxy.kernel.read.netns import socket_in
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.endpoints import EndpointsByPort
@@ -55,6 +56,7 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
         drift=None if seen.drift is None else tuple(drift.sentences(drift.about(seen.drift, keys))),
         unmet=seen.desired.unmet(key),
         maintenance=tuple(sorted(_in_maintenance(seen.desired, keys))),
+        tunnels=find_tunnels(map(seen.desired.frontends.__getitem__, keys), connections()),
         conflicts=tuple(map(str, seen.desired.conflicts(key))),
         probes=tuple(
             _probes(service, seen.desired, seen.facts.held_vips, [HERE, *([netns] if netns else [])], domain)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from ipvsproxy.diagnosis import direct_return
+from ipvsproxy.diagnosis.direct_return import TunnelView
 from ipvsproxy.diagnosis.dns import PASSED_BY, passed_by
 from ipvsproxy.diagnosis.facts import DnsAnswer
 from ipvsproxy.diagnosis.finding import ORDER, CheckResult, Finding, fine, problem, unchecked, warning
@@ -88,6 +90,7 @@ class ServiceFacts(msgspec.Struct, frozen=True):
     complaints: tuple[str, ...] = ()
     unmet: tuple[str, ...] = ()
     maintenance: tuple[str, ...] = ()
+    tunnels: tuple[TunnelView, ...] = ()
 
 
 def diagnose_service(facts: ServiceFacts, node: Sequence[Finding]) -> list[Finding]:
@@ -122,6 +125,7 @@ def _steps(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
     if is_installed:
         yield from _kernel(facts)
         yield from _live(facts)
+        yield from direct_return.check(facts.tunnels)
     else:
         yield unchecked("kernel", NOT_INSTALLED)
         yield unchecked("probe", f"{NOT_INSTALLED}: another program answers now")
