@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 
 from tests.cluster import store
 from tests.cluster.images import PAUSE
-from tests.cluster.place import AGENT_PORT, API_IP, DNS_IP, POD_CIDRS, Cluster, Node
+from tests.cluster.place import AGENT_PORT, API_IP, DNS_IP, FLANNEL, POD_CIDRS, Cluster, Node
 
 RUNTIME = "unix:///run/containerd/containerd.sock"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -31,6 +32,9 @@ version = 2
 
 PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
 FIREWALL = {"type": "firewall", "backend": "iptables"}
+# It leaves all to the plugin bridge, in a subnet that its daemon has written down.
+DELEGATE = {"hairpinMode": True, "isDefaultGateway": True}
+SUBNET = "/run/flannel/subnet.env"
 TUNING = {"type": "tuning", "sysctl": {"net.ipv4.tcp_keepalive_time": "600"}}
 
 # cadvisor wants fields of an x86 machine that a user-mode kernel does not show.
@@ -60,11 +64,22 @@ def files(cluster: Cluster, node: Node) -> dict[str, str]:
         "/etc/cni/net.d/10-pods.conflist": json.dumps(cni(node, cluster.plugins), indent=1),
         KUBELET_CONFIG: json.dumps(kubelet(cluster), indent=1),
         "/etc/cpuinfo": CPUINFO,
+        **({SUBNET: subnet(node)} if cluster.plugins == FLANNEL else {}),
     }
 
 
+def subnet(node: Node) -> str:
+    """As flannel's daemon writes it where it has no need to masquerade."""
+    lines = ["FLANNEL_MTU=1500", "FLANNEL_IPMASQ=true"]
+    for prefix, cidr, own in zip(("", "IPV6_"), POD_CIDRS, node.pod_cidrs, strict=True):
+        network = ipaddress.ip_network(own)
+        lines += [f"FLANNEL_{prefix}NETWORK={cidr}"]
+        lines += [f"FLANNEL_{prefix}SUBNET={network[1]}/{network.prefixlen}"]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def cni(node: Node, plugins: str) -> dict[str, object]:
-    """Pods on a bridge, or each on a link of its own; routes between nodes are made by `network`.
+    """Pods on a bridge, by flannel or not, or each on a link of its own; `network` makes routes between nodes.
 
     `firewall` is a node of the strict kind: its FORWARD chain drops what is not of pods (agent.py); what leaves
     for other addresses than those of its own pods is masqueraded by the bridge plugin.
@@ -74,7 +89,9 @@ def cni(node: Node, plugins: str) -> dict[str, object]:
     bridge: dict[str, object] = {"type": "bridge", "bridge": "cni0", "isGateway": True, "isDefaultGateway": True}
     bridge |= {"hairpinMode": True, "ipMasq": plugins == "firewall", "ipam": ipam}
     ptp: dict[str, object] = {"type": "ptp", "ipam": {**ipam, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}
-    chain = [ptp if plugins == "ptp" else bridge, PORTMAP, *([FIREWALL, TUNING] if plugins == "firewall" else [])]
+    flannel: dict[str, object] = {"type": FLANNEL, "subnetFile": SUBNET, "delegate": DELEGATE}
+    first = {"ptp": ptp, FLANNEL: flannel}.get(plugins, bridge)
+    chain = [first, PORTMAP, *([FIREWALL, TUNING] if plugins == "firewall" else [])]
     return {"cniVersion": "0.4.0", "name": "pods", "plugins": chain}
 
 

@@ -12,7 +12,7 @@ import sys
 
 from tests.cluster import node_files, programs
 from tests.cluster.binaries import Kube
-from tests.cluster.place import HERE, REPO, Cluster, Node, processors
+from tests.cluster.place import FLANNEL, HERE, REPO, Cluster, Node, processors
 from tests.guest import usermode
 
 NODE_INIT = REPO / HERE / "node-init"
@@ -36,6 +36,10 @@ def boot(cluster: Cluster, kube: Kube, node: Node) -> None:
         file = folder / f"files{path}"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+    if cluster.plugins == FLANNEL:
+        program = folder / "files/usr/lib/cni" / FLANNEL
+        program.parent.mkdir(parents=True)
+        program.symlink_to(kube[FLANNEL])
     agent = node_files.agent(cluster, node, kube["kubelet"])
     (folder / "agent.json").write_text(json.dumps(agent, indent=1))
     # struct rand_pool_info of RNDADDENTROPY (linux/random.h): bits, bytes, and these.

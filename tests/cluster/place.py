@@ -28,7 +28,9 @@ DNS_PORT = 5353
 BALANCER_CIDR = "172.31.100.0/24"
 AGENT_PORT = 2222
 MOST_NODES = 9
-PLUGINS = ("bridge", "ptp", "firewall")
+FLANNEL = "flannel"
+"""The program of a plugin that the distribution does not have; it is looked for in KUBE."""
+PLUGINS = ("bridge", "ptp", "firewall", FLANNEL)
 """How pods are connected (node_files.py)."""
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,20}")
 

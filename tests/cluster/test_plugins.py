@@ -24,6 +24,8 @@ REQUESTS = 20
 
 @pytest.fixture(params=place.PLUGINS, scope="module")
 def beside(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Running]:
+    if request.param == place.FLANNEL and not kube.has(place.FLANNEL):
+        pytest.skip(f"{kube.folder} has no program {place.FLANNEL} (docs/cluster.md)")
     cluster = Cluster(NAME, plugins=request.param)
     with lifecycle.temporary(cluster, kube, proxies.OURS, ""):
         kubectl = Kubectl(cluster, kube)

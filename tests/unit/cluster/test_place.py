@@ -15,6 +15,7 @@ from tests.cluster.place import (
     API_IP,
     BALANCER_CIDR,
     BRIDGE_CIDRS,
+    FLANNEL,
     OUTSIDE_IP,
     PLUGINS,
     POD_CIDRS,
@@ -78,8 +79,8 @@ def test_a_node_boots_with_its_folder_and_its_tap(monkeypatch: pytest.MonkeyPatc
 
 
 def test_plugins_that_the_machine_has_not_are_refused():
-    with pytest.raises(ValueError, match="PLUGINS must be one of bridge, ptp, firewall: 'flannel'"):
-        Cluster("lab", plugins="flannel")
+    with pytest.raises(ValueError, match="PLUGINS must be one of bridge, ptp, firewall, flannel: 'calico'"):
+        Cluster("lab", plugins="calico")
 
 
 def test_every_chain_of_plugins_gives_pods_addresses_and_host_ports():
@@ -89,10 +90,19 @@ def test_every_chain_of_plugins_gives_pods_addresses_and_host_ports():
         "bridge": ["bridge", "portmap"],
         "ptp": ["ptp", "portmap"],
         "firewall": ["bridge", "portmap", "firewall", "tuning"],
+        "flannel": ["flannel", "portmap"],
     }
-    for each in PLUGINS:
+    for each in set(PLUGINS) - {FLANNEL}:
         ranges = node_files.cni(node, each)["plugins"][0]["ipam"]["ranges"]
         assert ranges == [[{"subnet": cidr}] for cidr in node.pod_cidrs]
+
+
+def test_flannels_plugin_finds_the_subnets_of_its_node():
+    cluster = Cluster("lab", plugins=FLANNEL)
+    text = node_files.files(cluster, cluster.nodes[1])[node_files.SUBNET]
+    assert "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.2.1/24\n" in text
+    assert "FLANNEL_IPV6_NETWORK=fd00:10:244::/48\nFLANNEL_IPV6_SUBNET=fd00:10:244:2::1/64\n" in text
+    assert node_files.SUBNET not in node_files.files(Cluster("lab"), cluster.nodes[1])
 
 
 def test_the_api_server_serves_both_families():
