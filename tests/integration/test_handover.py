@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsproxy.base import messages
-from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, write_ipvs_rules
+from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, finish_ipvs_mode
 from tests.lab.lab import Lab, Node
 from tests.lab.manifests import Folder
 from tests.lab.probe import Conversation, Question, Result
@@ -87,7 +87,7 @@ def test_a_handover_to_kube_proxy_loses_no_new_connection(
         if mode == "nftables":
             begin_nftables_mode(lab, node)
             assert ask(asked) == ["answered"]
-        (write_ipvs_rules if mode == "ipvs" else LEAVE[mode])(lab, node, served)
+        (finish_ipvs_mode if mode == "ipvs" else LEAVE[mode])(lab, node, served)
         eventually(lambda: rules_are_gone(lab, node))
         with talking(own) as late:  # while the VIPs are still there, and longer than these
             late_served_by = [each.ask().name for each in late]

@@ -17,7 +17,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.scripts import ruleset
 from tests.lab import netns
-from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, write_ipvs_rules
+from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, finish_ipvs_mode
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
 from tests.lab.manifests import Folder, port, service
 from tests.lab.probe import Conversation, Question
@@ -270,7 +270,7 @@ def test_back_to_kube_proxy_first_and_cleanup_second_takes_away_ours_alone_and_n
     lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str
 ) -> None:
     taken_over(lab, node, manifests).stop()
-    (write_ipvs_rules if mode == "ipvs" else LEAVE[mode])(lab, node, served)
+    (finish_ipvs_mode if mode == "ipvs" else LEAVE[mode])(lab, node, served)
     asked = questions(lab, node, served)
     with asking(Question(lab.client.netns, served[0].cluster_ip, 80)) as results:
         said = lab.run(node, ["sh", "-c", f"{' '.join(CLEANUP)} 2>&1"])

@@ -115,15 +115,15 @@ def leave_ipvs_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
             steps = [_server(one, *frontend) for frontend in one.frontends]
             assert ipvs.apply(steps) == []
         ipvs.close()
+    finish_ipvs_mode(lab, node, served)
+
+
+def finish_ipvs_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
+    """VIPs, ipsets and rules, where servers and kube-ipvs0 are there already."""
     for one in served:
         length = 32 if one.family == 4 else 128
         for vip in (one.cluster_ip, one.balancer):
-            lab.run(node, ["ip", "address", "add", f"{vip}/{length}", "dev", "kube-ipvs0"])
-    write_ipvs_rules(lab, node, served)
-
-
-def write_ipvs_rules(lab: Lab, node: Node, served: Sequence[Served]) -> None:
-    """Ipsets and rules, where servers and VIPs are there already."""
+            lab.run(node, ["ip", "address", "replace", f"{vip}/{length}", "dev", "kube-ipvs0"])
     for one in served:
         lab.run(node, ["ipset", "restore"], _sets(one))
         lab.run(node, [f"{one.program}-restore", "-n"], _ipvs_rules(one))
