@@ -28,7 +28,7 @@ from ipvsproxy.config.check import problems
 from ipvsproxy.config.commandline import WrongUsage, parse
 from ipvsproxy.config.document import KUBE_PROXY, OURS, ConfigFileError, decode
 from ipvsproxy.config.meaning import listen as read_listen
-from ipvsproxy.config.settle import HEALTHZ, METRICS, NODE_NAME, Settings, settle
+from ipvsproxy.config.settle import ENVIRONMENT_PREFIX, HEALTHZ, METRICS, NODE_NAME, Settings, settle
 from ipvsproxy.config.table import SETTINGS
 from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.process import (
@@ -61,7 +61,7 @@ class RunningSettings(NamedTuple):
 def adopted(invocation: Invocation) -> Invocation:
     """Return what a command is called with, with the settings of the running proxy unless it was given any."""
     settings = invocation.settings
-    if any(key not in BESIDE and not key.startswith("logging.") for key in settings.origins):
+    if any(map(_counts, settings.origins, settings.origins.values())):
         return _with(invocation, settings.values, GIVEN)
     found = find(settings)
     if not found.values:
@@ -69,6 +69,14 @@ def adopted(invocation: Invocation) -> Invocation:
     own = {key: settings.values[key] for key in settings.origins}
     values = {**settings.values, **found.values, **own}
     return _with(invocation, values, f"those of the running proxy, from {found.origin}", name_is_known=True)
+
+
+def _counts(key: str, origin: str) -> bool:
+    """Whether a setting that was given means that the command is to have settings of its own.
+
+    Not so a variable: in the proxy's pod a command gets those of the proxy.
+    """
+    return key not in BESIDE and not key.startswith("logging.") and not origin.startswith(ENVIRONMENT_PREFIX)
 
 
 def at_its_address(invocation: Invocation) -> Invocation:

@@ -25,12 +25,12 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def settled(*words):
-    return settle(parse(words).values, {})
+def settled(*words, **variables):
+    return settle(parse(words).values, variables)
 
 
-def given(*words):
-    settings = settled(*words)
+def given(*words, **variables):
+    settings = settled(*words, **variables)
     return Invocation((), {}, assembled(settings, "thishost"), settings)
 
 
@@ -107,6 +107,16 @@ def test_who_or_where_the_proxy_is_does_not_count_as_a_setting(served):
     found.update(said(*FLAGS))
     taken = adopted(given("--hostname-override=other", "--v=2", f"--metrics-bind-address={address}"))
     assert (taken.config.node_name, taken.config.sync_period) == ("other", 7.0)
+
+
+def test_variables_of_the_pod_are_those_of_the_proxy(served):
+    """Our manifests set one, and whatever else a DaemonSet sets, a command in its pod gets as well."""
+    found, address = served
+    found.update(said(*FLAGS))
+    variables = {"IPVSPROXY_REPLACE_PROXY_MODE": "true", "IPVSPROXY_VIP_MODE": "address"}
+    taken = adopted(given(f"--metrics-bind-address={address}", **variables))
+    assert taken.origin == f"those of the running proxy, from http://{address}/configz"
+    assert (taken.config.sync_period, taken.config.vip_mode.value) == (7.0, "address")
 
 
 @pytest.mark.parametrize("words", [[], ["--cluster-cidr=10.0.0.0/8"]])
