@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
-from ipvsproxy.base.address import parse_cidr
+from ipvsproxy.base.address import Ranges, parse_cidr
 from ipvsproxy.commands.objects import Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.inspect.difference import Action, Change, changes
@@ -29,10 +29,10 @@ MOST_LOOKS = 20
 
 def differences(config: Config, wanted: WantedState, kernel: KernelState) -> list[Change]:
     """Return what would have to change in the kernel to make it as wanted, but for excluded virtual servers."""
-    ranges = [parse_cidr(text) for text in config.exclude_cidrs]
+    excluded = Ranges(map(parse_cidr, config.exclude_cidrs))
     if config.tenant_label:
         kernel = replace(kernel, elements=renumbered(kernel.elements, wanted.elements))
-    return list(changes(wanted, kernel, lambda key: any(key.address in cidr for cidr in ranges)))
+    return list(changes(wanted, kernel, lambda key: key.address in excluded))
 
 
 def confirmed(

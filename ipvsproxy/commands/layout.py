@@ -36,10 +36,10 @@ class Style(Enum):
 
 
 class Marked(NamedTuple):
-    """A piece of text with a mood."""
+    """A piece of text with a style."""
 
     text: str
-    mood: Style = Style.PLAIN
+    style: Style = Style.PLAIN
 
 
 class Hanging(NamedTuple):
@@ -205,11 +205,11 @@ def _row(row: Sequence[Cell], widths: Sequence[int], right: Sequence[bool], colo
 
 def _broken(cell: Cell, width: int) -> list[str | Marked]:
     text = _plain(cell)
-    mood = cell.mood if isinstance(cell, Marked) else Style.PLAIN
+    style = cell.style if isinstance(cell, Marked) else Style.PLAIN
     if len(text) <= width:
-        return [Marked(text, mood)]
+        return [Marked(text, style)]
     broken = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    return [Marked(line, mood) for line in broken or [text]]
+    return [Marked(line, style) for line in broken or [text]]
 
 
 def _padded(cell: str | Marked, width: int, right: bool, colours: bool) -> str:
@@ -233,5 +233,5 @@ def _styled(cell: Cell, colours: bool) -> str:
     text = _plain(cell)
     if not (colours and isinstance(cell, Marked) and text):
         return text
-    colour, attributes = cell.mood.value
+    colour, attributes = cell.style.value
     return colored(text, colour, attrs=attributes, force_color=True)

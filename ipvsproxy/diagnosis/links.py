@@ -94,16 +94,16 @@ def check_vip_link(facts: Facts) -> Iterator[Finding]:
         return
     link = next((link for link in facts.links if link.name == VIP_LINK), None)
     if link is None:
-        yield problem("kube-ipvs0", f"the link {VIP_LINK} is missing: no VIP is an address of this node",
+        yield problem(VIP_LINK, f"the link {VIP_LINK} is missing: no VIP is an address of this node",
                       step="is the proxy running? It makes the link with its next verification")  # fmt: skip
         return
     if link.kind != "dummy":
-        yield problem("kube-ipvs0", f"{VIP_LINK} is a link of type {link.kind or 'unknown'}, not dummy",
+        yield problem(VIP_LINK, f"{VIP_LINK} is a link of type {link.kind or 'unknown'}, not dummy",
                       step=f"find out who made it, then delete it: ip link del {VIP_LINK}")  # fmt: skip
     findings = [*_foreign(facts, link), *_elsewhere(facts, link)]
     yield from findings
     if not findings and link.kind == "dummy":
-        yield fine("kube-ipvs0", f"{_addresses(link.addresses)}, VIPs and nothing else, on no other link")
+        yield fine(VIP_LINK, f"{_addresses(link.addresses)}, VIPs and nothing else, on no other link")
 
 
 def unserved(links: Iterable[Link], served: Collection[str]) -> list[str]:
@@ -118,7 +118,7 @@ def _foreign(facts: Facts, link: Link) -> Iterator[Finding]:
     foreign = unserved([link], {server.address for server in facts.servers})
     if foreign:
         yield problem(
-            "kube-ipvs0",
+            VIP_LINK,
             f"the node takes {_addresses(foreign)} of {VIP_LINK} for its own, without a virtual server",
             f"addresses: {_some(foreign)}",
             step=f"another program wrote them; the next verification removes them (ip address del {foreign[0]} dev"
@@ -132,7 +132,7 @@ def _elsewhere(facts: Facts, link: Link) -> Iterator[Finding]:
         both = [a for a in other.addresses if a in mine and not is_link_local_v6(parse_ip(a))]
         if other.name != VIP_LINK and both:
             yield problem(
-                "kube-ipvs0",
+                VIP_LINK,
                 f"{_some(both)} is a VIP and an address of {other.name} as well",
                 step=f"take it off one of them: a Service must not use an address of the node as its VIP, or the"
                 f" program that put it on {other.name} must stop",

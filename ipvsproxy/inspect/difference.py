@@ -56,17 +56,17 @@ def changes(wanted: Wanted, shadow: KernelState, protected: Callable[[FrontendKe
     touched = wanted.everything()
     touched.update(shadow.everything())
     steps = diff(touched, wanted, shadow, protected)
-    for element in sorted(steps.raised, key=_slot_name):
+    for element in sorted(steps.elements_before, key=_slot_name):
         yield _element(element, shadow.elements)
     for ipvs in sorted(steps.added, key=lambda step: step.key):
         yield from _ipvs(ipvs, shadow)
-    for element in sorted(steps.switched, key=_slot_name):
+    for element in sorted(steps.redirects, key=_slot_name):
         yield _element(element, shadow.elements)
     yield from (_vip(Action.ADD, vip) for vip in sorted(steps.bound))
     yield from (_vip(Action.REMOVE, vip) for vip in sorted(steps.unbound))
     for ipvs in sorted(steps.removed, key=lambda step: step.key):
         yield from _ipvs(ipvs, shadow)
-    for element in sorted(steps.lowered, key=_slot_name):
+    for element in sorted(steps.elements_after, key=_slot_name):
         yield _element(element, shadow.elements)
 
 

@@ -137,20 +137,22 @@ class Kernel:
         `waiting` are names that failed earlier and are not tried now: what depends on them waits, too.
         """
         failed = Dirty() if waiting is None else waiting.copy()
-        self.rules.change(steps.raised, failed)
+        self.rules.change(steps.elements_before, failed)
         added, bound = steps.added, steps.bound
         if failed:
             added, bound = guarded_servers(added, failed), guarded_vips(bound, failed)
-        if steps.switched or bound or steps.unbound:
+        if steps.redirects or bound or steps.unbound:
             self._change_servers(added, failed)
-            self.rules.change(ready_redirects(steps.switched, failed) if failed else steps.switched, failed)
+            self.rules.change(ready_redirects(steps.redirects, failed) if failed else steps.redirects, failed)
             self._change_vips(bound, failed, present=True)
             self._change_vips(replaced_vips(steps.unbound, failed), failed, present=False)
             self._change_servers(steps.removed, failed)
         else:
             # Nothing stands between the two: they are one batch, and one answer is waited for.
             self._change_servers([*added, *steps.removed], failed)
-        self.rules.change(unneeded_elements(steps.lowered, failed) if failed else steps.lowered, failed)
+        self.rules.change(
+            unneeded_elements(steps.elements_after, failed) if failed else steps.elements_after, failed
+        )
         return failed if waiting is None else failed.without(waiting)
 
     def keep_settings(self) -> None:

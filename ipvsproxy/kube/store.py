@@ -170,7 +170,7 @@ class Store:
         return self._set_pod(key, value if isinstance(value, Pod) else None)
 
     def _set_pod(self, key: str, pod: Pod | None) -> bool:
-        """Take a pod over; Services that name it become dirty if it is another tenant's now, or was before."""
+        """Record a pod; Services that name it become dirty if it is another tenant's now, or was before."""
         affected = self.tenants.addresses_of(key) | set(pod.addresses if pod else ())
         before = set(self._naming_foreign(affected))
         if not self.tenants.set_pod(key, pod):

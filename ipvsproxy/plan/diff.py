@@ -5,11 +5,11 @@ Deterministic: no I/O, no clock. `diff` changes nothing, `record_…` change the
 its guard, its source ranges and its masquerade exist, and keeps those in place until it no longer answers
 (contract 4.1, P3):
 
-    raise elements -> add servers and destinations -> switch redirects -> add VIPs -> remove VIPs -> remove servers
-    -> lower elements
+    add elements -> add servers and destinations -> switch redirects -> add VIPs -> remove VIPs -> remove servers
+    -> remove elements
 
 Where local pods and the node change to another server (the internal view of a Local policy, on a frontend that
-stays), the way is switched when that server has its destinations and the old one still has them.
+stays), the redirect is switched when that server has its destinations and the old one still has them.
 
 A destination is never deleted and added again, and a TCP destination that is no longer wanted only gets weight 0
 here; what becomes of it then is decided in `plan.drain` (contract 4.5).
@@ -95,20 +95,21 @@ class ElementStep(msgspec.Struct, frozen=True, gc=False):
 
 
 class Steps(msgspec.Struct):
-    """What to do, phase by phase, in this order; `diff` has put what is in `left` in front of `raised`."""
+    """What to do, phase by phase, in this order; `diff` puts what is in `left` in front of `elements_before`."""
 
     left: list[ElementStep] = msgspec.field(default_factory=list)
-    raised: list[ElementStep] = msgspec.field(default_factory=list)
+    elements_before: list[ElementStep] = msgspec.field(default_factory=list)
     added: list[IpvsStep] = msgspec.field(default_factory=list)
-    switched: list[ElementStep] = msgspec.field(default_factory=list)
+    redirects: list[ElementStep] = msgspec.field(default_factory=list)
     bound: list[Vip] = msgspec.field(default_factory=list)
     unbound: list[Vip] = msgspec.field(default_factory=list)
     removed: list[IpvsStep] = msgspec.field(default_factory=list)
-    lowered: list[ElementStep] = msgspec.field(default_factory=list)
+    elements_after: list[ElementStep] = msgspec.field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any((
-            self.raised, self.added, self.switched, self.bound, self.unbound, self.removed, self.lowered
+            self.elements_before, self.added, self.redirects, self.bound, self.unbound, self.removed,
+            self.elements_after,
         ))  # fmt: skip
 
     @property
@@ -119,7 +120,7 @@ class Steps(msgspec.Struct):
     def count(self) -> int:
         """Return the number of changes to the kernel."""
         servers = sum(step.size for step in self.added) + sum(step.size for step in self.removed)
-        elements = len(self.raised) + len(self.switched) + len(self.lowered)
+        elements = len(self.elements_before) + len(self.redirects) + len(self.elements_after)
         return servers + elements + len(self.bound) + len(self.unbound)
 
 
@@ -141,11 +142,11 @@ def diff(touched: Dirty, wanted: Wanted, shadow: KernelState, protected: Callabl
             steps.removed.append(IpvsStep(DEL_SERVICE, key))
     for address in touched.vips:
         _vip(address, wanted.vip(address), shadow.vips, steps)
-    if steps.raised and steps.lowered:
+    if steps.elements_before and steps.elements_after:
         _with_their_verdicts(steps)
     if steps.left:
         # In one transaction, and first: a source leaves its group before another group may connect to anything.
-        steps.raised, steps.left = steps.left + steps.raised, []
+        steps.elements_before, steps.left = steps.left + steps.elements_before, []
     return steps
 
 
@@ -154,7 +155,7 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
     if value == present:
         return
     if _switches(slot, wanted, shadow):
-        steps.switched.append(ElementStep(slot, value, replaces=value is not None and present is not None))
+        steps.redirects.append(ElementStep(slot, value, replaces=value is not None and present is not None))
     elif value is None and slot.is_member:
         steps.left.append(ElementStep(slot, None))
     elif value is None:
@@ -164,17 +165,17 @@ def _element(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: Kerne
         verdict = slot.chosen_by
         with_verdict = verdict is not None and is_by_rules(wanted.get(verdict))
         at_once = with_verdict or slot.restricted_frontend in wanted
-        (steps.raised if at_once else steps.lowered).append(ElementStep(slot, None))
+        (steps.elements_before if at_once else steps.elements_after).append(ElementStep(slot, None))
     else:
-        steps.raised.append(ElementStep(slot, value, replaces=present is not None))
+        steps.elements_before.append(ElementStep(slot, value, replaces=present is not None))
 
 
 def _with_their_verdicts(steps: Steps) -> None:
     """Have the marks of endpoints go in the transaction in which verdicts change: one is cheaper than two."""
-    marks = [step for step in steps.lowered if step.slot.set in MARKS]
+    marks = [step for step in steps.elements_after if step.slot.set in MARKS]
     if marks:
-        steps.raised += marks
-        steps.lowered = [step for step in steps.lowered if step.slot.set not in MARKS]
+        steps.elements_before += marks
+        steps.elements_after = [step for step in steps.elements_after if step.slot.set not in MARKS]
 
 
 def _switches(slot: ElementKey, wanted: Mapping[ElementKey, Value], shadow: KernelState) -> bool:
@@ -311,7 +312,7 @@ def record_vip(vip: Vip, shadow: KernelState, *, present: bool) -> None:
 
 def apply(steps: Steps, shadow: KernelState) -> None:
     """Note all steps as done: what a faultless kernel would do. For tests and dry runs."""
-    for element in (*steps.raised, *steps.switched, *steps.lowered):
+    for element in (*steps.elements_before, *steps.redirects, *steps.elements_after):
         record_element(element, shadow)
     for ipvs in (*steps.added, *steps.removed):
         record_ipvs(ipvs, shadow)

@@ -184,8 +184,8 @@ def _postpone(steps: Steps, shadow: KernelState, unbegun: Iterable[FrontendKey],
     left.vips |= {vip.address for vip in steps.bound if vip.address in bare}
     steps.bound = [vip for vip in steps.bound if vip.address not in bare]
     steps.unbound = replaced_vips(steps.unbound, left)
-    steps.switched = ready_redirects(steps.switched, left)
+    steps.redirects = ready_redirects(steps.redirects, left)
     still = {shadow.elements.get(slot) for slot in left.slots}
     left.servers |= {step.key for step in steps.removed if step.key in still}
     steps.removed = [step for step in steps.removed if step.key not in still]
-    steps.lowered = unneeded_elements(steps.lowered, left)
+    steps.elements_after = unneeded_elements(steps.elements_after, left)

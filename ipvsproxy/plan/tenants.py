@@ -200,7 +200,7 @@ class Tenants:
         return near | set(self._other_pods.addresses_in(namespace))
 
     def set_pod(self, key: str, pod: Pod | None) -> set[bytes]:
-        """Take a pod over (None: it is gone); return the addresses that this is about."""
+        """Record a pod (None: it is gone); return the addresses that this is about."""
         if pod is not None and pod.node != self._node_name:
             return self._set_near(key, None) | self._other_pods.put(key, pod.addresses if self._all_pods else ())
         return self._set_near(key, pod) | self._other_pods.put(key, ())

@@ -17,10 +17,10 @@ import tenacity
 from msgspec.structs import replace
 
 from ipvsproxy.base.errors import plain
+from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.diagnosis.facts import DnsAnswer, join
 from ipvsproxy.probe.live import source
 
-PORT = 53
 TRIES, SECONDS = 2, 2.0
 REFUSED_HERE = "refused by this node, as without endpoints"
 """A process gets EPERM for what a rule of its own node refuses."""
@@ -61,7 +61,7 @@ def _connected(server: str, kind: socket.SocketKind, make: MakeDnsSocket) -> soc
     sock = make(socket.AF_INET6 if ":" in server else socket.AF_INET, kind)
     try:
         sock.settimeout(SECONDS)
-        sock.connect((server, PORT))
+        sock.connect((server, DNS_PORT))
         sock.setblocking(False)  # as dnspython wants it
     except TimeoutError:
         sock.close()
@@ -80,13 +80,13 @@ def _over_udp(sock: socket.socket, server: str, request: dns.message.Message) ->
         reraise=True,
     )
     return again(
-        dns.query.udp, request, server, SECONDS, PORT, sock=sock, raise_on_truncation=True, ignore_errors=True
+        dns.query.udp, request, server, SECONDS, DNS_PORT, sock=sock, raise_on_truncation=True, ignore_errors=True
     )
 
 
 def _over_tcp(server: str, request: dns.message.Message, make: MakeDnsSocket) -> dns.message.Message:
     with _connected(server, socket.SOCK_STREAM, make) as sock:
-        return dns.query.tcp(request, server, SECONDS, PORT, sock=sock)
+        return dns.query.tcp(request, server, SECONDS, DNS_PORT, sock=sock)
 
 
 def _read(response: dns.message.Message, unanswered: DnsAnswer) -> DnsAnswer:

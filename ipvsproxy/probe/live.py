@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from ipvsproxy.base.address import is_unspecified, parse_ip
 from ipvsproxy.base.errors import plain
+from ipvsproxy.base.frontend import Protocol
 
 SECONDS = 5.0
-SCTP = 132
 REFUSALS = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EPERM))
 
 MakeSocket = Callable[[socket.AddressFamily, socket.SocketKind, int], socket.socket]
@@ -33,7 +33,7 @@ def open_socket(make: MakeSocket, address: str, protocol: str) -> socket.socket:
     """Make the socket for a test connection. Raises OSError, as where the kernel does not know the protocol."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM
-    return make(family, kind, SCTP if protocol == "SCTP" else 0)
+    return make(family, kind, Protocol.SCTP if protocol == "SCTP" else 0)
 
 
 def probe(sock: socket.socket, address: str, port: int, data: bytes = b"\0") -> ProbeOutcome:

@@ -12,8 +12,9 @@ from functools import partial
 import structlog
 
 from ipvsproxy.base import messages
-from ipvsproxy.base.address import parse_cidr
+from ipvsproxy.base.address import Ranges, parse_cidr
 from ipvsproxy.base.errors import Fatal
+from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.config import Config
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.instance_lock import InstanceLock
@@ -88,7 +89,7 @@ def _spared(config: Config) -> OtherProxy | None:
     found = other_proxy.look(config)
     if found.is_gone:
         return None
-    stays = ["rules", "virtual servers", "kube-ipvs0"] if found.is_in_ipvs_mode else ["rules"]
+    stays = ["rules", "virtual servers", VIP_LINK] if found.is_in_ipvs_mode else ["rules"]
     log.warning(
         messages.KUBE_PROXY_KEPT,
         stays=stays,
@@ -118,14 +119,14 @@ def _steps(config: Config, spared: OtherProxy | None) -> Sequence[Callable[[], l
 
 def _remove_servers(config: Config) -> list[str]:
     """Remove all virtual servers but excluded ones and return what could not be removed. Raises KernelError."""
-    excluded = [parse_cidr(text) for text in config.exclude_cidrs]
+    excluded = Ranges(map(parse_cidr, config.exclude_cidrs))
     try:
         ipvs = Ipvs()
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return []  # a kernel without IPVS has no servers
         raise
-    removed = [key for key in ipvs.servers() if not any(key.address in cidr for cidr in excluded)]
+    removed = [key for key in ipvs.servers() if key.address not in excluded]
     refused = ipvs.apply([IpvsStep(Verb.DEL_SERVICE, key) for key in (*removed, PROBE)])
     log.info("Removed virtual servers", count=len(removed) - len(refused))
     return [f"virtual server {item.step.key}: {os.strerror(item.errno)}" for item in refused]

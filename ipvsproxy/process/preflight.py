@@ -117,7 +117,7 @@ def probe_rules(nft: Client, rules: str) -> None:
             log.warning("Kernel refused the nftables ruleset, will retry", err=error.text[:200])
             return
         hint = HINTS.get(error.errno, "") if error.errno in (errno.EPERM, errno.EACCES) else NEEDS_MODULES
-        raise Fatal(f"nftables does not take the rules ({error.text[:500]}): {hint}") from error
+        raise Fatal(f"nftables rejects the rules ({error.text[:500]}): {hint}") from error
 
 
 def probe_scheduler(ipvs: Ipvs, scheduler: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from itertools import chain
 
-from ipvsproxy.base.address import parse_cidr
+from ipvsproxy.base.address import Ranges, parse_cidr
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.affected import families_behind
@@ -55,7 +55,7 @@ class Applier(Part):
         self._sweeper = sweeper
         self._foreign = foreign
         self._clock = clock
-        self._excluded = [parse_cidr(text) for text in excluded]
+        self._excluded = Ranges(map(parse_cidr, excluded))
         self._pending = Dirty()
         self._room = room
         # What there was no room for, and the servers among it in the order of their turns.
@@ -224,8 +224,8 @@ class Applier(Part):
         """Return what failed earlier, is not tried now, and matters to what is."""
         if not self.backoff:
             return None
-        leading_to = (key for step in steps.switched for key in redirect_ends(step))
+        leading_to = (key for step in steps.redirects for key in redirect_ends(step))
         return self.backoff.related(pending, self._wanted.elements, leading_to)
 
     def _is_protected(self, key: FrontendKey) -> bool:
-        return any(key.address in cidr for cidr in self._excluded)
+        return key.address in self._excluded

@@ -58,7 +58,7 @@ class NodeState:
         self._api_servers = tuple(Reserved(address, API_SERVER_ROLE, port) for address, port in servers)
 
     def follow_ports(self) -> None:
-        """Take over which ports programs of this node have."""
+        """Record which ports programs of this node have."""
         ports = self._store.host_ports.in_use
         if self.facts.ports_in_use is not ports:
             self.facts = replace(self.facts, ports_in_use=ports)

@@ -55,13 +55,13 @@ def verbs(steps):
 
 def test_a_new_service_comes_in_the_safe_order():
     steps = Differ().want(service(), "10.244.1.1")
-    assert {step.slot.set.name for step in steps.raised} == {
+    assert {step.slot.set.name for step in steps.elements_before} == {
         *("frontends4", "masquerade4", "vips4", "served4", "hairpin4"),
         "quiet4",
     }
     assert verbs(steps.added) == [("NEW_SERVICE", (ONE,), 0)]
     assert steps.bound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
-    assert steps.count() == len(steps.raised) + len(steps.bound) + 2  # a server and its destination
+    assert steps.count() == len(steps.elements_before) + len(steps.bound) + 2  # a server and its destination
 
 
 def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
@@ -70,8 +70,8 @@ def test_a_removed_service_goes_in_the_reverse_order_with_one_message():
     steps = differ.drop("default/web")
     assert steps.unbound == [Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)]
     assert verbs(steps.removed) == [("DEL_SERVICE", (), 0)]
-    assert len(steps.lowered) == 6
-    assert steps.count() == len(steps.unbound) + len(steps.removed) + len(steps.lowered)
+    assert len(steps.elements_after) == 6
+    assert steps.count() == len(steps.unbound) + len(steps.removed) + len(steps.elements_after)
     assert differ.shadow == KernelState()
 
 
@@ -95,7 +95,7 @@ SHORT = {"data_path": DataPath.AUTO}
 
 def test_a_service_on_the_short_path_has_no_server():
     steps = Differ().want(service(), "10.244.1.1", "10.244.2.2", **SHORT)
-    raised = ways(steps.raised)
+    raised = ways(steps.elements_before)
     assert raised["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_2"
     endpoints = {name: to for name, to in raised.items() if name.startswith("endpoints4")}
     assert endpoints.keys() == {f"endpoints4 10.96.0.10 . tcp . 80 . {place}" for place in (0, 1)}
@@ -107,12 +107,12 @@ def test_an_endpoint_less_is_one_transaction():
     differ = Differ()
     differ.want(service(), "10.244.1.1", "10.244.2.2", **SHORT)
     steps = differ.want(service(), "10.244.1.1", **SHORT)
-    assert ways(steps.raised) == {
+    assert ways(steps.elements_before) == {
         "frontends4 10.96.0.10 . tcp . 80": "goto endpoints_1",
         "endpoints4 10.96.0.10 . tcp . 80 . 1": None,
         "short_endpoints4 10.244.2.2 . tcp . 8080": None,
     }
-    assert not steps.lowered
+    assert not steps.elements_after
 
 
 def test_a_service_on_the_short_path_goes_in_one_transaction_behind_its_vip():
@@ -120,15 +120,15 @@ def test_a_service_on_the_short_path_goes_in_one_transaction_behind_its_vip():
     differ.want(service(), "10.244.2.2", **SHORT)
     steps = differ.drop("default/web")
     assert steps.unbound
-    assert not steps.raised
-    assert "short_endpoints4 10.244.2.2 . tcp . 8080" in ways(steps.lowered)
+    assert not steps.elements_before
+    assert "short_endpoints4 10.244.2.2 . tcp . 8080" in ways(steps.elements_after)
 
 
 def test_a_server_stays_for_its_connections_when_new_ones_take_the_short_path():
     differ = Differ()
     differ.want(service(), "10.244.1.1")
     steps = differ.want(service(), "10.244.1.1", **SHORT)
-    assert ways(steps.raised)["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_1"
+    assert ways(steps.elements_before)["frontends4 10.96.0.10 . tcp . 80"] == "goto endpoints_1"
     assert verbs(steps.removed) == [("SET_DEST", (ONE,), 0)]
     differ.shadow.servers[WEB].destinations.clear()
     assert verbs(differ.step(Dirty({WEB})).removed) == [("DEL_SERVICE", (), 0)]
@@ -145,13 +145,13 @@ def test_new_connections_come_back_to_ipvs_once_it_has_the_server():
     differ.want(service(), "10.244.1.1", **SHORT)
     steps = differ.want(service(), "10.244.1.1")
     assert verbs(steps.added) == [("NEW_SERVICE", (ONE,), 0)]
-    assert ways(steps.switched) == {"frontends4 10.96.0.10 . tcp . 80": "goto own"}
-    assert ways(steps.lowered) == {
+    assert ways(steps.redirects) == {"frontends4 10.96.0.10 . tcp . 80": "goto own"}
+    assert ways(steps.elements_after) == {
         "endpoints4 10.96.0.10 . tcp . 80 . 0": None,
         "short_endpoints4 10.244.1.1 . tcp . 8080": None,
         "short_frontends4 10.96.0.10 . tcp . 80": None,
     }
-    assert not steps.raised
+    assert not steps.elements_before
 
 
 VIP_TEXT = "203.0.113.5 . tcp . 80"
@@ -161,16 +161,16 @@ def test_an_internal_view_on_the_short_path_comes_and_goes_with_its_policy():
     differ, more = Differ(), {"load_balancer_ips": ["203.0.113.5"]}
     differ.want(service(**more), "10.244.1.1", "10.244.2.2", **SHORT)
     steps = differ.want(service(external_local=True, **more), "10.244.1.1", "10.244.2.2", **SHORT)
-    raised = ways(steps.raised)
+    raised = ways(steps.elements_before)
     assert raised[f"frontends4 {VIP_TEXT}"] == "goto endpoints_1"
     assert raised[f"short_views4 {VIP_TEXT}"] == "goto internal_endpoints_2"
     assert {name for name in raised if name.startswith("internal_e")} == {
         f"internal_endpoints4 {VIP_TEXT} . {place}" for place in (0, 1)
     }
     steps = differ.want(service(**more), "10.244.1.1", "10.244.2.2", **SHORT)
-    assert ways(steps.raised)[f"frontends4 {VIP_TEXT}"] == "goto endpoints_2"
-    assert ways(steps.lowered)[f"short_views4 {VIP_TEXT}"] is None
-    assert not steps.switched
+    assert ways(steps.elements_before)[f"frontends4 {VIP_TEXT}"] == "goto endpoints_2"
+    assert ways(steps.elements_after)[f"short_views4 {VIP_TEXT}"] is None
+    assert not steps.redirects
 
 
 def test_an_internal_view_changes_its_path_once_the_server_has_endpoints():
@@ -178,15 +178,15 @@ def test_an_internal_view_changes_its_path_once_the_server_has_endpoints():
     differ.want(svc, "10.244.1.1", "10.244.2.2", **SHORT)
     steps = differ.want(svc, "10.244.1.1", "10.244.2.2")
     assert {step.key for step in steps.added} == {WEB, key("203.0.113.5:80")}
-    switched = ways(steps.switched)
+    switched = ways(steps.redirects)
     assert switched[f"frontends4 {VIP_TEXT}"] == "goto own"
     assert switched[f"internal_views4 {VIP_TEXT}"] == "10.96.0.10 . 80"
     assert switched[f"short_views4 {VIP_TEXT}"] is None
     back = differ.want(svc, "10.244.1.1", "10.244.2.2", **SHORT)
-    switched = ways(back.switched)
+    switched = ways(back.redirects)
     assert switched[f"internal_views4 {VIP_TEXT}"] is None
     assert switched[f"short_views4 {VIP_TEXT}"] == "goto internal_endpoints_2"
-    assert f"internal_endpoints4 {VIP_TEXT} . 1" in ways(back.raised)
+    assert f"internal_endpoints4 {VIP_TEXT} . 1" in ways(back.elements_before)
 
 
 INSIDE = key("10.96.0.10:32848")
@@ -206,10 +206,10 @@ def test_ways_are_switched_between_new_and_old_servers():
     differ = Differ()
     differ.want(local(internal=False), "10.244.2.2")
     to_both = differ.want(local(), "10.244.2.2")
-    assert ways(to_both.switched) == {"internal_views4 203.0.113.5 . tcp . 80": "10.96.0.10 . 32848"}
+    assert ways(to_both.redirects) == {"internal_views4 203.0.113.5 . tcp . 80": "10.96.0.10 . 32848"}
     assert [(step.verb.name, step.key) for step in to_both.added] == [("NEW_SERVICE", INSIDE)]
     to_none = differ.want(local(external=False, internal=False), "10.244.2.2")
-    assert ways(to_none.switched) == {
+    assert ways(to_none.redirects) == {
         "internal_views4 203.0.113.5 . tcp . 80": None,
         "frontends4 203.0.113.5 . tcp . 80": "goto own",
     }
@@ -221,8 +221,8 @@ def test_ways_are_switched_between_new_and_old_servers():
 
 def test_a_way_that_is_new_with_its_frontend_is_there_first():
     steps = Differ().want(local(), "10.244.1.1")
-    assert not steps.switched
-    assert "internal_views4 203.0.113.5 . tcp . 80" in ways(steps.raised)
+    assert not steps.redirects
+    assert "internal_views4 203.0.113.5 . tcp . 80" in ways(steps.elements_before)
 
 
 @pytest.mark.parametrize("now", [local(internal=False), local(external=False), service()])
@@ -243,14 +243,14 @@ def test_a_view_for_a_group_is_switched_by_itself():
     led = plan_service(service(), [slice_of("web", "10.244.1.1", ports=((8080, "TCP", ""),))], node(), config())
     led[WEB] = msgspec.structs.replace(led[WEB], views=(View(7, key("10.96.0.53:80")),))
     steps = differ.step(differ.ledger.replace(RankedService(service().created, "default/web"), led))
-    assert ways(steps.switched) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": "10.96.0.53 . 80"}
-    assert ways(steps.raised) == {
+    assert ways(steps.redirects) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": "10.96.0.53 . 80"}
+    assert ways(steps.elements_before) == {
         "by_audience4 10.96.0.10 . tcp . 80": "goto group_view", "view_servers4 10.96.0.53 . tcp . 80": "",
     }  # fmt: skip
     steps = differ.want(service(), "10.244.1.1")
-    assert ways(steps.switched) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": None}
-    assert ways(steps.raised) == {"by_audience4 10.96.0.10 . tcp . 80": None}
-    assert ways(steps.lowered) == {"view_servers4 10.96.0.53 . tcp . 80": None}
+    assert ways(steps.redirects) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": None}
+    assert ways(steps.elements_before) == {"by_audience4 10.96.0.10 . tcp . 80": None}
+    assert ways(steps.elements_after) == {"view_servers4 10.96.0.53 . tcp . 80": None}
 
 
 def test_attributes_change_in_place():
@@ -265,7 +265,7 @@ def test_a_changed_element_is_replaced_before_anything_else():
     differ = Differ()
     differ.want(service(), "10.244.1.1")
     steps = differ.want(service())
-    (change,) = [step for step in steps.raised if step.slot.set.name == "frontends4"]
+    (change,) = [step for step in steps.elements_before if step.slot.set.name == "frontends4"]
     assert (change.value, change.replaces) == ("goto refuse", True)
 
 
@@ -307,7 +307,7 @@ def test_tightening_ranges_is_one_phase():
     narrow = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.1.0.0/16"])
     differ.want(wide, "10.244.1.1")
     steps = differ.want(narrow, "10.244.1.1")
-    assert ways(steps.raised) == {
+    assert ways(steps.elements_before) == {
         "allowed4 203.0.113.5 . tcp . 80 . 10.1.0.0/16": "",
         "allowed4 203.0.113.5 . tcp . 80 . 10.0.0.0/8": None,
     }
@@ -319,11 +319,11 @@ def test_ranges_are_lifted_at_once_but_outlive_a_removed_frontend():
     closed = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
     differ.want(closed, "10.244.1.1")
     lifted = differ.want(service(load_balancer_ips=["203.0.113.5"]), "10.244.1.1")
-    assert {s.slot.set.name for s in lifted.raised} == {"ranged4", "allowed4"}
+    assert {s.slot.set.name for s in lifted.elements_before} == {"ranged4", "allowed4"}
     differ.want(closed, "10.244.1.1")
     removed = differ.want(service(), "10.244.1.1")
-    assert {s.slot.set.name for s in removed.lowered} >= {"ranged4", "allowed4"}
-    assert not removed.raised
+    assert {s.slot.set.name for s in removed.elements_after} >= {"ranged4", "allowed4"}
+    assert not removed.elements_before
 
 
 def attributes_of(steps):

@@ -87,10 +87,10 @@ def test_old_and_new_ranges_change_at_once():
         RankedService("", "default/web"), plan_service(svc, [slice_of("web", "10.244.1.1")], node(), config())
     )
     steps = diff(Dirty(slots=touched.slots), ledger, shadow, lambda _: False)
-    assert {step.slot.rest for step in steps.raised if step.slot.set is PORT_RANGES[4]} == {
+    assert {step.slot.rest for step in steps.elements_before if step.slot.set is PORT_RANGES[4]} == {
         PortRange(30000, 31000), PortRange(30500, 32000), PortRange(5060, 5060),
     }  # fmt: skip
-    assert not [step for step in steps.lowered if step.slot.set is PORT_RANGES[4]]
+    assert not [step for step in steps.elements_after if step.slot.set is PORT_RANGES[4]]
 
 
 def test_addresses_of_the_node_keep_all_their_ports():

@@ -93,12 +93,12 @@ def test_a_redirect_waits_for_all_of_its_server_and_the_former_one_stays_until_t
     )
     steps = Steps(
         added=[new(INNER, 9000)],
-        switched=[ElementStep(REDIRECT, INNER, replaces=True)],
+        redirects=[ElementStep(REDIRECT, INNER, replaces=True)],
         removed=[IpvsStep(Verb.DEL_SERVICE, FORMER), IpvsStep(Verb.DEL_SERVICE, WEB)],
     )
     left = cut(steps, shadow, room)
     assert (left.servers, left.slots) == ({INNER, FORMER}, {REDIRECT})
-    assert steps.switched == []
+    assert steps.redirects == []
     assert [step.key for step in steps.removed] == [WEB]
 
 
@@ -108,14 +108,16 @@ def test_destinations_go_when_all_new_ones_are_there_and_elements_after_them(roo
     verdict = ElementStep(VERDICT, None)
     leaving = IpvsStep(Verb.DEL_DEST, LARGE, None, present[:5000])
     others = tuple(destination(f"10.200.{n >> 8}.{n & 255}:8080") for n in range(5000))
-    steps = Steps(added=[IpvsStep(Verb.NEW_DEST, LARGE, None, others)], removed=[leaving], lowered=[verdict])
+    steps = Steps(
+        added=[IpvsStep(Verb.NEW_DEST, LARGE, None, others)], removed=[leaving], elements_after=[verdict]
+    )
     left = cut(steps, shadow, room)
     assert (left.servers, left.slots) == ({LARGE}, {verdict.slot})
-    assert steps.removed == steps.lowered == []
-    steps = Steps(removed=[leaving], lowered=[verdict])
+    assert steps.removed == steps.elements_after == []
+    steps = Steps(removed=[leaving], elements_after=[verdict])
     left = cut(steps, shadow, room)
     assert 0 < sizes(steps.removed)[LARGE] < 5000
-    assert steps.lowered == []
+    assert steps.elements_after == []
 
 
 def test_at_the_start_each_server_has_the_room_for_itself(room):

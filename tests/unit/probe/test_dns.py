@@ -85,7 +85,7 @@ class Server:
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
 def server(request, monkeypatch):
     made = Server(request.param)
-    monkeypatch.setattr(probe, "PORT", made.port)
+    monkeypatch.setattr(probe, "DNS_PORT", made.port)
     monkeypatch.setattr(probe, "SECONDS", 30)  # a busy machine is no reason for a failure
     yield made
     made.stop()
@@ -146,7 +146,7 @@ def test_silence_and_a_closed_port_are_errors(server, monkeypatch):
     assert probe.resolve(server.address, NAME, "A").error == "no answer within 1 s"
     with socket.socket(server.udp.family, socket.SOCK_DGRAM) as unused:
         unused.bind((server.address, 0))
-        monkeypatch.setattr(probe, "PORT", unused.getsockname()[1])
+        monkeypatch.setattr(probe, "DNS_PORT", unused.getsockname()[1])
     assert probe.resolve(server.address, NAME, "A").error == "Connection refused"
 
 
