@@ -19,7 +19,7 @@ import time
 TIMEOUT = 3.0
 
 
-class Answer(http.server.BaseHTTPRequestHandler):
+class WhoHandler(http.server.BaseHTTPRequestHandler):
     """One line, whatever was asked."""
 
     name = "?"
@@ -37,7 +37,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-class Server(http.server.ThreadingHTTPServer):
+class WhoServer(http.server.ThreadingHTTPServer):
     """Listens on IPv4 and IPv6."""
 
     address_family = socket.AF_INET6
@@ -51,8 +51,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 def serve(name: str, port: str = "8080") -> None:
     """Answer until killed."""
-    Answer.name = name
-    Server(("::", int(port)), Answer).serve_forever()
+    WhoHandler.name = name
+    WhoServer(("::", int(port)), WhoHandler).serve_forever()
 
 
 def ask_once(address: str, port: str) -> str:

@@ -41,7 +41,7 @@ def pod(number, nodes, version="10"):
     )  # fmt: skip
 
 
-class Answer:
+class PodsReply:
     status, headers = 200, {}
 
     def __init__(self, *parts):
@@ -60,7 +60,7 @@ class Answer:
         pass
 
 
-class Server:
+class PodsServer:
     """Pages of so many pods, then one watch with changes of some of them."""
 
     def __init__(self, pods, nodes):
@@ -77,13 +77,13 @@ class Server:
         self.pages += 1
         self.packed = self.packed or len(gzip.compress(body, 1)) / len(body)
         self.making += time.process_time() - began
-        return Answer(body)
+        return PodsReply(body)
 
     def watch(self, _kind, _version, _seconds):
         began = time.process_time()
         found = [changed(pod(number, self.nodes, str(100 + number))) for number in range(min(CHANGES, self.pods))]
         self.making += time.process_time() - began
-        return Answer(*found)
+        return PodsReply(*found)
 
     def refresh(self):
         pass
@@ -106,7 +106,7 @@ def resident():
 
 def measure(pods, nodes):
     """Return all figures for so many pods."""
-    server, inbox = Server(pods, nodes), Inbox()
+    server, inbox = PodsServer(pods, nodes), Inbox()
     store = Store("node-00000", tenant_label=LABEL, all_pods=True)
     reflector = Reflector(Kind.POD, server, inbox, Pace(clock=time.process_time))
     before = resident()

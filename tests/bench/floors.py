@@ -12,7 +12,7 @@ from ipvsproxy.kernel.wire.ipvs import encode
 from ipvsproxy.kernel.wire.netlink import LAST, generic_family
 from ipvsproxy.kernel.wire.rtnetlink import NETLINK_ROUTE
 from nft import Libnftables
-from tests.bench.machine import Proxy, timed
+from tests.bench.machine import BenchProxy, timed
 from tests.bench.namespace import fresh_network
 
 DATAGRAM = 1 << 16
@@ -78,7 +78,7 @@ class Changes:
     """The floors of changes to a kernel that holds the state from which they were recorded."""
 
     def __init__(self, lists):
-        proxy = Proxy()
+        proxy = BenchProxy()
         proxy.list(*lists)
         self._client = proxy.nft
         self._raw = RawSocket(NETLINK_GENERIC)

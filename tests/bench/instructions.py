@@ -60,7 +60,7 @@ class TextNft(MemoryNft):
     check = run
 
 
-class Node:
+class MeasuredNode:
     """A node with the given number of Services, not synced yet."""
 
     def __init__(self, services, data_path=DataPath.IPVS):
@@ -87,7 +87,7 @@ class Node:
 
 def run(scenario, services, rounds, data_path=DataPath.IPVS):
     """Do something so many times; what is not counted is done for the largest number of rounds."""
-    node = Node(services, data_path)
+    node = MeasuredNode(services, data_path)
     lines = [
         [json.dumps(cluster.endpoint_slice(n, ENDPOINTS, shift=shift)).encode() for n in range(services)]
         for shift in range(1, max(ROUNDS[scenario]) + 1)

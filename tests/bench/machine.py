@@ -77,7 +77,7 @@ class RecordingNft(Libnftables):
         super().run(transaction)
 
 
-class Proxy:
+class BenchProxy:
     """A proxy in a fresh namespace, or in this one; time stands still for it unless `clock` is given.
 
     So neither verification nor the removal of drained destinations gets into what is measured.

@@ -12,7 +12,7 @@ from ipvsproxy.exchange.inbox import Inbox, Kind, Listed
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.process.assembly import make_loop
 from tests.bench import alternatives, cluster, floors
-from tests.bench.machine import REFERENCE_CALIBRATION, Proxy, calibration, objects, timed
+from tests.bench.machine import REFERENCE_CALIBRATION, BenchProxy, calibration, objects, timed
 from tests.bench.namespace import fresh_network
 from tests.support.memory_kernel import MemoryNode
 
@@ -28,7 +28,7 @@ GROWTH = 1.2
 
 def ipvs_programming(services, endpoints):
     """Our encoder and sockets against the same messages packed beforehand."""
-    recorder = Proxy(record=True)
+    recorder = BenchProxy(record=True)
     recorder.list(*cluster.lists(services, endpoints))
     calls = recorder.ipvs.calls
     floor = floors.of_ipvs(calls)
@@ -41,20 +41,20 @@ def ipvs_programming(services, endpoints):
 def cold_sync(services, endpoints):
     """From the raw lists to a programmed kernel, on an empty node."""
     lists = cluster.lists(services, endpoints)
-    recorder = Proxy(record=True)
+    recorder = BenchProxy(record=True)
     recorder.list(*lists)
     floor = floors.of_ipvs(recorder.ipvs.calls) + floors.of_vips(recorder.links.bound)
     floor += floors.of_rules(recorder.nft.transactions)
     counts = {"messages": messages(recorder.ipvs.calls) + len(recorder.links.bound)}
     del recorder
-    proxy = Proxy()
+    proxy = BenchProxy()
     return {"seconds": timed(lambda: proxy.list(*lists)), "floor_seconds": floor, **counts}
 
 
 def first_answers(services, endpoints):
     """From both lists indexed to API server and DNS answering; the floor is the whole programming time."""
     lists = cluster.lists(services, endpoints)
-    proxy = Proxy(record=True)
+    proxy = BenchProxy(record=True)
     events = proxy.index(*lists)
     began = time.perf_counter()
     proxy.loop.reconcile(events)
@@ -65,9 +65,9 @@ def first_answers(services, endpoints):
 def restart_unchanged(services, endpoints):
     """A new process where nothing has changed; the floor is a cold sync."""
     lists = cluster.lists(services, endpoints)
-    first = Proxy()
+    first = BenchProxy()
     cold = timed(lambda: first.list(*lists))
-    again = Proxy(record=True, fresh=False)
+    again = BenchProxy(record=True, fresh=False)
     seconds = timed(lambda: again.list(*lists))
     writes = messages(again.ipvs.calls) + len(again.links.bound)
     return {"seconds": seconds, "floor_seconds": cold, "floor": "a cold sync", "writes": writes}
@@ -108,7 +108,7 @@ class _Node:
     def __init__(self, services, endpoints, local):
         self.lists = cluster.lists(services, endpoints)
         self.endpoints = endpoints
-        self.proxy = Proxy(record=True)
+        self.proxy = BenchProxy(record=True)
         self.proxy.list(*self.lists)
         on_this_node = [n for n in range(services) if ((n + endpoints - 1) % cluster.NODES == 0) is local]
         step = max(1, len(on_this_node) // CHANGES_A_ROUND)
@@ -134,7 +134,7 @@ def burst(services, endpoints):
     """A thousand changes over a thousand Services, all at once."""
     count = min(BURST, services)
     lists = cluster.lists(services, endpoints)
-    proxy = Proxy(record=True)
+    proxy = BenchProxy(record=True)
     proxy.list(*lists)
     proxy.forget()
     lines = [json.dumps(cluster.endpoint_slice(n, endpoints, shift=1)).encode() for n in range(count)]
@@ -152,7 +152,7 @@ def burst(services, endpoints):
 def memory(services, endpoints):
     """What a process holds: after the first lists, at their peak, and for each Service beyond them."""
     before = rss_kib()
-    proxy = Proxy()
+    proxy = BenchProxy()
     more = int(services * GROWTH)
     proxy.loop.reconcile(_paged(services, endpoints))
     peak, held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, rss_kib()
@@ -238,7 +238,7 @@ def _paged(services, endpoints):
 def idle(services, endpoints):
     """CPU of a node on which nothing happens: verifications and glances at servers, as a share of one core."""
     now = [0.0]
-    proxy = Proxy(clock=lambda: now[0])
+    proxy = BenchProxy(clock=lambda: now[0])
     proxy.list(*cluster.lists(services, endpoints))
     period = proxy.sync_period
     began = time.process_time()

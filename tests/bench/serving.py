@@ -9,7 +9,7 @@ import threading
 import time
 
 from tests.bench import cluster
-from tests.lab.apiservers import RealServer, Refused
+from tests.lab.apiservers import RealServer, ServerRefused
 from tests.support.apiserver import ApiServer
 
 WRITERS = 8
@@ -32,7 +32,7 @@ def serving(services, endpoints, folder, programs=None):
     """A server with so many Services; `programs` are the paths of a kube-apiserver and an etcd."""
     if programs is None:
         with ApiServer() as server:
-            served = Own(server, folder)
+            served = SuiteServer(server, folder)
             fill(served.put, services, endpoints)
             yield served
         return
@@ -58,7 +58,7 @@ def fill(put, services, endpoints):
             list(pool.map(put, some))
 
 
-class Own:
+class SuiteServer:
     """The suite's own server."""
 
     def __init__(self, server, folder):
@@ -91,7 +91,7 @@ class Real:
         }
         try:
             self._writer()("POST", path, item | {"metadata": metadata})
-        except Refused as error:
+        except ServerRefused as error:
             if error.status != http.client.CONFLICT:
                 raise
             self._writer()("PUT", f"{path}/{metadata['name']}", item | {"metadata": metadata})

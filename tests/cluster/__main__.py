@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     try:
         return COMMANDS[options.command](options)
-    except (binaries.Missing, programs.Failed, ValueError) as error:
+    except (binaries.BinaryMissing, programs.Failed, ValueError) as error:
         print(error, file=sys.stderr)
     except subprocess.CalledProcessError as error:
         print(f"{' '.join(map(str, error.cmd))}: {error.stderr or f'status {error.returncode}'}", file=sys.stderr)

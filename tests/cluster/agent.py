@@ -48,7 +48,7 @@ def main(path: str) -> None:
     for program, cidr in zip(("iptables", "ip6tables"), settings["forwarded"], strict=False):
         be_strict(program, cidr)
     delegate_cgroups()
-    server = Server(tuple(settings["address"]), Request)
+    server = AgentServer(tuple(settings["address"]), AgentRequest)
     start_runtime(folder, settings)
     print("serving", flush=True)
     server.serve_forever()
@@ -114,12 +114,12 @@ def background(log: pathlib.Path, *argv: str) -> None:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
-class Server(socketserver.ThreadingTCPServer):
+class AgentServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
 
-class Request(socketserver.StreamRequestHandler):
+class AgentRequest(socketserver.StreamRequestHandler):
     """One command."""
 
     def handle(self) -> None:

@@ -55,7 +55,7 @@ WAYS = {
 """The first is ours, the third kube-proxy's, where the server cannot begin a watch with all objects."""
 
 
-class Server:
+class MeasuredApiServer:
     """The API server: its certificates, and its processor time."""
 
     def __init__(self, pki: pathlib.Path, pid: int) -> None:
@@ -84,7 +84,7 @@ class Server:
 class Exchange:
     """One connection; `received` counts its bytes."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: MeasuredApiServer) -> None:
         self._server = server
         self.received = 0
 
@@ -137,7 +137,7 @@ class Exchange:
         self._writer.transport.abort()
 
 
-async def start(server: Server, way: Way) -> int:
+async def start(server: MeasuredApiServer, way: Way) -> int:
     """Bytes that a client receives until it has all Services and slices."""
     total = 0
     for path in PATHS:
@@ -169,7 +169,7 @@ def metadata(body: bytes) -> dict[str, str]:
     return json.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)["metadata"]
 
 
-async def measure_start(server: Server, way: Way) -> dict[str, float]:
+async def measure_start(server: MeasuredApiServer, way: Way) -> dict[str, float]:
     await start(server, way)  # what the server caches for all
     cpu, began = server.cpu(), time.monotonic()
     sizes = [await start(server, way) for _ in range(REPEATS)]
@@ -180,7 +180,7 @@ async def measure_start(server: Server, way: Way) -> dict[str, float]:
     }
 
 
-async def measure_changes(server: Server, way: Way, watchers: int, changes: int) -> dict[str, float]:
+async def measure_changes(server: MeasuredApiServer, way: Way, watchers: int, changes: int) -> dict[str, float]:
     """Have so many clients watch while so many slices change: bytes of one change for one of them."""
     version = json.loads(await (await Exchange(server).open()).ask(SLICES + "?limit=1", Way().headers()))
     path = (
@@ -211,7 +211,7 @@ async def measure_changes(server: Server, way: Way, watchers: int, changes: int)
     }
 
 
-async def change(server: Server, changes: int) -> None:
+async def change(server: MeasuredApiServer, changes: int) -> None:
     exchange = await Exchange(server).open()
     for index in range(changes):
         body = json.dumps({"metadata": {"annotations": {"changed": str(time.monotonic_ns())}}}).encode()
@@ -229,7 +229,7 @@ async def settle(count: Callable[[], int]) -> None:
 
 
 async def measure(pki: pathlib.Path, pid: int, watchers: int, changes: int) -> dict[str, object]:
-    server = Server(pki, pid)
+    server = MeasuredApiServer(pki, pid)
     starts = {name: await measure_start(server, way) for name, way in WAYS.items()}
     alone = await measure_changes(server, Way(), 0, changes)
     json_ = await measure_changes(server, Way(), watchers, changes)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 
 from ipvsproxy.kube.pace import Pace
 from tests.cluster import control_plane, programs
-from tests.cluster.api_clients import PAGE, PATHS, Exchange, Server, Way, metadata
+from tests.cluster.api_clients import PAGE, PATHS, Exchange, MeasuredApiServer, Way, metadata
 from tests.cluster.binaries import Kube
 from tests.cluster.place import Cluster
 
@@ -49,10 +49,10 @@ class Counts:
         )
 
 
-class Reflector:
+class EndlessWatch:
     """One watch of one node, which goes on for ever."""
 
-    def __init__(self, server: Server, path: str, counts: Counts) -> None:
+    def __init__(self, server: MeasuredApiServer, path: str, counts: Counts) -> None:
         self._server, self._path, self._counts = server, path, counts
         self._version = ""
         self.watching = False
@@ -105,7 +105,7 @@ class Reflector:
                 self._version = found[-1].decode()
 
 
-async def quiet(reflectors: list[Reflector], counts: Counts) -> float:
+async def quiet(reflectors: list[EndlessWatch], counts: Counts) -> float:
     """Wait until all watch and nothing more is asked; seconds until then."""
     began, last, since = time.monotonic(), None, time.monotonic()
     while time.monotonic() - began < WAIT_SECONDS:
@@ -119,13 +119,13 @@ async def quiet(reflectors: list[Reflector], counts: Counts) -> float:
     raise programs.Failed(message)
 
 
-def restart(cluster: Cluster, kube: Kube, server: Server) -> None:
+def restart(cluster: Cluster, kube: Kube, server: MeasuredApiServer) -> None:
     programs.stop(cluster, "apiserver", signal.SIGKILL)
     control_plane.start_apiserver(cluster, kube)
     server.pid = programs.pid(cluster, "apiserver")
 
 
-async def write_something(server: Server) -> None:
+async def write_something(server: MeasuredApiServer) -> None:
     """As others do all the time (leases, events): the API's version goes on, and that of Services does not."""
     exchange = await Exchange(server).open()
     headers = OURS.headers() + "Content-Type: application/json\r\n"
@@ -135,12 +135,12 @@ async def write_something(server: Server) -> None:
 
 
 async def measure(cluster: Cluster, kube: Kube, nodes: int) -> dict[str, object]:
-    server, counts = Server(cluster.pki, programs.pid(cluster, "apiserver")), Counts()
+    server, counts = MeasuredApiServer(cluster.pki, programs.pid(cluster, "apiserver")), Counts()
     await asyncio.to_thread(restart, cluster, kube, server)
     await asyncio.sleep(2 * SETTLED_SECONDS)
     alone = server.cpu()
     paths = [path for node in range(nodes) for path in (*PATHS, OWN_NODE.format(node))]
-    reflectors = [Reflector(server, path, counts) for path in paths]
+    reflectors = [EndlessWatch(server, path, counts) for path in paths]
     tasks = [asyncio.create_task(each.run()) for each in reflectors]
     seconds = await quiet(reflectors, counts)
     starts = {**cost(server, seconds, alone), **asdict(counts)}
@@ -154,7 +154,7 @@ async def measure(cluster: Cluster, kube: Kube, nodes: int) -> dict[str, object]
     return {"nodes": nodes, "all start": starts, "the server restarts": again}
 
 
-def cost(server: Server, seconds: float, alone: float) -> dict[str, float]:
+def cost(server: MeasuredApiServer, seconds: float, alone: float) -> dict[str, float]:
     return {"seconds": round(seconds, 1), "cpu": round(server.cpu() - alone, 1), "MiB": server.most()}
 
 

@@ -10,7 +10,7 @@ from tests.cluster.binaries import Kube
 from tests.cluster.images import AGNHOST
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
-from tests.cluster.traffic import Place
+from tests.cluster.traffic import Origin
 
 NODE_PORT, NODE_PORT_UDP = 30080, 30081
 HTTP, UDP = 8080, 8081
@@ -76,7 +76,7 @@ class Application:
     clients: dict[str, str]
     """The client pod's address by the name of its node."""
 
-    def targets(self) -> dict[Place, list[str]]:
+    def targets(self) -> dict[Origin, list[str]]:
         """Requests of all kinds from everywhere (steady.py).
 
         To the NodePort of another node, nodes and pods keep one connection: of each new one that node would have
@@ -90,18 +90,18 @@ class Application:
             f"kept:{self.cluster.nodes[0].ips[0]}:{NODE_PORT}",
             f"udp:{self.cluster.nodes[0].ips[0]}:{NODE_PORT_UDP}",
         ]
-        wanted = {Place(): [*ports, *outer]}
+        wanted = {Origin(): [*ports, *outer]}
         for node in self.cluster.nodes:
             kinds = ("new" if each == node else "kept" for each in self.cluster.nodes)
             near = [
                 f"{kind}:{each.ips[0]}:{NODE_PORT}" for kind, each in zip(kinds, self.cluster.nodes, strict=True)
             ]
-            wanted[Place(node)] = [f"new:{self.ips['cluster']}:80", *near]
-            wanted[Place(node, self.clients[node.name])] = [*inner, *near, f"new:{self.balanced}:80"]
+            wanted[Origin(node)] = [f"new:{self.ips['cluster']}:80", *near]
+            wanted[Origin(node, self.clients[node.name])] = [*inner, *near, f"new:{self.balanced}:80"]
         return wanted
 
 
-class Running(NamedTuple):
+class RunningApplication(NamedTuple):
     """A cluster with the application on it."""
 
     cluster: Cluster

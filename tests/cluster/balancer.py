@@ -16,13 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import urllib3
 from kubernetes import client
 
 from tests.cluster import following, spreading
 from tests.cluster.place import BALANCER_CIDR
+from tests.support.api_object import ApiObject
 
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 PERIOD_SECONDS = 0.5
@@ -30,10 +30,8 @@ HEALTH_SECONDS = 5.0
 MOST_SILENCES = 3
 HTTP_OK = 200
 
-Object = dict[str, Any]
 
-
-def wants(service: Object) -> bool:
+def wants(service: ApiObject) -> bool:
     """Whether the controller is to serve it."""
     spec, meta = service["spec"], service["metadata"]
     return (
@@ -43,7 +41,7 @@ def wants(service: Object) -> bool:
     )
 
 
-def ingress(service: Object) -> str:
+def ingress(service: ApiObject) -> str:
     """The address that a Service has; empty if none."""
     entries = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
     return entries[0].get("ip", "") if entries else ""
@@ -55,12 +53,12 @@ def free_address(taken: Iterable[str]) -> str:
     return next(str(ip) for ip in ipaddress.ip_network(BALANCER_CIDR).hosts() if str(ip) not in used)
 
 
-def internal_ip(node: Object) -> str:
+def internal_ip(node: ApiObject) -> str:
     addresses = (node.get("status") or {}).get("addresses") or []
     return next((each["address"] for each in addresses if each["type"] == "InternalIP"), "")
 
 
-def next_hops(service: Object, nodes: list[Object], health: Callable[[str, int], bool | None]) -> list[str]:
+def next_hops(service: ApiObject, nodes: list[ApiObject], health: Callable[[str, int], bool | None]) -> list[str]:
     """The addresses of the nodes that get its traffic. `health` says None of a node that is silent."""
     ips = sorted(filter(None, map(internal_ip, nodes)))
     spec = service["spec"]
@@ -82,7 +80,7 @@ class Balancer:
         self._hops: dict[str, list[str]] = {}
         self._routed: set[str] = set()
         self._pool = ThreadPoolExecutor(8)
-        self._health = Health(ask_health)
+        self._health = HealthProbes(ask_health)
 
     def run(self) -> None:
         self._services.start()
@@ -106,7 +104,7 @@ class Balancer:
         hops = self._pool.map(lambda service: next_hops(service, nodes, self._health), wanted)
         self._spread(dict(zip(map(ingress, wanted), hops, strict=True)))
 
-    def _serve(self, service: Object, services: list[Object]) -> None:
+    def _serve(self, service: ApiObject, services: list[ApiObject]) -> None:
         finalizers = service["metadata"].get("finalizers") or []
         if FINALIZER not in finalizers:
             self._patch(service, {"metadata": {"finalizers": [*finalizers, FINALIZER]}})
@@ -115,13 +113,13 @@ class Balancer:
             service["status"] = {"loadBalancer": {"ingress": [address]}}
             self._patch(service, {"status": service["status"]}, status=True)
 
-    def _release(self, service: Object) -> None:
+    def _release(self, service: ApiObject) -> None:
         if ingress(service):
             self._patch(service, {"status": {"loadBalancer": None}}, status=True)
         others = [each for each in service["metadata"]["finalizers"] if each != FINALIZER]
         self._patch(service, {"metadata": {"finalizers": others or None}})
 
-    def _patch(self, service: Object, patch: Object, *, status: bool = False) -> None:
+    def _patch(self, service: ApiObject, patch: ApiObject, *, status: bool = False) -> None:
         meta = service["metadata"]
         method = self._core.patch_namespaced_service_status if status else self._core.patch_namespaced_service
         try:
@@ -144,7 +142,7 @@ class Balancer:
         self._hops = hops
 
 
-class Health:
+class HealthProbes:
     """What health check ports have said. An answer counts at once, silence when it comes three times in a row."""
 
     def __init__(self, ask: Callable[[str, int], bool | None]) -> None:

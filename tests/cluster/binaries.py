@@ -15,7 +15,7 @@ NEEDED = (*CONTROL, "kubelet")
 NO_KUBE = "KUBE names no folder with the programs of Kubernetes: the cluster is left out (docs/cluster.md)"
 
 
-class Missing(Exception):
+class BinaryMissing(Exception):
     """What was asked for cannot be had; the text is for people."""
 
 
@@ -30,7 +30,7 @@ class Kube:
         path = self.folder / program
         if not is_program(path):
             message = f"{self.folder} has no program {program} (docs/cluster.md)"
-            raise Missing(message)
+            raise BinaryMissing(message)
         return path
 
     def has(self, program: str) -> bool:
@@ -55,8 +55,8 @@ def open_folder(name: str, needed: tuple[str, ...] = NEEDED) -> Kube:
     folder = pathlib.Path(name).expanduser().resolve()
     if not folder.is_dir():
         message = f"KUBE={name}: no such folder (docs/cluster.md)"
-        raise Missing(message)
+        raise BinaryMissing(message)
     if lacking := [program for program in needed if not is_program(folder / program)]:
         message = f"KUBE={name} lacks {', '.join(lacking)} (docs/cluster.md)"
-        raise Missing(message)
+        raise BinaryMissing(message)
     return Kube(folder)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import application, binaries, lifecycle, proxies
-from tests.cluster.application import Running
+from tests.cluster.application import RunningApplication
 from tests.cluster.binaries import Kube
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
@@ -34,10 +34,10 @@ def kube() -> Kube:
 
 
 @pytest.fixture(scope="session")
-def running(kube: Kube) -> Iterator[Running]:
+def running(kube: Kube) -> Iterator[RunningApplication]:
     """With our proxy; NAME is of one that is up and is to stay."""
     name = os.environ.get("NAME")
     cluster = lifecycle.remembered(name)[0] if name else Cluster(NAME)
     with contextlib.nullcontext() if name else lifecycle.temporary(cluster, kube, proxies.OURS, ""):
         kubectl = Kubectl(cluster, kube)
-        yield Running(cluster, kube, kubectl, application.install(cluster, kubectl))
+        yield RunningApplication(cluster, kube, kubectl, application.install(cluster, kubectl))

@@ -17,7 +17,7 @@ from tests.cluster.dns_zone import Zone
 from tests.cluster.place import API_IP, DNS_PORT
 
 
-class Names:
+class ZoneNames:
     """The zone, made from what the API server has said so far."""
 
     def __init__(self, kubeconfig: str) -> None:
@@ -41,7 +41,7 @@ class Datagram(socketserver.BaseRequestHandler):
         sock.sendto(self.server.names.answer(message, is_udp=True), self.client_address)
 
 
-class Stream(socketserver.StreamRequestHandler):
+class TcpHandler(socketserver.StreamRequestHandler):
     """Questions by TCP, each after its length."""
 
     def handle(self) -> None:
@@ -62,8 +62,8 @@ class Tcp(socketserver.ThreadingTCPServer):
 
 
 def main(kubeconfig: str) -> None:
-    names = Names(kubeconfig)
-    servers = [Udp((API_IP, DNS_PORT), Datagram), Tcp((API_IP, DNS_PORT), Stream)]
+    names = ZoneNames(kubeconfig)
+    servers = [Udp((API_IP, DNS_PORT), Datagram), Tcp((API_IP, DNS_PORT), TcpHandler)]
     for server in servers:
         server.names = names
     threads = [threading.Thread(target=server.serve_forever) for server in servers]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from tests.support.api_object import ApiObject
 
 ZONE = "cluster.local"
 SCHEMA_VERSION = "1.1.0"
 FAMILIES = {4: "A", 6: "AAAA"}
 _SERVICE_LABEL = "kubernetes.io/service-name"
-
-Object = dict[str, Any]
 
 
 class Record(NamedTuple):
@@ -23,18 +23,18 @@ class Record(NamedTuple):
     port: int = 0
 
 
-class Endpoint(NamedTuple):
+class NamedEndpoint(NamedTuple):
     """One address behind a Service, with its name there."""
 
     ip: str
     hostname: str
-    ports: list[Object]
+    ports: list[ApiObject]
 
 
 class Zone:
     """Answers from the objects of one moment."""
 
-    def __init__(self, services: list[Object], slices: list[Object]) -> None:
+    def __init__(self, services: list[ApiObject], slices: list[ApiObject]) -> None:
         self._services = {(s["metadata"]["namespace"], s["metadata"]["name"]): s for s in services}
         self._slices = slices
 
@@ -60,7 +60,7 @@ class Zone:
             case _:
                 return None
 
-    def _of_service(self, name: str, rest: list[str], service: Object) -> list[Record] | None:
+    def _of_service(self, name: str, rest: list[str], service: ApiObject) -> list[Record] | None:
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
             return self._external(name, spec["externalName"]) if not rest else None
@@ -83,7 +83,7 @@ class Zone:
         records = [Record("CNAME", name, target)]
         return records + (self.records(target.rstrip(".").lower(), "ANY") or [])
 
-    def _plain(self, name: str, service: Object, *, headless: bool) -> list[Record]:
+    def _plain(self, name: str, service: ApiObject, *, headless: bool) -> list[Record]:
         ips = (
             [each.ip for each in self._endpoints(service)] if headless else service["spec"].get("clusterIPs") or []
         )
@@ -91,7 +91,7 @@ class Zone:
         return _addresses(name, ips) + ports
 
     def _ports(
-        self, name: str, base: str, service: Object, *, headless: bool
+        self, name: str, base: str, service: ApiObject, *, headless: bool
     ) -> Iterator[tuple[tuple[str, str], Record]]:
         """Each port's name and protocol, with its SRV record."""
         if headless:
@@ -102,7 +102,7 @@ class Zone:
             for port in service["spec"].get("ports") or []:
                 yield _port(port), Record("SRV", name, base, port["port"])
 
-    def _endpoints(self, service: Object) -> Iterator[Endpoint]:
+    def _endpoints(self, service: ApiObject) -> Iterator[NamedEndpoint]:
         meta = service["metadata"]
         everyone = service["spec"].get("publishNotReadyAddresses", False)
         for each in self._slices:
@@ -123,15 +123,15 @@ class Zone:
         return found
 
 
-def _of_slice(each: Object, *, everyone: bool) -> Iterator[Endpoint]:
+def _of_slice(each: ApiObject, *, everyone: bool) -> Iterator[NamedEndpoint]:
     for endpoint in each.get("endpoints") or []:
         if everyone or (endpoint.get("conditions") or {}).get("ready", True):
             for ip in endpoint["addresses"]:
                 hostname = endpoint.get("hostname") or ip.replace(".", "-").replace(":", "-")
-                yield Endpoint(ip, hostname, each.get("ports") or [])
+                yield NamedEndpoint(ip, hostname, each.get("ports") or [])
 
 
-def _port(port: Object) -> tuple[str, str]:
+def _port(port: ApiObject) -> tuple[str, str]:
     return port.get("name") or "", port.get("protocol", "TCP")
 
 

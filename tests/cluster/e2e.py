@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tests.cluster import arguments, binaries, lifecycle, network, programs, results
-from tests.cluster.binaries import Kube, Missing
+from tests.cluster.binaries import BinaryMissing, Kube
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.left_out import LEFT_OUT
 from tests.cluster.place import Cluster
@@ -67,7 +67,7 @@ def run(cluster: Cluster, kube: Kube, focus: str, report: str, skip: str = "") -
     specs = [spec for file in files for spec in results.read(file.read_text())]
     proxy = proxy_of(Kubectl(cluster, kube))
     today = datetime.now(UTC).date().isoformat()
-    results.keep(specs, results.Run(proxy, kube.version(), today), results.NEW / f"{report}.json")
+    results.keep(specs, results.SpecRun(proxy, kube.version(), today), results.NEW / f"{report}.json")
     print(results.summary(specs))
     return code
 
@@ -79,7 +79,7 @@ def proxy_of(kubectl: Kubectl) -> str:
     found = [name for name in found if name in named]
     if len(found) != 1:
         message = f"the cluster must have one proxy, not {found}"
-        raise Missing(message)
+        raise BinaryMissing(message)
     if found == ["ipvsproxy"]:
         return "ipvsproxy"
     config = kubectl.get("configmap", "kube-proxy", "--namespace=kube-system")["data"]["config.conf"]
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
     try:
         with opened(options) as found:
             return run(*found, options.focus, options.report, options.skip) if found else 0
-    except (binaries.Missing, programs.Failed, ValueError) as error:
+    except (binaries.BinaryMissing, programs.Failed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from tests.cluster import archive
 from tests.cluster.archive import Image, Layer
-from tests.cluster.binaries import Kube, Missing
+from tests.cluster.binaries import BinaryMissing, Kube
 from tests.cluster.place import HERE, REPO
 from tests.support.repository import VERSION
 
@@ -114,7 +114,7 @@ def tags(path: pathlib.Path) -> list[str]:
             return [tag for image in json.load(member or b"") for tag in image["RepoTags"] or []]
     except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
         message = f"{path} is no image archive as docker writes it: {error}"
-        raise Missing(message) from error
+        raise BinaryMissing(message) from error
 
 
 Recipe = tuple[str, Callable[[Layer], Image], list[pathlib.Path]]
@@ -152,7 +152,7 @@ def image_made(source: pathlib.Path) -> pathlib.Path:
     file = _image_root(source).with_suffix(".made")
     if not file.exists():
         message = f"there are no files of the image in {source}: make image-root"
-        raise Missing(message)
+        raise BinaryMissing(message)
     return file
 
 
@@ -251,7 +251,7 @@ def _program(layer: Layer, name: str) -> None:
     path = shutil.which(name, path=f"{os.defpath}:/usr/sbin:/sbin")
     if path is None:
         message = f"this machine has no program {name}: tools/cluster-setup"
-        raise Missing(message)
+        raise BinaryMissing(message)
     layer.program(pathlib.Path(path), f"usr/bin/{name}")
 
 

@@ -21,7 +21,7 @@ from tests.cluster import (
     proxies,
     store,
 )
-from tests.cluster.binaries import Kube, Missing
+from tests.cluster.binaries import BinaryMissing, Kube
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import CLUSTERS, REPO, Cluster
 from tests.guest import usermode
@@ -39,7 +39,7 @@ def up(cluster: Cluster, kube: Kube, proxy: str, mode: str) -> None:
     """Raises Missing, programs.Failed or CalledProcessError; what has come up so far then stays."""
     if network.exists(cluster):
         message = f"the cluster {cluster.name} runs already: make cluster-down NAME={cluster.name}"
-        raise Missing(message)
+        raise BinaryMissing(message)
     proxies.check(kube, proxy, mode)
     report = _Report()
     archives = images.make(kube, cluster.images)
@@ -92,7 +92,7 @@ def temporary(cluster: Cluster, kube: Kube, proxy: str, mode: str) -> Iterator[N
     """A cluster as long as the context lasts; nothing of it stays, also when it does not come up."""
     if network.exists(cluster):
         message = f"the cluster {cluster.name} runs already: make cluster-down NAME={cluster.name}"
-        raise Missing(message)
+        raise BinaryMissing(message)
     prepare()
     try:
         up(cluster, kube, proxy, mode)
@@ -108,7 +108,7 @@ def remembered(name: str) -> tuple[Cluster, Kube]:
         state = json.loads((cluster.folder / STATE).read_text())
     except FileNotFoundError:
         message = f"no cluster {name} runs: make cluster KUBE=DIR"
-        raise Missing(message) from None
+        raise BinaryMissing(message) from None
     return Cluster(name, state["size"], state["plugins"]), Kube(cluster.folder.__class__(state["kube"]))
 
 

@@ -7,7 +7,7 @@ import json
 
 from tests.cluster import store
 from tests.cluster.images import PAUSE
-from tests.cluster.place import AGENT_PORT, API_IP, DNS_IP, FLANNEL, POD_CIDRS, Cluster, Node
+from tests.cluster.place import AGENT_PORT, API_IP, DNS_IP, FLANNEL, POD_CIDRS, Cluster, ClusterNode
 
 RUNTIME = "unix:///run/containerd/containerd.sock"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -54,7 +54,7 @@ bogomips\t: 4000.00
 """
 
 
-def files(cluster: Cluster, node: Node) -> dict[str, str]:
+def files(cluster: Cluster, node: ClusterNode) -> dict[str, str]:
     """All files of a node by path."""
     return {
         "/etc/hostname": f"{node.name}\n",
@@ -68,7 +68,7 @@ def files(cluster: Cluster, node: Node) -> dict[str, str]:
     }
 
 
-def subnet(node: Node) -> str:
+def subnet(node: ClusterNode) -> str:
     """As flannel's daemon writes it where it has no need to masquerade."""
     lines = ["FLANNEL_MTU=1500", "FLANNEL_IPMASQ=true"]
     for prefix, cidr, own in zip(("", "IPV6_"), POD_CIDRS, node.pod_cidrs, strict=True):
@@ -78,7 +78,7 @@ def subnet(node: Node) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def cni(node: Node, plugins: str) -> dict[str, object]:
+def cni(node: ClusterNode, plugins: str) -> dict[str, object]:
     """Pods on a bridge, by flannel or not, or each on a link of its own; `network` makes routes between nodes.
 
     `firewall` is a node of the strict kind: its FORWARD chain drops what is not of pods (agent.py); what leaves
@@ -131,7 +131,7 @@ EVICTION_SIGNALS = (
 )
 
 
-def kubelet_flags(cluster: Cluster, node: Node) -> list[str]:
+def kubelet_flags(cluster: Cluster, node: ClusterNode) -> list[str]:
     """Those that have no field."""
     return [
         f"--kubeconfig={cluster.pki / node.name}.conf",
@@ -142,7 +142,7 @@ def kubelet_flags(cluster: Cluster, node: Node) -> list[str]:
     ]
 
 
-def network(cluster: Cluster, node: Node) -> list[str]:
+def network(cluster: Cluster, node: ClusterNode) -> list[str]:
     """The lines for `ip -batch`: addresses, and routes to the pods of other nodes."""
     lines = [
         "link set lo up",
@@ -156,7 +156,7 @@ def network(cluster: Cluster, node: Node) -> list[str]:
     return lines
 
 
-def agent(cluster: Cluster, node: Node, kubelet_path: object) -> dict[str, object]:
+def agent(cluster: Cluster, node: ClusterNode, kubelet_path: object) -> dict[str, object]:
     """What the first program written in Python gets to know (agent.py)."""
     return {
         "name": node.name,
@@ -168,14 +168,14 @@ def agent(cluster: Cluster, node: Node, kubelet_path: object) -> dict[str, objec
     }
 
 
-def manifest(node: Node) -> dict[str, object]:
+def manifest(node: ClusterNode) -> dict[str, object]:
     """The Node object, made before the kubelet comes: its pods' addresses, its zone."""
     labels = {"kubernetes.io/hostname": node.name, "topology.kubernetes.io/zone": node.zone}
     spec = {"podCIDR": node.pod_cidrs[0], "podCIDRs": list(node.pod_cidrs)}
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": labels}, "spec": spec}
 
 
-def _hosts(cluster: Cluster, node: Node) -> str:
+def _hosts(cluster: Cluster, node: ClusterNode) -> str:
     names = [("127.0.0.1", "localhost"), ("::1", "localhost"), *((ip, node.name) for ip in node.ips)]
     names += [(other.ips[0], other.name) for other in cluster.nodes if other != node]
     return "".join(f"{ip}\t{name}\n" for ip, name in names)

@@ -12,7 +12,7 @@ import sys
 
 from tests.cluster import node_files, programs
 from tests.cluster.binaries import Kube
-from tests.cluster.place import FLANNEL, HERE, REPO, Cluster, Node, processors
+from tests.cluster.place import FLANNEL, HERE, REPO, Cluster, ClusterNode, processors
 from tests.guest import usermode
 
 NODE_INIT = REPO / HERE / "node-init"
@@ -27,7 +27,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys
 """
 
 
-def boot(cluster: Cluster, kube: Kube, node: Node) -> None:
+def boot(cluster: Cluster, kube: Kube, node: ClusterNode) -> None:
     """Start a node, also one that was there before; it takes some time until it is Ready."""
     folder = cluster.node_folder(node)
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +47,7 @@ def boot(cluster: Cluster, kube: Kube, node: Node) -> None:
     programs.start(cluster, node.name, kernel(cluster, node), cwd=folder)
 
 
-def kernel(cluster: Cluster, node: Node) -> list[object]:
+def kernel(cluster: Cluster, node: ClusterNode) -> list[object]:
     """The words that boot it, on one processor: its processes would wake each other across several."""
     folder = cluster.node_folder(node)
     cpus = processors()
@@ -73,7 +73,7 @@ def memory() -> str:
 
 
 def run(
-    cluster: Cluster, node: Node, *argv: object, text: str = "", seconds: float = 60
+    cluster: Cluster, node: ClusterNode, *argv: object, text: str = "", seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on a node; both its outputs are one.
 
@@ -90,7 +90,7 @@ def run(
     return subprocess.CompletedProcess(argv, answer["code"], answer["output"])
 
 
-def last_words(cluster: Cluster, node: Node) -> str:
+def last_words(cluster: Cluster, node: ClusterNode) -> str:
     """Where to look, and the end of what a node that did not come up has said."""
     logs = [cluster.log(node.name), *sorted(pathlib.Path(cluster.node_folder(node)).glob("*.log"))]
     return "\n".join(f"{log}:\n{log.read_text(errors='replace')[-1500:]}" for log in logs if log.exists())

@@ -36,7 +36,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,20}")
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ClusterNode:
     """One node; numbers start with 1."""
 
     number: int
@@ -104,10 +104,10 @@ class Cluster:
         return self.pki / "admin.conf"
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
-        return tuple(Node(number) for number in range(1, self.size + 1))
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        return tuple(ClusterNode(number) for number in range(1, self.size + 1))
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> ClusterNode:
         """The node of that name or number; ValueError names those that there are."""
         for node in self.nodes:
             if name in (node.name, str(node.number)):
@@ -115,7 +115,7 @@ class Cluster:
         message = f"no node {name!r}: {', '.join(node.name for node in self.nodes)}"
         raise ValueError(message)
 
-    def node_folder(self, node: Node) -> pathlib.Path:
+    def node_folder(self, node: ClusterNode) -> pathlib.Path:
         """Shared with the node, under the same path."""
         return self.folder / node.name
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tests.cluster import nodes, programs
-from tests.cluster.binaries import Kube, Missing
+from tests.cluster.binaries import BinaryMissing, Kube
 from tests.cluster.images import REGISTRY
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import API_URL, POD_CIDRS, REPO, Cluster
@@ -57,7 +57,7 @@ def check(kube: Kube, proxy: str, mode: str) -> None:
         kube["kube-proxy"]
         if mode not in MODES:
             message = f"MODE must be one of {', '.join(MODES)}: {mode!r}"
-            raise Missing(message)
+            raise BinaryMissing(message)
 
 
 def kustomization(folder: pathlib.Path, source: pathlib.Path = REPO) -> pathlib.Path:
@@ -69,7 +69,7 @@ def kustomization(folder: pathlib.Path, source: pathlib.Path = REPO) -> pathlib.
     text = example.read_text()
     if EXAMPLE_URL not in text or ",".join(POD_CIDRS) not in text:
         message = f"{example} has another server or other ranges of pods than this cluster expects"
-        raise Missing(message)
+        raise BinaryMissing(message)
     example.write_text(text.replace(EXAMPLE_URL, API_URL))
     return copy / "example"
 

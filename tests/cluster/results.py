@@ -48,7 +48,7 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SpecRun:
     """Under what a spec ran: proxy, version of Kubernetes, day."""
 
     proxy: str
@@ -111,7 +111,7 @@ def take_in(source: pathlib.Path, path: pathlib.Path) -> None:
     _write(kept, path)
 
 
-def keep(specs: list[Spec], run: Run, path: pathlib.Path) -> None:
+def keep(specs: list[Spec], run: SpecRun, path: pathlib.Path) -> None:
     """Take results into the file, in place of older ones of the same specs with the same proxy."""
     kept = load(path)
     for spec in specs:

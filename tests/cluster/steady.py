@@ -34,7 +34,7 @@ HTTP_OK = 200
 FIRST_PORT = 11000
 """Below the ports that kernels choose by themselves, above those of the kubelet and of proxies."""
 PORTS = 1500
-Ask = Callable[[], None]
+SendRequest = Callable[[], None]
 
 
 def source_ports(index: int) -> Iterator[int]:
@@ -47,7 +47,7 @@ def source_ports(index: int) -> Iterator[int]:
     return (first + count % PORTS for count in itertools.count(begin))
 
 
-def asker(kind: str, ip: str, port: int, sources: Iterator[int]) -> Ask:
+def asker(kind: str, ip: str, port: int, sources: Iterator[int]) -> SendRequest:
     """What makes one request; OSError or HTTPException when it fails. The next one then connects anew."""
     return {"new": _new, "kept": _kept, "udp": _udp}[kind](ip, port, sources)
 
@@ -56,7 +56,7 @@ def _connection(ip: str, port: int, sources: Iterator[int]) -> http.client.HTTPC
     return http.client.HTTPConnection(ip, port, timeout=TIMEOUT_SECONDS, source_address=("", next(sources)))
 
 
-def _new(ip: str, port: int, sources: Iterator[int]) -> Ask:
+def _new(ip: str, port: int, sources: Iterator[int]) -> SendRequest:
     def ask() -> None:
         connection = _connection(ip, port, sources)
         try:
@@ -67,7 +67,7 @@ def _new(ip: str, port: int, sources: Iterator[int]) -> Ask:
     return ask
 
 
-def _kept(ip: str, port: int, sources: Iterator[int]) -> Ask:
+def _kept(ip: str, port: int, sources: Iterator[int]) -> SendRequest:
     connection = _connection(ip, port, sources)
     connection.auto_open = 0
 
@@ -93,7 +93,7 @@ def _request(connection: http.client.HTTPConnection) -> None:
         raise http.client.HTTPException(message)
 
 
-def _udp(ip: str, port: int, sources: Iterator[int]) -> Ask:
+def _udp(ip: str, port: int, sources: Iterator[int]) -> SendRequest:
     sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(RESEND_SECONDS)
     sock.bind(("", next(sources)))
@@ -114,7 +114,7 @@ def _udp(ip: str, port: int, sources: Iterator[int]) -> Ask:
     return ask
 
 
-class Target(threading.Thread):
+class SteadyClient(threading.Thread):
     """Asks one target until `stop` is set."""
 
     def __init__(self, target: str, stop: threading.Event, index: int = 0) -> None:
@@ -147,7 +147,7 @@ class Target(threading.Thread):
 
 def main(folder: str, name: str, targets: list[str]) -> None:
     stop = threading.Event()
-    threads = [Target(target, stop, index) for index, target in enumerate(targets)]
+    threads = [SteadyClient(target, stop, index) for index, target in enumerate(targets)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -11,7 +11,7 @@ from tests.cluster import programs, proxies
 from tests.cluster.binaries import Kube
 from tests.cluster.images import OURS
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.place import REPO, Cluster, Node
+from tests.cluster.place import REPO, Cluster, ClusterNode
 from tests.support import deploy_tools
 
 SYSTEM = "--namespace=kube-system"
@@ -50,7 +50,7 @@ def chart() -> list[dict[str, Any]]:
     return [each for each in deploy_tools.render(values) if not deploy_tools.is_hook(each)]
 
 
-def move(cluster: Cluster, kube: Kube, node: Node, direction: str) -> str:
+def move(cluster: Cluster, kube: Kube, node: ClusterNode, direction: str) -> str:
     """Step 5 for one node, `to` or `back`: what node.sh prints. programs.Failed when it fails."""
     words = ["sh", SWITCH / "node.sh", *(["to", node.name] if direction == "to" else ["back", node.name])]
     env = {

@@ -12,21 +12,21 @@ import pytest
 
 from ipvsproxy.base.messages import SYNCED
 from tests.cluster import control_plane, lifecycle, nodes, programs
-from tests.cluster.application import HTTP, NODE_PORT, UDP, Running, daemonset, service
+from tests.cluster.application import HTTP, NODE_PORT, UDP, RunningApplication, daemonset, service
 from tests.cluster.daemonset import DAEMONSET, OURS, READY_SECONDS, SYSTEM, is_served, judge, pods, ready
-from tests.cluster.place import Node
-from tests.cluster.traffic import Place, flowing
+from tests.cluster.place import ClusterNode
+from tests.cluster.traffic import Origin, flowing
 
 
-def restarts(running: Running, node: str) -> int:
+def restarts(running: RunningApplication, node: str) -> int:
     return pods(running)[node]["status"]["containerStatuses"][0]["restartCount"]
 
 
-def patch(running: Running, **spec: object) -> None:
+def patch(running: RunningApplication, **spec: object) -> None:
     running.kubectl("patch", DAEMONSET, SYSTEM, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
 
 
-def test_the_container_has_the_rights_that_the_manifest_gives_it_and_no_more(running: Running):
+def test_the_container_has_the_rights_that_the_manifest_gives_it_and_no_more(running: RunningApplication):
     ready(running)
     for pod in pods(running).values():
         name = pod["metadata"]["name"]
@@ -39,12 +39,12 @@ def test_the_container_has_the_rights_that_the_manifest_gives_it_and_no_more(run
         assert SYNCED in running.kubectl("logs", name, SYSTEM)
 
 
-def refused(running: Running, pod: str, *words: str) -> str:
+def refused(running: RunningApplication, pod: str, *words: str) -> str:
     command = f"{' '.join(words)} 2>&1; true"
     return running.kubectl("exec", pod, SYSTEM, "--", "sh", "-c", command)
 
 
-def test_requests_are_answered_while_nothing_happens(running: Running):
+def test_requests_are_answered_while_nothing_happens(running: RunningApplication):
     """What fails here is the machine's doing."""
     with flowing(running.cluster, running.application.targets()) as traffic:
         nodes.run(running.cluster, running.cluster.nodes[0], "sleep", "10")
@@ -56,7 +56,9 @@ def test_requests_are_answered_while_nothing_happens(running: Running):
     [{"maxUnavailable": "10%", "maxSurge": 0}, {"maxUnavailable": 0, "maxSurge": 1}],
     ids=["without surge", "with surge"],
 )
-def test_a_rolling_update_of_the_daemonset_fails_no_request(running: Running, strategy: dict[str, object]):
+def test_a_rolling_update_of_the_daemonset_fails_no_request(
+    running: RunningApplication, strategy: dict[str, object]
+):
     patch(running, updateStrategy={"type": "RollingUpdate", "rollingUpdate": strategy})
     before = {pod["metadata"]["uid"] for pod in pods(running).values()}
     with flowing(running.cluster, running.application.targets()) as traffic:
@@ -66,7 +68,7 @@ def test_a_rolling_update_of_the_daemonset_fails_no_request(running: Running, st
     assert not before & {pod["metadata"]["uid"] for pod in pods(running).values()}
 
 
-def test_an_eviction_of_the_pod_fails_no_request(running: Running):
+def test_an_eviction_of_the_pod_fails_no_request(running: RunningApplication):
     name = pods(running)["node1"]["metadata"]["name"]
     eviction = {
         "apiVersion": "policy/v1",
@@ -81,7 +83,7 @@ def test_an_eviction_of_the_pod_fails_no_request(running: Running):
 
 
 @pytest.mark.parametrize("grace", [{}, {"--grace-period": "0", "--force": "true"}], ids=["ended", "killed"])
-def test_pods_of_all_nodes_deleted_at_once_fail_no_request(running: Running, grace: dict[str, str]):
+def test_pods_of_all_nodes_deleted_at_once_fail_no_request(running: RunningApplication, grace: dict[str, str]):
     before = {node: pod["metadata"]["name"] for node, pod in pods(running).items()}
     with flowing(running.cluster, running.application.targets()) as traffic:
         running.kubectl("delete", "pods", SYSTEM, OURS, *(f"{flag}={value}" for flag, value in grace.items()))
@@ -91,7 +93,7 @@ def test_pods_of_all_nodes_deleted_at_once_fail_no_request(running: Running, gra
     judge(traffic)
 
 
-def test_a_kill_for_want_of_memory_fails_no_request(running: Running):
+def test_a_kill_for_want_of_memory_fails_no_request(running: RunningApplication):
     """The kernel kills what uses more than its cgroup may; the kubelet starts the container again."""
     before = restarts(running, "node2")
     node = running.cluster.node("node2")
@@ -112,14 +114,14 @@ done
 """
 
 
-def shrink(running: Running, node: Node) -> None:
+def shrink(running: RunningApplication, node: ClusterNode) -> None:
     """Leave our container less memory than it has."""
     uid = pods(running)[node.name]["metadata"]["uid"]
     done = nodes.run(running.cluster, node, "sh", "-c", _SHRINK, "sh", uid)
     assert done.returncode == 0, done.stdout
 
 
-def test_an_api_server_that_restarts_fails_no_request(running: Running):
+def test_an_api_server_that_restarts_fails_no_request(running: RunningApplication):
     with flowing(running.cluster, running.application.targets()) as traffic:
         programs.stop(running.cluster, "apiserver")
         control_plane.start_apiserver(running.cluster, running.kube)
@@ -127,7 +129,7 @@ def test_an_api_server_that_restarts_fails_no_request(running: Running):
     judge(traffic)
 
 
-def test_a_drained_node_goes_on_serving(running: Running):
+def test_a_drained_node_goes_on_serving(running: RunningApplication):
     """What may leave the node leaves it, and its Service goes on; the proxy, of a DaemonSet, stays."""
     cluster, application = running.cluster, running.application
     with movable(running) as ip:
@@ -143,7 +145,7 @@ def test_a_drained_node_goes_on_serving(running: Running):
 
 
 @contextlib.contextmanager
-def movable(running: Running) -> Iterator[str]:
+def movable(running: RunningApplication) -> Iterator[str]:
     """The ClusterIP of pods on both nodes that a drain evicts, and that still answer for a while then."""
     deployment = movable_pods()
     selector = deployment["spec"]["selector"]["matchLabels"]
@@ -166,24 +168,24 @@ def movable_pods() -> dict[str, Any]:
     return {**deployment, "kind": "Deployment", "spec": {**deployment["spec"], "replicas": 2}}
 
 
-def test_a_node_that_reboots_serves_again_and_others_do_not_notice(running: Running):
+def test_a_node_that_reboots_serves_again_and_others_do_not_notice(running: RunningApplication):
     """Requests in the other node to endpoints there are the ones that cannot fail: with Local policies."""
     cluster, application, node = running.cluster, running.application, running.cluster.node("node2")
     other = cluster.nodes[0]
     with near(running) as (port, ip):
         inner = [f"{kind}:{ip}:80" for kind in ("new", "kept")]
         outer = [f"{kind}:{other.ips[0]}:{port}" for kind in ("new", "kept")]
-        places = {Place(): outer, Place(other): inner, Place(other, application.clients[other.name]): inner}
+        places = {Origin(): outer, Origin(other): inner, Origin(other, application.clients[other.name]): inner}
         with flowing(cluster, places) as traffic:
             reboot(running, node)
     judge(traffic)
-    with flowing(cluster, {Place(): [f"new:{node.ips[0]}:{NODE_PORT}"]}) as after:
+    with flowing(cluster, {Origin(): [f"new:{node.ips[0]}:{NODE_PORT}"]}) as after:
         nodes.run(cluster, node, "sleep", "5")
     judge(after)
 
 
 @contextlib.contextmanager
-def near(running: Running) -> Iterator[tuple[int, str]]:
+def near(running: RunningApplication) -> Iterator[tuple[int, str]]:
     """NodePort and ClusterIP of a Service that leads to a node's own endpoints only, from inside and outside."""
     policies = {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}
     wanted = service("near", "NodePort", **policies)
@@ -197,7 +199,7 @@ def near(running: Running) -> Iterator[tuple[int, str]]:
         running.kubectl("delete", "service/near")
 
 
-def reboot(running: Running, node: Node) -> None:
+def reboot(running: RunningApplication, node: ClusterNode) -> None:
     """As after a power failure; return when all pods of the node run anew and are ready.
 
     Until the kubelet has written it, the API has the state from before: containers of other names say that it has.
@@ -213,7 +215,7 @@ def reboot(running: Running, node: Node) -> None:
     running.kubectl("wait", "pods", *there, "--for=condition=Ready", f"--timeout={READY_SECONDS}s")
 
 
-def containers(running: Running, node: Node) -> set[str]:
+def containers(running: RunningApplication, node: ClusterNode) -> set[str]:
     """The names that containerd gave them; a pod whose container does not run has none."""
     found = running.kubectl.get("pods", "--all-namespaces", f"--field-selector=spec.nodeName={node.name}")["items"]
     return {each.get("containerID", "") for pod in found for each in pod["status"].get("containerStatuses", [])}

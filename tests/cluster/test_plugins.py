@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.cluster import application, lifecycle, nodes, place, proxies
-from tests.cluster.application import HTTP, Running, daemonset
+from tests.cluster.application import HTTP, RunningApplication, daemonset
 from tests.cluster.binaries import Kube
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, judge, ready
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
-from tests.cluster.traffic import Place, flowing, pod_namespace
+from tests.cluster.traffic import Origin, flowing, pod_namespace
 
 NAME = "plugins"
 SERVICE_PORT = 80
@@ -23,14 +23,14 @@ REQUESTS = 20
 
 
 @pytest.fixture(params=place.PLUGINS, scope="module")
-def beside(request: pytest.FixtureRequest, kube: Kube) -> Iterator[Running]:
+def beside(request: pytest.FixtureRequest, kube: Kube) -> Iterator[RunningApplication]:
     if request.param == place.FLANNEL and not kube.has(place.FLANNEL):
         pytest.skip(f"{kube.folder} has no program {place.FLANNEL} (docs/cluster.md)")
     cluster = Cluster(NAME, plugins=request.param)
     with lifecycle.temporary(cluster, kube, proxies.OURS, ""):
         kubectl = Kubectl(cluster, kube)
         kubectl.apply([ported()])
-        running = Running(cluster, kube, kubectl, application.install(cluster, kubectl))
+        running = RunningApplication(cluster, kube, kubectl, application.install(cluster, kubectl))
         kubectl("rollout", "status", "daemonset/ported", f"--timeout={application.READY_SECONDS}s")
         yield running
 
@@ -43,7 +43,7 @@ def ported() -> dict[str, Any]:
     return wanted
 
 
-def test_host_ports_and_services_are_answered_while_the_proxy_restarts(beside: Running):
+def test_host_ports_and_services_are_answered_while_the_proxy_restarts(beside: RunningApplication):
     cluster, targets = beside.cluster, beside.application.targets()
     for where, wanted in targets.items():
         wanted += [f"new:{each.ips[0]}:{HOST_PORT}" for each in cluster.nodes if each != where.node]
@@ -53,18 +53,18 @@ def test_host_ports_and_services_are_answered_while_the_proxy_restarts(beside: R
     judge(traffic)
 
 
-def test_a_host_port_with_the_number_of_a_services_port_takes_none_of_its_connections(beside: Running):
+def test_a_host_port_with_the_number_of_a_services_port_takes_none_of_its_connections(beside: RunningApplication):
     cluster, application = beside.cluster, beside.application
     vips = (application.ips["cluster"], application.balanced)
     for node in cluster.nodes:
-        for where in (Place(node), Place(node, application.clients[node.name])):
+        for where in (Origin(node), Origin(node, application.clients[node.name])):
             for vip in vips:
                 assert {name.split("-")[0] for name in answers(cluster, where, vip)} == {"web"}, (str(where), vip)
             names = answers(cluster, where, next(each.ips[0] for each in cluster.nodes if each != node))
             assert {name.split("-")[0] for name in names} == {"ported"}, str(where)
 
 
-def answers(cluster: Cluster, where: Place, ip: str) -> list[str]:
+def answers(cluster: Cluster, where: Origin, ip: str) -> list[str]:
     """The names of the pods that answer."""
     script = (
         f"for i in $(seq {REQUESTS}); do curl -sS --max-time 20 http://{ip}:{SERVICE_PORT}/hostname; echo; done"

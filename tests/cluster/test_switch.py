@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import application, lifecycle, nodes, programs, proxies, switching
-from tests.cluster.application import Application, Running
+from tests.cluster.application import Application, RunningApplication
 from tests.cluster.binaries import Kube
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
-from tests.cluster.traffic import Result, flowing
+from tests.cluster.traffic import OriginResult, flowing
 
 NAME = "switch"
 SYNC_SECONDS = 900
@@ -29,7 +29,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def switching_from(mode: str, kube: Kube) -> Iterator[Running]:
+def switching_from(mode: str, kube: Kube) -> Iterator[RunningApplication]:
     """A cluster with kube-proxy in each of its modes, and all that the recipe prepares.
 
     NAME is of one that is up; it stays, with kube-proxy in the end.
@@ -45,7 +45,7 @@ def switching_from(mode: str, kube: Kube) -> Iterator[Running]:
         kubectl.apply(switching.kinds(SERVICES))
         switching.prepare(cluster, kubectl)
         programs.wait("kube-proxy does not serve", lambda: serves(cluster, installed), SYNC_SECONDS)
-        yield Running(cluster, kube, kubectl, installed)
+        yield RunningApplication(cluster, kube, kubectl, installed)
 
 
 def serves(cluster: Cluster, installed: Application) -> bool:
@@ -56,7 +56,7 @@ def serves(cluster: Cluster, installed: Application) -> bool:
     return not traffic.failed() and not traffic.silent()
 
 
-def is_cut(result: Result) -> bool:
+def is_cut(result: OriginResult) -> bool:
     """An open connection that is reset once, after which the next one goes on."""
     return result.target.startswith("kept:") and [
         "ConnectionResetError" in error for _, error in result.failures
@@ -64,7 +64,7 @@ def is_cut(result: Result) -> bool:
 
 
 @pytest.mark.parametrize("direction", ["to", "back"])
-def test_no_request_fails_on_the_way(switching_from: Running, mode: str, direction: str):
+def test_no_request_fails_on_the_way(switching_from: RunningApplication, mode: str, direction: str):
     """Open connections stay open, but on the way back to the modes that do not know IPVS (switch.md)."""
     cluster, kube, _, installed = switching_from
     for node in cluster.nodes:

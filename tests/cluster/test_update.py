@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from tests.cluster import images, proxies
-from tests.cluster.application import Running
+from tests.cluster.application import RunningApplication
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, judge, pods, ready
 from tests.cluster.place import REPO
 from tests.cluster.traffic import flowing
@@ -26,7 +26,7 @@ def older() -> pathlib.Path:
     return source
 
 
-def install(running: Running, source: pathlib.Path, image: str) -> None:
+def install(running: RunningApplication, source: pathlib.Path, image: str) -> None:
     """A version's own manifests, with its image."""
     example = proxies.kustomization(running.cluster.folder, source)
     file = example / "kustomization.yaml"
@@ -35,17 +35,19 @@ def install(running: Running, source: pathlib.Path, image: str) -> None:
     ready(running)
 
 
-def change(running: Running, image: str) -> None:
+def change(running: RunningApplication, image: str) -> None:
     """As docs say: the image, and nothing else."""
     running.kubectl("set", "image", DAEMONSET, f"*={image}", SYSTEM)
     ready(running)
 
 
-def images_of(running: Running) -> set[str]:
+def images_of(running: RunningApplication) -> set[str]:
     return {pod["spec"]["containers"][0]["image"] for pod in pods(running).values()}
 
 
-def test_no_request_fails_from_an_older_version_to_this_one_and_back(running: Running, older: pathlib.Path):
+def test_no_request_fails_from_an_older_version_to_this_one_and_back(
+    running: RunningApplication, older: pathlib.Path
+):
     try:
         install(running, older, images.OLDER_TAG)
         assert images_of(running) == {images.OLDER_TAG}

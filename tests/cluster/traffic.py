@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.cluster import nodes, programs
-from tests.cluster.place import HERE, REPO, Cluster, Node
+from tests.cluster.place import HERE, REPO, Cluster, ClusterNode
 
 STEADY = REPO / HERE / "steady.py"
 MOST_SECONDS = 1800
@@ -21,10 +21,10 @@ MOST_PLACES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Origin:
     """Where requests come from: outside; a node; or the pod with the address on that node."""
 
-    node: Node | None = None
+    node: ClusterNode | None = None
     pod_ip: str = ""
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class OriginResult:
     """What became of the requests from a place to a target; `failures` are (seconds from the start, error)."""
 
     place: str
@@ -59,15 +59,15 @@ class Result:
 
 
 @dataclass
-class Traffic:
+class RunningTraffic:
     """The results are there when the context is left."""
 
-    results: list[Result] = field(default_factory=list)
+    results: list[OriginResult] = field(default_factory=list)
 
-    def failed(self) -> list[Result]:
+    def failed(self) -> list[OriginResult]:
         return [result for result in self.results if result.failures]
 
-    def silent(self) -> list[Result]:
+    def silent(self) -> list[OriginResult]:
         """Those that proved nothing, for none of their requests was answered."""
         return [result for result in self.results if not result.ok]
 
@@ -76,9 +76,9 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def flowing(cluster: Cluster, wanted: dict[Place, list[str]]) -> Iterator[Traffic]:
+def flowing(cluster: Cluster, wanted: dict[Origin, list[str]]) -> Iterator[RunningTraffic]:
     """Requests to the targets (steady.py) of each place, as long as the context lasts."""
-    traffic = Traffic()
+    traffic = RunningTraffic()
     stop_files = {place.folder(cluster) / "stop" for place in wanted}
     start_files = [place.folder(cluster) / f"started-{place.word}" for place in wanted]
     for file in (*stop_files, *start_files):
@@ -95,14 +95,14 @@ def flowing(cluster: Cluster, wanted: dict[Place, list[str]]) -> Iterator[Traffi
             traffic.results += _results(place, future)
 
 
-def _results(place: Place, future: Future[str]) -> Iterator[Result]:
+def _results(place: Origin, future: Future[str]) -> Iterator[OriginResult]:
     for line in future.result().splitlines():
         said = json.loads(line)
         failures = [(at, error) for at, error in said["failures"]]
-        yield Result(str(place), said["target"], said["ok"], said["slowest"], failures)
+        yield OriginResult(str(place), said["target"], said["ok"], said["slowest"], failures)
 
 
-def _run(cluster: Cluster, place: Place, targets: list[str]) -> str:
+def _run(cluster: Cluster, place: Origin, targets: list[str]) -> str:
     # As text: a node that read the file before may go on with what it has read.
     program = [sys.executable, "-c", STEADY.read_text(), str(place.folder(cluster)), place.word, *targets]
     if place.node is None:
@@ -124,7 +124,7 @@ done
 """
 
 
-def pod_namespace(cluster: Cluster, place: Place) -> str:
+def pod_namespace(cluster: Cluster, place: Origin) -> str:
     """The network namespace of a pod, by its name on the node."""
     assert place.node is not None
     done = nodes.run(cluster, place.node, "sh", "-c", _FIND, "sh", place.pod_ip)

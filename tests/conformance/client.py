@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 from tests.lab import netns, probe
-from tests.lab.probe import Question, Result
+from tests.lab.probe import ProbeQuestion, Result
 
 IP_RECVERR, IPV6_RECVERR = 11, 25
 
@@ -24,16 +24,16 @@ HTTP_REQUEST = b"GET /healthz HTTP/1.0\r\n\r\n"
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class TimedQuestion:
     """A question, and how long silence lasts until it counts as such."""
 
-    question: Question
+    question: ProbeQuestion
     patience: float
     line: bytes = probe.QUESTION
 
 
 class _Attempt(probe.Attempt):
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: TimedQuestion) -> None:
         question = ask.question
         if question.proto == "sctp" and question.src is None:
             question = dataclasses.replace(question, src=route_source(question))
@@ -59,7 +59,7 @@ class _Attempt(probe.Attempt):
             self.result = Result("answered", "?")
 
 
-def route_source(question: Question) -> str | None:
+def route_source(question: ProbeQuestion) -> str | None:
     """Ask the kernel which source a packet to this address would have."""
     with netns.open_socket(question.netns, question.address, "udp") as asking:
         if asking.connect_ex((question.address, question.port)) != 0:
@@ -67,7 +67,7 @@ def route_source(question: Question) -> str | None:
         return asking.getsockname()[0]
 
 
-def ask_all(asks: Sequence[Ask]) -> list[Result]:
+def ask_all(asks: Sequence[TimedQuestion]) -> list[Result]:
     """Ask all at once, each flow's attempts one after the other; the results come in the same order."""
     attempts = []
     with selectors.DefaultSelector() as selector:

@@ -15,7 +15,7 @@ from ipvsproxy.inspect.walk import explain, packet
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey
-from tests.conformance.judge import Facts
+from tests.conformance.judge import NetworkFacts
 from tests.conformance.scenario_file import Flow
 from tests.lab import netns
 from tests.lab.probe import Result
@@ -24,7 +24,7 @@ WIRE = {"answered": PacketOutcome.ACCEPTED, "refused": PacketOutcome.REFUSED, "t
 
 
 def differences(
-    where: str, results: Mapping[str, Sequence[Result]], flows: Sequence[Flow], facts: Facts
+    where: str, results: Mapping[str, Sequence[Result]], flows: Sequence[Flow], facts: NetworkFacts
 ) -> Iterator[tuple[Flow, str, str]]:
     """Yield (flow, what explain says, what happened) where they do not agree."""
     with netns.inside(where), KernelReader() as view:
@@ -39,7 +39,9 @@ def _explain(flow: Flow, view: KernelReader) -> Explanation:
     return explain(packet(to, view, None if flow.sender == "node" else parse_ip(flow.source)), view)
 
 
-def compare(flow: Flow, said: Explanation, results: Sequence[Result], facts: Facts) -> Iterator[tuple[str, str]]:
+def compare(
+    flow: Flow, said: Explanation, results: Sequence[Result], facts: NetworkFacts
+) -> Iterator[tuple[str, str]]:
     """Yield (what explain says, what happened) where they do not agree."""
     if said.outcome is PacketOutcome.NOT_OURS:
         wrong = [r for r in results if not _passed(flow, r)]
@@ -57,7 +59,7 @@ def _passed(flow: Flow, result: Result) -> bool:
 
 
 def _compare_endpoints(
-    flow: Flow, said: Explanation, results: Sequence[Result], facts: Facts
+    flow: Flow, said: Explanation, results: Sequence[Result], facts: NetworkFacts
 ) -> Iterator[tuple[str, str]]:
     targets = {str(target.real.destination): target for target in said.targets}
     answered = {result.name for result in results}

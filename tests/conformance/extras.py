@@ -6,7 +6,8 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-Object = dict[str, Any]
+from tests.support.api_object import ApiObject
+
 NODE_IP, NODE_IP6, SECOND_IP = "172.16.5.4", "2001:db8:5::4", "172.16.6.4"
 POD, FAR, CLIENT = "10.64.3.7", "10.64.9.7", "198.51.100.77"
 POD6, FAR6, CLIENT6 = "fd00:64:3::7", "fd00:64:9::7", "2001:db8:77::1"
@@ -43,8 +44,8 @@ table ip6 filter {
 
 
 def scenario(
-    name: str, config: Object, services: Sequence[Object], flows: Sequence[Object], **more: Any
-) -> Object:
+    name: str, config: ApiObject, services: Sequence[ApiObject], flows: Sequence[ApiObject], **more: Any
+) -> ApiObject:
     """Put a scenario together; `more` adds or replaces whole keys."""
     node = {
         "name": "worker-a",
@@ -59,7 +60,7 @@ def scenario(
     return made | {"services": list(services), "endpoints": members, "flows": numbered} | copy.deepcopy(more)
 
 
-def endpoint(address: str, *, service: str = "app/web", port: int = 8080) -> Object:
+def endpoint(address: str, *, service: str = "app/web", port: int = 8080) -> ApiObject:
     local = address in (LOCAL, LOCAL6, NODE_IP, "10.64.3.99")
     conditions = {"ready": True, "serving": True, "terminating": False}
     ports = [{"name": "web", "port": port, "protocol": "TCP"}]
@@ -67,13 +68,13 @@ def endpoint(address: str, *, service: str = "app/web", port: int = 8080) -> Obj
     return {"service": service, "address": address, "ports": ports} | where | conditions
 
 
-def service(port: int = 80, **more: Any) -> Object:
+def service(port: int = 80, **more: Any) -> ApiObject:
     ports = [{"name": "web", "port": port, "protocol": "TCP", "targetPort": "web"}]
     made = {"namespace": "app", "name": "web", "type": "ClusterIP", "clusterIP": VIP, "ports": ports}
     return made | {"clusterIPs": [VIP, VIP6]} | more
 
 
-def balanced(port: int = 80, **more: Any) -> Object:
+def balanced(port: int = 80, **more: Any) -> ApiObject:
     """A Service of type LoadBalancer with a NodePort."""
     made = service(port, type="LoadBalancer", loadBalancerIngress=[{"ip": LB, "ipMode": "VIP"}], **more)
     made["ports"][0]["nodePort"] = 31080
@@ -82,7 +83,7 @@ def balanced(port: int = 80, **more: Any) -> Object:
 
 def flow(
     sender: str, source: str, to: str, endpoints: Sequence[str], masquerade: bool | None, **more: Any
-) -> Object:
+) -> ApiObject:
     """Make a flow to ADDRESS PORT, delivered to the endpoints."""
     address, _, port = to.partition(" ")
     made = {
@@ -96,7 +97,7 @@ def flow(
     return made | {"proto": "TCP"} | wanted | more
 
 
-def extras() -> Iterator[Object]:
+def extras() -> Iterator[ApiObject]:
     yield from map(_detector, DETECTORS)
     yield from map(_remote_pods, DETECTORS)
     yield _masquerade_all()
@@ -107,7 +108,7 @@ def extras() -> Iterator[Object]:
     yield _second_interface()
 
 
-def _detector(mode: str) -> Object:
+def _detector(mode: str) -> ApiObject:
     """Everyone to a dual-stack ClusterIP; only a detector of addresses takes pods elsewhere for local ones."""
     far = mode != "cluster-cidr"
     flows = [
@@ -123,7 +124,7 @@ def _detector(mode: str) -> Object:
     return scenario(f"detector-{mode}", DETECTORS[mode], [service()], flows)
 
 
-def _remote_pods(mode: str) -> Object:
+def _remote_pods(mode: str) -> ApiObject:
     """Pods elsewhere against a Local policy: inside for a detector of addresses, else outside."""
     mine = BOTH if mode == "cluster-cidr" else BOTH[:1]
     flows = [
@@ -136,7 +137,7 @@ def _remote_pods(mode: str) -> Object:
     return scenario(f"remote-pods-{mode}", DETECTORS[mode], [local], flows)
 
 
-def _masquerade_all() -> Object:
+def _masquerade_all() -> ApiObject:
     flows = [
         flow("pod", POD, f"{VIP} 80", BOTH, True),
         flow("pod", POD6, f"{VIP6} 80", BOTH6, True),
@@ -146,7 +147,7 @@ def _masquerade_all() -> Object:
     return scenario("masquerade-all", DETECTORS["cluster-cidr"] | {"masqueradeAll": True}, [balanced()], flows)
 
 
-def _scheduler(name: str) -> Object:
+def _scheduler(name: str) -> ApiObject:
     flows = [
         flow("pod", POD, f"{VIP} 80", BOTH, False),
         flow("external", CLIENT, f"{NODE_IP} 31080", BOTH, True),
@@ -155,7 +156,7 @@ def _scheduler(name: str) -> Object:
     return scenario(f"scheduler-{name}", DETECTORS["cluster-cidr"] | {"scheduler": name}, [balanced()], flows)
 
 
-def _host_network() -> Object:
+def _host_network() -> ApiObject:
     """The API server as its own Service sees it: the endpoint is a process of this node.
 
     What is delivered to the host itself passes no postrouting hook, with any proxy: nothing to masquerade.
@@ -172,7 +173,7 @@ def _host_network() -> Object:
     return scenario("host-network-endpoint", DETECTORS["cluster-cidr"], [api], flows, endpoints=members)
 
 
-def _host_port() -> Object:
+def _host_port() -> ApiObject:
     """A hostPort that another program DNATs on every local address, and a Service on the same port number."""
     flows = [
         flow("external", CLIENT, f"{NODE_IP} 8443", ["10.64.3.99:80"], False),
@@ -188,7 +189,7 @@ def _host_port() -> Object:
     return scenario("host-port", config, services, flows, endpoints=members, host_rules=HOST_PORT)
 
 
-def _forward_drop() -> Object:
+def _forward_drop() -> ApiObject:
     flows = [
         flow("pod", POD, f"{VIP} 80", BOTH, False),
         flow("pod", POD6, f"{VIP6} 80", BOTH6, False),
@@ -199,9 +200,9 @@ def _forward_drop() -> Object:
     return scenario("forward-drop", DETECTORS["cluster-cidr"], [balanced()], flows, host_rules=FORWARD_DROP)
 
 
-def _second_interface() -> Object:
+def _second_interface() -> ApiObject:
     """NodePorts on one of two interfaces."""
-    passes: Object = {"expect": "passes-through"}
+    passes: ApiObject = {"expect": "passes-through"}
     flows = [
         flow("external", CLIENT, f"{SECOND_IP} 31080", BOTH, True),
         flow("pod", POD, f"{SECOND_IP} 31080", BOTH, True),

@@ -26,12 +26,12 @@ from tests.conformance.extras import (
     REMOTE6,
     VIP,
     VIP6,
-    Object,
     endpoint,
     flow,
     scenario,
     service,
 )
+from tests.support.api_object import ApiObject
 
 LABEL = "ipvsproxy.io/tenant"
 BLUE, GREEN, UNKNOWN, PLAIN = (f"10.64.3.{number}" for number in (31, 32, 33, 34))
@@ -41,7 +41,7 @@ OTHER, OTHER6 = "10.99.0.31", "fd00:99::31"
 DNS, DNS6, OWN_DNS, OWN_DNS6 = "10.99.0.53", "fd00:99::53", "10.99.0.54", "fd00:99::54"
 NODE_PORT = 31080
 PROTOCOLS = ("TCP", "UDP", "SCTP")
-TENANTS: Object = {
+TENANTS: ApiObject = {
     "namespaces": {"app": {LABEL: "blue"}, "green": {LABEL: "green"}, "plain": {}, "kube-system": {}},
     "pods": [
         {"namespace": namespace, "name": f"{namespace}-{family}", "address": address}
@@ -55,7 +55,7 @@ TENANTS: Object = {
 }
 
 
-class Asker(NamedTuple):
+class TenantClient(NamedTuple):
     """Who asks in both families, and what becomes of it at a Service of tenant blue."""
 
     sender: str
@@ -65,21 +65,21 @@ class Asker(NamedTuple):
 
 
 ASKERS = (
-    Asker("pod", BLUE, BLUE6, "endpoints"),
-    Asker("pod", GREEN, GREEN6, "reject"),
-    Asker("pod", UNKNOWN, UNKNOWN6, "drop"),
-    Asker("pod", PLAIN, PLAIN6, "endpoints"),
+    TenantClient("pod", BLUE, BLUE6, "endpoints"),
+    TenantClient("pod", GREEN, GREEN6, "reject"),
+    TenantClient("pod", UNKNOWN, UNKNOWN6, "drop"),
+    TenantClient("pod", PLAIN, PLAIN6, "endpoints"),
     # Of another node, where it is judged; here it is in the pod ranges, and not known.
-    Asker("remote-pod", FAR, FAR6, "drop"),
+    TenantClient("remote-pod", FAR, FAR6, "drop"),
     # Not judged.
-    Asker("external", CLIENT, CLIENT6, "endpoints"),
-    Asker("node", NODE_IP, NODE_IP6, "endpoints"),
+    TenantClient("external", CLIENT, CLIENT6, "endpoints"),
+    TenantClient("node", NODE_IP, NODE_IP6, "endpoints"),
 )
 WAYS = ((f"{VIP} 80", f"{VIP6} 80"), (f"{LB} 80", f"{LB6} 80"), (f"{EXTERNAL} 80", f"{EXTERNAL6} 80"))
 WAYS += ((f"{NODE_IP} {NODE_PORT}", f"{NODE_IP6} {NODE_PORT}"),)
 
 
-def tenants() -> Iterator[Object]:
+def tenants() -> Iterator[ApiObject]:
     yield _tenants()
     yield _dropped()
     yield _unknown_namespace()
@@ -87,11 +87,11 @@ def tenants() -> Iterator[Object]:
     yield _dns_fallback()
 
 
-def _settings(**more: Any) -> Object:
+def _settings(**more: Any) -> ApiObject:
     return DETECTORS["cluster-cidr"] | {"tenantLabel": LABEL} | more
 
 
-def _balanced(**more: Any) -> Object:
+def _balanced(**more: Any) -> ApiObject:
     """A Service with addresses of every kind in both families, over all protocols."""
     ports = [
         {"name": name.lower(), "port": 80, "protocol": name, "targetPort": name.lower(), "nodePort": NODE_PORT}
@@ -103,12 +103,12 @@ def _balanced(**more: Any) -> Object:
     )
 
 
-def _members(*addresses: str, service: str = "app/web", protocols: Iterable[str] = PROTOCOLS) -> list[Object]:
+def _members(*addresses: str, service: str = "app/web", protocols: Iterable[str] = PROTOCOLS) -> list[ApiObject]:
     ports = [{"name": name.lower(), "port": 8080, "protocol": name} for name in protocols]
     return [endpoint(address, service=service) | {"ports": ports} for address in addresses]
 
 
-def _sent(asker: Asker, way: tuple[str, str], proto: str) -> Iterator[Object]:
+def _sent(asker: TenantClient, way: tuple[str, str], proto: str) -> Iterator[ApiObject]:
     """Yield the flows of an asker by one way, in both families."""
     for source, to, ends in zip((asker.source, asker.source6), way, (BOTH, BOTH6), strict=True):
         if asker.expect == "endpoints":
@@ -118,7 +118,7 @@ def _sent(asker: Asker, way: tuple[str, str], proto: str) -> Iterator[Object]:
             yield flow(asker.sender, source, to, (), None, proto=proto, expect=asker.expect)
 
 
-def _tenants() -> Object:
+def _tenants() -> ApiObject:
     """A Service of tenant blue, by every way: its own pods, those of others, and who is no pod."""
     flows = [
         made
@@ -130,7 +130,7 @@ def _tenants() -> Object:
     )
 
 
-def _dropped() -> Object:
+def _dropped() -> ApiObject:
     """Others get no answer if so set; a Service can be shared with one tenant, or with all."""
     mine = {"annotations": {"ipvsproxy.io/share-with": "green"}}
     everyone = service(82, name="all", clusterIP="10.99.0.32", clusterIPs=["10.99.0.32"])
@@ -141,7 +141,7 @@ def _dropped() -> Object:
         everyone,
     ]
     flows = [
-        *(made for way in WAYS for made in _sent(Asker("pod", GREEN, GREEN6, "endpoints"), way, "TCP")),
+        *(made for way in WAYS for made in _sent(TenantClient("pod", GREEN, GREEN6, "endpoints"), way, "TCP")),
         flow("pod", GREEN, f"{OTHER} 81", (), None, expect="drop"),
         flow("pod", GREEN6, f"{OTHER6} 81", (), None, expect="drop"),
         flow("pod", BLUE, f"{OTHER} 81", [f"{LOCAL}:8080"], False),
@@ -156,7 +156,7 @@ def _dropped() -> Object:
     return scenario("tenants-dropped", config, services, flows, endpoints=members, **TENANTS)
 
 
-def _unknown_namespace() -> Object:
+def _unknown_namespace() -> ApiObject:
     """A namespace that is not known: its Services are for pods of shared ones, its pods reach shared Services."""
     spaces = {name: labels for name, labels in TENANTS["namespaces"].items() if name != "app"}
     shared = service(83, namespace="plain", name="shared", clusterIP=OTHER, clusterIPs=[OTHER, OTHER6])
@@ -186,7 +186,7 @@ WHO_ASKS = (
 DNS_PROTOCOLS = ("UDP", "TCP")
 
 
-def _dns_service(namespace: str, name: str, *addresses: str, **more: Any) -> Object:
+def _dns_service(namespace: str, name: str, *addresses: str, **more: Any) -> ApiObject:
     ports = [
         {"name": proto.lower(), "port": 53, "protocol": proto, "targetPort": proto.lower()}
         for proto in DNS_PROTOCOLS
@@ -195,7 +195,7 @@ def _dns_service(namespace: str, name: str, *addresses: str, **more: Any) -> Obj
     return service(53, ports=ports) | where | more
 
 
-def _asked(sender: str, sources: tuple[str, str], answering: tuple[str, str]) -> Iterator[Object]:
+def _asked(sender: str, sources: tuple[str, str], answering: tuple[str, str]) -> Iterator[ApiObject]:
     """Yield the questions to the cluster's DNS, in both families, over UDP and TCP."""
     for proto in DNS_PROTOCOLS:
         for source, server, host in zip(sources, (DNS, DNS6), answering, strict=True):
@@ -203,7 +203,7 @@ def _asked(sender: str, sources: tuple[str, str], answering: tuple[str, str]) ->
             yield flow(sender, source, f"{server} 53", [name], sender == "node", proto=proto)
 
 
-def _dns_scenario(name: str, flows: Iterable[Object], *, has_endpoint: bool, **settings: Any) -> Object:
+def _dns_scenario(name: str, flows: Iterable[ApiObject], *, has_endpoint: bool, **settings: Any) -> ApiObject:
     annotations = {"ipvsproxy.io/tenant-dns": "true"}
     services = [
         _dns_service("kube-system", "kube-dns", DNS, DNS6),
@@ -215,7 +215,7 @@ def _dns_scenario(name: str, flows: Iterable[Object], *, has_endpoint: bool, **s
     return scenario(name, _settings(**settings), services, list(flows), endpoints=members, **TENANTS)
 
 
-def _dns(has_endpoint: bool) -> Object:
+def _dns(has_endpoint: bool) -> ApiObject:
     """The cluster's DNS Service, in place of which that of tenant blue answers blue's pods, or refuses them."""
     cluster = (CLUSTER_DNS, CLUSTER_DNS6)
     flows = [made for sender, *sources in WHO_ASKS for made in _asked(sender, (sources[0], sources[1]), cluster)]
@@ -230,7 +230,7 @@ def _dns(has_endpoint: bool) -> Object:
     return _dns_scenario(name, flows, has_endpoint=has_endpoint)
 
 
-def _dns_fallback() -> Object:
+def _dns_fallback() -> ApiObject:
     """Without an endpoint the cluster's DNS answers, if so set."""
     flows = _asked("pod", (BLUE, BLUE6), (CLUSTER_DNS, CLUSTER_DNS6))
     return _dns_scenario("tenant-dns-fallback", flows, has_endpoint=False, tenantDNSFallback="true")

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from ipvsproxy.base import messages
 from tests.conformance.proxy import Zygote
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
-from tests.lab.proxy import Proxy
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
+from tests.lab.proxy import LabProxy
 
 
-class ForkedProxy(Proxy):
+class ForkedProxy(LabProxy):
     """A proxy on a node of the lab that follows a folder of manifests; it ends with the lab at the latest."""
 
-    def __init__(self, zygote: Zygote, lab: Lab, node: Node, manifests: pathlib.Path, *extra: str) -> None:
+    def __init__(self, zygote: Zygote, lab: Lab, node: LabNode, manifests: pathlib.Path, *extra: str) -> None:
         log = pathlib.Path(tempfile.mkdtemp(prefix=f"{lab.prefix}-")) / f"{node.name}.log"
         fixed = [f"--manifests={manifests}", f"--hostname-override={node.name}", "--logging-format=json",
                  "--ipvs-min-sync-period=0s"]  # fmt: skip

@@ -36,7 +36,7 @@ MASQUERADED, ORIGINAL = "a node address", "the original source"
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class NetworkFacts:
     """What the judge must know of the network."""
 
     node_addresses: frozenset[str]
@@ -77,14 +77,14 @@ def _describe(result: Result) -> str:
     return f"{result.outcome} ({result.error})" if result.outcome == "unreachable" else result.outcome
 
 
-def lacks_endpoints(flow: Flow, results: Sequence[Result], facts: Facts) -> bool:
+def lacks_endpoints(flow: Flow, results: Sequence[Result], facts: NetworkFacts) -> bool:
     """Whether nothing is wrong but that some endpoint has not answered yet."""
     if flow.expect != "endpoints" or flow.sticky or not facts.spreads:
         return False
     return all(_attempt_is_right(flow, result, facts) for result in results) and _missing(flow, results)
 
 
-def is_right(flow: Flow, results: Sequence[Result], facts: Facts) -> bool:
+def is_right(flow: Flow, results: Sequence[Result], facts: NetworkFacts) -> bool:
     if not results or not all(_attempt_is_right(flow, result, facts) for result in results):
         return False
     if flow.expect != "endpoints":
@@ -98,7 +98,7 @@ def _missing(flow: Flow, results: Sequence[Result]) -> bool:
     return bool(flow.endpoints - {result.name for result in results})
 
 
-def _attempt_is_right(flow: Flow, result: Result, facts: Facts) -> bool:
+def _attempt_is_right(flow: Flow, result: Result, facts: NetworkFacts) -> bool:
     match flow.expect:
         case "reject":
             return result.outcome == "refused"
@@ -109,14 +109,14 @@ def _attempt_is_right(flow: Flow, result: Result, facts: Facts) -> bool:
     return result.name in flow.endpoints and _source_is_right(flow, result, facts)
 
 
-def _passed(flow: Flow, result: Result, facts: Facts) -> bool:
+def _passed(flow: Flow, result: Result, facts: NetworkFacts) -> bool:
     if result.name == "?":
         return flow.port in facts.health_ports
     owners = (HOST, OUTSIDE, endpoint_name(flow.address, flow.port))
     return result.name in owners and _is_original(flow, result, facts)
 
 
-def _source_is_right(flow: Flow, result: Result, facts: Facts) -> bool:
+def _source_is_right(flow: Flow, result: Result, facts: NetworkFacts) -> bool:
     masquerade = flow.masquerade_by_endpoint.get(result.name, flow.masquerade)
     if masquerade is None:
         return True
@@ -125,7 +125,7 @@ def _source_is_right(flow: Flow, result: Result, facts: Facts) -> bool:
     return _is_original(flow, result, facts)
 
 
-def _is_original(flow: Flow, result: Result, facts: Facts) -> bool:
+def _is_original(flow: Flow, result: Result, facts: NetworkFacts) -> bool:
     if flow.sender == "node":
         return result.seen_source in facts.node_addresses
     return result.seen_source == flow.source

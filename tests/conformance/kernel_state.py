@@ -22,7 +22,7 @@ NLM_F_REQUEST, NLM_F_ACK = 1, 4
 
 
 @dataclasses.dataclass
-class Server:
+class ListedServer:
     """One virtual server of /proc/net/ip_vs, named ADDRESS:PORT/PROTO; destinations with their weights."""
 
     name: str
@@ -31,12 +31,12 @@ class Server:
     destinations: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def servers(where: str) -> dict[str, Server]:
+def servers(where: str) -> dict[str, ListedServer]:
     """Read all virtual servers of a namespace, but those by firewall mark."""
     with netns.inside(where):
         lines = (PROC_NET / "ip_vs").read_text().splitlines()
-    found: dict[str, Server] = {}
-    current: Server | None = None
+    found: dict[str, ListedServer] = {}
+    current: ListedServer | None = None
     for line in lines[3:]:
         words = line.split()
         if words[0] == "->":
@@ -47,7 +47,7 @@ def servers(where: str) -> dict[str, Server]:
             current = None
         else:
             host, port = _hexadecimal(words[1])
-            current = Server(f"{endpoint_name(host, port)}/{words[0]}", host, tuple(words[2:]))
+            current = ListedServer(f"{endpoint_name(host, port)}/{words[0]}", host, tuple(words[2:]))
             found[current.name] = current
     return found
 

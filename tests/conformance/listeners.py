@@ -15,15 +15,15 @@ from tests.conformance.network import Network
 from tests.conformance.places import places
 from tests.conformance.scenario_file import Scenario, endpoint_name
 from tests.lab import netns
-from tests.lab.lab import Host
-from tests.lab.responder import Listener, Responder
+from tests.lab.lab import LabHost
+from tests.lab.responder import EndpointListener, Responder
 
 IPV6_FREEBIND, IP_FREEBIND = 78, 15
 HOST = "the host itself"
 OUTSIDE = "the world outside"
 
 
-class FlowListener(Listener):
+class FlowListener(EndpointListener):
     """Listens on one address, which need not be there yet, next to others on the same port."""
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ def listen(responder: Responder, network: Network, scenario: Scenario, *, sctp: 
 
 def _listen(responder: Responder, key: tuple[str, str, int, str], name: str) -> None:
     space, text, port, proto = key
-    host = Host(name, space, "", text) if ":" in text else Host(name, space, text, "")
+    host = LabHost(name, space, "", text) if ":" in text else LabHost(name, space, text, "")
     listener = FlowListener(responder, host, port, proto, name)
     with _taken_is_fine():
         listener.start()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.conformance.scenario_file import Endpoint, Object, Scenario
+from tests.conformance.scenario_file import Scenario, ScenarioEndpoint
+from tests.support.api_object import ApiObject
 
 OWN_KEYS = {"namespace", "name", "note", "labels", "annotations", "loadBalancerIngress"}
 OWN_KEYS |= {"sessionAffinityTimeoutSeconds", "ports", "clusterIP", "type", "status"}
@@ -16,18 +17,18 @@ DEFAULT_BRIDGE = "cni0"
 DEFAULT_PREFIX = "veth"
 
 
-def objects(scenario: Scenario) -> list[Object]:
+def objects(scenario: Scenario) -> list[ApiObject]:
     """Return the Node, the Services and the slices, and the namespaces and pods of tenants."""
     services = [*map(_service, scenario.services), *_slices(scenario)]
     return [node_object(scenario), *services, *_namespaces(scenario), *_pods(scenario)]
 
 
-def _namespaces(scenario: Scenario) -> Iterator[Object]:
+def _namespaces(scenario: Scenario) -> Iterator[ApiObject]:
     for name, labels in scenario.namespaces.items():
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
-def _pods(scenario: Scenario) -> Iterator[Object]:
+def _pods(scenario: Scenario) -> Iterator[ApiObject]:
     for pod in scenario.pods:
         metadata = {"name": pod["name"], "namespace": pod["namespace"]}
         status = {"phase": "Running", "podIP": pod["address"], "podIPs": [{"ip": pod["address"]}]}
@@ -35,7 +36,7 @@ def _pods(scenario: Scenario) -> Iterator[Object]:
         yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
 
 
-def node_object(scenario: Scenario) -> Object:
+def node_object(scenario: Scenario) -> ApiObject:
     node, name = scenario.node, scenario.node_name
     labels = {"kubernetes.io/hostname": name}
     if node.get("zone") is not None:
@@ -51,13 +52,13 @@ def node_object(scenario: Scenario) -> Object:
     }
 
 
-def service(namespace: str, name: str, cluster_ip: str, ports: list[Object]) -> Object:
+def service(namespace: str, name: str, cluster_ip: str, ports: list[ApiObject]) -> ApiObject:
     """Make a plain ClusterIP Service."""
     return _service({"namespace": namespace, "name": name, "clusterIP": cluster_ip, "ports": ports})
 
 
-def _service(raw: Object) -> Object:
-    spec: Object = {key: value for key, value in raw.items() if key not in OWN_KEYS and value is not None}
+def _service(raw: ApiObject) -> ApiObject:
+    spec: ApiObject = {key: value for key, value in raw.items() if key not in OWN_KEYS and value is not None}
     spec["type"] = raw.get("type") or "ClusterIP"
     spec["ports"] = [{"targetPort": port.get("port")} | port for port in raw.get("ports") or ()]
     _add_cluster_ips(spec, raw.get("clusterIP"))
@@ -69,13 +70,13 @@ def _service(raw: Object) -> Object:
     return made | {"status": status}
 
 
-def _metadata(raw: Object) -> Object:
+def _metadata(raw: ApiObject) -> ApiObject:
     namespace, name = raw.get("namespace") or "default", raw["name"]
-    metadata: Object = {"namespace": namespace, "name": name, "uid": f"uid-{namespace}-{name}"}
+    metadata: ApiObject = {"namespace": namespace, "name": name, "uid": f"uid-{namespace}-{name}"}
     return metadata | {key: raw[key] for key in ("labels", "annotations") if raw.get(key)}
 
 
-def _add_cluster_ips(spec: Object, cluster_ip: str | None) -> None:
+def _add_cluster_ips(spec: ApiObject, cluster_ip: str | None) -> None:
     texts = spec.get("clusterIPs") or ([cluster_ip] if cluster_ip else [])
     if not texts:
         return
@@ -85,9 +86,9 @@ def _add_cluster_ips(spec: Object, cluster_ip: str | None) -> None:
         spec.setdefault("ipFamilyPolicy", "RequireDualStack" if len(texts) == 2 else "SingleStack")
 
 
-def _slices(scenario: Scenario) -> Iterator[Object]:
+def _slices(scenario: Scenario) -> Iterator[ApiObject]:
     """One slice for all endpoints that agree in Service, family and ports."""
-    parts: dict[tuple[object, ...], list[Endpoint]] = {}
+    parts: dict[tuple[object, ...], list[ScenarioEndpoint]] = {}
     for endpoint in scenario.endpoints:
         family = "IPv6" if ":" in endpoint.address else "IPv4"
         parts.setdefault((endpoint.service, family, endpoint.ports), []).append(endpoint)
@@ -109,10 +110,10 @@ def _slices(scenario: Scenario) -> Iterator[Object]:
         }
 
 
-def _slice_endpoint(endpoint: Endpoint, scenario: Scenario) -> Object:
+def _slice_endpoint(endpoint: ScenarioEndpoint, scenario: Scenario) -> ApiObject:
     raw = endpoint.raw
     conditions = {key: raw[key] for key in ("ready", "serving", "terminating") if raw.get(key) is not None}
-    made: Object = {"addresses": [endpoint.address], "conditions": conditions}
+    made: ApiObject = {"addresses": [endpoint.address], "conditions": conditions}
     node = endpoint.node or (scenario.node_name if endpoint.local else None)
     if node:
         made["nodeName"] = node

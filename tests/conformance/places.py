@@ -96,7 +96,7 @@ def _fits(scenario: Scenario, part: list[Flow], flow: Flow) -> bool:
 
 
 @dataclasses.dataclass
-class Group:
+class ScenarioGroup:
     """Scenarios that share a network; those that follow each other with equal flags share a process, too."""
 
     key: str
@@ -104,9 +104,9 @@ class Group:
     scenarios: list[Scenario]
 
 
-def group(scenarios: Iterable[Scenario]) -> list[Group]:
+def group(scenarios: Iterable[Scenario]) -> list[ScenarioGroup]:
     """Put scenarios together whose node looks the same from outside, as far as one network can serve them."""
-    groups: list[Group] = []
+    groups: list[ScenarioGroup] = []
     for scenario in sorted(scenarios, key=flags):
         key = json.dumps([scenario.interfaces, scenario.host_rules, detector(scenario)[1]])
         needs = Needs.of(scenario)
@@ -116,5 +116,5 @@ def group(scenarios: Iterable[Scenario]) -> list[Group]:
                 known.scenarios.append(scenario)
                 break
         else:
-            groups.append(Group(key, needs, [scenario]))
+            groups.append(ScenarioGroup(key, needs, [scenario]))
     return groups

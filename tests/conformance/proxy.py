@@ -21,8 +21,9 @@ from typing import Self
 from tests.conformance import kernel_state, zygote
 from tests.conformance.network import Prefix
 from tests.conformance.objects import flags, node_object, objects, service
-from tests.conformance.scenario_file import Object, Scenario
-from tests.lab.proxy import Proxy
+from tests.conformance.scenario_file import Scenario
+from tests.lab.proxy import LabProxy
+from tests.support.api_object import ApiObject
 from tests.support.repository import REPO
 
 SWAP_SECONDS = 60.0
@@ -35,8 +36,8 @@ class Stuck(RuntimeError):
     """The proxy has ended, or did not take over what it was given."""
 
 
-class Process:
-    """A child of the zygote; as much of subprocess.Popen as `Proxy` uses."""
+class ZygoteChild:
+    """A child of the zygote; as much of subprocess.Popen as `LabProxy` uses."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -73,13 +74,13 @@ class Zygote:
         argv = [sys.executable, "-m", zygote.__name__]
         self._process = subprocess.Popen(argv, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def fork(self, where: str, arguments: list[str], log: pathlib.Path) -> Process:
+    def fork(self, where: str, arguments: list[str], log: pathlib.Path) -> ZygoteChild:
         self._process.stdin.write(json.dumps({"where": where, "arguments": arguments, "log": str(log)}) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
             raise Stuck("ipvsproxy cannot be imported")
-        return Process(int(answer))
+        return ZygoteChild(int(answer))
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +91,7 @@ class Zygote:
         self._process.stdout.close()
 
 
-class FlowProxy(Proxy):
+class FlowProxy(LabProxy):
     """A proxy whose whole manifests folder is one file."""
 
     def __init__(
@@ -119,7 +120,7 @@ class FlowProxy(Proxy):
         self._swap(objects(scenario))
         self._swap(objects(scenario))
 
-    def _swap(self, wanted: list[Object]) -> None:
+    def _swap(self, wanted: list[ApiObject]) -> None:
         self._markers += 1
         marker = self._prefix.address(6, FIRST_MARKER + self._markers)
         # Last, so that it is the last of its kind to be programmed.

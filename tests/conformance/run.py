@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.conformance import scenario_file
-from tests.conformance.runner import Report, Runner
+from tests.conformance.runner import Runner, ScenarioReport
 from tests.conformance.scenario_file import Scenario
 
 FLOWS = pathlib.Path(__file__).with_name("flows.json")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     except (scenario_file.Unusable, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 2
-    report = Report()
+    report = ScenarioReport()
     Runner(report, verbose=options.verbose).run([scenario.on(options.data_path) for scenario in scenarios])
     print(f"state blocks: {report.facts} facts judged, {report.unjudged} not (metrics, kube-proxy's own sets)")
     print(f"explain: asked about {report.explained} flows")

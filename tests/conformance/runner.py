@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tests.conformance import explain, judge, kernel_state, state_blocks
-from tests.conformance.client import HTTP_REQUEST, Ask, ask_all
+from tests.conformance.client import HTTP_REQUEST, TimedQuestion, ask_all
 from tests.conformance.listeners import listen
 from tests.conformance.network import Network, Prefix
-from tests.conformance.places import Group, group, places, split
+from tests.conformance.places import ScenarioGroup, group, places, split
 from tests.conformance.proxy import FlowProxy, Stuck, Zygote
 from tests.conformance.scenario_file import Flow, Scenario
 from tests.lab import netns
 from tests.lab.capabilities import missing
-from tests.lab.probe import QUESTION, Question, Result
+from tests.lab.probe import QUESTION, ProbeQuestion, Result
 from tests.lab.responder import Responder
 from tests.lab.wipe import wipe_node
 
@@ -29,7 +29,7 @@ SPREADLESS = ("sh", "dh", "lblc", "lblcr", "fo", "ovf")
 
 
 @dataclasses.dataclass
-class Report:
+class ScenarioReport:
     """What came of it, as lines for people and as counts."""
 
     passed: int = 0
@@ -58,7 +58,7 @@ class Report:
 
 
 @dataclasses.dataclass
-class Stage:
+class ScenarioStage:
     """A network, the proxy in it, and the scenario that is played."""
 
     network: Network
@@ -82,7 +82,7 @@ class Runner:
     """Runs groups one after the other; the zygote and the responder serve them all."""
 
     def __init__(
-        self, report: Report, *, verbose: bool = False, plants: Mapping[str, Plant] | None = None
+        self, report: ScenarioReport, *, verbose: bool = False, plants: Mapping[str, Plant] | None = None
     ) -> None:
         self._report, self._verbose, self._plants = report, verbose, plants or {}
         self._responder = Responder()
@@ -101,7 +101,7 @@ class Runner:
         finally:
             self._responder.stop()
 
-    def _start(self, zygote: Zygote, prefix: Prefix, folder: pathlib.Path, stage: Stage) -> FlowProxy:
+    def _start(self, zygote: Zygote, prefix: Prefix, folder: pathlib.Path, stage: ScenarioStage) -> FlowProxy:
         """Make a proxy for a scenario on a clean node; it starts with its first manifests."""
         where = stage.network.node
         wipe_node(where)
@@ -109,20 +109,24 @@ class Runner:
             netns.run(where, ["nft", "-f", "-"], stage.scenario.host_rules)
         return FlowProxy(zygote, where, stage.scenario, prefix, folder / str(next(self._folders)))
 
-    def _run_group(self, one: Group, prefix: Prefix, start: Callable[[Stage], FlowProxy]) -> None:
+    def _run_group(self, one: ScenarioGroup, prefix: Prefix, start: Callable[[ScenarioStage], FlowProxy]) -> None:
         began = time.monotonic()
         waiting = list(self._possible(one.scenarios))
         try:
             with Network(one.scenarios[0], one.needs, prefix) as network:
                 self._tell(f"network of {len(waiting)} scenarios built", began)
-                self._play(Stage(network, None, one.scenarios[0]), waiting, prefix, start)
+                self._play(ScenarioStage(network, None, one.scenarios[0]), waiting, prefix, start)
         except RuntimeError as error:
             self._report.say(f"# {one.scenarios[0].id}: {error}")
             for scenario in waiting:
                 self._give_up(scenario, "the network of this scenario cannot be built")
 
     def _play(
-        self, stage: Stage, waiting: list[Scenario], prefix: Prefix, start: Callable[[Stage], FlowProxy]
+        self,
+        stage: ScenarioStage,
+        waiting: list[Scenario],
+        prefix: Prefix,
+        start: Callable[[ScenarioStage], FlowProxy],
     ) -> None:
         """Lead the proxy, and where the flags change its successor, through the scenarios."""
         try:
@@ -140,7 +144,7 @@ class Runner:
         for flow in scenario.flows:
             self._report.fail(scenario, f"{flow.id} {flow.name}", judge.expected(flow), reason)
 
-    def _end(self, stage: Stage) -> None:
+    def _end(self, stage: ScenarioStage) -> None:
         if stage.proxy is not None:
             stage.proxy.kill()
             stage.proxy = None
@@ -156,7 +160,7 @@ class Runner:
             if rest.flows or rest.state:
                 yield rest
 
-    def _run_scenario(self, stage: Stage, prefix: Prefix) -> None:
+    def _run_scenario(self, stage: ScenarioStage, prefix: Prefix) -> None:
         began = time.monotonic()
         scenario = stage.scenario
         plant = self._plants.get(scenario.id, Plant())
@@ -170,7 +174,7 @@ class Runner:
             return
         self._tell(f"{scenario.id} set up", began)
         if plant.spoil:
-            # It would mend what is spoilt.
+            # It would repair what is spoilt.
             stage.proxy.kill()
             plant.spoil(stage.network.node)
         kernel_state.flush_conntrack(stage.network.node)
@@ -180,7 +184,7 @@ class Runner:
         self._check_state(stage, prefix)
         self._tell(f"{scenario.id} done", began)
 
-    def _judge(self, stage: Stage) -> None:
+    def _judge(self, stage: ScenarioStage) -> None:
         scenario = stage.scenario
         facts = facts_of(stage)
         results: dict[str, list[Result]] = {flow.id: [] for flow in scenario.flows}
@@ -198,17 +202,19 @@ class Runner:
                 self._report.fail(scenario, what, judge.expected(flow), judge.seen(results[flow.id]))
         self._compare_with_explain(stage, results, facts)
 
-    def _compare_with_explain(self, stage: Stage, results: dict[str, list[Result]], facts: judge.Facts) -> None:
+    def _compare_with_explain(
+        self, stage: ScenarioStage, results: dict[str, list[Result]], facts: judge.NetworkFacts
+    ) -> None:
         flows = stage.scenario.flows
         self._report.explained += len(flows)
         for flow, said, seen in explain.differences(stage.network.node, results, flows, facts):
             self._report.fail(stage.scenario, f"explain {flow.id} {flow.name}", said, seen)
 
-    def _check_state(self, stage: Stage, prefix: Prefix) -> None:
+    def _check_state(self, stage: ScenarioStage, prefix: Prefix) -> None:
         # They tell of kube-proxy's ipvs mode.
         if not stage.scenario.state or stage.scenario.config.get("dataPath") == "auto":
             return
-        kernel = state_blocks.Kernel(stage.network, stage.scenario, prefix.six)
+        kernel = state_blocks.KernelBlocks(stage.network, stage.scenario, prefix.six)
         findings, judged, unjudged = state_blocks.check(kernel)
         self._report.facts += judged
         self._report.unjudged += unjudged
@@ -220,12 +226,12 @@ class Runner:
             self._report.say(f"# {what} after {time.monotonic() - began:.1f} s")
 
 
-def facts_of(stage: Stage) -> judge.Facts:
+def facts_of(stage: ScenarioStage) -> judge.NetworkFacts:
     spreads = stage.scenario.config.get("scheduler") not in SPREADLESS
-    return judge.Facts(stage.network.node_addresses, stage.scenario.health_ports, spreads)
+    return judge.NetworkFacts(stage.network.node_addresses, stage.scenario.health_ports, spreads)
 
 
-def _ask(stage: Stage, flows: Sequence[Flow], results: dict[str, list[Result]]) -> None:
+def _ask(stage: ScenarioStage, flows: Sequence[Flow], results: dict[str, list[Result]]) -> None:
     where = places(stage.scenario)
     order = [flow for flow in flows for _ in range(judge.attempts(flow))]
     asks = [_ask_for(flow, question(flow, where, stage.network), stage.scenario) for flow in order]
@@ -233,19 +239,19 @@ def _ask(stage: Stage, flows: Sequence[Flow], results: dict[str, list[Result]]) 
         results[flow.id].append(result)
 
 
-def _ask_for(flow: Flow, what: Question, scenario: Scenario) -> Ask:
+def _ask_for(flow: Flow, what: ProbeQuestion, scenario: Scenario) -> TimedQuestion:
     line = HTTP_REQUEST if flow.port in scenario.health_ports else QUESTION
-    return Ask(what, judge.patience(flow), line)
+    return TimedQuestion(what, judge.patience(flow), line)
 
 
-def question(flow: Flow, where: dict[str, str], network: Network) -> Question:
+def question(flow: Flow, where: dict[str, str], network: Network) -> ProbeQuestion:
     """Say who asks: processes of the node leave their source to the kernel, all others are bound to it."""
     if flow.sender == "node":
-        return Question(network.node, flow.address, flow.port, flow.proto)
+        return ProbeQuestion(network.node, flow.address, flow.port, flow.proto)
     if flow.sender == "localhost":
-        return Question(network.node, flow.address, flow.port, flow.proto, flow.source)
+        return ProbeQuestion(network.node, flow.address, flow.port, flow.proto, flow.source)
     asker = network.namespace(where[flow.source], flow.source)
-    return Question(asker, flow.address, flow.port, flow.proto, flow.source)
+    return ProbeQuestion(asker, flow.address, flow.port, flow.proto, flow.source)
 
 
 def _why_impossible(flow: Flow, scenario: Scenario) -> str:

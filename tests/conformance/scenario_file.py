@@ -11,9 +11,9 @@ import ipaddress
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-Object = dict[str, Any]
+from tests.support.api_object import ApiObject
+
 DEFAULT_NODE = "node"
 LOOPBACKS = ("127.0.0.1", "::1")
 KUBE_IPVS0 = "kube-ipvs0"
@@ -53,7 +53,7 @@ class Flow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Endpoint:
+class ScenarioEndpoint:
     """One address of a Service's slices, with its ports as (name, number, proto)."""
 
     service: str
@@ -61,7 +61,7 @@ class Endpoint:
     local: bool
     node: str | None
     ports: tuple[tuple[str, int, str], ...]
-    raw: Object
+    raw: ApiObject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +74,15 @@ class Scenario:
 
     id: str
     family: int
-    node: Object
-    config: Object
-    services: tuple[Object, ...]
-    endpoints: tuple[Endpoint, ...]
+    node: ApiObject
+    config: ApiObject
+    services: tuple[ApiObject, ...]
+    endpoints: tuple[ScenarioEndpoint, ...]
     flows: tuple[Flow, ...]
-    state: Object
+    state: ApiObject
     host_rules: str = ""
-    namespaces: Object = dataclasses.field(default_factory=dict)
-    pods: tuple[Object, ...] = ()
+    namespaces: ApiObject = dataclasses.field(default_factory=dict)
+    pods: tuple[ApiObject, ...] = ()
 
     def on(self, data_path: str) -> Scenario:
         """Return the scenario with this setting of the data path."""
@@ -141,7 +141,7 @@ def load(path: pathlib.Path) -> list[Scenario]:
         raise Unusable(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def _scenario(raw: Object) -> Scenario:
+def _scenario(raw: ApiObject) -> Scenario:
     node = raw.get("node") or {}
     flows = [_flow(flow, raw["id"], number) for number, flow in enumerate(raw.get("flows") or (), 1)]
     name = node.get("name") or DEFAULT_NODE
@@ -160,7 +160,7 @@ def _scenario(raw: Object) -> Scenario:
     )
 
 
-def _flow(raw: Object, scenario: str, number: int) -> Flow:
+def _flow(raw: ApiObject, scenario: str, number: int) -> Flow:
     by_endpoint = raw.get("masquerade_by_endpoint") or {}
     sender, target = raw.get("from"), address(raw["dst_ip"])
     # Processes of the node get their source from the kernel anyway.
@@ -183,7 +183,7 @@ def _flow(raw: Object, scenario: str, number: int) -> Flow:
     )
 
 
-def _has_ip(raw: Object) -> bool:
+def _has_ip(raw: ApiObject) -> bool:
     try:
         address(raw["address"])
     except ValueError:
@@ -191,10 +191,10 @@ def _has_ip(raw: Object) -> bool:
     return True
 
 
-def _endpoint(raw: Object, node: str) -> Endpoint:
+def _endpoint(raw: ApiObject, node: str) -> ScenarioEndpoint:
     told = raw.get("ports") or ()
     ports = [(p.get("name") or "", p.get("port"), (p.get("protocol") or "TCP").lower()) for p in told]
-    return Endpoint(
+    return ScenarioEndpoint(
         service=raw["service"],
         address=address(raw["address"]),
         local=bool(raw.get("local", raw.get("node") == node)),

@@ -6,7 +6,7 @@ scenario's family), `virtual_server_count` and the count without node addresses,
 what only kube-proxy has (ipsets, the loopback set), metrics, and what is no kernel state.
 
 The blocks tell of kube-proxy's own ipvs mode for one family. Servers of the other family, on the lab's own
-addresses and on made-up ports that no Service has are left out, as are those on loopback addresses, which no
+addresses and on synthetic ports that no Service has are left out, as are those on loopback addresses, which no
 Service gets here (docs/operations.md, addresses that Services do not get). Where a flow of the scenario says that
 this mode differs from what is wanted, the flow is the judge and not the block.
 """
@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tests.conformance.kernel_state import Server, bound, servers
+from tests.conformance.kernel_state import ListedServer, bound, servers
 from tests.conformance.network import Network
-from tests.conformance.scenario_file import LOOPBACKS, Object, Scenario, address, parse_endpoint_name
+from tests.conformance.scenario_file import LOOPBACKS, Scenario, address, parse_endpoint_name
+from tests.support.api_object import ApiObject
 
 TICKS = (1, 100, 250, 300, 1000)
-Finding = tuple[str, object, object]
+StateFinding = tuple[str, object, object]
 
 
-class Kernel:
+class KernelBlocks:
     """What there is of a scenario in the kernel, without what belongs to the lab."""
 
     def __init__(self, network: Network, scenario: Scenario, marker_prefix: str) -> None:
@@ -48,9 +49,9 @@ def _ports(scenario: Scenario) -> set[int]:
     return {int(port[key]) for port in ports for key in ("port", "nodePort") if port.get(key)}
 
 
-def check(kernel: Kernel) -> tuple[list[Finding], int, int]:
+def check(kernel: KernelBlocks) -> tuple[list[StateFinding], int, int]:
     """Return what differs as (name, expected, seen), and how many facts were judged and how many not."""
-    findings: list[Finding] = []
+    findings: list[StateFinding] = []
     judged = 0
     for key, wanted in kernel.scenario.state.items():
         rule = RULES.get(key)
@@ -61,7 +62,7 @@ def check(kernel: Kernel) -> tuple[list[Finding], int, int]:
     return findings, judged, len(kernel.scenario.state) - judged
 
 
-def _virtual_servers(kernel: Kernel, wanted: Object) -> Iterator[Finding]:
+def _virtual_servers(kernel: KernelBlocks, wanted: ApiObject) -> Iterator[StateFinding]:
     disputed = {flow.frontend for flow in kernel.scenario.flows if flow.differs}
     for text, destinations in wanted.items():
         name, _, proto = text.partition("/")
@@ -79,11 +80,11 @@ def _is_on_loopback(name: str) -> bool:
     return name.rpartition(":")[0].strip("[]") in LOOPBACKS
 
 
-def _live(server: Server) -> list[str]:
+def _live(server: ListedServer) -> list[str]:
     return sorted(name for name, weight in server.destinations.items() if weight > 0)
 
 
-def _bound_addresses(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+def _bound_addresses(kernel: KernelBlocks, wanted: list[str]) -> Iterator[StateFinding]:
     # What the host owns already is local without being bound.
     own = kernel.scenario.node_addresses | set(LOOPBACKS)
     expected = {address(text) for text in wanted} - own
@@ -91,20 +92,20 @@ def _bound_addresses(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
         yield "bound addresses", sorted(expected), sorted(kernel.bound - own)
 
 
-def _count(kernel: Kernel, wanted: int) -> Iterator[Finding]:
+def _count(kernel: KernelBlocks, wanted: int) -> Iterator[StateFinding]:
     refused = sum(map(_is_on_loopback, kernel.scenario.state.get("virtual_servers", ())))
     if len(kernel.servers) != wanted - refused:
         yield "number of virtual servers", wanted - refused, sorted(kernel.servers)
 
 
-def _count_without_node(kernel: Kernel, wanted: int) -> Iterator[Finding]:
+def _count_without_node(kernel: KernelBlocks, wanted: int) -> Iterator[StateFinding]:
     own = kernel.scenario.node_addresses
     found = [name for name, server in kernel.servers.items() if server.address not in own]
     if len(found) != wanted:
         yield "number of virtual servers without node addresses", wanted, sorted(found)
 
 
-def _all_servers(kernel: Kernel, wanted: Object) -> Iterator[Finding]:
+def _all_servers(kernel: KernelBlocks, wanted: ApiObject) -> Iterator[StateFinding]:
     if not wanted.get("persistent"):
         return
     for name, server in kernel.servers.items():
@@ -112,7 +113,7 @@ def _all_servers(kernel: Kernel, wanted: Object) -> Iterator[Finding]:
             yield f"persistence of {name}", wanted, " ".join(server.flags)
 
 
-def _persists(server: Server, seconds: int | None) -> bool:
+def _persists(server: ListedServer, seconds: int | None) -> bool:
     """The file of /proc tells the timeout in ticks, of which kernels have 100, 250, 300 or 1000 a second."""
     if "persistent" not in server.flags:
         return False
@@ -120,17 +121,17 @@ def _persists(server: Server, seconds: int | None) -> bool:
     return seconds is None or told in {seconds * ticks for ticks in TICKS}
 
 
-def _cluster_endpoints(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+def _cluster_endpoints(kernel: KernelBlocks, wanted: list[str]) -> Iterator[StateFinding]:
     if not any(service.get("internalTrafficPolicy") == "Local" for service in kernel.scenario.services):
         yield from _cluster_ip_destinations(kernel, wanted)
 
 
-def _local_endpoints(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+def _local_endpoints(kernel: KernelBlocks, wanted: list[str]) -> Iterator[StateFinding]:
     if all(service.get("internalTrafficPolicy") == "Local" for service in kernel.scenario.services):
         yield from _cluster_ip_destinations(kernel, wanted)
 
 
-def _cluster_ip_destinations(kernel: Kernel, wanted: list[str]) -> Iterator[Finding]:
+def _cluster_ip_destinations(kernel: KernelBlocks, wanted: list[str]) -> Iterator[StateFinding]:
     addresses = {service.get("clusterIP") for service in kernel.scenario.services}
     expected = sorted(map(parse_endpoint_name, wanted))
     for name, server in kernel.servers.items():
@@ -138,7 +139,7 @@ def _cluster_ip_destinations(kernel: Kernel, wanted: list[str]) -> Iterator[Find
             yield f"destinations of {name}", expected, _live(server)
 
 
-RULES: dict[str, Callable[[Kernel, object], Iterator[Finding]]] = {
+RULES: dict[str, Callable[[KernelBlocks, object], Iterator[StateFinding]]] = {
     "virtual_servers": _virtual_servers,
     "bound_addresses": _bound_addresses,
     "virtual_server_count": _count,

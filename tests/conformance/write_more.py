@@ -22,8 +22,8 @@ from typing import Any
 
 from tests.conformance.extras import extras
 from tests.conformance.extras_tenants import tenants
+from tests.support.api_object import ApiObject
 
-Object = dict[str, Any]
 HERE = pathlib.Path(__file__).parent
 PREFIX6 = int(ipaddress.IPv6Address("fd00:4::"))
 LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
@@ -37,7 +37,7 @@ SCENARIO_KEYS = ("id", "title", "family", "node", "config", "services", "endpoin
 NO_SIX = {"ipvs-v4-family-filter", "ipvs-nodeport-v4-tcp", "ipvs-externalips", "ipvs-externalips-matching"}
 
 
-def slim(scenario: Object) -> Object:
+def slim(scenario: ApiObject) -> ApiObject:
     """Leave out what upstream asserts and what other backends do."""
     kept = copy.deepcopy({key: scenario[key] for key in SCENARIO_KEYS if key in scenario})
     kept["flows"] = [{key: flow[key] for key in FLOW_KEYS if key in flow} for flow in kept["flows"]]
@@ -45,7 +45,7 @@ def slim(scenario: Object) -> Object:
     return (kept | {"state": state}) if state else {key: value for key, value in kept.items() if key != "state"}
 
 
-def renamed(scenario: Object, suffix: str) -> Object:
+def renamed(scenario: ApiObject, suffix: str) -> ApiObject:
     old = scenario["id"]
     scenario["id"] = f"{old}-{suffix}"
     scenario["title"] = f"{scenario.get('title', old)} ({suffix})"
@@ -84,13 +84,13 @@ def is_six(text: str) -> bool:
         return text.startswith("[")
 
 
-def six_twin(scenario: Object) -> Object:
+def six_twin(scenario: ApiObject) -> ApiObject:
     twin = moved(scenario) | {"id": scenario["id"], "family": "IPv6"}
     twin["node"]["interfaces"]["lo"] = ["127.0.0.1", "::1"]
     return renamed(twin, "v6")
 
 
-def proto_twin(scenario: Object, proto: str) -> Object:
+def proto_twin(scenario: ApiObject, proto: str) -> ApiObject:
     twin = copy.deepcopy(scenario)
     health = {service.get("healthCheckNodePort") for service in twin["services"]}
     for part in (*twin["services"], *twin["endpoints"]):
@@ -106,11 +106,11 @@ def proto_twin(scenario: Object, proto: str) -> Object:
     return renamed(twin, proto.lower())
 
 
-def protos(scenario: Object) -> set[str]:
+def protos(scenario: ApiObject) -> set[str]:
     return {port["protocol"] for part in (*scenario["services"], *scenario["endpoints"]) for port in part["ports"]}
 
 
-def twins(scenarios: list[Object]) -> Iterator[Object]:
+def twins(scenarios: list[ApiObject]) -> Iterator[ApiObject]:
     known = {scenario["id"] for scenario in scenarios}
     for scenario in map(slim, scenarios):
         name = scenario["id"]

@@ -15,7 +15,7 @@ import yaml
 
 from tests.support import hostile
 
-Path = tuple[Any, ...]
+DocumentPath = tuple[Any, ...]
 FAMILIES: list[Any] = [
     hostile.service("web", "10.96.0.10"),
     hostile.endpoint_slice("web-1", "web", "10.244.3.5", "10.244.2.5"),
@@ -61,63 +61,63 @@ def as_bytes(tree: Any, choose: random.Random, forms: tuple[str, ...]) -> bytes:
     return written.encode("utf-16" if form == "utf-16" else "utf-8", "replace")
 
 
-def _places(tree: Any, path: Path = ()) -> Iterator[Path]:
+def _places(tree: Any, path: DocumentPath = ()) -> Iterator[DocumentPath]:
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for name, value in items:
         yield (*path, name)
         yield from _places(value, (*path, name))
 
 
-def _parent(root: Any, path: Path) -> Any:
+def _parent(root: Any, path: DocumentPath) -> Any:
     place = root
     for part in path[:-1]:
         place = place[part]
     return place
 
 
-def _replace(root: Any, path: Path, choose: random.Random) -> None:
+def _replace(root: Any, path: DocumentPath, choose: random.Random) -> None:
     _parent(root, path)[path[-1]] = copy.deepcopy(choose.choice(hostile.EVERYTHING))
 
 
-def _remove(root: Any, path: Path, choose: random.Random) -> None:
+def _remove(root: Any, path: DocumentPath, choose: random.Random) -> None:
     if len(path) > 1:
         del _parent(root, path)[path[-1]]
 
 
-def _number(root: Any, path: Path, choose: random.Random) -> None:
+def _number(root: Any, path: DocumentPath, choose: random.Random) -> None:
     _parent(root, path)[path[-1]] = choose.choice([choose.randint(-1, 70000), str(choose.randint(0, 99999)) + "s"])
 
 
-def _address(root: Any, path: Path, choose: random.Random) -> None:
+def _address(root: Any, path: DocumentPath, choose: random.Random) -> None:
     octets = [choose.choice([10, 96, 244, choose.randint(0, 255)]) for _ in range(4)]
     _parent(root, path)[path[-1]] = ".".join(map(str, octets)) + choose.choice(["", "", "/32", "/8"])
 
 
-def _several(root: Any, path: Path, choose: random.Random) -> None:
+def _several(root: Any, path: DocumentPath, choose: random.Random) -> None:
     place = _parent(root, path)
     if isinstance(place, list) and place is not root:
         place.extend(copy.deepcopy(place[path[-1]]) for _ in range(choose.randint(1, MOST_COPIES)))
 
 
-def _move(root: Any, path: Path, choose: random.Random) -> None:
+def _move(root: Any, path: DocumentPath, choose: random.Random) -> None:
     other = choose.choice(list(_places(root)))
     value = copy.deepcopy(_parent(root, other)[other[-1]])
     _parent(root, path)[path[-1]] = value
 
 
-def _key(root: Any, path: Path, choose: random.Random) -> None:
+def _key(root: Any, path: DocumentPath, choose: random.Random) -> None:
     place = _parent(root, path)
     if isinstance(place, dict):
         place[choose.choice(hostile.INJECTIONS)] = place.pop(path[-1])
 
 
-def _object(root: Any, path: Path, choose: random.Random) -> None:
+def _object(root: Any, path: DocumentPath, choose: random.Random) -> None:
     if isinstance(root[0], list):
         root[0].append(copy.deepcopy(choose.choice(FAMILIES)))
 
 
-Change = Callable[[Any, Path, random.Random], None]
-CHANGES: tuple[Change, ...] = (_replace, _replace, _remove, _number, _address, _several, _move, _key, _object)
+Mutation = Callable[[Any, DocumentPath, random.Random], None]
+CHANGES: tuple[Mutation, ...] = (_replace, _replace, _remove, _number, _address, _several, _move, _key, _object)
 FORMS = {
     "configuration": ("yaml", "json", "utf-16"),
     "decoding": ("json",),

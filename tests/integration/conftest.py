@@ -15,8 +15,8 @@ import pytest
 from tests.conformance.proxy import Zygote
 from tests.lab.capabilities import missing
 from tests.lab.kube_proxy_state import Served
-from tests.lab.lab import Lab, Node
-from tests.lab.manifests import Folder
+from tests.lab.lab import Lab, LabNode
+from tests.lab.manifests import ManifestFolder
 from tests.lab.rolling import add_addresses
 from tests.lab.takeover import others_node, serve
 from tests.support import surroundings
@@ -71,7 +71,7 @@ def spacious_lab(session_lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def folder(spacious_lab: Lab, manifests: Folder) -> Iterator[Folder]:
+def folder(spacious_lab: Lab, manifests: ManifestFolder) -> Iterator[ManifestFolder]:
     """The manifests of one test in the spacious lab, with its nodes."""
     manifests.write_nodes(spacious_lab)
     yield manifests
@@ -89,21 +89,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture
-def manifests(tmp_path: pathlib.Path) -> Folder:
+def manifests(tmp_path: pathlib.Path) -> ManifestFolder:
     """An empty manifests folder of the test's own."""
     folder = tmp_path / "manifests"
     folder.mkdir()
-    return Folder(folder)
+    return ManifestFolder(folder)
 
 
 @pytest.fixture
-def served(lab: Lab, manifests: Folder) -> tuple[Served, ...]:
+def served(lab: Lab, manifests: ManifestFolder) -> tuple[Served, ...]:
     """The Services of a node that a kube-proxy had, and their endpoints."""
     return serve(lab, manifests)
 
 
 @pytest.fixture
-def node(lab: Lab) -> Iterator[Node]:
+def node(lab: Lab) -> Iterator[LabNode]:
     """A node of the lab on which other programs have rules and virtual servers of their own."""
     with others_node(lab) as node:
         yield node

@@ -21,8 +21,8 @@ from ipvsproxy.plan.stale import GONE, Sweep
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, dual_slices, port
-from tests.lab.probe import Conversation, Question, probe_many, spread
+from tests.lab.manifests import ManifestFolder, dual_slices, port
+from tests.lab.probe import Conversation, ProbeQuestion, probe_many, spread
 from tests.lab.published import balancer, published
 from tests.lab.waiting import eventually
 
@@ -35,7 +35,7 @@ PORT_OF = {"tcp": 80, "udp": 81}
 class StickyServices:
     """Services with a TCP and a UDP port, each test with a number of its own."""
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder = lab, folder
 
     def put(self, number: int, pods: str, seconds: int = 0) -> None:
@@ -49,13 +49,13 @@ class StickyServices:
         slices = dual_slices(self.lab, name, ports, map(self.lab.host, pods.split()))
         self.folder.write(name, published(name, number, ports, **spec), *slices)
 
-    def question(self, number: int, family: int = 4, proto: str = "tcp", asker: str = "client") -> Question:
-        return Question(self.lab.host(asker).netns, balancer(number, family), PORT_OF[proto], proto)
+    def question(self, number: int, family: int = 4, proto: str = "tcp", asker: str = "client") -> ProbeQuestion:
+        return ProbeQuestion(self.lab.host(asker).netns, balancer(number, family), PORT_OF[proto], proto)
 
-    def templates(self, number: int) -> list[Connection]:
+    def templates(self, number: int) -> list[ConnectionLine]:
         return [c for c in self.connections(number) if c.client_port == 0]
 
-    def connections(self, number: int) -> list[Connection]:
+    def connections(self, number: int) -> list[ConnectionLine]:
         """What IPVS on node1 remembers about the IPv4 load balancer address of a Service."""
         with netns.inside(self.lab.nodes[0].netns):
             lines = pathlib.Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()[1:]
@@ -63,11 +63,11 @@ class StickyServices:
         for line in lines:
             _, _, client_port, vip, _, _, _, state, seconds, *_ = line.split()
             if vip == parse_ip(balancer(number, 4)).hex().upper():
-                found.append(Connection(int(client_port, 16), state, int(seconds)))
+                found.append(ConnectionLine(int(client_port, 16), state, int(seconds)))
         return found
 
 
-class Connection(NamedTuple):
+class ConnectionLine(NamedTuple):
     """One line of ip_vs_conn: what is left until it is forgotten, in seconds."""
 
     client_port: int
@@ -78,7 +78,7 @@ class Connection(NamedTuple):
 @pytest.fixture(scope="module")
 def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StickyServices]:
     lab = session_lab
-    services = StickyServices(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("affinity"))))
+    services = StickyServices(lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("affinity"))))
     services.folder.write_nodes(lab)
     for pod in lab.pods:
         for proto, target in TARGETS.items():

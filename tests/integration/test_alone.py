@@ -14,8 +14,8 @@ import pytest
 from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Question, spread
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion, spread
 from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -42,7 +42,7 @@ NO_PROXY = messages.LOCK_HELD_BY_STRANGER
 SECOND = (*DEFAULT_PROXY_ARGS, "--healthz-bind-address=127.0.0.1:11256", "--metrics-bind-address=")
 
 
-def write(lab: Lab, manifests: Folder, *pods: str) -> None:
+def write(lab: Lab, manifests: ManifestFolder, *pods: str) -> None:
     endpoints = [endpoint(lab, lab.host(pod)) for pod in pods]
     manifests.write("web", service("web", PORTS, [CLUSTER_IP]), endpoint_slice("web", PORTS, endpoints))
 
@@ -68,7 +68,7 @@ def holder(where: str, *argv: str, prefix: tuple[str, ...] = ()) -> Iterator[sub
 
 
 def test_a_process_without_capabilities_that_has_the_name_keeps_no_process_from_work(
-    lab: Lab, manifests: Folder
+    lab: Lab, manifests: ManifestFolder
 ) -> None:
     node = lab.nodes[0]
     lab.responder.listen(lab.pods[0], 8080)
@@ -76,7 +76,7 @@ def test_a_process_without_capabilities_that_has_the_name_keeps_no_process_from_
     write(lab, manifests, "p11")
     with holder(node.netns, prefix=WITHOUT_CAPABILITIES):
         proxy = lab.proxy(node, manifests.path)
-        eventually(lambda: set(spread(Question(lab.client.netns, CLUSTER_IP, 80), 4)) == {"p11"})
+        eventually(lambda: set(spread(ProbeQuestion(lab.client.netns, CLUSTER_IP, 80), 4)) == {"p11"})
     (said,) = proxy.events(NO_PROXY)
     assert said["level"] == "error"
     assert "user 0" not in str(said["holder"])
@@ -84,7 +84,7 @@ def test_a_process_without_capabilities_that_has_the_name_keeps_no_process_from_
     assert not proxy.events(messages.STANDBY)
 
 
-def test_a_holder_of_version_0_1_that_works_is_waited_for(lab: Lab, manifests: Folder) -> None:
+def test_a_holder_of_version_0_1_that_works_is_waited_for(lab: Lab, manifests: ManifestFolder) -> None:
     node = lab.nodes[0]
     manifests.write_nodes(lab)
     with holder(node.netns, "follows rules") as older:
@@ -96,9 +96,9 @@ def test_a_holder_of_version_0_1_that_works_is_waited_for(lab: Lab, manifests: F
     assert not proxy.events(NO_PROXY)
 
 
-def test_the_second_waits_ready_and_takes_over_at_once(lab: Lab, manifests: Folder) -> None:
+def test_the_second_waits_ready_and_takes_over_at_once(lab: Lab, manifests: ManifestFolder) -> None:
     node = lab.nodes[0]
-    question = Question(lab.client.netns, CLUSTER_IP, 80)
+    question = ProbeQuestion(lab.client.netns, CLUSTER_IP, 80)
     for pod in lab.pods[:2]:
         lab.responder.listen(pod, 8080)
     manifests.write_nodes(lab)

@@ -16,9 +16,9 @@ from ipvsproxy.kernel.ipvs import PROBE, Ipvs
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
-from tests.lab.probe import Conversation, Question, spread
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.probe import Conversation, ProbeQuestion, spread
+from tests.lab.proxy import LabProxy
 from tests.lab.published import cluster_ip
 from tests.lab.waiting import eventually
 
@@ -33,7 +33,7 @@ PACKETS = 12
 class AnnotatedService:
     """One Service with two endpoints, and the proxy of node1."""
 
-    def __init__(self, lab: Lab, folder: Folder, proxy: Proxy) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder, proxy: LabProxy) -> None:
         self.lab, self.folder, self.proxy, self.warnings = lab, folder, proxy, 0
 
     def put(
@@ -87,8 +87,8 @@ class AnnotatedService:
         self.warnings += 1
         return self.proxy.wait_for(messages.SERVED_IN_PART, self.warnings)
 
-    def question(self, family: int) -> Question:
-        return Question(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)
+    def question(self, family: int) -> ProbeQuestion:
+        return ProbeQuestion(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)
 
     def has_server(self, family: int) -> bool:
         with netns.inside(self.lab.nodes[0].netns):
@@ -124,7 +124,7 @@ class AnnotatedService:
 
     def answered_tcp(self, family: int) -> set[str]:
         """Who answers a client, connection by connection, each from another port."""
-        return set(spread(Question(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80), PACKETS))
+        return set(spread(ProbeQuestion(self.lab.host("p12").netns, cluster_ip(NUMBER, family), 80), PACKETS))
 
     def answered_udp(self, family: int) -> set[str]:
         """Where answers to packets of one socket come from; it takes them from everybody."""
@@ -142,7 +142,7 @@ class AnnotatedService:
 
 @pytest.fixture(scope="module")
 def annotated(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnnotatedService]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("annotations")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("annotations")))
     nodes = [node_object(node) for node in lab.nodes]
     nodes[0]["metadata"]["labels"]["topology.kubernetes.io/zone"] = "here"
     folder.write("nodes", *nodes)
@@ -170,7 +170,7 @@ def test_packets_of_one_socket_go_to_all_endpoints(annotated: AnnotatedService, 
 def test_a_scheduler_of_its_own(annotated: AnnotatedService, family: int) -> None:
     annotated.put()
     eventually(lambda: annotated.answered_tcp(family) == set(PODS))
-    with Conversation(Question(annotated.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)) as kept:
+    with Conversation(ProbeQuestion(annotated.lab.host("p12").netns, cluster_ip(NUMBER, family), 80)) as kept:
         name = kept.ask().name
         annotated.put(scheduler="sh")
         eventually(lambda: len(annotated.answered_tcp(family)) == 1)
@@ -245,7 +245,9 @@ def test_with_sh_port_the_client_port_counts(annotated: AnnotatedService, family
 @pytest.mark.parametrize("family", [4, 6])
 def test_clients_of_one_network_get_one_endpoint(annotated: AnnotatedService, family: int) -> None:
     """Two pods of one node, both within the prefix of its pods."""
-    clients = [Question(annotated.lab.host(name).netns, cluster_ip(NUMBER, family), 80) for name in ("p11", "p12")]
+    clients = [
+        ProbeQuestion(annotated.lab.host(name).netns, cluster_ip(NUMBER, family), 80) for name in ("p11", "p12")
+    ]
 
     def answered() -> set[str]:
         return {name for question in clients for name in spread(question, 4)}

@@ -13,11 +13,11 @@ import pytest
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.ipvs import Ipvs
 from tests.lab import netns
-from tests.lab.apiservers import Server, open_server
+from tests.lab.apiservers import LabApiServer, open_server
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import endpoint, endpoint_slice, node_object, port, service
-from tests.lab.probe import Question, probe, spread
-from tests.lab.proxy import Proxy
+from tests.lab.probe import ProbeQuestion, probe, spread
+from tests.lab.proxy import LabProxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -31,14 +31,14 @@ def cluster_ip(number: int) -> str:
     return f"10.96.{16 + number // 250}.{number % 250 + 1}"
 
 
-def put(server: Server, lab: Lab, number: int, *pods: str) -> None:
+def put(server: LabApiServer, lab: Lab, number: int, *pods: str) -> None:
     endpoints = [endpoint(lab, lab.host(name)) for name in pods]
     server.put(endpoint_slice(f"s{number}", PORTS, endpoints))
     server.put(service(f"s{number}", PORTS, [cluster_ip(number)]))
 
 
 @pytest.fixture
-def server(lab: Lab, tmp_path: pathlib.Path) -> Iterator[Server]:
+def server(lab: Lab, tmp_path: pathlib.Path) -> Iterator[LabApiServer]:
     # What these servers do with connections of a proxy that is killed is none of this test's business.
     warnings.simplefilter("ignore", ResourceWarning)
     opened = open_server(lab.nodes[0].netns, tmp_path)
@@ -47,7 +47,7 @@ def server(lab: Lab, tmp_path: pathlib.Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def proxy(lab: Lab, server: Server, tmp_path: pathlib.Path) -> Proxy:
+def proxy(lab: Lab, server: LabApiServer, tmp_path: pathlib.Path) -> LabProxy:
     server.put(node_object(lab.nodes[0]))
     for number in range(COUNT):
         put(server, lab, number, "p11", "p21")
@@ -57,14 +57,14 @@ def proxy(lab: Lab, server: Server, tmp_path: pathlib.Path) -> Proxy:
     flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--logging-format=json",
              "--ipvs-min-sync-period=0s"]  # fmt: skip
     argv = [sys.executable, "-m", "ipvsproxy", "run", *flags, *DEFAULT_PROXY_ARGS]
-    started = Proxy(lab.nodes[0].netns, argv, tmp_path / "proxy.log")
+    started = LabProxy(lab.nodes[0].netns, argv, tmp_path / "proxy.log")
     lab.proxies.append(started)
     started.start()
     return started
 
 
 def answering(lab: Lab, number: int, timeout: float = 2) -> set[str]:
-    return set(spread(Question(lab.host("p12").netns, cluster_ip(number), 80), 4, timeout=timeout))
+    return set(spread(ProbeQuestion(lab.host("p12").netns, cluster_ip(number), 80), 4, timeout=timeout))
 
 
 def follows(holds: Callable[[], bool], seconds: float = 10.0) -> float:
@@ -84,7 +84,7 @@ def servers_of(lab: Lab) -> int:
     return found
 
 
-def greedy_for_a_node(lab: Lab, server: Server, proxy: Proxy) -> None:
+def greedy_for_a_node(lab: Lab, server: LabApiServer, proxy: LabProxy) -> None:
     """No Service takes the address of node2 when no route of node1 names it, and only its Node object tells."""
     node, neighbour = lab.nodes
     lab.responder.listen(neighbour, HOST_PORT)
@@ -106,7 +106,7 @@ def greedy_for_a_node(lab: Lab, server: Server, proxy: Proxy) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_following_an_api_server(lab: Lab, server: Server, proxy: Proxy) -> None:
+def test_following_an_api_server(lab: Lab, server: LabApiServer, proxy: LabProxy) -> None:
     synced = proxy.wait_for(messages.SYNCED, timeout=300)
     assert synced["services"] >= COUNT
     before = servers_of(lab)

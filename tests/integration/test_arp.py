@@ -12,9 +12,9 @@ import pytest
 from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
 from tests.lab.probe import probe
-from tests.lab.proxy import Proxy
+from tests.lab.proxy import LabProxy
 from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -27,7 +27,7 @@ ARP = struct.Struct(">HHBBH6s4s6s4s")
 WAIT_SECONDS = 2.0
 
 
-class Wire:
+class LanEnd:
     """ARP on the client's end of the LAN."""
 
     def __init__(self, lab: Lab) -> None:
@@ -60,16 +60,16 @@ class Wire:
 
 
 @pytest.fixture
-def wire(session_lab: Lab) -> Iterator[Wire]:
-    made = Wire(session_lab)
+def wire(session_lab: Lab) -> Iterator[LanEnd]:
+    made = LanEnd(session_lab)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def proxies(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Proxy]]:
+def proxies(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[LabProxy]]:
     """Quiet on node1, as kube-proxy on node2."""
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("arp")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("arp")))
     folder.write_nodes(lab)
     ends = [endpoint(lab, lab.host(pod)) for pod in ("p11", "p21")]
     web = service("web", PORTS, [CLUSTER_IP], type_="LoadBalancer", ingress=[VIP, HELD])
@@ -100,7 +100,7 @@ def mac_of(lab: Lab, node: int) -> bytes:
 
 
 def test_the_quiet_node_answers_for_its_own_addresses_and_not_for_vips(
-    session_lab: Lab, proxies: list[Proxy], wire: Wire
+    session_lab: Lab, proxies: list[LabProxy], wire: LanEnd
 ) -> None:
     quiet, loud = mac_of(session_lab, 0), mac_of(session_lab, 1)
     assert wire.ask(session_lab.nodes[0].ipv4) == [quiet]
@@ -112,7 +112,7 @@ def test_the_quiet_node_answers_for_its_own_addresses_and_not_for_vips(
 
 
 def test_a_question_of_the_quiet_node_does_not_announce_a_vip(
-    session_lab: Lab, proxies: list[Proxy], wire: Wire
+    session_lab: Lab, proxies: list[LabProxy], wire: LanEnd
 ) -> None:
     lab, node = session_lab, session_lab.nodes[0]
     lab.route_client_via(node, f"{VIP}/32")

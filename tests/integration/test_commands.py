@@ -22,8 +22,8 @@ from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder
-from tests.lab.probe import Conversation, Question
+from tests.lab.manifests import ManifestFolder
+from tests.lab.probe import Conversation, ProbeQuestion
 from tests.lab.published import PublishedServices, cluster_ip
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -35,7 +35,7 @@ WEB = FrontendKey(parse_ip(WEB4), 6, 80)
 @pytest.fixture(scope="module")
 def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedServices]:
     """Every kind of Service of the traffic tests, served on node1 by a proxy that runs."""
-    services = PublishedServices(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("commands"))))
+    services = PublishedServices(session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("commands"))))
     services.write()
     for pod in session_lab.pods:
         session_lab.responder.listen(pod, 8080)
@@ -79,7 +79,7 @@ def eventually_counted(services: PublishedServices) -> dict[str, dict[str, Any]]
 
 
 def test_names_and_counters(services: PublishedServices) -> None:
-    with Conversation(Question(services.lab.client.netns, services.lab.nodes[0].ipv4, 31510)) as talk:
+    with Conversation(ProbeQuestion(services.lab.client.netns, services.lab.nodes[0].ipv4, 31510)) as talk:
         assert talk.ask().outcome == "answered"
         shown = eventually_counted(services)
         status, said = call(services, "explain", "192.0.2.100", "192.0.2.1:31510")
@@ -221,7 +221,7 @@ def test_one_difference_is_found_and_left_as_it_is(services: PublishedServices, 
 
 
 def stopped(services: PublishedServices) -> None:
-    """Nobody mends anything meanwhile."""
+    """No program repairs anything meanwhile."""
     for proxy in services.lab.proxies:
         proxy.kill()
 

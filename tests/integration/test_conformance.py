@@ -19,20 +19,20 @@ from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import Destination, FrontendKey
 from tests.conformance import explain, judge, places, scenario_file
 from tests.conformance import run as conformance
-from tests.conformance.client import HTTP_REQUEST, Ask, ask_all
+from tests.conformance.client import HTTP_REQUEST, TimedQuestion, ask_all
 from tests.conformance.listeners import HOST, OUTSIDE
 from tests.conformance.network import Prefix
-from tests.conformance.runner import Plant, Report, Runner
+from tests.conformance.runner import Plant, Runner, ScenarioReport
 from tests.conformance.scenario_file import Flow, Scenario
 from tests.lab import netns
-from tests.lab.probe import Question, Result
+from tests.lab.probe import ProbeQuestion, Result
 
 NEEDS = pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces", "br_netfilter")
 MORE = conformance.FLOWS.with_name("flows-more.json")
 
 
-def play(scenarios: list[Scenario], plants: dict[str, Plant] | None = None) -> Report:
-    report = Report()
+def play(scenarios: list[Scenario], plants: dict[str, Plant] | None = None) -> ScenarioReport:
+    report = ScenarioReport()
     Runner(report, plants=plants).run(scenarios)
     print(report.summary())
     return report
@@ -167,7 +167,7 @@ def test_planted_errors_are_found() -> None:
 
 # The rules of judgement, without any packet.
 
-FACTS = judge.Facts(frozenset({"192.0.2.1", "127.0.0.1"}), frozenset({30000}))
+FACTS = judge.NetworkFacts(frozenset({"192.0.2.1", "127.0.0.1"}), frozenset({30000}))
 TWO = frozenset({"10.0.1.1:80", "10.0.1.2:80"})
 POD = Flow("f", "", "pod", "10.0.0.2", "10.96.0.1", 80, "tcp", "endpoints", TWO, masquerade=False)
 NODE = dataclasses.replace(POD, sender="node", source="192.0.2.1")
@@ -319,7 +319,7 @@ def test_a_health_server_counts_as_answering(monkeypatch: pytest.MonkeyPatch) ->
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        asked = Ask(Question("", "127.0.0.1", server.server_port), 10.0, HTTP_REQUEST)
+        asked = TimedQuestion(ProbeQuestion("", "127.0.0.1", server.server_port), 10.0, HTTP_REQUEST)
         (result,) = ask_all([asked])
         thread.join()
     assert (result.outcome, result.name) == ("answered", "?")

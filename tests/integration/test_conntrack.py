@@ -19,10 +19,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port
 from tests.lab.packets import Tap, send_segment
-from tests.lab.probe import QUESTION, Conversation, Question, failure, probe_many
+from tests.lab.probe import QUESTION, Conversation, ProbeQuestion, failure, probe_many
 from tests.lab.published import balancer, cluster_ip, external, published
 from tests.lab.waiting import eventually
 
@@ -35,7 +35,7 @@ SHORT = 1.0
 class UdpServices:
     """One dual-stack Service of UDP (and TCP) at a time, each test with a number of its own."""
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder = lab, folder
         self.open = contextlib.ExitStack()
 
@@ -73,7 +73,7 @@ class UdpServices:
         for family in (4, 6):
             for asker in askers.split():
                 for name in names.split():
-                    question = Question(self.lab.host(asker).netns, *self.ways(number, family)[name], proto)
+                    question = ProbeQuestion(self.lab.host(asker).netns, *self.ways(number, family)[name], proto)
                     talk = self.open.enter_context(Conversation(question, SHORT))
                     found[f"{asker} {name} IPv{family}"] = talk
         return found
@@ -81,7 +81,9 @@ class UdpServices:
     def served_by(self, number: int, name: str) -> bool:
         """Whether new clients get answers of this endpoint only, in both families and by every way in."""
         asked = [
-            Question(self.lab.client.netns, *way, "udp") for f in (4, 6) for way in self.ways(number, f).values()
+            ProbeQuestion(self.lab.client.netns, *way, "udp")
+            for f in (4, 6)
+            for way in self.ways(number, f).values()
         ]
         return {result.name for result in probe_many(asked, 2)} == {name}
 
@@ -89,7 +91,7 @@ class UdpServices:
 @pytest.fixture(scope="module")
 def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UdpServices]:
     lab = session_lab
-    services = UdpServices(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("conntrack"))))
+    services = UdpServices(lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("conntrack"))))
     services.folder.write_nodes(lab)
     for pod in lab.pods:
         lab.responder.listen(pod, TARGET, "udp")
@@ -172,7 +174,7 @@ def test_inside_clients_of_a_local_policy_follow(services: UdpServices) -> None:
     """Their connections have been rewritten twice: by our DNAT to the ClusterIP, and by IPVS."""
     services.put(63, "p11 p21", externalTrafficPolicy="Local")
     asked = [
-        Question(services.lab.host("p12").netns, *services.ways(63, f)["LoadBalancer"], "udp") for f in (4, 6)
+        ProbeQuestion(services.lab.host("p12").netns, *services.ways(63, f)["LoadBalancer"], "udp") for f in (4, 6)
     ]
     eventually(lambda: {result.name for result in probe_many(asked * 4, 2)} == {"p11", "p21"})
     flows = {}
@@ -192,7 +194,7 @@ def test_inside_clients_of_a_local_policy_follow(services: UdpServices) -> None:
 
 def test_a_drain_timeout_cuts_inside_clients_too(services: UdpServices) -> None:
     services.put(70, "p11 p21", externalTrafficPolicy="Local")
-    question = Question(services.lab.host("p12").netns, *services.ways(70, 4)["LoadBalancer"])
+    question = ProbeQuestion(services.lab.host("p12").netns, *services.ways(70, 4)["LoadBalancer"])
     eventually(lambda: {result.name for result in probe_many([question] * 4, 2)} == {"p11", "p21"})
     flows = {}
     for n in range(2):
@@ -218,7 +220,7 @@ def test_a_client_that_was_there_before_the_service_is_picked_up(services: UdpSe
     assert followed(flows, "p21") == {}
 
 
-def begin(question: Question) -> socket.socket:
+def begin(question: ProbeQuestion) -> socket.socket:
     """Send a first SYN (or INIT), from a port that no other question has; the kernel repeats it."""
     asking = netns.open_socket(question.netns, question.address, question.proto)
     asking.bind(("::" if ":" in question.address else "0.0.0.0", 0))
@@ -249,7 +251,7 @@ def test_a_connection_begun_before_its_vip_was_there_is_answered(
     askers = [lab.host(name) for name in ("client", "node1", "p12")]
     waiting = {
         f"{asker.name} {name} IPv{family}": services.open.enter_context(
-            begin(Question(asker.netns, *services.ways(number, family)[name]))
+            begin(ProbeQuestion(asker.netns, *services.ways(number, family)[name]))
         )
         for asker in askers
         for family in (4, 6)
@@ -274,7 +276,7 @@ def only(*names: str) -> dict[str, object]:
     return {"loadBalancerSourceRanges": [text for name in names for text in ranges[name]]}
 
 
-def push(host: Host, family: int, to: tuple[str, int]) -> None:
+def push(host: LabHost, family: int, to: tuple[str, int]) -> None:
     """Have an endpoint speak first: a datagram from the port on which it serves."""
     with netns.open_socket(host.netns, host.address(family), "udp") as sending:
         sending.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -293,7 +295,9 @@ def test_connections_of_sources_that_are_no_longer_allowed_are_cut(
     lab = services.lab
     services.put(number, "p11", externalTrafficPolicy=policy, **only("client", "pods"))
     ways = [(host, f, p) for host in ("client", "p12") for f in (4, 6) for p in ("tcp", "udp")]
-    asked = [Question(lab.host(host).netns, *services.ways(number, f)["LoadBalancer"], p) for host, f, p in ways]
+    asked = [
+        ProbeQuestion(lab.host(host).netns, *services.ways(number, f)["LoadBalancer"], p) for host, f, p in ways
+    ]
     eventually(lambda: {result.name for result in probe_many(asked, 2)} == {"p11"})
     flows = {
         f"{name} {proto}": flow
@@ -323,7 +327,7 @@ def test_changing_ranges_admits_no_other_client_and_excludes_none(services: UdpS
     lab, number = services.lab, 68
     services.put(number, "p11", **only("pods"))
     wanted, stranger = (
-        [Question(lab.host(name).netns, *services.ways(number, f)["LoadBalancer"], "udp") for f in (4, 6)]
+        [ProbeQuestion(lab.host(name).netns, *services.ways(number, f)["LoadBalancer"], "udp") for f in (4, 6)]
         for name in ("p12", "client")
     )
     eventually(lambda: {result.name for result in probe_many(wanted, 2)} == {"p11"})
@@ -346,7 +350,7 @@ AHEAD = 1 << 29
 """Conntrack takes what is far behind for late, and not for invalid."""
 
 
-def sources_of_an_invalid_packet(pod: Host, talk: Conversation, tap: Tap) -> set[str]:
+def sources_of_an_invalid_packet(pod: LabHost, talk: Conversation, tap: Tap) -> set[str]:
     """Have a connection's endpoint send a packet outside the window; return the sources with which it arrives."""
     family = 6 if ":" in talk.ask().seen_source else 4
     answer = talk.ask()
@@ -368,7 +372,9 @@ def test_an_invalid_packet_of_an_endpoint_never_arrives_with_a_wrong_source(
     inside_views = [("p12", 69, "LoadBalancer"), ("p12", 69, "NodePort")] * 2
     others = [("p12", 71, "ClusterIP"), ("client", 69, "LoadBalancer")] * 2
     ways = inside_views + others
-    asked = [Question(lab.host(host).netns, *services.ways(number, family)[way]) for host, number, way in ways]
+    asked = [
+        ProbeQuestion(lab.host(host).netns, *services.ways(number, family)[way]) for host, number, way in ways
+    ]
     eventually(lambda: all(result.name for result in probe_many(asked, 2)))
     for way, question in zip(ways, asked, strict=True):
         tap = Tap(question.netns, family)
@@ -386,7 +392,7 @@ def test_an_invalid_packet_of_a_masqueraded_connection_reaches_no_client(
     services: UdpServices, family: int
 ) -> None:
     services.put(72, "p21")
-    question = Question(services.lab.client.netns, *services.ways(72, family)["LoadBalancer"])
+    question = ProbeQuestion(services.lab.client.netns, *services.ways(72, family)["LoadBalancer"])
     eventually(lambda: probe_many([question])[0].name == "p21")
     tap = Tap(question.netns, family)
     talk = services.open.enter_context(Conversation(question))
@@ -400,8 +406,8 @@ def test_a_source_port_cannot_go_past_ipvs_to_the_endpoint_that_it_met_through_i
     eventually(lambda: services.served_by(79, "p11"))
     pod, client = services.lab.host("p11"), services.lab.client.netns
     for family in (4, 6):
-        through = Question(client, *services.ways(79, family)["LoadBalancer"], "tcp", src_port=29000 + family)
-        past = Question(client, pod.address(family), 8080, "tcp", src_port=29000 + family)
+        through = ProbeQuestion(client, *services.ways(79, family)["LoadBalancer"], "tcp", src_port=29000 + family)
+        past = ProbeQuestion(client, pod.address(family), 8080, "tcp", src_port=29000 + family)
         other = dataclasses.replace(past, src_port=29100 + family)
         assert [result.name for result in probe_many([through])] == ["p11"]
         assert [result.name for result in probe_many([past])] == [""]

@@ -61,7 +61,7 @@ def creation(name: FrontendKey, endpoint: Destination, source: bytes, index: int
     return message(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, NFGENMSG.pack(AF[family], 0, 0) + body, index)
 
 
-class Table:
+class ConntrackTable:
     """The conntrack table of a node: what a test has put in, and what is left of it."""
 
     def __init__(self) -> None:
@@ -91,9 +91,9 @@ class Table:
 
 
 @pytest.fixture
-def table(session_lab: Lab) -> Iterator[Table]:
+def table(session_lab: Lab) -> Iterator[ConntrackTable]:
     with netns.inside(session_lab.nodes[1].netns):
-        made = Table()
+        made = ConntrackTable()
     yield made
     for family in (4, 6):  # a deletion without a tuple empties the table of a family
         made.wire.batch([message(conntrack.IPCTNL_MSG_CT_DELETE, 0, NFGENMSG.pack(AF[family], 0, 0), 0)])
@@ -101,7 +101,7 @@ def table(session_lab: Lab) -> Iterator[Table]:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_only_stale_entries_of_the_frontends_go(table: Table, family: int) -> None:
+def test_only_stale_entries_of_the_frontends_go(table: ConntrackTable, family: int) -> None:
     mine, other = frontend(1, family), frontend(2, family)
     other_port, tcp = frontend(1, family, port=54), frontend(1, family, proto=TCP)
     old, new = pod(1, family), pod(2, family)
@@ -121,7 +121,7 @@ def test_only_stale_entries_of_the_frontends_go(table: Table, family: int) -> No
     assert table.left(mine, other, other_port, tcp) == set(kept)
 
 
-def test_sources_that_are_no_longer_allowed(table: Table) -> None:
+def test_sources_that_are_no_longer_allowed(table: ConntrackTable) -> None:
     for proto in (UDP, TCP):
         name = frontend(1, proto=proto)
         table.add((name, pod(1), client(1)), (name, pod(1), client(1 << 16)))
@@ -131,7 +131,7 @@ def test_sources_that_are_no_longer_allowed(table: Table) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_kernel_lists_no_more_than_it_was_asked_for(table: Table, family: int) -> None:
+def test_the_kernel_lists_no_more_than_it_was_asked_for(table: ConntrackTable, family: int) -> None:
     names = [frontend(n, family, port) for n in (1, 2, 3) for port in (53, 54)]
     names += [frontend(1, family, proto=TCP)]
     table.add(*((name, pod(1, family), client(n, family)) for n, name in enumerate(names)))
@@ -144,7 +144,9 @@ def test_the_kernel_lists_no_more_than_it_was_asked_for(table: Table, family: in
     assert [entry.frontend for entry in entries] == [names[0]]
 
 
-def test_a_kernel_that_cannot_filter_is_asked_without(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_cannot_filter_is_asked_without(
+    table: ConntrackTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table.add((frontend(1), pod(1), client(1)), (frontend(2), pod(1), client(2)))
     unknown = attribute(conntrack.CTA_FILTER | NLA_F_NESTED, attribute(1, b"\xff\xff\xff\xff"))
     refused = message(conntrack.IPCTNL_MSG_CT_GET, 0, NFGENMSG.pack(AF[4], 0, 0) + unknown)
@@ -154,7 +156,7 @@ def test_a_kernel_that_cannot_filter_is_asked_without(table: Table, monkeypatch:
     assert table.left(frontend(1), frontend(2)) == {(frontend(2), pod(1), client(2))}
 
 
-def test_a_new_connection_with_the_same_addresses_and_ports_is_left_alone(table: Table) -> None:
+def test_a_new_connection_with_the_same_addresses_and_ports_is_left_alone(table: ConntrackTable) -> None:
     sweep = Sweep(4, UDP, {frontend(1): GONE})
     table.add((frontend(1), pod(1), client(1)))
     (old,) = table.conntrack.entries(sweep)
@@ -168,7 +170,7 @@ def test_a_new_connection_with_the_same_addresses_and_ports_is_left_alone(table:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_million_entries_need_no_memory(
-    table: Table, session_lab: Lab, capsys: pytest.CaptureFixture[str]
+    table: ConntrackTable, session_lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stale ones are one in a thousand; the sweep is the worst there is, by protocol alone."""
     mine, others = frontend(1), frontend(2)

@@ -17,8 +17,8 @@ from ipvsproxy.diagnosis.service import diagnose_service
 from ipvsproxy.probe.web import read_metrics
 from tests.lab import netns
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Question, probe, probe_many
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion, probe, probe_many
 from tests.lab.sick_node import (
     DNS,
     NODE_PORT,
@@ -42,7 +42,7 @@ ENDPOINT_CONNECTIONS = "ipvsproxy_endpoint_connections_total"
 
 @pytest.fixture(scope="module")
 def diagnosed(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiagnosedNode]:
-    with healthy_node(session_lab, Folder(tmp_path_factory.mktemp("manifests"))) as diagnosed:
+    with healthy_node(session_lab, ManifestFolder(tmp_path_factory.mktemp("manifests"))) as diagnosed:
         yield diagnosed
 
 
@@ -91,7 +91,7 @@ HARMLESS = {
 def test_rules_that_no_packet_of_a_service_meets_are_no_problem(diagnosed: DiagnosedNode, name: str) -> None:
     with table(f"table inet firewall {{ {HARMLESS[name]} }}")(diagnosed):
         asked = [
-            Question(host.netns, WEB, 80)
+            ProbeQuestion(host.netns, WEB, 80)
             for host in (diagnosed.lab.client, diagnosed.node, diagnosed.lab.host("p12"))
         ]
         assert {result.outcome for result in probe_many(asked * 3)} == {"answered"}

@@ -18,10 +18,11 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_endpoint, parse_ip
 from tests.lab import netns
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder, Object, dual_slices, port
-from tests.lab.probe import Conversation, Question, Result, probe_many
+from tests.lab.manifests import ManifestFolder, dual_slices, port
+from tests.lab.probe import Conversation, ProbeQuestion, Result, probe_many
 from tests.lab.published import balancer, cluster_ip, external, published
 from tests.lab.waiting import eventually
+from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -44,12 +45,12 @@ VIPS = {family: (balancer(NUMBER, family), external(NUMBER, family)) for family 
 class DirectService:
     """A Service on both nodes, whose pods are prepared, and what clients of it see."""
 
-    def __init__(self, lab: Lab, folder: Folder, tunnel: str) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder, tunnel: str) -> None:
         self.lab, self.folder, self.tunnel = lab, folder, tunnel
         self._listening: list[socket.socket] = []
 
     def put(self, forwarding: str | None = None, pods: Sequence[str] = PODS, **spec: object) -> None:
-        made: Object = published("direct", NUMBER, PORTS, **spec)
+        made: ApiObject = published("direct", NUMBER, PORTS, **spec)
         made["metadata"]["annotations"] = {"ipvsproxy.io/forwarding": forwarding or self.tunnel}
         self.folder.write("direct", made, *dual_slices(self.lab, "direct", PORTS, map(self.lab.host, pods)))
 
@@ -80,8 +81,8 @@ class DirectService:
             listening.listen()
         threading.Thread(target=work, args=(listening,), daemon=True).start()
 
-    def question(self, asker: str, address: str, proto: str = "tcp") -> Question:
-        return Question(self.lab.host(asker).netns, address, NUMBERS[proto], proto)
+    def question(self, asker: str, address: str, proto: str = "tcp") -> ProbeQuestion:
+        return ProbeQuestion(self.lab.host(asker).netns, address, NUMBERS[proto], proto)
 
     def ask(self, asker: str, address: str, proto: str = "tcp", times: int = 8) -> list[Result]:
         return probe_many([self.question(asker, address, proto)] * times)
@@ -136,7 +137,7 @@ def take(connection: socket.socket) -> int:
 def direct(
     request: pytest.FixtureRequest, session_lab: Lab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DirectService]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("direct")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("direct")))
     folder.write_nodes(lab)
     service = DirectService(lab, folder, request.param)
     for pod in PODS:
@@ -346,7 +347,7 @@ def test_doctor_finds_pods_that_are_not_prepared(direct: DirectService, family: 
     assert line.startswith(f"{format_endpoint(parse_ip(lab.host('p12').address(family)), 80)} for ")
 
 
-def doctor(direct: DirectService) -> Object:
+def doctor(direct: DirectService) -> ApiObject:
     """What doctor makes of direct server return."""
     argv = [
         sys.executable,

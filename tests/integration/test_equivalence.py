@@ -25,7 +25,8 @@ from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, Vip, V
 from tests.lab import netns
 from tests.lab.real_kernel import RealNode, assert_same_rules
 from tests.support.build import destination
-from tests.support.histories import FOREIGN, SETTLING_SECONDS, Clock, History, Process
+from tests.support.clock import Clock
+from tests.support.histories import FOREIGN, SETTLING_SECONDS, History, ProxyRun
 from tests.support.random_objects import NODE_ADDRESS
 
 HERE, THERE = "history", "cold"
@@ -108,7 +109,7 @@ class RealHistory(History):
             # What comes first on an empty node may have held a frontend of an older Service for a moment, and a
             # part of the ruleset that only this moment needed stays until the next start.
             for _ in range(2):
-                process = Process(cold, self.objects, clock, vip_mode=self.mode, **self.limits)
+                process = ProxyRun(cold, self.objects, clock, vip_mode=self.mode, **self.limits)
                 process.list()
                 clock.now += 5
                 process.loop.reconcile([])
@@ -131,9 +132,9 @@ class RealHistory(History):
         pass
 
 
-TestHistories = RealHistory.TestCase
-TestHistories.pytestmark = [pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces")]
-TestHistories.settings = settings(
+TestRealHistories = RealHistory.TestCase
+TestRealHistories.pytestmark = [pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces")]
+TestRealHistories.settings = settings(
     max_examples=int(os.environ.get("HISTORIES", "10")),
     stateful_step_count=int(os.environ.get("STEPS", "15")),
     deadline=None,

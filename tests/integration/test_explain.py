@@ -22,9 +22,9 @@ from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import PERSISTENT, Destination, DestinationAttributes, FrontendKey, ServerAttributes
 from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Question, Result, probe_many
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion, Result, probe_many
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -36,7 +36,7 @@ P11, P21 = Destination(parse_ip("10.244.1.10"), 8080), Destination(parse_ip("10.
 
 @pytest.fixture(scope="module")
 def lab(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder, web = Folder(pathlib.Path(tmp_path_factory.mktemp("explain"))), [port(80, 8080)]
+    folder, web = ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("explain"))), [port(80, 8080)]
     node = session_lab.nodes[0]
     pods = [session_lab.host(name) for name in ("p11", "p21")]
     folder.write_nodes(session_lab)
@@ -54,11 +54,11 @@ def lab(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     session_lab.take_back()
 
 
-def _ends(lab: Lab, hosts: Sequence[Host], family: int = 4) -> list[dict[str, object]]:
+def _ends(lab: Lab, hosts: Sequence[LabHost], family: int = 4) -> list[dict[str, object]]:
     return [endpoint(lab, host, family=family) for host in hosts]
 
 
-def explained(lab: Lab, asker: Host, address: str, number: int = 80) -> Explanation:
+def explained(lab: Lab, asker: LabHost, address: str, number: int = 80) -> Explanation:
     """Say what happens to a packet of this host on node1."""
     to = FrontendKey(parse_ip(address), TCP, number)
     source = None if asker in lab.nodes else parse_ip(asker.address(6 if ":" in address else 4))
@@ -66,8 +66,8 @@ def explained(lab: Lab, asker: Host, address: str, number: int = 80) -> Explanat
         return explain(packet(to, view, source), view)
 
 
-def seen(lab: Lab, asker: Host, address: str, number: int = 80) -> list[Result]:
-    return probe_many([Question(asker.netns, address, number)] * TIMES)
+def seen(lab: Lab, asker: LabHost, address: str, number: int = 80) -> list[Result]:
+    return probe_many([ProbeQuestion(asker.netns, address, number)] * TIMES)
 
 
 def names(lab: Lab, said: Explanation) -> dict[str, float]:

@@ -18,10 +18,10 @@ import pytest
 
 from ipvsproxy.base import messages
 from tests.lab import netns
-from tests.lab.lab import Host, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Conversation, Question, probe
-from tests.lab.proxy import Proxy
+from tests.lab.lab import Lab, LabHost
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Conversation, ProbeQuestion, probe
+from tests.lab.proxy import LabProxy
 from tests.support.repository import REPO
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -34,13 +34,13 @@ WEB = [port(80, 8080)]
 SECONDS = 60.0
 
 
-def serve(lab: Lab, manifests: Folder, vip: str, *pods: Host) -> None:
+def serve(lab: Lab, manifests: ManifestFolder, vip: str, *pods: LabHost) -> None:
     name = f"web-{vip.rpartition('.')[2]}"
     ready = [endpoint(lab, pod) for pod in pods]
     manifests.write(name, service(name, WEB, [vip]), endpoint_slice(name, WEB, ready))
 
 
-def answered(lab: Lab, vip: str, *pods: Host) -> bool:
+def answered(lab: Lab, vip: str, *pods: LabHost) -> bool:
     """Wait until one of the pods answers."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
@@ -51,7 +51,7 @@ def answered(lab: Lab, vip: str, *pods: Host) -> bool:
 
 
 @pytest.fixture
-def pods(lab: Lab, manifests: Folder) -> tuple[Host, ...]:
+def pods(lab: Lab, manifests: ManifestFolder) -> tuple[LabHost, ...]:
     for pod in lab.pods:
         lab.responder.listen(pod, 8080)
     manifests.write_nodes(lab)
@@ -59,13 +59,15 @@ def pods(lab: Lab, manifests: Folder) -> tuple[Host, ...]:
     return lab.pods
 
 
-def started(lab: Lab, manifests: Folder, pods: tuple[Host, ...], command: tuple[str, ...] = RUN) -> Proxy:
+def started(
+    lab: Lab, manifests: ManifestFolder, pods: tuple[LabHost, ...], command: tuple[str, ...] = RUN
+) -> LabProxy:
     proxy = lab.proxy(lab.nodes[0], manifests.path, command=command, wait=False)
     assert answered(lab, VIP, pods[0]), proxy.text()
     return proxy
 
 
-def test_a_full_disk_for_logs(lab: Lab, manifests: Folder, pods: tuple[Host, ...]) -> None:
+def test_a_full_disk_for_logs(lab: Lab, manifests: ManifestFolder, pods: tuple[LabHost, ...]) -> None:
     proxy = started(lab, manifests, pods, TO_NOWHERE)
     for round_ in range(5):
         manifests.write("broken", {"kind": "Service", "metadata": {"name": f"bad{round_}"}})
@@ -74,7 +76,7 @@ def test_a_full_disk_for_logs(lab: Lab, manifests: Folder, pods: tuple[Host, ...
     assert proxy.is_running()
 
 
-def test_no_descriptors_left(lab: Lab, manifests: Folder, pods: tuple[Host, ...]) -> None:
+def test_no_descriptors_left(lab: Lab, manifests: ManifestFolder, pods: tuple[LabHost, ...]) -> None:
     proxy = started(lab, manifests, pods)
     _, hard = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
     used = max(int(path.name) for path in pathlib.Path(f"/proc/{proxy.pid}/fd").iterdir()) + 1
@@ -115,10 +117,10 @@ def memory_group() -> Iterator[pathlib.Path]:
 
 
 def test_the_memory_limit_is_reached(
-    lab: Lab, manifests: Folder, pods: tuple[Host, ...], memory_group: pathlib.Path
+    lab: Lab, manifests: ManifestFolder, pods: tuple[LabHost, ...], memory_group: pathlib.Path
 ) -> None:
     proxy = started(lab, manifests, pods)
-    with Conversation(Question(lab.nodes[0].netns, VIP, 80)) as conversation:
+    with Conversation(ProbeQuestion(lab.nodes[0].netns, VIP, 80)) as conversation:
         # What it has counts for its old group: the limit is reached with the next few pages.
         with contextlib.suppress(OSError):
             (memory_group / "memory.swap.max").write_text("0")
@@ -139,7 +141,7 @@ def test_the_memory_limit_is_reached(
 
 @pytest.mark.parametrize("adopted", [False, True], ids=["on an empty node", "with open connections"])
 def test_nftables_refuses_an_element_in_the_first_loading(
-    lab: Lab, manifests: Folder, pods: tuple[Host, ...], tmp_path: pathlib.Path, adopted: bool
+    lab: Lab, manifests: ManifestFolder, pods: tuple[LabHost, ...], tmp_path: pathlib.Path, adopted: bool
 ) -> None:
     node, refused = lab.nodes[0].netns, tmp_path / "refused"
     serve(lab, manifests, OTHER, pods[1])
@@ -147,7 +149,7 @@ def test_nftables_refuses_an_element_in_the_first_loading(
         if adopted:
             first = started(lab, manifests, pods)
             assert answered(lab, OTHER, pods[1])
-            talks = [open_ones.enter_context(Conversation(Question(node, vip, 80))) for vip in (VIP, OTHER)]
+            talks = [open_ones.enter_context(Conversation(ProbeQuestion(node, vip, 80))) for vip in (VIP, OTHER)]
             first.kill()
         refused.write_text(f"{OTHER} . tcp . 80")
         proxy = started(lab, manifests, pods, (*REFUSING, str(refused), "run"))

@@ -10,8 +10,8 @@ import pytest
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder
-from tests.lab.probe import Question, probe_many
+from tests.lab.manifests import ManifestFolder
+from tests.lab.probe import ProbeQuestion, probe_many
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -34,7 +34,7 @@ endpoints: [{{addresses: [{address}]}}]
 
 
 def test_bare_objects_and_texts_of_windows_are_served(lab: Lab, zygote: Zygote, tmp_path: pathlib.Path) -> None:
-    folder, pod = Folder(tmp_path), lab.pods[0]
+    folder, pod = ManifestFolder(tmp_path), lab.pods[0]
     lab.responder.listen(pod, 8080)
     folder.write_nodes(lab)
     inner = tmp_path / "namespaces" / "default"
@@ -51,7 +51,7 @@ def test_bare_objects_and_texts_of_windows_are_served(lab: Lab, zygote: Zygote, 
     (inner / "powershell.json").write_bytes(text.encode("utf-16"))
     ForkedProxy(zygote, lab, lab.nodes[0], tmp_path).started()
     asked = [
-        Question(asker.netns, address, number)
+        ProbeQuestion(asker.netns, address, number)
         for asker in (lab.pods[1], lab.nodes[0])
         for address, number in (("10.96.7.7", 5432), ("10.96.7.8", 80))
     ]

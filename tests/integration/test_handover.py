@@ -10,10 +10,10 @@ import pytest
 
 from ipvsproxy.base import messages
 from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, finish_ipvs_mode
-from tests.lab.lab import Lab, Node
-from tests.lab.manifests import Folder
-from tests.lab.probe import Conversation, Question, Result
-from tests.lab.proxy import Proxy
+from tests.lab.lab import Lab, LabNode
+from tests.lab.manifests import ManifestFolder
+from tests.lab.probe import Conversation, ProbeQuestion, Result
+from tests.lab.proxy import LabProxy
 from tests.lab.takeover import (
     ARGUMENTS,
     CLEANUP,
@@ -33,14 +33,14 @@ REMOVED = messages.FOREIGN_REMOVED
 
 
 @contextlib.contextmanager
-def asking_all(asked: list[Question]) -> Iterator[list[list[Result]]]:
+def asking_all(asked: list[ProbeQuestion]) -> Iterator[list[list[Result]]]:
     """Open new connections all the time, one after the other to each; yields what becomes of them."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(asking(question)) for question in asked]
 
 
 @contextlib.contextmanager
-def talking(asked: list[Question]) -> Iterator[list[Conversation]]:
+def talking(asked: list[ProbeQuestion]) -> Iterator[list[Conversation]]:
     """Keep a connection open to each."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Conversation(question, timeout=20)) for question in asked]
@@ -50,21 +50,21 @@ def lost(results: list[Result]) -> list[str]:
     return [result.outcome for result in results if result.outcome != "answered"]
 
 
-def begin_nftables_mode(lab: Lab, node: Node) -> None:
+def begin_nftables_mode(lab: Lab, node: LabNode) -> None:
     """What a kube-proxy in this mode does first (contract 1.15)."""
     lab.run(node, ["ipvsadm", "-C"])
     lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])
 
 
-def rules_are_gone(lab: Lab, node: Node) -> bool:
+def rules_are_gone(lab: Lab, node: LabNode) -> bool:
     return "ipvsproxy" not in lab.run(node, ["nft", "list", "tables"])
 
 
 @pytest.mark.parametrize(("mode", "form"), [*((mode, "address") for mode in LEAVE), ("nftables", "route")])
 def test_a_handover_to_kube_proxy_loses_no_new_connection(
     lab: Lab,
-    node: Node,
-    manifests: Folder,
+    node: LabNode,
+    manifests: ManifestFolder,
     served: tuple[Served, ...],
     mode: str,
     form: str,
@@ -77,7 +77,7 @@ def test_a_handover_to_kube_proxy_loses_no_new_connection(
     assert ask(asked) == ["answered"]
     with asking_all(others) as results, asking_all(own) as of_node, Conversation(others[0], timeout=20) as talk:
         served_by = talk.ask().name
-        handover = Proxy(node.netns, HANDOVER, tmp_path / "handover.log")
+        handover = LabProxy(node.netns, HANDOVER, tmp_path / "handover.log")
         lab.proxies.append(handover)
         handover.start()
         handover.wait_for(messages.WAITING_FOR_PROXY)
@@ -107,11 +107,11 @@ def test_a_handover_to_kube_proxy_loses_no_new_connection(
 
 
 def test_after_an_uninstall_that_waited_for_the_proxy_the_node_is_as_before(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], tmp_path: pathlib.Path
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...], tmp_path: pathlib.Path
 ) -> None:
     before = listings(lab, node)
     proxy = lab.proxy(node, manifests.path, ARGUMENTS)
-    cleanup = Proxy(node.netns, [*CLEANUP, "--cleanup-wait", JSON], tmp_path / "cleanup.log")
+    cleanup = LabProxy(node.netns, [*CLEANUP, "--cleanup-wait", JSON], tmp_path / "cleanup.log")
     lab.proxies.append(cleanup)
     cleanup.start()
     cleanup.wait_for(messages.WAITING_FOR_PROXY)
@@ -125,7 +125,7 @@ def test_after_an_uninstall_that_waited_for_the_proxy_the_node_is_as_before(
 
 
 def test_a_handover_leaves_a_node_alone_that_never_had_an_ipvsproxy(
-    lab: Lab, node: Node, served: tuple[Served, ...]
+    lab: Lab, node: LabNode, served: tuple[Served, ...]
 ) -> None:
     LEAVE["nftables"](lab, node, served)
     lab.run(node, ["ipvsadm", "-A", "-t", "192.0.2.50:6443", "-s", "wlc"])
@@ -136,7 +136,7 @@ def test_a_handover_leaves_a_node_alone_that_never_had_an_ipvsproxy(
 
 
 def test_a_virtual_server_of_another_program_is_removed_by_name_unless_it_is_excluded(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...]
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...]
 ) -> None:
     proxy = lab.proxy(node, manifests.path, ARGUMENTS)
     # What stands on the node beforehand is excluded, or belongs to a firewall mark.

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, dual_slices, port, service
-from tests.lab.probe import Conversation, Question, Result, probe_many
+from tests.lab.manifests import ManifestFolder, dual_slices, port, service
+from tests.lab.probe import Conversation, ProbeQuestion, Result, probe_many
 from tests.lab.published import cluster_ip
 from tests.lab.waiting import eventually
 
@@ -25,7 +25,7 @@ ALL = ("p11", "p12", "p21", "p22")
 class HashedService:
     """One Service, the proxy of node1, and a client of every kind."""
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder = lab, folder
 
     def put(self, *pods: str) -> None:
@@ -33,8 +33,8 @@ class HashedService:
         slices = dual_slices(self.lab, "web", ports, map(self.lab.host, pods))
         self.folder.write("web", service("web", ports, [cluster_ip(95, f) for f in (4, 6)]), *slices)
 
-    def question(self, asker: str, family: int) -> Question:
-        return Question(self.lab.host(asker).netns, cluster_ip(95, family), 80)
+    def question(self, asker: str, family: int) -> ProbeQuestion:
+        return ProbeQuestion(self.lab.host(asker).netns, cluster_ip(95, family), 80)
 
     def ask(self, times: int = 8) -> list[Result]:
         """Ask from everywhere through node1, many times each."""
@@ -47,7 +47,7 @@ def hashed(
     request: pytest.FixtureRequest, session_lab: Lab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HashedService]:
     lab = session_lab
-    hashed = HashedService(lab, Folder(pathlib.Path(tmp_path_factory.mktemp("hashing"))))
+    hashed = HashedService(lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("hashing"))))
     hashed.folder.write_nodes(lab)
     hashed.put(*ALL)
     for pod in lab.pods:

@@ -18,10 +18,10 @@ import pytest
 from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.apiservers import OwnServer
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, node_object, port, service
 from tests.lab.probe import probe
-from tests.lab.proxy import Proxy
+from tests.lab.proxy import LabProxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -48,7 +48,7 @@ NAMES = (
 )
 
 
-def ask(asker: Host, address: str, number: int, path: str = "/") -> tuple[int, str, dict[str, str]]:
+def ask(asker: LabHost, address: str, number: int, path: str = "/") -> tuple[int, str, dict[str, str]]:
     """Ask over HTTP from a host's namespace; status 0 means that nobody listens."""
     connection = http.client.HTTPConnection(address, number, timeout=20)
     with contextlib.closing(connection):
@@ -76,7 +76,7 @@ def balanced(lab: Lab, *pods: str) -> list[dict[str, Any]]:
     return [made, endpoint_slice("front", PORTS, [endpoint(lab, lab.host(name)) for name in pods])]
 
 
-def test_load_balancers_and_monitoring(lab: Lab, manifests: Folder) -> None:
+def test_load_balancers_and_monitoring(lab: Lab, manifests: ManifestFolder) -> None:
     node, client = lab.nodes[0], lab.client
     manifests.write("nodes", node_object(node))
     manifests.write("front", *balanced(lab, "p11", "p12", "p21"))
@@ -136,7 +136,7 @@ def test_without_an_api_server_and_with_busy_ports(lab: Lab, server: OwnServer, 
     server.go_away()
     flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--logging-format=json"]
     argv = [sys.executable, "-m", "ipvsproxy", "run", *flags, *DEFAULT_PROXY_ARGS]
-    proxy = Proxy(node.netns, argv, tmp_path / "proxy.log")
+    proxy = LabProxy(node.netns, argv, tmp_path / "proxy.log")
     lab.proxies.append(proxy)
     others = [netns.open_socket(node.netns, "0.0.0.0", "tcp"), netns.open_socket(node.netns, "127.0.0.1", "tcp")]
     for held, number in zip(others, (CHECK, METRICS), strict=True):
@@ -165,7 +165,7 @@ def test_without_an_api_server_and_with_busy_ports(lab: Lab, server: OwnServer, 
     assert 'ipvsproxy_events_total{result="sent"}' in metrics
 
 
-def test_hard_failure(lab: Lab, manifests: Folder) -> None:
+def test_hard_failure(lab: Lab, manifests: ManifestFolder) -> None:
     """With bindAddressHardFail a busy port ends the process (the event: tests/unit/process/test_process.py)."""
     node = lab.nodes[0]
     with contextlib.closing(netns.open_socket(node.netns, "0.0.0.0", "tcp")) as held:
@@ -177,7 +177,7 @@ def test_hard_failure(lab: Lab, manifests: Folder) -> None:
     assert f"cannot listen: healthz: 0.0.0.0:{HEALTHZ}: Address already in use" in proxy.text()
 
 
-def test_no_service_takes_ports_of_the_proxy_nor_of_health_checks(lab: Lab, manifests: Folder) -> None:
+def test_no_service_takes_ports_of_the_proxy_nor_of_health_checks(lab: Lab, manifests: ManifestFolder) -> None:
     """A load balancer's status names this node, and the Service asks for ports on which the proxy listens."""
     node, client = lab.nodes[0], lab.client
     ports = [port(number, 8080, name=f"p{number}") for number in (81, HEALTHZ, CHECK)]
@@ -193,7 +193,7 @@ def test_no_service_takes_ports_of_the_proxy_nor_of_health_checks(lab: Lab, mani
     assert probe(client.netns, node.ipv4, CHECK).name == "p11"
     manifests.write("front", *balanced(lab, "p11"))
 
-    def is_answered_by_the_proxy(asking: Host) -> bool:
+    def is_answered_by_the_proxy(asking: LabHost) -> bool:
         try:
             status, body, _ = ask(asking, node.ipv4, CHECK)
         except http.client.HTTPException:  # the pod does not speak HTTP

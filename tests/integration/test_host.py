@@ -18,8 +18,8 @@ from ipvsproxy.base import messages
 from ipvsproxy.kernel.ipvs import Ipvs
 from tests.lab import netns
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder, dual_slices, port, service
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder, dual_slices, port, service
+from tests.lab.proxy import LabProxy
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -67,17 +67,17 @@ def settings_kept(lab: Lab) -> Iterator[None]:
     netns.set_sysctls(node, before)
 
 
-def started(lab: Lab, manifests: Folder, *arguments: str, command: tuple[str, ...] = RUN) -> Proxy:
+def started(lab: Lab, manifests: ManifestFolder, *arguments: str, command: tuple[str, ...] = RUN) -> LabProxy:
     return lab.proxy(lab.nodes[0], manifests.path, arguments, command=command, wait=False)
 
 
-def status(proxy: Proxy) -> int:
+def status(proxy: LabProxy) -> int:
     assert proxy.process is not None
     return proxy.process.wait(END_SECONDS)
 
 
 def test_a_configuration_file_from_start_to_change(
-    lab: Lab, manifests: Folder, tmp_path: pathlib.Path, settings_kept: None
+    lab: Lab, manifests: ManifestFolder, tmp_path: pathlib.Path, settings_kept: None
 ) -> None:
     node = lab.nodes[0]
     netns.set_sysctls(node.netns, {VS_CONNTRACK: 0})
@@ -117,7 +117,9 @@ def test_a_configuration_file_from_start_to_change(
     assert len(proxy.events(messages.CONFIG_CHANGED)) == 1
 
 
-def test_a_process_without_rights_runs_after_init_only(lab: Lab, manifests: Folder, settings_kept: None) -> None:
+def test_a_process_without_rights_runs_after_init_only(
+    lab: Lab, manifests: ManifestFolder, settings_kept: None
+) -> None:
     node = lab.nodes[0]
     manifests.write("web", WEB)
     netns.set_sysctls(node.netns, {VS_CONNTRACK: 0})
@@ -156,7 +158,7 @@ def own_connections(lab: Lab, server: socket.socket, family: int) -> list[str]:
 
 
 def test_connections_of_the_node_never_start_at_a_node_port(
-    lab: Lab, manifests: Folder, settings_kept: None
+    lab: Lab, manifests: ManifestFolder, settings_kept: None
 ) -> None:
     node = lab.nodes[0]
     ports = [port(number, 8080, "TCP", f"p{number}", number) for number in NODE_PORTS]
@@ -181,7 +183,7 @@ def test_connections_of_the_node_never_start_at_a_node_port(
 
 
 def test_the_node_port_of_the_field_is_no_source_port_of_the_node(
-    lab: Lab, manifests: Folder, settings_kept: None
+    lab: Lab, manifests: ManifestFolder, settings_kept: None
 ) -> None:
     node = lab.nodes[0]
     manifests.write("np", *yaml.safe_load_all(FIELD_CASE.read_text()))
@@ -195,7 +197,7 @@ def test_the_node_port_of_the_field_is_no_source_port_of_the_node(
 
 
 def test_a_changed_file_that_needs_more_rights_ends_nothing(
-    lab: Lab, manifests: Folder, tmp_path: pathlib.Path, settings_kept: None
+    lab: Lab, manifests: ManifestFolder, tmp_path: pathlib.Path, settings_kept: None
 ) -> None:
     manifests.write("web", WEB)
     path = tmp_path / "config.conf"
@@ -219,7 +221,7 @@ def test_a_changed_file_that_needs_more_rights_ends_nothing(
     ],
 )
 def test_what_is_missing_is_named_in_one_line(
-    lab: Lab, manifests: Folder, arguments: list[str], command: tuple[str, ...], words: str
+    lab: Lab, manifests: ManifestFolder, arguments: list[str], command: tuple[str, ...], words: str
 ) -> None:
     proxy = started(lab, manifests, *arguments, command=command)
     assert status(proxy) == 1
@@ -228,7 +230,7 @@ def test_what_is_missing_is_named_in_one_line(
     assert words in last
 
 
-def test_timeouts_the_kernel_cannot_count_cost_nothing_else(lab: Lab, manifests: Folder) -> None:
+def test_timeouts_the_kernel_cannot_count_cost_nothing_else(lab: Lab, manifests: ManifestFolder) -> None:
     manifests.write("web", WEB)
     proxy = started(lab, manifests, "--ipvs-tcp-timeout=2000000h")
     proxy.wait_for(messages.SYNCED)
@@ -249,7 +251,7 @@ def test_a_link_of_our_name_that_is_no_dummy_stays_and_is_reported(lab: Lab) -> 
         lab.run(node, ["ip", "link", "del", "kube-ipvs0"])
 
 
-def test_signals_end_it_whatever_it_does(lab: Lab, manifests: Folder) -> None:
+def test_signals_end_it_whatever_it_does(lab: Lab, manifests: ManifestFolder) -> None:
     manifests.write("web", WEB)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         proxy = started(lab, manifests)

@@ -21,11 +21,12 @@ import pytest
 
 from ipvsproxy.kernel.ipvs import Ipvs
 from tests.lab import netns
-from tests.lab.lab import Lab, Node
+from tests.lab.lab import Lab, LabNode
 from tests.lab.load import Load
-from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Question, probe_many
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion, probe_many
+from tests.lab.proxy import LabProxy
+from tests.support.api_object import ApiObject
 from tests.support.build import key
 
 pytestmark = [pytest.mark.needs("ip_vs", "nf_tables")]
@@ -46,7 +47,7 @@ def addresses(count: int, first: int = 198, second: int = 18) -> list[str]:
     return [f"{first}.{second + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(1, count + 1)]
 
 
-def pieces(name: str, ports: list[Object], pods: list[str]) -> Iterator[Object]:
+def pieces(name: str, ports: list[ApiObject], pods: list[str]) -> Iterator[ApiObject]:
     """Slices of 1,000 endpoints each, as the API server takes them."""
     listed = [{"name": p.get("name", ""), "port": p["targetPort"], "protocol": p["protocol"]} for p in ports]
     for number, first in enumerate(range(0, len(pods), 1000)):
@@ -59,12 +60,12 @@ def pieces(name: str, ports: list[Object], pods: list[str]) -> Iterator[Object]:
         }  # fmt: skip
 
 
-def numbered(count: int, first: int = 1) -> list[Object]:
+def numbered(count: int, first: int = 1) -> list[ApiObject]:
     return [port(n, 8080, name=f"p{n}") for n in range(first, first + count)]
 
 
-def many_local_ports(turn: int) -> list[Object]:
-    """Both policies Local and 32,768 ports: no number is left for the last inside view."""
+def many_local_ports(turn: int) -> list[ApiObject]:
+    """Both policies Local and 32,768 ports: no number is left for the last internal view."""
     ports = numbered(32_768)
     spec = {
         "externalTrafficPolicy": "Local",
@@ -75,20 +76,20 @@ def many_local_ports(turn: int) -> list[Object]:
     return [made, *pieces("hostile", ports[:20], ["10.244.1.10"])]
 
 
-def ports_times_addresses(turn: int) -> list[Object]:
+def ports_times_addresses(turn: int) -> list[ApiObject]:
     ports = numbered(5000)
     made = service("hostile", ports, ["10.96.9.1"], externalIPs=addresses(20_000)[turn:])
     return [made, *pieces("hostile", ports, ["10.244.1.10"])]
 
 
-def many_source_ranges(turn: int) -> list[Object]:
+def many_source_ranges(turn: int) -> list[ApiObject]:
     ranges = [f"{text}/32" for text in addresses(16_000, 100, 64)][turn:]
     spec = {"loadBalancerSourceRanges": ranges}
     made = service("hostile", [WEB], ["10.96.9.1"], type_="LoadBalancer", ingress=["198.19.0.1"], **spec)
     return [made, *pieces("hostile", [WEB], ["10.244.1.10"])]
 
 
-def endpoints_that_ipvs_refuses(turn: int) -> list[Object]:
+def endpoints_that_ipvs_refuses(turn: int) -> list[ApiObject]:
     ports = numbered(100)
     return [
         service("hostile", ports, ["10.96.9.1"]),
@@ -96,7 +97,7 @@ def endpoints_that_ipvs_refuses(turn: int) -> list[Object]:
     ]
 
 
-def frontends_of_another(turn: int) -> list[Object]:
+def frontends_of_another(turn: int) -> list[ApiObject]:
     """A younger Service claims all that an older one has."""
     asked, ports = addresses(500), numbered(20)
     old = service("hostile", ports, ["10.96.9.1"], externalIPs=asked)
@@ -106,15 +107,15 @@ def frontends_of_another(turn: int) -> list[Object]:
     return [young] if turn == 1 else [old, young]
 
 
-def addresses_that_nobody_gets(turn: int) -> list[Object]:
+def addresses_that_nobody_gets(turn: int) -> list[ApiObject]:
     return [service("hostile", [WEB], ["10.96.9.1"], externalIPs=addresses(20_000, 127, turn))]
 
 
-def many_endpoints(turn: int) -> list[Object]:
+def many_endpoints(turn: int) -> list[ApiObject]:
     return [service("hostile", [WEB], ["10.96.9.1"]), *pieces("hostile", [WEB], addresses(5000)[turn:])]
 
 
-def what_belongs_to_others(turn: int) -> list[Object]:
+def what_belongs_to_others(turn: int) -> list[ApiObject]:
     """The oldest of all, with addresses of nodes, a pod, the network and another Service's load balancer."""
     ports = [WEB, *(port(n, 8080, name=f"p{n}") for n in (THEIRS, 10250, 10256))]
     theirs = [NODES[0], NODES[1], "192.0.2.255", "169.254.169.254", "10.244.2.10", BALANCED, "192.0.2.100"]
@@ -127,7 +128,7 @@ def what_belongs_to_others(turn: int) -> list[Object]:
 class Pulse(threading.Thread):
     """Asks /livez of a node's proxy all the time."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: LabNode) -> None:
         super().__init__(name="pulse", daemon=True)
         self.codes: dict[str, int] = {}
         self.slowest = 0.0
@@ -170,7 +171,7 @@ def asked_again(load: Load, times: int = 3) -> None:
         time.sleep(0.05)
 
 
-def memory_mib(proxy: Proxy, what: str) -> int:
+def memory_mib(proxy: LabProxy, what: str) -> int:
     """Return VmRSS, or VmHWM for the most there has been."""
     lines = pathlib.Path(f"/proc/{proxy.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) // 1024
@@ -179,7 +180,7 @@ def memory_mib(proxy: Proxy, what: str) -> int:
 class SharedNode:
     """A node with a steady Service, and one that follows what it is told."""
 
-    def __init__(self, lab: Lab, manifests: Folder) -> None:
+    def __init__(self, lab: Lab, manifests: ManifestFolder) -> None:
         self.lab, self.folder, self.node = lab, manifests, lab.nodes[0]
         for pod in lab.pods:
             lab.responder.listen(pod, 8080)
@@ -203,7 +204,7 @@ class SharedNode:
         self.folder.write("canary", service("canary", [WEB], [CANARY]), endpoint_slice("canary", [WEB], pods))
         return pod.name
 
-    def hostile(self, objects: list[Object]) -> None:
+    def hostile(self, objects: list[ApiObject]) -> None:
         """Put objects into a file of JSON, which is read as fast as the API's answers are."""
         made = {"apiVersion": "v1", "kind": "List", "items": objects}
         fresh = self.folder.path / ".hostile.tmp"
@@ -213,7 +214,7 @@ class SharedNode:
     def follows(self, number: int) -> float:
         """Change the other Service and return how long it took to have effect."""
         began, wanted = time.monotonic(), self.canary(number)
-        question = Question(self.node.netns, CANARY, 80)
+        question = ProbeQuestion(self.node.netns, CANARY, 80)
         while probe_many([question])[0].name != wanted:
             assert time.monotonic() - began < FOLLOWED_SECONDS, "the change of another Service has no effect"
             time.sleep(0.05)
@@ -234,16 +235,18 @@ class SharedNode:
         what_belongs_to_others,
     ],
 )
-def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[int], list[Object]]) -> None:
+def test_others_notice_nothing(
+    lab: Lab, manifests: ManifestFolder, objects: Callable[[int], list[ApiObject]]
+) -> None:
     shared = SharedNode(lab, manifests)
     steady = {
-        "outside": Question(lab.client.netns, STEADY, 80),
-        "pod": Question(shared.node.pods[0].netns, STEADY, 80),
-        "node": Question(shared.node.netns, STEADY, 80),
-        "load balancer": Question(lab.client.netns, BALANCED, 80),
-        "this node's program": Question(lab.client.netns, NODES[0], THEIRS),
-        "other node's program": Question(shared.node.netns, NODES[1], THEIRS),
-        "other node's program, from a pod": Question(shared.node.pods[0].netns, NODES[1], THEIRS),
+        "outside": ProbeQuestion(lab.client.netns, STEADY, 80),
+        "pod": ProbeQuestion(shared.node.pods[0].netns, STEADY, 80),
+        "node": ProbeQuestion(shared.node.netns, STEADY, 80),
+        "load balancer": ProbeQuestion(lab.client.netns, BALANCED, 80),
+        "this node's program": ProbeQuestion(lab.client.netns, NODES[0], THEIRS),
+        "other node's program": ProbeQuestion(shared.node.netns, NODES[1], THEIRS),
+        "other node's program, from a pod": ProbeQuestion(shared.node.pods[0].netns, NODES[1], THEIRS),
     }
     before, waited = memory_mib(shared.proxy, "VmRSS"), []
     with Pulse(shared.node) as pulse, Load(steady, every=0.2, talks=1) as load:
@@ -270,23 +273,23 @@ def test_others_notice_nothing(lab: Lab, manifests: Folder, objects: Callable[[i
 HOSTILE, CROWD = "10.96.9.1", 20_000
 
 
-def programmed(node: Node) -> int:
+def programmed(node: LabNode) -> int:
     """Return how many endpoints the hostile Service has in the kernel."""
     with netns.inside(node.netns), contextlib.closing(Ipvs()) as ipvs:
         return sum(1 for _ in ipvs.each_destination(key(f"{HOSTILE}:80")))
 
 
-def crowd(first: int) -> list[Object]:
+def crowd(first: int) -> list[ApiObject]:
     return [service("hostile", [WEB], [HOSTILE]), *pieces("hostile", [WEB], addresses(CROWD + first)[first:])]
 
 
 @pytest.mark.timeout(1800)
-def test_others_are_followed_while_a_crowd_of_endpoints_is_programmed(lab: Lab, manifests: Folder) -> None:
+def test_others_are_followed_while_a_crowd_of_endpoints_is_programmed(lab: Lab, manifests: ManifestFolder) -> None:
     """IPVS needs seconds to minutes for so many; another Service follows its changes all the time."""
     neighbours = SharedNode(lab, manifests)
     steady = {
-        "outside": Question(lab.client.netns, STEADY, 80),
-        "pod": Question(neighbours.node.pods[0].netns, STEADY, 80),
+        "outside": ProbeQuestion(lab.client.netns, STEADY, 80),
+        "pod": ProbeQuestion(neighbours.node.pods[0].netns, STEADY, 80),
     }
     waited, meanwhile, number = [], 0, 0
     with Pulse(neighbours.node) as pulse, Load(steady, every=0.2, talks=1) as load:

@@ -25,8 +25,8 @@ import yaml
 
 from tests.lab.container import NET_ADMIN, NOTHING, PRIVILEGED, REPO, ROOT, VOLUME, contained
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, node_object, port, service
-from tests.lab.probe import Question, spread
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.probe import ProbeQuestion, spread
 from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("root", "image_root")
@@ -266,24 +266,26 @@ def test_the_programs_of_the_chart_find_what_they_need_in_it(tmp_path: pathlib.P
 
 
 @pytest.mark.needs("ip_vs", "nf_tables")
-def test_runs_with_a_read_only_root_and_net_admin_alone(lab: Lab, manifests: Folder) -> None:
+def test_runs_with_a_read_only_root_and_net_admin_alone(lab: Lab, manifests: ManifestFolder) -> None:
     node = lab.nodes[0]
     manifests.write("node", node_object(node))
     manifests.write("service", service("s", PORTS, [CLUSTER_IP]))
     manifests.write("slice", endpoint_slice("s", PORTS, [endpoint(lab, lab.host("p21"))]))
     lab.responder.listen(lab.host("p21"), 8080)
     lab.proxy(node, pathlib.Path(VOLUME), command=contained(["ipvsproxy", "run"], PRIVILEGED, manifests.path))
-    assert set(spread(Question(lab.host("p12").netns, CLUSTER_IP, 80), 2)) == {"p21"}
+    assert set(spread(ProbeQuestion(lab.host("p12").netns, CLUSTER_IP, 80), 2)) == {"p21"}
     lab.proxies[-1].stop()
     # What the first one has set may only be read by the second, as after an init container.
     lab.proxy(node, pathlib.Path(VOLUME), command=contained(["ipvsproxy", "run"], NET_ADMIN, manifests.path))
     manifests.write("slice", endpoint_slice("s", PORTS, [endpoint(lab, lab.host("p11"))]))
     lab.responder.listen(lab.host("p11"), 8080)
-    eventually(lambda: set(spread(Question(lab.host("p12").netns, CLUSTER_IP, 80), 2)) == {"p11"})
+    eventually(lambda: set(spread(ProbeQuestion(lab.host("p12").netns, CLUSTER_IP, 80), 2)) == {"p11"})
 
 
 @pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
-def test_image_and_host_read_each_others_sets_whichever_library_is_newer(lab: Lab, manifests: Folder) -> None:
+def test_image_and_host_read_each_others_sets_whichever_library_is_newer(
+    lab: Lab, manifests: ManifestFolder
+) -> None:
     """The host is this machine; one firewall was made by its own nft, one by the image's library."""
     node = lab.nodes[0]
     manifests.write("node", node_object(node))

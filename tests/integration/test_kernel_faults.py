@@ -32,7 +32,8 @@ from nft import Libnftables, Transaction
 from tests.lab import netns
 from tests.lab.real_kernel import RealNode, assert_same_rules
 from tests.support.build import destination, key, service, slice_of
-from tests.support.histories import Clock, Process
+from tests.support.clock import Clock
+from tests.support.histories import ProxyRun
 from tests.support.random_objects import NODE_ADDRESS
 
 pytestmark = pytest.mark.needs("root", "ip_vs", "nf_tables", "namespaces")
@@ -62,7 +63,7 @@ class ContestedKernel:
         self.objects = {(Kind.NODE, "node1"): Node("node1", (NODE_ADDRESS,))}
         for item in (service(), slice_of("web", "10.244.1.1", "10.244.1.2")):
             self.objects[_kind(item), item.key] = item
-        self.process = Process(self.node, self.objects, self.clock)
+        self.process = ProxyRun(self.node, self.objects, self.clock)
         self.process.list()
 
     def change(self, *items) -> list[dict]:
@@ -95,7 +96,7 @@ class ContestedKernel:
         self.wait(31)
         assert (self.node.writes, self.node.transactions) == before
         with netns.inside(THERE), contextlib.closing(RealNode([NODE_ADDRESS])) as cold:
-            Process(cold, self.objects, Clock()).list()
+            ProxyRun(cold, self.objects, Clock()).list()
             *expected, wanted = cold.servers(), cold.vips(), cold.rules()
         *found, rules = self.state()
         assert found == expected

@@ -12,7 +12,7 @@ import yaml
 
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, dual_slices, port
+from tests.lab.manifests import ManifestFolder, dual_slices, port
 from tests.lab.published import balancer, cluster_ip, published
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -30,7 +30,7 @@ CASE_ADDRESS, CASE_TARGET = ("10.96.9.8", 6831), 5353
 def lab(
     session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Lab]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("large")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("large")))
     folder.write_nodes(lab)
     for target in (TARGET, CASE_TARGET):
         lab.responder.listen(lab.host("p21"), target, "udp")

@@ -18,9 +18,9 @@ from ipvsproxy.kernel.rules import TABLE
 from nft import Libnftables, Transaction
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, dual_slices, port
+from tests.lab.manifests import ManifestFolder, dual_slices, port
 from tests.lab.ping import is_answered
-from tests.lab.probe import Question, probe_many
+from tests.lab.probe import ProbeQuestion, probe_many
 from tests.lab.published import balancer, published
 from tests.lab.waiting import eventually
 
@@ -38,7 +38,7 @@ Outcomes = dict[tuple[str, ...], tuple[str, ...]]
 class NodeWithLateSets:
     """A node that serves ranges of ports from another node's pod, and one Service to one client only."""
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.node = lab, lab.nodes[0]
         folder.write_nodes(lab)
         pod = lab.host("p21")
@@ -59,7 +59,9 @@ class NodeWithLateSets:
         ranged, sources = balancer(PORTS_NUMBER, family), balancer(SOURCES_NUMBER, family)
         asked = [(ranged, number, proto) for number in (*IN_RANGE, OUTSIDE) for proto in PROTOCOLS]
         questions = {
-            (asker, address, f"{number}/{proto}"): Question(self.lab.host(asker).netns, address, number, proto)
+            (asker, address, f"{number}/{proto}"): ProbeQuestion(
+                self.lab.host(asker).netns, address, number, proto
+            )
             for asker in ASKERS
             for address, number, proto in (*asked, (sources, 80, "tcp"))
         }
@@ -89,7 +91,7 @@ class NodeWithLateSets:
 
 @pytest.fixture(scope="module")
 def late(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeWithLateSets]:
-    made = NodeWithLateSets(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("late"))))
+    made = NodeWithLateSets(session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("late"))))
     yield made
     made.proxy.kill()
     session_lab.clean_nodes()

@@ -10,9 +10,9 @@ import pytest
 
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder
-from tests.lab.probe import Conversation, Question, probe_many, spread
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder
+from tests.lab.probe import Conversation, ProbeQuestion, probe_many, spread
+from tests.lab.proxy import LabProxy
 from tests.lab.published import PublishedServices
 from tests.lab.waiting import eventually
 
@@ -23,22 +23,22 @@ ROUTE_LOCALNET = pathlib.Path("/proc/sys/net/ipv4/conf/all/route_localnet")
 
 
 class LocalNodePorts:
-    def __init__(self, lab: Lab, services: PublishedServices, proxy: Proxy) -> None:
+    def __init__(self, lab: Lab, services: PublishedServices, proxy: LabProxy) -> None:
         self.lab, self.services, self.proxy = lab, services, proxy
 
-    def question(self, family: int, number: int = PublishedServices.WEB, proto: str = "tcp") -> Question:
+    def question(self, family: int, number: int = PublishedServices.WEB, proto: str = "tcp") -> ProbeQuestion:
         _, port = self.services.ways(number, family, proto)["NodePort"]
-        return Question(self.lab.nodes[0].netns, LOOPBACK[family], port, proto)
+        return ProbeQuestion(self.lab.nodes[0].netns, LOOPBACK[family], port, proto)
 
 
-def outcome(question: Question) -> str:
+def outcome(question: ProbeQuestion) -> str:
     (result,) = probe_many([question])
     return result.outcome
 
 
 @pytest.fixture(scope="module")
 def local(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNodePorts]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("localhost")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("localhost")))
     services = PublishedServices(lab, folder)
     services.write()
     for name in ("p11", "p12", "p21", "p22"):

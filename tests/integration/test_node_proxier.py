@@ -59,7 +59,7 @@ def server(tmp_path: pathlib.Path) -> Iterator[RealServer]:
     opened.close()
 
 
-class Process:
+class WatchingProxy:
     """A proxy of node1 with everything but the kernel; watches last a second, repeats are told at once."""
 
     def __init__(self, kubeconfig: pathlib.Path, **more: Any) -> None:
@@ -100,11 +100,11 @@ class Process:
 
 
 @pytest.fixture
-def process(server: RealServer) -> Iterator[Process]:
+def process(server: RealServer) -> Iterator[WatchingProxy]:
     server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}})
     server.put(service("web", PORTS, ["10.96.0.10"]))
     server.put(slice_for("web", "10.244.1.10"))
-    started = Process(server.kubeconfig)
+    started = WatchingProxy(server.kubeconfig)
     yield started
     started.stop()
 
@@ -126,7 +126,7 @@ def events(server: RealServer) -> list[dict[str, Any]]:
     return found
 
 
-def test_every_call_is_allowed(server: RealServer, process: Process) -> None:
+def test_every_call_is_allowed(server: RealServer, process: WatchingProxy) -> None:
     until(lambda: process.destinations("10.96.0.10") == ["10.244.1.10:8080"])
     server.put(slice_for("web", "10.244.1.10", "10.244.1.11"))
     until(lambda: process.destinations("10.96.0.10") == ["10.244.1.10:8080", "10.244.1.11:8080"])
@@ -146,7 +146,7 @@ def test_every_call_is_allowed(server: RealServer, process: Process) -> None:
         assert event["regarding"]["kind"] == ("Node" if event["reason"] == "Starting" else "Service")
 
 
-def test_labels_count_while_the_proxy_runs(server: RealServer, process: Process) -> None:
+def test_labels_count_while_the_proxy_runs(server: RealServer, process: WatchingProxy) -> None:
     """The server selects (contract 2): gaining the label looks like a deletion, losing it like a new object."""
     until(lambda: process.destinations("10.96.0.10"))
     for kind, label in (("Service", "service.kubernetes.io/service-proxy-name"),
@@ -161,7 +161,7 @@ def test_labels_count_while_the_proxy_runs(server: RealServer, process: Process)
         until(lambda: process.destinations("10.96.0.10") == ["10.244.1.10:8080"])
 
 
-def test_a_server_that_restarts(server: RealServer, process: Process) -> None:
+def test_a_server_that_restarts(server: RealServer, process: WatchingProxy) -> None:
     until(lambda: process.destinations("10.96.0.10"))
     writes = process.node.writes
     server.go_away()
@@ -171,7 +171,7 @@ def test_a_server_that_restarts(server: RealServer, process: Process) -> None:
     until(lambda: process.destinations("10.96.0.10") == ["10.244.1.12:8080"])
 
 
-def test_nothing_else_would_be_allowed(server: RealServer, process: Process) -> None:
+def test_nothing_else_would_be_allowed(server: RealServer, process: WatchingProxy) -> None:
     """Else the tests above would show nothing."""
     until(lambda: process.destinations("10.96.0.10"))
 
@@ -223,12 +223,12 @@ def grant(server: RealServer) -> None:
 
 
 @pytest.fixture
-def of_tenants(server: RealServer) -> Iterator[Process]:
+def of_tenants(server: RealServer) -> Iterator[WatchingProxy]:
     server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}})
     server.put(service("web", PORTS, ["10.96.0.10"]))
     server.put(slice_for("web", "10.244.1.10"))
     put_tenants(server)
-    started = Process(server.kubeconfig, tenant_label=LABEL, cluster_cidrs=("10.244.0.0/16",))
+    started = WatchingProxy(server.kubeconfig, tenant_label=LABEL, cluster_cidrs=("10.244.0.0/16",))
     yield started
     started.stop()
 
@@ -240,7 +240,9 @@ def refused_rights(logs: list[Any]) -> list[str]:
 OURS, BLUES = "10.96.0.10 . tcp . 80", "10.96.0.20 . tcp . 80"
 
 
-def test_tenants_need_the_rights_of_their_manifests_and_no_others(server: RealServer, of_tenants: Process) -> None:
+def test_tenants_need_the_rights_of_their_manifests_and_no_others(
+    server: RealServer, of_tenants: WatchingProxy
+) -> None:
     until(lambda: of_tenants.elements("by_audience4") >= {OURS, BLUES})
     # Without the rights no pod reaches any Service of which it is not known for certain that it is shared.
     assert (of_tenants.elements("audiences4"), of_tenants.elements("admitted4")) == (set(), set())
@@ -254,7 +256,7 @@ def test_tenants_need_the_rights_of_their_manifests_and_no_others(server: RealSe
 
 
 def test_a_running_proxy_that_loses_the_rights_goes_on_with_one_line_for_each(
-    server: RealServer, of_tenants: Process
+    server: RealServer, of_tenants: WatchingProxy
 ) -> None:
     grant(server)
     until(lambda: of_tenants.elements("audiences4") == {"10.244.1.7"})

@@ -21,7 +21,7 @@ import pytest
 from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder, endpoint_slice, port, service
+from tests.lab.manifests import ManifestFolder, endpoint_slice, port, service
 from tests.lab.published import balancer, cluster_ip
 from tests.lab.waiting import eventually
 
@@ -120,7 +120,7 @@ def path_mtu(connection: socket.socket, family: int) -> int:
 
 @pytest.fixture(scope="module")
 def places(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("mtu")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("mtu")))
     folder.write_nodes(lab)
     ports = [port(80, 8080)]
     pods = {f: {"addresses": [DEEP[f]], "conditions": {"ready": True}, "nodeName": "node2"} for f in (4, 6)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, dual_slices, port
+from tests.lab.manifests import ManifestFolder, dual_slices, port
 from tests.lab.ping import is_answered
 from tests.lab.published import balancer, cluster_ip, published
 from tests.lab.waiting import eventually
@@ -21,7 +21,7 @@ CLIENT = ["192.0.2.100/32", "2001:db8:2::100/128"]
 
 
 class PingedService:
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder = lab, folder
 
     def put(self, ping: str = "", pods: Sequence[str] = ("p11",), **spec: object) -> None:
@@ -42,7 +42,7 @@ ALL, NOBODY = dict.fromkeys(("client", "pod", "node"), True), dict.fromkeys(("cl
 
 @pytest.fixture(scope="module")
 def pinged(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PingedService]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("pinged")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("pinged")))
     folder.write_nodes(lab)
     proxy = lab.proxy(lab.nodes[0], folder.path, DEFAULT_PROXY_ARGS)
     yield PingedService(lab, folder)

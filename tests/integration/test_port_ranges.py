@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, Object, dual_slices, port
-from tests.lab.probe import Conversation, Question, probe_many
+from tests.lab.manifests import ManifestFolder, dual_slices, port
+from tests.lab.probe import Conversation, ProbeQuestion, probe_many
 from tests.lab.published import balancer, cluster_ip, published
 from tests.lab.waiting import eventually
+from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -24,14 +25,14 @@ PODS = ("p11", "p21")
 
 
 class RangedService:
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder = lab, folder
 
     def put(
         self,
         ranges: str = "30000-30010,30000-30010/udp",
         pods: Sequence[str] = PODS,
-        ports: Sequence[Object] = PORTS,
+        ports: Sequence[ApiObject] = PORTS,
         **spec: object,
     ) -> None:
         made = published("ranged", NUMBER, ports, **spec)
@@ -46,8 +47,8 @@ class RangedService:
         made["metadata"]["annotations"] = {f"ipvsproxy.io/{name}": value for name, value in annotations.items()}
         self.folder.write("ranged", made, *dual_slices(self.lab, "ranged", ports, map(self.lab.host, PODS)))
 
-    def question(self, asker: str, address: str, number: int, proto: str = "tcp") -> Question:
-        return Question(self.lab.host(asker).netns, address, number, proto)
+    def question(self, asker: str, address: str, number: int, proto: str = "tcp") -> ProbeQuestion:
+        return ProbeQuestion(self.lab.host(asker).netns, address, number, proto)
 
     def answers(self, asker: str, address: str, numbers: Iterable[int] = RANGE, proto: str = "tcp") -> set[str]:
         """Who answers at some ports, or what becomes of the question."""
@@ -57,7 +58,7 @@ class RangedService:
 
 @pytest.fixture(scope="module")
 def ranged(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangedService]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("ranged")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("ranged")))
     folder.write_nodes(lab)
     for name in PODS:
         lab.responder.listen(lab.host(name), 8080)

@@ -23,9 +23,9 @@ from ipvsproxy.plan.repair_backoff import BURST
 from nft import Libnftables, NftError, Table, Transaction
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, dual_slices, port, service
-from tests.lab.probe import Question, probe, spread
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder, dual_slices, port, service
+from tests.lab.probe import ProbeQuestion, probe, spread
+from tests.lab.proxy import LabProxy
 from tests.lab.waiting import eventually
 from tests.lab.wipe import flush_ipvs
 
@@ -42,7 +42,7 @@ class RepairedNode:
 
     def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
         self.lab, self.node = lab, lab.nodes[0]
-        objects = Folder(folder)
+        objects = ManifestFolder(folder)
         objects.write_nodes(lab)
         web = service(
             "web", PORTS, CLUSTER_IPS, type_="LoadBalancer", ingress=[VIP],
@@ -110,7 +110,7 @@ def test_every_damage_is_put_right_without_a_verification(repaired: RepairedNode
         repaired.proxy.wait_for(said, before + 1)
         eventually(repaired.is_right)
     assert repaired.proxy.events(messages.SETS_NOT_RESTORED) == []
-    question = Question(repaired.lab.client.netns, VIP, 80)
+    question = ProbeQuestion(repaired.lab.client.netns, VIP, 80)
     assert set(spread(question, 6)) == {"p11", "p12"}
     assert probe(repaired.lab.host("p12").netns, VIP, 80, timeout=1.5).outcome == "timeout"
 
@@ -119,7 +119,7 @@ def test_servers_are_looked_at_soon_when_other_things_were_touched(repaired: Rep
     with netns.inside(repaired.node.netns):
         flush_ipvs()
     repaired.run("ip", "address", "delete", f"{VIP}/32", "dev", "kube-ipvs0")
-    question = Question(repaired.lab.client.netns, VIP, 80)
+    question = ProbeQuestion(repaired.lab.client.netns, VIP, 80)
     eventually(lambda: set(spread(question, 6)) == {"p11", "p12"})
 
 
@@ -134,7 +134,7 @@ def test_flushed_servers_are_found_by_a_sample(repaired: RepairedNode) -> None:
     assert (said["rules"], said["vips"], said["servers"]) == (None, 0, len(right))
     eventually(lambda: ipvs.observe() == right)
     ipvs.close()
-    question = Question(repaired.lab.client.netns, VIP, 80)
+    question = ProbeQuestion(repaired.lab.client.netns, VIP, 80)
     assert set(spread(question, 6)) == {"p11", "p12"}
 
 
@@ -146,7 +146,7 @@ def test_a_new_address_of_the_node_serves_node_ports_at_once(repaired: RepairedN
         repaired.run("ip", "address", "delete", "192.0.2.31/24", "dev", "eth0")
 
 
-def restarted(repaired: RepairedNode) -> Proxy:
+def restarted(repaired: RepairedNode) -> LabProxy:
     repaired.proxy.kill()
     repaired.proxy.start()
     repaired.proxy.wait_for(messages.SYNCED)

@@ -25,8 +25,8 @@ from tests.conformance.proxy import Zygote
 from tests.lab import netns
 from tests.lab.lab import Lab
 from tests.lab.load import Load
-from tests.lab.manifests import Folder
-from tests.lab.probe import Conversation, Question
+from tests.lab.manifests import ManifestFolder
+from tests.lab.probe import Conversation, ProbeQuestion
 from tests.lab.rolling import CLUSTER_IPS, Deployment, ways
 from tests.lab.waiting import eventually
 
@@ -37,14 +37,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
 @pytest.fixture
-def deployment(spacious_lab: Lab, folder: Folder) -> Iterator[Deployment]:
+def deployment(spacious_lab: Lab, folder: ManifestFolder) -> Iterator[Deployment]:
     with Deployment(spacious_lab, lambda *objects: folder.write("rolling", *objects)) as deployment:
         deployment.publish()
         yield deployment
 
 
 @pytest.fixture
-def start(spacious_lab: Lab, folder: Folder, zygote: Zygote) -> Callable[..., ForkedProxy]:
+def start(spacious_lab: Lab, folder: ManifestFolder, zygote: Zygote) -> Callable[..., ForkedProxy]:
     """Make a proxy for node1, not started yet; further flags can be given."""
     return lambda *extra: ForkedProxy(zygote, spacious_lab, spacious_lab.nodes[0], folder.path, *extra)
 
@@ -174,7 +174,7 @@ def metric(lab: Lab, name: str) -> float:
 def talks(lab: Lab) -> Iterator[dict[str, Conversation]]:
     """One long connection from a pod with each endpoint, by the endpoint's name."""
     with contextlib.ExitStack() as stack:
-        question = Question(lab.host("p12").netns, CLUSTER_IPS[0], 80)
+        question = ProbeQuestion(lab.host("p12").netns, CLUSTER_IPS[0], 80)
         found = {}
         while len(found) < 3:
             talk = Conversation(question, timeout=20)
@@ -222,7 +222,7 @@ def test_an_endpoint_that_leaves_while_no_one_watches_drains_after_the_start(
 
 
 def test_the_annotation_of_a_service_limits_draining(
-    spacious_lab: Lab, deployment: Deployment, folder: Folder, start: Callable[..., ForkedProxy]
+    spacious_lab: Lab, deployment: Deployment, folder: ManifestFolder, start: Callable[..., ForkedProxy]
 ) -> None:
     lab = spacious_lab
     deployment.annotations = {"ipvsproxy.io/drain-timeout": "3s"}

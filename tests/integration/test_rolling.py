@@ -12,12 +12,13 @@ import pytest
 from ipvsproxy.base import messages
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
-from tests.lab.apiservers import Server, open_server
+from tests.lab.apiservers import LabApiServer, open_server
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.load import Load
-from tests.lab.manifests import Folder, Object, node_object
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder, node_object
+from tests.lab.proxy import LabProxy
 from tests.lab.rolling import Deployment, only, ways
+from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -43,7 +44,7 @@ def judge(load: Load, lab: Lab) -> None:
     [(True, "ipvs"), (False, "ipvs"), (True, "auto"), pytest.param(False, "auto", marks=pytest.mark.slow)],
 )
 def test_no_request_is_lost(
-    spacious_lab: Lab, folder: Folder, zygote: Zygote, surge: bool, data_path: str
+    spacious_lab: Lab, folder: ManifestFolder, zygote: Zygote, surge: bool, data_path: str
 ) -> None:
     with Deployment(spacious_lab, lambda *objects: folder.write("rolling", *objects)) as deployment:
         deployment.publish()
@@ -55,7 +56,7 @@ def test_no_request_is_lost(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_no_request_is_lost_for_long(spacious_lab: Lab, folder: Folder, zygote: Zygote) -> None:
+def test_no_request_is_lost_for_long(spacious_lab: Lab, folder: ManifestFolder, zygote: Zygote) -> None:
     """Long enough for connections that were closed in peace to be forgotten and addresses to come back."""
     with Deployment(spacious_lab, lambda *objects: folder.write("rolling", *objects)) as deployment:
         deployment.publish()
@@ -69,7 +70,7 @@ LOCAL_WAYS = ("client -> LoadBalancer", "client -> NodePort", "pod -> ClusterIP"
 
 @pytest.mark.parametrize("data_path", ["ipvs", pytest.param("auto", marks=pytest.mark.slow)])
 def test_no_request_is_lost_with_local_policies(
-    spacious_lab: Lab, folder: Folder, zygote: Zygote, data_path: str
+    spacious_lab: Lab, folder: ManifestFolder, zygote: Zygote, data_path: str
 ) -> None:
     """With one endpoint on the node, only one that starts before the old one goes can save outside clients."""
     policies = {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
@@ -86,7 +87,7 @@ def test_no_request_is_lost_with_local_policies(
 
 
 @pytest.fixture
-def server(spacious_lab: Lab, tmp_path: pathlib.Path) -> Iterator[Server]:
+def server(spacious_lab: Lab, tmp_path: pathlib.Path) -> Iterator[LabApiServer]:
     # What these servers do with connections of a proxy that is killed is none of this test's business.
     warnings.simplefilter("ignore", ResourceWarning)
     opened = open_server(spacious_lab.nodes[0].netns, tmp_path)
@@ -95,11 +96,11 @@ def server(spacious_lab: Lab, tmp_path: pathlib.Path) -> Iterator[Server]:
 
 
 def test_no_request_is_lost_while_the_api_server_is_away(
-    spacious_lab: Lab, server: Server, tmp_path: pathlib.Path
+    spacious_lab: Lab, server: LabApiServer, tmp_path: pathlib.Path
 ) -> None:
     lab, node = spacious_lab, spacious_lab.nodes[0]
 
-    def publish(*objects: Object) -> None:
+    def publish(*objects: ApiObject) -> None:
         for item in objects:
             server.put(item)
 
@@ -108,7 +109,7 @@ def test_no_request_is_lost_while_the_api_server_is_away(
         deployment.publish()
         flags = [f"--kubeconfig={server.kubeconfig}", "--hostname-override=node1", "--logging-format=json",
                  "--ipvs-min-sync-period=0s", *DEFAULT_PROXY_ARGS]  # fmt: skip
-        proxy = Proxy(node.netns, [sys.executable, "-m", "ipvsproxy", "run", *flags], tmp_path / "proxy.log")
+        proxy = LabProxy(node.netns, [sys.executable, "-m", "ipvsproxy", "run", *flags], tmp_path / "proxy.log")
         lab.proxies.append(proxy)
         proxy.start()
         proxy.wait_for(messages.SYNCED)

@@ -17,11 +17,11 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
-from tests.lab.manifests import Folder, dual_slices, port, service
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
+from tests.lab.manifests import ManifestFolder, dual_slices, port, service
 from tests.lab.packets import Tap, send_segment
-from tests.lab.probe import Conversation, Question, probe, probe_many, spread
-from tests.lab.proxy import Proxy
+from tests.lab.probe import Conversation, ProbeQuestion, probe, probe_many, spread
+from tests.lab.proxy import LabProxy
 from tests.lab.published import cluster_ip
 from tests.lab.waiting import eventually
 
@@ -37,9 +37,9 @@ ARGS = [*DEFAULT_PROXY_ARGS, "--data-path=auto", "--ipvs-sync-period=2s"]
 class ShortServices:
     """Services with ClusterIPs on the short path, and the proxy of node1."""
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder = lab, folder
-        self.proxy: Proxy = lab.proxy(lab.nodes[0], folder.path, ARGS)
+        self.proxy: LabProxy = lab.proxy(lab.nodes[0], folder.path, ARGS)
 
     def put(self, number: int, pods: str, data_path: str = "", drain_timeout: str = "", **spec: object) -> None:
         name = f"short{number}"
@@ -59,8 +59,8 @@ class ShortServices:
         self.remove(OTHER)
         eventually(lambda: self.names("p11", family, number=OTHER) != {"p12"})
 
-    def question(self, asker: str, family: int, proto: str = "tcp", number: int = WEB) -> Question:
-        return Question(self.lab.host(asker).netns, cluster_ip(number, family), 80, proto)
+    def question(self, asker: str, family: int, proto: str = "tcp", number: int = WEB) -> ProbeQuestion:
+        return ProbeQuestion(self.lab.host(asker).netns, cluster_ip(number, family), 80, proto)
 
     def names(self, asker: str, family: int = 4, proto: str = "tcp", number: int = WEB) -> set[str]:
         return set(spread(self.question(asker, family, proto, number), 16))
@@ -92,7 +92,7 @@ class ShortServices:
 
 @pytest.fixture(scope="module")
 def short(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShortServices]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("short")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("short")))
     folder.write_nodes(lab)
     for host in (*lab.pods, lab.nodes[0]):
         lab.responder.listen(host, 8080)
@@ -263,7 +263,7 @@ def test_one_source_port_towards_two_services_with_one_endpoint(short: ShortServ
     short.put(OTHER, "p21")
     eventually(lambda: short.names("p12") == short.names("p12", number=OTHER) == {"p21"})
     where = short.lab.host("p12").netns
-    one, other = (Question(where, cluster_ip(number, 4), 80, src_port=45678) for number in (WEB, OTHER))
+    one, other = (ProbeQuestion(where, cluster_ip(number, 4), 80, src_port=45678) for number in (WEB, OTHER))
     with Conversation(one, 4) as first, Conversation(other, 4) as second:
         assert [talk.ask().name for talk in (first, second, first)] == ["p21"] * 3
     short.remove(OTHER)
@@ -287,7 +287,7 @@ def test_packets_that_conntrack_cannot_place_reach_no_one(short: ShortServices, 
 
 
 @contextlib.contextmanager
-def taps(family: int, *hosts: Host) -> Iterator[list[Tap]]:
+def taps(family: int, *hosts: LabHost) -> Iterator[list[Tap]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(contextlib.closing(Tap(host.netns, family))) for host in hosts]
 

@@ -1,4 +1,4 @@
-"""Endurance: thousands of random changes under traffic cost no request, no memory, no descriptor; nothing drifts.
+"""Soak test: thousands of random changes under traffic cost no request, no memory, no descriptor; nothing drifts.
 
 A few Services are steady: they never change, and none of their requests may fail. The others are changed all the
 time, file by file: endpoints come and go, ports move, Services vanish and return. Now and then all Services of one
@@ -20,10 +20,11 @@ from typing import Self
 import pytest
 
 from ipvsproxy.base import messages
-from tests.lab.lab import Host, Lab
-from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Question, Result, probe_many
-from tests.lab.proxy import Proxy
+from tests.lab.lab import Lab, LabHost
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion, Result, probe_many
+from tests.lab.proxy import LabProxy
+from tests.support.api_object import ApiObject
 
 pytestmark = [pytest.mark.needs("ip_vs", "nf_tables"), pytest.mark.slow]
 
@@ -40,14 +41,14 @@ WEB = port(80, 8080)
 OTHER = port(81, 8080)
 
 
-class Cluster:
+class SoakedObjects:
     """The objects as they should be, and the files that say so."""
 
-    def __init__(self, lab: Lab, folder: Folder, random_: random.Random) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder, random_: random.Random) -> None:
         self._lab, self._folder, self._random = lab, folder, random_
         self.files = [self._names(number) for number in range(SERVICES // PER_FILE)]
-        self.ports: dict[str, Object] = {}
-        self.endpoints: dict[str, Sequence[Host]] = {}
+        self.ports: dict[str, ApiObject] = {}
+        self.endpoints: dict[str, Sequence[LabHost]] = {}
 
     @staticmethod
     def _names(number: int) -> list[str]:
@@ -78,7 +79,7 @@ class Cluster:
             f"file{number}", *(o for n in named for o in self._objects(n, self.ports[n], self.endpoints[n]))
         )
 
-    def _objects(self, name: str, where: Object, pods: Sequence[Host]) -> Iterator[Object]:
+    def _objects(self, name: str, where: ApiObject, pods: Sequence[LabHost]) -> Iterator[ApiObject]:
         yield service(name, [where], [self.address(name)])
         yield endpoint_slice(name, [where], [endpoint(self._lab, pod) for pod in pods])
 
@@ -86,7 +87,7 @@ class Cluster:
         """Ask all Services of some files at once; return those that do not behave as these say."""
         pairs = [(name, number) for file in files for name in self.files[file] for number in (80, 81)]
         where = self._lab.nodes[0].netns
-        results = probe_many(Question(where, self.address(name), number) for name, number in pairs)
+        results = probe_many(ProbeQuestion(where, self.address(name), number) for name, number in pairs)
         judged = [self._judge(*pair, result) for pair, result in zip(pairs, results, strict=True)]
         return [text for text in judged if text]
 
@@ -98,14 +99,14 @@ class Cluster:
         return "" if fine else f"{name}:{number}: {result.outcome} {result.name}, should be one of {pods}"
 
 
-class Traffic(threading.Thread):
+class SteadyTraffic(threading.Thread):
     """Asks the steady Services without a pause."""
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(name="traffic", daemon=True)
         askers = (lab.nodes[0].netns, lab.pods[0].netns, lab.client.netns)
-        targets = [Cluster.address(f"s{STEADY_FROM + number}") for number in range(STEADY)]
-        self._questions = [Question(asker, target, 80) for asker in askers for target in targets]
+        targets = [SoakedObjects.address(f"s{STEADY_FROM + number}") for number in range(STEADY)]
+        self._questions = [ProbeQuestion(asker, target, 80) for asker in askers for target in targets]
         self.outcomes: collections.Counter[str] = collections.Counter()
         self._stopping = threading.Event()
 
@@ -123,15 +124,15 @@ class Traffic(threading.Thread):
         self.join()
 
 
-def resident_kib(proxy: Proxy) -> int:
+def resident_kib(proxy: LabProxy) -> int:
     return int(pathlib.Path(f"/proc/{proxy.pid}/statm").read_text().split()[1]) * PAGE_KIB
 
 
-def descriptors(proxy: Proxy) -> int:
+def descriptors(proxy: LabProxy) -> int:
     return len(list(pathlib.Path(f"/proc/{proxy.pid}/fd").iterdir()))
 
 
-def settled(cluster: Cluster, *files: int) -> list[str]:
+def settled(cluster: SoakedObjects, *files: int) -> list[str]:
     """Wait until some files are in effect; return what is wrong all the same."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (wrong := cluster.wrong(*files)) and time.monotonic() < deadline:
@@ -140,17 +141,17 @@ def settled(cluster: Cluster, *files: int) -> list[str]:
 
 
 @pytest.mark.timeout(SECONDS + 600)
-def test_thousands_of_changes(lab: Lab, manifests: Folder) -> None:
+def test_thousands_of_changes(lab: Lab, manifests: ManifestFolder) -> None:
     chance = random.Random(1)
     for pod in lab.pods:
         lab.responder.listen(pod, 8080)
     lab.route_client_via(lab.nodes[0], "10.96.0.0/16")
     manifests.write_nodes(lab)
-    cluster = Cluster(lab, manifests, chance)
+    cluster = SoakedObjects(lab, manifests, chance)
     cluster.write_all()
     proxy = lab.proxy(lab.nodes[0], manifests.path)
     samples, changes, began = [], 0, time.monotonic()
-    with Traffic(lab) as traffic:
+    with SteadyTraffic(lab) as traffic:
         while (lasted := time.monotonic() - began) < SECONDS:
             number = chance.randrange(len(cluster.files))
             cluster.change(number)

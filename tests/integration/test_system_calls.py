@@ -19,10 +19,10 @@ import pytest
 
 from ipvsproxy.base import messages
 from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
-from tests.lab.manifests import Folder
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
+from tests.lab.manifests import ManifestFolder
 from tests.lab.probe import probe
-from tests.lab.proxy import Proxy
+from tests.lab.proxy import LabProxy
 from tests.lab.waiting import eventually
 from tests.lab.wipe import flush_ipvs
 from tests.support.apiserver import ApiServer, endpoint_slice, node, service
@@ -45,7 +45,7 @@ CERTIFICATE = (
 ANSWERING = {10249: ("/metrics", "/configz", "/frontends", "/proxyMode"), 10256: ("/healthz", "/livez")}
 
 
-class Objects:
+class ServedObjects:
     """The same objects for both sources."""
 
     def serve(self, address: str) -> None:
@@ -55,9 +55,9 @@ class Objects:
         raise NotImplementedError
 
 
-class InFolder(Objects):
+class InFolder(ServedObjects):
     def __init__(self, path: pathlib.Path) -> None:
-        self._folder = Folder(path)
+        self._folder = ManifestFolder(path)
         self._folder.write("node", node())
         self._folder.write("service", service(clusterIPs=[VIP]))
 
@@ -68,7 +68,7 @@ class InFolder(Objects):
         return [f"--manifests={self._folder.path}"]
 
 
-class AtServer(Objects):
+class AtServer(ServedObjects):
     def __init__(self, server: ApiServer, kubeconfig: pathlib.Path) -> None:
         self._server, self._kubeconfig = server, kubeconfig
         server.put(node())
@@ -82,7 +82,7 @@ class AtServer(Objects):
 
 
 @pytest.fixture(params=["manifests", "API server"])
-def objects(request: pytest.FixtureRequest, lab: Lab, tmp_path: pathlib.Path) -> Iterator[Objects]:
+def objects(request: pytest.FixtureRequest, lab: Lab, tmp_path: pathlib.Path) -> Iterator[ServedObjects]:
     if request.param == "manifests":
         yield InFolder(tmp_path)
         return
@@ -97,7 +97,7 @@ def objects(request: pytest.FixtureRequest, lab: Lab, tmp_path: pathlib.Path) ->
         yield AtServer(server, server.write_kubeconfig(tmp_path / "kubeconfig", cluster))
 
 
-def ask(where: Node, port: int, path: str) -> int:
+def ask(where: LabNode, port: int, path: str) -> int:
     with netns.inside(where.netns):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", path)
@@ -107,7 +107,7 @@ def ask(where: Node, port: int, path: str) -> int:
     return answer.status
 
 
-def test_no_other_system_call_is_needed(lab: Lab, objects: Objects, tmp_path: pathlib.Path) -> None:
+def test_no_other_system_call_is_needed(lab: Lab, objects: ServedObjects, tmp_path: pathlib.Path) -> None:
     here = lab.nodes[0]
     first, second = here.pods
     for pod in here.pods:
@@ -115,7 +115,7 @@ def test_no_other_system_call_is_needed(lab: Lab, objects: Objects, tmp_path: pa
     objects.serve(first.ipv4)
     fixed = [f"--hostname-override={here.name}", "--logging-format=json", "--ipvs-min-sync-period=0s"]
     argv = [*CONFINED, "run", *fixed, "--ipvs-sync-period=2s", "--service-metrics=all", *DEFAULT_PROXY_ARGS]
-    proxy = Proxy(here.netns, [*argv, *objects.arguments()], tmp_path / "log")
+    proxy = LabProxy(here.netns, [*argv, *objects.arguments()], tmp_path / "log")
     lab.proxies.append(proxy)
     proxy.start()
     proxy.wait_for(messages.SYNCED)

@@ -18,10 +18,10 @@ from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.scripts import ruleset
 from tests.lab import netns
 from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, finish_ipvs_mode
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
-from tests.lab.manifests import Folder, port, service
-from tests.lab.probe import Conversation, Question
-from tests.lab.proxy import Proxy
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
+from tests.lab.manifests import ManifestFolder, port, service
+from tests.lab.probe import Conversation, ProbeQuestion
+from tests.lab.proxy import LabProxy
 from tests.lab.takeover import (
     ARGUMENTS,
     CLEANUP,
@@ -45,14 +45,14 @@ STAY |= {f"nf_conntrack_tcp_timeout_{name}" for name in ("close_wait", "establis
 COUNTERS = {"nf_conntrack_count", "nf_conntrack_max"}
 
 
-def foreign(lab: Lab, node: Node) -> list[str]:
+def foreign(lab: Lab, node: LabNode) -> list[str]:
     """What belongs to others: rules, sets, servers."""
     servers = lab.run(node, ["ipvsadm", "-Sn"]).splitlines()
     sets = lab.run(node, ["ipset", "list", "-n"]).splitlines()
     return rules(lab, node) + sets + [line for line in servers if "77" in line or "10.98." in line]
 
 
-def settings(node: Node) -> dict[str, str]:
+def settings(node: LabNode) -> dict[str, str]:
     with netns.inside(node.netns):
         files = [path for folder in SETTINGS for path in pathlib.Path("/proc/sys", folder).iterdir()]
         return {str(path): _read(path) for path in files if path.is_file() and path.stat().st_mode & 0o200}
@@ -65,7 +65,7 @@ def _read(path: pathlib.Path) -> str:
         return ""  # stable_secret, as long as there is none
 
 
-def taken_over(lab: Lab, node: Node, manifests: Folder) -> Proxy:
+def taken_over(lab: Lab, node: LabNode, manifests: ManifestFolder) -> LabProxy:
     proxy = lab.proxy(node, manifests.path, ARGUMENTS)
     eventually(lambda: not leftovers(lab, node))
     return proxy
@@ -73,7 +73,7 @@ def taken_over(lab: Lab, node: Node, manifests: Folder) -> Proxy:
 
 @pytest.mark.parametrize("mode", LEAVE)
 def test_open_connections_go_on_and_leftovers_go(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...], mode: str
 ) -> None:
     before = foreign(lab, node)
     LEAVE[mode](lab, node, served)
@@ -86,7 +86,7 @@ def test_open_connections_go_on_and_leftovers_go(
     served_by = [talk.ask().name for talk in talks]
     assert set(served_by) == {"p11", "p21"}
 
-    with asking(Question(lab.client.netns, served[0].cluster_ip, 80)) as results:
+    with asking(ProbeQuestion(lab.client.netns, served[0].cluster_ip, 80)) as results:
         proxy = taken_over(lab, node, manifests)
     if mode == "ipvs":
         assert proxy.wait_for(messages.SYNCED)["changes"] == 0
@@ -111,7 +111,7 @@ http.server.HTTPServer(("127.0.0.1", 10249), Mode).serve_forever()
 
 
 def test_another_mode_in_the_settings_is_replaced_only_where_no_kube_proxy_runs(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...]
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...]
 ) -> None:
     """As after a change of the image where kubeadm has written `mode: iptables`."""
     LEAVE["iptables"](lab, node, served)
@@ -140,7 +140,7 @@ def test_another_mode_in_the_settings_is_replaced_only_where_no_kube_proxy_runs(
 
 @pytest.mark.parametrize("mode", LEAVE)
 def test_beside_a_kube_proxy_commands_report_what_a_run_removes_and_what_they_do_not_follow(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...], mode: str
 ) -> None:
     LEAVE[mode](lab, node, served)
     settings = [f"--manifests={manifests.path}", "--hostname-override=node1", *DEFAULT_PROXY_ARGS]
@@ -162,7 +162,7 @@ def test_beside_a_kube_proxy_commands_report_what_a_run_removes_and_what_they_do
     assert any("kube-proxy" in line for line in found["evidence"])
 
 
-def called(node: Node, *words: str) -> dict[str, Any]:
+def called(node: LabNode, *words: str) -> dict[str, Any]:
     """Return the document of a command."""
     out = io.StringIO()
     with netns.inside(node.netns), contextlib.redirect_stdout(out):
@@ -173,17 +173,17 @@ def called(node: Node, *words: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_until_a_vip_is_bound_the_old_rules_serve_it(
-    lab: Lab, node: Node, served: tuple[Served, ...], mode: str
+    lab: Lab, node: LabNode, served: tuple[Served, ...], mode: str
 ) -> None:
     LEAVE[mode](lab, node, served)
     elements = [f"add element {TABLE} vips4 {{ {one.cluster_ip} }}" for one in served if one.family == 4]
     elements += [f"add element {TABLE} vips6 {{ {one.cluster_ip} }}" for one in served if one.family == 6]
     lab.run(node, ["nft", "-f", "-"], "\n".join([ruleset(), *elements]))
-    assert ask([Question(lab.client.netns, one.cluster_ip, 80) for one in served]) == ["answered"]
+    assert ask([ProbeQuestion(lab.client.netns, one.cluster_ip, 80) for one in served]) == ["answered"]
 
 
 def test_a_kube_proxy_that_goes_on_is_reported_and_its_changes_are_not_reverted_for_ever(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...]
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...]
 ) -> None:
     proxy = taken_over(lab, node, manifests)
     LEAVE["nftables"](lab, node, served)
@@ -194,7 +194,7 @@ def test_a_kube_proxy_that_goes_on_is_reported_and_its_changes_are_not_reverted_
 
 
 def test_cleanup_leaves_the_node_as_it_was_and_kube_proxy_works_again(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...]
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...]
 ) -> None:
     before, set_before = listings(lab, node), settings(node)
     LEAVE["ipvs"](lab, node, served)
@@ -210,10 +210,10 @@ def test_cleanup_leaves_the_node_as_it_was_and_kube_proxy_works_again(
 
 
 def test_after_an_uninstall_of_the_chart_another_proxy_serves_what_ours_never_knew(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], tmp_path: pathlib.Path
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...], tmp_path: pathlib.Path
 ) -> None:
     command, files = cleanup_of_the_chart()
-    asked = [Question(lab.client.netns, vip, 80) for one in served for vip in (one.cluster_ip, one.balancer)]
+    asked = [ProbeQuestion(lab.client.netns, vip, 80) for one in served for vip in (one.cluster_ip, one.balancer)]
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     command = [word.replace("/var/lib/kube-proxy", str(tmp_path)) for word in command]
@@ -252,7 +252,7 @@ def cleanup_of_the_chart() -> tuple[list[str], dict[str, str]]:
 
 @pytest.mark.parametrize("mode", LEAVE)
 def test_cleanup_takes_away_what_a_kube_proxy_left(
-    lab: Lab, node: Node, served: tuple[Served, ...], mode: str
+    lab: Lab, node: LabNode, served: tuple[Served, ...], mode: str
 ) -> None:
     if mode == "nftables":
         for one in served:
@@ -267,12 +267,12 @@ def test_cleanup_takes_away_what_a_kube_proxy_left(
 
 @pytest.mark.parametrize("mode", LEAVE)
 def test_back_to_kube_proxy_first_and_cleanup_second_takes_away_ours_alone_and_no_new_connection_fails(
-    lab: Lab, node: Node, manifests: Folder, served: tuple[Served, ...], mode: str
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...], mode: str
 ) -> None:
     taken_over(lab, node, manifests).stop()
     (finish_ipvs_mode if mode == "ipvs" else LEAVE[mode])(lab, node, served)
     asked = questions(lab, node, served)
-    with asking(Question(lab.client.netns, served[0].cluster_ip, 80)) as results:
+    with asking(ProbeQuestion(lab.client.netns, served[0].cluster_ip, 80)) as results:
         said = lab.run(node, ["sh", "-c", f"{' '.join(CLEANUP)} 2>&1"])
     assert messages.KUBE_PROXY_KEPT in said
     assert "it has written rules since ipvsproxy ran here" in said

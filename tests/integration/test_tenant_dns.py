@@ -19,9 +19,10 @@ from ipvsproxy.kernel.read.netns import socket_in
 from ipvsproxy.probe.dns import REFUSED_HERE, resolve
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, node_object, port, service
 from tests.lab.name_server import NameServer
 from tests.lab.waiting import eventually
+from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -39,10 +40,10 @@ def address(name: str, family: int) -> str:
     return f"10.96.78.{number}" if family == 4 else f"fd00:10:96::78:{number}"
 
 
-class Cluster:
+class TenantsWithDns:
     """Two tenants with a Service and a DNS each, and the cluster's DNS, in a cluster of one family."""
 
-    def __init__(self, lab: Lab, folder: Folder, family: int) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder, family: int) -> None:
         self.lab, self.folder, self.family = lab, folder, family
         self.names = {tenant: self._names(tenant) for tenant in PODS}
         api = {f"kubernetes.default.{DOMAIN}": address("kubernetes", family)}
@@ -72,7 +73,7 @@ class Cluster:
             made += dns
         self.folder.write("cluster", *made)
 
-    def _pod(self, namespace: str, name: str) -> Object:
+    def _pod(self, namespace: str, name: str) -> ApiObject:
         host = self.lab.host(name)
         ips = [{"ip": host.ipv4}, {"ip": host.ipv6}]
         return {
@@ -81,12 +82,12 @@ class Cluster:
             "status": {"phase": "Running", "podIP": host.ipv4, "podIPs": ips},
         }  # fmt: skip
 
-    def _service(self, namespace: str, name: str, number: str, ports: list[Object]) -> Object:
+    def _service(self, namespace: str, name: str, number: str, ports: list[ApiObject]) -> ApiObject:
         made = service(name, ports, [address(number, self.family)])
         made["metadata"]["namespace"] = namespace
         return made
 
-    def _dns(self, namespace: str, name: str, number: str, pod: str) -> list[Object]:
+    def _dns(self, namespace: str, name: str, number: str, pod: str) -> list[ApiObject]:
         made = [self._service(namespace, name, number, PORTS)]
         for family in (4, 6):
             ends = [endpoint(self.lab, self.lab.host(pod), family=family)] if pod else []
@@ -120,8 +121,8 @@ class Cluster:
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def cluster(lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    made = Cluster(lab, Folder(tmp_path), request.param)
+def cluster(lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[TenantsWithDns]:
+    made = TenantsWithDns(lab, ManifestFolder(tmp_path), request.param)
     made.write()
     proxy = lab.proxy(lab.nodes[0], made.folder.path, FLAGS)
     yield made
@@ -130,7 +131,7 @@ def cluster(lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) ->
 
 
 @pytest.mark.parametrize("only_tcp", [False, True], ids=["UDP", "TCP after a truncated response"])
-def test_pods_resolve_the_names_of_their_own_tenant_only(cluster: Cluster, only_tcp: bool) -> None:
+def test_pods_resolve_the_names_of_their_own_tenant_only(cluster: TenantsWithDns, only_tcp: bool) -> None:
     blue, green = (address(f"shop-{tenant}", cluster.family) for tenant in PODS)
     with cluster.serving(only_tcp=only_tcp):
         eventually(lambda: cluster.told("p11", BLUE) == blue)
@@ -144,20 +145,20 @@ RIGHT = "2 DNS Services of tenants: each answers, and resolves names of its own 
 TITLE = "the DNS of tenant blue (blue/dns)"
 
 
-def tells_names_of_others(cluster: Cluster) -> None:
+def tells_names_of_others(cluster: TenantsWithDns) -> None:
     cluster.names["blue"].addresses.update(cluster.of_all.addresses)
 
 
-def is_silent(cluster: Cluster) -> None:
+def is_silent(cluster: TenantsWithDns) -> None:
     cluster.names["blue"].is_silent = True
 
 
-def has_no_endpoint(cluster: Cluster) -> None:
+def has_no_endpoint(cluster: TenantsWithDns) -> None:
     cluster.write(has_endpoint=False)
     eventually(lambda: cluster.told("p11", BLUE) == "Connection refused")
 
 
-def knows_nothing(cluster: Cluster) -> None:
+def knows_nothing(cluster: TenantsWithDns) -> None:
     cluster.names["blue"].addresses.clear()
 
 
@@ -173,7 +174,7 @@ def knows_nothing(cluster: Cluster) -> None:
     ids=["right", "names of others", "silent", "no endpoint", "knows nothing"],
 )
 def test_doctor_finds_what_the_dns_of_a_tenant_does(
-    cluster: Cluster, breaking: Callable[[Cluster], None], status: int, found: tuple[str, str]
+    cluster: TenantsWithDns, breaking: Callable[[TenantsWithDns], None], status: int, found: tuple[str, str]
 ) -> None:
     with cluster.serving():
         eventually(lambda: cluster.told("p11", BLUE) == address("shop-blue", cluster.family))

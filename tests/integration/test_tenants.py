@@ -16,11 +16,12 @@ import pytest
 
 from ipvsproxy.base import messages
 from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
-from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, node_object, port, service
-from tests.lab.probe import Conversation, Question, probe_many
-from tests.lab.proxy import Proxy
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, node_object, port, service
+from tests.lab.probe import Conversation, ProbeQuestion, probe_many
+from tests.lab.proxy import LabProxy
 from tests.lab.waiting import eventually
+from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -49,9 +50,9 @@ def node_port(namespace: str) -> int:
 class TwoTenants:
     """The namespaces blue and green of two tenants, and `plain` of none, each with a Service; p21 answers all."""
 
-    proxy: Proxy
+    proxy: LabProxy
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder = lab, folder
         self.tenants = {"blue": "blue", "green": "green", "plain": ""}
         self.pods = {"p11": "blue", "p12": "green"}
@@ -63,12 +64,12 @@ class TwoTenants:
         """Bring the folder to what the attributes say."""
         self.folder.write("cluster", *self._namespaces(), *self._pods(), *self._services())
 
-    def _namespaces(self) -> Iterator[Object]:
+    def _namespaces(self) -> Iterator[ApiObject]:
         for name, tenant in self.tenants.items():
             labels = {LABEL: tenant} if tenant else {}
             yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
-    def _pods(self) -> Iterator[Object]:
+    def _pods(self) -> Iterator[ApiObject]:
         for name, namespace in self.pods.items():
             host = self.lab.host(name)
             ips = [{"ip": host.ipv4}, {"ip": host.ipv6}]
@@ -77,13 +78,13 @@ class TwoTenants:
                 "spec": {"nodeName": "node1"}, "status": {"phase": "Running", "podIP": host.ipv4, "podIPs": ips},
             }  # fmt: skip
 
-    def _services(self) -> Iterator[Object]:
+    def _services(self) -> Iterator[ApiObject]:
         for namespace in NUMBERS:
             for made in self._service(namespace):
                 made["metadata"]["namespace"] = namespace
                 yield made
 
-    def _service(self, namespace: str) -> Iterator[Object]:
+    def _service(self, namespace: str) -> Iterator[ApiObject]:
         number = node_port(namespace)
         ports = [PORTS[0] | {"nodePort": number}, PORTS[1] | {"nodePort": number + 1}]
         ips = [cluster_ip(namespace, family) for family in (4, 6)]
@@ -104,7 +105,7 @@ class TwoTenants:
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
         self.folder.write("dns", space, *made)
 
-    def _dns(self, name: str, namespace: str, pod: str) -> Iterator[Object]:
+    def _dns(self, name: str, namespace: str, pod: str) -> Iterator[ApiObject]:
         ports = [port(53, 8080, "TCP", "tcp"), port(53, 8081, "UDP", "udp")]
         made = [service(name, ports, DNS if name == "kube-dns" else OWN_DNS)]
         for family in (4, 6):
@@ -117,17 +118,17 @@ class TwoTenants:
     def told_by(self, asker: str) -> set[str]:
         """Who answers at the address of the cluster's DNS."""
         host = self.lab.nodes[0] if asker == "node1" else self.lab.host(asker)
-        asked = [Question(host.netns, address, 53, proto) for address in DNS for proto in ("tcp", "udp")]
+        asked = [ProbeQuestion(host.netns, address, 53, proto) for address in DNS for proto in ("tcp", "udp")]
         return {result.name or result.outcome for result in probe_many(asked, 3)}
 
-    def ways(self, asker: Host, namespace: str) -> list[Question]:
+    def ways(self, asker: LabHost, namespace: str) -> list[ProbeQuestion]:
         """All ways from somewhere to the Service of a namespace."""
         node, found = self.lab.nodes[0], []
         for family in (4, 6):
             addresses = (cluster_ip(namespace, family), balancer(namespace, family))
             for more, proto in enumerate(("tcp", "udp")):
-                found += [Question(asker.netns, address, 80 + more, proto) for address in addresses]
-                found.append(Question(asker.netns, node.address(family), node_port(namespace) + more, proto))
+                found += [ProbeQuestion(asker.netns, address, 80 + more, proto) for address in addresses]
+                found.append(ProbeQuestion(asker.netns, node.address(family), node_port(namespace) + more, proto))
         return found
 
     def outcomes(self, asker: str, namespace: str, timeout: float = 3) -> set[str]:
@@ -174,7 +175,7 @@ SEPARATE = {
 
 @pytest.fixture
 def cluster(lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[TwoTenants]:
-    folder = Folder(tmp_path)
+    folder = ManifestFolder(tmp_path)
     folder.write("nodes", *(node_object(node) for node in lab.nodes))
     for pod in ("p21", "p22"):
         for proto, number in (("tcp", 8080), ("udp", 8081)):
@@ -240,7 +241,7 @@ def test_refused_connections_are_counted_by_tenant(cluster: TwoTenants) -> None:
     unknown = "ipvsproxy_unknown_pod_refused_connections_total"
     before = counts()
     asked = [
-        Question(cluster.lab.host("p11").netns, address, 80)
+        ProbeQuestion(cluster.lab.host("p11").netns, address, 80)
         for address in (cluster_ip("green", 4), cluster_ip("green", 6))
     ]
     assert {result.outcome for result in probe_many(asked, 3)} == {REFUSED}
@@ -272,7 +273,7 @@ def test_a_pod_that_is_not_known_yet_gets_no_answer_and_its_retry_succeeds(clust
     cluster.write()
     eventually(lambda: cluster.outcomes("p11", "blue") == {UNKNOWN})
     assert cluster.outcomes("p11", "plain") == {SERVED}
-    question = Question(cluster.lab.host("p11").netns, cluster_ip("blue", 4), 80)
+    question = ProbeQuestion(cluster.lab.host("p11").netns, cluster_ip("blue", 4), 80)
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(probe_many, [question], 20)
         time.sleep(0.5)

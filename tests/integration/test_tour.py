@@ -8,14 +8,14 @@ import pytest
 
 from tests.lab import tour
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder
+from tests.lab.manifests import ManifestFolder
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 
 
 # Most of a minute where nothing else runs; several on a busy machine under emulation.
 @pytest.mark.timeout(900)
-def test_every_line_of_the_tour_holds(manifests: Folder, tmp_path: pathlib.Path) -> None:
+def test_every_line_of_the_tour_holds(manifests: ManifestFolder, tmp_path: pathlib.Path) -> None:
     with Lab(pods=tour.PODS_OF_A_NODE) as lab, tour.answering(lab, manifests.path) as answers:
         done = tour.run_script(answers, tmp_path)
     assert done.returncode == 0, done.stdout

@@ -17,9 +17,9 @@ from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.capabilities import missing
 from tests.lab.cases import OWN, ask_everything, wrong
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
-from tests.lab.manifests import Folder
-from tests.lab.probe import Conversation, Question, probe, probe_many, spread
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
+from tests.lab.manifests import ManifestFolder
+from tests.lab.probe import Conversation, ProbeQuestion, probe, probe_many, spread
 from tests.lab.published import TARGETS, PublishedServices, balancer, cluster_ip, external
 from tests.lab.waiting import eventually
 from tests.lab.wipe import flush_ipvs
@@ -38,7 +38,7 @@ def services(
     session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[PublishedServices]:
     folder = tmp_path_factory.mktemp("traffic")
-    services = PublishedServices(session_lab, Folder(pathlib.Path(folder)))
+    services = PublishedServices(session_lab, ManifestFolder(pathlib.Path(folder)))
     services.write()
     for pod, (proto, target) in itertools.product(session_lab.pods, TARGETS.items()):
         if proto != "sctp" or not missing("sctp"):
@@ -109,7 +109,7 @@ def test_both_policies_local(services: PublishedServices, family: int) -> None:
 def test_the_synthetic_port_of_the_internal_view_answers_no_one(services: PublishedServices, family: int) -> None:
     address = cluster_ip(services.BOTH_LOCAL, family)
     asked = [
-        Question(asker.netns, address, 80 ^ 0x8000)
+        ProbeQuestion(asker.netns, address, 80 ^ 0x8000)
         for asker in (services.lab.client, services.lab.pods[1], services.lab.nodes[0])
     ]
     assert [result.outcome for result in probe_many(asked)] == ["refused"] * 3
@@ -143,7 +143,7 @@ def test_without_endpoints_everybody_is_refused_at_once(
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_pod_reaches_itself(services: PublishedServices, family: int) -> None:
     lab = services.lab
-    results = probe_many([Question(lab.host("p11").netns, cluster_ip(services.WEB, family), 80)] * 8)
+    results = probe_many([ProbeQuestion(lab.host("p11").netns, cluster_ip(services.WEB, family), 80)] * 8)
     assert {result.name for result in results} == {"p11", "p21"}
     for result in results:
         expected = lab.host("p11").address(family)
@@ -157,7 +157,7 @@ def test_ports_of_the_host_do_not_answer_on_a_vip(services: PublishedServices, f
     vips = [make(services.WEB, family) for make in (cluster_ip, balancer, external)]
     try:
         assert probe(lab.client.netns, node.address(family), HOST_PORT).name == "node1"
-        asked = [Question(a.netns, vip, HOST_PORT) for a in (lab.client, lab.pods[0], node) for vip in vips]
+        asked = [ProbeQuestion(a.netns, vip, HOST_PORT) for a in (lab.client, lab.pods[0], node) for vip in vips]
         assert {result.outcome for result in probe_many(asked)} == {"refused"}
     finally:
         listener.stop()
@@ -169,7 +169,7 @@ def test_session_affinity_holds_each_client(services: PublishedServices, family:
     for asker in (lab.client, lab.pods[0], lab.pods[2]):
         for way in ("ClusterIP", "LoadBalancer"):
             address, number = services.ways(services.STICKY, family)[way]
-            assert len(spread(Question(asker.netns, address, number), 8)) == 1
+            assert len(spread(ProbeQuestion(asker.netns, address, number), 8)) == 1
 
 
 @BOTH_PATHS
@@ -240,7 +240,7 @@ MARKS = """table inet marks {
 }"""
 
 
-def marks(lab: Lab, node: Node) -> dict[str, int]:
+def marks(lab: Lab, node: LabNode) -> dict[str, int]:
     """Return how many packets had the mark of replies on their way, and how many when they left."""
     text = lab.run(node, ["nft", "list", "table", "inet", "marks"])
     return {name: int(count) for count, name in re.findall(r'packets (\d+) bytes \d+ comment "(\w+)"', text)}
@@ -283,7 +283,7 @@ def test_open_connections_survive_a_killed_proxy_and_its_restart(services: Publi
     lab = services.lab
     proxy = next(p for p in lab.proxies if p.netns == lab.nodes[0].netns)
     address, number = services.ways(services.WEB, 4)["LoadBalancer"]
-    question = Question(lab.client.netns, address, number)
+    question = ProbeQuestion(lab.client.netns, address, number)
     with Conversation(question) as talk:
         served_by = talk.ask().name
         proxy.kill()
@@ -301,7 +301,7 @@ def test_open_connections_survive_a_killed_proxy_and_its_restart(services: Publi
 def test_a_removed_endpoint_drains(services: PublishedServices) -> None:
     lab = services.lab
     address, number = services.ways(services.WEB, 4)["ClusterIP"]
-    question = Question(lab.pods[1].netns, address, number)
+    question = ProbeQuestion(lab.pods[1].netns, address, number)
     talks = [Conversation(question) for _ in range(4)]
     services.put("web", services.WEB, "p11")
     eventually(lambda: set(spread(question, 4)) == {"p11"})
@@ -315,7 +315,7 @@ def test_a_removed_endpoint_drains(services: PublishedServices) -> None:
 def test_damage_is_repaired(services: PublishedServices) -> None:
     lab, node = services.lab, services.lab.nodes[0]
     address, number = services.ways(services.WEB, 4)["LoadBalancer"]
-    question = Question(lab.client.netns, address, number)
+    question = ProbeQuestion(lab.client.netns, address, number)
     for damage in (flush_rules, flush_ipvs, lambda: lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])):
         with netns.inside(node.netns):
             damage()
@@ -339,16 +339,17 @@ def test_a_broken_file_affects_nothing_else(services: PublishedServices) -> None
     assert "web.yaml" in str(line)
     assert "spec.ports[0].port" in str(line)
     services.put("second", 60, "p22")
-    second = Question(lab.client.netns, *services.ways(60, 4)["LoadBalancer"])
+    second = ProbeQuestion(lab.client.netns, *services.ways(60, 4)["LoadBalancer"])
     eventually(lambda: set(spread(second, 3)) == {"p22"})
-    assert set(spread(Question(lab.client.netns, *services.ways(services.WEB, 4)["LoadBalancer"]), 6)) == {
+    assert set(spread(ProbeQuestion(lab.client.netns, *services.ways(services.WEB, 4)["LoadBalancer"]), 6)) == {
         "p11",
         "p21",
     }
     services.put("web", services.WEB, "p12")
     eventually(
         lambda: (
-            set(spread(Question(lab.client.netns, *services.ways(services.WEB, 4)["LoadBalancer"]), 4)) == {"p12"}
+            set(spread(ProbeQuestion(lab.client.netns, *services.ways(services.WEB, 4)["LoadBalancer"]), 4))
+            == {"p12"}
         )
     )
     services.folder.remove("second")

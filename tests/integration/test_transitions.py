@@ -20,8 +20,8 @@ from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
 from tests.lab.lab import Lab
 from tests.lab.load import Load
-from tests.lab.manifests import Folder, port, service
-from tests.lab.probe import QUESTION, Conversation, Question, probe, probe_many
+from tests.lab.manifests import ManifestFolder, port, service
+from tests.lab.probe import QUESTION, Conversation, ProbeQuestion, probe, probe_many
 from tests.lab.transitions import BALANCERS, CLUSTER_IPS, EXTERNAL, Stage, Web, without
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -30,7 +30,7 @@ PACE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class Transition:
     """From one state to another, and back."""
 
     before: Web
@@ -44,38 +44,38 @@ FAR = Web(pods="p21 p22")
 OUTSIDE = ("client -> LoadBalancer", "client -> NodePort", "client -> external IP")
 CHANGES = {
     # A frontend that goes is cut; so the ways in of a type are demanded to end with it.
-    "ClusterIP, NodePort": Change(
+    "ClusterIP, NodePort": Transition(
         Web("NodePort", external_ip=False), Web("ClusterIP", external_ip=False), ends=("NodePort",)
     ),
-    "NodePort, LoadBalancer": Change(Web(), Web("NodePort"), ends=("LoadBalancer",)),
-    "ClusterIP, LoadBalancer": Change(Web(), Web("ClusterIP"), ends=("NodePort", "LoadBalancer")),
+    "NodePort, LoadBalancer": Transition(Web(), Web("NodePort"), ends=("LoadBalancer",)),
+    "ClusterIP, LoadBalancer": Transition(Web(), Web("ClusterIP"), ends=("NodePort", "LoadBalancer")),
     # Policies choose endpoints for new connections.
-    "external policy": Change(Web(), LOCAL),
-    "internal policy": Change(Web(), Web(internal_policy="Local")),
-    "both policies": Change(Web(), BOTH_LOCAL),
-    "internal policy beside an external Local": Change(LOCAL, BOTH_LOCAL),
-    "external policy beside an internal Local": Change(Web(internal_policy="Local"), BOTH_LOCAL),
-    "external policy without local endpoint": Change(FAR, dataclasses.replace(FAR, external_policy="Local"),
+    "external policy": Transition(Web(), LOCAL),
+    "internal policy": Transition(Web(), Web(internal_policy="Local")),
+    "both policies": Transition(Web(), BOTH_LOCAL),
+    "internal policy beside an external Local": Transition(LOCAL, BOTH_LOCAL),
+    "external policy beside an internal Local": Transition(Web(internal_policy="Local"), BOTH_LOCAL),
+    "external policy without local endpoint": Transition(FAR, dataclasses.replace(FAR, external_policy="Local"),
                                                      closed=OUTSIDE),
-    "both policies without local endpoint": Change(
+    "both policies without local endpoint": Transition(
         FAR, dataclasses.replace(FAR, external_policy="Local", internal_policy="Local"),
         closed=(*OUTSIDE, "-> ClusterIP"),
     ),
-    "data path": Change(Web(data_path="ipvs"), Web(data_path="auto")),
-    "target ports renumbered on the short path": Change(
+    "data path": Transition(Web(data_path="ipvs"), Web(data_path="auto")),
+    "target ports renumbered on the short path": Transition(
         Web(data_path="auto"), Web(target=9090, data_path="auto")
     ),
-    "affinity": Change(Web(), Web(affinity="ClientIP")),
-    "ports renamed": Change(Web(), Web(port_name="web")),
+    "affinity": Transition(Web(), Web(affinity="ClientIP")),
+    "ports renamed": Transition(Web(), Web(port_name="web")),
     # A port number that goes is a frontend that goes; the NodePort is the same one.
-    "ports renumbered": Change(Web(), Web(port=8000), ends=("ClusterIP", "LoadBalancer", "external IP")),
-    "target ports renumbered": Change(Web(), Web(target=9090)),
-    "NodePort renumbered": Change(Web(), Web(node_port=32090), ends=("NodePort",)),
-    "a pod in the host's network instead of one of its own": Change(Web(), Web(pods="node1 p21")),
+    "ports renumbered": Transition(Web(), Web(port=8000), ends=("ClusterIP", "LoadBalancer", "external IP")),
+    "target ports renumbered": Transition(Web(), Web(target=9090)),
+    "NodePort renumbered": Transition(Web(), Web(node_port=32090), ends=("NodePort",)),
+    "a pod in the host's network instead of one of its own": Transition(Web(), Web(pods="node1 p21")),
 }  # fmt: skip
 
 
-def on_short_path(change: Change) -> Change:
+def on_short_path(change: Transition) -> Transition:
     webs = (dataclasses.replace(web, data_path="auto") for web in (change.before, change.after))
     return dataclasses.replace(change, **dict(zip(("before", "after"), webs, strict=True)))
 
@@ -85,10 +85,10 @@ SHORT = {f"{name}, short path": on_short_path(change) for name, change in CHANGE
 CHANGES |= SHORT
 """On the short path the same is demanded."""
 LOCAL_PATHS = {
-    "data path with a Local policy": Change(
+    "data path with a Local policy": Transition(
         dataclasses.replace(LOCAL, data_path="ipvs"), dataclasses.replace(LOCAL, data_path="auto")
     ),
-    "data path with both Local": Change(
+    "data path with both Local": Transition(
         dataclasses.replace(BOTH_LOCAL, data_path="auto"), dataclasses.replace(BOTH_LOCAL, data_path="ipvs")
     ),
 }
@@ -107,7 +107,7 @@ def some_slow(names: dict[str, object]) -> list[object]:
 
 @pytest.fixture(scope="module")
 def stage(session_lab: Lab, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    lab, folder = session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("transitions")))
+    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("transitions")))
     folder.write_nodes(lab)
     for host in (*lab.pods, lab.nodes[0]):
         for target in (8080, 9090):
@@ -121,7 +121,7 @@ def stage(session_lab: Lab, zygote: Zygote, tmp_path_factory: pytest.TempPathFac
 
 
 @contextlib.contextmanager
-def conversations(ways: dict[str, Question]) -> Iterator[dict[str, Conversation]]:
+def conversations(ways: dict[str, ProbeQuestion]) -> Iterator[dict[str, Conversation]]:
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(Conversation(question, timeout=8))
@@ -151,12 +151,12 @@ def _answers(talk: Conversation, seconds: float) -> bool:
         return False
 
 
-def outcomes(ways: dict[str, Question], timeout: float = 2.0) -> dict[str, str]:
+def outcomes(ways: dict[str, ProbeQuestion], timeout: float = 2.0) -> dict[str, str]:
     results = probe_many(ways.values(), timeout)
     return {name: result.outcome for name, result in zip(ways, results, strict=True)}
 
 
-def among(ways: dict[str, Question], parts: tuple[str, ...]) -> dict[str, Question]:
+def among(ways: dict[str, ProbeQuestion], parts: tuple[str, ...]) -> dict[str, ProbeQuestion]:
     return {name: question for name, question in ways.items() if any(part in name for part in parts)}
 
 
@@ -220,7 +220,7 @@ def test_ports_renamed_in_the_service_first(stage: Stage) -> None:
 
 
 @contextlib.contextmanager
-def nothing_lost(stage: Stage, ways: dict[str, Question]) -> Iterator[Load]:
+def nothing_lost(stage: Stage, ways: dict[str, ProbeQuestion]) -> Iterator[Load]:
     with Load(ways, every=PACE) as load:
         yield load
         time.sleep(1)
@@ -298,7 +298,7 @@ def test_a_node_address_is_added_replaced_and_removed(stage: Stage) -> None:
         stage.ip(f"address add {ADDRESS}/24 dev eth0")
         stage.until(lambda: stage.serves(ADDRESS, 32080), "a new address is not served")
         assert probe(lab.client.netns, ADDRESS, 32080).outcome == "answered"
-        with conversations({"NodePort": Question(lab.client.netns, ADDRESS, 32080)}) as talks:
+        with conversations({"NodePort": ProbeQuestion(lab.client.netns, ADDRESS, 32080)}) as talks:
             assert set(answers(talks).values()) <= {"p11", "p21"}
             stage.ip(f"address add {another}/24 dev eth0", f"address del {ADDRESS}/24 dev eth0")
             stage.until(lambda: stage.serves(another, 32080), "a new address is not served")
@@ -313,7 +313,7 @@ def test_kube_ipvs0_is_set_up_and_down(stage: Stage) -> None:
     """The kernel takes the IPv6 addresses of a link that goes down: new connections fail until they are back."""
     stage.put(Web())
     ways = Web().ways(stage.lab)
-    address = Question(stage.lab.client.netns, CLUSTER_IPS[1], 80)
+    address = ProbeQuestion(stage.lab.client.netns, CLUSTER_IPS[1], 80)
     with conversations(among(ways, ("IPv6",))) as talks:
         served_by = answers(talks)
         with nothing_lost(stage, without(ways, ("IPv6",))):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, dual_slices, port, service
+from tests.lab.manifests import ManifestFolder, dual_slices, port, service
 from tests.lab.probe import probe
 from tests.lab.published import cluster_ip
 from tests.lab.waiting import eventually
@@ -28,7 +28,7 @@ NOTRACK = """table inet elsewhere {
 @pytest.fixture(params=["ipvs", "auto"])
 def untracked(session_lab: Lab, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A Service that nobody may reach at its load balancer's address, and no packet to it in conntrack."""
-    lab, folder, node = session_lab, Folder(tmp_path), session_lab.nodes[0]
+    lab, folder, node = session_lab, ManifestFolder(tmp_path), session_lab.nodes[0]
     folder.write_nodes(lab)
     lab.responder.listen(lab.host("p11"), 8080)
     ips = [cluster_ip(NUMBER, family) for family in (4, 6)]

@@ -22,13 +22,14 @@ from ipvsproxy.base import messages
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
 from tests.lab import older_state
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
 from tests.lab.load import Load
-from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Attempt, Conversation, Question, probe_many
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import Attempt, Conversation, ProbeQuestion, probe_many
+from tests.lab.proxy import LabProxy
 from tests.lab.waiting import eventually
 from tests.lab.wipe import wipe_node
+from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft", "tool:ipvsadm")
 
@@ -81,7 +82,7 @@ table netdev ipvsproxy { set links { type ifname; elements = { "eth0" }; }; }
 """
 
 
-def objects(lab: Lab, name: str, ips: tuple[str, ...], balancers: tuple[str, ...], **spec: Any) -> list[Object]:
+def objects(lab: Lab, name: str, ips: tuple[str, ...], balancers: tuple[str, ...], **spec: Any) -> list[ApiObject]:
     number = NODE_PORTS[name]
     ports = [port(80, 8080, "TCP", "tcp", number), port(81, 8081, "UDP", "udp", number + 1)]
     made = service(name, ports, ips, type_="LoadBalancer", ingress=balancers, **spec)
@@ -89,8 +90,8 @@ def objects(lab: Lab, name: str, ips: tuple[str, ...], balancers: tuple[str, ...
     return [made, *(endpoint_slice(name, ports, ends[family], family=family) for family in (4, 6))]
 
 
-def write(lab: Lab, manifests: Folder) -> None:
-    """The Services that are wanted: one with source ranges, one with two views and a made-up port."""
+def write(lab: Lab, manifests: ManifestFolder) -> None:
+    """The Services that are wanted: one with source ranges, one with two views and a synthetic port."""
     manifests.write_nodes(lab)
     ranges = [f"{lab.client.ipv4}/32", f"{lab.client.ipv6}/128"]
     manifests.write("web", *objects(lab, "web", WEB, RANGED, loadBalancerSourceRanges=ranges))
@@ -98,26 +99,26 @@ def write(lab: Lab, manifests: Folder) -> None:
     manifests.write("home", *objects(lab, "home", HOME, LOCAL, **policies))
 
 
-def ways(lab: Lab) -> dict[str, Question]:
+def ways(lab: Lab) -> dict[str, ProbeQuestion]:
     client, pod, node = lab.client.netns, lab.host("p12").netns, lab.nodes[0]
     return {
-        "client -> NodePort": Question(client, node.ipv4, 31090),
-        "client -> NodePort UDP": Question(client, node.ipv4, 31091, "udp"),
-        "client -> NodePort of IPv6": Question(client, node.ipv6, 31090),
-        "client -> ranged": Question(client, RANGED[0], 80, src=lab.client.ipv4),
-        "client -> ranged UDP": Question(client, RANGED[0], 81, "udp", src=lab.client.ipv4),
-        "client -> ranged of IPv6": Question(client, RANGED[1], 80, src=lab.client.ipv6),
-        "client -> Local": Question(client, LOCAL[0], 80),
-        "pod -> ClusterIP": Question(pod, WEB[0], 80),
-        "pod -> ClusterIP of IPv6": Question(pod, WEB[1], 80),
-        "pod -> ClusterIP UDP": Question(pod, WEB[0], 81, "udp"),
-        "pod -> Local": Question(pod, LOCAL[0], 80),
-        "node -> ClusterIP": Question(node.netns, WEB[0], 80),
+        "client -> NodePort": ProbeQuestion(client, node.ipv4, 31090),
+        "client -> NodePort UDP": ProbeQuestion(client, node.ipv4, 31091, "udp"),
+        "client -> NodePort of IPv6": ProbeQuestion(client, node.ipv6, 31090),
+        "client -> ranged": ProbeQuestion(client, RANGED[0], 80, src=lab.client.ipv4),
+        "client -> ranged UDP": ProbeQuestion(client, RANGED[0], 81, "udp", src=lab.client.ipv4),
+        "client -> ranged of IPv6": ProbeQuestion(client, RANGED[1], 80, src=lab.client.ipv6),
+        "client -> Local": ProbeQuestion(client, LOCAL[0], 80),
+        "pod -> ClusterIP": ProbeQuestion(pod, WEB[0], 80),
+        "pod -> ClusterIP of IPv6": ProbeQuestion(pod, WEB[1], 80),
+        "pod -> ClusterIP UDP": ProbeQuestion(pod, WEB[0], 81, "udp"),
+        "pod -> Local": ProbeQuestion(pod, LOCAL[0], 80),
+        "node -> ClusterIP": ProbeQuestion(node.netns, WEB[0], 80),
     }
 
 
 class Denied(threading.Thread):
-    """A client whom the source ranges shut out: it asks all the time, and must never get through."""
+    """A client whom the source ranges exclude: it asks all the time, and must never get through."""
 
     PACE, PATIENCE = 0.005, 1.5
     PORTS = range(32768, 60999)
@@ -135,7 +136,7 @@ class Denied(threading.Thread):
         for way, number in zip(itertools.cycle(self._ways), itertools.cycle(self.PORTS)):
             if self._over.wait(self.PACE):
                 break
-            attempt = Attempt(Question(*way, src_port=number))
+            attempt = Attempt(ProbeQuestion(*way, src_port=number))
             attempt.start()
             tcp = way[3] == "tcp"
             self._selector.register(
@@ -170,7 +171,7 @@ class Denied(threading.Thread):
 
 
 @pytest.fixture
-def node(lab: Lab, manifests: Folder) -> Iterator[Node]:
+def node(lab: Lab, manifests: ManifestFolder) -> Iterator[LabNode]:
     """A node of which nothing is left afterwards; its pods serve, and the client has a second address."""
     node = lab.nodes[0]
     extra = [f"address {{}} {DENIED[0]}/24 dev eth0", f"address {{}} {DENIED[1]}/64 dev eth0 nodad"]
@@ -186,15 +187,15 @@ def node(lab: Lab, manifests: Folder) -> Iterator[Node]:
     lab.run(lab.client, ["ip", "-batch", "-"], "\n".join(extra).format("del", "del") + "\n")
 
 
-Start = Callable[..., ForkedProxy]
+StartVersion = Callable[..., ForkedProxy]
 
 
 @pytest.fixture
-def start(lab: Lab, node: Node, manifests: Folder, zygote: Zygote) -> Start:
+def start(lab: Lab, node: LabNode, manifests: ManifestFolder, zygote: Zygote) -> StartVersion:
     return lambda *flags: ForkedProxy(zygote, lab, node, manifests.path, *flags)
 
 
-def listings(lab: Lab, node: Node) -> dict[str, Any]:
+def listings(lab: Lab, node: LabNode) -> dict[str, Any]:
     """Everything of ours on the node, without what differs from load to load."""
     found = json.loads(lab.run(node, ["nft", "-s", "-j", "list", "ruleset"]))["nftables"]
     commands = {
@@ -219,7 +220,7 @@ def _stable(item: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def nothing_lost(lab: Lab) -> Iterator[None]:
-    """Load, open connections and a client that is shut out, while the block goes on."""
+    """Load, open connections and a client that is excluded, while the block goes on."""
     asked = ways(lab)
     with contextlib.ExitStack() as stack:
         talks = {name: stack.enter_context(Conversation(question, timeout=20)) for name, question in asked.items()}
@@ -241,7 +242,7 @@ def seen(talks: dict[str, Conversation]) -> dict[str, tuple[str, str, int]]:
     return {name: (result.name, result.seen_source, result.seen_port) for name, result in results.items()}
 
 
-def is_as_fresh(lab: Lab, node: Node, start: Start, rules: str = "") -> None:
+def is_as_fresh(lab: Lab, node: LabNode, start: StartVersion, rules: str = "") -> None:
     """Compare the node with what a start makes on a node that has nothing but some rules."""
     found = listings(lab, node)
     for proxy in lab.proxies:
@@ -254,11 +255,11 @@ def is_as_fresh(lab: Lab, node: Node, start: Start, rules: str = "") -> None:
         assert found[name] == listed, name
 
 
-def older_proxy(lab: Lab, node: Node, manifests: Folder, tmp_path: pathlib.Path) -> Proxy:
+def older_proxy(lab: Lab, node: LabNode, manifests: ManifestFolder, tmp_path: pathlib.Path) -> LabProxy:
     """Start the version in the folder OLDER."""
     flags = [f"--manifests={manifests.path}", f"--hostname-override={node.name}", *DEFAULT_PROXY_ARGS, *OLDER[1:]]
     words = ["env", "-C", OLDER[0], sys.executable, "-m", "ipvsproxy", "run", *flags]
-    proxy = Proxy(node.netns, words, tmp_path / "older.log")
+    proxy = LabProxy(node.netns, words, tmp_path / "older.log")
     lab.proxies.append(proxy)
     proxy.start()
     return proxy
@@ -270,7 +271,7 @@ def all_answer(lab: Lab) -> bool:
 
 @pytest.mark.skipif(not OLDER, reason="IPVSPROXY_OLDER names no other version")
 def test_another_version_that_has_run_here(
-    lab: Lab, node: Node, manifests: Folder, start: Start, tmp_path: pathlib.Path
+    lab: Lab, node: LabNode, manifests: ManifestFolder, start: StartVersion, tmp_path: pathlib.Path
 ) -> None:
     manifests.write("gone", *objects(lab, "gone", GONE, GONE_BALANCER))
     older = older_proxy(lab, node, manifests, tmp_path)
@@ -288,11 +289,13 @@ def test_another_version_that_has_run_here(
 
 
 @pytest.mark.parametrize("name", older_state.names())
-def test_an_older_state_is_taken_over_from_an_older_proxy(lab: Lab, node: Node, start: Start, name: str) -> None:
+def test_an_older_state_is_taken_over_from_an_older_proxy(
+    lab: Lab, node: LabNode, start: StartVersion, name: str
+) -> None:
     """Beside the older one the new one waits and changes nothing; then it takes over whatever is there."""
     older_state.leave(lab, node, name)
     before = listings(lab, node)
-    holder = Proxy(node.netns, [sys.executable, "-c", HOLDER], pathlib.Path(os.devnull))
+    holder = LabProxy(node.netns, [sys.executable, "-c", HOLDER], pathlib.Path(os.devnull))
     holder.start()
     lab.proxies.append(holder)
     eventually(lambda: "@ipvsproxy/lock" in lab.run(node, ["cat", "/proc/net/unix"]))
@@ -308,7 +311,7 @@ def test_an_older_state_is_taken_over_from_an_older_proxy(lab: Lab, node: Node, 
     is_as_fresh(lab, node, start)
 
 
-def is_settled(proxy: Proxy, was: str) -> None:
+def is_settled(proxy: LabProxy, was: str) -> None:
     """Some verifications later: the rules were replaced once, which was said once, and nobody contests them."""
     time.sleep(3)
     assert [event["was"] for event in proxy.events(REPLACED)] == [was]
@@ -316,7 +319,7 @@ def is_settled(proxy: Proxy, was: str) -> None:
     assert [event for event in proxy.events() if event["msg"] in repairs] == []
 
 
-def leave_newer(lab: Lab, node: Node, start: Start) -> None:
+def leave_newer(lab: Lab, node: LabNode, start: StartVersion) -> None:
     """Make the state of a later version: this one's, with another mark and other forms, and more of everything."""
     lab.run(node, ["nft", "-f", "-"], FORWARD)
     start("--iptables-masquerade-bit=15", "--vip-mode=route").started().kill()
@@ -356,7 +359,7 @@ ipvsadm -a -t {GONE[0]}:80 -r 10.244.1.10:8080 -m
 """
 
 
-def test_a_newer_state_is_taken_over(lab: Lab, node: Node, start: Start) -> None:
+def test_a_newer_state_is_taken_over(lab: Lab, node: LabNode, start: StartVersion) -> None:
     leave_newer(lab, node, start)
     with nothing_lost(lab):
         proxy = start("--ipvs-sync-period=1s").started()
@@ -365,7 +368,7 @@ def test_a_newer_state_is_taken_over(lab: Lab, node: Node, start: Start) -> None
 
 
 @pytest.mark.parametrize("name", [*older_state.names(), "newer"])
-def test_cleanup_takes_all_of_it_away(lab: Lab, node: Node, start: Start, name: str) -> None:
+def test_cleanup_takes_all_of_it_away(lab: Lab, node: LabNode, start: StartVersion, name: str) -> None:
     if name == "newer":
         leave_newer(lab, node, start)
     else:

@@ -14,9 +14,9 @@ import yaml
 from ipvsproxy.base import messages
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Question, probe, probe_many
-from tests.lab.proxy import Proxy
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion, probe, probe_many
+from tests.lab.proxy import LabProxy
 from tests.lab.waiting import eventually
 
 HOST_PORT = 2222
@@ -30,15 +30,15 @@ DENIED = "198.51.100.77"
 RANGES = (["192.0.2.100/32"], ["192.0.2.96/27", "198.18.0.0/15"], ["192.0.2.100/32", "10.96.0.0/12"])
 
 
-def write(lab: Lab, folder: Folder, name: str = "web", number: int = 1, **spec: object) -> None:
+def write(lab: Lab, folder: ManifestFolder, name: str = "web", number: int = 1, **spec: object) -> None:
     made = service(name, PORTS, [f"10.96.7.{number}"], **spec)
     folder.write(name, made, endpoint_slice(name, PORTS, [endpoint(lab, lab.host("p11"))]))
 
 
 @pytest.fixture(scope="module")
-def proxy(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabProxy]:
     lab, path = session_lab, pathlib.Path(tmp_path_factory.mktemp("safety"))
-    Folder(path).write_nodes(lab)
+    ManifestFolder(path).write_nodes(lab)
     lab.responder.listen(lab.host("p11"), 8080)
     for host, number in ((lab.nodes[0], HOST_PORT), (lab.nodes[0], 22), (lab.nodes[1], HOST_PORT)):
         lab.responder.listen(host, number)
@@ -49,11 +49,13 @@ def proxy(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def folder(proxy: Proxy) -> Folder:
-    return Folder(pathlib.Path(next(a for a in proxy.argv if a.startswith("--manifests=")).partition("=")[2]))
+def folder(proxy: LabProxy) -> ManifestFolder:
+    return ManifestFolder(
+        pathlib.Path(next(a for a in proxy.argv if a.startswith("--manifests=")).partition("=")[2])
+    )
 
 
-def refusals(proxy: Proxy) -> list[tuple[str, int, list[str]]]:
+def refusals(proxy: LabProxy) -> list[tuple[str, int, list[str]]]:
     lines = proxy.events(messages.ADDRESSES_REFUSED)
     return [(line["service"], line["count"], line["addresses"]) for line in lines]
 
@@ -63,7 +65,7 @@ def bound(lab: Lab) -> str:
 
 
 def test_addresses_that_belong_to_others_stay_where_they_are(
-    session_lab: Lab, proxy: Proxy, folder: Folder
+    session_lab: Lab, proxy: LabProxy, folder: ManifestFolder
 ) -> None:
     """node2 is the next hop to its pods, the client that to the rest of the world."""
     lab, (node, neighbour) = session_lab, session_lab.nodes
@@ -97,7 +99,7 @@ def test_addresses_that_belong_to_others_stay_where_they_are(
 
 
 def test_of_the_nodes_that_a_load_balancer_lists_this_one_serves_itself(
-    session_lab: Lab, proxy: Proxy, folder: Folder
+    session_lab: Lab, proxy: LabProxy, folder: ManifestFolder
 ) -> None:
     """ServiceLB of k3s, on a network where no route names node2 as a next hop."""
     lab, (node, neighbour) = session_lab, session_lab.nodes
@@ -121,7 +123,7 @@ def test_of_the_nodes_that_a_load_balancer_lists_this_one_serves_itself(
 
 
 def test_ports_on_which_programs_of_the_node_listen_stay_theirs(
-    session_lab: Lab, proxy: Proxy, folder: Folder
+    session_lab: Lab, proxy: LabProxy, folder: ManifestFolder
 ) -> None:
     lab, node, client = session_lab, session_lab.nodes[0], session_lab.client.netns
     ports = [port(2380, 8080, name="etcd", node_port=31380), port(8472, 8080, "UDP", "overlay", 31472)]
@@ -131,7 +133,7 @@ def test_ports_on_which_programs_of_the_node_listen_stay_theirs(
     folder.write("greedy", made, endpoint_slice("greedy", ports, [endpoint(lab, lab.host("p11"))]))
     lab.responder.listen(lab.host("p11"), 8080, "udp")
     eventually(lambda: probe(lab.host("p12").netns, "10.96.7.9", 2380).name == "p11")
-    asked = [Question(client, node.ipv4, number, proto) for proto, *numbers in kinds for number in numbers]
+    asked = [ProbeQuestion(client, node.ipv4, number, proto) for proto, *numbers in kinds for number in numbers]
     assert {result.name for result in probe_many(asked)} == {"node1"}
     assert probe(node.netns, node.ipv4, 2380).name == "node1"
     for one in listening:
@@ -145,7 +147,7 @@ def test_ports_on_which_programs_of_the_node_listen_stay_theirs(
 
 
 def test_the_port_of_ssh_stays_the_nodes_where_a_load_balancer_gives_its_address(
-    session_lab: Lab, proxy: Proxy, folder: Folder
+    session_lab: Lab, proxy: LabProxy, folder: ManifestFolder
 ) -> None:
     lab, node = session_lab, session_lab.nodes[0]
     write(lab, folder, "here", 4, type_="LoadBalancer", ingress=[node.ipv4])
@@ -162,7 +164,7 @@ def test_the_port_of_ssh_stays_the_nodes_where_a_load_balancer_gives_its_address
 class Hammer(threading.Thread):
     """Asks the same questions again and again, and counts what becomes of each."""
 
-    def __init__(self, *questions: Question) -> None:
+    def __init__(self, *questions: ProbeQuestion) -> None:
         super().__init__(daemon=True)
         self.questions = questions
         self.seen = [collections.Counter[str]() for _ in questions]
@@ -189,7 +191,7 @@ class Hammer(threading.Thread):
 
 
 def test_source_ranges_never_open_nor_close_while_they_change(
-    session_lab: Lab, proxy: Proxy, folder: Folder
+    session_lab: Lab, proxy: LabProxy, folder: ManifestFolder
 ) -> None:
     lab = session_lab
     balanced = {"type_": "LoadBalancer", "ingress": [VIP]}
@@ -197,7 +199,7 @@ def test_source_ranges_never_open_nor_close_while_they_change(
     inside, outside = lab.client.netns, lab.host("p12").netns
     eventually(lambda: probe(inside, VIP, 80).name == "p11")
     # The one that is allowed asks twice as often as the other, whose question takes its whole time.
-    allowed, denied = Hammer(Question(inside, VIP, 80)), Hammer(*[Question(outside, VIP, 80)] * 4)
+    allowed, denied = Hammer(ProbeQuestion(inside, VIP, 80)), Hammer(*[ProbeQuestion(outside, VIP, 80)] * 4)
     with allowed.at_work(), denied.at_work():
         for turn in range(4):
             write(lab, folder, loadBalancerSourceRanges=RANGES[(turn + 1) % 3], **balanced)
@@ -208,12 +210,14 @@ def test_source_ranges_never_open_nor_close_while_they_change(
     assert len(proxy.events(messages.NFTABLES_REFUSED)) == 0
 
 
-def test_a_vip_never_answers_before_its_guard_is_there(session_lab: Lab, proxy: Proxy, folder: Folder) -> None:
+def test_a_vip_never_answers_before_its_guard_is_there(
+    session_lab: Lab, proxy: LabProxy, folder: ManifestFolder
+) -> None:
     """A port of the host is asked on a VIP that comes and goes: unreachable or refused, and never answered."""
     lab, node = session_lab, session_lab.nodes[0]
-    asked = Question(lab.client.netns, NEW_VIP, HOST_PORT)
+    asked = ProbeQuestion(lab.client.netns, NEW_VIP, HOST_PORT)
     with netns.inside(node.netns):
-        hammer = Hammer(asked, Question(node.netns, NEW_VIP, HOST_PORT))
+        hammer = Hammer(asked, ProbeQuestion(node.netns, NEW_VIP, HOST_PORT))
     with hammer.at_work():
         for _ in range(2):
             write(lab, folder, "new", 2, type_="LoadBalancer", ingress=[NEW_VIP])
@@ -227,10 +231,10 @@ def test_a_vip_never_answers_before_its_guard_is_there(session_lab: Lab, proxy: 
 
 
 def test_without_a_range_of_pods_the_pods_of_services_are_known(
-    session_lab: Lab, proxy: Proxy, tmp_path: pathlib.Path
+    session_lab: Lab, proxy: LabProxy, tmp_path: pathlib.Path
 ) -> None:
     lab, node = session_lab, session_lab.nodes[1]
-    folder, pod = Folder(tmp_path), lab.host("p12")
+    folder, pod = ManifestFolder(tmp_path), lab.host("p12")
     lab.responder.listen(pod, 22)
     victim = service("victim", PORTS, ["10.96.7.8"])
     folder.write("victim", victim, endpoint_slice("victim", PORTS, [endpoint(lab, pod)]))

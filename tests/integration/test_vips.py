@@ -11,8 +11,8 @@ import pytest
 from ipvsproxy.base import messages
 from tests.lab.cases import OWN, ask_everything, wrong
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import Folder
-from tests.lab.probe import Conversation, Question, probe
+from tests.lab.manifests import ManifestFolder
+from tests.lab.probe import Conversation, ProbeQuestion, probe
 from tests.lab.published import PublishedServices, cluster_ip
 from tests.lab.waiting import eventually
 
@@ -28,7 +28,7 @@ TABLE = f"""
 
 @pytest.fixture(scope="module")
 def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedServices]:
-    services = PublishedServices(session_lab, Folder(pathlib.Path(tmp_path_factory.mktemp("vips"))))
+    services = PublishedServices(session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("vips"))))
     services.folder.write_nodes(session_lab)
     services.put("web", PublishedServices.WEB, "p11 p21")
     for pod in session_lab.pods:
@@ -61,7 +61,7 @@ def test_switching_forms_loses_no_connection(services: PublishedServices) -> Non
     lab = services.lab
     served_with(services, "address")
     questions = [
-        Question(asker.netns, *services.ways(PublishedServices.WEB, family)[way])
+        ProbeQuestion(asker.netns, *services.ways(PublishedServices.WEB, family)[way])
         for family in (4, 6)
         for way in ("ClusterIP", "LoadBalancer")
         for asker in (lab.client, lab.host("p12"), lab.nodes[0])

@@ -43,7 +43,7 @@ AUDIT_POLICY = {
 START_SECONDS = 400  # a kube-apiserver under emulation takes its time
 
 
-class Refused(Exception):
+class ServerRefused(Exception):
     """The server answered with an error."""
 
     def __init__(self, status: int, body: str) -> None:
@@ -59,7 +59,7 @@ class Call(NamedTuple):
     status: int
 
 
-class Server(Protocol):
+class LabApiServer(Protocol):
     """What tests need of an API server."""
 
     kubeconfig: pathlib.Path
@@ -72,7 +72,7 @@ class Server(Protocol):
     def close(self) -> None: ...
 
 
-def open_server(namespace: str, folder: pathlib.Path) -> Server:
+def open_server(namespace: str, folder: pathlib.Path) -> LabApiServer:
     """Start the server that the environment asks for."""
     binary, etcd = os.environ.get("KUBE_APISERVER"), os.environ.get("ETCD")
     if binary and etcd:
@@ -129,7 +129,7 @@ class Administrator:
             answer = self._connection.getresponse()
             body = answer.read()
         if answer.status >= 300:
-            raise Refused(answer.status, body.decode(errors="replace"))
+            raise ServerRefused(answer.status, body.decode(errors="replace"))
         return json.loads(body) if body.startswith(b"{") else {}
 
 
@@ -174,7 +174,7 @@ class RealServer:
         path = COLLECTIONS[item["kind"]].format(**metadata)
         try:
             self._call("POST", path, item)
-        except Refused as error:
+        except ServerRefused as error:
             # A Service that is there already is refused for its ClusterIP, not for its name.
             if error.status not in (409, 422):
                 raise
@@ -209,7 +209,7 @@ class RealServer:
         while True:
             try:
                 self._call("GET", "/readyz")
-            except (OSError, http.client.HTTPException, Refused):
+            except (OSError, http.client.HTTPException, ServerRefused):
                 assert time.monotonic() < deadline, "kube-apiserver did not come up"
                 time.sleep(1)
             else:

@@ -11,8 +11,8 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 
-from tests.lab.lab import Lab, Node
-from tests.lab.probe import Question, Result, probe_many
+from tests.lab.lab import Lab, LabNode
+from tests.lab.probe import ProbeQuestion, Result, probe_many
 
 TIMES = 6  # enough to see every endpoint with round robin
 ROUNDS = 4  # ... and by chance: of two endpoints one is missed once in eight million cases
@@ -49,7 +49,7 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class CaseRow:
     """A case with what was seen."""
 
     case: Case
@@ -62,29 +62,31 @@ def addresses_of(lab: Lab, name: str) -> set[str]:
     """All addresses a request may come from when it comes from this host."""
     host = lab.host(name)
     mine = {host.ipv4, host.ipv6}
-    if isinstance(host, Node):
+    if isinstance(host, LabNode):
         mine |= {f"10.244.{host.number}.1", f"fd00:10:244:{host.number}::1"}
     return mine
 
 
-def judge(lab: Lab, case: Case, results: list[Result]) -> Row:
+def judge(lab: Lab, case: Case, results: list[Result]) -> CaseRow:
     """Compare the answers to a case with what it expects."""
     answered = {result.name or result.outcome for result in results}
     seen = {result.seen_source for result in results if result.name}
     allowed = addresses_of(lab, case.asker if case.source == OWN else case.source) if case.source else set()
     expected = set(case.endpoints.split()) or {case.outcome}
     fine = answered == expected and seen <= allowed
-    return Row(case, " ".join(sorted(answered)), " ".join(sorted(seen)), fine)
+    return CaseRow(case, " ".join(sorted(answered)), " ".join(sorted(seen)), fine)
 
 
-def _ask(lab: Lab, cases: list[Case]) -> Iterator[Row]:
+def _ask(lab: Lab, cases: list[Case]) -> Iterator[CaseRow]:
     """Ask all cases at once, each several times."""
     if any((case.proto, case.outcome) == ("udp", "refused") for case in cases):
         time.sleep(REFILL)
     seen: dict[Case, list[Result]] = {case: [] for case in cases}
     asked = cases
     for _ in range(ROUNDS):
-        questions = [Question(lab.host(case.asker).netns, case.address, case.port, case.proto) for case in asked]
+        questions = [
+            ProbeQuestion(lab.host(case.asker).netns, case.address, case.port, case.proto) for case in asked
+        ]
         results = probe_many([question for question in questions for _ in range(TIMES)], TIMEOUT)
         for number, case in enumerate(asked):
             seen[case] += results[number * TIMES : (number + 1) * TIMES]
@@ -99,12 +101,12 @@ def _is_incomplete(case: Case, results: list[Result]) -> bool:
     return {result.name or result.outcome for result in results} < set(case.endpoints.split())
 
 
-def ask_everything(lab: Lab, cases: Iterable[Case]) -> list[Row]:
+def ask_everything(lab: Lab, cases: Iterable[Case]) -> list[CaseRow]:
     """Ask in one round for each node that the client's path may go through."""
     rounds: dict[str, list[Case]] = collections.defaultdict(list)
     for case in cases:
         rounds[case.via].append(case)
-    rows: list[Row] = []
+    rows: list[CaseRow] = []
     for via, members in rounds.items():
         if via != lab.nodes[0].name:
             for address in {case.address for case in members}:
@@ -114,7 +116,7 @@ def ask_everything(lab: Lab, cases: Iterable[Case]) -> list[Row]:
     return rows
 
 
-def wrong(rows: list[Row]) -> list[str]:
+def wrong(rows: list[CaseRow]) -> list[str]:
     """Return in words what differs from the expectations; nothing if all is right."""
     return [
         f"{r.case.asker} -> {r.case.kind} {r.case.target} via {r.case.via}: "

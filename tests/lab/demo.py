@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from ipvsproxy.base import messages
-from tests.lab.cases import OWN, TIMES, Case, Row, addresses_of, ask_everything
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Host, Lab
-from tests.lab.proxy import Proxy
+from tests.lab.cases import OWN, TIMES, Case, CaseRow, addresses_of, ask_everything
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
+from tests.lab.proxy import LabProxy
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 SERVED = (("tcp", 8080), ("tcp", 2525), ("tcp", 8443), ("tcp", 9000), ("tcp", 5353), ("udp", 5353))
@@ -82,7 +82,7 @@ def through_node(lab: Lab, case: Case) -> str:
     return (addressed or [case.via])[0] if case.asker == "client" else "own node"
 
 
-def show(lab: Lab, rows: list[Row], cases: Sequence[Case]) -> None:
+def show(lab: Lab, rows: list[CaseRow], cases: Sequence[Case]) -> None:
     """Print the aligned table of some cases, in their order."""
     head = ("who", "way in", "address", "through", "answered by", "source seen", "")
     table = [head]
@@ -98,7 +98,7 @@ def show(lab: Lab, rows: list[Row], cases: Sequence[Case]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def start_proxies(lab: Lab) -> list[Proxy]:
+def start_proxies(lab: Lab) -> list[LabProxy]:
     """Start one on each node, both at once, and wait until both have done their first sync."""
     proxies = [lab.proxy(node, EXAMPLES, PROXY_ARGS, wait=False) for node in lab.nodes]
     for proxy in proxies:
@@ -106,7 +106,7 @@ def start_proxies(lab: Lab) -> list[Proxy]:
     return proxies
 
 
-def serve(lab: Lab, pods: Iterable[Host]) -> None:
+def serve(lab: Lab, pods: Iterable[LabHost]) -> None:
     for pod, (proto, port) in itertools.product(pods, SERVED):
         lab.responder.listen(pod, port, proto)
 

@@ -15,7 +15,7 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 from tests.lab import netns
-from tests.lab.lab import Host, Lab, Node
+from tests.lab.lab import Lab, LabHost, LabNode
 
 TCP = 6
 TOOLS = ("tool:iptables-restore", "tool:ip6tables-restore", "tool:ipset", "tool:ipvsadm", "tool:nft")
@@ -72,7 +72,7 @@ class Served:
     balancer: str
     node_port: int
     node_addresses: tuple[str, ...]
-    pods: tuple[Host, ...]
+    pods: tuple[LabHost, ...]
     cluster_cidr: str
 
     @property
@@ -97,7 +97,7 @@ def _chains(table: str, names: str, rules: str) -> str:
     return f"*{table}\n{declared}{rules}COMMIT\n"
 
 
-def leave_foreign(lab: Lab, node: Node) -> None:
+def leave_foreign(lab: Lab, node: LabNode) -> None:
     """Put what belongs to others on the node."""
     for program in ("iptables", "ip6tables"):
         lab.run(node, [f"{program}-restore", "-n"], FOREIGN)
@@ -105,7 +105,7 @@ def leave_foreign(lab: Lab, node: Node) -> None:
     lab.run(node, ["ipvsadm", "-A", "-f", "77", "-s", "wlc"])
 
 
-def leave_ipvs_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
+def leave_ipvs_mode(lab: Lab, node: LabNode, served: Sequence[Served]) -> None:
     """Virtual servers, kube-ipvs0 with the VIPs, ipsets and rules."""
     lab.run(node, ["ip", "link", "add", "kube-ipvs0", "type", "dummy"])
     netns.set_sysctls(node.netns, {"net/ipv4/vs/conntrack": 1})
@@ -118,7 +118,7 @@ def leave_ipvs_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
     finish_ipvs_mode(lab, node, served)
 
 
-def finish_ipvs_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
+def finish_ipvs_mode(lab: Lab, node: LabNode, served: Sequence[Served]) -> None:
     """VIPs, ipsets and rules, where servers and kube-ipvs0 are there already."""
     for one in served:
         length = 32 if one.family == 4 else 128
@@ -182,7 +182,7 @@ def _ipvs_rules(served: Served) -> str:
     return made if served.family == 4 else made.replace("--match-set KUBE-", "--match-set KUBE-6-")
 
 
-def leave_iptables_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
+def leave_iptables_mode(lab: Lab, node: LabNode, served: Sequence[Served]) -> None:
     """DNAT rules: a chain for the Service, one for each endpoint, one for what comes from outside."""
     for one in served:
         lab.run(node, [f"{one.program}-restore", "-n"], _iptables_rules(one))
@@ -223,7 +223,7 @@ def _iptables_rules(served: Served) -> str:
     return made + _chains("filter", filters, jumps + FORWARD) + _chains("mangle", "KUBE-PROXY-CANARY", "")
 
 
-def leave_nftables_mode(lab: Lab, node: Node, served: Sequence[Served]) -> None:
+def leave_nftables_mode(lab: Lab, node: LabNode, served: Sequence[Served]) -> None:
     """A table for each family, with chains on the same hooks; nobody opens FORWARD for it."""
     for one in served:
         lab.run(node, [f"{one.program}", "-P", "FORWARD", "ACCEPT"])

@@ -24,7 +24,7 @@ from typing import Self
 
 from ipvsproxy.base import messages
 from tests.lab import netns
-from tests.lab.proxy import Proxy
+from tests.lab.proxy import LabProxy
 from tests.lab.responder import Responder
 from tests.lab.wipe import wipe_node
 
@@ -66,7 +66,7 @@ BRIDGE = "type bridge forward_delay 0 mcast_snooping 0"
 
 
 @dataclasses.dataclass(frozen=True)
-class Host:
+class LabHost:
     """Something with an address in a namespace of its own: the client, a node or a pod."""
 
     name: str
@@ -79,11 +79,11 @@ class Host:
 
 
 @dataclasses.dataclass(frozen=True)
-class Node(Host):
+class LabNode(LabHost):
     """A node with its pods."""
 
     number: int
-    pods: tuple[Host, ...]
+    pods: tuple[LabHost, ...]
 
     @property
     def pod_cidrs(self) -> tuple[str, str]:
@@ -95,24 +95,24 @@ class Lab:
 
     def __init__(self, nodes: int = 2, pods: int = 2) -> None:
         self.prefix = f"lab{os.getpid()}x{next(_lab_numbers)}"
-        self.client = Host("client", f"{self.prefix}-client", "192.0.2.100", "2001:db8:2::100")
+        self.client = LabHost("client", f"{self.prefix}-client", "192.0.2.100", "2001:db8:2::100")
         self.nodes = tuple(self._node(number, pods) for number in range(1, nodes + 1))
         self.pods = tuple(pod for node in self.nodes for pod in node.pods)
         self.responder = Responder()
-        self.proxies: list[Proxy] = []
+        self.proxies: list[LabProxy] = []
         self._client_routes: set[str] = set()
         self._lan = f"{self.prefix}-lan"
 
-    def _node(self, number: int, pods: int) -> Node:
+    def _node(self, number: int, pods: int) -> LabNode:
         name = f"node{number}"
         made = tuple(self._pod(number, pod) for pod in range(1, pods + 1))
         address6 = f"2001:db8:2::{number}"
-        return Node(name, f"{self.prefix}-{name}", f"192.0.2.{number}", address6, number, made)
+        return LabNode(name, f"{self.prefix}-{name}", f"192.0.2.{number}", address6, number, made)
 
-    def _pod(self, node: int, number: int) -> Host:
+    def _pod(self, node: int, number: int) -> LabHost:
         name = f"p{node}{number}"
         address6 = f"fd00:10:244:{node}::{number * 10}"
-        return Host(name, f"{self.prefix}-{name}", f"10.244.{node}.{number * 10}", address6)
+        return LabHost(name, f"{self.prefix}-{name}", f"10.244.{node}.{number * 10}", address6)
 
     def __enter__(self) -> Self:
         try:
@@ -129,14 +129,14 @@ class Lab:
         self.responder.stop()
         self._remove()
 
-    def host(self, name: str) -> Host:
+    def host(self, name: str) -> LabHost:
         """Look up the client, a node or a pod by its short name, like `client`, `node1` or `p12`."""
         return next(host for host in (self.client, *self.nodes, *self.pods) if host.name == name)
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> LabNode:
         return next(node for node in self.nodes if node.name == name)
 
-    def node_of(self, pod: Host) -> Node:
+    def node_of(self, pod: LabHost) -> LabNode:
         return next(node for node in self.nodes if pod in node.pods)
 
     # Building. Links first, from outside and straight into their namespaces; then each configures its own.
@@ -176,14 +176,14 @@ class Lab:
         ]
         return on_lan + on_cni0
 
-    def _lan_hosts(self) -> list[Host]:
+    def _lan_hosts(self) -> list[LabHost]:
         return [self.client, *self.nodes]
 
     def _lan_batch(self) -> list[str]:
         ports = [f"link set {host.name} up master lan" for host in self._lan_hosts()]
         return [f"link add lan {BRIDGE}", *ports, "link set lan up"]
 
-    def _node_batch(self, node: Node) -> list[str]:
+    def _node_batch(self, node: LabNode) -> list[str]:
         lines = [f"link add cni0 {BRIDGE}", "link set cni0 up"]
         for pod in node.pods:
             lines += [f"link set {pod.name} up master cni0", f"link set {pod.name} type bridge_slave hairpin on"]
@@ -206,11 +206,11 @@ class Lab:
 
     # What tests do with it.
 
-    def run(self, host: Host, argv: Sequence[str], stdin: str = "", *, check: bool = True) -> str:
+    def run(self, host: LabHost, argv: Sequence[str], stdin: str = "", *, check: bool = True) -> str:
         """Run a program in the host's namespace and return its output."""
         return netns.run(host.netns, argv, stdin, check=check)
 
-    def route_client_via(self, node: Node, prefix: str) -> None:
+    def route_client_via(self, node: LabNode, prefix: str) -> None:
         """Have the client reach a prefix (a VIP, say) through this node instead of node1."""
         gateway = node.address(6 if ":" in prefix else 4)
         _batch([f"route replace {prefix} via {gateway}"], self.client.netns)
@@ -239,18 +239,18 @@ class Lab:
 
     def proxy(
         self,
-        node: Node,
+        node: LabNode,
         manifests: pathlib.Path,
         extra_args: Sequence[str] = DEFAULT_PROXY_ARGS,
         *,
         command: Sequence[str] = (sys.executable, "-m", "ipvsproxy", "run"),
         wait: bool = True,
-    ) -> Proxy:
+    ) -> LabProxy:
         """Start an ipvsproxy on the node and wait for its first sync; it is killed with the lab."""
         log = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.prefix}-")) / f"{node.name}.log"
         fixed = [f"--manifests={manifests}", f"--hostname-override={node.name}", "--logging-format=json",
                  "--ipvs-min-sync-period=0s"]  # fmt: skip
-        proxy = Proxy(node.netns, [*command, *fixed, *extra_args], log)
+        proxy = LabProxy(node.netns, [*command, *fixed, *extra_args], log)
         self.proxies.append(proxy)
         proxy.start()
         if wait:
@@ -258,7 +258,7 @@ class Lab:
         return proxy
 
 
-def _interface_batch(host: Host, gateway4: str, gateway6: str) -> list[str]:
+def _interface_batch(host: LabHost, gateway4: str, gateway6: str) -> list[str]:
     up = ["link set lo up", "link set eth0 up"]
     addresses = [f"address add {host.ipv4}/24 dev eth0", f"address add {host.ipv6}/64 dev eth0 nodad"]
     return up + addresses + _default_routes(gateway4, gateway6)

@@ -3,7 +3,7 @@
 One thread opens a new connection (or sends a datagram from a new port) to each way in at a fixed pace, and holds
 long connections that ask a line now and then. Every request that is not answered is a failure, with its time and
 reason; nothing is retried but what the kernel's own TCP retries. A long connection ends when its endpoint asks for
-that (`Listener.leave`), and the next one is opened; ended in any other way it is a failure.
+that (`EndpointListener.leave`), and the next one is opened; ended in any other way it is a failure.
 
 The pace is bounded: what could not be sent in time, because the machine was busy, is left out and not caught up.
 Short connections end with a reset unless told otherwise: IPVS forgets such a connection after 10 seconds instead
@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from typing import Self
 
 from tests.lab import netns
-from tests.lab.probe import QUESTION, STARTED, Attempt, Question
+from tests.lab.probe import QUESTION, STARTED, Attempt, ProbeQuestion
 
 # Each source port once in the life of what the kernel remembers of it: IPVS tells replies apart by client and
 # endpoint alone, and so does conntrack (docs/internals-packets.md, limits of IPVS).
@@ -55,7 +55,7 @@ class Load:
     """A context manager: the load lasts as long as its block, and what is under way is waited for at its end."""
 
     def __init__(
-        self, ways: Mapping[str, Question], *, every: float = 0.5, talks: int = 1, reset: bool = True
+        self, ways: Mapping[str, ProbeQuestion], *, every: float = 0.5, talks: int = 1, reset: bool = True
     ) -> None:
         self.failures: list[Failure] = []
         self.answered: collections.Counter[str] = collections.Counter()
@@ -65,7 +65,7 @@ class Load:
         self.ways, self._every, self._talks, self.reset = dict(ways), every, talks, reset
         self._selector = selectors.DefaultSelector()
         self._agenda: list[tuple[float, int, str]] = []
-        self._open: set[Request | Talk] = set()
+        self._open: set[LoadRequest | Talk] = set()
         self._marks: list[tuple[float, str]] = []
         self._began = time.monotonic()
         self._stopping = threading.Event()
@@ -104,14 +104,14 @@ class Load:
         self.endpoints[name] += 1
         self.slowest = max(self.slowest, seconds)
 
-    def watch(self, item: Request | Talk, events: int) -> None:
+    def watch(self, item: LoadRequest | Talk, events: int) -> None:
         self._selector.register(item.socket, events, item)
         self._open.add(item)
 
-    def expect(self, item: Request | Talk, events: int) -> None:
+    def expect(self, item: LoadRequest | Talk, events: int) -> None:
         self._selector.modify(item.socket, events, item)
 
-    def drop(self, item: Request | Talk) -> None:
+    def drop(self, item: LoadRequest | Talk) -> None:
         if item in self._open:
             self._selector.unregister(item.socket)
             self._open.discard(item)
@@ -144,7 +144,7 @@ class Load:
         while self._agenda[0][0] <= now:
             due, number, way = heapq.heappop(self._agenda)
             heapq.heappush(self._agenda, (max(due + self._every, now), number, way))
-            Request(self, way, self.ways[way])
+            LoadRequest(self, way, self.ways[way])
 
     def _look_after(self) -> None:
         now = time.monotonic()
@@ -152,16 +152,16 @@ class Load:
             item.look(now, ending=self._stopping.is_set())
 
 
-def _numbered(question: Question) -> Question:
+def _numbered(question: ProbeQuestion) -> ProbeQuestion:
     return dataclasses.replace(question, src_port=next(_ports[question.netns]))
 
 
-class Request:
+class LoadRequest:
     """One question over a connection of its own."""
 
     waiting = True
 
-    def __init__(self, load: Load, way: str, question: Question) -> None:
+    def __init__(self, load: Load, way: str, question: ProbeQuestion) -> None:
         self._load, self._way = load, way
         self._attempt = Attempt(_numbered(question))
         self._deadline = time.monotonic() + PATIENCE
@@ -196,7 +196,7 @@ class Request:
 class Talk:
     """A long connection: asks, waits for the answer, pauses, asks again."""
 
-    def __init__(self, load: Load, way: str, question: Question) -> None:
+    def __init__(self, load: Load, way: str, question: ProbeQuestion) -> None:
         self._load, self._way, self._question = load, way, question
         self._open()
 

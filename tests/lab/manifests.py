@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-if TYPE_CHECKING:
-    from tests.lab.lab import Host, Lab, Node
+from tests.support.api_object import ApiObject
 
-Object = dict[str, Any]
+if TYPE_CHECKING:
+    from tests.lab.lab import Lab, LabHost, LabNode
+
 _numbers = itertools.count(1)
 _check_ports: dict[str, int] = {}
 
 
-class Folder:
+class ManifestFolder:
     """A folder of manifests that a proxy watches."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
 
-    def write(self, name: str, *objects: Object) -> pathlib.Path:
+    def write(self, name: str, *objects: ApiObject) -> pathlib.Path:
         """Put the objects into NAME.yaml, in place of what it held."""
         target = self.path / f"{name}.yaml"
         fresh = self.path / f".{name}.{next(_numbers)}.tmp"
@@ -44,21 +45,21 @@ class Folder:
         self.write("nodes", *(node_object(node) for node in lab.nodes))
 
 
-def port(number: int, target: int, proto: str = "TCP", name: str = "", node_port: int = 0) -> Object:
+def port(number: int, target: int, proto: str = "TCP", name: str = "", node_port: int = 0) -> ApiObject:
     """One port of a Service; endpoint_slice reads the same dictionaries."""
-    made: Object = {"port": number, "targetPort": target, "protocol": proto}
+    made: ApiObject = {"port": number, "targetPort": target, "protocol": proto}
     return made | ({"name": name} if name else {}) | ({"nodePort": node_port} if node_port else {})
 
 
 def service(
     name: str,
-    ports: Sequence[Object],
+    ports: Sequence[ApiObject],
     cluster_ips: Sequence[str],
     *,
     type_: str = "ClusterIP",
     ingress: Sequence[str] = (),
     **spec: Any,
-) -> Object:
+) -> ApiObject:
     """Make a Service; further fields of its spec by their own names (externalTrafficPolicy="Local")."""
     families = ["IPv6" if ":" in address else "IPv4" for address in cluster_ips]
     fixed = {
@@ -75,7 +76,7 @@ def service(
     if type_ == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
         # As the API server would: one for each Service, which keeps it.
         fixed["healthCheckNodePort"] = _check_ports.setdefault(name, 32300 + len(_check_ports))
-    made: Object = {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(name), "spec": fixed | spec}
+    made: ApiObject = {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(name), "spec": fixed | spec}
     if ingress:
         addresses = [{"ip": address, "ipMode": "VIP"} for address in ingress]
         made["status"] = {"loadBalancer": {"ingress": addresses}}
@@ -84,12 +85,12 @@ def service(
 
 def endpoint_slice(
     service_name: str,
-    ports: Sequence[Object],
-    endpoints: Sequence[Object],
+    ports: Sequence[ApiObject],
+    endpoints: Sequence[ApiObject],
     *,
     family: int = 4,
     suffix: str = "",
-) -> Object:
+) -> ApiObject:
     """Make an EndpointSlice for a Service's ports, out of endpoint() dictionaries."""
     name = f"{service_name}-{suffix or f'ipv{family}'}"
     metadata = _metadata(name) | {"labels": {"kubernetes.io/service-name": service_name}}
@@ -104,15 +105,21 @@ def endpoint_slice(
     }
 
 
-def dual_slices(lab: Lab, name: str, ports: Sequence[Object], hosts: Iterable[Host]) -> list[Object]:
+def dual_slices(lab: Lab, name: str, ports: Sequence[ApiObject], hosts: Iterable[LabHost]) -> list[ApiObject]:
     """Make a slice for each family, with ready pods."""
     pods = list(hosts)
     return [endpoint_slice(name, ports, [endpoint(lab, pod, family=f) for pod in pods], family=f) for f in (4, 6)]
 
 
 def endpoint(
-    lab: Lab, host: Host, *, family: int = 4, ready: bool = True, serving: bool = True, terminating: bool = False
-) -> Object:
+    lab: Lab,
+    host: LabHost,
+    *,
+    family: int = 4,
+    ready: bool = True,
+    serving: bool = True,
+    terminating: bool = False,
+) -> ApiObject:
     """Make an endpoint out of a pod (or a node, for a pod in the host's network)."""
     node = host if host in lab.nodes else lab.node_of(host)
     return {
@@ -123,7 +130,7 @@ def endpoint(
     }
 
 
-def node_object(node: Node) -> Object:
+def node_object(node: LabNode) -> ApiObject:
     """Make the Node object of a lab's node."""
     cidrs = list(node.pod_cidrs)
     metadata = {"name": node.name, "uid": f"uid-{node.name}", "labels": {"kubernetes.io/hostname": node.name}}
@@ -138,5 +145,5 @@ def node_object(node: Node) -> Object:
     }
 
 
-def _metadata(name: str) -> Object:
+def _metadata(name: str) -> ApiObject:
     return {"name": name, "namespace": "default", "uid": f"uid-{name}"}

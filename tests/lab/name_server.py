@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 
 from tests.lab import netns
-from tests.lab.lab import Host
+from tests.lab.lab import LabHost
 
 HEADER = struct.Struct(">6H")
 A, CNAME, AAAA, IN = 1, 5, 28, 1
@@ -28,7 +28,7 @@ class NameServer:
         self.is_silent = False
 
     @contextlib.contextmanager
-    def serving(self, host: Host, *, only_tcp: bool = False) -> Iterator[None]:
+    def serving(self, host: LabHost, *, only_tcp: bool = False) -> Iterator[None]:
         sockets, threads = [], []
         for address in (host.ipv4, host.ipv6):
             udp, tcp = (_bound(host.netns, address, proto) for proto in ("udp", "tcp"))

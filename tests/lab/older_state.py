@@ -9,7 +9,7 @@ from __future__ import annotations
 import pathlib
 
 from tests.lab import netns
-from tests.lab.lab import Lab, Node
+from tests.lab.lab import Lab, LabNode
 
 FOLDER = pathlib.Path(__file__).with_name("older")
 # Every version so far has set these.
@@ -25,18 +25,18 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/rules.nft"))
 
 
-def tables(lab: Lab, node: Node) -> list[str]:
+def tables(lab: Lab, node: LabNode) -> list[str]:
     """Return the families and names of the node's tables that have our name."""
     lines = lab.run(node, ["nft", "list", "tables"]).splitlines()
     return [line.removeprefix("table ") for line in lines if line.endswith(" ipvsproxy")]
 
 
-def rules(lab: Lab, node: Node) -> str:
+def rules(lab: Lab, node: LabNode) -> str:
     """Return the listing of those tables."""
     return "".join(lab.run(node, ["nft", "-s", "list", "table", *table.split()]) for table in tables(lab, node))
 
 
-def record(lab: Lab, node: Node, folder: pathlib.Path) -> None:
+def record(lab: Lab, node: LabNode, folder: pathlib.Path) -> None:
     """Store what is there now."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rules.nft").write_text(rules(lab, node))
@@ -44,7 +44,7 @@ def record(lab: Lab, node: Node, folder: pathlib.Path) -> None:
     (folder / "links.ip").write_text("".join(f"{line}\n" for line in _links(lab, node)))
 
 
-def _links(lab: Lab, node: Node) -> list[str]:
+def _links(lab: Lab, node: LabNode) -> list[str]:
     lines = ["link add kube-ipvs0 type dummy"]
     for found in lab.run(node, ["ip", "-o", "address", "show", "dev", "kube-ipvs0"]).splitlines():
         address = found.split()[3]
@@ -56,7 +56,7 @@ def _links(lab: Lab, node: Node) -> list[str]:
     return lines
 
 
-def leave(lab: Lab, node: Node, name: str) -> None:
+def leave(lab: Lab, node: LabNode, name: str) -> None:
     """Put a stored state on the node."""
     folder = FOLDER / name
     netns.set_sysctls(node.netns, SETTINGS)

@@ -27,7 +27,7 @@ STARTED = {0, errno.EINPROGRESS}
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class ProbeQuestion:
     """Who asks what: a namespace, and an address, port and protocol; src binds the asking end."""
 
     netns: str
@@ -54,7 +54,7 @@ class Result:
 class Attempt:
     """One question under way: connect, send, wait for a line, or fail."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: ProbeQuestion) -> None:
         self.question = question
         self.result: Result | None = None
         self.began = time.monotonic()
@@ -138,7 +138,7 @@ def failure(error: OSError, seconds: float) -> Result:
     return Result(outcome, seconds=seconds, error=str(error))
 
 
-def probe_many(questions: Iterable[Question], timeout: float = DEFAULT_TIMEOUT) -> list[Result]:
+def probe_many(questions: Iterable[ProbeQuestion], timeout: float = DEFAULT_TIMEOUT) -> list[Result]:
     """Ask all questions at once; the results come in the same order."""
     attempts = [Attempt(question) for question in questions]
     with selectors.DefaultSelector() as selector:
@@ -173,10 +173,10 @@ def probe(
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Result:
     """Ask once from the namespace `asker`."""
-    return probe_many([Question(asker, address, port, proto, src)], timeout)[0]
+    return probe_many([ProbeQuestion(asker, address, port, proto, src)], timeout)[0]
 
 
-def spread(question: Question, times: int = 20, timeout: float = DEFAULT_TIMEOUT) -> collections.Counter[str]:
+def spread(question: ProbeQuestion, times: int = 20, timeout: float = DEFAULT_TIMEOUT) -> collections.Counter[str]:
     """Ask the same many times: how often each endpoint answered, or how often it was refused and so on."""
     results = probe_many([question] * times, timeout)
     return collections.Counter(result.name or result.outcome for result in results)
@@ -190,7 +190,7 @@ def sources(results: Sequence[Result]) -> set[str]:
 class Conversation:
     """A TCP or SCTP connection, or a connected UDP socket, that is kept open across changes."""
 
-    def __init__(self, question: Question, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, question: ProbeQuestion, timeout: float = DEFAULT_TIMEOUT) -> None:
         self.socket = netns.open_socket(question.netns, question.address, question.proto)
         self.socket.settimeout(timeout)
         try:

@@ -19,7 +19,7 @@ START_SECONDS = 120.0  # imports alone take many seconds under emulation
 STOP_SECONDS = 30.0
 
 
-class Proxy:
+class LabProxy:
     """One process, which may be stopped and started again."""
 
     def __init__(self, where: str, argv: Sequence[str], log: pathlib.Path) -> None:

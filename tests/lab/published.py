@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from tests.lab.cases import Case
 from tests.lab.lab import Lab
-from tests.lab.manifests import Folder, Object, dual_slices, port, service
+from tests.lab.manifests import ManifestFolder, dual_slices, port, service
+from tests.support.api_object import ApiObject
 
 PORTS = (port(80, 8080, "TCP", "t"), port(81, 8081, "UDP", "u"), port(82, 8082, "SCTP", "s"))
 TARGETS = {"tcp": 8080, "udp": 8081, "sctp": 8082}
@@ -26,7 +27,7 @@ def external(number: int, family: int) -> str:
     return f"198.51.100.{number}" if family == 4 else f"2001:db8:198::{number}"
 
 
-def published(name: str, number: int, ports: Sequence[Object], **spec: object) -> Object:
+def published(name: str, number: int, ports: Sequence[ApiObject], **spec: object) -> ApiObject:
     """Make a dual-stack Service with addresses of every kind, which follow from its number."""
     addresses = [[make(number, f) for f in (4, 6)] for make in (cluster_ip, balancer, external)]
     return service(
@@ -39,7 +40,7 @@ class PublishedServices:
 
     WEB, LOCAL, BOTH_LOCAL, INTERNAL, EMPTY, STICKY, RANGED = range(51, 58)
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab = lab
         self.folder = folder
 

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 from tests.lab import netns
 
 if TYPE_CHECKING:
-    from tests.lab.lab import Host
+    from tests.lab.lab import LabHost
 
 POLL_SECONDS = 0.2
 
 
-class Listener:
+class EndpointListener:
     """One endpoint: its sockets on both addresses of a host, and the connections they accepted."""
 
-    def __init__(self, owner: Responder, host: Host, port: int, proto: str, name: str) -> None:
+    def __init__(self, owner: Responder, host: LabHost, port: int, proto: str, name: str) -> None:
         self.host, self.port, self.proto, self.name = host, port, proto, name
         self.served = 0
         self.leaving = False
@@ -108,13 +108,13 @@ class Responder:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.selector = selectors.DefaultSelector()
-        self.listeners: list[Listener] = []
+        self.listeners: list[EndpointListener] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="responder", daemon=True)
 
-    def listen(self, host: Host, port: int, proto: str = "tcp", name: str | None = None) -> Listener:
+    def listen(self, host: LabHost, port: int, proto: str = "tcp", name: str | None = None) -> EndpointListener:
         """Serve a port of a host, under the host's name unless told otherwise."""
-        listener = Listener(self, host, port, proto, name or host.name)
+        listener = EndpointListener(self, host, port, proto, name or host.name)
         listener.start()
         self.listeners.append(listener)
         return listener

@@ -22,10 +22,11 @@ from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.ruleset.schema import ENDPOINTS, INTERNAL_ENDPOINTS
 from tests.lab import netns
-from tests.lab.lab import Host, Lab
-from tests.lab.manifests import Object, endpoint_slice, port, service
-from tests.lab.probe import Question
-from tests.lab.responder import Listener
+from tests.lab.lab import Lab, LabHost
+from tests.lab.manifests import endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion
+from tests.lab.responder import EndpointListener
+from tests.support.api_object import ApiObject
 
 TCP, UDP = port(80, 8080, "TCP", "http"), port(81, 8081, "UDP", "udp")
 NODE_PORTS = (31080, 31081)
@@ -43,15 +44,15 @@ Publish = Callable[..., object]
 
 
 @dataclasses.dataclass
-class Pod:
+class RollingPod:
     """One endpoint: where it runs, and how it is."""
 
-    host: Host
+    host: LabHost
     node: str
-    listeners: list[Listener] = dataclasses.field(default_factory=list)
+    listeners: list[EndpointListener] = dataclasses.field(default_factory=list)
     terminating: bool = False
 
-    def endpoint(self, family: int) -> Object:
+    def endpoint(self, family: int) -> ApiObject:
         return {
             "addresses": [self.host.address(family)],
             "conditions": {"ready": not self.terminating, "serving": True, "terminating": self.terminating},
@@ -59,11 +60,11 @@ class Pod:
         }
 
 
-def homes(lab: Lab) -> Iterator[tuple[Host, str]]:
+def homes(lab: Lab) -> Iterator[tuple[LabHost, str]]:
     """Addresses for pods, for ever: further ones of the lab's pods, node1 and node2 in turn."""
     for number, name in zip(itertools.count(), itertools.cycle(HOMES)):
         pod, last = lab.host(name), 1 + number // 2 % ADDRESSES_A_POD
-        host = Host(f"{name}.{last}", pod.netns, f"{pod.ipv4[:-1]}{last}", f"{pod.ipv6[:-1]}{last}")
+        host = LabHost(f"{name}.{last}", pod.netns, f"{pod.ipv4[:-1]}{last}", f"{pod.ipv6[:-1]}{last}")
         yield host, lab.node_of(pod).name
 
 
@@ -112,7 +113,7 @@ class Deployment:
         for old in list(self.pods):
             self.replace(old, surge=surge)
 
-    def replace(self, old: Pod, *, surge: bool = True) -> None:
+    def replace(self, old: RollingPod, *, surge: bool = True) -> None:
         if surge:
             self.pods.append(self._start())
             self.publish()
@@ -130,7 +131,7 @@ class Deployment:
             self.pods.append(self._start())
         self.publish()
 
-    def is_used(self, pod: Pod) -> bool:
+    def is_used(self, pod: RollingPod) -> bool:
         """Whether the node gives it new connections or datagrams."""
         addresses = {parse_ip(pod.host.ipv4), parse_ip(pod.host.ipv6)}
         by_ipvs = any(
@@ -145,7 +146,7 @@ class Deployment:
         for kind in (*ENDPOINTS.values(), *INTERNAL_ENDPOINTS.values()):
             yield from (to.address for to in self._rules.all(kind).values() if isinstance(to, FrontendKey))
 
-    def is_known(self, pod: Pod) -> bool:
+    def is_known(self, pod: RollingPod) -> bool:
         """Whether the node still has it at all, draining or not."""
         addresses = {parse_ip(pod.host.ipv4), parse_ip(pod.host.ipv6)}
         return any(d.address in addresses for state in self._ipvs.observe().values() for d in state.destinations)
@@ -154,10 +155,10 @@ class Deployment:
         """Wait until the node serves exactly the present endpoints."""
         self._wait(lambda: all(map(self.is_used, self.pods)), "not served")
 
-    def _start(self) -> Pod:
+    def _start(self) -> RollingPod:
         host, node = next(self._homes)
         listeners = [self._lab.responder.listen(host, 8080), self._lab.responder.listen(host, 8081, "udp")]
-        return Pod(host, node, listeners)
+        return RollingPod(host, node, listeners)
 
     def _wait(self, holds: Callable[[], bool], complaint: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -166,22 +167,22 @@ class Deployment:
             time.sleep(0.1)
 
 
-def ways(lab: Lab) -> Mapping[str, Question]:
+def ways(lab: Lab) -> Mapping[str, ProbeQuestion]:
     """The ways into the Service that are under load: outside client, pod and node, both families, TCP and UDP."""
     client, pod, node = lab.client.netns, lab.host("p12").netns, lab.nodes[0]
     return {
-        "client -> LoadBalancer": Question(client, BALANCERS[0], 80),
-        "client -> LoadBalancer IPv6": Question(client, BALANCERS[1], 80),
-        "client -> external IP": Question(client, EXTERNAL, 80),
-        "client -> NodePort": Question(client, node.ipv4, NODE_PORTS[0]),
-        "client -> LoadBalancer UDP": Question(client, BALANCERS[0], 81, "udp"),
-        "pod -> ClusterIP": Question(pod, CLUSTER_IPS[0], 80),
-        "pod -> ClusterIP IPv6": Question(pod, CLUSTER_IPS[1], 80),
-        "pod -> ClusterIP UDP": Question(pod, CLUSTER_IPS[0], 81, "udp"),
-        "node -> ClusterIP": Question(node.netns, CLUSTER_IPS[0], 80),
-        "node -> LoadBalancer": Question(node.netns, BALANCERS[0], 80),
+        "client -> LoadBalancer": ProbeQuestion(client, BALANCERS[0], 80),
+        "client -> LoadBalancer IPv6": ProbeQuestion(client, BALANCERS[1], 80),
+        "client -> external IP": ProbeQuestion(client, EXTERNAL, 80),
+        "client -> NodePort": ProbeQuestion(client, node.ipv4, NODE_PORTS[0]),
+        "client -> LoadBalancer UDP": ProbeQuestion(client, BALANCERS[0], 81, "udp"),
+        "pod -> ClusterIP": ProbeQuestion(pod, CLUSTER_IPS[0], 80),
+        "pod -> ClusterIP IPv6": ProbeQuestion(pod, CLUSTER_IPS[1], 80),
+        "pod -> ClusterIP UDP": ProbeQuestion(pod, CLUSTER_IPS[0], 81, "udp"),
+        "node -> ClusterIP": ProbeQuestion(node.netns, CLUSTER_IPS[0], 80),
+        "node -> LoadBalancer": ProbeQuestion(node.netns, BALANCERS[0], 80),
     }
 
 
-def only(found: Mapping[str, Question], names: Sequence[str]) -> dict[str, Question]:
+def only(found: Mapping[str, ProbeQuestion], names: Sequence[str]) -> dict[str, ProbeQuestion]:
     return {name: question for name, question in found.items() if any(part in name for part in names)}

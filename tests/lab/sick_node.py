@@ -26,11 +26,11 @@ from ipvsproxy.kernel.read import survey as kernel_survey
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.state import Destination, FrontendKey, ServerAttributes
 from tests.lab import netns
-from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Lab, Node
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
+from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Lab, LabNode
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
 from tests.lab.name_server import NameServer
 from tests.lab.probe import probe
-from tests.lab.proxy import Proxy
+from tests.lab.proxy import LabProxy
 from tests.lab.waiting import eventually
 
 TCP, NODE_PORT = 6, 31001
@@ -48,11 +48,11 @@ class DiagnosedNode:
     """A healthy node, its proxy, the name server of its cluster, and how doctor is called."""
 
     lab: Lab
-    node: Node
-    proxy: Proxy
+    node: LabNode
+    proxy: LabProxy
     names: NameServer
     config: Config
-    folder: Folder
+    folder: ManifestFolder
 
     def findings(self) -> list[Finding]:
         with netns.inside(self.node.netns):
@@ -63,7 +63,7 @@ class DiagnosedNode:
 
 
 @contextlib.contextmanager
-def healthy_node(lab: Lab, folder: Folder) -> Iterator[DiagnosedNode]:
+def healthy_node(lab: Lab, folder: ManifestFolder) -> Iterator[DiagnosedNode]:
     node = lab.nodes[0]
     describe(lab, folder)
     serve_pods(lab)
@@ -82,7 +82,7 @@ def serve_pods(lab: Lab) -> None:
         lab.responder.listen(lab.host(name), 8080)
 
 
-def describe(lab: Lab, folder: Folder) -> None:
+def describe(lab: Lab, folder: ManifestFolder) -> None:
     web, dns = [port(80, 8080, node_port=NODE_PORT)], [port(53, 53, "UDP", "dns")]
     pods = [endpoint(lab, lab.host(name)) for name in PODS]
     folder.write("web", service("web", web, [WEB], type_="NodePort"), endpoint_slice("web", web, pods))
@@ -125,14 +125,14 @@ def table(text: str) -> Callable[[DiagnosedNode], contextlib.AbstractContextMana
     return way
 
 
-def commands(breaking: str, mending: str) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
+def commands(breaking: str, repairing: str) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
     def way(diagnosed: DiagnosedNode) -> Iterator[None]:
         diagnosed.run(*breaking.split())
         try:
             yield
         finally:
-            diagnosed.run(*mending.split())
+            diagnosed.run(*repairing.split())
 
     return way
 
@@ -185,13 +185,13 @@ def chain_flushed(diagnosed: DiagnosedNode) -> Iterator[None]:
     diagnosed.run("nft", "-f", "-", stdin=saved)
 
 
-def ipvs(*steps: IpvsStep, mend: IpvsStep) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
+def ipvs(*steps: IpvsStep, repair: IpvsStep) -> Callable[[DiagnosedNode], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
     def way(diagnosed: DiagnosedNode) -> Iterator[None]:
         with netns.inside(diagnosed.node.netns), contextlib.closing(Ipvs()) as kernel:
             assert kernel.apply(steps) == []
             yield
-            assert kernel.apply([mend]) == []
+            assert kernel.apply([repair]) == []
 
     return way
 
@@ -336,14 +336,14 @@ WAYS = {
     "server-lost": (
         unrepaired(ipvs(
             IpvsStep(Verb.DEL_DEST, WEB_KEY, None, (POD,)),
-            mend=IpvsStep(Verb.NEW_DEST, WEB_KEY, None, (POD,)),
+            repair=IpvsStep(Verb.NEW_DEST, WEB_KEY, None, (POD,)),
         )),
         "drift", f"endpoint {POD} of {WEB}:80/TCP is missing",
     ),
     "scheduler-changed": (
         unrepaired(ipvs(
             IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes("wlc", 0, 0)),
-            mend=IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes("rr", 0, 0)),
+            repair=IpvsStep(Verb.SET_SERVICE, WEB_KEY, ServerAttributes("rr", 0, 0)),
         )),
         "drift", "is wlc, not rr",
     ),

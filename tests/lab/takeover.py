@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from ipvsproxy.base.names import REPLIES_COMMENT
 from ipvsproxy.plan.leftovers import is_leftover
 from tests.lab.kube_proxy_state import FOREIGN_SET, Served, leave_foreign
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, Node
-from tests.lab.manifests import Folder, endpoint, endpoint_slice, port, service
-from tests.lab.probe import Question, Result, probe, probe_many
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion, Result, probe, probe_many
 from tests.lab.waiting import eventually
 
 NODE_PORT = 31001
@@ -22,7 +22,7 @@ ARGUMENTS = [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=1s", f"--ipvs-exclude-cidr
 CLEANUP = [sys.executable, "-m", "ipvsproxy", "cleanup", f"--ipvs-exclude-cidrs={EXCLUDED}"]
 
 
-def serve(lab: Lab, manifests: Folder) -> tuple[Served, ...]:
+def serve(lab: Lab, manifests: ManifestFolder) -> tuple[Served, ...]:
     """Serve one Service of two endpoints to both families, in manifests and by its pods."""
     node, pods, ports = lab.nodes[0], (lab.host("p11"), lab.host("p21")), [port(80, 8080, node_port=NODE_PORT)]
     made = tuple(
@@ -46,7 +46,7 @@ def serve(lab: Lab, manifests: Folder) -> tuple[Served, ...]:
 
 
 @contextlib.contextmanager
-def others_node(lab: Lab) -> Iterator[Node]:
+def others_node(lab: Lab) -> Iterator[LabNode]:
     """Yield a node with what belongs to others, empty again afterwards."""
     node = lab.nodes[0]
     leave_foreign(lab, node)
@@ -57,7 +57,7 @@ def others_node(lab: Lab) -> Iterator[Node]:
         _emptied(lab, node)
 
 
-def _emptied(lab: Lab, node: Node) -> None:
+def _emptied(lab: Lab, node: LabNode) -> None:
     for proxy in lab.proxies:
         proxy.kill()
     lab.clean_nodes()
@@ -65,28 +65,28 @@ def _emptied(lab: Lab, node: Node) -> None:
     eventually(lambda: not lab.run(node, ["sh", "-c", "ipset destroy; ipset list -n"], check=False))
 
 
-def questions(lab: Lab, node: Node, served: tuple[Served, ...]) -> list[Question]:
+def questions(lab: Lab, node: LabNode, served: tuple[Served, ...]) -> list[ProbeQuestion]:
     """Every way in for outside clients and local pods, and the ClusterIP for the node itself."""
     asked = []
     for one in served:
         own, *_ = one.node_addresses
         ways = [(one.cluster_ip, 80), (one.balancer, 80), (own, one.node_port)]
-        asked += [Question(host.netns, *way) for host in (lab.client, lab.host("p12")) for way in ways]
-        asked.append(Question(node.netns, one.cluster_ip, 80))
+        asked += [ProbeQuestion(host.netns, *way) for host in (lab.client, lab.host("p12")) for way in ways]
+        asked.append(ProbeQuestion(node.netns, one.cluster_ip, 80))
     return asked
 
 
-def ask(asked: list[Question]) -> list[str]:
+def ask(asked: list[ProbeQuestion]) -> list[str]:
     """Return what became of the questions, each asked several times: `answered`, or who was let down."""
     return sorted({_outcome(q, r) for q, r in zip(asked * 4, probe_many(asked * 4), strict=True)})
 
 
-def _outcome(question: Question, result: Result) -> str:
+def _outcome(question: ProbeQuestion, result: Result) -> str:
     return result.outcome if result.outcome == "answered" else f"{question} {result.outcome}"
 
 
 @contextlib.contextmanager
-def asking(question: Question) -> Iterator[list[Result]]:
+def asking(question: ProbeQuestion) -> Iterator[list[Result]]:
     """Open new connections all the time, one after the other; yields what becomes of them."""
     results: list[Result] = []
     over = threading.Event()
@@ -104,25 +104,25 @@ def asking(question: Question) -> Iterator[list[Result]]:
         thread.join()
 
 
-def rules(lab: Lab, node: Node) -> list[str]:
+def rules(lab: Lab, node: LabNode) -> list[str]:
     """Everything that iptables shows, without counters and without our own rule."""
     lines = [line for tool in ("iptables", "ip6tables") for line in _saved(lab, node, tool)]
     return [line for line in lines if REPLIES_COMMENT not in line and not line.startswith("#")]
 
 
-def _saved(lab: Lab, node: Node, tool: str) -> list[str]:
+def _saved(lab: Lab, node: LabNode, tool: str) -> list[str]:
     text = lab.run(node, [f"{tool}-save"])
     ours = [line for line in text.splitlines() if "-A FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT" not in line]
     return [re.sub(r" \[\d+:\d+\]$", "", line) for line in ours]
 
 
-def leftovers(lab: Lab, node: Node) -> set[str]:
+def leftovers(lab: Lab, node: LabNode) -> set[str]:
     chains = {word for line in rules(lab, node) for word in re.split(r"[\s:]", line) if is_leftover(word)}
     tables = {line for line in lab.run(node, ["nft", "list", "tables"]).splitlines() if "kube-proxy" in line}
     return chains | tables | set(lab.run(node, ["ipset", "list", "-n"]).split()) - {FOREIGN_SET}
 
 
-def listings(lab: Lab, node: Node) -> dict[str, list[str]]:
+def listings(lab: Lab, node: LabNode) -> dict[str, list[str]]:
     """Everything of a node that an operator can list; chains of iptables with their rules, ours included."""
     commands = {
         "links": "ip -o link", "addresses": "ip -o address", "routes": "ip route show table all",

@@ -1,8 +1,8 @@
 """Run vagrant/tour.sh in the lab: build it, do with manifests what Kubernetes does, answer the script's requests.
 
-The script sends one line for each thing it wants done and reads the answer (vagrant/target-lab.sh). `Cluster` does
-what an API server and its controllers would: cluster IPs, node ports, EndpointSlices, and a name server. Proxies,
-pods' answers and all packets are real. The exit code is the script's.
+The script sends one line for each thing it wants done and reads the answer (vagrant/target-lab.sh).
+`ManifestCluster` does what an API server and its controllers would: cluster IPs, node ports, EndpointSlices, and
+a name server. Proxies, pods' answers and all packets are real. The exit code is the script's.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from ipvsproxy.kernel.read.netns import socket_in
 from ipvsproxy.probe.dns import resolve
 from tests.lab import netns
 from tests.lab.cases import TIMEOUT, TIMES, addresses_of
-from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Host, Lab
-from tests.lab.manifests import Folder, Object, endpoint, endpoint_slice, port, service
+from tests.lab.lab import CLUSTER_CIDRS, DEFAULT_PROXY_ARGS, Lab, LabHost
+from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
 from tests.lab.name_server import NameServer
-from tests.lab.probe import Question, probe_many
+from tests.lab.probe import ProbeQuestion, probe_many
+from tests.support.api_object import ApiObject
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TOUR = REPO / "vagrant/tour.sh"
@@ -39,23 +40,23 @@ POD_PORT = 8080
 PODS_OF_A_NODE = 4
 DNS_ADDRESS, API_ADDRESS = "10.96.0.10", "10.96.0.1"
 TENANT_LABEL = "ipvsproxy.io/tenant"
-# A node verifies so rarely that what the tour breaks stays broken until it is mended.
+# A node verifies so rarely that what the tour breaks stays broken until it is repaired.
 MORE_ARGS = ("--ipvs-sync-period=1h", f"--tenant-label={TENANT_LABEL}")
 PROXY_ARGS = (*DEFAULT_PROXY_ARGS, *MORE_ARGS)
 DOMAIN = "svc.cluster.local"
 API_NAME = f"kubernetes.default.{DOMAIN}"
 
 
-class Cluster:
+class ManifestCluster:
     """Manifests in, manifests out: what the proxies' folder holds is what an API server would serve.
 
     Services and pods are called NAMESPACE/NAME.
     """
 
-    def __init__(self, lab: Lab, folder: Folder, cleanup: contextlib.ExitStack) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder, cleanup: contextlib.ExitStack) -> None:
         self.lab, self.folder = lab, folder
-        self.pods: dict[str, tuple[Host, dict[str, str]]] = {}
-        self.services: dict[str, Object] = {}
+        self.pods: dict[str, tuple[LabHost, dict[str, str]]] = {}
+        self.services: dict[str, ApiObject] = {}
         self.names = NameServer({API_NAME: API_ADDRESS}, {})
         self._cleanup = cleanup
         self._numbers = iter(range(1, 255))
@@ -82,7 +83,7 @@ class Cluster:
         key = f"{tenant}-dns/tenant-dns-{tenant}"
         self._serve_dns(key, NameServer(mine, {}), self.lab.nodes[-1].pods[-1])
 
-    def _serve_dns(self, key: str, names: NameServer, host: Host) -> None:
+    def _serve_dns(self, key: str, names: NameServer, host: LabHost) -> None:
         self._cleanup.enter_context(names.serving(host))
         self._put_pod(f"{key}-1", host, {"dns": key.replace("/", ".")})
         ports = [port(53, 53, proto, proto.lower()) for proto in ("UDP", "TCP")]
@@ -94,7 +95,7 @@ class Cluster:
         self._put_service(made)
         self.write(key)
 
-    def apply(self, objects: Iterable[Object]) -> None:
+    def apply(self, objects: Iterable[ApiObject]) -> None:
         for made in objects:
             if made["kind"] == "Pod":
                 self._start_pod(made)
@@ -103,7 +104,7 @@ class Cluster:
         for key in self.services:
             self.write(key)
 
-    def _start_pod(self, pod: Object) -> None:
+    def _start_pod(self, pod: ApiObject) -> None:
         """Give it a host of its node that no other pod has; the last one is for a name server."""
         metadata = pod["metadata"]
         taken = {host.name for host, _ in self.pods.values()}
@@ -112,7 +113,7 @@ class Cluster:
         self.lab.responder.listen(free, POD_PORT, name=metadata["name"])
         self._put_pod(f"{metadata['namespace']}/{metadata['name']}", free, metadata["labels"])
 
-    def _put_pod(self, key: str, host: Host, labels: dict[str, str]) -> None:
+    def _put_pod(self, key: str, host: LabHost, labels: dict[str, str]) -> None:
         self.pods[key] = (host, labels)
         namespace, _, name = key.partition("/")
         ips = [{"ip": host.ipv4}, {"ip": host.ipv6}]
@@ -124,7 +125,7 @@ class Cluster:
         }  # fmt: skip
         self.folder.write(f"pod-{namespace}-{name}", made)
 
-    def _put_service(self, made: Object) -> None:
+    def _put_service(self, made: ApiObject) -> None:
         """Take the new spec, with what was allotted before or is allotted now."""
         metadata, spec = made["metadata"], made["spec"]
         key = f"{metadata['namespace']}/{metadata['name']}"
@@ -138,7 +139,7 @@ class Cluster:
             self.names.addresses[full] = spec["clusterIP"]
         self.services[key] = made
 
-    def _allot(self, spec: Object, before: Object) -> None:
+    def _allot(self, spec: ApiObject, before: ApiObject) -> None:
         number = next(self._numbers)
         families = [4, 6] if "DualStack" in spec.get("ipFamilyPolicy", "") else [4]
         fresh = [f"10.96.7.{number}" if family == 4 else f"fd00:10:96::7:{number}" for family in families]
@@ -168,14 +169,14 @@ class Cluster:
             piece["metadata"]["namespace"] = namespace
         self.folder.write(f"service-{namespace}-{name}", made, *slices)
 
-    def _chosen(self, made: Object) -> Iterator[Host]:
+    def _chosen(self, made: ApiObject) -> Iterator[LabHost]:
         """Yield the pods that a Service selects."""
         wanted, space = made["spec"].get("selector") or {}, made["metadata"]["namespace"]
         for key, (host, labels) in self.pods.items():
             if wanted and key.startswith(f"{space}/") and wanted.items() <= labels.items():
                 yield host
 
-    def host(self, name: str) -> Host:
+    def host(self, name: str) -> LabHost:
         found = self.pods.get(full_name(name))
         return found[0] if found else self.lab.host(name)
 
@@ -185,10 +186,10 @@ def full_name(name: str) -> str:
     return name if "/" in name else f"tour/{name}"
 
 
-class Answers:
+class TargetCommands:
     """One method for each word of vagrant/target-lab.sh; what they return is printed for the script."""
 
-    def __init__(self, lab: Lab, cluster: Cluster) -> None:
+    def __init__(self, lab: Lab, cluster: ManifestCluster) -> None:
         self.lab, self.cluster = lab, cluster
         self.status = 0
 
@@ -231,7 +232,7 @@ class Answers:
         return addresses_of(self.lab, self.cluster.host(name).name)
 
     def do_ask(self, name: str, address: str, number: str) -> Iterator[str]:
-        question = Question(self.cluster.host(name).netns, address, int(number))
+        question = ProbeQuestion(self.cluster.host(name).netns, address, int(number))
         for result in probe_many([question] * TIMES, TIMEOUT):
             yield f"{result.name} {result.seen_source}" if result.name else result.outcome
 
@@ -269,18 +270,18 @@ class Answers:
 
 
 @contextlib.contextmanager
-def answering(lab: Lab, folder: pathlib.Path) -> Iterator[Answers]:
+def answering(lab: Lab, folder: pathlib.Path) -> Iterator[TargetCommands]:
     """Proxies on both nodes and a name server on one; the lab itself, of PODS_OF_A_NODE, is the caller's."""
     with contextlib.ExitStack() as cleanup:
-        cluster = Cluster(lab, Folder(folder), cleanup)
+        cluster = ManifestCluster(lab, ManifestFolder(folder), cleanup)
         cluster.describe()
         proxies = [lab.proxy(node, folder, PROXY_ARGS, wait=False) for node in lab.nodes]
         for proxy in proxies:
             proxy.wait_for(messages.SYNCED)
-        yield Answers(lab, cluster)
+        yield TargetCommands(lab, cluster)
 
 
-def run_script(answers: Answers, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def run_script(answers: TargetCommands, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
     """Run the tour; folder is where the two of them meet."""
     requests, replies = folder / "requests", folder / "replies"
     os.mkfifo(requests)

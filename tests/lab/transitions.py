@@ -13,9 +13,10 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
-from tests.lab.lab import Host, Lab, Node
-from tests.lab.manifests import Folder, Object, endpoint_slice, port, service
-from tests.lab.probe import Question
+from tests.lab.lab import Lab, LabHost, LabNode
+from tests.lab.manifests import ManifestFolder, endpoint_slice, port, service
+from tests.lab.probe import ProbeQuestion
+from tests.support.api_object import ApiObject
 
 CLUSTER_IPS = ("10.96.8.1", "fd00:10:96::8:1")
 BALANCERS = ("203.0.113.81", "2001:db8:113::81")
@@ -40,14 +41,14 @@ class Web:
     affinity: str = "None"
     data_path: str = ""
 
-    def ports(self) -> list[Object]:
+    def ports(self) -> list[ApiObject]:
         tcp = port(self.port, self.target, "TCP", self.port_name)
         udp = port(self.port, self.target, "UDP", f"{self.port_name}-udp")
         if self.type != "ClusterIP":
             tcp["nodePort"] = udp["nodePort"] = self.node_port
         return [tcp, udp]
 
-    def service(self) -> Object:
+    def service(self) -> ApiObject:
         reachable = self.type != "ClusterIP" or self.external_ip
         policy: dict[str, Any] = {"externalTrafficPolicy": self.external_policy} if reachable else {}
         made = service(
@@ -60,14 +61,14 @@ class Web:
             made["metadata"]["annotations"] = {"ipvsproxy.io/data-path": self.data_path}
         return made
 
-    def slices(self, lab: Lab) -> list[Object]:
+    def slices(self, lab: Lab) -> list[ApiObject]:
         hosts = [lab.host(name) for name in self.pods.split()]
         return [
             endpoint_slice("web", self.ports(), [_endpoint(lab, host, family) for host in hosts], family=family)
             for family in (4, 6)
         ]
 
-    def ways(self, lab: Lab) -> dict[str, Question]:
+    def ways(self, lab: Lab) -> dict[str, ProbeQuestion]:
         """Every way in from everywhere, by a name that does not depend on ports."""
         node = lab.nodes[0]
         targets = {"ClusterIP": (CLUSTER_IPS[0], self.port), "ClusterIP of IPv6": (CLUSTER_IPS[1], self.port)}
@@ -82,7 +83,7 @@ class Web:
             targets["external IP"] = (EXTERNAL, self.port)
         askers = {"client": lab.client, "pod": lab.host("p12"), "node": node}
         tcp = {
-            f"{who} -> {way}": Question(asker.netns, *target)
+            f"{who} -> {way}": ProbeQuestion(asker.netns, *target)
             for who, asker in askers.items()
             for way, target in targets.items()
         }
@@ -94,8 +95,8 @@ def _has_udp(name: str) -> bool:
     return name in ("client -> LoadBalancer", "pod -> LoadBalancer", "pod -> ClusterIP")
 
 
-def _endpoint(lab: Lab, host: Host, family: int) -> Object:
-    node = host if isinstance(host, Node) else lab.node_of(host)
+def _endpoint(lab: Lab, host: LabHost, family: int) -> ApiObject:
+    node = host if isinstance(host, LabNode) else lab.node_of(host)
     conditions = {"ready": True, "serving": True, "terminating": False}
     return {"addresses": [host.address(family)], "conditions": conditions, "nodeName": node.name}
 
@@ -103,7 +104,7 @@ def _endpoint(lab: Lab, host: Host, family: int) -> Object:
 class Stage:
     """The lab with a proxy on node1 that follows a folder."""
 
-    def __init__(self, lab: Lab, folder: Folder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
         self.lab, self.folder, self.node = lab, folder, lab.nodes[0]
         with netns.inside(self.node.netns):
             self._ipvs = Ipvs()
@@ -147,5 +148,5 @@ class Stage:
         self.lab.run(self.node, ["ip", "-batch", "-"], "\n".join(lines) + "\n")
 
 
-def without(ways: dict[str, Question], parts: Sequence[str]) -> dict[str, Question]:
+def without(ways: dict[str, ProbeQuestion], parts: Sequence[str]) -> dict[str, ProbeQuestion]:
     return {name: question for name, question in ways.items() if not any(part in name for part in parts)}

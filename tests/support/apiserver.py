@@ -69,7 +69,7 @@ def status(code, reason, message, **details):
     }
 
 
-class Request:
+class ApiRequest:
     """What was asked: kind, whether it is a watch, the query and the headers."""
 
     def __init__(self, kind, query, headers):
@@ -80,7 +80,7 @@ class Request:
         return f"{'watch' if self.watch else 'list'} {self.kind} {self.query}"
 
 
-class Fault:
+class ApiFault:
     """A misfortune for the next `times` requests that fit."""
 
     def __init__(self, act, kind, watch, times):
@@ -117,7 +117,7 @@ class ApiServer:
     # Life
 
     def start(self):
-        self._http = _HttpServer(("127.0.0.1", self._port), _Handler)
+        self._http = _HttpServer(("127.0.0.1", self._port), _ApiHandler)
         self._http.api = self
         self._closing = False
         if self._tls:
@@ -250,7 +250,7 @@ class ApiServer:
             data = json.dumps(status(code, reason, f"planned {code}")).encode() if body is None else body
             handler.answer(code, data, headers or {})
 
-        self._faults.append(Fault(act, kind, watch, times))
+        self._faults.append(ApiFault(act, kind, watch, times))
 
     def cut(self, data, *, kind=None, watch=None, times=1, length=None):
         """Begin an answer with `data`, then cut the connection; `length` promises that many bytes."""
@@ -260,11 +260,11 @@ class ApiServer:
             handler.wfile.write(data if length else b"%x\r\n%s\r\n" % (len(data), data))
             handler.hang_up()
 
-        self._faults.append(Fault(act, kind, watch, times))
+        self._faults.append(ApiFault(act, kind, watch, times))
 
     def garble(self, data, *, kind=None, watch=None, times=1):
         """Answer 200 with nonsense."""
-        self._faults.append(Fault(lambda handler, _: handler.answer(200, data, {}), kind, watch, times))
+        self._faults.append(ApiFault(lambda handler, _: handler.answer(200, data, {}), kind, watch, times))
 
     def stall(self, *, kind=None, watch=None, times=1):
         """Accept requests and never answer."""
@@ -275,7 +275,7 @@ class ApiServer:
                 self._changed.wait_for(lambda: self._closing or generation != self._generation)
             handler.close_connection = True
 
-        self._faults.append(Fault(act, kind, watch, times))
+        self._faults.append(ApiFault(act, kind, watch, times))
 
     def compact(self):
         """Forget what happened until now: older versions and continue tokens are gone."""
@@ -438,7 +438,7 @@ class _HttpServer(ThreadingHTTPServer):
         pass  # connections that break are what this server is for
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ApiHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -457,7 +457,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         url = urlsplit(self.path)
         kind, api_version = PATHS.get(url.path, ("", ""))
-        request = Request(kind, dict(parse_qsl(url.query)), dict(self.headers))
+        request = ApiRequest(kind, dict(parse_qsl(url.query)), dict(self.headers))
         fault = api.fault_for(request)
         if fault:
             fault.act(self, request)
@@ -480,7 +480,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         found = EVENTS.fullmatch(self.path)
-        request = Request("Event", {}, dict(self.headers))
+        request = ApiRequest("Event", {}, dict(self.headers))
         fault = api.fault_for(request)
         if fault:
             fault.act(self, request)

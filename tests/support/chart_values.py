@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support.deploy_tools import Object, is_hook, render
+from tests.support.api_object import ApiObject
+from tests.support.deploy_tools import is_hook, render
 
 API_SERVER = {"apiServer": "https://control-plane.invalid:6443"}
 EVERYTHING = {
@@ -51,12 +52,12 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def installed(values: Object) -> list[Object]:
+def installed(values: ApiObject) -> list[ApiObject]:
     """Return the objects of a release, without hooks and tests."""
     return [item for item in render(values) if not is_hook(item)]
 
 
-def by_kind(objects: list[Object]) -> dict[str, Object]:
+def by_kind(objects: list[ApiObject]) -> dict[str, ApiObject]:
     found = {item["kind"]: item for item in objects}
     assert len(found) == len(objects)
     return found

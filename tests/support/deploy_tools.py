@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.api_object import ApiObject
+
 ROOT = pathlib.Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/ipvsproxy"
 PROMTOOL = ROOT / ".cache/promtool"
-
-Object = dict[str, Any]
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -32,28 +32,28 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def documents(text: str) -> list[Object]:
+def documents(text: str) -> list[ApiObject]:
     """Return the YAML documents of a text; a key given twice is an error."""
     return [found for found in yaml.load_all(text, StrictLoader) if found]
 
 
-def render(values: Object, namespace: str = "kube-system") -> list[Object]:
+def render(values: ApiObject, namespace: str = "kube-system") -> list[ApiObject]:
     """Return all objects that Helm makes of the chart, hooks and tests too. Raises helm_python.HelmError."""
     texts = _rendered(values, namespace)
     return [item for name, text in texts.items() if not name.endswith(".txt") for item in documents(text)]
 
 
-def notes(values: Object, namespace: str = "kube-system") -> str:
+def notes(values: ApiObject, namespace: str = "kube-system") -> str:
     """Return what Helm says after the chart was installed. Raises helm_python.HelmError."""
     return _rendered(values, namespace)["ipvsproxy/templates/NOTES.txt"]
 
 
-def _rendered(values: Object, namespace: str) -> dict[str, str]:
+def _rendered(values: ApiObject, namespace: str) -> dict[str, str]:
     with helm().Chart.load(CHART) as chart:
         return chart.render(values, name="ipvsproxy", namespace=namespace)
 
 
-def is_hook(item: Object) -> bool:
+def is_hook(item: ApiObject) -> bool:
     """Whether Helm keeps the object for an occasion of its own, instead of installing it."""
     return "helm.sh/hook" in item["metadata"].get("annotations", {})
 

@@ -11,12 +11,13 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
-Object = dict[str, Any]
+from tests.support.api_object import ApiObject
+
 # Kind, plural, and whether it lives in a namespace, by group and version.
 KINDS = {
     "v1": (("ServiceAccount", "serviceaccounts", True), ("ConfigMap", "configmaps", True), ("Pod", "pods", True)),
@@ -35,14 +36,14 @@ OBJECTS = re.compile(rf"{GROUP.pattern}(?:/namespaces/[^/]+)?/([a-z]+)(?:/([^/]+
 NO_OPENAPI = ("application/com.github.proto-openapi.spec.v2.v1.0+protobuf", b"")
 
 
-class Cluster:
+class HelmApiServer:
     """The server, for a `with` statement."""
 
     def __init__(self, *, well: bool = True) -> None:
         self.well = well
-        self.objects: dict[tuple[str, str], Object] = {}
+        self.objects: dict[tuple[str, str], ApiObject] = {}
         self.history: list[tuple[str, str, str]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _HelmHandler)
         self._server.daemon_threads = True
         self._server.cluster = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -73,7 +74,7 @@ class Cluster:
         """Return kind and name of each object that is there."""
         return {(KIND[plural], name) for plural, name in self.objects}
 
-    def put(self, plural: str, obj: Object) -> Object:
+    def put(self, plural: str, obj: ApiObject) -> ApiObject:
         name = obj["metadata"]["name"]
         made = (plural, name) not in self.objects
         obj["metadata"] |= {"uid": f"uid-{len(self.history)}", "resourceVersion": "1", "generation": 1}
@@ -81,13 +82,13 @@ class Cluster:
         self.history.append(("made" if made else "changed", KIND[plural], name))
         return obj
 
-    def delete(self, plural: str, name: str) -> Object | None:
+    def delete(self, plural: str, name: str) -> ApiObject | None:
         found = self.objects.pop((plural, name), None)
         if found:
             self.history.append(("deleted", KIND[plural], name))
         return found
 
-    def end_jobs(self) -> list[Object]:
+    def end_jobs(self) -> list[ApiObject]:
         """End all Jobs and return them."""
         found = [obj for (plural, _), obj in self.objects.items() if plural == "jobs"]
         kind, counted = ("Complete", "succeeded") if self.well else ("Failed", "failed")
@@ -98,7 +99,7 @@ class Cluster:
         return found
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _HelmHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -173,14 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
         _, plural, name = OBJECTS.fullmatch(urlsplit(self.path).path).groups()
         return plural, name
 
-    def body(self) -> Object:
+    def body(self) -> ApiObject:
         return yaml.safe_load(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
     def refuse(self, code: int, reason: str) -> None:
         text = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}
         self.say(code, text | {"message": f"{self.command} {self.path}"})
 
-    def say(self, code: int, body: Object) -> None:
+    def say(self, code: int, body: ApiObject) -> None:
         self.send(code, "application/json", json.dumps(body).encode())
 
     def send(self, code: int, kind: str, body: bytes) -> None:

@@ -18,6 +18,7 @@ from ipvsproxy.plan.planning_order import SLICE
 from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, ServerState, Vip, VipForm
 from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, destination, key, weighted
+from tests.support.clock import Clock
 from tests.support.memory_kernel import Killed, MemoryNode
 from tests.support.order import EXCLUDED, Guard
 from tests.support.random_objects import NODE_ADDRESS, faults, link_addresses, nodes, other_nodes, services, slices
@@ -41,15 +42,7 @@ SETTLING_SECONDS = 70
 DRAINING_SECONDS = 700
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-class LastWord(Report):
+class SyncOutcome(Report):
     """Remembers whether the last turn left anything undone."""
 
     def __init__(self):
@@ -65,11 +58,11 @@ class LastWord(Report):
         self.clean = not (sync.pending or sync.behind or sync.backlog or sync.unfinished)
 
 
-class Process:
+class ProxyRun:
     """One run of the proxy."""
 
     def __init__(self, node, objects, clock, **settings):
-        self.report = LastWord()
+        self.report = SyncOutcome()
         self.objects = objects
         self.inbox, self.beside = Inbox(), []
         self.loop = make_loop(
@@ -110,7 +103,7 @@ def cold(objects, others, **settings):
     """Return a node on which a proxy has just started, and its ledger."""
     node = MemoryNode(others)
     clock = Clock()
-    process = Process(node, objects, clock, **settings)
+    process = ProxyRun(node, objects, clock, **settings)
     process.list()
     # What comes first on an empty node may have held a frontend of an older Service for a moment.
     clock.now += 5
@@ -199,7 +192,7 @@ class History(RuleBasedStateMachine):
     def restart(self, mode=None):
         self.mode = mode or self.mode
         while True:
-            self.process = Process(self.node, self.objects, self.clock, vip_mode=self.mode, **self.limits)
+            self.process = ProxyRun(self.node, self.objects, self.clock, vip_mode=self.mode, **self.limits)
             self.process.loop._wanted._planning._turns.size = self.piece
             if self.piece == 1:
                 self.process.has_little_room()

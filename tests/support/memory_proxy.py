@@ -8,7 +8,7 @@ from tests.support.build import config, slice_of
 from tests.support.memory_kernel import MemoryNode
 
 
-class Refusals(Report):
+class RefusalRecorder(Report):
     """Writes down what Services do not get, with their names."""
 
     def __init__(self):

@@ -10,7 +10,8 @@ from ipvsproxy.config import VipMode
 from ipvsproxy.exchange.inbox import Changed, Kind, NodeAddressesChanged, Removed
 from ipvsproxy.plan import ledger
 from ipvsproxy.plan.model import Node, Service
-from tests.support.histories import Clock, Process
+from tests.support.clock import Clock
+from tests.support.histories import ProxyRun
 from tests.support.memory_kernel import MemoryNode
 from tests.support.random_objects import NODE_ADDRESS
 
@@ -26,7 +27,7 @@ class PlayedNode:
 
     def restart(self, mode):
         self.mode = mode
-        self.process = Process(self.node, self.objects, self.clock, vip_mode=mode, **self.limits)
+        self.process = ProxyRun(self.node, self.objects, self.clock, vip_mode=mode, **self.limits)
         self.process.list()
 
     def play(self, what, value):

@@ -9,7 +9,7 @@ import resource
 import signal
 import time
 
-NOT_HEEDED = re.compile(
+NOT_HONORED = re.compile(
     r"COLUMNS|LINES|NO_COLOR|FORCE_COLOR|CLICOLOR|CLICOLOR_FORCE|TTY_COMPATIBLE|TTY_INTERACTIVE"  # of a terminal
     r"|KUBECONFIG|KUBERNETES_.*"  # of a cluster
     # How Python runs programs: warnings, checks, modules, input and output.
@@ -24,7 +24,7 @@ def settle() -> None:
     """Make them the same everywhere, before the first test."""
     _heed_signals()
     _open_standard_input()
-    for name in [name for name in os.environ if NOT_HEEDED.fullmatch(name)]:
+    for name in [name for name in os.environ if NOT_HONORED.fullmatch(name)]:
         del os.environ[name]
     os.environ.update({"TZ": "UTC", "LC_ALL": "C.UTF-8", "TERM": "xterm"})
     os.environ.setdefault("HOME", "/")

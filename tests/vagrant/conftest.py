@@ -30,11 +30,11 @@ def vagrant() -> str:
 
 
 @pytest.fixture(scope="session")
-def node(vagrant: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[scratch.Machine]:
+def node(vagrant: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[scratch.ScratchDebian]:
     """A Debian on which the set-up of node1 has run once, packages and all."""
     _require("" if os.geteuid() == 0 else "not root")
     scratch.make_base()
-    machine = scratch.Machine(tmp_path_factory.mktemp("node"))
+    machine = scratch.ScratchDebian(tmp_path_factory.mktemp("node"))
     scripts = f"{scratch.PROVISION}/network.sh; {scratch.PROVISION}/node.sh"
     machine.first_output = machine.run(scripts, scratch.environment("node1"))
     machine.first_calls = machine.calls()

@@ -63,7 +63,7 @@ def make_base() -> None:
     subprocess.run([REPO / "tools/image-root", "--base", SUITE], check=True)
 
 
-class Machine:
+class ScratchDebian:
     """One such Debian; what a script leaves in it is there for the next."""
 
     def __init__(self, folder: pathlib.Path) -> None:

@@ -47,7 +47,7 @@ STAND_INS = {
 QUIET = {"sed", "sudo", "ssh", "vagrant"}
 
 
-class Cluster:
+class StandIns:
     """Stand-ins on the PATH, and what they were told."""
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -92,11 +92,11 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: pathlib.Path) -> Cluster:
-    return Cluster(tmp_path)
+def cluster(tmp_path: pathlib.Path) -> StandIns:
+    return StandIns(tmp_path)
 
 
-def told(cluster: Cluster, call: str) -> list[list[str]]:
+def told(cluster: StandIns, call: str) -> list[list[str]]:
     cluster.run(f"here=vagrant; . vagrant/target-cluster.sh; . vagrant/pods.sh; {call}")
     return cluster.calls()[1:]
 
@@ -137,17 +137,17 @@ CONFIG += ["--hostname-override=node2"]
         ("proxy node2 doctor tour/web", [*PROXY, "doctor", "tour/web", *CONFIG]),
     ],
 )  # fmt: skip
-def test_words_arrive_as_they_were_meant(cluster: Cluster, call: str, wanted: list[str]) -> None:
+def test_words_arrive_as_they_were_meant(cluster: StandIns, call: str, wanted: list[str]) -> None:
     assert told(cluster, call)[-1] == wanted
 
 
-def test_a_namespace_gets_the_label_of_its_tenant_if_it_has_one(cluster: Cluster) -> None:
+def test_a_namespace_gets_the_label_of_its_tenant_if_it_has_one(cluster: StandIns) -> None:
     label = ["kubectl", "label", "namespace", "tour-blue", "ipvsproxy.io/tenant=blue"]
     assert label in told(cluster, "namespace tour-blue blue")
     assert not [call for call in told(cluster, "namespace tour") if "label" in call]
 
 
-def overlay_of_tenant(cluster: Cluster) -> pathlib.Path:
+def overlay_of_tenant(cluster: StandIns) -> pathlib.Path:
     """Have the DNS of tenant blue made, and return the folder of its overlay."""
     source = cluster.folder / "ipvsproxy"
     source.mkdir()
@@ -159,7 +159,7 @@ def overlay_of_tenant(cluster: Cluster) -> pathlib.Path:
     return cluster.folder / "overlay/tenant-dns-blue"
 
 
-def test_the_dns_of_a_tenant_is_that_of_deploy_for_one_namespace(cluster: Cluster) -> None:
+def test_the_dns_of_a_tenant_is_that_of_deploy_for_one_namespace(cluster: StandIns) -> None:
     folder = overlay_of_tenant(cluster)
     assert (folder.parent / "tenant-dns/Corefile").is_file()
     space = yaml.safe_load((folder / "namespace.yaml").read_text())
@@ -171,7 +171,7 @@ def test_the_dns_of_a_tenant_is_that_of_deploy_for_one_namespace(cluster: Cluste
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl here")
-def test_kustomize_takes_the_overlay_of_a_tenant(cluster: Cluster) -> None:
+def test_kustomize_takes_the_overlay_of_a_tenant(cluster: StandIns) -> None:
     argv = ["kubectl", "kustomize", overlay_of_tenant(cluster)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     made = {item["kind"]: item for item in yaml.safe_load_all(done.stdout)}
@@ -185,12 +185,12 @@ def test_kustomize_takes_the_overlay_of_a_tenant(cluster: Cluster) -> None:
     )
 
 
-def test_manifests_arrive_on_standard_input(cluster: Cluster) -> None:
+def test_manifests_arrive_on_standard_input(cluster: StandIns) -> None:
     told(cluster, "printf 'a: {b: \"$c\"}\\n' | apply")
     assert (cluster.folder / "applied").read_text() == 'a: {b: "$c"}\n'
 
 
-def test_the_comparison_goes_through_all_modes_and_comes_back(cluster: Cluster) -> None:
+def test_the_comparison_goes_through_all_modes_and_comes_back(cluster: StandIns) -> None:
     said = cluster.run("vagrant/compare.sh", SERVICES="5", CHANGES="2")
     rows = [line.split() for line in said.splitlines()]
     assert [row[0] for row in rows] == ["mode", "ipvsproxy", "ipvs", "nftables"]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.vagrant import scratch
-from tests.vagrant.scratch import PROVISION, Machine, environment
+from tests.vagrant.scratch import PROVISION, ScratchDebian, environment
 
 # Packages are downloaded in between.
 pytestmark = pytest.mark.timeout(900)
@@ -26,11 +26,11 @@ ip link set lan up; ip link set lan-far up
 """
 
 
-def ready_calls(node: Machine) -> list[str]:
+def ready_calls(node: ScratchDebian) -> list[str]:
     return [call for call in node.first_calls if call.split()[0] in ("modprobe", "sysctl", "swapoff", "systemctl")]
 
 
-def test_a_node_gets_modules_settings_and_services(node: Machine) -> None:
+def test_a_node_gets_modules_settings_and_services(node: ScratchDebian) -> None:
     calls = ready_calls(node)
     assert "modprobe -a overlay br_netfilter ip_vs ip_vs_rr nf_conntrack nf_tables dummy" in calls
     assert "sysctl --quiet --load=/etc/sysctl.d/90-lab.conf" in calls
@@ -41,7 +41,7 @@ def test_a_node_gets_modules_settings_and_services(node: Machine) -> None:
     assert "\n# /dev/vda2 none swap" in node.read("etc/fstab")
 
 
-def test_packages_come_from_the_repository_of_the_minor_version(node: Machine) -> None:
+def test_packages_come_from_the_repository_of_the_minor_version(node: ScratchDebian) -> None:
     wanted = "deb [signed-by=/etc/apt/keyrings/kubernetes.asc] https://pkgs.k8s.io/core:/stable:/v1.34/deb/ /\n"
     assert node.read("etc/apt/sources.list.d/kubernetes.list") == wanted
     key = next(call for call in node.first_calls if call.startswith("curl"))
@@ -50,23 +50,23 @@ def test_packages_come_from_the_repository_of_the_minor_version(node: Machine) -
     assert set(held) == {"kubelet", "kubeadm", "kubectl"}
 
 
-def test_a_second_run_changes_nothing_and_needs_no_network(node: Machine) -> None:
+def test_a_second_run_changes_nothing_and_needs_no_network(node: ScratchDebian) -> None:
     said = node.run(f"{PROVISION}/network.sh; {PROVISION}/node.sh", environment("node1"), alone=True)
     assert "wrote" in node.first_output
     assert said.splitlines() == ["node1: ready for kubeadm v1.34.2"]
     assert not [call for call in node.calls() if ("containerd" in call and "restart" in call) or "curl" in call]
 
 
-def test_containerd_reads_its_configuration_as_it_was_meant(node: Machine) -> None:
+def test_containerd_reads_its_configuration_as_it_was_meant(node: ScratchDebian) -> None:
     effective = node.run("containerd --config /etc/containerd/config.toml config dump")
     lines = {line.strip() for line in effective.splitlines()}
     assert {"SystemdCgroup = true", 'bin_dir = "/usr/lib/cni"'} <= lines
     assert 'sandbox_image = "registry.k8s.io/pause:3.10.1"' in lines
 
 
-def test_kubernetes_from_1_36_on_gets_containerd_2_with_its_own_options(node: Machine) -> None:
+def test_kubernetes_from_1_36_on_gets_containerd_2_with_its_own_options(node: ScratchDebian) -> None:
     """containerd's archive is not asked: its package is empty, and what it has for a default is that of 2.1.9."""
-    newer = Machine(node.folder.parent / "newer")
+    newer = ScratchDebian(node.folder.parent / "newer")
     newer.install("containerd.io")
     newer.write("usr/share/containerd-2.toml", pathlib.Path(__file__).with_name("containerd-2.toml").read_text())
     newer.write("usr/local/sbin/containerd", "#!/bin/sh\ncat /usr/share/containerd-2.toml\n", 0o755)
@@ -82,7 +82,7 @@ def test_kubernetes_from_1_36_on_gets_containerd_2_with_its_own_options(node: Ma
     assert "no packages found" in newer.run("dpkg-query -W containerd 2>&1 || true")
 
 
-def test_an_option_that_containerd_does_not_have_is_an_error(node: Machine) -> None:
+def test_an_option_that_containerd_does_not_have_is_an_error(node: ScratchDebian) -> None:
     script = (
         f". {PROVISION}/lib.sh; containerd config default >/tmp/c; set_line /tmp/c NoSuchOption true || echo so"
     )
@@ -100,7 +100,7 @@ subprocess.run([f"/usr/lib/cni/{plugin['type']}"], env=env, input=config, text=T
 """
 
 
-def test_two_pods_of_a_node_are_on_the_bridge_with_both_families_and_hairpin(node: Machine) -> None:
+def test_two_pods_of_a_node_are_on_the_bridge_with_both_families_and_hairpin(node: ScratchDebian) -> None:
     node.write("tmp/add.py", CNI_ADD)
     script = """
     for pod in one two; do ip netns add $pod; python3 /tmp/add.py $pod >/dev/null; done
@@ -117,7 +117,7 @@ def test_two_pods_of_a_node_are_on_the_bridge_with_both_families_and_hairpin(nod
     assert said[4].startswith("default via fd00:10:244:1::1")
 
 
-def test_the_network_unit_gives_addresses_routes_and_a_way_out(node: Machine) -> None:
+def test_the_network_unit_gives_addresses_routes_and_a_way_out(node: ScratchDebian) -> None:
     env = environment("node1")
     assert "systemctl restart lab-network" in node.first_calls
     # As at each boot, twice, since Vagrant makes it run again.
@@ -138,8 +138,8 @@ def test_the_network_unit_gives_addresses_routes_and_a_way_out(node: Machine) ->
     assert 'oifname "wan" ip6 saddr fd00:10:244::/48 masquerade' in said
 
 
-def test_the_client_gets_routes_and_hides_no_one(node: Machine) -> None:
-    client = Machine(node.folder.parent / "client")
+def test_the_client_gets_routes_and_hides_no_one(node: ScratchDebian) -> None:
+    client = ScratchDebian(node.folder.parent / "client")
     env = environment("client")
     client.run(f"{PROVISION}/network.sh && {PROVISION}/client.sh", env)
     said = client.run(f"{LAN} lab-network; ip route; ip -6 route; nft list ruleset", env, alone=True)
@@ -149,7 +149,7 @@ def test_the_client_gets_routes_and_hides_no_one(node: Machine) -> None:
 
 
 @pytest.fixture(scope="module")
-def image(node: Machine) -> Machine:
+def image(node: ScratchDebian) -> ScratchDebian:
     """The image's files are those of `make image-root`; its own code is put in anew."""
     if not (scratch.REPO / ".cache/image/root.made").exists():
         pytest.skip("no files of the image: make image-root")
@@ -161,7 +161,7 @@ def image(node: Machine) -> Machine:
     return node
 
 
-def test_the_image_is_packed_from_the_tree_and_imported(image: Machine) -> None:
+def test_the_image_is_packed_from_the_tree_and_imported(image: ScratchDebian) -> None:
     tag = image.read("srv/lab/image.tag").strip()
     with tarfile.open(image.folder / "upper/srv/lab/image.tar") as archive:
         listed = json.load(archive.extractfile("manifest.json"))
@@ -174,7 +174,7 @@ def test_the_image_is_packed_from_the_tree_and_imported(image: Machine) -> None:
     assert "ctr -n k8s.io images import /srv/lab/image.tar" in image.calls()
 
 
-def test_the_image_works_and_its_tag_follows_the_code(image: Machine) -> None:
+def test_the_image_works_and_its_tag_follows_the_code(image: ScratchDebian) -> None:
     root = "/ipvsproxy/.cache/image/root"
     assert "ipvsproxy" in image.run(f"chroot {root} ipvsproxy version", alone=True)
     before = image.read("srv/lab/image.tag")
@@ -183,7 +183,7 @@ def test_the_image_works_and_its_tag_follows_the_code(image: Machine) -> None:
     assert image.run(f"tail -n 1 {root}/opt/ipvsproxy/lib/python3*/site-packages/nft/client.py") == "# more\n"
 
 
-def test_the_control_plane_is_made_once_and_without_kube_proxy(image: Machine) -> None:
+def test_the_control_plane_is_made_once_and_without_kube_proxy(image: ScratchDebian) -> None:
     env = environment("node1")
     for _ in range(2):
         image.run(f"{PROVISION}/control.sh", env, alone=True)
@@ -203,7 +203,7 @@ def test_the_control_plane_is_made_once_and_without_kube_proxy(image: Machine) -
     assert "kubectl apply --kustomize /etc/kubernetes/lab" in calls
 
 
-def test_the_daemon_set_is_that_of_deploy_with_what_this_cluster_needs(image: Machine) -> None:
+def test_the_daemon_set_is_that_of_deploy_with_what_this_cluster_needs(image: ScratchDebian) -> None:
     folder = image.folder / "upper/etc/kubernetes/lab"
     overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert overlay["images"][0]["newTag"] == image.read("srv/lab/image.tag").strip()
@@ -218,7 +218,7 @@ def test_the_daemon_set_is_that_of_deploy_with_what_this_cluster_needs(image: Ma
     assert server == "https://192.168.56.11:6443"
 
 
-def test_a_worker_fetches_the_image_and_joins_once(image: Machine) -> None:
+def test_a_worker_fetches_the_image_and_joins_once(image: ScratchDebian) -> None:
     env = environment("node2")
     unit = image.read("etc/systemd/system/lab-files.service")
     serve = next(line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStart="))
@@ -240,14 +240,14 @@ def test_a_worker_fetches_the_image_and_joins_once(image: Machine) -> None:
     assert join["nodeRegistration"]["kubeletExtraArgs"][0]["value"] == "192.168.56.12,fd00:56::12"
 
 
-def test_a_worker_without_a_control_plane_reports_it(node: Machine) -> None:
+def test_a_worker_without_a_control_plane_reports_it(node: ScratchDebian) -> None:
     script = f"sed -i 's/--retry 30/--retry 0/' {PROVISION}/worker.sh; {PROVISION}/worker.sh || echo failed"
     said = node.run(script, environment("node2"), alone=True)
     assert "node1 does not answer: is it up?" in said
     assert said.endswith("failed\n")
 
 
-def test_kustomize_takes_the_overlay(image: Machine) -> None:
+def test_kustomize_takes_the_overlay(image: ScratchDebian) -> None:
     kubectl = "/usr/bin/kubectl"
     try:
         done = subprocess.run(
@@ -269,14 +269,14 @@ def test_kustomize_takes_the_overlay(image: Machine) -> None:
     assert [each["args"][-1] for each in (*pod["initContainers"], *pod["containers"])] == [mounted] * 2
 
 
-def test_what_was_kept_makes_another_node_without_network(image: Machine) -> None:
+def test_what_was_kept_makes_another_node_without_network(image: ScratchDebian) -> None:
     kept = image.folder.parent / "kept.tar"
     image.run(
         f"{PROVISION}/pack.sh >/var/tmp/kept.tar 2>/var/tmp/said || (cat /var/tmp/said; false)",
         environment("node1"),
     )
     (image.folder / "upper/var/tmp/kept.tar").rename(kept)
-    other = Machine(image.folder.parent / "other")
+    other = ScratchDebian(image.folder.parent / "other")
     cache = other.folder / "upper/var/cache/lab"
     cache.mkdir(parents=True)
     subprocess.run(["tar", "-x", "-f", kept, "-C", cache], check=True)

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from tests.bench.dataplane.results import Results
-from tests.bench.dataplane.rows import Row, floor_of
+from tests.bench.dataplane.rows import PriceRow, floor_of
 
 FILE = pathlib.Path(__file__).with_name("budget.json")
 TOLERANCE = 0.01
@@ -13,7 +13,7 @@ TOLERANCE = 0.01
 def read(path=None):
     content = json.loads((path or FILE).read_text())
     counts = {
-        Row(int(services), name, kind, peer): count
+        PriceRow(int(services), name, kind, peer): count
         for services, paths in content["counts"].items()
         for name, kinds in paths.items()
         for kind, peers in kinds.items()

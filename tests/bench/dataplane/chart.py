@@ -5,7 +5,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot as plt
 
-from tests.bench.dataplane.rows import IPVS, NO_SERVICE, PATHS, Row, floor_of
+from tests.bench.dataplane.rows import IPVS, NO_SERVICE, PATHS, PriceRow, floor_of
 from tests.bench.dataplane.table import KIND_NAMES
 
 KINDS = ("connection", "tcp")
@@ -38,7 +38,7 @@ def _panel(axis, results, services, kind):
     for peer, (marker, colour) in STYLES.items():
         places = {}
         for place, name in enumerate(names):
-            row = Row(services, name, kind, peer)
+            row = PriceRow(services, name, kind, peer)
             if row in results.counts and floor_of(row) in results.counts:
                 places[place] = results.counts[row] / results.counts[floor_of(row)]
         if places:

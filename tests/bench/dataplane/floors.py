@@ -38,7 +38,7 @@ table inet floor {{
 """
 
 
-class Conntrack:
+class BareConntrack:
     """Connection tracking because of one rule, which never matches."""
 
     name = NO_SERVICE
@@ -64,7 +64,7 @@ class Conntrack:
         return False
 
 
-class BareIpvs(Conntrack):
+class BareIpvs(BareConntrack):
     """Virtual servers and VIPs for as many Services, and the least masquerading with which replies find back."""
 
     name = IPVS

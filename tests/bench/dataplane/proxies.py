@@ -12,7 +12,7 @@ from tests.bench.dataplane import objects
 from tests.bench.dataplane.rows import AUTO, OF_TENANT, OURS, PORT, TENANTS
 from tests.lab import netns
 from tests.lab.lab import CLUSTER_CIDRS
-from tests.lab.proxy import Proxy
+from tests.lab.proxy import LabProxy
 from tests.support.apiserver import ApiServer
 
 LAST_WORDS = 3000
@@ -55,7 +55,7 @@ class Started:
     def _run(self, argv):
         node = self._lab.nodes[0]
         words = [*argv, f"--hostname-override={node.name}"]
-        self._proxy = Proxy(node.netns, words, self._folder / "log")
+        self._proxy = LabProxy(node.netns, words, self._folder / "log")
         self._proxy.start()
 
 
@@ -116,7 +116,7 @@ class OursOfOneTenant(OursWithTenants):
     name, tenant = OF_TENANT, "blue"
 
 
-class KubeProxy(Started):
+class KubeProxyPeer(Started):
     """A kube-proxy binary in one of its modes, which follows the suite's API server."""
 
     def __init__(self, lab, folder, binary, mode):
@@ -171,10 +171,10 @@ def idle():
 
 def peers(names, kube_proxy):
     """Return what makes each of the named peers, by name, given a lab and a folder."""
-    from tests.bench.dataplane.floors import BareIpvs, Conntrack
+    from tests.bench.dataplane.floors import BareConntrack, BareIpvs
 
     makers = {
-        Conntrack.name: lambda lab, _: Conntrack(lab),
+        BareConntrack.name: lambda lab, _: BareConntrack(lab),
         BareIpvs.name: lambda lab, _: BareIpvs(lab),
         OURS: Ours,
         AUTO: OursByShortPath,
@@ -182,5 +182,5 @@ def peers(names, kube_proxy):
         OF_TENANT: OursOfOneTenant,
     }
     for mode in MODES if kube_proxy else ():
-        makers[f"kube-proxy {mode}"] = partial(KubeProxy, binary=kube_proxy, mode=mode)
+        makers[f"kube-proxy {mode}"] = partial(KubeProxyPeer, binary=kube_proxy, mode=mode)
     return {name: makers[name] for name in names}

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from tests.bench.dataplane.rows import Row
+from tests.bench.dataplane.rows import PriceRow
 
 FIGURE = "p10"
 """What counts of a row: a round trip during which the machine had nothing else to do.
@@ -18,7 +18,7 @@ class Results:
     """Instructions of one round trip for each row, and what they were counted with."""
 
     surroundings: dict[str, str]
-    counts: dict[Row, int]
+    counts: dict[PriceRow, int]
 
 
 def parse(lines):
@@ -38,5 +38,5 @@ def parse(lines):
                 )
             found.surroundings = value
         else:
-            found.counts[Row(value["services"], value["path"], value["kind"], value["peer"])] = value[FIGURE]
+            found.counts[PriceRow(value["services"], value["path"], value["kind"], value["peer"])] = value[FIGURE]
     return found

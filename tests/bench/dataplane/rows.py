@@ -21,7 +21,7 @@ TENANTS, OF_TENANT = "ipvsproxy tenants", "ipvsproxy own tenant"
 
 
 @dataclasses.dataclass(frozen=True)
-class Path:
+class LabPath:
     """From a host of the lab to an address; an address that names a host is that host's own."""
 
     name: str
@@ -40,24 +40,24 @@ class Path:
 
 ALL_KINDS = tuple(KINDS)
 PATHS = (
-    Path("pod to pod", POD, ENDPOINT, ENDPOINT_PORT, NO_SERVICE, kinds=ALL_KINDS),
-    Path("client to pod", CLIENT, ENDPOINT, ENDPOINT_PORT, NO_SERVICE),
-    Path("pod to ClusterIP", POD, CLUSTER_IP, PORT, IPVS, kinds=ALL_KINDS),
-    Path("node to ClusterIP", NODE, CLUSTER_IP, PORT, IPVS, kinds=ALL_KINDS),
-    Path("client to NodePort", CLIENT, NODE, NODE_PORT, IPVS, kinds=ALL_KINDS),
-    Path("client to load balancer", CLIENT, BALANCED, BALANCER_PORT, IPVS),
-    Path("pod to pod, IPv6", POD, ENDPOINT, ENDPOINT_PORT, NO_SERVICE, 6),
-    Path("pod to ClusterIP, IPv6", POD, CLUSTER_IP6, PORT, IPVS, 6, kinds=ALL_KINDS),
-    Path("client to NodePort, IPv6", CLIENT, NODE, NODE_PORT, IPVS, 6),
+    LabPath("pod to pod", POD, ENDPOINT, ENDPOINT_PORT, NO_SERVICE, kinds=ALL_KINDS),
+    LabPath("client to pod", CLIENT, ENDPOINT, ENDPOINT_PORT, NO_SERVICE),
+    LabPath("pod to ClusterIP", POD, CLUSTER_IP, PORT, IPVS, kinds=ALL_KINDS),
+    LabPath("node to ClusterIP", NODE, CLUSTER_IP, PORT, IPVS, kinds=ALL_KINDS),
+    LabPath("client to NodePort", CLIENT, NODE, NODE_PORT, IPVS, kinds=ALL_KINDS),
+    LabPath("client to load balancer", CLIENT, BALANCED, BALANCER_PORT, IPVS),
+    LabPath("pod to pod, IPv6", POD, ENDPOINT, ENDPOINT_PORT, NO_SERVICE, 6),
+    LabPath("pod to ClusterIP, IPv6", POD, CLUSTER_IP6, PORT, IPVS, 6, kinds=ALL_KINDS),
+    LabPath("client to NodePort, IPv6", CLIENT, NODE, NODE_PORT, IPVS, 6),
     # Once there are Services with source ranges and with a Local policy, too.
-    Path("client to load balancer with ranges", CLIENT, RANGED, BALANCER_PORT, IPVS, grown=True),
-    Path("client to load balancer, Local", CLIENT, LOCAL, LOCAL_PORT, IPVS, grown=True),
-    Path("pod to load balancer, Local", POD, LOCAL, LOCAL_PORT, IPVS, grown=True),
-    Path(
+    LabPath("client to load balancer with ranges", CLIENT, RANGED, BALANCER_PORT, IPVS, grown=True),
+    LabPath("client to load balancer, Local", CLIENT, LOCAL, LOCAL_PORT, IPVS, grown=True),
+    LabPath("pod to load balancer, Local", POD, LOCAL, LOCAL_PORT, IPVS, grown=True),
+    LabPath(
         "pod to pod, beside ranges and Local", POD, ENDPOINT, ENDPOINT_PORT, NO_SERVICE,
         grown=True, kinds=ALL_KINDS,
     ),
-    Path(
+    LabPath(
         "pod to ClusterIP, beside ranges and Local", POD, CLUSTER_IP, PORT, IPVS,
         grown=True, kinds=ALL_KINDS,
     ),
@@ -65,7 +65,7 @@ PATHS = (
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Row:
+class PriceRow:
     """One figure: the instructions of one kind of round trip on a path, of one peer."""
 
     services: int
@@ -84,10 +84,10 @@ def floor_of(row):
 
 
 _PROXIES = frozenset(
-    [Row(10, path.name, kind, peer) for path in PATHS for kind in path.kinds for peer in (OURS, AUTO)]
-    + [Row(1_000, path.name, kind, OURS) for path in PATHS[:3] for kind in path.kinds]
+    [PriceRow(10, path.name, kind, peer) for path in PATHS for kind in path.kinds for peer in (OURS, AUTO)]
+    + [PriceRow(1_000, path.name, kind, OURS) for path in PATHS[:3] for kind in path.kinds]
     + [
-        Row(10, path.name, kind, peer)
+        PriceRow(10, path.name, kind, peer)
         for path in PATHS
         if (path.source, path.port, path.grown) == (POD, PORT, False)
         for kind in path.kinds

@@ -1,6 +1,6 @@
 """Counts as tables in Markdown: what each peer costs, and ratios."""
 
-from tests.bench.dataplane.rows import IPVS, NO_SERVICE, OURS, PATHS, Row, floor_of
+from tests.bench.dataplane.rows import IPVS, NO_SERVICE, OURS, PATHS, PriceRow, floor_of
 
 KIND_NAMES = {"connection": "connect, ask, close", "tcp": "TCP on an open connection", "udp": "UDP"}
 
@@ -18,13 +18,13 @@ def _table(results, services):
     lines = [f"{services:,} Services, thousands of instructions", "", _line(heads), _line(["---"] * len(heads))]
     for path in PATHS:
         for kind in path.kinds:
-            row = Row(services, path.name, kind, OURS)
+            row = PriceRow(services, path.name, kind, OURS)
             lines += _row(results, row, proxies, theirs)
     return "\n".join(lines)
 
 
 def _row(results, row, proxies, theirs):
-    counts = {name: results.counts.get(Row(row.services, row.path, row.kind, name)) for name in proxies}
+    counts = {name: results.counts.get(PriceRow(row.services, row.path, row.kind, name)) for name in proxies}
     floor = results.counts.get(floor_of(row))
     if not any(counts.values()):
         return []

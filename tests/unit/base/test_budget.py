@@ -1,18 +1,12 @@
 import pytest
 
 from ipvsproxy.base.budget import Budget, Rate, namespace_of
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(100.0)
 
 
 def taken(budget, namespace, count=100):

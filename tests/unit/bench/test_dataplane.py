@@ -21,14 +21,14 @@ from tests.bench.dataplane.rows import (
     PATHS,
     TENANTS,
     WATCHED,
-    Row,
+    PriceRow,
     floor_of,
 )
 from tests.bench.dataplane.table import tables
 from tests.lab.lab import Lab
 
 HERE, ELSEWHERE = {"kernel": "6.1.0-50-amd64", "nft": "1.0.6"}, {"kernel": "6.12.1-amd64", "nft": "1.1.3"}
-ROW = Row(10, "pod to ClusterIP", "tcp", OURS)
+ROW = PriceRow(10, "pod to ClusterIP", "tcp", OURS)
 FLOOR = dataclasses.replace(ROW, peer=IPVS)
 
 

@@ -14,7 +14,7 @@ def nodes(monkeypatch):
     """The nodes that a run makes, with the steps that they were asked to carry out, call by call."""
     made = []
 
-    class Recorded(instructions.Node):
+    class Recorded(instructions.MeasuredNode):
         def __init__(self, *given):
             super().__init__(*given)
             self.calls = []
@@ -23,7 +23,7 @@ def nodes(monkeypatch):
             ipvs.apply = lambda steps: self.calls.append(steps) or carry_out(steps)
             made.append(self)
 
-    monkeypatch.setattr(instructions, "Node", Recorded)
+    monkeypatch.setattr(instructions, "MeasuredNode", Recorded)
     return made
 
 

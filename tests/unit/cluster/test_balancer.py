@@ -82,6 +82,6 @@ def test_packets_are_marked_for_a_node_and_without_one_dropped():
 
 def test_an_answer_of_a_health_check_counts_at_once_and_silence_the_third_time():
     answers = iter([True, None, None, True, None, None, None, False, True, False])
-    health = balancer.Health(lambda *_: next(answers))
+    health = balancer.HealthProbes(lambda *_: next(answers))
     said = [health("172.31.0.11", 30999) for _ in range(10)]
     assert said == [True, True, True, True, True, True, None, False, True, False]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster import __main__ as program
 from tests.cluster import binaries, e2e, images
-from tests.cluster.binaries import Missing
+from tests.cluster.binaries import BinaryMissing
 
 
 def fill(folder: pathlib.Path, *names: str) -> pathlib.Path:
@@ -45,7 +45,7 @@ def test_a_folder_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[st
 def test_all_programs_that_are_missing_are_named_at_once(tmp_path: pathlib.Path):
     fill(tmp_path, "kubectl", "kubelet", "kube-scheduler")
     (tmp_path / "kube-apiserver").write_text("not executable")
-    with pytest.raises(Missing, match=r"lacks kube-apiserver, kube-controller-manager \(docs/cluster.md\)"):
+    with pytest.raises(BinaryMissing, match=r"lacks kube-apiserver, kube-controller-manager \(docs/cluster.md\)"):
         binaries.open_folder(str(tmp_path))
 
 
@@ -54,7 +54,7 @@ def test_a_complete_folder_has_paths_and_a_version(tmp_path: pathlib.Path):
     assert kube["kubelet"] == tmp_path / "kubelet"
     assert kube.version() == "v1.36.2"
     assert not kube.has("coredns")
-    with pytest.raises(Missing, match=r"has no program e2e\.test"):
+    with pytest.raises(BinaryMissing, match=r"has no program e2e\.test"):
         kube["e2e.test"]
 
 
@@ -69,5 +69,5 @@ def test_an_archive_of_images_names_its_images(tmp_path: pathlib.Path):
 
 def test_a_file_that_is_no_archive_of_images_is_named(tmp_path: pathlib.Path):
     (tmp_path / "pause.tar").write_text("nonsense")
-    with pytest.raises(Missing, match=r"pause.tar is no image archive as docker writes it"):
+    with pytest.raises(BinaryMissing, match=r"pause.tar is no image archive as docker writes it"):
         images.tags(tmp_path / "pause.tar")

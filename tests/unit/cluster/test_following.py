@@ -9,7 +9,7 @@ from typing import Any
 from tests.cluster.following import Follower
 
 
-class Answer:
+class ChunkedReply:
     """Of the API server, in pieces that end anywhere."""
 
     def __init__(self, data: bytes) -> None:
@@ -31,9 +31,9 @@ def test_objects_are_those_of_the_list_and_what_events_made_of_them():
     lines = [json.dumps({"type": kind, "object": each}).encode() + b"\n" for kind, each in events]
     asked = []
 
-    def list_all(**words: Any) -> Answer:
+    def list_all(**words: Any) -> ChunkedReply:
         asked.append(words)
-        return Answer(b"".join(lines) if words.get("watch") else json.dumps(items).encode())
+        return ChunkedReply(b"".join(lines) if words.get("watch") else json.dumps(items).encode())
 
     follower = Follower(list_all)
     follower._follow()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.cluster import control_plane, images, network, node_files, nodes, proxies
-from tests.cluster.binaries import Kube, Missing
+from tests.cluster.binaries import BinaryMissing, Kube
 from tests.cluster.place import (
     API_IP,
     BALANCER_CIDR,
@@ -109,7 +109,7 @@ def test_the_api_server_serves_both_families():
     cluster, kube = Cluster("lab"), Kube(pathlib.Path("/bin"))
     argv = [str(word) for word in control_plane.etcd(cluster)]
     assert str(cluster.folder / "etcd") in argv
-    with pytest.raises(Missing, match="has no program kube-apiserver"):
+    with pytest.raises(BinaryMissing, match="has no program kube-apiserver"):
         control_plane.apiserver(cluster, kube)
 
 
@@ -131,7 +131,7 @@ def test_an_older_version_has_its_own_manifests_and_the_files_of_its_own_image(
     assert (proxies.kustomization(tmp_path, source).parent / "base/of-the-older.yaml").exists()
     monkeypatch.setenv("IPVSPROXY_OLDER", f"{source} --some-flag")
     assert images.older() == source
-    with pytest.raises(Missing, match=f"there are no files of the image in {source}: make image-root"):
+    with pytest.raises(BinaryMissing, match=f"there are no files of the image in {source}: make image-root"):
         images.image_made(source)
 
 
@@ -147,5 +147,5 @@ def test_kube_proxy_is_installed_as_by_kubeadm_in_the_mode_that_is_asked_for():
 def test_a_mode_that_kube_proxy_has_not_is_refused(tmp_path: pathlib.Path):
     (tmp_path / "kube-proxy").write_text("")
     (tmp_path / "kube-proxy").chmod(0o755)
-    with pytest.raises(Missing, match="MODE must be one of ipvs, iptables, nftables: 'userspace'"):
+    with pytest.raises(BinaryMissing, match="MODE must be one of ipvs, iptables, nftables: 'userspace'"):
         proxies.check(Kube(tmp_path), "kube-proxy", "userspace")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster import results
 from tests.cluster.left_out import LEFT_OUT, left_out
-from tests.cluster.results import Run, Spec
+from tests.cluster.results import Spec, SpecRun
 
 JUNIT = """<?xml version="1.0" encoding="UTF-8"?>
 <testsuites><testsuite name="e2e">
@@ -29,7 +29,7 @@ JUNIT = """<?xml version="1.0" encoding="UTF-8"?>
 BASIC = "Services should serve a basic endpoint from pods [Conformance]"
 DNS = "DNS should provide DNS for the cluster [Conformance]"
 THREE = "Services should use three nodes"
-TODAY = Run("ipvsproxy", "v1.36.2", "2026-11-29")
+TODAY = SpecRun("ipvsproxy", "v1.36.2", "2026-11-29")
 
 
 def test_what_ran_failed_or_skipped_itself_is_read_and_nothing_else():
@@ -47,8 +47,8 @@ def test_a_summary_counts_and_names_failures():
 def test_the_newest_result_of_a_spec_counts_for_each_proxy_a_failure_as_well(tmp_path: pathlib.Path):
     path = tmp_path / "kept.json"
     results.keep([Spec(DNS, "passed", 3)], TODAY, path)
-    results.keep([Spec(DNS, "passed", 4)], Run("kube-proxy ipvs", "v1.36.2", "2026-11-29"), path)
-    results.keep([Spec(DNS, "failed", 600, "timed out")], Run("ipvsproxy", "v1.36.3", "2026-11-30"), path)
+    results.keep([Spec(DNS, "passed", 4)], SpecRun("kube-proxy ipvs", "v1.36.2", "2026-11-29"), path)
+    results.keep([Spec(DNS, "failed", 600, "timed out")], SpecRun("ipvsproxy", "v1.36.3", "2026-11-30"), path)
     kept = results.load(path)
     assert kept["ipvsproxy"][DNS] == {
         "status": "failed",
@@ -79,7 +79,7 @@ def test_the_group_of_a_spec_is_what_upstream_describes(name: str, group: str):
 def test_the_table_has_a_column_for_each_proxy_ours_first_and_lists_failures_and_skips(tmp_path: pathlib.Path):
     path = tmp_path / "kept.json"
     results.keep(results.read(JUNIT), TODAY, path)
-    results.keep([Spec(BASIC, "passed", 9)], Run("kube-proxy ipvs", "v1.36.2", "2026-11-28"), path)
+    results.keep([Spec(BASIC, "passed", 9)], SpecRun("kube-proxy ipvs", "v1.36.2", "2026-11-28"), path)
     lines = results.table(results.load(path), {"a|b": "for a reason"}).splitlines()
     assert lines[0] == "| upstream's specs | ipvsproxy | kube-proxy ipvs |"
     assert "| DNS | 0 of 1 |  |" in lines

@@ -3,7 +3,6 @@
 A new command with `--output`, or a new form, is tried out by being in the table.
 """
 
-import io
 import json
 import sys
 
@@ -26,6 +25,7 @@ from ipvsproxy.plan.state import Vip, VipForm
 from tests.support.elements import element
 from tests.support.memory_state import MemoryState
 from tests.support.memory_view import MemoryView
+from tests.support.terminal import Terminal
 
 EVERY_KIND = """
 apiVersion: v1
@@ -89,7 +89,7 @@ SEEN_SERVICE = ServiceFacts(
 )
 
 
-class Free:
+class FreeLockLook:
     """The lock of a network namespace in which no proxy runs."""
 
     def look(self):
@@ -124,7 +124,7 @@ def node(folder, monkeypatch):
     )
     monkeypatch.setattr(diff, "legacy_leftovers", lambda: ["iptables-legacy"])
     monkeypatch.setattr(diff, "signs", lambda *_, **__: KubeProxy(("process 7: kube-proxy",)))
-    monkeypatch.setattr(diff, "InstanceLock", Free)
+    monkeypatch.setattr(diff, "InstanceLock", FreeLockLook)
     for module in (show, explain):
         monkeypatch.setattr(module, "at_its_address", lambda given: given)
     for module in (diff, doctor):
@@ -155,11 +155,6 @@ def test_every_command_in_every_form(node, command, form, capsys):
             document = READERS[form](said.out)
             assert (document["version"], bool(document["kind"])) == (1, True)
             assert document == json.loads(json.dumps(document)), "nothing but JSON's own types"
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 @pytest.mark.parametrize("command", sorted(WORDS))

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from ipvsproxy.commands.output import ENTER, LEAVE, Grid, Hanging, Marked, Style, emit, follow, lines
+from tests.support.terminal import Terminal
 
 GRID = Grid(("NAME", "COUNT", "STATE"), [("a", 1, Marked("fine", Style.GOOD)), ("longer", 12345, "")])
 DOCUMENT = {"items": [{"name": "a", "count": 1}]}
@@ -83,11 +84,6 @@ def test_a_terminal_is_left_as_it_was(monkeypatch):
     assert text.startswith(f"a note{ENTER}"), "what is noted stays on the usual screen"
     assert text.endswith(LEAVE)
     assert len(text.splitlines()) <= 60
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 WORDS = (

@@ -47,7 +47,7 @@ def served():
     """A proxy's metrics server with the pages in the dictionary; yields that and its address."""
     found = {}
 
-    class Pages(http.server.BaseHTTPRequestHandler):
+    class RunningPages(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200 if self.path in found else 404)
             self.end_headers()
@@ -56,7 +56,7 @@ def served():
         def log_message(self, *_):
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Pages) as server:
+    with http.server.HTTPServer(("127.0.0.1", 0), RunningPages) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield found, f"127.0.0.1:{server.server_port}"

@@ -75,7 +75,7 @@ def cluster(*nodes: str, desired: int) -> Series:
     return pods | found | {wanted: f"{desired}x{DAY}"}
 
 
-class Case(NamedTuple):
+class AlertCase(NamedTuple):
     """Series beside those of a healthy proxy, and the alert that they cause after so many minutes, not before."""
 
     alert: str
@@ -87,8 +87,8 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("IpvsproxyDown", {f"up{{{OURS}}}": f"1x9 0x{DAY}"}, 14, 16, "ipvsproxy on a does not answer"),
-    Case(
+    AlertCase("IpvsproxyDown", {f"up{{{OURS}}}": f"1x9 0x{DAY}"}, 14, 16, "ipvsproxy on a does not answer"),
+    AlertCase(
         "IpvsproxyGone",
         # One of two whose kubelets answer; the third one's node is gone altogether.
         {
@@ -102,11 +102,11 @@ CASES = [
         },
         *(38, 45, "The node a has lost its ipvsproxy", LABELS | {"host": "192.0.2.1"}),
     ),
-    Case(
+    AlertCase(
         *("IpvsproxyNotOnAllNodes", cluster("a", "b", desired=3), 14, 16),
         *("The DaemonSet ipvsproxy has 1 nodes more than are scraped", {}),
     ),
-    Case(
+    AlertCase(
         "IpvsproxyNodeWithoutProxy",
         cluster("a", "b", desired=2)
         | {
@@ -118,29 +118,29 @@ CASES = [
         *(14, 16, "The node c has neither an ipvsproxy nor a kube-proxy"),
         {"job": "kube-state-metrics", "instance": "10.244.0.9:8080", "node": "c"},
     ),
-    Case(
+    AlertCase(
         "IpvsproxyNotSyncing",
         {f'kubeproxy_sync_proxy_rules_last_timestamp_seconds{{{OURS},ip_family="IPv4"}}': f"0x{DAY}"},
         *(8, 10, "ipvsproxy on a has not synced for 10m 0s", LABELS | {"ip_family": "IPv4"}),
     ),
-    Case(
+    AlertCase(
         *("IpvsproxySyncFails", {f"ipvsproxy_sync_failures_total{{{OURS}}}": f"0+1x{DAY}"}, 14, 17),
         "Syncs of ipvsproxy on a fail altogether",
     ),
-    Case(
+    AlertCase(
         "IpvsproxyRulesRefused",
         {f'kubeproxy_sync_proxy_rules_iptables_restore_failures_total{{{OURS},ip_family="IPv6"}}': f"0+1x{DAY}"},
         *(14, 17, "The kernel refuses nftables rules of IPv6 on a", LABELS | {"ip_family": "IPv6"}),
     ),
-    Case(
+    AlertCase(
         *("IpvsproxyObjectsRefused", {f"ipvsproxy_pending_objects{{{OURS}}}": f"2x{DAY}"}, 9, 11),
         "The kernel of a refuses 2 objects",
     ),
-    Case(
+    AlertCase(
         *("IpvsproxyRepairsAgainAndAgain", {f"ipvsproxy_repairs_total{{{OURS}}}": f"0+1x{DAY}"}, 119, 122),
         "Another program changes what ipvsproxy has written on a",
     ),
-    Case(
+    AlertCase(
         "IpvsproxySlowProgramming",
         {
             f'{BUCKET}{{{OURS},ip_family="IPv4",le="1"}}': f"0x{DAY}",
@@ -149,11 +149,11 @@ CASES = [
         },
         *(29, 32, "Changes of endpoints take 59.7s to arrive on a"),
     ),
-    Case(
+    AlertCase(
         *("IpvsproxyDrainsNeverEnd", {f"ipvsproxy_draining_destinations{{{OURS}}}": f"1x{DAY}"}, 359, 361),
         "Removed endpoints on a have had connections for six hours",
     ),
-    Case(
+    AlertCase(
         "IpvsproxyApiUnreachable",
         {f'rest_client_requests_total{{{OURS},code="<error>",host="h",method="GET"}}': f"0+6x{DAY}"},
         *(14, 22, "ipvsproxy on a does not reach the API server"),

@@ -10,23 +10,24 @@ import yaml
 
 from ipvsproxy.config import document
 from ipvsproxy.config.table import FIELD_ALIASES, KUBE_PROXY_FIELDS, OUR_FIELDS
+from tests.support.api_object import ApiObject
 from tests.support.chart_values import API_SERVER, EVERYTHING, VARIANTS, by_kind, installed
-from tests.support.deploy_tools import CHART, Object, helm, is_hook, notes, render
+from tests.support.deploy_tools import CHART, helm, is_hook, notes, render
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
 
-def config_of(objects: dict[str, Object]) -> dict[str, Any]:
+def config_of(objects: dict[str, ApiObject]) -> dict[str, Any]:
     return yaml.safe_load(objects["ConfigMap"]["data"]["config.conf"])
 
 
-def hooks(values: Object) -> dict[str, Object]:
+def hooks(values: ApiObject) -> dict[str, ApiObject]:
     """Return what Helm makes after the release is deleted, by kind."""
     made = [item for item in render(values) if is_hook(item)]
     return by_kind([i for i in made if i["metadata"]["annotations"]["helm.sh/hook"] == "post-delete"])
 
 
-def fields(tree: Object, path: str = "") -> set[str]:
+def fields(tree: ApiObject, path: str = "") -> set[str]:
     """Return the dotted names of the leaves of a schema of settings."""
     found = set()
     for name, below in tree["properties"].items():
@@ -122,7 +123,7 @@ def test_the_schema_knows_exactly_the_fields_that_the_proxy_reads() -> None:
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
 )
-def test_impossible_values_and_typos_are_refused(values: Object, words: str) -> None:
+def test_impossible_values_and_typos_are_refused(values: ApiObject, words: str) -> None:
     with pytest.raises(helm().HelmError) as refused:
         render(API_SERVER | values)
     assert words in str(refused.value)
@@ -151,7 +152,7 @@ def test_impossible_values_and_typos_are_refused(values: Object, words: str) -> 
     ],
     ids=json.dumps,
 )
-def test_values_that_people_have_are_accepted(values: Object) -> None:
+def test_values_that_people_have_are_accepted(values: ApiObject) -> None:
     data = by_kind(installed(API_SERVER | values))["ConfigMap"]["data"]
     assert document.decode(data["config.conf"].encode(), document.KUBE_PROXY).complaints == []
 

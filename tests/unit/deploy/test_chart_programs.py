@@ -14,10 +14,11 @@ import pytest
 import yaml
 from kubernetes.config import load_kube_config
 
-from tests.support.deploy_tools import CHART, Object
+from tests.support.api_object import ApiObject
+from tests.support.deploy_tools import CHART
 
 
-class Handler(BaseHTTPRequestHandler):
+class ChartApiHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         answers = self.server.answers[urlsplit(self.path).path]
         code, body = answers.pop(0) if len(answers) > 1 else answers[0]
@@ -33,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
     """A server that gives, for each path, its answers one after the other, and the last one again and again."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ChartApiHandler) as found:
         found.answers = {}
         thread = threading.Thread(target=found.serve_forever, args=(0.01,))
         thread.start()
@@ -68,7 +69,7 @@ SET = "/apis/apps/v1/namespaces/kube-system/daemonsets/ipvsproxy-cleanup"
 PODS = "/api/v1/namespaces/kube-system/pods"
 
 
-def daemon_set(ready: int, wanted: int, observed: int | None = 1) -> tuple[int, Object]:
+def daemon_set(ready: int, wanted: int, observed: int | None = 1) -> tuple[int, ApiObject]:
     status = {"numberReady": ready, "desiredNumberScheduled": wanted, "currentNumberScheduled": wanted}
     status |= {"numberMisscheduled": 0} | ({} if observed is None else {"observedGeneration": observed})
     labels = {"a": "b"}
@@ -77,7 +78,7 @@ def daemon_set(ready: int, wanted: int, observed: int | None = 1) -> tuple[int, 
     return 200, {"kind": "DaemonSet", "metadata": {"generation": 1}, "spec": spec, "status": status}
 
 
-def pod(node: str, ready: str) -> Object:
+def pod(node: str, ready: str) -> ApiObject:
     conditions = [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": ready}]
     spec = {"nodeName": node, "containers": [{"name": "a"}]}
     return {"metadata": {"name": node}, "spec": spec, "status": {"conditions": conditions}}

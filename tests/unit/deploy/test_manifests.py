@@ -12,8 +12,9 @@ import yaml
 
 from ipvsproxy.config import document
 from ipvsproxy.kube.kubeconfig import read_kubeconfig
+from tests.support.api_object import ApiObject
 from tests.support.chart_values import API_SERVER, VARIANTS, by_kind, installed
-from tests.support.deploy_tools import Object, documents, render
+from tests.support.deploy_tools import documents, render
 from tests.support.repository import VERSION
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[3] / "deploy"
@@ -32,12 +33,12 @@ SCHEMAS = {
 }
 
 
-def base() -> list[Object]:
+def base() -> list[ApiObject]:
     names = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
     return [found for name in names for found in documents((BASE / name).read_text())]
 
 
-def check(item: Object) -> None:
+def check(item: ApiObject) -> None:
     """Hold an object against its schema; what is not in the schema is an error."""
     model = SCHEMAS[item["apiVersion"], item["kind"]].model_validate(item)
     # The models also take Python's spelling of a field; what Kubernetes would be sent must be what is written.
@@ -45,7 +46,7 @@ def check(item: Object) -> None:
 
 
 @pytest.mark.parametrize("item", base(), ids=lambda item: item["kind"])
-def test_the_base_is_valid(item: Object) -> None:
+def test_the_base_is_valid(item: ApiObject) -> None:
     check(item)
 
 
@@ -62,7 +63,7 @@ def test_an_overloaded_node_starts_no_proxy_again_before_kubeadm_would_its_contr
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
-def test_the_chart_is_valid_whatever_is_chosen(values: Object) -> None:
+def test_the_chart_is_valid_whatever_is_chosen(values: ApiObject) -> None:
     objects = render(values)
     names = [(item["kind"], item["metadata"]["name"]) for item in objects]
     assert len(set(names)) == len(names)
@@ -163,5 +164,5 @@ def test_kustomize_builds_what_the_files_contain(tmp_path: pathlib.Path) -> None
     assert example["ConfigMap"]["data"] == yaml.safe_load((EXAMPLE / "cluster.yaml").read_text())["data"]
 
 
-def _documents(argv: list[str]) -> list[Object]:
+def _documents(argv: list[str]) -> list[ApiObject]:
     return documents(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)

@@ -31,7 +31,7 @@ OF_OTHERS = {
 }
 
 
-class Counted:
+class OneServiceTraffic:
     """Traffic of one Service with one endpoint, so that its metrics are all there."""
 
     seconds = 0.0
@@ -43,7 +43,7 @@ class Counted:
 def _known():
     """Return the labels of every sample, by its name."""
     board = Board(30, lambda _: None)
-    board.metrics.show_traffic(Counted())
+    board.metrics.show_traffic(OneServiceTraffic())
     board.metrics.requested("GET", "h", "200", 0.1)
     text = board.metrics.exposition("")[0].decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.api_object import ApiObject
 from tests.support.chart_values import API_SERVER, EVERYTHING
-from tests.support.deploy_tools import CHART, Object, helm
-from tests.support.helm_cluster import Cluster
+from tests.support.deploy_tools import CHART, helm
+from tests.support.helm_cluster import HelmApiServer
 
 OURS = {(kind, "ipvsproxy") for kind in ("ServiceAccount", "ClusterRoleBinding", "ConfigMap", "DaemonSet")}
 HOOKS = ("ServiceAccount", "ConfigMap", "Role", "RoleBinding", "DaemonSet", "Job")
@@ -18,7 +19,7 @@ OPERATOR = ("podMonitor", "prometheusRule")  # kinds that this cluster does not 
 
 
 @contextlib.contextmanager
-def released(cluster: Cluster, values: Object) -> Iterator[Any]:
+def released(cluster: HelmApiServer, values: ApiObject) -> Iterator[Any]:
     """Install the chart and forget that it was made."""
     with (
         cluster,
@@ -33,7 +34,7 @@ def released(cluster: Cluster, values: Object) -> Iterator[Any]:
 
 
 def test_an_uninstall_waits_for_the_job_after_everything_of_the_release_is_gone_and_leaves_nothing() -> None:
-    cluster = Cluster()
+    cluster = HelmApiServer()
     values = {name: value for name, value in EVERYTHING.items() if name not in OPERATOR}
     with released(cluster, values) as config:
         config.uninstall("ipvsproxy", timeout=60)
@@ -49,7 +50,7 @@ def test_an_uninstall_waits_for_the_job_after_everything_of_the_release_is_gone_
 
 
 def test_when_a_node_is_not_clean_helm_reports_it_and_the_job_stays_for_its_log() -> None:
-    cluster = Cluster(well=False)
+    cluster = HelmApiServer(well=False)
     with released(cluster, API_SERVER) as config:
         with pytest.raises(helm().HelmError, match="Job/kube-system/ipvsproxy-cleanup not ready"):
             config.uninstall("ipvsproxy", timeout=60)
@@ -62,7 +63,7 @@ def test_when_a_node_is_not_clean_helm_reports_it_and_the_job_stays_for_its_log(
 
 
 def test_cleaning_up_can_be_declined_in_the_values() -> None:
-    cluster = Cluster()
+    cluster = HelmApiServer()
     with released(cluster, API_SERVER | {"uninstall": {"cleanup": False}}) as config:
         config.uninstall("ipvsproxy", timeout=60)
     assert cluster.names() == set()

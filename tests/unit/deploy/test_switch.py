@@ -13,8 +13,9 @@ import kubernetes.client
 import pytest
 import yaml
 
+from tests.support.api_object import ApiObject
 from tests.support.chart_values import by_kind, installed
-from tests.support.deploy_tools import Object, documents
+from tests.support.deploy_tools import documents
 from tests.support.kubectl_patch import merged, patched, runs_on
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[3] / "deploy"
@@ -49,12 +50,12 @@ def kubectl_lines() -> list[list[str]]:
     return [shlex.split(command.split(" then:")[0]) for command in commands]
 
 
-def is_valid(item: Object) -> None:
+def is_valid(item: ApiObject) -> None:
     model = kubernetes.client.V1DaemonSet.model_validate(item)
     assert model.model_dump(by_alias=True, exclude_none=True) == item
 
 
-def handover() -> Object:
+def handover() -> ApiObject:
     folder = DEPLOY / "kustomize/handover"
     overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
     (below,) = overlay["resources"]
@@ -64,7 +65,7 @@ def handover() -> Object:
     return patched(cleanup, yaml.safe_load(patch["patch"]))
 
 
-def ours() -> Object:
+def ours() -> ApiObject:
     values = {"existingConfigMap": "ipvsproxy-config", "nodeSelector": {"ipvsproxy": "yes"}}
     return by_kind(installed(values))["DaemonSet"]
 
@@ -171,7 +172,7 @@ def test_kube_proxy_gives_way_before_ours_may_come_and_nodes_move_last() -> None
     assert PAGE.index("get nodes -l ipvsproxy!=yes") < PAGE.index("nodeSelector.ipvsproxy=null") < places[-1]
 
 
-class Cluster:
+class KubectlStandIn:
     """A kubectl that writes down what it is told; pods come and go with the label, a state is a file."""
 
     PROGRAM = """#!/bin/sh
@@ -208,11 +209,11 @@ esac
 
 
 @pytest.fixture
-def cluster(tmp_path: pathlib.Path) -> Cluster:
-    return Cluster(tmp_path)
+def cluster(tmp_path: pathlib.Path) -> KubectlStandIn:
+    return KubectlStandIn(tmp_path)
 
 
-def test_a_node_is_moved_step_by_step(cluster: Cluster) -> None:
+def test_a_node_is_moved_step_by_step(cluster: KubectlStandIn) -> None:
     done = cluster.node_sh("to", "worker-1")
     assert done.returncode == 0, done.stderr
     label, wait, doctor = cluster.changes()
@@ -222,14 +223,16 @@ def test_a_node_is_moved_step_by_step(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("fails", "name=ipvsproxy"), ("problem", "")])
-def test_a_move_that_fails_reports_how_to_go_back(cluster: Cluster, name: str, text: str) -> None:
+def test_a_move_that_fails_reports_how_to_go_back(cluster: KubectlStandIn, name: str, text: str) -> None:
     cluster.write(name, text)
     done = cluster.node_sh("to", "worker-1")
     assert done.returncode == 1
     assert "node.sh back worker-1" in done.stderr
 
 
-def test_a_node_goes_back_to_a_kube_proxy_that_starts_when_the_cleanup_waits_for_it(cluster: Cluster) -> None:
+def test_a_node_goes_back_to_a_kube_proxy_that_starts_when_the_cleanup_waits_for_it(
+    cluster: KubectlStandIn,
+) -> None:
     cluster.write("handover")
     cluster.write("marked", "yes")
     done = cluster.node_sh("back", "worker-1")
@@ -242,7 +245,7 @@ def test_a_node_goes_back_to_a_kube_proxy_that_starts_when_the_cleanup_waits_for
     assert "--selector app.kubernetes.io/name=ipvsproxy-cleanup" in cleanup
 
 
-def test_no_node_goes_back_without_what_cleans_up(cluster: Cluster) -> None:
+def test_no_node_goes_back_without_what_cleans_up(cluster: KubectlStandIn) -> None:
     cluster.write("marked")
     done = cluster.node_sh("back", "worker-1")
     assert done.returncode == 1
@@ -250,7 +253,7 @@ def test_no_node_goes_back_without_what_cleans_up(cluster: Cluster) -> None:
     assert cluster.changes() == []
 
 
-def test_a_kube_proxy_that_does_not_start_stops_the_way_back(cluster: Cluster) -> None:
+def test_a_kube_proxy_that_does_not_start_stops_the_way_back(cluster: KubectlStandIn) -> None:
     cluster.write("handover")
     cluster.write("marked", "yes")
     cluster.write("fails", "k8s-app=kube-proxy")
@@ -260,7 +263,7 @@ def test_a_kube_proxy_that_does_not_start_stops_the_way_back(cluster: Cluster) -
 
 
 @pytest.mark.parametrize("arguments", [[], ["to"], ["to", "a", "b"], ["forth", "a"]])
-def test_wrong_usage_of_the_script_changes_nothing(cluster: Cluster, arguments: list[str]) -> None:
+def test_wrong_usage_of_the_script_changes_nothing(cluster: KubectlStandIn, arguments: list[str]) -> None:
     assert cluster.node_sh(*arguments).returncode != 0
     assert not (cluster.folder / "calls").exists()
 

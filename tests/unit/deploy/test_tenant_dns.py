@@ -14,8 +14,9 @@ import yaml
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.plan.model import Service
+from tests.support.api_object import ApiObject
 from tests.support.chart_values import by_kind
-from tests.support.deploy_tools import Object, documents
+from tests.support.deploy_tools import documents
 
 REPO = pathlib.Path(__file__).resolve().parents[3]
 KUSTOMIZE = REPO / "deploy/kustomize"
@@ -30,7 +31,7 @@ SCHEMAS = {
 }
 
 
-def written(folder: pathlib.Path) -> list[Object]:
+def written(folder: pathlib.Path) -> list[ApiObject]:
     names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
     return [found for name in names if name.endswith(".yaml") for found in documents((folder / name).read_text())]
 
@@ -42,7 +43,7 @@ def namespaces(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("item", [*written(BASE), *written(BLUE)], ids=lambda item: item["kind"])
-def test_the_manifests_are_valid(item: Object) -> None:
+def test_the_manifests_are_valid(item: ApiObject) -> None:
     model = SCHEMAS[item["kind"]].model_validate(item)
     assert model.model_dump(by_alias=True, exclude_none=True) == item
 

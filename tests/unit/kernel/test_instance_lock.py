@@ -81,7 +81,7 @@ def test_a_stranger_who_takes_the_name_stops_no_one(locks, name, monkeypatch):
     assert {line["log_level"] for line in logs} == {"error"}
 
 
-class Namespace:
+class LockNamespace:
     """What a network namespace has of sockets that take CAP_NET_ADMIN, without the kernel."""
 
     def __init__(self, monkeypatch):
@@ -124,7 +124,7 @@ class FakeProof:
 
 @pytest.fixture
 def namespace(monkeypatch):
-    made = Namespace(monkeypatch)
+    made = LockNamespace(monkeypatch)
     yield made
     for proof in made.proofs:
         proof.close()

@@ -18,7 +18,7 @@ USUAL, IDLE = DestinationAttributes(1), DestinationAttributes(0)
 ROUTE, ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ROUTE), Vip(parse_ip("fd00:10:96::a"), VipForm.ADDRESS)
 
 
-class Kernel:
+class KeptKernel:
     """Servers, kube-ipvs0 and VIPs; one object in place of `Ipvs` and `Links`."""
 
     def __init__(self):
@@ -69,7 +69,7 @@ class Kernel:
 
 @pytest.fixture
 def kernel(monkeypatch):
-    kernel = Kernel()
+    kernel = KeptKernel()
     for name in ("Ipvs", "Links", "Libnftables"):
         monkeypatch.setattr(kept_state, name, lambda: kernel)
     monkeypatch.setattr(kept_state, "recorded", lambda: kernel.ports)

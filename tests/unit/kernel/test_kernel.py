@@ -26,7 +26,7 @@ class Calls(list):
         return lambda *_, **__: self.append(name) or result
 
 
-class Forwarding:
+class NoForwarding:
     def __init__(self, calls):
         self.ensure, self.tidy = calls.at("forwarding"), calls.at("no other mark")
 
@@ -43,7 +43,7 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def kernel(node, calls, monkeypatch):
-    node.forwarding = Forwarding(calls)
+    node.forwarding = NoForwarding(calls)
     for name in ("make_settings", "keep_settings", "reserve_ports"):
         setattr(node.host, name, calls.at(name))
     made = node.kernel()
@@ -127,7 +127,7 @@ def test_a_vip_is_there_only_while_its_server_is(kernel, node):
     assert seen[-1] == (False, False)
 
 
-class Counted:
+class CountedReads:
     """Counts the destinations that are read."""
 
     def __init__(self, node):
@@ -159,7 +159,7 @@ def test_a_verification_reads_so_many_destinations_however_many_there_are(kernel
     keys = [key(f"10.96.0.{n}:80") for n in range(count)]
     node.ipvs.table.update(dict.fromkeys(keys, crowd(LARGE)))
     kernel.adopt()
-    counted = Counted(node)
+    counted = CountedReads(node)
     for _ in range(count * LARGE // READ_AT_ONCE):
         before = counted.read
         kernel.verify_servers()
@@ -187,7 +187,7 @@ def verified(kernel):
 
 
 def test_a_large_server_is_verified_in_pieces(large, node):
-    counted = Counted(node)
+    counted = CountedReads(node)
     found, pieces = verified(large)
     assert (found, pieces >= 3) == (set(), True)
     assert counted.read == 3 * PIECE + 1

@@ -31,7 +31,7 @@ def test_a_rule_that_leads_nowhere_has_no_target(rule):
     assert list(kube_proxy.targets(memoryview(rule))) == []
 
 
-class Sets:
+class IpsetsInUse:
     """A kernel with some ipsets, of which some are in use for the first requests."""
 
     BUSY = 4100
@@ -60,13 +60,13 @@ def _ipset_is_loaded(monkeypatch, tmp_path):
 
 
 def test_sets_go_when_rules_let_go_of_them():
-    sets = Sets("KUBE-CLUSTER-IP", "KUBE-LOOP-BACK", "MINE", busy=["KUBE-LOOP-BACK"])
+    sets = IpsetsInUse("KUBE-CLUSTER-IP", "KUBE-LOOP-BACK", "MINE", busy=["KUBE-LOOP-BACK"])
     assert leftovers.destroy_sets(["KUBE-CLUSTER-IP", "KUBE-LOOP-BACK", "KUBE-IPVS-IPS"], sets, 60.0) == []
     assert sets.there == {"MINE"}
 
 
 def test_a_set_that_stays_in_use_is_named():
-    sets = Sets("KUBE-LOOP-BACK", busy=["KUBE-LOOP-BACK"], times=1 << 30)
+    sets = IpsetsInUse("KUBE-LOOP-BACK", busy=["KUBE-LOOP-BACK"], times=1 << 30)
     assert leftovers.destroy_sets(["KUBE-LOOP-BACK"], sets, 0.0) == ["ipset KUBE-LOOP-BACK is in use (error 4100)"]
 
 

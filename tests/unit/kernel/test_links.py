@@ -223,7 +223,7 @@ def test_a_route_to_another_link_is_reported_and_removed_by_its_link(made):
         assert message.get_attr("RTA_OIF") == link
 
 
-class Route:
+class LinkDeleter:
     """As much of pyroute2's IPRoute as deletes links; `links` are those of our name, each with its kind."""
 
     def __init__(self, links, refused=()):
@@ -249,10 +249,10 @@ class Route:
 @pytest.mark.parametrize(
     ("their", "problems", "deleted"),
     [
-        (Route({}), [], []),
-        (Route({7: "dummy"}), [], [7]),
-        (Route({7: "dummy"}, [7]), ["the dummy link kube-ipvs0: Operation not permitted"], []),
-        (Route({7: "bridge"}), ["the link kube-ipvs0: it is no dummy link"], []),
+        (LinkDeleter({}), [], []),
+        (LinkDeleter({7: "dummy"}), [], [7]),
+        (LinkDeleter({7: "dummy"}, [7]), ["the dummy link kube-ipvs0: Operation not permitted"], []),
+        (LinkDeleter({7: "bridge"}), ["the link kube-ipvs0: it is no dummy link"], []),
     ],
 )
 def test_our_link_goes_and_no_one_elses(made, monkeypatch, their, problems, deleted):
@@ -262,7 +262,7 @@ def test_our_link_goes_and_no_one_elses(made, monkeypatch, their, problems, dele
 
 
 def test_a_route_that_stays_is_reported(made, monkeypatch):
-    monkeypatch.setattr(links, "IPRoute", lambda: Route({}))
+    monkeypatch.setattr(links, "IPRoute", lambda: LinkDeleter({}))
     made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, socket.AF_INET): [route("10.96.0.9")]}
     made._wire.failures = {0: errno.EPERM}
     assert made.remove_link() == ["route 10.96.0.9: Operation not permitted"]

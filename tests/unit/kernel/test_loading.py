@@ -79,7 +79,7 @@ def test_tables_that_cannot_be_read_do_not_keep_the_rules_from_being_loaded(node
 
 
 def test_rules_for_source_ranges_that_could_not_be_withdrawn_go_with_the_next_loading(node, kernel):
-    """They would go on letting in what has been shut out since."""
+    """They would go on letting in what has been excluded since."""
     kernel.rules.load({})
     node.nft.transactions.clear()
     # The tables, the rule of FORWARD, the number before, the transaction, the number after, the other mark's rule.

@@ -10,7 +10,7 @@ from ipvsproxy.kernel.local_ports import LocalPorts, format_ports, give_back, pa
 NODE_PORTS = "30000-32767"
 
 
-class Machine:
+class PortFiles:
     """The two files, and the alias of kube-ipvs0."""
 
     def __init__(self, folder, monkeypatch):
@@ -41,7 +41,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    return Machine(tmp_path, monkeypatch)
+    return PortFiles(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("text", ["", "1", "1-3", "8080,30000-32767", "1,3,5-6,65535"])

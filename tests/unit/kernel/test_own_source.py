@@ -15,7 +15,7 @@ from tests.support.build import parse_ip
 UNREACHABLE = None
 
 
-class Answer(dict):
+class RouteMessage(dict):
     """A route as pyroute2 reports it."""
 
     def get_attr(self, name):
@@ -39,10 +39,10 @@ class Routes:
         found = self.known.get(dst, UNREACHABLE)
         if found is UNREACHABLE:
             raise NetlinkError(errno.ENETUNREACH)
-        return [Answer(type=found[0], RTA_PREFSRC=found[1])]
+        return [RouteMessage(type=found[0], RTA_PREFSRC=found[1])]
 
 
-class Links:
+class LinksWithSources:
     """VIPs; `given` are the sources they were given."""
 
     def __init__(self, *vips):
@@ -85,7 +85,7 @@ class Links:
     ],
 )
 def test_the_source_is_that_of_an_address_beside_the_vips(monkeypatch, vips, routes, given):
-    links = Links(*vips)
+    links = LinksWithSources(*vips)
     monkeypatch.setattr(own_source, "Links", lambda: links)
     monkeypatch.setattr(own_source, "IPRoute", lambda: Routes(routes))
     assert prefer_own_sources() == [f"source of a VIP in place of {each}" for each in given]

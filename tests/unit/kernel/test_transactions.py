@@ -8,7 +8,7 @@ from ipvsproxy.plan.notification import RulesChanged
 from nft import NftError
 
 
-class Node:
+class GenerationCounter:
     """The kernel's count of transactions; `others` had so many between our two looks at it."""
 
     def __init__(self):
@@ -28,7 +28,7 @@ class Node:
 
 @pytest.fixture
 def node():
-    return Node()
+    return GenerationCounter()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ OWN, OTHER = 7, 2
 V4, V6 = parse_ip("10.96.0.1"), parse_ip("fd00::1")
 
 
-class Heard(list):
+class NotificationList(list):
     """What was told, in order; the addresses of other links as a word."""
 
     def addresses(self):
@@ -29,7 +29,7 @@ class Heard(list):
 
 @pytest.fixture
 def heard():
-    return Heard()
+    return NotificationList()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from ipvsproxy.kube.kubeconfig import KubeconfigError, TokenFile
 from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.source import ApiSource
 from ipvsproxy.plan.addresses import OtherNodeAddresses
-from tests.support.apiserver import ApiServer, Fault, endpoint_slice, named, node, service
+from tests.support.apiserver import ApiFault, ApiServer, endpoint_slice, named, node, service
 
 FAST = Pace(wait=ExponentialWait(0.01, 0.05))
 SHORT = ClientLimits(connect=2, read=0.3, slack=0.3)
@@ -48,7 +48,7 @@ def _logs():
         yield logs
 
 
-class View:
+class SourceRun:
     """A source that runs, and the objects it has told of."""
 
     def __init__(self, source):
@@ -95,7 +95,7 @@ def _follow(tmp_path):
 
     def start(server, *, pace=FAST, limits=None, path=None, master="", **settings):
         path = path or server.write_kubeconfig(tmp_path / "kubeconfig")
-        views.append(View(ApiSource(path, master, "node1", limits, pace, **settings)))
+        views.append(SourceRun(ApiSource(path, master, "node1", limits, pace, **settings)))
         return views[-1]
 
     yield start
@@ -391,7 +391,7 @@ def test_an_event_is_there_at_once_however_the_body_is_framed(server, client, he
         if "Connection" not in headers:
             handler.chunk(b"")
 
-    server._faults.append(Fault(act, None, True, 1))
+    server._faults.append(ApiFault(act, None, True, 1))
     reply = client.watch(Kind.SERVICE, "1", 30)
     chunks = reply.chunks()
     data = b""
@@ -788,7 +788,7 @@ def test_in_cluster(certificates, tmp_path, monkeypatch):
         server.bearer = "pod-token"
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server._port))
-        view = View(ApiSource(None, "", "node1", None, FAST))
+        view = SourceRun(ApiSource(None, "", "node1", None, FAST))
         assert view.source.check() == ""
         view.wait_for_lists()
         view.source.stop()
@@ -796,7 +796,7 @@ def test_in_cluster(certificates, tmp_path, monkeypatch):
 
 def test_not_in_a_cluster(monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    view = View(ApiSource(None, "", "node1"))
+    view = SourceRun(ApiSource(None, "", "node1"))
     view.wait(lambda: view.failed)
     assert view.failed.startswith("no kubeconfig and no --master, and the in-cluster configuration: ")
     assert view.source.check() == view.failed
@@ -808,7 +808,7 @@ def test_the_master_replaces_the_server(server, tmp_path, follow):
 
 
 def test_a_master_alone(server):
-    view = View(ApiSource(None, server.url.removeprefix("http://"), "node1", None, FAST))
+    view = SourceRun(ApiSource(None, server.url.removeprefix("http://"), "node1", None, FAST))
     view.wait_for_lists()
     view.source.stop()
 
@@ -867,7 +867,7 @@ def test_an_unusable_kubeconfig_fails_with_file_and_field(tmp_path, text, reason
     path = tmp_path / "kubeconfig"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    view = View(ApiSource(path, "", "node1"))
+    view = SourceRun(ApiSource(path, "", "node1"))
     view.wait(lambda: view.failed)
     assert reason in view.failed
     assert view.failed.startswith(f"kubeconfig {path}: ")

@@ -15,6 +15,7 @@ from ipvsproxy.kube.client import KubeClient
 from ipvsproxy.kube.events import EventLimits, Events, cannot_listen, starting
 from ipvsproxy.kube.pace import Pace
 from tests.support.apiserver import ApiServer
+from tests.support.clock import Clock
 
 MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 QUICK = Pace(wait=ExponentialWait(0.001, 0.002))
@@ -25,18 +26,11 @@ def refused(note="10.96.0.1:80/SCTP: no such protocol", name="default/web"):
     return EventNote(subject, Severity.WARNING, "FailedToProgramService", "ProgramService", note)
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-class Sender:
+class FinishedSender:
     """Sends to a server; `finish` waits until everything is out."""
 
     def __init__(self, client, **limits):
-        self.clock = Clock()
+        self.clock = Clock(0.0)
         self.results = []
         self._client = client
         self.events = Events(
@@ -69,7 +63,7 @@ def client(server, tmp_path):
 
 @pytest.fixture
 def sender(client):
-    return Sender(client)
+    return FinishedSender(client)
 
 
 def test_an_event_of_a_service(server, sender):
@@ -122,7 +116,7 @@ def test_after_a_while_it_is_a_new_event(server, sender):
 
 
 def test_a_flood_is_dropped_and_passes(server, client):
-    sender = Sender(client, each=Rate(3, 10.0))
+    sender = FinishedSender(client, each=Rate(3, 10.0))
     sender.send(*(refused(name=f"default/s{n}") for n in range(10)))
     assert sender.results == ["sent"] * 3 + ["dropped"] * 7
     sender.clock.now += 10
@@ -170,7 +164,7 @@ def test_putting_never_waits(client):
 
 
 def test_one_namespace_leaves_room_for_others_and_all_of_them_for_the_node(server, client):
-    sender = Sender(client)
+    sender = FinishedSender(client)
     flood = [refused(name=f"tenant/s{n}") for n in range(1000)]
     sender.send(*flood, refused(name="default/web"), starting("node1"))
     about = [event["regarding"]["name"] for event in server.written.values()]
@@ -192,7 +186,7 @@ def test_repeats_of_one_event_take_no_room_from_others(client, server):
 
 
 def test_what_was_dropped_of_a_namespace_is_one_line(server, client):
-    sender = Sender(client)
+    sender = FinishedSender(client)
     sender.send(*(refused(name=f"tenant/s{n}") for n in range(100)))
     sender.clock.now += 3600
     with capture_logs() as logs:
@@ -240,7 +234,7 @@ def test_requests_are_observed(server, tmp_path):
     )
     client.connect()
     server.fail(403, kind="Event")
-    sender = Sender(client)
+    sender = FinishedSender(client)
     sender.send(refused(), refused())
     host = server.url.removeprefix("http://")
     assert seen == [("POST", host, "403"), ("POST", host, "201")]

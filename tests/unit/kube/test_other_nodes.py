@@ -61,7 +61,7 @@ def test_of_many_nodes_only_the_table_is_read(server, client):
     assert 50 * (WHOLE_UP_TO + 1) ** 2 < found.load < 500 * (WHOLE_UP_TO + 1) ** 2
 
 
-class Answer:
+class TableReply:
     def __init__(self, body, status=200):
         self.headers = {}
         self.body, self.status, self.closed = body, status, False
@@ -84,7 +84,7 @@ def table(*rows, columns=COLUMNS, kind="Table"):
 NO_NODES = b'{"kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": []}'
 
 
-class Answers:
+class RepeatedApi:
     """A way to an API server that answers what it was told to, again and again the last one."""
 
     def __init__(self, *bodies, whole=NO_NODES):
@@ -95,22 +95,22 @@ class Answers:
         body = self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
         if isinstance(body, Exception):
             raise body
-        return Answer(body) if isinstance(body, bytes) else body
+        return TableReply(body) if isinstance(body, bytes) else body
 
     def nodes(self):
-        return Answer(self.whole)
+        return TableReply(self.whole)
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b"", b"{", b"[]", b'{"kind": "Table"}', NO_NODES, table(kind="Status"), table(columns=COLUMNS[:2]),
-        Answer(b'{"message": "no"}', 403), Answer(b"", 406), RequestFailed("no way"),
+        TableReply(b'{"message": "no"}', 403), TableReply(b"", 406), RequestFailed("no way"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_of_nodes_is_a_request_error(body):
     with pytest.raises(RequestFailed):
-        look(Answers(body), "node1")
+        look(RepeatedApi(body), "node1")
 
 
 def test_odd_rows_affect_nothing_else():
@@ -121,14 +121,14 @@ def test_odd_rows_affect_nothing_else():
         ["c", "fe80::1", "127.0.0.1"],
         ["d", "192.0.2.4", ""],
     ]
-    assert look(Answers(table(*odd)), "node1").nodes == {parse_ip("192.0.2.4")}
+    assert look(RepeatedApi(table(*odd)), "node1").nodes == {parse_ip("192.0.2.4")}
 
 
 class SteppedNeighbourhood:
     """A neighbourhood on a clock that stands still until it is moved; chance gives the latest moment."""
 
     def __init__(self, *bodies, whole=NO_NODES):
-        self.now, self.inbox, self.api = 1000.0, Inbox(), Answers(*bodies, whole=whole)
+        self.now, self.inbox, self.api = 1000.0, Inbox(), RepeatedApi(*bodies, whole=whole)
         limits = QueryLimits(pace=Pace(wait=FAILED, clock=lambda: self.now, uniform=max))
         self.here = OtherNodes(self.api, "node1", self.inbox, limits)
 
@@ -206,7 +206,7 @@ def test_a_question_waits_no_longer_than_ten_seconds_for_its_answer():
 
 def test_a_look_that_fails_is_reported_once_answers_and_is_repeated():
     stepped = SteppedNeighbourhood(
-        RequestFailed("no route to host"), RequestFailed("no route to host"), Answer(b"", 403), ONE
+        RequestFailed("no route to host"), RequestFailed("no route to host"), TableReply(b"", 403), ONE
     )
     with capture_logs() as lines:
         waits = [stepped.step() for _ in range(1)]

@@ -17,7 +17,7 @@ from tests.support.apiserver import endpoint_slice, node, service, status
 from tests.support.recording import RecordingInbox
 
 
-class Reply:
+class ScriptedReply:
     """An answer; a chunk that is an exception is raised."""
 
     def __init__(self, *chunks, code=200, headers=None):
@@ -47,7 +47,7 @@ class Reply:
         self.closed = True
 
 
-class Script:
+class ScriptedTransport:
     """A transport that gives prepared answers and remembers what it was asked."""
 
     def __init__(self, *answers):
@@ -72,7 +72,7 @@ class Script:
         self.refreshed += 1
 
 
-class Clock:
+class SteppingClock:
     """Time that passes only in the answers: each look takes `step` seconds."""
 
     def __init__(self):
@@ -83,14 +83,14 @@ class Clock:
         return self.now
 
 
-class Run:
+class ReflectorRun:
     """A reflector that follows a script, and what came of it."""
 
     def __init__(self, *answers, kind=Kind.SERVICE):
-        self.script, self.inbox, self.clock = Script(*answers), RecordingInbox(), Clock()
+        self.script, self.inbox, self.clock = ScriptedTransport(*answers), RecordingInbox(), SteppingClock()
         pace = Pace(clock=self.clock, uniform=lambda _, high: high, randint=lambda low, _: low)
         self.reflector = Reflector(kind, self.script, self.inbox, pace)
-        self.replies = [answer for answer in answers if isinstance(answer, Reply)]
+        self.replies = [answer for answer in answers if isinstance(answer, ScriptedReply)]
         self.waits = []
 
     def __call__(self):
@@ -110,7 +110,7 @@ class Run:
 
 def page(*objects, version="10", more="", kind="Service"):
     items = [{k: v for k, v in obj.items() if k not in ("kind", "apiVersion")} for obj in objects]
-    return Reply(
+    return ScriptedReply(
         {"kind": f"{kind}List", "metadata": {"resourceVersion": version, "continue": more}, "items": items}
     )
 
@@ -145,14 +145,14 @@ BAD = service("bad", ports=[{"port": 0}])
 
 
 def test_a_list_then_a_watch():
-    run = Run(
+    run = ReflectorRun(
         page(service("a"), service("b"), version="10"),
-        Reply(
+        ScriptedReply(
             event("ADDED", service("c"), "11"),
             event("MODIFIED", service("a", clusterIP="10.96.0.99"), "12"),
             event("DELETED", service("b"), "13"),
         ),
-        Reply(),
+        ScriptedReply(),
     )
     assert brief(run()) == [
         (["default/a", "default/b"], []),
@@ -170,7 +170,7 @@ def test_a_list_then_a_watch():
     [(Kind.ENDPOINT_SLICE, endpoint_slice(), "default/web-abc"), (Kind.NODE, node(), "node1")],
 )
 def test_the_other_kinds(kind, obj, key):
-    run = Run(page(obj, kind=kind), Reply(event("DELETED", obj, "11")), kind=kind)
+    run = ReflectorRun(page(obj, kind=kind), ScriptedReply(event("DELETED", obj, "11")), kind=kind)
     listed, removed = run()
     assert (listed.kind, set(listed.objects)) == (kind, {key})
     assert removed == Removed(kind, key)
@@ -179,20 +179,26 @@ def test_the_other_kinds(kind, obj, key):
 def test_when_a_change_began_comes_with_the_change():
     slow = endpoint_slice()
     slow["metadata"]["annotations"] = {"endpoints.kubernetes.io/last-change-trigger-time": "2026-09-21T14:13:20Z"}
-    run = Run(page(kind=Kind.ENDPOINT_SLICE), Reply(event("ADDED", slow, "11")), kind=Kind.ENDPOINT_SLICE)
+    run = ReflectorRun(
+        page(kind=Kind.ENDPOINT_SLICE), ScriptedReply(event("ADDED", slow, "11")), kind=Kind.ENDPOINT_SLICE
+    )
     assert run()[1].triggered == 1_790_000_000
 
 
 def test_pages_make_one_list():
-    run = Run(page(service("a"), more="t1"), page(service("b"), more="t2", version="10"), page(service("c")))
+    run = ReflectorRun(
+        page(service("a"), more="t1"), page(service("b"), more="t2", version="10"), page(service("c"))
+    )
     assert brief(run()) == [(["default/a", "default/b", "default/c"], [])]
     assert run.script.asked == [("list", "", ""), ("list", "t1", ""), ("list", "t2", "")]
 
 
 @pytest.mark.parametrize("items", ["null", "[]"])
 def test_an_empty_list(items):
-    run = Run(
-        Reply(b'{"kind": "ServiceList", "metadata": {"resourceVersion": "5"}, "items": %s}' % items.encode())
+    run = ReflectorRun(
+        ScriptedReply(
+            b'{"kind": "ServiceList", "metadata": {"resourceVersion": "5"}, "items": %s}' % items.encode()
+        )
     )
     assert brief(run()) == [([], [])]
 
@@ -200,25 +206,34 @@ def test_an_empty_list(items):
 @pytest.mark.parametrize(
     "second",
     [
-        Reply(gone(), code=410),
-        Reply(b'{"kind": "ServiceList", "metadata": {"resourceVersion": "10"}, "items": [{"meta'),
-        Reply(b'{"kind": "ServiceList"', RequestFailed("cut")),
-        Reply(status(500, "InternalError", "x"), code=500),
+        ScriptedReply(gone(), code=410),
+        ScriptedReply(b'{"kind": "ServiceList", "metadata": {"resourceVersion": "10"}, "items": [{"meta'),
+        ScriptedReply(b'{"kind": "ServiceList"', RequestFailed("cut")),
+        ScriptedReply(status(500, "InternalError", "x"), code=500),
         RequestFailed("connection refused"),
         page(service("b"), more="t1"),
     ],
 )
 def test_a_list_that_ends_early_is_not_acted_on(second):
-    run = Run(
-        page(service("a"), more="t1"), second, page(service("c"), version="20"), Reply(RequestFailed("over"))
+    run = ReflectorRun(
+        page(service("a"), more="t1"),
+        second,
+        page(service("c"), version="20"),
+        ScriptedReply(RequestFailed("over")),
     )
     assert brief(run()) == [(["default/c"], [])]
     assert run.script.asked[2:] == [("list", "", ""), ("watch", "20", 300)]
 
 
 def test_a_list_whose_pages_expire_is_asked_for_in_one_piece():
-    expired = [Reply({"type": "ERROR", "object": gone()}), page(service("a"), more="t1"), Reply(gone(), code=410)]
-    run = Run(page(), *expired, page(service("c")), Reply({"type": "ERROR", "object": gone()}), page())
+    expired = [
+        ScriptedReply({"type": "ERROR", "object": gone()}),
+        page(service("a"), more="t1"),
+        ScriptedReply(gone(), code=410),
+    ]
+    run = ReflectorRun(
+        page(), *expired, page(service("c")), ScriptedReply({"type": "ERROR", "object": gone()}), page()
+    )
     assert brief(run()) == [([], []), (["default/c"], []), ([], [])]
     assert run.script.limits == [PAGE_SIZE, PAGE_SIZE, PAGE_SIZE, 0, PAGE_SIZE]
 
@@ -240,18 +255,18 @@ def test_a_list_whose_pages_expire_is_asked_for_in_one_piece():
     ],
 )
 def test_what_is_no_list_is_not_an_empty_list(body):
-    run = Run(Reply(body), page(service("a")))
+    run = ReflectorRun(ScriptedReply(body), page(service("a")))
     assert brief(run()) == [(["default/a"], [])]
     assert run.waits == [0.5, 0]
 
 
 def test_a_malformed_object_affects_nothing_else():
-    run = Run(
+    run = ReflectorRun(
         page(service("a"), BAD, service("")),
-        Reply(event("MODIFIED", service("a", ports="x"), "11"), event("ADDED", service("b"), "12")),
-        Reply(gone(), code=410),
+        ScriptedReply(event("MODIFIED", service("a", ports="x"), "11"), event("ADDED", service("b"), "12")),
+        ScriptedReply(gone(), code=410),
         page(BAD, service("a", ports="x")),
-        Reply(event("MODIFIED", service("bad"), "21"), event("MODIFIED", BAD, "22")),
+        ScriptedReply(event("MODIFIED", service("bad"), "21"), event("MODIFIED", BAD, "22")),
     )
     assert brief(run()) == [
         (["default/a"], ["default/bad"]),
@@ -275,7 +290,9 @@ def test_a_malformed_object_affects_nothing_else():
 
 def test_complaints_are_reported_once_while_they_are_the_same():
     odd = service("a", externalIPs=["x"])
-    run = Run(page(odd), Reply(event("MODIFIED", odd, "11"), event("MODIFIED", service("a"), "12")))
+    run = ReflectorRun(
+        page(odd), ScriptedReply(event("MODIFIED", odd, "11"), event("MODIFIED", service("a"), "12"))
+    )
     assert len(brief(run())) == 3
     assert run.said() == [messages.OBJECT_PART_IGNORED]
     assert run.said("info") == [messages.OBJECT_ACCEPTED]
@@ -283,7 +300,9 @@ def test_complaints_are_reported_once_while_they_are_the_same():
 
 @pytest.mark.parametrize("other", [service("a", clusterIP="None"), service("a", type="ExternalName")])
 def test_an_object_that_is_no_longer_proxied_is_removed(other):
-    run = Run(page(service("a"), service("b", clusterIP="None")), Reply(event("MODIFIED", other, "11")))
+    run = ReflectorRun(
+        page(service("a"), service("b", clusterIP="None")), ScriptedReply(event("MODIFIED", other, "11"))
+    )
     assert brief(run()) == [(["default/a"], []), ("default/a", None)]
 
 
@@ -293,13 +312,15 @@ def test_a_deletion_needs_only_a_name():
         "type": "DELETED",
         "object": {"metadata": {"name": "a", "namespace": "default", "resourceVersion": "11"}},
     }
-    run = Run(page(service("a"), BAD), Reply(tomb, event("DELETED", BAD, "12")), Reply())
+    run = ReflectorRun(page(service("a"), BAD), ScriptedReply(tomb, event("DELETED", BAD, "12")), ScriptedReply())
     assert brief(run())[1:] == [("default/a", None), ("default/bad", None)]
     assert run.script.asked[-1][1] == "12"
 
 
 def test_bookmarks_only_move_the_version():
-    run = Run(page(), Reply(bookmark("50")), Reply(bookmark("60"), bookmark("70")), Reply())
+    run = ReflectorRun(
+        page(), ScriptedReply(bookmark("50")), ScriptedReply(bookmark("60"), bookmark("70")), ScriptedReply()
+    )
     assert brief(run()) == [([], [])]
     assert [asked[1] for asked in run.script.asked[1:]] == ["10", "50", "70"]
 
@@ -307,16 +328,16 @@ def test_bookmarks_only_move_the_version():
 @pytest.mark.parametrize(
     "expired",
     [
-        Reply(gone(), code=410),
-        Reply(gone("Gone"), code=410),
-        Reply(b"gone", code=410),
-        Reply({"type": "ERROR", "object": gone()}),
-        Reply({"type": "ERROR", "object": {**gone(), "code": 0}}),
-        Reply({"type": "ERROR", "object": {**gone("Gone"), "code": 410}}),
+        ScriptedReply(gone(), code=410),
+        ScriptedReply(gone("Gone"), code=410),
+        ScriptedReply(b"gone", code=410),
+        ScriptedReply({"type": "ERROR", "object": gone()}),
+        ScriptedReply({"type": "ERROR", "object": {**gone(), "code": 0}}),
+        ScriptedReply({"type": "ERROR", "object": {**gone("Gone"), "code": 410}}),
     ],
 )
 def test_gone_means_list_again_at_once(expired):
-    run = Run(page(service("a")), expired, page(service("b"), version="20"), Reply())
+    run = ReflectorRun(page(service("a")), expired, page(service("b"), version="20"), ScriptedReply())
     assert brief(run()) == [(["default/a"], []), (["default/b"], [])]
     assert run.script.asked[2:] == [("list", "", ""), ("watch", "20", 300)]
     assert run.waits[1] == 0
@@ -324,7 +345,9 @@ def test_gone_means_list_again_at_once(expired):
 
 
 def test_gone_again_and_again_is_not_a_busy_loop():
-    run = Run(*(answer for _ in range(4) for answer in (page(), Reply({"type": "ERROR", "object": gone()}))))
+    run = ReflectorRun(
+        *(answer for _ in range(4) for answer in (page(), ScriptedReply({"type": "ERROR", "object": gone()})))
+    )
     run.clock.step = 0.1
     run()
     assert run.waits[1::2] == [0, 1, 2, 4]
@@ -334,16 +357,16 @@ def test_a_server_that_sends_one_event_and_then_410_is_asked_for_a_handful_of_li
     over = {"type": "ERROR", "object": gone()}
     answers = []
     for n in range(1, 9):
-        answers += [page(version=f"{n}0"), Reply(event("ADDED", service(f"s{n}"), f"{n}1"), over)]
-    run = Run(*answers)
+        answers += [page(version=f"{n}0"), ScriptedReply(event("ADDED", service(f"s{n}"), f"{n}1"), over)]
+    run = ReflectorRun(*answers)
     run.clock.step = 0.01
     run()
     assert run.waits[1::2] == [0, 0.5, 1, 2, 4, 8, 16, 30]
 
 
 def test_a_watch_that_lasted_makes_the_next_list_come_at_once_again():
-    lasting = Reply(bookmark("11"), {"type": "ERROR", "object": gone()})
-    run = Run(*(page(), Reply(gone(), code=410)) * 3, page(), lasting, page())
+    lasting = ScriptedReply(bookmark("11"), {"type": "ERROR", "object": gone()})
+    run = ReflectorRun(*(page(), ScriptedReply(gone(), code=410)) * 3, page(), lasting, page())
     lasting.chunks_.insert(0, lambda: setattr(run.clock, "now", run.clock.now + 31))
     run.clock.step = 0.01
     run()
@@ -351,7 +374,7 @@ def test_a_watch_that_lasted_makes_the_next_list_come_at_once_again():
 
 
 def test_one_event_for_each_connection_is_not_a_busy_loop():
-    run = Run(page(), *(Reply(event("ADDED", service("a"), str(n))) for n in range(11, 15)))
+    run = ReflectorRun(page(), *(ScriptedReply(event("ADDED", service("a"), str(n))) for n in range(11, 15)))
     run.clock.step = 0.01
     assert len(run()) == 5
     assert run.waits == [0, 0.5, 0.5, 0.5, 0.5]
@@ -361,14 +384,14 @@ def test_one_event_for_each_connection_is_not_a_busy_loop():
 def test_a_page_that_is_too_large_is_asked_for_with_fewer_objects(monkeypatch):
     monkeypatch.setattr(reflector, "ANSWER_BYTES", 2000)
     large = [page(*(service(f"s{n}") for n in range(20))) for _ in range(2)]
-    run = Run(*large, page(service("a"), more="t1"), page(service("b")), Reply())
+    run = ReflectorRun(*large, page(service("a"), more="t1"), page(service("b")), ScriptedReply())
     assert brief(run()) == [(["default/a", "default/b"], [])]
     assert run.script.limits == [500, 250, 125, 125]
 
 
 def test_an_answer_that_is_too_large_for_one_object_is_a_request_error(monkeypatch):
     monkeypatch.setattr(reflector, "ANSWER_BYTES", 100)
-    run = Run(*(page(service("a")) for _ in range(9)), page(service("a")))
+    run = ReflectorRun(*(page(service("a")) for _ in range(9)), page(service("a")))
     assert run() == []
     assert run.script.limits[:9] == [500, 250, 125, 62, 31, 15, 7, 3, 1]
     (said,) = [line for line in run.logs if line["log_level"] == "warning"]
@@ -378,7 +401,10 @@ def test_an_answer_that_is_too_large_for_one_object_is_a_request_error(monkeypat
 def test_an_object_that_is_too_large_affects_nothing_else(monkeypatch):
     monkeypatch.setattr(decode, "OBJECT_BYTES", 1000)
     large = service("large", labels={"x": "y" * 1000})
-    run = Run(page(service("a"), large), Reply(event("MODIFIED", large, "11"), event("ADDED", service("b"), "12")))
+    run = ReflectorRun(
+        page(service("a"), large),
+        ScriptedReply(event("MODIFIED", large, "11"), event("ADDED", service("b"), "12")),
+    )
     assert brief(run()) == [(["default/a"], ["default/large"]), ("default/b", "10.96.0.10")]
     (said,) = [line for line in run.logs if line["log_level"] == "warning"]
     assert (said["object"], said["err"]) == ("default/large", "more than 1000 bytes of JSON")
@@ -387,10 +413,12 @@ def test_an_object_that_is_too_large_affects_nothing_else(monkeypatch):
 def test_more_objects_than_there_is_room_for_are_reported_once_and_the_others_live(monkeypatch):
     monkeypatch.setattr(reflector, "ObjectRoom", lambda: ObjectRoom(24))
     tenant = [service(f"s{n}", namespace="greedy") for n in range(5)]
-    run = Run(
+    run = ReflectorRun(
         page(*tenant, service("a")),
-        Reply(event("ADDED", service("s9", namespace="greedy"), "11"), event("MODIFIED", service("a"), "12")),
-        Reply(event("DELETED", tenant[0], "13"), event("ADDED", service("s9", namespace="greedy"), "14")),
+        ScriptedReply(
+            event("ADDED", service("s9", namespace="greedy"), "11"), event("MODIFIED", service("a"), "12")
+        ),
+        ScriptedReply(event("DELETED", tenant[0], "13"), event("ADDED", service("s9", namespace="greedy"), "14")),
     )
     events = run()
     assert sorted(events[0].objects) == ["default/a", "greedy/s0", "greedy/s1"]
@@ -403,7 +431,7 @@ def test_more_objects_than_there_is_room_for_are_reported_once_and_the_others_li
 
 def test_a_list_that_never_ends_is_given_up():
     endless = (page(service(f"s{n}"), more=f"t{n}") for n in range(400))
-    run = Run(*endless, page(service("a")))
+    run = ReflectorRun(*endless, page(service("a")))
     run.clock.step = 100.0
     run.reflector.step()
     assert len(run.script.asked) == 7
@@ -411,10 +439,12 @@ def test_a_list_that_never_ends_is_given_up():
 
 
 def test_a_cut_connection_resumes_where_it_was():
-    run = Run(
+    run = ReflectorRun(
         page(),
-        Reply(event("ADDED", service("a"), "11"), b'{"type": "ADDED", "obj', RequestFailed("connection broken")),
-        Reply(event("ADDED", service("b"), "12")),
+        ScriptedReply(
+            event("ADDED", service("a"), "11"), b'{"type": "ADDED", "obj', RequestFailed("connection broken")
+        ),
+        ScriptedReply(event("ADDED", service("b"), "12")),
     )
     assert brief(run()) == [([], []), ("default/a", "10.96.0.10"), ("default/b", "10.96.0.10")]
     assert run.script.asked[2] == ("watch", "11", 300)
@@ -422,8 +452,9 @@ def test_a_cut_connection_resumes_where_it_was():
 
 
 def test_an_unfinished_last_line_is_dropped():
-    run = Run(
-        page(), Reply(event("ADDED", service("a"), "11"), json.dumps(event("ADDED", service("b"), "12")).encode())
+    run = ReflectorRun(
+        page(),
+        ScriptedReply(event("ADDED", service("a"), "11"), json.dumps(event("ADDED", service("b"), "12")).encode()),
     )
     assert brief(run())[1:] == [("default/a", "10.96.0.10")]
     assert run.reflector._version == "11"
@@ -444,7 +475,7 @@ NONSENSE = [
 
 @pytest.mark.parametrize("line", NONSENSE)
 def test_nonsense_in_a_watch_resumes_then_lists_again(line):
-    run = Run(page(), Reply(line), Reply(line), Reply(line), page(service("a")))
+    run = ReflectorRun(page(), ScriptedReply(line), ScriptedReply(line), ScriptedReply(line), page(service("a")))
     run.clock.step = 0.1
     assert brief(run()) == [([], []), (["default/a"], [])]
     assert run.waits == [0, 0.5, 1, 2, 0]
@@ -452,14 +483,20 @@ def test_nonsense_in_a_watch_resumes_then_lists_again(line):
 
 
 def test_events_before_nonsense_count():
-    run = Run(page(), Reply(event("ADDED", service("a"), "11"), b"x\n"), Reply(event("ADDED", service("b"), "12")))
+    run = ReflectorRun(
+        page(),
+        ScriptedReply(event("ADDED", service("a"), "11"), b"x\n"),
+        ScriptedReply(event("ADDED", service("b"), "12")),
+    )
     assert [key for key, _ in brief(run())[1:]] == ["default/a", "default/b"]
     assert run.script.asked[2][1] == "11"
 
 
 def test_a_server_that_is_away_is_waited_for():
-    run = Run(
-        page(service("a")), *[RequestFailed("connection refused")] * 9, Reply(event("ADDED", service("b"), "11"))
+    run = ReflectorRun(
+        page(service("a")),
+        *[RequestFailed("connection refused")] * 9,
+        ScriptedReply(event("ADDED", service("b"), "11")),
     )
     assert len(brief(run())) == 2
     assert run.waits == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30, 0]
@@ -474,21 +511,27 @@ def test_a_server_that_is_away_is_waited_for():
 
 def test_waiting_has_jitter():
     waits = []
-    run = Run(RequestFailed("x"), RequestFailed("x"))
+    run = ReflectorRun(RequestFailed("x"), RequestFailed("x"))
     run.reflector._pace = Pace(clock=run.clock, uniform=lambda low, high: waits.append((low, high)) or low)
     run()
     assert waits == [(0.25, 0.5), (0.5, 1.0)]
 
 
 def test_waits_start_anew_after_success():
-    run = Run(page(), RequestFailed("x"), RequestFailed("x"), Reply(bookmark("11"), RequestFailed("x")), Reply())
+    run = ReflectorRun(
+        page(),
+        RequestFailed("x"),
+        RequestFailed("x"),
+        ScriptedReply(bookmark("11"), RequestFailed("x")),
+        ScriptedReply(),
+    )
     run.clock.step = 0.1
     run()
     assert run.waits[1:4] == [0.5, 1, 0.5]
 
 
 def test_waits_start_anew_after_a_long_quiet_watch():
-    run = Run(page(), RequestFailed("x"), RequestFailed("x"), Reply(RequestFailed("timed out")))
+    run = ReflectorRun(page(), RequestFailed("x"), RequestFailed("x"), ScriptedReply(RequestFailed("timed out")))
     run.clock.step = 0.1
     run.script.answers[-1].chunks_.insert(0, lambda: setattr(run.clock, "now", run.clock.now + 400))
     run()
@@ -496,7 +539,9 @@ def test_waits_start_anew_after_a_long_quiet_watch():
 
 
 def test_a_watch_that_ends_at_once_is_a_request_error():
-    run = Run(page(), Reply(), Reply(), Reply(bookmark("11")), Reply(b"\n"))
+    run = ReflectorRun(
+        page(), ScriptedReply(), ScriptedReply(), ScriptedReply(bookmark("11")), ScriptedReply(b"\n")
+    )
     run.clock.step = 0.1
     run()
     assert run.waits == [0, 0.5, 1, 0.5, 0.5]
@@ -507,21 +552,23 @@ def test_a_watch_that_ends_at_once_is_a_request_error():
     ("wish", "wait"), [("7", 7), ("0", 0.5), ("100000", 300), ("Wed, 21 Oct", 0.5), ("-1", 0.5)]
 )
 def test_retry_after(code, wish, wait):
-    run = Run(Reply(status(code, "Busy", "later"), code=code, headers={"Retry-After": wish}), page())
+    run = ReflectorRun(
+        ScriptedReply(status(code, "Busy", "later"), code=code, headers={"Retry-After": wish}), page()
+    )
     run()
     assert run.waits == [wait, 0]
 
 
 def test_retry_after_inside_of_the_stream():
     error = status(504, "Timeout", "Too large resource version", retryAfterSeconds=5)
-    run = Run(page(), Reply({"type": "ERROR", "object": error}), Reply())
+    run = ReflectorRun(page(), ScriptedReply({"type": "ERROR", "object": error}), ScriptedReply())
     run()
     assert run.waits == [0, 5, 0]
 
 
 def test_a_version_from_the_future_is_given_up():
-    late = [Reply(status(504, "Timeout", "Too large resource version"), code=504) for _ in range(3)]
-    run = Run(page(version="900"), *late, page(service("a"), version="20"), Reply())
+    late = [ScriptedReply(status(504, "Timeout", "Too large resource version"), code=504) for _ in range(3)]
+    run = ReflectorRun(page(version="900"), *late, page(service("a"), version="20"), ScriptedReply())
     run.clock.step = 0.1
     assert brief(run()) == [([], []), (["default/a"], [])]
     assert run.script.asked[-2:] == [("list", "", ""), ("watch", "20", 300)]
@@ -529,15 +576,15 @@ def test_a_version_from_the_future_is_given_up():
 
 
 def test_refused_credentials_are_fetched_anew_at_once():
-    denied = [Reply(status(401, "Unauthorized", "Unauthorized"), code=401) for _ in range(3)]
-    run = Run(*denied, page())
+    denied = [ScriptedReply(status(401, "Unauthorized", "Unauthorized"), code=401) for _ in range(3)]
+    run = ReflectorRun(*denied, page())
     run()
     assert run.script.refreshed == 3
     assert run.waits == [0, 1, 2, 0]
 
 
 def test_forbidden_is_retried_for_ever_and_reported_once():
-    run = Run(page(), *[Reply(status(403, "Forbidden", "no"), code=403) for _ in range(6)])
+    run = ReflectorRun(page(), *[ScriptedReply(status(403, "Forbidden", "no"), code=403) for _ in range(6)])
     run.clock.step = 0.1
     run()
     assert run.script.refreshed == 0
@@ -549,8 +596,8 @@ def test_forbidden_is_retried_for_ever_and_reported_once():
     ("kind", "right"), [(Kind.POD, "list and watch pods"), (Kind.NAMESPACE, "list and watch namespaces")]
 )
 def test_a_right_that_tenants_need_is_one_error_that_names_right_and_setting(kind, right):
-    refused = [Reply(status(403, "Forbidden", "no"), code=403) for _ in range(4)]
-    run = Run(*refused, kind=kind)
+    refused = [ScriptedReply(status(403, "Forbidden", "no"), code=403) for _ in range(4)]
+    run = ReflectorRun(*refused, kind=kind)
     assert run() == [RightRefused(kind)]
     (line,) = [entry for entry in run.logs if entry["log_level"] in ("warning", "error")]
     assert (line["event"], line["log_level"]) == (messages.RIGHT_REFUSED, "error")
@@ -558,21 +605,27 @@ def test_a_right_that_tenants_need_is_one_error_that_names_right_and_setting(kin
 
 
 def test_another_failure_of_the_same_watch_is_no_matter_of_rights():
-    run = Run(RequestFailed("refused"), Reply(status(500, "InternalError", "no"), code=500), kind=Kind.POD)
+    run = ReflectorRun(
+        RequestFailed("refused"), ScriptedReply(status(500, "InternalError", "no"), code=500), kind=Kind.POD
+    )
     run()
     assert run.said() == [messages.WATCH_FAILED] * 2
 
 
 def test_another_kind_of_request_error_is_reported_too():
-    run = Run(
-        RequestFailed("refused"), RequestFailed("refused"), Reply(b"", code=403), RequestFailed("refused"), page()
+    run = ReflectorRun(
+        RequestFailed("refused"),
+        RequestFailed("refused"),
+        ScriptedReply(b"", code=403),
+        RequestFailed("refused"),
+        page(),
     )
     run()
     assert len(run.said()) == 3
 
 
 def test_a_crash_is_logged_and_survived():
-    run = Run(page(), ZeroDivisionError("bug"), page(service("a")), Reply())
+    run = ReflectorRun(page(), ZeroDivisionError("bug"), page(service("a")), ScriptedReply())
     assert brief(run()) == [([], []), (["default/a"], [])]
     assert run.said("error") == [messages.WATCH_CRASHED]
     assert run.waits[1] == 0.5
@@ -583,7 +636,7 @@ def test_reasons_are_not_endless():
 
 
 def test_stopping_ends_the_thread():
-    run = Run(Reply(RequestFailed("down")))
+    run = ReflectorRun(ScriptedReply(RequestFailed("down")))
     run.reflector.start()
     run.reflector.stop()
     assert not run.reflector._thread.is_alive()

@@ -153,13 +153,13 @@ def take(found, key, old, new, *, kind):
         found.slice(old, new)
 
 
-class Counting(set):
+class CountingSet(set):
     """A set that counts how many members were looked through."""
 
     looked = 0
 
     def __iter__(self):
-        Counting.looked += len(self)
+        CountingSet.looked += len(self)
         return super().__iter__()
 
 
@@ -170,8 +170,8 @@ def test_a_slice_costs_the_same_however_many_services_ask_for_addresses(others):
         name = f"s{number}"
         found.service(f"default/{name}", None, service(name, load_balancer_ips=["198.51.100.1"]))
     # One Service more that a load balancer gives the same address concerns none of the others.
-    found._given[A] = Counting(found._given[A])
-    Counting.looked = 0
+    found._given[A] = CountingSet(found._given[A])
+    CountingSet.looked = 0
     found.service("default/more", None, service("more", load_balancer_ips=["198.51.100.1"]))
     found.slice(None, slice_of("a", "10.244.1.1"))
-    assert Counting.looked == 0
+    assert CountingSet.looked == 0

@@ -37,7 +37,7 @@ RAW = {scenario["id"]: scenario for scenario in TABLES["scenarios"]}
 ROWS = [(name, flow["id"], flow) for name, scenario in RAW.items() for flow in scenario["flows"]]
 
 
-class Planned:
+class PlannedScenario:
     """A scenario as the planner sees it."""
 
     def __init__(self, scenario):
@@ -85,7 +85,7 @@ def bracketed(text):
 
 @pytest.fixture(scope="module")
 def planned():
-    return {name: Planned(scenario) for name, scenario in SCENARIOS.items()}
+    return {name: PlannedScenario(scenario) for name, scenario in SCENARIOS.items()}
 
 
 @pytest.mark.parametrize(("scenario", "name", "flow"), ROWS, ids=[row[1] for row in ROWS])
@@ -108,7 +108,7 @@ def test_node_address_filter(case):
     assert (right_family and is_node_address(address)) is case["kept"]
 
 
-class Process:
+class FlowLoop:
     """The loop on a kernel in memory."""
 
     def __init__(self, kernel_node, **settings):
@@ -144,7 +144,7 @@ def test_legacy_virtual_servers(case):
         service(f"s{index}", [format_ip(name.address)], ((name.port, 0, "UDP"),))
         for index, name in enumerate(map(key, case["wanted"]))
     ]
-    Process(kernel_node, exclude_cidrs=tuple(case["excludeCIDRs"])).list(wanted)
+    FlowLoop(kernel_node, exclude_cidrs=tuple(case["excludeCIDRs"])).list(wanted)
     assert kernel_node.ipvs.table.keys() == frontends(case["kept"])
 
 
@@ -157,7 +157,7 @@ def test_graceful_termination(case):
     kernel_node = MemoryNode()
     ports = ((53, case["proto"], ""),)
     svc = service(ports=((53, 0, case["proto"]),))
-    process = Process(kernel_node).list([svc], [slice_of("web", "10.244.1.1", "10.244.1.2", ports=ports)])
+    process = FlowLoop(kernel_node).list([svc], [slice_of("web", "10.244.1.1", "10.244.1.2", ports=ports)])
     name, leaving = key(f"10.96.0.10:53/{case['proto']}"), destination("10.244.1.2:53")
     kernel_node.ipvs.busy[name, leaving] = case["active"] + case["inactive"]
     piece = slice_of("web", "10.244.1.1", ports=ports)
@@ -174,7 +174,7 @@ def test_incremental_sync():
     """
     kernel_node = MemoryNode()
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 200)]
-    process = Process(kernel_node, cluster_cidrs=("10.244.0.0/16",)).list(others)
+    process = FlowLoop(kernel_node, cluster_cidrs=("10.244.0.0/16",)).list(others)
 
     def step(*events):
         """Return (IPVS and link writes, nft element operations) of some events."""

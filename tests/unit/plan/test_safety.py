@@ -212,7 +212,7 @@ def test_a_pod_range_of_any_node_is_refused_where_the_range_of_all_pods_is_not_k
     assert refused(svc, known, on=here) == [(f"10.9.{n}.4: in the range of pods", False) for n in (1, 2)]
 
 
-class Counted:
+class CountedGateways:
     """Counts how many gateways are looked at."""
 
     looked = 0
@@ -222,18 +222,18 @@ class Counted:
 
     def __iter__(self):
         for one in self.known:
-            Counted.looked += 1
+            CountedGateways.looked += 1
             yield one
 
 
 @pytest.mark.parametrize("size", [100, 1000])
 def test_judging_looks_at_each_gateway_once_however_many_addresses_there_are(size):
     gateways = [Reserved((0xCB007100 + n).to_bytes(4), "a gateway") for n in range(size)]
-    here = node(reserved=Counted(gateways))
-    Counted.looked = 0
+    here = node(reserved=CountedGateways(gateways))
+    CountedGateways.looked = 0
     svc = service(external_ips=[format_ip((0xCB007100 + n).to_bytes(4)) for n in range(2 * size)])
     assert len(judge(svc, here, config())) == size
-    assert Counted.looked == size
+    assert CountedGateways.looked == size
 
 
 ranges = st.builds(

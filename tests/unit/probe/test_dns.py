@@ -44,7 +44,7 @@ def sockets_on_one_port(family, address):
     raise OSError("no port is free for both protocols")
 
 
-class Server:
+class NameServerStandIn:
     """Answers each UDP query with the next of `replies` (functions from a query to datagrams), or not at all."""
 
     def __init__(self, family):
@@ -84,7 +84,7 @@ class Server:
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
 def server(request, monkeypatch):
-    made = Server(request.param)
+    made = NameServerStandIn(request.param)
     monkeypatch.setattr(probe, "DNS_PORT", made.port)
     monkeypatch.setattr(probe, "SECONDS", 30)  # a busy machine is no reason for a failure
     yield made

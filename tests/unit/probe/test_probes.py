@@ -16,7 +16,7 @@ from ipvsproxy.probe.web import read_proxy
 ANSWERS = {"/healthz": (200, "{}"), "/metrics": (200, ""), "/flagz": (404, "")}
 
 
-class Pages(http.server.BaseHTTPRequestHandler):
+class ProbedPages(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         status, text = ANSWERS.get(self.path, (404, ""))
         self.send_response(status)
@@ -30,7 +30,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def config():
     """Both ports of a proxy are one on loopback, with the answers above."""
-    with http.server.HTTPServer(("127.0.0.1", 0), Pages) as server:
+    with http.server.HTTPServer(("127.0.0.1", 0), ProbedPages) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         listen = Listen(bytes(4), server.server_port)

@@ -16,16 +16,10 @@ from ipvsproxy.plan.diff import Verb
 from ipvsproxy.process import cleanup, other_proxy, preflight
 from ipvsproxy.process.other_proxy import OtherProxy
 from tests.support.build import key
+from tests.support.no_netfilter import NoProtocol
 
 
-class NoProtocol:
-    """Of a kernel without any of netfilter's netlink."""
-
-    def __init__(self, _name):
-        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
-
-
-class Free:
+class FreeLock:
     """The lock of a network namespace that nobody has; `holder` has it otherwise."""
 
     holder = None
@@ -39,8 +33,8 @@ class Free:
 
 @pytest.fixture(autouse=True)
 def lock(monkeypatch):
-    monkeypatch.setattr(cleanup, "InstanceLock", Free)
-    monkeypatch.setattr(Free, "holder", None)
+    monkeypatch.setattr(cleanup, "InstanceLock", FreeLock)
+    monkeypatch.setattr(FreeLock, "holder", None)
     monkeypatch.setattr(other_proxy, "look", lambda _: OtherProxy(KubeProxy()))
     monkeypatch.setattr(cleanup, "_let_end", list)
     monkeypatch.setattr(cleanup, "prefer_own_sources", list)
@@ -81,13 +75,13 @@ def test_a_kernel_without_ipvs_has_no_servers_to_remove(monkeypatch):
 
 
 def test_cleanup_leaves_a_proxy_at_work_alone_and_reports_who_it_is(monkeypatch):
-    monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
+    monkeypatch.setattr(FreeLock, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
     monkeypatch.setattr(cleanup, "_remove_servers", lambda _: pytest.fail("removed"))
     with pytest.raises(Fatal, match=r"at work on this node \(process 4711, ipvsproxy v0\.1\.0\): end it first"):
         cleanup.cleanup(Config("n"))
 
 
-class Servers:
+class StuckServers:
     """As much of IPVS as is cleaned up; what is `stuck` cannot be removed."""
 
     def __init__(self, stuck=()):
@@ -106,14 +100,14 @@ class Servers:
 
 
 def test_cleanup_spares_virtual_servers_of_others(monkeypatch):
-    servers = Servers()
+    servers = StuckServers()
     monkeypatch.setattr(cleanup, "Ipvs", lambda: servers)
     assert cleanup._remove_servers(Config("n", exclude_cidrs=("10.98.0.0/16", "fd00::/8"))) == []
     assert set(servers.left) == {key("10.98.0.1:80"), key("[fd00::1]:80")}
 
 
 def test_cleanup_names_virtual_servers_that_stay(monkeypatch):
-    servers = Servers(stuck=["10.96.0.1:443"])
+    servers = StuckServers(stuck=["10.96.0.1:443"])
     monkeypatch.setattr(cleanup, "Ipvs", lambda: servers)
     assert cleanup._remove_servers(Config("n")) == [
         f"virtual server {key('10.96.0.1:443')}: Device or resource busy"
@@ -185,18 +179,18 @@ def test_beside_a_kube_proxy_our_rules_go_first_and_what_is_under_way_has_time_t
 def steps(monkeypatch):
     """Who had the lock when the steps were taken; nothing is removed."""
     done = []
-    monkeypatch.setattr(cleanup, "_steps", lambda *_: [lambda: done.append(Free.holder) or []])
+    monkeypatch.setattr(cleanup, "_steps", lambda *_: [lambda: done.append(FreeLock.holder) or []])
     return done
 
 
 def test_cleanup_waits_for_the_end_of_a_proxy_when_it_is_asked_to(monkeypatch, steps):
-    monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
+    monkeypatch.setattr(FreeLock, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
     cleanup.cleanup(Config("n"), wait=True)
     assert steps == [None]
 
 
-class Tables:
-    """Tables of our name; none when `found` is empty."""
+class FoundTables:
+    """FoundTables of our name; none when `found` is empty."""
 
     found = {"inet": "ipvsproxy 0.1.0"}  # noqa: RUF012
 
@@ -207,7 +201,7 @@ class Tables:
         return self.found
 
 
-class Link:
+class VipLink:
     there = True
 
     def look(self):
@@ -217,20 +211,20 @@ class Link:
 @pytest.mark.parametrize(
     ("mode", "tables", "link", "removes"),
     [
-        ("nftables", Tables.found, True, True),
+        ("nftables", FoundTables.found, True, True),
         ("nftables", {}, True, True),  # an earlier cleanup got so far
         ("nftables", {}, False, False),
-        ("ipvs", Tables.found, True, True),
+        ("ipvs", FoundTables.found, True, True),
         ("ipvs", {}, True, False),  # kube-proxy's own link
     ],
 )
 def test_a_handover_touches_no_node_where_no_ipvsproxy_was(monkeypatch, steps, mode, tables, link, removes):
-    monkeypatch.setattr(Free, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
+    monkeypatch.setattr(FreeLock, "holder", Holder(4711, 0, "ipvsproxy v0.1.0"))
     monkeypatch.setattr(cleanup, "await_kube_proxy", lambda: {4: mode, 6: mode})
-    monkeypatch.setattr(cleanup, "Ruleset", Tables)
-    monkeypatch.setattr(cleanup, "Links", Link)
-    monkeypatch.setattr(Tables, "found", tables)
-    monkeypatch.setattr(Link, "there", link)
+    monkeypatch.setattr(cleanup, "Ruleset", FoundTables)
+    monkeypatch.setattr(cleanup, "Links", VipLink)
+    monkeypatch.setattr(FoundTables, "found", tables)
+    monkeypatch.setattr(VipLink, "there", link)
     with capture_logs() as said:
         cleanup.cleanup(Config("n"), handover=True)
     assert bool(steps) is removes

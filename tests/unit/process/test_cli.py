@@ -11,8 +11,8 @@ KUBEADM = Path(__file__).parents[1] / "config" / "kubeadm-config.conf"
 
 
 @pytest.fixture(autouse=True)
-def heeded(monkeypatch):
-    """When signals began to be heeded; not in this process, which is the tests'."""
+def honored(monkeypatch):
+    """When signals began to be honored; not in this process, which is the tests'."""
     calls = []
     monkeypatch.setattr(signals, "end_at_once", lambda: calls.append("signals"))
     return calls
@@ -74,10 +74,10 @@ def test_flags_of_a_cleanup_mean_nothing_for_a_run(flag, ran, capsys):
     ("where", "what", "word"),
     [(app, "run", "run"), (app, "init", "--init-only"), (cleanup, "cleanup", "--cleanup")],
 )
-def test_signals_count_before_anything_is_done(where, what, word, heeded, monkeypatch):
-    monkeypatch.setattr(where, what, lambda *_, **__: heeded.append("work"))
+def test_signals_count_before_anything_is_done(where, what, word, honored, monkeypatch):
+    monkeypatch.setattr(where, what, lambda *_, **__: honored.append("work"))
     assert cli.main([word]) == 0
-    assert heeded == ["signals", "work"]
+    assert honored == ["signals", "work"]
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])

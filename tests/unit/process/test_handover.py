@@ -13,12 +13,12 @@ from tests.support.build import key
 BOTH = {4: "nftables", 6: "nftables"}
 
 
-class Servers:
+class LeftServers:
     def servers(self):
         return dict.fromkeys((key("10.96.0.1:443"), key("[fd00::1]:80")))
 
 
-class Tables:
+class HandedTables:
     """The tables of our name."""
 
     found = {"inet": "ipvsproxy 0.2.0"}  # noqa: RUF012
@@ -53,12 +53,12 @@ def clock(monkeypatch):
     slept = []
     monkeypatch.setattr(Kept, "looks", 0)
     monkeypatch.setattr(Kept, "released", 0)
-    monkeypatch.setattr(Tables, "found", Tables.found)
+    monkeypatch.setattr(HandedTables, "found", HandedTables.found)
     monkeypatch.setattr(handover, "KeptState", Kept)
-    monkeypatch.setattr(handover, "Ruleset", Tables)
+    monkeypatch.setattr(handover, "Ruleset", HandedTables)
     monkeypatch.setattr(handover.time, "monotonic", lambda: sum(slept))
     monkeypatch.setattr(handover.time, "sleep", slept.append)
-    monkeypatch.setattr(handover, "Ipvs", Servers)
+    monkeypatch.setattr(handover, "Ipvs", LeftServers)
     return slept
 
 
@@ -82,7 +82,7 @@ def test_every_family_that_is_served_is_waited_for(find, clock, looks):
 
 
 def test_where_no_table_of_ours_is_servers_are_those_of_others_and_not_kept(find, clock):
-    Tables.found = {}
+    HandedTables.found = {}
     find({}, {}, BOTH)
     assert handover.await_kube_proxy() == BOTH
     assert (len(clock), Kept.looks) == (2, 0)

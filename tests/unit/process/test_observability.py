@@ -22,7 +22,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-class OneClient:
+class AcceptingClient:
     """Accepts every event."""
 
     def __init__(self):
@@ -47,7 +47,7 @@ class Accepted:
         pass
 
 
-class Process:
+class ObservedProcess:
     def __init__(self, **settings):
         self.health, self.metrics, self.levels = free_port(), free_port(), []
         settings.setdefault("healthz_bind_address", Listen(LOOPBACK, self.health))
@@ -66,7 +66,7 @@ def start():
     started = []
 
     def make(**settings):
-        process = Process(**settings)
+        process = ObservedProcess(**settings)
         process.outside.listen()
         started.append(process)
         return process
@@ -127,7 +127,7 @@ def test_a_single_stack_host(start):
 
 
 def test_events_of_a_start_and_of_a_service(start):
-    process, door = start(), OneClient()
+    process, door = start(), AcceptingClient()
     process.outside.report.refused(Subject("Service", "default", "web"), "no such protocol")
     process.outside.send_events(door)
     process.outside._events.stop(10)
@@ -136,7 +136,7 @@ def test_events_of_a_start_and_of_a_service(start):
 
 
 def test_the_last_words_of_a_hard_failure():
-    process, door = Process(bind_address_hard_fail=True), OneClient()
+    process, door = ObservedProcess(bind_address_hard_fail=True), AcceptingClient()
     with socket.create_server(("127.0.0.1", process.metrics)), pytest.raises(OSError, match="metrics: ") as caught:
         process.outside.listen()
     process.outside.send_last_events(door, caught.value)

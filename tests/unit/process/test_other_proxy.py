@@ -20,7 +20,7 @@ def found(monkeypatch):
                 raise KernelError("netlink request", 93)
             return list(rules)
 
-        class Table:
+        class StampedTable:
             def __init__(self, _name):
                 pass
 
@@ -32,7 +32,7 @@ def found(monkeypatch):
         monkeypatch.setattr(other_proxy, "read_processes", lambda _: processes)
         monkeypatch.setattr(other_proxy, "answers", lambda *_, **__: iter(answers))
         monkeypatch.setattr(other_proxy, "sees_host_processes", lambda: sees)
-        monkeypatch.setattr(other_proxy, "Ruleset", Table)
+        monkeypatch.setattr(other_proxy, "Ruleset", StampedTable)
         return other_proxy.look(Config("n"))
 
     return look

@@ -10,9 +10,10 @@ from ipvsproxy.config import Config
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.process import preflight
 from nft import NftError
+from tests.support.no_netfilter import NoProtocol
 
 
-class Schedulers:
+class IpvsSchedulers:
     """As much of IPVS as knows schedulers; `code` is the errno of trying one out."""
 
     def __init__(self, code=0):
@@ -89,15 +90,8 @@ def test_rules_that_may_be_taken_another_time_are_for_the_loop(code):
     assert [text.splitlines()[-1] for text in judge.asked] == ["the rules"]
 
 
-class NoProtocol:
-    """Of a kernel without any of netfilter's netlink."""
-
-    def __init__(self, _name):
-        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
-
-
 def test_nftables_is_looked_for_before_libnftables_which_would_end_the_process(monkeypatch, loaded):
-    monkeypatch.setattr(preflight, "Ipvs", Schedulers)
+    monkeypatch.setattr(preflight, "Ipvs", IpvsSchedulers)
     monkeypatch.setattr(preflight, "Ruleset", NoProtocol)
     monkeypatch.setattr(preflight, "Libnftables", lambda: pytest.fail("opened"))
     with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
@@ -106,13 +100,13 @@ def test_nftables_is_looked_for_before_libnftables_which_would_end_the_process(m
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])
 def test_a_missing_capability_is_named(monkeypatch, loaded, code):
-    monkeypatch.setattr(preflight, "Ipvs", lambda: Schedulers(code))
+    monkeypatch.setattr(preflight, "Ipvs", lambda: IpvsSchedulers(code))
     with pytest.raises(Fatal, match="CAP_NET_ADMIN"):
         preflight.open_kernel(Config("n"))
 
 
 def test_a_missing_scheduler_is_named_and_its_module_was_tried(monkeypatch, loaded):
-    monkeypatch.setattr(preflight, "Ipvs", lambda: Schedulers(errno.ENOENT))
+    monkeypatch.setattr(preflight, "Ipvs", lambda: IpvsSchedulers(errno.ENOENT))
     with pytest.raises(Fatal, match=r"'mh' .*modprobe ip_vs_mh"):
         preflight.open_kernel(Config("n", scheduler="mh"))
     assert loaded == ["ip_vs_mh"]
@@ -120,7 +114,7 @@ def test_a_missing_scheduler_is_named_and_its_module_was_tried(monkeypatch, load
 
 def test_the_module_is_loaded_before_the_scheduler_is_tried(monkeypatch, loaded):
     order = []
-    schedulers = Schedulers()
+    schedulers = IpvsSchedulers()
     monkeypatch.setattr(preflight.host, "load_module", order.append)
     monkeypatch.setattr(schedulers, "has", lambda name: order.append(name) or True)
     preflight.probe_scheduler(schedulers, "lc")

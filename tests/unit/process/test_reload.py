@@ -6,7 +6,7 @@ import pytest
 from ipvsproxy.process.reload import FileWatcher
 
 
-class Case:
+class WatchedFile:
     def __init__(self, folder):
         self.path = folder / "config.conf"
         self.path.write_bytes(b"one")
@@ -27,7 +27,7 @@ class Case:
 
 @pytest.fixture
 def case(tmp_path):
-    return Case(tmp_path)
+    return WatchedFile(tmp_path)
 
 
 def test_only_content_counts(case):
@@ -70,7 +70,7 @@ def test_a_swapped_link_is_noticed(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.conf").write_bytes(data)
     (tmp_path / "..data").symlink_to("v1")
-    case = Case(tmp_path / "v1")
+    case = WatchedFile(tmp_path / "v1")
     case.path = tmp_path / "config.conf"
     case.path.symlink_to("..data/config.conf")
     case.watcher = FileWatcher([(case.path, b"one")], case.recheck, case.note)

@@ -11,7 +11,7 @@ from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.plan.model import Namespace, Pod
 from ipvsproxy.reconciler.planning import NAMED
 from tests.support.build import service, slice_of
-from tests.support.memory_proxy import MemoryProxy, Refusals
+from tests.support.memory_proxy import MemoryProxy, RefusalRecorder
 
 LABEL = "ipvsproxy.io/tenant"
 SPACES = {"blue": "blue", "green": "green", "plain": ""}
@@ -22,11 +22,13 @@ def pod(namespace, address, node="node1"):
     return Pod(namespace, "one", node, (parse_ip(address),))
 
 
-class Here(MemoryProxy):
+class ProxyWithForeignEndpoints(MemoryProxy):
     """Blue has a Service with a slice that someone has written, of two addresses; nothing is known of pods."""
 
     def __init__(self, **settings):
-        super().__init__([], heard=Refusals(), cluster_cidrs=("10.244.0.0/16",), tenant_label=LABEL, **settings)
+        super().__init__(
+            [], heard=RefusalRecorder(), cluster_cidrs=("10.244.0.0/16",), tenant_label=LABEL, **settings
+        )
         web = replace(service(), namespace="blue")
         ends = replace(slice_of("web", "10.244.1.1", "10.244.2.2"), namespace="blue", service="blue/web")
         spaces = [Namespace(name, {LABEL: tenant} if tenant else {}) for name, tenant in SPACES.items()]
@@ -48,7 +50,7 @@ BOTH = {"10.244.1.1:8080", "10.244.2.2:8080"}
 
 @pytest.fixture(name="here")
 def _here():
-    return Here()
+    return ProxyWithForeignEndpoints()
 
 
 def test_an_endpoint_that_is_another_tenants_pod_is_left_out_with_a_line_and_an_event(here):
@@ -84,7 +86,7 @@ def test_pods_of_the_own_tenant_of_none_and_of_unknown_ones_stay(here, namespace
 
 @pytest.mark.parametrize("knows", TenantPods)
 def test_a_pod_of_another_node_is_found_where_all_pods_are_known(knows):
-    here = Here(tenant_pods=knows)
+    here = ProxyWithForeignEndpoints(tenant_pods=knows)
     here.turn(Changed(Kind.POD, "green/one", pod("green", "10.244.1.1", "node2")))
     assert here.endpoints() == ({"10.244.2.2:8080"} if knows is TenantPods.ALL else BOTH)
 

@@ -21,7 +21,7 @@ REMOVED = messages.FOREIGN_REMOVED
 REMEDY = "--ipvs-exclude-cidrs=192.0.2.50/32 (ipvs.excludeCIDRs)"
 
 
-class Recorder(Report):
+class ForeignServerReports(Report):
     def __init__(self):
         self.notes = []
 
@@ -29,11 +29,11 @@ class Recorder(Report):
         self.notes.append((node, note))
 
 
-class SharedNode:
+class NodeWithForeignServers:
     """A node with one Service, and another program that makes virtual servers there."""
 
     def __init__(self, *before, **settings):
-        self.node, self.report, self.now = MemoryNode(), Recorder(), 1000.0
+        self.node, self.report, self.now = MemoryNode(), ForeignServerReports(), 1000.0
         for server in before:
             self.make(server)
         settings = config(sync_period=30.0, **settings)
@@ -57,7 +57,7 @@ class SharedNode:
 
 @pytest.fixture
 def shared():
-    shared = SharedNode()
+    shared = NodeWithForeignServers()
     shared.start()
     return shared
 
@@ -87,7 +87,7 @@ def test_one_that_is_made_again_is_an_event_from_the_second_time_on(shared):
 
 
 def test_one_that_is_there_at_the_start_is_named_too():
-    shared = SharedNode(KUBE_VIP)
+    shared = NodeWithForeignServers(KUBE_VIP)
     with structlog.testing.capture_logs() as said:
         shared.start()
     assert [line["keptBy"] for line in said if line["event"] == REMOVED] == [REMEDY]
@@ -95,7 +95,7 @@ def test_one_that_is_there_at_the_start_is_named_too():
 
 
 def test_an_excluded_one_stays_and_nothing_is_reported():
-    shared = SharedNode(KUBE_VIP, exclude_cidrs=("192.0.2.0/24",))
+    shared = NodeWithForeignServers(KUBE_VIP, exclude_cidrs=("192.0.2.0/24",))
     shared.start()
     assert shared.verify() == []
     assert KUBE_VIP in shared.node.ipvs.servers()

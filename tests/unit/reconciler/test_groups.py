@@ -21,7 +21,7 @@ WEB = key("10.96.0.10:80")
 POD = Pod("blue", "one", "node1", (parse_ip("10.244.1.1"), parse_ip("fd00::1")))
 
 
-class Process:
+class ProxyWithGroups:
     def __init__(self, *, pods=(), **detection):
         self.node, self.now = MemoryNode([parse_ip("192.0.2.1")]), 1000.0
         made = config(tenant_label=LABEL, **(detection or {"cluster_cidrs": ("10.244.0.0/16",)}))
@@ -57,7 +57,7 @@ class Process:
 
 
 def test_a_pod_that_starts_is_one_transaction_of_its_addresses_and_no_more():
-    process = Process()
+    process = ProxyWithGroups()
     (transaction,), sweeps = process.take(Changed(Kind.POD, POD.key, POD))
     assert sorted(str(transaction).splitlines()) == [
         "add element inet ipvsproxy audiences4 { 10.244.1.1 : 0:20 }",
@@ -69,7 +69,7 @@ def test_a_pod_that_starts_is_one_transaction_of_its_addresses_and_no_more():
 
 
 def test_a_pod_that_ends_is_one_transaction_and_its_connections_are_looked_for():
-    process = Process()
+    process = ProxyWithGroups()
     process.take(Changed(Kind.POD, POD.key, POD))
     process.node.conntrack.entries = [
         (POD.addresses[0], WEB, destination("10.244.2.1:8080")),
@@ -91,7 +91,7 @@ OPEN = (POD.addresses[0], WEB, destination("10.244.2.1:8080"))
 
 @pytest.mark.parametrize("after", [[], [replace(POD, namespace="green", name="two")]])
 def test_connections_of_a_pod_that_ends_are_cut_where_no_range_tells_that_it_was_a_pod(after):
-    process = Process(**BY_LINK)
+    process = ProxyWithGroups(**BY_LINK)
     process.take(Changed(Kind.POD, POD.key, POD))
     process.node.conntrack.entries = [OPEN]
     process.take(Removed(Kind.POD, POD.key), *(Changed(Kind.POD, pod.key, pod) for pod in after))
@@ -99,7 +99,7 @@ def test_connections_of_a_pod_that_ends_are_cut_where_no_range_tells_that_it_was
 
 
 def test_connections_of_a_pod_of_an_unknown_namespace_are_cut_where_no_range_tells_that_it_is_a_pod():
-    process = Process(**BY_LINK)
+    process = ProxyWithGroups(**BY_LINK)
     process.take(Changed(Kind.POD, POD.key, POD))
     process.node.conntrack.entries = [OPEN]
     process.take(Removed(Kind.NAMESPACE, "blue"))
@@ -108,14 +108,14 @@ def test_connections_of_a_pod_of_an_unknown_namespace_are_cut_where_no_range_tel
 
 def test_a_pod_that_starts_first_after_a_start_has_no_others_looked_for():
     """The start has looked at what all pods of the node had open."""
-    process = Process(pods=[POD])
+    process = ProxyWithGroups(pods=[POD])
     other = replace(POD, name="two", addresses=(parse_ip("10.244.1.2"),))
     assert process.take(Changed(Kind.POD, other.key, other))[1] == []
 
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EINVAL])
 def test_a_pod_that_the_kernel_does_not_let_leave_is_tried_again_and_joins_nothing_before(code):
-    process = Process()
+    process = ProxyWithGroups()
     process.take(Changed(Kind.POD, POD.key, POD))
     process.node.faults.plan(0, Fault("refused", code, done=False))
     process.take(Changed(Kind.NAMESPACE, "blue", Namespace("blue", {LABEL: "green"})))
@@ -130,7 +130,7 @@ def test_a_pod_that_the_kernel_does_not_let_leave_is_tried_again_and_joins_nothi
 
 def test_a_pod_does_not_wait_for_what_its_namespace_has_nothing_to_do_with():
     """The Services of a namespace that was there before have long been programmed."""
-    process = Process()
+    process = ProxyWithGroups()
     process.take(Changed(Kind.NAMESPACE, "new", Namespace("new", {LABEL: "blue"})))
     for call in range(9):
         process.node.faults.plan(call, Fault("refused", errno.EINVAL, done=False))
@@ -145,7 +145,7 @@ def test_a_pod_does_not_wait_for_what_its_namespace_has_nothing_to_do_with():
 
 def test_tenants_above_the_limit_are_logged_once(monkeypatch):
     monkeypatch.setattr(group_numbers, "LARGEST_GROUP", 3)
-    process = Process()
+    process = ProxyWithGroups()
     with capture_logs() as logs:
         for number in range(2):
             name = f"more{number}"
@@ -160,7 +160,7 @@ def test_tenants_above_the_limit_are_logged_once(monkeypatch):
 
 
 def test_a_namespace_that_changes_does_not_wait_for_elements_that_are_refused_elsewhere():
-    process = Process()
+    process = ProxyWithGroups()
     process.take(Changed(Kind.POD, POD.key, POD))
     for call in range(9):
         process.node.faults.plan(call, Fault("refused", errno.EINVAL, done=False))
@@ -175,7 +175,7 @@ def test_a_namespace_that_changes_does_not_wait_for_elements_that_are_refused_el
 
 def test_a_namespace_waits_while_the_kernel_lets_its_new_tenant_in_where_it_may_not():
     """Services of blue go over to red, and pods of green to blue, in the same moment."""
-    process = Process()
+    process = ProxyWithGroups()
     process.take(Changed(Kind.NAMESPACE, "more", Namespace("more", {LABEL: "blue"})))
     before = process.node.nft.sets["admitted4"]
     for call in range(2):
@@ -199,7 +199,7 @@ def admitted(process):
 @pytest.fixture(name="shared")
 def _shared():
     """A process whose kernel refuses that a Service of blue is no longer shared with green."""
-    process = Process()
+    process = ProxyWithGroups()
     web = replace(service(), namespace="blue", share_with=("green",))
     process.take(Changed(Kind.SERVICE, web.key, web))
     assert admitted(process) == {"10.96.0.10 . tcp . 80 . 0:20", "10.96.0.10 . tcp . 80 . 0:30"}
@@ -288,7 +288,7 @@ def later(process):
 
 def test_connections_that_are_still_allowed_go_on_while_the_kernel_refuses_the_change():
     """Pods and Services of a namespace change together."""
-    process = Process()
+    process = ProxyWithGroups()
     process.take(Changed(Kind.POD, POD.key, POD))
     process.node.conntrack.entries = [OPEN]
     before, process.node.nft.poison = admitted(process), "admitted4"
@@ -303,7 +303,7 @@ def test_connections_that_are_still_allowed_go_on_while_the_kernel_refuses_the_c
 
 def test_what_was_to_be_allowed_and_never_was_is_cut_in_the_end():
     """A share with the new tenant of a pod: refused by the kernel, and taken back before it was there."""
-    process = Process()
+    process = ProxyWithGroups()
     space = Namespace("more", {LABEL: "blue"})
     pod = replace(POD, namespace="more")
     process.take(Changed(Kind.NAMESPACE, "more", space), Changed(Kind.POD, pod.key, pod))

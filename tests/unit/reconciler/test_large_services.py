@@ -43,7 +43,7 @@ class Timed(MemoryIpvs):
         return super()._do(step)
 
 
-class Running:
+class LargeServiceProxy:
     """A proxy that serves a small Service, and then a large one."""
 
     def __init__(self, *items):
@@ -109,7 +109,7 @@ def pods(size, second=16, **more):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_each_slice_is_bounded_and_a_small_service_changes_in_between(size):
-    running = Running()
+    running = LargeServiceProxy()
     running.loop.parts.applier._room.units = 1000
     running.change(large(), pods(size))
     assert 0 < running.count() < size
@@ -127,7 +127,7 @@ def test_each_slice_is_bounded_and_a_small_service_changes_in_between(size):
 def test_a_slice_has_as_many_messages_as_there_is_room_for_however_many_endpoints_there_are(size, monkeypatch):
     monkeypatch.setattr("ipvsproxy.plan.slices.MOST", 2000.0)
     monkeypatch.setattr("ipvsproxy.plan.slices.FIRST", 2000.0)
-    running = Running()
+    running = LargeServiceProxy()
     running.change(large(), pods(size))
     passes, _ = running.rest()
     assert running.count() == size
@@ -139,7 +139,7 @@ def test_a_slice_has_as_many_messages_as_there_is_room_for_however_many_endpoint
 @pytest.mark.parametrize("slowness", [1, 10, 40])
 def test_no_pass_takes_long_on_a_slow_machine_either(slowness):
     """The others share a busy machine with it: 40 times slower than one that has nothing else to do."""
-    running = Running()
+    running = LargeServiceProxy()
     running.ipvs.slowness = slowness
     began = running.now
     running.change(large(), pods(10_000))
@@ -150,7 +150,7 @@ def test_no_pass_takes_long_on_a_slow_machine_either(slowness):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_endpoints_that_all_change_drain_and_are_deleted_in_slices(size):
-    running = Running(large(), pods(size))
+    running = LargeServiceProxy(large(), pods(size))
     running.rest()
     running.change(pods(size, second=32))
     longest = running.rest()[1]
@@ -163,7 +163,9 @@ def test_endpoints_that_all_change_drain_and_are_deleted_in_slices(size):
 
 
 def test_the_connections_of_a_large_service_are_read_in_pieces_and_those_of_others_at_once():
-    running = Running(large(), pods(20_000), service("small", ["10.96.0.77"]), slice_of("small", "10.244.1.1"))
+    running = LargeServiceProxy(
+        large(), pods(20_000), service("small", ["10.96.0.77"]), slice_of("small", "10.244.1.1")
+    )
     running.rest()
     running.change(pods(19_999), slice_of("small", "10.244.1.2"))
     running.rest()
@@ -187,7 +189,7 @@ def test_the_connections_of_a_large_service_are_read_in_pieces_and_those_of_othe
 
 
 def test_a_large_service_is_verified_while_events_are_handled():
-    running = Running(large(), pods(20_000))
+    running = LargeServiceProxy(large(), pods(20_000))
     running.rest()
     running.now += 60
     running.ipvs.table[LARGE].destinations.popitem()
@@ -200,7 +202,7 @@ def test_a_large_service_is_verified_while_events_are_handled():
 
 
 def test_connections_are_read_to_the_end_however_often_the_next_look_is_due():
-    running = Running(large(), pods(20_000))
+    running = LargeServiceProxy(large(), pods(20_000))
     running.rest()
     running.change(pods(19_999))
     running.rest()
@@ -214,7 +216,7 @@ def test_connections_are_read_to_the_end_however_often_the_next_look_is_due():
 @pytest.mark.parametrize(("passes", "place"), [(1, 0), (22, -1)])
 def test_what_was_wanted_again_before_it_was_deleted_keeps_its_new_connections(passes, place):
     """Also where its server was being read, a piece at a time, or where others were deleted before it."""
-    running = Running(large(), pods(5000))
+    running = LargeServiceProxy(large(), pods(5000))
     running.rest()
     running.change(pods(5000, second=32))
     running.rest()
@@ -234,7 +236,7 @@ def test_what_was_wanted_again_before_it_was_deleted_keeps_its_new_connections(p
 
 
 def test_a_large_service_is_verified_while_something_else_cannot_be_read():
-    running = Running(large(), pods(20_000))
+    running = LargeServiceProxy(large(), pods(20_000))
     running.rest()
     running.node.links.vips = no_vips
     running.ipvs.table[LARGE].destinations.popitem()
@@ -245,7 +247,7 @@ def test_a_large_service_is_verified_while_something_else_cannot_be_read():
 
 
 def test_endpoints_that_the_kernel_refuses_do_not_keep_the_others_of_their_service_waiting():
-    running = Running()
+    running = LargeServiceProxy()
     do, bad = running.ipvs._do, {d for d, _ in zip(sorted(wanted(20_000)), range(3000), strict=False)}
     tried = collections.Counter()
 
@@ -268,7 +270,7 @@ def test_endpoints_that_the_kernel_refuses_do_not_keep_the_others_of_their_servi
 
 
 def test_half_of_a_change_is_no_difference_for_samples_and_verifications():
-    running = Running()
+    running = LargeServiceProxy()
     with capture_logs() as logs:
         running.change(large(), pods(20_000))
         looks = 0
@@ -284,7 +286,7 @@ def test_half_of_a_change_is_no_difference_for_samples_and_verifications():
 
 
 def test_a_start_does_not_wait_for_a_large_service():
-    running = Running(large(), pods(20_000))
+    running = LargeServiceProxy(large(), pods(20_000))
     assert running.count(WEB) == 1
     assert running.count() < 20_000
     running.rest()
@@ -292,7 +294,7 @@ def test_a_start_does_not_wait_for_a_large_service():
 
 
 def test_a_vip_answers_when_its_server_has_its_first_destinations():
-    running = Running()
+    running = LargeServiceProxy()
     running.order.clear()
     running.change(large(), pods(20_000))
     running.rest()
@@ -303,7 +305,7 @@ def test_a_vip_answers_when_its_server_has_its_first_destinations():
 def test_other_frontends_of_the_same_service_take_turns():
     ports = tuple((n, 0, "TCP", f"p{n}") for n in range(1, 6))
     endpoints = pods(3000, ports=tuple((n, "TCP", f"p{n}") for n in range(1, 6)))
-    running = Running()
+    running = LargeServiceProxy()
     running.loop.parts.applier._room.units = 4000
     running.change(large(ports=ports), endpoints)
     for _ in range(10):
@@ -315,7 +317,7 @@ def test_other_frontends_of_the_same_service_take_turns():
 
 
 def test_a_large_service_that_goes_half_way_is_gone():
-    running = Running()
+    running = LargeServiceProxy()
     running.change(large(), pods(20_000))
     assert running.loop.parts.applier.unfinished
     running.loop.reconcile([Removed(Kind.SERVICE, "default/large")])

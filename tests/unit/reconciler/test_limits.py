@@ -9,7 +9,7 @@ from tests.support.build import service, slice_of
 from tests.support.memory_proxy import MemoryProxy
 
 
-class Heard(Report):
+class LimitReports(Report):
     def __init__(self):
         self.said, self.limited = [], []
 
@@ -20,9 +20,9 @@ class Heard(Report):
         self.limited.append(sync.limited)
 
 
-class Here(MemoryProxy):
+class LimitedProxy(MemoryProxy):
     def __init__(self, *services, **settings):
-        super().__init__(services, ["10.244.1.1"], heard=Heard(), **settings)
+        super().__init__(services, ["10.244.1.1"], heard=LimitReports(), **settings)
 
     def servers(self):
         return sorted(map(str, self.node.ipvs.table))
@@ -33,7 +33,7 @@ def greedy(count, **settings):
 
 
 def test_a_service_above_its_limit_is_reported_once_and_counted():
-    here = Here(service(), greedy(100), service_limit=510)
+    here = LimitedProxy(service(), greedy(100), service_limit=510)
     addresses = ["10.96.0.10", "10.96.0.66", *(f"198.51.100.{n}" for n in range(1, 10))]
     assert here.servers() == [f"{address}:80/TCP" for address in addresses]
     said = [("greedy", "10 of 100 virtual servers are served: the Service is larger than --service-limit 510")]
@@ -45,7 +45,7 @@ def test_a_service_above_its_limit_is_reported_once_and_counted():
 
 
 def test_a_service_that_fits_again_is_served_in_full():
-    here = Here(service(), greedy(100), service_limit=510)
+    here = LimitedProxy(service(), greedy(100), service_limit=510)
     here.change(greedy(5))
     assert len(here.servers()) == 6
     assert here.heard.limited[-1] == 0
@@ -57,7 +57,7 @@ def test_a_service_that_fits_again_is_served_in_full():
 
 
 def test_no_limit():
-    here = Here(greedy(100), service_limit=0)
+    here = LimitedProxy(greedy(100), service_limit=0)
     assert len(here.servers()) == 100
     assert here.heard.said == []
 
@@ -69,14 +69,14 @@ def test_a_service_with_two_local_policies_and_many_ports(ports):
         ports=tuple((n, 0, "TCP", f"p{n}") for n in range(1, ports + 1)), load_balancer_ips=["203.0.113.7"],
         external_local=True, internal_local=True,
     )  # fmt: skip
-    here = Here(many, service("other", ["10.96.0.11"]), service_limit=2000)
+    here = LimitedProxy(many, service("other", ["10.96.0.11"]), service_limit=2000)
     assert "10.96.0.11:80/TCP" in here.servers()
     assert any("local endpoints only" in reason for _, reason in here.heard.said) is (ports > 32767)
 
 
 def test_annotations_that_cannot_be_used_are_one_event_for_as_long_as_they_are_the_same():
     wrong = service("web", misused=("metadata.annotations[ipvsproxy.io/weights]: 'x' is not pods",))
-    here = Here(wrong)
+    here = LimitedProxy(wrong)
     assert here.heard.said == [("web", wrong.misused[0])]
     here.change(msgspec.structs.replace(wrong, drain_seconds=3.0))
     piece = msgspec.structs.replace(slice_of("web", "10.244.1.1"), misused=("of a slice",))
@@ -89,6 +89,6 @@ def test_annotations_that_cannot_be_used_are_one_event_for_as_long_as_they_are_t
 
 
 def test_weights_without_effect_are_one_event():
-    here = Here(service("web", weights=(("web-0", 3),)))
+    here = LimitedProxy(service("web", weights=(("web-0", 3),)))
     ((_, reason),) = here.heard.said
     assert "no effect with the scheduler rr" in reason

@@ -14,7 +14,7 @@ WEB4, WEB6 = (parse_ip(BOTH[0]), 80), (parse_ip(BOTH[1]), 80)
 LOCALHOST = ("primary", "127.0.0.0/8", "::1/128")
 
 
-class Heard(Report):
+class LocalhostPortReports(Report):
     def __init__(self):
         self.ports = []
 
@@ -22,9 +22,9 @@ class Heard(Report):
         self.ports.append((service, dict(ports)))
 
 
-class Here(MemoryProxy):
+class LocalhostProxy(MemoryProxy):
     def __init__(self, *services, **settings):
-        super().__init__(services, heard=Heard(), **settings)
+        super().__init__(services, heard=LocalhostPortReports(), **settings)
 
 
 def web(**settings):
@@ -40,21 +40,21 @@ def web(**settings):
     ],
 )
 def test_tcp_nodeports_lead_to_the_cluster_ip(ranges, ports):
-    assert Here(web(), nodeport_addresses=ranges).heard.ports == [("default/web", ports)]
+    assert LocalhostProxy(web(), nodeport_addresses=ranges).heard.ports == [("default/web", ports)]
 
 
 @pytest.mark.parametrize("ranges", [(), ("primary",), ("0.0.0.0/0", "::/0")])
 def test_nothing_is_reported_where_localhost_is_not_asked_for(ranges):
-    assert Here(web(), nodeport_addresses=ranges).heard.ports == []
+    assert LocalhostProxy(web(), nodeport_addresses=ranges).heard.ports == []
 
 
 def test_a_family_that_the_host_does_not_have():
-    here = Here(web(), nodeport_addresses=LOCALHOST, families=frozenset((4,)))
+    here = LocalhostProxy(web(), nodeport_addresses=LOCALHOST, families=frozenset((4,)))
     assert here.heard.ports == [("default/web", {FOUR: WEB4})]
 
 
 def test_only_changes_are_reported():
-    here = Here(web(), nodeport_addresses=LOCALHOST)
+    here = LocalhostProxy(web(), nodeport_addresses=LOCALHOST)
     here.heard.ports.clear()
     here.turn(Changed(Kind.SERVICE, "default/web", web(affinity_seconds=60)))
     assert here.heard.ports == []

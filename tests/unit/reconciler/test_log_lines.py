@@ -14,7 +14,7 @@ from tests.support.memory_kernel import MemoryNode
 ADDRESSES = [f"198.51.100.{n}" for n in range(1, 200)]
 
 
-class Heard(Report):
+class RefusalReports(Report):
     def __init__(self):
         self.said = []
 
@@ -22,9 +22,9 @@ class Heard(Report):
         self.said.append((f"{service.namespace}/{service.name}", reason))
 
 
-class Here:
+class LoggingProxy:
     def __init__(self):
-        self.heard = Heard()
+        self.heard = RefusalReports()
         self.now = 0.0
         self.loop = make_loop(config(), Inbox(), MemoryNode().kernel(), lambda: self.now, self.heard)
         objects = {Kind.NODE: {"node1": Node("node1")}}
@@ -47,7 +47,7 @@ def changed(item):
 
 
 def test_a_service_that_gets_none_of_many_frontends_is_one_line_and_one_event():
-    here = Here()
+    here = LoggingProxy()
     here.turn(changed(made("a", ips=["10.96.0.1"], created="2020")))
     lines = here.turn(changed(made("b", ips=["10.96.0.2"])))
     assert [(line["service"], line["count"]) for line in lines] == [("tenant/b", len(ADDRESSES))]
@@ -58,7 +58,7 @@ def test_a_service_that_gets_none_of_many_frontends_is_one_line_and_one_event():
 
 
 def test_what_is_known_is_not_reported_again_when_others_change():
-    here = Here()
+    here = LoggingProxy()
     here.turn(changed(made("a", ips=["10.96.0.1"], created="2020")), changed(made("b", ips=["10.96.0.2"])))
     here.heard.said.clear()
     assert here.turn(changed(service("other", ["10.96.0.3"]))) == []
@@ -68,7 +68,7 @@ def test_what_is_known_is_not_reported_again_when_others_change():
 
 
 def test_a_flapping_tenant_has_its_lines_and_no_more():
-    here, count = Here(), 0
+    here, count = LoggingProxy(), 0
     here.turn(changed(made("a", ips=["10.96.0.1"], created="2020")))
     for _ in range(100):
         lines = here.turn(changed(made("b", ips=["10.96.0.2"])))

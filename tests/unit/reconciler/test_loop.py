@@ -27,20 +27,13 @@ from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, ServerState, VipForm
 from ipvsproxy.process.assembly import make_loop
 from tests.support.build import config, destination, endpoint, key, service, slice_of, weighted
+from tests.support.clock import Clock
 from tests.support.memory_kernel import Fault, MemoryNode
 
 WEB = key("10.96.0.10:80")
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-class Process:
+class RestartedProxy:
     """One run of the proxy on a node that outlives it."""
 
     def __init__(self, node, **settings):
@@ -77,7 +70,7 @@ def weights(node, name=WEB):
 
 
 def test_nothing_is_programmed_before_every_kind_is_listed(node):
-    process = Process(node)
+    process = RestartedProxy(node)
     process.loop.reconcile([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
     assert (node.writes, node.nft.transactions) == (0, [])
     process.loop.reconcile([Listed(Kind.ENDPOINT_SLICE, {})])
@@ -85,9 +78,9 @@ def test_nothing_is_programmed_before_every_kind_is_listed(node):
 
 
 def test_a_second_proxy_follows_the_objects_and_writes_once_it_is_alone(node):
-    Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     before, rules = node.writes, len(node.nft.transactions)
-    second = Process(node, alone=False).list(service(), slice_of("web", "10.244.1.1"))
+    second = RestartedProxy(node, alone=False).list(service(), slice_of("web", "10.244.1.1"))
     second.change(slice_of("web", "10.244.1.1", "10.244.1.2"))
     second.wait(1000)
     assert second.loop.timeout() is None
@@ -98,7 +91,7 @@ def test_a_second_proxy_follows_the_objects_and_writes_once_it_is_alone(node):
 
 def test_a_change_touches_its_service_only(node):
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 30)]
-    process = Process(node).list(service(), slice_of("web", "10.244.2.1"), *others)
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.2.1"), *others)
     writes, transactions = node.writes, len(node.nft.transactions)
     process.change(slice_of("web", "10.244.2.1", "10.244.2.2"))
     assert weights(node) == {"10.244.2.1:8080": 1, "10.244.2.2:8080": 1}
@@ -107,7 +100,7 @@ def test_a_change_touches_its_service_only(node):
 
 
 def test_an_equal_object_costs_nothing(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     before = node.writes, len(node.nft.transactions)
     process.change(service())
     process.list(service(), slice_of("web", "10.244.1.1"))
@@ -116,27 +109,27 @@ def test_an_equal_object_costs_nothing(node):
 
 def test_a_restart_with_nothing_changed_writes_nothing_but_one_ruleset(node):
     objects = service(), slice_of("web", "10.244.1.1")
-    Process(node).list(*objects)
+    RestartedProxy(node).list(*objects)
     before, rules = node.writes, node.nft.dump()
-    Process(node).list(*objects)
+    RestartedProxy(node).list(*objects)
     assert node.writes == before
     assert len(node.nft.transactions) == 2
     assert node.nft.dump() == rules
 
 
 def test_a_restart_takes_back_a_weight_and_goes_on_draining(node):
-    Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
+    RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
     state = node.ipvs.table[WEB]
     state.destinations[destination("10.244.1.1:8080")] = DestinationAttributes(0)
     state.destinations[destination("10.244.1.3:8080")] = DestinationAttributes(0)
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     assert weights(node) == {"10.244.1.1:8080": 1, "10.244.1.2:8080": 1, "10.244.1.3:8080": 0}
     process.wait(2)
     assert "10.244.1.3:8080" not in weights(node)
 
 
 def test_a_destination_drains_until_its_last_connection_ends(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     leaving = destination("10.244.1.2:8080")
     node.ipvs.busy[WEB, leaving] = 3
     process.change(slice_of("web", "10.244.1.1"))
@@ -151,7 +144,9 @@ def test_a_destination_drains_until_its_last_connection_ends(node):
 
 def test_a_destination_may_drain_as_long_as_its_pod_is_there(node):
     one, leaving = "10.244.1.1", destination("10.244.1.2:8080")
-    process = Process(node).list(service(drain_seconds=UNTIL_POD_IS_GONE), slice_of("web", one, "10.244.1.2"))
+    process = RestartedProxy(node).list(
+        service(drain_seconds=UNTIL_POD_IS_GONE), slice_of("web", one, "10.244.1.2")
+    )
     node.ipvs.busy[WEB, leaving] = 3
     process.change(slice_of("web", one, endpoint("10.244.1.2", ready=False, serving=False, terminating=True)))
     for _ in range(9):
@@ -165,7 +160,7 @@ def test_a_destination_may_drain_as_long_as_its_pod_is_there(node):
 
 
 def test_a_server_whose_service_has_gone_to_the_short_path_ends_with_its_last_connection(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     node.ipvs.busy[WEB, destination("10.244.1.1:8080")] = 1
     process.change(service(data_path="auto"))
     for _ in range(5):
@@ -179,12 +174,12 @@ def test_a_server_whose_service_has_gone_to_the_short_path_ends_with_its_last_co
 
 
 def test_a_start_serves_by_rules_what_has_no_server_yet(node):
-    Process(node).list(service(data_path="auto"), slice_of("web", "10.244.1.1"))
+    RestartedProxy(node).list(service(data_path="auto"), slice_of("web", "10.244.1.1"))
     seen = []
     node.watch = lambda: seen.append((
         node.nft.sets["frontends4"].get("10.96.0.10 . tcp . 80") if node.nft.sets else None, WEB in node.ipvs.table
     ))  # fmt: skip
-    Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     assert ("goto endpoints_1", False) in seen
     assert ("goto own", False) not in seen
     assert seen[-1] == ("goto own", True)
@@ -195,7 +190,7 @@ def test_a_start_serves_all_ways_in_by_rules_until_they_have_servers(node):
     """NodePorts and internal views as well: they answered before."""
     local = {"ports": ((80, 30080),), "external_local": True}
     pods = slice_of("web", "10.244.1.1", "10.244.2.2")
-    Process(node).list(service(data_path="auto", **local), pods)
+    RestartedProxy(node).list(service(data_path="auto", **local), pods)
     seen = []
 
     def watch():
@@ -205,7 +200,7 @@ def test_a_start_serves_all_ways_in_by_rules_until_they_have_servers(node):
             seen.append((sets["frontends4"].get(port), sets["short_views4"].get(port), has_server))
 
     node.watch = watch
-    Process(node).list(service(**local), pods)
+    RestartedProxy(node).list(service(**local), pods)
     assert {found for found in seen if not found[2]} == {("goto endpoints_1", "goto internal_endpoints_2", False)}
     assert seen[-1] == ("goto own", None, True)
     assert node.nft.sets["internal_views4"]["192.0.2.1 . tcp . 30080"] == "10.96.0.10 . 80"
@@ -213,16 +208,16 @@ def test_a_start_serves_all_ways_in_by_rules_until_they_have_servers(node):
 
 
 def test_a_server_that_is_left_from_before_the_short_path_is_no_one_elses(node):
-    Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     with capture_logs() as logs:
-        process = Process(node).list(service(data_path="auto"), slice_of("web", "10.244.1.1"))
+        process = RestartedProxy(node).list(service(data_path="auto"), slice_of("web", "10.244.1.1"))
         process.wait(40)
     assert WEB not in node.ipvs.table
     assert messages.FOREIGN_REMOVED not in {line["event"] for line in logs}
 
 
 def test_a_destination_is_deleted_soon_after_its_last_connection(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     leaving = destination("10.244.1.2:8080")
     node.ipvs.busy[WEB, leaving] = 1
     process.change(slice_of("web", "10.244.1.1"))
@@ -239,7 +234,7 @@ def test_a_destination_is_deleted_soon_after_its_last_connection(node):
     ("default", "own"), [(60.0, None), (0.0, 60.0), (5.0, 60.0)], ids=["configured", "annotated", "both"]
 )
 def test_the_drain_timeout_cuts_what_is_left(node, default, own):
-    process = Process(node, drain_timeout=default)
+    process = RestartedProxy(node, drain_timeout=default)
     process.list(service(drain_seconds=own), slice_of("web", "10.244.1.1", "10.244.1.2"))
     leaving = destination("10.244.1.2:8080")
     node.ipvs.busy[WEB, leaving] = 3
@@ -256,7 +251,7 @@ def test_the_drain_timeout_cuts_what_is_left(node, default, own):
 
 
 def test_no_drain_timeout_means_to_wait(node):
-    process = Process(node, drain_timeout=5.0)
+    process = RestartedProxy(node, drain_timeout=5.0)
     process.list(service(drain_seconds=0.0), slice_of("web", "10.244.1.1", "10.244.1.2"))
     leaving = destination("10.244.1.2:8080")
     node.ipvs.busy[WEB, leaving] = 3
@@ -267,12 +262,12 @@ def test_no_drain_timeout_means_to_wait(node):
 
 
 def test_a_restart_gives_a_drain_its_whole_time_again(node):
-    process = Process(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     leaving = destination("10.244.1.2:8080")
     node.ipvs.busy[WEB, leaving] = 3
     process.change(slice_of("web", "10.244.1.1"))
     process.wait(50)
-    process = Process(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1"))
     process.wait(59)
     assert weights(node)[str(leaving)] == 0
     process.wait(1)
@@ -280,7 +275,7 @@ def test_a_restart_gives_a_drain_its_whole_time_again(node):
 
 
 def test_a_timeout_that_is_changed_writes_nothing_and_counts_for_drains_under_way(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     leaving = destination("10.244.1.2:8080")
     node.ipvs.busy[WEB, leaving] = 3
     process.change(slice_of("web", "10.244.1.1"))
@@ -295,7 +290,7 @@ def test_a_timeout_that_is_changed_writes_nothing_and_counts_for_drains_under_wa
 
 
 def test_a_returning_endpoint_keeps_its_destination(node):
-    process = Process(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node, drain_timeout=60.0).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     node.ipvs.busy[WEB, destination("10.244.1.2:8080")] = 3
     process.change(slice_of("web", "10.244.1.1"))
     process.wait(30)
@@ -307,7 +302,7 @@ def test_a_returning_endpoint_keeps_its_destination(node):
 
 
 def test_a_deletion_that_is_refused_is_tried_again(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     process.change(slice_of("web", "10.244.1.1"))
     node.ipvs.refuse[WEB] = errno.EBUSY
     process.wait(1)
@@ -320,7 +315,7 @@ def test_a_deletion_that_is_refused_is_tried_again(node):
 
 
 def test_a_weight_that_others_have_set_is_put_back(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1", "10.244.1.2"))
     node.ipvs.busy[WEB, destination("10.244.1.2:8080")] = 3
     process.change(slice_of("web", "10.244.1.1"))
     strange = weighted({destination("10.244.1.1:8080"): 0, destination("10.244.1.2:8080"): 5})
@@ -333,12 +328,12 @@ def test_leftovers_go_and_excluded_servers_stay(node):
     foreign, excluded = key("10.99.0.1:80"), key("10.98.0.1:80")
     for name in (foreign, excluded):
         node.ipvs.table[name] = ServerState(ServerAttributes("rr", 0, 0), {})
-    Process(node, exclude_cidrs=("10.98.0.0/16",)).list(service())
+    RestartedProxy(node, exclude_cidrs=("10.98.0.0/16",)).list(service())
     assert node.ipvs.table.keys() == {WEB, excluded}
 
 
 def test_what_kube_proxy_left_goes_after_everything_is_live(node):
-    process = Process(node)
+    process = RestartedProxy(node)
     process.loop.reconcile([Listed(Kind.SERVICE, {"default/web": service()}), Listed(Kind.NODE, {})])
     assert node.host.taken_over == 0
     process.list(service())
@@ -348,7 +343,7 @@ def test_what_kube_proxy_left_goes_after_everything_is_live(node):
 
 def test_what_kube_proxy_left_stays_while_something_of_ours_failed_but_not_for_ever(node):
     node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
-    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    process = RestartedProxy(node).list(service(), service("b", ["10.96.0.11"]))
     assert node.host.taken_over == 0
     process.wait(31)
     assert node.host.taken_over == 1
@@ -356,7 +351,7 @@ def test_what_kube_proxy_left_stays_while_something_of_ours_failed_but_not_for_e
 
 def test_one_refused_frontend_affects_nothing_else_and_is_tried_again(node):
     node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
-    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    process = RestartedProxy(node).list(service(), service("b", ["10.96.0.11"]))
     assert node.ipvs.table.keys() == {key("10.96.0.11:80")}
     node.ipvs.refuse.clear()
     process.wait(1)
@@ -364,7 +359,7 @@ def test_one_refused_frontend_affects_nothing_else_and_is_tried_again(node):
 
 
 def test_a_refused_transaction_loses_nothing_and_is_tried_again(node):
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     rules = node.nft.dump()
     node.nft.fail_next = errno.ENOMEM
     process.change(service("b", ["10.96.0.11"]))
@@ -374,7 +369,7 @@ def test_a_refused_transaction_loses_nothing_and_is_tried_again(node):
 
 
 def test_nothing_answers_before_its_rules_are_accepted(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     node.nft.fail_next = errno.ENOMEM
     process.loop.reconcile(
         [
@@ -391,7 +386,7 @@ def test_nothing_answers_before_its_rules_are_accepted(node):
 
 
 def test_what_nftables_refuses_of_one_service_costs_no_other(node):
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     node.nft.poison = "10.96.1.13"
     services = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(30)]
     with capture_logs() as logs:
@@ -411,11 +406,11 @@ def test_what_nftables_refuses_of_one_service_costs_no_other(node):
 def test_what_nftables_refuses_in_the_first_loading_costs_no_other_service(node, adopted):
     objects = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(30)]
     if adopted:
-        Process(node).list(*objects)
+        RestartedProxy(node).list(*objects)
         before = dict(node.ipvs.table), set(node.links.present), len(node.nft.transactions)
     node.nft.poison = "10.96.1.13 . tcp"
     with capture_logs() as logs:
-        process = Process(node).list(*objects)
+        process = RestartedProxy(node).list(*objects)
     (said,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert (said["address"], said["frontends"]) == ("10.96.1.13", ["10.96.1.13 . tcp . 80"])
     assert len([line for line in node.nft.dump().splitlines() if line.startswith("frontends4")]) == 29
@@ -435,20 +430,20 @@ def test_what_nftables_refuses_in_the_first_loading_costs_no_other_service(node,
 def test_what_nftables_refuses_of_one_node_port_costs_no_other(node):
     objects = [service(f"s{n}", [f"10.96.1.{n}"], ((80, 30000 + n),)) for n in range(9)]
     node.nft.poison = "192.0.2.1 . tcp . 30003"
-    Process(node).list(*objects)
+    RestartedProxy(node).list(*objects)
     served = {name.port for name in node.ipvs.table if name.address == parse_ip("192.0.2.1")}
     assert served == {30000 + n for n in range(9)} - {30003}
 
 
 def test_many_refusals_in_the_first_loading_cost_no_other_service(node):
     node.nft.poison = ".7 . tcp"
-    Process(node).list(*(service(f"s{n}", [f"10.96.{n // 27}.{n % 27}"]) for n in range(270)))
+    RestartedProxy(node).list(*(service(f"s{n}", [f"10.96.{n // 27}.{n % 27}"]) for n in range(270)))
     assert len(node.ipvs.table) == 260
 
 
 def test_a_static_ruleset_that_is_refused_is_no_matter_of_elements(node):
     node.nft.poison = "table inet ipvsproxy"
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     assert (node.ipvs.table, node.links.present, node.nft.loaded) == ({}, set(), False)
     node.nft.poison = None
     process.wait(1)
@@ -456,7 +451,7 @@ def test_a_static_ruleset_that_is_refused_is_no_matter_of_elements(node):
 
 
 def test_rules_stay_until_their_vip_and_server_are_gone(node):
-    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    process = RestartedProxy(node).list(service(), service("b", ["10.96.0.11"]))
     node.ipvs.refuse[WEB] = errno.EBUSY
     process.loop.reconcile([Removed(Kind.SERVICE, "default/web"), Removed(Kind.SERVICE, "default/b")])
     assert "vips4 10.96.0.10" in node.nft.dump()
@@ -467,9 +462,9 @@ def test_rules_stay_until_their_vip_and_server_are_gone(node):
 
 
 def test_a_vip_changes_its_form_only_when_the_new_one_is_bound(node):
-    Process(node, vip_mode=VipMode.ADDRESS).list(service())
+    RestartedProxy(node, vip_mode=VipMode.ADDRESS).list(service())
     node.links.refuse[parse_ip("10.96.0.10")] = errno.ENOBUFS
-    process = Process(node, vip_mode=VipMode.ROUTE).list(service())
+    process = RestartedProxy(node, vip_mode=VipMode.ROUTE).list(service())
     assert [v.form for v in node.links.present] == [VipForm.ADDRESS]
     node.links.refuse.clear()
     process.wait(1)
@@ -477,9 +472,9 @@ def test_a_vip_changes_its_form_only_when_the_new_one_is_bound(node):
 
 
 def test_a_vip_that_went_while_the_proxy_was_away_is_guarded_until_it_is_unbound(node):
-    Process(node).list(service(), service("b", ["10.96.0.11"]))
+    RestartedProxy(node).list(service(), service("b", ["10.96.0.11"]))
     node.links.refuse[parse_ip("10.96.0.11")] = errno.EBUSY
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     assert "vips4 10.96.0.11" in node.nft.dump()
     assert "frontends4 10.96.0.11" not in node.nft.dump()
     node.links.refuse.clear()
@@ -488,7 +483,7 @@ def test_a_vip_that_went_while_the_proxy_was_away_is_guarded_until_it_is_unbound
 
 
 def test_a_table_that_others_have_changed_is_loaded_again_at_once(node):
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     node.nft.sets, node.nft.loaded = {}, False
     process.change(service("b", ["10.96.0.11"]))
     process.wait(0.2)
@@ -498,7 +493,7 @@ def test_a_table_that_others_have_changed_is_loaded_again_at_once(node):
 
 
 def test_an_element_that_others_have_taken_costs_no_other_change(node):
-    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    process = RestartedProxy(node).list(service(), service("b", ["10.96.0.11"]))
     del node.nft.sets["vips4"]["10.96.0.11"]
     process.loop.reconcile([Removed(Kind.SERVICE, "default/b"), Changed(Kind.SERVICE, "default/c", service("c"))])
     process.wait(0.2)
@@ -508,7 +503,7 @@ def test_an_element_that_others_have_taken_costs_no_other_change(node):
 
 @pytest.mark.parametrize("call", [0, 2])
 def test_a_transaction_whose_number_cannot_be_read_is_remembered_all_the_same(node, call):
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     node.faults.plan(call, Fault("lost"))
     process.change(service("b", ["10.96.0.11"]))
     assert key("10.96.0.11:80") in node.ipvs.table
@@ -520,7 +515,7 @@ def test_a_transaction_whose_number_cannot_be_read_is_remembered_all_the_same(no
 
 @pytest.mark.parametrize("call", range(12))
 def test_a_foreign_server_goes_even_if_a_look_at_the_kernel_fails(node, call):
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     node.ipvs.table[key("10.99.0.1:80")] = ServerState(ServerAttributes("rr", 0, 0), {})
     node.faults.plan(call, Fault("refused", errno.ENOBUFS))
     process.wait(31)
@@ -529,7 +524,7 @@ def test_a_foreign_server_goes_even_if_a_look_at_the_kernel_fails(node, call):
 
 
 def test_lost_answers_bring_to_light_what_others_have_done(node):
-    process = Process(node).list(service(), service("b", ["10.96.0.11"]))
+    process = RestartedProxy(node).list(service(), service("b", ["10.96.0.11"]))
     del node.ipvs.table[WEB]
     node.links.present.clear()
     for call in (3, 4):  # after a transaction between two looks at its number: servers, VIPs
@@ -541,7 +536,7 @@ def test_lost_answers_bring_to_light_what_others_have_done(node):
 
 
 def test_a_new_address_is_followed_even_if_the_first_look_fails(node):
-    process = Process(node).list(service(ports=((80, 30080),)))
+    process = RestartedProxy(node).list(service(ports=((80, 30080),)))
     node.links.others |= {parse_ip("192.0.2.77")}
     node.faults.plan(0, Fault("lost", errno.ENOBUFS))
     process.loop.reconcile([NodeAddressesChanged()])
@@ -551,7 +546,7 @@ def test_a_new_address_is_followed_even_if_the_first_look_fails(node):
 
 
 def test_services_are_served_while_the_node_cannot_be_looked_at(node):
-    process = Process(node).list(service())
+    process = RestartedProxy(node).list(service())
     node.links.unreadable = errno.EMFILE
     process.loop.reconcile([NodeAddressesChanged()])
     for number in range(11, 14):
@@ -564,7 +559,7 @@ def test_services_are_served_while_the_node_cannot_be_looked_at(node):
 
 
 def test_verification_repairs_tampering(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     good = node.nft.dump()
     node.ipvs.table.clear()
     node.links.present.clear()
@@ -576,7 +571,7 @@ def test_verification_repairs_tampering(node):
 
 
 def test_a_vip_that_moves_to_another_link_is_unbound_and_back(node):
-    process = Process(node).list(service(load_balancer_ips=["203.0.113.5"]))
+    process = RestartedProxy(node).list(service(load_balancer_ips=["203.0.113.5"]))
     assert len(node.links.present) == 2
     node.links.others |= {parse_ip("203.0.113.5")}
     process.loop.reconcile([NodeAddressesChanged()])
@@ -588,7 +583,7 @@ def test_a_vip_that_moves_to_another_link_is_unbound_and_back(node):
 
 
 def test_a_new_node_address_serves_node_ports(node):
-    process = Process(node).list(service(ports=((80, 30080),)))
+    process = RestartedProxy(node).list(service(ports=((80, 30080),)))
     node.links.others |= {parse_ip("192.0.2.77")}
     process.loop.reconcile([NodeAddressesChanged()])
     assert key("192.0.2.77:30080") in node.ipvs.table
@@ -597,7 +592,7 @@ def test_a_new_node_address_serves_node_ports(node):
 def test_pod_cidrs_that_come_late_are_followed(node):
     """NodeCIDR: Services are served before the Node has its range, with a word about what is missing."""
     with capture_logs() as logs:
-        process = Process(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
+        process = RestartedProxy(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
         process.list(service("web"), slice_of("web", "10.244.2.5"))
         assert weights(node) == {"10.244.2.5:8080": 1}
         assert "pod_cidrs" not in node.nft.dump()
@@ -612,7 +607,7 @@ def test_pod_cidrs_that_come_late_are_followed(node):
 
 @pytest.mark.parametrize("gone", [Removed(Kind.NODE, "node1"), Listed(Kind.NODE, {}, frozenset())])
 def test_a_node_that_is_deleted_keeps_its_last_known_version(node, gone):
-    process = Process(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
+    process = RestartedProxy(node, cluster_cidrs=(), detect_local_mode=DetectLocalMode.NODE_CIDR)
     process.list(service("web"), slice_of("web", "10.244.2.5"))
     process.loop.reconcile([Changed(Kind.NODE, "node1", Node("node1", (), (parse_cidr("10.244.1.0/24"),)))])
     before = node.nft.dump()
@@ -622,7 +617,7 @@ def test_a_node_that_is_deleted_keeps_its_last_known_version(node, gone):
 
 
 def test_removed_objects_leave_nothing(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     process.loop.reconcile([Removed(Kind.SERVICE, "default/web"), Removed(Kind.ENDPOINT_SLICE, "default/web-4")])
     assert node.ipvs.table == {}
     assert node.links.present == set()
@@ -630,18 +625,20 @@ def test_removed_objects_leave_nothing(node):
 
 
 def test_kept_objects_survive_a_list(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     process.loop.reconcile([Listed(Kind.SERVICE, {}, kept=frozenset({"default/web"}))])
     assert WEB in node.ipvs.table
 
 
 def test_a_source_that_can_never_deliver_is_fatal(node):
     with pytest.raises(Fatal, match="no such file"):
-        Process(node).loop.reconcile([SourceFailed("kubeconfig: no such file")])
+        RestartedProxy(node).loop.reconcile([SourceFailed("kubeconfig: no such file")])
 
 
 def test_an_api_server_is_no_external_ip(node):
-    process = Process(node).list(service(external_ips=["192.0.2.10", "192.0.2.11"]), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(
+        service(external_ips=["192.0.2.10", "192.0.2.11"]), slice_of("web", "10.244.1.1")
+    )
     bound = {key("192.0.2.10:80"), key("192.0.2.11:80")}
     assert bound <= node.ipvs.table.keys()
     process.loop.reconcile([ApiServers(((parse_ip("192.0.2.10"), 6443),))])
@@ -653,7 +650,7 @@ def test_an_api_server_is_no_external_ip(node):
 
 
 def test_what_is_new_waits_for_its_rules_and_what_stands_goes_on(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     node.nft.fail_next = errno.ENOMEM
     balanced = service(load_balancer_ips=["203.0.113.5"], source_ranges=["10.0.0.0/8"])
     process.loop.reconcile(
@@ -673,7 +670,7 @@ def slices(*pieces):
 
 def test_a_new_gateway_is_looked_at_by_those_it_may_concern(node, monkeypatch):
     others = [service(f"s{n}", [f"10.96.1.{n}"]) for n in range(1, 30)]
-    process = Process(node, sync_period=30).list(service(external_ips=["192.0.2.9"]), *others)
+    process = RestartedProxy(node, sync_period=30).list(service(external_ips=["192.0.2.9"]), *others)
     planned = []
     real = ipvsproxy.reconciler.planning.plan_service
     monkeypatch.setattr(
@@ -692,7 +689,7 @@ NODE_PORT = key("192.0.2.1:30080")
 
 def test_a_port_on_which_a_program_listens_is_given_to_a_service_when_it_is_free(node):
     node.host.listens = frozenset({(6, 30080)})
-    process = Process(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
     assert (WEB in node.ipvs.table, NODE_PORT in node.ipvs.table) == (True, False)
     node.host.listens = frozenset()
     process.wait(31)
@@ -706,14 +703,14 @@ def test_a_port_that_a_service_does_not_get_in_two_families_is_one_line(node):
     node.host.listens = frozenset({(6, 30080)})
     node.links.others = frozenset(map(parse_ip, ("192.0.2.1", "2001:db8::1")))
     with capture_logs() as lines:
-        Process(node).list(service(ips=("10.96.0.10", "fd00:10:96::10"), ports=((80, 30080),)))
+        RestartedProxy(node).list(service(ips=("10.96.0.10", "fd00:10:96::10"), ports=((80, 30080),)))
     assert [line["reason"] for line in lines if line["event"] == messages.SERVED_IN_PART] == [
         "NodePort 30080/TCP: a program of this node listens on this port"
     ]
 
 
 def test_who_listens_is_read_when_a_service_asks_for_a_port_and_not_with_each_change(node):
-    process = Process(node).list(service(), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(), slice_of("web", "10.244.1.1"))
     node.host.listens = frozenset({(6, 30080)})
     process.change(service(ports=((80, 30080),)))
     assert NODE_PORT not in node.ipvs.table
@@ -724,7 +721,7 @@ def test_who_listens_is_read_when_a_service_asks_for_a_port_and_not_with_each_ch
 
 def test_who_listens_counts_as_before_while_it_cannot_be_read(node, monkeypatch):
     node.host.listens = frozenset({(6, 30080)})
-    process = Process(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
+    process = RestartedProxy(node).list(service(ports=((80, 30080),)), slice_of("web", "10.244.1.1"))
 
     def refused():
         raise KernelError("reading sockets", errno.ENOBUFS)

@@ -37,7 +37,7 @@ class Picky(MemoryIpvs):
         return super()._do(step)
 
 
-class Here:
+class ProxyOnPickyIpvs:
     def __init__(self):
         self.node, self.now = MemoryNode([parse_ip("192.0.2.1")]), 0.0
         self.ipvs = self.node.ipvs = Picky()
@@ -70,7 +70,7 @@ def victim(node_port=31000):
 
 @pytest.fixture
 def here():
-    made = Here()
+    made = ProxyOnPickyIpvs()
     assert len(made.ipvs.table) == 2 + 2 * PORTS
     return made
 

@@ -21,7 +21,7 @@ OWN = Node("node1")
 HELD = "198.51.100.1:80/TCP is held by the Service default/first"
 
 
-class Recorder(Report):
+class ReportRecorder(Report):
     """Writes everything down, in order."""
 
     def __init__(self):
@@ -65,7 +65,7 @@ class Recorder(Report):
 class ReportedLoop:
     def __init__(self, **settings):
         self.node = MemoryNode([parse_ip("192.0.2.1")])
-        self.report = Recorder()
+        self.report = ReportRecorder()
         self.now = 1000.0
         self.loop = make_loop(config(**settings), Inbox(), self.node.kernel(), lambda: self.now, self.report)
 
@@ -170,7 +170,7 @@ def test_the_trigger_counts_only_with_a_change(reported):
     assert reported.report.of("received") == [["EndpointSlice", 1, 77.0], ["EndpointSlice", 1, 0.0]]
 
 
-def test_a_refused_frontend_is_its_services_and_no_illness(reported):
+def test_a_refused_frontend_affects_its_service_and_not_the_health_of_the_node(reported):
     reported.node.ipvs.refuse[WEB] = errno.EPROTONOSUPPORT
     reported.list(service(), service("b", ["10.96.0.11"]))
     assert reported.report.of("refused") == [["web", "10.96.0.10:80/TCP: IPVS: Protocol not supported"]]

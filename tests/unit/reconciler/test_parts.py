@@ -20,7 +20,7 @@ from tests.support.memory_kernel import MemoryNode
 WEB, OTHER = key("10.96.0.10:80"), key("10.96.0.20:80")
 
 
-class Heard(Report):
+class FailureReports(Report):
     def __init__(self):
         self.failures = 0
 
@@ -32,11 +32,11 @@ def refusing(*_):
     raise KernelError("reading", errno.ENOBUFS)
 
 
-class Running:
+class CountedProxy:
     """A proxy with two Services, and a count of what is compared."""
 
     def __init__(self):
-        self.node, self.heard, self.now = MemoryNode([parse_ip("192.0.2.1")]), Heard(), 0.0
+        self.node, self.heard, self.now = MemoryNode([parse_ip("192.0.2.1")]), FailureReports(), 0.0
         self.loop = make_loop(config(), Inbox(), self.node.kernel(), lambda: self.now, self.heard)
         services = service(), service("other", ["10.96.0.20"])
         self.loop.reconcile([
@@ -58,7 +58,7 @@ class Running:
 
 @pytest.fixture
 def running():
-    return Running()
+    return CountedProxy()
 
 
 def test_a_look_at_the_node_that_fails_makes_nothing_pending_and_is_tried_less_and_less_often(running):
@@ -105,7 +105,7 @@ def test_what_could_not_be_applied_stays_pending_and_nothing_else(running):
 
 
 def test_what_a_new_server_needs_is_tried_with_it_though_it_waits_longer_by_itself():
-    running = Running()
+    running = CountedProxy()
     applier, kernel = running.loop.parts.applier, running.loop.parts.applier._kernel
     frontend = running.loop._wanted.frontends[WEB]
     own = next(iter(elements(frontend).own))

@@ -22,7 +22,7 @@ from tests.support.memory_kernel import Fault, MemoryNode
 ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)
 
 
-class Recorder(Report):
+class RepairReports(Report):
     """Writes down repairs and fights."""
 
     def __init__(self):
@@ -46,7 +46,7 @@ class RepairingProxy:
 
     def __init__(self):
         self.node = MemoryNode([parse_ip("192.0.2.1")])
-        self.report = Recorder()
+        self.report = RepairReports()
         self.now = 1000.0
         self.loop = make_loop(config(), Inbox(), self.node.kernel(), lambda: self.now, self.report)
         objects = {

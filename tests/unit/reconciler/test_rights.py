@@ -38,7 +38,7 @@ class Rights(Report):
         self.kinds = tuple(kinds)
 
 
-class Process:
+class ProxyWithRights:
     def __init__(self, refused=(), node=None, label=LABEL):
         self.node, self.report = node or MemoryNode([parse_ip("192.0.2.1")]), Rights()
         made = config(tenant_label=label, cluster_cidrs=("10.244.0.0/16",))
@@ -72,19 +72,19 @@ COMPLETE = (ALL, {"20"}, {"10.244.1.1": "0:20"})
 
 def test_a_new_node_that_may_not_watch_namespaces_begins_with_what_is_shared_for_certain():
     with capture_logs() as logs:
-        process = Process([Kind.NAMESPACE, Kind.POD])
+        process = ProxyWithRights([Kind.NAMESPACE, Kind.POD])
     assert process.state == (ALL, {"20", "30"}, {})
     assert process.report.kinds == (Kind.NAMESPACE, Kind.POD)
     assert [line["event"] for line in logs].count(messages.SHARED_ONLY) == 1
 
 
 def test_a_new_node_that_may_not_watch_pods_has_shared_services_for_all():
-    process = Process([Kind.POD])
+    process = ProxyWithRights([Kind.POD])
     assert (process.state, process.report.kinds) == ((ALL, {"20"}, {}), (Kind.POD,))
 
 
 def test_once_the_rights_are_there_all_is_as_with_them():
-    process = Process([Kind.NAMESPACE, Kind.POD])
+    process = ProxyWithRights([Kind.NAMESPACE, Kind.POD])
     process.take(Listed(Kind.POD, LISTS[Kind.POD]))
     process.take(Listed(Kind.NAMESPACE, SPACES))
     assert (process.state, process.report.kinds) == (COMPLETE, ())
@@ -92,8 +92,8 @@ def test_once_the_rights_are_there_all_is_as_with_them():
 
 def test_a_node_keeps_what_it_has_when_a_proxy_starts_without_the_rights():
     for label, before in ((LABEL, COMPLETE), ("", (ALL, set(), {}))):
-        node = Process(label=label).node
-        process = Process([Kind.NAMESPACE, Kind.POD], node)
+        node = ProxyWithRights(label=label).node
+        process = ProxyWithRights([Kind.NAMESPACE, Kind.POD], node)
         assert process.state == before
         assert process.report.kinds == (Kind.NAMESPACE, Kind.POD)
         process.take(Listed(Kind.NAMESPACE, SPACES), Listed(Kind.POD, LISTS[Kind.POD]))
@@ -101,14 +101,14 @@ def test_a_node_keeps_what_it_has_when_a_proxy_starts_without_the_rights():
 
 
 def test_a_node_with_shared_services_only_goes_on_so_after_a_restart():
-    node = Process([Kind.NAMESPACE, Kind.POD]).node
-    process = Process([Kind.NAMESPACE, Kind.POD], node)
+    node = ProxyWithRights([Kind.NAMESPACE, Kind.POD]).node
+    process = ProxyWithRights([Kind.NAMESPACE, Kind.POD], node)
     more = replace(service("more", ["10.96.0.50"]), namespace="blue")
     process.take(Listed(Kind.SERVICE, {**SERVICES, more.key: more}))
     assert process.state == (ALL | {"50"}, {"20", "30", "50"}, {})
 
 
 def test_a_running_proxy_that_loses_a_right_goes_on():
-    process = Process()
+    process = ProxyWithRights()
     process.take(RightRefused(Kind.NAMESPACE), RightRefused(Kind.POD))
     assert (process.state, process.report.kinds) == (COMPLETE, ())

@@ -10,7 +10,7 @@ from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import PERSISTENT, ServerAttributes
 from tests.support.build import key, service
 from tests.support.memory_kernel import MemoryNode
-from tests.support.memory_proxy import MemoryProxy, Refusals
+from tests.support.memory_proxy import MemoryProxy, RefusalRecorder
 
 WEB, OTHER = key("10.96.0.10:80"), key("10.96.0.11:80")
 MISSING = (
@@ -18,14 +18,14 @@ MISSING = (
 )
 
 
-class Here(MemoryProxy):
+class ProxyWithSchedulers(MemoryProxy):
     """A node, and what runs beside its loop when a test lets it."""
 
     def __init__(self, *services, lacks=(), node=None, is_slow=False, no_thread=False, **settings):
         self.waiting, self.is_slow, self.no_thread = [], is_slow, no_thread
         node = node or MemoryNode()
         node.host.lacks_schedulers |= {*lacks}
-        heard, parts = Refusals(), {"aside": self.aside}
+        heard, parts = RefusalRecorder(), {"aside": self.aside}
         super().__init__(services, ["10.244.1.1"], heard=heard, node=node, parts=parts, **settings)
         self.is_slow = True
         self.turn(*self.inbox.take(0))
@@ -55,7 +55,7 @@ class Here(MemoryProxy):
 
 
 def test_the_start_asks_before_anything_is_programmed():
-    here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"]))
+    here = ProxyWithSchedulers(service(scheduler="mh"), service("other", ["10.96.0.11"]))
     assert here.scheduler() == "mh"
     assert here.waiting == []
 
@@ -67,7 +67,7 @@ def impatient(monkeypatch):
 
 @pytest.mark.usefixtures("impatient")
 def test_a_start_does_not_wait_long_for_the_module_of_a_scheduler():
-    here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"]), is_slow=True)
+    here = ProxyWithSchedulers(service(scheduler="mh"), service("other", ["10.96.0.11"]), is_slow=True)
     assert (here.scheduler(), here.scheduler(OTHER)) == ("rr", "rr")
     assert (len(here.waiting), here.heard.heard) == (1, [])
     here.put(service("new", ["10.96.0.12"], scheduler="sh"))
@@ -80,7 +80,9 @@ def test_a_start_does_not_wait_long_for_the_module_of_a_scheduler():
 
 
 def test_the_answer_that_the_start_waited_for_ends_no_later_question():
-    here = Here(service(), service("other", ["10.96.0.11"]), service_defaults=(("scheduler", "sh"),))
+    here = ProxyWithSchedulers(
+        service(), service("other", ["10.96.0.11"]), service_defaults=(("scheduler", "sh"),)
+    )
     early = here.loop.parts.schedulers._taken
     assert early == {"sh": True}
     here.put(service(scheduler="mh"))
@@ -90,7 +92,9 @@ def test_the_answer_that_the_start_waited_for_ends_no_later_question():
 
 
 def test_a_missing_scheduler_is_reported_once_and_the_configured_one_used():
-    here = Here(service(scheduler="mh"), service("other", ["10.96.0.11"], scheduler="sh"), lacks=["mh"])
+    here = ProxyWithSchedulers(
+        service(scheduler="mh"), service("other", ["10.96.0.11"], scheduler="sh"), lacks=["mh"]
+    )
     assert (here.scheduler(), here.scheduler(OTHER)) == ("rr", "sh")
     assert here.heard.heard == [("web", MISSING)]
     here.put(service(scheduler="mh", affinity_seconds=60))
@@ -98,7 +102,7 @@ def test_a_missing_scheduler_is_reported_once_and_the_configured_one_used():
 
 
 def test_one_that_is_asked_for_while_the_proxy_runs_is_looked_for_beside_the_loop():
-    here = Here(service(), service("other", ["10.96.0.11"]))
+    here = ProxyWithSchedulers(service(), service("other", ["10.96.0.11"]))
     here.put(service(scheduler="mh"))
     assert here.scheduler() == "rr"
     assert here.heard.heard == []
@@ -110,7 +114,7 @@ def test_one_that_is_asked_for_while_the_proxy_runs_is_looked_for_beside_the_loo
 
 
 def test_a_service_stays_on_ipvs_until_its_scheduler_is_known():
-    here = Here(service(scheduler="sh"), data_path="auto")
+    here = ProxyWithSchedulers(service(scheduler="sh"), data_path="auto")
     here.put(service(scheduler="mh"))
     assert here.scheduler() == "rr"
     here.answer()
@@ -118,7 +122,7 @@ def test_a_service_stays_on_ipvs_until_its_scheduler_is_known():
 
 
 def test_nothing_is_reported_about_the_scheduler_that_is_used_in_between():
-    here = Here(service())
+    here = ProxyWithSchedulers(service())
     here.put(service(scheduler="mh", scheduler_flags=("mh-port",)))
     assert here.heard.heard == []
     here.answer()
@@ -126,7 +130,7 @@ def test_nothing_is_reported_about_the_scheduler_that_is_used_in_between():
 
 
 def test_one_that_comes_later_is_found():
-    here = Here(service(), lacks=["mh"])
+    here = ProxyWithSchedulers(service(), lacks=["mh"])
     here.put(service(scheduler="mh"))
     here.answer()
     assert (here.scheduler(), here.heard.heard) == ("rr", [("web", MISSING)])
@@ -143,7 +147,7 @@ def test_one_that_comes_later_is_found():
 
 
 def test_a_default_of_the_node_that_is_missing():
-    here = Here(service(), lacks=["mh"], service_defaults=(("scheduler", "mh"),))
+    here = ProxyWithSchedulers(service(), lacks=["mh"], service_defaults=(("scheduler", "mh"),))
     assert (here.scheduler(), here.heard.heard) == ("rr", [("web", MISSING)])
     here.node.host.lacks_schedulers.clear()
     here.now += 31
@@ -155,7 +159,7 @@ def test_a_default_of_the_node_that_is_missing():
 def test_a_persistence_engine_that_is_missing_leaves_affinity_by_address():
     call = service(ports=((5060, 0, "UDP"),), affinity_seconds=60, affinity_engine="sip")
     sip = key("10.96.0.10:5060/UDP")
-    here = Here(call, lacks=["pe_sip"])
+    here = ProxyWithSchedulers(call, lacks=["pe_sip"])
     assert here.node.ipvs.table[sip].server == ServerAttributes("rr", PERSISTENT, 60)
     (said,) = here.heard.heard
     assert "no persistence engine sip, and the module ip_vs_pe_sip could not be loaded" in said[1]
@@ -168,14 +172,14 @@ def test_a_persistence_engine_that_is_missing_leaves_affinity_by_address():
 
 def test_schedulers_of_adopted_servers_need_no_look():
     node = MemoryNode()
-    Here(service(scheduler="mh"), node=node)
-    here = Here(service(scheduler="mh"), node=node, lacks=["mh"])
+    ProxyWithSchedulers(service(scheduler="mh"), node=node)
+    here = ProxyWithSchedulers(service(scheduler="mh"), node=node, lacks=["mh"])
     assert here.scheduler() == "mh"
     assert here.heard.heard == []
 
 
 def test_one_that_no_service_asks_for_any_more_is_not_looked_for():
-    here = Here(service(scheduler="mh"), lacks=["mh"])
+    here = ProxyWithSchedulers(service(scheduler="mh"), lacks=["mh"])
     here.put(service())
     here.now += 31
     here.turn()
@@ -186,7 +190,7 @@ def test_one_that_no_service_asks_for_any_more_is_not_looked_for():
 
 
 def test_without_a_thread_services_are_served_and_it_is_tried_again():
-    here = Here(service())
+    here = ProxyWithSchedulers(service())
     here.no_thread = True
     here.put(service(scheduler="mh"))
     here.put(service("new", ["10.96.0.12"]))
@@ -203,14 +207,14 @@ def test_without_a_thread_services_are_served_and_it_is_tried_again():
 def test_engines_of_adopted_servers_need_no_look():
     call = service(ports=((5060, 0, "UDP"),), affinity_seconds=60, affinity_engine="sip")
     node = MemoryNode()
-    Here(call, node=node)
-    here = Here(call, node=node, is_slow=True)
+    ProxyWithSchedulers(call, node=node)
+    here = ProxyWithSchedulers(call, node=node, is_slow=True)
     assert here.node.ipvs.table[key("10.96.0.10:5060/UDP")].server.engine == "sip"
     assert here.waiting == []
 
 
 def test_a_start_without_a_thread_serves_all_the_same():
-    here = Here(service(scheduler="mh"), no_thread=True)
+    here = ProxyWithSchedulers(service(scheduler="mh"), no_thread=True)
     assert here.scheduler() == "rr"
     here.no_thread = False
     here.now += 1
@@ -221,7 +225,7 @@ def test_a_start_without_a_thread_serves_all_the_same():
 
 @pytest.mark.parametrize("error", [KernelError("IPVS scheduler mh", 105), ValueError("a reply that is none")])
 def test_what_cannot_be_found_out_is_asked_again(monkeypatch, error):
-    here = Here(service())
+    here = ProxyWithSchedulers(service())
     monkeypatch.setattr(here.node.host, "has_scheduler", Mock(side_effect=error))
     here.put(service(scheduler="mh"))
     here.answer()

@@ -7,7 +7,7 @@ from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.decode import decode_mapping
 from ipvsproxy.plan.state import PERSISTENT, SCHED_1, SCHED_2, ServerAttributes
 from tests.support.build import key, service
-from tests.support.memory_proxy import MemoryProxy, Refusals
+from tests.support.memory_proxy import MemoryProxy, RefusalRecorder
 
 WEB = key("10.96.0.10:80")
 
@@ -15,7 +15,7 @@ WEB = key("10.96.0.10:80")
 def served(*services, **defaults):
     """Return the servers of some Services on a node with defaults, and what is reported of the Services."""
     texts = tuple((name.replace("_", "-"), value) for name, value in defaults.items())
-    proxy = MemoryProxy(services, ["10.244.1.1"], heard=Refusals(), service_defaults=texts)
+    proxy = MemoryProxy(services, ["10.244.1.1"], heard=RefusalRecorder(), service_defaults=texts)
     return proxy.node.ipvs.table, proxy.heard.heard
 
 

@@ -13,7 +13,7 @@ from tests.support.build import config, service, slice_of
 from tests.support.memory_proxy import MemoryProxy
 
 
-class Heard(Report):
+class SyncReports(Report):
     def __init__(self):
         self.backlogs, self.progress, self.limited = [], 0, []
 
@@ -25,9 +25,9 @@ class Heard(Report):
         self.progress += 1
 
 
-class Here(MemoryProxy):
+class ProxyInSlices(MemoryProxy):
     def __init__(self, services, **settings):
-        super().__init__(services, heard=Heard(), **settings)
+        super().__init__(services, heard=SyncReports(), **settings)
 
     def rest(self):
         turns = 0
@@ -56,7 +56,7 @@ def planned(monkeypatch):
 
 
 def test_a_burst_is_programmed_slice_by_slice():
-    here = Here(many(40, 80))
+    here = ProxyInSlices(many(40, 80))
     here.loop._wanted._planning._turns.size = 10 * SERVER_SIZE
     here.change(*many(40, 81))
     assert here.ports() == {"80": 30, "81": 10}
@@ -69,7 +69,7 @@ def test_a_burst_is_programmed_slice_by_slice():
 def test_what_comes_between_slices_need_not_wait_for_the_rest(planned):
     addresses = {n: [f"198.51.{n}.{m}" for m in range(1, 100)] for n in range(20)}
     greedy = [service(f"s{n}", [f"10.96.1.{n}"], external_ips=found) for n, found in addresses.items()]
-    here = Here([service()])
+    here = ProxyInSlices([service()])
     here.loop._wanted._planning._turns.size = 200 * SERVER_SIZE
     planned.clear()
     here.change(*greedy)
@@ -81,7 +81,7 @@ def test_what_comes_between_slices_need_not_wait_for_the_rest(planned):
 
 
 def test_a_service_that_goes_while_it_waits():
-    here = Here([])
+    here = ProxyInSlices([])
     here.loop._wanted._planning._turns.size = SERVER_SIZE
     here.change(*many(3, 80))
     here.turn(*(Removed(Kind.SERVICE, f"default/s{n}") for n in range(3)))
@@ -91,7 +91,7 @@ def test_a_service_that_goes_while_it_waits():
 
 def test_a_cold_start_reports_that_it_goes_on(monkeypatch):
     monkeypatch.setattr("ipvsproxy.plan.planning_order.SLICE", 10 * SERVER_SIZE)
-    here = Here(many(100, 80))
+    here = ProxyInSlices(many(100, 80))
     assert here.ports() == {"80": 100}
     assert here.heard.progress == 10
 
@@ -102,7 +102,7 @@ def older(name, created, ips, externals):
 
 def test_a_namespace_above_its_limit_is_served_in_part_and_in_full_when_there_is_room():
     old, young = older("old", "2020", "10.96.0.1", 1), older("young", "2026", "10.96.0.2", 2)
-    here = Here([young, old], namespace_limit=15 * SERVER_SIZE)
+    here = ProxyInSlices([young, old], namespace_limit=15 * SERVER_SIZE)
     assert len(here.node.ipvs.table) == 1 + 10 + 1
     assert here.heard.limited[-1] == 1
     here.turn(Removed(Kind.SERVICE, "default/old"))
@@ -116,7 +116,7 @@ def test_a_namespace_above_its_limit_is_served_in_part_and_in_full_when_there_is
 def test_what_is_reported_names_the_limit():
     said = []
     old, young = older("old", "2020", "10.96.0.1", 1), older("young", "2026", "10.96.0.2", 2)
-    here = Here([young, old])
+    here = ProxyInSlices([young, old])
     here.heard.refused = lambda subject, reason: said.append((subject.name, reason))
     for limits, words in (
         ({"namespace_limit": 750}, "the Services of the namespace are larger than --namespace-limit 750"),
@@ -132,7 +132,9 @@ def test_what_is_reported_names_the_limit():
 
 def test_endpoints_count():
     pods = slice_of("web", *(f"10.244.1.{n}" for n in range(1, 101)))
-    here = Here([service(), service("b", ["10.96.0.11"], external_ips=["198.51.100.1"])], namespace_limit=220)
+    here = ProxyInSlices(
+        [service(), service("b", ["10.96.0.11"], external_ips=["198.51.100.1"])], namespace_limit=220
+    )
     assert len(here.node.ipvs.table) == 3
     here.turn(Changed(Kind.ENDPOINT_SLICE, pods.key, pods))
     assert len(here.node.ipvs.table) == 2

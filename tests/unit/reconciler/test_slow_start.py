@@ -4,16 +4,16 @@ import math
 
 from ipvsproxy.exchange.inbox import Changed, Kind
 from tests.support.build import key, service, slice_of
-from tests.support.memory_proxy import MemoryProxy, Refusals
+from tests.support.memory_proxy import MemoryProxy, RefusalRecorder
 
 WEB = key("10.96.0.10:80")
 OLD, NEW = "10.244.1.1", "10.244.2.1"
 SLOW = service(scheduler="wrr", slow_start_seconds=90.0)
 
 
-class Here(MemoryProxy):
+class SlowStartProxy(MemoryProxy):
     def __init__(self, svc=SLOW, pods=(OLD,), node=None, now=0.0, **settings):
-        super().__init__([svc], pods, heard=Refusals(), node=node, now=now, **settings)
+        super().__init__([svc], pods, heard=RefusalRecorder(), node=node, now=now, **settings)
 
     def pods(self, *addresses):
         self.turn(Changed(Kind.ENDPOINT_SLICE, "default/web-4", slice_of("web", *addresses)))
@@ -32,7 +32,7 @@ class Here(MemoryProxy):
 
 
 def test_the_loop_makes_each_step_in_time():
-    here = Here()
+    here = SlowStartProxy()
     here.pods(OLD, NEW)
     seen = []
     for _ in range(10):
@@ -43,22 +43,22 @@ def test_the_loop_makes_each_step_in_time():
 
 
 def test_a_restart_in_between_goes_on():
-    here = Here()
+    here = SlowStartProxy()
     here.pods(OLD, NEW)
     here.pass_time(35)
     assert here.weights()[NEW] == 4
-    again = Here(pods=(OLD, NEW), node=here.node, now=1000.0)
+    again = SlowStartProxy(pods=(OLD, NEW), node=here.node, now=1000.0)
     assert again.weights() == {OLD: 10, NEW: 4}
     again.pass_time(61)
     assert again.weights() == {OLD: 10, NEW: 10}
 
 
 def test_a_cold_start_has_none():
-    assert Here(pods=(OLD, NEW)).weights() == {OLD: 10, NEW: 10}
+    assert SlowStartProxy(pods=(OLD, NEW)).weights() == {OLD: 10, NEW: 10}
 
 
 def test_a_service_that_begins_or_ends_to_ask_for_it():
-    here = Here(service(scheduler="wrr"))
+    here = SlowStartProxy(service(scheduler="wrr"))
     here.turn(Changed(Kind.SERVICE, SLOW.key, SLOW))
     assert here.weights() == {OLD: 10}
     here.pods(OLD, NEW)
@@ -68,7 +68,7 @@ def test_a_service_that_begins_or_ends_to_ask_for_it():
 
 
 def test_a_scheduler_that_does_not_know_weights_has_none_and_that_is_reported():
-    here = Here(service(slow_start_seconds=90.0))
+    here = SlowStartProxy(service(slow_start_seconds=90.0))
     here.pods(OLD, NEW)
     assert here.weights() == {OLD: 1, NEW: 1}
     assert here.heard.heard == [
@@ -77,7 +77,7 @@ def test_a_scheduler_that_does_not_know_weights_has_none_and_that_is_reported():
 
 
 def test_a_default_of_the_node():
-    here = Here(service(), service_defaults=(("slow-start", "90s"), ("scheduler", "wlc")))
+    here = SlowStartProxy(service(), service_defaults=(("slow-start", "90s"), ("scheduler", "wlc")))
     here.pods(OLD, NEW)
     assert here.weights() == {OLD: 10, NEW: 1}
     assert here.loop.timeout() < math.inf

@@ -17,7 +17,7 @@ CLIENT = parse_ip("192.0.2.100")
 OLD, NEW = destination("10.244.2.1:5353"), destination("10.244.2.2:5353")
 
 
-class Process:
+class ProxyWithConnections:
     """The loop on a kernel in memory."""
 
     def __init__(self, node):
@@ -52,7 +52,7 @@ WEB_UDP = service("other", ["10.96.0.11"], ((53, 0, "UDP"),))
 
 
 def start(node):
-    process = Process(node).list([WEB], [slice_of("web", "10.244.2.1", ports=PORTS)])
+    process = ProxyWithConnections(node).list([WEB], [slice_of("web", "10.244.2.1", ports=PORTS)])
     node.conntrack.sweeps.clear()
     return process
 
@@ -115,7 +115,7 @@ def ranged(*ranges):
 
 
 def test_no_one_is_cut_off_before_the_rules_have_changed(node):
-    process, balancer = Process(node), key("203.0.113.10:80")
+    process, balancer = ProxyWithConnections(node), key("203.0.113.10:80")
     process.list([ranged("192.0.2.0/24"), WEB_UDP], [slice_of("web", "10.244.2.1")])
     node.conntrack.entries = [(CLIENT, balancer, OLD)]
     node.conntrack.sweeps.clear()
@@ -139,7 +139,7 @@ WEB_TCP = service(ports=((80, 0, "TCP"),))
 def test_connections_begun_before_their_vip_was_local_begin_anew(node):
     established, elsewhere = (CLIENT, TCP_VIP, NO_NAT), (CLIENT, key("10.96.0.99:80/TCP"), NO_NAT, "half-open")
     node.conntrack.entries = [(CLIENT, TCP_VIP, NO_NAT, "half-open"), established, elsewhere]
-    Process(node).list([WEB_TCP], [slice_of("web", "10.244.2.1", ports=((8080, "TCP", ""),))])
+    ProxyWithConnections(node).list([WEB_TCP], [slice_of("web", "10.244.2.1", ports=((8080, "TCP", ""),))])
     assert node.conntrack.entries == [established, elsewhere]
 
 
@@ -153,7 +153,7 @@ def test_a_vip_that_was_taken_away_and_is_put_back_is_swept_for(node):
 
 
 def test_a_new_vip_whose_sweep_fails_is_swept_for_later(node):
-    process = Process(node)
+    process = ProxyWithConnections(node)
     node.conntrack.failure = KernelError("dump", errno.ENOBUFS)
     node.conntrack.entries = [(CLIENT, TCP_VIP, NO_NAT, "half-open")]
     process.list([WEB_TCP], [slice_of("web", "10.244.2.1", ports=((8080, "TCP", ""),))])

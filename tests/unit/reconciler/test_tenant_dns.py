@@ -36,7 +36,7 @@ OBJECTS = [
 ]
 
 
-class Process:
+class ProxyWithTenantDns:
     def __init__(self, **settings):
         self.node, self.now = MemoryNode([parse_ip("192.0.2.1")]), 1000.0
         made = config(
@@ -69,7 +69,7 @@ class Process:
 
 @pytest.mark.parametrize("order", range(len(OBJECTS)))
 def test_the_view_is_there_in_whatever_order_objects_come(order):
-    process = Process()
+    process = ProxyWithTenantDns()
     for event in (*OBJECTS[order:], *OBJECTS[:order]):
         process.take(event)
     assert process.views == {process.group: (VIEW, "10.96.0.53 . 53", "goto group_view")}
@@ -79,7 +79,7 @@ def test_the_view_is_there_in_whatever_order_objects_come(order):
 
 def test_no_view_outlives_the_server_that_it_leads_to():
     """Not by one pass either: what is sent to an address that has just gone leaves the node."""
-    process = Process()
+    process = ProxyWithTenantDns()
     process.take(*OBJECTS)
     process.node.nft.transactions.clear()
     process.loop.reconcile([Removed(Kind.SERVICE, "blue/dns")])
@@ -90,7 +90,7 @@ def test_no_view_outlives_the_server_that_it_leads_to():
 
 
 def test_who_is_the_dns_of_a_tenant():
-    process = Process()
+    process = ProxyWithTenantDns()
     process.take(*OBJECTS)
     older = replace(dns("blue", "10.96.0.54", tenant_dns=True, created="2025-01-01T00:00:00Z"), name="old")
     process.take(Changed(Kind.SERVICE, older.key, older))
@@ -102,7 +102,7 @@ def test_who_is_the_dns_of_a_tenant():
 
 @pytest.mark.parametrize("falls_back", [False, True])
 def test_a_dns_without_endpoints(falls_back):
-    process = Process(tenant_dns_fallback=falls_back)
+    process = ProxyWithTenantDns(tenant_dns_fallback=falls_back)
     process.take(*OBJECTS)
     assert len(process.views) == 1
     process.take(Changed(Kind.ENDPOINT_SLICE, "blue/dns", ends("blue")))
@@ -110,7 +110,7 @@ def test_a_dns_without_endpoints(falls_back):
 
 
 def test_open_questions_are_kept_wherever_their_endpoint_serves():
-    process = Process()
+    process = ProxyWithTenantDns()
     process.take(*OBJECTS)
     own = destination("10.244.2.9:53")
     process.node.conntrack.entries = [(POD, CLUSTER, own), (parse_ip("10.244.1.9"), CLUSTER, HELD)]
@@ -122,7 +122,7 @@ def test_open_questions_are_kept_wherever_their_endpoint_serves():
 
 @pytest.mark.parametrize("after", [None, "green", "kube-system"])
 def test_no_pod_goes_on_with_the_dns_of_the_pod_that_had_its_address(after):
-    process = Process()
+    process = ProxyWithTenantDns()
     process.take(*OBJECTS, Changed(Kind.NAMESPACE, "green", Namespace("green", {LABEL: "green"})))
     process.node.conntrack.entries = [
         (POD, CLUSTER, destination("10.244.2.9:53")),

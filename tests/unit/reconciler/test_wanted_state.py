@@ -20,7 +20,7 @@ OTHER_LINES = (messages.NODE_FACTS, messages.NODE_MISSING, "detectLocalMode")
 NODES = [Node(f"node{n}", (parse_ip(f"192.0.2.{n}"),), (parse_cidr(f"10.244.{n}.0/24"),)) for n in (1, 2, 3)]
 
 
-class Events(Report):
+class RefusalEvents(Report):
     def __init__(self):
         self.refusals = []
 
@@ -32,7 +32,7 @@ class PlannedNode:
     """One node, its objects and what was said."""
 
     def __init__(self, **settings):
-        self.events = Events()
+        self.events = RefusalEvents()
         self.desired = WantedState(config(**settings), self.events)
         self.lines = []
 

@@ -22,7 +22,7 @@ from tests.support.memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
 SIZES = (100, 10_000)
 
 
-class Counting:
+class CallCounter:
     """Counts calls, and what they carry."""
 
     def __init__(self, counts, *args):
@@ -36,13 +36,13 @@ class Counting:
         return found
 
 
-class CountingIpvs(Counting, MemoryIpvs):
+class CountingIpvs(CallCounter, MemoryIpvs):
     def apply(self, steps):
         self.counts["messages"] += sum(step.size for step in steps)
         return super().apply(steps)
 
 
-class CountingLinks(Counting, MemoryLinks):
+class CountingLinks(CallCounter, MemoryLinks):
     pass
 
 

@@ -34,7 +34,7 @@ FORMS = {
 }
 
 
-class Node:
+class ServingNode:
     """A proxy on a kernel in memory that has the endpoints of a Service, and what it has been told of that."""
 
     def __init__(self):
@@ -63,4 +63,4 @@ class Node:
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.permutations(FORMS, 2)))
 def test_a_form_leaves_nothing_of_the_one_before(before, after):
-    assert Node().put(before).put(after).state == Node().put(after).state
+    assert ServingNode().put(before).put(after).state == ServingNode().put(after).state

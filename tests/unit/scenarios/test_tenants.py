@@ -69,7 +69,7 @@ def tenants_at(objects, address):
     return {space.labels.get(LABEL, "") if space else None for space in spaces}
 
 
-class History:
+class TenantHistory:
     """A process on a node in memory, and what has happened to its objects since the kernel had all of it."""
 
     def __init__(self, chance, objects=None):
@@ -192,9 +192,9 @@ class History:
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_no_history_lets_a_connection_through_that_is_never_allowed(seed):
     with capture_logs():
-        history = History(random.Random(seed))
+        history = TenantHistory(random.Random(seed))
         for _ in range(STEPS):
             history.step()
         history.settle()
-        cold = History(random.Random(seed), dict(history.objects))
+        cold = TenantHistory(random.Random(seed), dict(history.objects))
     assert history.elements() == cold.elements()

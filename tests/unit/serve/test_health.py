@@ -9,18 +9,12 @@ from ipvsproxy.exchange.report import Sync
 from ipvsproxy.serve.board import Board
 from ipvsproxy.serve.health import Health, responder, stamp
 from ipvsproxy.serve.http import Request
-
-
-class Clock:
-    now = 1_790_000_000.25
-
-    def __call__(self):
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_790_000_000.25)
 
 
 @pytest.fixture
@@ -85,8 +79,8 @@ def test_a_loop_that_hangs_is_noticed(health, clock):
     assert codes(health) == (200, 200)
 
 
-def test_setting_the_clock_is_no_illness():
-    wall, steady = Clock(), Clock()
+def test_setting_the_clock_makes_no_node_unhealthy():
+    wall, steady = Clock(1_790_000_000.25), Clock(1_790_000_000.25)
     health = Health(30, (4, 6), wall, steady)
     health.queued()
     wall.now += 1_000_000

@@ -17,7 +17,7 @@ from ipvsproxy.serve.relay import Relay, _both
 LOOPBACKS = ["127.0.0.1", "::1"]
 
 
-class Heard:
+class RelayedCalls:
     def __init__(self):
         self.refused = []
 
@@ -87,7 +87,7 @@ def server(host):
 
 @pytest.fixture
 def relay():
-    made = Relay(Heard())
+    made = Relay(RelayedCalls())
     yield made
     for service in list(made._targets):
         made.serve(service, {})
@@ -148,7 +148,7 @@ def test_many_short_connections(relay, host, server):
 
 
 def test_a_service_has_no_more_connections_at_a_time_than_a_quarter_of_all(host, server):
-    relay = Relay(Heard(), most_connections=16)
+    relay = Relay(RelayedCalls(), most_connections=16)
     where = listening(relay, host, server)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(where, timeout=10)) for _ in range(12)]
@@ -166,7 +166,7 @@ def test_a_service_has_no_more_connections_at_a_time_than_a_quarter_of_all(host,
 
 
 def test_one_service_does_not_keep_others_waiting(host, server):
-    relay = Relay(Heard(), most_connections=4)
+    relay = Relay(RelayedCalls(), most_connections=4)
     busy, other = listening(relay, host, server), listening(relay, host, server, "other/web")
     with contextlib.ExitStack() as stack:
         for _ in range(8):
@@ -178,7 +178,7 @@ def test_one_service_does_not_keep_others_waiting(host, server):
 
 
 def test_no_more_connections_at_a_time_than_there_is_room_for(host, server):
-    relay = Relay(Heard(), most_connections=2)
+    relay = Relay(RelayedCalls(), most_connections=2)
     names = [f"default/web{n}" for n in range(4)]
     places = [listening(relay, host, server, name) for name in names]
     with contextlib.ExitStack() as stack:
@@ -265,7 +265,7 @@ def test_a_change_of_one_port_leaves_the_others(relay, host, server):
 
 def test_an_address_that_is_taken_is_reported_once_and_opened_later(monkeypatch, host, server):
     monkeypatch.setattr("ipvsproxy.serve.relay.RETRY_SECONDS", 0.02)
-    heard = Heard()
+    heard = RelayedCalls()
     relay = Relay(heard)
     with socket.create_server((host, 0), family=family(host)) as taken:
         port = taken.getsockname()[1]
@@ -281,5 +281,5 @@ def test_an_address_that_is_taken_is_reported_once_and_opened_later(monkeypatch,
 
 def test_nothing_runs_where_nothing_is_asked_for():
     before = threading.active_count()
-    Relay(Heard()).serve("default/web", {})
+    Relay(RelayedCalls()).serve("default/web", {})
     assert threading.active_count() == before

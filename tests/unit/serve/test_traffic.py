@@ -17,7 +17,7 @@ def key(number, port=80):
     return FrontendKey(bytes([10, 96, 0, number]), 6, port)
 
 
-class Kernel:
+class KernelCounters:
     """Servers with bytes by their key; two destinations each. Looks take a second of its clock."""
 
     def __init__(self, **octets):
@@ -56,7 +56,7 @@ def shown(series):
 
 
 def test_all_services():
-    kernel = Kernel(s1=0, s2=5)
+    kernel = KernelCounters(s1=0, s2=5)
     found = traffic(kernel, ALL_SERVICES).series()
     assert shown(found) == ["s1", "s2"]
     assert [item.endpoint for item in found[:3]] == ["", "10.244.0.1:8080", "10.244.0.2:8080"]
@@ -65,13 +65,13 @@ def test_all_services():
 
 
 def test_the_services_with_most_traffic_and_no_more_questions_than_they_need():
-    kernel = Kernel(s1=100, s2=300, s3=200, s4=0)
+    kernel = KernelCounters(s1=100, s2=300, s3=200, s4=0)
     assert shown(traffic(kernel, 2).series()) == ["s2", "s3"]
     assert kernel.asked == [key(2), key(3)]
 
 
 def test_traffic_of_now_counts_more_than_that_of_long_ago():
-    kernel = Kernel(s1=1000, s2=0)
+    kernel = KernelCounters(s1=1000, s2=0)
     looked = traffic(kernel, 1)
     assert shown(looked.series()) == ["s1"]
     for _ in range(5):
@@ -82,7 +82,7 @@ def test_traffic_of_now_counts_more_than_that_of_long_ago():
 
 
 def test_a_counter_that_began_anew_takes_nothing_away():
-    kernel = Kernel(s1=1000, s2=10)
+    kernel = KernelCounters(s1=1000, s2=10)
     looked = traffic(kernel, 1)
     looked.series()
     kernel.octets[key(1)] = 0
@@ -91,7 +91,7 @@ def test_a_counter_that_began_anew_takes_nothing_away():
 
 
 def test_the_kernel_is_left_alone_between_looks():
-    kernel = Kernel(s1=0)
+    kernel = KernelCounters(s1=0)
     looked = traffic(kernel, ALL_SERVICES)
     looked.series()
     assert looked.seconds == 1.0
@@ -105,13 +105,13 @@ def test_the_kernel_is_left_alone_between_looks():
 
 
 def test_what_has_no_service_is_not_shown():
-    kernel = Kernel(s1=0, s2=0)
+    kernel = KernelCounters(s1=0, s2=0)
     del kernel.names[key(2)]
     assert shown(traffic(kernel, ALL_SERVICES).series()) == ["s1"]
 
 
 def test_a_kernel_that_refuses_leaves_what_was_known():
-    kernel = Kernel(s1=0)
+    kernel = KernelCounters(s1=0)
     looked = traffic(kernel, ALL_SERVICES)
     before = looked.series()
     kernel.broken, kernel.now = True, kernel.now + 100
@@ -120,7 +120,7 @@ def test_a_kernel_that_refuses_leaves_what_was_known():
 
 @pytest.mark.parametrize("limit", [1, ALL_SERVICES])
 def test_a_scrape(limit):
-    kernel = Kernel(s1=7)
+    kernel = KernelCounters(s1=7)
     board = Board(30, lambda _: None)
     board.show_traffic(Traffic(limit, kernel, lambda: kernel.now))
     assert kernel.looks == 0

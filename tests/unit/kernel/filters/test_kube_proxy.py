@@ -19,7 +19,7 @@ def jump(target):
     return NFGENMSG.pack(2, 0, 0) + attribute(3, struct.pack(">Q", 7)) + attribute(4, expression)
 
 
-class Answers:
+class NfnetlinkWithRules:
     """A socket of nfnetlink; `rules` are those of nat KUBE-SERVICES, None when there is no such chain."""
 
     def __init__(self, rules=None, *, table=False):
@@ -46,13 +46,13 @@ def legacy(monkeypatch):
 @pytest.mark.parametrize(
     ("answers", "found"),
     [
-        (Answers(), {}),
-        (Answers([]), {}),
-        (Answers(["KUBE-SVC-AAAAAAAAAAAAAAAA"]), {}),
-        (Answers(["KUBE-SVC-AAAAAAAAAAAAAAAA", "KUBE-NODEPORTS"]), {4: "iptables", 6: "iptables"}),
-        (Answers(["KUBE-MARK-MASQ", "KUBE-NODE-PORT"]), {4: "ipvs", 6: "ipvs"}),
-        (Answers(table=True), {4: "nftables", 6: "nftables"}),
-        (Answers(["KUBE-NODEPORTS"], table=True), {4: "nftables", 6: "nftables"}),
+        (NfnetlinkWithRules(), {}),
+        (NfnetlinkWithRules([]), {}),
+        (NfnetlinkWithRules(["KUBE-SVC-AAAAAAAAAAAAAAAA"]), {}),
+        (NfnetlinkWithRules(["KUBE-SVC-AAAAAAAAAAAAAAAA", "KUBE-NODEPORTS"]), {4: "iptables", 6: "iptables"}),
+        (NfnetlinkWithRules(["KUBE-MARK-MASQ", "KUBE-NODE-PORT"]), {4: "ipvs", 6: "ipvs"}),
+        (NfnetlinkWithRules(table=True), {4: "nftables", 6: "nftables"}),
+        (NfnetlinkWithRules(["KUBE-NODEPORTS"], table=True), {4: "nftables", 6: "nftables"}),
     ],
 )
 def test_a_chain_for_services_counts_when_it_has_been_filled(answers, found):
@@ -62,13 +62,13 @@ def test_a_chain_for_services_counts_when_it_has_been_filled(answers, found):
 def test_rules_of_legacy_iptables_count_for_their_family(legacy):
     rules = (FilterRule(verdict="jump", target="KUBE-NODEPORTS"),)
     legacy.append(FilterChain("ip", "filter", "KUBE-SERVICES", rules=rules))
-    assert kube_proxy.KubeProxyState(Answers()).programmed() == {}
+    assert kube_proxy.KubeProxyState(NfnetlinkWithRules()).programmed() == {}
     legacy.append(FilterChain("ip", "nat", "KUBE-SERVICES", rules=rules, legacy="iptables-legacy"))
-    assert kube_proxy.KubeProxyState(Answers()).programmed() == {4: "iptables"}
+    assert kube_proxy.KubeProxyState(NfnetlinkWithRules()).programmed() == {4: "iptables"}
 
 
 def test_a_kernel_that_cannot_be_read_is_no_node_without_kube_proxy(legacy):
-    class Sick(Answers):
+    class Sick(NfnetlinkWithRules):
         def request(self, _question):
             raise KernelError("netlink request", errno.EPERM)
 

@@ -252,7 +252,7 @@ def test_timeouts_longer_than_the_kernel_can_count_are_for_the_kernel_to_refuse(
     assert values == {wire.IPVS_CMD_ATTR_TIMEOUT_TCP: 0xFFFFFFFF, wire.IPVS_CMD_ATTR_TIMEOUT_TCP + 2: 300}
 
 
-class Kernel:
+class RefusingWire:
     """A socket that refuses some steps, by what they are and which destination they are about."""
 
     def __init__(self, monkeypatch, **codes):
@@ -271,7 +271,7 @@ class Kernel:
 def applied(monkeypatch, step, **codes):
     """Carry out a step; return what was tried and what was refused of it."""
     ipvs = Ipvs.__new__(Ipvs)
-    ipvs._family, ipvs._wire = FAMILY, Kernel(monkeypatch, **codes)
+    ipvs._family, ipvs._wire = FAMILY, RefusingWire(monkeypatch, **codes)
     refused = ipvs.apply([step])
     return ipvs._wire.tried, [(item.step.verb.name, item.errno) for item in refused]
 

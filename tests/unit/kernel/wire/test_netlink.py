@@ -24,7 +24,7 @@ CALLS = {
 CODES = [errno.ENOBUFS, errno.ENOMEM, errno.EBADF, errno.EINTR, errno.EBUSY]
 
 
-class Broken:
+class FailingSocket:
     """A socket of which one call fails, a number of times."""
 
     def __init__(self, real, call, code, times):
@@ -69,7 +69,7 @@ def wire():
 )
 def test_what_fails_is_lost_and_the_next_call_works(wire, name, call, code):
     first = wire._socket
-    wire._socket = Broken(first, call, code, 1)
+    wire._socket = FailingSocket(first, call, code, 1)
     with pytest.raises(Lost) as lost:
         CALLS[name](wire)
     assert lost.value.errno == code
@@ -107,7 +107,9 @@ def test_a_descriptor_that_other_code_closed(wire):
 @pytest.mark.parametrize("name", CALLS)
 def test_no_new_socket_can_be_had_for_a_while(wire, name, monkeypatch):
     real = netlink.netns.create_socket
-    monkeypatch.setattr(netlink.netns, "create_socket", Broken(None, "create_socket", errno.EMFILE, 9)._fail)
+    monkeypatch.setattr(
+        netlink.netns, "create_socket", FailingSocket(None, "create_socket", errno.EMFILE, 9)._fail
+    )
     wire._socket.close()
     for _ in range(3):
         with pytest.raises(Lost):
@@ -181,12 +183,12 @@ def test_of_what_fails_in_a_piece_the_first_counts(wire):
     """The later ones often fail since the first did."""
     answers = [(1, errno.ENOENT), (1, errno.ESRCH), (netlink.LAST_SEQUENCE, 0)]
 
-    class Answers(Scripted):
+    class ScriptedReplies(Scripted):
         def recv(self, _):
             sequence, code = answers.pop(0)
             return netlink.ERROR_REPLY.pack(36, netlink.NLMSG_ERROR, 0, sequence, 0, -code) + bytes(16)
 
     wire._socket.close()
-    wire._socket = Answers()
+    wire._socket = ScriptedReplies()
     assert wire.batch([message(1, 0, bytes(8), n) for n in range(3)]) == {1: errno.ENOENT}
     wire._renew()
