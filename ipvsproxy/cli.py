@@ -1,8 +1,8 @@
 """The command line: reads what to do, does it, and returns an exit status, or never returns.
 
 Called as `kube-proxy`, or with a flag first, the grammar is kube-proxy's and means `run`; wrong usage is status
-1 then, as there (contract 1.1, 1.19). Otherwise the first argument is a command (`commands.table`), and wrong
-usage is status 2. Status 0: fine, 1: failed, or something was found.
+1 then, as there (contract 1.1, 1.19). Otherwise the first argument is a command (`commands.command_table`), and
+wrong usage is status 2. Status 0: fine, 1: failed, or something was found.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any
 
 from ipvsproxy.base.errors import plain
 from ipvsproxy.base.files import replace
+from ipvsproxy.commands.command_table import BY_NAME, COMMANDS, HELP, Command
 from ipvsproxy.commands.invocation import CommandFailed, Invocation
-from ipvsproxy.commands.table import BY_NAME, COMMANDS, HELP, Command
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import lost_in_file, problems, unknown_gates
 from ipvsproxy.config.commandline import Arguments, WrongUsage, parse, usage

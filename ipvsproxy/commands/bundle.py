@@ -21,12 +21,12 @@ import yaml
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.base.errors import plain
 from ipvsproxy.base.files import create
+from ipvsproxy.commands.command_table import EXIT_OK
 from ipvsproxy.commands.doctor import document, parts
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.output import lines, note
 from ipvsproxy.commands.running import adopted
 from ipvsproxy.commands.survey import SurveyResult, survey
-from ipvsproxy.commands.table import EXIT_OK
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import to_json
 from ipvsproxy.diagnosis.finding import Finding

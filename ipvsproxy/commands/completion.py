@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Iterator
 
+from ipvsproxy.commands.command_table import COMMANDS, EXIT_OK, LETTERS, Command
 from ipvsproxy.commands.invocation import Invocation, WrongUsage
-from ipvsproxy.commands.table import COMMANDS, EXIT_OK, LETTERS, Command
 from ipvsproxy.config.table import Row
 
 PATHS = frozenset(

@@ -9,10 +9,10 @@ from typing import Any
 
 from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.commands import drift, objects
+from ipvsproxy.commands.command_table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
 from ipvsproxy.commands.output import Grid, Line, Marked, OutputParts, Style, emit, note
 from ipvsproxy.commands.running import adopted
-from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
 from ipvsproxy.inspect.difference import Action, Change
 from ipvsproxy.kernel import host

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from ipvsproxy.base.errors import plain
+from ipvsproxy.commands.command_table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.output import Hanging, Line, Marked, Style, emit
 from ipvsproxy.commands.running import adopted
 from ipvsproxy.commands.service_survey import survey_service
 from ipvsproxy.commands.survey import survey
-from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.diagnosis.facts import Facts, from_json
 from ipvsproxy.diagnosis.finding import ORDER, CheckResult, Finding
 from ipvsproxy.diagnosis.node import diagnose

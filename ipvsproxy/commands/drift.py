@@ -12,7 +12,7 @@ from ipvsproxy.base.address import Ranges, parse_cidr
 from ipvsproxy.commands.objects import Surroundings, desired, of_this_host
 from ipvsproxy.config import Config
 from ipvsproxy.inspect.difference import Action, Change, changes
-from ipvsproxy.inspect.groups import renumbered
+from ipvsproxy.inspect.group_numbers import renumbered
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.kube.once import Unavailable, read_objects

@@ -4,8 +4,8 @@ import errno
 import sys
 
 from ipvsproxy.base.address import is_multicast, is_node_address, is_unspecified, parse_ip
+from ipvsproxy.commands.command_table import EXIT_OK
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
-from ipvsproxy.commands.table import EXIT_OK
 from ipvsproxy.kernel.direct_endpoint import Unfit, prepare
 from ipvsproxy.kernel.wire.netlink import KernelError
 

@@ -1,8 +1,8 @@
 """`ipvsproxy explain [FROM] TO:PORT[/PROTO]`: what happens to this packet on this node, and why.
 
 From the kernel's state alone (`inspect.walk`); the kernel has no names of Services, so those come from elsewhere
-(`commands.names`) and only decorate the answer. Status 0: an endpoint gets it; 1: refused, dropped or not ours, or
-rules of kube-proxy, which are not followed, may decide otherwise.
+(`commands.service_names`) and only decorate the answer. Status 0: an endpoint gets it; 1: refused, dropped or not
+ours, or rules of kube-proxy, which are not followed, may decide otherwise.
 """
 
 import socket
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipvsproxy.base.address import format_ip
+from ipvsproxy.commands.command_table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.commands.endpoint import address, frontend
 from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
-from ipvsproxy.commands.names import Names, names
 from ipvsproxy.commands.objects import lacking
 from ipvsproxy.commands.output import Grid, Line, Marked, OutputParts, Style, emit, note
 from ipvsproxy.commands.running import at_its_address
-from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
+from ipvsproxy.commands.service_names import Names, names
 from ipvsproxy.commands.tenants import sides
 from ipvsproxy.inspect.explanation import Explanation, PacketOutcome, Step, Target
 from ipvsproxy.inspect.spread import describe

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from ipvsproxy.base.address import format_endpoint
+from ipvsproxy.commands.command_table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.commands.invocation import CommandFailed, Invocation, WrongUsage
 from ipvsproxy.commands.objects import desired, named_nodes
 from ipvsproxy.commands.output import Grid, Marked, OutputParts, Style, emit, note
 from ipvsproxy.commands.rows import MASQUERADES, NEVER, SHORT, VERDICTS
-from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.config import Config
 from ipvsproxy.config.settle import NODE_NAME
 from ipvsproxy.exchange.inbox import Kind, kinds

@@ -11,7 +11,7 @@ from typing import Any
 
 from ipvsproxy.base.address import format_endpoint
 from ipvsproxy.base.frontend import every_port
-from ipvsproxy.commands.names import Names
+from ipvsproxy.commands.service_names import Names
 from ipvsproxy.commands.short_rows import short_connections, short_frontends
 from ipvsproxy.inspect.difference import server_text
 from ipvsproxy.inspect.short_path import by_rules, number_of_endpoints

@@ -5,8 +5,8 @@ our own settings under `ipvsproxy.io`. It is asked at --metrics-bind-address, or
 proxy that holds the lock reports, or at the default address. Where no proxy answers, that command line itself
 counts.
 
-An answer counts only if the listener is root's, or that of our own user (`commands.local`), and is checked as a
-file would be.
+An answer counts only if the listener is root's, or that of our own user (`commands.proxy_pages`), and is checked
+as a file would be.
 """
 
 import http
@@ -21,7 +21,7 @@ import msgspec
 
 from ipvsproxy.base.errors import plain
 from ipvsproxy.commands.invocation import Invocation
-from ipvsproxy.commands.local import ask
+from ipvsproxy.commands.proxy_pages import ask
 from ipvsproxy.config import Listen
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.check import problems

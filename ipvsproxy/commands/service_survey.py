@@ -10,7 +10,7 @@ from ipvsproxy.base.address import family, format_ip, parse_ip
 from ipvsproxy.base.errors import plain
 from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.commands import drift
-from ipvsproxy.commands.names import similar
+from ipvsproxy.commands.service_names import similar
 from ipvsproxy.commands.survey import SurveyResult
 from ipvsproxy.commands.survey_dns import find_dns, traced
 from ipvsproxy.commands.survey_tunnels import find_tunnels

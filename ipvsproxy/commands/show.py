@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ipvsproxy.commands import objects, rows
+from ipvsproxy.commands.command_table import EXIT_FINDINGS, EXIT_OK
 from ipvsproxy.commands.invocation import Invocation, WrongUsage, unreadable
-from ipvsproxy.commands.names import Names, names, similar
 from ipvsproxy.commands.output import Cell, Grid, Marked, OutputParts, Style, emit, follow, note
 from ipvsproxy.commands.rows import OutputRow
 from ipvsproxy.commands.running import at_its_address
 from ipvsproxy.commands.selector import selector
-from ipvsproxy.commands.table import EXIT_FINDINGS, EXIT_OK
+from ipvsproxy.commands.service_names import Names, names, similar
 from ipvsproxy.config.kinds import NANOSECONDS
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.wire.netlink import KernelError

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ipvsproxy.commands.names import NO_TENANT, Names
+from ipvsproxy.commands.service_names import NO_TENANT, Names
 from ipvsproxy.config.annotation_values import EVERY_TENANT
 from ipvsproxy.config.annotations import PREFIX
 from ipvsproxy.inspect.admission import AdmissionRule, Rule

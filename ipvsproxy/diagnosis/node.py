@@ -5,7 +5,7 @@ In: facts. Out: findings, problems first; within the same verdict the cause stan
 
 from collections.abc import Callable, Iterator
 
-from ipvsproxy.diagnosis import dns, foreign, host, links, own_node, proxies, state, tenants
+from ipvsproxy.diagnosis import dns, foreign, host, links, own_node, programmed, proxies, tenants
 from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import ORDER, Finding
 
@@ -22,14 +22,14 @@ CHECKS: tuple[Check, ...] = (
     proxies.check_others,
     own_node.check_node,
     proxies.check_proxy,
-    state.check_settings,
-    state.check_api,
-    state.check_ruleset,
+    programmed.check_settings,
+    programmed.check_api,
+    programmed.check_ruleset,
     links.check_vip_link,
     links.check_held_vips,
     foreign.check_foreign,
     tenants.check_tenants,
-    state.check_drift,
+    programmed.check_drift,
     links.check_hairpin,
     links.check_long_datagrams,
     dns.check_dns,
@@ -40,11 +40,11 @@ OF_AN_INSTALLED_PROXY: frozenset[Check] = frozenset(
     (
         host.check_sysctls,  # those that a start makes
         proxies.check_proxy,
-        state.check_settings,
-        state.check_ruleset,
+        programmed.check_settings,
+        programmed.check_ruleset,
         links.check_vip_link,
         tenants.check_tenants,
-        state.check_drift,
+        programmed.check_drift,
         dns.check_dns,
         tenants.check_tenant_dns,
     )

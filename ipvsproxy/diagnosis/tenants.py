@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ipvsproxy.diagnosis.facts import Facts, TenantDns
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
-from ipvsproxy.diagnosis.state import other_settings
+from ipvsproxy.diagnosis.programmed import other_settings
 
 STEP = (
     "see its log for what could not be watched; tenants need the right to list and watch namespaces and pods"

@@ -177,7 +177,7 @@ class Events:
         notice = series.notice
         name = f"{notice.subject.name[:200]}.{int(moment.timestamp() * 1e6):x}{next(self._numbers):x}"
         body = event(notice, name, self._instance, moment)
-        made = self._try(lambda client: client.create_event(namespace_of(notice.subject), body))
+        made = self._try(lambda client: client.create_event(event_namespace(notice.subject), body))
         if made:
             series.name = name
         return made
@@ -185,7 +185,9 @@ class Events:
     def _repeat(self, series: EventSeries, moment: datetime, count: int) -> bool:
         """Tell the API how often it has happened."""
         body = {"series": {"count": count, "lastObservedTime": micro_time(moment)}}
-        return self._try(lambda client: client.patch_event(namespace_of(series.notice.subject), series.name, body))
+        return self._try(
+            lambda client: client.patch_event(event_namespace(series.notice.subject), series.name, body)
+        )
 
     def _try(self, call: Callable[[EventClient], Response]) -> bool:
         """Make a request, again while the server is away; tell whether it was accepted."""
@@ -228,7 +230,7 @@ def event(notice: EventNote, name: str, instance: str, moment: datetime) -> dict
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": name, "namespace": namespace_of(subject)},
+        "metadata": {"name": name, "namespace": event_namespace(subject)},
         "eventTime": micro_time(moment),
         "reportingController": CONTROLLER,
         "reportingInstance": instance,
@@ -267,7 +269,7 @@ def cannot_listen(node: str, server: str, note: str) -> EventNote:
     return EventNote(Subject("Node", "", node, node), Severity.WARNING, reason, "StartKubeProxy", note)
 
 
-def namespace_of(subject: Subject) -> str:
+def event_namespace(subject: Subject) -> str:
     """Return where an event lives: with its object, or in `default`."""
     return subject.namespace or "default"
 

@@ -16,7 +16,6 @@ from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.base.frontend import EVERY_PORT
 from ipvsproxy.config import Config
 from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
-from ipvsproxy.plan.admission import AdmittedSources, admissions_of, allowed
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
 from ipvsproxy.plan.direct_return import tunnelled
 from ipvsproxy.plan.endpoints import EndpointsByPort
@@ -35,6 +34,7 @@ from ipvsproxy.plan.port_ranges import (
 )
 from ipvsproxy.plan.safety import AddressRefusal, without
 from ipvsproxy.plan.server import unused_server_wishes
+from ipvsproxy.plan.source_ranges import AdmittedSources, admissions_of, allowed
 from ipvsproxy.plan.state import (
     SHORT_PATH,
     Claim,

@@ -19,7 +19,7 @@ from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.listeners import Listeners
 from ipvsproxy.kernel.read.connections import Connection
 from ipvsproxy.kernel.read.counters import parse_real, parse_virtual
-from ipvsproxy.kernel.read.source import Own, masquerade_source
+from ipvsproxy.kernel.read.masquerade_source import Own, masquerade_source
 from ipvsproxy.kernel.read.tracked import tracked
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.wire.ipvs_records import native_u32

@@ -11,10 +11,10 @@ import yaml
 
 from ipvsproxy import cli
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.commands import diff, doctor, explain, names, objects, rows, show
+from ipvsproxy.commands import diff, doctor, explain, objects, rows, service_names, show
+from ipvsproxy.commands.command_table import BY_NAME, COMMANDS, EXIT_USAGE
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.survey import SurveyResult
-from ipvsproxy.commands.table import BY_NAME, COMMANDS, EXIT_USAGE
 from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import DnsAnswer, Facts, KubeProxy, SettingsFacts, to_json
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts
@@ -129,7 +129,7 @@ def node(folder, monkeypatch):
         monkeypatch.setattr(module, "at_its_address", lambda given: given)
     for module in (diff, doctor):
         monkeypatch.setattr(module, "adopted", lambda given: given)
-    known = names.Names({str(key): ledger.owner(key) for key in ledger.frontends})
+    known = service_names.Names({str(key): ledger.owner(key) for key in ledger.frontends})
     for module in (show, explain):
         monkeypatch.setattr(module, "names", lambda *_: known)
     monkeypatch.setattr(rows, "all_connections", lambda: [parse(LINE)])

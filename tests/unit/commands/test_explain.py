@@ -10,8 +10,8 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import explain
 from ipvsproxy.commands.endpoint import frontend
 from ipvsproxy.commands.invocation import WrongUsage
-from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.objects import desired
+from ipvsproxy.commands.service_names import Names
 from ipvsproxy.exchange.inbox import Kind, Listed
 from tests.support.build import config, key, service, slice_of
 from tests.support.memory_state import MemoryState

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ipvsproxy.commands import local, running
+from ipvsproxy.commands import proxy_pages, running
 from ipvsproxy.commands.invocation import Invocation
 from ipvsproxy.commands.running import adopted, at_its_address, find, values_of
 from ipvsproxy.config.assemble import config as assembled
@@ -151,7 +151,7 @@ def test_where_no_one_answers_the_defaults_count_and_that_is_reported(nobody):
 def test_an_answer_of_another_user_does_not_count(served, monkeypatch):
     found, address = served
     found.update(said(*FLAGS))
-    monkeypatch.setattr(local, "listening_users", lambda _: {0, 4711})
+    monkeypatch.setattr(proxy_pages, "listening_users", lambda _: {0, 4711})
     monkeypatch.setattr(running, "get", lambda *_: pytest.fail("asked"))
     assert "user 4711 listens there" in find(settled(f"--metrics-bind-address={address}")).origin
 

@@ -7,9 +7,9 @@ import pytest
 from ipvsproxy import cli
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands import diff, objects, rows, show
-from ipvsproxy.commands.names import Names
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.commands.output import follow
+from ipvsproxy.commands.service_names import Names
 from ipvsproxy.config import DataPath
 from ipvsproxy.exchange.inbox import Kind, Listed
 from ipvsproxy.kernel.read.connections import Connection, parse

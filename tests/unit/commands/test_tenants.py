@@ -4,7 +4,7 @@ import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands.explain import document, parts
-from ipvsproxy.commands.names import Names
+from ipvsproxy.commands.service_names import Names
 from ipvsproxy.commands.tenants import sides
 from ipvsproxy.inspect.admission import AdmissionRule, Rule
 from ipvsproxy.inspect.explanation import Explanation, Packet, PacketOutcome, Sender

@@ -25,8 +25,8 @@ from ipvsproxy.diagnosis.facts import (
 )
 from ipvsproxy.diagnosis.finding import CheckResult
 from ipvsproxy.diagnosis.node import diagnose
+from ipvsproxy.diagnosis.programmed import API_STEP, NAME_STEP
 from ipvsproxy.diagnosis.proxies import LAST_SYNC
-from ipvsproxy.diagnosis.state import API_STEP, NAME_STEP
 from ipvsproxy.ruleset.filters import Condition, FilterChain, FilterRule
 
 SYSCTLS = {"net/ipv4/vs/conntrack": 1, "net/ipv4/ip_forward": 1}

@@ -4,7 +4,7 @@ import pytest
 
 from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.inspect.spread import describe, shares
-from ipvsproxy.kernel.read.source import Own, masquerade_source
+from ipvsproxy.kernel.read.masquerade_source import Own, masquerade_source
 from ipvsproxy.plan.records import Counters, DestinationRecord
 from ipvsproxy.plan.state import Destination, DestinationAttributes
 

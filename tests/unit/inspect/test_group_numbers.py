@@ -1,7 +1,7 @@
 """Two processes number the groups of tenants each for itself; what they mean is found again."""
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.inspect.groups import renumbered
+from ipvsproxy.inspect.group_numbers import renumbered
 from ipvsproxy.ruleset.elements import ElementKey
 from ipvsproxy.ruleset.schema import AUDIENCES, REFUSALS, SHARED_GROUP, UNKNOWN_GROUP
 from tests.support.elements import element

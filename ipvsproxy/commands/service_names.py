@@ -16,10 +16,10 @@ import msgspec
 from ipvsproxy.base.address import format_endpoint, is_unspecified
 from ipvsproxy.base.errors import plain
 from ipvsproxy.commands import objects
-from ipvsproxy.commands.local import ask
+from ipvsproxy.commands.proxy_pages import ask
 from ipvsproxy.config import Config
 from ipvsproxy.config.document import ConfigFileError
-from ipvsproxy.inspect.groups import same_groups
+from ipvsproxy.inspect.group_numbers import same_groups
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.state import FrontendKey
 from ipvsproxy.plan.tenants import SHARED

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.commands import local
+from ipvsproxy.commands import proxy_pages
 from ipvsproxy.commands.invocation import CommandFailed
-from ipvsproxy.commands.names import names, similar
+from ipvsproxy.commands.service_names import names, similar
 from ipvsproxy.config import Listen
 from ipvsproxy.exchange.report import LookUps, Report
 from ipvsproxy.serve.board import Board
@@ -135,7 +135,7 @@ def test_an_answer_without_end_is_not_read_to_its_end(said):
 def test_an_answer_of_another_user_is_not_taken(said, monkeypatch):
     body, settings = said
     body.append(b'{"frontends": {}}')
-    monkeypatch.setattr(local, "listening_users", lambda _: {4711})
+    monkeypatch.setattr(proxy_pages, "listening_users", lambda _: {4711})
     assert "user 4711 listens there" in names(settings, None).problem
 
 

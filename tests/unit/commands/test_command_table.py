@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ipvsproxy import cli
-from ipvsproxy.commands.table import COMMANDS, LETTERS
+from ipvsproxy.commands.command_table import COMMANDS, LETTERS
 from ipvsproxy.config.commandline import Grammar, WrongUsage, parse
 from ipvsproxy.config.kinds import BOOL, choice
 from ipvsproxy.config.table import BY_FLAG
