@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from tests.cluster import application, lifecycle, nodes, programs, proxies
-from tests.cluster.application import HTTP, PATIENT, Running
+from tests.cluster.application import HTTP, PATIENT, RunningApplication
 from tests.cluster.binaries import Kube
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, ready
 from tests.cluster.images import AGNHOST
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import REPO, Cluster
-from tests.cluster.traffic import Place, pod_namespace
+from tests.cluster.traffic import Origin, pod_namespace
 
 NAME = "tenants"
 LABEL, SHARE = "ipvsproxy.io/tenant", "ipvsproxy.io/share-with"
@@ -84,7 +84,7 @@ def objects(tenant: str, asking: str, answering: str) -> list[dict[str, Any]]:
 class Shops:
     """The addresses of what was installed, and requests to it."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: RunningApplication) -> None:
         self.running, self.kubectl = running, running.kubectl
         self.asking, self.answering = running.cluster.nodes[:2]
         for tenant in TENANTS:
@@ -98,11 +98,11 @@ class Shops:
     def _shop(self, tenant: str) -> Any:
         return self.kubectl.get("service", "shop", f"--namespace={tenant}")
 
-    def _client(self, tenant: str) -> Place:
+    def _client(self, tenant: str) -> Origin:
         found = self.kubectl.get("pod", "client", f"--namespace={tenant}")
-        return Place(self.asking, found["status"]["podIP"])
+        return Origin(self.asking, found["status"]["podIP"])
 
-    def ask(self, where: Place, address: str) -> int:
+    def ask(self, where: Origin, address: str) -> int:
         """The exit code of one request."""
         curl = ["curl", "-sS", "--output", "/dev/null", "--max-time", "20", f"http://{address}/hostname"]
         entered = ["ip", "netns", "exec", pod_namespace(self.running.cluster, where)] if where.pod_ip else []
@@ -127,7 +127,9 @@ def shops(kube: Kube) -> Iterator[Shops]:
     name = os.environ.get("NAME")
     cluster = lifecycle.remembered(name)[0] if name else Cluster(NAME)
     with contextlib.nullcontext() if name else lifecycle.temporary(cluster, kube, proxies.OURS, ""):
-        running = Running(cluster, kube, Kubectl(cluster, kube), application.Application(cluster, {}, "", "", {}))
+        running = RunningApplication(
+            cluster, kube, Kubectl(cluster, kube), application.Application(cluster, {}, "", "", {})
+        )
         have_tenants(running.kubectl)
         ready(running)
         yield Shops(running)
@@ -145,7 +147,7 @@ def test_pods_reach_the_shop_of_their_own_tenant(shops: Shops):
         # The node of the pod refuses; another one does not know it.
         assert shops.ask(green, f"{node.ips[0]}:{TENANTS['blue']}") != SERVED
         # Who is no pod is not judged.
-        assert shops.ask(Place(node), shops.ips["blue"]) == SERVED
+        assert shops.ask(Origin(node), shops.ips["blue"]) == SERVED
     assert shops.ask(green, f"{shops.asking.ips[0]}:{TENANTS['blue']}") == REFUSED
 
 
