@@ -21,7 +21,7 @@ from ipvsproxy.kernel.filters.xtables import legacy_leftovers
 from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.read.survey import read_processes
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.process.other_proxy import signs
 from ipvsproxy.reconciler.wanted_state import WantedState

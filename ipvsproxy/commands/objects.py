@@ -14,7 +14,7 @@ from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.read.survey import ipvs_modules
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kube.once import Objects, Unavailable, read_objects
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from ipvsproxy.plan.host_ports import Port

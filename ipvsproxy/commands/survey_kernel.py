@@ -26,9 +26,9 @@ from ipvsproxy.kernel.filters.xtables import legacy_leftovers
 from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.read.survey import as_fact, read_host, read_links, read_processes
-from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.state import USUAL, KernelState, ServerAttributes
 from ipvsproxy.ruleset.elements import needed_parts

@@ -15,10 +15,6 @@ from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attribut
 from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
     NFGENMSG,
-    NFPROTO_ARP,
-    NFPROTO_INET,
-    NFPROTO_IPV4,
-    NFPROTO_IPV6,
     NFT_MSG_GETSETELEM,
     NFT_SET_ELEM_INTERVAL_END,
     NFTA_COUNTER_PACKETS,
@@ -37,12 +33,12 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     NFTA_VERDICT_CHAIN,
     NFTA_VERDICT_CODE,
     NLA_F_NESTED,
+    TABLE_FAMILIES,
 )
 from ipvsproxy.ruleset.codec import RawElement, pack, unpack, unpack_one
 from ipvsproxy.ruleset.elements import Element, ElementKey, ElementOwner, Rest, Value
 from ipvsproxy.ruleset.schema import SetSchema
 
-TABLE_FAMILIES = {"inet": NFPROTO_INET, "arp": NFPROTO_ARP, "ip": NFPROTO_IPV4, "ip6": NFPROTO_IPV6}
 BIG_U32, BIG_S32 = struct.Struct(">I"), struct.Struct(">i")
 
 

@@ -20,8 +20,8 @@ from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.local_ports import record, recorded
 from ipvsproxy.kernel.own_source import prefer_own_sources
-from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.scripts import script
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.plan.diff import IpvsStep, creation
 from ipvsproxy.plan.state import FrontendKey
 from nft import Libnftables, NftError, Transaction

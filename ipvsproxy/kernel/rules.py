@@ -18,13 +18,15 @@ from itertools import islice
 
 import structlog
 
-from ipvsproxy.base import messages, names
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
 from ipvsproxy.base.budget import LOGGED_AT_ONCE
+from ipvsproxy.kernel.element_changes import ElementTransaction, write_steps
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
+from ipvsproxy.kernel.tables import ELSEWHERE, TABLE, delete_tables
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.dependencies import halves
@@ -34,10 +36,8 @@ from ipvsproxy.plan.state import Dirty, KernelState
 from ipvsproxy.ruleset.codec import element_text, key_text, owner_text, texts
 from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
 from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SHORT_PATH, SetSchema
-from nft import Client, NftError, Table, Transaction
+from nft import Client, NftError, Transaction
 
-TABLE = Table("inet", names.TABLE)
-ELSEWHERE = {kind.name: Table(kind.table, names.TABLE) for kind in SETS.values() if kind.table != TABLE.family}
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
 REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
@@ -234,15 +234,15 @@ class Rules:
             failed.reasons.update(refused.reasons)
 
     def _change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
-        transaction = Transaction(TABLE, ELSEWHERE)
         missing = needed_parts(step.slot for step in steps if step.value is not None) - self._parts
         missing = self._with_replies(missing) - self._parts if missing else missing
-        self._load_parts(transaction, missing)
-        gone = texts((s.slot, "") for s in steps if s.value is None or s.replaces)
-        transaction.delete_elements((kind, key) for kind, key, _ in gone)
-        transaction.add_elements(texts(_values(steps)))
         rules = rules_in_place(self._late_at_once(steps))
-        add_rules(transaction, rules)
+        transaction: Transaction = ElementTransaction(steps)
+        if missing or rules:
+            transaction = Transaction(TABLE, ELSEWHERE)
+            self._load_parts(transaction, missing)
+            write_steps(transaction, steps)
+            add_rules(transaction, rules)
         try:
             self._run(transaction, missing)
         except NftError as error:
@@ -307,15 +307,6 @@ class Rules:
         with suppress(KernelError):
             return self._ruleset.stamp() == self._stamp
         return False
-
-
-def delete_tables(found: Mapping[str, str]) -> Transaction:
-    """Begin a transaction with the end of all tables of our name; `found` are those there are, by family."""
-    transaction = Transaction(TABLE, ELSEWHERE)
-    transaction.delete_table()
-    others = sorted(found.keys() - {TABLE.family, *(table.family for table in ELSEWHERE.values())})
-    transaction.delete_tables(Table(family, TABLE.name) for family in others)
-    return transaction
 
 
 def _values(steps: Sequence[ElementStep]) -> Iterator[Element]:

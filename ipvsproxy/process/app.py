@@ -20,7 +20,7 @@ from ipvsproxy.exchange.inbox import Inbox, LockAcquired, NodeAddressesChanged, 
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.kernel import Kernel
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.watch import Watcher
 from ipvsproxy.kube.api import Observe
 from ipvsproxy.kube.events import EventClient

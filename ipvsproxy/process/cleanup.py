@@ -23,8 +23,8 @@ from ipvsproxy.kernel.leftovers import Leftovers, legacy_advice
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.local_ports import give_back
 from ipvsproxy.kernel.own_source import prefer_own_sources
-from ipvsproxy.kernel.rules import TABLE, delete_tables
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.tables import TABLE, delete_tables
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.process import other_proxy

@@ -16,8 +16,8 @@ from ipvsproxy.base.address import family
 from ipvsproxy.kernel.filters.kube_proxy import programmed
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kept_state import KeptState
-from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.netlink import KernelError
 
 LOOK_SECONDS, REMINDER_SECONDS = 0.1, 30.0

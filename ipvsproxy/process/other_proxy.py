@@ -11,8 +11,8 @@ from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import KubeProxy, Process
 from ipvsproxy.kernel.filters.kube_proxy import mode_of_rules, written_by_kube_proxy
 from ipvsproxy.kernel.read.survey import read_processes, sees_host_processes
-from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.probe.kube_proxy import answers
 

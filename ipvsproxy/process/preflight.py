@@ -11,19 +11,21 @@ from ipvsproxy.base.errors import Fatal, located, plain
 from ipvsproxy.config import Config
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.conntrack import Conntrack
+from ipvsproxy.kernel.element_changes import KernelNft
 from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import ELSEWHERE, TABLE, Rules
+from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import Scripts
 from ipvsproxy.kernel.scripts import ruleset as static_rules
+from ipvsproxy.kernel.tables import ELSEWHERE, TABLE
 from ipvsproxy.kernel.this_host import ThisHost
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.state import KernelState
-from nft import Client, Libnftables, NftError, Transaction, can_read_tables
+from nft import Client, NftError, Transaction, can_read_tables
 
 NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
 HINTS = {
@@ -51,7 +53,7 @@ def open_kernel(config: Config) -> Kernel:
     ipvs = _open_ipvs()
     try:
         probe_scheduler(ipvs, config.scheduler)
-        ruleset, nft = open_ruleset(), Libnftables()
+        ruleset, nft = open_ruleset(), KernelNft()
         if not can_read_tables():
             raise Fatal(TOO_OLD)
         mark = config.masquerade_mark

@@ -6,6 +6,7 @@ sets with one field as an element where an interval starts and one where it stop
 with several fields as one element with a first and a last key.
 """
 
+import struct
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from ipvsproxy.ruleset.schema import OF_GROUPS, Field, NumberForm, OwnerKind, Se
 
 NF_ACCEPT, NF_DROP, NFT_GOTO = 1, 0, -4
 """Codes of verdicts (include/uapi/linux/netfilter.h, netfilter/nf_tables.h)."""
+FRONTEND_TAIL, PORT_VALUE = struct.Struct(">B3xH2x"), struct.Struct(">H2x")
+"""Protocol and port, or a port, as fields of a key or value of several, filled up to four bytes each."""
+VERDICT_CODES = {"accept": NF_ACCEPT, "drop": NF_DROP, "goto": NFT_GOTO}
 PACKET_FAMILIES = {4: "ip", 6: "ip6"}
 """What nft calls the headers of a family."""
 
@@ -137,6 +141,48 @@ def pack(kind: SetSchema, owner: ElementOwner, rest: Rest = None) -> bytes:
     fields = head if rest is None else (*head, rest)
     packed = (_packed(value, field) for value, field in zip(fields, kind.key, strict=True))
     return b"".join(map(_filled, packed) if kind.is_concatenated else packed)
+
+
+def pack_key(slot: ElementKey) -> tuple[bytes, bytes]:
+    """Return the first and the last key of an element; the latter is empty where the set has no intervals.
+
+    Not for sets of intervals with one field.
+    """
+    kind, owner, rest = slot.set, slot.owner, slot.rest
+    if not kind.interval:
+        if rest is None and isinstance(owner, FrontendKey):
+            return _frontend(owner, owner.port), b""
+        return pack(kind, owner, rest), b""
+    if isinstance(owner, FrontendKey) and isinstance(rest, PortRange):
+        return _frontend(owner, rest.first), _frontend(owner, rest.last)
+    first, last = _ends(rest)
+    return pack(kind, owner, first), pack(kind, owner, last)
+
+
+def _frontend(key: FrontendKey, port: int) -> bytes:
+    return key.address + FRONTEND_TAIL.pack(key.protocol, port)
+
+
+def _ends(rest: Rest) -> tuple[Rest, Rest]:
+    """Return the first and the last value of an interval, twice the same for what is none."""
+    if isinstance(rest, Cidr):
+        size = len(rest.network)
+        hosts = (1 << (size * 8 - rest.prefix)) - 1
+        return rest.network, (int.from_bytes(rest.network) | hosts).to_bytes(size)
+    return (rest.first, rest.last) if isinstance(rest, Interval) else (rest, rest)
+
+
+def pack_value(kind: SetSchema, value: Value) -> bytes:
+    """Return what a map has for an element, if that is no verdict."""
+    if isinstance(value, FrontendKey):
+        return _filled(value.address) + PORT_VALUE.pack(value.port)
+    return _packed(value, kind.value[0])
+
+
+def pack_verdict(verdict: str) -> tuple[int, str]:
+    """Return the code of a verdict, and the chain that it leads to, if any. Raises KeyError for other words."""
+    word, _, chain = verdict.partition(" ")
+    return VERDICT_CODES[word], chain
 
 
 def _packed(value: Rest, field: Field) -> bytes:

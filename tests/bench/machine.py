@@ -12,17 +12,18 @@ from ipvsproxy.base import garbage_collection
 from ipvsproxy.config import Config
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.kernel.conntrack import Conntrack
+from ipvsproxy.kernel.element_changes import KernelNft
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import TABLE, Rules
+from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import Scripts
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.plan.state import KernelState
 from ipvsproxy.process.assembly import make_loop
-from nft import Libnftables
 from tests.bench.namespace import fresh_network
 from tests.support.memory_kernel import MemoryHost
 
@@ -65,7 +66,7 @@ class RecordingLinks(Links):
         return failures
 
 
-class RecordingNft(Libnftables):
+class RecordingNft(KernelNft):
     """Remembers the transactions it was given."""
 
     def __init__(self):
@@ -90,7 +91,7 @@ class BenchProxy:
         self.ipvs = RecordingIpvs() if record else Ipvs()
         self.links = RecordingLinks() if record else Links()
         self.links.ensure_link()
-        self.nft = RecordingNft() if record else Libnftables()
+        self.nft = RecordingNft() if record else KernelNft()
         ruleset, forwarding = Ruleset(TABLE.name), Forwarding(self.nft)
         shadow = KernelState()
         rules = Rules(self.nft, ruleset, forwarding, Scripts(), shadow, None)

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Kind, Removed
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.netlink import KernelError, Wire, message
 from ipvsproxy.plan.diff import IpvsStep, Verb
 from ipvsproxy.plan.model import Node

@@ -14,7 +14,7 @@ import pytest
 
 from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.tables import TABLE
 from nft import Libnftables, Transaction
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab

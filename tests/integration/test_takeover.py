@@ -14,8 +14,8 @@ import pytest
 
 from ipvsproxy import cli
 from ipvsproxy.base import messages
-from ipvsproxy.kernel.rules import TABLE
 from ipvsproxy.kernel.scripts import ruleset
+from ipvsproxy.kernel.tables import TABLE
 from tests.lab import netns
 from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, finish_ipvs_mode
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode

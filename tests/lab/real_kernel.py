@@ -12,13 +12,15 @@ import re
 
 import nftables
 
+from ipvsproxy.kernel.element_changes import KernelNft
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
-from ipvsproxy.kernel.rules import TABLE, Rules
+from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import PARTS, Scripts, part
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.ipvs import single
 from ipvsproxy.kernel.wire.netlink import Wire
 from ipvsproxy.plan.state import KernelState
@@ -97,7 +99,7 @@ class RealLinks(Reads):
 
 class RealNft:
     def __init__(self, faults):
-        self._real, self._faults = Libnftables(), faults
+        self._real, self._faults = KernelNft(), faults
         self.transactions = []
 
     def run(self, transaction):

@@ -47,6 +47,7 @@ LAST = HEADER.pack(16, NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, LAST_SEQUENCE, 0)
 
 DATAGRAM_BYTES = 1 << 16
 RECEIVE_BUFFER = 4 << 20
+SO_SNDBUFFORCE, SPARE_BYTES = 32, 1 << 16
 BYTES_PER_REPLY = 768
 SHORTEST_MESSAGE = 36
 """Bytes of the shortest message that is sent in batches: the removal of an IPv4 route."""
@@ -155,6 +156,37 @@ class Wire:
             raise self._lost("netlink batch", error) from error
         return failures
 
+    def transaction(self, pieces: Sequence[bytes]) -> tuple[int, int] | None:
+        """Send messages that take effect together or not at all, in one datagram.
+
+        The sequence number of each piece must be its index. The kernel is done with them when it has taken the
+        datagram, and replies to those that fail, and to the one which asks for it (NLM_F_ACK). Returns index and
+        errno of the first failure, None without any. Raises Lost where there is no reply at all.
+        """
+        data, failure, replied = b"".join(pieces), None, False
+        try:
+            if len(data) > self._send_most:
+                self._widen(len(data))
+            self._socket.send(data)
+            with suppress(BlockingIOError):
+                while True:
+                    reply = self._socket.recv(REPLY_BYTES, socket.MSG_DONTWAIT)
+                    _, kind, _, sequence, _, code = ERROR_REPLY.unpack_from(reply)
+                    replied = replied or kind == NLMSG_ERROR
+                    if kind == NLMSG_ERROR and code and failure is None:
+                        failure = sequence, -code
+        except OSError as error:
+            raise self._lost("netlink transaction", error) from error
+        if not replied:
+            raise Lost("netlink transaction", errno.ENOBUFS)
+        return failure
+
+    def _widen(self, size: int) -> None:
+        """Let datagrams of a size pass. Without the right to exceed the limit, the kernel refuses them."""
+        with suppress(PermissionError):
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, size + SPARE_BYTES)
+        self._send_most = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+
     def _cuts(self, pieces: Sequence[bytes]) -> Iterator[int]:
         """Yield where datagrams end: as many pieces as fit, one at least."""
         count, first = len(pieces), 0
@@ -223,6 +255,7 @@ class Wire:
                 sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
         replies = int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.9) // BYTES_PER_REPLY
         self._most = min(DATAGRAM_BYTES, replies * SHORTEST_MESSAGE)
+        self._send_most = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
         return sock
 
     def _lost(self, operation: str, error: OSError) -> Lost:

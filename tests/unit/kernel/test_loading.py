@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
-from ipvsproxy.kernel.rules import delete_tables
 from ipvsproxy.kernel.ruleset import layout, read_comment
 from ipvsproxy.kernel.scripts import PARTS, REPLIES, SOURCE_RANGES, VIEW_REPLIES, part, ruleset
+from ipvsproxy.kernel.tables import delete_tables
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.state import Dirty

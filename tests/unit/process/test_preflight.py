@@ -93,7 +93,7 @@ def test_rules_that_may_be_taken_another_time_are_for_the_loop(code):
 def test_nftables_is_looked_for_before_libnftables_which_would_end_the_process(monkeypatch, loaded):
     monkeypatch.setattr(preflight, "Ipvs", IpvsSchedulers)
     monkeypatch.setattr(preflight, "Ruleset", NoProtocol)
-    monkeypatch.setattr(preflight, "Libnftables", lambda: pytest.fail("opened"))
+    monkeypatch.setattr(preflight, "KernelNft", lambda: pytest.fail("opened"))
     with pytest.raises(Fatal, match=r"no nf_tables .*modprobe nf_tables"):
         preflight.open_kernel(Config("n"))
 
@@ -122,7 +122,7 @@ def test_the_module_is_loaded_before_the_scheduler_is_tried(monkeypatch, loaded)
 
 
 def test_a_library_that_would_crash_on_the_tables_of_the_host_is_not_used(monkeypatch):
-    for name in ("_open_ipvs", "open_ruleset", "Libnftables"):
+    for name in ("_open_ipvs", "open_ruleset", "KernelNft"):
         monkeypatch.setattr(preflight, name, lambda: None)
     monkeypatch.setattr(preflight, "probe_scheduler", lambda *_: None)
     monkeypatch.setattr(preflight, "can_read_tables", lambda: False)

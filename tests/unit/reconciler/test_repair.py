@@ -7,7 +7,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.exchange.report import Report
-from ipvsproxy.kernel.rules import TABLE
+from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.transactions import OWN_NAME
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.notification import RulesChanged, VipsChanged

@@ -6,7 +6,19 @@ import pytest
 
 from ipvsproxy.base.address import Cidr, parse_cidr, parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
-from ipvsproxy.ruleset.codec import RawElement, element_text, key_text, pack, rule_text, texts, unpack, unpack_one
+from ipvsproxy.ruleset.codec import (
+    RawElement,
+    element_text,
+    key_text,
+    pack,
+    pack_key,
+    pack_value,
+    pack_verdict,
+    rule_text,
+    texts,
+    unpack,
+    unpack_one,
+)
 from ipvsproxy.ruleset.elements import ElementKey, Interval
 from ipvsproxy.ruleset.schema import (
     ALLOWED,
@@ -26,6 +38,7 @@ from ipvsproxy.ruleset.schema import (
 from tests.support.elements import element
 
 WEB = FrontendKey(parse_ip("10.96.0.1"), Protocol.TCP, 443)
+WEB6 = FrontendKey(parse_ip("fd00::1"), Protocol.TCP, 443)
 FRONTEND = bytes.fromhex("0a600001 06000000 01bb0000")
 
 
@@ -200,3 +213,55 @@ def test_source_ranges():
         ElementKey(ALLOWED[4], WEB, Cidr(parse_ip("10.0.0.0"), 16)),
         ElementKey(ALLOWED[4], WEB, Cidr(parse_ip("10.0.0.0"), 32)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("frontends4", "10.96.0.1 . tcp . 443"),
+        ("endpoints6", "fd00::1 . udp . 53 . 63"),
+        ("allowed4", "10.96.0.1 . sctp . 443 . 192.0.2.7"),
+        ("allowed6", "fd00::1 . udp . 53 . fd01::/17"),
+        ("ping_allowed4", "10.96.0.1 . 0.0.0.0/0"),
+        ("hairpin6", "fd00::1 . fd00::1"),
+        ("vips4", "10.96.0.1"),
+        ("health_check_ports", "30000"),
+        ("admitted4", "10.96.0.1 . tcp . 443 . 0:fff0"),
+        ("port_ranges4", "10.96.0.1 . udp . 30000-31000"),
+        ("range_masquerade6", "fd00::1 . tcp . 21"),
+        ("links", '"eth0"'),
+    ],
+)
+def test_a_key_is_packed_as_it_is_read(name, text):
+    slot = element(name, text)
+    key, end = pack_key(slot)
+    assert bool(end) is slot.set.interval
+    found, _ = unpack_one(slot.set, RawElement(key, end))
+    assert found == slot
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "rest", "value"),
+    [
+        (ENDPOINTS[4], WEB, 3, FrontendKey(parse_ip("10.244.0.1"), Protocol.TCP, 8080)),
+        (INTERNAL_VIEWS[6], WEB6, None, FrontendKey(parse_ip("fd00::2"), Protocol.TCP, 80)),
+        (AUDIENCES[4], parse_ip("10.244.0.9"), None, LARGEST_GROUP),
+        (SENDERS, None, "eth0", parse_ip("192.0.2.1")),
+    ],
+)
+def test_a_value_is_packed_as_it_is_read(kind, owner, rest, value):
+    key, end = pack_key(ElementKey(kind, owner, rest))
+    _, found = unpack_one(kind, RawElement(key, end, value=pack_value(kind, value)))
+    assert found == value
+
+
+@pytest.mark.parametrize("verdict", ["accept", "drop", "goto endpoints_12"])
+def test_a_verdict_is_packed_as_it_is_read(verdict):
+    code, chain = pack_verdict(verdict)
+    key, _ = pack_key(ElementKey(FRONTENDS[4], WEB))
+    assert unpack_one(FRONTENDS[4], RawElement(key, code=code, chain=chain))[1] == verdict
+
+
+def test_a_verdict_of_others_is_not_packed():
+    with pytest.raises(KeyError):
+        pack_verdict("queue")

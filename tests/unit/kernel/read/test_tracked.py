@@ -68,7 +68,7 @@ def test_pyroute2_reads_the_same_attributes():
     assert (info.get_attr("CTA_PROTOINFO_TCP_STATE"), told.get_attr("CTA_TIMEOUT")) == (3, 86)
 
 
-class FakeWire:
+class DumpWire:
     """Answers each dump with the entries of its family."""
 
     def __init__(self, **entries):
@@ -82,7 +82,7 @@ class FakeWire:
 
 
 def test_only_families_with_such_frontends_are_asked():
-    wire = FakeWire(of4=[entry(4, WEB[4]), entry(4, key("10.96.0.11:80"))])
+    wire = DumpWire(of4=[entry(4, WEB[4]), entry(4, key("10.96.0.11:80"))])
     assert [found.frontend for found in tracked(wire, [WEB[4]])] == [WEB[4]]
     assert wire.asked == [4]
     assert list(tracked(wire, [])) == []
