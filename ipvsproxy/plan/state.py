@@ -70,9 +70,11 @@ class DestinationAttributes(msgspec.Struct, frozen=True, order=True, gc=False, c
         if self.lower_threshold:
             texts.append(f"lower threshold {self.lower_threshold}")
         if self.forwarding_method != MASQUERADING:
-            texts.append(FORWARDING_METHODS.get(self.forwarding_method, f"method {self.forwarding_method}"))
-        if self.forwarding_method == TUNNEL:
-            texts.append(f"type {self.tunnel_type} port {self.tunnel_port} flags {self.tunnel_flags}")
+            texts.append(f"tunnel {self.forwarding}" if self.is_tunnel else self.forwarding)
+        if self.tunnel_port:
+            texts.append(f"port {self.tunnel_port}")
+        if self.tunnel_flags:
+            texts.append(f"flags {self.tunnel_flags}")
         return ", ".join(texts)
 
     @property

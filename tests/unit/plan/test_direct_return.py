@@ -105,3 +105,11 @@ def test_it_takes_ipvs():
     found = planned(settings=config(data_path=DataPath.AUTO))
     assert {frontend.path for frontend in found.values()} == {Path.IPVS}
     assert "direct server return" in found[DIRECT_ONES[0]].path_reason
+
+
+@pytest.mark.parametrize(
+    ("forwarding", "text"), [("ipip", "weight 1, tunnel ipip"), ("gue", "weight 1, tunnel gue, port 6080")]
+)
+def test_plan_and_diff_show_the_tunnel(forwarding, text):
+    found = planned(forwarding=forwarding)[DIRECT_ONES[0]]
+    assert set(map(str, found.destinations.values())) == {text}
