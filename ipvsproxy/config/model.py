@@ -129,6 +129,7 @@ class Config:
     node_limit: int = ROW
 
     strict_arp: bool = ROW
+    sloppy_tcp: bool = ROW
     ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()
     conntrack: ConntrackSettings = ConntrackSettings()
     oom_score_adj: int = ROW

@@ -38,6 +38,8 @@ WANTED_SYSCTLS = {
     "net/ipv4/ip_forward": 1,
 }
 STRICT_ARP_SYSCTLS = {"net/ipv4/conf/all/arp_ignore": 1, "net/ipv4/conf/all/arp_announce": 2}
+SLOPPY_TCP = "net/ipv4/vs/sloppy_tcp"
+"""Any TCP packet of a connection that IPVS does not know makes one, not only a first one (tcp_conn_schedule)."""
 CONNTRACK = "net/netfilter/nf_conntrack_"
 CONNTRACK_MAX = f"{CONNTRACK}max"
 CONNTRACK_CEILING = 1 << 20
@@ -104,10 +106,12 @@ def obstacles(config: Config) -> list[str]:
 
 
 def wanted_sysctls(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the settings of this network namespace that must hold; strictARP off sets nothing back."""
+    """Yield the settings of this network namespace that must hold; what is off sets nothing back."""
     yield from WANTED_SYSCTLS.items()
     if config.strict_arp:
         yield from STRICT_ARP_SYSCTLS.items()
+    if config.sloppy_tcp:
+        yield SLOPPY_TCP, 1
 
 
 def families() -> frozenset[int]:

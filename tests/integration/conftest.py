@@ -46,6 +46,14 @@ def session_lab() -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def lab_of_three() -> Iterator[Lab]:
+    """A lab with three nodes, for a whole module."""
+    _require(*LAB_NEEDS)
+    with Lab(nodes=3) as lab:
+        yield lab
+
+
 @pytest.fixture
 def lab(session_lab: Lab) -> Iterator[Lab]:
     """The session's lab, as new: no listener, no proxy, no route of another test."""

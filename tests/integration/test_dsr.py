@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 import re
@@ -17,6 +16,7 @@ import pytest
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_endpoint, parse_ip
 from tests.lab import netns
+from tests.lab.direct import prepare, take_back
 from tests.lab.lab import Lab
 from tests.lab.manifests import ManifestFolder, dual_slices, port
 from tests.lab.probe import Conversation, ProbeQuestion, Result, probe_many
@@ -56,18 +56,10 @@ class DirectService:
 
     def prepare(self, pod: str) -> None:
         """What the init container of a pod does, and what the pod's program does then."""
-        host = self.lab.host(pod)
-        vips = ",".join(vip for family in (4, 6) for vip in VIPS[family])
-        argv = [sys.executable, "-m", "ipvsproxy", "dsr-endpoint", f"--vips={vips}", f"--tunnel={self.tunnel}"]
-        for _ in range(2):  # an init container may run again
-            assert "ipvsproxy4" in self.lab.run(host, argv)
-        for address4, address6 in (*zip(*VIPS.values(), strict=True), (host.ipv4, host.ipv6)):
-            at = dataclasses.replace(host, ipv4=address4, ipv6=address6)
-            for proto, number in NUMBERS.items():
-                self.lab.responder.listen(at, number, proto)
+        prepare(self.lab, pod, zip(*VIPS.values(), strict=True), self.tunnel, NUMBERS)
         for family in (4, 6):
-            self._echo_at_length(host.netns, VIPS[family][0], "tcp")
-            self._echo_at_length(host.netns, VIPS[family][0], "udp")
+            self._echo_at_length(self.lab.host(pod).netns, VIPS[family][0], "tcp")
+            self._echo_at_length(self.lab.host(pod).netns, VIPS[family][0], "udp")
 
     def _echo_at_length(self, where: str, address: str, proto: str) -> None:
         """Take SIZE bytes of each connection and send as many back, or each datagram."""
@@ -103,8 +95,7 @@ class DirectService:
                 listening.shutdown(socket.SHUT_RDWR)  # or the thread that waits keeps it
             listening.close()
         for pod in PODS:
-            netns.run(self.lab.host(pod).netns, ["ip", "link", "del", "ipvsproxy4"])
-            netns.run(self.lab.host(pod).netns, ["ip", "link", "del", "ipvsproxy6"])
+            take_back(self.lab, pod)
 
 
 def _echo_streams(listening: socket.socket) -> None:

@@ -17,6 +17,7 @@ from ipvsproxy.kernel.wire.netlink import KernelError
 FLOWS = Path(__file__).parents[2] / "conformance" / "flows.json"
 LIMITS = json.loads(FLOWS.read_text())["conntrack_max"]["cases"]
 RIGHT = {
+    "net/ipv4/vs/sloppy_tcp": 0,
     "net/ipv4/vs/conntrack": 1, "net/ipv4/vs/expire_nodest_conn": 1, "net/ipv4/vs/expire_quiescent_template": 1,
     "net/ipv4/ip_forward": 1, "net/ipv4/conf/all/arp_ignore": 0, "net/ipv4/conf/all/arp_announce": 0,
     "net/ipv6/conf/all/forwarding": 1, "net/ipv6/conf/all/disable_ipv6": 0,
@@ -122,6 +123,13 @@ def test_strict_arp_is_set_and_never_taken_back(proc):
     prepare()
     assert written(proc) == set(host.STRICT_ARP_SYSCTLS)
     assert [host.read_sysctl(name) for name in host.STRICT_ARP_SYSCTLS] == [1, 2]
+
+
+def test_sloppy_tcp_is_set_where_it_is_asked_for(proc):
+    prepare()
+    assert written(proc) == set()
+    prepare(sloppy_tcp=True)
+    assert written(proc) == {host.SLOPPY_TCP}
 
 
 def test_conntrack_settings(proc):
