@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.address import is_loopback, parse_ip
 from ipvsproxy.commands.objects import desired
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.commandline import parse
@@ -80,6 +80,10 @@ def test_every_flow(states, scenario, flow, data_path):
     source = None if flow.sender == "node" else parse_ip(flow.source)
     to = key(f"{scenario_file.endpoint_name(flow.address, flow.port)}/{flow.proto.upper()}")
     said = explain(packet(to, state, source, link), state)
+    if is_loopback(to.address):
+        # Our relay may answer there, which is a program of the node to the kernel.
+        assert said.outcome in OUTCOMES["passes-through"], said
+        return
     assert said.outcome in OUTCOMES[flow.expect], said
     assert {str(target.real.destination) for target in said.targets} == flow.endpoints
     for target in said.targets:
