@@ -32,6 +32,8 @@ PARTS = (
     REPLIES,
 )
 """Scripts that add chains to the table of `ipvsproxy.nft`, or tables, for nodes that need them."""
+FOR_ALL = tuple(name for name in PARTS if name != DIRECT_RETURN)
+"""Parts that each kernel must take: direct server return has expressions (dup) that only Services with it need."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
 ONE_CHAIN = re.compile(r"\tchain \w*endpoints_1 {.*?\n\t}\n", re.DOTALL)
 

@@ -19,7 +19,7 @@ from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.kernel.scripts import Scripts
+from ipvsproxy.kernel.scripts import FOR_ALL, Scripts
 from ipvsproxy.kernel.scripts import ruleset as static_rules
 from ipvsproxy.kernel.tables import ELSEWHERE, TABLE
 from ipvsproxy.kernel.this_host import ThisHost
@@ -57,7 +57,7 @@ def open_kernel(config: Config) -> Kernel:
         if not can_read_tables():
             raise Fatal(TOO_OLD)
         mark = config.masquerade_mark
-        probe_rules(nft, static_rules(mark, quiet_arp=config.suppress_vip_arp))
+        probe_rules(nft, static_rules(mark, quiet_arp=config.suppress_vip_arp, parts=FOR_ALL))
         shadow, scripts = KernelState(), Scripts(mark, config.suppress_vip_arp)
         read_set = ElementReader(TABLE.name).all
         rules = Rules(nft, ruleset, Forwarding(nft, mark), scripts, shadow, read_set)

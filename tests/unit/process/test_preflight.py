@@ -7,6 +7,7 @@ import pytest
 
 from ipvsproxy.base.errors import Fatal
 from ipvsproxy.config import Config
+from ipvsproxy.kernel.scripts import PARTS, ruleset
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.process import preflight
 from nft import NftError
@@ -128,3 +129,29 @@ def test_a_library_that_would_crash_on_the_tables_of_the_host_is_not_used(monkey
     monkeypatch.setattr(preflight, "can_read_tables", lambda: False)
     with pytest.raises(Fatal, match="libnftables crashes"):
         preflight.open_kernel(Config("n"))
+
+
+class EveryKernel:
+    """Takes all rules, and remembers them."""
+
+    def __init__(self):
+        self.judged = []
+
+    def check(self, transaction):
+        self.judged.append(str(transaction))
+
+
+def test_no_kernel_needs_what_only_direct_server_return_needs(monkeypatch):
+    nft = EveryKernel()
+    for name in ("_open_ipvs", "open_ruleset"):
+        monkeypatch.setattr(preflight, name, lambda: None)
+    monkeypatch.setattr(preflight, "KernelNft", lambda: nft)
+    monkeypatch.setattr(preflight, "probe_scheduler", lambda *_: None)
+    monkeypatch.setattr(preflight, "can_read_tables", lambda: True)
+    monkeypatch.setattr(preflight, "ElementReader", lambda _: (_ for _ in ()).throw(OSError(1, "enough")))
+    with pytest.raises(Fatal):
+        preflight.open_kernel(Config("n"))
+    (rules,) = nft.judged
+    assert "chain check_ranges" in rules
+    assert "dup to" not in rules
+    assert "dup to" in ruleset(parts=PARTS)
