@@ -66,12 +66,25 @@ class KeptState:
         if self._links.look():
             return False
         self._links.ensure_link()
-        refused = self._ipvs.apply(list(self._steps()))
+        with self._held():
+            refused = self._ipvs.apply(list(self._steps()))
         self._links.bind(sorted(self._vips - self._links.vips()))
         with contextlib.suppress(ValueError, NetlinkError):  # the ports stay reserved
             record(self._ports)
         log.info(messages.PUT_BACK, servers=len(self._servers), refused=len(refused))
         return True
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Have new connections wait before IPVS: a server that has no destination yet refuses them."""
+        holding, over = Transaction(TABLE), Transaction(TABLE)
+        holding.add_elements(_elements("held", self._servers))
+        over.flush_sets(("held4", "held6"))
+        with contextlib.suppress(NftError):  # where the script could not be loaded
+            Libnftables().run(holding)
+        yield
+        with contextlib.suppress(NftError):
+            Libnftables().run(over)
 
     def release(self) -> None:
         """Have IPVS forget connections again as before."""
@@ -88,9 +101,12 @@ def dropping(keys: Collection[FrontendKey]) -> Transaction:
     """Return the transaction that has new connections to these wait while IPVS does not serve them."""
     transaction = Transaction(TABLE)
     transaction.load(script(HANDOVER))
-    transaction.add_elements((f"kept{4 if len(key.address) == 4 else 6}", _text(key), "") for key in keys)
+    transaction.add_elements(_elements("kept", keys))
     return transaction
 
 
-def _text(key: FrontendKey) -> str:
-    return f"{format_ip(key.address)} . {int(key.protocol)} . {key.port}"
+def _elements(name: str, keys: Collection[FrontendKey]) -> Iterator[tuple[str, str, str]]:
+    """Yield the elements of both sets of a name for frontends."""
+    for key in keys:
+        text = f"{format_ip(key.address)} . {int(key.protocol)} . {key.port}"
+        yield f"{name}{4 if len(key.address) == 4 else 6}", text, ""

@@ -44,6 +44,7 @@ class KeptKernel:
         return dict(self.servers)
 
     def apply(self, steps):
+        self.held = self.loaded[-1]
         self.steps += steps
         return []
 
@@ -93,6 +94,9 @@ def test_what_was_taken_away_comes_back_as_it_was(kernel):
     assert (kernel.has_link, kernel.bound, kernel.ports) == (True, {ROUTE, ADDRESS}, frozenset({30000}))
     assert [(line["event"], line["servers"], line["refused"]) for line in logs] == [(messages.PUT_BACK, 2, 0)]
     assert not kept.put_back()
+    # A server without destinations refuses, so nobody meets one.
+    assert "add element inet ipvsproxy held4 { 10.96.0.10 . 6 . 80 }" in kernel.held
+    assert kernel.loaded[-1] == "flush set inet ipvsproxy held4\nflush set inet ipvsproxy held6\n"
 
 
 def test_a_kube_proxy_that_removes_a_server_it_does_not_want_is_let_alone(kernel):

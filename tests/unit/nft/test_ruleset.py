@@ -31,6 +31,9 @@ BASES = {
     "input": ("nat", "input", range(IPVS_INPUT + 2, IPVS_INPUT + 3)),
     # The same, and before "input" refuses.
     "handover": ("nat", "input", range(IPVS_INPUT, POSTROUTING)),
+    # Before IPVS.
+    "held": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
+    "held_node": ("filter", "output", range(CONNTRACK + 1, IPVS_OUTPUT)),
     "handover_node": ("nat", "postrouting", range(IPVS_INPUT, POSTROUTING)),
     "output": ("filter", "output", range(NAT + 1, IPVS_OUTPUT + 1)),
     # Marked before the FORWARD chain of iptables looks, and unmarked after it.
