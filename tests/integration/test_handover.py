@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -104,6 +107,32 @@ def test_a_handover_to_kube_proxy_loses_no_new_connection(
     has_link = "kube-ipvs0" in lab.run(node, ["ip", "-o", "link"])
     assert has_link is (mode == "ipvs")
     assert leftovers(lab, node)
+
+
+def test_open_connections_wait_while_a_kube_proxy_has_taken_the_servers_away(
+    lab: Lab, node: LabNode, manifests: ManifestFolder, served: tuple[Served, ...], tmp_path: pathlib.Path
+) -> None:
+    """Without any server IPVS is off the hooks: their packets must not come to the host, which resets them."""
+    proxy = lab.proxy(node, manifests.path, ARGUMENTS)
+    asked = questions(lab, node, served)
+    with talking(asked) as talks, ThreadPoolExecutor(len(asked)) as pool:
+        before = [talk.ask().name for talk in talks]
+        handover = LabProxy(node.netns, HANDOVER, tmp_path / "handover.log")
+        lab.proxies.append(handover)
+        handover.start()
+        handover.wait_for(messages.WAITING_FOR_PROXY)
+        proxy.stop()
+        handover.wait_for(messages.WAITING_FOR_RULES)
+        handover.process.send_signal(signal.SIGSTOP)  # so that all of them meet the node without servers
+        begin_nftables_mode(lab, node)
+        answers = [pool.submit(talk.ask) for talk in talks]
+        time.sleep(2)
+        assert not any(answer.done() for answer in answers)
+        handover.process.send_signal(signal.SIGCONT)
+        handover.wait_for(messages.PUT_BACK)
+        assert [answer.result().name for answer in answers] == before
+        LEAVE["nftables"](lab, node, served)
+        assert handover.end() == 0, handover.text()
 
 
 def test_after_an_uninstall_that_waited_for_the_proxy_the_node_is_as_before(
