@@ -15,12 +15,13 @@ from ipvsproxy.config.annotation_values import SCHEDULERS
 from ipvsproxy.kernel.ipvs import PROBE, Ipvs
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
+from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
 from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, node_object, port, service
 from tests.lab.probe import Conversation, ProbeQuestion, spread
 from tests.lab.proxy import LabProxy
 from tests.lab.published import cluster_ip
 from tests.lab.waiting import eventually
+from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -42,6 +43,7 @@ class AnnotatedService:
         affinity: bool = False,
         zones: Sequence[str] = ("", ""),
         pods: Sequence[str] = PODS,
+        ending: Sequence[str] = (),
         of_slices: Mapping[str, str] | None = None,
         **annotations: str,
     ) -> None:
@@ -57,7 +59,7 @@ class AnnotatedService:
                 "own",
                 PORTS,
                 [
-                    endpoint(self.lab, host, family=f) | {"zone": zone}
+                    _endpoint(self.lab, host, f, ends=host.name in ending) | {"zone": zone}
                     for host, zone in zip(hosts, zones, strict=False)
                 ],
                 family=f,
@@ -138,6 +140,10 @@ class AnnotatedService:
                     asking.sendto(b"who\n", to)
                     found.add(asking.recvfrom(4096)[1][0])
         return {names.get(source, source) for source in found}
+
+
+def _endpoint(lab: Lab, host: LabHost, family: int, *, ends: bool) -> ApiObject:
+    return endpoint(lab, host, family=family, ready=not ends, serving=not ends, terminating=ends)
 
 
 @pytest.fixture(scope="module")
@@ -356,3 +362,21 @@ def test_a_scheduler_that_is_none_costs_only_the_wish(annotated: AnnotatedServic
     assert told["object"] == "default/own"
     assert "metadata.annotations[ipvsproxy.io/scheduler]: 'round-robin'" in told["err"]
     assert annotated.answered_tcp(4) == set(PODS)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_connections_last_as_long_as_the_pod(annotated: AnnotatedService, family: int) -> None:
+    """With the drain timeout `pod`: while it ends they go on, and when it is gone they are cut."""
+    annotated.put(drain_timeout="pod")
+    eventually(lambda: set(spread(annotated.question(family), 8)) == {*PODS})
+    with contextlib.ExitStack() as stack:
+        talks = [stack.enter_context(Conversation(annotated.question(family))) for _ in range(8)]
+        names = [talk.ask().name for talk in talks]
+        assert set(names) == {*PODS}
+        annotated.put(drain_timeout="pod", ending=("p11",))
+        eventually(lambda: set(spread(annotated.question(family), 8)) == {"p21"})
+        assert [talk.ask().name for talk in talks] == names
+        annotated.put(drain_timeout="pod", pods=("p21",))
+        ended = [talk for talk, name in zip(talks, names, strict=True) if name == "p11"]
+        eventually(lambda: all(talk.ask().name == "" for talk in ended))
+        assert all(talk.ask().name == "p21" for talk in talks if talk not in ended)

@@ -11,11 +11,11 @@ import pytest
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import ManifestFolder, dual_slices, port
 from tests.lab.probe import Conversation, ProbeQuestion, probe_many
-from tests.lab.published import balancer, cluster_ip, published
+from tests.lab.published import balancer, cluster_ip, external, published
 from tests.lab.waiting import eventually
 from tests.support.api_object import ApiObject
 
-pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
+pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "sctp")
 
 NUMBER = 92
 PORTS = [port(80, 8080, "TCP", "web")]
@@ -64,7 +64,7 @@ def ranged(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         lab.responder.listen(lab.host(name), 8080)
         lab.responder.listen(lab.host(name), 21)
         for number in FOUR:
-            for proto in ("tcp", "udp"):
+            for proto in ("tcp", "udp", "sctp"):
                 lab.responder.listen(lab.host(name), number, proto)
     proxy = lab.proxy(lab.nodes[0], folder.path, DEFAULT_PROXY_ARGS)
     yield RangedService(lab, folder)
@@ -85,6 +85,22 @@ def test_each_port_of_a_range_leads_to_the_one_endpoint_of_a_client(
         assert len(ranged.answers(asker, address, proto=proto)) == 1
     assert ranged.answers(asker, balancer(NUMBER, family), [OUT_OF_RANGE], proto) == {"refused"}
     assert ranged.answers(asker, balancer(NUMBER, family), [80] * 8) == {*PODS}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("proto", ["tcp", "udp", "sctp"])
+@pytest.mark.parametrize("asker", ["client", "p12", "node1"])
+def test_an_external_ip_has_the_ranges_of_each_protocol(
+    ranged: RangedService, asker: str, proto: str, family: int
+) -> None:
+    ranged.put(f"30000-30010/{proto}")
+    address = external(NUMBER, family)
+    eventually(lambda: ranged.answers(asker, address, proto=proto) <= {*PODS})
+    assert len(ranged.answers(asker, address, proto=proto)) == 1
+    # SCTP clients wait on for whoever refuses by ICMP.
+    assert not ranged.answers(asker, address, [OUT_OF_RANGE], proto) & {*PODS}
+    (other,) = {"tcp", "udp"} - {proto} if proto != "sctp" else {"tcp"}
+    assert ranged.answers(asker, address, [30000], other) == {"refused"}
 
 
 @pytest.mark.parametrize("family", [4, 6])
