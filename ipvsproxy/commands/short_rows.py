@@ -8,6 +8,7 @@ from ipvsproxy.inspect.short_path import ShortPath, short_paths
 from ipvsproxy.kernel.read.connections import Connection
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.state import Destination
+from ipvsproxy.ruleset.elements import is_short
 from ipvsproxy.ruleset.schema import ENDPOINTS, FRONTENDS, INTERNAL_ENDPOINTS, SHORT_VIEWS
 
 ESTABLISHED = "ESTABLISHED"
@@ -51,7 +52,7 @@ def _loads(path: ShortPath, counts: Counter[tuple[Destination, bool]]) -> dict[D
 
 def short_connections(view: KernelReader) -> Iterator[Connection]:
     """Yield the connections of all frontends that are on the short path for some clients. Raises KernelError."""
-    kinds = (*FRONTENDS.values(), *ENDPOINTS.values())
-    paths = short_paths({slot: value for kind in kinds for slot, value in view.elements(kind).items()})
-    views = {slot.frontend for kind in SHORT_VIEWS.values() for slot in view.elements(kind) if slot.frontend}
-    return (found for found in view.tracked({path.key for path in paths} | views) if found.is_translated)
+    elements = ((slot, value) for kind in FRONTENDS.values() for slot, value in view.elements(kind).items())
+    keys = {slot.frontend for slot, value in elements if slot.frontend and is_short(value)}
+    keys |= {slot.frontend for kind in SHORT_VIEWS.values() for slot in view.elements(kind) if slot.frontend}
+    return (found for found in view.tracked(keys) if found.is_translated)

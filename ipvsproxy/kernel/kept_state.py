@@ -14,7 +14,7 @@ import structlog
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ipvsproxy.base import messages
-from ipvsproxy.base.address import format_ip
+from ipvsproxy.base.address import family
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
@@ -24,6 +24,7 @@ from ipvsproxy.kernel.scripts import script
 from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.plan.diff import IpvsStep, creation
 from ipvsproxy.plan.state import FrontendKey
+from ipvsproxy.ruleset.codec import owner_text
 from nft import Libnftables, NftError, Transaction
 
 HANDOVER = "handover"
@@ -106,7 +107,5 @@ def dropping(keys: Collection[FrontendKey]) -> Transaction:
 
 
 def _elements(name: str, keys: Collection[FrontendKey]) -> Iterator[tuple[str, str, str]]:
-    """Yield the elements of both sets of a name for frontends."""
-    for key in keys:
-        text = f"{format_ip(key.address)} . {int(key.protocol)} . {key.port}"
-        yield f"{name}{4 if len(key.address) == 4 else 6}", text, ""
+    """Return the elements of both sets of a name for frontends."""
+    return ((f"{name}{family(key.address)}", owner_text(key), "") for key in keys)

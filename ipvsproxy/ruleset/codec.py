@@ -21,6 +21,7 @@ NF_ACCEPT, NF_DROP, NFT_GOTO = 1, 0, -4
 FRONTEND_TAIL, PORT_VALUE = struct.Struct(">B3xH2x"), struct.Struct(">H2x")
 """Protocol and port, or a port, as fields of a key or value of several, filled up to four bytes each."""
 VERDICT_CODES = {"accept": NF_ACCEPT, "drop": NF_DROP, "goto": NFT_GOTO}
+VERDICT_WORDS = {code: word for word, code in VERDICT_CODES.items()}
 PACKET_FAMILIES = {4: "ip", 6: "ip6"}
 """What nft calls the headers of a family."""
 
@@ -229,8 +230,7 @@ def _owner(kind: SetSchema, fields: list[bytes]) -> ElementOwner:
 
 def _value(kind: SetSchema, owner: ElementOwner, raw: RawElement) -> Value:
     if raw.code is not None:
-        named = {NF_ACCEPT: "accept", NF_DROP: "drop", NFT_GOTO: f"goto {raw.chain}"}
-        return named.get(raw.code, str(raw.code))
+        return f"{VERDICT_WORDS.get(raw.code, raw.code)} {raw.chain}".strip()
     if not raw.value:
         return ""
     if form := kind.value[0].value.number:

@@ -59,6 +59,17 @@ def begin_nftables_mode(lab: Lab, node: LabNode) -> None:
     lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])
 
 
+def begin_handover(lab: Lab, node: LabNode, proxy: LabProxy, log: pathlib.Path) -> LabProxy:
+    """Stop the proxy beside a cleanup that waits for a kube-proxy, and return that one."""
+    handover = LabProxy(node.netns, HANDOVER, log)
+    lab.proxies.append(handover)
+    handover.start()
+    handover.wait_for(messages.WAITING_FOR_PROXY)
+    proxy.stop()
+    handover.wait_for(messages.WAITING_FOR_RULES)
+    return handover
+
+
 def rules_are_gone(lab: Lab, node: LabNode) -> bool:
     return "ipvsproxy" not in lab.run(node, ["nft", "list", "tables"])
 
@@ -80,12 +91,7 @@ def test_a_handover_to_kube_proxy_loses_no_new_connection(
     assert ask(asked) == ["answered"]
     with asking_all(others) as results, asking_all(own) as of_node, Conversation(others[0], timeout=20) as talk:
         served_by = talk.ask().name
-        handover = LabProxy(node.netns, HANDOVER, tmp_path / "handover.log")
-        lab.proxies.append(handover)
-        handover.start()
-        handover.wait_for(messages.WAITING_FOR_PROXY)
-        proxy.stop()
-        handover.wait_for(messages.WAITING_FOR_RULES)
+        handover = begin_handover(lab, node, proxy, tmp_path / "handover.log")
         assert ask(asked) == ["answered"]
         if mode == "nftables":
             begin_nftables_mode(lab, node)
@@ -117,12 +123,7 @@ def test_open_connections_wait_while_a_kube_proxy_has_taken_the_servers_away(
     asked = questions(lab, node, served)
     with talking(asked) as talks, ThreadPoolExecutor(len(asked)) as pool:
         before = [talk.ask().name for talk in talks]
-        handover = LabProxy(node.netns, HANDOVER, tmp_path / "handover.log")
-        lab.proxies.append(handover)
-        handover.start()
-        handover.wait_for(messages.WAITING_FOR_PROXY)
-        proxy.stop()
-        handover.wait_for(messages.WAITING_FOR_RULES)
+        handover = begin_handover(lab, node, proxy, tmp_path / "handover.log")
         handover.process.send_signal(signal.SIGSTOP)  # so that all of them meet the node without servers
         begin_nftables_mode(lab, node)
         answers = [pool.submit(talk.ask) for talk in talks]

@@ -95,7 +95,7 @@ def test_what_was_taken_away_comes_back_as_it_was(kernel):
     assert [(line["event"], line["servers"], line["refused"]) for line in logs] == [(messages.PUT_BACK, 2, 0)]
     assert not kept.put_back()
     # A server without destinations refuses, so nobody meets one.
-    assert "add element inet ipvsproxy held4 { 10.96.0.10 . 6 . 80 }" in kernel.held
+    assert "add element inet ipvsproxy held4 { 10.96.0.10 . tcp . 80 }" in kernel.held
     assert kernel.loaded[-1] == "flush set inet ipvsproxy held4\nflush set inet ipvsproxy held6\n"
 
 
@@ -118,8 +118,8 @@ def test_new_connections_to_what_ipvs_serves_wait_while_it_does_not(kernel):
     KeptState.secured()
     (text,) = kernel.loaded
     assert text == str(dropping([WEB, SIX]))
-    assert "add element inet ipvsproxy kept4 { 10.96.0.10 . 6 . 80 }" in text
-    assert "add element inet ipvsproxy kept6 { fd00:10:96::a . 6 . 80 }" in text
+    assert "add element inet ipvsproxy kept4 { 10.96.0.10 . tcp . 80 }" in text
+    assert "add element inet ipvsproxy kept6 { fd00:10:96::a . tcp . 80 }" in text
 
 
 def test_a_table_of_another_version_that_takes_no_further_chain_ends_no_handover(kernel):
