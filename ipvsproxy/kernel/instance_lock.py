@@ -35,6 +35,8 @@ ANSWER_SECONDS, LOOK_SECONDS = 5.0, 1.0
 PAUSE_SECONDS = 0.05
 OLDER_SECONDS, AGAIN_SECONDS = 120.0, 5.0
 """How long a holder is waited for that shows nothing, and how long until it is asked again."""
+ENDING_SECONDS = 1.0
+"""A process that ends closes one descriptor after the other: it loses its proof before its connections."""
 LISTENING_SECONDS = 1.0
 MAX_WAITING = 8
 """Connections the holder keeps; of more, the oldest is let go and comes again."""
@@ -73,21 +75,19 @@ class InstanceLock:
     def take(self) -> Holder | None:
         """Take the name if it is free; return the proxy that has it, None when nothing stands in our way."""
         deadline = time.monotonic() + ANSWER_SECONDS
-        holder = None
         while not self._bind():
             holder = self._ask()
-            if holder is not None or time.monotonic() > deadline:
+            if holder is not None and self._is_proxy(holder):
+                return holder
+            is_working = holder is not None and not self._wait_for_end(ENDING_SECONDS)
+            if is_working or time.monotonic() > deadline:
+                log.error(
+                    messages.LOCK_HELD_BY_STRANGER,
+                    lock=f"@{self._address[1:]}", holder=str(holder) if holder else None,
+                )  # fmt: skip
                 break
-            # Between two steps of another process, or bound by one that does not listen.
+            # Between two steps of another process, bound by one that does not listen, or one that has just ended.
             time.sleep(PAUSE_SECONDS)
-        else:
-            return None
-        if holder is not None and self._is_proxy(holder):
-            return holder
-        log.error(
-            messages.LOCK_HELD_BY_STRANGER,
-            lock=f"@{self._address[1:]}", holder=str(holder) if holder else None,
-        )  # fmt: skip
         return None
 
     def wait(self) -> None:
@@ -153,19 +153,22 @@ class InstanceLock:
             self._doubted_since = now
         return now - self._doubted_since < OLDER_SECONDS and proof.others_follow_rules()
 
-    def _wait_for_end(self, seconds: float | None) -> None:
-        """Wait until the holder ends, at most so long."""
+    def _wait_for_end(self, seconds: float | None) -> bool:
+        """Wait until the holder ends, at most so long; tell whether it has ended."""
         until = None if seconds is None else time.monotonic() + seconds
         while self._holder is not None:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                return
+                return False
             self._holder.settimeout(left)
             try:
                 if not self._holder.recv(MAX_WORDS):
-                    return
+                    return True
+            except TimeoutError:
+                return False
             except OSError:
-                return
+                return True
+        return True
 
 
 def _socket() -> socket.socket:

@@ -185,3 +185,46 @@ def test_the_proof_of_another_process_proves_nothing(locks, namespace, monkeypat
     namespace.prove()  # of a proxy that works without the name
     namespace.monotonic = time.monotonic
     assert locks[0]._ask(0.2).is_proven is False
+
+
+def test_a_holder_that_ends_while_it_is_asked_leaves_the_name(locks, name, namespace):
+    """It has lost what it would show, and not yet the name: a process that ends closes one after the other."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+
+        def end():
+            asker = listener.accept()[0]
+            asker.send(b"ipvsproxy v0.1.0, started 2026-01-01T00:00:00Z")
+            time.sleep(0.2)
+            listener.close()
+            asker.close()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        with capture_logs() as logs:
+            assert locks[0].take() is None
+        thread.join()
+    assert not logs
+    assert locks[0]._held is not None
+
+
+def test_a_stranger_who_hangs_up_each_time_stops_no_one(locks, name, monkeypatch):
+    monkeypatch.setattr(instance_lock, "ANSWER_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as listener, capture_logs() as logs:
+        listener.bind(f"\0{name}")
+        listener.listen()
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        monkeypatch.setattr(instance_lock, "_credentials", lambda _: instance_lock.Holder(4711, 1000, ""))
+        assert locks[0].take() is None
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert [line["log_level"] for line in logs] == ["error"]
+    assert locks[0]._held is None
