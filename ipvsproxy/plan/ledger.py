@@ -2,9 +2,10 @@
 
 Frontends can be claimed by several Services (the same external IP and port). The one holds it to which the API
 server gave it, as its ClusterIP or NodePort: no external IP may take that over. Else the oldest one, by creation
-time, then by name, whatever the order of events (contract 4.3). VIPs, hairpin entries and health-check ports are
-shared, so they are counted. `replace` returns the names of kernel objects that may have changed; the rest of the
-state is never looked at, so a change costs the same on a small node and on a big one.
+time, then by name, whatever the order of events (contract 4.3). An internal view leads to a server of its own
+Service or is left out: where another Service holds that server, its endpoints would answer. VIPs, hairpin entries
+and health-check ports are shared, so they are counted. `replace` returns the names of kernel objects that may have
+changed; the rest of the state is never looked at, so a change costs the same on a small node and on a big one.
 
 Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
@@ -12,14 +13,17 @@ Property: any order of `replace` calls ends in the state that only the last call
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
+import msgspec
+
 from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.bound import BoundAddresses
 from ipvsproxy.plan.ping import PingRanges
 from ipvsproxy.plan.rules import NO_ELEMENTS, elements
-from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, Vip, VipForm
+from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, View, Vip, VipForm
 from ipvsproxy.plan.waiting import RankedService, Waiting
 from ipvsproxy.ruleset.elements import ElementKey, Value
+from ipvsproxy.ruleset.schema import LOCAL
 
 # Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
 ADDRESS, ROUTE, AUTO = VipForm.ADDRESS, VipForm.ROUTE, VipMode.AUTO
@@ -63,6 +67,10 @@ class Ledger:
         self._waiting: dict[FrontendKey, Waiting] = {}
         self._new_waits: dict[tuple[str, FrontendKey], None] = {}
         self._owned: dict[str, tuple[RankedService, tuple[FrontendKey, ...]]] = {}
+        self._lacking: dict[FrontendKey, Frontend] = {}
+        """Frontends as planned of which views are left out."""
+        self._new_holdings: dict[RankedService, None] = {}
+        """Services that got or lost a contested frontend by a change of another one."""
 
     def replace(
         self, owner: RankedService, frontends: Mapping[FrontendKey, Frontend], touched: Dirty | None = None
@@ -77,6 +85,8 @@ class Ledger:
             self._claim(key, owner, frontend, touched)
         if frontends:
             self._owned[owner.service] = (owner, tuple(frontends))
+        if self._new_holdings:
+            self._lead_anew(touched)
         if self._vips_counted_anew:
             self._choose_forms(touched)
         return touched
@@ -157,9 +167,34 @@ class Ledger:
             self._wait(key, owner, frontend)
             return
         if mine < theirs:
-            self._wait(key, holder, self.frontends[key])
+            self._wait(key, holder, self._lacking.pop(key, self.frontends[key]))
+            self._new_holdings[holder] = None
         self._holders[key] = owner
-        self._set(key, frontend, touched)
+        self._hold(key, frontend, touched)
+
+    def _hold(self, key: FrontendKey, planned: Frontend, touched: Dirty) -> None:
+        """Make a frontend the wanted one, without internal views to servers that another Service holds."""
+        self._lacking.pop(key, None)
+        if planned.views:
+            owner = self._holders[key]
+            views = tuple(view for view in planned.views if self._may_lead(owner, view))
+            if views != planned.views:
+                self._lacking[key] = planned
+                planned = msgspec.structs.replace(planned, views=views)
+        self._set(key, planned, touched)
+
+    def _may_lead(self, owner: RankedService, view: View) -> bool:
+        """Whether a view leads where it should: those for groups of sources lead to other Services on purpose."""
+        return view.audience != LOCAL or self._holders.get(view.server, owner) == owner
+
+    def _lead_anew(self, touched: Dirty) -> None:
+        """Look again at views of Services that got or lost servers."""
+        services, self._new_holdings = self._new_holdings, {}
+        for owner in services:
+            _, keys = self._owned.get(owner.service, (owner, ()))
+            for key in keys:
+                if self._holders[key] == owner:
+                    self._hold(key, self._lacking.get(key, self.frontends[key]), touched)
 
     def _wait(self, key: FrontendKey, owner: RankedService, frontend: Frontend) -> None:
         waiting = self._waiting.get(key)
@@ -180,6 +215,7 @@ class Ledger:
         waiting = self._waiting.get(key)
         if waiting is None:
             del self._holders[key]
+            self._lacking.pop(key, None)
             self._set(key, None, touched)
             return
         if self._holders[key] != owner:
@@ -189,7 +225,8 @@ class Ledger:
             heir, frontend = waiting.take_first()
             self._holders[key] = heir
             self._new_waits.pop((heir.service, key), None)
-            self._set(key, frontend, touched)
+            self._new_holdings[heir] = None
+            self._hold(key, frontend, touched)
         if not waiting:
             del self._waiting[key]
 

@@ -74,6 +74,25 @@ def test_a_shared_frontend_passes_on_when_its_holder_goes():
     assert not ledger.vip(parse_ip("10.96.0.1"))
 
 
+def test_an_internal_view_leads_to_no_server_of_another_service():
+    """Its endpoints would answer for the other Service."""
+    old = service("a", ["10.96.0.1"], created="2024")
+    new = service("b", ["10.96.0.1"], external_ips=["198.51.100.9"], external_local=True, created="2025")
+    shared, outside = key("10.96.0.1:80"), key("198.51.100.9:80")
+    for order in ((old, new), (new, old)):
+        ledger = new_ledger()
+        for svc in order:
+            put(ledger, svc, "10.244.1.1")
+        assert ledger.owner(shared) == "default/a"
+        assert not ledger.frontends[outside].views
+        touched = ledger.forget("default/a")
+        assert [view.server for view in ledger.frontends[outside].views] == [shared]
+        assert outside in touched.servers
+        ledger.forget("default/b")
+        assert not ledger.frontends
+        assert not ledger.elements
+
+
 def test_a_service_that_was_made_anew_loses_its_age():
     ledger = new_ledger()
     put(ledger, service("a", ["10.96.0.1"], external_ips=["198.51.100.9"], created="2024"), "10.244.1.1")
@@ -143,7 +162,8 @@ def event(ledger, step):
     number, created, external_local, internal_local, external, balancers, node_port, endpoints, gone = step
     svc = service(
         f"s{number}",
-        [f"10.96.0.{number}", f"fd00:10:96::{number}"],
+        # Two Services with one ClusterIP: possible in manifests.
+        [f"10.96.0.{number % 2 + 1}", f"fd00:10:96::{number}"],
         ((80, 80 * node_port),),
         created=created,
         external_local=external_local,
@@ -154,6 +174,12 @@ def event(ledger, step):
     if gone:
         return svc.key, ledger.forget(svc.key)
     return svc.key, put(ledger, svc, *endpoints)
+
+
+def assert_views_lead_to_servers_of_the_same_service(ledger):
+    for name, frontend in ledger.frontends.items():
+        for view in frontend.views:
+            assert ledger.owner(view.server) == ledger.owner(name)
 
 
 @settings(max_examples=300, deadline=None)
@@ -170,6 +196,7 @@ def test_any_history_ends_where_a_cold_start_ends(history):
     for step in last.values():
         event(cold, step)
     assert ledger.frontends == cold.frontends
+    assert_views_lead_to_servers_of_the_same_service(ledger)
     assert ledger.elements == cold.elements
     assert shadow.elements == cold.elements
     assert shadow.vips == {cold.vip(address) for address in cold.everything().vips}
