@@ -66,7 +66,7 @@ class Response(Interface):
         """Return the whole body. Raises TooLarge, and RequestFailed as well when it takes too long."""
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it arrives, without waiting for more than is there."""
+        """Yield the body as it arrives, without waiting for more than is there; pieces may be empty."""
 
     def interrupt(self) -> None:
         """Make a read that is blocked in another thread return."""
@@ -178,7 +178,7 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """
     parts: list[bytes] = []
     size = 0
-    for chunk in chunks:
+    for chunk in filter(None, chunks):
         first, *rest = chunk.split(b"\n")
         parts.append(first)
         size += len(first)

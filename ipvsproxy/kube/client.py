@@ -23,6 +23,7 @@ from ipvsproxy.base import messages
 from ipvsproxy.exchange.inbox import Kind
 from ipvsproxy.kube.api import Observe, RequestFailed, Response, TooLarge
 from ipvsproxy.kube.ceilings import ANSWER_BYTES
+from ipvsproxy.kube.compression import decoded
 from ipvsproxy.kube.connection import ApiConnection, build, check
 from ipvsproxy.kube.kubeconfig import KubeconfigError
 
@@ -98,11 +99,14 @@ class Reply:
         return bytes(body)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it arrives."""
+        """Yield the body as it arrives, with empty pieces where nothing is in what has arrived."""
+        return decoded(self._pieces(), self.headers.get("Content-Encoding", ""), CHUNK)
+
+    def _pieces(self) -> Iterator[bytes]:
         while True:
             with _as_request_failed():
                 # Not stream(): without chunked encoding, as some proxies have it, that waits for a full CHUNK.
-                data = self._answer.read1(CHUNK)
+                data = self._answer.read1(CHUNK, decode_content=False)
             if not data:
                 return
             yield data

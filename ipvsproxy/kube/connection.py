@@ -20,7 +20,7 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.errors import plain
-from ipvsproxy.kube.answer_head import Answer
+from ipvsproxy.kube.answer_frame import Answer
 from ipvsproxy.kube.api import RequestFailed
 from ipvsproxy.kube.exec_plugin import Credential, Plugin, PluginFailed
 from ipvsproxy.kube.kubeconfig import Content, Kubeconfig, TokenFile, read_kubeconfig
@@ -155,8 +155,7 @@ def _client(config: Kubeconfig) -> Any:
         api = ApiClient(configuration)
     except (HTTPError, OSError, ValueError) as error:
         raise KubeconfigError(f"{config.cluster}: {plain(error)}") from None
-    _bound_heads(api.rest_client.pool_manager)
-    _trust_as_go(api.rest_client, configuration)
+    _adapt(api.rest_client, configuration)
     api.user_agent = "ipvsproxy"
     return api
 
@@ -210,8 +209,14 @@ def _use_certificates(configuration: Any, config: Kubeconfig) -> None:
         _load(where, lambda: context.load_cert_chain(certificate, key, password=_no_password))
 
 
-def _bound_heads(manager: Any) -> None:
-    """Have status lines and headers of all answers bounded."""
+def _adapt(rest_client: Any, configuration: Any) -> None:
+    """Give a client of the package what it lacks."""
+    _bound_frames(rest_client.pool_manager)
+    _trust_as_go(rest_client, configuration)
+
+
+def _bound_frames(manager: Any) -> None:
+    """Have what comes beside the content of all answers bounded."""
     pools: dict[str, Any] = dict(manager.pool_classes_by_scheme)
     for scheme, pool in pools.items():
         answering = type("Connection", (pool.ConnectionCls,), {"response_class": Answer})
@@ -319,4 +324,4 @@ class _Renewal:
         new = self._config._replace(certificate=found.certificate or None, key=found.key or None)
         _use_certificates(configuration, new)
         self._certificate, self._api.rest_client = found.certificate, RESTClientObject(configuration)
-        _trust_as_go(self._api.rest_client, configuration)
+        _adapt(self._api.rest_client, configuration)

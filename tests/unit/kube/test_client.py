@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from ipvsproxy.base import messages
 from ipvsproxy.base.timer import ExponentialWait
 from ipvsproxy.exchange.inbox import ApiServers, Inbox, Kind, Listed, Removed, SourceFailed, kinds
-from ipvsproxy.kube import answer_head, connection, kubeconfig
+from ipvsproxy.kube import answer_frame, connection, kubeconfig
 from ipvsproxy.kube import client as client_module
 from ipvsproxy.kube.api import RequestFailed, TooLarge
 from ipvsproxy.kube.client import ClientLimits, KubeClient
@@ -495,7 +495,7 @@ def test_headers_of_an_answer_are_bounded_in_number_and_size(lines, reason):
 @pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 100 Continue\r\n\r\n"])
 def test_headers_that_dribble_have_an_end(piece, monkeypatch):
     ended = threading.Event()
-    monkeypatch.setattr(answer_head, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(answer_frame, "FRAME_SECONDS", 0.2)
 
     def dribble(connection):
         with suppress(OSError):
@@ -508,6 +508,85 @@ def test_headers_that_dribble_have_an_end(piece, monkeypatch):
     with pytest.raises(RequestFailed, match=r"headers of the answer were not complete within 0\.2 s"):
         client.list(Kind.SERVICE, 500, "", "")
     ended.set()
+    client.close()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+
+
+@pytest.mark.parametrize("trailers", [[b"X-N: " + b"x" * 30_000 + b"\r\n"] * 4, [b"X: 1\r\n"] * 20_000])
+def test_trailers_of_an_answer_are_bounded_in_number_and_size(trailers):
+    def answer(connection):
+        with suppress(OSError):
+            connection.sendall(CHUNKED + b"0\r\n" + b"".join(trailers))
+            connection.recv(1)
+
+    client = KubeClient(None, _answering(answer), "node1", ClientLimits(read=30))
+    client.connect()
+    response = client.list(Kind.SERVICE, 500, "", "")
+    with pytest.raises(RequestFailed, match="trailers of the answer are larger than 65536 bytes"):
+        response.read()
+    response.close()
+    client.close()
+
+
+@pytest.mark.parametrize("piece", [b"X: 1\r\n", b"x"])
+@pytest.mark.parametrize("begin", [b"0\r\n", b"2;"])
+def test_what_dribbles_beside_the_content_of_an_answer_has_an_end(begin, piece, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(answer_frame, "FRAME_SECONDS", 0.2)
+
+    def dribble(connection):
+        with suppress(OSError):
+            connection.sendall(CHUNKED + begin)
+            while not ended.wait(0.02):
+                connection.sendall(piece.strip() if begin == b"2;" else piece)
+
+    client = KubeClient(None, _answering(dribble), "node1", ClientLimits(read=30))
+    client.connect()
+    response = client.watch(Kind.SERVICE, "1", 300)
+    with pytest.raises(RequestFailed, match=r"trailers of the answer were not complete within 0\.2 s"):
+        list(response.chunks())
+    ended.set()
+    response.close()
+    client.close()
+
+
+def test_a_watch_may_be_silent_for_longer_than_headers_may_take(monkeypatch):
+    monkeypatch.setattr(answer_frame, "FRAME_SECONDS", 0.1)
+
+    def answer(connection):
+        connection.sendall(CHUNKED)
+        time.sleep(0.3)
+        connection.sendall(b"2\r\n[]\r\n0\r\nX-Last: 1\r\n\r\n")
+
+    client = KubeClient(None, _answering(answer), "node1", ClientLimits(read=30))
+    client.connect()
+    assert b"".join(client.watch(Kind.SERVICE, "1", 300).chunks()) == b"{}[]"
+    client.close()
+
+
+EMPTY_BLOCK = b"\0\0\0\xff\xff"
+"""Of RFC 1951: stored, no bytes."""
+
+
+def test_a_compressed_answer_without_content_has_an_end():
+    ended = threading.Event()
+
+    def dribble(connection):
+        with suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 100000000\r\n\r\n")
+            connection.sendall(gzip.compress(b"")[:10])
+            while not ended.wait(0.02):
+                connection.sendall(EMPTY_BLOCK)
+
+    client = KubeClient(None, _answering(dribble), "node1", ClientLimits(read=30, whole=0.2))
+    client.connect()
+    response = client.list(Kind.SERVICE, 500, "", "")
+    with pytest.raises(RequestFailed, match=r"not complete within 0\.2 s"):
+        response.read()
+    ended.set()
+    response.close()
     client.close()
 
 
@@ -747,20 +826,32 @@ def test_tls_with_inline_data_and_a_server_name(certificates, tmp_path, follow):
         view.source.stop()
 
 
-def test_a_certificate_from_an_exec_plugin(certificates, tmp_path, follow):
+def _plugin_with(certificates, tmp_path):
+    """A program that gives a certificate, as a user of a kubeconfig."""
     certificate, key = (path.read_text() for path in certificates)
     status = {"clientCertificateData": certificate, "clientKeyData": key}
     version = "client.authentication.k8s.io/v1"
     (tmp_path / "answer").write_text(
         json.dumps({"apiVersion": version, "kind": "ExecCredential", "status": status})
     )
-    plugin = {"apiVersion": version, "command": "cat", "args": [str(tmp_path / "answer")]}
+    return {"exec": {"apiVersion": version, "command": "cat", "args": [str(tmp_path / "answer")]}}
+
+
+def test_a_certificate_from_an_exec_plugin(certificates, tmp_path, follow):
     with ApiServer(tls=certificates, client_authority=certificates[0]) as server:
         cluster = {"certificate-authority": str(certificates[0])}
-        path = server.write_kubeconfig(tmp_path / "k", cluster=cluster, user={"exec": plugin})
-        view = follow(server, path=path)
+        user = _plugin_with(certificates, tmp_path)
+        view = follow(server, path=server.write_kubeconfig(tmp_path / "k", cluster=cluster, user=user))
         view.wait_for_lists()
         view.source.stop()
+
+
+def test_answers_are_bounded_with_a_certificate_from_an_exec_plugin(server, certificates, tmp_path):
+    user = _plugin_with(certificates, tmp_path)
+    made = connection.build(server.write_kubeconfig(tmp_path / "k", user=user), "")
+    made.signed({})
+    pools = made.api.rest_client.pool_manager.pool_classes_by_scheme
+    assert {pool.ConnectionCls.response_class for pool in pools.values()} == {answer_frame.Answer}
 
 
 def test_tls_unchecked_is_allowed_and_reported(certificates, tmp_path, follow, logs):
