@@ -19,7 +19,7 @@ from ipvsproxy.plan.model import Protocol, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.path import PathChoice, path_of_port, path_of_service
 from ipvsproxy.plan.server import server_of
-from ipvsproxy.plan.state import Destination, ServerAttributes
+from ipvsproxy.plan.state import SHORT_PATH, Destination, ServerAttributes
 from ipvsproxy.plan.topology import PortEndpoint, choose
 
 HASHING = ("sh", "mh", "dh")
@@ -61,6 +61,7 @@ class PortPlanner:
         self._turn = _turn(self._scheduler, node.name)
         self._local = service.external_local or service.internal_local
         self._drain_seconds = config.drain_timeout if service.drain_seconds is None else service.drain_seconds
+        self._drains_with_pod = self._drain_seconds == UNTIL_POD_IS_GONE
         self._path = path_of_service(
             service,
             config.data_path,
@@ -74,6 +75,7 @@ class PortPlanner:
         node, config = self._node, self._config
         found = self._backends.of(port, number)
         choice = choose(found, node.name, node.zone)
+        path = path_of_port(self._path, max(len(choice.cluster), len(choice.local)))
         return PortPlan(
             service=self._service,
             port=port,
@@ -90,8 +92,8 @@ class PortPlanner:
             quiet=config.suppress_vip_arp and number == 4,
             drain_seconds=self._drain_seconds,
             serving=_serving(found) if port.protocol is UDP else (),
-            remaining=_remaining(found) if self._drain_seconds == UNTIL_POD_IS_GONE else (),
-            path=path_of_port(self._path, max(len(choice.cluster), len(choice.local))),
+            remaining=_remaining(found) if path.path is SHORT_PATH or self._drains_with_pod else (),
+            path=path,
             direct=direct_return_of_port(self._service, port, found, node),
         )
 

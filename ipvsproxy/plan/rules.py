@@ -122,7 +122,7 @@ def _ranges(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
 def _decision(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
     """Return the verdict of a frontend, and its endpoints where the ruleset chooses one, by audience."""
     key = frontend.key
-    if frontend.path is not SHORT_PATH or not (frontend.destinations or frontend.internal):
+    if frontend.path is not SHORT_PATH:
         return {ElementKey(FRONTENDS[number], key): frontend.verdict}
     own: dict[ElementKey, Value] = {ElementKey(SHORT_FRONTENDS[number], key): ""}
     if frontend.destinations:
@@ -177,9 +177,11 @@ def internal_view_by_rules(key: FrontendKey, endpoints: Collection[Destination])
 
 
 def _short_endpoints(frontend: Frontend) -> list[ElementKey]:
+    """Return the endpoints from which conntrack must know a packet: as long as they may have connections."""
     if frontend.path is not SHORT_PATH:
         return []
-    kind, all_of_them = SHORT_ENDPOINTS[family(frontend.key.address)], {*frontend.destinations, *frontend.internal}
+    kind = SHORT_ENDPOINTS[family(frontend.key.address)]
+    all_of_them = {*frontend.destinations, *frontend.internal, *frontend.remaining}
     return [ElementKey(kind, to) for to in _ends(frontend.key, all_of_them)]
 
 

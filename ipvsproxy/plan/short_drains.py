@@ -55,7 +55,8 @@ class ShortDrains:
         old, seconds = self._frontends.pop(key, None), _seconds(frontend)
         if frontend is None or seconds is None or (old is None and frontend.path is not SHORT_PATH):
             return
-        wanted = frozenset((*frontend.destinations, *frontend.internal, *frontend.remaining))
+        until_gone = frontend.remaining if frontend.drain_seconds == UNTIL_POD_IS_GONE else ()
+        wanted = frozenset((*frontend.destinations, *frontend.internal, *until_gone))
         since = {d: began for d, began in old.since.items() if d not in wanted} if old else {}
         left = old.wanted - wanted if old else frozenset()
         self._frontends[key] = ShortDrain(wanted, since | dict.fromkeys(left, now), seconds)

@@ -3,104 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from ipvsproxy.base.address import format_endpoint, parse_ip
-from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
-from ipvsproxy.plan.state import FrontendKey
-from tests.lab import netns
-from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
-from tests.lab.manifests import ManifestFolder, dual_slices, port, service
-from tests.lab.packets import Tap, send_segment
-from tests.lab.probe import Conversation, ProbeQuestion, probe, probe_many, spread
-from tests.lab.proxy import LabProxy
+from tests.lab.lab import Lab
+from tests.lab.manifests import dual_slices, service
+from tests.lab.probe import Conversation, ProbeQuestion, probe, probe_many
 from tests.lab.published import cluster_ip
+from tests.lab.short_services import ARGS, OTHER, PORTS, WEB, ShortServices, short_services
 from tests.lab.waiting import eventually
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
-WEB, OTHER = 90, 91
-AHEAD = 2**29
-"""Of the window; what is as far behind it counts as late, and is translated."""
-PORTS = [port(80, 8080, "TCP", "web"), port(80, 8081, "UDP", "dns")]
-ARGS = [*DEFAULT_PROXY_ARGS, "--data-path=auto", "--ipvs-sync-period=2s"]
-
-
-class ShortServices:
-    """Services with ClusterIPs on the short path, and the proxy of node1."""
-
-    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
-        self.lab, self.folder = lab, folder
-        self.proxy: LabProxy = lab.proxy(lab.nodes[0], folder.path, ARGS)
-
-    def put(self, number: int, pods: str, data_path: str = "", drain_timeout: str = "", **spec: object) -> None:
-        name = f"short{number}"
-        made = service(name, PORTS, [cluster_ip(number, family) for family in (4, 6)], **spec)
-        said = {"data-path": data_path, "drain-timeout": drain_timeout}
-        made["metadata"]["annotations"] = {f"ipvsproxy.io/{name}": value for name, value in said.items() if value}
-        hosts = [self.lab.host(pod) for pod in pods.split()]
-        self.folder.write(name, made, *dual_slices(self.lab, name, PORTS, hosts))
-
-    def remove(self, number: int) -> None:
-        self.folder.remove(f"short{number}")
-
-    def wait_for_all(self, family: int) -> None:
-        """Return once all that was put before is in effect: a Service that is put afterwards answers."""
-        self.put(OTHER, "p12")
-        eventually(lambda: self.names("p11", family, number=OTHER) == {"p12"})
-        self.remove(OTHER)
-        eventually(lambda: self.names("p11", family, number=OTHER) != {"p12"})
-
-    def question(self, asker: str, family: int, proto: str = "tcp", number: int = WEB) -> ProbeQuestion:
-        return ProbeQuestion(self.lab.host(asker).netns, cluster_ip(number, family), 80, proto)
-
-    def names(self, asker: str, family: int = 4, proto: str = "tcp", number: int = WEB) -> set[str]:
-        return set(spread(self.question(asker, family, proto, number), 16))
-
-    def endpoints(self, family: int) -> list[tuple[str, str, int]]:
-        """Return name, state and open connections of each endpoint, as `show` has them."""
-        return [(self._name(row, family), row["state"], row["active"]) for row in self._shown("endpoints", family)]
-
-    def connections(self, family: int) -> list[tuple[str, str]]:
-        """Return the endpoint's name and the state of each connection, as `show` has them."""
-        return [(self._name(row, family), row["state"]) for row in self._shown("connections", family)]
-
-    def _shown(self, topic: str, family: int) -> list[dict[str, Any]]:
-        argv = [sys.executable, "-m", "ipvsproxy", "show", topic, "-o", "json", "--limit=0"]
-        items = json.loads(netns.run(self.lab.nodes[0].netns, argv))["items"]
-        frontend = str(FrontendKey(parse_ip(cluster_ip(WEB, family)), 6, 80))
-        return [row for row in items if row["frontend"] == frontend]
-
-    def _name(self, row: dict[str, Any], family: int) -> str:
-        names = {format_endpoint(parse_ip(pod.address(family)), 8080): pod.name for pod in self.lab.pods}
-        return names.get(row["endpoint"], row["endpoint"])
-
-    def has_server(self, family: int, proto: int = 6, number: int = WEB) -> bool:
-        with netns.inside(self.lab.nodes[0].netns):
-            opened = Ipvs()
-        with contextlib.closing(opened):
-            return FrontendKey(parse_ip(cluster_ip(number, family)), proto, 80) in opened.servers()
-
 
 @pytest.fixture(scope="module")
 def short(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShortServices]:
-    lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("short")))
-    folder.write_nodes(lab)
-    for host in (*lab.pods, lab.nodes[0]):
-        lab.responder.listen(host, 8080)
-        lab.responder.listen(host, 8081, "udp")
-    services = ShortServices(lab, folder)
-    yield services
-    services.proxy.kill()
-    lab.take_back()
+    with short_services(session_lab, pathlib.Path(tmp_path_factory.mktemp("short"))) as services:
+        yield services
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -216,25 +139,8 @@ def test_a_service_that_goes_takes_its_connections_with_it(short: ShortServices,
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_connections_end_with_the_drain_timeout_of_their_endpoint(short: ShortServices, family: int) -> None:
-    short.put(WEB, "p11 p21", drain_timeout="4s")
-    eventually(lambda: short.names("p12", family) == {"p11", "p21"})
-    assert not short.has_server(family)
-    with contextlib.ExitStack() as stack:
-        talks = [stack.enter_context(Conversation(short.question("p12", family), 2.0)) for _ in range(8)]
-        first = [talk.ask().name for talk in talks]
-        assert set(first) == {"p11", "p21"}
-        short.put(WEB, "p21", drain_timeout="4s")
-        eventually(lambda: short.names("p12", family) == {"p21"})
-        assert [talk.ask().name for talk in talks] == first
-        ending = [talk for talk, name in zip(talks, first, strict=True) if name == "p11"]
-        eventually(lambda: all(talk.ask().name == "" for talk in ending))
-        assert all(talk.ask().name == "p21" for talk in talks if talk not in ending)
-
-
-@pytest.mark.parametrize("family", [4, 6])
 def test_a_live_service_changes_its_path_there_and_back(short: ShortServices, family: int) -> None:
-    short.put(WEB, "p11 p21", data_path="ipvs")
+    short.put(WEB, "p11 p21", annotations={"data-path": "ipvs"})
     # A server is there before the frontend leaves the short path for it, hence what comes later.
     eventually(lambda: short.has_server(family))
     short.wait_for_all(family)
@@ -248,7 +154,7 @@ def test_a_live_service_changes_its_path_there_and_back(short: ShortServices, fa
 
         converse()
         for data_path, has_server in (("auto", True), ("ipvs", True), ("auto", True)):
-            short.put(WEB, "p11 p21", data_path=data_path)
+            short.put(WEB, "p11 p21", annotations={"data-path": data_path})
             short.wait_for_all(family)
             assert short.has_server(family) is has_server, "open connections through IPVS need their server"
             converse()
@@ -267,29 +173,6 @@ def test_one_source_port_towards_two_services_with_one_endpoint(short: ShortServ
     with Conversation(one, 4) as first, Conversation(other, 4) as second:
         assert [talk.ask().name for talk in (first, second, first)] == ["p21"] * 3
     short.remove(OTHER)
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_packets_that_conntrack_cannot_place_reach_no_one(short: ShortServices, family: int) -> None:
-    """Not translated, they would be answered with a reset: by the node, or by the client."""
-    short.put(WEB, "p21")
-    eventually(lambda: short.names("p12", family) == {"p21"})
-    client, pod, vip = short.lab.host("p12"), short.lab.host("p21"), cluster_ip(WEB, family)
-    with Conversation(short.question("p12", family), 4) as talk, taps(family, client, pod) as (of_client, of_pod):
-        assert talk.ask().name == "p21"
-        mine = talk.socket.getsockname()[:2]
-        to_client = [found.sequence for found in of_client.arrived() if found.port == mine[1]][-1]
-        to_pod = [found.sequence for found in of_pod.arrived() if found.source_port == mine[1]][-1]
-        send_segment(client.netns, mine, (vip, 80), (to_pod + AHEAD) % 2**32, b"far ahead")
-        send_segment(pod.netns, (pod.address(family), 8080), mine, (to_client + AHEAD) % 2**32, b"far ahead")
-        assert [found for found in of_client.arrived(2.0) if found.port == mine[1]] == []
-        assert talk.ask().name == "p21"
-
-
-@contextlib.contextmanager
-def taps(family: int, *hosts: LabHost) -> Iterator[list[Tap]]:
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(contextlib.closing(Tap(host.netns, family))) for host in hosts]
 
 
 def test_what_only_ipvs_has_stays_with_ipvs(short: ShortServices) -> None:

@@ -19,7 +19,7 @@ from ipvsproxy.plan.state import (
 )
 from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.ruleset.codec import key_text, value_text
-from tests.support.build import config, destination, key, node, service, slice_of, weighted
+from tests.support.build import config, destination, endpoint, key, node, service, slice_of, weighted
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.2:8080")
@@ -113,6 +113,22 @@ def test_an_endpoint_less_is_one_transaction():
         "short_endpoints4 10.244.2.2 . tcp . 8080": None,
     }
     assert not steps.elements_after
+
+
+@pytest.mark.parametrize("others", [(), ("10.244.1.1",)])
+def test_conntrack_must_know_packets_from_an_endpoint_that_ends_until_no_slice_has_it(others):
+    differ = Differ()
+    differ.want(service(), *others, "10.244.2.2", **SHORT)
+    ending = endpoint("10.244.2.2", "node2", ready=False, serving=False, terminating=True)
+    steps = differ.want(service(), *others, ending, **SHORT)
+    everything = [*steps.elements_before, *steps.redirects, *steps.elements_after]
+    assert f"endpoints4 10.96.0.10 . tcp . 80 . {len(others)}" in ways(everything)
+    assert "short_endpoints4 10.244.2.2 . tcp . 8080" not in ways(everything)
+    assert "short_frontends4 10.96.0.10 . tcp . 80" not in ways(everything)
+    steps = differ.want(service(), *others, **SHORT)
+    assert ways([*steps.elements_before, *steps.elements_after]) == {
+        "short_endpoints4 10.244.2.2 . tcp . 8080": None
+    }
 
 
 def test_a_service_on_the_short_path_goes_in_one_transaction_behind_its_vip():

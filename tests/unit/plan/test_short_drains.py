@@ -48,6 +48,14 @@ def test_connections_end_when_the_time_of_their_endpoint_has_passed():
     assert followed.drains.next_due == math.inf
 
 
+def test_the_time_of_an_endpoint_begins_while_slices_list_it():
+    followed = Followed()
+    followed.put(0, ONE, TWO)
+    assert followed.cut(30) == {THREE}
+    followed.put(100, TWO, endpoint(ONE, "node1", ready=False, serving=False, terminating=True))
+    assert followed.cut(130) == {ONE, THREE}
+
+
 def test_an_endpoint_that_comes_back_keeps_its_connections():
     followed = Followed()
     followed.put(0, ONE, TWO)
