@@ -28,6 +28,7 @@ from ipvsproxy.ruleset.codec import owner_text
 from nft import Libnftables, NftError, Transaction
 
 HANDOVER = "handover"
+HELD = ("held4", "held6")
 FORGET = "net/ipv4/vs/expire_nodest_conn"
 
 log = structlog.get_logger()
@@ -63,12 +64,15 @@ class KeptState:
         return kept
 
     def put_back(self) -> bool:
-        """Put all back if it has been taken away, and tell whether it had been. Raises KernelError."""
+        """Put all back if it has been taken away, and tell whether it had been. Raises KernelError.
+
+        The link comes behind the servers: where this ends in between, it is begun again.
+        """
         if self._links.look():
             return False
-        self._links.ensure_link()
         with self._held():
             refused = self._ipvs.apply(list(self._steps()))
+        self._links.ensure_link()
         self._links.bind(sorted(self._vips - self._links.vips()))
         with contextlib.suppress(ValueError, NetlinkError):  # the ports stay reserved
             record(self._ports)
@@ -80,12 +84,14 @@ class KeptState:
         """Have new connections wait before IPVS: a server that has no destination yet refuses them."""
         holding, over = Transaction(TABLE), Transaction(TABLE)
         holding.add_elements(_elements("held", self._servers))
-        over.flush_sets(("held4", "held6"))
+        over.flush_sets(HELD)
         with contextlib.suppress(NftError):  # where the script could not be loaded
             Libnftables().run(holding)
-        yield
-        with contextlib.suppress(NftError):
-            Libnftables().run(over)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(NftError):
+                Libnftables().run(over)
 
     def release(self) -> None:
         """Have IPVS forget connections again as before."""
@@ -99,9 +105,13 @@ class KeptState:
 
 
 def dropping(keys: Collection[FrontendKey]) -> Transaction:
-    """Return the transaction that has new connections to these wait while IPVS does not serve them."""
+    """Return the transaction that has new connections to these wait while IPVS does not serve them.
+
+    One that was killed while it put servers back may have left some that wait for nothing.
+    """
     transaction = Transaction(TABLE)
     transaction.load(script(HANDOVER))
+    transaction.flush_sets(HELD)
     transaction.add_elements(_elements("kept", keys))
     return transaction
 

@@ -8,11 +8,13 @@ from structlog.testing import capture_logs
 from ipvsproxy.base import messages
 from ipvsproxy.kernel import kept_state
 from ipvsproxy.kernel.kept_state import FORGET, KeptState, dropping
+from ipvsproxy.kernel.wire.netlink import Lost
 from ipvsproxy.plan.state import DestinationAttributes, ServerAttributes, ServerState, Vip, VipForm
 from nft import NftError
 from tests.support.build import destination, key, parse_ip
 
 WEB, DNS, SIX = key("10.96.0.10:80"), key("10.96.0.53:53"), key("[fd00:10:96::a]:80")
+FLUSHED = "flush set inet ipvsproxy held4\nflush set inet ipvsproxy held6\n"
 RR = ServerAttributes("rr", 0, 0)
 USUAL, IDLE = DestinationAttributes(1), DestinationAttributes(0)
 ROUTE, ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ROUTE), Vip(parse_ip("fd00:10:96::a"), VipForm.ADDRESS)
@@ -32,7 +34,7 @@ class KeptKernel:
         self.ports = frozenset({30000})
         self.loaded = []
         self.settings = {FORGET: 1}
-        self.refused = None
+        self.refused = self.lost = None
 
     def look(self):
         return self.has_link
@@ -44,6 +46,9 @@ class KeptKernel:
         return dict(self.servers)
 
     def apply(self, steps):
+        if self.lost:
+            raise self.lost
+        assert not self.has_link
         self.held = self.loaded[-1]
         self.steps += steps
         return []
@@ -96,7 +101,24 @@ def test_what_was_taken_away_comes_back_as_it_was(kernel):
     assert not kept.put_back()
     # A server without destinations refuses, so nobody meets one.
     assert "add element inet ipvsproxy held4 { 10.96.0.10 . tcp . 80 }" in kernel.held
-    assert kernel.loaded[-1] == "flush set inet ipvsproxy held4\nflush set inet ipvsproxy held6\n"
+    assert kernel.loaded[-1] == FLUSHED
+
+
+def test_no_connection_waits_any_more_when_servers_cannot_be_put_back(kernel):
+    kept = KeptState.secured()
+    kernel.begin_nftables_mode()
+    kernel.lost = Lost("netlink batch", errno.ENOBUFS)
+    with pytest.raises(Lost):
+        kept.put_back()
+    assert kernel.loaded[-1] == FLUSHED
+    kernel.lost = None
+    assert kept.put_back()
+    assert {step.key for step in kernel.steps} == {WEB, SIX}
+
+
+def test_what_waits_since_a_handover_was_killed_waits_no_more(kernel):
+    KeptState.secured()
+    assert FLUSHED in kernel.loaded[0]
 
 
 def test_a_kube_proxy_that_removes_a_server_it_does_not_want_is_let_alone(kernel):
