@@ -47,6 +47,7 @@ MOST_BYTES = 60_000
 """Of elements in one message: the length of an attribute has 16 bits."""
 CODE = struct.Struct(">i")
 NEW, DELETE = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELSETELEM
+FLAGS = {NEW: NLM_F_CREATE, DELETE: 0}
 BATCH = NFGENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
 BEGIN, END = message(NFNL_MSG_BATCH_BEGIN, 0, BATCH), message(NFNL_MSG_BATCH_END, 0, BATCH)
 
@@ -90,7 +91,11 @@ class KernelNft:
         self._wire.close()
 
     def run(self, transaction: Transaction) -> None:
-        """Carry out a transaction. Raises NftError when nothing was changed."""
+        """Carry out a transaction.
+
+        Raises NftError when nothing was changed, or when that is not known: the reply was lost (ENOBUFS). Then a
+        notification tells of what was changed, which counts as another program's (`kernel.transactions`).
+        """
         if isinstance(transaction, ElementTransaction) and all(is_packed(step.slot) for step in transaction.steps):
             self._change(transaction.steps)
         else:
@@ -106,7 +111,7 @@ class KernelNft:
             return
         last = len(requests) - 1
         pieces = [
-            message(kind, NLM_F_CREATE | (NLM_F_ACK if index == last else 0), body, index + 1)
+            message(kind, FLAGS[kind] | (NLM_F_ACK if index == last else 0), body, index + 1)
             for index, (kind, _, body) in enumerate(requests)
         ]
         try:

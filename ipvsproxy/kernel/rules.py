@@ -42,6 +42,8 @@ CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
 """Answers of nftables that mean: the table is not what we think it is."""
 REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
 """Answers that are about something in a transaction, and not about the state the machine is in."""
+DIVISIBLE = (*REFUSALS, errno.EMSGSIZE)
+"""Answers after which the halves of a change are tried: parts of one that is too large for a datagram may fit."""
 MAX_HALVINGS = 100
 """Of one transaction: some ten faults among thousands of frontends. The rest is found with the next try."""
 
@@ -291,7 +293,7 @@ class Rules:
         self, steps: Sequence[ElementStep], error: NftError, missing: frozenset[str], failed: Dirty
     ) -> None:
         """Try the halves of a refused transaction, so that what is wrong with one frontend costs no other."""
-        both = halves(steps) if error.errno in REFUSALS and self._attempts and self._table_is_ours() else ()
+        both = halves(steps) if error.errno in DIVISIBLE and self._attempts and self._table_is_ours() else ()
         if both:
             self._attempts -= 1
             for half in both:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 from collections.abc import Iterator
 
@@ -12,14 +13,19 @@ from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
 from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft, is_packed
 from ipvsproxy.kernel.elements import ElementReader
-from ipvsproxy.kernel.scripts import ruleset
+from ipvsproxy.kernel.forward import Forwarding
+from ipvsproxy.kernel.rules import Rules
+from ipvsproxy.kernel.ruleset import Ruleset
+from ipvsproxy.kernel.scripts import Scripts, ruleset
 from ipvsproxy.kernel.tables import TABLE, delete_tables
 from ipvsproxy.plan.diff import ElementStep
+from ipvsproxy.plan.state import Dirty, KernelState
 from ipvsproxy.ruleset.elements import ElementKey, ElementOwner, PortRange, Rest, Value
 from ipvsproxy.ruleset.schema import ALLOWED, ENDPOINTS, FRONTENDS, SETS, VIPS, Field, OwnerKind, SetSchema
 from nft import Libnftables, NftError
 from tests.lab import netns
 from tests.lab.lab import Lab
+from tests.support.limited_socket import LimitedSocket
 
 pytestmark = pytest.mark.needs("root", "nf_tables", "namespaces")
 
@@ -168,3 +174,27 @@ def test_many_elements_are_one_transaction(tables: TwoWriters, version: int) -> 
     tables.nft.run(ElementTransaction([ElementStep(slot, None) for slot in all_but_one]))
     assert tables.of(kind) == {last: to}
     assert family(keys[0].address) == version
+
+
+def test_without_the_right_to_larger_buffers_many_elements_come_in_parts(
+    tables: TwoWriters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = tables.nft._wire
+    monkeypatch.setattr(wire, "_socket", LimitedSocket(wire._socket))
+    kind = FRONTENDS[4]
+    many = {
+        ElementKey(kind, FrontendKey(ADDRESSES[4], Protocol.TCP, port)): "goto own" for port in range(1, 20_001)
+    }
+    steps = [ElementStep(slot, value) for slot, value in many.items()]
+    with pytest.raises(NftError) as refused:
+        tables.nft.run(ElementTransaction(steps))
+    assert refused.value.errno == errno.EMSGSIZE
+    assert not tables.all()
+    shadow, table, forwarding = KernelState(), Ruleset(TABLE.name), Forwarding(tables.nft)
+    with contextlib.closing(table), contextlib.closing(forwarding._wire):
+        rules = Rules(tables.nft, table, forwarding, Scripts(), shadow, None)
+        rules.load({})
+        failed = Dirty()
+        rules.change(steps, failed)
+    assert not failed
+    assert tables.of(kind) == shadow.elements == many

@@ -48,6 +48,8 @@ LAST = HEADER.pack(16, NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, LAST_SEQUENCE, 0)
 DATAGRAM_BYTES = 1 << 16
 RECEIVE_BUFFER = 4 << 20
 SO_SNDBUFFORCE, SPARE_BYTES = 32, 1 << 16
+SEND_OVERHEAD = 32
+"""Of the send buffer, what a datagram cannot have (netlink_sendmsg)."""
 BYTES_PER_REPLY = 768
 SHORTEST_MESSAGE = 36
 """Bytes of the shortest message that is sent in batches: the removal of an IPv4 route."""
@@ -161,12 +163,15 @@ class Wire:
 
         The sequence number of each piece must be its index. The kernel is done with them when it has taken the
         datagram, and replies to those that fail, and to the one which asks for it (NLM_F_ACK). Returns index and
-        errno of the first failure, None without any. Raises Lost where there is no reply at all.
+        errno of the first failure, None without any. Raises KernelError (EMSGSIZE) where they are too many for a
+        datagram, Lost where there is no reply at all.
         """
         data, failure, replied = b"".join(pieces), None, False
         try:
             if len(data) > self._send_most:
                 self._widen(len(data))
+            if len(data) > self._send_most:
+                raise KernelError("netlink transaction", errno.EMSGSIZE)
             self._socket.send(data)
             with suppress(BlockingIOError):
                 while True:
@@ -182,10 +187,11 @@ class Wire:
         return failure
 
     def _widen(self, size: int) -> None:
-        """Let datagrams of a size pass. Without the right to exceed the limit, the kernel refuses them."""
-        with suppress(PermissionError):
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, size + SPARE_BYTES)
-        self._send_most = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+        """Let datagrams of a size pass, as far as a process without the right to exceed the limit may."""
+        for option in (socket.SO_SNDBUF, SO_SNDBUFFORCE):
+            with suppress(PermissionError):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, size + SPARE_BYTES)
+        self._send_most = _largest_datagram(self._socket)
 
     def _cuts(self, pieces: Sequence[bytes]) -> Iterator[int]:
         """Yield where datagrams end: as many pieces as fit, one at least."""
@@ -255,7 +261,7 @@ class Wire:
                 sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
         replies = int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.9) // BYTES_PER_REPLY
         self._most = min(DATAGRAM_BYTES, replies * SHORTEST_MESSAGE)
-        self._send_most = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+        self._send_most = _largest_datagram(sock)
         return sock
 
     def _lost(self, operation: str, error: OSError) -> Lost:
@@ -311,6 +317,10 @@ class Wire:
         if flags & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, "truncated netlink message")
         return messages_in(data)
+
+
+def _largest_datagram(sock: socket.socket) -> int:
+    return int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) - SEND_OVERHEAD
 
 
 def messages_in(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:

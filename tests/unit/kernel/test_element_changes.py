@@ -9,7 +9,7 @@ from ipvsproxy.base.frontend import FrontendKey, Protocol
 from ipvsproxy.kernel import element_changes
 from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft, write_steps
 from ipvsproxy.kernel.tables import ELSEWHERE, TABLE
-from ipvsproxy.kernel.wire.netlink import HEADER, NLM_F_ACK, Lost, attributes
+from ipvsproxy.kernel.wire.netlink import HEADER, NLM_F_ACK, NLM_F_CREATE, KernelError, Lost, attributes
 from ipvsproxy.kernel.wire.nfnetlink import NFGENMSG, NFPROTO_ARP, NFPROTO_INET
 from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.ruleset.elements import ElementKey
@@ -81,6 +81,12 @@ def test_one_reply_is_asked_for(nft):
     assert [bool(flags & NLM_F_ACK) for _, flags, _, _ in nft._wire.messages] == [False] * 4 + [True, False]
 
 
+def test_only_what_is_added_may_be_created(nft):
+    nft.run(ElementTransaction(STEPS))
+    created = [bool(flags & NLM_F_CREATE) for _, flags, _, _ in nft._wire.messages[1:-1]]
+    assert created == [False, False, True, True]
+
+
 def test_the_text_of_a_transaction_is_that_of_its_steps():
     written = Transaction(TABLE, ELSEWHERE)
     write_steps(written, STEPS)
@@ -129,7 +135,11 @@ def test_a_refusal_names_the_set(nft):
 
 @pytest.mark.parametrize(
     ("failure", "code"),
-    [((0, errno.EPERM), errno.EPERM), (Lost("netlink transaction", errno.ENOBUFS), errno.ENOBUFS)],
+    [
+        ((0, errno.EPERM), errno.EPERM),
+        (KernelError("netlink transaction", errno.EMSGSIZE), errno.EMSGSIZE),
+        (Lost("netlink transaction", errno.ENOBUFS), errno.ENOBUFS),
+    ],
 )
 def test_what_fails_as_a_whole_has_the_error_of_the_kernel(nft, failure, code):
     nft._wire = TransactionWire(failure)

@@ -1,6 +1,7 @@
 """The rules of any version are replaced in one transaction, with the parts that are needed."""
 
 import errno
+import os
 import re
 
 import pytest
@@ -154,6 +155,26 @@ def test_a_refused_part_is_tried_again_with_the_next_element(node, kernel):
     assert failed.slots == ELEMENTS.keys()
     kernel.rules.change(steps, Dirty())
     assert chains_of(SOURCE_RANGES) <= node.nft.chains
+
+
+def test_a_change_too_large_for_a_datagram_comes_in_parts(node, kernel, monkeypatch):
+    kernel.rules.load({})
+    run = node.nft.run
+
+    def bounded(transaction):
+        if len(str(transaction)) > 1000:
+            raise NftError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        run(transaction)
+
+    monkeypatch.setattr(node.nft, "run", bounded)
+    slots = [element("vips4", f"203.0.113.{number}") for number in range(250)]
+    node.nft.transactions.clear()
+    failed = Dirty()
+    kernel.rules.change([ElementStep(slot, "") for slot in slots], failed)
+    assert not failed
+    assert len(node.nft.transactions) == 4
+    assert kernel.shadow.elements == dict.fromkeys(slots, "")
+    assert not kernel.rules.in_doubt
 
 
 def test_rules_that_were_flushed_come_back_with_the_parts_that_were_needed(node, kernel):

@@ -11,6 +11,7 @@ import pytest
 
 from ipvsproxy.kernel.wire import netlink
 from ipvsproxy.kernel.wire.netlink import Interrupted, KernelError, Lost, Wire, message
+from tests.support.limited_socket import LimitedSocket
 
 RTM_GETLINK, RTM_GETADDR = 18, 22
 ALL_ADDRESSES = message(RTM_GETADDR, 0, bytes(8))
@@ -192,3 +193,23 @@ def test_of_what_fails_in_a_piece_the_first_counts(wire):
     wire._socket = ScriptedReplies()
     assert wire.batch([message(1, 0, bytes(8), n) for n in range(3)]) == {1: errno.ENOENT}
     wire._renew()
+
+
+def test_a_transaction_too_large_for_the_send_buffer_is_refused_unsent(wire):
+    first = wire._socket = LimitedSocket(wire._socket)
+    with pytest.raises(KernelError) as refused:
+        wire.transaction([bytes(64 << 20)])
+    assert refused.value.errno == errno.EMSGSIZE
+    assert not isinstance(refused.value, Lost)
+    assert (first.sent, wire._socket) == (0, first)
+
+
+def test_a_datagram_may_have_all_of_the_send_buffer_but_a_few_bytes(wire):
+    size = wire._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    wire._socket = LimitedSocket(wire._socket)
+    most = wire._send_most
+    assert size - most == 32
+    last = message(0x7FFF, netlink.NLM_F_ACK, bytes(most - 16))
+    assert wire.transaction([last]) == (0, errno.EOPNOTSUPP)
+    with pytest.raises(OSError, match=os.strerror(errno.EMSGSIZE)):
+        wire._socket.send(bytes(most + 1))
