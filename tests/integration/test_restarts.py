@@ -49,8 +49,15 @@ def start(spacious_lab: Lab, folder: ManifestFolder, zygote: Zygote) -> Callable
     return lambda *extra: ForkedProxy(zygote, spacious_lab, spacious_lab.nodes[0], folder.path, *extra)
 
 
+FULL_LIFE = 3
+
+
 class Reaper(threading.Thread):
-    """Ends a proxy and starts it again, at moments that a seed decides; never waits until it is ready."""
+    """Ends a proxy and starts it again, at moments that a seed decides.
+
+    Each third time it waits until the proxy has synced: where a start takes longer than most live, none would ever
+    serve a change, and endpoints that the test replaces would stay in use.
+    """
 
     def __init__(self, proxy: ForkedProxy, load: Load, seed: int) -> None:
         super().__init__(name="reaper", daemon=True)
@@ -59,13 +66,19 @@ class Reaper(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(self._chance.uniform(0, 5)):
+        while not self._is_over():
             number = self._chance.choice(SIGNALS)
             self._load.mark(number.name)
             self._proxy.stop(number)
             self.deaths += 1
             self._over.wait(self._chance.uniform(0, 1))
             self._proxy.start()
+
+    def _is_over(self) -> bool:
+        """Let the proxy live for a while, and tell whether it stays."""
+        if self.deaths % FULL_LIFE == FULL_LIFE - 1:
+            self._proxy.wait_for(messages.SYNCED)
+        return self._over.wait(self._chance.uniform(0, 5))
 
     def stop(self) -> None:
         self._over.set()
