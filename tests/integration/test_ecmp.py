@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import subprocess
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -51,27 +50,27 @@ class EcmpRouter:
 
     def build(self) -> None:
         client = self.lab.client.netns
-        ip(
+        netns.ip(
             None,
             f"netns add {self.users}",
             f"link add users netns {client} type veth peer eth0 netns {self.users}",
         )
         netns.set_sysctls(client, {"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
-        ip(
+        netns.ip(
             client,
             "link set users up",
             "address add 198.18.0.1/24 dev users",
             "address add 2001:db8:18::1/64 dev users nodad",
         )
-        ip(self.users, "link set lo up", "link set eth0 up", f"address add {USERS[4]}/24 dev eth0",
+        netns.ip(self.users, "link set lo up", "link set eth0 up", f"address add {USERS[4]}/24 dev eth0",
            f"address add {USERS[6]}/64 dev eth0 nodad", "route add default via 198.18.0.1",
            "route add default via 2001:db8:18::1")  # fmt: skip
         for number, node in enumerate(self.lab.nodes, 1):
-            ip(client, *(f"route add default via {node.address(family)} table {number}" for family in (4, 6)))
+            netns.ip(client, *(f"route add default via {node.address(f)} table {number}" for f in (4, 6)))
         self.all_nodes()
 
     def remove(self) -> None:
-        ip(None, f"netns del {self.users}")
+        netns.ip(None, f"netns del {self.users}")
 
     def all_nodes(self) -> None:
         self._spread([(1, 0, EACH), (2, EACH, 2 * EACH), (3, 2 * EACH, 3 * EACH)])
@@ -88,12 +87,6 @@ class EcmpRouter:
                 ports = f"{self.first_port + first}-{self.first_port + end - 1}"
                 rule = f"rule add pref 100 iif users sport {ports} lookup {table}"
                 netns.run(self.lab.client.netns, ["ip", version, *rule.split()])
-
-
-def ip(where: str | None, *lines: str) -> None:
-    argv = ["ip", *(["-n", where] if where else []), "-batch", "-"]
-    done = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (where, lines, done.stderr)
 
 
 class NodeLossTrial:
@@ -129,11 +122,11 @@ class NodeLossTrial:
             names = {kind: [flow.ask().name for flow in found] for kind, found in flows.items()}
             assert {name for found in names.values() for name in found} == {*PODS}
             self.router.lose_the_first()
-            ip(f"{self.lab.prefix}-lan", "link set node1 down")
+            netns.ip(f"{self.lab.prefix}-lan", "link set node1 down")
             try:
                 return {kind: sum(map(_still, found, names[kind])) for kind, found in flows.items()}
             finally:
-                ip(f"{self.lab.prefix}-lan", "link set node1 up")
+                netns.ip(f"{self.lab.prefix}-lan", "link set node1 up")
 
     def _flow(self, proto: str, family: int, at: int) -> Conversation:
         return Conversation(

@@ -181,8 +181,7 @@ def test_enobufs(contested: ContestedKernel) -> None:
 
 def test_ebusy() -> None:
     """One listing at a time for each socket: the kernel says so, and the next question is answered."""
-    addresses = "".join(f"address add 10.1.{n // 250}.{n % 250 + 1}/32 dev lo\n" for n in range(1500))
-    subprocess.run(["ip", "-batch", "-"], input=addresses, check=True, text=True)
+    netns.ip(None, *(f"address add 10.1.{n // 250}.{n % 250 + 1}/32 dev lo" for n in range(1500)))
     wire, question = Wire(socket.NETLINK_ROUTE), message(22, 0, bytes(8))
     wire._send_request(question, 0x300)  # and nobody reads the answer
     outcomes = []

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -46,8 +45,8 @@ class Places:
 
     def build(self) -> None:
         client, router, node = self.lab.client.netns, self.lab.host("p22"), self.lab.nodes[1]
-        batch(None, f"netns add {self.far}", f"netns add {self.deep}")
-        batch(
+        netns.ip(None, f"netns add {self.far}", f"netns add {self.deep}")
+        netns.ip(
             None,
             f"link add far netns {client} type veth peer eth0 netns {self.far}",
             f"link add deep netns {router.netns} type veth peer eth0 netns {self.deep}",
@@ -56,27 +55,27 @@ class Places:
             netns.set_sysctls(where, {"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
         behind = "link set eth0 up", "link set lo up", "route replace default via fe80::1 dev eth0"
         self._router(client, "far", FAR, FAR_MTU)
-        batch(client, "address add 198.18.0.1/32 dev far")
-        batch(self.far, *behind, f"address add {FAR[4]}/24 dev eth0", f"address add {FAR[6]}/64 dev eth0 nodad",
+        netns.ip(client, "address add 198.18.0.1/32 dev far")
+        netns.ip(self.far, *behind, f"address add {FAR[4]}/24 dev eth0", f"address add {FAR[6]}/64 dev eth0 nodad",
               "route replace default via 198.18.0.1 dev eth0 onlink")  # fmt: skip
         self._router(router.netns, "deep", DEEP, DEEP_MTU)
-        batch(self.deep, *behind,
+        netns.ip(self.deep, *behind,
               f"address add {DEEP[4]}/32 dev eth0", f"address add {DEEP[6]}/128 dev eth0 nodad",
               f"route replace default via {router.ipv4} dev eth0 onlink")  # fmt: skip
-        batch(node.netns, *(f"route replace {DEEP[f]} via {router.address(f)}" for f in (4, 6)))
+        netns.ip(node.netns, *(f"route replace {DEEP[f]} via {router.address(f)}" for f in (4, 6)))
 
     def _router(self, where: str, link: str, behind: dict[int, str], mtu: int) -> None:
         """A router minds the MTU of a route only if it is locked."""
-        batch(where, f"link set {link} up", f"address add fe80::1/64 dev {link} nodad",
+        netns.ip(where, f"link set {link} up", f"address add fe80::1/64 dev {link} nodad",
               *(f"route replace {address} dev {link} mtu lock {mtu}" for address in behind.values()))  # fmt: skip
 
     def remove(self) -> None:
         for listening in self._listening:
             listening.close()
         node, client = self.lab.nodes[1].netns, self.lab.client.netns
-        batch(node, *(f"route del {address}" for address in DEEP.values()))
+        netns.ip(node, *(f"route del {address}" for address in DEEP.values()))
         netns.set_sysctls(client, {"net/ipv4/ip_forward": 0, "net/ipv6/conf/all/forwarding": 0})
-        batch(None, f"netns del {self.far}", f"netns del {self.deep}")
+        netns.ip(None, f"netns del {self.far}", f"netns del {self.deep}")
 
     def serve(self) -> None:
         """Have `deep` take SIZE bytes of each connection and send as many back."""
@@ -98,12 +97,6 @@ class Places:
                         connection.sendall(bytes(SIZE))
                         connection.recv(1)  # until the other end has it all
                         self.server_mtu[family] = path_mtu(connection, family)
-
-
-def batch(where: str | None, *lines: str) -> None:
-    argv = ["ip", *(["-n", where] if where else []), "-batch", "-"]
-    done = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (where, lines, done.stderr)
 
 
 def take(connection: socket.socket) -> int:

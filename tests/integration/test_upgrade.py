@@ -21,7 +21,7 @@ import pytest
 from ipvsproxy.base import messages
 from tests.conformance.forked import ForkedProxy
 from tests.conformance.proxy import Zygote
-from tests.lab import older_state
+from tests.lab import netns, older_state
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
 from tests.lab.load import Load
 from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
@@ -175,7 +175,7 @@ def node(lab: Lab, manifests: ManifestFolder) -> Iterator[LabNode]:
     """A node of which nothing is left afterwards; its pods serve, and the client has a second address."""
     node = lab.nodes[0]
     extra = [f"address {{}} {DENIED[0]}/24 dev eth0", f"address {{}} {DENIED[1]}/64 dev eth0 nodad"]
-    lab.run(lab.client, ["ip", "-batch", "-"], "\n".join(extra).format("add", "add") + "\n")
+    netns.ip(lab.client.netns, *(line.format("add") for line in extra))
     for pod in PODS:
         lab.responder.listen(lab.host(pod), 8080)
         lab.responder.listen(lab.host(pod), 8081, "udp")
@@ -184,7 +184,7 @@ def node(lab: Lab, manifests: ManifestFolder) -> Iterator[LabNode]:
     for proxy in lab.proxies:
         proxy.kill()
     lab.clean_nodes()
-    lab.run(lab.client, ["ip", "-batch", "-"], "\n".join(extra).format("del", "del") + "\n")
+    netns.ip(lab.client.netns, *(line.format("del") for line in extra))
 
 
 StartVersion = Callable[..., ForkedProxy]
@@ -336,7 +336,7 @@ def leave_newer(lab: Lab, node: LabNode, start: StartVersion) -> None:
         assert count, ours
     gone = "".join(f"delete table {table}\n" for table in older_state.tables(lab, node))
     lab.run(node, ["nft", "-f", "-"], gone + text + MORE)
-    lab.run(node, ["ip", "-batch", "-"], LATER_LINKS)
+    netns.ip(node.netns, LATER_LINKS)
     lab.run(node, ["sh", "-ec", LATER_SERVERS])
 
 

@@ -150,20 +150,20 @@ class Lab:
         ]
 
     def _build(self) -> None:
-        _batch([f"netns add {name}" for name in self._namespaces()])
+        netns.ip(None, *(f"netns add {name}" for name in self._namespaces()))
         netns.set_sysctls(self._lan, LAN_SYSCTLS)
         for host in (self.client, *self.pods):
             netns.set_sysctls(host.netns, HOST_SYSCTLS)
         for node in self.nodes:
             netns.set_sysctls(node.netns, NODE_SYSCTLS)
-        _batch(self._links())
-        _batch(self._lan_batch(), self._lan)
-        _batch(_interface_batch(self.client, self.nodes[0].ipv4, self.nodes[0].ipv6), self.client.netns)
+        netns.ip(None, *self._links())
+        netns.ip(self._lan, *self._lan_batch())
+        netns.ip(self.client.netns, *_interface_batch(self.client, self.nodes[0].ipv4, self.nodes[0].ipv6))
         for node in self.nodes:
-            _batch(self._node_batch(node), node.netns)
+            netns.ip(node.netns, *self._node_batch(node))
             for pod in node.pods:
                 gateways = f"10.244.{node.number}.1", f"fd00:10:244:{node.number}::1"
-                _batch(_interface_batch(pod, *gateways), pod.netns)
+                netns.ip(pod.netns, *_interface_batch(pod, *gateways))
 
     def _links(self) -> list[str]:
         on_lan = [
@@ -213,13 +213,13 @@ class Lab:
     def route_client_via(self, node: LabNode, prefix: str) -> None:
         """Have the client reach a prefix (a VIP, say) through this node instead of node1."""
         gateway = node.address(6 if ":" in prefix else 4)
-        _batch([f"route replace {prefix} via {gateway}"], self.client.netns)
+        netns.ip(self.client.netns, f"route replace {prefix} via {gateway}")
         self._client_routes.add(prefix)
 
     def reset_client_routes(self) -> None:
         """Take back every route_client_via."""
         if self._client_routes:
-            _batch([f"route del {prefix}" for prefix in self._client_routes], self.client.netns)
+            netns.ip(self.client.netns, *(f"route del {prefix}" for prefix in self._client_routes))
         self._client_routes.clear()
 
     def clean_nodes(self) -> None:
@@ -266,11 +266,3 @@ def _interface_batch(host: LabHost, gateway4: str, gateway6: str) -> list[str]:
 
 def _default_routes(gateway4: str, gateway6: str) -> list[str]:
     return [f"route replace default via {gateway4}", f"route replace default via {gateway6}"]
-
-
-def _batch(lines: Sequence[str], where: str | None = None) -> None:
-    argv = ["ip", *(["-n", where] if where else []), "-batch", "-"]
-    text = "\n".join(lines) + "\n"
-    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"building the lab, in {where}: {done.stderr}\n{text}")

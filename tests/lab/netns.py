@@ -61,6 +61,15 @@ def run(netns: str, argv: Sequence[str], stdin: str = "", *, check: bool = True)
     return done.stdout
 
 
+def ip(netns: str | None, *lines: str) -> None:
+    """Have one `ip -batch` carry out lines in a namespace (None: here), until one fails."""
+    argv = ["ip", *(["-n", netns] if netns else []), "-batch", "-"]
+    text = "".join(f"{line}\n" for line in lines)
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"ip -batch in {netns}: exit code {done.returncode}\n{done.stdout}{done.stderr}{text}")
+
+
 def set_sysctls(netns: str, values: dict[str, str | int]) -> None:
     """Write /proc/sys/net entries; the kernel resolves them for the namespace of the writing thread."""
     with inside(netns):

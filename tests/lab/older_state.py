@@ -60,6 +60,6 @@ def leave(lab: Lab, node: LabNode, name: str) -> None:
     """Put a stored state on the node."""
     folder = FOLDER / name
     netns.set_sysctls(node.netns, SETTINGS)
-    lab.run(node, ["ip", "-batch", "-"], (folder / "links.ip").read_text())
+    netns.ip(node.netns, (folder / "links.ip").read_text())
     lab.run(node, ["ipvsadm", "-R"], (folder / "servers.ipvsadm").read_text())
     lab.run(node, ["nft", "-f", str(folder / "rules.nft")])

@@ -74,7 +74,7 @@ def add_addresses(lab: Lab, verb: str = "add") -> None:
         numbers = range(1, ADDRESSES_A_POD + 1)
         lines = [f"address {verb} {pod.ipv4[:-1]}{n}/24 dev eth0" for n in numbers]
         lines += [f"address {verb} {pod.ipv6[:-1]}{n}/64 dev eth0 nodad" for n in numbers]
-        lab.run(pod, ["ip", "-batch", "-"], "\n".join(lines) + "\n")
+        netns.ip(pod.netns, *lines)
 
 
 class Deployment:

@@ -145,7 +145,7 @@ class Stage:
 
     def ip(self, *lines: str) -> None:
         """Change addresses and links of the node."""
-        self.lab.run(self.node, ["ip", "-batch", "-"], "\n".join(lines) + "\n")
+        netns.ip(self.node.netns, *lines)
 
 
 def without(ways: dict[str, ProbeQuestion], parts: Sequence[str]) -> dict[str, ProbeQuestion]:

@@ -99,8 +99,7 @@ class BareIpvs(BareConntrack):
         self._program(list(ports), lines)
 
     def _program(self, vips, lines):
-        batch = "".join(f"address add {vip}/{128 if ':' in vip else 32} dev kube-ipvs0\n" for vip in vips)
-        netns.run(self._node, ["ip", "-batch", "-"], batch)
+        netns.ip(self._node, *(f"address add {vip}/{128 if ':' in vip else 32} dev kube-ipvs0" for vip in vips))
         netns.run(self._node, ["ipvsadm", "-R"], "".join(f"{line}\n" for line in lines))
 
 
