@@ -5,9 +5,11 @@ strictest counts, and with source ranges everybody who is in those of one of the
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from ipvsproxy.base.address import Cidr, disjoint, family
+from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.base.frontend import FrontendKey
+from ipvsproxy.plan.range_union import RangeUnion
 from ipvsproxy.plan.state import Frontend
 from ipvsproxy.ruleset.elements import ElementKey, PacketVerdict
 from ipvsproxy.ruleset.schema import PING_ALLOWED, PING_OFF, PING_RANGED, PING_READY, PING_WHEN_READY
@@ -31,6 +33,13 @@ def ping_elements(frontend: Frontend) -> Iterator[ElementKey]:
         yield ElementKey(PING_RANGED[number], address)
 
 
+class PingedAddress(NamedTuple):
+    """How many frontends of an address have the same ranges, and the union of these."""
+
+    counts: dict[PingedRanges, int]
+    union: RangeUnion
+
+
 class PingRanges:
     """The source ranges that count for pings of each address: those of all its frontends, without overlaps.
 
@@ -39,8 +48,7 @@ class PingRanges:
 
     def __init__(self) -> None:
         self._ranges: dict[FrontendKey, PingedRanges] = {}
-        # How many frontends of an address have the same ones.
-        self._counts: dict[bytes, dict[PingedRanges, int]] = {}
+        self._addresses: dict[bytes, PingedAddress] = {}
 
     def change(self, key: FrontendKey, new: Frontend | None) -> tuple[set[ElementKey], set[ElementKey]]:
         """Record a frontend, None for one that is gone; return the elements that go and those that come."""
@@ -51,27 +59,27 @@ class PingRanges:
             self._ranges[key] = ranges
         if old == ranges:
             return set(), set()
-        counts = self._counts.setdefault(address, {})
-        if (not ranges or ranges in counts) and counts.get(old, 0) != 1:
-            _count(counts, old, ranges)
-            return set(), set()
-        before = _elements(address, counts)
-        _count(counts, old, ranges)
-        if not counts:
-            del self._counts[address]
-        after = _elements(address, counts)
-        return before - after, after - before
+        found = self._addresses.get(address)
+        if found is None:
+            found = self._addresses[address] = PingedAddress({}, RangeUnion())
+        is_first, is_last = _count(found.counts, old, ranges)
+        gone, come = found.union.change(old if is_last else (), ranges if is_first else ())
+        if not found.union:
+            del self._addresses[address]
+        return _elements(address, gone), _elements(address, come)
 
 
-def _count(counts: dict[PingedRanges, int], old: PingedRanges, new: PingedRanges) -> None:
+def _count(counts: dict[PingedRanges, int], old: PingedRanges, new: PingedRanges) -> tuple[bool, bool]:
+    """Count a frontend; return whether it is the first with its new ranges, and was the last with its old ones."""
     if old:
         counts[old] -= 1
         if not counts[old]:
             del counts[old]
     if new:
         counts[new] = counts.get(new, 0) + 1
+    return bool(new) and counts[new] == 1, bool(old) and old not in counts
 
 
-def _elements(address: bytes, different: Iterable[PingedRanges]) -> set[ElementKey]:
+def _elements(address: bytes, ranges: Iterable[Cidr]) -> set[ElementKey]:
     kind = PING_ALLOWED[family(address)]
-    return {ElementKey(kind, address, cidr) for cidr in disjoint({cidr for some in different for cidr in some})}
+    return {ElementKey(kind, address, cidr) for cidr in ranges}

@@ -2,13 +2,15 @@
 
 import pytest
 
-from ipvsproxy.base.address import disjoint, family, parse_cidr, parse_ip
+from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.range_union import RangeUnion
 from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.ruleset.schema import PING_ALLOWED, PING_OFF, PING_RANGED, PING_READY, PING_WHEN_READY
 from tests.support.build import config, node, service, slice_of
+from tests.support.work import instructions
 
 CLUSTER, OUTSIDE = "10.96.0.10", "203.0.113.1"
 PINGS = (PING_OFF, PING_WHEN_READY, PING_READY, PING_RANGED, PING_ALLOWED)
@@ -93,7 +95,9 @@ def test_source_ranges_count_for_pings():
 def test_source_ranges_are_put_together_once_for_all_ports(monkeypatch):
     """Once for each would be ports times ports times ranges: hours, for what one object may hold."""
     calls, book = [], Book()
-    monkeypatch.setattr("ipvsproxy.plan.ping.disjoint", lambda cidrs: (calls.append(1), disjoint(cidrs))[1])
+    for name in ("_add", "_remove"):
+        real = getattr(RangeUnion, name)
+        monkeypatch.setattr(RangeUnion, name, lambda *args, real=real: (calls.append(args[1]), real(*args)))
     ports = tuple((number, 0, "TCP", f"p{number}") for number in range(1, 51))
     for ranges in (["198.51.100.0/24", "192.0.2.0/25"], ["198.51.100.0/25"]):
         book.put(ping="always", ports=ports, source_ranges=ranges)
@@ -103,8 +107,23 @@ def test_source_ranges_are_put_together_once_for_all_ports(monkeypatch):
     book.put(ping="always", ports=ports[1:], source_ranges=["198.51.100.0/25"])
     assert (calls, book.found()) == ([], RANGED | allowed("198.51.100.0/25"))
     book.ledger.forget("default/web")
-    assert (len(calls), book.found()) == (2, set())
-    assert not book.ledger._ping_ranges._counts
+    assert (len(calls), book.found()) == (1, set())
+    assert not book.ledger._ping_ranges._addresses
+
+
+def test_a_service_costs_the_same_beside_few_and_many_with_the_same_address():
+    def cost(number):
+        book = Book()
+        for other in range(number):
+            place = f"{other // 250}.{other % 250}"
+            ranges, ips = [f"10.{place}.0/25"], [f"10.97.{place}"]
+            book.put(f"s{other}", ips=ips, ports=((1000 + other, 0),), ping="always", source_ranges=ranges)
+        svc = service(load_balancer_ips=[OUTSIDE], ping="always", source_ranges=["198.51.100.0/24"])
+        frontends = plan_service(svc, [slice_of("web", "10.244.1.1")], node(), config())
+        owner = RankedService(svc.created, svc.key)
+        return instructions(lambda: (book.ledger.replace(owner, frontends), book.ledger.forget(svc.key)))
+
+    assert cost(400) < 1.2 * cost(10)
 
 
 def test_ranges_of_two_services_with_one_address_do_not_overlap():
