@@ -12,6 +12,7 @@ import msgspec
 
 from ipvsproxy.base.address import Cidr, Ranges
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
+from ipvsproxy.plan.port_claims import PortClaims
 
 T = TypeVar("T")
 
@@ -28,10 +29,11 @@ class OtherNodeAddresses(msgspec.Struct, frozen=True):
 
 
 class Addresses:
-    """Addresses of other nodes and of pods, and external addresses of Services."""
+    """Addresses of other nodes and of pods, external addresses of Services, and ports that no other may take."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_affinity: bool = False) -> None:
         self.looks_up = False
+        self.ports = PortClaims(one_affinity=one_affinity)
         self._pods: dict[bytes, int] = {}
         self._external: dict[bytes, set[str]] = {}
         self._given: dict[bytes, set[str]] = {}
@@ -67,7 +69,7 @@ class Addresses:
     def service(self, key: str, old: Service | None, new: Service | None) -> set[str]:
         """Record a Service and return the others that depend on it."""
         before, after = _asked(old), _asked(new)
-        affected: set[str] = set()
+        affected = self._askers(self.ports.change(old, new))
         for address in before.keys() | after.keys():
             was, is_ = before.get(address), after.get(address)
             if was == is_:

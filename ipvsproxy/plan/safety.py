@@ -27,6 +27,8 @@ from ipvsproxy.plan.addresses import Addresses
 from ipvsproxy.plan.metadata import METADATA_SERVICES
 from ipvsproxy.plan.model import Service
 from ipvsproxy.plan.node import NodeFacts
+from ipvsproxy.plan.state import Claim
+from ipvsproxy.plan.waiting import RankedService
 
 HOST_PORTS = {22: "ssh", 10250: "the kubelet"}
 """Ports of a node's own addresses without which it is lost; no Service gets them there."""
@@ -112,6 +114,15 @@ class _Judge:
             yield refusal
         elif address in self._node.link_addresses:
             yield from self._taken_ports(address)
+        else:
+            yield from self._ports_of_others(address, Claim.LOAD_BALANCER if given else Claim.EXTERNAL)
+
+    def _ports_of_others(self, address: bytes, claim: Claim) -> Iterator[AddressRefusal]:
+        """What a Service has by one server for many ports is not taken from it by a server for one of them."""
+        owner = RankedService(self._service.created, self._service.key)
+        for port in self._service.ports:
+            if self._known.ports.is_taken(address, port, claim, owner):
+                yield AddressRefusal(address, port.port, "another Service has this port", port.protocol)
 
     def _of_others(self, address: bytes, *, given: bool) -> AddressRefusal | None:
         """What belongs to others stays theirs, unless the operator specifies otherwise."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
-from tests.lab.manifests import ManifestFolder, dual_slices, port
+from tests.lab.manifests import ManifestFolder, dual_slices, port, service
 from tests.lab.probe import Conversation, ProbeQuestion, probe_many
 from tests.lab.published import balancer, cluster_ip, external, published
 from tests.lab.waiting import eventually
@@ -17,7 +17,7 @@ from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "sctp")
 
-NUMBER = 92
+NUMBER, OTHER = 92, 93
 PORTS = [port(80, 8080, "TCP", "web")]
 RANGE, OUT_OF_RANGE = (30000, 30001, 30010), 30011
 FOUR = (*RANGE, OUT_OF_RANGE)
@@ -60,8 +60,9 @@ class RangedService:
 def ranged(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangedService]:
     lab, folder = session_lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("ranged")))
     folder.write_nodes(lab)
-    for name in PODS:
+    for name in (*PODS, "p22"):
         lab.responder.listen(lab.host(name), 8080)
+    for name in PODS:
         lab.responder.listen(lab.host(name), 21)
         for number in FOUR:
             for proto in ("tcp", "udp", "sctp"):
@@ -211,6 +212,29 @@ def test_data_connections_of_ftp_find_the_endpoint_of_their_control_connection(
         assert control <= {*PODS}
         assert ranged.answers(asker, address, [*RANGE, 21]) == control
     assert ranged.answers("client", address, [OUT_OF_RANGE]) == {"refused"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("form", ["port-range", "affinity-scope"])
+def test_no_other_service_takes_a_port_from_the_server_for_all(
+    ranged: RangedService, form: str, family: int
+) -> None:
+    """Neither by a server for that port, nor by one for FTP, which IPVS asks for high ports."""
+    lab = ranged.lab
+    ranged.put(pods=("p11",)) if form == "port-range" else ranged.put_ports(**{form: "service"})
+    own = {"p11"} if form == "port-range" else {*PODS}
+    wanted = [cluster_ip(NUMBER, family), external(NUMBER, family)]
+    ports = [port(number, 8080, "TCP", f"p{number}") for number in (21, 30000, 443)]
+    thief = service("thief", ports, [cluster_ip(OTHER, f) for f in (4, 6)], externalIPs=wanted)
+    ranged.folder.write("thief", thief, *dual_slices(lab, "thief", ports, [lab.host("p22")]))
+    try:
+        for address in wanted:
+            eventually(lambda to=address: ranged.answers("client", to, [443]) == {"p22"})
+            for asker in ("client", "p12", "node1"):
+                eventually(lambda to=address, who=asker: ranged.answers(who, to) <= own)
+                assert ranged.answers(asker, address, [443]) == {"p22"}
+    finally:
+        ranged.folder.remove("thief")
 
 
 @pytest.mark.parametrize("family", [4, 6])
