@@ -2,9 +2,10 @@
 
     python -m tests.cluster.balancer KUBECONFIG     (in the cluster's namespace)
 
-A Service of type LoadBalancer without a class gets an address. Connections to it are then spread over all nodes
-(spreading.py); with the Local policy, over those whose health check port says so, or where none says anything over
-those that are silent, as clouds do; with affinity, over one of them, so that a client keeps to it.
+A Service of type LoadBalancer without a class gets an address, that of its loadBalancerIP if it has one.
+Connections to it are then spread over all nodes (spreading.py); with the Local policy, over those whose health
+check port says so, or where none says anything over those that are silent, as clouds do; with affinity, over one
+of them, so that a client keeps to it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def free_address(taken: Iterable[str]) -> str:
     """The first address that nobody has; StopIteration when all are taken."""
     used = set(taken)
     return next(str(ip) for ip in ipaddress.ip_network(BALANCER_CIDR).hosts() if str(ip) not in used)
+
+
+def address_for(service: ApiObject, services: Iterable[ApiObject]) -> str:
+    """The address that a Service asks for, or else a free one."""
+    return service["spec"].get("loadBalancerIP") or free_address(filter(None, map(ingress, services)))
 
 
 def internal_ip(node: ApiObject) -> str:
@@ -109,7 +115,7 @@ class Balancer:
         if FINALIZER not in finalizers:
             self._patch(service, {"metadata": {"finalizers": [*finalizers, FINALIZER]}})
         if not ingress(service):
-            address = {"ip": free_address(filter(None, map(ingress, services))), "ipMode": "VIP"}
+            address = {"ip": address_for(service, services), "ipMode": "VIP"}
             service["status"] = {"loadBalancer": {"ingress": [address]}}
             self._patch(service, {"status": service["status"]}, status=True)
 

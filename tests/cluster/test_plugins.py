@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import application, lifecycle, nodes, place, proxies
+from tests.cluster import application, lifecycle, place, proxies
 from tests.cluster.application import HTTP, RunningApplication, daemonset
 from tests.cluster.binaries import Kube
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, judge, ready
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
-from tests.cluster.traffic import Origin, flowing, pod_namespace
+from tests.cluster.traffic import Origin, flowing, run_at
 
 NAME = "plugins"
 SERVICE_PORT = 80
@@ -69,6 +69,4 @@ def answers(cluster: Cluster, where: Origin, ip: str) -> list[str]:
     script = (
         f"for i in $(seq {REQUESTS}); do curl -sS --max-time 20 http://{ip}:{SERVICE_PORT}/hostname; echo; done"
     )
-    entered = ["ip", "netns", "exec", pod_namespace(cluster, where)] if where.pod_ip else []
-    assert where.node is not None
-    return nodes.run(cluster, where.node, *entered, "sh", "-c", script, seconds=600).stdout.split()
+    return run_at(cluster, where, "sh", "-c", script).stdout.split()

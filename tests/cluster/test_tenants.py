@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import application, lifecycle, nodes, programs, proxies
+from tests.cluster import application, lifecycle, programs, proxies
 from tests.cluster.application import HTTP, PATIENT, RunningApplication
 from tests.cluster.binaries import Kube
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, ready
 from tests.cluster.images import AGNHOST
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import REPO, Cluster
-from tests.cluster.traffic import Origin, pod_namespace
+from tests.cluster.traffic import Origin, run_at
 
 NAME = "tenants"
 LABEL, SHARE = "ipvsproxy.io/tenant", "ipvsproxy.io/share-with"
@@ -105,9 +105,7 @@ class Shops:
     def ask(self, where: Origin, address: str) -> int:
         """The exit code of one request."""
         curl = ["curl", "-sS", "--output", "/dev/null", "--max-time", "20", f"http://{address}/hostname"]
-        entered = ["ip", "netns", "exec", pod_namespace(self.running.cluster, where)] if where.pod_ip else []
-        assert where.node is not None
-        return nodes.run(self.running.cluster, where.node, *entered, *curl).returncode
+        return run_at(self.running.cluster, where, *curl).returncode
 
     def table(self) -> dict[str, dict[str, int]]:
         """What becomes of a request of each tenant's pod to each shop."""

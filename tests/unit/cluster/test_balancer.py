@@ -40,6 +40,12 @@ def test_a_service_has_the_first_address_that_no_one_has():
         balancer.free_address(f"172.31.100.{n}" for n in range(256))
 
 
+def test_a_service_has_the_address_that_it_asks_for():
+    first = {**service(), "status": {"loadBalancer": {"ingress": [{"ip": "172.31.100.1"}]}}}
+    assert balancer.address_for(service(loadBalancerIP="172.31.100.77"), [first]) == "172.31.100.77"
+    assert balancer.address_for(service(), [first]) == "172.31.100.2"
+
+
 def never(*_: object) -> bool:
     return False
 
