@@ -176,7 +176,7 @@ def _host_network() -> ApiObject:
 def _host_port() -> ApiObject:
     """A hostPort that another program DNATs on every local address, and a Service on the same port number."""
     flows = [
-        flow("external", CLIENT, f"{NODE_IP} 8443", ["10.64.3.99:80"], False),
+        flow("external", CLIENT, f"{NODE_IP} 8443", ["10.64.3.99:80"], False) | {"by_others": True},
         flow("pod", POD, f"{VIP} 8443", BOTH, False),
         flow("external", CLIENT, f"{VIP} 8443", BOTH, True),
         flow("external", CLIENT, f"{LB} 8443", BOTH, True),

@@ -26,7 +26,7 @@ class Unusable(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """Who sends what where, and what must come of it."""
+    """Who sends what where, and what must come of it. `by_others`: by the rules of another program."""
 
     id: str
     name: str
@@ -42,6 +42,7 @@ class Flow:
     sticky: bool = False
     repeat: int = 0
     differs: bool = False
+    by_others: bool = False
 
     @property
     def frontend(self) -> str:
@@ -180,6 +181,7 @@ def _flow(raw: ApiObject, scenario: str, number: int) -> Flow:
         sticky=bool((raw.get("affinity") or {}).get("sticky")),
         repeat=int(raw.get("repeat") or 0),
         differs=bool(raw.get("differs")),
+        by_others=bool(raw.get("by_others")),
     )
 
 

@@ -31,7 +31,7 @@ V4 = re.compile(r"(\d+\.\d+\.\d+\.\d+)(?:/(\d+))?(?::(\d+))?(/[A-Z]+)?")
 # Of a state block a twin keeps what names addresses of its own family.
 STATE_KEYS = ("virtual_servers", "bound_addresses", "cluster_endpoints", "local_endpoints")
 FLOW_KEYS = ("id", "name", "from", "src_ip", "dst_ip", "dst_port", "proto", "expect", "endpoints", "masquerade")
-FLOW_KEYS += ("masquerade_by_endpoint", "affinity", "repeat", "differs")
+FLOW_KEYS += ("masquerade_by_endpoint", "affinity", "repeat", "differs", "by_others")
 SCENARIO_KEYS = ("id", "title", "family", "node", "config", "services", "endpoints", "flows", "state")
 # Both families in one scenario: nothing to move.
 NO_SIX = {"ipvs-v4-family-filter", "ipvs-nodeport-v4-tcp", "ipvs-externalips", "ipvs-externalips-matching"}
@@ -99,6 +99,9 @@ def proto_twin(scenario: ApiObject, proto: str) -> ApiObject:
     for flow in twin["flows"]:
         # Health checks stay TCP, of course.
         flow["proto"] = "TCP" if flow["dst_port"] in health else proto
+        if ipaddress.ip_address(flow["dst_ip"]).is_loopback:
+            # The relay of NodePorts on loopback addresses has TCP only.
+            flow |= {"expect": "passes-through", "endpoints": [], "masquerade": None, "differs": False}
     state = twin.get("state", {})
     if "virtual_servers" in state:
         servers = state["virtual_servers"].items()
