@@ -5,7 +5,7 @@ names, and a limit (0: none) on how much is read.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -14,17 +14,18 @@ from ipvsproxy.base.frontend import every_port
 from ipvsproxy.commands.service_names import Names
 from ipvsproxy.commands.short_rows import short_connections, short_frontends
 from ipvsproxy.inspect.difference import server_text
-from ipvsproxy.inspect.short_path import by_rules, number_of_endpoints
+from ipvsproxy.inspect.short_path import by_frontend, by_rules
 from ipvsproxy.kernel.read.connections import connections as all_connections
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.plan.records import Counters, DestinationRecord
-from ipvsproxy.plan.state import ONE_PACKET, FrontendKey
+from ipvsproxy.plan.state import ONE_PACKET, Destination, FrontendKey
 from ipvsproxy.ruleset.codec import rest_text, value_text
-from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict, Value, is_short
+from ipvsproxy.ruleset.elements import ElementKey, Masquerade, PacketVerdict, Value, is_short
 from ipvsproxy.ruleset.schema import (
     ADMITTED,
     ALLOWED,
     FRONTENDS,
+    INTERNAL_ENDPOINTS,
     INTERNAL_VIEWS,
     MASQUERADE,
     PING_OFF,
@@ -77,14 +78,12 @@ def services(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each virtual server, and each frontend on the short path."""
     verdicts = _by_frontend(view, FRONTENDS) | _by_frontend(view, PORT_RANGES)
     short = [
-        _named(path.key, known)
-        | {"verdict": "accept", "scheduler": SHORT, "affinitySeconds": 0, "onePacket": False, "attributes": SHORT}
-        | {"tenant": known.owner(path.key), "endpoints": len(path.endpoints), "maintenance": 0}
-        | {"draining": sum(load.drains for load in loads.values())}
-        | {"active": sum(load.active for load in loads.values())}
-        | {"inactive": sum(load.inactive for load in loads.values())}
+        _named(key, known)
+        | {"tenant": known.owner(key), "verdict": _verdict(verdicts.get(key, ""), "")}
+        | {"scheduler": SHORT, "affinitySeconds": 0, "onePacket": False, "attributes": SHORT}
+        | _load(reals, known.in_maintenance(key))
         | _counted(NO_COUNTERS)
-        for path, loads in short_frontends(view)
+        for key, reals in short_frontends(view, known)
     ]
     return short + [
         _named(virtual.key, known)
@@ -111,25 +110,26 @@ def _load(reals: Sequence[DestinationRecord], resting: Sequence[str]) -> OutputR
 def endpoints(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     """Return a row for each destination of each virtual server, and each endpoint of a short path."""
     short = [
-        _named(path.key, known)
-        | {"endpoint": str(endpoint), "state": DRAINING if load.drains else SERVING}
-        | {"weight": int(not load.drains), "upperThreshold": 0, "lowerThreshold": 0, "forwarding": SHORT}
-        | {"active": load.active, "inactive": load.inactive, "persistent": 0}
-        | _counted(NO_COUNTERS)
-        for path, loads in short_frontends(view)
-        for endpoint, load in loads.items()
+        _endpoint(key, real, known) | {"forwarding": SHORT}
+        for key, reals in short_frontends(view, known)
+        for real in reals
     ]
     return short + [
-        _named(virtual.key, known)
-        | {"endpoint": str(real.destination), "state": _state(real, resting), "weight": real.weight}
-        | {"upperThreshold": real.attributes.upper_threshold, "lowerThreshold": real.attributes.lower_threshold}
-        | {"forwarding": real.attributes.forwarding}
-        | {"active": real.active, "inactive": real.inactive, "persistent": real.persistent}
-        | _counted(real.counters)
+        _endpoint(virtual.key, real, known)
         for virtual in view.servers()
-        for resting in (known.in_maintenance(virtual.key),)
         for real in view.destinations(virtual.key)
     ]
+
+
+def _endpoint(key: FrontendKey, real: DestinationRecord, known: Names) -> OutputRow:
+    return (
+        _named(key, known)
+        | {"endpoint": str(real.destination), "state": _state(real, known.in_maintenance(key))}
+        | {"weight": real.weight, "upperThreshold": real.attributes.upper_threshold}
+        | {"lowerThreshold": real.attributes.lower_threshold, "forwarding": real.attributes.forwarding}
+        | {"active": real.active, "inactive": real.inactive, "persistent": real.persistent}
+        | _counted(real.counters)
+    )
 
 
 def _state(real: DestinationRecord, resting: Sequence[str]) -> str:
@@ -153,6 +153,7 @@ def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
     masquerades = _by_frontend(view, MASQUERADE) | _by_frontend(view, RANGE_MASQUERADE)
     verdicts = _by_frontend(view, FRONTENDS) | _by_frontend(view, PORT_RANGES)
     inside = _by_frontend(view, INTERNAL_VIEWS) | _by_frontend(view, SHORT_VIEWS)
+    internal = by_frontend(_elements(view, INTERNAL_ENDPOINTS), INTERNAL_ENDPOINTS)
     ports, ranges = _rests(view, PORT_RANGES), _rests(view, ALLOWED)
     vips, pings = _addresses(view, VIPS), _pings(view)
     admitted = _admitted(view, known)
@@ -160,7 +161,7 @@ def rules(view: KernelReader, known: Names, _: int = 0) -> list[OutputRow]:
         _named(key, known)
         | {"verdict": _verdict(verdict, value_text(verdict))}
         | {"masquerade": MASQUERADES.get(value_text(masquerades.get(key, "")), NEVER)}
-        | {"inside": _inside(inside.get(key)), "sourceRanges": ranges.get(key, [])}
+        | {"inside": _inside(inside.get(key), internal.get(key, ())), "sourceRanges": ranges.get(key, [])}
         | {"address": "vip" if key.address in vips else "node", "ping": pings.get(key.address, "")}
         | {"tenants": admitted.get(key), "ports": ports.get(key, [])}
         for key, verdict in sorted(verdicts.items())
@@ -197,15 +198,18 @@ def _rests(view: KernelReader, kinds: ByFamily) -> dict[FrontendKey, list[str]]:
 
 
 def _by_frontend(view: KernelReader, sets: ByFamily) -> dict[FrontendKey, Value]:
-    elements = (item for kind in sets.values() for item in view.elements(kind).items())
-    return {slot.frontend: value for slot, value in elements if slot.frontend}
+    return {slot.frontend: value for slot, value in _elements(view, sets).items() if slot.frontend}
+
+
+def _elements(view: KernelReader, sets: ByFamily) -> dict[ElementKey, Value]:
+    return dict(item for kind in sets.values() for item in view.elements(kind).items())
 
 
 def _verdict(value: Value, otherwise: str) -> str:
     return "accept" if is_short(value) else VERDICTS.get(value_text(value), otherwise)
 
 
-def _inside(value: Value | None) -> str:
+def _inside(value: Value | None, internal: Collection[Destination]) -> str:
     if isinstance(value, FrontendKey):
         return format_endpoint(value.address, value.port)
-    return by_rules(number_of_endpoints(value_text(value))) if value else ""
+    return by_rules(len(internal)) if value else ""

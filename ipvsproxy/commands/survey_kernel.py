@@ -30,7 +30,7 @@ from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.plan.state import USUAL, KernelState, ServerAttributes
+from ipvsproxy.plan.state import DestinationAttributes, KernelState, ServerAttributes
 from ipvsproxy.ruleset.elements import needed_parts
 from ipvsproxy.ruleset.filters import FilterChain
 
@@ -66,7 +66,10 @@ def read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surro
     facts.processes = seen or ()
     if state is not None:
         servers = [as_fact(key, s.server, s.destinations) for key, s in sorted(state.servers.items())]
-        short = [as_fact(s.key, NO_SERVER, dict.fromkeys(s.endpoints, USUAL)) for s in short_paths(state.elements)]
+        short = [
+            as_fact(s.key, NO_SERVER, {d: DestinationAttributes(places) for d, places in s.endpoints.items()})
+            for s in short_paths(state.elements)
+        ]
         facts.servers = (*servers, *short)
         facts.vips = tuple(sorted({s.address for s in facts.servers} - set(map(format_ip, others))))
     facts.host = _tried(facts, "host", lambda: _host(facts, config, has_ipvs=has_ipvs))

@@ -1,13 +1,18 @@
 """Frontends on the short path, as the elements of the ruleset have them: IPVS has no virtual server for them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import family
 from ipvsproxy.plan.records import Counters, DestinationRecord, State
-from ipvsproxy.plan.state import USUAL, Destination, FrontendKey
+from ipvsproxy.plan.state import Destination, DestinationAttributes, FrontendKey
 from ipvsproxy.ruleset.elements import ElementKey, Value, is_short
-from ipvsproxy.ruleset.schema import ENDPOINTS, FRONTENDS, INTERNAL_ENDPOINTS, ByFamily
+from ipvsproxy.ruleset.schema import ENDPOINTS, INTERNAL_ENDPOINTS, SHORT_FRONTENDS, ByFamily
+
+EndpointPlaces = Mapping[Destination, int]
+NO_PLACES: EndpointPlaces = {}
+"""Endpoints in order, and how many of the places each of them has of which a new connection gets one by chance."""
 
 
 class ShortPath(NamedTuple):
@@ -17,31 +22,29 @@ class ShortPath(NamedTuple):
     """
 
     key: FrontendKey
-    endpoints: tuple[Destination, ...]
-    internal: tuple[Destination, ...] = ()
+    endpoints: EndpointPlaces
+    internal: EndpointPlaces = NO_PLACES
 
 
 def short_paths(elements: Mapping[ElementKey, Value]) -> list[ShortPath]:
-    """Return all frontends on the short path, in order."""
-    sets = tuple(FRONTENDS.values())
-    keys = sorted(s.frontend for s, value in elements.items() if s.set in sets and s.frontend and is_short(value))
-    endpoints, internal = (_by_frontend(elements, kinds) for kinds in (ENDPOINTS, INTERNAL_ENDPOINTS))
-    return [ShortPath(key, endpoints.get(key, ()), internal.get(key, ())) for key in keys]
+    """Return all frontends on the short path, in order, with those that have no endpoint now."""
+    sets = tuple(SHORT_FRONTENDS.values())
+    keys = sorted(slot.frontend for slot in elements if slot.set in sets and slot.frontend)
+    endpoints, internal = (by_frontend(elements, kinds) for kinds in (ENDPOINTS, INTERNAL_ENDPOINTS))
+    return [ShortPath(key, endpoints.get(key, {}), internal.get(key, {})) for key in keys]
 
 
-def _by_frontend(
-    elements: Mapping[ElementKey, Value], maps: ByFamily
-) -> dict[FrontendKey, tuple[Destination, ...]]:
-    found: dict[FrontendKey, list[Destination]] = {}
+def by_frontend(elements: Mapping[ElementKey, Value], maps: ByFamily) -> dict[FrontendKey, EndpointPlaces]:
+    """Return the endpoints of each frontend that some maps have."""
+    found: dict[FrontendKey, Counter[Destination]] = {}
     kinds = tuple(maps.values())
     for slot, to in elements.items():
         if slot.set in kinds and isinstance(to, FrontendKey) and slot.frontend:
-            found.setdefault(slot.frontend, []).append(Destination(to.address, to.port))
-    return {key: tuple(sorted(targets)) for key, targets in found.items()}
+            found.setdefault(slot.frontend, Counter())[Destination(to.address, to.port)] += 1
+    return {key: dict(sorted(places.items())) for key, places in found.items()}
 
 
-def number_of_endpoints(verdict: str) -> int:
-    """Return over how many endpoints a verdict spreads new connections."""
+def _number_of_places(verdict: str) -> int:
     return int(verdict.rpartition("_")[2])
 
 
@@ -51,8 +54,14 @@ def by_rules(endpoints: int) -> str:
 
 
 def endpoints(state: State, key: FrontendKey, verdict: str) -> list[DestinationRecord]:
-    """Look up the endpoints of a frontend to which a verdict leads, each by its number. Raises KernelError."""
+    """Look up the endpoints of a frontend to which a verdict leads, by its places. Raises KernelError.
+
+    The weight of each is the number of its places.
+    """
     kind = (ENDPOINTS if is_short(verdict) else INTERNAL_ENDPOINTS)[family(key.address)]
-    found = (state.find(kind, key, place) for place in range(number_of_endpoints(verdict)))
-    targets = [match.value for match in found if match and isinstance(match.value, FrontendKey)]
-    return [DestinationRecord(Destination(to.address, to.port), USUAL, 0, 0, 0, Counters()) for to in targets]
+    found = (state.find(kind, key, place) for place in range(_number_of_places(verdict)))
+    targets = Counter(match.value for match in found if match and isinstance(match.value, FrontendKey))
+    return [
+        DestinationRecord(Destination(to.address, to.port), DestinationAttributes(count), 0, 0, 0, Counters())
+        for to, count in targets.items()
+    ]

@@ -238,10 +238,10 @@ class _Walk:
     # The short path
 
     def _short_path(self, found: Sequence[DestinationRecord]) -> Explanation:
-        targets = []
+        targets, places = [], sum(real.weight for real in found)
         for real in found:
             reason, source = self._masquerade(real.destination.address)
-            targets.append(Target(real, 1 / len(found), source, reason))
+            targets.append(Target(real, real.weight / places, source, reason))
         return Explanation(
             self._packet, self._sender, tuple(self._steps), PacketOutcome.ACCEPTED,
             f"conntrack sends it to one of {len(targets)} endpoints" if len(targets) > 1

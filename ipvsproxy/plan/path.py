@@ -8,13 +8,11 @@ does the rest. Deterministic, no I/O.
 from typing import NamedTuple
 
 from ipvsproxy.config import DataPath, DetectLocalMode
-from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance
+from ipvsproxy.plan.balance import Destinations
 from ipvsproxy.plan.model import Service
+from ipvsproxy.plan.places import SHORT_SCHEDULERS, places_by_weight
 from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Path
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS
-
-SHORT_SCHEDULER = "rr"
-"""The scheduler of IPVS that sends as many connections to each endpoint as chance does."""
 
 
 class PathChoice(NamedTuple):
@@ -34,18 +32,17 @@ def path_of_service(
     service: Service,
     configured: DataPath,
     scheduler: str,
-    balance: Balance,
     detection: DetectLocalMode | None,
 ) -> PathChoice:
     """Choose for all frontends of a Service."""
     if (service.data_path or configured) == BY_IPVS:
         return IPVS_IS_WANTED
     wishes = (
-        (scheduler != SHORT_SCHEDULER, f"the scheduler {scheduler}"),
+        (scheduler not in SHORT_SCHEDULERS, f"the scheduler {scheduler}"),
         (bool(service.scheduler_flags), "flags of the scheduler"),
         (bool(service.affinity_seconds), "session affinity"),
         (service.one_packet, "UDP packets balanced one by one"),
-        (balance is not NOTHING_SPECIAL, "weights and limits of endpoints"),
+        (bool(service.max_connections[0]), "limits of endpoints"),
         (service.tenant_dns, "a view that leads to its virtual server, the DNS of a tenant"),
         (bool(service.slow_start_seconds), "slow start of endpoints"),
         (bool(service.forwarding), "direct server return"),
@@ -54,11 +51,17 @@ def path_of_service(
     return next((_needs(what) for is_wanted, what in wishes if is_wanted), SHORT)
 
 
-def path_of_port(of_service: PathChoice, endpoints: int) -> PathChoice:
-    """Choose for the frontends of one port with so many endpoints."""
+def path_of_port(of_service: PathChoice, scheduler: str, *audiences: Destinations) -> PathChoice:
+    """Choose for the frontends of one port with these endpoints for some clients each."""
     if of_service.path is IPVS_PATH:
         return of_service
-    return of_service if endpoints <= MOST_ENDPOINTS else _needs(f"more than {MOST_ENDPOINTS} endpoints")
+    for destinations in audiences:
+        counts = places_by_weight(destinations, scheduler)
+        if len(counts) > MOST_ENDPOINTS:
+            return _needs(f"more than {MOST_ENDPOINTS} endpoints")
+        if sum(counts.values()) > MOST_ENDPOINTS:
+            return _needs(f"weights that, in lowest terms, add up to more than {MOST_ENDPOINTS}")
+    return of_service
 
 
 def _needs(what: str) -> PathChoice:

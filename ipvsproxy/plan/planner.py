@@ -36,6 +36,7 @@ from ipvsproxy.plan.safety import AddressRefusal, without
 from ipvsproxy.plan.server import unused_server_wishes
 from ipvsproxy.plan.source_ranges import AdmittedSources, admissions_of, allowed
 from ipvsproxy.plan.state import (
+    NO_DESTINATIONS,
     SHORT_PATH,
     Claim,
     Frontend,
@@ -330,7 +331,7 @@ def _external_frontend(
         serving=view.serving,
         path=view.path.path,
         path_reason=view.path.reason,
-        internal=tuple(view.cluster) if local and is_short else (),
+        internal=view.cluster if local and is_short else NO_DESTINATIONS,
         ping=view.service.ping,
         direct_return=direct,
     )
@@ -344,7 +345,11 @@ def _internal_view(view: PortPlan) -> tuple[View, ...]:
 
 
 def _verdict(view: PortPlan, destinations: Destinations) -> PacketVerdict:
-    """No endpoint anywhere is refused; endpoints elsewhere that a policy forbids are dropped (contract 4.12)."""
+    """No endpoint anywhere is refused; endpoints elsewhere that a policy forbids are dropped (contract 4.12).
+
+    Where all endpoints are in maintenance, IPVS refuses what it gets.
+    """
     if destinations:
-        return ACCEPT
+        takes = view.path.path is not SHORT_PATH or any(a.weight for a in destinations.values())
+        return ACCEPT if takes else PacketVerdict.REFUSE
     return PacketVerdict.DROP if view.exists else PacketVerdict.REFUSE

@@ -66,7 +66,6 @@ class PortPlanner:
             service,
             config.data_path,
             self._scheduler,
-            backends.balance,
             config.detect_local_mode,
         )
 
@@ -75,15 +74,17 @@ class PortPlanner:
         node, config = self._node, self._config
         found = self._backends.of(port, number)
         choice = choose(found, node.name, node.zone)
-        path = path_of_port(self._path, max(len(choice.cluster), len(choice.local)))
+        cluster = self._destinations(choice.cluster)
+        local = self._destinations(choice.local) if self._local else {}
+        path = path_of_port(self._path, self._scheduler, cluster, local)
         return PortPlan(
             service=self._service,
             port=port,
             cluster_ip=cluster_ip,
             inside_port=inside_port,
             server=server_of(self._service, self._scheduler, port.protocol, number),
-            cluster=self._destinations(choice.cluster),
-            local=self._destinations(choice.local) if self._local else {},
+            cluster=cluster,
+            local=local,
             exists=choice.exists,
             # Every endpoint of this node that is used at all is among the local ones.
             hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
 from ipvsproxy.plan.ping import ping_elements
+from ipvsproxy.plan.places import places
 from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Destination, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.ruleset.elements import (
     ADMIT_OR_DROP,
@@ -125,11 +126,12 @@ def _decision(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
     if frontend.path is not SHORT_PATH:
         return {ElementKey(FRONTENDS[number], key): frontend.verdict}
     own: dict[ElementKey, Value] = {ElementKey(SHORT_FRONTENDS[number], key): ""}
-    if frontend.destinations:
+    if frontend.verdict is ACCEPT:
         own.update(balanced_by_rules(frontend))
     else:
         own[ElementKey(FRONTENDS[number], key)] = frontend.verdict
-    own.update(internal_view_by_rules(key, frontend.internal) if frontend.internal else ())
+    if inside := places(frontend.internal, frontend.server.scheduler):
+        own.update(internal_view_by_rules(key, inside))
     return own
 
 
@@ -140,7 +142,8 @@ def may_be_balanced_by_rules(frontend: Frontend) -> bool:
 
 def may_be_view_by_rules(frontend: Frontend) -> bool:
     """Whether views that lead to the server of a frontend could do without for a moment."""
-    return frontend.path is IPVS_PATH and 0 < len(frontend.destinations) <= MOST_ENDPOINTS
+    is_small = frontend.path is IPVS_PATH and len(frontend.destinations) <= MOST_ENDPOINTS
+    return is_small and bool(places(frontend.destinations, frontend.server.scheduler))
 
 
 def served_by_rules(
@@ -155,24 +158,24 @@ def served_by_rules(
             found.update(balanced_by_rules(frontend))
         view = frontends.get(frontend.server_for(LOCAL) or key)
         if frontend.views and view and view.key not in servers and may_be_view_by_rules(view):
-            found.update(internal_view_by_rules(key, view.destinations))
+            found.update(internal_view_by_rules(key, places(view.destinations, view.server.scheduler)))
     return found
 
 
 def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:
-    """Yield the verdict and the endpoints of a frontend on the short path."""
-    key, endpoints = frontend.key, frontend.destinations
+    """Yield the verdict and the endpoints of a frontend on the short path, by place."""
+    key, chosen = frontend.key, places(frontend.destinations, frontend.server.scheduler)
     number = family(key.address)
-    yield ElementKey(FRONTENDS[number], key), short_path(len(endpoints))
-    for place, to in enumerate(_ends(key, endpoints)):
+    yield ElementKey(FRONTENDS[number], key), short_path(len(chosen))
+    for place, to in enumerate(_ends(key, chosen)):
         yield ElementKey(ENDPOINTS[number], key, place), to
 
 
-def internal_view_by_rules(key: FrontendKey, endpoints: Collection[Destination]) -> Iterator[Element]:
-    """Yield what leads local pods and the node from a frontend to endpoints."""
+def internal_view_by_rules(key: FrontendKey, chosen: Collection[Destination]) -> Iterator[Element]:
+    """Yield what leads local pods and the node from a frontend to endpoints, by place."""
     number = family(key.address)
-    yield ElementKey(SHORT_VIEWS[number], key), short_view(len(endpoints))
-    for place, to in enumerate(_ends(key, endpoints)):
+    yield ElementKey(SHORT_VIEWS[number], key), short_view(len(chosen))
+    for place, to in enumerate(_ends(key, chosen)):
         yield ElementKey(INTERNAL_ENDPOINTS[number], key, place), to
 
 

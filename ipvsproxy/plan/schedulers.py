@@ -69,7 +69,7 @@ class Schedulers:
             else:
                 self.unknown.add(module)
                 is_known = False
-            # Who asks for one wants IPVS; the short path until it is there would be two changes of the path.
+            # Most that ask for one go by IPVS; the short path until it is there would be two changes of the path.
             service = replace(service, **{field: "", "data_path": DataPath.IPVS.value})
         return service, complaints, is_known
 

@@ -188,7 +188,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     admission: GroupAdmission | None = None
     path: Path = Path.IPVS
     path_reason: str = ""
-    internal: tuple[Destination, ...] = ()
+    internal: Mapping[Destination, DestinationAttributes] = NO_DESTINATIONS
     ping: str = ""
     port_ranges: tuple[PortRange, ...] = ()
     direct_return: bool = False

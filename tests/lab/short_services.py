@@ -76,6 +76,10 @@ class ShortServices:
         """Return name, state and open connections of each endpoint, as `show` has them."""
         return [(self._name(row, family), row["state"], row["active"]) for row in self._shown("endpoints", family)]
 
+    def weights(self, family: int) -> list[tuple[str, int]]:
+        """Return name and weight of each endpoint, as `show` has them."""
+        return [(self._name(row, family), row["weight"]) for row in self._shown("endpoints", family)]
+
     def connections(self, family: int) -> list[tuple[str, str]]:
         """Return the endpoint's name and the state of each connection, as `show` has them."""
         return [(self._name(row, family), row["state"]) for row in self._shown("connections", family)]

@@ -16,6 +16,8 @@ SHARED = [
 ]  # fmt: skip
 """External addresses, the ClusterIP of a Service, a pod's, another node's and the node's own among them."""
 OWN_PODS = ("10.244.1.", "fd00:10:244:1:")
+WEIGHED = "10.244.1.1"
+"""A pod that may have a weight of its own; pods are named by their addresses."""
 NAMES = ["EBUSY", "ENOBUFS", "EINTR", "EEXIST", "ESRCH", "ENOENT", "ENOMEM", "EBADF", "EPERM"]
 CODES = [getattr(errno, name) for name in NAMES]
 
@@ -34,7 +36,9 @@ annotated = st.one_of(
         optional={
             "scheduler": st.sampled_from(["wrr", "mh", "sh"]),
             "max_connections": st.sampled_from([(0, 0), (9, 0), (9, 5)]),
-            "weights": st.sampled_from([(("*", 3),), (("*", 0),)]),
+            "weights": st.sampled_from(
+                [(("*", 3),), (("*", 0),), ((WEIGHED, 3),), ((WEIGHED, 0), ("*", 2)), ((WEIGHED, 99),)]
+            ),
             "ping": st.sampled_from(["always", "when-ready", "off"]),
             "affinity_scope": st.just("service"),
             "forwarding": st.sampled_from(["ipip", "gue"]),
@@ -75,7 +79,10 @@ def services(draw):
 def slices(draw):
     name, six = draw(names), draw(st.booleans())
     found = draw(st.lists(pods_v6 if six else pods, unique=True))
-    made = [endpoint(a, "node1" if a.startswith(OWN_PODS) else "node2", ready=draw(st.booleans())) for a in found]
+    made = [
+        endpoint(a, "node1" if a.startswith(OWN_PODS) else "node2", ready=draw(st.booleans()), name=a)
+        for a in found
+    ]
     ports = ((draw(st.sampled_from([8080, 80])), "TCP", "web"), (5353, "UDP", "dns"))
     return slice_of(name, *made, ports=ports, name=f"{name}-{'v6' if six else draw(st.sampled_from('ab'))}")
 

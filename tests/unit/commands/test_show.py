@@ -132,8 +132,34 @@ def test_connections_of_the_short_path_are_those_of_conntrack(capsys, view, monk
     assert [row["endpoint"] for row in shown(capsys, "connections")["items"]] == [*[str(near)] * 3, str(gone)]
 
 
+def test_weights_on_the_short_path(capsys, view, monkeypatch):
+    near, far = "10.244.1.1:8080", "10.244.2.1:8080"
+    slices = slice_of("web", endpoint("10.244.1.1", name="web-0"), endpoint("10.244.2.1", name="web-1"))
+
+    def rows_of(topic, *weights):
+        svc = service(data_path="auto", scheduler="wrr", weights=weights)
+        objects = [Listed(Kind.SERVICE, {svc.key: svc}), Listed(Kind.ENDPOINT_SLICE, {slices.key: slices})]
+        ledger = desired(config(), [*objects, Listed(Kind.NODE, {})], HERE)
+        resting = {str(key): [*map(str, found)] for key, found in ledger.in_maintenance().items()}
+        monkeypatch.setattr(show, "KernelReader", lambda: MemoryView(MemoryState(ledger, HERE)))
+        monkeypatch.setattr(show, "names", lambda *_: Names({}, maintenance=resting))
+        capsys.readouterr()
+        return shown(capsys, topic)["items"]
+
+    def endpoints(*weights):
+        return {row["endpoint"]: (row["state"], row["weight"]) for row in rows_of("endpoints", *weights)}
+
+    assert endpoints(("web-0", 30), ("web-1", 20)) == {near: ("serving", 3), far: ("serving", 2)}
+    assert endpoints(("web-0", 7), ("web-1", 0)) == {near: ("serving", 1), far: ("maintenance", 0)}
+    none = ("web-0", 0), ("web-1", 0)
+    assert endpoints(*none) == {near: ("maintenance", 0), far: ("maintenance", 0)}
+    (web,) = rows_of("services", *none)
+    assert (web["verdict"], web["endpoints"], web["maintenance"]) == ("refuse", 0, 2)
+
+
 def test_the_internal_view_of_a_frontend_on_the_short_path(capsys, view, monkeypatch):
-    svc = service(external_local=True, load_balancer_ips=["203.0.113.77"], data_path="auto")
+    svc = service(external_local=True, load_balancer_ips=["203.0.113.77"], data_path="auto", scheduler="wrr",
+                  same_zone_weight=3)  # fmt: skip
     local = [Listed(Kind.SERVICE, {svc.key: svc}), *listed()[1:]]
     ledger = desired(config(cluster_cidrs=("10.244.0.0/16",)), local, HERE)
     monkeypatch.setattr(show, "KernelReader", lambda: MemoryView(MemoryState(ledger, HERE)))

@@ -3,9 +3,12 @@
 import pytest
 
 from ipvsproxy.config import DataPath, DetectLocalMode
+from ipvsproxy.plan.places import places
 from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.rules import balanced_by_rules, elements, may_be_balanced_by_rules
 from ipvsproxy.plan.state import Path
-from ipvsproxy.ruleset.schema import MOST_ENDPOINTS
+from ipvsproxy.ruleset.elements import ElementKey, PacketVerdict
+from ipvsproxy.ruleset.schema import ENDPOINTS, FRONTENDS, MOST_ENDPOINTS, SHORT_VIEWS
 from tests.support.build import config, endpoint, key, node, service, slice_of
 
 WEB = key("10.96.0.10:80")
@@ -43,8 +46,8 @@ def test_a_service_chooses_for_itself():
         ({"scheduler": "mh"}, {}, "the scheduler mh"),
         ({"scheduler_flags": ("flag-1",)}, {}, "flags of the scheduler"),
         ({"affinity_seconds": 60}, {}, "session affinity"),
-        ({"max_connections": (100, 80)}, {}, "weights and limits of endpoints"),
-        ({"slow_start_seconds": 30.0}, {}, "slow start of endpoints"),
+        ({"max_connections": (100, 80)}, {}, "limits of endpoints"),
+        ({"slow_start_seconds": 30.0, "scheduler": "wrr"}, {}, "slow start of endpoints"),
         (
             {},
             {"detect_local_mode": DetectLocalMode.BRIDGE_INTERFACE},
@@ -55,6 +58,66 @@ def test_a_service_chooses_for_itself():
 )
 def test_what_only_ipvs_has_keeps_a_service_there(wishes, settings, reason):
     assert path(service(**wishes), **settings) == (Path.IPVS, f"{reason}: only with IPVS")
+
+
+ONE, TWO = endpoint("10.244.1.1", name="web-1"), endpoint("10.244.2.2", name="web-2")
+TOO_LARGE = f"weights that, in lowest terms, add up to more than {MOST_ENDPOINTS}"
+
+
+@pytest.mark.parametrize(
+    ("weights", "chosen"),
+    [
+        ((1, 1), ["1", "2"]),
+        ((3, 2), ["1", "1", "1", "2", "2"]),
+        ((300, 200), ["1", "1", "1", "2", "2"]),
+        ((5, 0), ["1"]),
+        ((63, 1), ["1"] * 63 + ["2"]),
+        ((64, 1), None),
+        ((65535, 65534), None),
+        ((65535, 0), ["1"]),
+    ],
+)
+def test_weights_are_places(weights, chosen):
+    wishes = {"scheduler": "wrr", "weights": tuple(zip(("web-1", "web-2"), weights, strict=True))}
+    (frontend,) = plan(service(**wishes), ONE, TWO, data_path=DataPath.AUTO).values()
+    own = elements(frontend).own
+    found = sorted(str(to)[7] for slot, to in own.items() if slot.set in ENDPOINTS.values())
+    if chosen is None:
+        assert (frontend.path, frontend.path_reason) == (Path.IPVS, f"{TOO_LARGE}: only with IPVS")
+        assert not found
+    else:
+        assert (frontend.path, found) == (Path.SHORT, chosen)
+        assert own[ElementKey(FRONTENDS[4], WEB)] == f"goto endpoints_{len(chosen)}"
+        assert {slot.rest for slot in own if slot.set in ENDPOINTS.values()} == set(range(len(chosen)))
+
+
+def test_rr_knows_of_weights_only_that_0_is_none():
+    weights = (("web-1", 3), ("web-2", 200))
+    (frontend,) = plan(service(weights=weights), ONE, TWO, data_path=DataPath.AUTO).values()
+    assert places(frontend.destinations, frontend.server.scheduler) == tuple(frontend.destinations)
+    (frontend,) = plan(service(weights=(("web-1", 0),)), ONE, TWO, data_path=DataPath.AUTO).values()
+    assert list(map(str, places(frontend.destinations, "rr"))) == ["10.244.2.2:8080"]
+
+
+def test_where_all_endpoints_are_in_maintenance_new_connections_are_refused():
+    svc = service(
+        weights=(("web-1", 0),), external_local=True, load_balancer_ips=["203.0.113.5"], internal_local=True
+    )
+    found = plan(svc, ONE, TWO, data_path=DataPath.AUTO)
+    balancer = elements(found[key("203.0.113.5:80")]).own
+    assert found[WEB].verdict is found[key("203.0.113.5:80")].verdict is PacketVerdict.REFUSE
+    assert balancer[ElementKey(SHORT_VIEWS[4], key("203.0.113.5:80"))] == "goto internal_endpoints_1"
+    by_ipvs = plan(svc, ONE, TWO)
+    assert by_ipvs[WEB].verdict is PacketVerdict.ACCEPT  # IPVS refuses itself
+
+
+def test_a_moment_without_server_has_each_endpoint_once_where_weights_are_large():
+    wishes = {"scheduler": "wrr", "weights": (("web-1", 64),)}
+    (frontend,) = plan(service(**wishes), ONE, TWO).values()
+    assert may_be_balanced_by_rules(frontend)
+    assert dict(balanced_by_rules(frontend))[ElementKey(FRONTENDS[4], WEB)] == "goto endpoints_2"
+    (frontend,) = plan(service(weights=(("web-1", 0), ("web-2", 0))), ONE, TWO).values()
+    assert not may_be_balanced_by_rules(frontend)
 
 
 def test_so_many_endpoints_have_a_chain():
@@ -88,5 +151,5 @@ def test_the_internal_view_has_endpoints_and_no_server():
     assert [str(d) for d in balancer.destinations] == ["10.244.1.1:8080"]
     assert sorted(map(str, balancer.internal)) == ["10.244.1.1:8080", "10.244.2.2:8080"]
     assert balancer.views == ()
-    assert found[WEB].internal == ()
+    assert found[WEB].internal == {}
     assert [str(d) for d in found[WEB].destinations] == ["10.244.1.1:8080"]
