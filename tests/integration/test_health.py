@@ -76,11 +76,12 @@ def balanced(lab: Lab, *pods: str) -> list[dict[str, Any]]:
     return [made, endpoint_slice("front", PORTS, [endpoint(lab, lab.host(name)) for name in pods])]
 
 
-def test_load_balancers_and_monitoring(lab: Lab, manifests: ManifestFolder) -> None:
+@pytest.mark.parametrize("data_path", ["ipvs", "auto"])
+def test_load_balancers_and_monitoring(lab: Lab, manifests: ManifestFolder, data_path: str) -> None:
     node, client = lab.nodes[0], lab.client
     manifests.write("nodes", node_object(node))
     manifests.write("front", *balanced(lab, "p11", "p12", "p21"))
-    lab.proxy(node, manifests.path)
+    lab.proxy(node, manifests.path, [*DEFAULT_PROXY_ARGS, f"--data-path={data_path}"])
 
     def check(address: str = node.ipv4) -> tuple[int, str, dict[str, str]]:
         return ask(client, address, CHECK)

@@ -59,6 +59,22 @@ def _answer(talk: Conversation) -> tuple[str, str, int]:
     return result.name, result.seen_source, result.seen_port
 
 
+@pytest.mark.needs("sctp")
+def test_sctp_connections_end_with_their_endpoint(short: ShortServices, family: int) -> None:
+    """As with IPVS: there is no drain of SCTP (contract 4.5)."""
+    short.put(WEB, "p11 p21")
+    eventually(lambda: short.names("p12", family, "sctp") == {"p11", "p21"})
+    with contextlib.ExitStack() as stack:
+        question = short.question("p12", family, "sctp")
+        talks = [stack.enter_context(Conversation(question, 2.0)) for _ in range(8)]
+        first = [talk.ask().name for talk in talks]
+        assert set(first) == {"p11", "p21"}
+        short.put(WEB, "p21", leaving="p11")
+        ending = [talk for talk, name in zip(talks, first, strict=True) if name == "p11"]
+        eventually(lambda: all(talk.ask().name == "" for talk in ending))
+        assert all(talk.ask().name == "p21" for talk in talks if talk not in ending)
+
+
 def test_connections_end_with_the_drain_timeout_of_their_endpoint(short: ShortServices, family: int) -> None:
     """Its time begins when it gets no new connections, though slices list it as ending all the while."""
     timeout = {"drain-timeout": "4s"}

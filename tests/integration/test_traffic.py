@@ -126,6 +126,7 @@ def test_internal_local_never_leaves_the_node(services: PublishedServices, famil
     assert wrong(ask_everything(services.lab, services.cases(services.INTERNAL, family, table))) == []
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
 @pytest.mark.parametrize("family", [4, 6])
 def test_without_endpoints_everybody_is_refused_at_once(
@@ -150,6 +151,7 @@ def test_a_pod_reaches_itself(services: PublishedServices, family: int) -> None:
         assert (result.seen_source == expected) is (result.name == "p21")
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_ports_of_the_host_do_not_answer_on_a_vip(services: PublishedServices, family: int) -> None:
     lab, node = services.lab, services.lab.nodes[0]
@@ -193,6 +195,7 @@ HOST_PORT_RULES = """table inet hostports {
 }"""
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_host_ports_of_others_do_not_take_connections_to_vips(services: PublishedServices, family: int) -> None:
     lab, node, pod = services.lab, services.lab.nodes[0], services.lab.host("p12")
@@ -219,6 +222,7 @@ TO_A_VIP = """table inet elsewhere {
 }"""
 
 
+@BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_dnat_of_others_to_a_vip_leads_to_no_port_of_the_host(services: PublishedServices, family: int) -> None:
     lab, node = services.lab, services.lab.nodes[0]
@@ -246,6 +250,7 @@ def marks(lab: Lab, node: LabNode) -> dict[str, int]:
     return {name: int(count) for count, name in re.findall(r'packets (\d+) bytes \d+ comment "(\w+)"', text)}
 
 
+@BOTH_PATHS
 def test_services_work_though_the_forward_policy_is_drop(services: PublishedServices) -> None:
     lab, node = services.lab, services.lab.nodes[0]
     for family in ("ip", "ip6"):
@@ -271,6 +276,7 @@ def test_services_work_though_the_forward_policy_is_drop(services: PublishedServ
         lab.run(node, ["nft", "delete table ip filter; delete table ip6 filter; delete table inet marks"])
 
 
+@BOTH_PATHS
 @pytest.mark.needs("tool:ping")
 @pytest.mark.parametrize("family", [4, 6])
 def test_ping_answers_on_a_vip(services: PublishedServices, family: int) -> None:
@@ -279,6 +285,7 @@ def test_ping_answers_on_a_vip(services: PublishedServices, family: int) -> None
         lab.run(host, ["ping", f"-{family}", "-c1", "-W5", cluster_ip(services.WEB, family)])
 
 
+@BOTH_PATHS
 def test_open_connections_survive_a_killed_proxy_and_its_restart(services: PublishedServices) -> None:
     lab = services.lab
     proxy = next(p for p in lab.proxies if p.netns == lab.nodes[0].netns)
@@ -312,6 +319,7 @@ def test_a_removed_endpoint_drains(services: PublishedServices) -> None:
     eventually(lambda: set(spread(question, 4)) == {"p11", "p21"})
 
 
+@BOTH_PATHS
 def test_damage_is_repaired(services: PublishedServices) -> None:
     lab, node = services.lab, services.lab.nodes[0]
     address, number = services.ways(services.WEB, 4)["LoadBalancer"]

@@ -37,12 +37,12 @@ def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iter
     session_lab.take_back()
 
 
-def served_with(services: PublishedServices, mode: str) -> None:
+def served_with(services: PublishedServices, mode: str, data_path: str = "ipvs") -> None:
     """Start a proxy on node1 in a mode, after whatever ran before it."""
     for proxy in services.lab.proxies:
         proxy.kill()
     node = services.lab.nodes[0]
-    args = [*DEFAULT_PROXY_ARGS, f"--vip-mode={mode}", "--ipvs-sync-period=3s"]
+    args = [*DEFAULT_PROXY_ARGS, f"--vip-mode={mode}", f"--data-path={data_path}", "--ipvs-sync-period=3s"]
     started = services.lab.proxy(node, services.folder.path, args, wait=False)
     started.wait_for(messages.SYNCED)
 
@@ -75,9 +75,10 @@ def test_switching_forms_loses_no_connection(services: PublishedServices) -> Non
             assert [talk.ask().name for talk in talks] == served_by, mode
 
 
+@pytest.mark.parametrize("data_path", ["ipvs", "auto"])
 @pytest.mark.parametrize("mode", ["address", "route"])
-def test_both_forms_serve_every_way_in(services: PublishedServices, mode: str) -> None:
-    served_with(services, mode)
+def test_both_forms_serve_every_way_in(services: PublishedServices, mode: str, data_path: str) -> None:
+    served_with(services, mode, data_path)
     for family in (4, 6):
         assert wrong(ask_everything(services.lab, services.cases(PublishedServices.WEB, family, TABLE))) == []
         address = cluster_ip(PublishedServices.WEB, family)

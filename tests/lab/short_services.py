@@ -13,6 +13,7 @@ from ipvsproxy.base.address import format_endpoint, parse_ip
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.plan.state import FrontendKey
 from tests.lab import netns
+from tests.lab.capabilities import missing
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
 from tests.lab.packets import Tap, send_segment
@@ -25,7 +26,7 @@ from tests.support.api_object import ApiObject
 WEB, OTHER = 90, 91
 AHEAD = 2**29
 """Of the window; what is as far behind it counts as late, and is translated."""
-PORTS = [port(80, 8080, "TCP", "web"), port(80, 8081, "UDP", "dns")]
+PORTS = [port(80, 8080, "TCP", "web"), port(80, 8081, "UDP", "dns"), port(80, 8082, "SCTP", "sig")]
 ARGS = [*DEFAULT_PROXY_ARGS, "--data-path=auto", "--ipvs-sync-period=2s"]
 
 
@@ -109,6 +110,8 @@ def short_services(lab: Lab, path: pathlib.Path) -> Iterator[ShortServices]:
     for host in (*lab.pods, lab.nodes[0]):
         lab.responder.listen(host, 8080)
         lab.responder.listen(host, 8081, "udp")
+        if not missing("sctp"):
+            lab.responder.listen(host, 8082, "sctp")
     services = ShortServices(lab, folder)
     yield services
     services.proxy.kill()
