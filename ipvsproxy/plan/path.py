@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ipvsproxy.config import DataPath, DetectLocalMode
 from ipvsproxy.plan.balance import Destinations
 from ipvsproxy.plan.model import Service
-from ipvsproxy.plan.places import SHORT_SCHEDULERS, places_by_weight
+from ipvsproxy.plan.places import SHORT_SCHEDULERS, are_usual, places_by_weight
 from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Path
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS
 
@@ -56,6 +56,8 @@ def path_of_port(of_service: PathChoice, scheduler: str, *audiences: Destination
     if of_service.path is IPVS_PATH:
         return of_service
     for destinations in audiences:
+        if len(destinations) <= MOST_ENDPOINTS and are_usual(destinations):
+            continue
         counts = places_by_weight(destinations, scheduler)
         if len(counts) > MOST_ENDPOINTS:
             return _needs(f"more than {MOST_ENDPOINTS} endpoints")

@@ -26,12 +26,18 @@ def places(destinations: Destinations, scheduler: str) -> tuple[Destination, ...
     Where weights demand more places than there are chains, each has one. That is for a moment: such a frontend has
     a virtual server (`plan.path`).
     """
-    if all(attributes is USUAL for attributes in destinations.values()):
+    if are_usual(destinations):
         return tuple(destinations)
     counts = places_by_weight(destinations, scheduler)
     if sum(counts.values()) > MOST_ENDPOINTS:
         return tuple(counts)
     return tuple(chain.from_iterable(repeat(destination, count) for destination, count in counts.items()))
+
+
+def are_usual(destinations: Destinations) -> bool:
+    """Whether no endpoint has a weight of its own: of most frontends, and quickly seen."""
+    found = [*destinations.values()]
+    return found.count(USUAL) == len(found)
 
 
 def places_by_weight(destinations: Destinations, scheduler: str) -> Mapping[Destination, int]:

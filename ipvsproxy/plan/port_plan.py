@@ -20,7 +20,7 @@ from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.path import PathChoice, path_of_port, path_of_service
 from ipvsproxy.plan.server import server_of
 from ipvsproxy.plan.state import SHORT_PATH, Destination, ServerAttributes
-from ipvsproxy.plan.topology import PortEndpoint, choose
+from ipvsproxy.plan.topology import Choice, PortEndpoint, choose
 
 HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
@@ -93,10 +93,16 @@ class PortPlanner:
             quiet=config.suppress_vip_arp and number == 4,
             drain_seconds=self._drain_seconds,
             serving=_serving(found) if port.protocol is UDP else (),
-            remaining=_remaining(found) if path.path is SHORT_PATH or self._drains_with_pod else (),
+            remaining=_remaining(found) if self._needs_remaining(path, found, choice) else (),
             path=path,
             direct=direct_return_of_port(self._service, port, found, node),
         )
+
+    def _needs_remaining(self, path: PathChoice, found: Sequence[PortEndpoint], choice: Choice) -> bool:
+        """Whether more has to be known than the endpoints in use; on the short path, those that are not."""
+        if self._drains_with_pod or path.path is not SHORT_PATH:
+            return self._drains_with_pod
+        return len(found) > len(choice.cluster) or self._service.internal_local
 
     def _destinations(self, backends: Sequence[PortEndpoint]) -> Destinations:
         """Sorted, then rotated, with the attributes of each."""

@@ -156,18 +156,17 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     """One wanted frontend: its virtual server and everything the ruleset has about it.
 
     `views` lead new connections of some clients to other virtual servers: a Local policy has one for local pods
-    and the node. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we
-    put on the node, `quiet` that no ARP is answered for it. `hairpins` are addresses of destinations that run on
-    this node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0
-    without limit, UNTIL_POD_IS_GONE: as long as it is in `remaining`, all endpoints that the slices list;
-    it is filled for that, and on the short path. `serving` (UDP only) are all endpoints of the Service port that
-    serve, on whatever node, whether or not this frontend uses them. `destinations` are in the order in which a new
-    server gets them. On the short path there is no server; `path_reason` states why a frontend is not on it that
-    was to be. `internal` are the endpoints of its
-    internal view there, which needs no other server and is none of `views`. `admission` is None where all local
-    pods may connect. `ping` is what the Service asks for pings (`plan.ping`), empty for nothing. With
-    `port_ranges` the port of `key` is 0, which stands for all ports in them. With `direct_return` destinations are
-    reached through a tunnel and answer clients themselves.
+    and the node. `ranges` lists who may connect (empty: everybody). `bind` means that the address is a VIP we put
+    on the node, `quiet` that no ARP is answered for it. `hairpins` are addresses of destinations that run on this
+    node. `drain_seconds` is how long a destination that is no longer wanted may keep its connections, 0 without
+    limit, UNTIL_POD_IS_GONE: as long as it is in `remaining`, all endpoints that the slices list; it is filled for
+    that, and on the short path where not all are in use. `serving` (UDP only) are all endpoints of the Service
+    port that serve, on whatever node, whether or not this frontend uses them. `destinations` are in the order in
+    which a new server gets them. On the short path there is no server; `path_reason` states why a frontend is not
+    on it that was to be. `internal` are the endpoints of its internal view there, which needs no other server and
+    is none of `views`. `admission` is None where all local pods may connect. `ping` is what the Service asks for
+    pings (`plan.ping`), empty for nothing. With `port_ranges` the port of `key` is 0, which stands for all ports
+    in them. With `direct_return` destinations are reached through a tunnel and answer clients themselves.
     """
 
     key: FrontendKey
