@@ -18,7 +18,7 @@ from ipvsproxy.config import Config
 from ipvsproxy.diagnosis.facts import Facts, KernelFacts
 from ipvsproxy.diagnosis.foreign import is_ours
 from ipvsproxy.diagnosis.links import unserved
-from ipvsproxy.diagnosis.shape import rules_by_chain
+from ipvsproxy.diagnosis.shape import in_order, rules_by_chain
 from ipvsproxy.inspect.short_path import short_paths
 from ipvsproxy.kernel.filters.legacy import read_legacy
 from ipvsproxy.kernel.filters.nf_tables import read_chains
@@ -80,14 +80,15 @@ def _our_rules(
     config: Config, chains: Iterable[FilterChain], state: KernelState | None
 ) -> dict[str, tuple[str, ...]]:
     """Return the rules that must be there; of a part, if elements need it or some of its chains are there."""
-    here = {chain.name for chain in chains if is_ours(chain)}
+    here = {chain.name: chain.rules for chain in chains if is_ours(chain)}
     needed = needed_parts(state.elements if state else ())
-    found = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False, parts=()))
+    of_all = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False, parts=()))
+    found = dict(of_all)
     for name in PARTS:
         rules = rules_by_chain(part(name, config.masquerade_mark))
-        if name in needed or not here.isdisjoint(rules):
-            found |= rules
-    return found
+        if name in needed or not here.keys().isdisjoint(rules.keys() - of_all.keys()):
+            found |= {chain: (*found.get(chain, ()), *ends) for chain, ends in rules.items()}
+    return {name: in_order(ends, len(of_all.get(name, ends)), here.get(name, ())) for name, ends in found.items()}
 
 
 def _read_servers(

@@ -7,6 +7,7 @@ from ipvsproxy.diagnosis.facts import Facts
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked, warning
 from ipvsproxy.diagnosis.foreign import is_ours
 from ipvsproxy.diagnosis.proxies import is_installed
+from ipvsproxy.diagnosis.shape import ending
 from ipvsproxy.ruleset.filters import FilterChain
 
 SHOWN = 10
@@ -69,7 +70,7 @@ def _changed(chain: FilterChain | None, ends: Sequence[str]) -> Iterator[str]:
         yield f"{len(chain.rules)} rules, not {len(ends)}"
         return
     for number, (rule, end) in enumerate(zip(chain.rules, ends, strict=True), 1):
-        now = f"{rule.verdict} {rule.target}".rstrip()
+        now = ending(rule)
         if end and now != end:
             yield f"rule {number} ends with {now or 'no verdict'}, not {end}"
 

@@ -1,6 +1,9 @@
 """What rules each chain of our table must have, as far as one line tells: their number and how each one ends."""
 
 import re
+from collections.abc import Sequence
+
+from ipvsproxy.ruleset.filters import FilterRule
 
 NO_RULES = ("type ", "#", "policy ")
 ENDS = (re.compile(r"\b((?:goto|jump) \w+|accept|drop|return)$"), re.compile(r"\b(masquerade|reject|dnat)\b"))
@@ -21,3 +24,17 @@ def rules_by_chain(text: str) -> dict[str, tuple[str, ...]]:
             end = next(filter(None, (pattern.search(line) for pattern in ENDS)), None)
             found[chain].append(end[1] if end else "")
     return {name: tuple(ends) for name, ends in found.items()}
+
+
+def in_order(ends: tuple[str, ...], first: int, rules: Sequence[FilterRule]) -> tuple[str, ...]:
+    """Return the ends of the rules of a chain, those behind the first ones in the order that the kernel has.
+
+    Parts of the ruleset add their rules to a chain as they are loaded, and are independent of each other.
+    """
+    seen = [ending(rule) for rule in rules]
+    return (*ends[:first], *sorted(ends[first:], key=lambda end: seen.index(end) if end in seen else len(seen)))
+
+
+def ending(rule: FilterRule) -> str:
+    """Return how a rule ends, as `rules_by_chain` does."""
+    return f"{rule.verdict} {rule.target}".rstrip()

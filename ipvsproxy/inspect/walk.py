@@ -34,12 +34,16 @@ from ipvsproxy.ruleset.schema import (
     PORT_RANGES,
     RANGE_MASQUERADE,
     RANGED,
+    RANGED_VIPS,
     SHORT_VIEWS,
+    VIEWED,
     VIPS,
     ByFamily,
 )
 
 INTERNAL_VIEW = "internal view (externalTrafficPolicy Local, or direct server return)"
+OF_EACH_FAMILY = ("inside", "decide", "check_source")
+"""Chains that there are twice, with the number of the family in their names."""
 NOWHERE = "?"
 """The link of a packet whose source no route leads to."""
 
@@ -83,7 +87,7 @@ class _Walk:
         end = self._check_source() or self._admit()
         if end is None:
             self._view()
-            end = self._forwarded() or self._decide()
+            end = self._decide()
         if end.outcome is not None:
             return self._ended(end)
         return self._short_path(self._endpoints) if self._endpoints else self._balance()
@@ -94,9 +98,10 @@ class _Walk:
         )
 
     def _note(self, place: str, what: str, match: ElementMatch | None = None) -> None:
-        self._steps.append(Step(place, what, match))
+        chain = f"{place}{self._number}" if place in OF_EACH_FAMILY else place
+        self._steps.append(Step(chain, what, match))
 
-    # prerouting, output_nat, inside
+    # prerouting, output_nat, inside4, inside6
 
     def _classify(self) -> None:
         if not self._packet.link:
@@ -139,7 +144,7 @@ class _Walk:
     def _view(self) -> None:
         """Follow the view for the group of the source, or else the internal view."""
         match = self._group_view()
-        if match is None and self._sender is not Sender.OUTSIDE:
+        if match is None and self._sender is not Sender.OUTSIDE and self._has_internal_views():
             if self._short_view():
                 return
             match = self._find(INTERNAL_VIEWS, self._packet.to)
@@ -148,6 +153,10 @@ class _Walk:
             internal = match.slot.set in INTERNAL_VIEWS.values()
             what = INTERNAL_VIEW if internal else "the view for this group"
             self._note("inside" if internal else "lead_group", f"{what}: DNAT to {self._at}", match)
+
+    def _has_internal_views(self) -> bool:
+        """Whether views of local pods and the node are asked for at this address at all."""
+        return self._state.find(VIEWED[self._number], self._packet.to.address) is not None
 
     def _short_view(self) -> bool:
         """Follow the internal view of a frontend on the short path."""
@@ -180,10 +189,11 @@ class _Walk:
         self._note("routing", f"{format_ip(self._at.address)} is no address of this node: {where}")
         return End(PacketOutcome.NOT_OURS, f"{format_ip(self._at.address)} is no address of this node: {where}")
 
-    # decide, check_source
+    # decide4, decide6, check_source4, check_source6
 
     def _check_source(self) -> End | None:
-        ranged = self._find(RANGED, self._packet.to)
+        at_all = self._state.find(RANGED_VIPS[self._number], self._packet.to.address)
+        ranged = self._find(RANGED, self._packet.to) if at_all else None
         if ranged is None:
             return None
         allowed = self._find(ALLOWED, self._packet.to, self._packet.source)
@@ -195,14 +205,19 @@ class _Walk:
 
     def _decide(self) -> End:
         """The DNAT of a view ends the nat chains: it leads to a server that has endpoints, or to one of them."""
-        if self._at != self._packet.to or self._endpoints:
+        if self._endpoints:
             return TO_IPVS
-        match = self._find(FRONTENDS, self._at)
-        if match is None and (end := self._health_check()):
+        if self._at != self._packet.to:
+            return self._forwarded() or TO_IPVS
+        if match := self._find(FRONTENDS, self._at):
+            return self._verdict(match)
+        if end := self._forwarded() or self._health_check():
             return end
-        match = match or self._find(PORT_RANGES, self._at)
-        if match is None:
-            return self._no_frontend()
+        match = self._find(PORT_RANGES, self._at)
+        return self._verdict(match) if match else self._no_frontend()
+
+    def _verdict(self, match: ElementMatch) -> End:
+        """IPVS takes only what is for this node; the short path and refusals do not depend on that."""
         text = value_text(match.value)
         if is_short(text):
             self._endpoints = short_path.endpoints(self._state, self._at, text)
@@ -210,7 +225,8 @@ class _Walk:
             return TO_IPVS
         verdict = PacketVerdict(text) if text in list(PacketVerdict) else None
         self._note("decide", WORDS[verdict] if verdict else text, match)
-        return ENDS[verdict] if verdict else End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
+        end = ENDS[verdict] if verdict else End(PacketOutcome.NOT_OURS, f"a verdict of others: {text}")
+        return self._forwarded() or end if end is TO_IPVS else end
 
     def _health_check(self) -> End | None:
         """A server for ranges of ports takes also this one: IPVS comes before the program that listens."""

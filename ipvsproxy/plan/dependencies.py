@@ -52,16 +52,16 @@ def unneeded_elements(steps: Iterable[ElementStep], failed: Dirty) -> list[Eleme
     """Return the elements to delete but those of what may still answer; those are noted in `failed`.
 
     An element of a frontend waits for its own server, and until new connections are led another way where they are
-    to be; one of an address waits for all servers there, both for the VIP.
+    to be; one of an address waits for all servers and frontends there; both for the VIP.
     """
-    switching = {slot.owner for slot in failed.slots if slot.redirects}
+    switching = {owner for slot in failed.slots if slot.redirects for owner in (slot.owner, slot.address)}
     bound = failed.vips
     answering = bound | {key.address for key in failed.servers}
     waiting = set()
     for step in steps:
         key, address = step.slot.frontend, step.slot.address
         is_own = key is None or key in failed.servers or address in bound
-        if (address in answering and is_own) or (key is not None and key in switching):
+        if (address in answering and is_own) or step.slot.owner in switching:
             waiting.add(step.slot)
     failed.slots |= waiting
     return [step for step in steps if step.slot not in waiting]

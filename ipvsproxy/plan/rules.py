@@ -44,6 +44,7 @@ from ipvsproxy.ruleset.schema import (
     QUIET,
     RANGE_MASQUERADE,
     RANGED,
+    RANGED_VIPS,
     REFUSALS,
     RESTRICTED,
     SENDERS,
@@ -52,6 +53,7 @@ from ipvsproxy.ruleset.schema import (
     SHORT_FRONTENDS,
     SHORT_VIEWS,
     VIEW_SERVERS,
+    VIEWED,
     VIPS,
 )
 
@@ -82,15 +84,15 @@ def elements(frontend: Frontend) -> FrontendElements:
         own[ElementKey(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.direct_return:
         own[ElementKey(DIRECT[number], key)] = ""
-    own.update(_source_ranges(number, frontend) if frontend.ranges else ())
     shared = [ElementKey(SERVED[number], address)]
+    if frontend.ranges:
+        own.update(_source_ranges(number, frontend))
+        shared.append(ElementKey(RANGED_VIPS[number], address))
     if frontend.bind:
         shared.append(ElementKey(VIPS[number], address))
-    for view in frontend.views:
-        own[view_slot(view.audience, key)] = view.server
-        shared.append(ElementKey(VIEW_SERVERS[number], view.server))
-        if view.audience != LOCAL:
-            own[ElementKey(BY_AUDIENCE[number], key)] = BY_GROUP
+    if frontend.views or frontend.internal:
+        own.update(_views(number, frontend))
+        shared += _view_marks(number, frontend)
     if frontend.admission is not None:
         own.update(_admission_elements(number, key, frontend.admission))
     if frontend.quiet:
@@ -101,6 +103,22 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.health_check_port:
         shared.append(ElementKey(HEALTH_CHECK_PORTS, None, frontend.health_check_port))
     return FrontendElements(own, shared)
+
+
+def _views(number: int, frontend: Frontend) -> Iterator[Element]:
+    """Yield what leads some clients to the virtual servers of their views."""
+    for view in frontend.views:
+        yield view_slot(view.audience, frontend.key), view.server
+        if view.audience != LOCAL:
+            yield ElementKey(BY_AUDIENCE[number], frontend.key), BY_GROUP
+
+
+def _view_marks(number: int, frontend: Frontend) -> Iterator[ElementKey]:
+    """Yield the servers that views lead to, and the address at which internal views are asked for."""
+    for view in frontend.views:
+        yield ElementKey(VIEW_SERVERS[number], view.server)
+    if frontend.internal or frontend.server_for(LOCAL):
+        yield ElementKey(VIEWED[number], frontend.key.address)
 
 
 def _source_ranges(number: int, frontend: Frontend) -> Iterator[Element]:

@@ -158,6 +158,8 @@ FRONTENDS = _frontends("frontends", verdict=True)
 MASQUERADE = _frontends("masquerade", verdict=True)
 INTERNAL_VIEWS = _frontends("internal_views", redirect=True)
 """From a frontend to the virtual server of its view for the audience LOCAL."""
+VIEWED = _addresses("viewed")
+"""All addresses that have frontends with a view for the audience LOCAL, on either path."""
 AUDIENCES: ByFamily = {
     number: SetSchema(
         f"audiences{number}", OwnerKind.ADDRESS, (ip,), (Field.AUDIENCE,), family=number, part=BY_SOURCE
@@ -190,6 +192,8 @@ SHORT_ENDPOINTS = _frontends("short_endpoints", part=SHORT_PATH)
 """Frontends on the short path, and all their endpoints: from and to these, conntrack must know a packet."""
 RANGED = _frontends("ranged", part=SOURCE_RANGES)
 """Frontends with source ranges; who may connect to them is in ALLOWED."""
+RANGED_VIPS = _addresses("ranged_vips", part=SOURCE_RANGES)
+"""All addresses that have such frontends."""
 ALLOWED = _frontends("allowed", source=True, part=SOURCE_RANGES)
 PING_OFF = _addresses("ping_off", part=PING)
 PING_WHEN_READY = _addresses("ping_when_ready", part=PING)
@@ -216,7 +220,7 @@ SENDERS = SetSchema("senders4", OwnerKind.NODE, (Field.LINK,), (Field.IP4,), fam
 
 
 def _all() -> Iterator[SetSchema]:
-    addresses = (VIPS, SERVED, HAIRPIN)
+    addresses = (VIPS, SERVED, VIEWED, RANGED_VIPS, HAIRPIN)
     frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, SHORT_FRONTENDS, SHORT_ENDPOINTS, RANGED, ALLOWED)
     short_views = (SHORT_VIEWS, INTERNAL_ENDPOINTS)
     views = (*short_views, INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)

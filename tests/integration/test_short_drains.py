@@ -22,18 +22,22 @@ def short(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield services
 
 
-@pytest.mark.parametrize("others", ["p11", ""], ids=["others", "none"])
-def test_packets_that_conntrack_cannot_place_reach_no_one(short: ShortServices, family: int, others: str) -> None:
+@pytest.mark.parametrize(
+    ("endpoint", "others"), [("p21", "p11"), ("p21", ""), ("node1", "p11")], ids=["others", "none", "of-the-node"]
+)
+def test_packets_that_conntrack_cannot_place_reach_no_one(
+    short: ShortServices, family: int, endpoint: str, others: str
+) -> None:
     """Not translated, they would be answered with a reset: by the node, or by the client.
 
     So it is while the endpoint serves, and while it ends, beside other endpoints or as the last one.
     """
-    short.put(WEB, "p21")
-    eventually(lambda: short.names("p12", family) == {"p21"})
-    with tapped(short, family) as connection:
+    short.put(WEB, endpoint)
+    eventually(lambda: short.names("p12", family) == {endpoint})
+    with tapped(short, family, endpoint) as connection:
         assert connection.send_far_ahead() == []
         assert connection.answers()
-        short.put(WEB, others, leaving="p21")
+        short.put(WEB, others, leaving=endpoint)
         eventually(lambda: short.names("p12", family) == {others or "refused"})
         assert connection.send_far_ahead() == []
         assert connection.answers()

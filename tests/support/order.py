@@ -10,6 +10,8 @@ from tests.support.build import weights
 from tests.support.elements import element, value
 
 EXCLUDED = "10.98.0.0/16"
+MARKS = {"internal_views": "viewed", "short_views": "viewed", "ranged": "ranged_vips"}
+"""By set or map of frontends: the set that all their addresses are in."""
 
 
 class Guard:
@@ -95,6 +97,16 @@ class Guard:
                 refused = self._guarded(name.address, rules) and (f"frontends{number}", text) not in rules
                 opened = name in ledger.frontends and not ledger.frontends[name].ranges
                 assert refused or opened, f"{name} answers and has lost its ranges"
+
+        self._asked(rules, ledger)
+
+    def _asked(self, rules, ledger):
+        """Packets come to views and source ranges only at addresses that are known to have some."""
+        for name, key in rules:
+            mark = MARKS.get(name[:-1])
+            if mark and element(name, key) in ledger.elements:
+                address = key.partition(" . ")[0]
+                assert (f"{mark}{name[-1]}", address) in rules, f"{name} {key} has no {mark}"
 
     def _guarded(self, address, rules):
         return (f"vips{4 if len(address) == 4 else 6}", format_ip(address)) in rules

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from ipvsproxy.base.address import is_loopback, parse_ip
 from ipvsproxy.commands.objects import desired
+from ipvsproxy.config import DataPath
 from ipvsproxy.config.assemble import config as assembled
 from ipvsproxy.config.commandline import parse
 from ipvsproxy.config.settle import settle
@@ -243,6 +244,35 @@ def test_the_synthetic_port_of_the_internal_view_answers_no_one_who_dials_it():
     assert said.server.key == key("10.96.0.10:32848")
     assert ask(state, key("10.96.0.10:32848"), POD).outcome is PacketOutcome.REFUSED
     assert ask(state, key("203.0.113.1:80"), CLIENT).outcome is PacketOutcome.DROPPED
+
+
+def test_views_and_source_ranges_are_asked_for_only_where_an_address_has_some():
+    local = service(load_balancer_ips=["203.0.113.1"], external_local=True, source_ranges=["10.0.0.0/8"])
+    state = node_with(local, slice_of("web", endpoint("10.244.2.1", on="node2")))
+    balancer = key("203.0.113.1:80")
+    assert ask(state, balancer, POD).outcome is PacketOutcome.ACCEPTED
+    assert ask(state, balancer, CLIENT).steps[-1].place == "check_source4"
+    for name in ("viewed4", "ranged_vips4"):
+        del state.elements[element(name, "203.0.113.1")]
+    for source in (POD, CLIENT):
+        said = ask(state, balancer, source)
+        assert (said.outcome, said.steps[-1].place) == (PacketOutcome.DROPPED, "decide4")
+
+
+@pytest.mark.parametrize(
+    ("data_path", "pods", "outcome"),
+    [
+        ("ipvs", ["10.244.1.1"], PacketOutcome.NOT_OURS),
+        ("auto", ["10.244.1.1"], PacketOutcome.ACCEPTED),
+        ("auto", [], PacketOutcome.REFUSED),
+    ],
+)
+def test_only_ipvs_needs_a_vip_that_is_local(data_path, pods, outcome):
+    state = node_with(service(), slice_of("web", *pods), data_path=DataPath(data_path))
+    state.vips.clear()
+    assert ask(state, WEB, POD).outcome is outcome
+    # The guard is for VIPs that are there.
+    assert ask(state, key("10.96.0.10:81"), POD).outcome is PacketOutcome.NOT_OURS
 
 
 def test_a_group_of_sources_is_led_to_the_server_of_its_view():

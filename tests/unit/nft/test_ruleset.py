@@ -5,6 +5,7 @@ a path that no test takes, is seen here.
 """
 
 import re
+from collections import Counter
 from importlib.resources import files
 
 import pytest
@@ -44,10 +45,9 @@ BASES = {
     "prerouting_ranges": ("nat", "prerouting", range(CONNTRACK + 1, NAT_PRIORITY)),
     "output_ranges": ("nat", "output", range(CONNTRACK + 1, NAT_PRIORITY)),
     "input_untracked": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
-    "output_untracked": ("filter", "output", range(CONNTRACK + 1, IPVS_OUTPUT)),
     # What conntrack cannot translate must come to nobody.
     "input_short": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
-    "leaving_short": ("filter", "postrouting", range(POSTROUTING)),
+    "forward_short": ("filter", "forward", range(CONNTRACK + 1, 300)),
     # Before the chain for single ports, which ends with what is true of all others.
     "postrouting_ranges": ("nat", "postrouting", range(CONNTRACK + 1, POSTROUTING)),
     # Echo requests are answered behind the hook; who answers is a matter of the local address alone.
@@ -83,13 +83,15 @@ def words(pattern, found):
 
 
 PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
-CHAINS = (
-    chains("ipvsproxy.nft")
-    | chains("handover.nft")
-    | {k: v for found in PART_CHAINS.values() for k, v in found.items()}
-)
+OWNERS = [chains("ipvsproxy.nft"), chains("handover.nft"), *PART_CHAINS.values()]
+CHAINS: dict[str, list[str]] = {}
+for owner in OWNERS:
+    for chain, lines in owner.items():
+        CHAINS.setdefault(chain, []).extend(lines)
+EXTENDED = {"output"}
+"""Chains of ipvsproxy.nft to which parts add rules."""
 FIRST = re.compile(
-    r"ct state (?:invalid(?:,untracked)? goto|!= \w+ accept)"
+    r"ct state (?:invalid(?:,untracked)? (?:goto|jump)|!= \w+ accept)"
     r"|ip saddr \. meta l4proto \. th sport @direct4 goto answer"  # before conntrack
     r"|icmp type echo-request goto check_ping"  # which is a matter of the protocol alone
     r"|ct direction original ct status and dnat == 0 accept|meta mark & \$reply == 0 accept"
@@ -118,8 +120,11 @@ def test_policies_accept(chain):
 
 
 def test_no_chain_has_two_owners():
-    found = [chains("ipvsproxy.nft"), chains("handover.nft"), *PART_CHAINS.values()]
-    assert len(CHAINS) == sum(map(len, found))
+    owners = Counter(name for found in OWNERS for name in found)
+    assert {name for name, count in owners.items() if count > 1} == EXTENDED
+    assert OWNERS[0].keys() >= EXTENDED
+    added = [rule for found in OWNERS[1:] for name in found.keys() & EXTENDED for rule in found[name]]
+    assert all(" jump " in rule for rule in added)  # what follows is another part's
 
 
 # A SYN that is sent once more is new, and meets no nat chain; and these are there for seconds.
@@ -131,7 +136,7 @@ OF_ALL_STATES = ("handover_open", "handover_node")
 )
 def test_filter_chains_ask_for_the_state_of_the_connection_first(name):
     """Every packet of the node pays for what comes before."""
-    rules = [rule for rule in CHAINS[name][1:] if not rule.startswith("meta length > 1280 meta l4proto udp ")]
+    rules = [rule for rule in CHAINS[name][1:] if not rule.startswith("meta l4proto udp meta length > 1280 ")]
     assert all(map(FIRST.match, rules[:1]))
 
 
@@ -167,7 +172,7 @@ def other_family(rule):
         (r"\bicmp\b", "icmpv6"),
         (r"\bip protocol\b", "ip6 nexthdr"),
         (r"\bip\b", "ip6"),
-        (r"@(\w+)4\b", r"@\g<1>6"),
+        (r"(@|\bgoto |\bjump )(\w+)4\b", r"\g<1>\g<2>6"),
     ):
         rule = re.sub(four, six, rule)
     return rule
@@ -180,6 +185,10 @@ ONLY_IPV4 = {"allow_fragments"}
 @pytest.mark.parametrize("chain", CHAINS.keys() - ONLY_IPV4)
 def test_what_holds_for_one_family_holds_for_the_other(chain):
     rules = CHAINS[chain]
+    if chain.endswith(("4", "6")):  # of one family
+        assert [other_family(rule) for rule in CHAINS[f"{chain[:-1]}4"]] == CHAINS[f"{chain[:-1]}6"]
+        assert not any(re.search(rf"@\w+{10 - int(chain[-1])}\b", rule) for rule in rules)
+        return
     four = [rule for rule in rules if other_family(rule) != rule]
     six = [rule for rule in rules if re.search(r"\bip6\b|\bicmpv6\b", rule)]
     assert [other_family(rule) for rule in four] == six

@@ -74,3 +74,12 @@ def test_endpoints_of_the_short_path_stay_until_new_connections_are_led_another_
     assert ready_redirects([WAY, view], failed) == []
     assert unneeded_elements([endpoints, other], failed) == [other]
     assert endpoints.slot in failed.slots
+
+
+def test_what_has_views_asked_for_stays_until_none_is_left():
+    """The view could not be led to another server: local pods must find it where it leads now."""
+    viewed, elsewhere = (ElementStep(element("viewed4", f"203.0.113.{last}"), None) for last in (5, 6))
+    failed = Dirty(servers={SERVER})
+    assert ready_redirects([WAY], failed) == []
+    assert unneeded_elements([viewed, elsewhere], failed) == [elsewhere]
+    assert viewed.slot in failed.slots

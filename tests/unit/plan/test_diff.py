@@ -3,7 +3,7 @@ import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import DataPath, VipMode
-from ipvsproxy.plan.diff import Verb, apply, diff
+from ipvsproxy.plan.diff import ElementStep, Verb, apply, diff
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.state import (
@@ -20,6 +20,7 @@ from ipvsproxy.plan.state import (
 from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.ruleset.codec import key_text, value_text
 from tests.support.build import config, destination, endpoint, key, node, service, slice_of, weighted
+from tests.support.elements import element
 
 WEB = key("10.96.0.10:80")
 ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.2:8080")
@@ -180,12 +181,14 @@ def test_an_internal_view_on_the_short_path_comes_and_goes_with_its_policy():
     raised = ways(steps.elements_before)
     assert raised[f"frontends4 {VIP_TEXT}"] == "goto endpoints_1"
     assert raised[f"short_views4 {VIP_TEXT}"] == "goto internal_endpoints_2"
+    assert raised["viewed4 203.0.113.5"] == ""
     assert {name for name in raised if name.startswith("internal_e")} == {
         f"internal_endpoints4 {VIP_TEXT} . {place}" for place in (0, 1)
     }
     steps = differ.want(service(**more), "10.244.1.1", "10.244.2.2", **SHORT)
     assert ways(steps.elements_before)[f"frontends4 {VIP_TEXT}"] == "goto endpoints_2"
-    assert ways(steps.elements_after)[f"short_views4 {VIP_TEXT}"] is None
+    gone = ways(steps.elements_after)
+    assert gone[f"short_views4 {VIP_TEXT}"] is gone["viewed4 203.0.113.5"] is None
     assert not steps.redirects
 
 
@@ -217,6 +220,9 @@ def ways(steps):
     return {f"{slot.set.name} {key_text(slot)}": text for slot, text in texts}
 
 
+VIEWED = element("viewed4", "203.0.113.5")
+
+
 def test_ways_are_switched_between_new_and_old_servers():
     """Local pods and the node find a server with destinations at each moment."""
     differ = Differ()
@@ -224,11 +230,13 @@ def test_ways_are_switched_between_new_and_old_servers():
     to_both = differ.want(local(), "10.244.2.2")
     assert ways(to_both.redirects) == {"internal_views4 203.0.113.5 . tcp . 80": "10.96.0.10 . 32848"}
     assert [(step.verb.name, step.key) for step in to_both.added] == [("NEW_SERVICE", INSIDE)]
+    assert not [step for step in (*to_both.elements_before, *to_both.elements_after) if step.slot == VIEWED]
     to_none = differ.want(local(external=False, internal=False), "10.244.2.2")
     assert ways(to_none.redirects) == {
         "internal_views4 203.0.113.5 . tcp . 80": None,
         "frontends4 203.0.113.5 . tcp . 80": "goto own",
     }
+    assert ElementStep(VIEWED, None) in to_none.elements_after
     assert {(s.verb.name, s.key.address) for s in to_none.added if s.destinations} == {
         ("SET_DEST", parse_ip("10.96.0.10")),  # it was draining
         ("NEW_DEST", parse_ip("203.0.113.5")),
@@ -238,7 +246,15 @@ def test_ways_are_switched_between_new_and_old_servers():
 def test_a_way_that_is_new_with_its_frontend_is_there_first():
     steps = Differ().want(local(), "10.244.1.1")
     assert not steps.redirects
-    assert "internal_views4 203.0.113.5 . tcp . 80" in ways(steps.elements_before)
+    assert {"internal_views4 203.0.113.5 . tcp . 80", "viewed4 203.0.113.5"} <= ways(steps.elements_before).keys()
+
+
+def test_a_way_that_a_live_frontend_gets_is_asked_for_before_it_is_there():
+    differ = Differ()
+    differ.want(local(external=False, internal=False), "10.244.2.2")
+    steps = differ.want(local(internal=False), "10.244.2.2")
+    assert ElementStep(VIEWED, "") in steps.elements_before
+    assert "internal_views4 203.0.113.5 . tcp . 80" in ways(steps.redirects)
 
 
 @pytest.mark.parametrize("now", [local(internal=False), local(external=False), service()])
@@ -336,9 +352,10 @@ def test_ranges_are_lifted_at_once_but_outlive_a_removed_frontend():
     differ.want(closed, "10.244.1.1")
     lifted = differ.want(service(load_balancer_ips=["203.0.113.5"]), "10.244.1.1")
     assert {s.slot.set.name for s in lifted.elements_before} == {"ranged4", "allowed4"}
+    assert {s.slot.set.name for s in lifted.elements_after} == {"ranged_vips4"}
     differ.want(closed, "10.244.1.1")
     removed = differ.want(service(), "10.244.1.1")
-    assert {s.slot.set.name for s in removed.elements_after} >= {"ranged4", "allowed4"}
+    assert {s.slot.set.name for s in removed.elements_after} >= {"ranged4", "ranged_vips4", "allowed4"}
     assert not removed.elements_before
 
 
