@@ -129,9 +129,10 @@ def _permitted(service: Service, refusals: Sequence[AddressRefusal], config: Con
 
 
 def _is_refused(key: FrontendKey, refused: AbstractSet[tuple[bytes, int, int]]) -> bool:
+    of_key = (0, key.protocol)
     if key.port == EVERY_PORT:
-        return any(key.address == address for address, _, _ in refused)
-    return any((key.address, key.port, protocol) in refused for protocol in (0, key.protocol))
+        return any(key.address == address and protocol in of_key for address, _, protocol in refused)
+    return any((key.address, key.port, protocol) in refused for protocol in of_key)
 
 
 def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.plan.addresses import Addresses
 from ipvsproxy.plan.model import Protocol, ServicePort
+from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.port_claims import PortClaims
 from ipvsproxy.plan.safety import judge
 from ipvsproxy.plan.state import Claim
 from ipvsproxy.plan.waiting import RankedService
-from tests.support.build import config, node, service
+from tests.support.build import config, node, service, slice_of
 from tests.support.work import instructions
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
@@ -97,6 +98,13 @@ def test_other_protocols_the_own_service_and_load_balancers_with_source_ranges_d
     claims.change(None, limited)
     port = ServicePort("", Protocol.TCP, 30005)
     assert not claims.is_taken(parse_ip(SHARED), port, Claim.LOAD_BALANCER, RankedService(NEW, "default/asks"))
+
+
+def test_ranges_of_another_protocol_are_served_beside_a_port_that_is_refused():
+    svc = asking(SHARED, 30005, port_ranges=((Protocol.UDP, 30000, 30010),))
+    refusals = judge(svc, node(), config(), known(svc, having(port_ranges=(RANGE,), external_ips=[SHARED])))
+    found = plan_service(svc, [slice_of("asks", "10.244.1.1")], node(), config(), refusals=refusals)
+    assert {str(key) for key in found if key.address == parse_ip(SHARED)} == {f"{SHARED}:0/UDP"}
 
 
 def test_those_who_ask_are_planned_again_when_ports_come_and_go():
