@@ -7,6 +7,7 @@ table of a million entries takes a few seconds and no memory.
 from collections.abc import Collection, Iterator
 
 from ipvsproxy.base.address import family
+from ipvsproxy.base.frontend import PROTOCOL_NAMES
 from ipvsproxy.kernel.read.connections import Connection
 from ipvsproxy.kernel.wire.ctnetlink import AF, EMPTY, LAYOUTS, Tuple, is_of, packed, read_tuple
 from ipvsproxy.kernel.wire.netlink import Wire, attributes, message
@@ -56,10 +57,10 @@ def tracked(wire: Wire, frontends: Collection[FrontendKey]) -> Iterator[Connecti
 
 
 def parse(body: bytes, number: int) -> Connection | None:
-    """Read one entry; None for protocols without ports."""
+    """Read one entry; None for protocols that no Service has."""
     found = dict(attributes(body, NFGENMSG.size))
     original, reply = (read_tuple(found.get(kind, EMPTY), number) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
-    if original is None or reply is None:
+    if original is None or reply is None or original.protocol not in PROTOCOL_NAMES:
         return None
     return Connection(
         Destination(original.source, original.source_port),

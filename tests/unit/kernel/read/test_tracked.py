@@ -5,6 +5,7 @@ import struct
 import pytest
 from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
+from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.kernel.read.tracked import parse, tracked
 from ipvsproxy.kernel.wire import ctnetlink
 from ipvsproxy.kernel.wire.netlink import attribute, message
@@ -59,6 +60,11 @@ def test_an_entry_is_a_connection(number):
 )
 def test_the_state_of_an_entry(name, info, state):
     assert parse(entry(4, key(name), info), 4).state == state
+
+
+def test_protocols_that_no_service_has_are_left_out():
+    """DCCP has ports, too."""
+    assert parse(entry(4, FrontendKey(WEB[4].address, 33, 80)), 4) is None
 
 
 def test_pyroute2_reads_the_same_attributes():
