@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from ipvsproxy.base import names
-from ipvsproxy.kernel.tables import ELSEWHERE, TABLE
+from ipvsproxy.kernel.tables import SET_TABLES, TABLE, new_transaction
 from ipvsproxy.kernel.wire.netlink import NLM_F_ACK, NLM_F_CREATE, KernelError, Wire, attribute, message
 from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
@@ -56,14 +56,14 @@ class ElementTransaction(Transaction):
     """A transaction of nothing but elements; its text is made only for those who read it."""
 
     def __init__(self, steps: Sequence[ElementStep]) -> None:
-        super().__init__(TABLE, ELSEWHERE)
+        super().__init__(TABLE, SET_TABLES)
         self.steps = steps
 
     def __bool__(self) -> bool:
         return bool(self.steps)
 
     def __str__(self) -> str:
-        written = Transaction(TABLE, ELSEWHERE)
+        written = new_transaction()
         write_steps(written, self.steps)
         return str(written)
 

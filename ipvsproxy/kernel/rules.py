@@ -26,7 +26,7 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
-from ipvsproxy.kernel.tables import ELSEWHERE, TABLE, delete_tables
+from ipvsproxy.kernel.tables import TABLE, delete_tables, new_transaction
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.dependencies import halves
@@ -135,7 +135,7 @@ class Rules:
         """Take away rules in place of elements: they would admit what a later change excludes. Raises NftError."""
         if rules:
             doubted, self.in_doubt = self.in_doubt, True
-            transaction = Transaction(TABLE, ELSEWHERE)
+            transaction = new_transaction()
             withdraw_rules(transaction, rules)
             self._transactions.run(transaction)
             self.in_doubt = doubted
@@ -195,7 +195,7 @@ class Rules:
         Either is one transaction, so no packet meets a set that is empty. Raises NftError, KernelError.
         """
         if not whole and self._ruleset.stamp() == self._stamp:
-            transaction = Transaction(TABLE, ELSEWHERE)
+            transaction = new_transaction()
             transaction.flush_sets(name for name in sorted(sets) if not SETS[name].value)
             transaction.flush_maps(name for name in sorted(sets) if SETS[name].value)
             elements = [item for item in self._shadow.elements.items() if item[0].set.name in sets]
@@ -241,7 +241,7 @@ class Rules:
         rules = rules_in_place(self._late_at_once(steps))
         transaction: Transaction = ElementTransaction(steps)
         if missing or rules:
-            transaction = Transaction(TABLE, ELSEWHERE)
+            transaction = new_transaction()
             self._load_parts(transaction, missing)
             write_steps(transaction, steps)
             add_rules(transaction, rules)
@@ -265,7 +265,7 @@ class Rules:
         """Have replies marked once a FORWARD chain of iptables-nft may drop them. Raises NftError."""
         if REPLIES in self._with_replies(self._parts) - self._parts and self._stamp:
             missing = frozenset((REPLIES,))
-            transaction = Transaction(TABLE, ELSEWHERE)
+            transaction = new_transaction()
             self._load_parts(transaction, missing)
             self._run(transaction, missing)
 

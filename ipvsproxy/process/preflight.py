@@ -21,11 +21,11 @@ from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import FOR_ALL, Scripts
 from ipvsproxy.kernel.scripts import ruleset as static_rules
-from ipvsproxy.kernel.tables import ELSEWHERE, TABLE
+from ipvsproxy.kernel.tables import TABLE, new_transaction
 from ipvsproxy.kernel.this_host import ThisHost
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.state import KernelState
-from nft import Client, NftError, Transaction, can_read_tables
+from nft import Client, NftError, can_read_tables
 
 NEEDS_NET_ADMIN = "the process needs the capability CAP_NET_ADMIN"
 HINTS = {
@@ -109,7 +109,7 @@ def probe_rules(nft: Client, rules: str) -> None:
 
     What may be better in a moment (memory, another program's transaction) is for the loop, which tries again.
     """
-    transaction = Transaction(TABLE, ELSEWHERE)
+    transaction = new_transaction()
     transaction.delete_table()
     transaction.load(rules)
     try:

@@ -8,13 +8,13 @@ from ipvsproxy.base.address import parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
 from ipvsproxy.kernel import element_changes
 from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft, write_steps
-from ipvsproxy.kernel.tables import ELSEWHERE, TABLE
+from ipvsproxy.kernel.tables import new_transaction
 from ipvsproxy.kernel.wire.netlink import HEADER, NLM_F_ACK, NLM_F_CREATE, KernelError, Lost, attributes
 from ipvsproxy.kernel.wire.nfnetlink import NFGENMSG, NFPROTO_ARP, NFPROTO_INET
 from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.ruleset.elements import ElementKey
 from ipvsproxy.ruleset.schema import FRONTENDS, LINKS, POD_CIDRS, VIPS
-from nft import NftError, Transaction
+from nft import NftError
 from tests.support.elements import element
 
 WEB = FrontendKey(parse_ip("10.96.0.1"), Protocol.TCP, 443)
@@ -88,7 +88,7 @@ def test_only_what_is_added_may_be_created(nft):
 
 
 def test_the_text_of_a_transaction_is_that_of_its_steps():
-    written = Transaction(TABLE, ELSEWHERE)
+    written = new_transaction()
     write_steps(written, STEPS)
     assert str(ElementTransaction(STEPS)) == str(written)
     assert str(written).splitlines() == [
@@ -111,7 +111,7 @@ def test_a_list_of_elements_fits_an_attribute(nft):
 
 def test_intervals_of_one_field_and_rules_go_through_libnftables(nft):
     interval = ElementTransaction([ElementStep(element("pod_cidrs4", "10.244.0.0/16"), ""), *STEPS])
-    rules = Transaction(TABLE, ELSEWHERE)
+    rules = new_transaction()
     rules.insert_rules("excluded", ["drop"])
     for transaction in (interval, rules):
         nft.run(transaction)
