@@ -97,12 +97,12 @@ def _in_maintenance(desired: WantedState, keys: Collection[FrontendKey]) -> set[
 
 def _ports(service: Service, desired: WantedState) -> Iterator[PortView]:
     node = desired.facts
-    endpoints = EndpointsByPort(desired.slices(service.key))
+    by_port = EndpointsByPort(desired.slices(service.key))
     for address in service.cluster_ips:
         for port in service.ports:
-            backends = endpoints.of(port, family(address))
-            choice = choose(backends, node.name, node.zone)
-            shown = views(backends, choice, node.name, node.zone, local=service.internal_local)
+            endpoints = by_port.of(port, family(address))
+            choice = choose(endpoints, node.name, node.zone)
+            shown = views(endpoints, choice, node.name, node.zone, local=service.internal_local)
             yield PortView(
                 port=f"{join(format_ip(address), port.port)}/{port.protocol.name}",
                 endpoints=tuple(shown),

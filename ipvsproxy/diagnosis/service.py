@@ -15,7 +15,7 @@ from ipvsproxy.diagnosis.dns import PASSED_BY, passed_by
 from ipvsproxy.diagnosis.facts import DnsAnswer
 from ipvsproxy.diagnosis.finding import ORDER, CheckResult, Finding, fine, problem, unchecked, warning
 from ipvsproxy.plan.model import Endpoint
-from ipvsproxy.plan.topology import Choice, PortEndpoint
+from ipvsproxy.plan.topology import Choice, PortEndpoints
 
 ANSWERED, SENT = "answered", "sent"
 SHOWN = 20
@@ -153,23 +153,20 @@ def _name(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
 # Endpoints
 
 
-def views(
-    backends: Sequence[PortEndpoint], choice: Choice, node: str, zone: str, *, local: bool
-) -> list[EndpointView]:
+def views(endpoints: PortEndpoints, choice: Choice, node: str, zone: str, *, local: bool) -> list[EndpointView]:
     """Return every endpoint of a port with whether this node uses it, and why (not).
 
     `local`: nothing but the endpoints of a Local policy is used.
     """
-    used = choice.local if local else choice.cluster
-    chosen = {backend.destination for backend in used}
+    chosen = frozenset(choice.local if local else choice.cluster)
     return [
         EndpointView(
-            str(b.destination),
-            b.endpoint.node,
-            b.destination in chosen,
-            _how(b.endpoint) if b.destination in chosen else _why_not(b.endpoint, node, zone, choice, local=local),
+            str(destination),
+            endpoint.node,
+            destination in chosen,
+            _how(endpoint) if destination in chosen else _why_not(endpoint, node, zone, choice, local=local),
         )
-        for b in backends
+        for destination, endpoint in endpoints.items()
     ]
 
 

@@ -11,7 +11,7 @@ import msgspec
 from ipvsproxy.config.annotation_values import MOST_WEIGHT
 from ipvsproxy.plan.model import Endpoint, EndpointSlice, Service
 from ipvsproxy.plan.state import USUAL, Destination, DestinationAttributes
-from ipvsproxy.plan.topology import PortEndpoint
+from ipvsproxy.plan.topology import PortEndpoints
 
 UNWEIGHTED = frozenset(("rr", "lc", "dh"))
 """Schedulers that ask of a weight only whether it is 0 (net/netfilter/ipvs/ip_vs_{rr,lc,dh}.c)."""
@@ -46,11 +46,10 @@ class Balance(msgspec.Struct, frozen=True):
         values = (*self.weights.values(), *self.prefixes.values(), *self.addresses.values())
         return any(attributes.weight not in (0, USUAL.weight) for attributes in values)
 
-    def destinations(self, ordered: Iterable[Destination], backends: Iterable[PortEndpoint]) -> Destinations:
+    def destinations(self, ordered: Iterable[Destination], endpoints: PortEndpoints) -> Destinations:
         """Return destinations with their attributes, in the given order."""
         if not (self.weights or self.prefixes or self.addresses or self.zone or self.steps):
             return dict.fromkeys(ordered, self.usual)
-        endpoints = {backend.destination: backend.endpoint for backend in backends}
         return {destination: self.attributes(endpoints[destination]) for destination in ordered}
 
     def attributes(self, endpoint: Endpoint) -> DestinationAttributes:

@@ -19,7 +19,6 @@ from ipvsproxy.plan.balance import Destinations
 from ipvsproxy.plan.model import Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.state import GUE, IPIP, TUNNEL, Destination, DestinationAttributes
-from ipvsproxy.plan.topology import PortEndpoint
 
 TUNNELS = {values.IPIP: (IPIP, 0), values.GUE: (GUE, GUE_PORT)}
 """Type and port of the tunnels that annotations name."""
@@ -36,14 +35,14 @@ NO_DIRECT_RETURN = DirectReturn()
 
 
 def direct_return_of_port(
-    service: Service, port: ServicePort, endpoints: Iterable[PortEndpoint], node: NodeFacts
+    service: Service, port: ServicePort, endpoints: Iterable[Destination], node: NodeFacts
 ) -> DirectReturn:
     """Decide for one port of a Service, with all its endpoints."""
     if not service.forwarding:
         return NO_DIRECT_RETURN
     if port.port == EVERY_PORT:
         return DirectReturn(reason="port ranges, and ports with one affinity, have no direct server return")
-    problems = (_problem(port, endpoint.destination, node) for endpoint in endpoints)
+    problems = (_problem(port, to, node) for to in endpoints)
     problem = next(filter(None, problems), "")
     if problem:
         reason = f"port {port.port}/{port.protocol.name} has no direct server return: {problem}"

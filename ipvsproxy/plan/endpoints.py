@@ -7,9 +7,9 @@ Service port are those of all slices that name the port (contract 3.2).
 from collections.abc import Iterable
 
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Balance
-from ipvsproxy.plan.model import EndpointSlice, ServicePort
+from ipvsproxy.plan.model import Endpoint, EndpointSlice, ServicePort
 from ipvsproxy.plan.state import Destination
-from ipvsproxy.plan.topology import PortEndpoint
+from ipvsproxy.plan.topology import PortEndpoints
 
 PortKey = tuple[int, int, str]
 
@@ -36,22 +36,21 @@ class EndpointsByPort:
             count += len(piece.endpoints)
         return count
 
-    def of(self, port: ServicePort, number: int) -> list[PortEndpoint]:
+    def of(self, port: ServicePort, number: int) -> PortEndpoints:
         """Return the endpoints of a port in a family (4 or 6); of two with one address the more useful counts."""
-        backends = [
-            PortEndpoint(endpoint, Destination(endpoint.address, target))
-            for piece, target in self._pieces.get((number, port.protocol, port.name), ())
+        pieces = self._pieces.get((number, port.protocol, port.name), ())
+        found = {
+            Destination(endpoint.address, target): endpoint
+            for piece, target in pieces
             for endpoint in piece.endpoints
-        ]
-        if len({backend.endpoint.address for backend in backends}) == len(backends):
-            return backends
-        merged = {backend.destination: backend for backend in backends}
-        for backend in backends:
-            if _usefulness(merged[backend.destination]) < _usefulness(backend):
-                merged[backend.destination] = backend
-        return list(merged.values())
+        }
+        if len(found) < self.count(port, number):
+            for piece, target in pieces:
+                for endpoint in piece.endpoints:
+                    destination = Destination(endpoint.address, target)
+                    found[destination] = max(found[destination], endpoint, key=_usefulness)
+        return found
 
 
-def _usefulness(backend: PortEndpoint) -> tuple[bool, bool, bool]:
-    endpoint = backend.endpoint
+def _usefulness(endpoint: Endpoint) -> tuple[bool, bool, bool]:
     return (not endpoint.terminating, endpoint.ready, endpoint.serving)

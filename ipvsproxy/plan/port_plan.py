@@ -5,7 +5,7 @@ In: a Service and its endpoints, the facts of the node, the settings. Out: `Port
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -20,7 +20,7 @@ from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.path import PathChoice, path_of_port, path_of_service
 from ipvsproxy.plan.server import server_of
 from ipvsproxy.plan.state import SHORT_PATH, Destination, ServerAttributes
-from ipvsproxy.plan.topology import Choice, PortEndpoint, choose
+from ipvsproxy.plan.topology import Choice, PortEndpoints, choose
 
 HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
@@ -74,8 +74,8 @@ class PortPlanner:
         node, config = self._node, self._config
         found = self._backends.of(port, number)
         choice = choose(found, node.name, node.zone)
-        cluster = self._destinations(choice.cluster)
-        local = self._destinations(choice.local) if self._local else {}
+        cluster = self._destinations(choice.cluster, found)
+        local = self._destinations(choice.local, found) if self._local else {}
         path = path_of_port(self._path, self._scheduler, cluster, local)
         return PortPlan(
             service=self._service,
@@ -87,40 +87,35 @@ class PortPlanner:
             local=local,
             exists=choice.exists,
             # Every endpoint of this node that is used at all is among the local ones.
-            hairpins=tuple(sorted({b.endpoint.address for b in choice.local})) if choice.local else (),
+            hairpins=tuple(sorted({d.address for d in choice.local})) if choice.local else (),
             detects=number in node.detects,
             masquerade_all=config.masquerade_all,
             quiet=config.suppress_vip_arp and number == 4,
             drain_seconds=self._drain_seconds,
             serving=_serving(found) if port.protocol is UDP else (),
-            remaining=_remaining(found) if self._needs_remaining(path, found, choice) else (),
+            remaining=tuple(sorted(found)) if self._needs_remaining(path, found, choice) else (),
             path=path,
             direct=direct_return_of_port(self._service, port, found, node),
         )
 
-    def _needs_remaining(self, path: PathChoice, found: Sequence[PortEndpoint], choice: Choice) -> bool:
+    def _needs_remaining(self, path: PathChoice, found: PortEndpoints, choice: Choice) -> bool:
         """Whether more has to be known than the endpoints in use; on the short path, those that are not."""
         if self._drains_with_pod or path.path is not SHORT_PATH:
             return self._drains_with_pod
         return len(found) > len(choice.cluster) or self._service.internal_local
 
-    def _destinations(self, backends: Sequence[PortEndpoint]) -> Destinations:
+    def _destinations(self, chosen: Sequence[Destination], endpoints: PortEndpoints) -> Destinations:
         """Sorted, then rotated, with the attributes of each."""
-        ordered = sorted([b.destination for b in backends])
+        ordered = sorted(chosen)
         if len(ordered) > 1:
             start = self._turn % len(ordered)
             ordered = ordered[start:] + ordered[:start]
-        return self._backends.balance.destinations(ordered, backends)
+        return self._backends.balance.destinations(ordered, endpoints)
 
 
-def _serving(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
+def _serving(endpoints: PortEndpoints) -> tuple[Destination, ...]:
     """Every endpoint that a tracked UDP connection may lead to, wherever it is (contract 4.16)."""
-    return tuple(sorted(b.destination for b in backends if b.endpoint.ready or b.endpoint.serving))
-
-
-def _remaining(backends: Iterable[PortEndpoint]) -> tuple[Destination, ...]:
-    """Return every endpoint whose pod is there, whatever its conditions are."""
-    return tuple(sorted(b.destination for b in backends))
+    return tuple(sorted(d for d, e in endpoints.items() if e.ready or e.serving))
 
 
 @lru_cache(maxsize=8)

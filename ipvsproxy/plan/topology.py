@@ -5,52 +5,47 @@ endpoints). In: every endpoint of one Service port, the node's name and zone. Ou
 policy, those for Local policy, and whether a usable endpoint exists anywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from ipvsproxy.plan.model import Endpoint
 from ipvsproxy.plan.state import Destination
 
-
-class PortEndpoint(msgspec.Struct, frozen=True, gc=False):
-    """An endpoint together with what it is to IPVS: its address and the number one Service port has on it."""
-
-    endpoint: Endpoint
-    destination: Destination
+PortEndpoints = Mapping[Destination, Endpoint]
+"""The endpoints of one Service port by what they are to IPVS: an address, and the number of the port on it."""
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """What `choose` decided; each list keeps the order of its input."""
 
-    cluster: Sequence[PortEndpoint]
-    local: Sequence[PortEndpoint]
+    cluster: Sequence[Destination]
+    local: Sequence[Destination]
     exists: bool
 
 
-def choose(backends: Sequence[PortEndpoint], node: str, zone: str) -> Choice:
-    """Pick the backends for Cluster and for Local policy; `zone` is empty when unknown."""
-    ready = [b for b in backends if b.endpoint.ready]
-    here = [b for b in backends if b.endpoint.node == node] if node else []
-    local = [b for b in here if b.endpoint.ready] or _leaving(here) if here else here
+def choose(endpoints: PortEndpoints, node: str, zone: str) -> Choice:
+    """Pick the endpoints for Cluster and for Local policy; `zone` is empty when unknown."""
+    ready = [d for d, e in endpoints.items() if e.ready]
+    here = {d: e for d, e in endpoints.items() if e.node == node} if node else {}
+    local = [d for d, e in here.items() if e.ready] or _leaving(here) if here else []
     if ready:
-        return Choice(_near(ready, node, zone), local, True)
-    leaving = _leaving(backends)
+        return Choice(_near(ready, endpoints, node, zone), local, True)
+    leaving = _leaving(endpoints)
     return Choice(leaving, local, bool(leaving))
 
 
-def _leaving(backends: Sequence[PortEndpoint]) -> list[PortEndpoint]:
-    return [b for b in backends if b.endpoint.terminating and b.endpoint.serving]
+def _leaving(endpoints: PortEndpoints) -> list[Destination]:
+    return [d for d, e in endpoints.items() if e.terminating and e.serving]
 
 
-def _near(ready: Sequence[PortEndpoint], node: str, zone: str) -> Sequence[PortEndpoint]:
+def _near(ready: Sequence[Destination], endpoints: PortEndpoints, node: str, zone: str) -> Sequence[Destination]:
     """Node hints before zone hints; a kind counts only if every ready endpoint has it and one is for us."""
-    if not ready or not (ready[0].endpoint.node_hints or ready[0].endpoint.zone_hints):
-        return ready
-    if all(b.endpoint.node_hints for b in ready):
-        mine = [b for b in ready if node in b.endpoint.node_hints]
+    first = endpoints[ready[0]]
+    if first.node_hints and all(endpoints[d].node_hints for d in ready):
+        mine = [d for d in ready if node in endpoints[d].node_hints]
         if mine:
             return mine
-    if zone and all(b.endpoint.zone_hints for b in ready):
-        return [b for b in ready if zone in b.endpoint.zone_hints] or ready
+    if zone and first.zone_hints and all(endpoints[d].zone_hints for d in ready):
+        return [d for d in ready if zone in endpoints[d].zone_hints] or ready
     return ready

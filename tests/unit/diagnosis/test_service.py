@@ -8,7 +8,7 @@ from ipvsproxy.diagnosis.finding import CheckResult, fine, problem, warning
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts, diagnose_service, views
 from ipvsproxy.plan.model import Endpoint
 from ipvsproxy.plan.state import Destination
-from ipvsproxy.plan.topology import PortEndpoint, choose
+from ipvsproxy.plan.topology import choose
 
 NODE, ZONE = "node1", "a"
 USED = EndpointView("10.244.1.10:8080", NODE, used=True)
@@ -33,10 +33,10 @@ def endpoint(number, **changes):
 
 
 def reasons(*endpoints, local=False):
-    backends = [PortEndpoint(one, Destination(one.address, 80)) for one in endpoints]
+    of_port = {Destination(one.address, 80): one for one in endpoints}
     return {
         view.endpoint.partition(":")[0].rpartition(".")[2]: "" if view.used else view.reason
-        for view in views(backends, choose(backends, NODE, ZONE), NODE, ZONE, local=local)
+        for view in views(of_port, choose(of_port, NODE, ZONE), NODE, ZONE, local=local)
     }
 
 
@@ -63,8 +63,9 @@ def test_local_policies_and_hints():
 
 
 def test_the_last_ones_are_used_though_they_go():
-    backends = [PortEndpoint(e, Destination(e.address, 80)) for e in [endpoint(1, ready=False, terminating=True)]]
-    (view,) = views(backends, choose(backends, NODE, ZONE), NODE, ZONE, local=False)
+    last = endpoint(1, ready=False, terminating=True)
+    of_port = {Destination(last.address, 80): last}
+    (view,) = views(of_port, choose(of_port, NODE, ZONE), NODE, ZONE, local=False)
     assert (view.used, view.reason) == (True, "terminating, used since there is no ready one")
 
 

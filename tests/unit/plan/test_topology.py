@@ -1,15 +1,15 @@
 import pytest
 
 from ipvsproxy.plan.state import Destination
-from ipvsproxy.plan.topology import PortEndpoint, choose
+from ipvsproxy.plan.topology import choose
 from tests.support.build import endpoint
 
 
 def pick(*endpoints, node="node1", zone=""):
-    choice = choose([PortEndpoint(e, Destination(e.address, 80)) for e in endpoints], node, zone)
+    choice = choose({Destination(e.address, 80): e for e in endpoints}, node, zone)
     return (
-        {b.endpoint.address[3] for b in choice.cluster},
-        {b.endpoint.address[3] for b in choice.local},
+        {d.address[3] for d in choice.cluster},
+        {d.address[3] for d in choice.local},
         choice.exists,
     )
 

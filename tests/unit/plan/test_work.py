@@ -224,8 +224,8 @@ def test_ports_in_use_are_compared_with_those_of_a_service_once_for_all_addresse
 def test_hints_of_endpoints_are_looked_at_once():
     def prepare(size):
         pods = slice_of("web", *(ip(n) for n in range(size)))
-        backends = EndpointsByPort([pods]).of(service().ports[0], 4)
-        return lambda: choose(backends, "node1", "a")
+        endpoints = EndpointsByPort([pods]).of(service().ports[0], 4)
+        return lambda: choose(endpoints, "node1", "a")
 
     assert growth(prepare) < BELOW_QUADRATIC
 
@@ -241,9 +241,8 @@ def test_a_pod_is_looked_up_among_the_patterns_of_all_slices_and_not_compared_wi
         ]
         balance = balance_of(service(), [pods, *patterns], "")
         assert len(balance.prefixes) == size
-        backends = EndpointsByPort([pods]).of(service().ports[0], 4)
-        ordered = [backend.destination for backend in backends]
-        return lambda: balance.destinations(ordered, backends)
+        endpoints = EndpointsByPort([pods]).of(service().ports[0], 4)
+        return lambda: balance.destinations([*endpoints], endpoints)
 
     assert growth(prepare) < BELOW_QUADRATIC
 
