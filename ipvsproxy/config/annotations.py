@@ -208,9 +208,11 @@ PREFIXES = (PREFIX, *(alias for row in TABLE for alias in row.aliases), *FOREIGN
 
 def read(kind: str, annotations: Mapping[str, Any] | None, complaints: list[str]) -> dict[str, Any]:
     """Return the values of annotations by the field they are for; complain about those that cannot be used."""
+    if not annotations:
+        return {}
     found: dict[str, Any] = {}
-    ours = [key for key in annotations or () if key.startswith(PREFIXES)]
-    if annotations is None or not ours:
+    ours = [key for key in annotations if key.startswith(PREFIXES)]
+    if not ours:
         return found
     for known in (ALIASES[kind], BY_KEY[kind]):  # our own name wins
         for key in known.keys() & ours:

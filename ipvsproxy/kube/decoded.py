@@ -70,9 +70,9 @@ def addresses(field: str, texts: Iterable[str], complaints: list[str]) -> tuple[
     return tuple(found)
 
 
-def protocol(field: str, text: str | None) -> Protocol:
-    """Return a protocol by its name, TCP for none. Raises InvalidObject."""
+def protocol(text: str | None, ports: str, index: int) -> Protocol:
+    """Return the protocol of an entry of the field `ports` by its name, TCP for none. Raises InvalidObject."""
     try:
         return PROTOCOLS[text or PROTOCOL]
     except KeyError:
-        raise InvalidObject(field, f"{text!r} is none of TCP, UDP, SCTP") from None
+        raise InvalidObject(f"{ports}[{index}].protocol", f"{text!r} is none of TCP, UDP, SCTP") from None

@@ -9,8 +9,10 @@ are Cluster and conditions are ready unless they specify otherwise, which is how
 `kube.endpoint_slice` compare them.
 """
 
+from collections.abc import Collection
+
 from ipvsproxy.base.address import family, parse_ip
-from ipvsproxy.kube.raw import RawService, ServiceSpec
+from ipvsproxy.kube.raw import ServiceSpec
 
 NAMESPACE = "default"
 PROTOCOL = "TCP"
@@ -29,30 +31,27 @@ def cluster_ips(spec: ServiceSpec) -> tuple[str, ...]:
     return tuple(filter(None, spec.cluster_ips or ())) or tuple(filter(None, (spec.cluster_ip,)))
 
 
-def ip_families(spec: ServiceSpec) -> tuple[str, ...]:
-    """Return ipFamilies, or those of the addresses; an address that is none has an empty one."""
-    return spec.ip_families or tuple(map(_family_of, cluster_ips(spec)))
-
-
-def _family_of(text: str) -> str:
+def family_name(text: str) -> str:
+    """Return what ipFamilies has for a ClusterIP, empty for what is no address."""
     try:
         return FAMILY_NAMES[family(parse_ip(text))]
     except ValueError:
         return ""
 
 
-def unset(raw: RawService) -> list[str]:
-    """Return what the API server would allocate and a file must contain itself.
+def unset(spec: ServiceSpec, texts: Collection[str]) -> list[str]:
+    """Return what the API server would allocate and a file must contain itself; `texts` are the ClusterIPs.
 
     A load balancer's Service does without NodePorts: its own addresses work.
     """
-    spec = raw.spec
-    if not cluster_ips(spec):
+    if not texts:
         return [f"spec.clusterIP: missing; {ALLOCATED}; not served"]
     if not spec.ports:
         return ["spec.ports: missing; nothing is served"]
+    if spec.type != NODE_PORT:
+        return []
     return [
         f"spec.ports[{index}].nodePort: missing; {ALLOCATED}; no NodePort"
         for index, port in enumerate(spec.ports)
-        if spec.type == NODE_PORT and not port.node_port
+        if not port.node_port
     ]

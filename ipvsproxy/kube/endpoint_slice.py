@@ -46,7 +46,7 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
         service=f"{namespace}/{service}",
         family=wanted,
         ports=_slice_ports(raw.ports or (), complaints),
-        endpoints=tuple(_endpoints(raw.endpoints or (), wanted, complaints)),
+        endpoints=_endpoints(raw.endpoints or (), wanted, complaints),
         misused=first_few(misused),
         **own,
     )
@@ -68,42 +68,39 @@ def _slice_ports(raw_ports: Sequence[RawSlicePort], complaints: list[str]) -> tu
     ports = []
     for index, raw in enumerate(raw_ports):
         if raw.port:
-            number = protocol(f"ports[{index}].protocol", raw.protocol)
+            number = protocol(raw.protocol, "ports", index)
             ports.append(SlicePort(sys.intern(raw.name or PORT_NAME), number, raw.port))
         else:
             complaints.append(f"ports[{index}].port: missing; the port is left out")
     return tuple(ports)
 
 
-def _endpoints(raws: Sequence[RawEndpoint], wanted: int, complaints: list[str]) -> Iterable[Endpoint]:
+def _endpoints(raws: Sequence[RawEndpoint], wanted: int, complaints: list[str]) -> tuple[Endpoint, ...]:
     """Return the endpoints of a slice; those that cannot be used are complained about and left out."""
     try:
-        found, several = _sound(raws, ADDRESS_FAMILIES[wanted])
-    except (OSError, ValueError, TypeError, IndexError):
-        found, several = [_endpoint(*pair) for pair in _usable(raws, wanted, complaints)], True
-    else:
-        if wanted == 6 and any(endpoint.address.startswith(MAPPED_PREFIX) for endpoint in found):
-            found = [_endpoint(*pair) for pair in _usable(raws, wanted, complaints)]
-    if several:
+        found = _sound(raws, ADDRESS_FAMILIES[wanted])
+    except (OSError, ValueError, TypeError):
+        found = None
+    if found is None or (wanted == 6 and any(endpoint.address.startswith(MAPPED_PREFIX) for endpoint in found)):
+        found = [_endpoint(*pair) for pair in _usable(raws, wanted, complaints)]
         complaints += [
             f"endpoints[{index}].addresses: only the first of {len(raw.addresses)} is used"
             for index, raw in enumerate(raws)
             if raw.addresses and len(raw.addresses) > 1
         ]
-    return found
+    return tuple(found)
 
 
-def _sound(raws: Iterable[RawEndpoint], address_family: int) -> tuple[list[Endpoint], bool]:
-    """Return the endpoints of a slice with nothing unusual in it, and whether one has several addresses.
+def _sound(raws: Iterable[RawEndpoint], address_family: int) -> list[Endpoint]:
+    """Return the endpoints of a slice with nothing unusual in it: each has one address, of the right family.
 
-    Raises OSError, ValueError, TypeError, IndexError where an address cannot be used.
+    Raises OSError, ValueError, TypeError for others.
     """
-    found, several, parse = [], False, socket.inet_pton
+    found, parse = [], socket.inet_pton
     for raw in raws:
-        texts = raw.addresses
-        found.append(_endpoint(parse(address_family, texts[0]), raw))  # type: ignore[index]
-        several = several or len(texts) > 1  # type: ignore[arg-type]
-    return found, several
+        (text,) = raw.addresses  # type: ignore[misc]
+        found.append(_endpoint(parse(address_family, text), raw))
+    return found
 
 
 def _usable(

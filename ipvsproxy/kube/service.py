@@ -1,7 +1,7 @@
 """A Service of the API into a `plan.model.Service`: contract sections 2 and 3.1."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ipvsproxy.base.address import Cidr, family, parse_cidr, parse_ip
@@ -15,7 +15,7 @@ from ipvsproxy.kube.defaults import (
     NAMESPACE,
     PORT_NAME,
     cluster_ips,
-    ip_families,
+    family_name,
     unset,
 )
 from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceSpec
@@ -30,11 +30,12 @@ NO_CLIENT = {4: Cidr(bytes(4), 32), 6: Cidr(bytes(16), 128)}
 def build_service(raw: RawService) -> Decoded:
     """Return the Service, None for one that is not proxied. Raises InvalidObject."""
     spec = raw.spec
-    reason = _not_proxied(raw)
+    texts = cluster_ips(spec)
+    reason = _not_proxied(raw, texts)
     if reason:
         return Decoded(None, skipped=reason)
-    complaints = unset(raw)
-    ips = _cluster_ips(spec, complaints)
+    complaints = unset(spec, texts)
+    ips = _cluster_ips(spec, texts, complaints)
     if not ips:
         return Decoded(None, first_few(complaints), skipped="it has no ClusterIP")
     external_ips = addresses("spec.externalIPs", spec.external_ips or (), complaints)
@@ -67,27 +68,26 @@ def build_service(raw: RawService) -> Decoded:
     return Decoded(service, first_few(misused + complaints))
 
 
-def _not_proxied(raw: RawService) -> str:
-    """Return why a Service is left to others, empty if it is not."""
+def _not_proxied(raw: RawService, texts: Sequence[str]) -> str:
+    """Return why a Service with some ClusterIPs is left to others, empty if it is not."""
     labels = raw.metadata.labels or {}
     if PROXY_NAME_LABEL in labels:
         return f"the label {PROXY_NAME_LABEL} leaves it to {short(labels[PROXY_NAME_LABEL]) or 'another proxy'}"
     if raw.spec.type == EXTERNAL_NAME:
         return "type ExternalName: a name of the DNS, nothing to proxy"
-    if HEADLESS in cluster_ips(raw.spec)[:1]:
+    if HEADLESS in texts[:1]:
         return HEADLESS_SERVICE
     return ""
 
 
-def _cluster_ips(spec: ServiceSpec, complaints: list[str]) -> tuple[bytes, ...]:
+def _cluster_ips(spec: ServiceSpec, texts: Sequence[str], complaints: list[str]) -> tuple[bytes, ...]:
     """Return the ClusterIPs, one a family at most (contract 3.1, flows.json cluster_ip_by_family)."""
-    texts = cluster_ips(spec)
     if spec.cluster_ip and texts[0] != spec.cluster_ip:
         complaints.append(
             f"spec.clusterIP: {spec.cluster_ip} is not spec.clusterIPs[0], {texts[0]}, which is used"
         )
     found: dict[str, bytes] = {}
-    for name, text in zip(ip_families(spec), texts, strict=False):
+    for name, text in zip(spec.ip_families or map(family_name, texts), texts, strict=False):
         if text == HEADLESS or name in found or (name and name not in FAMILIES):
             continue
         address = _strict_address("spec.clusterIP", text)
@@ -141,7 +141,7 @@ def _service_ports(raw_ports: Iterable[RawServicePort]) -> tuple[ServicePort, ..
     ports = tuple(
         ServicePort(
             sys.intern(raw.name or PORT_NAME),
-            protocol(f"spec.ports[{index}].protocol", raw.protocol),
+            protocol(raw.protocol, "spec.ports", index),
             raw.port,
             raw.node_port or 0,
         )
