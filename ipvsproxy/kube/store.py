@@ -135,7 +135,8 @@ class Store:
 
     def mark(self, services: Iterable[str]) -> None:
         """Mark some Services, after a change of something they depend on. A set has no order of its own."""
-        self._dirty.update(dict.fromkeys(sorted(services)))
+        for service in sorted(services):
+            self._dirty[service] = None
 
     def all_dirty(self) -> None:
         """Mark every Service, after a change of something they all depend on."""
@@ -245,8 +246,7 @@ class Store:
         self._dirty[key] = None
         if self.has_tenants:
             self._index(key, old, new)
-        self.mark(self.host_ports.service(key, old, new))
-        self.mark(self.addresses.service(key, old, new))
+        self.mark(self.host_ports.service(key, old, new) | self.addresses.service(key, old, new))
         return True
 
     def _index(self, key: str, old: Service | None, new: Service | None) -> None:

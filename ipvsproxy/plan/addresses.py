@@ -163,13 +163,12 @@ def _asked(service: Service | None) -> dict[bytes, bool]:
     return {**dict.fromkeys(service.external_ips, False), **dict.fromkeys(service.load_balancer_ips, True)}
 
 
-def _count(counts: dict[T, int], gone: Iterable[T], new: Iterable[T]) -> set[T]:
+def _count(counts: dict[T, int], gone: Iterable[T], new: set[T]) -> set[T]:
     """Count what comes and goes, and return what was not there before, or is not any more."""
-    changed = set()
-    for address in new:
-        count = counts[address] = counts.get(address, 0) + 1
-        if count == 1:
-            changed.add(address)
+    changed = new.difference(counts)
+    for address in new - changed:
+        counts[address] += 1
+    counts.update(dict.fromkeys(changed, 1))
     for address in gone:
         counts[address] -= 1
         if not counts[address]:

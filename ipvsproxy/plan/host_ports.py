@@ -7,7 +7,6 @@ looked up by port.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 
 from ipvsproxy.plan.model import Protocol, Service
 
@@ -34,7 +33,7 @@ class HostPorts:
 
     def service(self, key: str, old: Service | None, new: Service | None) -> set[str]:
         """Record which ports a Service asks for now; return others for which that makes a difference."""
-        before, after = frozenset(_asked(old)), frozenset(_asked(new))
+        before, after = _asked(old), _asked(new)
         for port in before - after:
             self._askers[port].discard(key)
             if not self._askers[port]:
@@ -63,13 +62,11 @@ class HostPorts:
         return {key for port in changed for key in self._askers.get(port, ())}
 
 
-def _asked(service: Service | None) -> Iterator[Port]:
-    """Yield NodePorts and, for any of its external addresses may be one of this node, ports."""
+def _asked(service: Service | None) -> set[Port]:
+    """Return NodePorts and, for any of its external addresses may be one of this node, ports."""
     if service is None:
-        return
-    has_addresses = bool(service.external_ips or service.load_balancer_ips)
-    for port in service.ports:
-        if port.node_port:
-            yield port.protocol, port.node_port
-        if has_addresses:
-            yield port.protocol, port.port
+        return set()
+    ports: set[Port] = {(port.protocol, port.node_port) for port in service.ports if port.node_port}
+    if service.external_ips or service.load_balancer_ips:
+        ports.update((port.protocol, port.port) for port in service.ports)
+    return ports

@@ -87,7 +87,7 @@ class Ledger:
             self._owned[owner.service] = (owner, tuple(frontends))
         if self._new_holdings:
             self._lead_anew(touched)
-        if self._vips_counted_anew:
+        if self._vips_counted_anew and self._vip_mode is AUTO:
             self._choose_forms(touched)
         return touched
 
@@ -261,11 +261,13 @@ class Ledger:
         touched.slots |= leaving | coming
 
     def _acquire(self, shared: Iterable[ElementKey], touched: Dirty) -> None:
-        shares = self._shares
+        shares, all_elements = self._shares, self.elements
         for slot in shared:
-            count = shares[slot] = shares.get(slot, 0) + 1
-            if count == 1:
-                self.elements[slot] = ""
+            if slot in shares:
+                shares[slot] += 1
+            else:
+                shares[slot] = 1
+                all_elements[slot] = ""
                 touched.slots.add(slot)
 
     def _bind(self, key: FrontendKey, touched: Dirty, *, was: bool, will: bool) -> None:
@@ -291,12 +293,9 @@ class Ledger:
     def _choose_forms(self, touched: Dirty) -> None:
         """In mode auto, change the form of all VIPs of a family when their number calls for it."""
         self._vips_counted_anew = False
-        if self._vip_mode is not AUTO:
-            return
         for number, form in self._forms.items():
             count = self._vips.of_family[number]
-            too_many = form is ADDRESS and count > ROUTES_ABOVE
-            few_again = form is ROUTE and count < ADDRESSES_BELOW
-            if too_many or few_again:
-                self._forms[number] = ROUTE if too_many else ADDRESS
+            better = ROUTE if count > ROUTES_ABOVE else ADDRESS if count < ADDRESSES_BELOW else form
+            if better is not form:
+                self._forms[number] = better
                 touched.vips.update(address for address in self._vips if family(address) == number)

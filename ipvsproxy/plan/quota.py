@@ -101,7 +101,7 @@ class Quota:
     def _count(self, space: Space, old: Sequence[int], new: Sequence[int]) -> None:
         grown = new[0] - old[0]
         space.sizes[0] += grown
-        if any(new[1:]) or any(old[1:]):  # most Services have ClusterIPs only
+        if new[1:] != old[1:]:  # most Services have ClusterIPs only
             for tier in range(1, ALL_TIERS):
                 space.sizes[tier] += new[tier] - old[tier]
                 grown += new[tier] - old[tier]
