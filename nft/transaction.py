@@ -6,6 +6,7 @@ can consist of, so nothing from outside can become a command; `ValueError` is ra
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -93,19 +94,19 @@ class Transaction:
 
     def add_elements(self, elements: Iterable[tuple[str, str, str]]) -> None:
         """Add elements, given as (set, key, value); the value is '' for plain sets."""
-        self._elements("add", ((name, f"{key} : {value}" if value else key) for name, key, value in elements))
+        by_set: defaultdict[str, list[str]] = defaultdict(list)
+        for name, key, value in elements:
+            by_set[name].append(f"{key} : {value}" if value else key)
+        self._elements("add", by_set)
 
     def delete_elements(self, elements: Iterable[tuple[str, str]]) -> None:
         """Delete elements, given as (set, key), all of which must exist."""
-        self._elements("delete", elements)
+        by_set: defaultdict[str, list[str]] = defaultdict(list)
+        for name, key in elements:
+            by_set[name].append(key)
+        self._elements("delete", by_set)
 
-    def _elements(self, verb: str, elements: Iterable[tuple[str, str]]) -> None:
-        by_set: dict[str, list[str]] = {}
-        for name, text in elements:
-            if name in by_set:
-                by_set[name].append(text)
-            else:
-                by_set[name] = [text]
+    def _elements(self, verb: str, by_set: Mapping[str, list[str]]) -> None:
         for name, texts in by_set.items():
             if not _NAME.match(name):
                 raise ValueError(f"not a set: {name!r}")

@@ -126,7 +126,7 @@ class Rules:
     ) -> Transaction:
         transaction = delete_tables(found)
         transaction.add_table(self._layout)
-        transaction.load(self._scripts.whole(parts | needed_parts(elements)))
+        transaction.load(self._scripts.whole(parts))
         transaction.add_elements(texts(elements.items()))
         add_rules(transaction, rules)
         return transaction
@@ -163,7 +163,8 @@ class Rules:
     def _would_load(self, steps: Sequence[ElementStep]) -> bool:
         elements = dict(_values(steps))
         try:
-            self._transactions.check(self._whole(elements, rules_in_place(elements.items()), {}, self._parts))
+            parts = self._parts | needed_parts(elements)
+            self._transactions.check(self._whole(elements, rules_in_place(elements.items()), {}, parts))
         except NftError as error:
             if error.errno in REFUSALS:
                 return False

@@ -49,15 +49,20 @@ def texts(elements: Iterable[Element]) -> Iterator[tuple[str, str, str]]:
     last: ElementOwner = None
     head = ""
     for slot, value in elements:
-        owner, rest = slot.owner, slot.rest
+        owner = slot.owner
         if owner is not last:
             last, head = owner, "" if owner is None else owner_text(owner)
-        key = head
-        if rest is not None:
-            last_field = rest_text(rest, slot.set.key[-1])
-            before = head.rpartition(" . ")[0] if isinstance(rest, PortRange) else head
-            key = last_field if owner is None else f"{before} . {last_field}"
+        key = head if slot.rest is None else _with_rest(head, slot)
         yield slot.set.name, key, value if isinstance(value, str) else value_text(value)
+
+
+def _with_rest(head: str, slot: ElementKey) -> str:
+    """Return the key of an element whose owner's fields are `head`; a range stands in place of the port."""
+    last_field = rest_text(slot.rest, slot.set.key[-1])
+    if slot.owner is None:
+        return last_field
+    before = head.rpartition(" . ")[0] if isinstance(slot.rest, PortRange) else head
+    return f"{before} . {last_field}"
 
 
 def key_text(slot: ElementKey) -> str:
