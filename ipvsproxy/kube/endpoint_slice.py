@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from ipvsproxy.base.address import MAPPED_PREFIX, family, parse_ip
 from ipvsproxy.config import annotations
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, first_few, protocol
@@ -48,9 +50,8 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
         ports=_slice_ports(raw.ports or (), complaints),
         endpoints=_endpoints(raw.endpoints or (), wanted, complaints),
         misused=first_few(misused),
-        **own,
     )
-    return Decoded(built, first_few(misused + complaints), _trigger_time(raw))
+    return Decoded(replace(built, **own) if own else built, first_few(misused + complaints), _trigger_time(raw))
 
 
 def _trigger_time(raw: RawEndpointSlice) -> float:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from ipvsproxy.base.address import Cidr, family, parse_cidr, parse_ip
 from ipvsproxy.config import annotations
 from ipvsproxy.kube.decoded import FAMILIES, Decoded, InvalidObject, addresses, first_few, protocol, short
@@ -18,7 +20,7 @@ from ipvsproxy.kube.defaults import (
     family_name,
     unset,
 )
-from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceSpec
+from ipvsproxy.kube.raw import RawService, RawServicePort, ServiceSpec, ServiceStatus
 from ipvsproxy.plan.model import Protocol, Service, ServicePort
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
@@ -39,8 +41,7 @@ def build_service(raw: RawService) -> Decoded:
     if not ips:
         return Decoded(None, first_few(complaints), skipped="it has no ClusterIP")
     external_ips = addresses("spec.externalIPs", spec.external_ips or (), complaints)
-    ingress = (raw.status.load_balancer.ingress or ()) if raw.status and raw.status.load_balancer else ()
-    vips = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
+    vips = _given_addresses(raw.status) if raw.status else ()
     affinity_seconds = _affinity(spec, complaints)
     misused: list[str] = []
     own = _annotated(raw, affinity_seconds, misused) if raw.metadata.annotations else {}
@@ -48,9 +49,9 @@ def build_service(raw: RawService) -> Decoded:
     has_policy = spec.external_traffic_policy == "Local"
     external_local = _is_reachable(spec) and (is_local or has_policy)
     service = Service(
-        namespace=raw.metadata.namespace or NAMESPACE,
-        name=raw.metadata.name,
-        created=raw.metadata.creation_timestamp or "",
+        raw.metadata.namespace or NAMESPACE,
+        raw.metadata.name,
+        raw.metadata.creation_timestamp or "",
         cluster_ips=ips,
         ports=_service_ports(spec.ports or ()),
         external_ips=external_ips,
@@ -63,9 +64,8 @@ def build_service(raw: RawService) -> Decoded:
         uid=raw.metadata.uid or "",
         misused=first_few(misused),
         annotated=tuple(own),
-        **own,
     )
-    return Decoded(service, first_few(misused + complaints))
+    return Decoded(replace(service, **own) if own else service, first_few(misused + complaints))
 
 
 def _not_proxied(raw: RawService, texts: Sequence[str]) -> str:
@@ -78,6 +78,12 @@ def _not_proxied(raw: RawService, texts: Sequence[str]) -> str:
     if HEADLESS in texts[:1]:
         return HEADLESS_SERVICE
     return ""
+
+
+def _given_addresses(status: ServiceStatus) -> Sequence[str]:
+    """Return the addresses at which a load balancer has packets for them sent to nodes as they are."""
+    ingress = status.load_balancer.ingress if status.load_balancer else None
+    return [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")] if ingress else ()
 
 
 def _cluster_ips(spec: ServiceSpec, texts: Sequence[str], complaints: list[str]) -> tuple[bytes, ...]:

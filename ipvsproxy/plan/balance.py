@@ -77,21 +77,20 @@ def balance_of(
 
     `steps` are those of endpoints with a slow start, None where the Service has none.
     """
-    wished = [piece.weights for piece in slices if piece.weights]
-    weighted = [piece for piece in slices if piece.weight >= 0]
+    wishing = [piece for piece in slices if piece.weights or piece.weight >= 0]
     upper, lower = service.max_connections
     scale = 1 if steps is None else STEPS
-    if not (wished or weighted or service.weights or upper or service.same_zone_weight != 1 or scale != 1):
+    if not (wishing or service.weights or upper or service.same_zone_weight != 1 or scale != 1):
         return NOTHING_SPECIAL
     weights = dict(service.weights)
-    for more in wished:
-        weights.update(more)
+    for piece in wishing:
+        weights.update(piece.weights)
 
     def attributes(weight: int) -> DestinationAttributes:
         return DestinationAttributes(min(weight * scale, MOST_WEIGHT), upper, lower)
 
     made = {name: attributes(weight) for name, weight in weights.items()}
-    of_slices = [(piece, attributes(piece.weight)) for piece in weighted]
+    of_slices = [(piece, attributes(piece.weight)) for piece in wishing if piece.weight >= 0]
     prefixes = {name[:-1]: made[name] for name in made if name.endswith("*")}
     return Balance(
         usual=DestinationAttributes(USUAL.weight * scale, upper, lower),

@@ -7,8 +7,7 @@ frontends share is in `plan.port_plan`, what happens when two Services claim one
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,9 +18,9 @@ from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
 from ipvsproxy.plan.direct_return import tunnelled
 from ipvsproxy.plan.endpoints import EndpointsByPort
-from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
+from ipvsproxy.plan.model import EndpointSlice, Service
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.port_plan import PortPlan, PortPlanner
+from ipvsproxy.plan.port_plan import ALWAYS, NEVER, PortPlan, PortPlanner
 from ipvsproxy.plan.port_ranges import (
     PortRanges,
     merged,
@@ -54,11 +53,10 @@ from ipvsproxy.plan.tally import (
     Tally,
     Tier,
 )
-from ipvsproxy.ruleset.elements import Masquerade, PacketVerdict
+from ipvsproxy.ruleset.elements import PacketVerdict
 from ipvsproxy.ruleset.schema import LOCAL
 
 # Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
-NEVER, UNLESS_LOCAL_POD, ALWAYS = Masquerade.NEVER, Masquerade.UNLESS_LOCAL_POD, Masquerade.ALWAYS
 ACCEPT = PacketVerdict.ACCEPT
 LISTENED = "a program of this node listens on this port"
 CLAIMS = {
@@ -93,7 +91,6 @@ def plan_service(  # noqa: PLR0913
     tally.complaints += unused_server_wishes(service, scheduler)
     if backends.balance is not NOTHING_SPECIAL or service.slow_start_seconds:
         tally.complaints += complaints(service, slices, backends.balance, scheduler)
-    refused = {(refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port}
     planned: Iterable[tuple[Tier, Frontend]] = _frontends(service, numbers, backends, node, config, tally)
     if service.port_ranges or service.affinity_scope == ONE_FOR_ALL_PORTS:
 
@@ -102,6 +99,7 @@ def plan_service(  # noqa: PLR0913
             return _frontends(ranged, [0] * len(ranged.ports), balanced, node, config, tally)
 
         planned = _with_ranged(service, slices, tuple(planned), plan, tally)
+    refused = _refused_ports(refusals) if refusals else ()
     for tier, frontend in planned:
         if not (refused and _is_refused(frontend.key, refused)):
             _add(frontend, frontends)
@@ -128,7 +126,11 @@ def _permitted(service: Service, refusals: Sequence[AddressRefusal], config: Con
     return service
 
 
-def _is_refused(key: FrontendKey, refused: AbstractSet[tuple[bytes, int, int]]) -> bool:
+def _refused_ports(refusals: Iterable[AddressRefusal]) -> frozenset[tuple[bytes, int, int]]:
+    return frozenset((refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port)
+
+
+def _is_refused(key: FrontendKey, refused: Collection[tuple[bytes, int, int]]) -> bool:
     of_key = (0, key.protocol)
     if key.port == EVERY_PORT:
         return any(key.address == address and protocol in of_key for address, _, protocol in refused)
@@ -158,7 +160,8 @@ def _frontends(
 ) -> Iterator[tuple[Tier, Frontend]]:
     """Yield all frontends, tier by tier, up to the limit."""
     planner = PortPlanner(service, backends, node, config)
-    views: list[PortPlan] = []
+    outside: list[PortPlan] = []
+    has_addresses = bool(service.external_ips or service.load_balancer_ips)
     for cluster_ip in service.cluster_ips:
         number = family(cluster_ip)
         if number not in config.families:
@@ -168,11 +171,11 @@ def _frontends(
             if not tally.spend(CLUSTER_IP, SERVER_SIZE + backends.count(port, number)):
                 return
             view = planner.plan(port, cluster_ip, number, inside_port)
-            views.append(view)
+            if has_addresses or port.node_port:
+                outside.append(view)
             yield CLUSTER_IP, _cluster_ip_frontend(view, node)
-    views = [view for view in views if _externally_accessible(service, view.port)]
-    if views:
-        yield from _outside_frontends(service, views, node, tally)
+    if outside:
+        yield from _outside_frontends(service, outside, node, tally)
 
 
 def _with_ranged(
@@ -260,20 +263,15 @@ def _asked_for(service: Service, node: NodeFacts, config: Config) -> int:
     return sum(len(service.ports) * (1 + addresses[n]) + node_ports * nodes[n] for n in numbers)
 
 
-def _externally_accessible(service: Service, port: ServicePort) -> bool:
-    return bool(port.node_port or service.external_ips or service.load_balancer_ips)
-
-
 def _cluster_ip_frontend(view: PortPlan, node: NodeFacts) -> Frontend:
     destinations = view.local if view.service.internal_local else view.cluster
-    masquerade = ALWAYS if view.masquerade_all else UNLESS_LOCAL_POD if view.detects else NEVER
     bind = view.cluster_ip not in node.link_addresses
     return Frontend(
         key=FrontendKey(view.cluster_ip, view.port.protocol, view.port.port),
         server=view.server,
         destinations=destinations,
         verdict=_verdict(view, destinations),
-        masquerade=masquerade,
+        masquerade=view.masquerade,
         bind=bind,
         quiet=view.quiet and bind,
         hairpins=view.hairpins,

@@ -21,10 +21,13 @@ from ipvsproxy.plan.path import PathChoice, path_of_port, path_of_service
 from ipvsproxy.plan.server import server_of
 from ipvsproxy.plan.state import SHORT_PATH, Destination, ServerAttributes
 from ipvsproxy.plan.topology import Choice, PortEndpoints, choose
+from ipvsproxy.ruleset.elements import Masquerade
 
 HASHING = ("sh", "mh", "dh")
 """Schedulers that choose by a hash of addresses, and whose tables depend on the order of destinations."""
+# Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
 UDP = Protocol.UDP
+NEVER, UNLESS_LOCAL_POD, ALWAYS = Masquerade.NEVER, Masquerade.UNLESS_LOCAL_POD, Masquerade.ALWAYS
 
 
 class PortPlan(msgspec.Struct, frozen=True, gc=False):
@@ -39,8 +42,7 @@ class PortPlan(msgspec.Struct, frozen=True, gc=False):
     local: Destinations
     exists: bool
     hairpins: tuple[bytes, ...]
-    detects: bool
-    masquerade_all: bool
+    masquerade: Masquerade
     quiet: bool
     drain_seconds: float
     serving: tuple[Destination, ...]
@@ -77,19 +79,19 @@ class PortPlanner:
         cluster = self._destinations(choice.cluster, found)
         local = self._destinations(choice.local, found) if self._local else {}
         path = path_of_port(self._path, self._scheduler, cluster, local)
+        # A call with more than 15 keywords costs Python four times as much: it makes a dictionary of them.
         return PortPlan(
-            service=self._service,
-            port=port,
-            cluster_ip=cluster_ip,
-            inside_port=inside_port,
+            self._service,
+            port,
+            cluster_ip,
+            inside_port,
             server=server_of(self._service, self._scheduler, port.protocol, number),
             cluster=cluster,
             local=local,
             exists=choice.exists,
             # Every endpoint of this node that is used at all is among the local ones.
             hairpins=tuple(sorted({d.address for d in choice.local})) if choice.local else (),
-            detects=number in node.detects,
-            masquerade_all=config.masquerade_all,
+            masquerade=self._masquerade(number),
             quiet=config.suppress_vip_arp and number == 4,
             drain_seconds=self._drain_seconds,
             serving=_serving(found) if port.protocol is UDP else (),
@@ -97,6 +99,12 @@ class PortPlanner:
             path=path,
             direct=direct_return_of_port(self._service, port, found, node),
         )
+
+    def _masquerade(self, number: int) -> Masquerade:
+        """Return who is masqueraded at the ClusterIP."""
+        if self._config.masquerade_all:
+            return ALWAYS
+        return UNLESS_LOCAL_POD if number in self._node.detects else NEVER
 
     def _needs_remaining(self, path: PathChoice, found: PortEndpoints, choice: Choice) -> bool:
         """Whether more has to be known than the endpoints in use; on the short path, those that are not."""
