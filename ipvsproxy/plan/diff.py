@@ -107,10 +107,8 @@ class Steps(msgspec.Struct):
     elements_after: list[ElementStep] = msgspec.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return any((
-            self.elements_before, self.added, self.redirects, self.bound, self.unbound, self.removed,
-            self.elements_after,
-        ))  # fmt: skip
+        servers, vips = self.added or self.removed, self.bound or self.unbound
+        return bool(servers or vips or self.elements_before or self.redirects or self.elements_after)
 
     @property
     def new_vips(self) -> set[bytes]:
@@ -119,7 +117,7 @@ class Steps(msgspec.Struct):
 
     def count(self) -> int:
         """Return the number of changes to the kernel."""
-        servers = sum(step.size for step in self.added) + sum(step.size for step in self.removed)
+        servers = sum([step.size for step in self.added + self.removed])
         elements = len(self.elements_before) + len(self.redirects) + len(self.elements_after)
         return servers + elements + len(self.bound) + len(self.unbound)
 
@@ -229,10 +227,10 @@ def _leave_server(frontend: Frontend, state: ServerState | None, steps: Steps) -
 def creation(key: FrontendKey, server: ServerAttributes, wanted: Attributes) -> list[IpvsStep]:
     """Return the steps that make a virtual server with its destinations."""
     (attributes, first), *others = grouped(wanted, wanted) or ((USUAL, ()),)
-    return [
-        IpvsStep(NEW_SERVICE, key, server, first, attributes),
-        *(IpvsStep(NEW_DEST, key, None, group, values) for values, group in others),
-    ]
+    steps = [IpvsStep(NEW_SERVICE, key, server, first, attributes)]
+    for values, group in others:
+        steps.append(IpvsStep(NEW_DEST, key, None, group, values))
+    return steps
 
 
 def _add(verb: Verb, key: FrontendKey, which: Collection[Destination], wanted: Attributes, steps: Steps) -> None:
@@ -270,12 +268,13 @@ def _idle(attributes: DestinationAttributes) -> DestinationAttributes:
 
 
 def _vip(address: bytes, vip: Vip | None, shadow: set[Vip], steps: Steps) -> None:
+    if vip is not None and vip not in shadow:
+        steps.bound.append(vip)
     for form in VIP_FORMS:
-        candidate = Vip(address, form)
-        if candidate == vip and candidate not in shadow:
-            steps.bound.append(candidate)
-        elif candidate != vip and candidate in shadow:
-            steps.unbound.append(candidate)
+        if vip is None or vip.form is not form:
+            other = Vip(address, form)
+            if other in shadow:
+                steps.unbound.append(other)
 
 
 def record_ipvs(step: IpvsStep, shadow: KernelState) -> None:

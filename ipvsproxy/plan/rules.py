@@ -98,7 +98,7 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.quiet:
         shared.append(ElementKey(QUIET, address))
     shared += [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins]
-    shared += _short_endpoints(frontend)
+    shared += _short_endpoints(frontend) if frontend.path is SHORT_PATH else ()
     shared += ping_elements(frontend) if frontend.ping else ()
     if frontend.health_check_port:
         shared.append(ElementKey(HEALTH_CHECK_PORTS, None, frontend.health_check_port))
@@ -199,8 +199,6 @@ def internal_view_by_rules(key: FrontendKey, chosen: Collection[Destination]) ->
 
 def _short_endpoints(frontend: Frontend) -> list[ElementKey]:
     """Return the endpoints from which conntrack must know a packet: as long as they may have connections."""
-    if frontend.path is not SHORT_PATH:
-        return []
     kind = SHORT_ENDPOINTS[family(frontend.key.address)]
     all_of_them = {*frontend.destinations, *frontend.internal, *frontend.remaining}
     return [ElementKey(kind, to) for to in _ends(frontend.key, all_of_them)]

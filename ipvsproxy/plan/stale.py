@@ -59,7 +59,8 @@ class SweepRule(msgspec.Struct, frozen=True, gc=False):
         return bool(self.sources) and not is_covered(source, self.sources)
 
 
-GONE = SweepRule(endpoints=frozenset())
+ANY, GONE = SweepRule(), SweepRule(endpoints=frozenset())
+"""Rules that let all connections go on, and none."""
 EVERY_PROTOCOL, UDP = 0, Protocol.UDP
 
 
@@ -157,12 +158,13 @@ class Stale:
         """Record frontends that have changed, once the kernel has them as they are now."""
         self._frontends = frontends
         for key in keys:
-            frontend, old, due = frontends.get(key), self._seen.pop(key, None), self._due.pop(key, SweepRule())
+            frontend, old, due = frontends.get(key), self._seen.pop(key, None), self._due.pop(key, ANY)
             new = _seen(frontend, old) if frontend else None
             if new is not None:
                 self._seen[key] = new
-            self._index(key, old, new)
-            rule = _of_wanted(key, old, new, due) if new else SweepRule()
+            if old is not None or new is not None:
+                self._index(key, old, new)
+            rule = _of_wanted(key, old, new, due) if new else ANY
             if frontend is None:
                 rule = _of_gone(old, due)
             elif due.endpoints is not None and (key.protocol != UDP or due == GONE):
@@ -170,7 +172,7 @@ class Stale:
                 rule = msgspec.structs.replace(rule, endpoints=_endpoints(frontend, frontends))
             if new is not None and new.groups is not None:
                 rule = self._with_admitted(rule, old, new.groups, due)
-            if rule != SweepRule():
+            if rule is not ANY and rule != ANY:
                 self._due[key] = rule
 
     def hold(self, keys: Iterable[FrontendKey], frontends: Mapping[FrontendKey, Frontend]) -> None:
@@ -227,7 +229,7 @@ class Stale:
         if not destinations:
             return
         for name in self._leading_to.get(key, ()):
-            due = self._due.get(name, SweepRule())
+            due = self._due.get(name, ANY)
             self._due[name] = msgspec.structs.replace(due, cut=due.cut | destinations)
 
     def sweeps(self) -> list[Sweep]:
@@ -241,8 +243,9 @@ class Stale:
             Sweep(number, proto, rules, group_of=of, served=served)
             for (number, proto), rules in sorted(groups.items())
         ]
-        vips = {number: frozenset(vip for vip in self._new_vips if family(vip) == number) for number in (4, 6)}
-        found += [Sweep(number, EVERY_PROTOCOL, {}, new) for number, new in vips.items() if new]
+        four = frozenset([vip for vip in self._new_vips if family(vip) == 4])
+        vips = ((4, four), (6, frozenset(self._new_vips - four)))
+        found += [Sweep(number, EVERY_PROTOCOL, {}, new) for number, new in vips if new]
         return found + list(self._of_sources())
 
     def _of_sources(self) -> Iterator[Sweep]:
@@ -290,8 +293,8 @@ def _groups_that_go_on(seen: SeenFrontend) -> tuple[int, ...] | None:
 def _of_gone(old: SeenFrontend | None, due: SweepRule) -> SweepRule:
     """The kernel forgets the entries of a server it removes, but not those that rules of ours have rewritten."""
     if old is None:
-        return SweepRule() if due.endpoints is None else GONE
-    return GONE if old.views or old.short else SweepRule()
+        return ANY if due.endpoints is None else GONE
+    return GONE if old.views or old.short else ANY
 
 
 def _endpoints(frontend: Frontend, frontends: Mapping[FrontendKey, Frontend]) -> frozenset[Destination]:
