@@ -246,7 +246,8 @@ class Store:
         self._dirty[key] = None
         if self.has_tenants:
             self._index(key, old, new)
-        self.mark(self.host_ports.service(key, old, new) | self.addresses.service(key, old, new))
+        if affected := self.host_ports.service(key, old, new) | self.addresses.service(key, old, new):
+            self.mark(affected)
         return True
 
     def _index(self, key: str, old: Service | None, new: Service | None) -> None:
@@ -275,7 +276,8 @@ class Store:
         if value == old:
             return False
         new = value if isinstance(value, EndpointSlice) else None
-        self.mark(self.addresses.slice(old, new))
+        if affected := self.addresses.slice(old, new):
+            self.mark(affected)
         if self.has_tenants:
             self._index_slice(key, old, new)
         if isinstance(value, EndpointSlice):

@@ -130,7 +130,7 @@ class Loop:
         """Handle some events and whatever is due; return whether that was any work. Raises Fatal."""
         external: list[Event] = []
         for event in events:
-            if not self._consume_own(event):
+            if isinstance(event, Changed) or not self._consume_own(event):  # most are of objects
                 external.append(event)
                 self._handle(event)
         self._wanted.ask_about_addresses()
@@ -218,10 +218,14 @@ class Loop:
 
     def _take(self, event: Listed | Changed | Removed) -> None:
         different = self._wanted.apply(event)
-        count = len(event.objects) if isinstance(event, Listed) else event.versions
-        # Old annotations come with every version of a slice: only what has just changed shows when it began.
-        triggered = event.triggered if isinstance(event, Changed) and different else 0.0
-        self._report.received(event.kind, count, triggered)
+        match event:
+            case Changed(kind, versions=count, triggered=triggered):
+                # Old annotations come with every version of a slice: only a change shows when it began.
+                self._report.received(kind, count, triggered if different else 0.0)
+            case Removed(kind, versions=count):
+                self._report.received(kind, count, 0.0)
+            case Listed(kind, objects):
+                self._report.received(kind, len(objects), 0.0)
 
     def _report_sync(self, seconds: float, changes: int) -> None:
         wanted, applier, drainer = self._wanted, self.parts.applier, self.parts.drainer

@@ -34,6 +34,7 @@ from ipvsproxy.reconciler.node_state import API_SERVER, NodeState
 from ipvsproxy.reconciler.service_reports import ServiceReports
 from ipvsproxy.ruleset.schema import SHARED_GROUP
 
+UDP = Protocol.UDP
 NAMED = 5
 """Addresses that a complaint names."""
 
@@ -123,7 +124,7 @@ class Planning:
         if is_known:
             reports.complaints(key, tally.complaints)
         reports.misused(key, service.misused, slices)
-        return any(refusal.reason == LISTS_NODES for refusal in refusals)
+        return bool(refusals) and any(refusal.reason == LISTS_NODES for refusal in refusals)
 
     def _steps(self, key: str, service: Service, slices: Sequence[EndpointSlice]) -> Mapping[bytes, int] | None:
         """Return the steps of endpoints with a slow start, None where the Service has none."""
@@ -271,13 +272,11 @@ def _of_other_tenants(endpoints: Sequence[bytes]) -> list[str]:
     return [f"endpoints that are pods of other tenants get nothing: {names}{f' and {more} more' * (more > 0)}"]
 
 
-def is_urgent(service: Service) -> bool:
+def is_urgent(key: str, service: Service) -> bool:
     """Whether other programs cannot start without this Service: the API server's own, and DNS.
 
     But none with addresses from outside: an older Service, not planned yet, may hold the same.
     """
     if service.external_ips or service.load_balancer_ips:
         return False
-    return service.key == API_SERVER or any(
-        p.port == DNS_PORT and p.protocol is Protocol.UDP for p in service.ports
-    )
+    return key == API_SERVER or any(p.port == DNS_PORT and p.protocol is UDP for p in service.ports)

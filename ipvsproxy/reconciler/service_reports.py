@@ -5,7 +5,6 @@ thread.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 
 import structlog
 
@@ -97,10 +96,12 @@ class ServiceReports:
 
     def misused(self, key: str, complaints: Sequence[str], slices: Iterable[EndpointSlice]) -> None:
         """Report annotations that cannot be used in one Event; the log line is that of their object."""
-        of_slices = [piece.misused for piece in slices if piece.misused]
-        if not (complaints or of_slices or key in self._misused):
+        all_complaints = [*complaints]
+        for piece in slices:
+            all_complaints += piece.misused
+        if not (all_complaints or key in self._misused):
             return
-        found = frozenset(chain(complaints, *of_slices))
+        found = frozenset(all_complaints)
         before = self._misused.pop(key, frozenset())
         if found:
             self._misused[key] = found

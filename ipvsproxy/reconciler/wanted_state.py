@@ -160,7 +160,7 @@ class WantedState:
 
     def apply(self, event: Listed | Changed | Removed) -> bool:
         """Record what an event reports of an object, and return whether anything is different now."""
-        was_refused = isinstance(event, Listed) and event.kind in self._store.refused
+        was_refused = type(event) is Listed and event.kind in self._store.refused
         different = self._store.apply(event)
         if was_refused:
             self._report_rights()
@@ -324,8 +324,8 @@ class WantedState:
     def take_stages(self) -> Sequence[list[str]]:
         """Return all Services to be planned at a cold start: first those that all others wait for."""
         self._store.all_dirty()
-        keys = self._store.take_dirty()
-        first = [key for key in keys if key in self._store.services and is_urgent(self._store.services[key])]
+        keys, services = self._store.take_dirty(), self._store.services
+        first = [key for key in keys if key in services and is_urgent(key, services[key])]
         urgent = frozenset(first)
         return first, [key for key in keys if key not in urgent]
 
