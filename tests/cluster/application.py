@@ -118,9 +118,13 @@ def install(cluster: Cluster, kubectl: Kubectl) -> Application:
     programs.wait("the load balancers have no addresses", lambda: all(_balancers(kubectl)), READY_SECONDS)
     balanced, local = _balancers(kubectl)
     services = {each["metadata"]["name"]: each["spec"]["clusterIP"] for each in kubectl.get("services")["items"]}
+    return Application(cluster, services, balanced, local, client_ips(kubectl))
+
+
+def client_ips(kubectl: Kubectl) -> dict[str, str]:
+    """The client pods' addresses by node; one that has rebooted has another."""
     pods = kubectl.get("pods", "--selector=app=client")["items"]
-    clients = {pod["spec"]["nodeName"]: pod["status"]["podIP"] for pod in pods}
-    return Application(cluster, services, balanced, local, clients)
+    return {pod["spec"]["nodeName"]: pod["status"]["podIP"] for pod in pods}
 
 
 def _balancers(kubectl: Kubectl) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import nodes, programs
-from tests.cluster.application import RunningApplication
+from tests.cluster.application import RunningApplication, client_ips
 from tests.cluster.daemonset import SYSTEM, judge, pods
 from tests.cluster.direct import (
     BALANCED,
@@ -120,10 +120,10 @@ def sizes(video: DirectVideo, path: str) -> list[str]:
 def test_cluster_ips_node_ports_and_clients_in_the_cluster_are_served_as_before(video: DirectVideo):
     spec = video.kubectl.get("service", NAME)["spec"]
     (port,) = [each["nodePort"] for each in spec["ports"] if each["port"] == HTTP]
-    names = set(video.pods())
+    names, clients = set(video.pods()), client_ips(video.kubectl)
     for node in video.cluster.nodes:
         assert {name for name, _ in video.seen(node.ips[0], port=port)} == names
-        for where in (Origin(node), Origin(node, video.running.application.clients[node.name])):
+        for where in (Origin(node), Origin(node, clients[node.name])):
             for address in (*spec["clusterIPs"], *video.vips.values(), BALANCED):
                 assert {name for name, _ in video.seen(address, where)} == names, (str(where), address)
 

@@ -124,9 +124,10 @@ def run_at(
 
 
 # The network namespaces that containerd made are named on the node; the one with the pod's address is its own.
+# Others may go meanwhile.
 _FIND = """
 for each in $(ip netns list | cut -d " " -f 1); do
-    if ip -n "$each" address | grep -qwF "$1"; then echo "$each"; fi
+    if ip -n "$each" address 2>/dev/null | grep -qwF "$1"; then echo "$each"; fi
 done
 """
 
