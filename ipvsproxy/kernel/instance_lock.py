@@ -76,7 +76,7 @@ class InstanceLock:
         """Take the name if it is free; return the proxy that has it, None when nothing stands in our way."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while not self._bind():
-            holder = self._ask()
+            holder = self._ask(ANSWER_SECONDS)
             if holder is not None and self._is_proxy(holder):
                 return holder
             is_working = holder is not None and not self._wait_for_end(ENDING_SECONDS)
@@ -123,7 +123,7 @@ class InstanceLock:
         threading.Thread(target=_introduce, args=(mine, self._proof), name="lock", daemon=True).start()
         return True
 
-    def _ask(self, seconds: float = ANSWER_SECONDS) -> Holder | None:
+    def _ask(self, seconds: float) -> Holder | None:
         """Connect to the holder and ask who it is; None when it does not answer."""
         if self._holder is not None:
             self._holder.close()

@@ -202,13 +202,11 @@ def test_before_there_is_a_connection_events_wait(server, tmp_path):
 
     class OneClient:
         def create_event(self, namespace, body):
-            try:
-                return client.create_event(namespace, body)
-            finally:
-                tried.set()
+            tried.set()
+            return client.create_event(namespace, body)
 
     events.begin(OneClient())
-    tried.wait(10)
+    assert tried.wait(10)
     client.connect()
     server.wait_for(lambda: server.written)
     events.stop(10)
