@@ -18,7 +18,7 @@ from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
 from ipvsproxy.plan.direct_return import tunnelled
 from ipvsproxy.plan.endpoints import EndpointsByPort
-from ipvsproxy.plan.model import EndpointSlice, Service
+from ipvsproxy.plan.model import EndpointSlice, Service, ServicePort
 from ipvsproxy.plan.node import NodeFacts
 from ipvsproxy.plan.port_plan import ALWAYS, NEVER, PortPlan, PortPlanner
 from ipvsproxy.plan.port_ranges import (
@@ -84,11 +84,13 @@ def plan_service(  # noqa: PLR0913
     frontends: dict[FrontendKey, Frontend] = {}
     tally = tally or Tally(config.service_limit)
     asked, numbers = service, synthetic_ports(service)
-    service = _permitted(service, refusals, config)
+    if refusals or service.external_ips:
+        service = _permitted(service, refusals, config)
     slices = tuple(slices)
     backends = EndpointsByPort(slices, balance_of(service, slices, node.zone, steps))
     scheduler = service.scheduler or config.scheduler
-    tally.complaints += unused_server_wishes(service, scheduler)
+    if service.annotated:
+        tally.complaints += unused_server_wishes(service, scheduler)
     if backends.balance is not NOTHING_SPECIAL or service.slow_start_seconds:
         tally.complaints += complaints(service, slices, backends.balance, scheduler)
     planned: Iterable[tuple[Tier, Frontend]] = _frontends(service, numbers, backends, node, config, tally)
@@ -96,7 +98,7 @@ def plan_service(  # noqa: PLR0913
 
         def plan(ranged: Service, pieces: Sequence[EndpointSlice]) -> Iterator[tuple[Tier, Frontend]]:
             balanced = EndpointsByPort(pieces, balance_of(ranged, pieces, node.zone, steps))
-            return _frontends(ranged, [0] * len(ranged.ports), balanced, node, config, tally)
+            return _frontends(ranged, dict.fromkeys(ranged.ports, 0), balanced, node, config, tally)
 
         planned = _with_ranged(service, slices, tuple(planned), plan, tally)
     refused = _refused_ports(refusals) if refusals else ()
@@ -109,9 +111,9 @@ def plan_service(  # noqa: PLR0913
             f"{len(frontends)} of {_asked_for(asked, node, config)} virtual servers are served:"
             f" the Service is larger than --service-limit {config.service_limit}"
         )
-    if 0 in numbers:
+    if numbers and (lacking := [*numbers.values()].count(0)):
         tally.complaints.append(
-            f"{numbers.count(0)} ports are served to local pods by local endpoints only:"
+            f"{lacking} ports are served to local pods by local endpoints only:"
             " all port numbers of the ClusterIP are in use"
         )
     return frontends
@@ -152,7 +154,7 @@ def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:
 
 def _frontends(
     service: Service,
-    numbers: Sequence[int],
+    numbers: Mapping[ServicePort, int],
     backends: EndpointsByPort,
     node: NodeFacts,
     config: Config,
@@ -166,7 +168,8 @@ def _frontends(
         number = family(cluster_ip)
         if number not in config.families:
             continue
-        for port, inside_port in zip(service.ports, numbers, strict=True):
+        for port in service.ports:
+            inside_port = numbers[port] if numbers else port.port
             # Before the endpoints are looked at: that is what the limit is to save.
             if not tally.spend(CLUSTER_IP, SERVER_SIZE + backends.count(port, number)):
                 return

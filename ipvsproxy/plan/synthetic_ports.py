@@ -15,17 +15,18 @@ TOP_BIT = 0x8000
 HIGHEST = 65535
 
 
-def synthetic_ports(service: Service) -> list[int]:
+def synthetic_ports(service: Service) -> dict[ServicePort, int]:
     """Return for each Service port the number of its cluster-wide view on the ClusterIP, 0 where none is free.
 
-    Where the ClusterIP has all endpoints, or nothing has a view, that is the port itself. Otherwise: the real
-    number with its top bit turned over, or the next free one after it, in the order of the Service's ports.
+    Nothing where the ClusterIP has all endpoints, or nothing has a view: the number is that of the port itself.
+    Otherwise it is the real one with its top bit turned over, or the next free one after it, in the order of the
+    Service's ports.
     """
     ports = service.ports
     if not (service.internal_local and (service.external_local or service.forwarding)):
-        return [port.port for port in ports]
+        return {}
     numbers = {protocol: Numbers(ports, protocol) for protocol in {port.protocol for port in ports}}
-    return [numbers[port.protocol].take(port.port ^ TOP_BIT) for port in ports]
+    return {port: numbers[port.protocol].take(port.port ^ TOP_BIT) for port in ports}
 
 
 class Numbers:

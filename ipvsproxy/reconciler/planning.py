@@ -27,7 +27,7 @@ from ipvsproxy.plan.safety import LISTS_NODES, judge
 from ipvsproxy.plan.schedulers import Schedulers, modules_of
 from ipvsproxy.plan.slow_start import SlowStarts
 from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, GroupAdmission
-from ipvsproxy.plan.tally import ALL_TIERS, NO_LIMIT, Tally, Tier, largest_size
+from ipvsproxy.plan.tally import ALL_TIERS, Tally, Tier, largest_size
 from ipvsproxy.plan.tenant_dns import with_views
 from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.reconciler.node_state import API_SERVER, NodeState
@@ -256,7 +256,8 @@ class Planning:
         if service is None:
             return self._quota.size(key)
         addresses, endpoints = len(self._node.facts.nodeport_addresses), self._store.count_endpoints(key)
-        return min(largest_size(service, addresses, endpoints), self._config.service_limit or NO_LIMIT)
+        size, limit = largest_size(service, addresses, endpoints), self._config.service_limit
+        return limit if limit and size > limit else size
 
 
 def _age(service: Service) -> tuple[str, str]:
