@@ -38,7 +38,8 @@ def draining(frontend: Frontend, state: ServerState) -> list[Destination]:
     wanted = frontend.balanced
     if state.destinations.keys() <= wanted.keys():  # as after most changes
         return []
-    return [d for d, attributes in state.destinations.items() if attributes.weight == 0 and d not in wanted]
+    present = state.destinations
+    return [d for d in present if d not in wanted and present[d].weight == 0]
 
 
 class Drain(msgspec.Struct):
@@ -95,9 +96,13 @@ class Drains:
         self._servers[key] = drains = {}
         self._sizes[key] = len(state.destinations) if state else 0
         soonest = now + self._least_pause(key)
+        with_pods = frontend.drain_seconds == UNTIL_POD_IS_GONE
+        longest = frontend.drain_seconds or math.inf
         for destination in leaving:
             drain = drains[destination] = old.get(destination) or Drain(now, math.inf, soonest)
-            deadline = _deadline(drain, destination, frontend, now)
+            deadline = drain.since + longest
+            if with_pods:
+                deadline = _deadline_with_pod(drain, destination, frontend, now)
             if drain.deadline != deadline:
                 drain.deadline = deadline
                 drain.look = min(drain.look, max(now, deadline))
@@ -155,9 +160,7 @@ class Drains:
             heapq.heappush(self._agenda, (look, key))
 
 
-def _deadline(drain: Drain, destination: Destination, frontend: Frontend, now: float) -> float:
-    if frontend.drain_seconds != UNTIL_POD_IS_GONE:
-        return drain.since + (frontend.drain_seconds or math.inf)
+def _deadline_with_pod(drain: Drain, destination: Destination, frontend: Frontend, now: float) -> float:
     if destination in frontend.remaining:
         return math.inf
     return drain.deadline if drain.deadline < math.inf else now + GONE_SECONDS

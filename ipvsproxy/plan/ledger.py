@@ -79,7 +79,8 @@ class Ledger:
         touched = Dirty() if touched is None else touched
         known, old_keys = self._owned.pop(owner.service, (owner, ()))
         for key in old_keys:
-            if key not in frontends or known != owner or self._claims_otherwise(key, known, frontends[key]):
+            stays = key in frontends and known == owner
+            if not stays or (key in self._waiting and self._claims_otherwise(key, owner, frontends[key])):
                 self._withdraw(key, known, touched)
         for key, frontend in frontends.items():
             self._claim(key, owner, frontend, touched)
@@ -161,12 +162,10 @@ class Ledger:
     def _claim(self, key: FrontendKey, owner: RankedService, frontend: Frontend, touched: Dirty) -> None:
         """Let the oldest claimant hold the frontend and the others wait."""
         holder = self._holders.get(key, owner)
-        mine = (frontend.claim, owner)
-        theirs = (self.frontends[key].claim, holder) if holder != owner else mine
-        if theirs < mine:
-            self._wait(key, owner, frontend)
-            return
-        if mine < theirs:
+        if holder != owner:
+            if (self.frontends[key].claim, holder) < (frontend.claim, owner):
+                self._wait(key, owner, frontend)
+                return
             self._wait(key, holder, self._lacking.pop(key, self.frontends[key]))
             self._new_holdings[holder] = None
         self._holders[key] = owner
@@ -205,10 +204,7 @@ class Ledger:
 
     def _claims_otherwise(self, key: FrontendKey, owner: RankedService, new: Frontend) -> bool:
         """Whether an owner's claim to a contested frontend is of another kind now."""
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            return False
-        old = self.frontends[key] if self._holders[key] == owner else waiting.frontends[owner]
+        old = self.frontends[key] if self._holders[key] == owner else self._waiting[key].frontends[owner]
         return old.claim is not new.claim
 
     def _withdraw(self, key: FrontendKey, owner: RankedService, touched: Dirty) -> None:

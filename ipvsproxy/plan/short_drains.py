@@ -52,8 +52,11 @@ class ShortDrains:
 
     def note(self, key: FrontendKey, frontend: Frontend | None, now: float) -> None:
         """Record a frontend after any change of it."""
-        old, seconds = self._frontends.pop(key, None), _seconds(frontend)
-        if frontend is None or seconds is None or (old is None and frontend.path is not SHORT_PATH):
+        old = self._frontends.pop(key, None)
+        if frontend is None or (old is None and frontend.path is not SHORT_PATH):
+            return
+        seconds = _seconds(frontend)
+        if seconds is None:
             return
         until_gone = frontend.remaining if frontend.drain_seconds == UNTIL_POD_IS_GONE else ()
         wanted = frozenset((*frontend.destinations, *frontend.internal, *until_gone))
@@ -88,9 +91,9 @@ class ShortDrains:
         heapq.heappush(self._agenda, (when, key))
 
 
-def _seconds(frontend: Frontend | None) -> float | None:
+def _seconds(frontend: Frontend) -> float | None:
     """Return how long connections may outlive their endpoint, None for ever."""
-    if frontend is None or frontend.key.protocol not in (TCP, SCTP):
+    if frontend.key.protocol not in (TCP, SCTP):
         return None
     if frontend.key.protocol == SCTP:
         return 0.0
