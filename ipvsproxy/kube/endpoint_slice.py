@@ -2,8 +2,9 @@
 
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -39,7 +40,8 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
         return Decoded(None, skipped=f"no label {SERVICE_NAME_LABEL}, which names the Service")
     complaints: list[str] = []
     misused: list[str] = []
-    own = annotations.read(annotations.ENDPOINT_SLICE, raw.metadata.annotations, misused)
+    given = raw.metadata.annotations
+    own = annotations.read(annotations.ENDPOINT_SLICE, given, misused) if given else {}
     namespace = raw.metadata.namespace or NAMESPACE
     wanted = FAMILIES[raw.address_type]
     built = EndpointSlice(
@@ -51,11 +53,15 @@ def build_slice(raw: RawEndpointSlice) -> Decoded:
         endpoints=_endpoints(raw.endpoints or (), wanted, complaints),
         misused=first_few(misused),
     )
-    return Decoded(replace(built, **own) if own else built, first_few(misused + complaints), _trigger_time(raw))
+    return Decoded(
+        replace(built, **own) if own else built,
+        first_few(misused + complaints),
+        _trigger_time(given) if given else 0.0,
+    )
 
 
-def _trigger_time(raw: RawEndpointSlice) -> float:
-    text = raw.metadata.annotations.get(TRIGGER_TIME) if raw.metadata.annotations else None
+def _trigger_time(annotations: Mapping[str, Any]) -> float:
+    text = annotations.get(TRIGGER_TIME)
     if not text:
         return 0.0
     try:
