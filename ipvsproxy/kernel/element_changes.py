@@ -131,7 +131,8 @@ def is_packed(slot: ElementKey) -> bool:
 
 def _requests(steps: Sequence[ElementStep]) -> Iterator[tuple[int, SetSchema, bytes]]:
     """Yield type, set and body of each message: what goes before what comes."""
-    gone, come = dict[SetSchema, list[bytes]](), dict[SetSchema, list[bytes]]()
+    gone: dict[SetSchema, list[bytes]] = {}
+    come: dict[SetSchema, list[bytes]] = {}
     for step in steps:
         kind, value = step.slot.set, step.value
         key = _key(*pack_key(step.slot))

@@ -17,6 +17,7 @@ from ipvsproxy.kernel.wire.ipvs import (
     IPVS_CMD_ATTR_TIMEOUT_TCP,
     IPVS_CMD_GET_CONFIG,
     IPVS_CMD_SET_CONFIG,
+    MOST_AT_ONCE,
     encode,
     pieces,
     single,
@@ -90,7 +91,9 @@ class Ipvs:
 
         What is already there is set instead, and what is already gone counts as removed. Raises Lost.
         """
-        in_doubt = self._send([piece for step in steps for piece in pieces(step)])
+        if max([len(step.destinations) for step in steps], default=0) > MOST_AT_ONCE:
+            steps = [piece for step in steps for piece in pieces(step)]
+        in_doubt = self._send(steps)
         if not in_doubt:
             return []
         # A step answers with one error for all its messages; sent again one by one, each tells its own. What had

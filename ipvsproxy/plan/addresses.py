@@ -143,7 +143,7 @@ class Addresses:
 
     def _askers(self, addresses: Iterable[bytes]) -> set[str]:
         found: set[str] = set()
-        if self.are_asked_for:
+        if self._given or self._external:
             for address in addresses:
                 found.update(self._given.get(address, ()))
                 found.update(self._external.get(address, ()))

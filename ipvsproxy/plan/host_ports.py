@@ -41,13 +41,15 @@ class HostPorts:
         for port in after - before:
             self._askers.setdefault(port, set()).add(key)
             self.has_news = True
-        return self._health_check(old, -1) | self._health_check(new, 1)
+        affected: set[str] = set()
+        for service, count in ((old, -1), (new, 1)):
+            if service is not None and service.health_check_port:
+                affected |= self._health_check(service.health_check_port, count)
+        return affected
 
-    def _health_check(self, service: Service | None, count: int) -> set[str]:
+    def _health_check(self, number: int, count: int) -> set[str]:
         """Count a health-check port that comes or goes; return the Services that ask for it."""
-        if service is None or not service.health_check_port:
-            return set()
-        port = Protocol.TCP.value, service.health_check_port
+        port = Protocol.TCP.value, number
         self._health_checks[port] += count
         if not self._health_checks[port]:
             del self._health_checks[port]

@@ -42,7 +42,9 @@ class PortClaims:
     def change(self, old: Service | None, new: Service | None) -> set[bytes]:
         """Record a Service; return the addresses of which another one has ports now, or has others."""
         before, after = self._of(old), self._of(new)
-        changed = set()
+        changed: set[bytes] = set()
+        if before == after:  # most have none
+            return changed
         for place in before.keys() | after.keys():
             was, is_ = before.get(place), after.get(place)
             if was == is_:
@@ -70,7 +72,8 @@ class PortClaims:
         ports = self._ports(service) if service is not None else ()
         if service is None or not ports:
             return {}
-        owner, claims = RankedService(service.created, service.key), dict[ClaimedPlace, PortClaim]()
+        owner = RankedService(service.created, service.key)
+        claims: dict[ClaimedPlace, PortClaim] = {}
         protocols = dict.fromkeys(protocol for protocol, _, _ in ports)
         for address, claim in _addresses(service):
             for protocol in protocols:
