@@ -34,7 +34,7 @@ PORTS = [
     *(port(82, 82, p, f"long-{p.lower()}") for p in ("TCP", "UDP")),
 ]
 NUMBERS = {"tcp": 80, "udp": 81, "sctp": 83}
-LONG = 82
+LONG, FORGED_PORT = 82, 5555
 PODS = ("p11", "p21")
 SIZE = 300_000
 OVERHEAD = {("ipip", 4): 20, ("gue", 4): 32, ("ipip", 6): 40, ("gue", 6): 52}
@@ -353,6 +353,35 @@ def doctor(direct: DirectService) -> ApiObject:
     findings = json.loads(direct.lab.run(direct.lab.nodes[0], argv, check=False))["findings"]
     (found,) = [finding for finding in findings if finding["check"] == "direct return"]
     return found
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(("sender", "pod"), [("client", "p12"), ("client", "p22"), ("p12", "p22")])
+def test_no_pod_gets_a_forged_answer(direct: DirectService, sender: str, pod: str, family: int) -> None:
+    """Pods reach the address by their own node, which translates: no answer comes to them past it."""
+    lab, address = direct.lab, VIPS[family][0]
+    direct.put()
+    eventually(lambda: direct.is_direct(family))
+    target, forger = lab.host(pod), lab.host(sender)
+    length = 32 if family == 4 else "128 nodad"
+    netns.ip(forger.netns, f"address add {address}/{length} dev lo")
+    any_address = "0.0.0.0" if family == 4 else "::"
+    try:
+        with (
+            netns.open_socket(target.netns, any_address, "udp") as receiving,
+            netns.open_socket(forger.netns, address, "udp") as forging,
+            netns.open_socket(forger.netns, any_address, "udp") as honest,
+        ):
+            receiving.bind((any_address, FORGED_PORT))
+            receiving.setblocking(True)
+            receiving.settimeout(10)
+            forging.bind((address, NUMBERS["udp"]))
+            for _ in range(3):
+                forging.sendto(b"forged", (target.address(family), FORGED_PORT))
+            honest.sendto(b"honest", (target.address(family), FORGED_PORT))
+            assert receiving.recv(100) == b"honest"
+    finally:
+        netns.ip(forger.netns, f"address del {address}/{32 if family == 4 else 128} dev lo")
 
 
 def test_a_node_relays_nothing_for_hosts_of_its_lan(direct: DirectService) -> None:

@@ -57,6 +57,8 @@ BASES = {
     "leaving_untracked": ("filter", "postrouting", range(POSTROUTING)),
     # Whole packets, before conntrack and before others look at where they come from.
     "answers": ("filter", "prerouting", range(DEFRAG + 1, RAW)),
+    # Copies of them, as they are sent.
+    "copies": ("filter", "output", range(CONNTRACK + 1, 300)),
     # As soon as conntrack has called them invalid.
     "requests": ("filter", "prerouting", range(CONNTRACK + 1, NAT)),
 }
