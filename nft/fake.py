@@ -19,10 +19,12 @@ Sets = dict[str, dict[str, str]]
 _DECLARATION = re.compile(r"^\s*(set|map)\s+(\w+)\s*{", re.MULTILINE)
 _ELEMENTS = re.compile(r"^(add|delete) element \w+ \w+ (\w+) { (.*) }$")
 _CHAIN = re.compile(r"^\s*chain (\w+) {", re.MULTILINE)
+_DELETED_CHAIN = re.compile(r"^delete chain \w+ \w+ (\w+)$")
 _LOOKUP = re.compile(r"@(\w+)")
 _FLUSH = re.compile(r"^flush (set|map) \w+ \w+ (\w+)$")
 _TABLE = re.compile(r"^(add|delete) table ")
-_COMMANDS = ("add table ", "delete table ", "add element ", "delete element ", "flush set ", "flush map ")
+_COMMANDS = ("add table ", "delete table ", "add element ", "delete element ", "flush set ", "flush map ",
+             "delete chain ")  # fmt: skip
 
 
 class FakeNft:
@@ -90,6 +92,10 @@ class _Contents:
             if name not in self.sets or (kind == "map") is not (name in self.maps):
                 raise NftError(errno.ENOENT, f"no {kind} {name}")
             self.sets[name].clear()
+        elif match := _DELETED_CHAIN.match(command):
+            if match[1] not in self.chains:
+                raise NftError(errno.ENOENT, f"no chain {match[1]}")
+            self.chains.remove(match[1])
         elif match := _ELEMENTS.match(command):
             self._elements(match[1], match[2], match[3])
         else:

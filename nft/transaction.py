@@ -66,6 +66,17 @@ class Transaction:
         """Add the tables, sets, maps and chains of a script; the script is trusted."""
         self._commands.append(script)
 
+    def add_chains(self, chains: Mapping[str, Iterable[str]]) -> None:
+        """Add chains without a hook by name, with their rules, which are trusted."""
+        lines = [f"table {self.table} {{"]
+        for name, rules in chains.items():
+            lines += [f"\tchain {_name(name)} {{", *(f"\t\t{rule}" for rule in rules), "\t}"]
+        self._commands.append("\n".join([*lines, "}"]))
+
+    def delete_chains(self, names: Iterable[str]) -> None:
+        """Delete chains, all of which must exist, and to which no rule leads."""
+        self._commands += [f"delete chain {self.table} {_name(name)}" for name in names]
+
     def insert_rules(self, chain: str, rules: Iterable[str]) -> None:
         """Put rules, which are trusted, at the head of a chain."""
         self._commands += [f"insert rule {self.table} {_name(chain)} {rule}" for rule in rules]

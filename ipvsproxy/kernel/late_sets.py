@@ -2,21 +2,21 @@
 
 The kernel shows packets what a transaction has changed in such a set later than all the rest of it
 (nft_pipapo_commit, at the end of the transaction; with 100,000 elements, 17 ms were seen). For that moment each
-new element is a rule as well, in a chain for packets that have found no element. A second transaction takes the
-rules away.
+new element is a rule as well, for packets that have found no element: one lookup, not late since it has no
+interval, leads them to a chain with the intervals of their frontend. Frontends with the same intervals share
+one. A second transaction takes all that away.
 """
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ipvsproxy.ruleset.codec import rule_text
+from ipvsproxy.base.frontend import FrontendKey
+from ipvsproxy.ruleset.codec import interval_text, owners_text
 from ipvsproxy.ruleset.elements import Element
 from ipvsproxy.ruleset.schema import ALLOWED, PING_ALLOWED, PORT_RANGES, RANGE_MASQUERADE, SetSchema
 from nft import Transaction
 
-MAX_RULES = 1000
-"""In one chain; what other elements decide about may have to be tried again by clients."""
+Owner = FrontendKey | bytes
 
 
 class ChainOfOthers(NamedTuple):
@@ -36,24 +36,57 @@ LATE_SETS: Mapping[SetSchema, ChainOfOthers] = {
     )
     for kind in kinds.values()
 }
-RulesInPlace = Mapping[ChainOfOthers, list[str]]
+
+
+class RulesInPlace(NamedTuple):
+    """Chains with rules by name, and the rules that lead there from chains of others."""
+
+    chains: Mapping[str, Sequence[str]]
+    lookups: Mapping[ChainOfOthers, Sequence[str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.chains)
+
+
+NO_RULES = RulesInPlace({}, {})
 
 
 def rules_in_place(elements: Iterable[Element]) -> RulesInPlace:
-    """Return rules that do what new elements of late sets do, by chain, MAX_RULES each at most."""
-    found: dict[ChainOfOthers, list[Element]] = {}
-    for element in [item for item in elements if item[0].set in LATE_SETS]:  # hardly any is
-        found.setdefault(LATE_SETS[element[0].set], []).append(element)
-    return {chain: [rule_text(*item) for item in islice(items, MAX_RULES)] for chain, items in found.items()}
+    """Return rules that do what new elements of late sets do."""
+    chains: dict[str, Sequence[str]] = {}
+    ways: dict[SetSchema, list[tuple[Owner, str]]] = {}
+    for (kind, rules), owners in _by_rules(elements).items():
+        name = f"late_{len(chains)}"
+        chains[name] = (*rules, *LATE_SETS[kind].rules)
+        ways.setdefault(kind, []).extend((owner, name) for owner in owners)
+    lookups: dict[ChainOfOthers, list[str]] = {}
+    for kind, ends in ways.items():
+        lookups.setdefault(LATE_SETS[kind], []).append(owners_text(kind, ends))
+    return RulesInPlace(chains, lookups)
+
+
+def _by_rules(elements: Iterable[Element]) -> Mapping[tuple[SetSchema, tuple[str, ...]], Sequence[Owner]]:
+    """Return the owners of elements of late sets by set and by the rules that do what their elements do."""
+    rules: dict[tuple[SetSchema, Owner], list[str]] = {}
+    for slot, value in [item for item in elements if item[0].set in LATE_SETS]:  # hardly any is
+        if slot.owner is not None:
+            rules.setdefault((slot.set, slot.owner), []).append(interval_text(slot, value))
+    owners: dict[tuple[SetSchema, tuple[str, ...]], list[Owner]] = {}
+    for (kind, owner), found in rules.items():
+        owners.setdefault((kind, tuple(found)), []).append(owner)
+    return owners
 
 
 def add_rules(transaction: Transaction, rules: RulesInPlace) -> None:
-    """Have a transaction make rules in place of its elements, at the head of their chains."""
-    for chain, texts in rules.items():
+    """Have a transaction make rules in place of its elements, and lead to them from the head of chains."""
+    if rules:
+        transaction.add_chains(rules.chains)
+    for chain, texts in rules.lookups.items():
         transaction.insert_rules(chain.name, texts)
 
 
 def withdraw_rules(transaction: Transaction, rules: RulesInPlace) -> None:
-    """Have a transaction leave in their chains what the script has."""
-    for chain in rules:
+    """Have a transaction leave what the script has."""
+    for chain in rules.lookups:
         transaction.replace_rules(chain.name, chain.rules)
+    transaction.delete_chains(rules.chains)

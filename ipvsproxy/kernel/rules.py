@@ -23,7 +23,14 @@ from ipvsproxy.base.address import format_ip
 from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.kernel.element_changes import ElementTransaction, write_steps
 from ipvsproxy.kernel.forward import Forwarding
-from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
+from ipvsproxy.kernel.late_sets import (
+    LATE_SETS,
+    NO_RULES,
+    RulesInPlace,
+    add_rules,
+    rules_in_place,
+    withdraw_rules,
+)
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
 from ipvsproxy.kernel.tables import TABLE, delete_tables, new_transaction
@@ -247,14 +254,12 @@ class Rules:
             write_steps(transaction, steps)
             add_rules(transaction, rules)
         try:
-            self._run(transaction, missing)
+            self._run(transaction, missing, rules)
         except NftError as error:
             self._find_refused(steps, error, missing, failed)
             return
         for step in steps:
             record_element(step, self._shadow)
-        with suppress(NftError):  # it is in doubt then, and loaded again before anything else changes
-            self._withdraw(rules)
 
     def _late_at_once(self, steps: Sequence[ElementStep]) -> Iterator[Element]:
         """Yield new elements that packets would find late, of what may be in use already."""
@@ -280,11 +285,13 @@ class Rules:
         for name in sorted(parts):
             transaction.load(self._scripts.part(name))
 
-    def _run(self, transaction: Transaction, parts: frozenset[str]) -> None:
-        """Carry out a transaction that adds some parts. Raises NftError."""
+    def _run(self, transaction: Transaction, parts: frozenset[str], rules: RulesInPlace = NO_RULES) -> None:
+        """Carry out a transaction that adds some parts, and rules in place of elements. Raises NftError."""
         ours = bool(parts) and self._table_is_ours()
         self._transactions.run(transaction)
         self._parts |= parts
+        with suppress(NftError):  # it is in doubt then, and loaded again before anything else changes
+            self._withdraw(rules)
         if ours:
             log.info("Added parts of the nftables ruleset", parts=sorted(parts))
             with suppress(KernelError):  # the next verification loads the rules again

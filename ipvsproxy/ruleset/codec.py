@@ -119,21 +119,26 @@ def _form(field: Field) -> NumberForm:
     return form
 
 
-def rule_text(slot: ElementKey, value: Value) -> str:
-    """Return a rule that does what an element of a set of intervals does, of a frontend or for pings.
+def interval_text(slot: ElementKey, value: Value) -> str:
+    """Return a rule that does what an element of a set of intervals does, where all other fields match."""
+    interval = rest_text(slot.rest, slot.set.key[-1])
+    if slot.set.port_interval and slot.frontend:
+        match = f"meta l4proto {PROTOCOL_NAMES[slot.frontend.protocol]} ct original proto-dst {interval}"
+    else:
+        match = f"{PACKET_FAMILIES[slot.set.family]} saddr {interval}"
+    return f"{match} {value_text(value) or 'return'}"
 
-    Raises ValueError for elements of the node.
-    """
-    if slot.address is None:
-        raise ValueError(f"{element_text(slot)} is about no address")
-    header, frontend, rest = PACKET_FAMILIES[slot.set.family], slot.frontend, slot.rest
-    match = f"{header} daddr {format_ip(slot.address)}"
-    if frontend is not None:
-        ports = rest_text(rest, Field.PORT) if slot.set.port_interval else frontend.port
-        protocol = PROTOCOL_NAMES[frontend.protocol]
-        match = f"ct original {match} meta l4proto {protocol} ct original proto-dst {ports}"
-    source = "" if slot.set.port_interval else f" {header} saddr {rest_text(rest, slot.set.key[-1])}"
-    return f"{match}{source} {value_text(value) or 'return'}"
+
+def owners_text(kind: SetSchema, chains: Iterable[tuple[FrontendKey | bytes, str]]) -> str:
+    """Return a rule that looks up all other fields of such elements and goes to a chain for each owner."""
+    match, names = f"{PACKET_FAMILIES[kind.family]} daddr", [(owner_text(owner), chain) for owner, chain in chains]
+    if kind.owner is OwnerKind.FRONTEND:
+        match = f"meta l4proto {{ tcp, udp, sctp }} ct original {match} . meta l4proto"
+        if kind.port_interval:
+            names = [(name.rpartition(" . ")[0], chain) for name, chain in names]
+        else:
+            match += " . ct original proto-dst"
+    return f"{match} vmap {{ {', '.join(f'{name} : goto {chain}' for name, chain in names)} }}"
 
 
 # Bytes

@@ -292,7 +292,7 @@ class MemoryStamp:
 
     def stamp(self):
         self._nft.faults.read()
-        return f"{self._nft.generation}".encode() if self._nft.loaded else b""
+        return f"{self._nft.generation} {len(self._nft.chains)}".encode() if self._nft.loaded else b""
 
 
 class MemoryConntrack:

@@ -149,20 +149,34 @@ def test_a_table_with_a_comment_in_place_of_others_and_rules_in_its_chains():
     transaction = Transaction(TABLE)
     transaction.delete_tables([Table("ip6", TABLE.name)])
     transaction.add_table("ipvsproxy v0.1.0, layout 0123")
+    transaction.add_chains({"late_0": ["ip saddr 10.0.0.0/8 return", "drop"], "late_1": []})
     transaction.insert_rules("excluded", ["tcp dport 80 return"])
     transaction.replace_rules("excluded", ["drop"])
+    transaction.delete_chains(["late_0", "late_1"])
     assert str(transaction).splitlines() == [
         "delete table ip6 ipvsproxy",
         'add table inet ipvsproxy { comment "ipvsproxy v0.1.0, layout 0123"; }',
+        "table inet ipvsproxy {",
+        "\tchain late_0 {",
+        "\t\tip saddr 10.0.0.0/8 return",
+        "\t\tdrop",
+        "\t}",
+        "\tchain late_1 {",
+        "\t}",
+        "}",
         "insert rule inet ipvsproxy excluded tcp dport 80 return",
         "flush chain inet ipvsproxy excluded",
         "add rule inet ipvsproxy excluded drop",
+        "delete chain inet ipvsproxy late_0",
+        "delete chain inet ipvsproxy late_1",
     ]
     for use in (
         lambda: transaction.add_table('"; }'),
         lambda: transaction.delete_tables([Table("ip6 x; flush", TABLE.name)]),
         lambda: transaction.insert_rules("x; y", ["drop"]),
         lambda: transaction.replace_rules("", ["drop"]),
+        lambda: transaction.add_chains({"x; y": []}),
+        lambda: transaction.delete_chains(["x y"]),
     ):
         with pytest.raises(ValueError, match="not a "):
             use()

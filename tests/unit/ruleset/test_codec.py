@@ -14,7 +14,6 @@ from ipvsproxy.ruleset.codec import (
     pack_key,
     pack_value,
     pack_verdict,
-    rule_text,
     texts,
     unpack,
     unpack_one,
@@ -81,11 +80,6 @@ def test_elements_of_several_owners_as_text():
         ("senders4", '"eth0"', "192.0.2.1"),
         ("pod_cidrs4", "192.0.2.1", ""),
     ]
-
-
-def test_what_is_about_the_node_has_no_rule():
-    with pytest.raises(ValueError, match="pod_cidrs4"):
-        rule_text(element("pod_cidrs4", "10.0.0.0/8"), "")
 
 
 @pytest.mark.parametrize(
