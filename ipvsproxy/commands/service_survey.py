@@ -12,7 +12,7 @@ from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.service_names import similar
 from ipvsproxy.commands.survey import SurveyResult
-from ipvsproxy.commands.survey_dns import find_dns, traced
+from ipvsproxy.commands.survey_dns import find_dns, held_by_others, traced
 from ipvsproxy.commands.survey_tunnels import find_tunnels
 from ipvsproxy.diagnosis.facts import DnsAnswer, join
 from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
@@ -42,7 +42,8 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
     service = seen.desired.services.get(key)
     dns = find_dns(seen.desired.services.values())
     server = format_ip(dns.cluster_ips[0]) if dns and dns.cluster_ips else ""
-    ask = partial(_asked, server, key, domain, seen.facts.held_vips)
+    held = held_by_others(dns, seen.desired, seen.facts.held_vips) if dns and server else ()
+    ask = partial(_asked, server, key, domain, held)
     if service is None:
         return _unproxied(key, seen.objects, dns.key if dns else "", ask)
     keys = _frontends(key, seen.desired)

@@ -37,13 +37,19 @@ def ask_dns(desired: WantedState, objects: Objects, domain: str, held: Collectio
     kubernetes = services.get(API_SERVER)
     expected = tuple(map(format_ip, kubernetes.cluster_ips)) if kubernetes else ()
     kind = "AAAA" if expected and ":" in expected[0] else "A"
-    frontend = desired.frontends.get(FrontendKey(service.cluster_ips[0], Protocol.UDP, DNS_PORT))
-    if frontend is not None and frontend.path is Path.SHORT:
-        held = {*held, server}
+    held = held_by_others(service, desired, held)
     answer = traced(resolve(server, f"{KUBERNETES}.{domain}", kind), held)
     names = list(objects.external_names())[:EXTERNAL_NAMES_ASKED] if not answer.error else []
     external = tuple(ExternalName(key, wanted, _ask_external(server, key, domain)) for key, wanted in names)
     return Dns(service.key, expected, answer, external)
+
+
+def held_by_others(dns: Service, desired: WantedState, held: Collection[str]) -> Collection[str]:
+    """Return VIPs that others may answer, with that of the DNS Service if it is on the short path: past IPVS."""
+    address = dns.cluster_ips[0]
+    frontend = desired.frontends.get(FrontendKey(address, Protocol.UDP, DNS_PORT))
+    is_short = frontend is not None and frontend.path is Path.SHORT
+    return {*held, format_ip(address)} if is_short else held
 
 
 def traced(answer: DnsAnswer, held: Collection[str]) -> DnsAnswer:

@@ -40,9 +40,15 @@ pytestmark = pytest.mark.needs("ip_vs", "nf_tables", "tool:nft")
 ENDPOINT_CONNECTIONS = "ipvsproxy_endpoint_connections_total"
 
 
+BOTH_PATHS = pytest.mark.parametrize("diagnosed", ["ipvs", "auto"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def diagnosed(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiagnosedNode]:
-    with healthy_node(session_lab, ManifestFolder(tmp_path_factory.mktemp("manifests"))) as diagnosed:
+def diagnosed(
+    session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[DiagnosedNode]:
+    folder = ManifestFolder(tmp_path_factory.mktemp("manifests"))
+    with healthy_node(session_lab, folder, getattr(request, "param", "ipvs")) as diagnosed:
         yield diagnosed
 
 
@@ -58,7 +64,14 @@ def test_a_healthy_node_is_found_healthy(diagnosed: DiagnosedNode) -> None:
     assert told(diagnosed.findings()) == []
 
 
-@pytest.mark.parametrize("name", WAYS)
+ON_BOTH_PATHS = ("forward-policy-drop", "untracked", "host-port", "chain-flushed", "vip-lost", "element-lost")
+
+
+@pytest.mark.parametrize(
+    ("diagnosed", "name"),
+    [*(("ipvs", name) for name in WAYS), *(("auto", name) for name in ON_BOTH_PATHS)],
+    indirect=["diagnosed"],
+)
 def test_the_cause_comes_first(diagnosed: DiagnosedNode, name: str) -> None:
     way, check, words = WAYS[name]
     if name == "no-such-scheduler" and not modules_are_known():
@@ -116,6 +129,7 @@ def walk(diagnosed: DiagnosedNode, key: str, netns_name: str = "") -> list[Findi
     return diagnose_service(facts, diagnose(seen.facts))
 
 
+@BOTH_PATHS
 def test_one_service_through_its_steps(diagnosed: DiagnosedNode) -> None:
     diagnosed.names.addresses["web.default.svc.cluster.local"] = WEB
     findings = walk(diagnosed, "default/web", diagnosed.lab.host("p12").netns)
@@ -152,6 +166,7 @@ def test_an_answer_that_did_not_come_by_ipvs_does_not_count(diagnosed: Diagnosed
     assert told(walk(diagnosed, "default/web")) == []
 
 
+@BOTH_PATHS
 def test_source_ranges_that_shut_the_asker_out_are_no_problem(diagnosed: DiagnosedNode) -> None:
     """The VIP of the load balancer answers the pod that the ranges have, and neither the node nor another pod."""
     vip, web = "203.0.113.5", [port(80, 8080)]
@@ -194,6 +209,7 @@ def test_counters_of_services_and_endpoints(diagnosed: DiagnosedNode) -> None:
     assert 'service="kubernetes"' not in told
 
 
+@BOTH_PATHS
 def test_an_endpoint_that_does_not_listen_is_the_cause(diagnosed: DiagnosedNode) -> None:
     diagnosed.lab.responder.clear()
     first = walk(diagnosed, "default/web")[0]

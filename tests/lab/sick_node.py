@@ -18,7 +18,7 @@ from unittest import mock
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.commands.survey import survey
-from ipvsproxy.config import Config
+from ipvsproxy.config import Config, DataPath
 from ipvsproxy.diagnosis.finding import Finding
 from ipvsproxy.diagnosis.node import diagnose
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -63,15 +63,17 @@ class DiagnosedNode:
 
 
 @contextlib.contextmanager
-def healthy_node(lab: Lab, folder: ManifestFolder) -> Iterator[DiagnosedNode]:
+def healthy_node(lab: Lab, folder: ManifestFolder, data_path: str = "ipvs") -> Iterator[DiagnosedNode]:
     node = lab.nodes[0]
     describe(lab, folder)
     serve_pods(lab)
     names = NameServer({KUBERNETES: API}, {EXTERNAL: DECLARED})
-    proxy = lab.proxy(node, folder.path, [*DEFAULT_PROXY_ARGS, "--ipvs-sync-period=1h", "--service-metrics=2"])
+    flags = ["--ipvs-sync-period=1h", "--service-metrics=2", f"--data-path={data_path}"]
+    proxy = lab.proxy(node, folder.path, [*DEFAULT_PROXY_ARGS, *flags])
     config = Config(
-        "node1", manifests=folder.path, cluster_cidrs=tuple(CLUSTER_CIDRS.split(",")), sync_period=3600.0
-    )
+        "node1", manifests=folder.path, cluster_cidrs=tuple(CLUSTER_CIDRS.split(",")), sync_period=3600.0,
+        data_path=DataPath(data_path),
+    )  # fmt: skip
     with names.serving(lab.host("p12")):
         yield DiagnosedNode(lab, node, proxy, names, config, folder)
     lab.take_back()
