@@ -26,7 +26,12 @@ CASE_ADDRESS, CASE_TARGET = ("10.96.9.8", 6831), 5353
 """The Service of that file; its endpoint has the address of p21."""
 
 
-@pytest.fixture(scope="module", params=["address", "route"])
+SHORT_PATH = pytest.mark.parametrize(
+    "lab", [("address", "auto"), ("route", "auto")], indirect=True, ids=["address-auto", "route-auto"]
+)
+
+
+@pytest.fixture(scope="module", params=[("address", "ipvs"), ("route", "ipvs")], ids=["address", "route"])
 def lab(
     session_lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Lab]:
@@ -37,7 +42,8 @@ def lab(
     folder.write("case", *yaml.safe_load_all(CASE.read_text()))
     ports = [port(81, TARGET, "UDP", "u", NODE_PORT)]
     folder.write("large", published("large", NUMBER, ports), *dual_slices(lab, "large", ports, [lab.host("p21")]))
-    lab.proxy(lab.nodes[0], folder.path, [*DEFAULT_PROXY_ARGS, f"--vip-mode={request.param}"])
+    mode, data_path = request.param
+    lab.proxy(lab.nodes[0], folder.path, [*DEFAULT_PROXY_ARGS, f"--vip-mode={mode}", f"--data-path={data_path}"])
     yield lab
     lab.take_back()
 
@@ -102,3 +108,11 @@ def test_ipv6_datagrams_of_pods_arrive_where_the_bridge_does_not_reassemble_them
         assert lost(lab, "p12", 6, connected=True) == []
     finally:
         netns.set_sysctls(node, {setting: 1})
+
+
+@SHORT_PATH
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("asker", ["node1", "client", "p12"])
+def test_on_the_short_path_all_datagrams_above_the_mtu_arrive(lab: Lab, asker: str, family: int) -> None:
+    """IPv6, too: no IPVS has to know what a packet was put together from."""
+    assert lost(lab, asker, family, connected=True) == []
