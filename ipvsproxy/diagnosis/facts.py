@@ -71,13 +71,18 @@ class DestinationFacts(msgspec.Struct, frozen=True):
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
-    """A virtual server of IPVS with its destinations; `protocol` by name."""
+    """A virtual server of IPVS, or a frontend on the short path, with its destinations; `protocol` by name."""
 
     address: str
     protocol: str
     port: int
     scheduler: str = "rr"
     backends: tuple[DestinationFacts, ...] = ()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is on the short path, where no scheduler chooses."""
+        return not self.scheduler
 
     def __str__(self) -> str:
         return f"{join(self.address, self.port)}/{self.protocol}"

@@ -195,23 +195,30 @@ def _paths_of(facts: Facts, server: ServerFacts, pods: Pods, links: Ends) -> Ite
     pod = pods.here.get(family(destination["daddr"]))
     client = links.pods | {"saddr": parse_ip(pod)} if is_vip and pod else links.uplink
     coming = {**base, **destination, **client, **_state(NEW, LOCAL)}
-    yield TrafficPath(f"connections to {server}", "prerouting", coming)
-    yield TrafficPath(f"connections to {server}", "input", coming, IPVS_INPUT)
+    # On the short path they have the endpoint's address from our decision on.
+    yield TrafficPath(f"connections to {server}", "prerouting", coming, NAT_PRIORITY if server.is_short else LAST)
+    if not server.is_short:
+        yield TrafficPath(f"connections to {server}", "input", coming, IPVS_INPUT)
     if is_vip:
         from_node = {**base, **destination, **_state(NEW, LOCAL)}
-        yield TrafficPath(f"connections from the node to {server}", "output", from_node, IPVS_OUTPUT)
+        until = NAT_PRIORITY if server.is_short else IPVS_OUTPUT
+        yield TrafficPath(f"connections from the node to {server}", "output", from_node, until)
     for backend in server.backends[:1]:
         to = {"daddr": parse_ip(backend.address), "dport": backend.port.to_bytes(2)}
         description = f"what {server} sends to its endpoint {backend}"
         for hook in ("output", "postrouting"):
             yield TrafficPath(description, hook, {**base, **to, **_state(NEW, UNICAST)})
+    mark = {"mark": facts.settings.mark.to_bytes(4, sys.byteorder)}
     for backend in local[:1]:
         source = {"saddr": parse_ip(backend.address), "sport": backend.port.to_bytes(2), **links.pods}
         replies = {**base, **source, **_state(ESTABLISHED, UNICAST)}
-        mark = {"mark": facts.settings.mark.to_bytes(4, sys.byteorder)}
         description = f"replies of the endpoint {join(backend.address, backend.port)} through {server}"
         yield TrafficPath(description, "prerouting", replies)
         yield TrafficPath(description, "forward", {**replies, **mark})
+    for backend in server.backends[:1] if server.is_short else ():
+        to = {"daddr": parse_ip(backend.address), "dport": backend.port.to_bytes(2)}
+        description = f"new connections through {server} to its endpoint {backend}"
+        yield TrafficPath(description, "forward", {**base, **to, **mark, **_state(NEW, UNICAST)})
 
 
 def _links(facts: Facts) -> Ends:

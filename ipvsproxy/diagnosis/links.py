@@ -77,7 +77,8 @@ def check_hairpin(facts: Facts) -> Iterator[Finding]:
 
 def check_long_datagrams(facts: Facts) -> Iterator[Finding]:
     """UDP Services of IPv6 have a limit that nothing can lift. Naming it saves a search."""
-    if facts.host is None or not any(s.protocol == "UDP" and ":" in s.address for s in facts.servers or ()):
+    by_ipvs = (server for server in facts.servers or () if not server.is_short)
+    if facts.host is None or not any(s.protocol == "UDP" and ":" in s.address for s in by_ipvs):
         return
     senders = "processes of this node"
     if facts.host.sysctls.get(CALLS[6]) == 1:

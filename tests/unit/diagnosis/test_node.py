@@ -525,6 +525,32 @@ def test_where_the_settings_come_from_is_reported():
     assert (finding.verdict, finding.summary) == (CheckResult.OK, origin)
 
 
+SHORT = tuple(replace(server, scheduler="") for server in SERVERS)
+DROP = FilterRule(3, (dport(80),), "drop"), FilterRule(4, (dport(8080),), "drop")
+
+
+@pytest.mark.parametrize(
+    ("hook", "priority", "rule", "by_ipvs", "short"),
+    [
+        # What the client has dialled is rewritten in prerouting, and what follows crosses FORWARD.
+        ("prerouting", -150, DROP[0], "connections to 10.96.3.1:80/TCP", "connections to 10.96.3.1:80/TCP"),
+        ("prerouting", 0, DROP[0], "connections to 10.96.3.1:80/TCP", ""),
+        ("input", 0, DROP[0], "connections to 10.96.3.1:80/TCP", ""),
+        ("output", -150, DROP[0], "connections from the node to 10.96.3.1:80/TCP",
+         "connections from the node to 10.96.3.1:80/TCP"),
+        ("output", -105, DROP[0], "connections from the node to 10.96.3.1:80/TCP", ""),
+        ("forward", 0, DROP[1], "", "new connections through 10.96.3.1:80/TCP to its endpoint 10.244.1.10:8080"),
+        ("postrouting", 0, DROP[1], "what 10.96.3.1:80/TCP sends to its endpoint 10.244.1.10:8080",
+         "what 10.96.3.1:80/TCP sends to its endpoint 10.244.1.10:8080"),
+    ],
+)  # fmt: skip
+def test_rules_are_judged_where_packets_of_a_path_meet_them(hook, priority, rule, by_ipvs, short):
+    for servers, lost in ((SERVERS, by_ipvs), (SHORT, short)):
+        chains = with_rules(hook, rule, priority=priority)
+        found = [one.summary for one in said(of_check("other rules", chains=chains, servers=servers))]
+        assert found == ([f"rule {rule.handle} of ip t c drops {lost}"] if lost else []), servers[0].scheduler
+
+
 SIX_UDP = ServerFacts("fd00:10:96::10", "UDP", 53)
 LIMIT = "long datagrams"
 
@@ -539,6 +565,7 @@ def test_the_limit_of_long_ipv6_datagrams_is_named_where_it_matters_and_is_no_pr
     (bridged,) = of_check(LIMIT, servers=(SIX_UDP,))
     assert bridged.verdict is CheckResult.OK
     assert "processes of this node and pods on a bridge" in bridged.summary
+    assert of_check(LIMIT, servers=(replace(SIX_UDP, scheduler=""),)) == []
     routed = sysctl("net/bridge/bridge-nf-call-ip6tables", None)
     (node_only,) = of_check(LIMIT, servers=(SIX_UDP,), host=routed)
     assert "from processes of this node, do not" in node_only.summary
