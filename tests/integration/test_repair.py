@@ -86,7 +86,7 @@ def repaired(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iter
 ELEMENT = f"inet ipvsproxy frontends4 {{ {VIP} . tcp . 80 }}"
 DAMAGES = {
     "the whole ruleset": ("nft", "flush ruleset"),
-    "the rules of a chain": ("nft", "flush chain inet ipvsproxy decide"),
+    "the rules of a chain": ("nft", "flush chain inet ipvsproxy decide4"),
     "a verdict": ("nft", f"delete element {ELEMENT}"),
     "a verdict that is another one": (
         "nft", f"delete element {ELEMENT}; add element {ELEMENT.removesuffix(' }')} : drop }}",
