@@ -10,7 +10,7 @@ Facts: net/netfilter/nfnetlink.c (nfnetlink_rcv_batch), nf_tables_api.c (nft_add
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from ipvsproxy.base import names
 from ipvsproxy.kernel.tables import SET_TABLES, TABLE, new_transaction
@@ -45,6 +45,8 @@ from nft import Libnftables, NftError, Transaction
 
 MOST_BYTES = 60_000
 """Of elements in one message: the length of an attribute has 16 bits."""
+ATTRIBUTE_HEADER = 4
+"""Bytes of an attribute's length and type."""
 CODE = struct.Struct(">i")
 NEW, DELETE = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELSETELEM
 FLAGS = {NEW: NLM_F_CREATE, DELETE: 0}
@@ -135,13 +137,12 @@ def _requests(steps: Sequence[ElementStep]) -> Iterator[tuple[int, SetSchema, by
     come: dict[SetSchema, list[bytes]] = {}
     for step in steps:
         kind, value = step.slot.set, step.value
-        key = _key(*pack_key(step.slot))
+        key, last = pack_key(step.slot)
+        end = _nested(NFTA_SET_ELEM_KEY_END, attribute(NFTA_DATA_VALUE, last)) if last else b""
         if value is None or step.replaces:
-            gone.setdefault(kind, []).append(_nested(NFTA_LIST_ELEM, key))
+            gone.setdefault(kind, []).append(_element(key, end))
         if value is not None:
-            come.setdefault(kind, []).append(
-                _nested(NFTA_LIST_ELEM, key + _data(kind, value) if value != "" else key)
-            )
+            come.setdefault(kind, []).append(_element(key, end + _data(kind, value) if value != "" else end))
     for request, elements in ((DELETE, gone), (NEW, come)):
         for kind, encoded in elements.items():
             for some in _lists(encoded):
@@ -160,15 +161,29 @@ def _lists(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     return (elements[at : at + most] for at in range(0, len(elements), most))
 
 
-def _key(first: bytes, last: bytes) -> bytes:
-    key = _nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, first))
-    return key + _nested(NFTA_SET_ELEM_KEY_END, attribute(NFTA_DATA_VALUE, last)) if last else key
+def _element(key: bytes, behind: bytes) -> bytes:
+    """Return an element with its key and what stands behind it; elements of one size have the same headers."""
+    return _headers(len(key), len(behind)) + key + bytes(-len(key) % 4) + behind
+
+
+@lru_cache(maxsize=256)
+def _headers(key: int, behind: int) -> bytes:
+    """Return the headers of an element, its key, and the key's value, by sizes."""
+    nested_key = _nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, bytes(key)))
+    return _nested(NFTA_LIST_ELEM, nested_key + bytes(behind))[: 3 * ATTRIBUTE_HEADER]
 
 
 def _data(kind: SetSchema, value: Value) -> bytes:
     if isinstance(value, str):
         return _verdict(value)
-    return _nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, pack_value(kind, value)))
+    packed = pack_value(kind, value)
+    return _value_headers(len(packed)) + packed + bytes(-len(packed) % 4)
+
+
+@lru_cache(maxsize=64)
+def _value_headers(size: int) -> bytes:
+    """Return the headers of data and of its value."""
+    return _nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, bytes(size)))[: 2 * ATTRIBUTE_HEADER]
 
 
 @cache

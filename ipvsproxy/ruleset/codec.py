@@ -161,8 +161,9 @@ def pack_key(slot: ElementKey) -> tuple[bytes, bytes]:
     """
     kind, owner, rest = slot.set, slot.owner, slot.rest
     if not kind.interval:
-        if rest is None and isinstance(owner, FrontendKey):
-            return _frontend(owner, owner.port), b""
+        if isinstance(owner, FrontendKey):
+            behind = b"" if rest is None else _filled(_packed(rest, kind.key[-1]))
+            return _frontend(owner, owner.port) + behind, b""
         return pack(kind, owner, rest), b""
     if isinstance(owner, FrontendKey) and isinstance(rest, PortRange):
         return _frontend(owner, rest.first), _frontend(owner, rest.last)

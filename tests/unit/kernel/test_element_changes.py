@@ -3,17 +3,29 @@
 import errno
 
 import pytest
+from msgspec.structs import replace
 
-from ipvsproxy.base.address import parse_ip
+from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
-from ipvsproxy.kernel import element_changes
+from ipvsproxy.kernel import element_changes, elements
 from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft, write_steps
 from ipvsproxy.kernel.tables import new_transaction
 from ipvsproxy.kernel.wire.netlink import HEADER, NLM_F_ACK, NLM_F_CREATE, KernelError, Lost, attributes
 from ipvsproxy.kernel.wire.nfnetlink import NFGENMSG, NFPROTO_ARP, NFPROTO_INET
 from ipvsproxy.plan.diff import ElementStep
-from ipvsproxy.ruleset.elements import ElementKey
-from ipvsproxy.ruleset.schema import FRONTENDS, LINKS, POD_CIDRS, VIPS
+from ipvsproxy.ruleset.codec import unpack_one
+from ipvsproxy.ruleset.elements import ElementKey, PortRange
+from ipvsproxy.ruleset.schema import (
+    ALLOWED,
+    ENDPOINTS,
+    FRONTENDS,
+    HEALTH_CHECK_PORTS,
+    LINKS,
+    POD_CIDRS,
+    PORT_RANGES,
+    SENDERS,
+    VIPS,
+)
 from nft import NftError
 from tests.support.elements import element
 
@@ -74,6 +86,25 @@ def test_what_goes_comes_before_what_is_added(nft):
         (NFPROTO_ARP, "ipvsproxy", "links"),
     ]
     assert not nft._libnftables.written
+
+
+@pytest.mark.parametrize(
+    ("slot", "value"),
+    [
+        (ElementKey(HEALTH_CHECK_PORTS, None, 32000), ""),  # two bytes, filled up to four
+        (ElementKey(LINKS, None, "eth0"), ""),
+        (ElementKey(SENDERS, None, "eth0"), WEB.address),
+        (ElementKey(FRONTENDS[4], WEB), "goto endpoints_2"),
+        (ElementKey(FRONTENDS[6], replace(WEB, address=parse_ip("fd00::1"))), "drop"),
+        (ElementKey(ENDPOINTS[4], WEB, 7), replace(WEB, port=8443)),
+        (ElementKey(ALLOWED[4], WEB, parse_cidr("192.0.2.0/24")), ""),
+        (ElementKey(PORT_RANGES[4], replace(WEB, port=0), PortRange(8000, 8010)), "goto own"),
+    ],
+)
+def test_what_is_sent_is_read_back(nft, slot, value):
+    nft.run(ElementTransaction([ElementStep(slot, value)] * 2))  # the second begins where the first one ends
+    (body,) = [body for kind, _, _, body in nft._wire.messages if kind == NEW]
+    assert [unpack_one(slot.set, raw) for raw in elements._elements(body)] == [(slot, value)] * 2
 
 
 def test_one_reply_is_asked_for(nft):
