@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import application, lifecycle, place, proxies
+from tests.cluster import application, lifecycle, place, programs, proxies
 from tests.cluster.application import HTTP, RunningApplication, daemonset
 from tests.cluster.binaries import Kube
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, judge, ready
+from tests.cluster.direct import SECONDS, DirectVideo
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.place import Cluster
 from tests.cluster.traffic import Origin, flowing, run_at
@@ -62,6 +63,19 @@ def test_a_host_port_with_the_number_of_a_services_port_takes_none_of_its_connec
                 assert {name.split("-")[0] for name in answers(cluster, where, vip)} == {"web"}, (str(where), vip)
             names = answers(cluster, where, next(each.ips[0] for each in cluster.nodes if each != node))
             assert {name.split("-")[0] for name in names} == {"ported"}, str(where)
+
+
+@pytest.mark.parametrize("tunnel", ["ipip", "gue"])
+def test_pods_answer_clients_directly_beside_the_plugins(beside: RunningApplication, tunnel: str):
+    """The page's pods have the VIPs, which the plugins have not given them; the host port has their number."""
+    video = DirectVideo(beside, tunnel)
+    try:
+        video.install()
+        for node in beside.cluster.nodes:
+            video.route_via(node)
+            programs.wait(f"not direct through {node.name}", video.is_direct, SECONDS)
+    finally:
+        video.remove()
 
 
 def answers(cluster: Cluster, where: Origin, ip: str) -> list[str]:
