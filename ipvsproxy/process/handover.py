@@ -37,7 +37,7 @@ def await_kube_proxy() -> Mapping[int, str]:
     # Without a table of ours, servers are those of other programs.
     kept = KeptState.secured() if served and Ruleset(TABLE.name).tables() else None
     log.info(messages.WAITING_FOR_RULES, families=sorted(served))
-    deadline, reminded = math.inf, time.monotonic()
+    deadline, reminded, problem = math.inf, time.monotonic(), ""
     while True:
         modes, now = programmed(), time.monotonic()
         deadline = min(deadline, now + OTHER_FAMILY_SECONDS) if modes else math.inf
@@ -50,8 +50,22 @@ def await_kube_proxy() -> Mapping[int, str]:
             reminded = now
             log.warning(messages.NO_RULES_YET, families=sorted(served - modes.keys()))
         if kept is not None:
-            kept.put_back()
+            problem = _put_back(kept, problem)
         time.sleep(LOOK_SECONDS)
+
+
+def _put_back(kept: KeptState, known: str) -> str:
+    """Put back what was taken away; return why that failed, empty if it did not, and log a reason that is new.
+
+    What was secured is nowhere else, so the next look tries again.
+    """
+    try:
+        kept.put_back()
+    except KernelError as error:
+        if str(error) != known:
+            log.error(messages.NOT_PUT_BACK, err=str(error))
+        return str(error)
+    return ""
 
 
 def _served_families() -> set[int]:
