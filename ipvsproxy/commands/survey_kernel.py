@@ -27,7 +27,7 @@ from ipvsproxy.kernel.instance_lock import InstanceLock
 from ipvsproxy.kernel.read.reader import KernelReader
 from ipvsproxy.kernel.read.survey import as_fact, read_host, read_links, read_processes
 from ipvsproxy.kernel.ruleset import Ruleset
-from ipvsproxy.kernel.scripts import PARTS, part, ruleset
+from ipvsproxy.kernel.scripts import PARTS, Scripts
 from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.state import DestinationAttributes, KernelState, ServerAttributes
@@ -82,10 +82,11 @@ def _our_rules(
     """Return the rules that must be there; of a part, if elements need it or some of its chains are there."""
     here = {chain.name: chain.rules for chain in chains if is_ours(chain)}
     needed = needed_parts(state.elements if state else ())
-    of_all = rules_by_chain(ruleset(config.masquerade_mark, quiet_arp=False, parts=()))
+    scripts = Scripts(config.masquerade_mark, quiet_arp=False, is_liberal=config.conntrack.tcp_be_liberal)
+    of_all = rules_by_chain(scripts.whole(()))
     found = dict(of_all)
     for name in PARTS:
-        rules = rules_by_chain(part(name, config.masquerade_mark))
+        rules = rules_by_chain(scripts.part(name))
         if name in needed or not here.keys().isdisjoint(rules.keys() - of_all.keys()):
             found |= {chain: (*found.get(chain, ()), *ends) for chain, ends in rules.items()}
     return {name: in_order(ends, len(of_all.get(name, ends)), here.get(name, ())) for name, ends in found.items()}

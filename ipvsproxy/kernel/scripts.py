@@ -34,6 +34,8 @@ PARTS = (
 """Scripts that add chains to the table of `ipvsproxy.nft`, or tables, for nodes that need them."""
 FOR_ALL = tuple(name for name in PARTS if name != DIRECT_RETURN)
 """Parts that each kernel must take: direct server return has expressions (dup) that only Services with it need."""
+SHORT_INVALID = "short_invalid"
+"""The script that belongs to the short path unless conntrack is liberal."""
 DEFAULT_MARK = 1 << MASQUERADE_BIT
 ONE_CHAIN = re.compile(r"\tchain \w*endpoints_1 {.*?\n\t}\n", re.DOTALL)
 
@@ -43,28 +45,34 @@ class Scripts(NamedTuple):
 
     mark: int = DEFAULT_MARK
     quiet_arp: bool = True
+    is_liberal: bool = False
+    """Whether conntrack translates TCP packets that are out of the window (nf_conntrack_tcp_be_liberal)."""
 
     def whole(self, parts: Iterable[str]) -> str:
         """Return all of it, with some parts."""
-        return ruleset(self.mark, quiet_arp=self.quiet_arp, parts=parts)
+        return ruleset(self.mark, quiet_arp=self.quiet_arp, is_liberal=self.is_liberal, parts=parts)
 
     def part(self, name: str) -> str:
         """Return one part alone."""
-        return part(name, self.mark)
+        return part(name, self.mark, is_liberal=self.is_liberal)
 
 
-def ruleset(mark: int = DEFAULT_MARK, *, quiet_arp: bool = True, parts: Iterable[str] = PARTS) -> str:
+def ruleset(
+    mark: int = DEFAULT_MARK, *, quiet_arp: bool = True, is_liberal: bool = False, parts: Iterable[str] = PARTS
+) -> str:
     """Return the text of the static ruleset: `ipvsproxy.nft`, `quiet.nft` and some parts.
 
     `mark` is the bit of the packet mark for replies.
     """
     names = ["ipvsproxy", *(["quiet"] if quiet_arp else [])]
-    return "".join(map(script, names)) + "".join(part(name, mark) for name in sorted(parts))
+    return "".join(map(script, names)) + "".join(part(name, mark, is_liberal=is_liberal) for name in sorted(parts))
 
 
-def part(name: str, mark: int = DEFAULT_MARK) -> str:
+def part(name: str, mark: int = DEFAULT_MARK, *, is_liberal: bool = False) -> str:
     """Return the text of one of the parts."""
     text = script(name)
+    if name == SHORT_PATH and not is_liberal:
+        text += script(SHORT_INVALID)
     if name in (SHORT_PATH, SHORT_LOCAL):
         return ONE_CHAIN.sub(_for_all_numbers, text)
     text = text.replace("redefine reply = 0x00004000", f"redefine reply = {mark:#010x}", 1)

@@ -58,7 +58,7 @@ def open_kernel(config: Config) -> Kernel:
             raise Fatal(TOO_OLD)
         mark = config.masquerade_mark
         probe_rules(nft, static_rules(mark, quiet_arp=config.suppress_vip_arp, parts=FOR_ALL))
-        shadow, scripts = KernelState(), Scripts(mark, config.suppress_vip_arp)
+        shadow, scripts = KernelState(), Scripts(mark, config.suppress_vip_arp, config.conntrack.tcp_be_liberal)
         read_set = ElementReader(TABLE.name).all
         rules = Rules(nft, ruleset, Forwarding(nft, mark), scripts, shadow, read_set)
         return Kernel(shadow, ipvs, Links(), rules, Conntrack(), ThisHost(config, ipvs, nft))

@@ -6,7 +6,7 @@ import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ipvsproxy.base.address import format_endpoint, parse_ip
@@ -33,9 +33,9 @@ ARGS = [*DEFAULT_PROXY_ARGS, "--data-path=auto", "--ipvs-sync-period=2s"]
 class ShortServices:
     """Services with ClusterIPs on the short path, and the proxy of node1."""
 
-    def __init__(self, lab: Lab, folder: ManifestFolder) -> None:
+    def __init__(self, lab: Lab, folder: ManifestFolder, args: Sequence[str]) -> None:
         self.lab, self.folder = lab, folder
-        self.proxy: LabProxy = lab.proxy(lab.nodes[0], folder.path, ARGS)
+        self.proxy: LabProxy = lab.proxy(lab.nodes[0], folder.path, args)
 
     def put(
         self, number: int, pods: str, leaving: str = "", annotations: dict[str, str] | None = None, **spec: object
@@ -103,8 +103,8 @@ class ShortServices:
 
 
 @contextlib.contextmanager
-def short_services(lab: Lab, path: pathlib.Path) -> Iterator[ShortServices]:
-    """Have a proxy for such Services, whose pods listen; then leave the lab as it was."""
+def short_services(lab: Lab, path: pathlib.Path, *args: str) -> Iterator[ShortServices]:
+    """Have a proxy for such Services, with more arguments, whose pods listen; then leave the lab as it was."""
     folder = ManifestFolder(path)
     folder.write_nodes(lab)
     for host in (*lab.pods, lab.nodes[0]):
@@ -112,7 +112,7 @@ def short_services(lab: Lab, path: pathlib.Path) -> Iterator[ShortServices]:
         lab.responder.listen(host, 8081, "udp")
         if not missing("sctp"):
             lab.responder.listen(host, 8082, "sctp")
-    services = ShortServices(lab, folder)
+    services = ShortServices(lab, folder, [*ARGS, *args])
     yield services
     services.proxy.kill()
     lab.take_back()

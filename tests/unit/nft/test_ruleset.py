@@ -11,7 +11,8 @@ from importlib.resources import files
 import pytest
 
 from ipvsproxy.base.names import NAT_PRIORITY
-from ipvsproxy.kernel.scripts import PARTS, part
+from ipvsproxy.diagnosis.shape import rules_by_chain
+from ipvsproxy.kernel.scripts import PARTS, SHORT_INVALID, Scripts, part
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS, SETS, SHORT_PATH, SHORT_VIEWS
 
 IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING, RAW, DEFRAG = 98, -99, -100, -200, 100, -300, -400
@@ -65,10 +66,11 @@ BASES = {
 """By chain: kind, hook, and the priorities that do (docs/internals-packets.md, hooks and priorities)."""
 
 
-def chains(name):
-    """Return the lines of each chain of a script, without comments."""
+def chains(*names):
+    """Return the lines of each chain of some scripts, without comments."""
     found = {}
-    for whole in files("nft").joinpath("rulesets", name).read_text().splitlines():
+    texts = (files("nft").joinpath("rulesets", f"{name}.nft").read_text() for name in names)
+    for whole in "".join(texts).splitlines():
         line = whole.partition("#")[0].strip()
         if match := re.match(r"chain (\w+) {", line):
             lines = found.setdefault(match[1], [])
@@ -84,8 +86,8 @@ def words(pattern, found):
     return {word for rules in found.values() for rule in rules for word in re.findall(pattern, rule)}
 
 
-PART_CHAINS = {name: chains(f"{name}.nft") for name in PARTS}
-OWNERS = [chains("ipvsproxy.nft"), chains("handover.nft"), *PART_CHAINS.values()]
+PART_CHAINS = {name: chains(name) for name in PARTS} | {SHORT_PATH: chains(SHORT_PATH, SHORT_INVALID)}
+OWNERS = [chains("ipvsproxy"), chains("handover"), *PART_CHAINS.values()]
 CHAINS: dict[str, list[str]] = {}
 for owner in OWNERS:
     for chain, lines in owner.items():
@@ -148,8 +150,14 @@ def test_a_part_cannot_be_loaded_without_the_table_it_adds_to(part):
     assert any("@" in rule for rules in PART_CHAINS[part].values() for rule in rules)
 
 
+def test_no_forwarded_packet_is_asked_for_its_state_where_conntrack_is_liberal():
+    usual, liberal = (rules_by_chain(Scripts(is_liberal=is_set).part(SHORT_PATH)) for is_set in (False, True))
+    assert usual.keys() - liberal.keys() == {"forward_short", "not_from_endpoint", "output"}
+    assert liberal.items() <= usual.items()
+
+
 def test_sets_that_only_a_part_asks_for_need_that_part():
-    core = words(r"@(\w+)", chains("ipvsproxy.nft"))
+    core = words(r"@(\w+)", chains("ipvsproxy"))
     for name_of_part, found in PART_CHAINS.items():
         asked = words(r"@(\w+)", found) - core
         needing = {name: kind for name, kind in SETS.items() if kind.part == name_of_part}
@@ -231,7 +239,7 @@ def test_no_chain_is_left_out_and_none_leads_nowhere():
     by_elements |= {"masquerade_always", "masquerade_unless_local_pod"}
     assert led_to | by_elements == CHAINS.keys() - BASES.keys()
     assert not led_to & by_elements - {"own", "refuse", "masquerade_always", "admit_or_drop"}
-    core = chains("ipvsproxy.nft").keys()
+    core = chains("ipvsproxy").keys()
     for found in PART_CHAINS.values():
         assert (
             words(r"(?:goto|jump) (\w+)", found) - core - by_elements == found.keys() - BASES.keys() - by_elements
@@ -245,7 +253,7 @@ def test_the_short_path_has_a_chain_for_each_number_of_endpoints():
 
 
 def test_only_packets_of_the_arp_family_are_silenced():
-    quiet = chains("quiet.nft")
+    quiet = chains("quiet")
     assert [priority(quiet[name])[:2] for name in ("input", "output")] == [
         ("filter", "input"),
         ("filter", "output"),
