@@ -293,6 +293,13 @@ def record_ipvs(step: IpvsStep, shadow: KernelState) -> None:
         servers[key].destinations.update(dict.fromkeys(step.destinations, step.attributes))
 
 
+def element_steps(present: Mapping[ElementKey, Value], wanted: Mapping[ElementKey, Value]) -> list[ElementStep]:
+    """Return what makes all elements of one ruleset those of another."""
+    gone = [ElementStep(slot, None) for slot in present if slot not in wanted]
+    come = [item for item in wanted.items() if present.get(item[0]) != item[1]]
+    return gone + [ElementStep(slot, value, slot in present) for slot, value in come]
+
+
 def record_element(step: ElementStep, shadow: KernelState) -> None:
     """Note in the shadow that the ruleset has, or no longer has, an element."""
     if step.value is None:

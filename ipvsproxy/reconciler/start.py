@@ -121,7 +121,8 @@ class Start(Part):
         # What has been adopted and is to go must not answer without any rules until it is gone.
         leaving = self._wanted.guards_of_leaving(self._kernel.shadow.vips)
         waiting = self._wanted.without_server(self._kernel.shadow, is_new=is_new)
-        refused = self._kernel.rules.load({**self._wanted.elements, **leaving, **waiting})
+        load = self._kernel.rules.begin if is_new else self._kernel.rules.load
+        refused = load({**self._wanted.elements, **leaving, **waiting})
         self._applier.rules_loaded(leaving.keys() | waiting.keys() | refused.slots)
         return self._applier.run_start(self._clock())
 

@@ -119,6 +119,71 @@ def test_a_start_loads_what_is_needed_and_nothing_else(node, kernel):
     assert node.nft.chains.isdisjoint(chains_of(VIEW_REPLIES) | chains_of(REPLIES))
 
 
+PODS = element("pod_cidrs4", "10.244.0.0/16")
+
+
+def on_the_short_path(number):
+    """Return the elements of a frontend on the short path with two endpoints."""
+    frontend = f"10.96.0.{number} . tcp . 80"
+    places = {element("endpoints4", f"{frontend} . {n}"): f"10.244.1.{n} . 8080" for n in range(2)}
+    return places | {
+        element("frontends4", frontend): "goto endpoints_2",
+        element("vips4", f"10.96.0.{number}"): "",
+    }
+
+
+def test_at_a_start_elements_of_the_short_path_come_behind_the_rules(node, kernel):
+    first = {PODS: ""} | on_the_short_path(1)
+    kernel.rules.begin(first)
+    rules, elements = node.nft.transactions
+    assert "table inet ipvsproxy {" in rules
+    assert "add element inet ipvsproxy pod_cidrs4" in rules  # an interval of one field has no bytes of its own
+    assert "endpoints4 {" in elements
+    assert "table" not in elements
+    node.nft.transactions.clear()
+    kernel.rules.begin(first | on_the_short_path(2))
+    (more,) = node.nft.transactions
+    assert "10.96.0.2" in more
+    assert "10.96.0.1" not in more
+    behind = node.nft.dump()
+    assert kernel.shadow.elements == first | on_the_short_path(2)
+    kernel.rules.load(first | on_the_short_path(2))
+    assert node.nft.dump() == behind
+
+
+def test_the_short_path_of_a_second_stage_takes_nothing_away(node, kernel):
+    kernel.rules.begin({PODS: ""} | ELEMENTS)
+    node.nft.transactions.clear()
+    kernel.rules.begin({PODS: ""} | ELEMENTS | on_the_short_path(1))
+    assert not any("delete" in text for text in node.nft.transactions)
+    assert len(node.nft.transactions) == 2  # the part, and the elements
+    assert kernel.shadow.elements == {PODS: ""} | ELEMENTS | on_the_short_path(1)
+
+
+def test_a_table_that_cannot_be_looked_at_keeps_its_elements_until_others_are_there(node, kernel):
+    kernel.rules.begin({PODS: ""} | on_the_short_path(1))
+    node.nft.transactions.clear()
+    node.faults.plan(0, Fault("refused"))
+    kernel.rules.begin({PODS: ""} | on_the_short_path(1) | on_the_short_path(2))
+    (text,) = node.nft.transactions
+    assert "10.96.0.1 " in text
+    assert "10.96.0.2 " in text
+
+
+def test_what_is_refused_at_a_start_costs_nothing_else(node, kernel):
+    """Everything is loaded again as text then, without what is refused."""
+    wanted = {PODS: ""} | on_the_short_path(1)
+    kernel.rules.begin({PODS: ""} | on_the_short_path(3))
+    node.nft.transactions.clear()
+    # The look at the table, the rule of FORWARD, the number before, the transaction.
+    node.faults.plan(3, Fault("refused", errno.EINVAL))
+    assert not kernel.rules.begin(wanted)
+    (text,) = node.nft.transactions
+    assert "table inet ipvsproxy {" in text
+    assert kernel.shadow.elements == wanted
+    assert not kernel.rules.in_doubt
+
+
 def test_a_part_comes_with_the_first_element_that_needs_it_and_stays(node, kernel):
     kernel.rules.load({})
     node.nft.transactions.clear()
