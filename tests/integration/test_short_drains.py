@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.probe import Conversation
+from tests.lab.probe import ENOUGH, Conversation
 from tests.lab.short_services import WEB, ShortServices, short_services, tapped
 from tests.lab.waiting import eventually
 
@@ -70,7 +70,7 @@ def test_sctp_connections_end_with_their_endpoint(short: ShortServices, family: 
     eventually(lambda: short.names("p12", family, "sctp") == {"p11", "p21"})
     with contextlib.ExitStack() as stack:
         question = short.question("p12", family, "sctp")
-        talks = [stack.enter_context(Conversation(question, 2.0)) for _ in range(8)]
+        talks = [stack.enter_context(Conversation(question, 2.0)) for _ in range(ENOUGH)]
         first = [talk.ask().name for talk in talks]
         assert set(first) == {"p11", "p21"}
         short.put(WEB, "p21", leaving="p11")
@@ -81,12 +81,12 @@ def test_sctp_connections_end_with_their_endpoint(short: ShortServices, family: 
 
 def test_connections_end_with_the_drain_timeout_of_their_endpoint(short: ShortServices, family: int) -> None:
     """Its time begins when it gets no new connections, though slices list it as ending all the while."""
-    timeout = {"drain-timeout": "4s"}
+    timeout = {"drain-timeout": "6s"}
     short.put(WEB, "p11 p21", annotations=timeout)
     eventually(lambda: short.names("p12", family) == {"p11", "p21"})
     assert not short.has_server(family)
     with contextlib.ExitStack() as stack:
-        talks = [stack.enter_context(Conversation(short.question("p12", family), 2.0)) for _ in range(8)]
+        talks = [stack.enter_context(Conversation(short.question("p12", family), 2.0)) for _ in range(ENOUGH)]
         first = [talk.ask().name for talk in talks]
         assert set(first) == {"p11", "p21"}
         short.put(WEB, "p21", leaving="p11", annotations=timeout)

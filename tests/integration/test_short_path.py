@@ -12,7 +12,7 @@ import pytest
 from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from tests.lab.lab import Lab
 from tests.lab.manifests import dual_slices, service
-from tests.lab.probe import Conversation, ProbeQuestion, probe, probe_many
+from tests.lab.probe import ENOUGH, Conversation, ProbeQuestion, probe, probe_many
 from tests.lab.published import cluster_ip
 from tests.lab.short_services import ARGS, OTHER, PORTS, WEB, ShortServices, short_services
 from tests.lab.waiting import eventually
@@ -44,7 +44,7 @@ def test_endpoints_answer_without_ipvs(short: ShortServices, family: int, proto:
     eventually(lambda: short.names("p12", family, proto) == {"p11", "p21"})
     assert not short.has_server(family, 6 if proto == "tcp" else 17)
     for asker, seen in (("p12", "p12"), ("client", "node1"), ("node1", "node1")):
-        found = probe_many([short.question(asker, family, proto)] * 12)
+        found = probe_many([short.question(asker, family, proto)] * ENOUGH)
         assert {result.name for result in found} == {"p11", "p21"}, asker
         expected = {"p12": short.lab.host("p12"), "node1": short.lab.nodes[0]}[seen].address(family)
         # Masqueraded, an endpoint on this node sees the address of its bridge.
@@ -91,7 +91,7 @@ def test_connections_survive_endpoints_that_come_and_go(short: ShortServices, fa
     short.put(WEB, "p11 p21")
     eventually(lambda: short.names("p12", family) == {"p11", "p21"})
     with contextlib.ExitStack() as stack:
-        talks = [stack.enter_context(Conversation(short.question("p12", family), 4)) for _ in range(8)]
+        talks = [stack.enter_context(Conversation(short.question("p12", family), 4)) for _ in range(ENOUGH)]
         first = [talk.ask().name for talk in talks]
         assert set(first) == {"p11", "p21"}
         for pods in ("p11 p21 p22", "p22 p21", "p22"):
@@ -105,7 +105,7 @@ def test_show_counts_open_connections(short: ShortServices, family: int) -> None
     short.put(WEB, "p11 p21")
     eventually(lambda: short.names("p12", family) == {"p11", "p21"})
     with contextlib.ExitStack() as stack:
-        talks = [stack.enter_context(Conversation(short.question("p12", family), 4)) for _ in range(8)]
+        talks = [stack.enter_context(Conversation(short.question("p12", family), 4)) for _ in range(ENOUGH)]
         first = [talk.ask().name for talk in talks]
         expected = {(name, "serving", first.count(name)) for name in ("p11", "p21")}
         eventually(lambda: {row for row in short.endpoints(family) if row[1] == "serving"} == expected)

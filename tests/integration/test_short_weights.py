@@ -13,7 +13,7 @@ import pytest
 from tests.lab import netns
 from tests.lab.lab import Lab
 from tests.lab.manifests import dual_slices
-from tests.lab.probe import Conversation, ProbeQuestion, spread
+from tests.lab.probe import ENOUGH, Conversation, ProbeQuestion, spread
 from tests.lab.published import balancer, cluster_ip, published
 from tests.lab.short_services import PORTS, WEB, ShortServices, short_services
 from tests.lab.waiting import eventually
@@ -92,7 +92,7 @@ def test_an_endpoint_in_maintenance_keeps_its_connections(
     short.put(WEB, "p11 p21", annotations=annotations)
     eventually(lambda: short.names("p12", family) == {"p11", "p21"})
     with contextlib.ExitStack() as stack:
-        talks = [stack.enter_context(Conversation(short.question("p12", family), 4)) for _ in range(8)]
+        talks = [stack.enter_context(Conversation(short.question("p12", family), 4)) for _ in range(ENOUGH)]
         first = [talk.ask().name for talk in talks]
         assert set(first) == {"p11", "p21"}
         short.put(WEB, "p11 p21", annotations=annotations | {"weights": "p11=0"})

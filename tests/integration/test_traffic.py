@@ -19,7 +19,7 @@ from tests.lab.capabilities import missing
 from tests.lab.cases import OWN, ask_everything, wrong
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
 from tests.lab.manifests import ManifestFolder
-from tests.lab.probe import Conversation, ProbeQuestion, probe, probe_many, spread
+from tests.lab.probe import ENOUGH, Conversation, ProbeQuestion, probe, probe_many, spread
 from tests.lab.published import TARGETS, PublishedServices, balancer, cluster_ip, external
 from tests.lab.waiting import eventually
 from tests.lab.wipe import flush_ipvs
@@ -144,7 +144,7 @@ def test_without_endpoints_everybody_is_refused_at_once(
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_pod_reaches_itself(services: PublishedServices, family: int) -> None:
     lab = services.lab
-    results = probe_many([ProbeQuestion(lab.host("p11").netns, cluster_ip(services.WEB, family), 80)] * 8)
+    results = probe_many([ProbeQuestion(lab.host("p11").netns, cluster_ip(services.WEB, family), 80)] * ENOUGH)
     assert {result.name for result in results} == {"p11", "p21"}
     for result in results:
         expected = lab.host("p11").address(family)
@@ -295,12 +295,12 @@ def test_open_connections_survive_a_killed_proxy_and_its_restart(services: Publi
         served_by = talk.ask().name
         proxy.kill()
         assert talk.ask().name == served_by
-        assert set(spread(question, 6)) == {"p11", "p21"}
+        assert set(spread(question, ENOUGH)) == {"p11", "p21"}
         proxy.start()
         assert proxy.wait_for(messages.SYNCED)["changes"] == 0
         assert talk.ask().name == served_by
     assert proxy.stop() in (143, -15)
-    assert set(spread(question, 6)) == {"p11", "p21"}
+    assert set(spread(question, ENOUGH)) == {"p11", "p21"}
     proxy.start()
     proxy.wait_for(messages.SYNCED)
 
@@ -327,7 +327,7 @@ def test_damage_is_repaired(services: PublishedServices) -> None:
     for damage in (flush_rules, flush_ipvs, lambda: lab.run(node, ["ip", "link", "delete", "kube-ipvs0"])):
         with netns.inside(node.netns):
             damage()
-        eventually(lambda: set(spread(question, 6)) == {"p11", "p21"})
+        eventually(lambda: set(spread(question, ENOUGH)) == {"p11", "p21"})
 
 
 def flush_rules() -> None:

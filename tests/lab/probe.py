@@ -21,6 +21,8 @@ from typing import Self
 from tests.lab import netns
 
 DEFAULT_TIMEOUT = 4.0  # a TCP SYN is repeated after 1 and 3 seconds; emulation is slow
+ENOUGH = 20
+"""So many connections, spread by chance, miss one of two endpoints once in 500,000 times."""
 QUESTION = b"who\n"
 REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EPERM, errno.EPIPE}
 STARTED = {0, errno.EINPROGRESS}
