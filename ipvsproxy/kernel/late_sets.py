@@ -48,9 +48,6 @@ class RulesInPlace(NamedTuple):
         return bool(self.chains)
 
 
-NO_RULES = RulesInPlace({}, {})
-
-
 def rules_in_place(elements: Iterable[Element]) -> RulesInPlace:
     """Return rules that do what new elements of late sets do."""
     chains: dict[str, Sequence[str]] = {}

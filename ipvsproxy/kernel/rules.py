@@ -20,14 +20,7 @@ import structlog
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.element_changes import ElementTransaction, is_packed, write_steps
 from ipvsproxy.kernel.forward import Forwarding
-from ipvsproxy.kernel.late_sets import (
-    LATE_SETS,
-    NO_RULES,
-    RulesInPlace,
-    add_rules,
-    rules_in_place,
-    withdraw_rules,
-)
+from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
 from ipvsproxy.kernel.refused_elements import report
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
@@ -106,7 +99,7 @@ class Rules:
         a third cheaper. The next time only what differs is changed.
         """
         parts, refused = needed_parts(elements), Dirty()
-        if SHORT_PATH not in parts or (self._stamp and not self._table_is_ours()):
+        if SHORT_PATH not in parts or not self._may_come_apart():
             return self.load(elements)
         try:
             if self._stamp:
@@ -121,6 +114,14 @@ class Rules:
             if some := [step for step in steps if is_packed(step.slot) is packed]:
                 self._change(some, refused)
         return self.load(elements) if refused else refused
+
+    def _may_come_apart(self) -> bool:
+        """Whether elements may come behind the rules: there is no table, which may serve, or ours as loaded."""
+        if self._stamp:
+            return self._table_is_ours()
+        with suppress(KernelError):
+            return TABLE.family not in self._ruleset.tables()
+        return False
 
     def are_for_shared_only(self) -> bool:
         """Whether the kernel has rules for tenants, and no pod in any group. Raises KernelError."""
@@ -298,7 +299,7 @@ class Rules:
         if parts:
             transaction = new_transaction()
             self._load_parts(transaction, parts)
-            self._run(transaction, parts)
+            self._run(transaction, parts, rules_in_place(()))
 
     def _with_replies(self, parts: frozenset[str]) -> frozenset[str]:
         """Return parts with the one that has packets of Services marked, where FORWARD may drop them."""
@@ -310,7 +311,7 @@ class Rules:
         for name in sorted(parts):
             transaction.load(self._scripts.part(name))
 
-    def _run(self, transaction: Transaction, parts: frozenset[str], rules: RulesInPlace = NO_RULES) -> None:
+    def _run(self, transaction: Transaction, parts: frozenset[str], rules: RulesInPlace) -> None:
         """Carry out a transaction that adds some parts, and rules in place of elements. Raises NftError."""
         ours = bool(parts) and self._table_is_ours()
         self._transactions.run(transaction)

@@ -20,7 +20,6 @@ from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import FOR_ALL, Scripts
-from ipvsproxy.kernel.scripts import ruleset as static_rules
 from ipvsproxy.kernel.tables import TABLE, new_transaction
 from ipvsproxy.kernel.this_host import ThisHost
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -57,9 +56,9 @@ def open_kernel(config: Config) -> Kernel:
         if not can_read_tables():
             raise Fatal(TOO_OLD)
         mark = config.masquerade_mark
-        probe_rules(nft, static_rules(mark, quiet_arp=config.suppress_vip_arp, parts=FOR_ALL))
-        shadow, scripts = KernelState(), Scripts(mark, config.suppress_vip_arp, config.conntrack.tcp_be_liberal)
-        read_set = ElementReader(TABLE.name).all
+        scripts = Scripts(mark, config.suppress_vip_arp, config.conntrack.tcp_be_liberal)
+        probe_rules(nft, scripts.whole(FOR_ALL))
+        shadow, read_set = KernelState(), ElementReader(TABLE.name).all
         rules = Rules(nft, ruleset, Forwarding(nft, mark), scripts, shadow, read_set)
         return Kernel(shadow, ipvs, Links(), rules, Conntrack(), ThisHost(config, ipvs, nft))
     except (KernelError, NftError, OSError) as error:

@@ -151,6 +151,14 @@ def test_at_a_start_elements_of_the_short_path_come_behind_the_rules(node, kerne
     assert node.nft.dump() == behind
 
 
+def test_a_table_that_may_serve_is_replaced_in_one_transaction(node, stamp, kernel):
+    """The short path serves without servers and VIPs: a start finds neither, and yet packets need its elements."""
+    stamp.others = {"inet": layout(ruleset())}
+    kernel.rules.begin({PODS: ""} | on_the_short_path(1))
+    (text,) = node.nft.transactions
+    assert "endpoints4 {" in text
+
+
 def test_the_short_path_of_a_second_stage_takes_nothing_away(node, kernel):
     kernel.rules.begin({PODS: ""} | ELEMENTS)
     node.nft.transactions.clear()
