@@ -13,7 +13,7 @@ from ipvsproxy.kernel.scripts import PARTS, part, ruleset
 from tests.lab.lab import Lab
 from tests.lab.manifests import dual_slices, service
 from tests.lab.probe import ENOUGH, Conversation, ProbeQuestion, probe, probe_many
-from tests.lab.published import cluster_ip
+from tests.lab.published import cluster_ip, dnat_of_others
 from tests.lab.short_services import ARGS, OTHER, PORTS, WEB, ShortServices, short_services
 from tests.lab.waiting import eventually
 
@@ -175,15 +175,6 @@ def test_one_source_port_towards_two_services_with_one_endpoint(short: ShortServ
     short.remove(OTHER)
 
 
-TO_A_VIP = """table inet elsewhere {
-    chain prerouting {
-        type nat hook prerouting priority dstnat;
-        fib daddr type local tcp dport 8022 dnat ip to IPV4:80
-        fib daddr type local tcp dport 8022 dnat ip6 to [IPV6]:80
-    }
-}"""
-
-
 @pytest.mark.parametrize(("data_path", "outcome"), [("ipvs", "answered"), ("auto", "refused")])
 def test_a_dnat_of_others_to_a_frontend_finds_ipvs_only(
     short: ShortServices, data_path: str, outcome: str
@@ -192,14 +183,10 @@ def test_a_dnat_of_others_to_a_frontend_finds_ipvs_only(
     lab, node = short.lab, short.lab.nodes[0]
     short.put(WEB, "p11", annotations={"data-path": data_path})
     short.wait_for_all(4)
-    rules = TO_A_VIP.replace("IPV4", cluster_ip(WEB, 4)).replace("IPV6", cluster_ip(WEB, 6))
-    lab.run(node, ["nft", "-f", "-"], rules)
-    try:
+    with dnat_of_others(lab, WEB, 80) as foreign:
         for family in (4, 6):
             assert short.names("client", family) == {"p11"}
-            assert probe(lab.client.netns, node.address(family), 8022).outcome == outcome
-    finally:
-        lab.run(node, ["nft", "delete table inet elsewhere"])
+            assert probe(lab.client.netns, node.address(family), foreign).outcome == outcome
 
 
 def test_what_only_ipvs_has_stays_with_ipvs(short: ShortServices) -> None:

@@ -20,7 +20,7 @@ from tests.lab.cases import OWN, ask_everything, wrong
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabNode
 from tests.lab.manifests import ManifestFolder
 from tests.lab.probe import ENOUGH, Conversation, ProbeQuestion, probe, probe_many, spread
-from tests.lab.published import TARGETS, PublishedServices, balancer, cluster_ip, external
+from tests.lab.published import TARGETS, PublishedServices, balancer, cluster_ip, dnat_of_others, external
 from tests.lab.waiting import eventually
 from tests.lab.wipe import flush_ipvs
 
@@ -213,29 +213,17 @@ def test_host_ports_of_others_do_not_take_connections_to_vips(services: Publishe
         lab.run(node, ["nft", "delete table inet hostports"])
 
 
-TO_A_VIP = """table inet elsewhere {
-    chain prerouting {
-        type nat hook prerouting priority dstnat;
-        fib daddr type local tcp dport 8022 dnat ip to IPV4:2222
-        fib daddr type local tcp dport 8022 dnat ip6 to [IPV6]:2222
-    }
-}"""
-
-
 @BOTH_PATHS
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_dnat_of_others_to_a_vip_leads_to_no_port_of_the_host(services: PublishedServices, family: int) -> None:
     lab, node = services.lab, services.lab.nodes[0]
-    vips = {f"IPV{number}": cluster_ip(services.WEB, number) for number in (4, 6)}
-    rules = TO_A_VIP.replace("IPV4", vips["IPV4"]).replace("IPV6", vips["IPV6"])
-    lab.run(node, ["nft", "-f", "-"], rules)
     listener = lab.responder.listen(node, HOST_PORT)
     try:
-        assert probe(lab.client.netns, node.address(family), HOST_PORT).name == "node1"
-        assert probe(lab.client.netns, node.address(family), 8022).outcome == "refused"
+        with dnat_of_others(lab, services.WEB, HOST_PORT) as port:
+            assert probe(lab.client.netns, node.address(family), HOST_PORT).name == "node1"
+            assert probe(lab.client.netns, node.address(family), port).outcome == "refused"
     finally:
         listener.stop()
-        lab.run(node, ["nft", "delete table inet elsewhere"])
 
 
 MARKS = """table inet marks {

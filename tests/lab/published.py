@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.lab.cases import Case
 from tests.lab.lab import Lab
@@ -33,6 +34,34 @@ def published(name: str, number: int, ports: Sequence[ApiObject], **spec: object
     return service(
         name, ports, addresses[0], type_="LoadBalancer", ingress=addresses[1], externalIPs=addresses[2], **spec
     )
+
+
+FOREIGN_PORT = 8022
+TO_A_VIP = """table inet elsewhere {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        fib daddr type local tcp dport FOREIGN dnat ip to IPV4:PORT
+        fib daddr type local tcp dport FOREIGN dnat ip6 to [IPV6]:PORT
+    }
+}"""
+
+
+@contextlib.contextmanager
+def dnat_of_others(lab: Lab, number: int, to: int) -> Iterator[int]:
+    """Have rules of another program on node1 that lead a port of all its addresses to one of a ClusterIP.
+
+    Yields the port.
+    """
+    words = {"FOREIGN": FOREIGN_PORT, "IPV4": cluster_ip(number, 4), "IPV6": cluster_ip(number, 6), "PORT": to}
+    rules = TO_A_VIP
+    for word, value in words.items():
+        rules = rules.replace(word, str(value))
+    node = lab.nodes[0]
+    lab.run(node, ["nft", "-f", "-"], rules)
+    try:
+        yield FOREIGN_PORT
+    finally:
+        lab.run(node, ["nft", "delete table inet elsewhere"])
 
 
 class PublishedServices:

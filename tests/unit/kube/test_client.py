@@ -453,6 +453,18 @@ def test_a_compressed_list_is_decompressed(framed):
     client.close()
 
 
+def _assert_not_complete(answer, ended):
+    """Read a list that an answer never ends, and have it end."""
+    client = KubeClient(None, _answering(answer), "node1", ClientLimits(read=30, whole=0.2))
+    client.connect()
+    response = client.list(Kind.SERVICE, 500, "", "")
+    with pytest.raises(RequestFailed, match=r"not complete within 0\.2 s"):
+        response.read()
+    ended.set()
+    response.close()
+    client.close()
+
+
 def test_an_answer_that_dribbles_has_an_end():
     ended = threading.Event()
 
@@ -461,14 +473,7 @@ def test_an_answer_that_dribbles_has_an_end():
         while not ended.wait(0.02):
             connection.sendall(b" ")
 
-    client = KubeClient(None, _answering(dribble), "node1", ClientLimits(read=30, whole=0.2))
-    client.connect()
-    response = client.list(Kind.SERVICE, 500, "", "")
-    with pytest.raises(RequestFailed, match=r"not complete within 0\.2 s"):
-        response.read()
-    ended.set()
-    response.close()
-    client.close()
+    _assert_not_complete(dribble, ended)
 
 
 @pytest.mark.parametrize(
@@ -580,14 +585,7 @@ def test_a_compressed_answer_without_content_has_an_end():
             while not ended.wait(0.02):
                 connection.sendall(EMPTY_BLOCK)
 
-    client = KubeClient(None, _answering(dribble), "node1", ClientLimits(read=30, whole=0.2))
-    client.connect()
-    response = client.list(Kind.SERVICE, 500, "", "")
-    with pytest.raises(RequestFailed, match=r"not complete within 0\.2 s"):
-        response.read()
-    ended.set()
-    response.close()
-    client.close()
+    _assert_not_complete(dribble, ended)
 
 
 def test_an_honest_answer_with_many_headers_is_read():
