@@ -333,6 +333,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer what is no request with the status's own phrase."""
         super().send_error(code)
 
+    def send_response_only(self, code: int, message: str | None = None) -> None:
+        """Begin an answer, to a request of "HTTP/0.9" too: RFC 9112 section 2.3 has none without a status line."""
+        if self.request_version == "HTTP/0.9":
+            self.request_version = self.default_request_version
+        super().send_response_only(code, message)
+
     def send_response(self, code: int, message: str | None = None) -> None:
         """Begin the base class's answer to what is no request, without the header that names who answers."""
         self.send_response_only(code, message)

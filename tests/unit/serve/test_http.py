@@ -118,7 +118,14 @@ def test_nonsense_costs_only_its_connection(server, address):
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x16\x03\x01\x02 <b>\r\n\r\n", b"PUT /<b>\r\n", b"a <b> c d e\r\n\r\n", b"GET / HTTP/9<b>\r\n\r\n"]
+    "data",
+    [
+        b"\x16\x03\x01\x02 <b>\r\n\r\n",
+        b"PUT /<b>\r\n",
+        b"a <b> c d e\r\n\r\n",
+        b"a <b> c d HTTP/0.9\r\n\r\n",
+        b"GET / HTTP/9<b>\r\n\r\n",
+    ],
 )
 def test_what_is_no_http_gets_a_status_line_and_nothing_of_its_own_words(server, address, data):
     server.start([Listener("a", address, echo)])
@@ -134,6 +141,7 @@ def test_what_is_no_http_gets_a_status_line_and_nothing_of_its_own_words(server,
         (b"GET http://[ HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n", 200),
         (b"GET / HTTP/1.1\r\nContent-Length: \xb2\r\n\r\n", 200),
+        (b"GET / HTTP/0.9\r\n\r\n", 200),
     ],
 )
 def test_odd_requests_fill_no_log(server, address, request_, status):
