@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import re
@@ -50,6 +51,22 @@ def kubectl_lines() -> list[list[str]]:
     return [shlex.split(command.split(" then:")[0]) for command in commands]
 
 
+def helm_lines(verb: str) -> list[list[str]]:
+    """The commands of the page that install the chart, or upgrade it, with values."""
+    whole = PAGE.replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(rf"helm {verb} [^`\n]*--set [^`\n]*", whole)]
+
+
+def values_of(words: list[str]) -> ApiObject:
+    """What each --set gives the chart; all values of the page are texts."""
+    values: ApiObject = {}
+    for given in (words[place + 1] for place, word in enumerate(words) if word == "--set"):
+        path, _, value = given.partition("=")
+        *above, last = path.split(".")
+        functools.reduce(lambda inner, key: inner.setdefault(key, {}), above, values)[last] = value
+    return values
+
+
 def is_valid(item: ApiObject) -> None:
     model = kubernetes.client.V1DaemonSet.model_validate(item)
     assert model.model_dump(by_alias=True, exclude_none=True) == item
@@ -95,7 +112,8 @@ def test_a_node_on_its_way_back_has_neither_and_what_cleans_up() -> None:
 
 def test_each_patch_of_the_page_does_what_the_page_promises() -> None:
     patches = [json.loads(line[line.index("-p") + 1]) for line in kubectl_lines() if "-p" in line]
-    back, swap = patches
+    back, swap, end = patches
+    assert end == back
     assert merged(merged(KUBE_PROXY, PATCH), back)["spec"]["template"] == KUBE_PROXY["spec"]["template"]
     assert merged(merged(KUBE_PROXY, PATCH), back)["spec"]["updateStrategy"] == {"type": "RollingUpdate"}
     assert merged(KUBE_PROXY, swap)["spec"]["updateStrategy"] == {"type": "OnDelete"}
@@ -124,15 +142,15 @@ def test_what_cleans_up_after_an_uninstall_waits_for_the_proxy_on_every_node() -
 
 FLAGS = {
     "get": {"-n", "-l", "-o", "-A"},
-    "patch": {"-n", "--type", "--patch-file", "-p"},
-    "create": {"-n", "--from-file"},
+    "patch": {"-n", "--type", "--patch-file", "-p", "--local", "-f", "-o"},
+    "create": {"-n", "--from-file", "-f"},
     "apply": {"-k", "-f"},
     "delete": {"-n", "-l", "-k", "--field-selector"},
-    "label": set(),
+    "label": {"--overwrite", "--all"},
     "set": {"-n"},
-    "exec": {"-n"},
+    "exec": {"-n", "--"},
     "rollout": {"-n"},
-    "logs": {"-n", "-c"},
+    "logs": {"-n", "-l", "-c", "--prefix"},
 }
 
 
@@ -169,7 +187,30 @@ def test_kube_proxy_gives_way_before_ours_may_come_and_nodes_move_last() -> None
     places = [PAGE.index(step) for step in steps]
     assert places == sorted(places)
     # Only when no node is left without the label, and after ours takes nodes without it.
-    assert PAGE.index("get nodes -l ipvsproxy!=yes") < PAGE.index("nodeSelector.ipvsproxy=null") < places[-1]
+    assert PAGE.index("get nodes -l ipvsproxy!=yes") < PAGE.index("helm upgrade ipvsproxy") < places[-1]
+
+
+def selector_of(words: list[str]) -> dict[str, str]:
+    return by_kind(installed(values_of(words)))["DaemonSet"]["spec"]["template"]["spec"]["nodeSelector"]
+
+
+def test_ours_comes_to_marked_nodes_first_and_to_all_nodes_in_the_end() -> None:
+    """All values are given again: Helm's --reuse-values does not take the selector away (helm/helm#30765)."""
+    for words in helm_lines("install"):
+        assert selector_of(words) == LINUX | {"ipvsproxy": "yes"}
+    kubeadm, k3s, again = helm_lines("upgrade")
+    assert selector_of(kubeadm) == selector_of(k3s) == LINUX
+    assert selector_of(again) == LINUX | {"ipvsproxy": "yes"}
+    for words in (kubeadm, k3s, again):
+        assert "--reset-values" in words
+
+
+def test_an_upgrade_of_the_chart_has_all_values_of_its_installation() -> None:
+    marked = {"nodeSelector": {"ipvsproxy": "yes"}}
+    kubeadm, k3s = (values_of(words) for words in helm_lines("install"))
+    for_all, for_all_of_k3s, again = (values_of(words) for words in helm_lines("upgrade"))
+    assert for_all | marked == again == kubeadm
+    assert for_all_of_k3s | marked == k3s
 
 
 class KubectlStandIn:
