@@ -15,6 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import family
+from ipvsproxy.base.frontend import EVERY_PORT
 from ipvsproxy.kernel import host
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.links import Links
@@ -28,7 +29,7 @@ from ipvsproxy.ruleset.codec import owner_text
 from nft import Libnftables, NftError, Transaction
 
 HANDOVER = "handover"
-HELD = ("held4", "held6")
+HELD = ("held4", "held6", "held_vips4", "held_vips6")
 FORGET = "net/ipv4/vs/expire_nodest_conn"
 
 log = structlog.get_logger()
@@ -117,5 +118,10 @@ def dropping(keys: Collection[FrontendKey]) -> Transaction:
 
 
 def _elements(name: str, keys: Collection[FrontendKey]) -> Iterator[tuple[str, str, str]]:
-    """Return the elements of both sets of a name for frontends."""
-    return ((f"{name}{family(key.address)}", owner_text(key), "") for key in keys)
+    """Yield the elements of the sets of a name for servers, those for all ports of an address included."""
+    for key in keys:
+        if key.port == EVERY_PORT:
+            vip, _, _ = owner_text(key).rpartition(" . ")
+            yield f"{name}_vips{family(key.address)}", vip, ""
+        else:
+            yield f"{name}{family(key.address)}", owner_text(key), ""

@@ -14,9 +14,10 @@ import pytest
 from ipvsproxy.base import messages
 from tests.lab.kube_proxy_state import LEAVE, TOOLS, Served, finish_ipvs_mode
 from tests.lab.lab import Lab, LabNode
-from tests.lab.manifests import ManifestFolder
-from tests.lab.probe import Conversation, ProbeQuestion, Result
+from tests.lab.manifests import ManifestFolder, dual_slices, port
+from tests.lab.probe import Conversation, ProbeQuestion, Result, probe
 from tests.lab.proxy import LabProxy
+from tests.lab.published import balancer, cluster_ip, published
 from tests.lab.takeover import (
     ARGUMENTS,
     CLEANUP,
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.needs("ip_vs", "nf_tables", *TOOLS)
 JSON = "--logging-format=json"
 HANDOVER = [*CLEANUP, "--cleanup-handover", JSON]
 REMOVED = messages.FOREIGN_REMOVED
+RANGED, LAST_OF_RANGE = 91, 30010
+ADDRESSES = (cluster_ip, balancer)
 
 
 @contextlib.contextmanager
@@ -134,6 +137,46 @@ def test_open_connections_wait_while_a_kube_proxy_has_taken_the_servers_away(
         assert [answer.result().name for answer in answers] == before
         LEAVE["nftables"](lab, node, served)
         assert handover.end() == 0, handover.text()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_connections_to_ranges_of_ports_wait_while_a_kube_proxy_has_taken_the_servers_away(
+    lab: Lab,
+    node: LabNode,
+    manifests: ManifestFolder,
+    served: tuple[Served, ...],
+    family: int,
+    tmp_path: pathlib.Path,
+) -> None:
+    """New ones, and open ones: one server with port 0 has all these ports."""
+    put_ranged(lab, manifests)
+    proxy = lab.proxy(node, manifests.path, ARGUMENTS)
+    ways = [(host, address(RANGED, family)) for host in (lab.client.netns, node.netns) for address in ADDRESSES]
+    asked = [ProbeQuestion(host, address, LAST_OF_RANGE) for host, address in ways]
+    with talking(asked) as talks, ThreadPoolExecutor(2 * len(asked)) as pool:
+        before = [talk.ask().name for talk in talks]
+        handover = begin_handover(lab, node, proxy, tmp_path / "handover.log")
+        assert [talk.ask().name for talk in talks] == before
+        handover.process.send_signal(signal.SIGSTOP)
+        begin_nftables_mode(lab, node)
+        answers = [pool.submit(talk.ask) for talk in talks]
+        new = [pool.submit(probe, one.netns, one.address, one.port, timeout=20) for one in asked]
+        time.sleep(2)
+        assert not any(answer.done() for answer in (*answers, *new))
+        handover.process.send_signal(signal.SIGCONT)
+        handover.wait_for(messages.PUT_BACK)
+        assert [answer.result().name for answer in answers] == before
+        assert {answer.result().outcome for answer in new} == {"answered"}
+
+
+def put_ranged(lab: Lab, manifests: ManifestFolder) -> None:
+    """Serve a range of ports at the addresses of one Service."""
+    pods, ports = [lab.host(name) for name in ("p11", "p21")], [port(80, 8080)]
+    made = published("ranged", RANGED, ports)
+    made["metadata"]["annotations"] = {"ipvsproxy.io/port-range": f"30000-{LAST_OF_RANGE}"}
+    manifests.write("ranged", made, *dual_slices(lab, "ranged", ports, pods))
+    for pod in pods:
+        lab.responder.listen(pod, LAST_OF_RANGE)
 
 
 def test_after_an_uninstall_that_waited_for_the_proxy_the_node_is_as_before(

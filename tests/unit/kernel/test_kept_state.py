@@ -14,7 +14,8 @@ from nft import NftError
 from tests.support.build import destination, key, parse_ip
 
 WEB, DNS, SIX = key("10.96.0.10:80"), key("10.96.0.53:53"), key("[fd00:10:96::a]:80")
-FLUSHED = "flush set inet ipvsproxy held4\nflush set inet ipvsproxy held6\n"
+HELD_SETS = ("held4", "held6", "held_vips4", "held_vips6")
+FLUSHED = "".join(f"flush set inet ipvsproxy {name}\n" for name in HELD_SETS)
 RR = ServerAttributes("rr", 0, 0)
 USUAL, IDLE = DestinationAttributes(1), DestinationAttributes(0)
 ROUTE, ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ROUTE), Vip(parse_ip("fd00:10:96::a"), VipForm.ADDRESS)
@@ -142,6 +143,19 @@ def test_new_connections_to_what_ipvs_serves_wait_while_it_does_not(kernel):
     assert text == str(dropping([WEB, SIX]))
     assert "add element inet ipvsproxy kept4 { 10.96.0.10 . tcp . 80 }" in text
     assert "add element inet ipvsproxy kept6 { fd00:10:96::a . tcp . 80 }" in text
+
+
+@pytest.mark.parametrize(
+    ("server", "family", "element"),
+    [("10.96.0.10:0", 4, "10.96.0.10 . tcp"), ("[fd00:10:96::a]:0", 6, "fd00:10:96::a . tcp")],
+)
+def test_new_connections_to_each_port_of_a_range_wait_as_well(kernel, server, family, element):
+    kernel.servers = {key(server): ServerState(RR, {})}
+    kept = KeptState.secured()
+    assert f"add element inet ipvsproxy kept_vips{family} {{ {element} }}" in kernel.loaded[0]
+    kernel.begin_nftables_mode()
+    assert kept.put_back()
+    assert f"add element inet ipvsproxy held_vips{family} {{ {element} }}" in kernel.held
 
 
 def test_a_table_of_another_version_that_takes_no_further_chain_ends_no_handover(kernel):
