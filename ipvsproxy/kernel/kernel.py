@@ -21,6 +21,7 @@ from ipvsproxy.kernel.conntrack import Conntrack
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.ipvs_reader import NOT_THERE
 from ipvsproxy.kernel.links import Links, reserved
+from ipvsproxy.kernel.own_source import give_back_sources
 from ipvsproxy.kernel.pressure import Pressure
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.server_check import ServerCheck
@@ -129,6 +130,7 @@ class Kernel:
     def _reread_vips(self) -> set[bytes]:
         vips, self.shadow.vips = self.shadow.vips, self._links.vips()
         self._vips_in_doubt = False
+        give_back_sources(self._links)
         return {vip.address for vip in self.shadow.vips ^ vips}
 
     def apply(self, steps: Steps, waiting: Dirty | None = None) -> Dirty:

@@ -51,6 +51,7 @@ from ipvsproxy.kernel.wire.rtnetlink import (
     RT_TABLE_LOCAL,
     RTA_DST,
     RTA_OIF,
+    RTA_PREFSRC,
     RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETNEIGH,
@@ -92,6 +93,7 @@ class Links:
         self._index = 0
         self._loopback = socket.if_nametoindex("lo")
         self._strays: dict[bytes, int] = {}
+        self._sourced: set[bytes] = set()
 
     def ensure_link(self) -> bool:
         """Make sure that kube-ipvs0 exists and tell whether it had to be made.
@@ -129,6 +131,7 @@ class Links:
 
     def vips(self) -> set[Vip]:
         """Read the VIPs that are there, in both forms. Raises Lost."""
+        self._sourced.clear()
         addresses = {Vip(a, VipForm.ADDRESS) for index, a in self._addresses() if index == self._index}
         return {vip for vip in addresses if is_node_address(vip.address)} | set(self._routes())
 
@@ -226,6 +229,15 @@ class Links:
         self.unbind([vip for vip in found if vip.form is not VipForm.ROUTE and vip.address not in kept])
         return [f"source of {format_ip(addresses[i])}: {os.strerror(code)}" for i, code in refused.items()]
 
+    def without_sources(self) -> dict[bytes, int]:
+        """Undo `route_with_source` for VIPs that were read last; return {address: errno} of those that keep one.
+
+        Raises Lost.
+        """
+        addresses = sorted(self._sourced)
+        refused = self._wire.batch([self._route(each, i, b"") for i, each in enumerate(addresses)])
+        return {addresses[i]: code for i, code in refused.items()}
+
     def _route(self, address: bytes, sequence: int, source: bytes) -> bytes:
         start, middle, tail = route_frame(len(address), self._loopback, True, source)
         return start + SEQUENCE.pack(sequence) + middle + address + tail
@@ -278,8 +290,11 @@ class Links:
                     yield self._vip(part)
 
     def _vip(self, part: bytes) -> Vip:
-        """Read a route of ours, and remember the link of a stray one."""
-        vip, link = read_route(dict(attributes(part, RTMSG.size)), self._loopback)
+        """Read a route of ours, and remember the link of a stray one, and which one has a source of its own."""
+        fields = dict(attributes(part, RTMSG.size))
+        vip, link = read_route(fields, self._loopback)
+        if RTA_PREFSRC in fields:
+            self._sourced.add(vip.address)
         if vip.form is VipForm.STRAY:
             self._strays[vip.address] = link
         return vip

@@ -2,15 +2,17 @@
 
 To what is local the kernel gives the address itself as source, unless the route names another one. No reply comes
 to a VIP that is no longer local, so connections that are to outlive the VIPs need the source that they would have
-without them.
+without them. A proxy that finds VIPs with such a source gives it back: the way back was not gone to its end.
 """
 
+import os
 from collections.abc import Collection, Iterator
 
 import structlog
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.kernel.links import Links
 from ipvsproxy.kernel.wire.rtnetlink import RTN_UNICAST
@@ -37,6 +39,14 @@ def prefer_own_sources() -> list[str]:
             log.debug("Gave connections of the node to VIPs another source", source=format_ip(source))
     links.close()
     return problems
+
+
+def give_back_sources(links: Links) -> None:
+    """Have new connections of the node to VIPs have the source that the kernel gives them. Raises Lost."""
+    refused = links.without_sources()
+    for code in set(refused.values()):  # not thousands of lines
+        vip = next(address for address, number in refused.items() if number == code)
+        log.error(messages.VIP_REFUSED, vip=format_ip(vip), err=os.strerror(code), bind=True)
 
 
 def _source_beside(vips: Collection[bytes]) -> bytes | None:

@@ -139,6 +139,39 @@ def test_open_connections_wait_while_a_kube_proxy_has_taken_the_servers_away(
         assert handover.end() == 0, handover.text()
 
 
+@pytest.mark.parametrize("form", ["address", "route"])
+def test_after_a_handover_that_was_ended_a_proxy_puts_back_what_it_changed(
+    lab: Lab,
+    node: LabNode,
+    manifests: ManifestFolder,
+    served: tuple[Served, ...],
+    form: str,
+    tmp_path: pathlib.Path,
+) -> None:
+    arguments = [*ARGUMENTS, f"--vip-mode={form}"]
+    proxy = lab.proxy(node, manifests.path, arguments)
+    before = listings(lab, node)
+    handover = begin_handover(lab, node, proxy, tmp_path / "handover.log")
+    eventually(lambda: all(has_own_source(lab, node, one) for one in served))
+    handover.stop()
+    asked = questions(lab, node, served)
+    assert ask(asked) == ["answered"]
+    with talking(asked) as talks:
+        names = [talk.ask().name for talk in talks]
+        lab.proxy(node, manifests.path, arguments)
+        assert [talk.ask().name for talk in talks] == names
+    assert listings(lab, node) == before
+    assert "handover" not in lab.run(node, ["nft", "list", "chains"])
+    assert lab.run(node, ["sysctl", "-n", "net.ipv4.vs.expire_nodest_conn"]).strip() == "1"
+    assert ask(asked) == ["answered"]
+
+
+def has_own_source(lab: Lab, node: LabNode, served: Served) -> bool:
+    """Whether connections of the node to the ClusterIP begin at an address of the node."""
+    route = lab.run(node, ["ip", f"-{served.family}", "route", "show", "table", "local", served.cluster_ip])
+    return any(f"src {address} " in route for address in served.node_addresses)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_connections_to_ranges_of_ports_wait_while_a_kube_proxy_has_taken_the_servers_away(
     lab: Lab,

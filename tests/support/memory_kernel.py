@@ -175,6 +175,7 @@ class MemoryLinks:
     def __init__(self, others=(), faults=None, watch=lambda: None):
         self.faults = faults or Faults()
         self.present = set()
+        self.sourced, self.keep_source = set(), {}
         self.refuse = {}
         self.unreadable = 0
         self.others = frozenset(others)
@@ -192,6 +193,12 @@ class MemoryLinks:
     def vips(self):
         self.faults.read()
         return set(self.present)
+
+    def without_sources(self):
+        """Give those in `sourced` none any more, but those in `keep_source`."""
+        refused = {address: self.keep_source[address] for address in self.sourced & self.keep_source.keys()}
+        self.sourced &= refused.keys()
+        return refused
 
     def other_addresses(self):
         self.faults.read()

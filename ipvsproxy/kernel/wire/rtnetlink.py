@@ -65,10 +65,11 @@ def address_message(address: bytes, index: int, sequence: int, *, add: bool) -> 
 
 
 @lru_cache(maxsize=8)
-def route_frame(length: int, index: int, add: bool, source: bytes = b"") -> tuple[bytes, bytes, bytes]:
+def route_frame(length: int, index: int, add: bool, source: bytes | None = None) -> tuple[bytes, bytes, bytes]:
     """Return a message about a route in three pieces: cut at its sequence number and at its address.
 
-    New connections of the node to the address have `source` as theirs, or what the kernel gives them.
+    With a source the route takes the place of one that is there, and new connections of the node to the address
+    begin at it; an empty one is what the kernel gives them.
     """
     body = RTMSG.pack(
         address_family(length), length * 8, 0, 0, RT_TABLE_LOCAL, ROUTE_PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0
@@ -77,6 +78,6 @@ def route_frame(length: int, index: int, add: bool, source: bytes = b"") -> tupl
     tail += attribute(RTA_PREFSRC, source) if source else b""
     # Appended, so that the route can stand beside the one that an address of the same VIP has made; a source
     # counts in the first one only.
-    flags = NLM_F_CREATE | (NLM_F_REPLACE if source else NLM_F_APPEND) if add else 0
+    flags = NLM_F_CREATE | (NLM_F_APPEND if source is None else NLM_F_REPLACE) if add else 0
     framed = message(RTM_NEWROUTE if add else RTM_DELROUTE, flags, body + attribute(RTA_DST, bytes(length)) + tail)
     return framed[:8], framed[12 : len(framed) - len(tail) - length], tail

@@ -1,9 +1,12 @@
 """What the kernel package looks after in a verification, and the shadow after refusals."""
 
 import errno
+import os
 
 import pytest
+from structlog.testing import capture_logs
 
+from ipvsproxy.base import messages
 from ipvsproxy.kernel.large_servers import LARGE, PIECE
 from ipvsproxy.kernel.server_check import READ_AT_ONCE
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -143,6 +146,17 @@ class CountedReads:
 
 def crowd(size):
     return ServerState(RR, weighted({destination(f"10.{16 + (n >> 8)}.{n & 255}.1:80"): 1 for n in range(size)}))
+
+
+@pytest.mark.parametrize("read", ["adopt", "verify_vips"])
+def test_sources_that_a_handover_has_left_go_when_vips_are_read(kernel, node, read):
+    one, two = key("10.96.0.10:80").address, key("[fd00::1]:80").address
+    node.links.sourced, node.links.keep_source = {one, two}, {two: errno.EPERM}
+    with capture_logs() as logs:
+        getattr(kernel, read)()
+    assert node.links.sourced == {two}
+    lines = [(line["vip"], line["err"]) for line in logs if line["event"] == messages.VIP_REFUSED]
+    assert lines == [("fd00::1", os.strerror(errno.EPERM))]
 
 
 def test_a_sample_does_not_read_the_destinations_of_a_large_server_but_finds_that_it_is_gone(kernel, node):

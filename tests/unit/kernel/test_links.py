@@ -127,12 +127,12 @@ def address(text, index, prefix=0, flags=0, **attributes):
     return record(message)
 
 
-def route(text, link=LOOPBACK, **fields):
+def route(text, link=LOOPBACK, source="", **fields):
     message = rtmsg()
     message["family"] = socket.AF_INET6 if ":" in text else socket.AF_INET
     for name, value in {"table": 255, "proto": 118, "type": 2, "dst_len": 32, **fields}.items():
         message[name] = value
-    message["attrs"] = [("RTA_DST", text), ("RTA_OIF", link)]
+    message["attrs"] = [("RTA_DST", text), ("RTA_OIF", link), *([("RTA_PREFSRC", source)] if source else [])]
     return record(message)
 
 
@@ -289,3 +289,24 @@ def test_a_vip_whose_route_is_refused_stays_an_address(made):
     made._wire.failures = {0: errno.EINVAL}
     assert made.route_with_source(parse_ip("192.0.2.1")) == ["source of 10.96.0.1: Invalid argument"]
     assert len(made._wire.sent) == 1
+
+
+@pytest.mark.parametrize(("vip", "source"), [("10.96.0.1", "192.0.2.1"), ("fd00:10:96::1", "2001:db8:2::1")])
+def test_a_route_with_a_source_is_replaced_by_one_without(made, vip, source):
+    family = socket.AF_INET6 if ":" in vip else socket.AF_INET
+    other = "fd00:10:96::9" if ":" in vip else "10.96.0.9"
+    found = [route(other), route(vip, source=source)]
+    made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, family): found}
+    assert made.vips() == {Vip(parse_ip(text), VipForm.ROUTE) for text in (vip, other)}
+    assert made.without_sources() == {}
+    message = sent(made, rtmsg)
+    assert message["header"]["flags"] & (CREATE | REPLACE | APPEND | EXCLUSIVELY) == CREATE | REPLACE
+    assert (parse_ip(message.get_attr("RTA_DST")), message.get_attr("RTA_OIF")) == (parse_ip(vip), LOOPBACK)
+    assert message.get_attr("RTA_PREFSRC") is None
+    made._wire.failures = {0: errno.EPERM}
+    assert made.without_sources() == {parse_ip(vip): errno.EPERM}
+    made._strict_wire.records = {(rtnetlink.RTM_GETROUTE, family): [route(vip)]}
+    made._wire.failures = {}
+    made.vips()
+    made.without_sources()
+    assert len(made._wire.sent) == 2
