@@ -35,13 +35,12 @@ class Store:
         tenant_label: str = "",
         always_shared: Iterable[str] = (),
         all_pods: bool = False,
-        one_affinity: bool = False,
     ) -> None:
         self.services: dict[str, Service] = {}
         self.node: Node | None = None
         self.node_changed = False
         self.other_nodes: dict[str, Node] = {}
-        self.addresses = Addresses(one_affinity=one_affinity)
+        self.addresses = Addresses()
         self.host_ports = HostPorts()
         self.tenants = Tenants(tenant_label, node_name, always_shared, all_pods=all_pods)
         self.has_tenants = bool(tenant_label)

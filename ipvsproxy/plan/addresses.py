@@ -13,6 +13,8 @@ import msgspec
 from ipvsproxy.base.address import Cidr, Ranges
 from ipvsproxy.plan.model import EndpointSlice, Node, Service
 from ipvsproxy.plan.port_claims import PortClaims
+from ipvsproxy.plan.state import Frontend
+from ipvsproxy.plan.waiting import RankedService
 
 T = TypeVar("T")
 
@@ -31,9 +33,9 @@ class OtherNodeAddresses(msgspec.Struct, frozen=True):
 class Addresses:
     """Addresses of other nodes and of pods, external addresses of Services, and ports that no other may take."""
 
-    def __init__(self, *, one_affinity: bool = False) -> None:
+    def __init__(self) -> None:
         self.looks_up = False
-        self.ports = PortClaims(one_affinity=one_affinity)
+        self.ports = PortClaims()
         self._pods: dict[bytes, int] = {}
         self._external: dict[bytes, set[str]] = {}
         self._given: dict[bytes, set[str]] = {}
@@ -69,7 +71,7 @@ class Addresses:
     def service(self, key: str, old: Service | None, new: Service | None) -> set[str]:
         """Record a Service and return the others that depend on it."""
         before, after = _asked(old), _asked(new)
-        affected = self._askers(self.ports.change(old, new))
+        affected: set[str] = set()
         for address in before.keys() | after.keys():
             was, is_ = before.get(address), after.get(address)
             if was == is_:
@@ -87,6 +89,12 @@ class Addresses:
                 self._questions.discard(address)
                 self._waiting.pop(address, None)
         affected.discard(key)
+        return affected
+
+    def claim_ports(self, owner: RankedService, frontends: Iterable[Frontend]) -> set[str]:
+        """Record the ranges of ports that a Service gets and return the others that depend on it."""
+        affected = self._askers(self.ports.replace(owner, frontends))
+        affected.discard(owner.service)
         return affected
 
     def slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> set[str]:

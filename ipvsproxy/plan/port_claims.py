@@ -1,22 +1,25 @@
 """Ports that a Service has behind one virtual server for a whole address, which no external address may take.
 
 IPVS asks a server of one port before the one for all others, so that a Service that claims such a port later, or
-by a weaker claim, would take it from the one that has it. In: Services as they change. Out: whether a port of an
-address is another's, at constant cost. Deterministic, no I/O.
+by a weaker claim, would take it from the one that has it. In: frontends as Services are planned, so that what a
+Service does not get is no claim. Out: whether a port of an address is another's, at constant cost. Deterministic,
+no I/O.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
-from ipvsproxy.plan.model import Protocol, Service, ServicePort
-from ipvsproxy.plan.port_ranges import FTP, PortRanges, together
-from ipvsproxy.plan.state import Claim
+from ipvsproxy.base.frontend import FTP_PORT
+from ipvsproxy.plan.model import Protocol, ServicePort
+from ipvsproxy.plan.state import Claim, Frontend
 from ipvsproxy.plan.waiting import RankedService
+from ipvsproxy.ruleset.elements import PortRange
 
+FTP = PortRange(FTP_PORT, FTP_PORT)
 LAST = 1 << 16
-ClaimedPlace = tuple[bytes, Protocol]
+ClaimedPlace = tuple[bytes, int]
+"""Address and protocol."""
 
 
 class PortClaim(NamedTuple):
@@ -24,41 +27,45 @@ class PortClaim(NamedTuple):
 
     claim: Claim
     owner: RankedService
-    ports: PortRanges
+    ports: tuple[PortRange, ...]
 
-    def has(self, protocol: Protocol, port: int) -> bool:
+    def has(self, port: int) -> bool:
         """Whether a port is among them."""
-        place = bisect_right(self.ports, (protocol, port, LAST))
-        return place > 0 and self.ports[place - 1][0] == protocol and port <= self.ports[place - 1][2]
+        place = bisect_right(self.ports, (port, LAST))
+        return place > 0 and port <= self.ports[place - 1].last
 
 
 class PortClaims:
-    """The claims of all Services. With `one_affinity` those have one for all ports that do not choose."""
+    """The claims of all Services."""
 
-    def __init__(self, *, one_affinity: bool = False) -> None:
-        self._one_affinity = one_affinity
+    def __init__(self) -> None:
         self._claims: dict[ClaimedPlace, list[PortClaim]] = {}
+        self._of: dict[str, dict[ClaimedPlace, PortClaim]] = {}
 
-    def change(self, old: Service | None, new: Service | None) -> set[bytes]:
-        """Record a Service; return the addresses of which another one has ports now, or has others."""
-        before, after = self._of(old), self._of(new)
-        changed: set[bytes] = set()
-        if before == after:  # most have none
-            return changed
-        for place in before.keys() | after.keys():
-            was, is_ = before.get(place), after.get(place)
-            if was == is_:
-                continue
-            found = self._claims.setdefault(place, [])
-            first = found[:1]
-            if was is not None:
-                del found[bisect_left(found, was)]
-            if is_ is not None:
-                insort(found, is_)
-            if found[:1] != first:
-                changed.add(place[0])
-            if not found:
-                del self._claims[place]
+    def __contains__(self, key: str) -> bool:
+        """Whether a Service has claims."""
+        return key in self._of
+
+    def replace(self, owner: RankedService, frontends: Iterable[Frontend]) -> set[bytes]:
+        """Record what a Service has now; return the addresses where another one has ports now, or has others."""
+        before = self._of.pop(owner.service, {})
+        after = {(f.key.address, f.key.protocol): _claim(owner, f) for f in frontends if f.port_ranges}
+        if after:
+            self._of[owner.service] = after
+        places = (place for place in before.keys() | after.keys() if before.get(place) != after.get(place))
+        return {place[0] for place in places if self._change(place, before.get(place), after.get(place))}
+
+    def _change(self, place: ClaimedPlace, was: PortClaim | None, is_: PortClaim | None) -> bool:
+        """Put one claim in the place of another; tell whether the strongest one is another now."""
+        found = self._claims.setdefault(place, [])
+        first = found[:1]
+        if was is not None:
+            del found[bisect_left(found, was)]
+        if is_ is not None:
+            insort(found, is_)
+        changed = found[:1] != first
+        if not found:
+            del self._claims[place]
         return changed
 
     def is_taken(self, address: bytes, port: ServicePort, claim: Claim, owner: RankedService) -> bool:
@@ -66,36 +73,12 @@ class PortClaims:
         found = self._claims.get((address, port.protocol))
         if not found or found[0].owner.service == owner.service:
             return False
-        return found[0][:2] < (claim, owner) and found[0].has(port.protocol, port.port)
-
-    def _of(self, service: Service | None) -> Mapping[ClaimedPlace, PortClaim]:
-        ports = self._ports(service) if service is not None else ()
-        if service is None or not ports:
-            return {}
-        owner = RankedService(service.created, service.key)
-        claims: dict[ClaimedPlace, PortClaim] = {}
-        protocols = dict.fromkeys(protocol for protocol, _, _ in ports)
-        for address, claim in _addresses(service):
-            for protocol in protocols:
-                claims.setdefault((address, protocol), PortClaim(claim, owner, ports))
-        return claims
-
-    def _ports(self, service: Service) -> PortRanges:
-        """Return the ports of the server for all others; the port of FTP would take those of TCP from it."""
-        chosen = "affinity_scope" in service.annotated
-        is_one = service.affinity_scope == ONE_FOR_ALL_PORTS if chosen else self._one_affinity
-        single = service.ports if is_one and service.affinity_seconds and len(service.ports) > 1 else ()
-        if not single and not service.port_ranges:
-            return ()
-        ports = together(service.port_ranges, tuple((port.protocol, port.port, port.port) for port in single))
-        return together(ports, (FTP,)) if any(protocol is Protocol.TCP for protocol, _, _ in ports) else ports
+        return found[0][:2] < (claim, owner) and found[0].has(port.port)
 
 
-def _addresses(service: Service) -> Iterator[tuple[bytes, Claim]]:
-    """Yield the addresses where such a server may be, the strongest claim to each first."""
-    for address in service.cluster_ips:
-        yield address, Claim.ALLOCATED
-    for address in () if service.source_ranges else service.load_balancer_ips:
-        yield address, Claim.LOAD_BALANCER
-    for address in service.external_ips:
-        yield address, Claim.EXTERNAL
+def _claim(owner: RankedService, frontend: Frontend) -> PortClaim:
+    """Return the ports of the server for all others; the port of FTP would take those of TCP from it."""
+    ports = frontend.port_ranges
+    if frontend.key.protocol == Protocol.TCP and not any(ends.first <= FTP_PORT <= ends.last for ends in ports):
+        ports = tuple(sorted((*ports, FTP)))
+    return PortClaim(frontend.claim, owner, ports)

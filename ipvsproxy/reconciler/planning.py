@@ -64,6 +64,7 @@ class Planning:
         self._defaults = annotations.defaults(config.service_defaults)
         self._quota = Quota(config.namespace_limit, config.node_limit)
         self._turns = PlanningOrder()
+        self._asking: set[str] = set()
         self._dns_of_tenants: set[str] = set()
         self._drops = config.tenant_refusal is TenantRefusal.DROP
 
@@ -83,6 +84,7 @@ class Planning:
                 self._quota.forget(key)
                 self._reports.forget(key)
                 self.slow_starts.forget(key)
+                self._claim_ports(RankedService("", key), {})
             else:
                 listing_nodes += self._plan_service(key, service, touched)
         if self._store.has_tenants:
@@ -116,6 +118,7 @@ class Planning:
         wanted = self._within_quota(key, wanted, tally)
         if self._store.has_tenants:
             wanted = self._for_tenants(service, wanted)
+        self._claim_ports(owner, wanted if _asks_for_ranges(service) else {})
         self._ledger.replace(owner, wanted, touched)
         reports.local(key, local_view(service, slices, wanted, node.name))
         if self._localhost_families:
@@ -153,12 +156,17 @@ class Planning:
 
     def _open_ranges(self, service: Service, tally: Tally) -> Service:
         """Return a Service without ranges of ports if not every pod may connect: groups are by single ports."""
-        asks = service.port_ranges or service.affinity_scope == ONE_FOR_ALL_PORTS
-        if not asks or self._store.tenants.admitted(service) is None:
+        if not _asks_for_ranges(service) or self._store.tenants.admitted(service) is None:
             return service
         what = "port ranges are not served" if service.port_ranges else "each port has an affinity of its own"
         tally.complaints.append(f"{what}: only pods of some tenants may connect to the Service")
         return replace(service, port_ranges=(), affinity_scope="")
+
+    def _claim_ports(self, owner: RankedService, ranged: Mapping[FrontendKey, Frontend]) -> None:
+        """Keep others from ports in ranges that a Service gets, and from no more than these."""
+        addresses = self._store.addresses
+        if ranged or owner.service in addresses.ports:
+            self._asking |= addresses.claim_ports(owner, ranged.values())
 
     def _is_cluster_dns(self, key: str) -> bool:
         return bool(self._store.tenants) and key == self._config.cluster_dns
@@ -241,14 +249,20 @@ class Planning:
             yield part
 
     def _plan_again(self, planned: Collection[str], touched: Dirty) -> None:
-        """Plan those of which another part is served now, before the kernel is; later if it is too much."""
-        changed = self._quota.settle()
+        """Plan those of which another part is served now, before the kernel is; later if it is too much.
+
+        They are what limits leave out, and those that ask for ports in ranges which another Service got or lost.
+        """
+        changed = list(dict.fromkeys((*self._quota.settle(), *sorted(self._asking))))
+        self._asking.clear()
         if not changed:
             return
         if sum(map(self._size, changed)) <= SLICE + sum(map(self._size, planned)):
             touched.update(self.plan(changed))
         else:
             self._store.mark(changed)
+        self._store.mark(self._asking)
+        self._asking.clear()
 
     def _size(self, key: str) -> int:
         """Return about how much work a Service is: what it was, or may be."""
@@ -258,6 +272,11 @@ class Planning:
         addresses, endpoints = len(self._node.facts.nodeport_addresses), self._store.count_endpoints(key)
         size, limit = largest_size(service, addresses, endpoints), self._config.service_limit
         return limit if limit and size > limit else size
+
+
+def _asks_for_ranges(service: Service) -> bool:
+    """Whether a Service may get a server for several ports."""
+    return bool(service.port_ranges) or service.affinity_scope == ONE_FOR_ALL_PORTS
 
 
 def _age(service: Service) -> tuple[str, str]:

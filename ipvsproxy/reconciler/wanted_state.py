@@ -7,8 +7,7 @@ addresses. Out: the ledger, and the names of what has changed in it. Owned by th
 import time
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
-from ipvsproxy.config import Config, TenantPods, annotations
-from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
+from ipvsproxy.config import Config, TenantPods
 from ipvsproxy.exchange.inbox import Changed, Kind, Listed, Removed
 from ipvsproxy.exchange.report import LookUps, Report
 from ipvsproxy.kube.store import Store
@@ -45,14 +44,12 @@ class WantedState:
         clock: Callable[[], float] = time.monotonic,
         on_missing: Callable[[Missing], None] = log_missing,
     ) -> None:
-        defaults = annotations.defaults(config.service_defaults)
         self._store = Store(
             config.node_name,
             awaits_neighbours=ask is not None,
             tenant_label=config.tenant_label,
             always_shared=(API_SERVER, config.cluster_dns),
             all_pods=config.tenant_pods is TenantPods.ALL,
-            one_affinity=defaults.get("affinity_scope") == ONE_FOR_ALL_PORTS,
         )
         self._ask = ask
         self._report = report

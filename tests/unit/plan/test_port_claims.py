@@ -22,15 +22,25 @@ TWO = ((80, 0, "TCP", "a"), (81, 0, "TCP", "b"))
 ONE_AFFINITY = {"affinity_seconds": 60, "affinity_scope": "service"}
 
 
-def known(*services, **settings):
-    found = Addresses(**settings)
+def planned(svc, *numbers):
+    """Return the Service with its frontends; its endpoints have ports by the numbers of the Service, or these."""
+    ports = [(port.port, port.protocol.name, port.name) for port in svc.ports]
+    owner = RankedService(svc.created, svc.key)
+    return owner, plan_service(
+        svc, [slice_of(svc.name, "10.244.1.1", ports=numbers or ports)], node(), config()
+    ).values()
+
+
+def known(*services):
+    found = Addresses()
     for svc in services:
         found.service(svc.key, None, svc)
+        found.claim_ports(*planned(svc))
     return found
 
 
-def refused(svc, *others, **settings):
-    return {str(item) for item in judge(svc, node(), config(), known(svc, *others, **settings))}
+def refused(svc, *others):
+    return {str(item) for item in judge(svc, node(), config(), known(svc, *others))}
 
 
 def asking(address, *ports, created=NEW, **settings):
@@ -61,9 +71,31 @@ def test_ports_without_one_affinity_and_without_ranges_are_a_matter_of_the_ledge
 
 def test_one_affinity_may_be_the_default_of_the_node():
     other = having(affinity_seconds=60)
-    assert refused(asking("10.96.0.10", 80), other, one_affinity=True)
+    default = {"affinity_scope": "service"}
+    assert refused(asking("10.96.0.10", 80), other.with_defaults(default))
     chosen = having(affinity_seconds=60, affinity_scope="port")
-    assert not refused(asking("10.96.0.10", 80), chosen, one_affinity=True)
+    assert not refused(asking("10.96.0.10", 80), chosen.with_defaults(default))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"port_ranges": (RANGE,), "external_local": True, "internal_local": True},
+        {**ONE_AFFINITY, "external_local": True},
+        {**ONE_AFFINITY, "affinity_seconds": 0},
+    ],
+)
+def test_ranges_that_are_not_served_keep_no_other_service_from_a_port(settings):
+    assert refused(asking("10.96.0.10", 80, 30005), having(**settings)) == set()
+
+
+def test_ports_that_endpoints_do_not_have_by_their_numbers_are_not_claimed():
+    found, asks, other = known(), asking("10.96.0.10", 80), having(**ONE_AFFINITY)
+    found.service(asks.key, None, asks)
+    assert found.claim_ports(*planned(other)) == {"default/asks"}
+    assert judge(asks, node(), config(), found)
+    assert found.claim_ports(*planned(other, (8080, "TCP", "a"), (81, "TCP", "b"))) == {"default/asks"}
+    assert not judge(asks, node(), config(), found)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +127,7 @@ def test_other_protocols_the_own_service_and_load_balancers_with_source_ranges_d
     assert refused(own) == set()
     limited = having(port_ranges=(RANGE,), load_balancer_ips=[SHARED], source_ranges=["192.0.2.0/24"])
     claims = PortClaims()
-    claims.change(None, limited)
+    claims.replace(*planned(limited))
     port = ServicePort("", Protocol.TCP, 30005)
     assert not claims.is_taken(parse_ip(SHARED), port, Claim.LOAD_BALANCER, RankedService(NEW, "default/asks"))
 
@@ -111,9 +143,10 @@ def test_those_who_ask_are_planned_again_when_ports_come_and_go():
     asks, plain = asking(SHARED, 30005), having(external_ips=[SHARED])
     ranged = having(external_ips=[SHARED], port_ranges=(RANGE,))
     found = known(asks, plain)
-    assert found.service("default/has", plain, ranged) == {"default/asks"}
-    assert found.service("default/has", ranged, ranged) == set()
-    assert found.service("default/has", ranged, None) == {"default/asks"}
+    assert found.claim_ports(*planned(plain)) == set()
+    assert found.claim_ports(*planned(ranged)) == {"default/asks"}
+    assert found.claim_ports(*planned(ranged)) == set()
+    assert found.claim_ports(RankedService("", "default/has"), ()) == {"default/asks"}
 
 
 services = st.builds(
@@ -133,12 +166,12 @@ services = st.builds(
 def test_any_history_leaves_what_the_last_objects_give(history):
     found, last = PortClaims(), {}
     for item, gone in history:
-        new = None if gone else item
-        found.change(last.get(item.key), new)
-        last[item.key] = new
+        owner, frontends = planned(item)
+        last[item.key] = owner, () if gone else tuple(frontends)
+        found.replace(*last[item.key])
     cold = PortClaims()
     for item in last.values():
-        cold.change(None, item)
+        cold.replace(*item)
     assert found.__dict__ == cold.__dict__
 
 
@@ -147,8 +180,8 @@ def test_a_service_costs_the_same_beside_few_and_many_that_claim_ranges_of_one_a
         claims = PortClaims()
         for other in range(number):
             ranges = ((Protocol.TCP, 1000 + other, 1001 + other),)
-            claims.change(None, service(f"s{other}", external_ips=[SHARED], port_ranges=ranges, ips=()))
-        own = having(external_ips=[SHARED], port_ranges=(RANGE,))
-        return instructions(lambda: (claims.change(None, own), claims.change(own, None)))
+            claims.replace(*planned(service(f"s{other}", external_ips=[SHARED], port_ranges=ranges, ips=())))
+        owner, frontends = planned(having(external_ips=[SHARED], port_ranges=(RANGE,)))
+        return instructions(lambda: (claims.replace(owner, frontends), claims.replace(owner, ())))
 
     assert cost(400) < 1.2 * cost(10)
