@@ -1,6 +1,7 @@
 """Which IPVS schedulers and persistence engines the kernel has, and what a Service gets whose own it has not.
 
-Such a Service is served with the configured scheduler, or with affinity by addresses, and one sentence reports it.
+Such a Service is served with the configured scheduler, or with affinity by addresses, and one sentence reports it;
+one that goes by the short path alone needs none.
 Each is known by the name of its module without `ip_vs_`: mh, pe_sip. Whether it is there is known once the kernel
 has been asked (`reconciler.schedulers`); where it is not asked, as in commands, all are taken to be there.
 Deterministic, no I/O.
@@ -54,6 +55,10 @@ class Schedulers:
         self._known.update(states)
         self.unknown.difference_update(states)
         return changed
+
+    def lacks_some(self, service: Service) -> bool:
+        """Whether a Service asks for one that is not there, or of which that is not known yet."""
+        return not all(self._known.get(module, not self._are_asked_for) for module in modules_of(service))
 
     def usable(self, service: Service) -> tuple[Service, list[str], bool]:
         """Return a Service with a scheduler and an engine that are there, and what to report about its own ones.

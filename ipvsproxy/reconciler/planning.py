@@ -20,13 +20,14 @@ from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.local import local_view
 from ipvsproxy.plan.localhost import localhost_ports
 from ipvsproxy.plan.model import EndpointSlice, Protocol, Service
+from ipvsproxy.plan.path import path_of_service
 from ipvsproxy.plan.planner import plan_service
 from ipvsproxy.plan.planning_order import SLICE, PlanningOrder
 from ipvsproxy.plan.quota import Quota
 from ipvsproxy.plan.safety import LISTS_NODES, judge
 from ipvsproxy.plan.schedulers import Schedulers, modules_of
 from ipvsproxy.plan.slow_start import SlowStarts
-from ipvsproxy.plan.state import Dirty, Frontend, FrontendKey, GroupAdmission
+from ipvsproxy.plan.state import SHORT_PATH, Dirty, Frontend, FrontendKey, GroupAdmission
 from ipvsproxy.plan.tally import ALL_TIERS, Tally, Tier, largest_size
 from ipvsproxy.plan.tenant_dns import with_views
 from ipvsproxy.plan.waiting import RankedService
@@ -107,7 +108,8 @@ class Planning:
             tally.complaints += _of_other_tenants(foreign)
             service = self._open_ranges(service, tally)
         is_known = True
-        if service.scheduler or service.affinity_engine:
+        asks = service.scheduler or service.affinity_engine
+        if asks and not (self._schedulers.lacks_some(service) and self._needs_no_server(service, slices)):
             service, lacking, is_known = self._schedulers.usable(service)
             tally.complaints += lacking
         refusals = judge(service, node, config, self._store.addresses)
@@ -128,6 +130,15 @@ class Planning:
             reports.complaints(key, tally.complaints)
         reports.misused(key, service.misused, slices)
         return bool(refusals) and any(refusal.reason == LISTS_NODES for refusal in refusals)
+
+    def _needs_no_server(self, service: Service, slices: Sequence[EndpointSlice]) -> bool:
+        """Whether all of a Service takes the short path, so that the kernel's schedulers do not matter."""
+        config = self._config
+        scheduler = service.scheduler or config.scheduler
+        if path_of_service(service, config.data_path, scheduler, config.detect_local_mode).path is not SHORT_PATH:
+            return False
+        wanted = plan_service(service, slices, self._node.facts, config)
+        return all(frontend.path is SHORT_PATH for frontend in wanted.values())
 
     def _steps(self, key: str, service: Service, slices: Sequence[EndpointSlice]) -> Mapping[bytes, int] | None:
         """Return the steps of endpoints with a slow start, None where the Service has none."""

@@ -8,7 +8,7 @@ from ipvsproxy.exchange.inbox import Changed, Kind, SchedulersFound
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.schedulers import Schedulers
 from ipvsproxy.plan.state import PERSISTENT, ServerAttributes
-from tests.support.build import key, service
+from tests.support.build import endpoint, key, service, slice_of
 from tests.support.memory_kernel import MemoryNode
 from tests.support.memory_proxy import MemoryProxy, RefusalRecorder
 
@@ -119,6 +119,26 @@ def test_a_service_stays_on_ipvs_until_its_scheduler_is_known():
     assert here.scheduler() == "rr"
     here.answer()
     assert here.scheduler() == "mh"
+
+
+TWO_PODS = slice_of("other", endpoint("10.244.1.1", name="other-1"), endpoint("10.244.1.2", name="other-2"))
+
+
+def test_a_service_on_the_short_path_needs_no_scheduler():
+    """Its weights count, whatever the kernel has."""
+    here = ProxyWithSchedulers(service(), data_path="auto", lacks=["wrr"])
+    here.turn(Changed(Kind.ENDPOINT_SLICE, "default/other", TWO_PODS))
+
+    def put(weight):
+        here.put(service("other", ["10.96.0.11"], scheduler="wrr", weights=(("other-1", weight), ("other-2", 1))))
+        return here.node.nft.sets["frontends4"]["10.96.0.11 . tcp . 80"]
+
+    assert (put(3), here.waiting) == ("goto endpoints_4", [])
+    assert put(100) == "goto own"  # more than there are places
+    assert (here.scheduler(OTHER), len(here.waiting)) == ("rr", 1)
+    here.answer()
+    assert ("other", MISSING.replace("mh", "wrr")) in here.heard.heard
+    assert put(2) == "goto endpoints_3"
 
 
 def test_nothing_is_reported_about_the_scheduler_that_is_used_in_between():
