@@ -1,4 +1,4 @@
-"""The objects on docs/dsr.md: valid, of one mind about tunnel and VIPs, and with an image that has the command.
+"""The objects on docs/dsr.md: valid, and of one mind about tunnel and VIPs.
 
 tests/cluster/test_dsr.py applies them to a cluster.
 """
@@ -7,7 +7,6 @@ import kubernetes.client
 import pytest
 
 from tests.support.page import manifests
-from tests.support.repository import VERSION
 
 ANNOTATION = "ipvsproxy.io/forwarding"
 
@@ -49,7 +48,3 @@ def test_the_ports_are_the_same_number(objects):
     ports = {each["containerPort"] for each in container["ports"]}
     assert {each["port"] for each in service["spec"]["ports"]} == ports
     assert {each["targetPort"] for each in service["spec"]["ports"]} == ports
-
-
-def test_the_image_is_that_of_this_version(objects):
-    assert init_container(objects[1])["image"] == f"ipvsproxy:{VERSION}"
