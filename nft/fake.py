@@ -20,7 +20,8 @@ _DECLARATION = re.compile(r"^\s*(set|map)\s+(\w+)\s*{", re.MULTILINE)
 _ELEMENTS = re.compile(r"^(add|delete) element \w+ \w+ (\w+) { (.*) }$")
 _CHAIN = re.compile(r"^\s*chain (\w+) {", re.MULTILINE)
 _DELETED_CHAIN = re.compile(r"^delete chain \w+ \w+ (\w+)$")
-_LOOKUP = re.compile(r"@(\w+)")
+_LOOKUP = re.compile(r"@(\w+)\b(?!,)")
+"""A set; what is followed by a comma is a part of the packet, such as `@nh,0,32`."""
 _FLUSH = re.compile(r"^flush (set|map) \w+ \w+ (\w+)$")
 _TABLE = re.compile(r"^(add|delete) table ")
 _COMMANDS = ("add table ", "delete table ", "add element ", "delete element ", "flush set ", "flush map ",

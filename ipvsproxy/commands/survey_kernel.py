@@ -5,6 +5,7 @@ Nothing is changed. What cannot be read (no rights, no such module) is left out:
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TypeVar
@@ -79,17 +80,17 @@ def read_kernel(facts: Facts, config: Config) -> tuple[KernelState | None, Surro
 def _our_rules(
     config: Config, chains: Iterable[FilterChain], state: KernelState | None
 ) -> dict[str, tuple[str, ...]]:
-    """Return the rules that must be there; of a part, if elements need it or some of its chains are there."""
+    """Return the rules that must be there; of a part, if elements need it or chains are there that only it has."""
     here = {chain.name: chain.rules for chain in chains if is_ours(chain)}
     needed = needed_parts(state.elements if state else ())
     scripts = Scripts(config.masquerade_mark, quiet_arp=False, is_liberal=config.conntrack.tcp_be_liberal)
-    of_all = rules_by_chain(scripts.whole(()))
-    found = dict(of_all)
-    for name in PARTS:
-        rules = rules_by_chain(scripts.part(name))
-        if name in needed or not here.keys().isdisjoint(rules.keys() - of_all.keys()):
+    parts = {name: rules_by_chain(scripts.part(name)) for name in PARTS}
+    owners = Counter(chain for rules in parts.values() for chain in rules)
+    found = rules_by_chain(scripts.whole(()))
+    for name, rules in parts.items():
+        if name in needed or any(owners[chain] == 1 and chain in here for chain in rules):
             found |= {chain: (*found.get(chain, ()), *ends) for chain, ends in rules.items()}
-    return {name: in_order(ends, len(of_all.get(name, ends)), here.get(name, ())) for name, ends in found.items()}
+    return {name: in_order(ends, here.get(name, ())) if owners[name] > 1 else ends for name, ends in found.items()}
 
 
 def _read_servers(

@@ -26,13 +26,13 @@ def rules_by_chain(text: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(ends) for name, ends in found.items()}
 
 
-def in_order(ends: tuple[str, ...], first: int, rules: Sequence[FilterRule]) -> tuple[str, ...]:
-    """Return the ends of the rules of a chain, those behind the first ones in the order that the kernel has.
+def in_order(ends: tuple[str, ...], rules: Sequence[FilterRule]) -> tuple[str, ...]:
+    """Return the ends of the rules of a chain that several parts of the ruleset have, in the order of the kernel.
 
-    Parts of the ruleset add their rules to a chain as they are loaded, and are independent of each other.
+    They add their rules as they are loaded, and are independent of each other.
     """
     seen = [ending(rule) for rule in rules]
-    return (*ends[:first], *sorted(ends[first:], key=lambda end: seen.index(end) if end in seen else len(seen)))
+    return tuple(sorted(ends, key=lambda end: seen.index(end) if end in seen else len(seen)))
 
 
 def ending(rule: FilterRule) -> str:

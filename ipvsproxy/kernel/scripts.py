@@ -9,13 +9,14 @@ from ipvsproxy.base.names import MASQUERADE_BIT
 from ipvsproxy.ruleset.schema import (
     BY_SOURCE,
     DIRECT_RETURN,
+    LONG_DATAGRAMS,
     MOST_ENDPOINTS,
     PING,
     RANGES_OF_PORTS,
     SHORT_LOCAL,
     SHORT_PATH,
     SOURCE_RANGES,
-    VIEW_REPLIES,
+    VIEW_INVALID,
 )
 
 REPLIES = "replies"
@@ -23,12 +24,13 @@ REPLIES = "replies"
 PARTS = (
     SOURCE_RANGES,
     BY_SOURCE,
-    VIEW_REPLIES,
+    VIEW_INVALID,
     SHORT_PATH,
     SHORT_LOCAL,
     PING,
     RANGES_OF_PORTS,
     DIRECT_RETURN,
+    LONG_DATAGRAMS,
     REPLIES,
 )
 """Scripts that add chains to the table of `ipvsproxy.nft`, or tables, for nodes that need them."""
@@ -36,6 +38,7 @@ FOR_ALL = tuple(name for name in PARTS if name != DIRECT_RETURN)
 """Parts that each kernel must take: direct server return has expressions (dup) that only Services with it need."""
 SHORT_INVALID = "short_invalid"
 """The script that belongs to the short path unless conntrack is liberal."""
+
 DEFAULT_MARK = 1 << MASQUERADE_BIT
 ONE_CHAIN = re.compile(r"\tchain \w*endpoints_1 {.*?\n\t}\n", re.DOTALL)
 
@@ -69,8 +72,8 @@ def ruleset(
 
 
 def part(name: str, mark: int = DEFAULT_MARK, *, is_liberal: bool = False) -> str:
-    """Return the text of one of the parts."""
-    text = script(name)
+    """Return the text of one of the parts; empty for that about invalid packets where conntrack is liberal."""
+    text = "" if name == VIEW_INVALID and is_liberal else script(name)
     if name == SHORT_PATH and not is_liberal:
         text += script(SHORT_INVALID)
     if name in (SHORT_PATH, SHORT_LOCAL):

@@ -8,6 +8,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
+from ipvsproxy.plan.model import Protocol
 from ipvsproxy.plan.ping import ping_elements
 from ipvsproxy.plan.places import places
 from ipvsproxy.plan.state import IPVS_PATH, SHORT_PATH, Destination, Frontend, FrontendKey, GroupAdmission
@@ -28,6 +29,7 @@ from ipvsproxy.ruleset.schema import (
     ALLOWED,
     AUDIENCES,
     BY_AUDIENCE,
+    DATAGRAMS,
     DIRECT,
     ENDPOINTS,
     FRONTENDS,
@@ -52,12 +54,12 @@ from ipvsproxy.ruleset.schema import (
     SHORT_ENDPOINTS,
     SHORT_FRONTENDS,
     SHORT_VIEWS,
-    VIEW_SERVERS,
+    VIEW_FRONTENDS,
     VIEWED,
     VIPS,
 )
 
-ACCEPT = PacketVerdict.ACCEPT
+ACCEPT, UDP = PacketVerdict.ACCEPT, Protocol.UDP
 
 
 class FrontendElements(NamedTuple):
@@ -85,6 +87,8 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.direct_return:
         own[ElementKey(DIRECT[number], key)] = ""
     shared = [ElementKey(SERVED[number], address)]
+    if key.protocol == UDP and number == 4 and frontend.path is not SHORT_PATH:
+        shared.append(ElementKey(DATAGRAMS, address))
     if frontend.ranges:
         own.update(_source_ranges(number, frontend))
         shared.append(ElementKey(RANGED_VIPS[number], address))
@@ -114,9 +118,11 @@ def _views(number: int, frontend: Frontend) -> Iterator[Element]:
 
 
 def _view_marks(number: int, frontend: Frontend) -> Iterator[ElementKey]:
-    """Yield the servers that views lead to, and the address at which internal views are asked for."""
+    """Yield from where to where views lead, and the address at which internal views are asked for."""
+    if frontend.views:
+        yield ElementKey(VIEW_FRONTENDS[number], frontend.key)
     for view in frontend.views:
-        yield ElementKey(VIEW_SERVERS[number], view.server)
+        yield ElementKey(VIEW_FRONTENDS[number], view.server)
     if frontend.internal or frontend.server_for(LOCAL):
         yield ElementKey(VIEWED[number], frontend.key.address)
 

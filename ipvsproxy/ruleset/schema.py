@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Literal, NamedTuple
 
-SOURCE_RANGES, VIEW_REPLIES, BY_SOURCE = "source_ranges", "view_replies", "by_source"
+SOURCE_RANGES, VIEW_INVALID, BY_SOURCE = "source_ranges", "view_invalid", "by_source"
 SHORT_PATH, SHORT_LOCAL, PING = "short_path", "short_path_local", "ping"
-RANGES_OF_PORTS, DIRECT_RETURN = "port_ranges", "direct_return"
+RANGES_OF_PORTS, DIRECT_RETURN, LONG_DATAGRAMS = "port_ranges", "direct_return", "long_datagrams"
 """Parts of the ruleset that the elements of some sets need."""
 MOST_ENDPOINTS = 64
 """Of a frontend on the short path, whose parts have a chain for each number of endpoints."""
@@ -152,6 +152,8 @@ POD_INTERFACES = SetSchema("pod_interfaces", OwnerKind.NODE, (Field.LINK,), inte
 VIPS = _addresses("vips")
 SERVED = _addresses("served")
 """All addresses that have frontends."""
+DATAGRAMS = SetSchema("datagrams4", OwnerKind.ADDRESS, (Field.IP4,), family=4, part=LONG_DATAGRAMS)
+"""All IPv4 addresses that have UDP frontends by IPVS."""
 HAIRPIN = _addresses("hairpin", twice=True)
 """Endpoints of this node, each with itself."""
 FRONTENDS = _frontends("frontends", verdict=True)
@@ -179,8 +181,8 @@ GROUP_VIEWS = _frontends("group_views", redirect=True, group=True, part=BY_SOURC
 PORT_RANGES = _frontends("port_ranges", verdict=True, ports=True)
 RANGE_MASQUERADE = _frontends("range_masquerade", verdict=True, ports=True, part=RANGES_OF_PORTS)
 """Ranges of ports of VIPs, as FRONTENDS and MASQUERADE have single ones."""
-VIEW_SERVERS = _frontends("view_servers", part=VIEW_REPLIES)
-"""The virtual servers that views lead to."""
+VIEW_FRONTENDS = _frontends("view_frontends", part=VIEW_INVALID)
+"""Frontends with views, and those to whose virtual servers these lead."""
 ENDPOINTS = _frontends("endpoints", redirect=True, number=True, part=SHORT_PATH)
 """Endpoints of frontends on the short path, each with its number from 0 on."""
 SHORT_VIEWS = _frontends("short_views", verdict=True, part=SHORT_LOCAL)
@@ -223,12 +225,13 @@ def _all() -> Iterator[SetSchema]:
     addresses = (VIPS, SERVED, VIEWED, RANGED_VIPS, HAIRPIN)
     frontends = (FRONTENDS, MASQUERADE, ENDPOINTS, SHORT_FRONTENDS, SHORT_ENDPOINTS, RANGED, ALLOWED)
     short_views = (SHORT_VIEWS, INTERNAL_ENDPOINTS)
-    views = (*short_views, INTERNAL_VIEWS, AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS, VIEW_SERVERS)
+    groups = (AUDIENCES, BY_AUDIENCE, RESTRICTED, ADMITTED, GROUP_VIEWS)
+    views = (*short_views, INTERNAL_VIEWS, *groups, VIEW_FRONTENDS)
     pings = (PING_OFF, PING_WHEN_READY, PING_READY, PING_RANGED, PING_ALLOWED)
     ranges = (PORT_RANGES, RANGE_MASQUERADE)
     for both in (POD_CIDRS, *addresses, *frontends, *views, *pings, *ranges, DIRECT):
         yield from both.values()
-    yield from (POD_INTERFACES, REFUSALS, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
+    yield from (DATAGRAMS, POD_INTERFACES, REFUSALS, HEALTH_CHECK_PORTS, QUIET, LINKS, SENDERS)
 
 
 SETS: Mapping[str, SetSchema] = {found.name: found for found in _all()}

@@ -21,7 +21,7 @@ import pytest
 from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
 from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port
-from tests.lab.packets import Tap, send_segment
+from tests.lab.packets import Tap, send_ahead
 from tests.lab.probe import QUESTION, Conversation, ProbeQuestion, failure, probe_many
 from tests.lab.published import balancer, cluster_ip, external, published
 from tests.lab.waiting import eventually
@@ -93,7 +93,7 @@ def services(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iter
     lab = session_lab
     services = UdpServices(lab, ManifestFolder(pathlib.Path(tmp_path_factory.mktemp("conntrack"))))
     services.folder.write_nodes(lab)
-    for pod in lab.pods:
+    for pod in (*lab.pods, lab.nodes[0]):
         lab.responder.listen(pod, TARGET, "udp")
         lab.responder.listen(pod, 8080, "tcp")
     lab.responder.listen(lab.host("p21"), OTHER_TARGET, "udp", "p21-other")
@@ -346,8 +346,6 @@ def test_changing_ranges_admits_no_other_client_and_excludes_none(services: UdpS
 
 
 INVALID = b"out of any window"
-AHEAD = 1 << 29
-"""Conntrack takes what is far behind for late, and not for invalid."""
 
 
 def sources_of_an_invalid_packet(pod: LabHost, talk: Conversation, tap: Tap) -> set[str]:
@@ -356,22 +354,19 @@ def sources_of_an_invalid_packet(pod: LabHost, talk: Conversation, tap: Tap) -> 
     answer = talk.ask()
     port = talk.socket.getsockname()[1]
     last = [segment for segment in tap.arrived() if segment.port == port and segment.payload][-1]
-    sequence = (last.sequence + AHEAD) % (1 << 32)
-    target = answer.seen_source, answer.seen_port
-    send_segment(pod.netns, (pod.address(family), 8080), target, sequence, INVALID)
+    send_ahead(pod.netns, (pod.address(family), 8080), (answer.seen_source, answer.seen_port), last, INVALID)
     return {segment.source for segment in tap.arrived() if segment.payload == INVALID}
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_invalid_packet_of_an_endpoint_never_arrives_with_a_wrong_source(
-    services: UdpServices, family: int
-) -> None:
+def test_an_invalid_packet_of_an_endpoint_ends_no_connection(services: UdpServices, family: int) -> None:
+    """By a view it comes from the ClusterIP, and the client's reset goes no further than the node."""
     lab = services.lab
-    services.put(69, "p11 p21", externalTrafficPolicy="Local")
-    services.put(71, "p11 p21")
-    inside_views = [("p12", 69, "LoadBalancer"), ("p12", 69, "NodePort")] * 2
-    others = [("p12", 71, "ClusterIP"), ("client", 69, "LoadBalancer")] * 2
-    ways = inside_views + others
+    services.put(69, "p11 p21 node1", externalTrafficPolicy="Local")
+    services.put(71, "p11 p21 node1")
+    by_view = [("p12", 69, "LoadBalancer"), ("p12", 69, "NodePort")]
+    others = [("p12", 71, "ClusterIP"), ("client", 69, "LoadBalancer")]
+    ways = (by_view + others) * 3
     asked = [
         ProbeQuestion(lab.host(host).netns, *services.ways(number, family)[way]) for host, number, way in ways
     ]
@@ -383,8 +378,28 @@ def test_an_invalid_packet_of_an_endpoint_never_arrives_with_a_wrong_source(
         told = f"{way} {pod.name}"
         arrived = sources_of_an_invalid_packet(pod, talk, tap)
         tap.close()
-        assert (told, arrived) == (told, set() if way in inside_views else {question.address})
+        source = cluster_ip(69, family) if way in by_view else question.address
+        assert (told, arrived) == (told, {source})
         assert (told, talk.ask().name) == (told, pod.name)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("way", ["LoadBalancer", "NodePort", "ClusterIP"])
+def test_an_invalid_packet_of_a_client_ends_no_connection(services: UdpServices, family: int, way: str) -> None:
+    """By a view, IPVS does not know it by the address it has dialled: the node would answer with a reset."""
+    lab = services.lab
+    services.put(69, "p11 p21 node1", externalTrafficPolicy="Local")
+    question = ProbeQuestion(lab.host("p12").netns, *services.ways(69, family)[way])
+    eventually(lambda: {result.name for result in probe_many([question] * 20, 2)} == {"p11", "p21", "node1"})
+    for _ in range(3):
+        with Conversation(question) as talk:
+            pod = lab.host(talk.ask().name)
+            with contextlib.closing(Tap(pod.netns, family)) as tap:
+                assert talk.ask().name == pod.name
+                mine, frontend = talk.socket.getsockname()[:2], talk.socket.getpeername()[:2]
+                last = [segment for segment in tap.arrived() if segment.source_port == mine[1]][-1]
+                send_ahead(question.netns, mine, frontend, last, INVALID)
+                assert (pod.name, talk.ask().name) == (pod.name, pod.name)
 
 
 @pytest.mark.parametrize("family", [4, 6])

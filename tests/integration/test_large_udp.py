@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.lab import netns
+from tests.lab.datagrams import SIZES, unanswered
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import ManifestFolder, dual_slices, port
 from tests.lab.published import balancer, cluster_ip, published
@@ -18,8 +19,6 @@ from tests.lab.published import balancer, cluster_ip, published
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
 NUMBER, NODE_PORT, TARGET = 91, 31091, 8081
-SIZES = (1400, 1472, 1473, 4000, 9000, 60000)
-"""1472 is what fits into 1500 with the headers of IPv4 and UDP."""
 FITS_IN_IPV6 = 1452
 CASE = pathlib.Path(__file__).parent.parent / "field/cases/08-large-udp-from-node.yaml"
 CASE_ADDRESS, CASE_TARGET = ("10.96.9.8", 6831), 5353
@@ -58,21 +57,13 @@ def ways(lab: Lab, family: int) -> dict[str, tuple[str, int]]:
 
 
 def lost(lab: Lab, asker: str, family: int, *, connected: bool) -> list[str]:
-    """Send three datagrams of each size by each way, each from a port of its own, and name those not answered."""
-    found = []
-    for name, to in ways(lab, family).items():
-        for size in SIZES:
-            with netns.open_socket(lab.host(asker).netns, to[0], "udp") as asking:
-                asking.settimeout(2)
-                if connected:
-                    asking.connect(to)
-                for _ in range(3):
-                    try:
-                        _ = asking.send(bytes(size)) if connected else asking.sendto(bytes(size), to)
-                        asking.recv(65536)
-                    except OSError as error:
-                        found.append(f"{name} {size}: {error}")
-    return found
+    """Send datagrams of each size by each way, and name those not answered."""
+    where = lab.host(asker).netns
+    return [
+        f"{name} {what}"
+        for name, to in ways(lab, family).items()
+        for what in unanswered(where, to, connected=connected)
+    ]
 
 
 @pytest.mark.parametrize("connected", [True, False])

@@ -17,6 +17,8 @@ from tests.lab import netns
 
 TCP = struct.Struct("!HHIIBBHHH")
 PSH, ACK = 0x08, 0x10
+AHEAD = 2**29
+"""Of the window: conntrack calls that invalid. What is as far behind counts as late, and is translated."""
 
 
 class Segment(NamedTuple):
@@ -26,6 +28,7 @@ class Segment(NamedTuple):
     source_port: int
     port: int
     sequence: int
+    acknowledged: int
     payload: bytes
 
 
@@ -49,8 +52,8 @@ class Tap:
     def _read(self, data: bytes, source: str) -> Segment:
         if self._family == 4:
             data = data[(data[0] & 15) * 4 :]
-        source_port, port, sequence, _, offset, *_ = TCP.unpack_from(data)
-        return Segment(source, source_port, port, sequence, data[(offset >> 4) * 4 :])
+        source_port, port, sequence, acknowledged, offset, *_ = TCP.unpack_from(data)
+        return Segment(source, source_port, port, sequence, acknowledged, data[(offset >> 4) * 4 :])
 
     def close(self) -> None:
         self._socket.close()
@@ -62,17 +65,33 @@ def raw_socket(where: str, family: int) -> socket.socket:
 
 
 def send_segment(
-    where: str, source: tuple[str, int], target: tuple[str, int], sequence: int, payload: bytes
+    where: str,
+    source: tuple[str, int],
+    target: tuple[str, int],
+    sequence: int,
+    payload: bytes,
+    acknowledged: int = 1,
 ) -> None:
-    """Send a TCP segment from an address of the namespace."""
+    """Send a TCP segment from an address of the namespace.
+
+    A reset in answer has `acknowledged` as its sequence number, and ends a connection only with the right one.
+    """
     family = 6 if ":" in source[0] else 4
-    header = TCP.pack(source[1], target[1], sequence, 1, 5 << 4, ACK | PSH, 65535, 0, 0)
+    header = TCP.pack(source[1], target[1], sequence, acknowledged, 5 << 4, ACK | PSH, 65535, 0, 0)
     data = header + payload
     checksum = _checksum(_pseudo_header(source[0], target[0], len(data)) + data)
     data = data[:16] + struct.pack("!H", checksum) + data[18:]
     with raw_socket(where, family) as sending:
         sending.bind((source[0], 0))
         sending.sendto(data, (target[0], 0))
+
+
+def send_ahead(
+    where: str, source: tuple[str, int], target: tuple[str, int], last: Segment, payload: bytes
+) -> None:
+    """Send what is far ahead of a segment, and otherwise as the same socket would."""
+    with contextlib.suppress(PermissionError):  # which a process of the node is told
+        send_segment(where, source, target, (last.sequence + AHEAD) % 2**32, payload, last.acknowledged)
 
 
 def _pseudo_header(source: str, target: str, length: int) -> bytes:

@@ -16,7 +16,7 @@ from tests.lab import netns
 from tests.lab.capabilities import missing
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab
 from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port, service
-from tests.lab.packets import Tap, send_segment
+from tests.lab.packets import Tap, send_ahead
 from tests.lab.probe import Conversation, ProbeQuestion, spread
 from tests.lab.proxy import LabProxy
 from tests.lab.published import cluster_ip
@@ -24,8 +24,6 @@ from tests.lab.waiting import eventually
 from tests.support.api_object import ApiObject
 
 WEB, OTHER = 90, 91
-AHEAD = 2**29
-"""Of the window; what is as far behind it counts as late, and is translated."""
 PORTS = [port(80, 8080, "TCP", "web"), port(80, 8081, "UDP", "dns"), port(80, 8082, "SCTP", "sig")]
 ARGS = [*DEFAULT_PROXY_ARGS, "--data-path=auto", "--ipvs-sync-period=2s"]
 
@@ -137,12 +135,11 @@ class TappedConversation:
     def send_far_ahead(self) -> list[bytes]:
         """Send from both ends what conntrack calls invalid; return what the client gets."""
         assert self.answers()
-        to_client = [found.sequence for found in self._of_client.arrived() if found.port == self._mine[1]][-1]
-        to_pod = [found.sequence for found in self._of_pod.arrived() if found.source_port == self._mine[1]][-1]
+        to_client = [found for found in self._of_client.arrived() if found.port == self._mine[1]][-1]
+        to_pod = [found for found in self._of_pod.arrived() if found.source_port == self._mine[1]][-1]
         endpoint_of = (self._pod.address(self._family), 8080)
-        send_segment(self._client.netns, self._mine, self._vip, (to_pod + AHEAD) % 2**32, b"far ahead")
-        with contextlib.suppress(PermissionError):  # which a process of the node is told
-            send_segment(self._pod.netns, endpoint_of, self._mine, (to_client + AHEAD) % 2**32, b"far ahead")
+        send_ahead(self._client.netns, self._mine, self._vip, to_pod, b"far ahead")
+        send_ahead(self._pod.netns, endpoint_of, self._mine, to_client, b"far ahead")
         return [found.payload for found in self._of_client.arrived(2.0) if found.port == self._mine[1]]
 
 

@@ -12,11 +12,12 @@ from ipvsproxy.diagnosis.programmed import check_ruleset
 from ipvsproxy.diagnosis.shape import rules_by_chain
 from ipvsproxy.kernel.scripts import part, ruleset
 from ipvsproxy.ruleset.filters import FilterChain, FilterRule
-from ipvsproxy.ruleset.schema import SHORT_PATH, SOURCE_RANGES
+from ipvsproxy.ruleset.schema import LONG_DATAGRAMS, SHORT_PATH, SOURCE_RANGES
 from tests.support.build import config
 
 EXTENDED = "output"
-"""The chain to which both parts add rules."""
+"""The chain to which all these parts add rules."""
+THREE = (LONG_DATAGRAMS, SHORT_PATH, SOURCE_RANGES)
 
 
 def loaded(*parts):
@@ -44,17 +45,17 @@ def judged(chains):
 
 
 @pytest.mark.parametrize(
-    "parts", [(), (SHORT_PATH,), (SOURCE_RANGES,), *permutations((SHORT_PATH, SOURCE_RANGES))]
+    "parts", [(), *((name,) for name in THREE), *permutations(THREE[1:]), *permutations(THREE)]
 )
 def test_parts_may_have_come_in_any_order(parts):
     chains = loaded(*parts)
     (finding,) = judged(chains)
     assert finding.verdict is CheckResult.OK
-    assert sum(len(chain.rules) for chain in chains if chain.name == EXTENDED) == 1 + len(parts)
+    assert sum(len(chain.rules) for chain in chains if chain.name == EXTENDED) == len(parts)
 
 
 def test_a_rule_that_has_gone_from_a_chain_of_several_parts_is_missed():
-    chains = loaded(SHORT_PATH, SOURCE_RANGES)
+    chains = loaded(*THREE)
     less = [
         FilterChain("inet", TABLE, c.name, "", "", 0, rules=c.rules[: -(c.name == EXTENDED) or None])
         for c in chains

@@ -4,6 +4,7 @@ Packets tell what rules do (tests/integration); a rule for one family only, or a
 a path that no test takes, is seen here.
 """
 
+import itertools
 import re
 from collections import Counter
 from importlib.resources import files
@@ -13,7 +14,7 @@ import pytest
 from ipvsproxy.base.names import NAT_PRIORITY
 from ipvsproxy.diagnosis.shape import rules_by_chain
 from ipvsproxy.kernel.scripts import PARTS, SHORT_INVALID, Scripts, part
-from ipvsproxy.ruleset.schema import MOST_ENDPOINTS, SETS, SHORT_PATH, SHORT_VIEWS
+from ipvsproxy.ruleset.schema import MOST_ENDPOINTS, SETS, SHORT_PATH, SHORT_VIEWS, VIEW_INVALID
 
 IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING, RAW, DEFRAG = 98, -99, -100, -200, 100, -300, -400
 NAMED = {"filter": 0, "srcnat": POSTROUTING, "mangle": -150}
@@ -48,6 +49,8 @@ BASES = {
     "input_untracked": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     # What conntrack cannot translate must come to nobody.
     "input_short": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
+    # A client's reset must not come to IPVS.
+    "input_views": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     "forward_short": ("filter", "forward", range(CONNTRACK + 1, 300)),
     # Before the chain for single ports, which ends with what is true of all others.
     "postrouting_ranges": ("nat", "postrouting", range(CONNTRACK + 1, POSTROUTING)),
@@ -55,7 +58,6 @@ BASES = {
     "input_ping": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     # Before conntrack confirms a new connection, and before masquerading has changed its source.
     "leaving": ("nat", "postrouting", range(POSTROUTING)),
-    "leaving_untracked": ("filter", "postrouting", range(POSTROUTING)),
     # Whole packets, before conntrack and before others look at where they come from.
     "answers": ("filter", "prerouting", range(DEFRAG + 1, RAW)),
     # Copies of them, as they are sent.
@@ -91,12 +93,13 @@ OWNERS = [chains("ipvsproxy"), chains("handover"), *PART_CHAINS.values()]
 CHAINS: dict[str, list[str]] = {}
 for owner in OWNERS:
     for chain, lines in owner.items():
-        CHAINS.setdefault(chain, []).extend(lines)
-EXTENDED = {"output"}
-"""Chains of ipvsproxy.nft to which parts add rules."""
+        CHAINS.setdefault(chain, lines[:1]).extend(lines[1:])
+SHARED = {"output"}
+"""Chains to which several parts add rules, and which each of them declares alike."""
 FIRST = re.compile(
-    r"ct state (?:invalid(?:,untracked)? (?:goto|jump)|!= \w+ accept)"
+    r"ct state (?:(?:invalid|invalid,untracked|untracked) (?:goto|jump)|!= \w+ accept)"
     r"|ip saddr \. meta l4proto \. th sport @direct4 goto answer"  # before conntrack
+    r"|@nh,0,32 & 0x0000fc00 != 0 meta l4proto udp jump allow_fragments"  # which is a matter of the length
     r"|icmp type echo-request goto check_ping"  # which is a matter of the protocol alone
     r"|ct direction original ct status and dnat == 0 accept|meta mark & \$reply == 0 accept"
 )
@@ -125,10 +128,12 @@ def test_policies_accept(chain):
 
 def test_no_chain_has_two_owners():
     owners = Counter(name for found in OWNERS for name in found)
-    assert {name for name, count in owners.items() if count > 1} == EXTENDED
-    assert OWNERS[0].keys() >= EXTENDED
-    added = [rule for found in OWNERS[1:] for name in found.keys() & EXTENDED for rule in found[name]]
-    assert all(" jump " in rule for rule in added)  # what follows is another part's
+    assert {name for name, count in owners.items() if count > 1} == SHARED
+    for name in SHARED:
+        heads, rules = zip(*((found[name][0], found[name][1:]) for found in OWNERS if name in found), strict=True)
+        assert len(set(heads)) == 1
+        assert heads[0].startswith("type ")
+        assert all(" jump " in rule for rule in itertools.chain(*rules))  # what follows is another part's
 
 
 # A SYN that is sent once more is new, and meets no nat chain; and these are there for seconds.
@@ -140,8 +145,9 @@ OF_ALL_STATES = ("handover_open", "handover_node")
 )
 def test_filter_chains_ask_for_the_state_of_the_connection_first(name):
     """Every packet of the node pays for what comes before."""
-    rules = [rule for rule in CHAINS[name][1:] if not rule.startswith("meta l4proto udp meta length > 1280 ")]
-    assert all(map(FIRST.match, rules[:1]))
+    first = [found[name][1] for found in OWNERS if name in found]
+    assert first
+    assert all(map(FIRST.match, first))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -152,14 +158,17 @@ def test_a_part_cannot_be_loaded_without_the_table_it_adds_to(part):
 
 def test_no_forwarded_packet_is_asked_for_its_state_where_conntrack_is_liberal():
     usual, liberal = (rules_by_chain(Scripts(is_liberal=is_set).part(SHORT_PATH)) for is_set in (False, True))
-    assert usual.keys() - liberal.keys() == {"forward_short", "not_from_endpoint", "output"}
+    assert usual.keys() - liberal.keys() == {"forward_short", "not_from_endpoint", "not_from_node", "output"}
     assert liberal.items() <= usual.items()
+    usual, liberal = (Scripts(is_liberal=is_set).part(VIEW_INVALID) for is_set in (False, True))
+    assert "ct state invalid" in usual
+    assert liberal == ""
 
 
 def test_sets_that_only_a_part_asks_for_need_that_part():
-    core = words(r"@(\w+)", chains("ipvsproxy"))
+    core = words(r"@(\w+)\b(?!,)", chains("ipvsproxy"))
     for name_of_part, found in PART_CHAINS.items():
-        asked = words(r"@(\w+)", found) - core
+        asked = words(r"@(\w+)\b(?!,)", found) - core
         needing = {name: kind for name, kind in SETS.items() if kind.part == name_of_part}
         # What a verdict of the internal view leads to is in the part.
         assert {name for name, kind in needing.items() if kind not in SHORT_VIEWS.values()} <= asked

@@ -157,6 +157,28 @@ def test_a_udp_server_goes_at_once():
     assert verbs(differ.want(dns, "10.244.1.1", **SHORT).removed) == [("DEL_SERVICE", (), 0)]
 
 
+DATAGRAMS = element("datagrams4", "10.96.0.10")
+
+
+@pytest.mark.parametrize(("protocol", "address"), [("UDP", True), ("TCP", False), ("SCTP", False)])
+def test_where_ipvs_serves_datagrams_of_ipv4_long_ones_are_looked_for(protocol, address):
+    differ = Differ()
+    differ.want(service(ips=("10.96.0.10", "fd00::10"), ports=((53, 0, protocol),)), "10.244.1.1")
+    found = {slot for slot in differ.shadow.elements if slot.set is DATAGRAMS.set}
+    assert found == ({DATAGRAMS} if address else set())
+
+
+def test_long_datagrams_are_looked_for_before_their_frontend_leaves_the_short_path():
+    differ, dns = Differ(), service(ports=((53, 0, "UDP"),))
+    differ.want(dns, "10.244.1.1", **SHORT)
+    assert DATAGRAMS not in differ.shadow.elements
+    steps = differ.want(dns, "10.244.1.1")
+    assert DATAGRAMS in {step.slot for step in steps.elements_before}
+    assert ways(steps.redirects) == {"frontends4 10.96.0.10 . udp . 53": "goto own"}
+    steps = differ.want(dns, "10.244.1.1", **SHORT)
+    assert DATAGRAMS in {step.slot for step in steps.elements_after}
+
+
 def test_new_connections_come_back_to_ipvs_once_it_has_the_server():
     differ = Differ()
     differ.want(service(), "10.244.1.1", **SHORT)
@@ -277,12 +299,15 @@ def test_a_view_for_a_group_is_switched_by_itself():
     steps = differ.step(differ.ledger.replace(RankedService(service().created, "default/web"), led))
     assert ways(steps.redirects) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": "10.96.0.53 . 80"}
     assert ways(steps.elements_before) == {
-        "by_audience4 10.96.0.10 . tcp . 80": "goto group_view", "view_servers4 10.96.0.53 . tcp . 80": "",
+        "by_audience4 10.96.0.10 . tcp . 80": "goto group_view", "view_frontends4 10.96.0.53 . tcp . 80": "",
+        "view_frontends4 10.96.0.10 . tcp . 80": "",
     }  # fmt: skip
     steps = differ.want(service(), "10.244.1.1")
     assert ways(steps.redirects) == {"group_views4 10.96.0.10 . tcp . 80 . 0:70": None}
     assert ways(steps.elements_before) == {"by_audience4 10.96.0.10 . tcp . 80": None}
-    assert ways(steps.elements_after) == {"view_servers4 10.96.0.53 . tcp . 80": None}
+    assert ways(steps.elements_after) == {
+        "view_frontends4 10.96.0.53 . tcp . 80": None, "view_frontends4 10.96.0.10 . tcp . 80": None,
+    }  # fmt: skip
 
 
 def test_attributes_change_in_place():

@@ -1,0 +1,25 @@
+"""UDP datagrams of sizes below and above the MTU of the lab's links."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.lab import netns
+
+SIZES = (1400, 1472, 1473, 4000, 9000, 60000)
+"""1472 is what fits into 1500 with the headers of IPv4 and UDP."""
+
+
+def unanswered(where: str, to: tuple[str, int], *, connected: bool) -> Iterator[str]:
+    """Send three datagrams of each size, each from a port of its own, and tell of those not answered."""
+    for size in SIZES:
+        with netns.open_socket(where, to[0], "udp") as asking:
+            asking.settimeout(2)
+            if connected:
+                asking.connect(to)
+            for _ in range(3):
+                try:
+                    _ = asking.send(bytes(size)) if connected else asking.sendto(bytes(size), to)
+                    asking.recv(65536)
+                except OSError as error:
+                    yield f"{size}: {error}"
