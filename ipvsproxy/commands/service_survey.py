@@ -12,17 +12,18 @@ from ipvsproxy.base.names import DNS_PORT
 from ipvsproxy.commands import drift
 from ipvsproxy.commands.service_names import similar
 from ipvsproxy.commands.survey import SurveyResult
-from ipvsproxy.commands.survey_dns import find_dns, held_by_others, traced
+from ipvsproxy.commands.survey_dns import dns_frontend, find_dns, traced
 from ipvsproxy.commands.survey_tunnels import find_tunnels
-from ipvsproxy.diagnosis.facts import DnsAnswer, join
+from ipvsproxy.commands.traces import Dialled, balanced_here
+from ipvsproxy.diagnosis.facts import IPVS, RULES, DnsAnswer, join
 from ipvsproxy.diagnosis.service import PortView, Probe, ServiceFacts, views
 from ipvsproxy.exchange.inbox import Kind
-from ipvsproxy.kernel.read.connections import Asker, connections, trace
+from ipvsproxy.kernel.read.connections import Asker, connections
 from ipvsproxy.kernel.read.netns import socket_in
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.endpoints import EndpointsByPort
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import ONE_PACKET, Destination, Frontend, FrontendKey, Path
+from ipvsproxy.plan.state import SHORT_PATH, Destination, Frontend, FrontendKey
 from ipvsproxy.plan.topology import choose
 from ipvsproxy.probe.dns import query, resolve
 from ipvsproxy.probe.live import ProbeOutcome, open_socket, probe
@@ -42,8 +43,8 @@ def survey_service(key: str, seen: SurveyResult, domain: str, netns: str) -> Ser
     service = seen.desired.services.get(key)
     dns = find_dns(seen.desired.services.values())
     server = format_ip(dns.cluster_ips[0]) if dns and dns.cluster_ips else ""
-    held = held_by_others(dns, seen.desired, seen.facts.held_vips) if dns and server else ()
-    ask = partial(_asked, server, key, domain, held)
+    frontend = dns_frontend(dns, seen.desired, seen.facts.held_vips) if dns and server else None
+    ask = partial(_asked, server, key, domain, frontend)
     if service is None:
         return _unproxied(key, seen.objects, dns.key if dns else "", ask)
     keys = _frontends(key, seen.desired)
@@ -80,11 +81,11 @@ def _unproxied(key: str, objects: Objects, dns: str, ask: Callable[[str], DnsAns
     return ServiceFacts(key, similar=tuple(similar(key, objects.items[Kind.SERVICE])))
 
 
-def _asked(server: str, key: str, domain: str, held: Collection[str], kind: str) -> DnsAnswer | None:
+def _asked(server: str, key: str, domain: str, dns: Frontend | None, kind: str) -> DnsAnswer | None:
     if not server:
         return None
     namespace, _, name = key.partition("/")
-    return traced(resolve(server, f"{name}.{namespace}.svc.{domain}", kind), held)
+    return traced(resolve(server, f"{name}.{namespace}.svc.{domain}", kind), dns)
 
 
 def _frontends(key: str, desired: WantedState) -> set[FrontendKey]:
@@ -130,36 +131,21 @@ def _probes(
     sockets = [_socket(question) for question in questions]  # in this thread: those of a pod take a fork
     with ThreadPoolExecutor(max(len(questions), 1)) as pool:
         outcomes = list(pool.map(partial(_outcome, domain), questions, sockets))
-    pairs = [pair for pair in zip(questions, outcomes, strict=True) if format_ip(pair[0].key.address) not in held]
-    traces = _traces(pairs)
-    for question, outcome in zip(questions, outcomes, strict=True):
-        yield _probe(question, outcome, traces)
+    pairs = [*zip(questions, outcomes, strict=True)]
+    known = balanced_here([*_dialled_here(pairs, held)])
+    for question, outcome in pairs:
+        yield _probe(question, outcome, known)
 
 
-def _traces(asked: Iterable[tuple[Question, ProbeOutcome]]) -> Mapping[Asker, list[FrontendKey]]:
-    """Return the frontends of IPVS that had each question, of those for which that is known."""
-    try:
-        return (
-            trace([_asker(question, found) for question, found in asked if found.port and question.frontend]) or {}
-        )
-    except OSError:
-        return {}
+def _dialled_here(asked: Iterable[tuple[Question, ProbeOutcome]], held: Collection[str]) -> Iterator[Dialled]:
+    """Yield what this node should have balanced, of which the kernel knows who asked."""
+    for question, found in asked:
+        if found.port and question.frontend and format_ip(question.key.address) not in held:
+            yield Dialled(_asker(question, found), question.key, question.frontend)
 
 
 def _asker(question: Question, outcome: ProbeOutcome) -> Asker:
     return Asker(question.key.protocol, Destination(parse_ip(outcome.source), outcome.port))
-
-
-def _by_ipvs(question: Question, outcome: ProbeOutcome, traces: Mapping[Asker, list[FrontendKey]]) -> bool | None:
-    """Whether IPVS had the question, None where it leaves nothing behind or is not asked."""
-    frontend = question.frontend
-    if frontend is None or not outcome.port or frontend.server.flags & ONE_PACKET or frontend.path is Path.SHORT:
-        return None
-    found = traces.get(_asker(question, outcome))
-    if found is None:
-        return None
-    servers = {question.key, *(view.server for view in frontend.views)}
-    return not servers.isdisjoint(found)
 
 
 def _questions(service: Service, desired: WantedState, places: list[str]) -> Iterator[Question]:
@@ -222,7 +208,7 @@ def _outcome(domain: str, question: Question, sock: socket.socket | OSError) -> 
     return probe(sock, format_ip(key.address), key.port, data)
 
 
-def _probe(question: Question, found: ProbeOutcome, traces: Mapping[Asker, list[FrontendKey]]) -> Probe:
+def _probe(question: Question, found: ProbeOutcome, known: Mapping[Asker, bool]) -> Probe:
     place, key, frontend = question
     excluded = _excluded(frontend, found.source) if frontend else ""
     expected = "answered" if frontend is None else EXPECTED.get(_seen_from_inside(frontend), "answered")
@@ -235,5 +221,6 @@ def _probe(question: Question, found: ProbeOutcome, traces: Mapping[Asker, list[
         is_endpoint=frontend is None,
         expected="timeout" if excluded else expected,
         reason=excluded,
-        by_ipvs=_by_ipvs(question, found, traces),
+        balanced_here=known.get(_asker(question, found)) if frontend and found.port else None,
+        by=RULES if frontend and frontend.path is SHORT_PATH else IPVS,
     )

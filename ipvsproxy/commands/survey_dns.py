@@ -6,11 +6,12 @@ from msgspec.structs import replace
 
 from ipvsproxy.base.address import format_ip, parse_ip
 from ipvsproxy.base.names import DNS_PORT
-from ipvsproxy.diagnosis.facts import Dns, DnsAnswer, ExternalName
-from ipvsproxy.kernel.read.connections import Asker, trace
+from ipvsproxy.commands.traces import Dialled, balanced_here
+from ipvsproxy.diagnosis.facts import IPVS, RULES, Dns, DnsAnswer, ExternalName
+from ipvsproxy.kernel.read.connections import Asker
 from ipvsproxy.kube.once import Objects
 from ipvsproxy.plan.model import Protocol, Service
-from ipvsproxy.plan.state import Destination, FrontendKey, Path
+from ipvsproxy.plan.state import SHORT_PATH, Destination, Frontend, FrontendKey
 from ipvsproxy.probe.dns import resolve
 from ipvsproxy.reconciler.node_state import API_SERVER
 from ipvsproxy.reconciler.wanted_state import WantedState
@@ -37,36 +38,32 @@ def ask_dns(desired: WantedState, objects: Objects, domain: str, held: Collectio
     kubernetes = services.get(API_SERVER)
     expected = tuple(map(format_ip, kubernetes.cluster_ips)) if kubernetes else ()
     kind = "AAAA" if expected and ":" in expected[0] else "A"
-    held = held_by_others(service, desired, held)
-    answer = traced(resolve(server, f"{KUBERNETES}.{domain}", kind), held)
+    frontend = dns_frontend(service, desired, held)
+    answer = traced(resolve(server, f"{KUBERNETES}.{domain}", kind), frontend)
     names = list(objects.external_names())[:EXTERNAL_NAMES_ASKED] if not answer.error else []
     external = tuple(ExternalName(key, wanted, _ask_external(server, key, domain)) for key, wanted in names)
     return Dns(service.key, expected, answer, external)
 
 
-def held_by_others(dns: Service, desired: WantedState, held: Collection[str]) -> Collection[str]:
-    """Return VIPs that others may answer, with that of the DNS Service if it is on the short path: past IPVS."""
-    address = dns.cluster_ips[0]
-    frontend = desired.frontends.get(FrontendKey(address, Protocol.UDP, DNS_PORT))
-    is_short = frontend is not None and frontend.path is Path.SHORT
-    return {*held, format_ip(address)} if is_short else held
+def dns_frontend(dns: Service, desired: WantedState, held: Collection[str]) -> Frontend | None:
+    """Return the frontend of the cluster's DNS, None where it is not known who answers.
 
-
-def traced(answer: DnsAnswer, held: Collection[str]) -> DnsAnswer:
-    """Return an answer with whether IPVS had the question.
-
-    `held` are VIPs that are addresses of other links as well, such as those of a DNS cache on the node: who
-    answers there is not known to us.
+    `held` are VIPs that are addresses of other links as well, such as those of a DNS cache on the node.
     """
+    if format_ip(dns.cluster_ips[0]) in held:
+        return None
+    return desired.frontends.get(FrontendKey(dns.cluster_ips[0], Protocol.UDP, DNS_PORT))
+
+
+def traced(answer: DnsAnswer, frontend: Frontend | None) -> DnsAnswer:
+    """Return an answer of the cluster's DNS with whether this node balanced the question."""
     address, _, port = answer.asked_from.rpartition(":")
-    if answer.error or not address or answer.server in held:
+    if answer.error or not address or frontend is None:
         return answer
     asker = Asker(Protocol.UDP, Destination(parse_ip(address.strip("[]")), int(port)))
-    try:
-        found = trace([asker])
-    except OSError:
-        return answer
-    return answer if found is None else replace(answer, by_ipvs=bool(found[asker]))
+    known = balanced_here([Dialled(asker, frontend.key, frontend)])
+    by = RULES if frontend.path is SHORT_PATH else IPVS
+    return replace(answer, balanced_here=known.get(asker), by=by)
 
 
 def _ask_external(server: str, service: str, domain: str) -> DnsAnswer:

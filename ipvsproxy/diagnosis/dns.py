@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator
 
-from ipvsproxy.diagnosis.facts import Dns, DnsAnswer, ExternalName, Facts
+from ipvsproxy.diagnosis.facts import IPVS, RULES, Dns, DnsAnswer, ExternalName, Facts
 from ipvsproxy.diagnosis.finding import Finding, counted, fine, problem, unchecked
 
 PASSED_BY = (
     "another program, or another host, has this address: see `ipvsproxy doctor` (is a kube-proxy at work? does the"
     " proxy run?) and `ip route get`"
 )
+
+MISSING = {
+    IPVS: "IPVS of this node has no connection of this client",
+    RULES: "connection tracking of this node has led this client to no endpoint",
+}
+"""What an answer from elsewhere leaves behind, by what should have balanced."""
 
 
 def check_dns(facts: Facts) -> Iterator[Finding]:
@@ -25,11 +31,11 @@ def check_dns(facts: Facts) -> Iterator[Finding]:
 
 
 def passed_by(answer: DnsAnswer) -> Finding:
-    """Report that a name server was reached without IPVS: its answer shows nothing about this node."""
+    """Report that a name server was reached past this node's proxy: its answer shows nothing about that."""
     return problem(
         "DNS",
-        f"{answer.server} answered, but not by this node's IPVS",
-        f"IPVS has no connection from {answer.asked_from}, which asked for {answer.name}",
+        f"{answer.server} answered, but not by this node's {answer.by}",
+        f"{MISSING[answer.by]}: {answer.asked_from}, which asked for {answer.name}",
         step=PASSED_BY,
     )
 
@@ -42,7 +48,7 @@ def _kubernetes(dns: Dns) -> Iterator[Finding]:
         yield problem("DNS", f"{answer.name} does not resolve through {dns.service}: {answer.error}",
                       f"asked {answer.server}",
                       step=f"ipvsproxy doctor {dns.service}; are the DNS pods ready?")  # fmt: skip
-    elif answer.by_ipvs is False:
+    elif answer.balanced_here is False:
         yield passed_by(answer)
     elif dns.expected and not set(answer.addresses) & set(dns.expected):
         yield problem(

@@ -9,6 +9,9 @@ import msgspec
 from ipvsproxy.base.names import MASQUERADE_BIT
 from ipvsproxy.ruleset.filters import FilterChain
 
+IPVS, RULES = "IPVS", "rules"
+"""What balances on a node: its virtual servers, or on the short path the ruleset."""
+
 
 class SettingsFacts(msgspec.Struct, frozen=True):
     """Of the settings of the proxy, those that checks need, and where they come from; `sync_period` in seconds.
@@ -132,8 +135,8 @@ class Api(msgspec.Struct, frozen=True):
 class DnsAnswer(msgspec.Struct, frozen=True):
     """A DNS answer: addresses, or the canonical name; `error` is empty when the name resolved.
 
-    `asked_from` is address and port of the question; `by_ipvs` whether IPVS of this node had it, None where that
-    is unknown.
+    `asked_from` is address and port of the question; `balanced_here` whether this node had it, None where that is
+    unknown, and `by` what of it should have.
     """
 
     server: str
@@ -142,7 +145,8 @@ class DnsAnswer(msgspec.Struct, frozen=True):
     canonical: str = ""
     error: str = ""
     asked_from: str = ""
-    by_ipvs: bool | None = None
+    balanced_here: bool | None = None
+    by: str = IPVS
 
 
 class ExternalName(msgspec.Struct, frozen=True):

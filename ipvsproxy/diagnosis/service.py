@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from ipvsproxy.diagnosis import direct_return
 from ipvsproxy.diagnosis.direct_return import TunnelView
-from ipvsproxy.diagnosis.dns import PASSED_BY, passed_by
-from ipvsproxy.diagnosis.facts import DnsAnswer
+from ipvsproxy.diagnosis.dns import MISSING, PASSED_BY, passed_by
+from ipvsproxy.diagnosis.facts import IPVS, DnsAnswer
 from ipvsproxy.diagnosis.finding import ORDER, CheckResult, Finding, fine, problem, unchecked, warning
 from ipvsproxy.plan.model import Endpoint
 from ipvsproxy.plan.topology import Choice, PortEndpoints
@@ -53,8 +53,8 @@ class PortView(msgspec.Struct, frozen=True):
 class Probe(msgspec.Struct, frozen=True):
     """A test connection: from where, to what, and its outcome.
 
-    `expected` is what the plan has, `reason` why that is no answer, where it depends on who asks. `by_ipvs` is
-    whether IPVS of this node had the connection, None where that is unknown, or was not asked.
+    `expected` is what the plan has, `reason` why that is no answer, where it depends on who asks. `balanced_here`
+    is whether this node had the connection, None where that is unknown, and `by` what of it should have.
     """
 
     place: str
@@ -65,7 +65,8 @@ class Probe(msgspec.Struct, frozen=True):
     is_endpoint: bool = False
     expected: str = ANSWERED
     reason: str = ""
-    by_ipvs: bool | None = None
+    balanced_here: bool | None = None
+    by: str = IPVS
 
 
 class ServiceFacts(msgspec.Struct, frozen=True):
@@ -139,7 +140,7 @@ def _name(facts: ServiceFacts, *, is_installed: bool) -> Iterator[Finding]:
     elif answer.error:
         yield problem("DNS", f"{answer.name} does not resolve: {answer.error}", f"asked {answer.server}",
                       step=f"ipvsproxy doctor {facts.dns_service}")  # fmt: skip
-    elif answer.by_ipvs is False and is_installed:
+    elif answer.balanced_here is False and is_installed:
         yield passed_by(answer)
     elif facts.kind == "headless" or wanted & {*answer.addresses, answer.canonical.rstrip(".").lower()}:
         yield fine("DNS", f"{answer.name} resolves to {', '.join(answer.addresses) or answer.canonical}")
@@ -260,7 +261,7 @@ def _live(facts: ServiceFacts) -> Iterator[Finding]:
                           " or the way between the nodes is broken")  # fmt: skip
         elif probe.outcome == probe.expected:
             yield problem("probe", f"{probe.target} from {probe.place}: {_words(probe)}",
-                          "IPVS of this node has no connection of this client", step=PASSED_BY)  # fmt: skip
+                          MISSING[probe.by], step=PASSED_BY)  # fmt: skip
         else:
             yield problem("probe", f"{probe.target} from {probe.place}: {_words(probe)}",
                           f"expected: {probe.expected}",
@@ -275,14 +276,14 @@ def _is_wrong(probe: Probe) -> bool:
     # Many UDP services answer nothing to a datagram they do not understand.
     if probe.expected != ANSWERED:
         return probe.outcome == ANSWERED
-    return probe.outcome not in (ANSWERED, SENT) or (probe.outcome == ANSWERED and probe.by_ipvs is False)
+    return probe.outcome not in (ANSWERED, SENT) or (probe.outcome == ANSWERED and probe.balanced_here is False)
 
 
 def _words(probe: Probe) -> str:
     if probe.outcome == SENT:
         return "sent, nothing came back (UDP)"
-    passed_by = probe.outcome == ANSWERED and probe.by_ipvs is False
-    by = ", but not by this node's IPVS," if passed_by else ""
+    passed_by = probe.outcome == ANSWERED and probe.balanced_here is False
+    by = f", but not by this node's {probe.by}," if passed_by else ""
     text = f"{probe.outcome}{by} {probe.error}".rstrip() + f" after {probe.seconds:.3f} s"
     return f"{text}: {probe.reason}" if probe.reason else text
 

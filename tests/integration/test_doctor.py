@@ -166,6 +166,23 @@ def test_an_answer_that_did_not_come_by_ipvs_does_not_count(diagnosed: Diagnosed
     assert told(walk(diagnosed, "default/web")) == []
 
 
+@pytest.mark.parametrize("diagnosed", ["auto"], indirect=True)
+def test_on_the_short_path_an_answer_of_others_does_not_count(diagnosed: DiagnosedNode) -> None:
+    """Another program's DNAT comes before ours: to what is no endpoint of the Service."""
+    diagnosed.names.addresses["web.default.svc.cluster.local"] = WEB
+    elsewhere = diagnosed.lab.host("p12")
+    diagnosed.lab.responder.listen(elsewhere, 8099)
+    with table(ELSEWHERE.format(WEB, "tcp", 80, f"{elsewhere.ipv4}:8099"))(diagnosed):
+        problems = [f for f in walk(diagnosed, "default/web") if f.verdict is CheckResult.PROBLEM]
+    (summary,) = [finding.summary for finding in problems if finding.check == "probe"]
+    assert summary.startswith(f"{WEB}:80/TCP from this node: answered, but not by this node's rules")
+    resolver = diagnosed.lab.host("p22")
+    with table(ELSEWHERE.format(DNS, "udp", 53, resolver.ipv4))(diagnosed), diagnosed.names.serving(resolver):
+        (first, *_) = [finding for finding in diagnosed.findings() if finding.check == "DNS"]
+    assert first.summary == f"{DNS} answered, but not by this node's rules"
+    assert told(walk(diagnosed, "default/web")) == []
+
+
 @BOTH_PATHS
 def test_source_ranges_that_shut_the_asker_out_are_no_problem(diagnosed: DiagnosedNode) -> None:
     """The VIP of the load balancer answers the pod that the ranges have, and neither the node nor another pod."""

@@ -4,11 +4,11 @@ The kernel is asked for all entries of a family that has such frontends, and eac
 table of a million entries takes a few seconds and no memory.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from ipvsproxy.base.address import family
 from ipvsproxy.base.frontend import PROTOCOL_NAMES
-from ipvsproxy.kernel.read.connections import Connection
+from ipvsproxy.kernel.read.connections import Asker, Connection
 from ipvsproxy.kernel.wire.ctnetlink import AF, EMPTY, LAYOUTS, Tuple, is_of, packed, read_tuple
 from ipvsproxy.kernel.wire.netlink import Wire, attributes, message
 from ipvsproxy.kernel.wire.nfnetlink import (
@@ -21,6 +21,7 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     CTA_TUPLE_ORIG,
     CTA_TUPLE_REPLY,
     IPCTNL_MSG_CT_GET,
+    NETLINK_NETFILTER,
     NFGENMSG,
 )
 from ipvsproxy.plan.model import Protocol
@@ -54,6 +55,20 @@ def tracked(wire: Wire, frontends: Collection[FrontendKey]) -> Iterator[Connecti
             found = parse(body, number) if is_of(body, LAYOUTS[number], wanted) else None
             if found and packed(found.frontend) in wanted:
                 yield found
+
+
+def trace_tracked(asked: Mapping[Asker, FrontendKey]) -> dict[Asker, list[Destination]]:
+    """Return to which endpoints connection tracking has led who asked which frontend. Raises KernelError."""
+    found: dict[Asker, list[Destination]] = {asker: [] for asker in asked}
+    wire = Wire(NETLINK_NETFILTER)
+    try:
+        for connection in tracked(wire, set(asked.values())):
+            asker = Asker(connection.frontend.protocol, connection.client)
+            if asked.get(asker) == connection.frontend:
+                found[asker].append(connection.endpoint)
+    finally:
+        wire.close()
+    return found
 
 
 def parse(body: bytes, number: int) -> Connection | None:

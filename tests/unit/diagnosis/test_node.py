@@ -514,7 +514,7 @@ def test_cleanup_is_advised_only_where_no_kube_proxy_can_be_alive(changes, verdi
 
 
 def test_a_name_server_that_was_reached_without_ipvs_is_a_problem():
-    answer = DnsAnswer(DNS_IP, NAME, ("10.96.0.1",), asked_from="192.0.2.1:4711", by_ipvs=False)
+    answer = DnsAnswer(DNS_IP, NAME, ("10.96.0.1",), asked_from="192.0.2.1:4711", balanced_here=False)
     (finding,) = about({"dns": Dns("kube-system/kube-dns", ("10.96.0.1",), answer)}, "DNS")
     assert (finding.verdict, "not by this node's IPVS" in finding.summary) == (CheckResult.PROBLEM, True)
 

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from ipvsproxy.diagnosis.facts import DnsAnswer
+from ipvsproxy.diagnosis.facts import IPVS, RULES, DnsAnswer
 from ipvsproxy.diagnosis.finding import CheckResult, fine, problem, warning
 from ipvsproxy.diagnosis.service import EndpointView, PortView, Probe, ServiceFacts, diagnose_service, views
 from ipvsproxy.plan.model import Endpoint
@@ -171,38 +171,49 @@ def told(findings):
     return [f for f in findings if f.verdict is not CheckResult.OK]
 
 
-ELSEWHERE = replace(WELL.probes[0], by_ipvs=False)
+ELSEWHERE = replace(WELL.probes[0], balanced_here=False)
 
 
-def test_an_answer_that_ipvs_of_this_node_did_not_have_does_not_count():
-    (found,) = (f for f in diagnose_service(replace(WELL, probes=(ELSEWHERE,)), []) if f.check == "probe")
+@pytest.mark.parametrize(
+    ("by", "evidence"),
+    [
+        (IPVS, "IPVS of this node has no connection of this client"),
+        (RULES, "connection tracking of this node has led this client to no endpoint"),
+    ],
+)
+def test_an_answer_that_this_node_did_not_balance_does_not_count(by, evidence):
+    probes = (replace(ELSEWHERE, by=by),)
+    (found,) = (f for f in diagnose_service(replace(WELL, probes=probes), []) if f.check == "probe")
     assert found.verdict is CheckResult.PROBLEM
-    assert "answered, but not by this node's IPVS" in found.summary
-    assert found.evidence == ("IPVS of this node has no connection of this client",)
+    assert f"answered, but not by this node's {by}" in found.summary
+    assert found.evidence == (evidence,)
 
 
-@pytest.mark.parametrize("by_ipvs", [True, None])
-def test_an_answer_that_ipvs_had_or_that_leaves_nothing_behind_counts(by_ipvs):
-    probes = (replace(ELSEWHERE, by_ipvs=by_ipvs),)
+@pytest.mark.parametrize("balanced_here", [True, None])
+def test_an_answer_that_this_node_balanced_or_that_leaves_nothing_behind_counts(balanced_here):
+    probes = (replace(ELSEWHERE, balanced_here=balanced_here),)
     assert told(diagnose_service(replace(WELL, probes=probes), [])) == []
 
 
 def test_a_refusal_or_silence_needs_no_trace_in_ipvs():
-    shut = replace(SILENT, expected="timeout", by_ipvs=False)
+    shut = replace(SILENT, expected="timeout", balanced_here=False)
     assert told(diagnose_service(replace(WELL, probes=(shut,)), [])) == []
 
 
-def test_a_name_server_that_was_reached_without_ipvs_reports_nothing():
-    answer = replace(WELL.answer, asked_from="192.0.2.1:4711", by_ipvs=False)
+@pytest.mark.parametrize("by", [IPVS, RULES])
+def test_a_name_server_that_was_reached_past_this_node_reports_nothing(by):
+    answer = replace(WELL.answer, asked_from="192.0.2.1:4711", balanced_here=False, by=by)
     first = diagnose_service(replace(WELL, answer=answer), [])[0]
     assert (first.check, first.verdict) == ("DNS", CheckResult.PROBLEM)
-    assert first.summary == "10.96.0.10 answered, but not by this node's IPVS"
+    assert first.summary == f"10.96.0.10 answered, but not by this node's {by}"
+    (line,) = first.evidence
+    assert "192.0.2.1:4711" in line
 
 
 def test_before_installation_nothing_is_reported_about_the_kernel_and_of_answers():
     absent = warning("installation", "ipvsproxy is not installed on this node", step="install it")
     broken = replace(WELL, drift=("server 10.96.3.1:80/TCP is missing",), probes=(ELSEWHERE, SILENT))
-    broken = replace(broken, answer=replace(WELL.answer, by_ipvs=False))
+    broken = replace(broken, answer=replace(WELL.answer, balanced_here=False))
     found = diagnose_service(broken, [absent])
     assert {f.check for f in found if f.verdict is CheckResult.NOT_CHECKED} == {"kernel", "probe"}
     assert [f.check for f in found if f.verdict in (CheckResult.PROBLEM, CheckResult.WARNING)] == ["installation"]

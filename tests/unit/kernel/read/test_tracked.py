@@ -6,7 +6,8 @@ import pytest
 from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
 from ipvsproxy.base.frontend import FrontendKey
-from ipvsproxy.kernel.read.tracked import parse, tracked
+from ipvsproxy.kernel.read.connections import Asker
+from ipvsproxy.kernel.read.tracked import parse, trace_tracked, tracked
 from ipvsproxy.kernel.wire import ctnetlink
 from ipvsproxy.kernel.wire.netlink import attribute, message
 from ipvsproxy.kernel.wire.nfnetlink import NLA_F_NESTED
@@ -79,12 +80,16 @@ class DumpWire:
 
     def __init__(self, **entries):
         self.asked = []
+        self.closed = 0
         self.entries = entries
 
     def stream(self, request):
         number = {2: 4, 10: 6}[request[16]]
         self.asked.append(number)
         return iter(self.entries.get(f"of{number}", ()))
+
+    def close(self):
+        self.closed += 1
 
 
 def test_only_families_with_such_frontends_are_asked():
@@ -93,6 +98,15 @@ def test_only_families_with_such_frontends_are_asked():
     assert wire.asked == [4]
     assert list(tracked(wire, [])) == []
     assert wire.asked == [4]
+
+
+def test_who_asked_was_led_to_endpoints(monkeypatch):
+    wire = DumpWire(of4=[entry(4, WEB[4]), entry(4, key("10.96.0.11:80"))])
+    monkeypatch.setattr("ipvsproxy.kernel.read.tracked.Wire", lambda _: wire)
+    asker, other = Asker(6, CLIENTS[4]), Asker(6, destination("192.0.2.100:4712"))
+    assert trace_tracked({asker: WEB[4], other: WEB[4]}) == {asker: [PODS[4]], other: []}
+    assert trace_tracked({asker: key("10.96.0.12:80")}) == {asker: []}
+    assert wire.closed == 2
 
 
 def test_what_conntrack_keeps_for_the_node_itself_is_not_translated():
