@@ -144,6 +144,8 @@ class Kernel:
         if failed:
             added, bound = guarded_servers(added, failed), guarded_vips(bound, failed)
         if steps.redirects or bound or steps.unbound:
+            if steps.redirects:
+                self.rules.prepare(steps.redirects)
             self._change_servers(added, failed)
             self.rules.change(ready_redirects(steps.redirects, failed) if failed else steps.redirects, failed)
             self._change_vips(bound, failed, present=True)
@@ -179,9 +181,9 @@ class Kernel:
         """
         return self.rules.verify()
 
-    def verify_replies(self) -> Dirty:
-        """Have replies marked once a FORWARD chain may drop them. Raises NftError."""
-        self.rules.mark_replies()
+    def verify_others(self) -> Dirty:
+        """Load what rules of other programs have made necessary. Raises NftError."""
+        self.rules.follow_others()
         return Dirty()
 
     def verify_vips(self) -> Dirty:

@@ -19,11 +19,11 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.element_changes import ElementTransaction, is_packed, write_steps
-from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
+from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.refused_elements import report
 from ipvsproxy.kernel.ruleset import Ruleset, layout
-from ipvsproxy.kernel.scripts import PARTS, REPLIES, Scripts
+from ipvsproxy.kernel.scripts import PARTS, Scripts
 from ipvsproxy.kernel.tables import TABLE, delete_tables, new_transaction
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.kernel.wire.netlink import KernelError
@@ -60,7 +60,7 @@ class Rules:
         self,
         nft: Client,
         ruleset: Ruleset,
-        forwarding: Forwarding,
+        parts: RulesetParts,
         scripts: Scripts,
         shadow: KernelState,
         read_set: Callable[[SetSchema], Mapping[ElementKey, Value]] | None,
@@ -68,10 +68,9 @@ class Rules:
         self.in_doubt = False
         self._transactions = Transactions(nft, ruleset)
         self._ruleset = ruleset
-        self._forwarding = forwarding
+        self._parts = parts
         self._scripts = scripts
         self._layout = layout(scripts.whole(PARTS))
-        self._parts: frozenset[str] = frozenset()
         self._shadow = shadow
         self._read_set = read_set
         self._stamp: bytes = b""
@@ -103,7 +102,7 @@ class Rules:
             return self.load(elements)
         try:
             if self._stamp:
-                self._add_parts(self._with_replies(parts) - self._parts)
+                self._add_parts(self._parts.missing(parts))
             else:
                 self._load({slot: value for slot, value in elements.items() if not is_packed(slot)}, parts)
         except NftError:
@@ -134,16 +133,16 @@ class Rules:
         with suppress(KernelError):  # costs a log line, and tables of other families
             found = self._ruleset.tables()
         # Replies of either mark pass FORWARD until only one is set.
-        parts = self._with_replies(self._parts | more_parts | needed_parts(elements))
+        parts = self._parts.whole(elements, self._shadow, more_parts)
         rules = rules_in_place(elements.items())
         self._transactions.run(self._whole(elements, rules, found, parts))
-        self._parts = parts
+        self._parts.there = parts
         self._log_replaced(found)
         self._shadow.elements = dict(elements)
         self._stamp = b""
         self._withdraw(rules)
         self.in_doubt = False
-        self._forwarding.tidy()
+        self._parts.tidy()
         self._stamp = self._ruleset.stamp()
 
     def _whole(
@@ -192,7 +191,7 @@ class Rules:
     def _would_load(self, steps: Sequence[ElementStep]) -> bool:
         elements = dict(_values(steps))
         try:
-            parts = self._parts | needed_parts(elements)
+            parts = self._parts.there | needed_parts(elements)
             self._transactions.check(self._whole(elements, rules_in_place(elements.items()), {}, parts))
         except NftError as error:
             if error.errno in REFUSALS:
@@ -266,8 +265,7 @@ class Rules:
             failed.reasons.update(refused.reasons)
 
     def _change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
-        missing = needed_parts(step.slot for step in steps if step.value is not None) - self._parts
-        missing = self._with_replies(missing) - self._parts if missing else missing
+        missing = self._parts.missing_for(steps, self._shadow)
         rules = rules_in_place(self._late_at_once(steps))
         transaction: Transaction = ElementTransaction(steps)
         if missing or rules:
@@ -289,10 +287,16 @@ class Rules:
             if slot.restricted_frontend in self._shadow.elements:
                 yield slot, value
 
-    def mark_replies(self) -> None:
-        """Have replies marked once a FORWARD chain of iptables-nft may drop them. Raises NftError."""
-        if REPLIES in self._with_replies(self._parts) - self._parts and self._stamp:
-            self._add_parts(frozenset((REPLIES,)))
+    def follow_others(self) -> None:
+        """Load the parts that rules of other programs have made necessary. Raises NftError."""
+        missing = self._parts.missing()
+        if self._stamp:
+            self._add_parts(missing)
+
+    def prepare(self, redirects: Sequence[ElementStep]) -> None:
+        """Load what redirects need, before the servers are there that they lead to."""
+        with suppress(NftError):  # tried again with the redirects
+            self._add_parts(self._parts.missing_for(redirects, self._shadow))
 
     def _add_parts(self, parts: frozenset[str]) -> None:
         """Load parts that are not there, ahead of what needs them. Raises NftError."""
@@ -300,11 +304,6 @@ class Rules:
             transaction = new_transaction()
             self._load_parts(transaction, parts)
             self._run(transaction, parts, rules_in_place(()))
-
-    def _with_replies(self, parts: frozenset[str]) -> frozenset[str]:
-        """Return parts with the one that has packets of Services marked, where FORWARD may drop them."""
-        needed = self._forwarding.ensure(new=SHORT_PATH in parts | self._parts)
-        return parts | {REPLIES} if needed else parts
 
     def _load_parts(self, transaction: Transaction, parts: frozenset[str]) -> None:
         """Each names sets of the table, so that it cannot be loaded where the table is gone."""
@@ -315,11 +314,11 @@ class Rules:
         """Carry out a transaction that adds some parts, and rules in place of elements. Raises NftError."""
         ours = bool(parts) and self._table_is_ours()
         self._transactions.run(transaction)
-        self._parts |= parts
+        self._parts.there |= parts
         with suppress(NftError):  # it is in doubt then, and loaded again before anything else changes
             self._withdraw(rules)
         if ours:
-            log.info("Added parts of the nftables ruleset", parts=sorted(parts))
+            log.info(messages.PARTS_ADDED, parts=sorted(parts))
             with suppress(KernelError):  # the next verification loads the rules again
                 self._stamp = self._ruleset.stamp()
 

@@ -12,6 +12,7 @@ from ipvsproxy.ruleset.schema import (
     LONG_DATAGRAMS,
     MOST_ENDPOINTS,
     PING,
+    RANGES_BY_IPVS,
     RANGES_OF_PORTS,
     SHORT_LOCAL,
     SHORT_PATH,
@@ -21,8 +22,12 @@ from ipvsproxy.ruleset.schema import (
 
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
+RANGES_OF_NODE = "source_ranges_output"
+FOR_UNTRACKED = {RANGES_BY_IPVS: RANGES_OF_NODE}
+"""Parts that others need once there are packets that conntrack does not place (`kernel.notrack`)."""
 PARTS = (
     SOURCE_RANGES,
+    RANGES_BY_IPVS,
     BY_SOURCE,
     VIEW_INVALID,
     SHORT_PATH,
@@ -32,6 +37,7 @@ PARTS = (
     DIRECT_RETURN,
     LONG_DATAGRAMS,
     REPLIES,
+    *FOR_UNTRACKED.values(),
 )
 """Scripts that add chains to the table of `ipvsproxy.nft`, or tables, for nodes that need them."""
 FOR_ALL = tuple(name for name in PARTS if name != DIRECT_RETURN)

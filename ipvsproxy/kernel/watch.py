@@ -25,6 +25,7 @@ from ipvsproxy.base.address import is_node_address
 from ipvsproxy.base.errors import plain
 from ipvsproxy.base.names import VIP_LINK
 from ipvsproxy.kernel.links import read_route
+from ipvsproxy.kernel.notrack import keeps_from_conntrack
 from ipvsproxy.kernel.wire.netlink import attribute, attributes, listen, messages_in, text
 from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
@@ -263,7 +264,7 @@ class RuleNotifications:
         self._filter = attribute(NFTA_TABLE_NAME, b"filter\0")
         self._noticed = noticed
         self._sets: set[bytes] = set()
-        self._whole = self._forward = False
+        self._whole = self._others = False
 
     def lost(self) -> None:
         """Any elements may have changed; anything else of the table is seen by its stamp."""
@@ -280,8 +281,11 @@ class RuleNotifications:
                     self._sets.add(self._set(body))
                 else:
                     self._whole = True
-            elif number in FILTERING and body[0] in IP_FAMILIES and body.startswith(self._filter, NFGENMSG.size):
-                self._forward = True
+            elif number in FILTERING:
+                self._others |= self._may_drop(body) or keeps_from_conntrack(body)
+
+    def _may_drop(self, body: bytes) -> bool:
+        return body[0] in IP_FAMILIES and body.startswith(self._filter, NFGENMSG.size)
 
     def _set(self, body: bytes) -> bytes:
         start = NFGENMSG.size + len(self._table)
@@ -289,14 +293,14 @@ class RuleNotifications:
         return body[start + 4 : start + length]
 
     def _end(self, body: bytes) -> None:
-        if not (self._sets or self._whole or self._forward):
+        if not (self._sets or self._whole or self._others):
             return
         fields = dict(attributes(body, NFGENMSG.size))
         number = int.from_bytes(fields[NFTA_GEN_ID], "big")
         sets = frozenset(map(text, self._sets))
         program = text(bytes(fields.get(NFTA_GEN_PROC_NAME, b"")))
-        self._noticed(RulesChanged(number, sets, self._whole, program, forward=self._forward))
-        self._sets, self._whole, self._forward = set(), False, False
+        self._noticed(RulesChanged(number, sets, self._whole, program, others=self._others))
+        self._sets, self._whole, self._others = set(), False, False
 
 
 def _only_our_routes(channel: socket.socket) -> None:

@@ -16,12 +16,13 @@ class VipsChanged(msgspec.Struct, frozen=True):
 
 
 class RulesChanged(msgspec.Struct, frozen=True):
-    """One transaction has changed our table, or one of iptables-nft that may drop replies.
+    """One transaction has changed our table, or rules of others that matter to ours.
 
     `generation` is the kernel's number of it, `sets` are the sets whose elements have changed. `whole`: a table, a
     chain, a rule or a set as such. `program` is the name of the one that did it.
-    `unsure`: some transactions were lost, and any elements may have changed. `forward`: chains or rules have
-    changed in a table `filter` of iptables-nft, where the chain FORWARD is.
+    `unsure`: some transactions were lost, and any elements may have changed. `others`: chains or rules have
+    changed in a table `filter` of iptables-nft, where the chain FORWARD is, or there is a new rule that keeps
+    packets from conntrack.
     """
 
     generation: int
@@ -29,7 +30,7 @@ class RulesChanged(msgspec.Struct, frozen=True):
     whole: bool = False
     program: str = ""
     unsure: bool = False
-    forward: bool = False
+    others: bool = False
 
 
 Notification = VipsChanged | RulesChanged

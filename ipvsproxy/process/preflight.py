@@ -17,6 +17,8 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.notrack import Notrack
+from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import FOR_ALL, Scripts
@@ -59,7 +61,7 @@ def open_kernel(config: Config) -> Kernel:
         scripts = Scripts(mark, config.suppress_vip_arp, config.conntrack.tcp_be_liberal)
         probe_rules(nft, scripts.whole(FOR_ALL))
         shadow, read_set = KernelState(), ElementReader(TABLE.name).all
-        rules = Rules(nft, ruleset, Forwarding(nft, mark), scripts, shadow, read_set)
+        rules = Rules(nft, ruleset, RulesetParts(Forwarding(nft, mark), Notrack()), scripts, shadow, read_set)
         return Kernel(shadow, ipvs, Links(), rules, Conntrack(), ThisHost(config, ipvs, nft))
     except (KernelError, NftError, OSError) as error:
         raise Fatal(with_hint(error)) from error

@@ -14,19 +14,19 @@ SAMPLE_SECONDS = 1.0
 
 
 class Sampler(Part):
-    """Looks at the next virtual server; at FORWARD chains of iptables-nft when others have changed rules there."""
+    """Looks at the next virtual server; at rules of other programs that matter to ours when some have changed."""
 
     def __init__(self, kernel: Kernel, repairer: Repairer, clock: Callable[[], float]) -> None:
         super().__init__(clock)
         self._kernel = kernel
         self._repairer = repairer
-        self._forward = False
+        self._others = False
         self._next = clock() + SAMPLE_SECONDS
 
     def mark(self, notice: Notification) -> None:
-        """Remember that a FORWARD chain may have changed."""
+        """Remember that rules of others may have changed."""
         if not isinstance(notice, VipsChanged):
-            self._forward |= notice.forward or notice.unsure
+            self._others |= notice.others or notice.unsure
 
     @property
     def next_due(self) -> float:
@@ -40,8 +40,8 @@ class Sampler(Part):
         with suppress(KernelError):
             if self._kernel.sample():
                 self._repairer.suspect_servers()
-        if self._forward:
-            self._forward = False
+        if self._others:
+            self._others = False
             with suppress(NftError, KernelError):
-                self._kernel.rules.mark_replies()
+                self._kernel.rules.follow_others()
         return 0

@@ -98,7 +98,7 @@ class Verifier(Part):
     def _check_all(self) -> tuple[Dirty, list[str]]:
         """Return what differs, and what could not be read; that keeps nothing else from being repaired."""
         kernel, changed, unread = self._kernel, Dirty(), []
-        for check in (kernel.verify_vips, kernel.verify_servers, kernel.verify_rules, kernel.verify_replies):
+        for check in (kernel.verify_vips, kernel.verify_servers, kernel.verify_rules, kernel.verify_others):
             try:
                 changed.update(check())
             except (KernelError, NftError) as error:

@@ -3,7 +3,7 @@
 Text and bytes are made from them in `ruleset.codec`, on the way out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -27,9 +27,12 @@ from ipvsproxy.ruleset.schema import (
     PORT_RANGES,
     RANGE_MASQUERADE,
     RANGED,
+    RANGES_BY_IPVS,
     RESTRICTED,
     SERVED,
+    SHORT_FRONTENDS,
     SHORT_VIEWS,
+    SOURCE_RANGES,
     VIPS,
     SetSchema,
 )
@@ -185,9 +188,33 @@ RESTRICTING = {
 Element = tuple[ElementKey, Value]
 
 
-def needed_parts(slots: Iterable[ElementKey]) -> frozenset[str]:
-    """Return the parts of the ruleset that some elements need."""
-    return frozenset(found.part for found in {slot.set for slot in slots} if found.part)
+def needed_parts(
+    slots: Collection[ElementKey], there: Container[ElementKey] = (), servers: Container[ElementOwner] = ()
+) -> frozenset[str]:
+    """Return the parts of the ruleset that some elements need, given other elements and virtual servers."""
+    parts = {found.part for found in {slot.set for slot in slots} if found.part}
+    if SOURCE_RANGES in parts:
+        is_by_ipvs = (owner in servers or not by_rules for owner, by_rules in _ranged(slots, there))
+        parts.update([RANGES_BY_IPVS] if any(is_by_ipvs) else ())
+    return frozenset(parts)
+
+
+def _ranged(slots: Collection[ElementKey], there: Container[ElementKey]) -> Iterator[tuple[ElementOwner, bool]]:
+    """Yield frontends with source ranges, and whether they are on the short path."""
+    short = {slot.owner for slot in slots if slot.set in SHORT_FRONTENDS.values()}
+    for number, kind in RANGED.items():
+        for owner in [slot.owner for slot in slots if slot.set is kind]:
+            yield owner, owner in short or ElementKey(SHORT_FRONTENDS[number], owner) in there
+
+
+def parts_for_servers(verdicts: Iterable[Element], there: Container[ElementKey]) -> frozenset[str]:
+    """Return the parts that frontends need whose verdicts lead to their virtual servers from now on."""
+    for slot, value in verdicts:
+        number = slot.set.family
+        is_led = value == PacketVerdict.ACCEPT and slot.set in FRONTENDS.values()
+        if is_led and ElementKey(RANGED[number], slot.owner) in there:
+            return frozenset((RANGES_BY_IPVS,))
+    return frozenset()
 
 
 def view_slot(audience: int, frontend: FrontendKey) -> ElementKey:

@@ -14,6 +14,8 @@ SOURCE_RANGES, VIEW_INVALID, BY_SOURCE = "source_ranges", "view_invalid", "by_so
 SHORT_PATH, SHORT_LOCAL, PING = "short_path", "short_path_local", "ping"
 RANGES_OF_PORTS, DIRECT_RETURN, LONG_DATAGRAMS = "port_ranges", "direct_return", "long_datagrams"
 """Parts of the ruleset that the elements of some sets need."""
+RANGES_BY_IPVS = "source_ranges_ipvs"
+"""The part that frontends with source ranges need which IPVS serves, or whose connections it goes on with."""
 MOST_ENDPOINTS = 64
 """Of a frontend on the short path, whose parts have a chain for each number of endpoints."""
 

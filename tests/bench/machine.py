@@ -17,6 +17,8 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.notrack import Notrack
+from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import Scripts
@@ -92,9 +94,9 @@ class BenchProxy:
         self.links = RecordingLinks() if record else Links()
         self.links.ensure_link()
         self.nft = RecordingNft() if record else KernelNft()
-        ruleset, forwarding = Ruleset(TABLE.name), Forwarding(self.nft)
+        ruleset, parts = Ruleset(TABLE.name), RulesetParts(Forwarding(self.nft), Notrack())
         shadow = KernelState()
-        rules = Rules(self.nft, ruleset, forwarding, Scripts(), shadow, None)
+        rules = Rules(self.nft, ruleset, parts, Scripts(), shadow, None)
         kernel = Kernel(shadow, self.ipvs, self.links, rules, Conntrack(), MemoryHost())
         config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",))
         self.sync_period = config.sync_period

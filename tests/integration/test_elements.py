@@ -14,6 +14,8 @@ from ipvsproxy.base.frontend import FrontendKey, Protocol
 from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft, is_packed
 from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.forward import Forwarding
+from ipvsproxy.kernel.notrack import Notrack
+from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import Scripts, ruleset
@@ -190,9 +192,9 @@ def test_without_the_right_to_larger_buffers_many_elements_come_in_parts(
         tables.nft.run(ElementTransaction(steps))
     assert refused.value.errno == errno.EMSGSIZE
     assert not tables.all()
-    shadow, table, forwarding = KernelState(), Ruleset(TABLE.name), Forwarding(tables.nft)
-    with contextlib.closing(table), contextlib.closing(forwarding._wire):
-        rules = Rules(tables.nft, table, forwarding, Scripts(), shadow, None)
+    shadow, table, forwarding, notrack = KernelState(), Ruleset(TABLE.name), Forwarding(tables.nft), Notrack()
+    with contextlib.closing(table), contextlib.closing(forwarding._wire), contextlib.closing(notrack._wire):
+        rules = Rules(tables.nft, table, RulesetParts(forwarding, notrack), Scripts(), shadow, None)
         rules.load({})
         failed = Dirty()
         rules.change(steps, failed)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipvsproxy.kernel.scripts import PARTS, part, ruleset
+from ipvsproxy.kernel.scripts import FOR_UNTRACKED, PARTS, part, ruleset
 from tests.lab.lab import Lab
 from tests.lab.manifests import dual_slices, service
 from tests.lab.probe import ENOUGH, Conversation, ProbeQuestion, probe, probe_many
@@ -30,7 +30,8 @@ def short(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_each_part_can_be_added_to_a_table_that_is_there(session_lab: Lab, name: str) -> None:
     """libnftables judges maps that it reads from the kernel otherwise than those of the same transaction."""
     node = session_lab.nodes[1]  # which has no proxy
-    session_lab.run(node, ["nft", "-f", "-"], ruleset(parts=()))
+    needed = [first for first, second in FOR_UNTRACKED.items() if second == name]
+    session_lab.run(node, ["nft", "-f", "-"], ruleset(parts=needed))
     try:
         session_lab.run(node, ["nft", "-f", "-"], part(name))
     finally:

@@ -1,4 +1,4 @@
-"""TCP segments made by hand, and what arrives at a host: for what no socket would send or tell.
+"""TCP segments and datagrams made by hand, and what arrives at a host: for what no socket would send or tell.
 
 A `Tap` sees every TCP segment that reaches a namespace, with the source it has there. `send_segment` sends one
 with a sequence number of one's choice.
@@ -16,7 +16,8 @@ from typing import NamedTuple
 from tests.lab import netns
 
 TCP = struct.Struct("!HHIIBBHHH")
-PSH, ACK = 0x08, 0x10
+FIN, SYN, PSH, ACK = 0x01, 0x02, 0x08, 0x10
+UDP = struct.Struct("!HHHH")
 AHEAD = 2**29
 """Of the window: conntrack calls that invalid. What is as far behind counts as late, and is translated."""
 
@@ -59,9 +60,9 @@ class Tap:
         self._socket.close()
 
 
-def raw_socket(where: str, family: int) -> socket.socket:
+def raw_socket(where: str, family: int, proto: int = socket.IPPROTO_TCP) -> socket.socket:
     with netns.inside(where):
-        return socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW, 6)
+        return socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW, proto)
 
 
 def send_segment(
@@ -71,13 +72,14 @@ def send_segment(
     sequence: int,
     payload: bytes,
     acknowledged: int = 1,
+    flags: int = ACK | PSH,
 ) -> None:
     """Send a TCP segment from an address of the namespace.
 
     A reset in answer has `acknowledged` as its sequence number, and ends a connection only with the right one.
     """
     family = 6 if ":" in source[0] else 4
-    header = TCP.pack(source[1], target[1], sequence, acknowledged, 5 << 4, ACK | PSH, 65535, 0, 0)
+    header = TCP.pack(source[1], target[1], sequence, acknowledged, 5 << 4, flags, 65535, 0, 0)
     data = header + payload
     checksum = _checksum(_pseudo_header(source[0], target[0], len(data)) + data)
     data = data[:16] + struct.pack("!H", checksum) + data[18:]
@@ -92,6 +94,16 @@ def send_ahead(
     """Send what is far ahead of a segment, and otherwise as the same socket would."""
     with contextlib.suppress(PermissionError):  # which a process of the node is told
         send_segment(where, source, target, (last.sequence + AHEAD) % 2**32, payload, last.acknowledged)
+
+
+def send_datagram(
+    where: str, source: tuple[str, int], target: tuple[str, int], payload: bytes, checksum: int
+) -> None:
+    """Send a datagram of UDP with a checksum as it is."""
+    data = UDP.pack(source[1], target[1], UDP.size + len(payload), checksum) + payload
+    with raw_socket(where, 6 if ":" in source[0] else 4, socket.IPPROTO_UDP) as sending:
+        sending.bind((source[0], 0))
+        sending.sendto(data, (target[0], 0))
 
 
 def _pseudo_header(source: str, target: str, length: int) -> bytes:

@@ -17,6 +17,8 @@ from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
 from ipvsproxy.kernel.kernel import Kernel
 from ipvsproxy.kernel.links import Links
+from ipvsproxy.kernel.notrack import Notrack
+from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.ruleset import Ruleset
 from ipvsproxy.kernel.scripts import PARTS, Scripts, part
@@ -144,12 +146,12 @@ class RealNode:
         ipvs, links = Ipvs(), Links()
         ruleset, nft = Reads(Ruleset(TABLE.name), self.faults), RealNft(self.faults)
         ruleset.READS = ("stamp",)
-        forwarding = Forwarding(nft)
-        self._handles = [ipvs, *(v for item in (links, ruleset._real, forwarding) for v in _wires(item))]
+        forwarding, notrack = Forwarding(nft), Notrack()
+        self._handles = [ipvs, *(v for item in (links, ruleset._real, forwarding, notrack) for v in _wires(item))]
         faulty = RealIpvs(ipvs, self.faults), RealLinks(links, self.faults, self)
         self._made += [*faulty, nft]
         shadow = KernelState()
-        rules = Rules(nft, ruleset, forwarding, Scripts(), shadow, None)
+        rules = Rules(nft, ruleset, RulesetParts(forwarding, notrack), Scripts(), shadow, None)
         return Kernel(shadow, *faulty, rules, MemoryConntrack(), MemoryHost())
 
     @property

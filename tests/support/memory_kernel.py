@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ipvsproxy.kernel.ipvs import StepRefused
 from ipvsproxy.kernel.kernel import Kernel
+from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.rules import Rules
 from ipvsproxy.kernel.scripts import PARTS, Scripts
 from ipvsproxy.kernel.scripts import part as part_of_ruleset
@@ -342,6 +343,15 @@ class MemoryForwarding:
             self._faults.read()
 
 
+class MemoryNotrack:
+    """A node whose packets conntrack places, unless `hides`."""
+
+    hides = False
+
+    def is_there(self):
+        return self.hides
+
+
 class MemoryHost:
     """A host with nothing to set, on which `listens` are the ports that programs have."""
 
@@ -385,11 +395,13 @@ class MemoryNode:
         self.conntrack = MemoryConntrack()
         self.host = MemoryHost()
         self.forwarding = MemoryForwarding(self.faults)
+        self.notrack = MemoryNotrack()
 
     def kernel(self, stamp=None):
         """Return what a newly started process has in hand."""
         shadow, stamp = KernelState(), stamp or MemoryStamp(self.nft)
-        rules = Rules(self.nft, stamp, self.forwarding, Scripts(), shadow, self._read_set)
+        parts = RulesetParts(self.forwarding, self.notrack)
+        rules = Rules(self.nft, stamp, parts, Scripts(), shadow, self._read_set)
         return Kernel(shadow, self.ipvs, self.links, rules, self.conntrack, self.host)
 
     def _read_set(self, kind):

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ipvsproxy.ruleset.filters import UNKNOWN, Condition
+from ipvsproxy.ruleset.filters import UNKNOWN, UNTRACKED, Condition
 
 STATE_AT = 146
 """Offset of match_flags, invert_flags and state_mask in xt_conntrack_mtinfo2 and 3."""
 LOCAL_TYPE = 1 << 2
+XT_CT_NOTRACK = 1 << 0
 VERDICTS = {
     "DNAT": "dnat", "SNAT": "snat", "MASQUERADE": "masquerade", "REDIRECT": "redirect", "REJECT": "reject",
     "NETMAP": "dnat", "NFQUEUE": "queue", "DROP": "drop", "ACCEPT": "accept",
@@ -40,6 +41,8 @@ def read_target(name: str, revision: int, info: bytes) -> RulePiece:
     if name == "MARK" and revision == 2:
         mark, mask = struct.unpack_from("=II", info)
         return RulePiece(marks=mark | mask)
+    if name == "NOTRACK" or (name == "CT" and int.from_bytes(info[:2], sys.byteorder) & XT_CT_NOTRACK):
+        return RulePiece(verdict=UNTRACKED)
     return RulePiece(verdict=VERDICTS.get(name, ""))
 
 

@@ -38,11 +38,12 @@ def _is_kube_proxys(blob: Blob) -> bool:
     return any(name in blob.entries for name in SURELY_KUBE_PROXYS)
 
 
-def blobs(program: str) -> list[Blob]:
-    """Return each legacy table in use; none where they cannot be read."""
+def blobs(program: str, only: str = "") -> list[Blob]:
+    """Return each legacy table in use, or only one of them; none where they cannot be read."""
     family, level, listing = PROGRAMS[program]
     try:
-        names = Path("/proc/thread-self/net", listing).read_bytes().split()
+        found = Path("/proc/thread-self/net", listing).read_bytes().split()
+        names = [name for name in found if only in ("", name.decode())]
         if not names:
             return []
         with socket.socket(family, socket.SOCK_DGRAM) as channel:

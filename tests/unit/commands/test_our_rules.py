@@ -10,14 +10,14 @@ from ipvsproxy.diagnosis.facts import Facts, SettingsFacts
 from ipvsproxy.diagnosis.finding import CheckResult
 from ipvsproxy.diagnosis.programmed import check_ruleset
 from ipvsproxy.diagnosis.shape import rules_by_chain
-from ipvsproxy.kernel.scripts import part, ruleset
+from ipvsproxy.kernel.scripts import RANGES_OF_NODE, part, ruleset
 from ipvsproxy.ruleset.filters import FilterChain, FilterRule
-from ipvsproxy.ruleset.schema import LONG_DATAGRAMS, SHORT_PATH, SOURCE_RANGES
+from ipvsproxy.ruleset.schema import LONG_DATAGRAMS, SHORT_PATH
 from tests.support.build import config
 
 EXTENDED = "output"
 """The chain to which all these parts add rules."""
-THREE = (LONG_DATAGRAMS, SHORT_PATH, SOURCE_RANGES)
+THREE = (LONG_DATAGRAMS, SHORT_PATH, RANGES_OF_NODE)
 
 
 def loaded(*parts):

@@ -9,12 +9,22 @@ from structlog.testing import capture_logs
 
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.ruleset import layout, read_comment
-from ipvsproxy.kernel.scripts import PARTS, REPLIES, SOURCE_RANGES, VIEW_INVALID, part, ruleset
+from ipvsproxy.kernel.scripts import (
+    PARTS,
+    RANGES_OF_NODE,
+    REPLIES,
+    SOURCE_RANGES,
+    VIEW_INVALID,
+    part,
+    ruleset,
+)
 from ipvsproxy.kernel.tables import delete_tables
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.plan.diff import ElementStep
-from ipvsproxy.plan.state import Dirty
+from ipvsproxy.plan.diff import NEW_SERVICE, ElementStep, IpvsStep, Steps
+from ipvsproxy.plan.state import Dirty, ServerAttributes, ServerState
+from ipvsproxy.ruleset.schema import RANGES_BY_IPVS
 from nft import NftError
+from tests.support.build import key
 from tests.support.elements import element
 from tests.support.memory_kernel import Fault, MemoryNode, MemoryStamp
 
@@ -213,7 +223,7 @@ def test_a_part_comes_with_the_first_element_that_needs_it_and_stays(node, kerne
 def test_a_part_that_the_kernel_cannot_have_is_no_reason_to_load_all_rules_again(node, kernel):
     """Whoever may annotate a Service would cause it, as long as the Service is there."""
     kernel.rules.load({})
-    node.nft.poison, node.nft.poison_code = "chain input_untracked", errno.ENOENT
+    node.nft.poison, node.nft.poison_code = "chain prerouting_ranges", errno.ENOENT
     failed = Dirty()
     kernel.rules.change([ElementStep(slot, "") for slot in ELEMENTS], failed)
     assert failed.slots == {slot for slot in ELEMENTS if slot.set.part}
@@ -266,12 +276,74 @@ def test_replies_are_marked_from_the_moment_a_chain_may_drop_them(node, kernel):
     kernel.rules.load({})
     assert node.nft.chains.isdisjoint(chains_of(REPLIES))
     node.forwarding.drops = True
-    kernel.verify_replies()
+    kernel.verify_others()
     assert chains_of(REPLIES) <= node.nft.chains
     node.forwarding.drops = False
-    kernel.verify_replies()
+    kernel.verify_others()
     kernel.rules.load({})
     assert chains_of(REPLIES) <= node.nft.chains
+
+
+WEB = "203.0.113.5 . tcp . 443"
+SHORT = element("short_frontends4", WEB)
+
+
+def test_only_frontends_by_ipvs_need_the_rules_for_what_ipvs_would_take(node, kernel):
+    kernel.rules.load(ELEMENTS | {SHORT: ""})
+    assert chains_of(SOURCE_RANGES) <= node.nft.chains
+    assert node.nft.chains.isdisjoint(chains_of(RANGES_BY_IPVS))
+    # More ranges, and ranges of others on the short path, change nothing about that.
+    more = {element("allowed4", f"{WEB} . 10.1.0.0/16"), element("ranged4", "203.0.113.6 . tcp . 443")}
+    steps = [ElementStep(slot, "") for slot in (element("short_frontends4", "203.0.113.6 . tcp . 443"), *more)]
+    kernel.rules.change(steps, Dirty())
+    assert node.nft.chains.isdisjoint(chains_of(RANGES_BY_IPVS))
+    kernel.rules.change([ElementStep(element("ranged6", "fd00::1 . udp . 53"), "")], Dirty())
+    assert chains_of(RANGES_BY_IPVS) <= node.nft.chains
+
+
+def test_rules_for_what_ipvs_would_take_are_there_before_its_server(node, kernel):
+    verdict = element("frontends4", WEB)
+    kernel.rules.load(ELEMENTS | {SHORT: "", verdict: "goto endpoints_1"})
+    kernel.rules.change([ElementStep(verdict, "goto endpoints_2", replaces=True)], Dirty())
+    assert node.nft.chains.isdisjoint(chains_of(RANGES_BY_IPVS))
+    seen = []
+    apply = node.ipvs.apply
+    node.ipvs.apply = lambda steps: seen.append(chains_of(RANGES_BY_IPVS) <= node.nft.chains) or apply(steps)
+    server = IpvsStep(NEW_SERVICE, key("203.0.113.5:443/TCP"), ServerAttributes("rr", 0, 0))
+    redirect = ElementStep(verdict, "goto own", replaces=True)
+    kernel.apply(Steps(added=[server], redirects=[redirect]))
+    assert seen == [True]
+
+
+def test_rules_that_could_not_come_before_the_server_come_with_the_redirect(node, kernel):
+    verdict = element("frontends4", WEB)
+    kernel.rules.load(ELEMENTS | {SHORT: "", verdict: "goto endpoints_1"})
+    node.nft.fail_next = errno.ENOMEM
+    redirect = ElementStep(verdict, "goto own", replaces=True)
+    kernel.rules.prepare([redirect])
+    assert node.nft.chains.isdisjoint(chains_of(RANGES_BY_IPVS))
+    kernel.rules.change([redirect], Dirty())
+    assert chains_of(RANGES_BY_IPVS) <= node.nft.chains
+
+
+def test_a_server_that_keeps_its_connections_on_the_short_path_is_guarded_after_a_restart(node, kernel):
+    kernel.shadow.servers[key("203.0.113.5:443/TCP")] = ServerState(ServerAttributes("rr", 0, 0), {})
+    kernel.rules.load(ELEMENTS | {SHORT: ""})
+    assert chains_of(RANGES_BY_IPVS) <= node.nft.chains
+
+
+def test_packets_that_conntrack_does_not_place_are_asked_for_where_there_are_such(node, kernel):
+    of_node = chains_of(RANGES_OF_NODE)
+    node.notrack.hides = True
+    kernel.rules.load({})
+    kernel.verify_others()
+    assert node.nft.chains.isdisjoint(of_node)  # no part needs them
+    steps = [ElementStep(slot, "") for slot in ELEMENTS]
+    kernel.rules.change(steps, Dirty())
+    assert of_node | chains_of(RANGES_BY_IPVS) <= node.nft.chains
+    node.notrack.hides = False
+    kernel.rules.load(ELEMENTS)
+    assert of_node <= node.nft.chains
 
 
 def test_marks_are_not_added_to_a_table_that_is_gone(node, kernel):
@@ -279,5 +351,5 @@ def test_marks_are_not_added_to_a_table_that_is_gone(node, kernel):
     node.nft.run(delete_tables({}))
     node.forwarding.drops = True
     with pytest.raises(NftError):
-        kernel.rules.mark_replies()
+        kernel.rules.follow_others()
     assert not node.nft.loaded

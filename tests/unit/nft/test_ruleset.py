@@ -13,7 +13,7 @@ import pytest
 
 from ipvsproxy.base.names import NAT_PRIORITY
 from ipvsproxy.diagnosis.shape import rules_by_chain
-from ipvsproxy.kernel.scripts import PARTS, SHORT_INVALID, Scripts, part
+from ipvsproxy.kernel.scripts import FOR_UNTRACKED, PARTS, SHORT_INVALID, Scripts, part
 from ipvsproxy.ruleset.schema import MOST_ENDPOINTS, SETS, SHORT_PATH, SHORT_VIEWS, VIEW_INVALID
 
 IPVS_INPUT, IPVS_OUTPUT, NAT, CONNTRACK, POSTROUTING, RAW, DEFRAG = 98, -99, -100, -200, 100, -300, -400
@@ -153,7 +153,17 @@ def test_filter_chains_ask_for_the_state_of_the_connection_first(name):
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_cannot_be_loaded_without_the_table_it_adds_to(part):
     """It would make a table of its own, without the rest."""
-    assert any("@" in rule for rules in PART_CHAINS[part].values() for rule in rules)
+    names_sets = any("@" in rule for rules in PART_CHAINS[part].values() for rule in rules)
+    assert names_sets or led_to(PART_CHAINS[part]) - PART_CHAINS[part].keys()
+
+
+def led_to(found):
+    return words(r"(?:goto|jump) (\w+)", found)
+
+
+def test_a_part_that_another_one_needs_comes_behind_it():
+    """Parts are loaded in the order of their names."""
+    assert [(first, second) for first, second in FOR_UNTRACKED.items() if second < first] == []
 
 
 def test_no_forwarded_packet_is_asked_for_its_state_where_conntrack_is_liberal():
@@ -233,7 +243,7 @@ def test_sets_are_declared_in_a_form_that_older_libraries_read(name):
 
 
 def test_no_chain_is_left_out_and_none_leads_nowhere():
-    led_to = words(r"(?:goto|jump) (\w+)", CHAINS)
+    leads_to = led_to(CHAINS)
     # Named by elements of the verdict maps.
     by_elements = {
         "own",
@@ -246,13 +256,13 @@ def test_no_chain_is_left_out_and_none_leads_nowhere():
         "admit_or_drop",
     }
     by_elements |= {"masquerade_always", "masquerade_unless_local_pod"}
-    assert led_to | by_elements == CHAINS.keys() - BASES.keys()
-    assert not led_to & by_elements - {"own", "refuse", "masquerade_always", "admit_or_drop"}
+    assert leads_to | by_elements == CHAINS.keys() - BASES.keys()
+    assert not leads_to & by_elements - {"own", "refuse", "masquerade_always", "admit_or_drop"}
     core = chains("ipvsproxy").keys()
-    for found in PART_CHAINS.values():
-        assert (
-            words(r"(?:goto|jump) (\w+)", found) - core - by_elements == found.keys() - BASES.keys() - by_elements
-        )
+    needs = {second: first for first, second in FOR_UNTRACKED.items()}
+    for name, found in PART_CHAINS.items():
+        there = core | by_elements | PART_CHAINS.get(needs.get(name), {}).keys()
+        assert led_to(found) - there == found.keys() - BASES.keys() - by_elements
 
 
 def test_the_short_path_has_a_chain_for_each_number_of_endpoints():

@@ -9,14 +9,16 @@ from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
 from ipvsproxy.exchange.report import Report
 from ipvsproxy.kernel.tables import TABLE
 from ipvsproxy.kernel.transactions import OWN_NAME
+from ipvsproxy.plan.diff import ElementStep
 from ipvsproxy.plan.model import Node
 from ipvsproxy.plan.notification import RulesChanged, VipsChanged
 from ipvsproxy.plan.repair_backoff import BURST
-from ipvsproxy.plan.state import ServerState, Vip, VipForm
+from ipvsproxy.plan.state import Dirty, ServerState, Vip, VipForm
 from ipvsproxy.process.assembly import make_loop
 from ipvsproxy.reconciler.sample import SAMPLE_SECONDS
 from nft import Transaction
 from tests.support.build import config, destination, key, service, slice_of, weighted
+from tests.support.elements import element
 from tests.support.memory_kernel import Fault, MemoryNode
 
 ADDRESS = Vip(parse_ip("10.96.0.10"), VipForm.ADDRESS)
@@ -283,8 +285,22 @@ def test_a_kube_proxy_at_work_is_reported_once(repairing):
     assert repairing.report.rivals == [("node1", "a kube-proxy is running"), ("node1", "")]
 
 
+def test_rules_for_what_another_program_hides_come_as_soon_as_it_does(repairing):
+    chain = "sent_untracked"
+    ranges = [ElementStep(element("ranged4", "203.0.113.5 . tcp . 443"), "")]
+    repairing.loop.parts.sampler._kernel.rules.change(ranges, Dirty())
+    assert "input_untracked" in repairing.node.nft.chains
+    repairing.node.notrack.hides = True
+    repairing.now += SAMPLE_SECONDS
+    repairing.loop.reconcile([])
+    assert chain not in repairing.node.nft.chains
+    repairing.now += SAMPLE_SECONDS
+    repairing.loop.reconcile([RulesChanged(0, others=True, program="node-cache")])
+    assert chain in repairing.node.nft.chains
+
+
 def test_replies_are_marked_as_soon_as_others_may_drop_them(repairing):
-    notice = RulesChanged(0, forward=True, program="iptables")
+    notice = RulesChanged(0, others=True, program="iptables")
     repairing.now += SAMPLE_SECONDS
     repairing.loop.reconcile([notice])
     assert "unmark" not in repairing.node.nft.chains

@@ -45,7 +45,7 @@ def test_the_verdict_and_the_internal_view_lead_to_servers():
 
 def test_some_elements_need_a_part_of_the_ruleset():
     assert needed_parts([VERDICT, VIP, LINK]) == frozenset()
-    assert needed_parts([VERDICT, RANGED, ALLOWED]) == {"source_ranges"}
+    assert needed_parts([VERDICT, RANGED, ALLOWED]) == {"source_ranges", "source_ranges_ipvs"}
     assert needed_parts([element("view_frontends6", "fd00::1 . udp . 53")]) == {"view_invalid"}
 
 

@@ -1,43 +1,14 @@
 """The blob of a legacy table into chains; blobs are made here entry by entry, as iptables-legacy would."""
 
-import struct
-
 from ipvsproxy.kernel.filters.legacy import PIECE, parse
-from ipvsproxy.kernel.filters.xtables import Blob
 from ipvsproxy.ruleset.filters import FilterTables
+from tests.support.filter_rules import SIZE, blob, entry, standard
 
-FORWARD = 2
 DROP, ACCEPT, RETURN = -1, -2, -5
-SIZE = 112
-
-
-def standard(code):
-    return PIECE.pack(40, b"", 0) + struct.pack("=i4x", code)
 
 
 def error(name):
     return PIECE.pack(64, b"ERROR", 0) + name.encode().ljust(32, b"\0")
-
-
-def entry(target, source=b"", inverted=0, out=b""):
-    head = bytearray(SIZE)
-    if source:
-        head[0:4], head[8:12] = source, b"\xff\xff\0\0"
-    head[32 : 32 + len(out)] = out
-    head[64 : 64 + len(out)] = b"\xff" * len(out)
-    head[83] = inverted
-    struct.pack_into("=HH", head, 88, SIZE, SIZE + len(target))
-    return bytes(head) + target
-
-
-def blob(*entries, underflow):
-    offsets = [0]
-    for piece in entries:
-        offsets.append(offsets[-1] + len(piece))
-    hooks, ends = [0] * 5, [0] * 5
-    hooks[FORWARD], ends[FORWARD] = 0, offsets[underflow]
-    info = bytes(32) + struct.pack("=11I", 1 << FORWARD, *hooks, *ends) + bytes(8)
-    return Blob("filter", info, b"".join(entries))
 
 
 def made(policy):

@@ -10,19 +10,11 @@ from ipvsproxy.kernel.filters.sets import SetEntry, intervals
 from ipvsproxy.kernel.wire.netlink import attribute, attributes
 from ipvsproxy.ruleset.codec import RawElement
 from ipvsproxy.ruleset.filters import UNKNOWN, Condition, judge
+from tests.support.filter_rules import expression, target, u32, verdict
 
 NETWORK, TRANSPORT, TCP = 1, 2, b"\x06"
 PAYLOAD, META_MARK, META_L4PROTO, META_IIFNAME = "payload", 3, 16, 6
 POD, PODS = bytes([10, 244, 1, 10]), bytes([10, 244, 0, 0])
-
-
-def u32(value):
-    return struct.pack(">I", value & 0xFFFFFFFF)
-
-
-def expression(name, *fields):
-    data = b"".join(attribute(number, payload) for number, payload in fields)
-    return attribute(1, attribute(1, name.encode() + b"\0") + attribute(2, data))
 
 
 def value(payload):
@@ -43,15 +35,6 @@ def compare(data, operation=0):
 
 def mask(mask, xor=None):
     return expression("bitwise", (1, u32(1)), (2, u32(1)), (4, value(mask)), (5, value(xor or bytes(len(mask)))))
-
-
-def verdict(code, chain=""):
-    named = attribute(2, chain.encode() + b"\0") if chain else b""
-    return expression("immediate", (1, u32(0)), (2, attribute(2, attribute(1, u32(code)) + named)))
-
-
-def target(name, revision=0, info=b""):
-    return expression("target", (1, name.encode() + b"\0"), (2, u32(revision)), (3, info))
 
 
 def match(name, revision, info):
@@ -129,6 +112,9 @@ def test_conditions(expressions, packet, expected):
         ([expression("nat", (1, u32(0)))], "snat", 0),
         ([target("DNAT")], "dnat", 0),
         ([target("LOG")], "", 0),
+        ([target("NOTRACK")], "notrack", 0),
+        ([target("CT", 2, number(1) + bytes(60))], "notrack", 0),
+        ([target("CT", 2, number(0) + bytes(60))], "", 0),
         ([target("MARK", 2, number(0x4000) + number(0x4000))], "", 0x4000),
         ([meta(META_MARK), mask(number(0xFFFFBFFF), number(0x4000)), SET_MARK], "", 0x4000),
         ([expression("immediate", (1, u32(1)), (2, value(number(1)))), SET_MARK], "", 0xFFFFFFFF),
