@@ -1,15 +1,18 @@
-"""The short path with --conntrack-tcp-be-liberal: what is out of the window is translated, and not dropped."""
+"""With --conntrack-tcp-be-liberal what is out of the window is translated, on the short path and by a view."""
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from ipvsproxy.kernel.filters.nf_tables import read_chains
 from tests.lab import netns
 from tests.lab.lab import Lab
+from tests.lab.probe import spread
+from tests.lab.published import balancer
 from tests.lab.short_services import WEB, ShortServices, short_services, tapped
 from tests.lab.waiting import eventually
 
@@ -35,5 +38,23 @@ def test_packets_out_of_the_window_end_no_connection(short: ShortServices, famil
     with netns.inside(short.lab.nodes[0].netns):
         assert "forward_short" not in {chain.name for chain in read_chains()}
     with tapped(short, family, endpoint) as connection:
+        assert b"far ahead" in connection.send_far_ahead()
+        assert connection.answers()
+
+
+@pytest.mark.parametrize("endpoint", ["p21", "node1"])
+def test_packets_out_of_the_window_end_no_connection_by_a_view(
+    short: ShortServices, family: int, endpoint: str
+) -> None:
+    vips = [balancer(WEB, number) for number in (4, 6)]
+    by_ipvs = {"data-path": "ipvs"}
+    short.put(
+        WEB, endpoint, annotations=by_ipvs, type_="LoadBalancer", ingress=vips, externalTrafficPolicy="Local"
+    )
+    asked = replace(short.question("p12", family), address=balancer(WEB, family))
+    eventually(lambda: set(spread(asked, 8)) == {endpoint} and short.has_server(family))
+    with netns.inside(short.lab.nodes[0].netns):
+        assert "input_views" not in {chain.name for chain in read_chains()}
+    with tapped(short, family, endpoint, asked.address) as connection:
         assert b"far ahead" in connection.send_far_ahead()
         assert connection.answers()

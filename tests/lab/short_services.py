@@ -7,6 +7,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ipvsproxy.base.address import format_endpoint, parse_ip
@@ -119,10 +120,13 @@ def short_services(lab: Lab, path: pathlib.Path, *args: str) -> Iterator[ShortSe
 class TappedConversation:
     """A connection of p12 with an endpoint on the short path, and what arrives at both ends."""
 
-    def __init__(self, short: ShortServices, family: int, endpoint: str, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, short: ShortServices, family: int, endpoint: str, address: str, stack: contextlib.ExitStack
+    ) -> None:
         self._client, self._pod = short.lab.host("p12"), short.lab.host(endpoint)
         self._family = family
-        self.talk = stack.enter_context(Conversation(short.question("p12", family), 4))
+        question = replace(short.question("p12", family), address=address)
+        self.talk = stack.enter_context(Conversation(question, 4))
         tap = lambda host: stack.enter_context(contextlib.closing(Tap(host.netns, family)))  # noqa: E731
         self._of_client, self._of_pod = tap(self._client), tap(self._pod)
         self._mine = self.talk.socket.getsockname()[:2]
@@ -144,6 +148,7 @@ class TappedConversation:
 
 
 @contextlib.contextmanager
-def tapped(short: ShortServices, family: int, endpoint: str) -> Iterator[TappedConversation]:
+def tapped(short: ShortServices, family: int, endpoint: str, address: str = "") -> Iterator[TappedConversation]:
+    """Have such a connection to the ClusterIP, or to another address."""
     with contextlib.ExitStack() as stack:
-        yield TappedConversation(short, family, endpoint, stack)
+        yield TappedConversation(short, family, endpoint, address or cluster_ip(WEB, family), stack)
