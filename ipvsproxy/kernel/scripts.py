@@ -23,7 +23,8 @@ from ipvsproxy.ruleset.schema import (
 REPLIES = "replies"
 """The part that a FORWARD chain of iptables-nft makes necessary."""
 RANGES_OF_NODE = "source_ranges_output"
-FOR_UNTRACKED = {RANGES_BY_IPVS: RANGES_OF_NODE}
+SHORT_UNTRACKED = "short_untracked"
+FOR_UNTRACKED = {RANGES_BY_IPVS: RANGES_OF_NODE, SHORT_PATH: SHORT_UNTRACKED}
 """Parts that others need once there are packets that conntrack does not place (`kernel.notrack`)."""
 PARTS = (
     SOURCE_RANGES,

@@ -13,6 +13,7 @@ from ipvsproxy.kernel.scripts import (
     PARTS,
     RANGES_OF_NODE,
     REPLIES,
+    SHORT_UNTRACKED,
     SOURCE_RANGES,
     VIEW_INVALID,
     part,
@@ -344,6 +345,16 @@ def test_packets_that_conntrack_does_not_place_are_asked_for_where_there_are_suc
     node.notrack.hides = False
     kernel.rules.load(ELEMENTS)
     assert of_node <= node.nft.chains
+
+
+def test_what_the_short_path_cannot_translate_is_asked_for_where_there_is_such(node, kernel):
+    kernel.rules.load({PODS: ""} | on_the_short_path(1))
+    of_part = chains_of(SHORT_UNTRACKED)
+    assert of_part
+    assert node.nft.chains.isdisjoint(of_part)
+    node.notrack.hides = True
+    kernel.verify_others()
+    assert of_part <= node.nft.chains
 
 
 def test_marks_are_not_added_to_a_table_that_is_gone(node, kernel):
