@@ -40,18 +40,14 @@ class PortClaims:
 
     def __init__(self) -> None:
         self._claims: dict[ClaimedPlace, list[PortClaim]] = {}
-        self._of: dict[str, dict[ClaimedPlace, PortClaim]] = {}
-
-    def __contains__(self, key: str) -> bool:
-        """Whether a Service has claims."""
-        return key in self._of
+        self.by_service: dict[str, dict[ClaimedPlace, PortClaim]] = {}
 
     def replace(self, owner: RankedService, frontends: Iterable[Frontend]) -> set[bytes]:
         """Record what a Service has now; return the addresses where another one has ports now, or has others."""
-        before = self._of.pop(owner.service, {})
+        before = self.by_service.pop(owner.service, {})
         after = {(f.key.address, f.key.protocol): _claim(owner, f) for f in frontends if f.port_ranges}
         if after:
-            self._of[owner.service] = after
+            self.by_service[owner.service] = after
         places = (place for place in before.keys() | after.keys() if before.get(place) != after.get(place))
         return {place[0] for place in places if self._change(place, before.get(place), after.get(place))}
 

@@ -65,6 +65,7 @@ class Planning:
         self._defaults = annotations.defaults(config.service_defaults)
         self._quota = Quota(config.namespace_limit, config.node_limit)
         self._turns = PlanningOrder()
+        self._port_claims = store.addresses.ports
         self._asking: set[str] = set()
         self._dns_of_tenants: set[str] = set()
         self._drops = config.tenant_refusal is TenantRefusal.DROP
@@ -85,7 +86,8 @@ class Planning:
                 self._quota.forget(key)
                 self._reports.forget(key)
                 self.slow_starts.forget(key)
-                self._claim_ports(RankedService("", key), {})
+                if key in self._port_claims.by_service:
+                    self._claim_ports(RankedService("", key), {})
             else:
                 listing_nodes += self._plan_service(key, service, touched)
         if self._store.has_tenants:
@@ -120,7 +122,8 @@ class Planning:
         wanted = self._within_quota(key, wanted, tally)
         if self._store.has_tenants:
             wanted = self._for_tenants(service, wanted)
-        self._claim_ports(owner, wanted if _asks_for_ranges(service) else {})
+        if service.port_ranges or service.affinity_scope or key in self._port_claims.by_service:
+            self._claim_ports(owner, wanted if _asks_for_ranges(service) else {})
         self._ledger.replace(owner, wanted, touched)
         reports.local(key, local_view(service, slices, wanted, node.name))
         if self._localhost_families:
@@ -175,9 +178,7 @@ class Planning:
 
     def _claim_ports(self, owner: RankedService, ranged: Mapping[FrontendKey, Frontend]) -> None:
         """Keep others from ports in ranges that a Service gets, and from no more than these."""
-        addresses = self._store.addresses
-        if ranged or owner.service in addresses.ports:
-            self._asking |= addresses.claim_ports(owner, ranged.values())
+        self._asking |= self._store.addresses.claim_ports(owner, ranged.values())
 
     def _is_cluster_dns(self, key: str) -> bool:
         return bool(self._store.tenants) and key == self._config.cluster_dns
@@ -264,8 +265,10 @@ class Planning:
 
         They are what limits leave out, and those that ask for ports in ranges which another Service got or lost.
         """
-        changed = list(dict.fromkeys((*self._quota.settle(), *sorted(self._asking))))
-        self._asking.clear()
+        changed = self._quota.settle()
+        if self._asking:
+            changed = list(dict.fromkeys((*changed, *sorted(self._asking))))
+            self._asking.clear()
         if not changed:
             return
         if sum(map(self._size, changed)) <= SLICE + sum(map(self._size, planned)):

@@ -1,7 +1,8 @@
 """Take away what a proxy left in a node's namespace, without asking the proxy to do it.
 
 Tests must start from an empty node even when the proxy under test is broken, so this knows nothing of
-ipvsproxy: it flushes all of IPVS (one generic netlink message), all of nftables, and deletes the link.
+ipvsproxy: it flushes all of IPVS (one generic netlink message), all of nftables, and deletes the link and the
+routes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import subprocess
 
 from tests.lab import netns
 
+PROTOCOL = "118"
+"""Of routes that make VIPs local."""
 NETLINK_GENERIC = 16
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
 ATTR_FAMILY_ID, ATTR_FAMILY_NAME = 1, 2
@@ -21,7 +24,7 @@ HEADER, GENERIC = struct.Struct("=IHHII"), struct.Struct("=BBH")
 
 
 def wipe_node(where: str) -> None:
-    """Empty IPVS and nftables in the namespace and delete kube-ipvs0."""
+    """Empty IPVS and nftables in the namespace and delete kube-ipvs0 and our routes."""
     with netns.inside(where):
         wipe()
 
@@ -31,6 +34,9 @@ def wipe() -> None:
     _flush_nftables()
     flush_ipvs()
     subprocess.run(["ip", "link", "del", "kube-ipvs0"], capture_output=True, check=False)
+    for family in ("-4", "-6"):  # of which one without local addresses has no such table
+        flush = ["ip", family, "route", "flush", "table", "local", "proto", PROTOCOL]
+        subprocess.run(flush, capture_output=True, check=False)
 
 
 def _flush_nftables() -> None:
