@@ -54,7 +54,7 @@ def test_packets_out_of_the_window_end_no_connection_by_a_view(
     asked = replace(short.question("p12", family), address=balancer(WEB, family))
     eventually(lambda: set(spread(asked, 8)) == {endpoint} and short.has_server(family))
     with netns.inside(short.lab.nodes[0].netns):
-        assert "input_views" not in {chain.name for chain in read_chains()}
+        assert "not_by_view" not in {chain.name for chain in read_chains()}
     with tapped(short, family, endpoint, asked.address) as connection:
         assert b"far ahead" in connection.send_far_ahead()
         assert connection.answers()

@@ -35,7 +35,7 @@ NOTRACK = """table inet elsewhere {
     chain output { type filter hook output priority raw; tcp dport 80 notrack; }
 }"""
 GONE = "delete table inet elsewhere"
-BY_IPVS, OF_NODE = {"input_untracked", "leaving"}, {"sent_untracked"}
+BY_IPVS, OF_NODE = {"check_untracked", "leaving"}, {"sent_untracked"}
 """Chains of the parts that only frontends with source ranges by IPVS need, and only while something is hidden."""
 OF_SHORT_PATH = {"input_short"}
 BOTH_PATHS = pytest.mark.parametrize("path", ["ipvs", "auto"])

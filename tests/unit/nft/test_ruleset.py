@@ -46,11 +46,10 @@ BASES = {
     # Before the decision about the frontend: a client that is excluded gets no answer.
     "prerouting_ranges": ("nat", "prerouting", range(CONNTRACK + 1, NAT_PRIORITY)),
     "output_ranges": ("nat", "output", range(CONNTRACK + 1, NAT_PRIORITY)),
-    "input_untracked": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
+    # Before IPVS, which takes what conntrack does not place; a client's reset, for one.
+    "input_invalid": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     # What conntrack cannot translate must come to nobody.
     "input_short": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
-    # A client's reset must not come to IPVS.
-    "input_views": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     "forward_short": ("filter", "forward", range(CONNTRACK + 1, 300)),
     # Before the chain for single ports, which ends with what is true of all others.
     "postrouting_ranges": ("nat", "postrouting", range(CONNTRACK + 1, POSTROUTING)),
@@ -94,7 +93,7 @@ CHAINS: dict[str, list[str]] = {}
 for owner in OWNERS:
     for chain, lines in owner.items():
         CHAINS.setdefault(chain, lines[:1]).extend(lines[1:])
-SHARED = {"output"}
+SHARED = {"output", "input_invalid"}
 """Chains to which several parts add rules, and which each of them declares alike."""
 FIRST = re.compile(
     r"ct state (?:(?:invalid|invalid,untracked|untracked) (?:goto|jump)|!= \w+ accept)"

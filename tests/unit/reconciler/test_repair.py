@@ -289,7 +289,7 @@ def test_rules_for_what_another_program_hides_come_as_soon_as_it_does(repairing)
     chain = "sent_untracked"
     ranges = [ElementStep(element("ranged4", "203.0.113.5 . tcp . 443"), "")]
     repairing.loop.parts.sampler._kernel.rules.change(ranges, Dirty())
-    assert "input_untracked" in repairing.node.nft.chains
+    assert "check_untracked" in repairing.node.nft.chains
     repairing.node.notrack.hides = True
     repairing.now += SAMPLE_SECONDS
     repairing.loop.reconcile([])
