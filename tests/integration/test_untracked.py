@@ -37,7 +37,7 @@ NOTRACK = """table inet elsewhere {
 GONE = "delete table inet elsewhere"
 BY_IPVS, OF_NODE = {"check_untracked", "leaving"}, {"sent_untracked"}
 """Chains of the parts that only frontends with source ranges by IPVS need, and only while something is hidden."""
-OF_SHORT_PATH = {"input_short"}
+OF_SHORT_PATH = {"not_translated"}
 BOTH_PATHS = pytest.mark.parametrize("path", ["ipvs", "auto"])
 
 

@@ -46,10 +46,9 @@ BASES = {
     # Before the decision about the frontend: a client that is excluded gets no answer.
     "prerouting_ranges": ("nat", "prerouting", range(CONNTRACK + 1, NAT_PRIORITY)),
     "output_ranges": ("nat", "output", range(CONNTRACK + 1, NAT_PRIORITY)),
-    # Before IPVS, which takes what conntrack does not place; a client's reset, for one.
+    # Before IPVS, which takes what conntrack does not place (a client's reset, for one), and before the host.
     "input_invalid": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     # What conntrack cannot translate must come to nobody.
-    "input_short": ("filter", "input", range(CONNTRACK + 1, IPVS_INPUT)),
     "forward_short": ("filter", "forward", range(CONNTRACK + 1, 300)),
     # Before the chain for single ports, which ends with what is true of all others.
     "postrouting_ranges": ("nat", "postrouting", range(CONNTRACK + 1, POSTROUTING)),
@@ -133,6 +132,8 @@ def test_no_chain_has_two_owners():
         assert len(set(heads)) == 1
         assert heads[0].startswith("type ")
         assert all(" jump " in rule for rule in itertools.chain(*rules))  # what follows is another part's
+        targets = led_to({name: list(itertools.chain(*rules))})
+        assert not any("accept" in rule for target in targets for rule in CHAINS[target])
 
 
 # A SYN that is sent once more is new, and meets no nat chain; and these are there for seconds.
