@@ -1,9 +1,9 @@
 """What Python costs for a start and for changes, in instructions: `python -m tests.bench.instructions`.
 
 Other work on the machine does not disturb the counts (valgrind's cachegrind). The kernel is in memory, but
-messages for IPVS and texts for nft are made as for the real one. Each figure is the difference of two runs that
-differ only in how often they do it, so what a process needs to begin is in none. Objects are decoded from JSON;
-making that JSON is not counted.
+messages for IPVS and nftables, and texts for libnftables, are made as for the real one. Each figure is the
+difference of two runs that differ only in how often they do it, so what a process needs to begin is in none.
+Objects are decoded from JSON; making that JSON is not counted.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import structlog
 from ipvsproxy.base import garbage_collection
 from ipvsproxy.config import Config, DataPath
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed
+from ipvsproxy.kernel.element_changes import KernelNft
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kube.decode import decode_json
 from ipvsproxy.process.assembly import make_loop
@@ -33,10 +34,18 @@ COUNT = re.compile(r"I\s+refs:\s+([\d,]+)")
 
 
 class Swallowed:
-    """A socket and a reader of IPVS on an empty node: takes all messages, finds nothing."""
+    """A socket, libnftables, and a reader of IPVS on an empty node: takes everything, finds nothing."""
 
     def batch(self, _messages):
         return {}
+
+    def transaction(self, messages):
+        b"".join(messages)
+
+    def run(self, transaction):
+        str(transaction)
+
+    check = run
 
     def services(self):
         return []
@@ -50,11 +59,22 @@ class EncodingIpvs(Ipvs):
         self._wire = self._reader = Swallowed()
 
 
-class TextNft(MemoryNft):
-    """Makes the text of transactions and reads none of it."""
+class EncodingNft(KernelNft):
+    """Makes the messages and texts of transactions and sends them nowhere."""
+
+    def __init__(self):
+        self._wire = self._libnftables = Swallowed()
+
+
+class SwallowingNft(MemoryNft):
+    """Keeps nothing of what it is given but that there was something."""
+
+    def __init__(self):
+        super().__init__()
+        self._encoding = EncodingNft()
 
     def run(self, transaction):
-        str(transaction)
+        self._encoding.run(transaction)
         self.loaded = True
 
     check = run
@@ -66,7 +86,7 @@ class MeasuredNode:
     def __init__(self, services, data_path=DataPath.IPVS):
         garbage_collection.expect_many_objects()
         node = MemoryNode()
-        node.ipvs, node.nft = EncodingIpvs(), TextNft()
+        node.ipvs, node.nft = EncodingIpvs(), SwallowingNft()
         config = Config(node_name="node0", cluster_cidrs=("10.128.0.0/9",), data_path=DataPath(data_path))
         self.loop = make_loop(config, Inbox(), node.kernel(), lambda: 0.0)
         self.lists = cluster.lists(services, ENDPOINTS)
