@@ -11,6 +11,9 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
+from itertools import chain, repeat
+from operator import add
+from typing import Self
 
 from ipvsproxy.base import names
 from ipvsproxy.kernel.tables import SET_TABLES, TABLE, new_transaction
@@ -38,9 +41,9 @@ from ipvsproxy.kernel.wire.nfnetlink import (
     TABLE_FAMILIES,
 )
 from ipvsproxy.plan.diff import ElementStep
-from ipvsproxy.ruleset.codec import pack_key, pack_value, pack_verdict, texts
-from ipvsproxy.ruleset.elements import ElementKey, Value
-from ipvsproxy.ruleset.schema import SetSchema
+from ipvsproxy.ruleset.codec import pack_interval, pack_keys, pack_values, pack_verdict, texts
+from ipvsproxy.ruleset.elements import BySet, Element, by_set
+from ipvsproxy.ruleset.schema import Field, SetSchema
 from nft import Libnftables, NftError, Transaction
 
 MOST_BYTES = 60_000
@@ -51,34 +54,47 @@ CODE = struct.Struct(">i")
 NEW, DELETE = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELSETELEM
 FLAGS = {NEW: NLM_F_CREATE, DELETE: 0}
 BATCH = NFGENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
+VERDICTS = (Field.VERDICT,)
 BEGIN, END = message(NFNL_MSG_BATCH_BEGIN, 0, BATCH), message(NFNL_MSG_BATCH_END, 0, BATCH)
 
 
 class ElementTransaction(Transaction):
-    """A transaction of nothing but elements; its text is made only for those who read it."""
+    """A transaction of nothing but elements, by set; its text is made only for those who read it.
 
-    def __init__(self, steps: Sequence[ElementStep]) -> None:
+    What is `gone` goes before what is to `come`.
+    """
+
+    def __init__(self, gone: BySet, come: BySet) -> None:
         super().__init__(TABLE, SET_TABLES)
-        self.steps = steps
+        self.gone = gone
+        self.come = come
+
+    @classmethod
+    def of(cls, steps: Sequence[ElementStep]) -> Self:
+        """Return the transaction that carries out some steps."""
+        return cls(
+            by_set([(step.slot, "") for step in steps if step.value is None or step.replaces]),
+            by_set([(step.slot, step.value) for step in steps if step.value is not None]),
+        )
 
     def __bool__(self) -> bool:
-        return bool(self.steps)
+        return bool(self.gone or self.come)
 
     def __str__(self) -> str:
         written = new_transaction()
-        write_steps(written, self.steps)
+        self.write(written)
         return str(written)
 
+    def write(self, transaction: Transaction) -> None:
+        """Have another transaction do the same, too."""
+        gone, come = (texts(chain.from_iterable(found.values())) for found in (self.gone, self.come))
+        transaction.delete_elements((kind, key) for kind, key, _ in gone)
+        transaction.add_elements(come)
 
-def write_steps(transaction: Transaction, steps: Sequence[ElementStep]) -> None:
-    """Have a transaction carry out steps: what goes before what comes."""
-    gone = texts((step.slot, "") for step in steps if _goes(step))
-    transaction.delete_elements((kind, key) for kind, key, _ in gone)
-    transaction.add_elements(texts((step.slot, step.value) for step in steps if step.value is not None))
-
-
-def _goes(step: ElementStep) -> bool:
-    return step.value is None or step.replaces
+    @property
+    def is_packed(self) -> bool:
+        """Whether all elements have bytes of their own."""
+        return all(kind.is_packed for kind in (*self.gone, *self.come))
 
 
 class KernelNft:
@@ -98,8 +114,8 @@ class KernelNft:
         Raises NftError when nothing was changed, or when that is not known: the reply was lost (ENOBUFS). Then a
         notification tells of what was changed, which counts as another program's (`kernel.transactions`).
         """
-        if isinstance(transaction, ElementTransaction) and all(is_packed(step.slot) for step in transaction.steps):
-            self._change(transaction.steps)
+        if isinstance(transaction, ElementTransaction) and transaction.is_packed:
+            self._change(transaction)
         else:
             self._libnftables.run(transaction)
 
@@ -107,8 +123,8 @@ class KernelNft:
         """Have a transaction judged without carrying it out. Raises NftError when it would be refused."""
         self._libnftables.check(transaction)
 
-    def _change(self, steps: Sequence[ElementStep]) -> None:
-        requests = list(_requests(steps))
+    def _change(self, transaction: ElementTransaction) -> None:
+        requests = list(_requests(transaction))
         if not requests:
             return
         last = len(requests) - 1
@@ -126,63 +142,70 @@ class KernelNft:
             raise NftError(code, f"{os.strerror(code)}{where}")
 
 
-def is_packed(slot: ElementKey) -> bool:
-    """Whether an element has bytes of its own: intervals of one field are two elements, and may meet others."""
-    return slot.set.is_concatenated or not slot.set.interval
+def _requests(transaction: ElementTransaction) -> Iterator[tuple[int, SetSchema, bytes]]:
+    """Yield type, set and body of each message."""
+    for request, found in ((DELETE, transaction.gone), (NEW, transaction.come)):
+        for kind, elements in found.items():
+            for some in _lists(_encoded(kind, elements, with_values=request == NEW)):
+                yield request, kind, _head(kind) + _nested(NFTA_SET_ELEM_LIST_ELEMENTS, some)
 
 
-def _requests(steps: Sequence[ElementStep]) -> Iterator[tuple[int, SetSchema, bytes]]:
-    """Yield type, set and body of each message: what goes before what comes."""
-    gone: dict[SetSchema, list[bytes]] = {}
-    come: dict[SetSchema, list[bytes]] = {}
-    for step in steps:
-        kind, value = step.slot.set, step.value
-        key, last = pack_key(step.slot)
-        end = _nested(NFTA_SET_ELEM_KEY_END, attribute(NFTA_DATA_VALUE, last)) if last else b""
-        if value is None or step.replaces:
-            gone.setdefault(kind, []).append(_element(key, end))
-        if value is not None:
-            come.setdefault(kind, []).append(_element(key, end + _data(kind, value) if value != "" else end))
-    for request, elements in ((DELETE, gone), (NEW, come)):
-        for kind, encoded in elements.items():
-            for some in _lists(encoded):
-                yield request, kind, _head(kind) + _nested(NFTA_SET_ELEM_LIST_ELEMENTS, b"".join(some))
-
-
+@cache
 def _head(kind: SetSchema) -> bytes:
     place = attribute(NFTA_SET_ELEM_LIST_TABLE, names.TABLE.encode() + b"\0")
     place += attribute(NFTA_SET_ELEM_LIST_SET, kind.name.encode() + b"\0")
     return NFGENMSG.pack(TABLE_FAMILIES[kind.table], 0, 0) + place
 
 
-def _lists(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Cut elements into lists that an attribute can hold."""
+def _lists(elements: Sequence[bytes]) -> Sequence[bytes]:
+    """Join elements to lists that an attribute can hold."""
+    whole = b"".join(elements)
+    if len(whole) <= MOST_BYTES:
+        return (whole,)
     most = MOST_BYTES // max(map(len, elements))
-    return (elements[at : at + most] for at in range(0, len(elements), most))
+    return [b"".join(elements[at : at + most]) for at in range(0, len(elements), most)]
 
 
-def _element(key: bytes, behind: bytes) -> bytes:
-    """Return an element with its key and what stands behind it; elements of one size have the same headers."""
-    return _headers(len(key), len(behind)) + key + bytes(-len(key) % 4) + behind
+def _encoded(kind: SetSchema, elements: Sequence[Element], *, with_values: bool) -> list[bytes]:
+    """Return elements of a set as bytes; those of one size have the same headers."""
+    data = _data(kind, elements) if with_values and kind.value else [b""] * len(elements)
+    if kind.interval:
+        ends = [pack_interval(slot) for slot, _ in elements]
+        keys = [first for first, _ in ends]
+        data = [_last_key(last) + value for (_, last), value in zip(ends, data, strict=True)]
+    else:
+        keys = pack_keys(kind, elements)
+    size = len(keys[0])
+    if filling := bytes(-size % 4):
+        data = [filling + behind for behind in data]
+    # By `map`, which takes half of what a loop would.
+    headers = map(_headers, repeat(size), map(len, data))
+    return [*map(add, map(add, headers, keys), data)]
+
+
+def _last_key(key: bytes) -> bytes:
+    return _nested(NFTA_SET_ELEM_KEY_END, attribute(NFTA_DATA_VALUE, key))
 
 
 @lru_cache(maxsize=256)
 def _headers(key: int, behind: int) -> bytes:
-    """Return the headers of an element, its key, and the key's value, by sizes."""
+    """Return the headers of an element, its key, and the key's value, by the sizes of key and what follows."""
     nested_key = _nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, bytes(key)))
-    return _nested(NFTA_LIST_ELEM, nested_key + bytes(behind))[: 3 * ATTRIBUTE_HEADER]
+    more = bytes(behind - -key % 4)
+    return _nested(NFTA_LIST_ELEM, nested_key + more)[: 3 * ATTRIBUTE_HEADER]
 
 
-def _data(kind: SetSchema, value: Value) -> bytes:
-    if isinstance(value, str):
-        return _verdict(value)
-    packed = pack_value(kind, value)
-    return _value_headers(len(packed)) + packed + bytes(-len(packed) % 4)
+def _data(kind: SetSchema, elements: Sequence[Element]) -> list[bytes]:
+    """Return what stands behind the keys of a map."""
+    if kind.value == VERDICTS:
+        return [_verdict(str(value)) for _, value in elements]
+    packed = pack_values(kind, elements)
+    return [*map(_value_headers(len(packed[0])).__add__, packed)]
 
 
 @lru_cache(maxsize=64)
 def _value_headers(size: int) -> bytes:
-    """Return the headers of data and of its value."""
+    """Return the headers of data and of its value, which is a multiple of four bytes long."""
     return _nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, bytes(size)))[: 2 * ATTRIBUTE_HEADER]
 
 

@@ -62,7 +62,7 @@ class ElementReader:
         found = self._find(kind, key)
         if found is None:
             return None
-        if kind.is_concatenated or not kind.interval:
+        if kind.is_packed:
             return unpack_one(kind, found)
         stop = self._find(kind, key, stop=True)
         ((slot, value),) = unpack(kind, [found, stop] if stop else [found]).items()

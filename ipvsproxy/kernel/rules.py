@@ -14,11 +14,12 @@ without carrying anything out, and then everything that it takes is loaded in on
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 
 import structlog
 
 from ipvsproxy.base import messages
-from ipvsproxy.kernel.element_changes import ElementTransaction, is_packed, write_steps
+from ipvsproxy.kernel.element_changes import ElementTransaction
 from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
 from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.refused_elements import report
@@ -28,12 +29,12 @@ from ipvsproxy.kernel.tables import TABLE, delete_tables, new_transaction
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.dependencies import halves
-from ipvsproxy.plan.diff import ElementStep, element_steps, record_element
+from ipvsproxy.plan.diff import ElementStep, differing, record_element
 from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.state import Dirty, KernelState
 from ipvsproxy.ruleset.codec import texts
-from ipvsproxy.ruleset.elements import Element, ElementKey, Value, needed_parts
-from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SHORT_PATH, SetSchema
+from ipvsproxy.ruleset.elements import BySet, Element, ElementKey, Value, by_set, needed_parts
+from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SetSchema
 from nft import Client, NftError, Transaction
 
 CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
@@ -94,25 +95,23 @@ class Rules:
     def begin(self, elements: Mapping[ElementKey, Value]) -> Dirty:
         """Load rules and elements as `load` does, where nothing is served that needs all of it at one moment.
 
-        With the short path there are many elements, so they come behind the rules by netlink, which makes a start
-        a third cheaper. The next time only what differs is changed.
+        Elements come behind the rules, by netlink, which is cheaper. The next time only what differs is changed.
         """
-        parts, refused = needed_parts(elements), Dirty()
-        if SHORT_PATH not in parts or not self._may_come_apart():
+        if not self._may_come_apart():
             return self.load(elements)
+        parts = needed_parts(elements)
+        gone, come = map(by_set, differing(self._shadow.elements if self._stamp else {}, elements))
         try:
             if self._stamp:
                 self._add_parts(self._parts.missing(parts))
             else:
-                self._load({slot: value for slot, value in elements.items() if not is_packed(slot)}, parts)
+                with_rules = [kind for kind in come if not kind.is_packed]
+                self._load(dict(chain(*map(come.pop, with_rules))), parts)
+            self._carry_out(ElementTransaction(gone, come), frozenset())
         except NftError:
             return self.load(elements)
-        self._attempts = 0
-        steps = element_steps(self._shadow.elements, elements)
-        for packed in (False, True):
-            if some := [step for step in steps if is_packed(step.slot) is packed]:
-                self._change(some, refused)
-        return self.load(elements) if refused else refused
+        self._shadow.elements = dict(elements)
+        return Dirty()
 
     def _may_come_apart(self) -> bool:
         """Whether elements may come behind the rules: there is no table, which may serve, or ours as loaded."""
@@ -265,27 +264,33 @@ class Rules:
             failed.reasons.update(refused.reasons)
 
     def _change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
+        changed = ElementTransaction.of(steps)
         missing = self._parts.missing_for(steps, self._shadow)
-        rules = rules_in_place(self._late_at_once(steps))
-        transaction: Transaction = ElementTransaction(steps)
-        if missing or rules:
-            transaction = new_transaction()
-            self._load_parts(transaction, missing)
-            write_steps(transaction, steps)
-            add_rules(transaction, rules)
         try:
-            self._run(transaction, missing, rules)
+            self._carry_out(changed, missing)
         except NftError as error:
             self._find_refused(steps, error, missing, failed)
             return
         for step in steps:
             record_element(step, self._shadow)
 
-    def _late_at_once(self, steps: Sequence[ElementStep]) -> Iterator[Element]:
+    def _carry_out(self, changed: ElementTransaction, parts: frozenset[str]) -> None:
+        """Change elements, together with parts of which some need them. Raises NftError."""
+        rules = rules_in_place(self._late_at_once(changed.come))
+        transaction: Transaction = changed
+        if parts or rules:
+            transaction = new_transaction()
+            self._load_parts(transaction, parts)
+            changed.write(transaction)
+            add_rules(transaction, rules)
+        self._run(transaction, parts, rules)
+
+    def _late_at_once(self, elements: BySet) -> Iterator[Element]:
         """Yield new elements that packets would find late, of what may be in use already."""
-        for slot, value in _values([step for step in steps if step.slot.set in LATE_SETS]):
-            if slot.restricted_frontend in self._shadow.elements:
-                yield slot, value
+        for kind in elements.keys() & LATE_SETS.keys():
+            for slot, value in elements[kind]:
+                if slot.restricted_frontend in self._shadow.elements:
+                    yield slot, value
 
     def follow_others(self) -> None:
         """Load the parts that rules of other programs have made necessary. Raises NftError."""

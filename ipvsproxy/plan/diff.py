@@ -38,7 +38,7 @@ from ipvsproxy.plan.state import (
     Vip,
     VipForm,
 )
-from ipvsproxy.ruleset.elements import ElementKey, Value, is_by_rules, is_short
+from ipvsproxy.ruleset.elements import Element, ElementKey, Value, is_by_rules, is_short
 from ipvsproxy.ruleset.schema import SHORT_ENDPOINTS
 
 Attributes = Mapping[Destination, DestinationAttributes]
@@ -293,11 +293,17 @@ def record_ipvs(step: IpvsStep, shadow: KernelState) -> None:
         servers[key].destinations.update(dict.fromkeys(step.destinations, step.attributes))
 
 
-def element_steps(present: Mapping[ElementKey, Value], wanted: Mapping[ElementKey, Value]) -> list[ElementStep]:
-    """Return what makes all elements of one ruleset those of another."""
-    gone = [ElementStep(slot, None) for slot in present if slot not in wanted]
-    come = [item for item in wanted.items() if present.get(item[0]) != item[1]]
-    return gone + [ElementStep(slot, value, slot in present) for slot, value in come]
+def differing(
+    present: Mapping[ElementKey, Value], wanted: Mapping[ElementKey, Value]
+) -> tuple[Iterable[Element], Iterable[Element]]:
+    """Return which elements of one ruleset go, and which come, to make it another."""
+    gone, come = {}, dict(wanted)
+    for slot, value in present.items():
+        if come.get(slot) == value:
+            del come[slot]
+        else:
+            gone[slot] = value
+    return gone.items(), come.items()
 
 
 def record_element(step: ElementStep, shadow: KernelState) -> None:

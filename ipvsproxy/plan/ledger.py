@@ -19,7 +19,7 @@ from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
 from ipvsproxy.plan.bound import BoundAddresses
 from ipvsproxy.plan.ping import PingRanges
-from ipvsproxy.plan.rules import NO_ELEMENTS, elements
+from ipvsproxy.plan.rules import FrontendElements, changing
 from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, View, Vip, VipForm
 from ipvsproxy.plan.waiting import RankedService, Waiting
 from ipvsproxy.ruleset.elements import ElementKey, Value
@@ -237,16 +237,16 @@ class Ledger:
         if old and new and new.has_rules_of(old):
             self.frontends[key] = new
             return
-        wanted = elements(new) if new else NO_ELEMENTS
-        touched.slots.update(wanted.own)
+        before, after = changing(old, new)
+        touched.slots.update(after.own)
         if new:
             self.frontends[key] = new
-            self._acquire(wanted.shared, touched)
+            self._acquire(after.shared, touched)
         else:
             del self.frontends[key]
         if old:
-            self._release(old, wanted.own, touched)
-        self.elements.update(wanted.own)
+            self._release(before, after.own, touched)
+        self.elements.update(after.own)
         self._bind(key, touched, was=bool(old and old.bind), will=bool(new and new.bind))
 
     def _change_ping(self, key: FrontendKey, new: Frontend | None, touched: Dirty) -> None:
@@ -257,14 +257,14 @@ class Ledger:
         touched.slots |= leaving | coming
 
     def _acquire(self, shared: Iterable[ElementKey], touched: Dirty) -> None:
-        shares, all_elements = self._shares, self.elements
+        shares, all_elements, slots = self._shares, self.elements, touched.slots
         for slot in shared:
             if slot in shares:
                 shares[slot] += 1
             else:
                 shares[slot] = 1
                 all_elements[slot] = ""
-                touched.slots.add(slot)
+                slots.add(slot)
 
     def _bind(self, key: FrontendKey, touched: Dirty, *, was: bool, will: bool) -> None:
         if was or will:
@@ -273,13 +273,12 @@ class Ledger:
             changed = self._vips.add(key) if will else self._vips.remove(key)
             self._vips_counted_anew = self._vips_counted_anew or changed
 
-    def _release(self, old: Frontend, kept: Mapping[ElementKey, Value], touched: Dirty) -> None:
-        own, shared = elements(old)
-        for slot in own:
+    def _release(self, old: FrontendElements, kept: Mapping[ElementKey, Value], touched: Dirty) -> None:
+        for slot in old.own:
             if slot not in kept:
                 del self.elements[slot]
                 touched.slots.add(slot)
-        for slot in shared:
+        for slot in old.shared:
             self._shares[slot] -= 1
             if not self._shares[slot]:
                 del self._shares[slot]

@@ -5,6 +5,8 @@ Services that want nothing which only IPVS has may take the short path: the rule
 does the rest. Deterministic, no I/O.
 """
 
+from itertools import compress
+from operator import attrgetter
 from typing import NamedTuple
 
 from ipvsproxy.config import DataPath, DetectLocalMode
@@ -25,6 +27,19 @@ class PathChoice(NamedTuple):
 BY_IPVS = DataPath.IPVS
 BY_LINK = (DetectLocalMode.BRIDGE_INTERFACE, DetectLocalMode.INTERFACE_NAME_PREFIX)
 """A packet that stays on its bridge after the DNAT has no incoming link in postrouting (br_nf_post_routing)."""
+ONLY_WITH_IPVS = {
+    "scheduler_flags": "flags of the scheduler",
+    "affinity_seconds": "session affinity",
+    "one_packet": "UDP packets balanced one by one",
+    "tenant_dns": "a view that leads to its virtual server, the DNS of a tenant",
+    "slow_start_seconds": "slow start of endpoints",
+    "forwarding": "direct server return",
+    "max_connections": "limits of endpoints",
+    "detect_local_mode": "local pods that are recognised by their link",
+}
+"""What a Service, and last the node, may ask for that the short path does not have."""
+WISHES = attrgetter(*[*ONLY_WITH_IPVS][:6])
+"""All of them of a Service at once that are simply set or not."""
 IPVS_IS_WANTED, SHORT = PathChoice(IPVS_PATH), PathChoice(SHORT_PATH)
 
 
@@ -37,18 +52,12 @@ def path_of_service(
     """Choose for all frontends of a Service."""
     if (service.data_path or configured) == BY_IPVS:
         return IPVS_IS_WANTED
-    wishes = (
-        (scheduler not in SHORT_SCHEDULERS, f"the scheduler {scheduler}"),
-        (bool(service.scheduler_flags), "flags of the scheduler"),
-        (bool(service.affinity_seconds), "session affinity"),
-        (service.one_packet, "UDP packets balanced one by one"),
-        (bool(service.max_connections[0]), "limits of endpoints"),
-        (service.tenant_dns, "a view that leads to its virtual server, the DNS of a tenant"),
-        (bool(service.slow_start_seconds), "slow start of endpoints"),
-        (bool(service.forwarding), "direct server return"),
-        (detection in BY_LINK, "local pods that are recognised by their link"),
-    )
-    return next((_needs(what) for is_wanted, what in wishes if is_wanted), SHORT)
+    if scheduler not in SHORT_SCHEDULERS:
+        return _needs(f"the scheduler {scheduler}")
+    wishes = (*WISHES(service), service.max_connections[0], detection in BY_LINK)
+    if not any(wishes):  # most Services
+        return SHORT
+    return _needs(next(compress(ONLY_WITH_IPVS.values(), wishes)))
 
 
 def path_of_port(of_service: PathChoice, scheduler: str, *audiences: Destinations) -> PathChoice:

@@ -4,7 +4,7 @@ The rules themselves are static (nft/rulesets/ipvsproxy.nft) and are explained t
 `ruleset.schema`.
 """
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ipvsproxy.base.address import Cidr, family
@@ -57,9 +57,12 @@ from ipvsproxy.ruleset.schema import (
     VIEW_FRONTENDS,
     VIEWED,
     VIPS,
+    SetSchema,
 )
 
 ACCEPT, UDP = PacketVerdict.ACCEPT, Protocol.UDP
+EndpointKeys = Mapping[Destination, FrontendKey]
+"""Endpoints as parts of keys and values."""
 
 
 class FrontendElements(NamedTuple):
@@ -81,12 +84,12 @@ def elements(frontend: Frontend) -> FrontendElements:
     key = frontend.key
     address = key.address
     number = family(address)
-    own = _ranges(number, frontend) if frontend.port_ranges else _decision(number, frontend)
+    own, shared = _decision(number, frontend)
     if frontend.masquerade and not frontend.port_ranges:
         own[ElementKey(MASQUERADE[number], key)] = frontend.masquerade
     if frontend.direct_return:
         own[ElementKey(DIRECT[number], key)] = ""
-    shared = [ElementKey(SERVED[number], address)]
+    shared.append(ElementKey(SERVED[number], address))
     if key.protocol == UDP and number == 4 and frontend.path is not SHORT_PATH:
         shared.append(ElementKey(DATAGRAMS, address))
     if frontend.ranges:
@@ -102,10 +105,48 @@ def elements(frontend: Frontend) -> FrontendElements:
     if frontend.quiet:
         shared.append(ElementKey(QUIET, address))
     shared += [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins]
-    shared += _short_endpoints(frontend) if frontend.path is SHORT_PATH else ()
     shared += ping_elements(frontend) if frontend.ping else ()
     if frontend.health_check_port:
         shared.append(ElementKey(HEALTH_CHECK_PORTS, None, frontend.health_check_port))
+    return FrontendElements(own, shared)
+
+
+def changing(old: Frontend | None, new: Frontend | None) -> tuple[FrontendElements, FrontendElements]:
+    """Return the elements of a frontend as it was, and as it is.
+
+    Where only its endpoints have changed, as in most changes, elements that it keeps are in neither.
+    """
+    if old is None or new is None or not new.has_other_rules_of(old):
+        return elements(old) if old else NO_ELEMENTS, elements(new) if new else NO_ELEMENTS
+    before, after = _short_places(old), _short_places(new)
+    return _of_endpoints(old, before, new, after), _of_endpoints(new, after, old, before)
+
+
+def _short_places(frontend: Frontend) -> Sequence[Destination]:
+    return _places(frontend) if frontend.path is SHORT_PATH and frontend.verdict is ACCEPT else ()
+
+
+def _of_endpoints(
+    frontend: Frontend, places: Sequence[Destination], other: Frontend, others: Sequence[Destination]
+) -> FrontendElements:
+    """Return the elements of endpoints of a frontend which another version of it does not have."""
+    key = frontend.key
+    number, protocol = family(key.address), key.protocol
+    own: dict[ElementKey, Value] = {}
+    if len(places) != len(others):
+        own[ElementKey(FRONTENDS[number], key)] = short_path(len(places))
+    size = len(others)
+    for place, found in enumerate(places):
+        if place >= size or others[place] != found:
+            own[ElementKey(ENDPOINTS[number], key, place)] = FrontendKey(found.address, protocol, found.port)
+    shared = [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins if pod not in other.hairpins]
+    if frontend.path is SHORT_PATH:
+        kept = other.endpoints
+        shared += [
+            ElementKey(SHORT_ENDPOINTS[number], FrontendKey(d.address, protocol, d.port))
+            for d in frontend.endpoints
+            if d not in kept
+        ]
     return FrontendElements(own, shared)
 
 
@@ -144,19 +185,22 @@ def _ranges(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
     return own
 
 
-def _decision(number: int, frontend: Frontend) -> dict[ElementKey, Value]:
+def _decision(number: int, frontend: Frontend) -> tuple[dict[ElementKey, Value], list[ElementKey]]:
     """Return the verdict of a frontend, and its endpoints where the ruleset chooses one, by audience."""
     key = frontend.key
+    if frontend.port_ranges:
+        return _ranges(number, frontend), []
     if frontend.path is not SHORT_PATH:
-        return {ElementKey(FRONTENDS[number], key): frontend.verdict}
-    own: dict[ElementKey, Value] = {ElementKey(SHORT_FRONTENDS[number], key): ""}
+        return {ElementKey(FRONTENDS[number], key): frontend.verdict}, []
+    ends, kind = _ends(frontend), SHORT_ENDPOINTS[number]
     if frontend.verdict is ACCEPT:
-        own.update(balanced_by_rules(frontend))
+        own = _balanced(key, _places(frontend), ends)
     else:
-        own[ElementKey(FRONTENDS[number], key)] = frontend.verdict
-    if inside := places(frontend.internal, frontend.server.scheduler):
-        own.update(internal_view_by_rules(key, inside))
-    return own
+        own = {ElementKey(FRONTENDS[number], key): frontend.verdict}
+    own[ElementKey(SHORT_FRONTENDS[number], key)] = ""
+    if frontend.internal:
+        own |= _internal_view(key, places(frontend.internal, frontend.server.scheduler), ends)
+    return own, [ElementKey(kind, to) for to in ends.values()]
 
 
 def may_be_balanced_by_rules(frontend: Frontend) -> bool:
@@ -182,36 +226,48 @@ def served_by_rules(
             found.update(balanced_by_rules(frontend))
         view = frontends.get(frontend.server_for(LOCAL) or key)
         if frontend.views and view and view.key not in servers and may_be_view_by_rules(view):
-            found.update(internal_view_by_rules(key, places(view.destinations, view.server.scheduler)))
+            found.update(internal_view_by_rules(key, view))
     return found
 
 
-def balanced_by_rules(frontend: Frontend) -> Iterator[Element]:
-    """Yield the verdict and the endpoints of a frontend on the short path, by place."""
-    key, chosen = frontend.key, places(frontend.destinations, frontend.server.scheduler)
+def balanced_by_rules(frontend: Frontend) -> dict[ElementKey, Value]:
+    """Return the verdict and the endpoints of a frontend as on the short path, by place."""
+    return _balanced(frontend.key, _places(frontend), _ends(frontend))
+
+
+def internal_view_by_rules(key: FrontendKey, view: Frontend) -> dict[ElementKey, Value]:
+    """Return what leads local pods and the node from a frontend to the endpoints of another, by place."""
+    return _internal_view(key, _places(view), _ends(view))
+
+
+def _places(frontend: Frontend) -> Sequence[Destination]:
+    return places(frontend.destinations, frontend.server.scheduler)
+
+
+def _ends(frontend: Frontend) -> EndpointKeys:
+    """Return the endpoints of a frontend, each as one value that several elements have."""
+    protocol = frontend.key.protocol
+    return {d: FrontendKey(d.address, protocol, d.port) for d in frontend.endpoints}
+
+
+def _balanced(key: FrontendKey, chosen: Sequence[Destination], ends: EndpointKeys) -> dict[ElementKey, Value]:
     number = family(key.address)
-    yield ElementKey(FRONTENDS[number], key), short_path(len(chosen))
-    for place, to in enumerate(_ends(key, chosen)):
-        yield ElementKey(ENDPOINTS[number], key, place), to
+    own: dict[ElementKey, Value] = {ElementKey(FRONTENDS[number], key): short_path(len(chosen))}
+    return own | _numbered(ENDPOINTS[number], key, chosen, ends)
 
 
-def internal_view_by_rules(key: FrontendKey, chosen: Collection[Destination]) -> Iterator[Element]:
-    """Yield what leads local pods and the node from a frontend to endpoints, by place."""
+def _internal_view(key: FrontendKey, chosen: Sequence[Destination], ends: EndpointKeys) -> dict[ElementKey, Value]:
+    if not chosen:
+        return {}
     number = family(key.address)
-    yield ElementKey(SHORT_VIEWS[number], key), short_view(len(chosen))
-    for place, to in enumerate(_ends(key, chosen)):
-        yield ElementKey(INTERNAL_ENDPOINTS[number], key, place), to
+    own: dict[ElementKey, Value] = {ElementKey(SHORT_VIEWS[number], key): short_view(len(chosen))}
+    return own | _numbered(INTERNAL_ENDPOINTS[number], key, chosen, ends)
 
 
-def _short_endpoints(frontend: Frontend) -> list[ElementKey]:
-    """Return the endpoints from which conntrack must know a packet: as long as they may have connections."""
-    kind = SHORT_ENDPOINTS[family(frontend.key.address)]
-    all_of_them = {*frontend.destinations, *frontend.internal, *frontend.remaining}
-    return [ElementKey(kind, to) for to in _ends(frontend.key, all_of_them)]
-
-
-def _ends(key: FrontendKey, endpoints: Iterable[Destination]) -> Iterator[FrontendKey]:
-    return (FrontendKey(d.address, key.protocol, d.port) for d in endpoints)
+def _numbered(
+    kind: SetSchema, key: FrontendKey, chosen: Sequence[Destination], ends: EndpointKeys
+) -> dict[ElementKey, Value]:
+    return {ElementKey(kind, key, place): ends[destination] for place, destination in enumerate(chosen)}
 
 
 def _admission_elements(number: int, key: FrontendKey, admission: GroupAdmission) -> Iterator[Element]:

@@ -198,6 +198,11 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
         return NO_DESTINATIONS if self.path is SHORT_PATH else self.destinations
 
     @property
+    def endpoints(self) -> dict[Destination, None]:
+        """The endpoints that connections may lead to, as long as they may last; on the short path all of them."""
+        return dict.fromkeys((*self.destinations, *self.internal, *self.remaining))
+
+    @property
     def in_maintenance(self) -> frozenset[Destination]:
         """The destinations that get no new connections by an annotation."""
         return frozenset(d for d, attributes in self.destinations.items() if attributes.weight == 0)
@@ -209,16 +214,22 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     def has_rules_of(self, other: "Frontend") -> bool:
         """Whether the ruleset and the VIPs are the same for both: most changes are of destinations only."""
         return (
+            self.hairpins == other.hairpins
+            and (self.path is IPVS_PATH or self._has_endpoints_of(other))
+            and self.has_other_rules_of(other)
+        )
+
+    def has_other_rules_of(self, other: "Frontend") -> bool:
+        """Whether the ruleset and the VIPs are the same for both, but for their endpoints."""
+        return (
             self.verdict == other.verdict
             and self.masquerade == other.masquerade
             and self.views == other.views
             and self.ranges == other.ranges
             and self.admission == other.admission
             and self.bind == other.bind
-            and self.hairpins == other.hairpins
             and self.health_check_port == other.health_check_port
             and self.path is other.path
-            and (self.path is IPVS_PATH or self._has_endpoints_of(other))
             and self.internal == other.internal
             and self.ping == other.ping
             and self.port_ranges == other.port_ranges

@@ -8,8 +8,9 @@ with several fields as one element with a first and a last key.
 
 import struct
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ipvsproxy.base.address import Cidr, format_ip
 from ipvsproxy.base.frontend import PROTOCOL_NAMES, FrontendKey
@@ -154,17 +155,36 @@ def pack(kind: SetSchema, owner: ElementOwner, rest: Rest = None) -> bytes:
     return b"".join(map(_filled, packed) if kind.is_concatenated else packed)
 
 
-def pack_key(slot: ElementKey) -> tuple[bytes, bytes]:
-    """Return the first and the last key of an element; the latter is empty where the set has no intervals.
+def pack_keys(kind: SetSchema, elements: Iterable[Element]) -> list[bytes]:
+    """Return the keys of elements of a set without intervals. Those of one owner stand together."""
+    keys: list[bytes] = []
+    last: ElementOwner = None
+    key = head = b""
+    tail = FRONTEND_TAIL.pack
+    for slot, _ in elements:
+        owner, rest = slot.owner, slot.rest
+        if owner is not last:
+            last = owner
+            if isinstance(owner, FrontendKey):  # not by a call, which would cost as much again
+                key = head = owner.address + tail(owner.protocol, owner.port)
+            else:
+                key = head = owner or b""
+        if rest is not None:
+            key = head + (rest if isinstance(rest, bytes) else _packed_rest(kind, rest))
+        keys.append(key)
+    return keys
 
-    Not for sets of intervals with one field.
-    """
+
+@lru_cache(maxsize=1024)
+def _packed_rest(kind: SetSchema, rest: Rest) -> bytes:
+    """Return the field behind the owner's. Most are numbers of endpoints, of which there are few."""
+    packed = _packed(rest, kind.key[-1])
+    return _filled(packed) if kind.is_concatenated else packed
+
+
+def pack_interval(slot: ElementKey) -> tuple[bytes, bytes]:
+    """Return the first and the last key of an element of a set of intervals with several fields."""
     kind, owner, rest = slot.set, slot.owner, slot.rest
-    if not kind.interval:
-        if isinstance(owner, FrontendKey):
-            behind = b"" if rest is None else _filled(_packed(rest, kind.key[-1]))
-            return _frontend(owner, owner.port) + behind, b""
-        return pack(kind, owner, rest), b""
     if isinstance(owner, FrontendKey) and isinstance(rest, PortRange):
         return _frontend(owner, rest.first), _frontend(owner, rest.last)
     first, last = _ends(rest)
@@ -184,11 +204,12 @@ def _ends(rest: Rest) -> tuple[Rest, Rest]:
     return (rest.first, rest.last) if isinstance(rest, Interval) else (rest, rest)
 
 
-def pack_value(kind: SetSchema, value: Value) -> bytes:
-    """Return what a map has for an element, if that is no verdict."""
-    if isinstance(value, FrontendKey):
-        return _filled(value.address) + PORT_VALUE.pack(value.port)
-    return _packed(value, kind.value[0])
+def pack_values(kind: SetSchema, elements: Iterable[Element]) -> list[bytes]:
+    """Return what a map has for elements, if that is no verdict."""
+    if len(kind.value) == 1:
+        return [_packed(value, kind.value[0]) for _, value in elements]
+    port, ends = PORT_VALUE.pack, cast("Iterable[tuple[ElementKey, FrontendKey]]", elements)
+    return [end.address + port(end.port) for _, end in ends]
 
 
 def pack_verdict(verdict: str) -> tuple[int, str]:
@@ -197,7 +218,7 @@ def pack_verdict(verdict: str) -> tuple[int, str]:
     return VERDICT_CODES[word], chain
 
 
-def _packed(value: Rest, field: Field) -> bytes:
+def _packed(value: Rest | Value, field: Field) -> bytes:
     size = field.value.size
     if isinstance(value, int):
         form = _form(field)
@@ -215,7 +236,7 @@ def _filled(data: bytes) -> bytes:
 
 def unpack(kind: SetSchema, found: Iterable[RawElement]) -> dict[ElementKey, Value]:
     """Return all elements of a set with their values."""
-    if kind.interval and not kind.is_concatenated:
+    if not kind.is_packed:
         return dict.fromkeys((ElementKey(kind, None, rest) for rest in _intervals(kind.key[0], found)), "")
     return dict(unpack_one(kind, raw) for raw in found)
 

@@ -3,8 +3,10 @@
 Text and bytes are made from them in `ruleset.codec`, on the way out.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -51,6 +53,7 @@ SHORT_PATH_CHAIN, SHORT_VIEW_CHAIN = "goto endpoints_", "goto internal_endpoints
 """How the verdicts of frontends on the short path, and of internal views, begin; a number of endpoints follows."""
 
 
+@cache
 def short_path(endpoints: int) -> str:
     """Return the verdict for new connections to a frontend on the short path."""
     return f"{SHORT_PATH_CHAIN}{endpoints}"
@@ -107,7 +110,7 @@ Value = str | FrontendKey | bytes | int
 """The value of an element: a verdict, a frontend, an address, the number of a group; '' in a plain set."""
 
 
-class ElementKey(msgspec.Struct, frozen=True, gc=False):
+class ElementKey(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """One element: the set or map that it is in, its owner, and the rest of its key."""
 
     set: SetSchema
@@ -186,6 +189,17 @@ RESTRICTING = {
 }
 """The sets that let only some clients connect to a frontend, by family."""
 Element = tuple[ElementKey, Value]
+
+
+BySet = dict[SetSchema, list[Element]]
+
+
+def by_set(elements: Iterable[Element]) -> BySet:
+    """Return elements by the set that they are in: what is the same for all of a set is then looked at once."""
+    found: BySet = defaultdict(list)
+    for element in elements:
+        found[element[0].set].append(element)
+    return found
 
 
 def needed_parts(

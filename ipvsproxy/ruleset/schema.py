@@ -106,6 +106,11 @@ class SetSchema:
         """Whether the key has several fields, each of them filled up to four bytes."""
         return len(self.key) > 1
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether an element has bytes of its own: an interval of one field is two elements, and may meet more."""
+        return self.is_concatenated or not self.interval
+
 
 ByFamily = Mapping[int, SetSchema]
 IP = {4: Field.IP4, 6: Field.IP6}

@@ -11,7 +11,7 @@ import pytest
 
 from ipvsproxy.base.address import family, parse_cidr, parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
-from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft, is_packed
+from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft
 from ipvsproxy.kernel.elements import ElementReader
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.notrack import Notrack
@@ -104,7 +104,7 @@ def _value(kind: SetSchema, version: int) -> Value:
     return 7 if kind.value[0] is Field.AUDIENCE else ADDRESSES[version]
 
 
-PACKED = [kind for kind in SETS.values() if is_packed(one_of(kind)[0])]
+PACKED = [kind for kind in SETS.values() if kind.is_packed]
 
 
 def test_nearly_all_sets_are_tried() -> None:
@@ -116,7 +116,10 @@ def test_nearly_all_sets_are_tried() -> None:
 @pytest.mark.parametrize("kind", PACKED, ids=repr)
 def test_an_element_is_as_libnftables_makes_it(tables: TwoWriters, kind: SetSchema) -> None:
     slot, value = one_of(kind)
-    there, gone = ElementTransaction([ElementStep(slot, value)]), ElementTransaction([ElementStep(slot, None)])
+    there, gone = (
+        ElementTransaction.of([ElementStep(slot, value)]),
+        ElementTransaction.of([ElementStep(slot, None)]),
+    )
     tables.libnftables.run(there)
     expected = tables.all()
     assert expected == {slot: value}
@@ -131,8 +134,8 @@ def test_an_element_is_as_libnftables_makes_it(tables: TwoWriters, kind: SetSche
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_value_is_replaced(tables: TwoWriters, version: int) -> None:
     slot, value = one_of(FRONTENDS[version])
-    tables.nft.run(ElementTransaction([ElementStep(slot, value)]))
-    tables.nft.run(ElementTransaction([ElementStep(slot, "drop", replaces=True)]))
+    tables.nft.run(ElementTransaction.of([ElementStep(slot, value)]))
+    tables.nft.run(ElementTransaction.of([ElementStep(slot, "drop", replaces=True)]))
     assert tables.all() == {slot: "drop"}
 
 
@@ -150,8 +153,8 @@ def _refused(version: int) -> dict[str, list[ElementStep]]:
 @pytest.mark.parametrize(("version", "why"), list(itertools.product([4, 6], _refused(4))))
 def test_a_refusal_changes_nothing_and_is_that_of_libnftables(tables: TwoWriters, version: int, why: str) -> None:
     there = dict([one_of(FRONTENDS[version]), one_of(ALLOWED[version])])
-    tables.nft.run(ElementTransaction([ElementStep(slot, value) for slot, value in there.items()]))
-    transaction = ElementTransaction(_refused(version)[why])
+    tables.nft.run(ElementTransaction.of([ElementStep(slot, value) for slot, value in there.items()]))
+    transaction = ElementTransaction.of(_refused(version)[why])
     codes = []
     for client in (tables.nft, tables.libnftables):
         with pytest.raises(NftError) as refused:
@@ -166,14 +169,14 @@ def test_many_elements_are_one_transaction(tables: TwoWriters, version: int) -> 
     kind, to = ENDPOINTS[version], FrontendKey(ADDRESSES[version], Protocol.TCP, 8080)
     keys = [FrontendKey(ADDRESSES[version], Protocol.TCP, port) for port in range(1, 4001)]
     many = {ElementKey(kind, key, number): to for key in keys for number in range(5)}
-    tables.nft.run(ElementTransaction([ElementStep(slot, value) for slot, value in many.items()]))
+    tables.nft.run(ElementTransaction.of([ElementStep(slot, value) for slot, value in many.items()]))
     assert tables.of(kind) == many
     *all_but_one, last = many
     twice = [ElementStep(slot, None) for slot in (*all_but_one, all_but_one[0])]
     with pytest.raises(NftError):
-        tables.nft.run(ElementTransaction(twice))
+        tables.nft.run(ElementTransaction.of(twice))
     assert tables.of(kind) == many
-    tables.nft.run(ElementTransaction([ElementStep(slot, None) for slot in all_but_one]))
+    tables.nft.run(ElementTransaction.of([ElementStep(slot, None) for slot in all_but_one]))
     assert tables.of(kind) == {last: to}
     assert family(keys[0].address) == version
 
@@ -189,7 +192,7 @@ def test_without_the_right_to_larger_buffers_many_elements_come_in_parts(
     }
     steps = [ElementStep(slot, value) for slot, value in many.items()]
     with pytest.raises(NftError) as refused:
-        tables.nft.run(ElementTransaction(steps))
+        tables.nft.run(ElementTransaction.of(steps))
     assert refused.value.errno == errno.EMSGSIZE
     assert not tables.all()
     shadow, table, forwarding, notrack = KernelState(), Ruleset(TABLE.name), Forwarding(tables.nft), Notrack()

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ipvsproxy.base.address import parse_cidr, parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
 from ipvsproxy.kernel import element_changes, elements
-from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft, write_steps
+from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft
 from ipvsproxy.kernel.tables import new_transaction
 from ipvsproxy.kernel.wire.netlink import HEADER, NLM_F_ACK, NLM_F_CREATE, KernelError, Lost, attributes
 from ipvsproxy.kernel.wire.nfnetlink import NFGENMSG, NFPROTO_ARP, NFPROTO_INET
@@ -21,7 +21,6 @@ from ipvsproxy.ruleset.schema import (
     FRONTENDS,
     HEALTH_CHECK_PORTS,
     LINKS,
-    POD_CIDRS,
     PORT_RANGES,
     SENDERS,
     VIPS,
@@ -75,7 +74,7 @@ def places(body):
 
 
 def test_what_goes_comes_before_what_is_added(nft):
-    nft.run(ElementTransaction(STEPS))
+    nft.run(ElementTransaction.of(STEPS))
     sent = nft._wire.messages
     assert [kind for kind, _, _, _ in sent] == [BEGIN, DELETE, DELETE, NEW, NEW, END]
     assert [sequence for _, _, sequence, _ in sent[:-1]] == [0, 1, 2, 3, 4]
@@ -102,26 +101,26 @@ def test_what_goes_comes_before_what_is_added(nft):
     ],
 )
 def test_what_is_sent_is_read_back(nft, slot, value):
-    nft.run(ElementTransaction([ElementStep(slot, value)] * 2))  # the second begins where the first one ends
+    nft.run(ElementTransaction.of([ElementStep(slot, value)] * 2))  # the second begins where the first one ends
     (body,) = [body for kind, _, _, body in nft._wire.messages if kind == NEW]
     assert [unpack_one(slot.set, raw) for raw in elements._elements(body)] == [(slot, value)] * 2
 
 
 def test_one_reply_is_asked_for(nft):
-    nft.run(ElementTransaction(STEPS))
+    nft.run(ElementTransaction.of(STEPS))
     assert [bool(flags & NLM_F_ACK) for _, flags, _, _ in nft._wire.messages] == [False] * 4 + [True, False]
 
 
 def test_only_what_is_added_may_be_created(nft):
-    nft.run(ElementTransaction(STEPS))
+    nft.run(ElementTransaction.of(STEPS))
     created = [bool(flags & NLM_F_CREATE) for _, flags, _, _ in nft._wire.messages[1:-1]]
     assert created == [False, False, True, True]
 
 
 def test_the_text_of_a_transaction_is_that_of_its_steps():
     written = new_transaction()
-    write_steps(written, STEPS)
-    assert str(ElementTransaction(STEPS)) == str(written)
+    ElementTransaction.of(STEPS).write(written)
+    assert str(ElementTransaction.of(STEPS)) == str(written)
     assert str(written).splitlines() == [
         "delete element inet ipvsproxy frontends4 { 10.96.0.1 . tcp . 443 }",
         "delete element inet ipvsproxy vips4 { 10.96.0.1 }",
@@ -132,7 +131,7 @@ def test_the_text_of_a_transaction_is_that_of_its_steps():
 
 def test_a_list_of_elements_fits_an_attribute(nft):
     steps = [ElementStep(ElementKey(VIPS[4], number.to_bytes(4)), "") for number in range(5000)]
-    nft.run(ElementTransaction(steps))
+    nft.run(ElementTransaction.of(steps))
     lists = [body for kind, _, _, body in nft._wire.messages if kind == NEW]
     assert len(lists) > 1
     assert all(len(body) < 1 << 16 for body in lists)
@@ -141,26 +140,26 @@ def test_a_list_of_elements_fits_an_attribute(nft):
 
 
 def test_intervals_of_one_field_and_rules_go_through_libnftables(nft):
-    interval = ElementTransaction([ElementStep(element("pod_cidrs4", "10.244.0.0/16"), ""), *STEPS])
+    interval = ElementTransaction.of([ElementStep(element("pod_cidrs4", "10.244.0.0/16"), ""), *STEPS])
     rules = new_transaction()
     rules.insert_rules("excluded", ["drop"])
     for transaction in (interval, rules):
         nft.run(transaction)
     assert nft._libnftables.written == [str(interval), str(rules)]
     assert not nft._wire.messages
-    assert not element_changes.is_packed(element(POD_CIDRS[6].name, "fd00::/8"))
+    assert not interval.is_packed
 
 
 def test_nothing_is_sent_for_nothing(nft):
-    assert not ElementTransaction([])
-    nft.run(ElementTransaction([]))
+    assert not ElementTransaction.of([])
+    nft.run(ElementTransaction.of([]))
     assert not nft._wire.messages
 
 
 def test_a_refusal_names_the_set(nft):
     nft._wire = TransactionWire((3, errno.EEXIST))
     with pytest.raises(NftError, match=r"File exists \(set frontends4\)") as refused:
-        nft.run(ElementTransaction(STEPS))
+        nft.run(ElementTransaction.of(STEPS))
     assert refused.value.errno == errno.EEXIST
 
 
@@ -175,5 +174,5 @@ def test_a_refusal_names_the_set(nft):
 def test_what_fails_as_a_whole_has_the_error_of_the_kernel(nft, failure, code):
     nft._wire = TransactionWire(failure)
     with pytest.raises(NftError) as refused:
-        nft.run(ElementTransaction(STEPS))
+        nft.run(ElementTransaction.of(STEPS))
     assert refused.value.errno == code

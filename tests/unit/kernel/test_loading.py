@@ -169,6 +169,15 @@ def test_a_table_that_may_serve_is_replaced_in_one_transaction(node, stamp, kern
     assert "endpoints4 {" in text
 
 
+def test_at_a_start_elements_of_servers_come_behind_the_rules(node, kernel):
+    kernel.rules.begin({PODS: ""} | ELEMENTS)
+    rules, elements = node.nft.transactions
+    assert "add element inet ipvsproxy pod_cidrs4" in rules
+    assert rules.count("add element") == 1
+    assert "table" not in elements
+    assert kernel.shadow.elements == {PODS: ""} | ELEMENTS
+
+
 def test_the_short_path_of_a_second_stage_takes_nothing_away(node, kernel):
     kernel.rules.begin({PODS: ""} | ELEMENTS)
     node.nft.transactions.clear()

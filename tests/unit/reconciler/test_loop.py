@@ -111,9 +111,10 @@ def test_a_restart_with_nothing_changed_writes_nothing_but_one_ruleset(node):
     objects = service(), slice_of("web", "10.244.1.1")
     RestartedProxy(node).list(*objects)
     before, rules = node.writes, node.nft.dump()
+    assert len(node.nft.transactions) == 2  # rules, and elements behind them
     RestartedProxy(node).list(*objects)
     assert node.writes == before
-    assert len(node.nft.transactions) == 2
+    assert len(node.nft.transactions) == 3
     assert node.nft.dump() == rules
 
 

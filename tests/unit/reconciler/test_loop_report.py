@@ -200,10 +200,11 @@ def test_refused_rules_leave_their_family_behind(reported):
 
 
 def test_a_sync_that_fails_altogether(reported):
-    reported.node.nft.fail_next = errno.ENOMEM
+    reported.node.nft.poison, reported.node.nft.poison_code = "table", errno.ENOMEM
     reported.list(service())
     assert reported.report.of("failed") == [[]]
     assert reported.report.of("synced") == []
+    reported.node.nft.poison = None
     reported.loop.reconcile([NodeAddressesChanged()])
     assert reported.report.of("synced") == []
     reported.wait(1)

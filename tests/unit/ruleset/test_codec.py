@@ -11,8 +11,9 @@ from ipvsproxy.ruleset.codec import (
     element_text,
     key_text,
     pack,
-    pack_key,
-    pack_value,
+    pack_interval,
+    pack_keys,
+    pack_values,
     pack_verdict,
     texts,
     unpack,
@@ -228,8 +229,7 @@ def test_source_ranges():
 )
 def test_a_key_is_packed_as_it_is_read(name, text):
     slot = element(name, text)
-    key, end = pack_key(slot)
-    assert bool(end) is slot.set.interval
+    key, end = pack_interval(slot) if slot.set.interval else (*pack_keys(slot.set, [(slot, "")]), b"")
     found, _ = unpack_one(slot.set, RawElement(key, end))
     assert found == slot
 
@@ -244,15 +244,16 @@ def test_a_key_is_packed_as_it_is_read(name, text):
     ],
 )
 def test_a_value_is_packed_as_it_is_read(kind, owner, rest, value):
-    key, end = pack_key(ElementKey(kind, owner, rest))
-    _, found = unpack_one(kind, RawElement(key, end, value=pack_value(kind, value)))
+    elements = [(ElementKey(kind, owner, rest), value)]
+    (key,), (packed,) = pack_keys(kind, elements), pack_values(kind, elements)
+    _, found = unpack_one(kind, RawElement(key, value=packed))
     assert found == value
 
 
 @pytest.mark.parametrize("verdict", ["accept", "drop", "goto endpoints_12"])
 def test_a_verdict_is_packed_as_it_is_read(verdict):
     code, chain = pack_verdict(verdict)
-    key, _ = pack_key(ElementKey(FRONTENDS[4], WEB))
+    (key,) = pack_keys(FRONTENDS[4], [(ElementKey(FRONTENDS[4], WEB), verdict)])
     assert unpack_one(FRONTENDS[4], RawElement(key, code=code, chain=chain))[1] == verdict
 
 

@@ -5,17 +5,26 @@ on our side how many Services are planned. Counts, not times, so that it can be 
 """
 
 import collections
+import sys
 
 import pytest
 from msgspec.structs import replace
 
 import ipvsproxy.reconciler.planning
 from ipvsproxy.base.address import parse_ip
-from ipvsproxy.config import DataPath
+from ipvsproxy.config import DataPath, VipMode
 from ipvsproxy.exchange.inbox import Changed, Inbox, Kind, Listed, Removed
+from ipvsproxy.kernel import element_changes, rules
+from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.model import Namespace, Node, Pod
+from ipvsproxy.plan.planner import plan_service
+from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.process.assembly import make_loop
+from ipvsproxy.ruleset import codec
+from ipvsproxy.ruleset.codec import element_text
 from ipvsproxy.ruleset.schema import BY_SOURCE, SETS
+from tests.bench.instructions import MeasuredNode
+from tests.support import build
 from tests.support.build import config, service, slice_of
 from tests.support.memory_kernel import MemoryIpvs, MemoryLinks, MemoryNode
 
@@ -136,6 +145,41 @@ def test_a_change_on_the_short_path_costs_the_same_on_a_small_and_a_big_node(sho
     # A frontend that has gone takes its connections with it, wherever it comes back.
     assert big["sweeps"] <= 2
     assert big.get("messages", 0) <= 2
+
+
+def test_on_the_short_path_one_endpoint_in_place_of_another_changes_nothing_of_the_rest():
+    """Of five endpoints, whose elements are 10 of 16."""
+    ledger, owner = Ledger(VipMode.ADDRESS), RankedService("", "default/web")
+    facts, settings, addresses = (
+        build.node(),
+        config(data_path=DataPath.AUTO),
+        [f"10.244.2.{n}" for n in range(1, 6)],
+    )
+    made, replaced = (
+        plan_service(service(), [slice_of("web", *found)], facts, settings)
+        for found in (addresses, [*addresses[:-1], "10.244.2.9"])
+    )
+    assert len(ledger.replace(owner, made).slots) == 16
+    place, left, came = sorted(map(element_text, ledger.replace(owner, replaced).slots))
+    assert place.startswith("endpoints4 { 10.96.0.10 . tcp . 80 . ")
+    assert (left, came) == tuple(f"short_endpoints4 {{ 10.244.2.{n} . tcp . 8080 }}" for n in (5, 9))
+
+
+def calls_for_elements(size):
+    """Count the calls of functions that load the rules and elements of a first start."""
+    node, counts = MeasuredNode(size, DataPath.AUTO), collections.Counter()
+    files = (codec.__file__, element_changes.__file__, rules.__file__)
+    sys.setprofile(lambda frame, event, _: counts.update([event] if frame.f_code.co_filename in files else ()))
+    try:
+        node.list()
+    finally:
+        sys.setprofile(None)
+    return counts["call"]
+
+
+def test_at_a_first_start_no_function_is_called_for_each_element():
+    more = calls_for_elements(300) - calls_for_elements(100)
+    assert more < 200  # Services, with 15 elements each: there are more messages
 
 
 def test_a_burst_is_one_turn_with_one_batch(nodes):
