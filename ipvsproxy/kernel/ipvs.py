@@ -11,7 +11,10 @@ import struct
 from collections.abc import Iterator, Sequence
 
 import msgspec
+import structlog
 
+from ipvsproxy.base import messages
+from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.kernel.ipvs_reader import NETLINK_GENERIC, IpvsReader
 from ipvsproxy.kernel.wire.ipvs import (
     IPVS_CMD_ATTR_TIMEOUT_TCP,
@@ -50,6 +53,8 @@ ALREADY_GONE = {Verb.DEL_SERVICE: (errno.ESRCH, errno.ENOENT), Verb.DEL_DEST: (e
 LONGEST = 0xFFFFFFFF
 PROBE = FrontendKey(bytes((198, 51, 100, 0)), socket.IPPROTO_TCP, 20000)
 """A frontend that no Service has (TEST-NET-2), on which a scheduler is tested."""
+
+log = structlog.get_logger()
 
 
 class StepRefused(msgspec.Struct, frozen=True):
@@ -199,3 +204,21 @@ def _is_there(refused: StepRefused) -> bool:
 
 def _set_instead(step: IpvsStep) -> IpvsStep:
     return IpvsStep(ALREADY_THERE[step.verb], step.key, step.server, step.destinations, step.attributes)
+
+
+def report(refused: Sequence[StepRefused]) -> None:
+    """Log what IPVS refused: each object once, and not thousands of them."""
+    logged: dict[FrontendKey, StepRefused] = {}
+    for item in refused:
+        if len(logged) < LOGGED_AT_ONCE:
+            logged.setdefault(item.step.key, item)
+    for key, item in logged.items():
+        log.error(
+            messages.IPVS_REFUSED,
+            verb=item.step.verb.name,
+            frontend=str(key),
+            destination=str(item.destination) if item.destination else None,
+            err=item.reason,
+        )
+    if len(refused) > len(logged):
+        log.error("Kernel refused more IPVS changes", count=len(refused) - len(logged))

@@ -16,9 +16,8 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.base.address import format_ip
-from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.kernel.conntrack import Conntrack
-from ipvsproxy.kernel.ipvs import Ipvs, StepRefused
+from ipvsproxy.kernel.ipvs import Ipvs, StepRefused, report
 from ipvsproxy.kernel.ipvs_reader import NOT_THERE
 from ipvsproxy.kernel.links import Links, reserved
 from ipvsproxy.kernel.own_source import give_back_sources
@@ -331,21 +330,3 @@ class Kernel:
             log.error(messages.VIP_REFUSED, vip=format_ip(vip.address), err=os.strerror(code), bind=present)
             failed.vips.add(vip.address)
             failed.reasons[vip.address] = os.strerror(code)
-
-
-def report(refused: Sequence[StepRefused]) -> None:
-    """Log what IPVS refused: each object once, and not thousands of them."""
-    logged: dict[FrontendKey, StepRefused] = {}
-    for item in refused:
-        if len(logged) < LOGGED_AT_ONCE:
-            logged.setdefault(item.step.key, item)
-    for key, item in logged.items():
-        log.error(
-            messages.IPVS_REFUSED,
-            verb=item.step.verb.name,
-            frontend=str(key),
-            destination=str(item.destination) if item.destination else None,
-            err=item.reason,
-        )
-    if len(refused) > len(logged):
-        log.error("Kernel refused more IPVS changes", count=len(refused) - len(logged))

@@ -7,12 +7,11 @@ frontends share is in `plan.port_plan`, what happens when two Services claim one
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from ipvsproxy.base.address import Cidr, family
-from ipvsproxy.base.frontend import EVERY_PORT
 from ipvsproxy.config import Config
 from ipvsproxy.config.annotation_values import ONE_FOR_ALL_PORTS
 from ipvsproxy.plan.balance import NOTHING_SPECIAL, Destinations, balance_of, complaints
@@ -31,7 +30,7 @@ from ipvsproxy.plan.port_ranges import (
     with_ftp,
     with_ranges,
 )
-from ipvsproxy.plan.safety import AddressRefusal, without
+from ipvsproxy.plan.safety import AddressRefusal, is_refused, refused_ports, without
 from ipvsproxy.plan.server import unused_server_wishes
 from ipvsproxy.plan.source_ranges import AdmittedSources, admissions_of, allowed
 from ipvsproxy.plan.state import (
@@ -101,9 +100,9 @@ def plan_service(  # noqa: PLR0913
             return _frontends(ranged, dict.fromkeys(ranged.ports, 0), balanced, node, config, tally)
 
         planned = _with_ranged(service, slices, tuple(planned), plan, tally)
-    refused = _refused_ports(refusals) if refusals else ()
+    refused = refused_ports(refusals) if refusals else ()
     for tier, frontend in planned:
-        if not (refused and _is_refused(frontend.key, refused)):
+        if not (refused and is_refused(frontend.key, refused)):
             _add(frontend, frontends)
             tally.ends[tier] = len(frontends)
     if tally.is_cut:
@@ -126,17 +125,6 @@ def _permitted(service: Service, refusals: Sequence[AddressRefusal], config: Con
     if service.external_ips and not config.allow_external_ips:
         service = msgspec.structs.replace(service, external_ips=())
     return service
-
-
-def _refused_ports(refusals: Iterable[AddressRefusal]) -> frozenset[tuple[bytes, int, int]]:
-    return frozenset((refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port)
-
-
-def _is_refused(key: FrontendKey, refused: Collection[tuple[bytes, int, int]]) -> bool:
-    of_key = (0, key.protocol)
-    if key.port == EVERY_PORT:
-        return any(key.address == address and protocol in of_key for address, _, protocol in refused)
-    return any((key.address, key.port, protocol) in refused for protocol in of_key)
 
 
 def _add(frontend: Frontend, frontends: dict[FrontendKey, Frontend]) -> None:

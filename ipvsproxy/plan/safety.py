@@ -6,7 +6,7 @@ written by anyone who may write a Service (CVE-2020-8554), load balancer IPs by 
 the Service that address and no more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,12 +22,13 @@ from ipvsproxy.base.address import (
     is_unspecified,
     parse_cidr,
 )
+from ipvsproxy.base.frontend import EVERY_PORT
 from ipvsproxy.config import Config
 from ipvsproxy.plan.addresses import Addresses
 from ipvsproxy.plan.metadata import METADATA_SERVICES
 from ipvsproxy.plan.model import Service
 from ipvsproxy.plan.node import NodeFacts
-from ipvsproxy.plan.state import Claim
+from ipvsproxy.plan.state import Claim, FrontendKey
 from ipvsproxy.plan.waiting import RankedService
 
 HOST_PORTS = {22: "ssh", 10250: "the kubelet"}
@@ -87,6 +88,19 @@ def without(service: Service, refusals: Sequence[AddressRefusal]) -> Service:
         external_ips=tuple(address for address in service.external_ips if address not in gone),
         load_balancer_ips=tuple(address for address in service.load_balancer_ips if address not in gone),
     )
+
+
+def refused_ports(refusals: Iterable[AddressRefusal]) -> frozenset[tuple[bytes, int, int]]:
+    """Return what is refused of single ports, as `is_refused` takes it: address, port, protocol (0: all)."""
+    return frozenset((refusal.address, refusal.port, refusal.protocol) for refusal in refusals if refusal.port)
+
+
+def is_refused(key: FrontendKey, refused: Collection[tuple[bytes, int, int]]) -> bool:
+    """Whether one of the refused ports is a frontend's; with ranges of ports a frontend has all of its address."""
+    of_key = (0, key.protocol)
+    if key.port == EVERY_PORT:
+        return any(key.address == address and protocol in of_key for address, _, protocol in refused)
+    return any((key.address, key.port, protocol) in refused for protocol in of_key)
 
 
 class _Judge:
