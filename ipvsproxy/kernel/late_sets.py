@@ -7,12 +7,12 @@ interval, leads them to a chain with the intervals of their frontend. Frontends 
 one. A second transaction takes all that away.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.ruleset.codec import interval_text, owners_text
-from ipvsproxy.ruleset.elements import Element
+from ipvsproxy.ruleset.elements import BySet, Element, ElementKey
 from ipvsproxy.ruleset.schema import ALLOWED, PING_ALLOWED, PORT_RANGES, RANGE_MASQUERADE, SetSchema
 from nft import Transaction
 
@@ -46,6 +46,14 @@ class RulesInPlace(NamedTuple):
 
     def __bool__(self) -> bool:
         return bool(self.chains)
+
+
+def late_at_once(new: BySet, known: Container[ElementKey]) -> Iterator[Element]:
+    """Yield new elements of late sets whose frontend is known, so that packets may meet them at once."""
+    for kind in new.keys() & LATE_SETS.keys():
+        for slot, value in new[kind]:
+            if slot.restricted_frontend in known:
+                yield slot, value
 
 
 def rules_in_place(elements: Iterable[Element]) -> RulesInPlace:
