@@ -230,6 +230,7 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
             and self.bind == other.bind
             and self.health_check_port == other.health_check_port
             and self.path is other.path
+            and (self.path is IPVS_PATH or self.server.scheduler == other.server.scheduler)
             and self.internal == other.internal
             and self.ping == other.ping
             and self.port_ranges == other.port_ranges

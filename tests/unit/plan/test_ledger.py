@@ -1,4 +1,4 @@
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ipvsproxy.base.address import parse_ip
@@ -204,6 +204,45 @@ def test_any_history_ends_where_a_cold_start_ends(history):
     for name, state in shadow.servers.items():
         assert {d for d, a in state.destinations.items() if a.weight} == set(cold.frontends[name].destinations)
     assert diff(cold.everything(), ledger, shadow, lambda _: False) == Steps()
+
+
+NAMES = {"web-1": "10.244.1.1", "web-2": "10.244.2.2"}
+versions = st.tuples(
+    st.sampled_from(("ipvs", "auto")),
+    st.sampled_from(("rr", "wrr")),
+    st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    st.lists(st.sampled_from(tuple(NAMES)), unique=True),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+def put_version(ledger, version):
+    data_path, scheduler, weights, names, external_local, internal_local, is_ranged = version
+    svc = service(
+        load_balancer_ips=["203.0.113.5"],
+        data_path=data_path,
+        scheduler=scheduler,
+        weights=tuple(zip(NAMES, weights, strict=True)),
+        external_local=external_local,
+        internal_local=internal_local,
+        source_ranges=["198.18.0.0/15"] if is_ranged else [],
+    )
+    return put(ledger, svc, *(endpoint(NAMES[name], name=name) for name in names))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(versions, min_size=1, max_size=6))
+@example([("auto", name, (3, 2), ["web-1", "web-2"], False, False, False) for name in ("rr", "wrr")])
+def test_a_service_has_the_elements_that_its_last_version_needs(history):
+    """Whichever of its annotations have changed: on the short path places follow from scheduler and weights."""
+    ledger, shadow = new_ledger(), KernelState()
+    for version in history:
+        apply(diff(put_version(ledger, version), ledger, shadow, lambda _: False), shadow)
+    cold = new_ledger()
+    put_version(cold, history[-1])
+    assert ledger.elements == shadow.elements == cold.elements
 
 
 def test_endpoint_helper_guesses_the_node():
