@@ -130,6 +130,7 @@ def test_a_start_loads_what_is_needed_and_nothing_else(node, kernel):
 
 
 PODS = element("pod_cidrs4", "10.244.0.0/16")
+WEB_6 = "203.0.113.6 . tcp . 443"
 
 
 def on_the_short_path(number):
@@ -171,11 +172,22 @@ def test_a_table_that_may_serve_is_replaced_in_one_transaction(node, stamp, kern
 
 def test_at_a_start_elements_of_servers_come_behind_the_rules(node, kernel):
     kernel.rules.begin({PODS: ""} | ELEMENTS)
-    rules, elements = node.nft.transactions
+    rules, *elements = node.nft.transactions
     assert "add element inet ipvsproxy pod_cidrs4" in rules
     assert rules.count("add element") == 1
-    assert "table" not in elements
+    assert not any("table" in text for text in elements)
     assert kernel.shadow.elements == {PODS: ""} | ELEMENTS
+
+
+def test_at_a_start_source_ranges_are_there_before_they_are_asked_for(node, kernel):
+    """Rules of a kube-proxy may serve such an address until then, and packets find new ranges late."""
+    of_another = {element("allowed4", f"{WEB_6} . 10.0.0.0/8"): "", element("ranged4", WEB_6): ""}
+    for wanted in ({PODS: ""} | ELEMENTS, {PODS: ""} | ELEMENTS | of_another):
+        kernel.rules.begin(wanted)
+        allowed, asked = node.nft.transactions[-2:]
+        assert "add element inet ipvsproxy allowed4" in allowed
+        assert "ranged4" not in allowed
+        assert "add element inet ipvsproxy ranged4" in asked
 
 
 def test_the_short_path_of_a_second_stage_takes_nothing_away(node, kernel):
