@@ -56,6 +56,14 @@ def late_at_once(new: BySet, known: Container[ElementKey]) -> Iterator[Element]:
                 yield slot, value
 
 
+def late_of(new: BySet) -> BySet:
+    """Take the elements of late sets out of new ones: where nothing asks for them yet, they can come before these.
+
+    At a start rules of a kube-proxy may serve these frontends, so that packets meet what asks for ranges at once.
+    """
+    return {kind: new.pop(kind) for kind in LATE_SETS if kind in new}
+
+
 def rules_in_place(elements: Iterable[Element]) -> RulesInPlace:
     """Return rules that do what new elements of late sets do."""
     chains: dict[str, Sequence[str]] = {}

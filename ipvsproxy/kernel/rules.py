@@ -20,7 +20,14 @@ import structlog
 
 from ipvsproxy.base import messages
 from ipvsproxy.kernel.element_changes import ElementTransaction
-from ipvsproxy.kernel.late_sets import LATE_SETS, RulesInPlace, add_rules, rules_in_place, withdraw_rules
+from ipvsproxy.kernel.late_sets import (
+    RulesInPlace,
+    add_rules,
+    late_at_once,
+    late_of,
+    rules_in_place,
+    withdraw_rules,
+)
 from ipvsproxy.kernel.parts import RulesetParts
 from ipvsproxy.kernel.refused_elements import report
 from ipvsproxy.kernel.ruleset import Ruleset, layout
@@ -33,7 +40,7 @@ from ipvsproxy.plan.diff import ElementStep, differing, record_element
 from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.state import Dirty, KernelState
 from ipvsproxy.ruleset.codec import texts
-from ipvsproxy.ruleset.elements import BySet, Element, ElementKey, Value, by_set, needed_parts
+from ipvsproxy.ruleset.elements import Element, ElementKey, Value, by_set, needed_parts
 from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SetSchema
 from nft import Client, NftError, Transaction
 
@@ -101,14 +108,14 @@ class Rules:
             return self.load(elements)
         parts = needed_parts(elements)
         gone, come = map(by_set, differing(self._shadow.elements if self._stamp else {}, elements))
-        late = {kind: come.pop(kind) for kind in LATE_SETS if kind in come}
+        late = late_of(come)
         try:
             if self._stamp:
                 self._add_parts(self._parts.missing(parts))
             else:
                 with_rules = [kind for kind in come if not kind.is_packed]
                 self._load(dict(chain(*map(come.pop, with_rules))), parts)
-            if late:  # before what asks for them: rules of a kube-proxy may still serve those whom they let in
+            if late:
                 self._carry_out(ElementTransaction({}, late), frozenset())
             self._carry_out(ElementTransaction(gone, come), frozenset())
         except NftError:
@@ -279,7 +286,7 @@ class Rules:
 
     def _carry_out(self, changed: ElementTransaction, parts: frozenset[str]) -> None:
         """Change elements, together with parts of which some need them. Raises NftError."""
-        rules = rules_in_place(self._late_at_once(changed.come))
+        rules = rules_in_place(late_at_once(changed.come, self._shadow.elements))
         transaction: Transaction = changed
         if parts or rules:
             transaction = new_transaction()
@@ -287,13 +294,6 @@ class Rules:
             changed.write(transaction)
             add_rules(transaction, rules)
         self._run(transaction, parts, rules)
-
-    def _late_at_once(self, elements: BySet) -> Iterator[Element]:
-        """Yield new elements that packets would find late, of what may be in use already."""
-        for kind in elements.keys() & LATE_SETS.keys():
-            for slot, value in elements[kind]:
-                if slot.restricted_frontend in self._shadow.elements:
-                    yield slot, value
 
     def follow_others(self) -> None:
         """Load the parts that rules of other programs have made necessary. Raises NftError."""
