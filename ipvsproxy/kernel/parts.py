@@ -32,11 +32,10 @@ class RulesetParts:
 
     def missing_for(self, steps: Sequence[ElementStep], shadow: KernelState) -> frozenset[str]:
         """Return the parts that changes need, and that are not there."""
-        slots = [step.slot for step in steps if step.value is not None]
-        needed = needed_parts(slots, shadow.elements, shadow.servers)
-        if SOURCE_RANGES in self.there and RANGES_BY_IPVS not in self.there:
-            verdicts = ((step.slot, step.value) for step in steps if step.value is not None)
-            needed |= parts_for_servers(verdicts, shadow.elements)
+        coming = {step.slot: step.value for step in steps if step.value is not None}
+        needed = needed_parts(coming, shadow.elements, shadow.servers)
+        if RANGES_BY_IPVS not in self.there and (SOURCE_RANGES in self.there or SOURCE_RANGES in needed):
+            needed |= parts_for_servers(coming, shadow.elements)
         missing = needed - self.there
         return self.missing(missing) if missing else NONE
 

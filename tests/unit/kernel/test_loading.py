@@ -337,6 +337,16 @@ def test_rules_for_what_ipvs_would_take_are_there_before_its_server(node, kernel
     assert seen == [True]
 
 
+def test_a_frontend_that_leaves_the_short_path_as_it_gets_ranges_has_the_rules_for_ipvs(node, kernel):
+    """It had no endpoint, so that its verdict changes with the other elements, and before its mark goes."""
+    verdict = element("frontends4", WEB)
+    kernel.rules.load({SHORT: "", verdict: "goto refuse"})
+    steps = [ElementStep(slot, "") for slot in ELEMENTS]
+    kernel.rules.change([*steps, ElementStep(verdict, "goto own", replaces=True)], Dirty())
+    kernel.rules.change([ElementStep(SHORT, None)], Dirty())
+    assert chains_of(SOURCE_RANGES) | chains_of(RANGES_BY_IPVS) <= node.nft.chains
+
+
 def test_rules_that_could_not_come_before_the_server_come_with_the_redirect(node, kernel):
     verdict = element("frontends4", WEB)
     kernel.rules.load(ELEMENTS | {SHORT: "", verdict: "goto endpoints_1"})
