@@ -1,5 +1,6 @@
-"""The log lines about elements that nftables refused."""
+"""What nftables refuses: how its answers are to be understood, and the log lines about elements."""
 
+import errno
 from itertools import islice
 
 import structlog
@@ -10,6 +11,13 @@ from ipvsproxy.base.budget import LOGGED_AT_ONCE
 from ipvsproxy.plan.state import Dirty
 from ipvsproxy.ruleset.codec import element_text, key_text, owner_text
 from ipvsproxy.ruleset.elements import ElementKey
+
+CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
+"""Answers of nftables that mean: the table is not what we think it is."""
+REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
+"""Answers that are about something in a transaction, and not about the state the machine is in."""
+DIVISIBLE = (*REFUSALS, errno.EMSGSIZE)
+"""Answers after which the halves of a change are tried: parts of one that is too large for a datagram may fit."""
 
 log = structlog.get_logger()
 

@@ -11,7 +11,6 @@ in halves. Rules that are loaded whole must be live at once: there the kernel is
 without carrying anything out, and then everything that it takes is loaded in one transaction.
 """
 
-import errno
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -29,7 +28,7 @@ from ipvsproxy.kernel.late_sets import (
     withdraw_rules,
 )
 from ipvsproxy.kernel.parts import RulesetParts
-from ipvsproxy.kernel.refused_elements import report
+from ipvsproxy.kernel.refused_elements import CONTRADICTIONS, DIVISIBLE, REFUSALS, report
 from ipvsproxy.kernel.ruleset import Ruleset, layout
 from ipvsproxy.kernel.scripts import PARTS, Scripts
 from ipvsproxy.kernel.tables import TABLE, delete_tables, new_transaction
@@ -44,12 +43,6 @@ from ipvsproxy.ruleset.elements import Element, ElementKey, Value, by_set, neede
 from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SetSchema
 from nft import Client, NftError, Transaction
 
-CONTRADICTIONS = (errno.ENOENT, errno.EEXIST)
-"""Answers of nftables that mean: the table is not what we think it is."""
-REFUSALS = (*CONTRADICTIONS, errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.ENOTEMPTY)
-"""Answers that are about something in a transaction, and not about the state the machine is in."""
-DIVISIBLE = (*REFUSALS, errno.EMSGSIZE)
-"""Answers after which the halves of a change are tried: parts of one that is too large for a datagram may fit."""
 MAX_HALVINGS = 100
 """Of one transaction: some ten faults among thousands of frontends. The rest is found with the next try."""
 
