@@ -17,7 +17,7 @@ NONE: frozenset[str] = frozenset()
 
 
 class RulesetParts:
-    """The parts that are `there`. Rules of others are looked at when one is missing, and by `missing`."""
+    """The parts that are `there`. Rules of others are looked at when one is missing."""
 
     def __init__(self, forwarding: Forwarding, notrack: Notrack) -> None:
         self.there = NONE
@@ -28,7 +28,8 @@ class RulesetParts:
         self, elements: Mapping[ElementKey, Value], shadow: KernelState, more: frozenset[str] = NONE
     ) -> frozenset[str]:
         """Return all parts that rules need which are loaded with some elements."""
-        return self._with_others(self.there | more | needed_parts(elements, servers=shadow.servers))
+        parts = self.there | more | needed_parts(elements, servers=shadow.servers)
+        return parts.union(self._because_of_forward(parts), self._because_of_notrack(parts))
 
     def missing_for(self, steps: Sequence[ElementStep], shadow: KernelState) -> frozenset[str]:
         """Return the parts that changes need, and that are not there."""
@@ -36,26 +37,27 @@ class RulesetParts:
         needed = needed_parts(coming, shadow.elements, shadow.servers)
         if RANGES_BY_IPVS not in self.there and (SOURCE_RANGES in self.there or SOURCE_RANGES in needed):
             needed |= parts_for_servers(coming, shadow.elements)
-        missing = needed - self.there
-        return self.missing(missing) if missing else NONE
+        return self.missing(needed) if needed - self.there else NONE
 
-    def missing(self, parts: frozenset[str] = NONE) -> frozenset[str]:
-        """Return what is not there of some parts, and of those that rules of other programs make necessary."""
-        return self._with_others(parts | self.there) - self.there
+    def missing(self, parts: frozenset[str] = NONE, *, anew: bool = False) -> frozenset[str]:
+        """Return what is not there of some parts, and of those that rules of other programs make necessary.
+
+        `anew`: also because of the parts that are there, which were judged when they came.
+        """
+        both = parts | self.there
+        others = {*self._because_of_forward(both), *self._because_of_notrack(both if anew else parts - self.there)}
+        return parts.union(others) - self.there
 
     def tidy(self) -> None:
         """Take away what is ours in chains of others and not needed any more."""
         self._forwarding.tidy()
-
-    def _with_others(self, parts: frozenset[str]) -> frozenset[str]:
-        return parts.union(self._because_of_forward(parts), self._because_of_notrack(parts))
 
     def _because_of_forward(self, parts: frozenset[str]) -> Iterator[str]:
         if self._forwarding.ensure(new=SHORT_PATH in parts):
             yield REPLIES
 
     def _because_of_notrack(self, parts: frozenset[str]) -> Iterator[str]:
-        """Rules are read only where a part would be needed."""
+        """All rules of the node are read, only where a part would be needed."""
         more = [name for part, name in FOR_UNTRACKED.items() if part in parts]
         if more and self._notrack.is_there():
             yield from more

@@ -288,9 +288,9 @@ class Rules:
             add_rules(transaction, rules)
         self._run(transaction, parts, rules)
 
-    def follow_others(self) -> None:
-        """Load the parts that rules of other programs have made necessary. Raises NftError."""
-        missing = self._parts.missing()
+    def follow_others(self, *, anew: bool = True) -> None:
+        """Load the parts that rules of others have made necessary; `anew`: all rules are read. Raises NftError."""
+        missing = self._parts.missing(anew=anew)
         if self._stamp:
             self._add_parts(missing)
 

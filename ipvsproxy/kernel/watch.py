@@ -264,7 +264,7 @@ class RuleNotifications:
         self._filter = attribute(NFTA_TABLE_NAME, b"filter\0")
         self._noticed = noticed
         self._sets: set[bytes] = set()
-        self._whole = self._others = False
+        self._whole = self._forward = self._untracked = False
 
     def lost(self) -> None:
         """Any elements may have changed; anything else of the table is seen by its stamp."""
@@ -282,7 +282,8 @@ class RuleNotifications:
                 else:
                     self._whole = True
             elif number in FILTERING:
-                self._others |= self._may_drop(body) or keeps_from_conntrack(body)
+                self._forward |= self._may_drop(body)
+                self._untracked |= keeps_from_conntrack(body)
 
     def _may_drop(self, body: bytes) -> bool:
         return body[0] in IP_FAMILIES and body.startswith(self._filter, NFGENMSG.size)
@@ -293,14 +294,15 @@ class RuleNotifications:
         return body[start + 4 : start + length]
 
     def _end(self, body: bytes) -> None:
-        if not (self._sets or self._whole or self._others):
+        if not (self._sets or self._whole or self._forward or self._untracked):
             return
         fields = dict(attributes(body, NFGENMSG.size))
         number = int.from_bytes(fields[NFTA_GEN_ID], "big")
         sets = frozenset(map(text, self._sets))
         program = text(bytes(fields.get(NFTA_GEN_PROC_NAME, b"")))
-        self._noticed(RulesChanged(number, sets, self._whole, program, others=self._others))
-        self._sets, self._whole, self._others = set(), False, False
+        forward, untracked = self._forward, self._untracked
+        self._noticed(RulesChanged(number, sets, self._whole, program, forward=forward, untracked=untracked))
+        self._sets, self._whole, self._forward, self._untracked = set(), False, False, False
 
 
 def _only_our_routes(channel: socket.socket) -> None:

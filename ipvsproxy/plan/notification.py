@@ -20,9 +20,9 @@ class RulesChanged(msgspec.Struct, frozen=True):
 
     `generation` is the kernel's number of it, `sets` are the sets whose elements have changed. `whole`: a table, a
     chain, a rule or a set as such. `program` is the name of the one that did it.
-    `unsure`: some transactions were lost, and any elements may have changed. `others`: chains or rules have
-    changed in a table `filter` of iptables-nft, where the chain FORWARD is, or there is a new rule that keeps
-    packets from conntrack.
+    `unsure`: some transactions were lost, and any elements may have changed. `forward`: chains or rules have
+    changed in a table `filter` of iptables-nft, where the chain FORWARD is. `untracked`: there is a new rule that
+    keeps packets from conntrack.
     """
 
     generation: int
@@ -30,7 +30,8 @@ class RulesChanged(msgspec.Struct, frozen=True):
     whole: bool = False
     program: str = ""
     unsure: bool = False
-    others: bool = False
+    forward: bool = False
+    untracked: bool = False
 
 
 Notification = VipsChanged | RulesChanged

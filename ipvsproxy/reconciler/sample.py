@@ -20,13 +20,14 @@ class Sampler(Part):
         super().__init__(clock)
         self._kernel = kernel
         self._repairer = repairer
-        self._others = False
+        self._others = self._untracked = False
         self._next = clock() + SAMPLE_SECONDS
 
     def mark(self, notice: Notification) -> None:
         """Remember that rules of others may have changed."""
         if not isinstance(notice, VipsChanged):
-            self._others |= notice.others or notice.unsure
+            self._untracked |= notice.untracked or notice.unsure
+            self._others |= notice.forward or self._untracked
 
     @property
     def next_due(self) -> float:
@@ -41,7 +42,7 @@ class Sampler(Part):
             if self._kernel.sample():
                 self._repairer.suspect_servers()
         if self._others:
-            self._others = False
+            anew, self._others, self._untracked = self._untracked, False, False
             with suppress(NftError, KernelError):
-                self._kernel.rules.follow_others()
+                self._kernel.rules.follow_others(anew=anew)
         return 0

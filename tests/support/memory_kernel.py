@@ -344,11 +344,13 @@ class MemoryForwarding:
 
 
 class MemoryNotrack:
-    """A node whose packets conntrack places, unless `hides`."""
+    """A node whose packets conntrack places, unless `hides`; `looks` counts how often its rules were read."""
 
     hides = False
+    looks = 0
 
     def is_there(self):
+        self.looks += 1
         return self.hides
 
 

@@ -378,6 +378,17 @@ def test_packets_that_conntrack_does_not_place_are_asked_for_where_there_are_suc
     assert of_node <= node.nft.chains
 
 
+def test_a_part_that_needs_no_other_has_no_rules_of_others_read(node, kernel):
+    """A kernel without an expression for direct server return refuses its part with each change, or half."""
+    kernel.rules.load({PODS: ""} | on_the_short_path(1))
+    node.nft.poison, node.nft.poison_code = "chain answers", errno.ENOENT
+    looks = node.notrack.looks
+    failed = Dirty()
+    kernel.rules.change([ElementStep(element("direct4", WEB), "")], failed)
+    assert failed
+    assert node.notrack.looks == looks
+
+
 def test_what_the_short_path_cannot_translate_is_asked_for_where_there_is_such(node, kernel):
     kernel.rules.load({PODS: ""} | on_the_short_path(1))
     of_part = chains_of(SHORT_UNTRACKED)

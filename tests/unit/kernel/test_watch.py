@@ -120,14 +120,14 @@ def test_tables_of_others_are_no_notification(rules, heard):
 def test_what_may_drop_replies_is_a_notification(rules, heard, number, family, told):
     kind, flags, sequence, body = rule(number, "filter")
     rules.take([(kind, flags, sequence, bytes((family,)) + body[1:]), generation(5), generation(6)])
-    assert heard == ([RulesChanged(5, others=True)] if told else [])
+    assert heard == ([RulesChanged(5, forward=True)] if told else [])
 
 
 def test_a_rule_that_keeps_packets_from_conntrack_is_a_notification(rules, heard):
     hides = attribute(4, attribute(1, attribute(1, b"notrack\0")))
     rules.take([rule(6, "raw", hides), generation(5), rule(8, "raw", hides), generation(6)])
     rules.take([rule(6, "raw", attribute(4, attribute(1, attribute(1, b"counter\0")))), generation(7)])
-    assert heard == [RulesChanged(5, others=True)]
+    assert heard == [RulesChanged(5, untracked=True)]
 
 
 class Noted:

@@ -295,12 +295,23 @@ def test_rules_for_what_another_program_hides_come_as_soon_as_it_does(repairing)
     repairing.loop.reconcile([])
     assert chain not in repairing.node.nft.chains
     repairing.now += SAMPLE_SECONDS
-    repairing.loop.reconcile([RulesChanged(0, others=True, program="node-cache")])
+    repairing.loop.reconcile([RulesChanged(0, untracked=True, program="node-cache")])
     assert chain in repairing.node.nft.chains
 
 
+@pytest.mark.parametrize(("what", "looks"), [("forward", 0), ("untracked", 1), ("unsure", 1)])
+def test_all_rules_are_read_again_only_when_they_may_hide_something(repairing, what, looks):
+    """A firewall, or a kube-proxy, may change its own each second, and have a hundred thousand."""
+    ranges = [ElementStep(element("ranged4", "203.0.113.5 . tcp . 443"), "")]
+    repairing.loop.parts.sampler._kernel.rules.change(ranges, Dirty())
+    before = repairing.node.notrack.looks
+    repairing.now += SAMPLE_SECONDS
+    repairing.loop.reconcile([RulesChanged(0, program="iptables", **{what: True})])
+    assert repairing.node.notrack.looks - before == looks
+
+
 def test_replies_are_marked_as_soon_as_others_may_drop_them(repairing):
-    notice = RulesChanged(0, others=True, program="iptables")
+    notice = RulesChanged(0, forward=True, program="iptables")
     repairing.now += SAMPLE_SECONDS
     repairing.loop.reconcile([notice])
     assert "unmark" not in repairing.node.nft.chains
