@@ -127,3 +127,12 @@ def test_weights_change_under_connections_and_lead_to_ipvs_where_they_are_too_la
                 assert short.has_server(family)
             assert [talk.ask().name for talk in talks] == names
     assert set(names) <= {"p11", "p21"}
+
+
+def test_the_scheduler_decides_whether_weights_count(short: ShortServices, family: int) -> None:
+    at = target(cluster_ip(WEB, family))
+    for scheduler, first in (("rr", 0.5), ("wrr", 0.75), ("rr", 0.5), ("wrr", 0.75)):
+        short.put(WEB, "p11 p21", annotations=weights("p11=3", scheduler))
+        eventually(lambda first=first: shares(short, "p12", at) == {"p11": first, "p21": 1 - first})
+    short.put(WEB, "p11", annotations=weights("p11=3"))
+    eventually(lambda: short.names("p12", family) == {"p11"})
