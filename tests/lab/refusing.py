@@ -10,12 +10,11 @@ from __future__ import annotations
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
 
 from ipvsproxy.__main__ import main
-from ipvsproxy.kernel.element_changes import KernelNft
-from ipvsproxy.plan.diff import ElementStep
+from ipvsproxy.kernel.element_changes import ElementTransaction, KernelNft
 from ipvsproxy.ruleset.codec import key_text
+from ipvsproxy.ruleset.elements import Element, ElementKey, Value
 from ipvsproxy.ruleset.schema import Field
 from nft import Transaction
 
@@ -29,18 +28,21 @@ def poisoned(file: pathlib.Path, text: str) -> str:
     return re.sub(f"({re.escape(file.read_text())} : )(?:accept|goto [a-z_]+)", rf"\1{NOWHERE}", text)
 
 
-def poisoned_steps(file: pathlib.Path, steps: Sequence[ElementStep]) -> Sequence[ElementStep]:
-    return [_poisoned(step, file.read_text()) for step in steps] if file.exists() else steps
+def poisoned_elements(file: pathlib.Path, transaction: ElementTransaction) -> ElementTransaction:
+    if not file.exists():
+        return transaction
+    frontend = file.read_text()
+    come = {kind: [_poisoned(*item, frontend) for item in found] for kind, found in transaction.come.items()}
+    return ElementTransaction(transaction.gone, come)
 
 
-def _poisoned(step: ElementStep, frontend: str) -> ElementStep:
-    if step.value is None or Field.VERDICT not in step.slot.set.value or key_text(step.slot) != frontend:
-        return step
-    return ElementStep(step.slot, NOWHERE, replaces=step.replaces)
+def _poisoned(slot: ElementKey, value: Value, frontend: str) -> Element:
+    is_it = Field.VERDICT in slot.set.value and key_text(slot) == frontend
+    return slot, NOWHERE if is_it else value
 
 
 if __name__ == "__main__":
     name = pathlib.Path(sys.argv.pop(1))
     Transaction.__str__ = lambda self: poisoned(name, _TEXT(self))
-    KernelNft._change = lambda self, steps: _CHANGE(self, poisoned_steps(name, steps))
+    KernelNft._change = lambda self, transaction: _CHANGE(self, poisoned_elements(name, transaction))
     main()

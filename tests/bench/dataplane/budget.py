@@ -35,22 +35,20 @@ def write(results, path=None):
 def exceeded(agreed, found):
     """Return a sentence for each agreed row that was not measured, or costs more than 1 % more.
 
-    Another kernel or nft moves all counts. Then a row may cost as much more as its floor does, and floors are not
-    judged.
+    Floors are nobody's rules and are not judged: a row may cost as much more as its floor does in the same run,
+    where a kernel, an nft or the guest has moved both.
     """
-    same = agreed.surroundings == found.surroundings
-    judged = [row for row in sorted(agreed.counts) if same or row != floor_of(row)]
-    return [sentence for row in judged if (sentence := _judge(row, agreed, found, same=same))]
+    judged = [row for row in sorted(agreed.counts) if row != floor_of(row)]
+    return [sentence for row in judged if (sentence := _judge(row, agreed, found))]
 
 
-def _judge(row, agreed, found, *, same):
-    needed = [row] if same else [row, floor_of(row)]
-    missing = [str(one) for one in needed if one not in found.counts or one not in agreed.counts]
+def _judge(row, agreed, found):
+    floor = floor_of(row)
+    missing = [str(one) for one in (row, floor) if one not in found.counts or one not in agreed.counts]
     if missing:
         return f"{missing[0]}: not measured"
-    may = agreed.counts[row]
-    if not same:
-        may *= found.counts[floor_of(row)] / agreed.counts[floor_of(row)]
+    moved = found.counts[floor] / agreed.counts[floor]
+    may = agreed.counts[row] * (max(1, moved) if agreed.surroundings == found.surroundings else moved)
     counted = found.counts[row]
     if counted <= may * (1 + TOLERANCE):
         return None

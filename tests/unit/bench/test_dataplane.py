@@ -46,8 +46,15 @@ def test_more_than_one_percent_more_names_the_row_and_both_counts() -> None:
     ]
 
 
-def test_a_floor_that_has_risen_on_the_same_kernel_is_a_failure_as_well() -> None:
-    assert len(budget.exceeded(counted(53_000), counted(53_000, 53_000))) == 1
+def test_a_floor_moves_what_its_rows_may_cost_and_is_not_judged() -> None:
+    agreed = counted(53_000, 50_000)
+    assert budget.exceeded(agreed, counted(53_000, 51_000)) == []
+    assert budget.exceeded(agreed, counted(54_060, 51_000)) == []
+    assert len(budget.exceeded(agreed, counted(54_700, 51_000))) == 1
+
+
+def test_a_floor_that_has_fallen_on_the_same_kernel_makes_no_row_dear() -> None:
+    assert budget.exceeded(counted(53_000), counted(53_000, 51_000)) == []
 
 
 def test_on_another_kernel_a_row_may_cost_as_much_more_as_its_floor() -> None:
