@@ -139,7 +139,8 @@ def _of_endpoints(
     for place, found in enumerate(places):
         if place >= size or others[place] != found:
             own[ElementKey(ENDPOINTS[number], key, place)] = FrontendKey(found.address, protocol, found.port)
-    shared = [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins if pod not in other.hairpins]
+    known = frozenset(other.hairpins)
+    shared = [ElementKey(HAIRPIN[number], pod, pod) for pod in frontend.hairpins if pod not in known]
     if frontend.path is SHORT_PATH:
         kept = other.endpoints
         shared += [

@@ -1,3 +1,4 @@
+import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -247,3 +248,32 @@ def test_a_service_has_the_elements_that_its_last_version_needs(history):
 
 def test_endpoint_helper_guesses_the_node():
     assert endpoint("10.244.2.7").node == "node2"
+
+
+class ComparedAddress(bytes):
+    """An address that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other):
+        ComparedAddress.compared += 1
+        return bytes.__eq__(self, other)
+
+
+def test_one_of_many_local_endpoints_is_found_without_comparing_all_with_all():
+    ledger, svc, pods = new_ledger(), service("web"), [f"10.244.{n >> 8}.{n & 255}" for n in range(1, 1001)]
+    made, replaced = (plan_service(svc, [slice_of("web", *found)], node(), config()) for found in (pods, pods[1:]))
+    made, replaced = (
+        {
+            name: msgspec.structs.replace(frontend, hairpins=tuple(map(ComparedAddress, local)))
+            for name, frontend in frontends.items()
+        }
+        for frontends, local in ((made, map(parse_ip, pods)), (replaced, map(parse_ip, pods[1:])))
+    )
+    owner = RankedService(svc.created, svc.key)
+    ledger.replace(owner, made)
+    ComparedAddress.compared = 0
+    gone = [slot for slot in ledger.replace(owner, replaced).slots if slot.set.name == "hairpin4"]
+    assert [slot.owner for slot in gone] == [parse_ip(pods[0])]
+    assert ComparedAddress.compared < 10 * len(pods)
