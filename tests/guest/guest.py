@@ -32,6 +32,7 @@ GUEST_INIT = pathlib.Path(__file__).with_name("guest-init")
 VENV_BIN = REPO / ".venv/bin"
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 10
+CONSOLE_SECONDS = 10
 PASSED_ON = (
     "IPVSPROXY_",
     "KUBE_APISERVER",
@@ -105,7 +106,8 @@ class Guest:
         if self._pid == 0:
             os.environ["PATH"] = f"{VENV_BIN}:{os.environ['PATH']}:/usr/sbin:/sbin"
             os.execvp(self._argv[0], self._argv)  # noqa: S606
-        threading.Thread(target=self._record_console, daemon=True).start()
+        self._recorder = threading.Thread(target=self._record_console, daemon=True)
+        self._recorder.start()
         return self
 
     def _record_console(self) -> None:
@@ -167,7 +169,12 @@ class Guest:
         shutil.copytree(self.kept, ".", dirs_exist_ok=True)
 
     def last_output(self) -> str:
-        """The end of what the guest said before the command began, and of its console."""
+        """The end of what the guest said before the command began, and of its console.
+
+        Of a guest that has ended it is all that the guest wrote: the thread that records the console may be late.
+        """
+        if not self.is_running():
+            self._recorder.join(CONSOLE_SECONDS)
         texts = [
             path.read_text(errors="replace") for path in (self.console, self.folder / "boot") if path.exists()
         ]

@@ -47,7 +47,8 @@ def why_not() -> str | None:
         if guest.wait(PROBE_SECONDS) == 0:
             booted.touch()
             return None
-        return _cause(guest.last_output()) or f"no answer within {PROBE_SECONDS} s"
+        silence = f"no answer within {PROBE_SECONDS} s" if guest.is_running() else "it ended without a message"
+        return _cause(guest.last_output()) or silence
 
 
 def _key() -> str:

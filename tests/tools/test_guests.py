@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -105,9 +106,28 @@ def test_the_micro_vm_is_used_where_the_user_mode_kernel_does_not_boot_and_one_l
 ) -> None:
     (machine / "linux").write_text(f"#!/bin/sh\n{DIES}\n")
     assert chosen().startswith("a micro-VM")
-    said = [line for line in capfd.readouterr().err.splitlines() if "does not boot" in line]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "does not boot" in line]
     why = "userspace - ptrace set fp regs failed, errno = 14"
-    assert said == [f"the user-mode kernel linux does not boot on this machine: {why}"]
+    assert lines == [f"the user-mode kernel linux does not boot on this machine: {why}"]
+
+
+def test_what_a_kernel_wrote_before_it_ended_is_read_however_late_the_console_is(
+    machine: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = guest.Guest._record_console
+
+    def late(self: guest.Guest) -> None:
+        time.sleep(1)
+        record(self)
+
+    monkeypatch.setattr(guest.Guest, "_record_console", late)
+    (machine / "linux").write_text(f"#!/bin/sh\n{DIES}\n")
+    assert usermode.why_not() == "userspace - ptrace set fp regs failed, errno = 14"
+
+
+def test_a_kernel_that_ends_in_silence_is_not_called_slow(machine: pathlib.Path) -> None:
+    (machine / "linux").write_text("#!/bin/sh\nexit 1\n")
+    assert usermode.why_not() == "it ended without a message"
 
 
 def test_the_machine_that_counts_has_one_cpu_and_a_clock_of_instructions_even_where_kvm_works(
