@@ -139,12 +139,11 @@ class Kernel:
         """
         failed = Dirty() if waiting is None else waiting.copy()
         self.rules.change(steps.elements_before, failed)
+        self.rules.prepare([step.key for step in steps.added], failed)
         added, bound = steps.added, steps.bound
         if failed:
             added, bound = guarded_servers(added, failed), guarded_vips(bound, failed)
         if steps.redirects or bound or steps.unbound:
-            if steps.redirects:
-                self.rules.prepare(steps.redirects)
             self._change_servers(added, failed)
             self.rules.change(ready_redirects(steps.redirects, failed) if failed else steps.redirects, failed)
             self._change_vips(bound, failed, present=True)

@@ -3,14 +3,14 @@
 What is needed once stays as long as the process runs: no change of a Service, and no program, makes rules go.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ipvsproxy.kernel.forward import Forwarding
 from ipvsproxy.kernel.notrack import Notrack
 from ipvsproxy.kernel.scripts import FOR_UNTRACKED, REPLIES
 from ipvsproxy.plan.diff import ElementStep
-from ipvsproxy.plan.state import KernelState
-from ipvsproxy.ruleset.elements import ElementKey, Value, needed_parts, parts_for_servers
+from ipvsproxy.plan.state import FrontendKey, KernelState
+from ipvsproxy.ruleset.elements import ElementKey, Value, needed_parts, ranged
 from ipvsproxy.ruleset.schema import RANGES_BY_IPVS, SHORT_PATH, SOURCE_RANGES
 
 NONE: frozenset[str] = frozenset()
@@ -35,9 +35,13 @@ class RulesetParts:
         """Return the parts that changes need, and that are not there."""
         coming = {step.slot: step.value for step in steps if step.value is not None}
         needed = needed_parts(coming, shadow.elements, shadow.servers)
-        if RANGES_BY_IPVS not in self.there and (SOURCE_RANGES in self.there or SOURCE_RANGES in needed):
-            needed |= parts_for_servers(coming, shadow.elements)
         return self.missing(needed) if needed - self.there else NONE
+
+    def lacking(self, servers: Iterable[FrontendKey], shadow: KernelState) -> list[ElementKey]:
+        """Return the marks of those of some servers that need the part RANGES_BY_IPVS while that is not there."""
+        if RANGES_BY_IPVS in self.there or SOURCE_RANGES not in self.there:
+            return []
+        return list(ranged(servers, shadow.elements))
 
     def missing(self, parts: frozenset[str] = NONE, *, anew: bool = False) -> frozenset[str]:
         """Return what is not there of some parts, and of those that rules of other programs make necessary.

@@ -11,7 +11,7 @@ in halves. Rules that are loaded whole must be live at once: there the kernel is
 without carrying anything out, and then everything that it takes is loaded in one transaction.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 
@@ -37,10 +37,10 @@ from ipvsproxy.kernel.wire.netlink import KernelError
 from ipvsproxy.plan.dependencies import halves
 from ipvsproxy.plan.diff import ElementStep, differing, record_element
 from ipvsproxy.plan.notification import RulesChanged
-from ipvsproxy.plan.state import Dirty, KernelState
+from ipvsproxy.plan.state import Dirty, FrontendKey, KernelState
 from ipvsproxy.ruleset.codec import texts
 from ipvsproxy.ruleset.elements import Element, ElementKey, Value, by_set, needed_parts
-from ipvsproxy.ruleset.schema import AUDIENCES, RESTRICTED, SETS, SetSchema
+from ipvsproxy.ruleset.schema import AUDIENCES, RANGES_BY_IPVS, RESTRICTED, SETS, SetSchema
 from nft import Client, NftError, Transaction
 
 MAX_HALVINGS = 100
@@ -261,10 +261,7 @@ class Rules:
         self._attempts = MAX_HALVINGS
         refused = Dirty()
         self._change(steps, refused)
-        if refused:
-            report(refused)
-            failed.slots |= refused.slots
-            failed.reasons.update(refused.reasons)
+        _report(refused, failed)
 
     def _change(self, steps: Sequence[ElementStep], failed: Dirty) -> None:
         changed = ElementTransaction.of(steps)
@@ -294,10 +291,17 @@ class Rules:
         if self._stamp:
             self._add_parts(missing)
 
-    def prepare(self, redirects: Sequence[ElementStep]) -> None:
-        """Load what redirects need, before the servers are there that they lead to."""
-        with suppress(NftError):  # tried again with the redirects
-            self._add_parts(self._parts.missing_for(redirects, self._shadow))
+    def prepare(self, servers: Iterable[FrontendKey], failed: Dirty) -> None:
+        """Load what changing servers need; of those that would be without it, marks are added to `failed`."""
+        lacking = self._parts.lacking(servers, self._shadow)
+        if not lacking:
+            return
+        try:
+            self._add_parts(self._parts.missing(frozenset((RANGES_BY_IPVS,))))
+        except NftError as error:
+            refused = Dirty()
+            _note(lacking, error, refused)
+            _report(refused, failed)
 
     def _add_parts(self, parts: frozenset[str]) -> None:
         """Load parts that are not there, ahead of what needs them. Raises NftError."""
@@ -333,8 +337,7 @@ class Rules:
             for half in both:
                 self._change(half, failed)
             return
-        failed.slots.update(step.slot for step in steps)
-        failed.reasons.update((step.slot, f"nftables: {error.text[:200]}") for step in steps)
+        _note([step.slot for step in steps], error, failed)
         # A kernel without an expression that a part needs answers ENOENT as well: no reason to load all again.
         is_the_part = bool(missing) and self._table_is_ours()
         self.in_doubt = self.in_doubt or (error.errno in CONTRADICTIONS and not is_the_part)
@@ -343,6 +346,19 @@ class Rules:
         with suppress(KernelError):
             return self._ruleset.stamp() == self._stamp
         return False
+
+
+def _note(slots: Sequence[ElementKey], error: NftError, failed: Dirty) -> None:
+    failed.slots.update(slots)
+    failed.reasons.update((slot, f"nftables: {error.text[:200]}") for slot in slots)
+
+
+def _report(refused: Dirty, failed: Dirty) -> None:
+    """Log what was refused, and add it to what failed."""
+    if refused:
+        report(refused)
+        failed.slots |= refused.slots
+        failed.reasons.update(refused.reasons)
 
 
 def _values(steps: Sequence[ElementStep]) -> Iterator[Element]:

@@ -4,7 +4,7 @@ Text and bytes are made from them in `ruleset.codec`, on the way out.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator
 from enum import StrEnum
 from functools import cache
 from typing import NamedTuple
@@ -221,14 +221,12 @@ def _ranged(slots: Collection[ElementKey], there: Container[ElementKey]) -> Iter
             yield owner, owner in short or ElementKey(SHORT_FRONTENDS[number], owner) in there
 
 
-def parts_for_servers(coming: Mapping[ElementKey, Value], there: Container[ElementKey]) -> frozenset[str]:
-    """Return the parts that frontends need whose verdicts lead to their virtual servers from now on."""
-    for slot, value in coming.items():
-        if value == PacketVerdict.ACCEPT and slot.set in FRONTENDS.values():
-            ranged = ElementKey(RANGED[slot.set.family], slot.owner)
-            if ranged in coming or ranged in there:
-                return frozenset((RANGES_BY_IPVS,))
-    return frozenset()
+def ranged(servers: Iterable[FrontendKey], there: Container[ElementKey]) -> Iterator[ElementKey]:
+    """Yield what shows that a virtual server is a frontend with source ranges, of those that have some."""
+    for key in servers:
+        slot = ElementKey(RANGED[family(key.address)], key)
+        if slot in there:
+            yield slot
 
 
 def view_slot(audience: int, frontend: FrontendKey) -> ElementKey:

@@ -308,6 +308,7 @@ def test_replies_are_marked_from_the_moment_a_chain_may_drop_them(node, kernel):
 
 WEB = "203.0.113.5 . tcp . 443"
 SHORT = element("short_frontends4", WEB)
+SERVER = IpvsStep(NEW_SERVICE, key("203.0.113.5:443/TCP"), ServerAttributes("rr", 0, 0))
 
 
 def test_only_frontends_by_ipvs_need_the_rules_for_what_ipvs_would_take(node, kernel):
@@ -331,9 +332,8 @@ def test_rules_for_what_ipvs_would_take_are_there_before_its_server(node, kernel
     seen = []
     apply = node.ipvs.apply
     node.ipvs.apply = lambda steps: seen.append(chains_of(RANGES_BY_IPVS) <= node.nft.chains) or apply(steps)
-    server = IpvsStep(NEW_SERVICE, key("203.0.113.5:443/TCP"), ServerAttributes("rr", 0, 0))
     redirect = ElementStep(verdict, "goto own", replaces=True)
-    kernel.apply(Steps(added=[server], redirects=[redirect]))
+    kernel.apply(Steps(added=[SERVER], redirects=[redirect]))
     assert seen == [True]
 
 
@@ -341,21 +341,24 @@ def test_a_frontend_that_leaves_the_short_path_as_it_gets_ranges_has_the_rules_f
     """It had no endpoint, so that its verdict changes with the other elements, and before its mark goes."""
     verdict = element("frontends4", WEB)
     kernel.rules.load({SHORT: "", verdict: "goto refuse"})
-    steps = [ElementStep(slot, "") for slot in ELEMENTS]
-    kernel.rules.change([*steps, ElementStep(verdict, "goto own", replaces=True)], Dirty())
-    kernel.rules.change([ElementStep(SHORT, None)], Dirty())
+    before = [*(ElementStep(slot, "") for slot in ELEMENTS), ElementStep(verdict, "goto own", replaces=True)]
+    kernel.apply(Steps(elements_before=before, added=[SERVER], elements_after=[ElementStep(SHORT, None)]))
     assert chains_of(SOURCE_RANGES) | chains_of(RANGES_BY_IPVS) <= node.nft.chains
 
 
-def test_rules_that_could_not_come_before_the_server_come_with_the_redirect(node, kernel):
+def test_a_server_waits_for_rules_that_could_not_come_before_it(node, kernel):
     verdict = element("frontends4", WEB)
     kernel.rules.load(ELEMENTS | {SHORT: "", verdict: "goto endpoints_1"})
+    steps = Steps(added=[SERVER], redirects=[ElementStep(verdict, "goto own", replaces=True)])
     node.nft.fail_next = errno.ENOMEM
-    redirect = ElementStep(verdict, "goto own", replaces=True)
-    kernel.rules.prepare([redirect])
-    assert node.nft.chains.isdisjoint(chains_of(RANGES_BY_IPVS))
-    kernel.rules.change([redirect], Dirty())
+    failed = kernel.apply(steps)
+    assert failed.servers == {SERVER.key}
+    assert failed.slots == {element("ranged4", WEB), verdict}
+    assert node.ipvs.table == {}
+    assert node.nft.sets["frontends4"] == {WEB: "goto endpoints_1"}
+    assert not kernel.apply(steps)
     assert chains_of(RANGES_BY_IPVS) <= node.nft.chains
+    assert node.nft.sets["frontends4"] == {WEB: "goto own"}
 
 
 def test_a_server_that_keeps_its_connections_on_the_short_path_is_guarded_after_a_restart(node, kernel):

@@ -302,6 +302,26 @@ def test_a_vip_answers_when_its_server_has_its_first_destinations():
     assert running.order[-1] == (True, True)
 
 
+def test_a_large_server_with_source_ranges_has_its_rules_before_its_first_destinations():
+    """It has been on the short path, whose verdict is switched when the server has all of them."""
+    frontend = key("203.0.113.5:80")
+    ranged = {"load_balancer_ips": ["203.0.113.5"], "source_ranges": ["10.0.0.0/8"], "data_path": "auto"}
+    running = LargeServiceProxy(service("large", ["10.96.0.66"], **ranged), slice_of("large", "10.244.2.9"))
+    nft, apply, guarded = running.node.nft, running.ipvs.apply, []
+
+    def applied(steps):
+        guarded.extend("check_untracked" in nft.chains for step in steps if step.key == frontend)
+        return apply(steps)
+
+    running.ipvs.apply = applied
+    assert "check_untracked" not in nft.chains
+    running.change(pods(SIZES[0]))
+    assert 0 < running.count(frontend) < SIZES[0]
+    running.rest()
+    assert running.count(frontend) == SIZES[0]
+    assert all(guarded)
+
+
 def test_other_frontends_of_the_same_service_take_turns():
     ports = tuple((n, 0, "TCP", f"p{n}") for n in range(1, 6))
     endpoints = pods(3000, ports=tuple((n, "TCP", f"p{n}") for n in range(1, 6)))
