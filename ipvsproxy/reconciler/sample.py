@@ -42,7 +42,7 @@ class Sampler(Part):
             if self._kernel.sample():
                 self._repairer.suspect_servers()
         if self._others:
-            anew, self._others, self._untracked = self._untracked, False, False
-            with suppress(NftError, KernelError):
-                self._kernel.rules.follow_others(anew=anew)
+            with suppress(NftError, KernelError):  # what was refused is tried again with the next sample
+                self._kernel.rules.follow_others(anew=self._untracked)
+                self._others = self._untracked = False
         return 0

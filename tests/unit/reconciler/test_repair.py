@@ -1,5 +1,7 @@
 """Others change what is ours and the kernel tells of it: put right in the same turn, and never fought for long."""
 
+import errno
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -297,6 +299,19 @@ def test_rules_for_what_another_program_hides_come_as_soon_as_it_does(repairing)
     repairing.now += SAMPLE_SECONDS
     repairing.loop.reconcile([RulesChanged(0, untracked=True, program="node-cache")])
     assert chain in repairing.node.nft.chains
+
+
+def test_rules_for_what_another_program_hides_are_tried_again_at_the_next_sample(repairing):
+    ranges = [ElementStep(element("ranged4", "203.0.113.5 . tcp . 443"), "")]
+    repairing.loop.parts.sampler._kernel.rules.change(ranges, Dirty())
+    repairing.node.notrack.hides = True
+    repairing.node.nft.fail_next = errno.ENOBUFS
+    repairing.now += SAMPLE_SECONDS
+    repairing.loop.reconcile([RulesChanged(0, untracked=True, program="node-cache")])
+    assert "sent_untracked" not in repairing.node.nft.chains
+    repairing.now += SAMPLE_SECONDS
+    repairing.loop.reconcile([])
+    assert "sent_untracked" in repairing.node.nft.chains
 
 
 @pytest.mark.parametrize(("what", "looks"), [("forward", 0), ("untracked", 1), ("unsure", 1)])
