@@ -8,7 +8,7 @@ import pytest
 
 from ipvsproxy.kernel.filters.nf_tables import read_chains
 from tests.lab import netns
-from tests.lab.datagrams import unanswered
+from tests.lab.datagrams import SIZES, unanswered
 from tests.lab.lab import Lab
 from tests.lab.published import cluster_ip
 from tests.lab.short_services import WEB, short_services
@@ -33,3 +33,21 @@ def test_datagrams_of_this_node_arrive_whichever_path_their_service_takes(
             assert services.has_server(4, 17) is (data_path == "ipvs")
             assert list(unanswered(node, to, connected=False)) == [], data_path
             assert list(unanswered(node, to, connected=True)) == [], data_path
+
+
+@pytest.mark.needs("sctp")
+@pytest.mark.parametrize("family", [4, 6])
+def test_long_messages_of_sctp_arrive_whichever_path_their_service_takes(
+    session_lab: Lab, tmp_path: pathlib.Path, family: int
+) -> None:
+    """They need no such rule: SCTP divides them itself. One of the node lists all its addresses, VIPs too."""
+    lab, to = session_lab, (cluster_ip(WEB, family), 80)
+    with short_services(lab, tmp_path) as services:
+        for data_path in ("auto", "ipvs"):
+            services.put(WEB, "p21", annotations={"data-path": data_path})
+            services.wait_for_all(family)
+            assert services.has_server(family, 132) is (data_path == "ipvs")
+            for asker in ("p12", "client"):
+                where = lab.host(asker).netns
+                found = list(unanswered(where, to, connected=True, proto="sctp", sizes=SIZES[:-1]))
+                assert found == [], (data_path, asker)

@@ -75,7 +75,7 @@ def test_an_endpoint_in_the_network_of_the_node(short: ShortServices, family: in
 def test_the_guard_and_refusals_hold(short: ShortServices, family: int) -> None:
     short.put(WEB, "p11")
     eventually(lambda: short.names("client", family) == {"p11"})
-    listener = short.lab.responder.listen(short.lab.nodes[0], 2222)
+    listener = short.lab.responder.listen(short.lab.nodes[0], 2222, everywhere=True)
     try:
         for asker in ("client", "p12", "node1"):
             where = short.question(asker, family).netns

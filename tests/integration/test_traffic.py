@@ -155,7 +155,7 @@ def test_a_pod_reaches_itself(services: PublishedServices, family: int) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_ports_of_the_host_do_not_answer_on_a_vip(services: PublishedServices, family: int) -> None:
     lab, node = services.lab, services.lab.nodes[0]
-    listener = lab.responder.listen(node, HOST_PORT)
+    listener = lab.responder.listen(node, HOST_PORT, everywhere=True)
     vips = [make(services.WEB, family) for make in (cluster_ip, balancer, external)]
     try:
         assert probe(lab.client.netns, node.address(family), HOST_PORT).name == "node1"
@@ -217,7 +217,7 @@ def test_host_ports_of_others_do_not_take_connections_to_vips(services: Publishe
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_dnat_of_others_to_a_vip_leads_to_no_port_of_the_host(services: PublishedServices, family: int) -> None:
     lab, node = services.lab, services.lab.nodes[0]
-    listener = lab.responder.listen(node, HOST_PORT)
+    listener = lab.responder.listen(node, HOST_PORT, everywhere=True)
     try:
         with dnat_of_others(lab, services.WEB, HOST_PORT) as port:
             assert probe(lab.client.netns, node.address(family), HOST_PORT).name == "node1"

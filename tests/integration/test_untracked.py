@@ -104,7 +104,7 @@ def ranged(session_lab: Lab, tmp_path: pathlib.Path) -> Iterator[RestrictedBalan
 @BOTH_PATHS
 def test_source_ranges_and_the_host_stay_closed(ranged: RestrictedBalancer, path: str) -> None:
     proxy, lab, node = ranged.start(path), ranged.lab, ranged.node
-    listener = lab.responder.listen(node, 80)
+    listener = lab.responder.listen(node, 80, everywhere=True)
     assert not ranged.chains() & (OF_NODE | OF_SHORT_PATH)
     assert (ranged.chains() >= BY_IPVS) is (path == "ipvs")
     ranged.run("nft", "-f", "-", text=NOTRACK)

@@ -41,7 +41,7 @@ def proxy(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ManifestFolder(path).write_nodes(lab)
     lab.responder.listen(lab.host("p11"), 8080)
     for host, number in ((lab.nodes[0], HOST_PORT), (lab.nodes[0], 22), (lab.nodes[1], HOST_PORT)):
-        lab.responder.listen(host, number)
+        lab.responder.listen(host, number, everywhere=True)
     arguments = [*DEFAULT_PROXY_ARGS, "--denied-ip-ranges=198.51.100.64/26"]
     started = lab.proxy(lab.nodes[0], path, arguments)
     yield started

@@ -25,17 +25,20 @@ POLL_SECONDS = 0.2
 
 
 class EndpointListener:
-    """One endpoint: its sockets on both addresses of a host, and the connections they accepted."""
+    """One endpoint: its sockets on both addresses of a host, or on all, and the connections they accepted."""
 
-    def __init__(self, owner: Responder, host: LabHost, port: int, proto: str, name: str) -> None:
+    def __init__(
+        self, owner: Responder, host: LabHost, port: int, proto: str, name: str, *, everywhere: bool
+    ) -> None:
         self.host, self.port, self.proto, self.name = host, port, proto, name
+        self._addresses = ("0.0.0.0", "::") if everywhere else (host.ipv4, host.ipv6)
         self.served = 0
         self.leaving = False
         self._owner = owner
         self._sockets: set[socket.socket] = set()
 
     def start(self) -> None:
-        for address in (self.host.ipv4, self.host.ipv6):
+        for address in self._addresses:
             server = netns.open_socket(self.host.netns, address, self.proto)
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind((address, self.port))
@@ -112,9 +115,14 @@ class Responder:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="responder", daemon=True)
 
-    def listen(self, host: LabHost, port: int, proto: str = "tcp", name: str | None = None) -> EndpointListener:
-        """Serve a port of a host, under the host's name unless told otherwise."""
-        listener = EndpointListener(self, host, port, proto, name or host.name)
+    def listen(
+        self, host: LabHost, port: int, proto: str = "tcp", name: str | None = None, *, everywhere: bool = False
+    ) -> EndpointListener:
+        """Serve a port of a host, under the host's name unless told otherwise.
+
+        `everywhere`: at all its addresses, also those that come later, as most programs of a node do.
+        """
+        listener = EndpointListener(self, host, port, proto, name or host.name, everywhere=everywhere)
         listener.start()
         self.listeners.append(listener)
         return listener

@@ -112,9 +112,11 @@ def short_services(lab: Lab, path: pathlib.Path, *args: str) -> Iterator[ShortSe
         if not missing("sctp"):
             lab.responder.listen(host, 8082, "sctp")
     services = ShortServices(lab, folder, [*ARGS, *args])
-    yield services
-    services.proxy.kill()
-    lab.take_back()
+    try:
+        yield services
+    finally:
+        services.proxy.kill()
+        lab.take_back()
 
 
 class TappedConversation:
