@@ -296,7 +296,6 @@ def test_rules_for_what_another_program_hides_come_as_soon_as_it_does(repairing)
     repairing.now += SAMPLE_SECONDS
     repairing.loop.reconcile([])
     assert chain not in repairing.node.nft.chains
-    repairing.now += SAMPLE_SECONDS
     repairing.loop.reconcile([RulesChanged(0, untracked=True, program="node-cache")])
     assert chain in repairing.node.nft.chains
 
@@ -312,6 +311,20 @@ def test_rules_for_what_another_program_hides_are_tried_again_at_the_next_sample
     repairing.now += SAMPLE_SECONDS
     repairing.loop.reconcile([])
     assert "sent_untracked" in repairing.node.nft.chains
+
+
+def test_a_program_that_hides_packets_all_the_time_has_its_rules_read_once_a_second(repairing):
+    repairing.loop.reconcile([])
+    ranges = [ElementStep(element("ranged4", "203.0.113.5 . tcp . 443"), "")]
+    repairing.loop.parts.sampler._kernel.rules.change(ranges, Dirty())
+    notice, before = RulesChanged(0, untracked=True, program="node-cache"), repairing.node.notrack.looks
+    for _ in range(5):
+        repairing.loop.reconcile([notice])
+    assert repairing.node.notrack.looks - before == 1
+    assert 0 < repairing.loop.timeout() <= SAMPLE_SECONDS
+    repairing.now += SAMPLE_SECONDS
+    repairing.loop.reconcile([])
+    assert repairing.node.notrack.looks - before == 2
 
 
 @pytest.mark.parametrize(("what", "looks"), [("forward", 0), ("untracked", 1), ("unsure", 1)])
