@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ipvsproxy.kernel.filters.nf_tables import HOOKS
 from ipvsproxy.kernel.filters.xt import read_match, read_target
 from ipvsproxy.kernel.filters.xtables import PROGRAMS, Blob, blobs
@@ -62,28 +64,24 @@ def parse(program: str, blob: Blob) -> list[FilterChain]:
     hooks, underflows = _hooks(blob.info)
     entries = list(_entries(LAYOUTS[program], blob.entries))
     heads = {start: HOOKS[hook].upper() for hook, start in hooks.items()}
-    heads |= {e.end: e.data.split(b"\0", 1)[0].decode() for e in entries if e.target == ERROR}
+    heads |= {e.end: _name(e.data) for e in entries if e.target == ERROR}
     policies = {at: heads[hooks[hook]] for hook, at in underflows.items()}
-    found: dict[str, FilterChain] = {}
+    rules: dict[str, list[FilterRule]] = {}
+    ends: dict[str, str] = {}
     name = ""
     for entry in entries:
         name = heads.get(entry.at, name)
         if entry.target == ERROR:
             continue
-        chain = found.get(name) or _chain(program, blob.table, name, hooks)
-        rule = _rule(entry, heads)
+        found, rule = rules.setdefault(name, []), _rule(entry, heads)
         if entry.at in policies:
-            found[name] = _with(chain, policy=rule.verdict)
+            ends[name] = rule.verdict
         else:
-            found[name] = _with(chain, rules=(*chain.rules, rule))
-    return list(found.values())
-
-
-def _with(chain: FilterChain, *, policy: str = "", rules: tuple[FilterRule, ...] | None = None) -> FilterChain:
-    return FilterChain(
-        chain.family, chain.table, chain.name, chain.hook, chain.kind, chain.priority,
-        policy or chain.policy, chain.rules if rules is None else rules, chain.legacy,
-    )  # fmt: skip
+            found.append(rule)
+    return [
+        replace(_chain(program, blob.table, name, hooks), policy=ends.get(name) or "accept", rules=tuple(found))
+        for name, found in rules.items()
+    ]
 
 
 def _chain(program: str, table: str, name: str, hooks: dict[int, int]) -> FilterChain:
@@ -154,4 +152,5 @@ def _rule(entry: LegacyEntry, heads: dict[int, str]) -> FilterRule:
 
 
 def _name(payload: bytes) -> str:
-    return payload.split(b"\0", 1)[0].decode()
+    """Return a name, which may be of any bytes."""
+    return payload.split(b"\0", 1)[0].decode(errors="replace")
