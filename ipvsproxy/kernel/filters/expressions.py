@@ -85,6 +85,7 @@ SIZES = {
 }  # fmt: skip
 """Of the fields that are looked up in sets, by their size in bytes."""
 NOTHING = (b"\xff", b"\0")
+"""First and last value of an interval that has none."""
 
 Fields = dict[int, memoryview]
 Lookup = Callable[[str], Sequence[SetEntry] | None]
@@ -294,9 +295,11 @@ def _compared(register: Register, operation: int, value: bytes) -> Iterator[Cond
 
 
 def _ordered(field: str, operation: int, value: bytes) -> Condition:
+    if len(value) != 2:  # of both ports, as one number
+        return Condition(UNKNOWN)
     number = int.from_bytes(value)
     low, high = {2: (0, number - 1), 3: (0, number), 4: (number + 1, 65535), 5: (number, 65535)}[operation]
-    return Condition(field, max(0, low).to_bytes(2), min(65535, high).to_bytes(2))
+    return Condition(field, low.to_bytes(2), high.to_bytes(2)) if low <= high else Condition(field, *NOTHING)
 
 
 def _value(payload: memoryview) -> bytes:
