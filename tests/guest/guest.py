@@ -111,8 +111,16 @@ class Guest:
         return self
 
     def _record_console(self) -> None:
-        with self.console.open("wb") as log, contextlib.suppress(OSError):
-            while chunk := os.read(self._terminal, 65536):
+        """Record until no process of the guest is left.
+
+        Nobody else closes the terminal: its number would soon be another file's, which this would then read.
+        """
+        with (
+            os.fdopen(self._terminal, "rb", buffering=0) as terminal,
+            contextlib.suppress(OSError),
+            self.console.open("wb") as log,
+        ):
+            while chunk := terminal.read(65536):
                 log.write(chunk)
                 log.flush()
 
@@ -121,7 +129,7 @@ class Guest:
             os.killpg(self._pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
-        os.close(self._terminal)
+        self._recorder.join(CONSOLE_SECONDS)  # its file is in the folder
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def stream(self) -> None:

@@ -233,7 +233,7 @@ class ApiServer:
         self.events.append((self.version, kind, old, new, raw))
         self._changed.notify_all()
 
-    def wait_for(self, condition, seconds=10):
+    def wait_for(self, condition, seconds=60):
         """Wait until `condition()` holds; it is looked at after each request and change."""
         with self._changed:
             assert self._changed.wait_for(condition, seconds), "the server waited in vain"
@@ -276,6 +276,11 @@ class ApiServer:
             handler.close_connection = True
 
         self._faults.append(ApiFault(act, kind, watch, times))
+
+    def be_well(self):
+        """Have no misfortune any more."""
+        with self._changed:
+            self._faults.clear()
 
     def compact(self):
         """Forget what happened until now: older versions and continue tokens are gone."""
@@ -364,15 +369,12 @@ class ApiServer:
             return status(410, "Expired", f"too old resource version: {since} ({self.compacted})")
         return None
 
-    def stream(self, kind, query) -> Iterator[bytes]:
+    def stream(self, kind, query, generation, raw_from) -> Iterator[bytes]:
         """Yield the lines of a watch until its time is over or the server hangs up (then raise)."""
         since = int(query.get("resourceVersion") or 0)
         until = time.monotonic() + float(query.get("timeoutSeconds", 1800))
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
-        with self._changed:
-            generation = self._generation
-            raw_from = len(self.events)
-            position = 0
+        position = 0
         while True:
             with self._changed:
                 while position >= len(self.events) and not self._closing and generation == self._generation:
@@ -396,11 +398,13 @@ class ApiServer:
 
     @contextmanager
     def counting_watch(self):
+        """Count a watch as open, and yield from where on it hears what is sent, and that the server hangs up."""
         with self._changed:
             self.open_watches += 1
+            since = self._generation, len(self.events)
             self._changed.notify_all()
         try:
-            yield
+            yield since
         finally:
             with self._changed:
                 self.open_watches -= 1
@@ -502,8 +506,8 @@ class _ApiHandler(BaseHTTPRequestHandler):
         if refusal:
             self.chunk(json.dumps({"type": "ERROR", "object": refusal}).encode() + b"\n")
         else:
-            with api.counting_watch():
-                for line in api.stream(kind, query):
+            with api.counting_watch() as since:
+                for line in api.stream(kind, query, *since):
                     self.chunk(line)
         self.chunk(b"")
 

@@ -4,7 +4,9 @@ What the interpreter does inside one instruction does not show (a search through
 of `Seen`, whose comparisons are Python.
 """
 
+import gc
 import sys
+from contextlib import contextmanager
 
 
 class Seen(bytes):
@@ -22,6 +24,16 @@ class Seen(bytes):
         return bytes.__lt__(self, other)
 
 
+@contextmanager
+def no_collection():
+    """Have nothing collected meanwhile: what that calls, in whatever test left it behind, would be counted."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def instructions(call):
     """Return how many instructions a call takes."""
     count = 0
@@ -37,11 +49,12 @@ def instructions(call):
         return local
 
     before = sys.gettrace()
-    sys.settrace(begin)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+    with no_collection():
+        sys.settrace(begin)
+        try:
+            call()
+        finally:
+            sys.settrace(before)
     return count
 
 

@@ -93,7 +93,7 @@ def test_refreshing_the_lists_waits_for_a_package_manager(script: Script, apt: A
 
 def test_a_package_manager_that_stays_busy_is_named_when_patience_ends(script: Script, apt: Apt) -> None:
     with apt.held("state/lock-frontend"):
-        process = script("apt_need nothing-at-all", APT_WAIT_SECONDS="0", **apt.env)
+        process = script("apt_need nothing-at-all", APT_WAIT_SECONDS="0", PROGRESS_SECONDS="3600", **apt.env)
         said = process.stdout.read()
         assert process.wait() == 75
     assert said.endswith("the package manager was busy for too long to install: nothing-at-all \n")

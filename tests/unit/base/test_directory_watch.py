@@ -1,8 +1,11 @@
 """When a folder is looked at again."""
 
 import errno
+import select
 import threading
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -27,11 +30,11 @@ class Looking:
             self.looked.release()
 
     def wait_for(self):
-        assert self.looked.acquire(timeout=30)
+        assert self.looked.acquire(timeout=60)
 
     def end(self):
         self.news.stop()
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -91,7 +94,7 @@ def test_a_change_during_a_look_is_not_missed(tmp_path):
     (tmp_path / "new").touch()
     again = threading.Thread(target=next, args=(looks,), daemon=True)
     again.start()
-    again.join(10)
+    again.join(60)
     assert not again.is_alive()
     looks.close()
 
@@ -107,7 +110,7 @@ def test_who_waits_does_nothing_else(tmp_path, monkeypatch):
             asked.append(milliseconds)
             return []
 
-    monkeypatch.setattr(directory_watch.select, "poll", Poll)
+    monkeypatch.setattr(directory_watch, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
     looks = DirectoryWatcher([tmp_path], 30.0).looks()
     for _ in range(4):
         next(looks)
@@ -130,12 +133,21 @@ def test_without_inotify_the_clock_must_do(tmp_path, monkeypatch, code, said):
     assert len(logs) == said
 
 
+def watching():
+    """How many descriptors of this process are of the kinds that a watcher has; other threads have others."""
+    found = 0
+    for link in DESCRIPTORS.iterdir():
+        with suppress(OSError):  # another thread may have closed it
+            found += str(link.readlink()) in ("anon_inode:inotify", "anon_inode:[eventfd]")
+    return found
+
+
 @pytest.mark.parametrize("names", [(), ("none",)])
 def test_no_descriptor_is_left_open(tmp_path, names):
-    before = len(list(DESCRIPTORS.iterdir()))
+    before = watching()
     news = DirectoryWatcher([tmp_path, *(tmp_path / name for name in names)], 0.001)
     looks = news.looks()
     for _ in range(5):
         next(looks)
     looks.close()
-    assert len(list(DESCRIPTORS.iterdir())) == before + 1  # the way to stop it
+    assert watching() == before + 1  # the way to stop it

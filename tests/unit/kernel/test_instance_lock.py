@@ -20,7 +20,9 @@ def name():
 
 
 @pytest.fixture
-def locks(name):
+def locks(name, monkeypatch):
+    # A thread of this process answers, and may be late.
+    monkeypatch.setattr(instance_lock, "ANSWER_SECONDS", 60.0)
     made = [InstanceLock(name) for _ in range(3)]
     yield made
     for lock in made:
@@ -46,11 +48,11 @@ def test_the_end_of_the_first_lets_one_of_the_others_go_on(locks):
         thread.start()
     assert not done.acquire(timeout=0.2)
     first.close()
-    assert done.acquire(timeout=10)
+    assert done.acquire(timeout=60)
     assert not done.acquire(timeout=0.2)
     (holder,) = [lock for lock in others if lock._held]
     holder.close()
-    assert done.acquire(timeout=10)
+    assert done.acquire(timeout=60)
     for thread in threads:
         thread.join()
 
@@ -63,8 +65,7 @@ def test_many_who_ask_cost_the_holder_a_few_descriptors(locks, name):
         asker.connect(f"\0{name}")
         askers.append(asker)
     assert locks[1].take() is not None
-    assert askers[0].recv(1000)
-    assert askers[0].recv(1000) == b""
+    assert b"".join(iter(lambda: askers[0].recv(1000), b"")).startswith(b"ipvsproxy v")
     for asker in askers:
         asker.close()
 
@@ -187,8 +188,9 @@ def test_the_proof_of_another_process_proves_nothing(locks, namespace, monkeypat
     assert locks[0]._ask(0.2).is_proven is False
 
 
-def test_a_holder_that_ends_while_it_is_asked_leaves_the_name(locks, name, namespace):
+def test_a_holder_that_ends_while_it_is_asked_leaves_the_name(locks, name, namespace, monkeypatch):
     """It has lost what it would show, and not yet the name: a process that ends closes one after the other."""
+    monkeypatch.setattr(instance_lock, "ENDING_SECONDS", 60.0)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")
         listener.listen()

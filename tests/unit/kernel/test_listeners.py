@@ -44,8 +44,11 @@ def test_what_listens_on_all_addresses_is_found(open_port, monkeypatch, address)
 
 def test_what_listens_on_loopback_only_is_nobodys_business(open_port, monkeypatch):
     monkeypatch.setattr(listeners, "local_range", lambda: range(0))
-    here = {open_port("127.0.0.1", kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)}
-    assert here.isdisjoint(number for _, number in ports())
+    here = {
+        (Protocol.TCP, open_port("127.0.0.1", socket.SOCK_STREAM)),
+        (Protocol.UDP, open_port("127.0.0.1", socket.SOCK_DGRAM)),
+    }
+    assert here.isdisjoint(ports())
 
 
 def test_udp_ports_that_the_kernel_may_have_chosen_do_not_count(open_port):

@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import urllib3
@@ -31,9 +32,10 @@ from ipvsproxy.kube.pace import Pace
 from ipvsproxy.kube.source import ApiSource
 from ipvsproxy.plan.addresses import OtherNodeAddresses
 from tests.support.apiserver import ApiFault, ApiServer, endpoint_slice, named, node, service
+from tests.support.clock import Clock
 
 FAST = Pace(wait=ExponentialWait(0.01, 0.05))
-SHORT = ClientLimits(connect=2, read=0.3, slack=0.3)
+SHORT = ClientLimits(connect=60, read=0.3, slack=0.3)
 
 
 @pytest.fixture(name="server")
@@ -75,7 +77,7 @@ class SourceRun:
             else:
                 self.objects[event.kind][event.key] = event.object
 
-    def wait(self, condition, seconds=10):
+    def wait(self, condition, seconds=60):
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, (self.objects, self.failed)
@@ -242,6 +244,9 @@ def test_bookmarks_are_where_the_next_watch_begins(server, follow):
     assert view.lists[Kind.SERVICE] == 1
 
 
+NO_END = 1 << 30
+
+
 @pytest.mark.parametrize("as_status", [True, False])
 def test_a_version_that_is_gone(server, follow, as_status):
     server.gone_as_status = as_status
@@ -250,11 +255,12 @@ def test_a_version_that_is_gone(server, follow, as_status):
     view = follow(server)
     view.wait_for("a", "b")
     server.wait_for_watches(3)
-    server.fail(503, watch=True, times=10)
+    server.fail(503, watch=True, times=NO_END)
     server.hang_up()
     server.delete("Service", "a")
     server.put(service("c"))
     server.compact()
+    server.be_well()
     view.wait_for("b", "c")
     assert view.lists[Kind.SERVICE] == 2
 
@@ -359,11 +365,8 @@ def test_a_watch_that_falls_silent(server, follow, logs):
     view.wait_for("a")
 
 
-def test_a_server_that_is_not_there_yet(tmp_path, follow):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ApiServer(port=port)
+def test_a_server_that_is_not_there_yet(tmp_path, follow, free_port):
+    server = ApiServer(port=free_port())
     view = follow(server, path=server.write_kubeconfig(tmp_path / "k"))
     view.take()
     assert not view.failed
@@ -387,7 +390,7 @@ def test_an_event_is_there_at_once_however_the_body_is_framed(server, client, he
                 handler.wfile.write(data)
             else:
                 handler.chunk(data)
-        go_on.wait(10)
+        go_on.wait(60)
         if "Connection" not in headers:
             handler.chunk(b"")
 
@@ -539,7 +542,6 @@ def test_trailers_of_an_answer_are_bounded_in_number_and_size(trailers):
 @pytest.mark.parametrize("begin", [b"0\r\n", b"2;"])
 def test_what_dribbles_beside_the_content_of_an_answer_has_an_end(begin, piece, monkeypatch):
     ended = threading.Event()
-    monkeypatch.setattr(answer_frame, "FRAME_SECONDS", 0.2)
 
     def dribble(connection):
         with suppress(OSError):
@@ -550,6 +552,7 @@ def test_what_dribbles_beside_the_content_of_an_answer_has_an_end(begin, piece, 
     client = KubeClient(None, _answering(dribble), "node1", ClientLimits(read=30))
     client.connect()
     response = client.watch(Kind.SERVICE, "1", 300)
+    monkeypatch.setattr(answer_frame, "FRAME_SECONDS", 0.2)  # the headers had their time
     with pytest.raises(RequestFailed, match=r"trailers of the answer were not complete within 0\.2 s"):
         list(response.chunks())
     ended.set()
@@ -558,16 +561,21 @@ def test_what_dribbles_beside_the_content_of_an_answer_has_an_end(begin, piece, 
 
 
 def test_a_watch_may_be_silent_for_longer_than_headers_may_take(monkeypatch):
-    monkeypatch.setattr(answer_frame, "FRAME_SECONDS", 0.1)
+    clock, go_on = Clock(0.0), threading.Event()
+    monkeypatch.setattr(answer_frame, "time", SimpleNamespace(monotonic=clock))
 
     def answer(connection):
         connection.sendall(CHUNKED)
-        time.sleep(0.3)
+        go_on.wait(60)
         connection.sendall(b"2\r\n[]\r\n0\r\nX-Last: 1\r\n\r\n")
 
-    client = KubeClient(None, _answering(answer), "node1", ClientLimits(read=30))
+    client = KubeClient(None, _answering(answer), "node1", ClientLimits(read=60))
     client.connect()
-    assert b"".join(client.watch(Kind.SERVICE, "1", 300).chunks()) == b"{}[]"
+    pieces = client.watch(Kind.SERVICE, "1", 300).chunks()
+    assert next(filter(None, pieces)) == b"{}"
+    clock.now += 2 * answer_frame.FRAME_SECONDS
+    go_on.set()
+    assert b"".join(pieces) == b"[]"
     client.close()
 
 
@@ -610,7 +618,7 @@ def test_interrupting_a_read(server, client):
     ended = threading.Thread(target=read)
     ended.start()
     reply.interrupt()
-    ended.join(10)
+    ended.join(60)
     assert not ended.is_alive()
     reply.close()
     reply.interrupt()  # too late is no harm
@@ -668,6 +676,7 @@ def test_a_token_file_is_read_again_in_time(tmp_path, logs):
 
 
 def test_many_refusals_read_the_configuration_once(server, client, monkeypatch):
+    monkeypatch.setattr(client_module, "MIN_REFRESH_SECONDS", 3600)
     built = []
     monkeypatch.setattr(client_module, "build", lambda *args: built.append(args))
     client.refresh()
@@ -682,8 +691,9 @@ def test_a_configuration_that_went_bad_is_not_taken(server, client, monkeypatch,
     assert [entry["event"] for entry in logs] == [messages.CREDENTIALS_KEPT]
 
 
-def test_a_configuration_that_went_bad_is_not_read_with_every_refusal(client, tmp_path, logs):
+def test_a_configuration_that_went_bad_is_not_read_with_every_refusal(client, tmp_path, logs, monkeypatch):
     """All kinds are refused at once, and a plugin may take its time."""
+    monkeypatch.setattr(client_module, "MIN_REFRESH_SECONDS", 3600)
     client._built_at -= client_module.MIN_REFRESH_SECONDS
     (tmp_path / "kubeconfig").write_text("[")
     for _ in range(3):

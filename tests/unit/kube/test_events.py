@@ -206,10 +206,10 @@ def test_before_there_is_a_connection_events_wait(server, tmp_path):
             return client.create_event(namespace, body)
 
     events.begin(OneClient())
-    assert tried.wait(10)
+    assert tried.wait(60)
     client.connect()
     server.wait_for(lambda: server.written)
-    events.stop(10)
+    events.stop(60)
     client.close()
 
 
@@ -217,7 +217,7 @@ def test_without_an_api_nothing_is_sent():
     events = Events("host1", (results := []).append)
     events.put(EventNote(Subject("Node", "", "n"), Severity.NORMAL, "Starting", "StartKubeProxy"))
     events.begin(None)
-    events.stop(10)
+    events.stop(60)
     assert results == []
     assert not events._thread.is_alive()
 

@@ -474,7 +474,7 @@ def test_a_folder_is_one_sentence(tmp_path):
 def test_a_command_reports_it_in_one_line(tmp_path):
     path = write(tmp_path / "k", {"proxy-url": "socks4://127.0.0.1:1"}, {})
     argv = [sys.executable, "-m", "ipvsproxy", "diff", f"--kubeconfig={path}"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
     assert "Traceback" not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert "clusters[k].cluster.proxy-url: the scheme socks4 is not supported" in said

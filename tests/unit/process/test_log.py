@@ -139,7 +139,7 @@ def test_logs_that_cannot_be_written_cost_lines_and_no_memory(where):
     reader, writer = os.pipe() if where == "a reader that has gone" else (None, os.open("/dev/full", os.O_WRONLY))
     if reader is not None:
         os.close(reader)
-    done = subprocess.run([sys.executable, "-c", WRITER], stderr=writer, stdout=writer, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", WRITER], stderr=writer, stdout=writer, timeout=240, check=False)
     os.close(writer)
     assert done.returncode == 7
 

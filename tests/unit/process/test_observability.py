@@ -16,12 +16,6 @@ from tests.support.build import config
 LOOPBACK = parse_ip("127.0.0.1")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class AcceptingClient:
     """Accepts every event."""
 
@@ -48,25 +42,25 @@ class Accepted:
 
 
 class ObservedProcess:
-    def __init__(self, **settings):
-        self.health, self.metrics, self.levels = free_port(), free_port(), []
+    def __init__(self, health, metrics, **settings):
+        self.health, self.metrics, self.levels = health, metrics, []
         settings.setdefault("healthz_bind_address", Listen(LOOPBACK, self.health))
         settings.setdefault("metrics_bind_address", Listen(LOOPBACK, self.metrics))
         self.outside = Observability(config(**settings), self.levels.append)
 
     def ask(self, path, method="GET", body=None, port=None):
-        with closing(http.client.HTTPConnection("127.0.0.1", port or self.metrics, timeout=10)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", port or self.metrics, timeout=60)) as connection:
             connection.request(method, path, body)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
 
 @pytest.fixture
-def start():
+def start(free_port):
     started = []
 
     def make(**settings):
-        process = ObservedProcess(**settings)
+        process = ObservedProcess(free_port(), free_port(), **settings)
         process.outside.listen()
         started.append(process)
         return process
@@ -130,13 +124,13 @@ def test_events_of_a_start_and_of_a_service(start):
     process, door = start(), AcceptingClient()
     process.outside.report.refused(Subject("Service", "default", "web"), "no such protocol")
     process.outside.send_events(door)
-    process.outside._events.stop(10)
+    process.outside._events.stop(60)
     assert [event["reason"] for event in door.events] == ["FailedToProgramService", "Starting"]
     assert '\nipvsproxy_events_total{result="sent"} 2.0\n' in process.ask("/metrics")[1]
 
 
-def test_the_last_words_of_a_hard_failure():
-    process, door = ObservedProcess(bind_address_hard_fail=True), AcceptingClient()
+def test_the_last_words_of_a_hard_failure(free_port):
+    process, door = ObservedProcess(free_port(), free_port(), bind_address_hard_fail=True), AcceptingClient()
     with socket.create_server(("127.0.0.1", process.metrics)), pytest.raises(OSError, match="metrics: ") as caught:
         process.outside.listen()
     process.outside.send_last_events(door, caught.value)

@@ -30,7 +30,7 @@ def test_a_busy_port_ends_the_process_with_an_event(server, tmp_path, which, rea
             "--bind-address-hard-fail", f"--{which}-bind-address={busy}", f"--{other}-bind-address=",
         ]  # fmt: skip
         argv = [sys.executable, "-m", "ipvsproxy", "run", "--oom-score-adj=0", *flags]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert done.stderr.endswith(f"Error: cannot listen: {which}: {busy}: Address already in use\n")
     (event,) = server.written.values()
@@ -50,10 +50,10 @@ def test_a_start_that_waits_for_others_ends_at_once_and_has_room_for_sockets(ser
         little = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"]
         with subprocess.Popen([*little, sys.executable, "-m", "ipvsproxy", "run", *flags]) as process:
             try:
-                server.wait_for(lambda: server.requests, 60)
+                server.wait_for(lambda: server.requests, 240)
                 soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
                 assert soft == (1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20))
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(10) == 128 + signal.SIGTERM
+                assert process.wait(60) == 128 + signal.SIGTERM
             finally:
                 process.kill()

@@ -25,7 +25,7 @@ def test_a_token_is_in_no_log_line(server, tmp_path, form):
         "--metrics-bind-address=",
     ]  # fmt: skip
     argv = [sys.executable, "-m", "ipvsproxy", "run", *flags]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
     # It asked with the token: the event of its end was taken.
     assert [event["reason"] for event in server.written.values()] == ["FailedToStartProxierHealthcheck"]
     assert all(f"Bearer {TOKEN}" in request.headers.values() for request in server.requests)

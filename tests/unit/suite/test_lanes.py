@@ -26,7 +26,7 @@ def run(folder, failing=""):
     (folder / "programs/make").write_text(MAKE)
     (folder / "programs/make").chmod(0o755)
     environment = os.environ | {"PATH": f"{folder}/programs:{os.environ['PATH']}", "FAILING": failing}
-    done = subprocess.run([folder / ".ci/run"], env=environment, check=False, capture_output=True, timeout=60)
+    done = subprocess.run([folder / ".ci/run"], env=environment, check=False, capture_output=True, timeout=240)
     return done.returncode, [note.read_text().split("\0")[:-1] for note in (folder / "notes").iterdir()]
 
 
