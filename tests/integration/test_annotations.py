@@ -20,7 +20,7 @@ from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, node_o
 from tests.lab.probe import Conversation, ProbeQuestion, spread
 from tests.lab.proxy import LabProxy
 from tests.lab.published import cluster_ip
-from tests.lab.waiting import eventually
+from tests.lab.waiting import Patience, eventually, receive
 from tests.support.api_object import ApiObject
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
@@ -119,9 +119,11 @@ class AnnotatedService:
         to, found = (cluster_ip(NUMBER, family), 81), set()
         for name in names:
             with contextlib.closing(netns.open_socket(self.lab.host(client).netns, to[0], "udp")) as asking:
-                asking.settimeout(4)
                 asking.sendto(f"INVITE sip:a@b SIP/2.0\r\nCall-ID: {name}@lab\r\n\r\n".encode(), to)
-                found.add(json.loads(asking.recv(4096))["name"])
+                try:
+                    found.add(json.loads(receive(asking, Patience(4)))["name"])
+                except OSError:  # one that was on its way during a change
+                    found.add("nobody")
         return found
 
     def answered_tcp(self, family: int) -> set[str]:
@@ -228,7 +230,7 @@ def test_an_endpoint_gets_no_more_connections_than_its_limit(annotated: Annotate
     annotated.folder.remove("own")  # what the kernel has counted so far goes with the virtual server
     eventually(lambda: not annotated.has_server(family))
     annotated.put(max_connections="2")
-    eventually(lambda: annotated.has_server(family))
+    eventually(lambda: annotated.weights(family).keys() == {*PODS})
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(Conversation(annotated.question(family))) for _ in range(4)]
         assert sorted(talk.ask().name for talk in held) == ["p11", "p11", "p21", "p21"]
@@ -280,7 +282,7 @@ def test_a_new_endpoint_gets_its_share_step_by_step(annotated: AnnotatedService,
     eventually(lambda: annotated.has_server(family))
     annotated.folder.remove("own")
     eventually(lambda: not annotated.has_server(family))
-    wish = {"scheduler": "wrr", "slow_start": "1m"}
+    wish = {"scheduler": "wrr", "slow_start": "2m"}
     annotated.put(pods=("p11",), **wish)
     eventually(lambda: annotated.weights(family) == {"p11": 10})
     annotated.put(**wish)
@@ -341,9 +343,9 @@ def test_messages_of_a_call_get_one_endpoint(annotated: AnnotatedService, family
     annotated.put(affinity=True, affinity_engine="sip")
     if not is_there:
         assert "the kernel has no persistence engine sip" in str(annotated.next_warning()["reason"])
-        eventually(lambda: len(annotated.calls(family, "p12", ["a"] * 4)) == 1)
+        eventually(lambda: annotated.calls(family, "p12", ["a"] * 4) in ({"p11"}, {"p21"}))
         return
-    eventually(lambda: len(annotated.calls(family, "p12", map(str, range(8)))) == 2)
+    eventually(lambda: annotated.calls(family, "p12", map(str, range(8))) == {*PODS})
     for call in ("one", "two", "three", "four"):
         found = [annotated.calls(family, client, [call] * 2) for client in ("p12", "p22", "client")]
         assert len(set.union(*found)) == 1, found

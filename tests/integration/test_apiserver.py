@@ -67,7 +67,7 @@ def answering(lab: Lab, number: int, timeout: float = 2) -> set[str]:
     return set(spread(ProbeQuestion(lab.host("p12").netns, cluster_ip(number), 80), 4, timeout=timeout))
 
 
-def follows(holds: Callable[[], bool], seconds: float = 10.0) -> float:
+def follows(holds: Callable[[], bool], seconds: float = 120.0) -> float:
     """Wait until a change has arrived; return how long that took."""
     began = time.monotonic()
     while not holds():

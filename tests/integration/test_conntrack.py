@@ -22,9 +22,9 @@ from tests.lab import netns
 from tests.lab.lab import DEFAULT_PROXY_ARGS, Lab, LabHost
 from tests.lab.manifests import ManifestFolder, endpoint, endpoint_slice, port
 from tests.lab.packets import Tap, send_ahead
-from tests.lab.probe import QUESTION, Conversation, ProbeQuestion, failure, probe_many
+from tests.lab.probe import DEFAULT_TIMEOUT, QUESTION, Conversation, ProbeQuestion, failure, probe_many
 from tests.lab.published import balancer, cluster_ip, external, published
-from tests.lab.waiting import eventually
+from tests.lab.waiting import Patience, eventually, receive
 
 pytestmark = pytest.mark.needs("ip_vs", "nf_tables")
 
@@ -111,8 +111,8 @@ def _closed(services: UdpServices) -> Iterator[None]:
 def ask_all(flows: dict[str, Conversation]) -> dict[str, str]:
     """Send on all of them, then wait for the answers together: who answered, or what else became of it."""
     sent = {name: send(flow.socket) for name, flow in flows.items()}
-    deadline = time.monotonic() + SHORT
-    return {name: sent[name] or receive(flow.socket, deadline) for name, flow in flows.items()}
+    patience = Patience(SHORT)
+    return {name: sent[name] or answer_of(flow.socket, patience) for name, flow in flows.items()}
 
 
 def send(asking: socket.socket) -> str:
@@ -127,10 +127,9 @@ def send(asking: socket.socket) -> str:
     return ""
 
 
-def receive(asking: socket.socket, deadline: float) -> str:
-    asking.settimeout(max(0.01, deadline - time.monotonic()))
+def answer_of(asking: socket.socket, patience: Patience) -> str:
     try:
-        answer = asking.recv(65536)
+        answer = receive(asking, patience)
     except OSError as error:
         return failure(error, 0).outcome
     return str(json.loads(answer)["name"]) if answer else "closed"
@@ -236,7 +235,7 @@ def finish(asking: socket.socket, deadline: float) -> str:
     if error := asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         return os.strerror(error)
     asking.send(QUESTION)
-    return receive(asking, deadline)
+    return answer_of(asking, Patience(DEFAULT_TIMEOUT))
 
 
 NEW_VIP = "ClusterIP LoadBalancer externalIP"
@@ -285,7 +284,7 @@ def push(host: LabHost, family: int, to: tuple[str, int]) -> None:
 
 
 def heard(flow: Conversation) -> str:
-    return receive(flow.socket, time.monotonic() + SHORT)
+    return answer_of(flow.socket, Patience(SHORT))
 
 
 @pytest.mark.parametrize(("number", "policy", "loose"), [(65, "Cluster", 1), (66, "Local", 1), (67, "Local", 0)])

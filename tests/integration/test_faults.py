@@ -31,7 +31,7 @@ REFUSING = (sys.executable, str(REPO / "tests/lab/refusing.py"))
 TO_NOWHERE = ("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh", *RUN)
 VIP, OTHER = "10.96.1.1", "10.96.1.2"
 WEB = [port(80, 8080)]
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 def serve(lab: Lab, manifests: ManifestFolder, vip: str, *pods: LabHost) -> None:

@@ -109,8 +109,8 @@ def test_a_handover_to_kube_proxy_loses_no_new_connection(
         assert ask(asked) == ["answered"]
         # Open connections through IPVS go on only where the servers stay.
         assert talk.ask().name == (served_by if mode == "ipvs" else "")
+        eventually(lambda: min(map(len, [*results, *of_node])) > 10)
     assert [lost(one) for one in (*results, *of_node)] == [[]] * len(asked)
-    assert min(map(len, [*results, *of_node])) > 10
     assert "ipvsproxy" not in lab.run(node, ["nft", "list", "ruleset"])
     # A kube-proxy of mode ipvs owns it now.
     has_link = "kube-ipvs0" in lab.run(node, ["ip", "-o", "link"])

@@ -62,7 +62,7 @@ def ask(asker: LabHost, address: str, number: int, path: str = "/") -> tuple[int
         return answer.status, answer.read().decode(), dict(answer.headers)
 
 
-def follows(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def follows(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "the change did not arrive"

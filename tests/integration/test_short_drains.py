@@ -81,7 +81,7 @@ def test_sctp_connections_end_with_their_endpoint(short: ShortServices, family: 
 
 def test_connections_end_with_the_drain_timeout_of_their_endpoint(short: ShortServices, family: int) -> None:
     """Its time begins when it gets no new connections, though slices list it as ending all the while."""
-    timeout = {"drain-timeout": "6s"}
+    timeout = {"drain-timeout": "15s"}
     short.put(WEB, "p11 p21", annotations=timeout)
     eventually(lambda: short.names("p12", family) == {"p11", "p21"})
     assert not short.has_server(family)

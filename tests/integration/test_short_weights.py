@@ -21,7 +21,7 @@ from tests.lab.waiting import eventually
 pytestmark = [pytest.mark.needs("ip_vs", "nf_tables"), pytest.mark.parametrize("family", [4, 6])]
 
 LOCAL = 92
-ASKED = 320
+ASKED, PATIENCE = 320, 60.0
 WITHIN = 50
 """Of the connections that an endpoint with three of four shares gets: more than six standard deviations."""
 
@@ -59,7 +59,7 @@ def test_endpoints_get_their_shares(short: ShortServices, family: int, proto: st
     at = target(cluster_ip(WEB, family))
     eventually(lambda: shares(short, "p12", at) == {"p11": 0.75, "p21": 0.25})
     assert not short.has_server(family)
-    found = spread(short.question("p12", family, proto), ASKED)
+    found = spread(short.question("p12", family, proto), ASKED, PATIENCE)
     assert found.keys() == {"p11", "p21"}
     assert is_about(found["p11"], ASKED * 3 // 4), found
     assert sorted(short.weights(family)) == [("p11", 3), ("p21", 1)]
@@ -75,7 +75,7 @@ def test_each_audience_of_a_local_policy_has_its_shares(short: ShortServices, fa
     vip = balancer(LOCAL, family)
     eventually(lambda: shares(short, "p12", target(vip)) == {"p11": 0.25, "p21": 0.75})
     assert shares(short, "client", target(vip)) == {"p11": 1.0}
-    ask = lambda who: spread(ProbeQuestion(short.lab.host(who).netns, vip, 80), ASKED)  # noqa: E731
+    ask = lambda who: spread(ProbeQuestion(short.lab.host(who).netns, vip, 80), ASKED, PATIENCE)  # noqa: E731
     found = ask("p12")
     assert found.keys() == {"p11", "p21"}
     assert is_about(found["p21"], ASKED * 3 // 4), found

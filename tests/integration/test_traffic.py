@@ -137,7 +137,8 @@ def test_without_endpoints_everybody_is_refused_at_once(
         rows = ask_everything(services.lab, services.cases(services.EMPTY, family, table, proto))
         assert wrong(rows) == []
     address, number = services.ways(services.EMPTY, family, proto)["ClusterIP"]
-    assert probe(services.lab.client.netns, address, number, proto).seconds < 0.9
+    # A packet that was dropped is repeated after a second. So long a machine may stand still, but not each time.
+    assert min(probe(services.lab.client.netns, address, number, proto).seconds for _ in range(5)) < 0.9
 
 
 @BOTH_PATHS

@@ -113,7 +113,7 @@ def test_source_ranges_and_the_host_stay_closed(ranged: RestrictedBalancer, path
             eventually(lambda: ranged.chains() >= OF_SHORT_PATH)
         assert ranged.answers(lab.client, lab.host("p12")) == {""}  # at once: IPVS would serve them
         if path == "ipvs":
-            proxy.wait_for(PARTS_ADDED, timeout=10)
+            proxy.wait_for(PARTS_ADDED)
         assert ranged.answers(node) == {""}
         for family in (4, 6):
             # IPVS needs no conntrack. On the short path nobody can be served, and the host must not answer.
@@ -150,7 +150,7 @@ def test_rules_of_iptables_are_noticed(ranged: RestrictedBalancer, program: str)
     rule = ["OUTPUT", "-p", "tcp", "--dport", "80", "-j"]
     ranged.run(program, "-w", "-t", "raw", "-A", *rule, "CT", "--notrack")
     try:
-        proxy.wait_for(PARTS_ADDED, timeout=30)
+        proxy.wait_for(PARTS_ADDED)
         assert ranged.ask(ranged.node, BALANCERS[family]) == ""
     finally:
         ranged.run(program, "-w", "-t", "raw", "-F")
@@ -161,7 +161,7 @@ def test_where_conntrack_takes_up_nothing_in_the_middle_the_node_is_asked_too(ra
     loose = "net/netfilter/nf_conntrack_tcp_loose"
     netns.set_sysctls(ranged.node.netns, {loose: 0})
     try:
-        proxy.wait_for(PARTS_ADDED, timeout=30)
+        proxy.wait_for(PARTS_ADDED)
         assert ranged.chains() >= OF_NODE
     finally:
         netns.set_sysctls(ranged.node.netns, {loose: 1})
@@ -192,7 +192,7 @@ def test_a_service_that_comes_to_ipvs_has_the_rules_for_it(ranged: RestrictedBal
     proxy, lab = ranged.start("auto"), ranged.lab
     assert not ranged.chains() & BY_IPVS
     ranged.put(NOBODY, "ipvs")
-    proxy.wait_for(PARTS_ADDED, timeout=30)
+    proxy.wait_for(PARTS_ADDED)
     assert ranged.chains() >= BY_IPVS
     ranged.run("nft", "-f", "-", text=NOTRACK)
     eventually(lambda: ranged.ask(lab.client, cluster_ip(NUMBER, 4)) == "p11")  # by IPVS, that is

@@ -185,9 +185,11 @@ class Hammer(threading.Thread):
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
         self.start()
-        yield
-        self._ended.set()
-        self.join()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            self.join()
 
 
 def test_source_ranges_never_open_nor_close_while_they_change(
@@ -222,7 +224,7 @@ def test_a_vip_never_answers_before_its_guard_is_there(
         for _ in range(2):
             write(lab, folder, "new", 2, type_="LoadBalancer", ingress=[NEW_VIP])
             eventually(lambda: probe(lab.client.netns, NEW_VIP, 80).name == "p11")
-            hammer.wait(1)
+            hammer.wait(2)  # the first of which may have begun before
             folder.remove("new")
             eventually(lambda: probe(lab.client.netns, NEW_VIP, 80, timeout=1).outcome != "answered")
             hammer.wait(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tests.lab import netns
+from tests.lab.waiting import Patience, receive
 
 SIZES = (1400, 1472, 1473, 4000, 9000, 60000)
 """1472 is what fits into 1500 with the headers of IPv4 and UDP."""
@@ -22,6 +23,6 @@ def unanswered(
             for _ in range(3):
                 try:
                     _ = asking.send(bytes(size)) if connected else asking.sendto(bytes(size), to)
-                    asking.recv(65536)
+                    receive(asking, Patience(2))
                 except OSError as error:
                     yield f"{size}: {error}"

@@ -7,9 +7,9 @@ import itertools
 import os
 import socket
 import struct
-import time
 
 from tests.lab import netns
+from tests.lab.waiting import Patience
 
 REQUEST = {4: (socket.IPPROTO_ICMP, 8, 0), 6: (socket.IPPROTO_ICMPV6, 128, 129)}
 """Protocol, type of a request, type of an answer (RFC 792, RFC 4443)."""
@@ -25,13 +25,14 @@ def is_answered(namespace: str, address: str, seconds: float = 1.0) -> bool:
     name = struct.pack("!HH", os.getpid() & 0xFFFF, next(_numbers) & 0xFFFF)
     with contextlib.closing(opened):
         opened.sendto(_message(request, name, number), (address, 0))
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            opened.settimeout(left)
-            try:
-                got, _ = opened.recvfrom(2048)
-            except TimeoutError:
-                break
+        patience = Patience(seconds)
+        while patience:
+            with patience.step() as step:
+                opened.settimeout(step)
+                try:
+                    got, _ = opened.recvfrom(2048)
+                except TimeoutError:
+                    continue
             body = got[(got[0] & 15) * 4 :] if number == 4 else got
             if body[0] == answer and body[4:8] == name:
                 return True

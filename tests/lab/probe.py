@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from tests.lab import netns
+from tests.lab.waiting import Patience, receive
 
 DEFAULT_TIMEOUT = 4.0  # a TCP SYN is repeated after 1 and 3 seconds; emulation is slow
 ENOUGH = 20
@@ -149,15 +150,18 @@ def probe_many(questions: Iterable[ProbeQuestion], timeout: float = DEFAULT_TIME
             wanted = selectors.EVENT_READ if attempt.connected else selectors.EVENT_WRITE
             if attempt.result is None:
                 selector.register(attempt.socket, wanted, attempt)
-        _drive(selector, time.monotonic() + timeout)
+        _drive(selector, Patience(timeout))
     for attempt in attempts:
         attempt.socket.close()
     return [attempt.result or Result("timeout", seconds=timeout) for attempt in attempts]
 
 
-def _drive(selector: selectors.BaseSelector, deadline: float) -> None:
-    while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-        for key, _ in selector.select(left):
+def _drive(selector: selectors.BaseSelector, patience: Patience) -> None:
+    """Go on with all attempts; only waiting uses up patience, and not the work on what has come."""
+    while selector.get_map() and patience:
+        with patience.step() as seconds:
+            ready = selector.select(seconds)
+        for key, _ in ready:
             attempt: Attempt = key.data
             attempt.step()
             if attempt.result is not None:
@@ -210,7 +214,7 @@ class Conversation:
         began = time.monotonic()
         try:
             self.socket.sendall(QUESTION)
-            answer = self.socket.recv(65536)
+            answer = receive(self.socket, Patience(self.socket.gettimeout() or 0.0))
         except OSError as error:
             return failure(error, time.monotonic() - began)
         if not answer:
