@@ -198,6 +198,8 @@ class File:
 
     def refresh(self) -> None:
         """Read the file again if it may have changed; if it cannot be read, keep what it had."""
+        # Taken first: however long the rest takes, what is written from now on has a stamp of now, or a later one.
+        now = time.time_ns()
         try:
             before = _status(self._path)
             if self._signature == _signature(before):
@@ -214,7 +216,7 @@ class File:
             self._refuse(Unreadable(plain(error)))
             return
         self._update(data)
-        if abs(time.time_ns() - before.st_mtime_ns) > FRESH_NS:
+        if abs(now - before.st_mtime_ns) > FRESH_NS:
             self._signature = _signature(before)
 
     def _update(self, data: bytes) -> None:

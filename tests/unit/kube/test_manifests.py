@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -407,10 +408,20 @@ def test_settled_files_are_not_read_again(tmp_path, monkeypatch):
     assert folder.load() == []
 
 
-def test_a_second_change_within_one_tick_of_the_clock_is_seen(tmp_path):
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_a_second_change_within_one_tick_of_the_clock_is_seen(tmp_path, monkeypatch, seconds):
+    """Also where the process stands still after it has read the file."""
     path = tmp_path / "a.yaml"
     write(path, service("a", clusterIP="10.96.0.1"))
-    before = path.stat()
+    before, reading = path.stat(), manifest_file.read_file
+    clock = SimpleNamespace(now=before.st_mtime_ns)
+
+    def read(file):
+        clock.now += seconds * 10**9
+        return reading(file)
+
+    monkeypatch.setattr(manifest_file, "read_file", read)
+    monkeypatch.setattr(manifest_file, "time", SimpleNamespace(time_ns=lambda: clock.now))
     folder = Folder(tmp_path)
     folder.load()
     path.write_text(path.read_text().replace("10.96.0.1", "10.96.0.2"))
