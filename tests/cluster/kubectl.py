@@ -19,9 +19,13 @@ class Kubectl:
         self._words = cluster.inside(kube["kubectl"], f"--kubeconfig={cluster.admin}")
 
     def __call__(self, *words: object, text: str | None = None) -> str:
-        """What it prints; CalledProcessError when it fails, whose `stderr` says why."""
+        """What it prints; CalledProcessError when it fails, with kubectl's reason in `stderr` and in its notes."""
         argv = [*self._words, *map(str, words)]
-        return subprocess.run(argv, input=text, capture_output=True, text=True, check=True).stdout
+        try:
+            return subprocess.run(argv, input=text, capture_output=True, text=True, check=True).stdout
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
 
     def get(self, *words: object) -> Any:
         """An object, or a list of them."""

@@ -26,6 +26,17 @@ def patch(running: RunningApplication, **spec: object) -> None:
     running.kubectl("patch", DAEMONSET, SYSTEM, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
 
 
+@contextlib.contextmanager
+def rolling_by(running: RunningApplication, strategy: dict[str, object]) -> Iterator[None]:
+    """With other limits of a rolling update; put back, since `apply` of the manifests merges its own into them."""
+    before = running.kubectl.get(DAEMONSET, SYSTEM)["spec"]["updateStrategy"]
+    patch(running, updateStrategy={"type": "RollingUpdate", "rollingUpdate": strategy})
+    try:
+        yield
+    finally:
+        patch(running, updateStrategy=before)
+
+
 def test_the_container_has_the_rights_that_the_manifest_gives_it_and_no_more(running: RunningApplication):
     ready(running)
     for pod in pods(running).values():
@@ -59,9 +70,11 @@ def test_requests_are_answered_while_nothing_happens(running: RunningApplication
 def test_a_rolling_update_of_the_daemonset_fails_no_request(
     running: RunningApplication, strategy: dict[str, object]
 ):
-    patch(running, updateStrategy={"type": "RollingUpdate", "rollingUpdate": strategy})
     before = {pod["metadata"]["uid"] for pod in pods(running).values()}
-    with flowing(running.cluster, running.application.targets()) as traffic:
+    with (
+        rolling_by(running, strategy),
+        flowing(running.cluster, running.application.targets()) as traffic,
+    ):
         running.kubectl("rollout", "restart", DAEMONSET, SYSTEM)
         ready(running)
     judge(traffic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import pytest
 
@@ -11,9 +12,9 @@ from tests.cluster.application import RunningApplication
 from tests.cluster.daemonset import DAEMONSET, SYSTEM, judge, pods, ready
 from tests.cluster.place import REPO
 from tests.cluster.traffic import flowing
-from tests.support.repository import VERSION
 
 NOW = images.OURS[1]
+OWN_TAG = re.compile(r"\bnewTag: .+")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def install(running: RunningApplication, source: pathlib.Path, image: str) -> No
     """A version's own manifests, with its image."""
     example = proxies.kustomization(running.cluster.folder, source)
     file = example / "kustomization.yaml"
-    file.write_text(file.read_text().replace(f"newTag: {VERSION}", f"newTag: {image.rpartition(':')[2]}"))
+    file.write_text(OWN_TAG.sub(f"newTag: {image.rpartition(':')[2]}", file.read_text()))
     running.kubectl("apply", running.kubectl.validation, "--kustomize", example)
     ready(running)
 
