@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from tests.lab import netns
+from tests.lab.waiting import Patience
 
 TCP = struct.Struct("!HHIIBBHHH")
 FIN, SYN, PSH, ACK = 0x01, 0x02, 0x08, 0x10
@@ -43,12 +43,15 @@ class Tap:
 
     def arrived(self, seconds: float = 0.3) -> Iterator[Segment]:
         """Yield what has arrived, and what does within some time."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._socket.settimeout(left)
-            with contextlib.suppress(TimeoutError):
-                data, source = self._socket.recvfrom(65536)
-                yield self._read(data, source[0])
+        patience = Patience(seconds)
+        while patience:
+            with patience.step() as step:
+                self._socket.settimeout(step)
+                try:
+                    data, source = self._socket.recvfrom(65536)
+                except TimeoutError:
+                    continue
+            yield self._read(data, source[0])
 
     def _read(self, data: bytes, source: str) -> Segment:
         if self._family == 4:
