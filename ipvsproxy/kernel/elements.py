@@ -11,7 +11,7 @@ import errno
 import struct
 from collections.abc import Iterator
 
-from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message
+from ipvsproxy.kernel.wire.netlink import KernelError, Wire, attribute, attributes, message, text
 from ipvsproxy.kernel.wire.nfnetlink import (
     NETLINK_NETFILTER,
     NFGENMSG,
@@ -150,7 +150,7 @@ def _element(fields: dict[int, memoryview]) -> RawElement:
     if NFTA_DATA_VERDICT in data:
         verdict = dict(attributes(data[NFTA_DATA_VERDICT]))
         code = BIG_S32.unpack_from(verdict[NFTA_VERDICT_CODE])[0]
-        chain = bytes(verdict.get(NFTA_VERDICT_CHAIN, b"")).rstrip(b"\0").decode()
+        chain = text(verdict.get(NFTA_VERDICT_CHAIN, b""))
     return RawElement(
         key=_value(fields.get(NFTA_SET_ELEM_KEY)),
         end=_value(fields.get(NFTA_SET_ELEM_KEY_END)),

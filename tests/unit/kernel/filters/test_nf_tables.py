@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from ipvsproxy.kernel import elements
 from ipvsproxy.kernel.filters.nf_tables import _rules
 from ipvsproxy.kernel.filters.sets import SetEntry, intervals
 from ipvsproxy.kernel.wire.netlink import attribute, attributes
@@ -196,6 +197,14 @@ def test_a_map_of_verdicts_is_many_rules():
     rules = read_all(DPORT, lookup(to=0), sets={"s": chosen})
     assert [(rule.verdict, rule.target) for rule in rules] == [("drop", ""), ("jump", "other"), ("accept", "")]
     assert [holds(rules[0], dport=80), holds(rules[2], dport=80), holds(rules[2], dport=9)] == [True, False, True]
+
+
+def test_a_map_may_lead_to_a_chain_with_a_name_of_any_bytes():
+    to = attribute(1, struct.pack(">i", -3)) + attribute(2, b"caf\xe9\0")
+    item = attribute(1, attribute(1, value(b"\0\x50")) + attribute(2, attribute(2, to)))
+    wire = type("OneSet", (), {"dump": lambda _, request: [request[16:20] + attribute(3, item)]})()
+    (found,) = elements.read_all(wire, 2, "filter", "ports")
+    assert (found.key, found.code, found.chain) == (b"\0\x50", -3, "caf\N{REPLACEMENT CHARACTER}")
 
 
 def test_links_of_a_set():
