@@ -34,7 +34,7 @@ from ipvsproxy.kernel.scripts import PARTS, Scripts
 from ipvsproxy.kernel.tables import TABLE, delete_tables, new_transaction
 from ipvsproxy.kernel.transactions import Transactions
 from ipvsproxy.kernel.wire.netlink import KernelError
-from ipvsproxy.plan.dependencies import halves
+from ipvsproxy.plan.dependencies import halves, ready_elements
 from ipvsproxy.plan.diff import ElementStep, differing, record_element
 from ipvsproxy.plan.notification import RulesChanged
 from ipvsproxy.plan.state import Dirty, FrontendKey, KernelState
@@ -335,7 +335,8 @@ class Rules:
         if both:
             self._attempts -= 1
             for half in both:
-                self._change(half, failed)
+                if ready := ready_elements(half, failed):
+                    self._change(ready, failed)
             return
         _note([step.slot for step in steps], error, failed)
         # A kernel without an expression that a part needs answers ENOENT as well: no reason to load all again.

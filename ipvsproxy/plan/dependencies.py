@@ -6,13 +6,12 @@ must not begin to answer; when a VIP or a server could not be removed, its rules
 elements tell what belongs together. Called only when something has failed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 
 from ipvsproxy.base.frontend import FrontendKey
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
 from ipvsproxy.plan.state import Dirty, Vip
-from ipvsproxy.ruleset.elements import ElementKey, ElementOwner
 
 
 def guarded_servers(steps: Sequence[IpvsStep], failed: Dirty) -> list[IpvsStep]:
@@ -70,17 +69,35 @@ def unneeded_elements(steps: Iterable[ElementStep], failed: Dirty) -> list[Eleme
 def halves(steps: Iterable[ElementStep]) -> tuple[list[ElementStep], ...]:
     """Cut changes of elements in two: between addresses, or else between the frontends of one.
 
-    What is about one frontend stays together and cannot be cut; elements of the node are each by themselves.
+    What is about one frontend stays together and cannot be cut; elements of the node are each by themselves. What
+    frontends share at an address comes before them, and goes after: views and source ranges are asked only there.
     """
     steps = list(steps)
-    for group_of in (_by_address, _by_owner):
-        groups: dict[ElementOwner | ElementKey, list[ElementStep]] = {}
-        for step in steps:
-            groups.setdefault(group_of(step.slot), []).append(step)
-        parts, middle = list(groups.values()), len(groups) // 2
-        if middle:
-            return list(chain(*parts[:middle])), list(chain(*parts[middle:]))
-    return ()
+    return _cut(steps, _by_address) or _cut(sorted(steps, key=_rank), _by_owner)
+
+
+def _cut(
+    steps: Iterable[ElementStep], group_of: Callable[[ElementStep], Hashable]
+) -> tuple[list[ElementStep], ...]:
+    groups: dict[Hashable, list[ElementStep]] = {}
+    for step in steps:
+        groups.setdefault(group_of(step), []).append(step)
+    parts, middle = list(groups.values()), len(groups) // 2
+    return (list(chain(*parts[:middle])), list(chain(*parts[middle:]))) if middle else ()
+
+
+def ready_elements(steps: Iterable[ElementStep], failed: Dirty) -> list[ElementStep]:
+    """Return all but what is of frontends at whose address something was refused; that is noted in `failed`."""
+    steps = list(steps)
+    refused = {slot.address: slot for slot in failed.slots if slot.frontend is None and slot.address}
+    waiting = {
+        step.slot: refused[step.slot.address]
+        for step in steps
+        if step.slot.frontend and step.slot.address in refused
+    }
+    failed.slots.update(waiting)
+    failed.reasons.update({slot: failed.reasons[why] for slot, why in waiting.items() if why in failed.reasons})
+    return [step for step in steps if step.slot not in waiting]
 
 
 def redirect_ends(step: ElementStep) -> Iterator[FrontendKey]:
@@ -91,9 +108,16 @@ def redirect_ends(step: ElementStep) -> Iterator[FrontendKey]:
             yield step.value
 
 
-def _by_address(slot: ElementKey) -> ElementOwner | ElementKey:
-    return slot if slot.owner is None else slot.address
+def _rank(step: ElementStep) -> int:
+    """Return 0 for what comes to an address, 2 for what goes from one, 1 for everything else."""
+    if step.slot.frontend is not None or step.slot.address is None:
+        return 1
+    return 2 if step.value is None else 0
 
 
-def _by_owner(slot: ElementKey) -> ElementOwner | ElementKey:
-    return slot if slot.owner is None else slot.owner
+def _by_address(step: ElementStep) -> Hashable:
+    return step.slot if step.slot.owner is None else step.slot.address
+
+
+def _by_owner(step: ElementStep) -> Hashable:
+    return step.slot if step.slot.owner is None else (step.slot.owner, _rank(step))

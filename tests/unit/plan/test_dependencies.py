@@ -1,6 +1,6 @@
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.base.frontend import FrontendKey, Protocol
-from ipvsproxy.plan.dependencies import guarded_servers, halves, ready_redirects, unneeded_elements
+from ipvsproxy.plan.dependencies import guarded_servers, halves, ready_elements, ready_redirects, unneeded_elements
 from ipvsproxy.plan.diff import ElementStep, IpvsStep, Verb
 from ipvsproxy.plan.state import Dirty
 from tests.support.build import key
@@ -44,9 +44,26 @@ def test_changes_are_cut_between_addresses_then_between_frontends_and_no_further
     guard = ElementStep(element("vips4", "203.0.113.5"), "")
     source = ElementStep(element("allowed4", "203.0.113.5 . tcp . 80 . 198.51.100.0/24"), "")
     assert halves([VERDICT, OTHER, guard, source]) == ([VERDICT, guard, source], [OTHER])
-    assert halves([VERDICT, guard, source]) == ([VERDICT, source], [guard])
+    assert halves([VERDICT, guard, source]) == ([guard], [VERDICT, source])
     assert halves([VERDICT, source]) == ()
     assert halves([]) == ()
+
+
+def test_what_frontends_share_at_an_address_comes_before_them_and_goes_after():
+    """Source ranges are asked only at addresses that are known to have some."""
+    ranged, no_view = element("ranged_vips4", "203.0.113.5"), element("viewed4", "203.0.113.5")
+    source = ElementStep(element("ranged4", "203.0.113.5 . tcp . 80"), "")
+    come, gone = ElementStep(ranged, ""), ElementStep(no_view, None)
+    first, rest = halves([source, VERDICT, gone, come])
+    assert first == [come]
+    assert halves(rest) == ([source, VERDICT], [gone])
+
+
+def test_frontends_wait_for_what_they_share_at_their_address():
+    refused = Dirty(slots={element("ranged_vips4", "203.0.113.5")})
+    assert ready_elements([VERDICT, OTHER], refused) == [OTHER]
+    assert VERDICT.slot in refused.slots
+    assert ready_elements([VERDICT, OTHER], Dirty(slots={VERDICT.slot})) == [VERDICT, OTHER]
 
 
 def test_a_failed_server_of_another_frontend_of_the_address_holds_nothing_up():
