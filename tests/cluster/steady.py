@@ -1,15 +1,16 @@
 """Steady requests to Services until a file `stop` is in the folder; what failed is told at the end. Stdlib only.
 
-    steady.py FOLDER NAME TARGET...
+    steady.py FOLDER NAME FIRST TARGET...
 
 A target is KIND:IP:PORT, asked once a second. `new` makes a TCP connection for each request; `kept` sends all
 requests through one connection; `udp` sends all datagrams from one socket. What answers is agnhost's netexec.
 The file `started-NAME` appears when each target has been asked once. At the end comes one JSON object for
 each: `target`, `ok`, `slowest` in seconds, `failures` as [seconds since the start, error].
 
-Each target has source ports of its own, and a port comes back after minutes: IPVS takes the replies to a port that
-met the same endpoint by another way in the last two minutes for those of the older connection
-(docs/internals-packets.md).
+Each target has source ports of its own, by its number, and a port comes back after minutes: IPVS takes the replies
+to a port that met the same endpoint by another way in the last two minutes for those of the older connection
+(docs/internals-packets.md). FIRST is the number of the first target: a node and its pods, which some plugins
+masquerade to the node's address, have different ones.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RESEND_SECONDS = 5
 HTTP_OK = 200
 FIRST_PORT = 11000
 """Below the ports that kernels choose by themselves, above those of the kubelet and of proxies."""
-PORTS = 1500
+PORTS = 1000
 SendRequest = Callable[[], None]
 
 
@@ -145,9 +146,9 @@ class SteadyClient(threading.Thread):
         self.result.update(ok=ok, slowest=round(slowest, 2), failures=failures)
 
 
-def main(folder: str, name: str, targets: list[str]) -> None:
+def main(folder: str, name: str, first: int, targets: list[str]) -> None:
     stop = threading.Event()
-    threads = [SteadyClient(target, stop, index) for index, target in enumerate(targets)]
+    threads = [SteadyClient(target, stop, index) for index, target in enumerate(targets, first)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -162,4 +163,4 @@ def main(folder: str, name: str, targets: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])

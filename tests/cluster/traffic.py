@@ -7,6 +7,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -83,8 +84,11 @@ def flowing(cluster: Cluster, wanted: dict[Origin, list[str]]) -> Iterator[Runni
     start_files = [place.folder(cluster) / f"started-{place.word}" for place in wanted]
     for file in (*stop_files, *start_files):
         file.unlink(missing_ok=True)
+    first = numbers(wanted)
     with ThreadPoolExecutor(MOST_PLACES) as pool:
-        running = {place: pool.submit(_run, cluster, place, targets) for place, targets in wanted.items()}
+        running = {
+            place: pool.submit(_run, cluster, place, first[place], targets) for place, targets in wanted.items()
+        }
         try:
             programs.wait("no requests", lambda: all(file.exists() for file in start_files), START_SECONDS)
             yield traffic
@@ -95,6 +99,15 @@ def flowing(cluster: Cluster, wanted: dict[Origin, list[str]]) -> Iterator[Runni
             traffic.results += _results(place, future)
 
 
+def numbers(wanted: dict[Origin, list[str]]) -> dict[Origin, int]:
+    """The number of the first target of each place, such that no two of a node and its pods have the same one."""
+    first, following = {}, Counter[ClusterNode | None]()
+    for place, targets in wanted.items():
+        first[place] = following[place.node]
+        following[place.node] += len(targets)
+    return first
+
+
 def _results(place: Origin, future: Future[str]) -> Iterator[OriginResult]:
     for line in future.result().splitlines():
         said = json.loads(line)
@@ -102,9 +115,17 @@ def _results(place: Origin, future: Future[str]) -> Iterator[OriginResult]:
         yield OriginResult(str(place), said["target"], said["ok"], said["slowest"], failures)
 
 
-def _run(cluster: Cluster, place: Origin, targets: list[str]) -> str:
+def _run(cluster: Cluster, place: Origin, first: int, targets: list[str]) -> str:
     # As text: a node that read the file before may go on with what it has read.
-    program = [sys.executable, "-c", STEADY.read_text(), str(place.folder(cluster)), place.word, *targets]
+    program = [
+        sys.executable,
+        "-c",
+        STEADY.read_text(),
+        str(place.folder(cluster)),
+        place.word,
+        str(first),
+        *targets,
+    ]
     done = run_at(cluster, place, *program, seconds=MOST_SECONDS)
     if done.returncode:
         message = f"{place}: {done.stdout}{done.stderr or ''}"
