@@ -28,7 +28,7 @@ class EndpointListener:
     """One endpoint: its sockets on both addresses of a host, or on all, and the connections they accepted."""
 
     def __init__(
-        self, owner: Responder, host: LabHost, port: int, proto: str, name: str, *, everywhere: bool
+        self, owner: Responder, host: LabHost, port: int, proto: str, name: str, *, everywhere: bool = False
     ) -> None:
         self.host, self.port, self.proto, self.name = host, port, proto, name
         self._addresses = ("0.0.0.0", "::") if everywhere else (host.ipv4, host.ipv6)
