@@ -24,7 +24,6 @@ from ipvsproxy.plan.state import (
 )
 from ipvsproxy.ruleset.codec import element_text, value_text
 from ipvsproxy.ruleset.elements import ElementKey, ElementOwner, Value
-from ipvsproxy.ruleset.schema import FOR_INVALID, SHORT_ENDPOINTS
 
 LONGEST_PREFIX = 128
 
@@ -56,7 +55,6 @@ def changes(wanted: Wanted, shadow: KernelState, protected: Callable[[FrontendKe
     """Yield everything that differs."""
     touched = wanted.everything()
     touched.update(shadow.everything())
-    touched.slots -= {slot for slot in shadow.elements if may_outlive(slot, wanted)}
     steps = diff(touched, wanted, shadow, protected)
     for element in sorted(steps.elements_before, key=_slot_name):
         yield _element(element, shadow.elements)
@@ -70,13 +68,6 @@ def changes(wanted: Wanted, shadow: KernelState, protected: Callable[[FrontendKe
         yield from _ipvs(ipvs, shadow)
     for element in sorted(steps.elements_after, key=_slot_name):
         yield _element(element, shadow.elements)
-
-
-def may_outlive(slot: ElementKey, wanted: Wanted) -> bool:
-    """Whether an element may be there for open connections, which does not follow from the objects of now."""
-    if slot.set not in FOR_INVALID or slot in wanted.elements:
-        return False
-    return slot.set in SHORT_ENDPOINTS.values() or slot.owner in wanted.frontends
 
 
 def _element(step: ElementStep, present: Mapping[ElementKey, Value]) -> Change:

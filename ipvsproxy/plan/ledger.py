@@ -7,8 +7,7 @@ Service or is left out: where another Service holds that server, its endpoints w
 and health-check ports are shared, so they are counted. `replace` returns the names of kernel objects that may have
 changed; the rest of the state is never looked at, so a change costs the same on a small node and on a big one.
 
-Property: any order of `replace` calls ends in the state that only the last call for each Service would give, but
-for elements that only open connections may still need (`FOR_INVALID`).
+Property: any order of `replace` calls ends in the state that only the last call for each Service would give.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,19 +17,16 @@ import msgspec
 
 from ipvsproxy.base.address import family
 from ipvsproxy.config import VipMode
-from ipvsproxy.plan import model
 from ipvsproxy.plan.bound import BoundAddresses
-from ipvsproxy.plan.outlived import Outlived
 from ipvsproxy.plan.ping import PingRanges
-from ipvsproxy.plan.rules import FrontendElements, changing, changing_if_liberal
-from ipvsproxy.plan.state import SHORT_PATH, Destination, Dirty, Frontend, FrontendKey, View, Vip, VipForm
+from ipvsproxy.plan.rules import FrontendElements, changing
+from ipvsproxy.plan.state import Destination, Dirty, Frontend, FrontendKey, View, Vip, VipForm
 from ipvsproxy.plan.waiting import RankedService, Waiting
 from ipvsproxy.ruleset.elements import ElementKey, Value
-from ipvsproxy.ruleset.schema import LOCAL, SHORT_ENDPOINTS, VIEW_FRONTENDS
+from ipvsproxy.ruleset.schema import LOCAL
 
 # Looked up once: reading a member from its class takes Python 3.11 some 600 instructions.
-ADDRESS, ROUTE, AUTO, TCP = VipForm.ADDRESS, VipForm.ROUTE, VipMode.AUTO, model.Protocol.TCP
-MARKS = frozenset(SHORT_ENDPOINTS.values())
+ADDRESS, ROUTE, AUTO = VipForm.ADDRESS, VipForm.ROUTE, VipMode.AUTO
 ROUTES_ABOVE = 8192
 """VIPs of a family from which `auto` uses routes: addresses on one link cost quadratic time in the kernel."""
 ADDRESSES_BELOW = 4096
@@ -58,7 +54,7 @@ class Wanted(Protocol):
 class Ledger:
     """Wanted frontends, VIPs and set elements of all Services."""
 
-    def __init__(self, vip_mode: VipMode, *, be_liberal: bool = False) -> None:
+    def __init__(self, vip_mode: VipMode) -> None:
         self.frontends: dict[FrontendKey, Frontend] = {}
         self.elements: dict[ElementKey, Value] = {}
         self._vip_mode = vip_mode
@@ -67,11 +63,6 @@ class Ledger:
         self._forms = dict.fromkeys((4, 6), ROUTE if vip_mode is VipMode.ROUTE else ADDRESS)
         self._ping_ranges = PingRanges()
         self._shares: dict[ElementKey, int] = {}
-        self._be_liberal = be_liberal
-        self._changing = changing_if_liberal if be_liberal else changing
-        self._outlived = Outlived()
-        self._left_path: set[FrontendKey] = set()
-        """Frontends that were on the short path."""
         self._holders: dict[FrontendKey, RankedService] = {}
         self._waiting: dict[FrontendKey, Waiting] = {}
         self._new_waits: dict[tuple[str, FrontendKey], None] = {}
@@ -246,7 +237,7 @@ class Ledger:
         if old and new and new.has_rules_of(old):
             self.frontends[key] = new
             return
-        before, after = self._changing(old, new)
+        before, after = changing(old, new)
         touched.slots.update(after.own)
         if new:
             self.frontends[key] = new
@@ -254,9 +245,7 @@ class Ledger:
         else:
             del self.frontends[key]
         if old:
-            self._release(before, after.own, touched, outlived=new is not None and key.protocol == TCP)
-            if new is None or new.path is not old.path:
-                self._follow_path(key, old, new, touched)
+            self._release(before, after.own, touched)
         self.elements.update(after.own)
         self._bind(key, touched, was=bool(old and old.bind), will=bool(new and new.bind))
 
@@ -268,8 +257,6 @@ class Ledger:
         touched.slots |= leaving | coming
 
     def _acquire(self, shared: Iterable[ElementKey], touched: Dirty) -> None:
-        if self._outlived:
-            self._outlived.wanted(shared)
         shares, all_elements, slots = self._shares, self.elements, touched.slots
         for slot in shared:
             if slot in shares:
@@ -286,36 +273,17 @@ class Ledger:
             changed = self._vips.add(key) if will else self._vips.remove(key)
             self._vips_counted_anew = self._vips_counted_anew or changed
 
-    def _release(
-        self, old: FrontendElements, kept: Mapping[ElementKey, Value], touched: Dirty, *, outlived: bool = False
-    ) -> None:
-        """Give up elements of a frontend; `outlived`: open connections to its former endpoints go on."""
+    def _release(self, old: FrontendElements, kept: Mapping[ElementKey, Value], touched: Dirty) -> None:
         for slot in old.own:
             if slot not in kept:
                 del self.elements[slot]
                 touched.slots.add(slot)
         for slot in old.shared:
             self._shares[slot] -= 1
-            if self._shares[slot]:
-                continue
-            del self._shares[slot]
-            gone = self._outlived.keep(slot) if outlived and slot.set in MARKS else slot
-            if gone is not None:
-                del self.elements[gone]
-                touched.slots.add(gone)
-
-    def _follow_path(self, key: FrontendKey, old: Frontend, new: Frontend | None, touched: Dirty) -> None:
-        """Mark a frontend that leaves the short path for IPVS, which knows no connection that began there.
-
-        What conntrack cannot place of these must not come to IPVS, as where a view leads, until the frontend goes.
-        """
-        if key in self._left_path:
-            if new is None:
-                self._left_path.remove(key)
-                self._release(_left_mark(key), {}, touched)
-        elif new and old.path is SHORT_PATH and key.protocol == TCP and not self._be_liberal:
-            self._left_path.add(key)
-            self._acquire(_left_mark(key).shared, touched)
+            if not self._shares[slot]:
+                del self._shares[slot]
+                del self.elements[slot]
+                touched.slots.add(slot)
 
     def _choose_forms(self, touched: Dirty) -> None:
         """In mode auto, change the form of all VIPs of a family when their number calls for it."""
@@ -326,7 +294,3 @@ class Ledger:
             if better is not form:
                 self._forms[number] = better
                 touched.vips.update(address for address in self._vips if family(address) == number)
-
-
-def _left_mark(key: FrontendKey) -> FrontendElements:
-    return FrontendElements({}, [ElementKey(VIEW_FRONTENDS[family(key.address)], key)])

@@ -32,7 +32,6 @@ from ipvsproxy.ruleset.schema import (
     DATAGRAMS,
     DIRECT,
     ENDPOINTS,
-    FOR_INVALID,
     FRONTENDS,
     HAIRPIN,
     HEALTH_CHECK_PORTS,
@@ -121,16 +120,6 @@ def changing(old: Frontend | None, new: Frontend | None) -> tuple[FrontendElemen
         return elements(old) if old else NO_ELEMENTS, elements(new) if new else NO_ELEMENTS
     before, after = _short_places(old), _short_places(new)
     return _of_endpoints(old, before, new, after), _of_endpoints(new, after, old, before)
-
-
-def changing_if_liberal(old: Frontend | None, new: Frontend | None) -> tuple[FrontendElements, FrontendElements]:
-    """Return the same where no packet is asked whether conntrack calls it invalid."""
-    before, after = changing(old, new)
-    return _without_marks(before), _without_marks(after)
-
-
-def _without_marks(found: FrontendElements) -> FrontendElements:
-    return FrontendElements(found.own, [slot for slot in found.shared if slot.set not in FOR_INVALID])
 
 
 def _short_places(frontend: Frontend) -> Sequence[Destination]:

@@ -38,21 +38,20 @@ class Sampler(Part):
         if not isinstance(notice, VipsChanged):
             self._untracked |= notice.untracked or notice.unsure
             self._others |= notice.forward or self._untracked
-            if self._untracked:
-                self._next = min(self._next, self._may_look_at)
 
     @property
     def next_due(self) -> float:
-        """Each second, or earlier for what another program keeps from conntrack."""
-        return self._next
+        """Each second, and for what another program keeps from conntrack."""
+        return min(self._next, self._may_look_at) if self._untracked else self._next
 
     def run(self, now: float) -> int:
         """Suspect all virtual servers when one is not as we had left it; look at rules of others."""
-        self._next = now + SAMPLE_SECONDS
         # What cannot be read now is reported by the next verification.
         with suppress(KernelError):
-            if self._kernel.sample():
-                self._repairer.suspect_servers()
+            if now >= self._next:
+                self._next = now + SAMPLE_SECONDS
+                if self._kernel.sample():
+                    self._repairer.suspect_servers()
         if self._others:
             self._may_look_at = now + SAMPLE_SECONDS
             with suppress(NftError, KernelError):  # what was refused is tried again with the next sample

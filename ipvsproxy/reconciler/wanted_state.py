@@ -53,7 +53,7 @@ class WantedState:
         )
         self._ask = ask
         self._report = report
-        self._ledger = Ledger(config.vip_mode, be_liberal=config.conntrack.tcp_be_liberal)
+        self._ledger = Ledger(config.vip_mode)
         self._node = NodeState(config, report, self._store, on_missing)
         self._reports = ServiceReports(report, clock, self._store.services)
         self.left_groups: set[ElementKey] = set()

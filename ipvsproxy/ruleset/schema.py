@@ -189,7 +189,7 @@ PORT_RANGES = _frontends("port_ranges", verdict=True, ports=True)
 RANGE_MASQUERADE = _frontends("range_masquerade", verdict=True, ports=True, part=RANGES_OF_PORTS)
 """Ranges of ports of VIPs, as FRONTENDS and MASQUERADE have single ones."""
 VIEW_FRONTENDS = _frontends("view_frontends", part=VIEW_INVALID)
-"""Frontends with views, those to whose virtual servers these lead, and those that have left the short path."""
+"""Frontends with views, and those to whose virtual servers these lead."""
 ENDPOINTS = _frontends("endpoints", redirect=True, number=True, part=SHORT_PATH)
 """Endpoints of frontends on the short path, each with its number from 0 on."""
 SHORT_VIEWS = _frontends("short_views", verdict=True, part=SHORT_LOCAL)
@@ -198,9 +198,7 @@ INTERNAL_ENDPOINTS = _frontends("internal_endpoints", redirect=True, number=True
 """Endpoints of such views, each with its number from 0 on."""
 SHORT_FRONTENDS = _frontends("short_frontends", part=SHORT_PATH)
 SHORT_ENDPOINTS = _frontends("short_endpoints", part=SHORT_PATH)
-"""Frontends on the short path, and all their endpoints, also former ones: conntrack must know their packets."""
-FOR_INVALID = frozenset({*VIEW_FRONTENDS.values(), *SHORT_ENDPOINTS.values()})
-"""Sets that are asked for nothing but packets which conntrack calls invalid; never if it is liberal."""
+"""Frontends on the short path, and all their endpoints: from and to these, conntrack must know a packet."""
 RANGED = _frontends("ranged", part=SOURCE_RANGES)
 """Frontends with source ranges; who may connect to them is in ALLOWED."""
 RANGED_VIPS = _addresses("ranged_vips", part=SOURCE_RANGES)

@@ -43,29 +43,6 @@ def test_packets_that_conntrack_cannot_place_reach_no_one(
         assert connection.answers()
 
 
-@pytest.mark.parametrize(("endpoint", "others"), [("p21", "p11"), ("node1", "p11")], ids=["others", "of-the-node"])
-def test_nor_do_they_once_no_slice_lists_the_endpoint_or_its_service_has_left_the_path(
-    short: ShortServices, family: int, endpoint: str, others: str
-) -> None:
-    """A pod may lose its labels and go on."""
-    short.put(WEB, endpoint)
-    eventually(lambda: short.names("p12", family) == {endpoint})
-    with tapped(short, family, endpoint) as connection:
-        assert connection.answers()
-        short.put(WEB, others)
-        eventually(lambda: short.names("p12", family) == {others})
-        assert connection.send_far_ahead() == []
-        assert connection.answers()
-        short.put(WEB, others, annotations={"data-path": "ipvs"})
-        eventually(lambda: short.has_server(family) and short.names("p12", family) == {others})
-        assert connection.send_far_ahead() == []
-        assert connection.answers()
-        short.put(WEB, others, annotations={"data-path": "auto"})
-        short.wait_for_all(family)
-        assert connection.send_far_ahead() == []
-        assert connection.answers()
-
-
 @pytest.mark.parametrize("asker", ["p11", "p12", "node1", "client"])
 def test_connections_outlive_their_endpoint(short: ShortServices, family: int, asker: str) -> None:
     """Of the pod to itself, of others that are masqueraded or not: while it ends, and when no slice has it."""

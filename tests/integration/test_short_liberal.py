@@ -9,8 +9,6 @@ from dataclasses import replace
 import pytest
 
 from ipvsproxy.kernel.filters.nf_tables import read_chains
-from ipvsproxy.kernel.read.reader import KernelReader
-from ipvsproxy.ruleset.schema import FOR_INVALID, SHORT_FRONTENDS
 from tests.lab import netns
 from tests.lab.lab import Lab
 from tests.lab.probe import spread
@@ -39,10 +37,6 @@ def test_packets_out_of_the_window_end_no_connection(short: ShortServices, famil
     assert not short.has_server(family)
     with netns.inside(short.lab.nodes[0].netns):
         assert "forward_short" not in {chain.name for chain in read_chains()}
-        reader = KernelReader()
-    with reader as view:
-        assert view.elements(SHORT_FRONTENDS[family])
-        assert not any(view.elements(kind) for kind in FOR_INVALID)
     with tapped(short, family, endpoint) as connection:
         assert b"far ahead" in connection.send_far_ahead()
         assert connection.answers()

@@ -31,9 +31,8 @@ class Guard:
         self.history.sound = False
         before, self.before = self.before, self.look()
         running = self.history.process.loop._wanted
-        # Between slices, and until the kernel has been asked for schedulers, what has been planned is wanted.
-        is_between = running.backlog or running.schedulers.unknown
-        ledger = running if is_between else self.history.wanted()[1]
+        # Between slices, what is wanted is what has been planned.
+        ledger = running if running.backlog else self.history.wanted()[1]
         self._servers(before[0], self.before[0], ledger)
         self._vips(before[1], self.before[1], ledger)
         if self.history.rules_are_ours:

@@ -3,7 +3,6 @@ import pytest
 
 from ipvsproxy.base.address import parse_ip
 from ipvsproxy.config import DataPath, VipMode
-from ipvsproxy.plan import outlived
 from ipvsproxy.plan.diff import ElementStep, Verb, apply, diff
 from ipvsproxy.plan.ledger import Ledger
 from ipvsproxy.plan.planner import plan_service
@@ -20,7 +19,6 @@ from ipvsproxy.plan.state import (
 )
 from ipvsproxy.plan.waiting import RankedService
 from ipvsproxy.ruleset.codec import key_text, value_text
-from ipvsproxy.ruleset.schema import FOR_INVALID
 from tests.support.build import config, destination, endpoint, key, node, service, slice_of, weighted
 from tests.support.elements import element
 
@@ -31,8 +29,8 @@ ONE, TWO = destination("10.244.1.1:8080"), destination("10.244.2.2:8080")
 class Differ:
     """A ledger and a faultless kernel."""
 
-    def __init__(self, protected=lambda _: False, **settings):
-        self.ledger = Ledger(VipMode.ADDRESS, **settings)
+    def __init__(self, protected=lambda _: False):
+        self.ledger = Ledger(VipMode.ADDRESS)
         self.shadow = KernelState()
         self.protected = protected
 
@@ -113,13 +111,13 @@ def test_an_endpoint_less_is_one_transaction():
     assert ways(steps.elements_before) == {
         "frontends4 10.96.0.10 . tcp . 80": "goto endpoints_1",
         "endpoints4 10.96.0.10 . tcp . 80 . 1": None,
+        "short_endpoints4 10.244.2.2 . tcp . 8080": None,
     }
     assert not steps.elements_after
 
 
 @pytest.mark.parametrize("others", [(), ("10.244.1.1",)])
-def test_conntrack_must_know_packets_from_an_endpoint_that_ends_also_when_no_slice_has_it(others):
-    """A pod may have lost its labels: its open connections go on."""
+def test_conntrack_must_know_packets_from_an_endpoint_that_ends_until_no_slice_has_it(others):
     differ = Differ()
     differ.want(service(), *others, "10.244.2.2", **SHORT)
     ending = endpoint("10.244.2.2", "node2", ready=False, serving=False, terminating=True)
@@ -128,31 +126,10 @@ def test_conntrack_must_know_packets_from_an_endpoint_that_ends_also_when_no_sli
     assert f"endpoints4 10.96.0.10 . tcp . 80 . {len(others)}" in ways(everything)
     assert "short_endpoints4 10.244.2.2 . tcp . 8080" not in ways(everything)
     assert "short_frontends4 10.96.0.10 . tcp . 80" not in ways(everything)
-    assert not differ.want(service(), *others, **SHORT)
-    assert element("short_endpoints4", "10.244.2.2 . tcp . 8080") in differ.shadow.elements
-
-
-def test_of_endpoints_that_have_left_the_newest_are_remembered(monkeypatch):
-    monkeypatch.setattr(outlived, "MOST", 2)
-    differ, web = Differ(), service()
-
-    for number in (2, 3, 4, 3, 5, 6):
-        differ.want(web, f"10.244.2.{number}", **SHORT)
-    # 6 serves; 3 was back after 4.
-    marks = {element("short_endpoints4", f"10.244.2.{number} . tcp . 8080") for number in (3, 5, 6)}
-    assert {slot for slot in differ.shadow.elements if slot.set.name == "short_endpoints4"} == marks
-    assert differ.shadow.elements == differ.ledger.elements
-
-
-@pytest.mark.parametrize("protocol", ["UDP", "SCTP"])
-def test_connections_that_end_with_their_endpoint_need_no_mark_for_it(protocol):
-    differ, dns = Differ(), service(ports=((53, 0, protocol),))
-    pod = slice_of("web", "10.244.2.2", ports=((8080, protocol, ""),))
-    facts, settings, owner = node(), config(**SHORT), RankedService(dns.created, dns.key)
-    differ.step(differ.ledger.replace(owner, plan_service(dns, [pod], facts, settings)))
-    assert any(slot.set.name == "short_endpoints4" for slot in differ.shadow.elements)
-    differ.step(differ.ledger.replace(owner, plan_service(dns, [slice_of("web")], facts, settings)))
-    assert not any(slot.set.name == "short_endpoints4" for slot in differ.shadow.elements)
+    steps = differ.want(service(), *others, **SHORT)
+    assert ways([*steps.elements_before, *steps.elements_after]) == {
+        "short_endpoints4 10.244.2.2 . tcp . 8080": None
+    }
 
 
 def test_a_service_on_the_short_path_goes_in_one_transaction_behind_its_vip():
@@ -210,22 +187,10 @@ def test_new_connections_come_back_to_ipvs_once_it_has_the_server():
     assert ways(steps.redirects) == {"frontends4 10.96.0.10 . tcp . 80": "goto own"}
     assert ways(steps.elements_after) == {
         "endpoints4 10.96.0.10 . tcp . 80 . 0": None,
+        "short_endpoints4 10.244.1.1 . tcp . 8080": None,
         "short_frontends4 10.96.0.10 . tcp . 80": None,
     }
-    # IPVS must not get what conntrack cannot place of connections that it does not know.
-    assert ways(steps.elements_before) == {"view_frontends4 10.96.0.10 . tcp . 80": ""}
-    differ.drop("default/web")
-    assert not any(slot.set.name == "view_frontends4" for slot in differ.shadow.elements)
-
-
-def test_where_conntrack_is_liberal_no_element_is_for_invalid_packets():
-    differ = Differ(be_liberal=True)
-    for settings in (SHORT, {}, SHORT):
-        for pods in (("10.244.1.1",), ("10.244.1.1", "10.244.2.2"), ("10.244.2.2",)):
-            differ.want(service(load_balancer_ips=["203.0.113.5"], external_local=True), *pods, **settings)
-            assert not [slot for slot in differ.shadow.elements if slot.set in FOR_INVALID]
-    differ.drop("default/web")
-    assert differ.ledger.elements == differ.shadow.elements == {}
+    assert not steps.elements_before
 
 
 VIP_TEXT = "203.0.113.5 . tcp . 80"
